@@ -1,0 +1,40 @@
+# Everything here sets itself up: the virtual environment .venv with the tested versions of
+# constraints.txt, made once and renewed when what it depends on changes.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: setup demo test test-all lint format clean
+
+setup: $(READY)
+
+$(READY): setup.cfg pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# An edited photograph, a before/after picture and a strip of one action unit, in demo/.
+demo: $(READY)
+	$(BIN)/python -m magicedit.demo -o demo
+
+test: lint
+	$(BIN)/python -m pytest
+
+# Also the tests of minutes, and those for a GPU where there is one.
+test-all: lint
+	$(BIN)/python -m pytest -m ""
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# What builds and runs leave behind; the environment stays.
+clean:
+	rm -rf build dist demo *.egg-info .pytest_cache .ruff_cache
+	find magicedit pipelines train tests -type d -name __pycache__ -prune -exec rm -rf {} +

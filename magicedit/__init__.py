@@ -1,0 +1,30 @@
+"""magicedit: an editor of facial expressions controlled by FACS action units.
+
+    from magicedit import ExpressionEditor
+
+    editor = ExpressionEditor.from_pretrained("mini")
+    editor.edit("photo.jpg", add={"AU12": 3}).image.save("smile.png")
+
+`import magicedit` alone is cheap: torch and the face libraries are imported with the editor, on first use.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from magicedit.editor import EditResult, ExpressionEditor, FaceEdit
+
+__version__ = "0.1.0"
+
+__all__ = ["EditResult", "ExpressionEditor", "FaceEdit", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("EditResult", "ExpressionEditor", "FaceEdit"):
+        from magicedit import editor
+
+        return getattr(editor, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

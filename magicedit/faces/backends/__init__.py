@@ -1,0 +1,1 @@
+"""One third-party library per file; each is imported only when its backend is used."""

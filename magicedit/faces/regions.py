@@ -1,0 +1,128 @@
+"""Which pixels of a crop are face: masks from landmarks, and the condition image that hides them."""
+
+import cv2
+import numpy as np
+
+from magicedit.faces.types import Scheme, check_pixels
+
+# MediaPipe's own contours (its FaceLandmarksConnections), as closed polygons of landmark indices.
+_OVAL_478 = (
+    *(10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377),
+    *(152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109),
+)
+_POLYGONS_478: dict[str, tuple[int, ...]] = {
+    "right_eye": (33, 7, 163, 144, 145, 153, 154, 155, 133, 173, 157, 158, 159, 160, 161, 246),
+    "left_eye": (263, 249, 390, 373, 374, 380, 381, 382, 362, 398, 384, 385, 386, 387, 388, 466),
+    "lips": (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 409, 270, 269, 267, 0, 37, 39, 40, 185),
+    "mouth": (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308, 415, 310, 311, 312, 13, 82, 81, 80, 191),
+}
+_POLYGONS_68: dict[str, tuple[int, ...]] = {
+    "right_eye": (36, 37, 38, 39, 40, 41),
+    "left_eye": (42, 43, 44, 45, 46, 47),
+    "lips": tuple(range(48, 60)),
+    "mouth": tuple(range(60, 68)),
+}
+# The 17 jaw points of the 68-point scheme, from the subject's right temple over the chin to the left one, as
+# the nearest points of MediaPipe's mesh.
+_JAW_478 = (162, 234, 93, 58, 172, 136, 149, 148, 152, 377, 378, 365, 397, 288, 323, 454, 389)
+_JAW_68 = tuple(range(17))
+# Height of the hairline over the line of the temples, in distances from that line to the chin: the mean of
+# MediaPipe's oval over the 79 neutral faces of the alignment template. 68 landmarks end at the brows.
+_FOREHEAD_HEIGHT = 0.36
+
+GROW = 1.03  # the outermost landmarks lie on the skin's edge; a little beyond it the face ends
+_DISC_RADIUS = 1 / 128  # of the crop's side: 4 px at 512
+_SUBPIXEL_BITS = 4
+
+
+def face_oval(landmarks: np.ndarray, scheme: Scheme) -> np.ndarray:
+    """The face's outline, hairline included, as a closed polygon (points, 2) float32."""
+    if scheme == "mediapipe478":
+        return np.asarray(landmarks, np.float32)[list(_OVAL_478)]
+    jaw = np.asarray(landmarks, np.float32)[list(_JAW_68)]
+    centre, half_width = (jaw[0] + jaw[16]) / 2, (jaw[16] - jaw[0]) / 2
+    up = _FOREHEAD_HEIGHT * (centre - jaw[8])
+    angles = np.linspace(0, np.pi, 15)[1:-1, None]
+    forehead = centre + half_width * np.cos(angles) + up * np.sin(angles)  # left temple to right temple
+    return np.concatenate([jaw, forehead]).astype(np.float32)
+
+
+def region_polygon(landmarks: np.ndarray, scheme: Scheme, name: str) -> np.ndarray:
+    """Outline of the subject's "right_eye" or "left_eye", "lips" (outer edge) or "mouth" (between them)."""
+    polygons = _POLYGONS_478 if scheme == "mediapipe478" else _POLYGONS_68
+    if name not in polygons:
+        raise ValueError(f"no region {name!r}; there are {', '.join(polygons)}")
+    return np.asarray(landmarks, np.float32)[list(polygons[name])]
+
+
+def jaw_contour(landmarks: np.ndarray, scheme: Scheme) -> np.ndarray:
+    """The 17 jaw points, (17, 2), from the subject's right temple over the chin to the left one."""
+    return np.asarray(landmarks, np.float32)[list(_JAW_478 if scheme == "mediapipe478" else _JAW_68)]
+
+
+def polygon_mask(polygon: np.ndarray, size: int) -> np.ndarray:
+    """(size, size) bool, True inside the polygon (points, 2), given in pixels of that array."""
+    mask = np.zeros((size, size), np.uint8)
+    cv2.fillPoly(mask, [_fixed_point(polygon)], 1, shift=_SUBPIXEL_BITS)
+    return mask.astype(bool)
+
+
+def face_region(
+    landmarks_in_crop: np.ndarray, size: int, scheme: Scheme, *, grow: float = GROW
+) -> np.ndarray:
+    """(size, size) bool, True inside the face's outline grown by the factor `grow` about its centre."""
+    polygon = face_oval(landmarks_in_crop, scheme)
+    centre = polygon.mean(0)
+    return polygon_mask(centre + (polygon - centre) * grow, size)
+
+
+def feathered_region(
+    landmarks_in_crop: np.ndarray, size: int, scheme: Scheme, *, feather: float, grow: float = GROW
+) -> np.ndarray:
+    """(size, size) float32: 1 inside the face, falling smoothly to 0 over the last `feather` pixels.
+
+    Exactly 0 outside the grown outline. The crop's own border counts as outline, so that what is pasted
+    back with this weight never ends in an edge.
+    """
+    if feather <= 0:
+        raise ValueError(f"feather must be positive, got {feather}")
+    region = face_region(landmarks_in_crop, size, scheme, grow=grow).astype(np.uint8)
+    framed = cv2.copyMakeBorder(region, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    inside = cv2.distanceTransform(framed, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+    ramp = np.clip(inside / feather, 0.0, 1.0)
+    return (ramp * ramp * (3 - 2 * ramp)).astype(np.float32)
+
+
+def condition_image(crop: np.ndarray, landmarks_in_crop: np.ndarray, scheme: Scheme) -> np.ndarray:
+    """The crop with the face black and its 17 jaw points drawn as coloured discs; (size, size, 3) uint8 RGB.
+
+    It tells the model everything but the expression: background, hair, clothes, light, and by the jaw's
+    contour the head's pose. Each point has a hue of its own, running through the rainbow from the subject's
+    right temple to the left one, so that a turned head differs from a mirrored one.
+    """
+    crop = check_pixels(crop)
+    size = crop.shape[0]
+    if crop.shape[1] != size:
+        raise ValueError(f"a crop is square, got {crop.shape[1]} x {size} pixels")
+    condition = crop.copy()
+    condition[face_region(landmarks_in_crop, size, scheme)] = 0
+    radius = max(1, round(size * _DISC_RADIUS * 2**_SUBPIXEL_BITS))
+    for point, colour in zip(_fixed_point(jaw_contour(landmarks_in_crop, scheme)), _JAW_COLOURS, strict=True):
+        cv2.circle(
+            condition, point.tolist(), radius, colour, cv2.FILLED, lineType=cv2.LINE_AA, shift=_SUBPIXEL_BITS
+        )
+    return condition
+
+
+def _fixed_point(points: np.ndarray) -> np.ndarray:
+    return np.round(np.asarray(points, np.float64) * 2**_SUBPIXEL_BITS).astype(np.int32)
+
+
+def _rainbow(count: int) -> list[tuple[int, int, int]]:
+    """Saturated RGB colours of evenly spaced hue, red to violet."""
+    hues = np.linspace(0, 150, count).round()  # OpenCV counts hue in 2 degrees
+    hsv = np.stack([hues, np.full(count, 255), np.full(count, 255)], axis=-1).astype(np.uint8)
+    return [tuple(int(c) for c in rgb) for rgb in cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0]]
+
+
+_JAW_COLOURS = _rainbow(17)

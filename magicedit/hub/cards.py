@@ -1,0 +1,248 @@
+"""The model card: what a model is, how to use it, what it was made of, and what it is not for."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from magicedit.action_units import DESCRIPTIONS, NAMES, canonical_name
+
+TAGS = ("magicedit", "facial-expression", "action-units", "facs", "image-editing", "face")
+NOT_STATED = "Not stated by whoever made this card."
+
+INTRODUCTION = """\
+An editor of facial expressions for the `magicedit` package. It changes the expression of the person in a
+photograph by *action units* (AUs) of the Facial Action Coding System: each AU is one facial movement, and is
+asked for as a variation in intensity steps (intensities run from 0 to 5; +2 is two steps more, 0 keeps what
+is there). Identity, head pose and background are meant to stay."""
+
+ARCHITECTURE = """\
+The method is that of MagicFace (Wei et al. 2025, [arXiv:2501.02260](https://arxiv.org/abs/2501.02260)): a
+diffusion UNet whose self-attention also sees the features of a second UNet, the ID encoder, and whose time
+embedding carries the AU variation."""
+
+LIMITS = """\
+- AU variations are commands to a learned model, not measurements: how far an edit goes depends on the face,
+  its pose, the light and what the training data showed. Measure the result where it matters.
+- Expect worse edits of what the training data shows little of: rare movements, faces turned far to the side
+  or partly covered, and people of an age, skin colour, facial hair or disability that it hardly contains.
+- An edited expression is invented. It says nothing about what the person felt, and neither do AUs: they
+  describe movements, not emotions.
+
+**Not for:**
+
+- pictures of people who did not agree to have them edited: ask first, also for pictures that are public;
+- deceiving anybody: passing an edited picture off as a record of what happened, in news, politics, evidence,
+  identity checks or dating; say that a picture was edited wherever you show it;
+- harassing, ridiculing or sexualising people, or pictures of children that they or their parents reject;
+- inferring emotions, character, health or truthfulness of a person, or building systems that do."""
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """One source of training photographs.
+
+    photographs, identities: how many the model has seen. citation: as its publisher asks for it. hub_id: of a
+    dataset on the hub. url: where it can be had otherwise.
+    """
+
+    name: str
+    photographs: int
+    identities: int
+    license: str
+    citation: str = ""
+    hub_id: str | None = None
+    url: str | None = None
+
+
+def model_card(
+    name: str,
+    *,
+    repo_id: str | None = None,
+    description: str = "",
+    license: str = "apache-2.0",
+    license_name: str | None = None,
+    license_link: str | None = None,
+    data: Sequence[TrainingData] = (),
+    data_note: str = "",
+    base_model: str | None = None,
+    command: str | None = None,
+    results: Mapping[str, object] | None = None,
+    results_note: str = "",
+    action_units: Sequence[str] = NAMES,
+    resolution: int | None = None,
+    tags: Sequence[str] = (),
+) -> str:
+    """Text of a README.md with a YAML header that hubs read.
+
+    Args:
+        name: heading of the card.
+        repo_id: "owner/name" where it will be published; without it the examples load a local folder.
+        description: what is particular about this model, in Markdown.
+        license: of the weights, an identifier of the hub; with "other", `license_name` and `license_link`.
+        data: what it was trained on. data_note: what else is to be said, such as who was held out.
+        base_model: hub id of the model that training started from.
+        command: the command that trained it.
+        results: measured values by name, or rows of such mappings: `{"AU12": {"asked": 3, "measured": 1.7}}`.
+        results_note: how they were measured: protocol, faces, hardware, date.
+        action_units: in the order of the model's condition vector.
+        resolution: pixels a side of the crops that the model edits.
+
+    Raises:
+        ActionUnitError: on an unknown AU.
+        ValueError: where a license "other" has no name, or rows of results mix with plain values.
+    """
+    if license == "other" and not license_name:
+        raise ValueError(
+            'license "other" needs license_name (and license_link), or name a license of the hub'
+        )
+    units = [canonical_name(unit) for unit in action_units]
+    header = ModelCardData(
+        license=license,
+        license_name=license_name,
+        license_link=license_link,
+        library_name="diffusers",
+        pipeline_tag="image-to-image",
+        base_model=base_model,
+        datasets=[part.hub_id for part in data if part.hub_id] or None,
+        tags=[*TAGS, *tags],
+    )
+    sections = [
+        ("", _paragraphs(INTRODUCTION, description, ARCHITECTURE)),
+        ("How to use it", _usage(repo_id, units, resolution)),
+        ("Action units", _action_units(units)),
+        ("Training data and the people it shows", _paragraphs(_data_table(data), data_note)),
+        ("Training", _training(command, base_model)),
+        ("Measured results", _paragraphs(results_note, _results_table(results or {}))),
+        ("Limits, and what it is not for", LIMITS),
+        ("Licence", _license(license, license_name, license_link, data)),
+    ]
+    body = "\n\n".join(_paragraphs(f"## {title}" if title else f"# {name}", text) for title, text in sections)
+    return str(ModelCard(f"---\n{header.to_yaml()}\n---\n\n{body}\n"))
+
+
+def _paragraphs(*parts: str) -> str:
+    return "\n\n".join(part.strip("\n") for part in parts if part)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    def line(cells: Sequence[object]) -> str:
+        return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+    return "\n".join([line(columns), line(["---"] * len(columns)), *map(line, rows)])
+
+
+def _code(language: str, text: str) -> str:
+    text = text.strip("\n")
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
+def _usage(repo_id: str | None, units: Sequence[str], resolution: int | None) -> str:
+    quoted = json.dumps(repo_id or "path/to/this/folder")
+    example = "AU12" if "AU12" in units else units[0]
+    crops = f"square crops of {resolution} px" if resolution else "square crops of the size in its config"
+    return _paragraphs(
+        "Whole photographs, with the `magicedit` package, which finds the face and keeps the full size:",
+        _code(
+            "python",
+            f"from magicedit import ExpressionEditor\n\n"
+            f"editor = ExpressionEditor.from_pretrained({quoted})\n"
+            f'editor.edit("photo.jpg", add={{"{example}": 2}}).image.save("edited.png")',
+        ),
+        "The pipeline alone, with the package. This never runs code from the model's repository:",
+        _code(
+            "python",
+            f"from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline\n\n"
+            f"pipe = MagicEditPipeline.from_pretrained({quoted})",
+        ),
+        "The pipeline alone, with `diffusers` and without the package. This runs `pipeline.py` from the "
+        "model's repository: read it first, and pin a revision.",
+        _code(
+            "python",
+            f"from diffusers import DiffusionPipeline\n\n"
+            f"pipe = DiffusionPipeline.from_pretrained({quoted}, trust_remote_code=True)",
+        ),
+        "The same from the local cache, without a network (for an id, `diffusers` would ask the hub):",
+        _code(
+            "python",
+            f"from diffusers import DiffusionPipeline\n"
+            f"from huggingface_hub import snapshot_download\n\n"
+            f"folder = snapshot_download({quoted})  # once online, then also offline\n"
+            f"pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)",
+        )
+        if repo_id
+        else "",
+        f"Either pipeline takes {crops}, upright and aligned: the face, the same crop with the face blanked "
+        "and the contour of the jaw drawn, and a row of AU variations for each picture wanted:",
+        _code(
+            "python", "pipe(image, condition_image, au_delta).images  # au_delta: (pictures, action units)"
+        ),
+    )
+
+
+def _action_units(units: Sequence[str]) -> str:
+    rows = [(position, unit, DESCRIPTIONS[unit]) for position, unit in enumerate(units)]
+    return _paragraphs("The condition vector, in this order:", _table(("position", "AU", "movement"), rows))
+
+
+def _data_table(data: Sequence[TrainingData]) -> str:
+    if not data:
+        return NOT_STATED
+    rows = [
+        (
+            f"[{part.name}]({part.url})" if part.url else part.name,
+            part.photographs,
+            part.identities,
+            part.license,
+        )
+        for part in data
+    ]
+    rows.append(
+        ("**all**", sum(part.photographs for part in data), sum(part.identities for part in data), "")
+    )
+    citations = "\n".join(f"- {part.name}: {part.citation}" for part in data if part.citation)
+    return _paragraphs(_table(("source", "photographs", "people", "licence"), rows), citations)
+
+
+def _training(command: str | None, base_model: str | None) -> str:
+    start = f"Training started from `{base_model}`." if base_model else ""
+    if command is None:
+        return _paragraphs(start, "The command that trained it is " + NOT_STATED[0].lower() + NOT_STATED[1:])
+    return _paragraphs(start, "Trained with", _code("sh", command))
+
+
+def _results_table(results: Mapping[str, object]) -> str:
+    if not results:
+        return "None were recorded with this card."
+    rows = [value for value in results.values() if isinstance(value, Mapping)]
+    if not rows:
+        return _table(("measure", "value"), [(name, _number(value)) for name, value in results.items()])
+    if len(rows) != len(results):
+        raise ValueError("results must be all plain values or all rows, got a mixture")
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    return _table(
+        ("", *columns),
+        [(name, *(_number(row.get(column, "")) for column in columns)) for name, row in results.items()],
+    )
+
+
+def _number(value: object) -> object:
+    return f"{value:.4g}" if isinstance(value, float) else value
+
+
+def _license(
+    license: str, license_name: str | None, license_link: str | None, data: Sequence[TrainingData]
+) -> str:
+    name = license_name or license
+    weights = (
+        f"The weights are under [{name}]({license_link})."
+        if license_link
+        else f"The weights are under {name}."
+    )
+    if not data:
+        return weights
+    return _paragraphs(weights, "The photographs they were trained on keep their own licences, named above.")

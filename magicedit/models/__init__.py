@@ -1,0 +1,33 @@
+"""Configuring, initialising, converting and loading the two UNets."""
+
+from magicedit.models.loading import load_pipeline, model_origin
+from magicedit.models.magicface import convert, load_magicface
+from magicedit.models.unets import (
+    PatchModelConfig,
+    create_patch_pipeline,
+    freeze_unused_reference,
+    from_stable_diffusion,
+    unused_reference_parameters,
+)
+from magicedit.pipelines.pipeline_magicedit import (
+    encode_reference,
+    install_reference_attention,
+    predict_noise,
+    project_reference,
+)
+
+__all__ = [
+    "PatchModelConfig",
+    "convert",
+    "create_patch_pipeline",
+    "encode_reference",
+    "freeze_unused_reference",
+    "from_stable_diffusion",
+    "install_reference_attention",
+    "load_magicface",
+    "load_pipeline",
+    "model_origin",
+    "predict_noise",
+    "project_reference",
+    "unused_reference_parameters",
+]

@@ -1,0 +1,68 @@
+"""Finding and loading a pipeline: the embedded model, a folder, or a hub id."""
+
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+
+from magicedit.errors import ModelError
+from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
+
+EMBEDDED = ("mini",)
+
+
+def embedded_folder(name: str) -> Path:
+    """Folder of a model that ships inside the package."""
+    return Path(str(files("magicedit"))) / "pretrained" / name
+
+
+def model_origin(model: str | Path) -> str:
+    """Where `load_pipeline` would take the model from: "embedded", "folder" or "hub"."""
+    if str(model) in EMBEDDED:
+        return "embedded"
+    return "folder" if Path(model).is_dir() else "hub"
+
+
+def load_pipeline(
+    model: str | Path = "mini",
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    **hub_kwargs,
+) -> MagicEditPipeline:
+    """Loads a pipeline without running code from its folder.
+
+    Args:
+        model: "mini" (embedded), a pipeline folder, or a hub id.
+        device: default: CUDA, then MPS, then CPU.
+        dtype: default float32.
+        hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`.
+
+    Raises:
+        ModelError: where there is no such model, or its files or tensors do not fit (they are named).
+    """
+    origin = model_origin(model)
+    source = embedded_folder(str(model)) if origin == "embedded" else model
+    if origin == "embedded" and not (source / "model_index.json").is_file():
+        raise ModelError(
+            f"the embedded model {model} is missing from this installation; reinstall the package"
+        )
+    if origin == "hub" and (
+        Path(model).exists() or str(model).count("/") != 1 or str(model).startswith((".", "/"))
+    ):
+        raise ModelError(
+            'model must be "mini", a pipeline folder or a hub id like "owner/name"; '
+            f"there is no folder {model}"
+        )
+    try:
+        pipeline = MagicEditPipeline.from_pretrained(source, torch_dtype=dtype, **hub_kwargs)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"cannot load the model {model}: {error}") from error
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device or default_device())
+
+
+def default_device() -> torch.device:
+    """CUDA where there is one, then MPS, then the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

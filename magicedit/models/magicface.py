@@ -1,0 +1,119 @@
+"""Reading the published MagicFace checkpoint and making our pipeline of it."""
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel, UniPCMultistepScheduler
+from safetensors.torch import load_file
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from magicedit.action_units import NAMES
+from magicedit.errors import ModelError
+from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline, install_reference_attention
+
+PUBLISHED_AU_LAYER = "au_aug_mlp."
+
+
+def _read_unet(folder: Path) -> tuple[dict, dict[str, torch.Tensor]]:
+    """Config and tensors of one published UNet folder."""
+    config_file, weights = folder / "config.json", folder / "diffusion_pytorch_model.safetensors"
+    for file in (config_file, weights):
+        if not file.is_file():
+            raise ModelError(f"a MagicFace checkpoint has {folder.name}/{file.name}; {file} does not exist")
+    try:
+        return json.loads(config_file.read_text()), load_file(weights)
+    except Exception as error:  # safetensors raises its own type, which is a plain Exception
+        raise ModelError(f"{folder} cannot be read: {error}") from error
+
+
+def _build(folder: Path, config: dict, state: dict[str, torch.Tensor], **overrides) -> UNet2DConditionModel:
+    config = {key: value for key, value in config.items() if not key.startswith("_")}
+    unet = UNet2DConditionModel.from_config(config, in_channels=state["conv_in.weight"].shape[1], **overrides)
+    try:
+        unet.load_state_dict(state)
+    except RuntimeError as error:  # names every missing, unexpected and mismatched tensor
+        raise ModelError(f"the tensors of {folder} do not fit its config: {error}") from error
+    return unet.eval()
+
+
+def load_magicface(folder: str | Path) -> tuple[UNet2DConditionModel, UNet2DConditionModel]:
+    """Denoiser and reference UNet from the published checkpoint layout, at any width.
+
+    Args:
+        folder: with `denoising_unet/` and `ID_enc/`, each `config.json` and
+            `diffusion_pytorch_model.safetensors`.
+
+    The published classes save a config that does not say how many input channels and AUs there are: both are
+    taken from the tensors.
+
+    Raises:
+        ModelError: where files or tensors are missing or do not fit.
+    """
+    folder = Path(folder)
+    config, state = _read_unet(folder / "denoising_unet")
+    if PUBLISHED_AU_LAYER + "weight" not in state:
+        raise ModelError(f"{folder / 'denoising_unet'} has no AU layer ({PUBLISHED_AU_LAYER}weight, .bias)")
+    state = {key.replace(PUBLISHED_AU_LAYER, "class_embedding."): value for key, value in state.items()}
+    unet = _build(
+        folder / "denoising_unet",
+        config,
+        state,
+        class_embed_type="simple_projection",
+        projection_class_embeddings_input_dim=state["class_embedding.weight"].shape[1],
+    )
+    install_reference_attention(unet)
+    return unet, _build(folder / "ID_enc", *_read_unet(folder / "ID_enc"))
+
+
+def convert(
+    magicface_folder: str | Path, base: str | Path, output: str | Path, **hub_kwargs
+) -> MagicEditPipeline:
+    """Writes our pipeline folder out of the published checkpoint and the Stable Diffusion 1.5 it was trained
+    from.
+
+    Args:
+        magicface_folder: see `load_magicface`.
+        base: Stable Diffusion folder or hub id: VAE, text encoder, tokenizer and noise schedule come from it.
+        output: folder to write; must not exist or be empty.
+
+    Raises:
+        ModelError: where either source cannot be read, the AUs are not the published twelve, or `output` is
+            in use.
+    """
+    output = Path(output)
+    if output.exists() and any(output.iterdir()):
+        raise ModelError(f"{output} is not empty; name a new folder")
+    unet, reference_unet = load_magicface(magicface_folder)
+    if unet.config.projection_class_embeddings_input_dim != len(NAMES):
+        raise ModelError(
+            f"the AU layer takes {unet.config.projection_class_embeddings_input_dim} AUs, "
+            f"the published order has {len(NAMES)}"
+        )
+    try:
+        vae = AutoencoderKL.from_pretrained(base, subfolder="vae", use_safetensors=True, **hub_kwargs)
+        text_encoder = CLIPTextModel.from_pretrained(
+            base, subfolder="text_encoder", use_safetensors=True, **hub_kwargs
+        )
+        tokenizer = CLIPTokenizer.from_pretrained(base, subfolder="tokenizer", **hub_kwargs)
+        # Any scheduler of Stable Diffusion 1.5 stores the same noise schedule; UniPC is the published
+        # sampler.
+        schedule = DDIMScheduler.load_config(base, subfolder="scheduler", **hub_kwargs)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{base} must be a Stable Diffusion 1.x folder or hub id: {error}") from error
+    if text_encoder.config.hidden_size != unet.config.cross_attention_dim:
+        raise ModelError(
+            f"the text encoder of {base} is {text_encoder.config.hidden_size} wide, the denoiser expects "
+            f"{unet.config.cross_attention_dim}: it was trained from another base"
+        )
+    pipeline = MagicEditPipeline(
+        unet=unet,
+        reference_unet=reference_unet,
+        scheduler=UniPCMultistepScheduler.from_config(schedule),
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        resolution=unet.config.sample_size * 2 ** (len(vae.config.block_out_channels) - 1),
+    )
+    pipeline.save_pretrained(output)
+    return pipeline

@@ -1,0 +1,205 @@
+"""Initialising the denoiser and the reference UNet, from Stable Diffusion or from nothing."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+
+from magicedit.action_units import NAMES
+from magicedit.errors import ModelError
+from magicedit.pipelines.pipeline_magicedit import (
+    MagicEditPipeline,
+    head_channels,
+    install_reference_attention,
+    transformer_blocks,
+)
+
+
+def make_denoiser(
+    base: UNet2DConditionModel, num_aus: int = len(NAMES), condition_channels: int | None = None
+) -> UNet2DConditionModel:
+    """The denoiser that starts as `base`: input weights of the condition and the AU layer are zero.
+
+    Args:
+        base: a text-conditioned UNet that takes latents alone.
+        num_aus: length of the AU variation vector.
+        condition_channels: channels concatenated behind the latents; default: as many as the latents have.
+    """
+    latent_channels = base.config.in_channels
+    condition_channels = latent_channels if condition_channels is None else condition_channels
+    denoiser = UNet2DConditionModel.from_config(
+        dict(base.config),
+        in_channels=latent_channels + condition_channels,
+        class_embed_type="simple_projection",
+        projection_class_embeddings_input_dim=num_aus,
+    ).to(base.dtype)
+    state = base.state_dict()
+    kernel = state["conv_in.weight"]  # (channels, latent_channels, 3, 3)
+    widened = torch.zeros(kernel.shape[0], latent_channels + condition_channels, *kernel.shape[2:]).to(kernel)
+    widened[:, :latent_channels] = kernel
+    state["conv_in.weight"] = widened
+    au_layer = denoiser.class_embedding
+    state["class_embedding.weight"] = torch.zeros_like(au_layer.weight)
+    state["class_embedding.bias"] = torch.zeros_like(au_layer.bias)
+    denoiser.load_state_dict(state)
+    install_reference_attention(denoiser)
+    return denoiser
+
+
+def from_stable_diffusion(
+    path_or_id: str | Path,
+    *,
+    num_aus: int = len(NAMES),
+    torch_dtype: torch.dtype = torch.float32,
+    **hub_kwargs,
+) -> tuple[UNet2DConditionModel, UNet2DConditionModel]:
+    """Denoiser and reference UNet from a Stable Diffusion 1.x folder or hub id.
+
+    The denoiser's `conv_in` is widened with zeros and its AU layer is zero, so that without a reference it
+    predicts what Stable Diffusion does. The reference UNet is an exact copy.
+
+    Args:
+        num_aus: length of the AU variation vector.
+        hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, `variant`.
+
+    Raises:
+        ModelError: where there is no such UNet.
+    """
+    try:
+        reference_unet = UNet2DConditionModel.from_pretrained(
+            path_or_id, subfolder="unet", use_safetensors=True, torch_dtype=torch_dtype, **hub_kwargs
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{path_or_id} must be a Stable Diffusion 1.x folder or hub id with unet/*.safetensors: {error}"
+        ) from error
+    return make_denoiser(reference_unet, num_aus), reference_unet
+
+
+def unused_reference_parameters(reference_unet: UNet2DConditionModel) -> list[str]:
+    """Names of the reference UNet's parameters that lie behind its last collected feature and get no
+    gradient.
+
+    They are found by running the network once on zeros and noting which layers are called after the last
+    `norm1` has received its input (26 tensors in the Stable Diffusion layout).
+    """
+    config = reference_unet.config
+    side = 2 ** (len(config.block_out_channels) - 1)
+    blocks = transformer_blocks(reference_unet)
+    norms = {block.norm1 for block in blocks.values()}
+    called_since: set[torch.nn.Module] = set()
+    called_before: set[torch.nn.Module] = set()
+
+    def note(module, args):
+        if module in norms:
+            called_before.update(called_since)
+            called_since.clear()
+        called_since.add(module)
+
+    handles = [
+        module.register_forward_pre_hook(note)
+        for module in reference_unet.modules()
+        if next(module.parameters(recurse=False), None) is not None
+    ]
+    try:
+        with torch.no_grad():
+            parameter = next(reference_unet.parameters())
+            reference_unet(
+                parameter.new_zeros(1, config.in_channels, side, side),
+                0,
+                encoder_hidden_states=parameter.new_zeros(1, 1, config.cross_attention_dim),
+            )
+    finally:
+        for handle in handles:
+            handle.remove()
+    unused = called_since - called_before
+    return [
+        f"{name}.{parameter}"
+        for name, module in reference_unet.named_modules()
+        if module in unused
+        for parameter, _ in module.named_parameters(recurse=False)
+    ]
+
+
+def freeze_unused_reference(reference_unet: UNet2DConditionModel) -> None:
+    """Takes the parameters that never get a gradient out of training: DDP refuses to run otherwise."""
+    for name in unused_reference_parameters(reference_unet):
+        reference_unet.get_parameter(name).requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class PatchModelConfig:
+    """A small model without VAE and text encoder, which works on patches of pixels.
+
+    resolution, patch_size: pixels a side. block_out_channels, layers_per_block, attention_heads,
+    cross_attention_dim, norm_num_groups: of both UNets; the highest-resolution level has no attention.
+    prediction: "flow_mask_paint" or "noise". concat_identity: identity patches on the input channels too.
+    """
+
+    resolution: int = 96
+    patch_size: int = 4
+    block_out_channels: tuple[int, ...] = (64, 96, 160)
+    layers_per_block: int = 1
+    attention_heads: int = 4
+    cross_attention_dim: int = 32
+    norm_num_groups: int = 16
+    action_units: tuple[str, ...] = NAMES
+    prediction: str = "flow_mask_paint"
+    concat_identity: bool = True
+    default_steps: int = 6
+    default_guidance_scale: float = 1.5
+
+
+def create_patch_pipeline(config: PatchModelConfig, seed: int = 0) -> MagicEditPipeline:
+    """A pipeline of randomly initialised UNets; the draw depends on `seed` alone.
+
+    Raises:
+        ModelError: where the resolution does not fit patches and levels.
+    """
+    levels = len(config.block_out_channels)
+    unit = config.patch_size * 2 ** (levels - 1)
+    if config.resolution % unit:
+        raise ModelError(
+            f"resolution must be divisible by {unit} (patches and levels), got {config.resolution}"
+        )
+    channels = 3 * config.patch_size**2
+    shared = {
+        "sample_size": config.resolution // config.patch_size,
+        "block_out_channels": config.block_out_channels,
+        "layers_per_block": config.layers_per_block,
+        "cross_attention_dim": config.cross_attention_dim,
+        "attention_head_dim": config.attention_heads,  # diffusers' historical name for the number of heads
+        "norm_num_groups": config.norm_num_groups,
+        "down_block_types": ("DownBlock2D",) + ("CrossAttnDownBlock2D",) * (levels - 1),
+        "up_block_types": ("CrossAttnUpBlock2D",) * (levels - 1) + ("UpBlock2D",),
+    }
+    composed = config.prediction == "flow_mask_paint"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet = UNet2DConditionModel(
+            in_channels=channels * (3 if config.concat_identity else 2),
+            out_channels=head_channels(config.patch_size) if composed else channels,
+            class_embed_type="simple_projection",
+            projection_class_embeddings_input_dim=len(config.action_units),
+            **shared,
+        )
+        reference_unet = UNet2DConditionModel(in_channels=channels, out_channels=channels, **shared)
+    scheduler = DDIMScheduler(
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="sample" if composed else "epsilon",
+        timestep_spacing="trailing",
+        clip_sample=False,
+    )
+    return MagicEditPipeline(
+        unet=unet,
+        reference_unet=reference_unet,
+        scheduler=scheduler,
+        prediction=config.prediction,
+        patch_size=config.patch_size,
+        resolution=config.resolution,
+        action_units=",".join(config.action_units),
+        concat_identity=config.concat_identity,
+        default_steps=config.default_steps,
+        default_guidance_scale=config.default_guidance_scale,
+    )

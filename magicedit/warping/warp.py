@@ -1,0 +1,153 @@
+"""Applying displacement fields to photographs and landmarks."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from magicedit.action_units import NAMES
+from magicedit.warping.muscles import LOWER_LIP_EDGE, TISSUES, UPPER_LIP_EDGE, FaceFrame, face_frame
+
+_LOWER_SHEET = [i for tissue in ("lower lip", "chin", "jaw") for row in TISSUES[tissue] for i in row]
+_INVERSIONS = 5  # fixed-point steps; the residual falls by the field's steepest slope (below 0.7) each time
+
+
+def backward_flow(
+    fields: np.ndarray, au_vector: np.ndarray, landmarks: np.ndarray, size: int
+) -> tuple[np.ndarray, slice, np.ndarray]:
+    """Where a warped face crop reads the photograph, and where the photograph has nothing to read.
+
+    Arguments as in `warp_photo`; size: of the crop in px. Returns the flow (size, size, 2) px, x then y, with
+    warped(p) = photograph(p + flow(p)); the rows that the mouth's opening crosses; and for these rows, (rows, size),
+    how far in [0, 1] a pixel shows an inside of the mouth that the photograph does not.
+    """
+    stride = _stride(fields, size)
+    forward = _combine(fields, au_vector)  # (size/stride, size/stride, 4) px
+    inverse = _invert(forward, stride)
+    flow = cv2.resize(inverse, (size, size), interpolation=cv2.INTER_CUBIC)  # (size, size, 4) px
+    rows, below, opened = _mouth(forward, np.asarray(landmarks, np.float64), stride, size)
+    backward = flow[..., :2]
+    backward[rows] += below[..., None] * (flow[rows, :, 2:] - backward[rows])
+    backward[rows.stop :] = flow[rows.stop :, :, 2:]
+    return backward, rows, opened
+
+
+def warp_photo(pixels: np.ndarray, fields: np.ndarray, au_vector: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+    """Move the skin of a face crop by a change of AUs.
+
+    pixels (size, size, 3) uint8 RGB; fields: of the same crop, from `displacement_fields`; au_vector (aus,): change
+    in intensity steps, negative to relax a muscle, in the fields' order; landmarks (478, 2) px say where the mouth
+    is. Where parting lips open the mouth beyond what the photograph shows of its inside, that inside is painted
+    dark. Returns uint8 (size, size, 3); an equal copy for a zero vector.
+    """
+    size = pixels.shape[0]
+    if pixels.shape != (size, size, 3) or pixels.dtype != np.uint8:
+        raise ValueError(f"pixels must be uint8 (size, size, 3), got {pixels.dtype} {pixels.shape}")
+    if not np.any(au_vector):
+        return pixels.copy()
+    backward, rows, opened = backward_flow(fields, au_vector, landmarks, size)
+    x, y = _pixel_grid(size)
+    warped = cv2.remap(
+        pixels, backward[..., 0] + x, backward[..., 1] + y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
+    )
+    if opened.any():
+        band = warped[rows]
+        band[:] = np.rint(band + opened[..., None] * (_inside_colour(pixels, landmarks) - band))
+    return warped
+
+
+def warp_landmarks(landmarks: np.ndarray, fields: np.ndarray, au_vector: np.ndarray, stride: int = 4) -> np.ndarray:
+    """Where the change that `warp_photo` makes takes landmarks (478, 2) px; float32. stride: the fields', in px."""
+    landmarks = np.asarray(landmarks, np.float32)
+    forward = _combine(fields, au_vector)
+    moved = _move(landmarks, forward[..., :2], stride)
+    moved[_LOWER_SHEET] = _move(landmarks[_LOWER_SHEET], forward[..., 2:], stride)
+    return moved
+
+
+def _stride(fields: np.ndarray, size: int) -> int:
+    if fields.ndim != 4 or fields.shape[-1] != 4 or size % fields.shape[1] or fields.shape[1] != fields.shape[2]:
+        raise ValueError(
+            f"fields must have shape (aus, {size}/stride, {size}/stride, 4) for a crop of {size} px, got {fields.shape}"
+        )
+    return size // fields.shape[1]
+
+
+def _combine(fields: np.ndarray, au_vector: np.ndarray) -> np.ndarray:
+    """The forward displacement of an AU vector (aus,), px; both sheets, shape (rows, columns, 4)."""
+    au_vector = np.asarray(au_vector, np.float32)
+    if au_vector.shape != fields.shape[:1]:
+        raise ValueError(f"au_vector must have shape {fields.shape[:1]}, as the fields, got {au_vector.shape}")
+    return np.tensordot(au_vector / 5, fields, 1)
+
+
+def _invert(forward: np.ndarray, stride: int) -> np.ndarray:
+    """The backward flow b of both sheets with b(p) = -d(p + b(p)), by fixed-point iteration on the fields' grid."""
+    steps = len(forward)
+    x, y = _pixel_grid(steps)
+    sheets = []
+    for sheet in (np.ascontiguousarray(forward[..., :2]), np.ascontiguousarray(forward[..., 2:])):
+        flow = -sheet
+        for _ in range(_INVERSIONS):
+            at = flow / stride
+            flow = -cv2.remap(sheet, at[..., 0] + x, at[..., 1] + y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        sheets.append(flow)
+    return np.concatenate(sheets, -1)
+
+
+def _move(points: np.ndarray, forward: np.ndarray, stride: int) -> np.ndarray:
+    at = ((points + 0.5) / stride - 0.5).astype(np.float32)[None]
+    moves = cv2.remap(np.ascontiguousarray(forward), at[..., 0], at[..., 1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    return (points + moves[0]).astype(np.float32)
+
+
+def _pixel_grid(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """x of each column (1, size) and y of each row (size, 1)."""
+    steps = np.arange(size, dtype=np.float32)
+    return steps[None], steps[:, None]
+
+
+def _mouth(
+    forward: np.ndarray, landmarks: np.ndarray, stride: int, size: int
+) -> tuple[slice, np.ndarray, np.ndarray]:
+    """How the two sheets of skin meet at the moved mouth.
+
+    Returns the rows of the picture that the mouth's opening crosses and, for these rows, (rows, size) weights: how
+    far a pixel belongs to the lower sheet, and how far to an inside of the mouth that the photograph does not show.
+    """
+    frame = face_frame(landmarks)
+    edges = landmarks[list(UPPER_LIP_EDGE)], landmarks[list(LOWER_LIP_EDGE)]
+    moved = _move(edges[0], forward[..., :2], stride), _move(edges[1], forward[..., 2:], stride)
+    for end in (0, -1):  # the lips stay joined at the corners, or the gap would run on across the cheeks
+        moved[0][end] = moved[1][end] = (moved[0][end] + moved[1][end]) / 2
+    reach = np.concatenate(moved)[:, 1]
+    rows = slice(*np.clip([int(reach.min()) - 2, int(reach.max()) + 4], 0, size).tolist())
+
+    x, y = _pixel_grid(size)
+    axis_x, axis_y = (frame.rotation / frame.interocular).astype(np.float32)
+    px, py = x - np.float32(frame.origin[0]), y[rows] - np.float32(frame.origin[1])
+    across, down = px * axis_x[0] + py * axis_x[1], px * axis_y[0] + py * axis_y[1]  # (rows, size) interocular
+    pixel = 1 / frame.interocular
+    top, bottom = (_height_along(across, frame.to_face(edge)) for edge in moved)
+    shown = [_height_along(frame.to_face(moved[0])[:, 0], frame.to_face(edge)) for edge in edges]
+    # What the photograph shows of the mouth's inside, at the places where its edge has moved to.
+    shown = np.interp(across, frame.to_face(moved[0])[:, 0], np.maximum(shown[1] - shown[0], 0))
+    middle, gap = (top + bottom) / 2, np.maximum(bottom - top, pixel)
+    top = middle - gap / 2  # lips that would pass through each other meet half-way
+    kept = np.where(gap > shown, np.minimum(shown, gap - pixel), 0)  # of an opening mouth's inside, with the teeth
+    depth = down - top
+    below = np.clip((depth - kept) / (gap - kept), 0, 1)
+    soft = max(pixel, 0.015)
+    opened = np.clip((depth - kept) / soft, 0, 1) * np.clip((gap - depth) / soft, 0, 1) * (gap > shown + 1.5 * pixel)
+    return rows, below.astype(np.float32), opened.astype(np.float32)
+
+
+def _height_along(across: np.ndarray, edge: np.ndarray) -> np.ndarray:
+    """How far down a lip's edge (points, 2) runs at places across the face, level beyond its ends."""
+    return np.interp(across, np.maximum.accumulate(edge[:, 0]), edge[:, 1])
+
+
+def _inside_colour(pixels: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+    """A dark red that fits the photograph's light: a fifth of the lips' median colour."""
+    at = np.rint(np.asarray(landmarks)[[*UPPER_LIP_EDGE, *LOWER_LIP_EDGE]]).astype(int).clip(0, len(pixels) - 1)
+    return (np.median(pixels[at[:, 1], at[:, 0]], axis=0) * (0.26, 0.17, 0.17)).astype(np.float32)

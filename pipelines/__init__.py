@@ -1,0 +1,1 @@
+"""What ships with the weights: one self-contained pipeline file."""

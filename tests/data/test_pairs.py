@@ -1,0 +1,308 @@
+import json
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from magicedit.action_units import NAMES
+from magicedit.data import PairDataset, prepare
+from magicedit.errors import DatasetError
+from magicedit.imaging import to_pixels
+
+PICTURES = ("source", "target", "condition")
+
+
+def same(a, b):
+    assert a.keys() == b.keys()
+    return all(torch.equal(torch.as_tensor(a[key]), torch.as_tensor(b[key])) for key in a)
+
+
+def open_pairs(folder, **settings):
+    return PairDataset(folder, **({"resolution": 64, "warped": 0.5} | settings))
+
+
+# --- What a sample is ---
+
+
+def test_shapes_and_ranges(dataset):
+    batch = next(iter(torch.utils.data.DataLoader(open_pairs(dataset), batch_size=8, sampler=range(8))))
+    for name in PICTURES:
+        assert batch[name].shape == (8, 3, 64, 64)
+        assert batch[name].dtype == torch.float32
+        assert -1 <= batch[name].min() < batch[name].max() <= 1
+    assert (batch["au_delta"].shape, batch["au_delta"].dtype) == ((8, 12), torch.float32)
+    assert set(batch["kind"].tolist()) == {0, 1}
+    assert len(open_pairs(dataset)) == 3
+
+
+def test_real_pairs_are_two_photographs_of_one_identity_and_the_difference_of_their_labels(dataset):
+    pairs = open_pairs(dataset, warped=0.0, au_dropout=0.0)
+    directions = set()
+    for n in range(20):
+        sample = pairs[n]
+        source, target = (pairs.records[sample[f"{end}_index"]] for end in ("source", "target"))
+        directions.add((source.source, target.source))
+        assert sample["kind"] == 0
+        assert np.array_equal(sample["au_delta"].numpy(), target.action_units - source.action_units)
+        assert sample["source"].mean() > sample["target"].mean() or target.source == "ann/light.png"
+    assert directions == {("ann/light.png", "ann/dark.png"), ("ann/dark.png", "ann/light.png")}
+
+
+def test_smiling_minus_neutral_is_positive(shared, backend, tmp_path):
+    for identity in ("001", "002"):
+        folder = shared / "faces" / "london" / identity
+        if folder.is_dir():
+            shutil.copytree(folder, tmp_path / "photographs" / identity)
+    prepare(tmp_path / "photographs", tmp_path / "dataset", size=64, backend=backend, progress=False)
+    pairs = open_pairs(tmp_path / "dataset", warped=0.0, au_dropout=0.0)
+    smile, seen = NAMES.index("AU12"), set()
+    for n in range(30):
+        draw = pairs.pair(n)
+        target = pairs.records[draw.target]
+        seen.add(target.source)
+        assert (draw.au_delta[smile] > 0.5) == target.source.endswith("smiling.jpg")
+        assert (draw.au_delta[smile] < -0.5) == target.source.endswith("neutral.jpg")
+    assert len(seen) == len(pairs)
+
+
+def test_warped_pairs_are_one_photograph_and_the_difference_of_the_commands(dataset):
+    pairs = open_pairs(dataset, warped=1.0, au_dropout=0.0)
+    draws = [pairs.pair(n) for n in range(300)]
+    assert all(draw.source == draw.target and draw.warped for draw in draws)
+    assert all(np.array_equal(draw.au_delta, draw.target_command - draw.source_command) for draw in draws)
+    commands = np.stack([draw.target_command for draw in draws])
+    assert commands.min() >= -2
+    assert commands.max() <= 5
+    assert set((commands != 0).sum(1)) == {0, 1, 2, 3}
+    assert (commands != 0).any(0).all()  # every AU is drawn
+    assert {draw.source for draw in draws} == {0, 1, 2}  # and every photograph
+    warped_sources = np.mean([draw.source_command.any() for draw in draws])
+    assert 0.14 < warped_sources < 0.34  # 0.3 * 0.8 = 0.24 expected, 4 standard deviations are 0.10
+    for n, draw in enumerate(draws[:20]):
+        sample = pairs[n]
+        asked = np.abs(draw.au_delta).max()
+        equal = torch.equal(sample["source"], sample["target"])
+        assert equal if asked == 0 else (not equal or asked < 0.5)  # less may move no pixel
+
+
+def test_a_warped_target_measures_as_commanded(photographs, backend, tmp_path):
+    """The pictures and the sign of au_delta agree: where it is positive, the target shows more of it."""
+    prepare(photographs, tmp_path / "dataset", size=256, backend=backend, progress=False)
+    pairs = PairDataset(tmp_path / "dataset", resolution=256, warped=1.0, augment=False, au_dropout=0.0)
+    brow = NAMES.index("AU1")
+    draws = {n: pairs.pair(n) for n in range(400)}
+    alone = [
+        n for n, draw in draws.items() if draw.au_delta[brow] > 3 and np.count_nonzero(draw.au_delta) == 1
+    ]
+    chosen = [n for n in alone if not draws[n].source_command.any()][:3]
+    assert len(chosen) == 3
+    for n in chosen:
+        sample = pairs[n]
+        faces = [backend.detect(to_pixels(sample[name]))[0] for name in ("source", "target")]
+        before, after = (face.action_units["AU1"] for face in faces)
+        assert after > before + 0.5
+
+
+def test_the_condition_image_comes_from_the_target(dataset):
+    pairs = open_pairs(dataset, warped=0.0)
+    for n in range(6):
+        sample = {name: to_pixels(pairs[n][name]).astype(int) for name in PICTURES}
+        kept = (sample["condition"] == sample["target"]).all(-1)
+        black = (sample["condition"] == 0).all(-1)
+        centre = (slice(24, 40), slice(24, 40))
+        assert black[centre].all()
+        border = np.ones((64, 64), bool)
+        border[4:-4, 4:-4] = False
+        assert kept[border].mean() > 0.9  # chin or hairline may touch the border of a shifted picture
+        from_source = (sample["condition"] == sample["source"]).all(-1)
+        assert from_source[border].mean() < 0.5  # the other photograph is darker
+
+
+def test_mirrored_samples_have_the_condition_of_a_face_not_of_a_mirror(dataset):
+    """The jaw's colours run from left to right, mirrored or not, and all of the face is hidden."""
+    pairs = open_pairs(dataset, warped=0.3)
+    flips = set()
+    for n in range(16):
+        flips.add(pairs.pair(n).flip)
+        red, green, blue = (to_pixels(pairs[n]["condition"]).astype(int)).transpose(2, 0, 1)
+        reds = np.argwhere((red > 180) & (green < 60) & (blue < 60))
+        violets = np.argwhere((red > 120) & (green < 60) & (blue > 180))
+        assert reds[:, 1].max() < 32 < violets[:, 1].min()
+        black = (red + green + blue) == 0
+        for row in black[
+            16:44
+        ]:  # no stripes: rows of the face are black from side to side, hair at most aside
+            columns = np.flatnonzero(row[10:54])
+            assert len(columns) > 0.75 * (np.ptp(columns) + 1)
+    assert flips == {True, False}
+
+
+def test_augmentation_is_the_same_for_all_three_pictures(dataset):
+    """Where a warped pair commands nothing, source and target stay equal, however turned and toned."""
+    pairs = open_pairs(dataset, warped=1.0)
+    draws = [pairs.pair(n) for n in range(100)]
+    nothing = [n for n, d in enumerate(draws) if not (d.source_command.any() or d.target_command.any())]
+    assert len(nothing) > 5
+    plain = open_pairs(dataset, warped=1.0, augment=False)
+    for n in nothing[:5]:
+        sample = pairs[n]
+        assert torch.equal(sample["source"], sample["target"])
+        assert not torch.equal(sample["source"], plain.record_images(sample["source_index"])[0])
+
+
+def test_kinds_come_as_often_as_asked_for(dataset):
+    for warped in (0.0, 0.3, 1.0):
+        pairs = open_pairs(dataset, warped=warped)
+        share = np.mean([pairs.pair(n).warped for n in range(1000)])
+        assert abs(share - warped) < 0.06  # 4 standard deviations at 0.3
+        if warped in (0.0, 1.0):
+            assert share == warped
+
+
+def test_au_dropout_comes_as_often_as_asked_for_and_is_exactly_zero(dataset):
+    pairs, kept = open_pairs(dataset, au_dropout=0.1), open_pairs(dataset, au_dropout=0.0)
+    draws = [pairs.pair(n) for n in range(2000)]
+    assert 0.073 < np.mean([draw.dropped for draw in draws]) < 0.127  # 4 standard deviations
+    for n, draw in enumerate(draws[:200]):
+        assert np.array_equal(draw.au_delta, np.zeros(12) if draw.dropped else kept.pair(n).au_delta)
+    dropped = next(n for n, draw in enumerate(draws) if draw.dropped)
+    assert not pairs[dropped]["au_delta"].any()
+    assert torch.equal(pairs[dropped]["target"], kept[dropped]["target"])  # nothing else changes
+    assert not any(kept.pair(n).dropped for n in range(200))
+
+
+# --- Determinism ---
+
+
+def test_a_sample_depends_on_seed_and_number_alone(dataset):
+    first, second = open_pairs(dataset, seed=3), open_pairs(dataset, seed=3)
+    samples = [first[n] for n in range(12)]
+    assert all(same(second[n], samples[n]) for n in reversed(range(12)))  # another instance, another order
+    assert all(same(first[n], samples[n]) for n in range(12))  # again, with everything held
+    other = open_pairs(dataset, seed=4)
+    assert not any(same(other[n], samples[n]) for n in range(12))
+    far = first[10**9]
+    assert same(second[10**9], far)
+    assert not same(far, samples[0])
+    with pytest.raises(IndexError, match="numbered from 0"):
+        first[-1]
+
+
+def test_workers_change_nothing(dataset):
+    pairs = open_pairs(dataset)
+    loaders = [
+        torch.utils.data.DataLoader(pairs, batch_size=4, sampler=range(100, 116), num_workers=workers)
+        for workers in (0, 2)
+    ]
+    for alone, together in zip(*loaders, strict=True):
+        assert same(alone, together)
+
+
+def test_it_can_be_sent_to_a_fresh_process(dataset):
+    pairs = open_pairs(dataset)
+    assert same(pickle.loads(pickle.dumps(pairs))[5], pairs[5])
+
+
+def test_little_memory_costs_time_only(dataset):
+    roomy, cramped = open_pairs(dataset), open_pairs(dataset, memory=1)
+    assert all(same(cramped[n], roomy[n]) for n in range(8))
+
+
+# --- Pictures to cache, faces to preview ---
+
+
+def test_without_augmentation_pictures_depend_on_their_record_alone(dataset):
+    pairs = open_pairs(dataset, warped=0.0, augment=False)
+    for n in range(4):
+        sample, draw = pairs[n], pairs.pair(n)
+        source, target = pairs.record_images(draw.source), pairs.record_images(draw.target)
+        assert draw[:2] == (sample["source_index"], sample["target_index"])
+        assert torch.equal(sample["source"], source[0])
+        assert torch.equal(sample["target"], target[0])
+        assert torch.equal(sample["condition"], target[1])
+        assert np.array_equal(draw[2], sample["au_delta"])
+
+
+def test_examples_are_fixed_and_unaugmented(dataset):
+    pairs = open_pairs(dataset)
+    examples = pairs.examples(2)
+    assert [example["identity"] for example in examples] == ["ann", "carol.png"]  # one each before seconds
+    assert len(pairs.examples(10)) == 3
+    assert examples[0]["requests"][0] == "AU12=+3"
+    assert examples[0]["au_deltas"].shape == (len(examples[0]["requests"]), 12)
+    assert examples[0]["au_deltas"][0].tolist() == [3.0 if name == "AU12" else 0.0 for name in NAMES]
+    for example, again in zip(examples, open_pairs(dataset, seed=9, augment=False).examples(2), strict=True):
+        source, condition = pairs.record_images(example["index"])
+        assert torch.equal(example["source"], source)
+        assert torch.equal(example["condition"], condition)
+        assert torch.equal(example["source"], again["source"])
+
+
+def test_other_orders_and_fewer_action_units(dataset):
+    names = ("AU12", "AU1")
+    few, everything = (open_pairs(dataset, warped=0.0, action_units=aus) for aus in (names, NAMES))
+    for record, full in zip(few.records, everything.records, strict=True):
+        assert record.action_units.tolist() == [full.action_units[NAMES.index(name)] for name in names]
+    assert few.examples(1)[0]["requests"] == ("AU12=+3",)
+    assert open_pairs(dataset, action_units=names, warped=1.0)[0]["au_delta"].shape == (2,)
+
+
+# --- Errors ---
+
+
+def copy_with(dataset, output, **changes):
+    shutil.copytree(dataset, output)
+    path = output / "magicedit.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return output
+
+
+def test_a_split_without_pairs_says_what_to_do(dataset):
+    with pytest.raises(DatasetError, match=r"nobody in the validation split .* set warped to 1, or add"):
+        open_pairs(dataset, split="validation", warped=0.5)
+    assert open_pairs(dataset, split="validation", warped=1.0)[0]["kind"] == 1
+
+
+def test_a_missing_split_names_those_that_are_there(dataset, tmp_path):
+    with pytest.raises(DatasetError, match=r"no split 'test' \(there is train, validation\)"):
+        open_pairs(dataset, split="test")
+
+
+def test_a_dataset_for_other_action_units(dataset, tmp_path):
+    other = copy_with(dataset, tmp_path / "other", action_units=[*NAMES[:-1], "AU43"])
+    with pytest.raises(DatasetError, match=r"has labels of AU1, .*, AU43, not of AU26"):
+        open_pairs(other)
+    assert open_pairs(other, action_units=NAMES[:-1])[0]["au_delta"].shape == (11,)
+
+
+def test_a_dataset_of_68_landmarks_cannot_be_warped(dataset, tmp_path):
+    with pytest.raises(DatasetError, match="warped pairs need MediaPipe"):
+        open_pairs(copy_with(dataset, tmp_path / "other", landmarks="ibug68"), warped=0.5)
+
+
+def test_pictures_are_never_enlarged(dataset):
+    with pytest.raises(DatasetError, match="--size 136"):
+        open_pairs(dataset, resolution=136)
+
+
+@pytest.mark.parametrize("settings", [{"warped": 1.5}, {"warped": -0.1}, {"au_dropout": 2}])
+def test_probabilities_are_probabilities(dataset, settings):
+    with pytest.raises(DatasetError, match="probability from 0 to 1"):
+        open_pairs(dataset, **settings)
+
+
+def test_folders_that_are_no_dataset(dataset, tmp_path):
+    with pytest.raises(DatasetError, match="magicedit prepare"):
+        open_pairs(tmp_path)
+    with pytest.raises(DatasetError, match="format 99"):
+        open_pairs(copy_with(dataset, tmp_path / "newer", format=99))
+    torn = copy_with(dataset, tmp_path / "torn")
+    shard = next((torn / "data").glob("train-*"))
+    shard.write_bytes(shard.read_bytes()[:-100])
+    with pytest.raises(DatasetError, match=r"cannot read .*train-00000.parquet"):
+        open_pairs(torn)
+    (torn / "magicedit.json").write_text("{")
+    with pytest.raises(DatasetError, match=r"cannot read .*magicedit.json"):
+        open_pairs(torn)

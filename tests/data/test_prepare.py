@@ -1,0 +1,284 @@
+import csv
+import dataclasses
+import json
+import socket
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from magicedit.action_units import NAMES
+from magicedit.data import PairDataset, prepare
+from magicedit.errors import DatasetError
+from magicedit.faces import face_region
+
+SETTINGS = {"size": 128, "validation": ["bob"], "progress": False}
+
+
+def times(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def rows(folder, split="train"):
+    paths = sorted((folder / "data").glob(f"{split}-*.parquet"))
+    return [row for path in paths for row in pq.read_table(path).to_pylist()]
+
+
+@pytest.fixture
+def load_dataset(tmp_path, monkeypatch):
+    """`datasets.load_dataset` with a cache of its own, on a machine without a network."""
+    import datasets
+
+    def refuse(*args):
+        raise AssertionError("the network was used")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    return lambda folder: datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
+
+
+def test_the_report_tells_what_became_of_every_file(prepared):
+    output, report = prepared
+    reasons = {entry["source"]: entry["reason"] for entry in report.rejected}
+    assert sorted(reasons) == ["ann/empty.jpg", "ann/torn.png", "bob/copy.png", "bob/wall.png"]
+    assert "empty" in reasons["ann/empty.jpg"]
+    assert "torn.png" in reasons["ann/torn.png"]
+    assert "/" not in reasons["ann/torn.png"].replace("ann/torn.png", "")  # nothing of this machine
+    assert reasons["bob/copy.png"] == "same file as ann/light.png"
+    assert reasons["bob/wall.png"] == "no face found"
+    assert report.notes == [{"source": "carol.png", "note": "2 faces, took the largest"}]
+    assert report.ignored == ["notes.txt"]
+    assert report.photographs == {"train": 3, "validation": 1}
+    assert report.identities == {"train": 2, "validation": 1}
+    assert report.pairs == {"train": 2, "validation": 0}
+    written = json.loads((output / "report.json").read_text())
+    assert written["rejected"] == report.rejected
+    assert not (output / ".work").exists()
+
+
+def test_datasets_loads_the_folder_offline(dataset, load_dataset):
+    loaded = load_dataset(dataset)
+    assert {split: len(rows) for split, rows in loaded.items()} == {"train": 3, "validation": 1}
+    row = next(row for row in loaded["train"] if row["source"] == "ann/light.png")
+    assert row["identity"] == "ann"
+    assert (row["image"].size, row["image"].mode) == ((128, 128), "RGB")
+    assert (row["mask"].size, row["mask"].mode) == ((128, 128), "L")
+    landmarks = np.array(row["landmarks"], np.float32).reshape(478, 2)
+    region = face_region(landmarks, 128, row["scheme"])
+    assert np.array_equal(np.asarray(row["mask"]), np.where(region, 255, 0))
+    description = json.loads((dataset / "magicedit.json").read_text())
+    assert description["action_units"] == list(NAMES)
+    measured = dict(zip(description["measured"], row["measured"], strict=True))
+    assert row["action_units"] == [measured[name] for name in NAMES]
+    assert measured["AU12"] > 2  # the astronaut smiles
+
+
+def test_no_identity_is_in_two_splits(dataset):
+    assert {row["identity"] for row in rows(dataset, "train")} == {"ann", "carol.png"}
+    assert {row["identity"] for row in rows(dataset, "validation")} == {"bob"}
+
+
+def test_photographs_land_in_one_frame(dataset):
+    """Brightness moves nobody, a mirror image lands mirrored: the eyes are where the template has them."""
+    found = {row["source"]: row for split in ("train", "validation") for row in rows(dataset, split)}
+    points = {name: np.reshape(row["landmarks"], (478, 2)) for name, row in found.items()}
+    eyes = [33, 133, 362, 263]
+    assert np.abs(points["ann/light.png"] - points["ann/dark.png"])[eyes].max() < 1.0  # px of 128
+    mirrored = (127 - points["bob/mirrored.jpg"][eyes[::-1], 0], points["bob/mirrored.jpg"][eyes[::-1], 1])
+    assert np.abs(np.stack(mirrored, 1) - points["ann/light.png"][eyes]).max() < 2.0
+    for place in points.values():
+        assert abs(place[33, 1] - place[263, 1]) < 5  # upright
+
+
+def test_a_second_run_writes_nothing(dataset, photographs, backend):
+    before = times(dataset)
+    report = prepare(photographs, dataset, backend=backend, **SETTINGS)
+    assert report.unchanged
+    assert (report.measured, report.reused) == (0, 7)
+    assert report.rejected == json.loads((dataset / "report.json").read_text())["rejected"]
+    assert times(dataset) == before
+
+
+def test_only_what_changed_is_measured_again(tmp_path, write_photographs, backend, astronaut):
+    folder, output = write_photographs(tmp_path / "photographs"), tmp_path / "dataset"
+    assert prepare(folder, output, backend=backend, **SETTINGS).measured == 7
+    before = {row["source"]: row for row in rows(output)}
+    Image.fromarray((astronaut * 0.5).astype(np.uint8)).save(folder / "ann" / "dark.png")
+    (folder / "carol.png").rename(folder / "dora.png")
+    report = prepare(folder, output, backend=backend, **SETTINGS)
+    assert (report.measured, report.reused, report.unchanged) == (1, 6, False)
+    after = {row["source"]: row for row in rows(output)}
+    assert sorted(after) == ["ann/dark.png", "ann/light.png", "dora.png"]
+    assert after["ann/light.png"] == before["ann/light.png"]
+    assert after["ann/dark.png"]["image"] != before["ann/dark.png"]["image"]
+    assert after["dora.png"]["image"] == before["carol.png"]["image"]
+    assert after["dora.png"]["identity"] == "dora.png"
+    # Another crop size is another measurement; the split alone is not.
+    assert prepare(folder, output, backend=backend, **(SETTINGS | {"validation": ["ann"]})).measured == 0
+    assert prepare(folder, output, backend=backend, **(SETTINGS | {"size": 64})).measured == 7
+    assert prepare(folder, output, backend=backend, force=True, **(SETTINGS | {"size": 64})).measured == 7
+
+
+class StopsAfter:
+    """The real backend, until somebody presses Ctrl-C at its n-th photograph."""
+
+    def __init__(self, backend, photographs):
+        self.name, self._detect, self._left = backend.name, backend.detect, photographs
+
+    def detect(self, pixels):
+        if self._left == 0:
+            raise KeyboardInterrupt
+        self._left -= 1
+        return self._detect(pixels)
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, photographs, dataset, backend):
+    output = tmp_path / "dataset"
+    with pytest.raises(KeyboardInterrupt):
+        prepare(photographs, output, backend=StopsAfter(backend, 2), **SETTINGS)
+    with pytest.raises(DatasetError, match="no prepared dataset"):
+        PairDataset(output)
+    assert prepare(photographs, output, backend=backend, **SETTINGS).measured == 5
+    assert rows(output) == rows(dataset)
+
+
+def test_jobs_change_nothing_but_the_time(tmp_path, photographs, dataset):
+    prepare(photographs, tmp_path / "dataset", backend="mediapipe", jobs=2, **SETTINGS)
+    assert rows(tmp_path / "dataset") == rows(dataset)
+
+
+def test_png_keeps_the_crop_exactly(tmp_path, photographs, dataset, backend):
+    prepare(photographs, tmp_path / "dataset", backend=backend, image_format="png", **SETTINGS)
+    folders = (tmp_path / "dataset", dataset)
+    lossless, lossy = (PairDataset(folder, resolution=128).record_images(0)[0] for folder in folders)
+    difference = (lossless - lossy).abs() * 127.5
+    assert 0 < difference.mean() < 2  # grey levels: JPEG at quality 95
+
+
+def test_a_share_of_the_identities_for_validation_does_not_depend_on_the_others(
+    tmp_path, photographs, backend
+):
+    settings = {"size": 64, "progress": False, "backend": backend}
+    prepare(photographs, tmp_path / "all", validation_fraction=0.5, **settings)
+    everyone = {row["identity"]: "train" for row in rows(tmp_path / "all")}
+    everyone |= {row["identity"]: "validation" for row in rows(tmp_path / "all", "validation")}
+    assert sorted(everyone) == ["ann", "bob", "carol.png"]
+    fewer = tmp_path / "fewer"
+    (fewer / "ann").mkdir(parents=True)
+    (fewer / "ann" / "light.png").write_bytes((photographs / "ann" / "light.png").read_bytes())
+    prepare(fewer, tmp_path / "one", validation_fraction=0.5, **settings)
+    assert len(rows(tmp_path / "one", everyone["ann"])) == 1
+
+
+# --- Labels from other tools ---
+
+
+def write_labels(path, intensities):
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["filename", *(f"au_{name[2:]}_intensity" for name in NAMES)])
+        writer.writerows([name, *values] for name, values in intensities.items())
+    return path
+
+
+def test_labels_replace_the_measured_action_units(tmp_path, photographs, backend):
+    labels = write_labels(tmp_path / "labels.csv", {"ann/light.png": [1.5] * 12, "ann/dark.png": [0.5] * 12})
+    settings = {"size": 64, "backend": backend, "progress": False}
+    report = prepare(photographs, tmp_path / "dataset", labels=labels, **settings)
+    assert [row["action_units"] for row in rows(tmp_path / "dataset")] == [[0.5] * 12, [1.5] * 12]
+    assert all(row["measured"] for row in rows(tmp_path / "dataset"))
+    assert {"source": "carol.png", "reason": "no label in labels.csv"} in report.rejected
+    assert json.loads((tmp_path / "dataset" / "magicedit.json").read_text())["labeller"] == "LibreFace"
+
+    write_labels(labels, {"ann/light.png": [2.5] * 12, "ann/dark.png": [0.5] * 12})
+    report = prepare(photographs, tmp_path / "dataset", labels=labels, **settings)
+    assert (report.measured, report.unchanged) == (0, False)  # other labels, same pictures
+    assert [row["action_units"][0] for row in rows(tmp_path / "dataset")] == [0.5, 2.5]
+
+
+def test_labels_of_other_photographs_or_other_action_units_are_errors(tmp_path, photographs, backend):
+    other = write_labels(tmp_path / "other.csv", {"zoe/1.png": [0] * 12})
+    with pytest.raises(DatasetError, match=r"no label in .* is of a photograph"):
+        prepare(photographs, tmp_path / "dataset", labels=other, backend=backend, progress=False)
+    few = tmp_path / "few.csv"
+    few.write_text("filename,AU12_r\nann/light.png,1\n")
+    with pytest.raises(DatasetError, match="lacks AU1, AU2"):
+        prepare(photographs, tmp_path / "dataset", labels=few, backend=backend, progress=False)
+    bare = tmp_path / "bare.csv"
+    bare.write_text("filename,AU12\nann/light.png,1\n")
+    with pytest.raises(DatasetError, match="--labels-scale"):
+        prepare(photographs, tmp_path / "dataset", labels=bare, backend=backend, progress=False)
+    assert not (tmp_path / "dataset").exists()
+
+
+class WithoutActionUnits:
+    """A backend that finds faces and measures no action units, as InsightFace's."""
+
+    name = "landmarks-only"
+
+    def __init__(self, backend):
+        self._detect = backend.detect
+
+    def detect(self, pixels):
+        return [dataclasses.replace(face, action_units={}, pose=None) for face in self._detect(pixels)]
+
+
+def test_a_backend_without_action_units_needs_labels(tmp_path, photographs, backend):
+    settings = {"size": 64, "backend": WithoutActionUnits(backend), "progress": False}
+    with pytest.raises(DatasetError, match="measures no action units; give --labels"):
+        prepare(photographs, tmp_path / "dataset", **settings)
+    labels = write_labels(tmp_path / "labels.csv", {"ann/light.png": [1] * 12, "ann/dark.png": [0] * 12})
+    report = prepare(photographs, tmp_path / "dataset", labels=labels, **settings)
+    assert report.photographs == {"train": 2}
+    assert report.measured == 0  # nothing was lost with the first attempt
+    assert [(row["measured"], row["pose"]) for row in rows(tmp_path / "dataset")] == [([], []), ([], [])]
+
+
+# --- Errors ---
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"validation": ["zoe"]}, "no such identities to validate on: zoe; there are ann, bob"),
+        ({"validation": ["bob"], "validation_fraction": 0.1}, "not both"),
+        ({"validation_fraction": 1.0}, "below 1"),
+        ({"size": 100}, "multiple of 8"),
+        ({"image_format": "gif"}, '"jpeg" or "png"'),
+        ({"labels_scale": 5.0}, "--labels"),
+        ({"jobs": 0}, "at least 1"),
+        ({"jobs": 2}, "by name"),
+    ],
+)
+def test_settings_that_make_no_sense(tmp_path, photographs, backend, settings, message):
+    with pytest.raises(DatasetError, match=message):
+        prepare(photographs, tmp_path / "dataset", backend=backend, progress=False, **settings)
+    assert not (tmp_path / "dataset").exists()
+
+
+def test_folders_without_photographs(tmp_path, backend):
+    with pytest.raises(DatasetError, match="expected a folder of photographs"):
+        prepare(tmp_path / "nowhere", tmp_path / "dataset", backend=backend)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DatasetError, match="no photographs in"):
+        prepare(tmp_path / "empty", tmp_path / "dataset", backend=backend)
+    (tmp_path / "walls").mkdir()
+    Image.fromarray(np.full((300, 300, 3), 90, np.uint8)).save(tmp_path / "walls" / "wall.png")
+    with pytest.raises(DatasetError, match=r"none of the 1 photographs .* \(wall.png: no face found\)"):
+        prepare(tmp_path / "walls", tmp_path / "dataset", backend=backend, progress=False)
+
+
+def test_other_peoples_folders_are_not_written_into(tmp_path, photographs, backend):
+    with pytest.raises(DatasetError, match="choose another"):
+        prepare(photographs, photographs, backend=backend)
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
+    with pytest.raises(DatasetError, match="is no dataset of magicedit"):
+        prepare(photographs, tmp_path / "thesis", backend=backend)
+    assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["chapter.txt"]
+
+
+def test_a_dataset_inside_the_folder_is_not_taken_for_photographs(tmp_path, write_photographs, backend):
+    folder = write_photographs(tmp_path / "photographs")
+    prepare(folder, folder / "dataset", backend=backend, **SETTINGS)
+    assert prepare(folder, folder / "dataset", backend=backend, **SETTINGS).unchanged

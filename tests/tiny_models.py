@@ -1,0 +1,96 @@
+"""Real classes at tiny width, with random weights, for tests."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from PIL import Image
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from magicedit.models import PatchModelConfig, create_patch_pipeline
+from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
+
+TINY_PATCH = PatchModelConfig(
+    resolution=32, block_out_channels=(16, 32), attention_heads=2, cross_attention_dim=16, norm_num_groups=8
+)
+
+
+def tiny_patch_pipeline(seed: int = 0, **changes) -> MagicEditPipeline:
+    """A flow-mask-paint (or noise) model at 32 px whose output responds to every input."""
+    pipeline = create_patch_pipeline(PatchModelConfig(**{**TINY_PATCH.__dict__, **changes}), seed=seed)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def tiny_unet(seed: int = 0, in_channels: int = 4, cross_attention_dim: int = 32) -> UNet2DConditionModel:
+    """A Stable Diffusion UNet of the published block layout (16 transformer blocks)."""
+    torch.manual_seed(seed)
+    return UNet2DConditionModel(
+        sample_size=8,
+        in_channels=in_channels,
+        block_out_channels=(16, 32, 32, 32),
+        attention_head_dim=4,
+        cross_attention_dim=cross_attention_dim,
+        norm_num_groups=8,
+    )
+
+
+def tiny_stable_diffusion(folder: Path, seed: int = 0) -> Path:
+    """Writes a folder in the layout of Stable Diffusion 1.5: unet, vae, text_encoder, tokenizer, scheduler."""
+    tiny_unet(seed).save_pretrained(folder / "unet")
+    torch.manual_seed(seed + 1)
+    AutoencoderKL(
+        down_block_types=["DownEncoderBlock2D"] * 4,
+        up_block_types=["UpDecoderBlock2D"] * 4,
+        block_out_channels=(8, 8, 8, 8),
+        norm_num_groups=4,
+        layers_per_block=1,
+    ).save_pretrained(folder / "vae")
+    words = ["a", "close", "up", "of", "person", "."]
+    vocabulary = {f"{w}</w>": i for i, w in enumerate(words)}
+    vocabulary |= {c: len(vocabulary) + i for i, c in enumerate("acersuolpfn.")}
+    for token in ("<|startoftext|>", "<|endoftext|>"):
+        vocabulary[token] = len(vocabulary)
+    tokenizer_folder = folder / "tokenizer"
+    tokenizer_folder.mkdir(parents=True)
+    (tokenizer_folder / "vocab.json").write_text(json.dumps(vocabulary))
+    (tokenizer_folder / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder, model_max_length=77)
+    tokenizer.save_pretrained(tokenizer_folder)
+    CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=37,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=77,
+            bos_token_id=vocabulary["<|startoftext|>"],
+            eos_token_id=vocabulary["<|endoftext|>"],
+        )
+    ).save_pretrained(folder / "text_encoder")
+    DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    ).save_pretrained(folder / "scheduler")
+    return folder
+
+
+def randomise_new_layers(unet: UNet2DConditionModel, seed: int = 7) -> None:
+    """Gives the layers that start at zero (condition input, AU layer) weights, as training would."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        unet.conv_in.weight[:, 4:] = 0.1 * torch.randn(unet.conv_in.weight[:, 4:].shape, generator=generator)
+        unet.class_embedding.weight.copy_(torch.randn(unet.class_embedding.weight.shape, generator=generator))
+
+
+def random_crop(size: int, seed: int = 0) -> Image.Image:
+    """A smooth random picture: low-frequency noise."""
+    small = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((size, size), Image.Resampling.BICUBIC)

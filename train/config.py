@@ -1,0 +1,203 @@
+"""The settings of a training run: one frozen dataclass, read from flags and YAML files of the same names."""
+
+import argparse
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from magicedit.errors import TrainingError
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Flags are named as in diffusers' own training examples; `help` gives units and meaning."""
+
+    def _(default, help):  # a field with its help text
+        return dataclasses.field(default=default, metadata={"help": help})
+
+    # Model
+    pretrained_model_name_or_path: str | None = _(
+        None,
+        "Stable Diffusion folder or hub id, published MagicFace checkpoint (needs --base_model), or our own "
+        "pipeline folder or hub id (mini too); none: a small model on patches of pixels, from scratch",
+    )
+    base_model: str | None = _(
+        None, "Stable Diffusion folder that a published MagicFace checkpoint takes VAE and text encoder from"
+    )
+    revision: str | None = _(None, "hub revision of the pretrained model")
+    prediction: str = _("flow_mask_paint", "from scratch: flow_mask_paint or noise")
+    patch_size: int = _(4, "from scratch: pixels a side of a patch")
+    block_out_channels: tuple[int, ...] = _((64, 96, 160), "from scratch: width of each level of both UNets")
+    layers_per_block: int = _(1, "from scratch: layers of each level")
+    attention_heads: int = _(4, "from scratch: heads of each attention layer")
+    concat_identity: bool = _(True, "from scratch: identity patches on the denoiser's input channels too")
+    default_steps: int = _(6, "from scratch: inference steps that the saved pipeline uses by default")
+    default_guidance_scale: float = _(1.5, "from scratch: guidance that the saved pipeline uses by default")
+    freeze_reference: bool = _(False, "train the denoiser only")
+    lora_rank: int = _(0, "train LoRA matrices of this rank, conv_in and the AU layer instead of all weights")
+
+    # Data
+    train_data_dir: str | None = _(None, "dataset folder written by `magicedit prepare`")
+    dataset_name: str | None = _(None, "hub id of such a dataset, instead of --train_data_dir")
+    resolution: int = _(512, "pixels a side of the training crops")
+    warped: float = _(0.0, "probability of a warped pair of one photograph instead of a real pair, 0 to 1")
+    augment: bool = _(False, "random small rotations, shifts, mirroring and colour of each pair")
+    au_dropout: float = _(0.1, "probability of the zero AU vector, 0 to 1")
+    cache_latents: bool = _(True, "with a VAE and without augmentation: encode each photograph once")
+    dataloader_num_workers: int = _(0, "processes that prepare batches")
+
+    # Optimisation
+    output_dir: str = _("magicedit-model", "pipeline folder to write, with checkpoints and previews in it")
+    train_batch_size: int = _(4, "pairs a device and micro-step")
+    max_train_steps: int = _(100_000, "optimiser steps")
+    gradient_accumulation_steps: int = _(1, "micro-steps an optimiser step")
+    gradient_checkpointing: bool = _(False, "recompute activations in the backward pass to save memory")
+    learning_rate: float = _(1e-5, "peak learning rate")
+    lr_scheduler: str = _("constant_with_warmup", "a schedule of diffusers.optimization, e.g. cosine")
+    lr_warmup_steps: int = _(500, "optimiser steps")
+    adam_beta1: float = _(0.9, "AdamW")
+    adam_beta2: float = _(0.999, "AdamW")
+    adam_weight_decay: float = _(0.01, "AdamW")
+    adam_epsilon: float = _(1e-8, "AdamW")
+    max_grad_norm: float = _(1.0, "gradient norm to clip at")
+    use_8bit_adam: bool = _(False, "AdamW with 8-bit state (needs bitsandbytes)")
+    snr_gamma: float | None = _(5.0, "min-SNR weighting of the noise objective (Hang et al. 2023); none: off")
+    change_weight: float = _(8.0, "flow_mask_paint: how much more pixels count that the edit changes")
+    flow_weight: float = _(0.0, "flow_mask_paint: weight of the known displacement of warped pairs")
+    mask_weight: float = _(0.0, "flow_mask_paint: cost of painting instead of moving pixels")
+    use_ema: bool = _(False, "keep and save an exponential moving average of the weights")
+    ema_decay: float = _(0.9999, "its final decay a step")
+    mixed_precision: str | None = _(None, "no, fp16 or bf16; none: as accelerate is configured")
+    allow_tf32: bool = _(False, "TF32 matrix products on Ampere and later")
+    seed: int = _(0, "of weights, pairs, noise and dropout")
+
+    # Reporting, checkpoints, publishing
+    report_to: str = _("none", "tracker: none, tensorboard, wandb, ...")
+    logging_steps: int = _(10, "optimiser steps between lines of train_log.jsonl")
+    validation_steps: int = _(1000, "optimiser steps between preview grids; 0: none")
+    validation_faces: int = _(4, "faces of a preview grid")
+    checkpointing_steps: int = _(500, "optimiser steps between checkpoints; 0: only at the end")
+    checkpoints_total_limit: int | None = _(2, "checkpoints kept; none: all")
+    resume_from_checkpoint: str | None = _(None, '"latest" (the newest that verifies) or a checkpoint folder')
+    save_dtype: str = _("float32", "of the saved pipeline: float32, float16 or bfloat16")
+    push_to_hub: bool = _(False, "push the result")
+    hub_model_id: str | None = _(None, "owner/name to push to; default: the name of output_dir")
+    hub_private: bool = _(False, "push to a private repository")
+    hub_token: str | None = _(None, "default: the one that `hf auth login` stored")
+    data_license: str | None = _(None, "licence of the training photographs, for the model card")
+    data_citation: str | None = _(None, "citation of the training photographs, for the model card")
+
+    del _
+
+    def __post_init__(self):
+        def check(valid: bool, field: str, expected: str):
+            if not valid:
+                raise TrainingError(f"--{field} must be {expected}, got {getattr(self, field)!r}")
+
+        for field in (
+            "resolution",
+            "patch_size",
+            "train_batch_size",
+            "max_train_steps",
+            "gradient_accumulation_steps",
+        ):
+            check(getattr(self, field) >= 1, field, "at least 1")
+        for field in ("checkpointing_steps", "validation_steps", "lora_rank", "lr_warmup_steps"):
+            check(getattr(self, field) >= 0, field, "0 or more")
+        for field in ("warped", "au_dropout"):
+            check(0 <= getattr(self, field) <= 1, field, "between 0 and 1")
+        check(self.learning_rate > 0, "learning_rate", "above 0")
+        check(self.prediction in ("flow_mask_paint", "noise"), "prediction", "flow_mask_paint or noise")
+        check(self.mixed_precision in (None, "no", "fp16", "bf16"), "mixed_precision", "no, fp16 or bf16")
+        check(
+            self.save_dtype in ("float32", "float16", "bfloat16"),
+            "save_dtype",
+            "float32, float16 or bfloat16",
+        )
+        if (self.train_data_dir is None) == (self.dataset_name is None):
+            raise TrainingError("name the data: either --train_data_dir FOLDER or --dataset_name ID")
+
+    def to_dict(self) -> dict:
+        """Plain values without secrets, for YAML and JSON."""
+        values = dataclasses.asdict(self)
+        values.pop("hub_token")
+        values["block_out_channels"] = list(self.block_out_channels)
+        return values
+
+
+def _convert(name: str, value, annotation):
+    """A flag's text or a YAML value -> the field's type."""
+    options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    if value is None or (type(None) in options and str(value).lower() == "none"):
+        if type(None) in options:
+            return None
+        raise TrainingError(f"--{name} must not be empty")
+    kind = next(option for option in options if option is not type(None))
+    try:
+        if typing.get_origin(kind) is tuple:
+            return tuple(int(v) for v in (value.split(",") if isinstance(value, str) else value))
+        if kind is bool:
+            if isinstance(value, bool):
+                return value
+            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[
+                str(value).lower()
+            ]
+        if kind is int and float(value) != int(float(value)):
+            raise ValueError(value)
+        return int(float(value)) if kind is int else kind(value)
+    except (KeyError, TypeError, ValueError) as error:
+        raise TrainingError(f"--{name} must be of type {kind.__name__}, got {value!r}") from error
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="train.py",
+        description="Trains an expression editor on pairs of photographs of one identity.",
+        epilog="example: accelerate launch train/train.py --config train/configs/mini-cpu.yaml "
+        "--train_data_dir DATASET --output_dir RUN",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", help="YAML file of the same settings; flags win over it")
+    for field in dataclasses.fields(TrainConfig):
+        text = field.metadata["help"].replace("%", "%%") + f" (default: {field.default})"
+        if field.type is bool:
+            parser.add_argument(f"--{field.name}", nargs="?", const="true", metavar="BOOL", help=text)
+            parser.add_argument(f"--no_{field.name}", dest=field.name, action="store_const", const="false",
+                                help=argparse.SUPPRESS)  # fmt: skip
+        else:
+            parser.add_argument(f"--{field.name}", help=text)
+    return parser
+
+
+def parse_config(argv: list[str] | None = None) -> TrainConfig:
+    """Flags, over the values of `--config FILE.yaml`, over the defaults.
+
+    Raises:
+        TrainingError: on unknown keys and on values that do not fit; unknown flags end the program as
+            argparse does.
+    """
+    flags = vars(build_parser().parse_args(argv))
+    values = {}
+    if config_file := flags.pop("config", None):
+        path = Path(config_file)
+        if not path.is_file():
+            path = Path(__file__).parent / "configs" / f"{config_file}.yaml"  # a published recipe by its name
+        if not path.is_file():
+            known = sorted(p.stem for p in path.parent.glob("*.yaml"))
+            raise TrainingError(
+                f"no such file {config_file}, and no recipe of that name (known: {', '.join(known)})"
+            )
+        values = yaml.safe_load(path.read_text()) or {}
+        if not isinstance(values, dict):
+            raise TrainingError(f"{path} must hold a mapping of settings")
+    fields = {field.name: field for field in dataclasses.fields(TrainConfig)}
+    unknown = sorted(set(values) - set(fields))
+    if unknown:
+        raise TrainingError(f"{config_file} has unknown settings: {', '.join(unknown)}; see --help")
+    values |= flags
+    return TrainConfig(**{name: _convert(name, value, fields[name].type) for name, value in values.items()})

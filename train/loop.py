@@ -1,0 +1,640 @@
+"""The training loop: two UNets, pairs of one identity, AU dropout."""
+
+import copy
+import json
+import logging
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import accelerate
+import diffusers
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+from PIL import Image
+from tqdm import tqdm
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from magicedit.action_units import NAMES
+from magicedit.data.pairs import PairDataset
+from magicedit.errors import DatasetError, MissingDependencyError, ModelError, TrainingError
+from magicedit.imaging import to_pixels
+from magicedit.models import (
+    PatchModelConfig,
+    create_patch_pipeline,
+    encode_reference,
+    freeze_unused_reference,
+    from_stable_diffusion,
+    load_magicface,
+    load_pipeline,
+    predict_noise,
+)
+from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
+from magicedit.train.config import TrainConfig
+from magicedit.train.objectives import add_noise, composed_objective, noise_objective
+from magicedit.train.state import (
+    find_checkpoint,
+    flatten_optimizer,
+    load_checkpoint,
+    restore_optimizer,
+    save_checkpoint,
+)
+
+logger = logging.getLogger(__name__)
+
+MAX_BAD_STEPS = 20  # consecutive non-finite steps after which a run is given up
+
+
+class TwoUNets(torch.nn.Module):
+    """Both networks under one forward, so that data parallelism sees every use of their weights."""
+
+    def __init__(self, unet: UNet2DConditionModel, reference_unet: UNet2DConditionModel):
+        super().__init__()
+        self.unet = unet
+        self.reference_unet = reference_unet
+
+    def forward(self, noisy, condition_latents, identity_latents, timesteps, prompt_embeds, au_delta):
+        """See `predict_noise`; `identity_latents` (batch, channels, height, width), one for each row."""
+        features = encode_reference(self.reference_unet, identity_latents, prompt_embeds)
+        return predict_noise(
+            self.unet, noisy, condition_latents, timesteps, prompt_embeds, au_delta, features
+        )
+
+
+# --- Model --------------------------------------------------------------------------------------------------
+
+
+def build_pipeline(config: TrainConfig) -> MagicEditPipeline:
+    """The pipeline to train: from scratch, from Stable Diffusion, from a MagicFace checkpoint, or one of
+    ours.
+
+    Raises:
+        ModelError: where the named model is none of these.
+    """
+    source = config.pretrained_model_name_or_path
+    if source is None:
+        return create_patch_pipeline(
+            PatchModelConfig(
+                resolution=config.resolution,
+                patch_size=config.patch_size,
+                block_out_channels=config.block_out_channels,
+                layers_per_block=config.layers_per_block,
+                attention_heads=config.attention_heads,
+                prediction=config.prediction,
+                concat_identity=config.concat_identity,
+                default_steps=config.default_steps,
+                default_guidance_scale=config.default_guidance_scale,
+            ),
+            seed=config.seed,
+        )
+    hub_kwargs = {"revision": config.revision} if config.revision else {}
+    folder = Path(source)
+    if (folder / "denoising_unet").is_dir():
+        if config.base_model is None:
+            raise ModelError(
+                f"{source} is a MagicFace checkpoint: name its Stable Diffusion with --base_model"
+            )
+        base, (unet, reference_unet) = config.base_model, load_magicface(folder)
+    else:
+        index = {}
+        if source == "mini" or not folder.is_dir() or (folder / "model_index.json").is_file():
+            index = _read_model_index(source, hub_kwargs)
+        class_name = index.get("_class_name", "")
+        if "MagicEditPipeline" in class_name:
+            return load_pipeline(source, device="cpu", **hub_kwargs)
+        base, (unet, reference_unet) = source, from_stable_diffusion(source, **hub_kwargs)
+    try:
+        return MagicEditPipeline(
+            unet=unet,
+            reference_unet=reference_unet,
+            scheduler=DDPMScheduler.from_pretrained(base, subfolder="scheduler", **hub_kwargs),
+            vae=AutoencoderKL.from_pretrained(base, subfolder="vae", use_safetensors=True, **hub_kwargs),
+            text_encoder=CLIPTextModel.from_pretrained(
+                base, subfolder="text_encoder", use_safetensors=True, **hub_kwargs
+            ),
+            tokenizer=CLIPTokenizer.from_pretrained(base, subfolder="tokenizer", **hub_kwargs),
+            resolution=config.resolution,
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{base} must be a Stable Diffusion 1.x folder or hub id: {error}") from error
+
+
+def _read_model_index(source: str, hub_kwargs: dict) -> dict:
+    from magicedit.models.loading import EMBEDDED
+
+    if source in EMBEDDED:
+        return {"_class_name": "MagicEditPipeline"}
+    try:
+        return MagicEditPipeline.load_config(source, **hub_kwargs)
+    except OSError as error:
+        raise ModelError(
+            f"{source} is no model folder and cannot be fetched from the hub: {error}"
+        ) from error
+
+
+def prepare_for_training(pipeline: MagicEditPipeline, config: TrainConfig) -> None:
+    """Decides which parameters are trained, and turns on what saves memory."""
+    unet, reference_unet = pipeline.unet, pipeline.reference_unet
+    for part in (pipeline.vae, pipeline.text_encoder):
+        if part is not None:
+            part.requires_grad_(False)
+    if config.lora_rank:
+        from peft import LoraConfig
+
+        lora = LoraConfig(
+            r=config.lora_rank,
+            lora_alpha=config.lora_rank,
+            init_lora_weights="gaussian",
+            target_modules=["to_q", "to_k", "to_v", "to_out.0"],
+        )
+        unet.requires_grad_(False)
+        reference_unet.requires_grad_(False)
+        unet.add_adapter(lora)
+        for layer in (unet.conv_in, unet.class_embedding):  # new to the base model, so trained in full
+            layer.requires_grad_(True)
+        if not config.freeze_reference:
+            reference_unet.add_adapter(lora)
+    else:
+        unet.requires_grad_(True)
+        reference_unet.requires_grad_(not config.freeze_reference)
+    if config.freeze_reference:
+        reference_unet.requires_grad_(False)
+    else:
+        freeze_unused_reference(reference_unet)
+    if config.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+        if not config.freeze_reference:
+            reference_unet.enable_gradient_checkpointing()
+    unet.train()
+    reference_unet.train(not config.freeze_reference)
+
+
+# --- Data ---------------------------------------------------------------------------------------------------
+
+
+class TrainingSamples(torch.utils.data.Dataset):
+    """Pairs with the noise and the timestep that they are trained with, all a function of (seed, n)."""
+
+    def __init__(
+        self, pairs: PairDataset, latent_shape: tuple[int, int, int], seed: int, noisy_end: bool, images=True
+    ):
+        self.pairs = pairs
+        self.latent_shape = latent_shape
+        self.seed = seed
+        self.noisy_end = noisy_end
+        self.images = images
+
+    def __getitem__(self, n: int) -> dict:
+        rng = np.random.default_rng((self.seed, n, 1))  # pairs draw from (seed, n)
+        # Movement is decided at the noisy end: towards the clean one the noisy image itself shows the target
+        u = rng.random()
+        timestep = min(999, int(1000 * (1 - u**2 if self.noisy_end else u)))
+        sample = self.pairs[n] if self.images else self._indices(n)
+        return sample | {
+            "noise": torch.from_numpy(rng.standard_normal(self.latent_shape, dtype=np.float32)),
+            "timestep": timestep,
+        }
+
+    def _indices(self, n: int) -> dict:
+        source, target, au_delta = self.pairs.pair(n)[:3]
+        return {"source_index": source, "target_index": target, "au_delta": torch.as_tensor(au_delta)}
+
+
+@dataclass(frozen=True)
+class SampleOrder(torch.utils.data.Sampler):
+    """Sample numbers of one process: step by step, micro-step by micro-step, disjoint between processes."""
+
+    start_step: int
+    stop_step: int
+    micro_steps: int
+    batch_size: int
+    rank: int
+    world_size: int
+
+    def __iter__(self):
+        for micro in range(self.start_step * self.micro_steps, self.stop_step * self.micro_steps):
+            first = (micro * self.world_size + self.rank) * self.batch_size
+            yield from range(first, first + self.batch_size)
+
+    def __len__(self) -> int:
+        return (self.stop_step - self.start_step) * self.micro_steps * self.batch_size
+
+
+@torch.no_grad()
+def cache_latents(
+    pipeline: MagicEditPipeline, pairs: PairDataset, device, batch_size: int
+) -> dict[str, torch.Tensor]:
+    """Unscaled latents of every photograph and of its condition image, float32 on the CPU."""
+    cached = {"image": [], "condition": []}
+    for first in range(0, len(pairs), batch_size):
+        records = [pairs.record_images(i) for i in range(first, min(first + batch_size, len(pairs)))]
+        for name, images in zip(cached, zip(*records, strict=True), strict=True):
+            cached[name].append(pipeline.encode_images(torch.stack(images).to(device)).float().cpu())
+    return {name: torch.cat(parts) for name, parts in cached.items()}
+
+
+# --- The run ------------------------------------------------------------------------------------------------
+
+
+class Run:
+    """A training run: what is built once, and the steps."""
+
+    def __init__(self, config: TrainConfig):
+        self.config = config
+        self.output_dir = Path(config.output_dir)
+        self.accelerator = Accelerator(
+            mixed_precision=config.mixed_precision,
+            log_with=None if config.report_to == "none" else config.report_to,
+            project_dir=str(self.output_dir / "logs"),
+        )
+        kind = str(self.accelerator.distributed_type.value)
+        if "FSDP" in kind or "DEEPSPEED" in kind or "MEGATRON" in kind:
+            raise TrainingError(f"verified checkpoints exist for data parallelism only, not for {kind} yet")
+        set_seed(config.seed)
+        torch.backends.cuda.matmul.allow_tf32 = config.allow_tf32
+
+        self.pipeline = build_pipeline(config)
+        if self.pipeline.action_units != NAMES:
+            raise ModelError(
+                f"the model has the AUs {self.pipeline.config.action_units}, training knows {NAMES}"
+            )
+        self.composed = self.pipeline.config.prediction == "flow_mask_paint"
+        prepare_for_training(self.pipeline, config)
+        self.model = TwoUNets(self.pipeline.unet, self.pipeline.reference_unet)
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = self._make_optimizer()
+        self.lr_scheduler = get_scheduler(
+            config.lr_scheduler,
+            self.optimizer,
+            num_warmup_steps=config.lr_warmup_steps,
+            num_training_steps=config.max_train_steps,
+        )
+        self.ema = (
+            EMAModel(self.parameters, decay=config.ema_decay, use_ema_warmup=True, power=0.75)
+            if config.use_ema
+            else None
+        )
+        device = self.accelerator.device
+        for part in (self.pipeline.vae, self.pipeline.text_encoder):
+            if part is not None:
+                part.to(device)
+        self.alphas = self.pipeline.scheduler.alphas_cumprod.float().to(device)
+        self.pairs = self._open_data("train")
+        self.latents = self._cache_latents()
+        self.step = self.samples_seen = self.bad_steps = 0
+        self.model, self.wrapped_optimizer = self.accelerator.prepare(self.model, self.optimizer)
+        if self.ema is not None:
+            self.ema.to(device)
+        self.prompt_embeds = self.pipeline.encode_prompt(device, torch.float32)
+        if config.resume_from_checkpoint:
+            self._resume()
+        if config.report_to != "none":
+            self.accelerator.init_trackers("magicedit", {k: str(v) for k, v in config.to_dict().items()})
+
+    # -- building --
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        optimizer_class, extra = torch.optim.AdamW, {}
+        if self.config.use_8bit_adam:
+            try:
+                import bitsandbytes
+            except ImportError as error:
+                raise MissingDependencyError("--use_8bit_adam needs `pip install bitsandbytes`") from error
+            optimizer_class = bitsandbytes.optim.AdamW8bit
+        return optimizer_class(
+            self.parameters,
+            lr=self.config.learning_rate,
+            betas=(self.config.adam_beta1, self.config.adam_beta2),
+            weight_decay=self.config.adam_weight_decay,
+            eps=self.config.adam_epsilon,
+            **extra,
+        )
+
+    def _open_data(self, split: str) -> PairDataset:
+        folder = self.config.train_data_dir
+        if folder is None:
+            import huggingface_hub
+
+            folder = huggingface_hub.snapshot_download(self.config.dataset_name, repo_type="dataset")
+        return PairDataset(
+            folder,
+            split=split,
+            resolution=self.config.resolution,
+            seed=self.config.seed,
+            warped=self.config.warped,
+            augment=self.config.augment,
+            au_dropout=self.config.au_dropout,
+            action_units=self.pipeline.action_units,
+        )
+
+    def _cache_latents(self) -> dict[str, torch.Tensor] | None:
+        wanted = self.config.cache_latents and self.pipeline.vae is not None
+        if not wanted or self.config.augment or self.config.warped:
+            return None
+        return cache_latents(self.pipeline, self.pairs, self.accelerator.device, self.config.train_batch_size)
+
+    def _loader(self) -> torch.utils.data.DataLoader:
+        channels = self.pipeline.unet.config.in_channels // (3 if self.pipeline.config.concat_identity else 2)
+        side = self.config.resolution // self.pipeline.latent_scale
+        samples = TrainingSamples(
+            self.pairs, (channels, side, side), self.config.seed, self.composed, images=self.latents is None
+        )
+        order = SampleOrder(
+            start_step=self.step,
+            stop_step=self.config.max_train_steps,
+            micro_steps=self.config.gradient_accumulation_steps,
+            batch_size=self.config.train_batch_size,
+            rank=self.accelerator.process_index,
+            world_size=self.accelerator.num_processes,
+        )
+        return torch.utils.data.DataLoader(
+            samples,
+            batch_size=self.config.train_batch_size,
+            sampler=order,
+            num_workers=self.config.dataloader_num_workers,
+            pin_memory=self.accelerator.device.type == "cuda",
+        )
+
+    # -- one step --
+
+    @torch.no_grad()
+    def _encode(self, batch: dict) -> dict[str, torch.Tensor]:
+        """Latents of a batch on the device: identity and condition unscaled, clean (the target's) scaled."""
+        if self.latents is not None:
+            device, source, target = self.accelerator.device, batch["source_index"], batch["target_index"]
+            identity = self.latents["image"][source].to(device)
+            condition = self.latents["condition"][target].to(device)
+            clean = self.latents["image"][target].to(device)
+        else:
+            identity, condition, clean = (
+                self.pipeline.encode_images(batch[name]) for name in ("source", "condition", "target")
+            )
+        if self.pipeline.vae is not None:
+            clean = clean * self.pipeline.vae.config.scaling_factor
+        if self.pipeline.config.concat_identity:
+            condition = torch.cat([condition, identity], dim=1)
+        return {"identity": identity, "condition": condition, "clean": clean}
+
+    def _loss(self, batch: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The loss of one micro-batch and its parts, for the log."""
+        batch = {k: v.to(self.accelerator.device) if torch.is_tensor(v) else v for k, v in batch.items()}
+        latents = self._encode(batch)
+        alphas = self.alphas[batch["timestep"]]  # (batch,)
+        noisy = add_noise(latents["clean"], batch["noise"], alphas)
+        with self.accelerator.autocast():
+            output = self.model(
+                noisy,
+                latents["condition"],
+                latents["identity"],
+                batch["timestep"],
+                self.prompt_embeds,
+                batch["au_delta"],
+            )
+        if not self.composed:
+            prediction_type = self.pipeline.scheduler.config.prediction_type
+            loss = noise_objective(
+                output, latents["clean"], batch["noise"], alphas, prediction_type, self.config.snr_gamma
+            )
+            return loss, {}
+        loss = composed_objective(
+            output,
+            batch["source"],
+            batch["target"],
+            self.pipeline.config.patch_size,
+            change_weight=self.config.change_weight,
+            flow_weight=self.config.flow_weight,
+            mask_weight=self.config.mask_weight,
+            known_flow=batch.get("flow"),
+        )
+        return loss.total, {"pixels": loss.pixels, "flow": loss.flow, "mask": loss.mask}
+
+    def _train_step(self, batches) -> dict[str, float] | None:
+        """One optimiser step over its micro-batches; None where it was not finite and nothing was changed."""
+        micro_steps = self.config.gradient_accumulation_steps
+        logged: dict[str, float] = {}
+        finite = True
+        for micro in range(micro_steps):
+            last = micro == micro_steps - 1
+            with self.accelerator.no_sync(self.model) if not last else _nothing():
+                loss, parts = self._loss(next(batches))
+                # All processes have to agree, and each has to run backward, or the others wait for its
+                # gradients
+                finite &= bool(torch.isfinite(self.accelerator.gather(loss.detach())).all())
+                self.accelerator.backward(loss / micro_steps)
+            for name, value in {"loss": loss, **parts}.items():
+                logged[name] = logged.get(name, 0.0) + float(value.detach()) / micro_steps
+        norm = self.accelerator.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        scaled = self.accelerator.scaler is not None  # a loss scaler skips and adapts by itself
+        finite &= scaled or math.isfinite(float(norm))
+        if finite:
+            self.wrapped_optimizer.step()
+            self.lr_scheduler.step()
+            if self.ema is not None:
+                self.ema.step(self.parameters)
+        self.wrapped_optimizer.zero_grad(set_to_none=True)
+        logged |= {"grad_norm": float(norm), "lr": self.optimizer.param_groups[0]["lr"]}
+        return logged if finite else None
+
+    # -- checkpoints --
+
+    def _save(self) -> None:
+        self.accelerator.wait_for_everyone()
+        if not self.accelerator.is_main_process:
+            return
+        model = self.accelerator.unwrap_model(self.model)
+        optimizer_tensors, optimizer_rest = flatten_optimizer(self.optimizer)
+        tensors = {"model": model.state_dict(), "optimizer": optimizer_tensors}
+        state = {
+            "step": self.step,
+            "samples_seen": self.samples_seen,
+            "world_size": self.accelerator.num_processes,
+            "config": self.config.to_dict(),
+            "optimizer": optimizer_rest,
+            "lr_scheduler": {
+                k: v for k, v in self.lr_scheduler.state_dict().items() if isinstance(v, int | float | list)
+            },
+            "versions": {m.__name__: m.__version__ for m in (torch, diffusers, accelerate)},
+        }
+        state["lr_scheduler"].pop("lr_lambdas", None)  # functions; `get_scheduler` makes them again
+        if self.accelerator.scaler is not None:
+            state["scaler"] = self.accelerator.scaler.state_dict()
+        if self.ema is not None:
+            ema = self.ema.state_dict()
+            tensors["ema"] = {str(i): p for i, p in enumerate(ema.pop("shadow_params"))}
+            state["ema"] = ema
+        save_checkpoint(self.output_dir, self.step, tensors, state, self.config.checkpoints_total_limit)
+
+    def _resume(self) -> None:
+        folder = find_checkpoint(self.output_dir, self.config.resume_from_checkpoint)
+        if folder is None:
+            logger.warning("no whole checkpoint in %s: starting at step 0", self.output_dir)
+            return
+        tensors, state = load_checkpoint(folder)
+        if state["world_size"] != self.accelerator.num_processes:
+            logger.warning(
+                "resuming a run of %d processes with %d", state["world_size"], self.accelerator.num_processes
+            )
+        self.accelerator.unwrap_model(self.model).load_state_dict(tensors["model"])
+        restore_optimizer(self.optimizer, tensors["optimizer"], state["optimizer"])
+        self.lr_scheduler.load_state_dict({**self.lr_scheduler.state_dict(), **state["lr_scheduler"]})
+        if self.accelerator.scaler is not None and "scaler" in state:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        if self.ema is not None:
+            shadow = [tensors["ema"][str(i)] for i in range(len(tensors["ema"]))]
+            self.ema.load_state_dict({**state["ema"], "shadow_params": shadow})
+            self.ema.to(self.accelerator.device)
+        self.step, self.samples_seen = state["step"], state["samples_seen"]
+        logger.info("resumed from %s", folder)
+
+    # -- results --
+
+    def _averaged_pipeline(self) -> MagicEditPipeline:
+        """A copy of the pipeline with averaged weights and LoRA merged, for previews and for saving."""
+        model = self.accelerator.unwrap_model(self.model)
+        if self.ema is not None:
+            self.ema.store(self.parameters)
+            self.ema.copy_to(self.parameters)
+        try:
+            unet, reference_unet = copy.deepcopy(model.unet), copy.deepcopy(model.reference_unet)
+        finally:
+            if self.ema is not None:
+                self.ema.restore(self.parameters)
+        for network in (unet, reference_unet):
+            if self.config.lora_rank and getattr(network, "peft_config", None):
+                network.fuse_lora()
+                network.unload_lora()
+            network.disable_gradient_checkpointing()
+            network.eval().requires_grad_(False)
+        pipeline = MagicEditPipeline(
+            **{**self.pipeline.components, "unet": unet, "reference_unet": reference_unet},
+            **{
+                key: self.pipeline.config[key]
+                for key in ("prediction", "patch_size", "resolution", "action_units", "concat_identity",
+                            "prompt", "default_steps", "default_guidance_scale")
+            },
+        )  # fmt: skip
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    def _preview(self) -> None:
+        """A grid of fixed faces under fixed requests: source, then one column a request."""
+        if not self.accelerator.is_main_process:
+            return
+        try:
+            examples = self._open_data("validation").examples(self.config.validation_faces)
+        except DatasetError:  # no validation split: show training faces
+            examples = self.pairs.examples(self.config.validation_faces)
+        pipeline = self._averaged_pipeline()
+        rows = []
+        for example in examples:
+            requests = torch.as_tensor(
+                np.asarray(example["au_deltas"]), dtype=torch.float32
+            )  # (requests, aus)
+            edited = pipeline(
+                (example["source"][None] + 1) / 2,
+                (example["condition"][None] + 1) / 2,
+                requests,
+                num_inference_steps=min(20, self.pipeline.config.default_steps),
+                generator=torch.Generator().manual_seed(self.config.seed),
+                output_type="pt",
+            ).images.cpu()
+            row = torch.cat([(example["source"][None] + 1) / 2, edited])
+            rows.append(torch.cat(list(row), dim=-1))
+        grid = to_pixels(torch.cat(rows, dim=-2) * 2 - 1)
+        folder = self.output_dir / "previews"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(grid).save(folder / f"step-{self.step:07d}.png")
+        for tracker in self.accelerator.trackers:
+            if hasattr(tracker, "log_images"):
+                tracker.log_images({"preview": grid[None]}, step=self.step)
+
+    def _finish(self) -> None:
+        """Writes the pipeline folder with its card, and pushes both where asked."""
+        self.accelerator.wait_for_everyone()
+        if not self.accelerator.is_main_process:
+            return
+        from magicedit.train.publish import publish
+
+        publish(self._averaged_pipeline(), self.config, self.pairs, self.step, self.samples_seen)
+
+    # -- the loop --
+
+    def train(self) -> None:
+        config = self.config
+        if self.accelerator.is_main_process:
+            self.output_dir.mkdir(parents=True, exist_ok=True)
+            settings = {**config.to_dict(), "world_size": self.accelerator.num_processes}
+            (self.output_dir / "train_config.json").write_text(json.dumps(settings, indent=1))
+        batches = iter(self._loader())
+        per_step = (
+            config.train_batch_size * config.gradient_accumulation_steps * self.accelerator.num_processes
+        )
+        progress = tqdm(
+            total=config.max_train_steps,
+            initial=self.step,
+            desc="training",
+            disable=not self.accelerator.is_main_process,
+        )
+        last_time, last_step = time.perf_counter(), self.step
+        while self.step < config.max_train_steps:
+            logged = self._train_step(batches)
+            self.step += 1
+            self.samples_seen += per_step
+            progress.update()
+            if logged is None:
+                self.bad_steps += 1
+                logger.warning("step %d was not finite and changed nothing", self.step)
+                if self.bad_steps >= MAX_BAD_STEPS:
+                    raise TrainingError(
+                        f"{MAX_BAD_STEPS} steps in a row were not finite; lower --learning_rate or use bf16. "
+                        "The last checkpoint is whole."
+                    )
+            else:
+                self.bad_steps = 0
+                if self.step % config.logging_steps == 0 or self.step == config.max_train_steps:
+                    now = time.perf_counter()
+                    logged["images_per_second"] = per_step * (self.step - last_step) / (now - last_time)
+                    last_time, last_step = now, self.step
+                    self._log(logged, progress)
+            if config.checkpointing_steps and self.step % config.checkpointing_steps == 0:
+                self._save()
+            if config.validation_steps and self.step % config.validation_steps == 0:
+                self._preview()
+        progress.close()
+        if not config.checkpointing_steps or self.step % config.checkpointing_steps:
+            self._save()
+        self._finish()
+        self.accelerator.end_training()
+
+    def _log(self, values: dict[str, float], progress: tqdm) -> None:
+        self.accelerator.log(values, step=self.step)
+        if self.accelerator.is_main_process:
+            progress.set_postfix(loss=f"{values['loss']:.4f}", images_s=f"{values['images_per_second']:.1f}")
+            with (self.output_dir / "train_log.jsonl").open("a") as file:
+                file.write(
+                    json.dumps({"step": self.step, **{k: float(f"{v:.6g}") for k, v in values.items()}})
+                    + "\n"
+                )
+
+
+class _nothing:
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        return False
+
+
+def train(config: TrainConfig) -> None:
+    """Trains as `config` says and writes the pipeline folder `config.output_dir`.
+
+    Raises:
+        MagicEditError: a subclass, for data, model or settings that do not fit.
+    """
+    Run(config).train()

@@ -1,0 +1,82 @@
+"""The end of a run: the pipeline folder, its model card, and the push to a hub."""
+
+import dataclasses
+import logging
+import shlex
+from pathlib import Path
+
+import torch
+
+from magicedit.data.pairs import PairDataset
+from magicedit.hub.cards import TrainingData, model_card
+from magicedit.hub.push import push_folder
+from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
+from magicedit.train.config import TrainConfig
+
+logger = logging.getLogger(__name__)
+
+NOT_IN_COMMAND = ("output_dir", "hub_token", "resume_from_checkpoint", "report_to")
+
+
+def command_of(config: TrainConfig) -> str:
+    """The command line that sets every setting of `config` that is not the default."""
+    words = ["accelerate", "launch", "train/train.py"]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name in NOT_IN_COMMAND or value == field.default:
+            continue
+        if field.name in ("train_data_dir", "pretrained_model_name_or_path", "base_model"):
+            value = Path(value).name  # where the folder lay says nothing to others
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value).lower() \
+            if isinstance(value, bool) else str(value)  # fmt: skip
+        words += [f"--{field.name}", text]
+    return shlex.join(words)
+
+
+def publish(
+    pipeline: MagicEditPipeline, config: TrainConfig, pairs: PairDataset, step: int, samples_seen: int
+) -> None:
+    """Writes `pipeline` and its card to `config.output_dir`, and pushes both where `config.push_to_hub`.
+
+    Args:
+        pipeline: with the final (averaged, merged) weights.
+        step: optimiser steps done. samples_seen: pairs seen, counted with repetition.
+    """
+    output_dir = Path(config.output_dir)
+    dtype = getattr(torch, config.save_dtype)
+    for name in ("unet", "reference_unet"):
+        getattr(pipeline, name).to(dtype)
+    pipeline.save_pretrained(output_dir)
+
+    identities = {record.identity for record in pairs.records}
+    base = config.pretrained_model_name_or_path
+    data = TrainingData(
+        name=config.dataset_name or Path(config.train_data_dir).name,
+        photographs=len(pairs),
+        identities=len(identities),
+        license=config.data_license or "not stated",
+        citation=config.data_citation or "",
+        hub_id=config.dataset_name,
+    )
+    card = model_card(
+        config.hub_model_id or output_dir.name,
+        repo_id=config.hub_model_id,
+        data=[data],
+        data_note=f"Identities: {', '.join(sorted(identities))}." if len(identities) <= 200 else "",
+        base_model=base if base and not Path(base).is_dir() else None,
+        command=command_of(config),
+        results={"optimiser steps": step, "pairs seen": samples_seen, "seed": config.seed},
+        results_note="Training only; editing quality was not measured when this card was written.",
+        action_units=pipeline.action_units,
+        resolution=pipeline.config.resolution,
+    )
+    (output_dir / "README.md").write_text(card)
+    logger.info("wrote the pipeline folder %s", output_dir)
+    if config.push_to_hub:
+        url = push_folder(
+            output_dir,
+            config.hub_model_id or output_dir.name,
+            private=config.hub_private,
+            token=config.hub_token,
+        )
+        logger.info("pushed to %s", url)

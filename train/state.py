@@ -1,0 +1,134 @@
+"""Checkpoints that are either whole or not there, in JSON and safetensors: loading one executes no code.
+
+Layout of `checkpoint-N/`: one `NAME.safetensors` for each group of tensors, `state.json`, and, written last,
+`manifest.json` with the SHA-256 of every other file.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from magicedit.errors import TrainingError
+
+MANIFEST = "manifest.json"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file or folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def save_checkpoint(
+    output_dir: Path, step: int, tensors: dict[str, dict[str, torch.Tensor]], state: dict, limit: int | None
+) -> Path:
+    """Writes `checkpoint-{step}`; older ones are removed only after this one has been verified.
+
+    Args:
+        tensors: groups of tensors, each a file.
+        state: what JSON can hold.
+        limit: checkpoints to keep, this one included; None: all.
+
+    Raises:
+        TrainingError: where what is on the disk is not what was written.
+    """
+    output_dir.mkdir(parents=True, exist_ok=True)
+    final, temporary = output_dir / f"checkpoint-{step}", output_dir / f"tmp-{step}"
+    shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed while writing
+    temporary.mkdir()
+    for name, group in tensors.items():
+        # Contiguous copies, because safetensors refuses tensors that share memory
+        save_file(
+            {k: v.detach().cpu().contiguous().clone() for k, v in group.items()},
+            temporary / f"{name}.safetensors",
+        )
+    (temporary / "state.json").write_text(json.dumps(state, indent=1))
+    hashes = {file.name: _sha256(file) for file in sorted(temporary.iterdir())}
+    for name in hashes:
+        _sync(temporary / name)
+    (temporary / MANIFEST).write_text(json.dumps({"step": step, "sha256": hashes}, indent=1))
+    _sync(temporary / MANIFEST)
+    _sync(temporary)
+    if final.exists():  # written by an earlier run of the same folder
+        shutil.rmtree(final)
+    temporary.rename(final)
+    _sync(output_dir)
+    if not verify_checkpoint(final):
+        raise TrainingError(f"{final} does not verify after writing; is the disk full or failing?")
+    if limit is not None:
+        for old in list_checkpoints(output_dir)[limit:]:
+            shutil.rmtree(old)
+    return final
+
+
+def verify_checkpoint(folder: Path) -> bool:
+    """Whether every file that the manifest names is there, unchanged."""
+    try:
+        hashes = json.loads((folder / MANIFEST).read_text())["sha256"]
+        return all(_sha256(folder / name) == value for name, value in hashes.items())
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def list_checkpoints(output_dir: Path) -> list[Path]:
+    """Checkpoint folders, newest first, verified or not."""
+    found = [p for p in output_dir.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name)]
+    return sorted(found, key=lambda p: int(p.name.split("-")[1]), reverse=True)
+
+
+def find_checkpoint(output_dir: Path, which: str) -> Path | None:
+    """The checkpoint folder to resume from; "latest" is the newest that verifies, None where there is none.
+
+    Raises:
+        TrainingError: where a named checkpoint does not verify.
+    """
+    if which == "latest":
+        return next((p for p in list_checkpoints(output_dir) if verify_checkpoint(p)), None)
+    folder = Path(which) if Path(which).is_dir() else output_dir / which
+    if not verify_checkpoint(folder):
+        raise TrainingError(
+            f"{folder} is not a whole checkpoint: {MANIFEST} is missing or names other contents"
+        )
+    return folder
+
+
+def load_checkpoint(folder: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dict]:
+    """Tensors by group and the JSON state of a verified checkpoint."""
+    groups = {file.stem: load_file(file) for file in sorted(folder.glob("*.safetensors"))}
+    return groups, json.loads((folder / "state.json").read_text())
+
+
+def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """State of an optimiser as tensors named `index.key`, and the rest as JSON values."""
+    state = optimizer.state_dict()
+    tensors, scalars = {}, {}
+    for index, entries in state["state"].items():
+        for key, value in entries.items():
+            (tensors if isinstance(value, torch.Tensor) else scalars)[f"{index}.{key}"] = value
+    return tensors, {"scalars": scalars, "param_groups": state["param_groups"]}
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], rest: dict[str, Any]
+) -> None:
+    """The inverse of `flatten_optimizer`."""
+    state: dict[int, dict[str, Any]] = {}
+    for name, value in {**tensors, **rest["scalars"]}.items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": rest["param_groups"]})

@@ -1,0 +1,26 @@
+"""Entry point: `accelerate launch train/train.py --config mini-cpu --train_data_dir DATASET --output_dir
+RUN`."""
+
+import logging
+import sys
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parses `argv` (default: the command line) and trains; 2 on errors that the user can cause."""
+    from magicedit.errors import MagicEditError
+    from magicedit.train.config import parse_config
+
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        config = parse_config(argv)
+        from magicedit.train.loop import train
+
+        train(config)
+    except MagicEditError as error:
+        print(f"train.py: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
