@@ -6,6 +6,7 @@ The photograph is NASA's portrait of Eileen Collins, public domain, as scikit-im
 """
 
 import argparse
+import os
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--model", default="mini", help="mini (default), a pipeline folder, a hub id")
     args = parser.parse_args(argv)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in magicedit.cli
 
     photo = PIL.Image.fromarray(astronaut())
     editor = ExpressionEditor.from_pretrained(args.model)

@@ -1,7 +1,6 @@
 """What is installed, what the machine offers, and whether editing can work: `magicedit doctor`."""
 
 import importlib.metadata
-import importlib.util
 import os
 import platform
 from collections.abc import Callable
@@ -204,27 +203,29 @@ def run_mini() -> str:
 
 def insightface_packs() -> list[str]:
     """Model packs in InsightFace's own folder."""
-    root = Path(os.environ.get("INSIGHTFACE_HOME", "~/.insightface")).expanduser() / "models"
+    root = Path("~/.insightface/models").expanduser()
     return sorted(str(folder) for folder in root.glob("*") if any(folder.glob("*.onnx")))
 
 
 def check_identity() -> Check:
-    """dlib's descriptor: its files are found without importing the package, which needs pkg_resources."""
-    if (
-        importlib.util.find_spec("dlib") is None
-        or importlib.util.find_spec("face_recognition_models") is None
-    ):
+    """The descriptor behind `identity_distance`, which is None without it."""
+    from magicedit.faces.backends import dlib
+
+    if not dlib.available():
         return Check("identity descriptor", "missing", "pip install 'magicedit[evaluation]'")
     return attempt("identity descriptor", run_identity)
 
 
 def run_identity() -> str:
-    spec = importlib.util.find_spec("face_recognition_models")
-    folder = Path(spec.submodule_search_locations[0]) / "models"
-    model = folder / "dlib_face_recognition_resnet_model_v1.dat"
-    if not model.is_file():
-        raise MagicEditError(f"{model} is missing: reinstall face-recognition-models")
-    return str(model)
+    """Loads dlib's models and lets them look at an empty picture."""
+    import numpy as np
+
+    from magicedit.faces import Face
+    from magicedit.faces.backends import dlib
+
+    anywhere = np.linspace((10, 10), (50, 50), 68, dtype=np.float32)
+    dlib.descriptor(np.full((64, 64, 3), 128, np.uint8), Face((10, 10, 50, 50), anywhere, "ibug68", 1.0))
+    return f"dlib {version_of('dlib-bin') or version_of('dlib')}"
 
 
 def check_extras() -> list[Check]:

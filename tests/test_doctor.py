@@ -21,9 +21,8 @@ def test_sees_versions_devices_and_models(report):
 
     found = report.to_json()
     assert set(found) == {"healthy", "versions", "devices", "models", "extras"}
-    assert found["versions"]["torch"] == {"status": "ok", "detail": torch.__version__.split("+")[0]} or found[
-        "versions"
-    ]["torch"]["detail"].startswith(torch.__version__.split("+")[0])
+    assert found["versions"]["torch"]["status"] == "ok"
+    assert found["versions"]["torch"]["detail"].startswith(torch.__version__.split("+")[0])
     assert found["devices"]["cpu"]["status"] == "ok"
     assert ("cuda:0" in found["devices"]) == torch.cuda.is_available()
     assert found["models"]["face landmarker"]["status"] == "ok"

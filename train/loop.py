@@ -285,7 +285,7 @@ class Run:
             if part is not None:
                 part.to(device)
         self.alphas = self.pipeline.scheduler.alphas_cumprod.float().to(device)
-        self.pairs = self._open_data("train")
+        self.pairs = self._open_data("train", config.warped)
         self.latents = self._cache_latents()
         self.step = self.samples_seen = self.bad_steps = 0
         self.model, self.wrapped_optimizer = self.accelerator.prepare(self.model, self.optimizer)
@@ -316,7 +316,7 @@ class Run:
             **extra,
         )
 
-    def _open_data(self, split: str) -> PairDataset:
+    def _open_data(self, split: str, warped: float) -> PairDataset:
         folder = self.config.train_data_dir
         if folder is None:
             import huggingface_hub
@@ -327,7 +327,7 @@ class Run:
             split=split,
             resolution=self.config.resolution,
             seed=self.config.seed,
-            warped=self.config.warped,
+            warped=warped,
             augment=self.config.augment,
             au_dropout=self.config.au_dropout,
             action_units=self.pipeline.action_units,
@@ -527,8 +527,8 @@ class Run:
         if not self.accelerator.is_main_process:
             return
         try:
-            examples = self._open_data("validation").examples(self.config.validation_faces)
-        except DatasetError:  # no validation split: show training faces
+            examples = self._open_data("validation", warped=1.0).examples(self.config.validation_faces)
+        except DatasetError:  # no validation split, or other landmarks: show training faces
             examples = self.pairs.examples(self.config.validation_faces)
         pipeline = self._averaged_pipeline()
         rows = []

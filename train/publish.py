@@ -44,8 +44,8 @@ def publish(
     """
     output_dir = Path(config.output_dir)
     dtype = getattr(torch, config.save_dtype)
-    for name in ("unet", "reference_unet"):
-        getattr(pipeline, name).to(dtype)
+    for network in (pipeline.unet, pipeline.reference_unet):
+        torch.nn.Module.to(network, dtype)  # diffusers' own `to` warns at every change of precision
     pipeline.save_pretrained(output_dir)
 
     identities = {record.identity for record in pairs.records}

@@ -30,9 +30,8 @@ ROTATION = 0.15  # radians, both ways
 SCALE = (0.95, 1.15)
 SHIFT = 0.04  # of the side, both ways
 GAIN, BIAS = (0.75, 1.25), 0.15  # by channel, of values in [-1, 1]
-WORKING_SCALE = (
-    4 / 3
-)  # pictures are held larger than they are returned: turning and scaling them costs sharpness
+# Pictures are held larger than they are returned, for turning and scaling them costs sharpness.
+WORKING_SCALE = 4 / 3
 
 # Commands of warped pairs. The prototype that worked drew the same.
 SOURCE_WARPED = 0.3  # probability; else the source is the photograph itself
@@ -87,7 +86,10 @@ class PairDataset(torch.utils.data.Dataset):
 
     A sample: source, target, condition: (3, resolution, resolution) float32 in [-1, 1], the condition image
     drawn from the *target*; au_delta: (aus,) float32, target minus source in intensity steps, zero with
-    probability `au_dropout`; kind: 0 real, 1 warped; source_index, target_index: positions in `records`.
+    probability `au_dropout`; kind: 0 real, 1 warped; source_index, target_index: positions in `records`;
+    flow: (resolution, resolution, 2) float32 px, x then y, with target(p) = source(p + flow(p)), NaN where
+    that is not known: in a mouth that the warp opened, in all of a real pair, and in all of a pair whose
+    source is warped too.
 
     With probability `warped` a sample is one photograph, warped by random AUs (and in three of ten cases its
     source by others): `au_delta` is then the commanded difference, exact by construction, and both pictures
@@ -303,11 +305,14 @@ class PairDataset(torch.utils.data.Dataset):
         flow = np.zeros((size, size, 2), np.float32)
         if draw.target_command.any():
             landmarks = self._landmarks(draw.target, size)
-            flow, rows, opened = backward_flow(self._fields(draw.target), draw.target_command, landmarks, size)
+            fields = self._fields(draw.target)
+            flow, rows, opened = backward_flow(fields, draw.target_command, landmarks, size)
             flow = flow.astype(np.float32)
             flow[rows][opened > 0.5] = np.nan
         if draw.matrix is not None:
-            flow = cv2.warpAffine(flow, draw.matrix, side, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+            flow = cv2.warpAffine(
+                flow, draw.matrix, side, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
+            )
             flow = flow @ draw.matrix[:, :2].T.astype(np.float32)
         if draw.flip:
             flow = flow[:, ::-1] * np.float32([-1, 1])

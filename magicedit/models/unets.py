@@ -85,7 +85,7 @@ def unused_reference_parameters(reference_unet: UNet2DConditionModel) -> list[st
     `norm1` has received its input (26 tensors in the Stable Diffusion layout).
     """
     config = reference_unet.config
-    side = 2 ** (len(config.block_out_channels) - 1)
+    side = 2 ** len(config.block_out_channels)  # 2 at the deepest level: group norms refuse single values
     blocks = transformer_blocks(reference_unet)
     norms = {block.norm1 for block in blocks.values()}
     called_since: set[torch.nn.Module] = set()

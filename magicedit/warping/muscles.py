@@ -65,7 +65,11 @@ TISSUES: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = {
     ),
     "jaw": ((), (379, 365, 397, 288, 361, 364), (150, 136, 172, 58, 132, 135)),
     # No muscle of the table reaches these: the skull's side of the field.
-    "fixed": ((168, 6, 10), (338, 297, 332, 284, 251, 389, 356, 454, 323), (109, 67, 103, 54, 21, 162, 127, 234, 93)),
+    "fixed": (
+        (168, 6, 10),
+        (338, 297, 332, 284, 251, 389, 356, 454, 323),
+        (109, 67, 103, 54, 21, 162, 127, 234, 93),
+    ),
 }
 
 # The edge of the opening between the lips, from the corner on the subject's right to the one on the left.
@@ -99,7 +103,9 @@ class Muscle:
 MUSCLES: tuple[Muscle, ...] = (
     Muscle("AU1", "frontalis, pars medialis", (285, 336, 296), (0.00, 0.10), 0.55, ("brow", "forehead")),
     Muscle("AU1", "frontalis, pars medialis", (441, 442), (0.00, 0.03), 0.35, ("lid fold",)),
-    Muscle("AU2", "frontalis, pars lateralis", (282, 334, 293, 276), (0.02, 0.13), 0.50, ("brow", "forehead")),
+    Muscle(
+        "AU2", "frontalis, pars lateralis", (282, 334, 293, 276), (0.02, 0.13), 0.50, ("brow", "forehead")
+    ),
     Muscle("AU2", "frontalis, pars lateralis", (443, 444, 445), (0.01, 0.04), 0.30, ("lid fold",)),
     Muscle("AU4", "corrugator supercilii", (285, 336, 296, 334), (-0.07, -0.05), 0.45, ("brow", "forehead")),
     Muscle("AU4", "depressor supercilii", (285, 9), (0.00, -0.03), 0.40, ("brow", "forehead")),
@@ -110,7 +116,9 @@ MUSCLES: tuple[Muscle, ...] = (
     Muscle("AU6", "orbicularis oculi, pars orbitalis", (450, 449, 448), (-0.01, 0.05), 0.35, ("under eye",)),
     Muscle("AU6", "orbicularis oculi, pars orbitalis", (374, 373, 390), (0.00, 0.03), 0.25, ("lower lid",)),
     Muscle("AU6", "orbicularis oculi, pars orbitalis", (283, 276), (0.00, -0.02), 0.35, ("brow", "lid fold")),
-    Muscle("AU9", "levator labii superioris alaeque nasi", (429, 279, 358), (0.00, 0.10), 0.40, ("nose", "cheek")),
+    Muscle(
+        "AU9", "levator labii superioris alaeque nasi", (429, 279, 358), (0.00, 0.10), 0.40, ("nose", "cheek")
+    ),
     Muscle("AU9", "levator labii superioris alaeque nasi", (0, 267, 269), (0.01, 0.11), 0.45, ("upper lip",)),
     Muscle("AU9", "levator labii superioris alaeque nasi", (13, 311), (0.00, 0.03), 0.45, ("lower lip",)),
     Muscle("AU9", "procerus", (8, 285), (-0.01, -0.05), 0.45, ("brow", "forehead")),
@@ -124,9 +132,20 @@ MUSCLES: tuple[Muscle, ...] = (
     Muscle("AU20", "risorius", (291, 287), (0.11, -0.04), 0.60, _MOUTH_AND_CHEEK),
     Muscle("AU25", "levator labii superioris", (0, 267, 269), (0.00, 0.05), 0.38, ("upper lip",)),
     Muscle("AU25", "depressor labii inferioris", (17, 314, 405), (0.00, -0.08), 0.38, ("lower lip", "chin")),
-    Muscle("AU26", "digastric, against a relaxed masseter", (17, 314, 405), (0.00, -0.22), 0.62, ("lower lip",)),
-    Muscle("AU26", "digastric, against a relaxed masseter", (200, 152, 377, 400), (0.00, -0.18), 0.95, ("chin", "jaw")),
-    Muscle("AU26", "digastric, against a relaxed masseter", (291, 287), (-0.02, -0.07), 0.30, ("corner", "cheek")),
+    Muscle(
+        "AU26", "digastric, against a relaxed masseter", (17, 314, 405), (0.00, -0.22), 0.62, ("lower lip",)
+    ),
+    Muscle(
+        "AU26",
+        "digastric, against a relaxed masseter",
+        (200, 152, 377, 400),
+        (0.00, -0.18),
+        0.95,
+        ("chin", "jaw"),
+    ),
+    Muscle(
+        "AU26", "digastric, against a relaxed masseter", (291, 287), (-0.02, -0.07), 0.30, ("corner", "cheek")
+    ),
     Muscle("AU26", "orbicularis oris", (0, 267), (0.00, -0.01), 0.35, ("upper lip",)),
 )
 
@@ -201,7 +220,9 @@ def landmark_displacements(landmarks: np.ndarray, names: Sequence[str] = NAMES) 
         ids = _ids(muscle.tissues)
         left = _reach(points[ids], points[list(muscle.insertion)], muscle.radius)
         right = _reach(points[ids], points[[mirror[i] for i in muscle.insertion]], muscle.radius)
-        share = 1 / np.maximum(1, left + right)  # where both sides reach, they share the skin instead of adding up
+        share = 1 / np.maximum(
+            1, left + right
+        )  # where both sides reach, they share the skin instead of adding up
         outward, upward = muscle.pull
         moves[ids, list(names).index(muscle.action_unit)] += np.stack(
             [outward * (left - right) * share, -upward * (left + right) * share], -1
@@ -246,7 +267,9 @@ def displacement_fields(
         places = frame.to_face(np.concatenate([landmarks[ids], anchors]))
         values = np.concatenate([np.stack([moves[i] for i in ids]), np.zeros((len(anchors), len(names), 2))])
         # Smoothing evens out jitter of landmarks that almost coincide, far below what can be seen.
-        spline = RBFInterpolator(places, values.reshape(len(places), -1), kernel="thin_plate_spline", smoothing=1e-3)
+        spline = RBFInterpolator(
+            places, values.reshape(len(places), -1), kernel="thin_plate_spline", smoothing=1e-3
+        )
         sheets.append(spline(grid).reshape(steps, steps, len(names), 2))
     fields = np.concatenate(sheets, -1)  # (height/stride, width/stride, aus, 4)
     return np.ascontiguousarray(fields.transpose(2, 0, 1, 3), np.float32)

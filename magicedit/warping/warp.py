@@ -1,12 +1,9 @@
 """Applying displacement fields to photographs and landmarks."""
 
-from collections.abc import Sequence
-
 import cv2
 import numpy as np
 
-from magicedit.action_units import NAMES
-from magicedit.warping.muscles import LOWER_LIP_EDGE, TISSUES, UPPER_LIP_EDGE, FaceFrame, face_frame
+from magicedit.warping.muscles import LOWER_LIP_EDGE, TISSUES, UPPER_LIP_EDGE, face_frame
 
 _LOWER_SHEET = [i for tissue in ("lower lip", "chin", "jaw") for row in TISSUES[tissue] for i in row]
 _INVERSIONS = 5  # fixed-point steps; the residual falls by the field's steepest slope (below 0.7) each time
@@ -32,7 +29,9 @@ def backward_flow(
     return backward, rows, opened
 
 
-def warp_photo(pixels: np.ndarray, fields: np.ndarray, au_vector: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+def warp_photo(
+    pixels: np.ndarray, fields: np.ndarray, au_vector: np.ndarray, landmarks: np.ndarray
+) -> np.ndarray:
     """Move the skin of a face crop by a change of AUs.
 
     pixels (size, size, 3) uint8 RGB; fields: of the same crop, from `displacement_fields`; au_vector (aus,): change
@@ -48,7 +47,11 @@ def warp_photo(pixels: np.ndarray, fields: np.ndarray, au_vector: np.ndarray, la
     backward, rows, opened = backward_flow(fields, au_vector, landmarks, size)
     x, y = _pixel_grid(size)
     warped = cv2.remap(
-        pixels, backward[..., 0] + x, backward[..., 1] + y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
+        pixels,
+        backward[..., 0] + x,
+        backward[..., 1] + y,
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REFLECT_101,
     )
     if opened.any():
         band = warped[rows]
@@ -56,7 +59,9 @@ def warp_photo(pixels: np.ndarray, fields: np.ndarray, au_vector: np.ndarray, la
     return warped
 
 
-def warp_landmarks(landmarks: np.ndarray, fields: np.ndarray, au_vector: np.ndarray, stride: int = 4) -> np.ndarray:
+def warp_landmarks(
+    landmarks: np.ndarray, fields: np.ndarray, au_vector: np.ndarray, stride: int = 4
+) -> np.ndarray:
     """Where the change that `warp_photo` makes takes landmarks (478, 2) px; float32. stride: the fields', in px."""
     landmarks = np.asarray(landmarks, np.float32)
     forward = _combine(fields, au_vector)
@@ -66,7 +71,12 @@ def warp_landmarks(landmarks: np.ndarray, fields: np.ndarray, au_vector: np.ndar
 
 
 def _stride(fields: np.ndarray, size: int) -> int:
-    if fields.ndim != 4 or fields.shape[-1] != 4 or size % fields.shape[1] or fields.shape[1] != fields.shape[2]:
+    if (
+        fields.ndim != 4
+        or fields.shape[-1] != 4
+        or size % fields.shape[1]
+        or fields.shape[1] != fields.shape[2]
+    ):
         raise ValueError(
             f"fields must have shape (aus, {size}/stride, {size}/stride, 4) for a crop of {size} px, got {fields.shape}"
         )
@@ -77,7 +87,9 @@ def _combine(fields: np.ndarray, au_vector: np.ndarray) -> np.ndarray:
     """The forward displacement of an AU vector (aus,), px; both sheets, shape (rows, columns, 4)."""
     au_vector = np.asarray(au_vector, np.float32)
     if au_vector.shape != fields.shape[:1]:
-        raise ValueError(f"au_vector must have shape {fields.shape[:1]}, as the fields, got {au_vector.shape}")
+        raise ValueError(
+            f"au_vector must have shape {fields.shape[:1]}, as the fields, got {au_vector.shape}"
+        )
     return np.tensordot(au_vector / 5, fields, 1)
 
 
@@ -90,14 +102,22 @@ def _invert(forward: np.ndarray, stride: int) -> np.ndarray:
         flow = -sheet
         for _ in range(_INVERSIONS):
             at = flow / stride
-            flow = -cv2.remap(sheet, at[..., 0] + x, at[..., 1] + y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            flow = -cv2.remap(
+                sheet, at[..., 0] + x, at[..., 1] + y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+            )
         sheets.append(flow)
     return np.concatenate(sheets, -1)
 
 
 def _move(points: np.ndarray, forward: np.ndarray, stride: int) -> np.ndarray:
     at = ((points + 0.5) / stride - 0.5).astype(np.float32)[None]
-    moves = cv2.remap(np.ascontiguousarray(forward), at[..., 0], at[..., 1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    moves = cv2.remap(
+        np.ascontiguousarray(forward),
+        at[..., 0],
+        at[..., 1],
+        cv2.INTER_CUBIC,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
     return (points + moves[0]).astype(np.float32)
 
 
@@ -126,7 +146,10 @@ def _mouth(
     x, y = _pixel_grid(size)
     axis_x, axis_y = (frame.rotation / frame.interocular).astype(np.float32)
     px, py = x - np.float32(frame.origin[0]), y[rows] - np.float32(frame.origin[1])
-    across, down = px * axis_x[0] + py * axis_x[1], px * axis_y[0] + py * axis_y[1]  # (rows, size) interocular
+    across, down = (
+        px * axis_x[0] + py * axis_x[1],
+        px * axis_y[0] + py * axis_y[1],
+    )  # (rows, size) interocular
     pixel = 1 / frame.interocular
     top, bottom = (_height_along(across, frame.to_face(edge)) for edge in moved)
     shown = [_height_along(frame.to_face(moved[0])[:, 0], frame.to_face(edge)) for edge in edges]
@@ -134,11 +157,17 @@ def _mouth(
     shown = np.interp(across, frame.to_face(moved[0])[:, 0], np.maximum(shown[1] - shown[0], 0))
     middle, gap = (top + bottom) / 2, np.maximum(bottom - top, pixel)
     top = middle - gap / 2  # lips that would pass through each other meet half-way
-    kept = np.where(gap > shown, np.minimum(shown, gap - pixel), 0)  # of an opening mouth's inside, with the teeth
+    kept = np.where(
+        gap > shown, np.minimum(shown, gap - pixel), 0
+    )  # of an opening mouth's inside, with the teeth
     depth = down - top
     below = np.clip((depth - kept) / (gap - kept), 0, 1)
     soft = max(pixel, 0.015)
-    opened = np.clip((depth - kept) / soft, 0, 1) * np.clip((gap - depth) / soft, 0, 1) * (gap > shown + 1.5 * pixel)
+    opened = (
+        np.clip((depth - kept) / soft, 0, 1)
+        * np.clip((gap - depth) / soft, 0, 1)
+        * (gap > shown + 1.5 * pixel)
+    )
     return rows, below.astype(np.float32), opened.astype(np.float32)
 
 
@@ -149,5 +178,9 @@ def _height_along(across: np.ndarray, edge: np.ndarray) -> np.ndarray:
 
 def _inside_colour(pixels: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     """A dark red that fits the photograph's light: a fifth of the lips' median colour."""
-    at = np.rint(np.asarray(landmarks)[[*UPPER_LIP_EDGE, *LOWER_LIP_EDGE]]).astype(int).clip(0, len(pixels) - 1)
+    at = (
+        np.rint(np.asarray(landmarks)[[*UPPER_LIP_EDGE, *LOWER_LIP_EDGE]])
+        .astype(int)
+        .clip(0, len(pixels) - 1)
+    )
     return (np.median(pixels[at[:, 1], at[:, 0]], axis=0) * (0.26, 0.17, 0.17)).astype(np.float32)

@@ -2,6 +2,7 @@ import json
 import pickle
 import shutil
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -16,7 +17,7 @@ PICTURES = ("source", "target", "condition")
 
 def same(a, b):
     assert a.keys() == b.keys()
-    return all(torch.equal(torch.as_tensor(a[key]), torch.as_tensor(b[key])) for key in a)
+    return all(np.array_equal(a[key], b[key], equal_nan=True) for key in a)
 
 
 def open_pairs(folder, **settings):
@@ -85,6 +86,35 @@ def test_warped_pairs_are_one_photograph_and_the_difference_of_the_commands(data
         asked = np.abs(draw.au_delta).max()
         equal = torch.equal(sample["source"], sample["target"])
         assert equal if asked == 0 else (not equal or asked < 0.5)  # less may move no pixel
+
+
+def test_the_flow_says_where_a_warped_target_was_read_in_its_source(dataset):
+    """target(p) = source(p + flow(p)), turned, mirrored or plain; NaN where nobody knows."""
+    x, y = np.meshgrid(np.arange(64, dtype=np.float32), np.arange(64, dtype=np.float32))
+    for augment in (False, True):
+        pairs = open_pairs(dataset, warped=0.8, augment=augment)
+        checked = set()
+        for n in range(60):
+            draw, sample = pairs.pair(n), pairs[n]
+            flow = sample["flow"].numpy()
+            known = np.isfinite(flow).all(-1)
+            if not draw.warped or draw.source_command.any():
+                assert not known.any()
+                continue
+            if not np.abs(draw.target_command).max() > 2:
+                continue
+            at = np.nan_to_num(np.stack([x, y], -1) + flow)
+            source, target = (to_pixels(sample[name]).astype(np.float32) for name in ("source", "target"))
+            moved = cv2.remap(
+                source, at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
+            )
+            # What is left: source and target were interpolated on their own. The border is reflected.
+            inside = known & (np.abs(at - 31.5).max(-1) < 26)
+            error, without = (np.abs(p - target)[inside].mean() for p in (moved, source))
+            if without > 2:  # grey levels: something moved that can be seen
+                assert error < 0.5 * without
+                checked.add(draw.flip)
+        assert checked == ({True, False} if augment else {False})
 
 
 def test_a_warped_target_measures_as_commanded(photographs, backend, tmp_path):

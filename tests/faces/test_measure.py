@@ -39,7 +39,8 @@ def test_a_blendshape_moves_its_unit_alone(unit: str):
 def test_lips_part_by_their_gap():
     scores = dict.fromkeys(BLENDSHAPES, 0.0)
     intensities = [
-        blendshapes_to_action_units(scores, landmarks_with_gap(gap))["AU25"] for gap in (0, 0.015, 0.1, 0.2, 0.3, 0.9)
+        blendshapes_to_action_units(scores, landmarks_with_gap(gap))["AU25"]
+        for gap in (0, 0.015, 0.1, 0.2, 0.3, 0.9)
     ]
     assert intensities[:2] == pytest.approx([0.0, 0.0], abs=1e-4)
     assert intensities[2] == pytest.approx(5 * (0.1 - 0.015) / (0.30 - 0.015), abs=1e-4)
@@ -61,10 +62,12 @@ def rotation(axis: int, degrees: float) -> np.ndarray:
     return matrix
 
 
-@pytest.mark.parametrize(("yaw", "pitch", "roll"), [(30, 0, 0), (0, 20, 0), (0, 0, 40), (-25, 15, -10), (50, -30, 20)])
+@pytest.mark.parametrize(
+    ("yaw", "pitch", "roll"), [(30, 0, 0), (0, 20, 0), (0, 0, 40), (-25, 15, -10), (50, -30, 20)]
+)
 def test_pose_of_known_rotations(yaw: float, pitch: float, roll: float):
-    # x right, y up, z to the viewer: to turn right is a positive turn about y; to look up and to tilt clockwise
-    # are negative ones about x and z
+    # x right, y up, z to the viewer: turning right is a positive turn about y, looking up and tilting
+    # clockwise are negative ones about x and z
     matrix = rotation(1, yaw) @ rotation(0, -pitch) @ rotation(2, -roll)
     pose = pose_of(matrix)
     assert (pose.yaw, pose.pitch, pose.roll) == pytest.approx((yaw, pitch, roll), abs=1e-6)

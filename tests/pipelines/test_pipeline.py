@@ -71,7 +71,7 @@ def pipeline_tokenizer(folder):
     return CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer")
 
 
-# --- What a call gives -----------------------------------------------------------------------------------------------
+# --- What a call gives --------------------------------------------------------------------------------------
 
 
 def test_aus_identity_condition_and_seed_all_matter(patch_pipeline):
@@ -266,7 +266,7 @@ def test_without_the_au_layer_aus_change_nothing():
     )
 
 
-# --- Saving and loading ----------------------------------------------------------------------------------------------
+# --- Saving and loading -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["patch", "sd"])
@@ -410,7 +410,7 @@ def test_scheduler_override_and_dtype(patch_pipeline, tmp_path):
         MagicEditPipeline.from_pretrained(tmp_path, bogus=1)
 
 
-# --- With the libraries around it ------------------------------------------------------------------------------------
+# --- With the libraries around it ---------------------------------------------------------------------------
 
 
 def test_lora_weights_load_and_act(sd_pipeline, tmp_path):

@@ -72,8 +72,7 @@ class InsightFaceBackend:
         if "recognition" in self._analysis.models and not self._analysis.det_model.use_kps:
             raise ModelError(
                 f"the detector in {folder} finds no keypoints, by which the recognition model aligns its "
-                "crops; 
-                "use a detector with keypoints, or remove the recognition model"
+                "crops; use a detector with keypoints, or remove the recognition model"
             )
         self._analysis.prepare(ctx_id=0, det_thresh=threshold, det_size=(detection_size, detection_size))
         self.folder = folder

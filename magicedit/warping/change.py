@@ -1,0 +1,158 @@
+"""Carrying a model's edit of a small crop to the full-resolution photograph.
+
+An upsampled difference image leaves ghosts of lips and brows at their old place. Moving the photograph's own pixels
+by the upsampled flow does not, and keeps their resolution (the flow upsampling of Yeh et al. 2016, arXiv:1611.09961);
+what the photograph does not have (teeth, say) is painted through a mask.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+if TYPE_CHECKING:
+    from magicedit.faces import Alignment
+
+# Colour difference (of 1, mean over channels) that movement leaves unexplained: below the first nothing is painted,
+# above the second all is. JPEG noise and interpolation stay below the first.
+UNEXPLAINED = (0.04, 0.12)
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """What an edit does to a square crop: `(1 - mask) * crop(p + flow(p)) + mask * paint(p)`.
+
+    flow: (size, size, 2) float32, x then y, in pixels of the crop. mask: (size, size) float32, 0..1.
+    paint: (size, size, 3) float32, RGB in 0..1.
+    """
+
+    flow: np.ndarray
+    mask: np.ndarray
+    paint: np.ndarray
+
+    def __post_init__(self) -> None:
+        size = len(self.mask)
+        for name, shape in (("flow", (size, size, 2)), ("mask", (size, size)), ("paint", (size, size, 3))):
+            if getattr(self, name).shape != shape:
+                raise ValueError(f"{name} must have shape {shape}, got {getattr(self, name).shape}")
+
+
+def estimate_change(source: np.ndarray, edited: np.ndarray) -> Change:
+    """The change between two crops, for models that predict pixels: dense optical flow, and paint where it fails.
+
+    source, edited: (size, size, 3) uint8 RGB. The flow is DIS optical flow (Kroeger et al. 2016, arXiv:1603.03590);
+    the mask opens where moving the source leaves a colour difference, see UNEXPLAINED. Equal crops give a zero
+    change.
+    """
+    for name, crop in (("source", source), ("edited", edited)):
+        if crop.dtype != np.uint8 or crop.ndim != 3 or crop.shape != source.shape or crop.shape[2] != 3:
+            raise ValueError(f"{name} must be uint8 {source.shape[:2]} x 3, got {crop.dtype} {crop.shape}")
+    paint = edited.astype(np.float32) / 255
+    size = len(source)
+    if np.array_equal(source, edited):
+        return Change(np.zeros((size, size, 2), np.float32), np.zeros((size, size), np.float32), paint)
+    grey = [cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY) for crop in (edited, source)]
+    estimator = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    estimator.setFinestScale(0)
+    flow = estimator.calc(*grey, None)  # (size, size, 2): edited(p) is source(p + flow)
+    moved = _read(source.astype(np.float32) / 255, flow, cv2.INTER_LINEAR)
+    unexplained = np.abs(moved - paint).mean(-1)
+    low, high = UNEXPLAINED
+    mask = np.clip((unexplained - low) / (high - low), 0, 1)
+    mask = cv2.GaussianBlur(cv2.dilate(mask, np.ones((3, 3), np.uint8)), (0, 0), 1.0)
+    return Change(flow.astype(np.float32), mask.astype(np.float32), paint)
+
+
+def carry_change(
+    pixels: np.ndarray, alignment: "Alignment", change: Change, region: np.ndarray
+) -> np.ndarray:
+    """Does to the photograph what `change` does to its crop.
+
+    Args:
+        pixels: the photograph, (height, width, 3) uint8 RGB.
+        alignment: of the crop, of the change's size.
+        region: (size, size) float32, 0..1, in the crop: how much of the change happens where. Flow and mask fade
+            with it, so that no seam and no double image arises.
+
+    Returns:
+        a new photograph; where the region is 0 it equals `pixels` to the byte, and only the rectangle around the
+        region is computed.
+
+    Raises:
+        ValueError: where sizes differ.
+    """
+    size = alignment.size
+    if region.shape != (size, size) or change.mask.shape != (size, size):
+        raise ValueError(
+            f"change and region must have the alignment's size {size}, got {change.mask.shape} and {region.shape}"
+        )
+    result = pixels.copy()
+    window = _window(region, alignment, pixels.shape)
+    if window is None:
+        return result
+    x0, y0, x1, y1 = window
+    width, height = x1 - x0, y1 - y0
+
+    # 1. Upsample the change to the photograph: its pixel p lies at matrix (p, 1) of the crop
+    to_crop = alignment.matrix.copy()
+    to_crop[:, 2] += to_crop[:, :2] @ (x0, y0)
+
+    def upsample(values: np.ndarray, interpolation: int) -> np.ndarray:
+        return cv2.warpAffine(
+            np.ascontiguousarray(values, np.float32),
+            to_crop,
+            (width, height),
+            flags=interpolation | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_CONSTANT,
+        )
+
+    weight = np.clip(upsample(region, cv2.INTER_LINEAR), 0, 1)  # (height, width)
+    mask = np.clip(upsample(change.mask, cv2.INTER_LINEAR), 0, 1) * weight
+    to_photo = np.linalg.inv(alignment.matrix[:, :2]).astype(np.float32)
+    flow = upsample(change.flow, cv2.INTER_CUBIC) @ to_photo.T * weight[..., None]  # photograph pixels
+
+    # 2. Move the photograph's own pixels, from as far around the rectangle as the flow reaches
+    reach = int(np.ceil(np.abs(flow).max(initial=0))) + 4
+    left, top = max(x0 - reach, 0), max(y0 - reach, 0)
+    around = pixels[top : y1 + reach, left : x1 + reach]
+    moved = _read(around, flow, cv2.INTER_CUBIC, (x0 - left, y0 - top))  # (height, width, 3) uint8
+
+    # 3. Paint what it does not have
+    painted = mask > 0
+    if painted.any():
+        paint = np.clip(upsample(change.paint, cv2.INTER_CUBIC), 0, 1) * 255
+        blended = moved + mask[..., None] * (paint - moved)
+        moved = np.where(painted[..., None], np.rint(blended).astype(np.uint8), moved)
+
+    inside = weight > 0
+    result[y0:y1, x0:x1][inside] = moved[inside]
+    return result
+
+
+def _window(
+    region: np.ndarray, alignment: "Alignment", shape: tuple[int, ...]
+) -> tuple[int, int, int, int] | None:
+    """x0, y0, x1, y1 of the photograph that may show the region; None where nothing does."""
+    rows, columns = np.nonzero(region > 0)
+    if not len(rows):
+        return None
+    x0, x1, y0, y1 = columns.min() - 1, columns.max() + 1, rows.min() - 1, rows.max() + 1
+    corners = np.array([(x0, y0), (x1, y0), (x0, y1), (x1, y1)], float)
+    inverse = alignment.inverse()
+    corners = corners @ inverse[:, :2].T + inverse[:, 2]
+    low = np.floor(corners.min(0)).astype(int).clip(0, (shape[1], shape[0]))
+    high = (np.ceil(corners.max(0)).astype(int) + 1).clip(0, (shape[1], shape[0]))
+    return (int(low[0]), int(low[1]), int(high[0]), int(high[1])) if (high > low).all() else None
+
+
+def _read(
+    pixels: np.ndarray, flow: np.ndarray, interpolation: int, offset: tuple[int, int] = (0, 0)
+) -> np.ndarray:
+    """`pixels` read at every place of `flow`'s grid, which starts at `offset`, plus the flow."""
+    height, width = flow.shape[:2]
+    x = np.arange(width, dtype=np.float32) + offset[0] + flow[..., 0]
+    y = np.arange(height, dtype=np.float32)[:, None] + offset[1] + flow[..., 1]
+    return cv2.remap(
+        pixels, x.astype(np.float32), y.astype(np.float32), interpolation, borderMode=cv2.BORDER_REFLECT_101
+    )

@@ -1,0 +1,79 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from magicedit.errors import TrainingError
+from magicedit.train import config as config_module
+from magicedit.train.config import TrainConfig, parse_config
+
+RECIPES = sorted(p.stem for p in (Path(config_module.__file__).parent / "configs").glob("*.yaml"))
+
+
+def test_flags_win_over_yaml_over_defaults(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump({"seed": 3, "learning_rate": 2e-4, "block_out_channels": [8, 16]}))
+    config = parse_config(["--config", str(file), "--seed", "5", "--train_data_dir", "data"])
+    assert config.seed == 5
+    assert config.learning_rate == 2e-4
+    assert config.block_out_channels == (8, 16)
+    assert config.au_dropout == 0.1
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_are_valid(name):
+    recipe = parse_config(["--config", name, "--train_data_dir", "data"])
+    assert recipe != TrainConfig(train_data_dir="data")
+
+
+def test_there_are_recipes():
+    assert {"mini-cpu", "sd15", "sd15-lora"} <= set(RECIPES)
+
+
+def test_unknown_settings_of_a_file_are_named(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("learning_rte: 1\n")
+    with pytest.raises(TrainingError, match="learning_rte"):
+        parse_config(["--config", str(file), "--train_data_dir", "data"])
+
+
+def test_unknown_flags_end_the_program(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_config(["--train_data_dir", "data", "--learning_rte", "1"])
+    assert stop.value.code == 2
+    assert "learning_rte" in capsys.readouterr().err
+
+
+def test_an_unknown_recipe_says_which_there_are():
+    with pytest.raises(TrainingError, match="mini-cpu"):
+        parse_config(["--config", "maxi", "--train_data_dir", "data"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--au_dropout", "1.5"], "au_dropout must be between 0 and 1"),
+        (["--max_train_steps", "many"], "max_train_steps must be of type int"),
+        (["--max_train_steps", "0"], "max_train_steps must be at least 1"),
+        (["--max_train_steps", "2.5"], "max_train_steps must be of type int"),
+        (["--learning_rate", "-1"], "learning_rate must be above 0"),
+        (["--augment", "perhaps"], "augment must be of type bool"),
+        (["--mixed_precision", "fp8"], "mixed_precision"),
+        (["--dataset_name", "owner/data"], "either --train_data_dir"),
+    ],
+)
+def test_values_that_do_not_fit(flags, message):
+    with pytest.raises(TrainingError, match=message):
+        parse_config(["--train_data_dir", "data", *flags])
+
+
+def test_none_and_booleans():
+    base = ["--train_data_dir", "data"]
+    assert parse_config([*base, "--snr_gamma", "none"]).snr_gamma is None
+    assert parse_config([*base, "--snr_gamma", "3"]).snr_gamma == 3.0
+    assert parse_config([*base, "--use_ema"]).use_ema is True
+    assert parse_config([*base, "--use_ema", "false"]).use_ema is False
+    assert parse_config([*base, "--no_cache_latents"]).cache_latents is False
+    assert parse_config([*base, "--resume_from_checkpoint", "none"]).resume_from_checkpoint is None
+    with pytest.raises(TrainingError, match="seed"):
+        parse_config([*base, "--seed", "none"])

@@ -1,0 +1,103 @@
+import json
+
+import pytest
+import torch
+
+from magicedit.errors import TrainingError
+from magicedit.train.state import (
+    find_checkpoint,
+    flatten_optimizer,
+    list_checkpoints,
+    load_checkpoint,
+    restore_optimizer,
+    save_checkpoint,
+    verify_checkpoint,
+)
+
+
+def save(folder, step, limit=None, value=None):
+    tensors = {"model": {"weight": torch.full((3, 2), float(step if value is None else value))}}
+    return save_checkpoint(folder, step, tensors, {"step": step}, limit)
+
+
+def test_round_trip(tmp_path):
+    folder = save(tmp_path, 5)
+    tensors, state = load_checkpoint(folder)
+    assert state == {"step": 5}
+    assert torch.equal(tensors["model"]["weight"], torch.full((3, 2), 5.0))
+
+
+@pytest.mark.parametrize(
+    "damage", ["truncated", "flipped", "missing file", "missing manifest", "torn manifest"]
+)
+def test_latest_is_the_newest_that_verifies(tmp_path, damage):
+    good, bad = save(tmp_path, 5), save(tmp_path, 10)
+    weights, manifest = bad / "model.safetensors", bad / "manifest.json"
+    content = weights.read_bytes()
+    match damage:
+        case "truncated":
+            weights.write_bytes(content[:-1])
+        case "flipped":
+            weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        case "missing file":
+            weights.unlink()
+        case "missing manifest":
+            manifest.unlink()
+        case "torn manifest":
+            manifest.write_text(manifest.read_text()[:20])
+    assert not verify_checkpoint(bad)
+    assert find_checkpoint(tmp_path, "latest") == good
+    with pytest.raises(TrainingError, match="not a whole checkpoint"):
+        find_checkpoint(tmp_path, "checkpoint-10")
+
+
+def test_half_written_folders_are_not_checkpoints(tmp_path):
+    (tmp_path / "tmp-20").mkdir()
+    (tmp_path / "tmp-20" / "model.safetensors").write_bytes(b"half")
+    assert find_checkpoint(tmp_path, "latest") is None
+    save(tmp_path, 20)
+    assert find_checkpoint(tmp_path, "latest").name == "checkpoint-20"
+    assert not (tmp_path / "tmp-20").exists()
+
+
+def test_old_ones_go_only_after_the_new_one_is_whole(tmp_path):
+    for step in (1, 2, 3):
+        save(tmp_path, step, limit=2)
+    assert [p.name for p in list_checkpoints(tmp_path)] == ["checkpoint-3", "checkpoint-2"]
+    with pytest.raises(TypeError):  # what JSON cannot hold stops the writing half-way
+        save_checkpoint(tmp_path, 4, {"model": {"weight": torch.zeros(1)}}, {"step": object()}, 1)
+    assert [p.name for p in list_checkpoints(tmp_path)] == ["checkpoint-3", "checkpoint-2"]
+
+
+def test_a_step_may_be_written_again(tmp_path):
+    save(tmp_path, 3, value=1)
+    folder = save(tmp_path, 3, value=2)
+    assert load_checkpoint(folder)[0]["model"]["weight"].unique().tolist() == [2.0]
+
+
+def test_optimizer_round_trip_continues_bit_equal(tmp_path):
+    def make():
+        torch.manual_seed(0)
+        model = torch.nn.Linear(4, 4)
+        return model, torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.1)
+
+    def step(model, optimizer, k):
+        optimizer.zero_grad()
+        model(torch.full((2, 4), float(k + 1))).pow(2).sum().backward()
+        optimizer.step()
+
+    model, optimizer = make()
+    for k in range(3):
+        step(model, optimizer, k)
+    tensors, rest = flatten_optimizer(optimizer)
+    folder = save_checkpoint(
+        tmp_path, 3, {"optimizer": tensors, "model": model.state_dict()}, {"rest": rest}, None
+    )
+    loaded, state = load_checkpoint(folder)
+    other, other_optimizer = make()
+    other.load_state_dict(loaded["model"])
+    restore_optimizer(other_optimizer, loaded["optimizer"], json.loads(json.dumps(state["rest"])))
+    for k in range(3, 6):
+        step(model, optimizer, k)
+        step(other, other_optimizer, k)
+    assert torch.equal(model.weight, other.weight)

@@ -1,0 +1,263 @@
+"""Real training runs, each of seconds, on tiny models."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_models import tiny_stable_diffusion
+
+from magicedit.errors import MagicEditError, ModelError, TrainingError
+from magicedit.models import load_pipeline
+from magicedit.train import loop
+from magicedit.train.config import parse_config
+from magicedit.train.loop import Run, train
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+ENTRY = str(REPOSITORY / "train" / "train.py")
+
+
+def environment(**extra):
+    return os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"} | extra
+
+
+def weights(folder):
+    return load_file(folder / "unet" / "diffusion_pytorch_model.safetensors") | {
+        f"reference.{k}": v
+        for k, v in load_file(folder / "reference_unet" / "diffusion_pytorch_model.safetensors").items()
+    }
+
+
+def assert_same_weights(first, second):
+    first, second = weights(first), weights(second)
+    assert first.keys() == second.keys()
+    different = [name for name in first if not torch.equal(first[name], second[name])]
+    assert not different
+
+
+def log(folder):
+    return [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
+
+
+def test_a_run_ends_in_a_pipeline_with_a_card(tiny_flags, tmp_path):
+    train(parse_config(tiny_flags(tmp_path, "--max_train_steps", "3", "--validation_steps", "2")))
+    pipeline = load_pipeline(tmp_path, device="cpu")
+    assert pipeline.config.prediction == "flow_mask_paint"
+    card = (tmp_path / "README.md").read_text()
+    assert "--block_out_channels 16,32" in card
+    assert "ann" in card
+    assert "bob" not in card.split("Identities:")[1].splitlines()[0]  # held out
+    assert [p.name for p in (tmp_path / "previews").iterdir()] == ["step-0000002.png"]
+    assert [line["step"] for line in log(tmp_path)] == [1, 2, 3]
+    assert all(line["images_per_second"] > 0 for line in log(tmp_path))
+
+
+def test_training_learns(tiny_flags, tmp_path):
+    """Warped pairs of one photograph: the first things learned are to copy, then to move."""
+    steps = ("--max_train_steps", "40", "--checkpointing_steps", "0", "--warped", "1", "--no_augment")
+    train(parse_config(tiny_flags(tmp_path, *steps)))
+    losses = [line["pixels"] for line in log(tmp_path)]
+    assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
+
+
+def run_killed(flags, folder, after_step):
+    """Starts the entry point and kills it, without warning, once the log shows `after_step`."""
+    process = subprocess.Popen(
+        [sys.executable, ENTRY, *flags],
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline and process.poll() is None:
+        file = folder / "train_log.jsonl"
+        if file.exists() and len(file.read_text().splitlines()) >= after_step:
+            break
+        time.sleep(0.02)
+    assert process.poll() is None, "the run ended before it could be killed"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def test_a_killed_and_resumed_run_ends_bit_equal(tiny_flags, tmp_path):
+    steps = ("--max_train_steps", "40", "--checkpointing_steps", "3", "--gradient_accumulation_steps", "2",
+             "--lr_scheduler", "cosine")  # fmt: skip
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    subprocess.run([sys.executable, ENTRY, *tiny_flags(straight, *steps)], env=environment(), check=True)
+    run_killed(tiny_flags(killed, *steps), killed, after_step=8)
+    assert not (killed / "model_index.json").exists()
+    subprocess.run(
+        [sys.executable, ENTRY, *tiny_flags(killed, *steps, "--resume_from_checkpoint", "latest")],
+        env=environment(),
+        check=True,
+    )
+    assert_same_weights(straight, killed)
+
+
+def test_two_processes_train_and_save(tiny_flags, tmp_path):
+    flags = tiny_flags(tmp_path, "--max_train_steps", "3", "--train_batch_size", "1")
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc_per_node=2",
+            ENTRY,
+            *flags,
+        ],
+        env=environment(ACCELERATE_USE_CPU="true"),
+        check=True,
+        timeout=180,
+    )
+    assert json.loads((tmp_path / "train_config.json").read_text())["world_size"] == 2
+    state = json.loads((tmp_path / "checkpoint-3" / "state.json").read_text())
+    assert state["world_size"] == 2
+    assert state["samples_seen"] == 3 * 2
+    assert torch.isfinite(torch.stack([w.float().abs().max() for w in weights(tmp_path).values()])).all()
+
+
+def test_two_processes_see_what_one_sees():
+    def order(rank, world_size, batch_size):
+        return list(loop.SampleOrder(2, 4, 2, batch_size, rank, world_size))
+
+    together = sorted(order(0, 2, 3) + order(1, 2, 3))
+    assert together == sorted(order(0, 1, 6)) == list(range(24, 48))
+    assert not set(order(0, 2, 3)) & set(order(1, 2, 3))
+
+
+def test_non_finite_steps_change_nothing(tiny_flags, tmp_path, monkeypatch):
+    run = Run(parse_config(tiny_flags(tmp_path, "--max_train_steps", "8")))
+    objective = loop.composed_objective
+    calls = iter(range(100))
+
+    def sometimes_infinite(*args, **kwargs):
+        result = objective(*args, **kwargs)
+        factor = float("nan") if next(calls) in (2, 3) else 1.0
+        return type(result)(result.total * factor, result.pixels, result.flow, result.mask)
+
+    monkeypatch.setattr(loop, "composed_objective", sometimes_infinite)
+    batches = iter(run._loader())
+    for step in range(6):
+        before = [p.detach().clone() for p in run.parameters]
+        averages = [p.clone() for p in run.ema.shadow_params]
+        logged = run._train_step(batches)
+        same = all(torch.equal(a, b) for a, b in zip(before, run.parameters, strict=True))
+        same_average = all(torch.equal(a, b) for a, b in zip(averages, run.ema.shadow_params, strict=True))
+        assert (logged is None) == same == same_average == (step in (2, 3))
+
+
+def test_a_run_that_stays_non_finite_is_given_up(tiny_flags, tmp_path):
+    flags = tiny_flags(
+        tmp_path, "--max_train_steps", "50", "--learning_rate", "1e20", "--checkpointing_steps", "0"
+    )
+    with pytest.raises(TrainingError, match="not finite"):
+        train(parse_config(flags))
+    assert not (tmp_path / "model_index.json").exists()
+
+
+@pytest.fixture(scope="module")
+def sd_folder(tmp_path_factory):
+    return tiny_stable_diffusion(tmp_path_factory.mktemp("sd"))
+
+
+def sd_flags(pairs_folder, sd_folder, output_dir, *more):
+    return ["--pretrained_model_name_or_path", str(sd_folder), "--train_data_dir", str(pairs_folder),
+            "--output_dir", str(output_dir), "--resolution", "64", "--train_batch_size", "2", "--max_train_steps", "3",
+            "--validation_steps", "0", "--lr_warmup_steps", "0", "--learning_rate", "1e-3", *more]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        (),
+        ("--gradient_checkpointing", "--gradient_accumulation_steps", "2"),
+        ("--lora_rank", "4", "--use_ema"),
+        ("--freeze_reference", "--no_cache_latents"),
+        ("--warped", "1", "--augment"),
+    ],
+    ids=["full", "checkpointing", "lora", "frozen reference", "warped"],
+)
+def test_stable_diffusion_layout_trains(pairs_folder, sd_folder, tmp_path, more):
+    train(parse_config(sd_flags(pairs_folder, sd_folder, tmp_path, *more)))
+    before = load_file(sd_folder / "unet" / "diffusion_pytorch_model.safetensors")
+    after = weights(tmp_path)
+
+    def moved(name):
+        return not torch.equal(before[name], after[name])
+
+    assert moved("mid_block.attentions.0.transformer_blocks.0.attn1.to_k.weight")  # merged, where it is LoRA
+    assert not any("lora" in name for name in after)
+    assert after["class_embedding.weight"].abs().max() > 0
+    assert after["conv_in.weight"][:, 4:].abs().max() > 0
+    first = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.weight"
+    assert torch.equal(before[first], after["reference." + first]) == ("--freeze_reference" in more)
+    resnet = "mid_block.resnets.0.conv1.weight"
+    assert moved(resnet) != ("--lora_rank" in more)
+    pipeline = load_pipeline(tmp_path, device="cpu")
+    assert pipeline.vae is not None
+    assert pipeline.config.prediction == "noise"
+
+
+def test_cached_latents_are_those_of_the_images(pairs_folder, sd_folder, tmp_path):
+    run = Run(parse_config(sd_flags(pairs_folder, sd_folder, tmp_path)))
+    assert set(run.latents) == {"image", "condition"}
+    cached = next(iter(run._loader()))
+    from_cache = run._encode({k: v for k, v in cached.items() if torch.is_tensor(v)})
+    for row in range(2):
+        image, _ = run.pairs.record_images(int(cached["source_index"][row]))
+        _, condition = run.pairs.record_images(int(cached["target_index"][row]))
+        with torch.no_grad():
+            identity, background = (run.pipeline.encode_images(x[None])[0] for x in (image, condition))
+        torch.testing.assert_close(from_cache["identity"][row], identity, rtol=0, atol=1e-5)
+        torch.testing.assert_close(from_cache["condition"][row], background, rtol=0, atol=1e-5)
+
+
+def test_training_goes_on_from_our_own_folder(tiny_flags, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    train(parse_config(tiny_flags(first, "--max_train_steps", "2")))
+    train(
+        parse_config(
+            tiny_flags(
+                second,
+                "--max_train_steps",
+                "1",
+                "--pretrained_model_name_or_path",
+                str(first),
+                "--learning_rate",
+                "1e-9",
+            )  # fmt: skip
+        )
+    )
+    for name, tensor in weights(first).items():
+        torch.testing.assert_close(weights(second)[name], tensor, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("more", "error", "message"),
+    [
+        (("--train_data_dir", "nowhere"), MagicEditError, "nowhere"),
+        (("--pretrained_model_name_or_path", "nowhere/at/all"), ModelError, "nowhere/at/all"),
+        (("--resolution", "36"), ModelError, "divisible by 8"),
+        (("--resume_from_checkpoint", "checkpoint-7"), TrainingError, "checkpoint-7"),
+    ],
+)
+def test_what_a_user_can_get_wrong(tiny_flags, tmp_path, more, error, message):
+    with pytest.raises(error, match=message):
+        train(parse_config(tiny_flags(tmp_path, "--max_train_steps", "1", *more)))
+
+
+def test_the_entry_point_ends_with_one_line_and_2(tiny_flags, tmp_path):
+    result = subprocess.run(
+        [sys.executable, ENTRY, *tiny_flags(tmp_path, "--train_data_dir", str(tmp_path / "none"))],
+        env=environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1].startswith("train.py: error: ")
+    assert "Traceback" not in result.stderr
