@@ -161,8 +161,8 @@ def check_reference_attention(unet: UNet2DConditionModel) -> None:
     for name, block in transformer_blocks(unet).items():
         if not isinstance(block.attn1.processor, ReferenceAttnProcessor):
             raise ValueError(
-                f"{name}.attn1 has the attention processor {type(block.attn1.processor).__name__}, which ignores "
-                "the reference face. Call install_reference_attention(unet) after whatever replaced it."
+                f"{name}.attn1 has the processor {type(block.attn1.processor).__name__}, which ignores the "
+                "reference face. Call install_reference_attention(unet) after whatever replaced it."
             )
 
 
@@ -299,9 +299,15 @@ def compose_head(head: HeadOutput, identity: torch.Tensor) -> torch.Tensor:
     xs = (torch.arange(width, device=head.flow.device) + 0.5) / width * 2 - 1
     grid = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), dim=-1)  # (height, width, 2)
     identity = identity.float().expand(batch, -1, -1, -1)
+    # grid_sample turns coordinates into memory addresses: a non-finite or huge one ends the process in its
+    # backward pass. Beyond the border nothing changes, so clamping is exact; what is not finite makes the
+    # picture not finite.
+    finite = torch.isfinite(head.flow).all(dim=1, keepdim=True)  # (batch, 1, height, width)
+    flow = torch.where(finite, head.flow, 0.0).clamp(-4, 4)
     moved = F.grid_sample(
-        identity, grid + head.flow.permute(0, 2, 3, 1), padding_mode="border", align_corners=False
-    )  # (batch, 3, height, width)
+        identity, grid + flow.permute(0, 2, 3, 1), padding_mode="border", align_corners=False
+    )
+    moved = torch.where(finite, moved, torch.nan)  # (batch, 3, height, width)
     return (1 - head.mask) * moved + head.mask * head.paint
 
 

@@ -38,7 +38,7 @@ def tiny_unet(seed: int = 0, in_channels: int = 4, cross_attention_dim: int = 32
 
 
 def tiny_stable_diffusion(folder: Path, seed: int = 0) -> Path:
-    """Writes a folder in the layout of Stable Diffusion 1.5: unet, vae, text_encoder, tokenizer, scheduler."""
+    """Writes a folder laid out as Stable Diffusion 1.5: unet, vae, text_encoder, tokenizer, scheduler."""
     tiny_unet(seed).save_pretrained(folder / "unet")
     torch.manual_seed(seed + 1)
     AutoencoderKL(

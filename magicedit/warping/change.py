@@ -1,8 +1,8 @@
 """Carrying a model's edit of a small crop to the full-resolution photograph.
 
-An upsampled difference image leaves ghosts of lips and brows at their old place. Moving the photograph's own pixels
-by the upsampled flow does not, and keeps their resolution (the flow upsampling of Yeh et al. 2016, arXiv:1611.09961);
-what the photograph does not have (teeth, say) is painted through a mask.
+An upsampled difference image leaves ghosts of lips and brows at their old place. Moving the photograph's own
+pixels by the upsampled flow does not, and keeps their resolution (the flow upsampling of Yeh et al. 2016,
+arXiv:1611.09961); what the photograph does not have (teeth, say) is painted through a mask.
 """
 
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ import numpy as np
 if TYPE_CHECKING:
     from magicedit.faces import Alignment
 
-# Colour difference (of 1, mean over channels) that movement leaves unexplained: below the first nothing is painted,
-# above the second all is. JPEG noise and interpolation stay below the first.
+# Colour difference (of 1, mean over channels) that movement leaves unexplained: below the first nothing is
+# painted, above the second all is. JPEG noise and interpolation stay below the first.
 UNEXPLAINED = (0.04, 0.12)
 
 
@@ -39,11 +39,11 @@ class Change:
 
 
 def estimate_change(source: np.ndarray, edited: np.ndarray) -> Change:
-    """The change between two crops, for models that predict pixels: dense optical flow, and paint where it fails.
+    """The change between two crops, for models that predict pixels: optical flow, and paint where it fails.
 
-    source, edited: (size, size, 3) uint8 RGB. The flow is DIS optical flow (Kroeger et al. 2016, arXiv:1603.03590);
-    the mask opens where moving the source leaves a colour difference, see UNEXPLAINED. Equal crops give a zero
-    change.
+    source, edited: (size, size, 3) uint8 RGB. The flow is DIS optical flow (Kroeger et al. 2016,
+    arXiv:1603.03590); the mask opens where moving the source leaves a colour difference, see UNEXPLAINED.
+    Equal crops give a zero change.
     """
     for name, crop in (("source", source), ("edited", edited)):
         if crop.dtype != np.uint8 or crop.ndim != 3 or crop.shape != source.shape or crop.shape[2] != 3:
@@ -72,12 +72,12 @@ def carry_change(
     Args:
         pixels: the photograph, (height, width, 3) uint8 RGB.
         alignment: of the crop, of the change's size.
-        region: (size, size) float32, 0..1, in the crop: how much of the change happens where. Flow and mask fade
-            with it, so that no seam and no double image arises.
+        region: (size, size) float32, 0..1, in the crop: how much of the change happens where. Flow and mask
+            fade with it, so that no seam and no double image arises.
 
     Returns:
-        a new photograph; where the region is 0 it equals `pixels` to the byte, and only the rectangle around the
-        region is computed.
+        a new photograph; where the region is 0 it equals `pixels` to the byte, and only the rectangle around
+        the region is computed.
 
     Raises:
         ValueError: where sizes differ.
@@ -85,7 +85,8 @@ def carry_change(
     size = alignment.size
     if region.shape != (size, size) or change.mask.shape != (size, size):
         raise ValueError(
-            f"change and region must have the alignment's size {size}, got {change.mask.shape} and {region.shape}"
+            f"change and region must have the alignment's size {size}, "
+            f"got {change.mask.shape} and {region.shape}"
         )
     result = pixels.copy()
     window = _window(region, alignment, pixels.shape)

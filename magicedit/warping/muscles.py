@@ -1,24 +1,26 @@
-"""The muscles of facial expression as pulls on MediaPipe's 478 landmarks, extended to dense displacement fields.
+"""The muscles of facial expression as pulls on MediaPipe's 478 landmarks, extended to dense fields.
 
-A face is described in its own frame: origin between the eyes, one axis along the line of the eyes, one down the
-face, lengths in interocular distances (iod, between the middles of the eyes' corners). A muscle draws the skin at
-its insertion in one direction; what it draws falls off with distance as a raised cosine, as in Waters' linear
-muscles (K. Waters, "A muscle model for animating three-dimensional facial expression", SIGGRAPH 1987). Which muscle
-makes which action unit, and which way it pulls, is the anatomy of the Facial Action Coding System (P. Ekman,
-W. Friesen, J. Hager, "Facial Action Coding System", 2002). Unlike Waters' muscles ours say which tissues they reach,
-because skin that is near in the picture may be far along the face: the lips are two sheets, the brow slides over an
-eye that stays.
+A face is described in its own frame: origin between the eyes, one axis along the line of the eyes, one down
+the face, lengths in interocular distances (iod, between the middles of the eyes' corners). A muscle draws the
+skin at its insertion in one direction; what it draws falls off with distance as a raised cosine, as in
+Waters' linear muscles (K. Waters, "A muscle model for animating three-dimensional facial expression",
+SIGGRAPH 1987). Which muscle makes which action unit, and which way it pulls, is the anatomy of the Facial
+Action Coding System (P. Ekman, W. Friesen, J. Hager, "Facial Action Coding System", 2002). Unlike Waters'
+muscles ours say which tissues they reach, because skin that is near in the picture may be far along the face:
+the lips are two sheets, the brow slides over an eye that stays.
 
-The figures were fitted by hand in two steps. Direction, extent and the ratio between places: against how a face
-mesh with FACS-like blendshapes (ICT-FaceKit, MIT licence) moves at full activation, seen from the front, at the
-brows, lids, nose, lips and chin. Size: photographs warped by 1 to 5 steps were measured by MediaPipe's blendshapes,
-and the pulls of the action units that it sees were scaled until three commanded steps measure near three; where that
-looked unnatural (AU2, AU4, AU5, AU25), or where the estimator is blind (AU6, AU9, AU15), the mesh's size stands.
+The figures were fitted by hand in two steps. Direction, extent and the ratio between places: against how a
+face mesh with FACS-like blendshapes (ICT-FaceKit, MIT licence) moves at full activation, seen from the front,
+at the brows, lids, nose, lips and chin. Size: photographs warped by 1 to 5 steps were measured by MediaPipe's
+blendshapes, and the pulls of the action units that it sees were scaled until three commanded steps measure
+near three; where that looked unnatural (AU2, AU4, AU5, AU25), or where the estimator is blind (AU6, AU9,
+AU15), the mesh's size stands.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 from scipy.interpolate import RBFInterpolator
@@ -27,8 +29,9 @@ from magicedit.action_units import NAMES
 
 LANDMARKS = 478
 
-# The landmarks that carry the field, by the tissue they lie on; left is the subject's left. Of a tissue's landmarks
-# the first row lies in the face's middle, the second on its left, the third holds the second's mirror images.
+# The landmarks that carry the field, by the tissue they lie on; left is the subject's left. Of a tissue's
+# landmarks the first row lies in the face's middle, the second on its left, the third holds the second's
+# mirror images.
 TISSUES: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = {
     "forehead": ((151,), (337, 299, 333, 298), (108, 69, 104, 68)),
     "brow": (
@@ -76,8 +79,8 @@ TISSUES: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = {
 UPPER_LIP_EDGE = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308)
 LOWER_LIP_EDGE = (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308)
 
-_FACE_OVAL = (10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152, 148, 176,
-              149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109)  # fmt: skip
+_FACE_OVAL = (10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152,
+              148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109)  # fmt: skip
 _LIPS = ("upper lip", "corner", "lower lip")
 _MOUTH_AND_CHEEK = (*_LIPS, "cheek", "chin", "jaw", "nose")
 
@@ -86,10 +89,10 @@ _MOUTH_AND_CHEEK = (*_LIPS, "cheek", "chin", "jaw", "nose")
 class Muscle:
     """One muscle, or one bundle of it, on the subject's left; its mirror image acts on the right.
 
-    action_unit: the AU it takes part in. name: its anatomical name. insertion: landmarks, in order along the line
-    of skin that it draws. pull: displacement of that line at intensity 5, (outward, upward) in interocular
-    distances; outward is away from the face's middle. radius: where its action has fallen to zero, in interocular
-    distances from the line. tissues: the keys of TISSUES that it reaches.
+    action_unit: the AU it takes part in. name: its anatomical name. insertion: landmarks, in order along the
+    line of skin that it draws. pull: displacement of that line at intensity 5, (outward, upward) in
+    interocular distances; outward is away from the face's middle. radius: where its action has fallen to
+    zero, in interocular distances from the line. tissues: the keys of TISSUES that it reaches.
     """
 
     action_unit: str
@@ -174,7 +177,7 @@ class FaceFrame:
     interocular: float
 
     def to_face(self, points: np.ndarray) -> np.ndarray:
-        """Picture px (..., 2) -> interocular distances to the subject's left and down from between the eyes."""
+        """px (..., 2) -> interocular distances to the subject's left and down, from between the eyes."""
         return (points - self.origin) @ self.rotation.T / self.interocular
 
     def vectors_to_picture(self, vectors: np.ndarray) -> np.ndarray:
@@ -196,8 +199,8 @@ def face_frame(landmarks: np.ndarray) -> FaceFrame:
 
 
 def _reach(points: np.ndarray, line: np.ndarray, radius: float) -> np.ndarray:
-    """Raised cosine (Waters 1987) of the distance of points (n, 2) from a polyline (m, 2), zero from `radius` on."""
-    ends = zip(line[:-1], line[1:], strict=True) if len(line) > 1 else [(line[0], line[0])]
+    """Raised cosine (Waters 1987) of points' (n, 2) distance from a polyline (m, 2), 0 from `radius` on."""
+    ends = pairwise(line) if len(line) > 1 else [(line[0], line[0])]
     distance = np.full(len(points), np.inf)
     for start, end in ends:
         along = end - start
@@ -209,7 +212,8 @@ def _reach(points: np.ndarray, line: np.ndarray, radius: float) -> np.ndarray:
 def landmark_displacements(landmarks: np.ndarray, names: Sequence[str] = NAMES) -> dict[int, np.ndarray]:
     """How the landmarks of TISSUES move at intensity 5 of each AU.
 
-    landmarks (478, 2) px. Returns by landmark an array (aus, 2) of displacements in px, in the order of `names`.
+    landmarks (478, 2) px. Returns by landmark an array (aus, 2) of displacements in px, in the order of
+    `names`.
     """
     frame, mirror = face_frame(landmarks), mirror_ids()
     points = frame.to_face(np.asarray(landmarks, np.float64))
@@ -232,8 +236,8 @@ def landmark_displacements(landmarks: np.ndarray, names: Sequence[str] = NAMES) 
 
 
 def _anchors(landmarks: np.ndarray) -> np.ndarray:
-    """Points around the face that no muscle moves, px: rings outside its oval, farther away below the chin, where
-    skin follows the jaw."""
+    """Points around the face that no muscle moves, px: rings outside its oval, farther away below the chin,
+    where skin follows the jaw."""
     oval = np.asarray(landmarks, np.float64)[list(_FACE_OVAL)]
     centre, frame = oval.mean(0), face_frame(landmarks)
     below = np.clip(frame.to_face(oval)[:, 1:] - 1.2, 0, 0.6) / 0.6  # 0 at the cheeks .. 1 at the chin
@@ -244,14 +248,15 @@ def _anchors(landmarks: np.ndarray) -> np.ndarray:
 def displacement_fields(
     landmarks: np.ndarray, size: int, names: Sequence[str] = NAMES, stride: int = 4
 ) -> np.ndarray:
-    """One dense displacement field per AU, to be computed once per photograph; any AU vector is a weighted sum.
+    """One dense displacement field per AU, computed once per photograph; any AU vector is a weighted sum.
 
-    landmarks: MediaPipe's (478, 2), px of a square crop of `size` px (pixel centres at whole numbers). stride: px
-    between samples, which lie in the middle of stride x stride blocks; it must divide `size`.
-    Returns float32 (aus, size / stride, size / stride, 4): the *forward* displacement of the skin at intensity 5 in
-    crop px, x and y of the sheet of skin above the mouth's opening, then x and y of the one below it. The two agree
-    but near the mouth, and let the lips part without tearing or smearing. Interpolation is by thin-plate splines
-    through the moved landmarks and unmoved points around the face (F. Bookstein, "Principal warps", PAMI 1989).
+    landmarks: MediaPipe's (478, 2), px of a square crop of `size` px (pixel centres at whole numbers).
+    stride: px between samples, which lie in the middle of stride x stride blocks; it must divide `size`.
+    Returns float32 (aus, size / stride, size / stride, 4): the *forward* displacement of the skin at
+    intensity 5 in crop px, x and y of the sheet of skin above the mouth's opening, then x and y of the one
+    below it. The two agree but near the mouth, and let the lips part without tearing or smearing.
+    Interpolation is by thin-plate splines through the moved landmarks and unmoved points around the face
+    (F. Bookstein, "Principal warps", PAMI 1989).
     """
     if size % stride:
         raise ValueError(f"stride must divide size, got stride {stride} and size {size}")

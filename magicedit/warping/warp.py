@@ -15,8 +15,8 @@ def backward_flow(
     """Where a warped face crop reads the photograph, and where the photograph has nothing to read.
 
     Arguments as in `warp_photo`; size: of the crop in px. Returns the flow (size, size, 2) px, x then y, with
-    warped(p) = photograph(p + flow(p)); the rows that the mouth's opening crosses; and for these rows, (rows, size),
-    how far in [0, 1] a pixel shows an inside of the mouth that the photograph does not.
+    warped(p) = photograph(p + flow(p)); the rows that the mouth's opening crosses; and for these rows, (rows,
+    size), how far in [0, 1] a pixel shows an inside of the mouth that the photograph does not.
     """
     stride = _stride(fields, size)
     forward = _combine(fields, au_vector)  # (size/stride, size/stride, 4) px
@@ -34,10 +34,10 @@ def warp_photo(
 ) -> np.ndarray:
     """Move the skin of a face crop by a change of AUs.
 
-    pixels (size, size, 3) uint8 RGB; fields: of the same crop, from `displacement_fields`; au_vector (aus,): change
-    in intensity steps, negative to relax a muscle, in the fields' order; landmarks (478, 2) px say where the mouth
-    is. Where parting lips open the mouth beyond what the photograph shows of its inside, that inside is painted
-    dark. Returns uint8 (size, size, 3); an equal copy for a zero vector.
+    pixels (size, size, 3) uint8 RGB; fields: of the same crop, from `displacement_fields`; au_vector (aus,):
+    change in intensity steps, negative to relax a muscle, in the fields' order; landmarks (478, 2) px say
+    where the mouth is. Where parting lips open the mouth beyond what the photograph shows of its inside, that
+    inside is painted dark. Returns uint8 (size, size, 3); an equal copy for a zero vector.
     """
     size = pixels.shape[0]
     if pixels.shape != (size, size, 3) or pixels.dtype != np.uint8:
@@ -62,7 +62,10 @@ def warp_photo(
 def warp_landmarks(
     landmarks: np.ndarray, fields: np.ndarray, au_vector: np.ndarray, stride: int = 4
 ) -> np.ndarray:
-    """Where the change that `warp_photo` makes takes landmarks (478, 2) px; float32. stride: the fields', in px."""
+    """Where the change that `warp_photo` makes takes landmarks (478, 2) px; float32.
+
+    stride: the fields', in px.
+    """
     landmarks = np.asarray(landmarks, np.float32)
     forward = _combine(fields, au_vector)
     moved = _move(landmarks, forward[..., :2], stride)
@@ -78,7 +81,8 @@ def _stride(fields: np.ndarray, size: int) -> int:
         or fields.shape[1] != fields.shape[2]
     ):
         raise ValueError(
-            f"fields must have shape (aus, {size}/stride, {size}/stride, 4) for a crop of {size} px, got {fields.shape}"
+            f"fields must have shape (aus, {size}/stride, {size}/stride, 4) for a crop of {size} px, "
+            f"got {fields.shape}"
         )
     return size // fields.shape[1]
 
@@ -94,7 +98,7 @@ def _combine(fields: np.ndarray, au_vector: np.ndarray) -> np.ndarray:
 
 
 def _invert(forward: np.ndarray, stride: int) -> np.ndarray:
-    """The backward flow b of both sheets with b(p) = -d(p + b(p)), by fixed-point iteration on the fields' grid."""
+    """The backward flow b of both sheets, b(p) = -d(p + b(p)), by fixed-point iteration on their grid."""
     steps = len(forward)
     x, y = _pixel_grid(steps)
     sheets = []
@@ -132,8 +136,9 @@ def _mouth(
 ) -> tuple[slice, np.ndarray, np.ndarray]:
     """How the two sheets of skin meet at the moved mouth.
 
-    Returns the rows of the picture that the mouth's opening crosses and, for these rows, (rows, size) weights: how
-    far a pixel belongs to the lower sheet, and how far to an inside of the mouth that the photograph does not show.
+    Returns the rows of the picture that the mouth's opening crosses and, for these rows, (rows, size)
+    weights: how far a pixel belongs to the lower sheet, and how far to an inside of the mouth that the
+    photograph does not show.
     """
     frame = face_frame(landmarks)
     edges = landmarks[list(UPPER_LIP_EDGE)], landmarks[list(LOWER_LIP_EDGE)]

@@ -42,7 +42,7 @@ def inputs():
 
 
 def test_starts_as_stable_diffusion(sd_folder, inputs):
-    """Without a reference the widened denoiser predicts what Stable Diffusion does, whatever condition and AUs."""
+    """Without a reference the widened denoiser predicts what Stable Diffusion does, whatever the condition."""
     unet, reference_unet = from_stable_diffusion(sd_folder)
     assert unet.config.in_channels == 8
     with torch.no_grad():
@@ -138,7 +138,7 @@ def test_unused_reference_parameters_are_those_without_gradient(inputs):
 
 @pytest.fixture
 def magicface_folder(tmp_path, sd_folder):
-    """A checkpoint in the published layout: stock key names but for the AU layer, a config that says neither."""
+    """A checkpoint in the published layout: stock keys but for the AU layer, which its config hides."""
     unet, reference_unet = from_stable_diffusion(sd_folder)
     randomise_new_layers(unet)
     folder = tmp_path / "magicface"
@@ -182,7 +182,7 @@ def test_magicface_missing_file_is_named(magicface_folder):
 
 
 def test_magicface_without_au_layer(tmp_path, sd_folder):
-    unet, reference_unet = from_stable_diffusion(sd_folder)
+    _, reference_unet = from_stable_diffusion(sd_folder)
     reference_unet.save_pretrained(tmp_path / "denoising_unet")
     reference_unet.save_pretrained(tmp_path / "ID_enc")
     with pytest.raises(ModelError, match="au_aug_mlp"):

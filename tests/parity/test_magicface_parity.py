@@ -1,4 +1,4 @@
-"""Our two stock UNets against tensors that the published MagicFace classes computed (random weights, float32)."""
+"""Our two stock UNets against tensors that the published MagicFace classes computed (random weights)."""
 
 import logging
 

@@ -167,7 +167,7 @@ NO_CLEAN_SAMPLES = (diffusers.PNDMScheduler, diffusers.EulerAncestralDiscreteSch
 )
 @pytest.mark.parametrize("prediction_type", ["sample", "epsilon"])
 def test_any_scheduler_serves_a_composing_model(scheduler, prediction_type):
-    """Whatever the scheduler wants predicted, a model that always answers with the same clean image gets there."""
+    """Whatever the scheduler wants predicted, a model that always gives one clean image gets there."""
     if prediction_type == "sample" and scheduler in NO_CLEAN_SAMPLES:
         pytest.skip("this scheduler cannot take clean samples")
     pipeline = tiny_patch_pipeline()
@@ -439,7 +439,7 @@ def from_stable_diffusion_like(pipeline):
 
 @pytest.mark.parametrize("kind", ["patch", "sd"])
 def test_offloaded_weights_give_the_same(kind, request):
-    """accelerate's hooks move every layer's weights in for its own forward only, reference projections included."""
+    """accelerate's hooks hold each layer's weights for its own forward only, projections included."""
     pipeline, size = request.getfixturevalue(f"{kind}_pipeline"), {"patch": 32, "sd": 64}[kind]
     expected = run(pipeline, size=size).images
     for network in (pipeline.unet, pipeline.reference_unet):

@@ -8,10 +8,19 @@ from PIL import Image
 
 from magicedit.data import prepare
 
-TINY_MODEL = (
-    "--resolution 32 --block_out_channels 16,32 --attention_heads 2 --train_batch_size 2 --learning_rate 1e-3 "
-    "--lr_warmup_steps 0 --warped 0.5 --augment --use_ema --validation_steps 0 --logging_steps 1"
-).split()
+TINY_MODEL = [
+    "--resolution=32",
+    "--block_out_channels=16,32",
+    "--attention_heads=2",
+    "--train_batch_size=2",
+    "--learning_rate=1e-3",
+    "--lr_warmup_steps=0",
+    "--warped=0.5",
+    "--augment",
+    "--use_ema",
+    "--validation_steps=0",
+    "--logging_steps=1",
+]
 
 
 @pytest.fixture(scope="session")

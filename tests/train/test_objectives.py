@@ -95,3 +95,12 @@ def test_known_flow_is_compared_where_it_is_known(ramp):
     raw = head().requires_grad_()
     loss(raw, ramp, ramp, flow_weight=1.0, known_flow=known).total.backward()
     assert torch.isfinite(raw.grad).all()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e30])
+def test_broken_flows_make_the_loss_non_finite_but_not_the_process(ramp, value):
+    """grid_sample's backward pass used to end the process with a segmentation fault here."""
+    raw = head(flow=(value, 0.0)).requires_grad_()
+    total = loss(raw, ramp, ramp).total
+    total.backward()
+    assert math.isfinite(total) == math.isfinite(value)

@@ -102,25 +102,21 @@ def test_a_killed_and_resumed_run_ends_bit_equal(tiny_flags, tmp_path):
 
 def test_two_processes_train_and_save(tiny_flags, tmp_path):
     flags = tiny_flags(tmp_path, "--max_train_steps", "3", "--train_batch_size", "1")
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc_per_node=2",
-            ENTRY,
-            *flags,
-        ],
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", ENTRY]
+    result = subprocess.run(
+        [*launcher, *flags],
         env=environment(ACCELERATE_USE_CPU="true"),
-        check=True,
+        capture_output=True,
+        text=True,
         timeout=180,
+        check=False,
     )
+    assert result.returncode == 0, result.stderr[-4000:]
     assert json.loads((tmp_path / "train_config.json").read_text())["world_size"] == 2
     state = json.loads((tmp_path / "checkpoint-3" / "state.json").read_text())
     assert state["world_size"] == 2
     assert state["samples_seen"] == 3 * 2
-    assert torch.isfinite(torch.stack([w.float().abs().max() for w in weights(tmp_path).values()])).all()
+    assert all(torch.isfinite(weight).all() for weight in weights(tmp_path).values())
 
 
 def test_two_processes_see_what_one_sees():
@@ -168,9 +164,18 @@ def sd_folder(tmp_path_factory):
 
 
 def sd_flags(pairs_folder, sd_folder, output_dir, *more):
-    return ["--pretrained_model_name_or_path", str(sd_folder), "--train_data_dir", str(pairs_folder),
-            "--output_dir", str(output_dir), "--resolution", "64", "--train_batch_size", "2", "--max_train_steps", "3",
-            "--validation_steps", "0", "--lr_warmup_steps", "0", "--learning_rate", "1e-3", *more]  # fmt: skip
+    return [
+        f"--pretrained_model_name_or_path={sd_folder}",
+        f"--train_data_dir={pairs_folder}",
+        f"--output_dir={output_dir}",
+        "--resolution=64",
+        "--train_batch_size=2",
+        "--max_train_steps=3",
+        "--validation_steps=0",
+        "--lr_warmup_steps=0",
+        "--learning_rate=1e-3",
+        *more,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -232,7 +237,7 @@ def test_training_goes_on_from_our_own_folder(tiny_flags, tmp_path):
                 str(first),
                 "--learning_rate",
                 "1e-9",
-            )  # fmt: skip
+            )
         )
     )
     for name, tensor in weights(first).items():
