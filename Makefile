@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# One thread a process: two that compete for a core wait on each other for most of their time.
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 .PHONY: setup demo test test-all lint format clean
 
@@ -20,11 +22,11 @@ demo: $(READY)
 	$(BIN)/python -m magicedit.demo -o demo
 
 test: lint
-	$(BIN)/python -m pytest
+	$(TEST)
 
 # Also the tests of minutes, and those for a GPU where there is one.
 test-all: lint
-	$(BIN)/python -m pytest -m ""
+	$(TEST) -m ""
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -88,7 +88,7 @@ def summary_of(rows: list[dict]) -> dict:
 def table_of(summary: dict) -> str:
     """The README's table, in Markdown."""
     lines = [
-        "| AU at +3 | measured change | faces that moved up | change of other AUs | identity distance (max) |",
+        "| AU at +3 | measured change | faces moved up | change of other AUs | identity distance (max) |",
         "|---|---|---|---|---|",
     ]
     for name, row in summary["at_plus_3"].items():

@@ -1,8 +1,8 @@
 """Editing whole photographs: find the faces, edit each in an aligned crop, carry the change back.
 
 A model sees a square crop of its own size. What returns to the photograph is not that crop but its *change*:
-a flow that moves the photograph's own pixels, and paint for what was not there before, within a feathered region
-of the face (see `magicedit.warping.change`). Everything outside equals the input to the byte.
+a flow that moves the photograph's own pixels, and paint for what was not there before, within a feathered
+region of the face (see `magicedit.warping.change`). Everything outside equals the input to the byte.
 """
 
 import hashlib

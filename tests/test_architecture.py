@@ -55,12 +55,13 @@ ONLY_IN = {
 
 
 def _sources() -> dict[str, Path]:
-    """Every source file by its path in the installed package, such as train/loop.py."""
+    """Every source file by its path in the installed package, such as train/loop.py; not the copy of the
+    pipeline that lies beside the embedded weights."""
     files = {}
     for top, prefix in (("magicedit", ""), ("pipelines", "pipelines/"), ("train", "train/")):
         root = REPOSITORY / top
         files |= {f"{prefix}{path.relative_to(root).as_posix()}": path for path in root.rglob("*.py")}
-    return files
+    return {place: path for place, path in files.items() if not place.startswith("pretrained/")}
 
 
 def _imports(source: str, place: str) -> Iterator[str]:

@@ -552,7 +552,8 @@ class Run:
         Image.fromarray(grid).save(folder / f"step-{self.step:07d}.png")
         for tracker in self.accelerator.trackers:
             if hasattr(tracker, "log_images"):
-                tracker.log_images({"preview": grid[None]}, step=self.step)
+                layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+                tracker.log_images({"preview": grid[None]}, step=self.step, **layout)
 
     def _finish(self) -> None:
         """Writes the pipeline folder with its card, and pushes both where asked."""

@@ -42,7 +42,7 @@ def inputs():
 
 
 def test_starts_as_stable_diffusion(sd_folder, inputs):
-    """Without a reference the widened denoiser predicts what Stable Diffusion does, whatever the condition."""
+    """Without a reference the widened denoiser predicts what Stable Diffusion does."""
     unet, reference_unet = from_stable_diffusion(sd_folder)
     assert unet.config.in_channels == 8
     with torch.no_grad():

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from tiny_models import tiny_stable_diffusion
+from safetensors.torch import load_file, save_file
+from tiny_models import randomise_new_layers, tiny_stable_diffusion
 
 from magicedit.errors import MagicEditError, ModelError, TrainingError
-from magicedit.models import load_pipeline
+from magicedit.models import from_stable_diffusion, load_pipeline
 from magicedit.train import loop
 from magicedit.train.config import parse_config
 from magicedit.train.loop import Run, train
@@ -242,6 +242,34 @@ def test_training_goes_on_from_our_own_folder(tiny_flags, tmp_path):
     )
     for name, tensor in weights(first).items():
         torch.testing.assert_close(weights(second)[name], tensor, rtol=0, atol=1e-6)
+
+
+def test_a_published_checkpoint_trains_on(pairs_folder, sd_folder, tmp_path):
+    """MagicFace's layout holds the two UNets only; the rest comes from its base model."""
+    unet, reference_unet = from_stable_diffusion(sd_folder)
+    randomise_new_layers(unet)
+    unet.save_pretrained(tmp_path / "magicface" / "denoising_unet")
+    reference_unet.save_pretrained(tmp_path / "magicface" / "ID_enc")
+    file = tmp_path / "magicface" / "denoising_unet" / "diffusion_pytorch_model.safetensors"
+    save_file({k.replace("class_embedding.", "au_aug_mlp."): v for k, v in load_file(file).items()}, file)
+    flags = sd_flags(pairs_folder, tmp_path / "magicface", tmp_path / "out", "--learning_rate=1e-9")
+    with pytest.raises(ModelError, match="base_model"):
+        train(parse_config(flags))
+    train(parse_config([*flags, f"--base_model={sd_folder}", "--max_train_steps=1"]))
+    trained = load_pipeline(tmp_path / "out", device="cpu")
+    for name, tensor in unet.state_dict().items():
+        torch.testing.assert_close(trained.unet.state_dict()[name], tensor, rtol=0, atol=1e-6)
+
+
+def test_previews_and_losses_reach_the_tracker(tiny_flags, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    flags = tiny_flags(tmp_path, "--max_train_steps=2", "--validation_steps=2", "--report_to=tensorboard")
+    train(parse_config(flags))
+    events = EventAccumulator(str(tmp_path / "logs" / "magicedit")).Reload()
+    assert [event.step for event in events.Scalars("loss")] == [1, 2]
+    assert [event.step for event in events.Images("preview")] == [2]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,75 @@
+"""Writes the figures of benchmarks/*.json into the README, between its markers.
+
+    python benchmarks/fill_readme.py [--check]
+
+`--check` changes nothing and ends with 1 where the README differs from the data.
+"""
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+
+from mini_response import table_of
+
+HERE = Path(__file__).parent
+README = HERE.parent / "README.md"
+
+
+def blocks() -> dict[str, str]:
+    """What belongs between which markers."""
+    response = json.loads((HERE / "mini_response.json").read_text())
+    speed = json.loads((HERE / "edit_speed.json").read_text())
+    levels = response["summary"]["AU12_mean_change_by_request"]
+    smile = response["summary"]["at_plus_3"]["AU12"]
+    hardware = speed["hardware"]
+    cold, inside = speed["cold_cli_edit"], speed["in_process"]
+    return {
+        "table:mini_response": table_of(response["summary"]),
+        "text:mini_response": (
+            f"AU12 = +3 raises the measured AU12 by at least 1.0 on {smile['faces_changed_by_1']} of "
+            f"{smile['faces']} faces. Mean measured change for AU12 requested at "
+            + ", ".join(f"+{level}: {change:+.2f}" for level, change in levels.items())
+            + "."
+        ),
+        "table:edit_speed": "\n".join(
+            [
+                f"| {hardware['cpu'].strip()}, {hardware['cores']} cores | |",
+                "|---|---|",
+                f"| cold `magicedit edit`, 1024 px photograph | {cold['median_seconds']:.1f} s, "
+                f"{cold['max_peak_rss_mb']:.0f} MB peak |",
+                "| a further edit of the same face in one process, measured before and after | "
+                f"{inside['further_edit_median_seconds']:.2f} s |",
+                f"| face detection and measuring | {speed['detection']['median_ms']:.0f} ms |",
+            ]
+        ),
+    }
+
+
+def filled(text: str) -> str:
+    for name, content in blocks().items():
+        start, end = f"<!-- {name} -->", f"<!-- /{name.split(':')[0]} -->"
+        pattern = re.escape(start) + r".*?" + re.escape(end)
+        text, count = re.subn(
+            pattern, lambda _, c=content, s=start, e=end: f"{s}\n{c}\n{e}", text, flags=re.S
+        )
+        if count != 1:
+            raise SystemExit(f"the README must have the markers {start} ... {end} once, found {count}")
+    return text
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true")
+    args = parser.parse_args()
+    before = README.read_text()
+    after = filled(before)
+    if args.check:
+        return int(before != after)
+    README.write_text(after)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

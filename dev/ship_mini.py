@@ -1,0 +1,111 @@
+"""Puts the result of a training run into the package as the embedded model, with its card.
+
+    python dev/ship_mini.py RUN DATASET [--guidance S] [--steps N]
+
+RUN: output folder of train/train.py; DATASET: what it was trained on. Measure the weights after the first run
+of this script (benchmarks/mini_response.py) and run it again: the card carries the figures of that file.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+from magicedit.data.pairs import PairDataset
+from magicedit.hub.cards import TrainingData, model_card
+from magicedit.train.config import TrainConfig
+from magicedit.train.publish import command_of
+
+ROOT = Path(__file__).resolve().parents[1]
+MINI = ROOT / "magicedit" / "pretrained" / "mini"
+RESULTS = ROOT / "benchmarks" / "mini_response.json"
+
+SOURCES = (  # name, how its identities are told apart, licence, citation
+    (
+        "Face Research Lab London Set",
+        str.isdigit,
+        "CC BY 4.0",
+        "DeBruine, L., & Jones, B. (2017). Face Research Lab London Set. figshare. "
+        "doi:10.6084/m9.figshare.5047666.v5",
+    ),
+    ("Four photographs of Lisa DeBruine", "lisa".__eq__, "CC0", "Lisa DeBruine"),
+    (
+        "Young Adult White Faces with Manipulated Versions (unmanipulated photographs)",
+        lambda identity: True,
+        "CC BY 4.0",
+        "DeBruine, L., & Jones, B. (2017). Young Adult White Faces with Manipulated Versions. figshare. "
+        "doi:10.6084/m9.figshare.4220517.v1",
+    ),
+)
+
+
+def training_data(pairs: PairDataset) -> tuple[list[TrainingData], dict[str, list[str]]]:
+    """Sources with their counts, and the identities of each."""
+    photographs = dict.fromkeys((name for name, *_ in SOURCES), 0)
+    identities: dict[str, set[str]] = {name: set() for name in photographs}
+    for record in pairs.records:
+        name = next(name for name, belongs, *_ in SOURCES if belongs(record.identity))
+        photographs[name] += 1
+        identities[name].add(record.identity)
+    data = [
+        TrainingData(name, photographs[name], len(identities[name]), licence, citation)
+        for name, _, licence, citation in SOURCES
+    ]
+    return data, {name: sorted(found) for name, found in identities.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("dataset", type=Path)
+    parser.add_argument("--guidance", type=float, help="default guidance of the embedded model")
+    parser.add_argument("--steps", type=int, help="default inference steps of the embedded model")
+    args = parser.parse_args()
+
+    MINI.mkdir(parents=True, exist_ok=True)
+    for name in ("unet", "reference_unet", "scheduler"):
+        shutil.copytree(args.run / name, MINI / name, dirs_exist_ok=True)
+    shutil.copyfile(ROOT / "pipelines" / "pipeline_magicedit.py", MINI / "pipeline.py")
+    index = json.loads((args.run / "model_index.json").read_text())
+    index |= {"default_guidance_scale": args.guidance} if args.guidance is not None else {}
+    index |= {"default_steps": args.steps} if args.steps is not None else {}
+    (MINI / "model_index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+
+    settings = json.loads((args.run / "train_config.json").read_text())
+    settings.pop("world_size")
+    settings["block_out_channels"] = tuple(settings["block_out_channels"])
+    pairs = PairDataset(args.dataset, resolution=settings["resolution"], warped=1.0)
+    data, identities = training_data(pairs)
+    held_out = PairDataset(args.dataset, split="validation", resolution=settings["resolution"], warped=1.0)
+    note = "Frontal, studio light. Identities seen: " + "; ".join(
+        f"{name}: {', '.join(found)}" for name, found in identities.items()
+    )
+    note += ". Held out for validation: " + ", ".join(sorted({r.identity for r in held_out.records})) + "."
+    measured = json.loads(RESULTS.read_text()) if RESULTS.is_file() else None
+    rows, how = None, "Not measured yet."
+    if measured:
+        rows = {f"{name} = +3": figures for name, figures in measured["summary"]["at_plus_3"].items()}
+        how = (
+            f"On the held-out identities, neutral photographs, {measured['date']}, by "
+            f"`{measured['command']}`: "
+            "changes of MediaPipe's AUs on the 0 to 5 scale, L2 distance of dlib's face descriptors."
+        )
+    card = model_card(
+        "mini",
+        description="`mini` is the small model inside the package: two UNets of 7 million parameters each on "
+        "4 x 4 patches of a 96 px crop, that answer with a flow, a mask and paint. "
+        "It was trained from nothing.",
+        data=data,
+        data_note=note,
+        command=command_of(TrainConfig(**settings)),
+        results=rows,
+        results_note=how,
+        resolution=settings["resolution"],
+    )
+    (MINI / "README.md").write_text(card)
+    size = sum(file.stat().st_size for file in MINI.rglob("*") if file.is_file())
+    print(f"{MINI.relative_to(ROOT)}: {size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

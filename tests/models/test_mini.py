@@ -1,0 +1,57 @@
+"""The embedded model: what lies in the package, and that it answers."""
+
+import pytest
+
+from magicedit.editor import ExpressionEditor
+from magicedit.hub.push import check_pipeline_folder
+from magicedit.models import load_pipeline
+from magicedit.models.loading import embedded_folder
+from magicedit.pipelines import pipeline_magicedit
+
+MINI = embedded_folder("mini")
+VALIDATION = ["001", "011", "024", "036", "062", "083", "101", "115", "126", "138"]
+
+
+def test_is_a_small_pipeline_folder_without_pickles():
+    assert set(check_pipeline_folder(MINI)) == {"unet", "reference_unet", "scheduler"}
+    assert sum(file.stat().st_size for file in MINI.rglob("*")) < 60e6
+    pipeline = load_pipeline("mini", device="cpu")
+    assert pipeline.config.prediction == "flow_mask_paint"
+    assert pipeline.vae is None
+
+
+def test_travels_with_the_current_pipeline_file():
+    """After a change of pipelines/pipeline_magicedit.py copy it over the one beside the weights."""
+    with open(pipeline_magicedit.__file__) as current:
+        assert (MINI / "pipeline.py").read_text() == current.read()
+
+
+def test_names_no_path_of_the_machine_that_trained_it():
+    for file in (*MINI.rglob("*.json"), MINI / "README.md"):
+        assert not any(word in file.read_text() for word in ("/tmp", "/work", "/home", "/root")), file
+
+
+def test_card_names_data_licence_identities_and_command():
+    card = (MINI / "README.md").read_text()
+    for word in ("license: apache-2.0", "CC BY 4.0", "figshare.5047666", "accelerate launch", "Held out"):
+        assert word in card
+    seen = card.split("Identities seen:")[1].split("Held out")[0]
+    assert not [identity for identity in VALIDATION if f" {identity}," in seen]
+
+
+def test_smiles_on_faces_it_has_not_seen(london):
+    """AU12 = +3 raises the measured AU12 by at least 1.0 on at least 8 of the ten validation faces."""
+    editor = ExpressionEditor.from_pretrained("mini", device="cpu")
+    changes = {}
+    for identity in VALIDATION:
+        face = editor.edit(london(identity, "neutral"), add={"AU12": 3}, face="largest").faces[0]
+        changes[identity] = face.after["AU12"] - face.before["AU12"]
+    assert sum(change >= 1.0 for change in changes.values()) >= 8, changes
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_another_seed_gives_the_same_expression(london, seed):
+    editor = ExpressionEditor.from_pretrained("mini", device="cpu")
+    photo = london("036", "neutral")
+    first, other = (editor.edit(photo, add={"AU12": 3}, seed=s).faces[0].after["AU12"] for s in (0, seed))
+    assert other == pytest.approx(first, abs=0.5)  # intensity steps
