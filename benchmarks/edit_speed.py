@@ -8,25 +8,21 @@ needed. The result is data: medians and all runs, with hardware, versions, date 
 """
 
 import argparse
-import importlib.metadata
 import json
 import os
-import platform
-import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
+from machine import circumstances
 from skimage import data
 
-PACKAGES = ("magicedit", "torch", "diffusers", "mediapipe", "numpy", "opencv-python", "pillow")
 SIDE = 1024  # pixels of the photograph
 EDIT = {"AU12": -3.0}
 
@@ -54,17 +50,6 @@ def timed(call: Callable[[], object]) -> float:
     started = time.perf_counter()
     call()
     return round(time.perf_counter() - started, 4)
-
-
-def cpu_model() -> str:
-    """From Linux's list of processors, where there is one."""
-    path = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*:\s*(.+)", path.read_text()) if path.is_file() else None
-    return found[1] if found else platform.processor() or platform.machine()
-
-
-def memory_gb() -> float:
-    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
 
 
 def measure(model: str, repetitions: int) -> dict[str, object]:
@@ -117,16 +102,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=3)
     args = parser.parse_args()
     result = {
-        "command": " ".join(["python", "benchmarks/edit_speed.py", *sys.argv[1:]]),
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "hardware": {
-            "cpu": cpu_model(),
-            "cores": len(os.sched_getaffinity(0)),
-            "memory_gb": memory_gb(),
-            "system": f"{platform.system()} {platform.release()}",
-        },
-        "versions": {"python": platform.python_version()}
-        | {package: importlib.metadata.version(package) for package in PACKAGES},
+        **circumstances(),
         "photograph": f"scikit-image's astronaut at {SIDE} x {SIDE} px, one face",
         "model": args.model,
         "edit": EDIT,

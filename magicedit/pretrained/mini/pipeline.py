@@ -1,0 +1,821 @@
+"""Reference attention and the expression-editing pipeline, in one file that travels with the weights.
+
+`save_pretrained` puts this file beside the weights as `pipeline.py`, so that
+`DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)` works where magicedit is not installed.
+It therefore imports nothing but torch, numpy, Pillow, diffusers and transformers.
+
+The model is that of MagicFace (Wei et al. 2025, arXiv:2501.02260), built from two stock
+`UNet2DConditionModel`s: a *denoiser*, whose class embedding is a linear layer on the AU variation, and a
+*reference* UNet (the ID encoder), whose hidden states before each self-attention are further keys and values
+of the denoiser's.
+"""
+
+import importlib
+import inspect
+import json
+import shutil
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import diffusers
+import huggingface_hub
+import numpy as np
+import PIL.Image
+import torch
+import torch.nn.functional as F
+from diffusers import DiffusionPipeline, UNet2DConditionModel
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.loaders import StableDiffusionLoraLoaderMixin
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.attention_processor import AttnProcessor2_0
+from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
+
+MAGICFACE_ACTION_UNITS = "AU1,AU2,AU4,AU5,AU6,AU9,AU12,AU15,AU17,AU20,AU25,AU26"  # published order
+MAGICFACE_PROMPT = "A close up of a person."
+
+# The flow-mask-paint head: raw network output to units. One unit of raw flow is a tenth of half the image's
+# side, so that initial flows are a few pixels; the mask starts near sigmoid(-3) = 0.05, so that initial
+# images are copies.
+FLOW_SCALE = 0.1
+MASK_BIAS = -3.0
+
+Features = dict[str, torch.Tensor]  # layer name -> hidden states entering norm1, (faces, tokens, channels)
+Projections = dict[
+    str, tuple[torch.Tensor, torch.Tensor]
+]  # layer name -> key, value, (faces, tokens, inner_dim)
+
+
+# --- Reference attention ------------------------------------------------------------------------------------
+
+
+class ReferenceCache:
+    """Features of one call; each layer replaces its own by its keys and values when it first projects them.
+
+    Not a dict, so that offloading hooks, which copy dicts, leave it whole.
+    """
+
+    def __init__(self, features: Features):
+        self._entries: dict[str, Any] = dict(features)
+
+    def __getitem__(self, layer: str):
+        return self._entries[layer]
+
+    def store(self, layer: str, projected: tuple[torch.Tensor, torch.Tensor]) -> None:
+        self._entries[layer] = projected
+
+
+class ReferenceAttnProcessor:
+    """Self-attention whose keys and values are the image's own followed by the reference's.
+
+    Equal to the published "concatenate before norm1, attend over both, drop the second half": LayerNorm and
+    the projections act on each token alone, and the dropped queries influence nothing.
+
+    The reference passes through the layers of the denoiser's own block, so the processor knows its block's
+    `norm1`.
+    """
+
+    def __init__(self, layer: str, norm1: torch.nn.Module):
+        self.layer = layer
+        self.norm1 = norm1
+
+    def project(self, attn, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """`features` (faces, tokens, channels) -> key and value, each (faces, tokens, inner_dim)."""
+        normed = self.norm1(features)
+        return attn.to_k(normed), attn.to_v(normed)
+
+    def __call__(
+        self,
+        attn,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        temb: torch.Tensor | None = None,
+        reference: Features | Projections | ReferenceCache | None = None,
+    ) -> torch.Tensor:
+        """`hidden_states` (batch, tokens, channels), already normalised by `norm1` -> the same shape."""
+        batch = hidden_states.shape[0]
+        query, key, value = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
+
+        if reference is not None:
+            entry = reference[self.layer]
+            if not isinstance(entry, tuple):
+                entry = self.project(attn, entry)
+                if isinstance(reference, ReferenceCache):
+                    reference.store(self.layer, entry)
+            reference_key, reference_value = entry
+            faces = reference_key.shape[0]
+            if faces != batch:  # guidance halves and AU variants share the reference of their face
+                if batch % faces:
+                    raise ValueError(
+                        f"a batch of {batch} cannot share the reference features of {faces} faces"
+                    )
+                reference_key = reference_key.repeat(batch // faces, 1, 1)
+                reference_value = reference_value.repeat(batch // faces, 1, 1)
+            key = torch.cat(
+                [key, reference_key.to(key.dtype)], dim=1
+            )  # (batch, tokens + reference tokens, inner_dim)
+            value = torch.cat([value, reference_value.to(value.dtype)], dim=1)
+
+        def split_heads(x):
+            return x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)  # (batch, heads, tokens, head_dim)
+
+        attended = F.scaled_dot_product_attention(split_heads(query), split_heads(key), split_heads(value))
+        attended = attended.transpose(1, 2).flatten(2).to(query.dtype)  # (batch, tokens, inner_dim)
+        return attn.to_out[1](attn.to_out[0](attended))
+
+
+class TextAttnProcessor(AttnProcessor2_0):
+    """The stock cross-attention, for layers that are handed `reference` too and have no use for it."""
+
+    def __call__(
+        self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None, reference=None
+    ):
+        return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+
+
+def transformer_blocks(unet: UNet2DConditionModel) -> dict[str, BasicTransformerBlock]:
+    """The self-attending blocks by layer name, e.g. `mid_block.attentions.0.transformer_blocks.0`."""
+    return {
+        name: module for name, module in unet.named_modules() if isinstance(module, BasicTransformerBlock)
+    }
+
+
+def install_reference_attention(unet: UNet2DConditionModel) -> None:
+    """Gives every transformer block of the denoiser the processors that reference attention needs."""
+    for name, block in transformer_blocks(unet).items():
+        block.attn1.set_processor(ReferenceAttnProcessor(name, block.norm1))
+        if block.attn2 is not None:
+            block.attn2.set_processor(TextAttnProcessor())
+
+
+def check_reference_attention(unet: UNet2DConditionModel) -> None:
+    """Raises ValueError, naming the layer, unless every self-attention has our processor.
+
+    `fuse_qkv_projections`, `set_attention_slice` and the like replace processors: the identity would silently
+    be lost.
+    """
+    for name, block in transformer_blocks(unet).items():
+        if not isinstance(block.attn1.processor, ReferenceAttnProcessor):
+            raise ValueError(
+                f"{name}.attn1 has the processor {type(block.attn1.processor).__name__}, which ignores the "
+                "reference face. Call install_reference_attention(unet) after whatever replaced it."
+            )
+
+
+def encode_reference(
+    reference_unet: UNet2DConditionModel, identity_latents: torch.Tensor, prompt_embeds: torch.Tensor
+) -> Features:
+    """Runs the ID encoder once at timestep 0 and keeps what enters each `norm1`.
+
+    Args:
+        identity_latents: (faces, channels, height, width), for a VAE the posterior's mode, not scaled.
+        prompt_embeds: (faces or 1, text tokens, cross_attention_dim).
+
+    Returns:
+        hidden states (faces, tokens, channels) by layer name, in execution order.
+    """
+    features: Features = {}
+    thread = threading.get_ident()  # another thread may run the same module at this moment
+
+    def keep(name):
+        def hook(module, args):
+            if threading.get_ident() == thread:
+                features[name] = args[0]
+
+        return hook
+
+    handles = [
+        block.norm1.register_forward_pre_hook(keep(name))
+        for name, block in transformer_blocks(reference_unet).items()
+    ]
+    try:
+        faces = identity_latents.shape[0]
+        timestep = torch.zeros(faces, dtype=torch.long, device=identity_latents.device)
+        reference_unet(identity_latents, timestep, encoder_hidden_states=prompt_embeds.expand(faces, -1, -1))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return features
+
+
+def project_reference(unet: UNet2DConditionModel, features: Features) -> Projections:
+    """Keys and values of the reference by layer: constant over steps, guidance halves and AU variants."""
+    check_reference_attention(unet)
+    blocks = transformer_blocks(unet)
+    return {name: blocks[name].attn1.processor.project(blocks[name].attn1, x) for name, x in features.items()}
+
+
+def predict_noise(
+    unet: UNet2DConditionModel,
+    latents: torch.Tensor,
+    condition_latents: torch.Tensor,
+    timesteps: torch.Tensor | int,
+    prompt_embeds: torch.Tensor,
+    au_delta: torch.Tensor,
+    features: Features | Projections | ReferenceCache | None,
+) -> torch.Tensor:
+    """One evaluation of the denoiser.
+
+    Args:
+        latents: (batch, channels, height, width), noisy, in the scheduler's scaled space.
+        condition_latents: (batch, condition channels, height, width), for a VAE the mode, not scaled.
+        timesteps: (batch,) or one integer.
+        prompt_embeds: (batch or 1, text tokens, cross_attention_dim).
+        au_delta: (batch, aus) AU variations in intensity steps, 0 = keep.
+        features: from `encode_reference`, or projected by `project_reference`; their batch may be a divisor
+            of `batch`, faces innermost. None switches the reference off (for control experiments).
+
+    Returns:
+        (batch, out channels, height, width): the noise, or the raw output of whatever head the model has.
+
+    Raises:
+        ValueError: where a self-attention layer has a foreign processor, or `au_delta` has another shape.
+    """
+    check_reference_attention(unet)
+    batch, num_aus = latents.shape[0], unet.config.projection_class_embeddings_input_dim
+    if au_delta.shape != (batch, num_aus):
+        raise ValueError(f"au_delta must have shape ({batch}, {num_aus}), got {tuple(au_delta.shape)}")
+    return unet(
+        torch.cat([latents, condition_latents], dim=1),
+        timesteps,
+        encoder_hidden_states=prompt_embeds.expand(batch, -1, -1),
+        class_labels=au_delta.to(latents.dtype),
+        cross_attention_kwargs={"reference": features},
+    ).sample
+
+
+# --- The flow-mask-paint head -------------------------------------------------------------------------------
+
+
+@dataclass
+class HeadOutput:
+    """What the output channels of a flow-mask-paint denoiser mean, at raw scale.
+
+    paint: (batch, 3, height, width) in [-1, 1]; mask_logits: (batch, 1, height, width);
+    flow: (batch, 2, height, width) x then y, in halves of the image's side: where to read the identity from.
+    """
+
+    paint: torch.Tensor
+    mask_logits: torch.Tensor
+    flow: torch.Tensor
+
+    @property
+    def mask(self) -> torch.Tensor:
+        return torch.sigmoid(self.mask_logits)
+
+
+def head_channels(patch_size: int) -> int:
+    """Output channels of a flow-mask-paint denoiser: paint and mask for each pixel of a patch, one flow a
+    patch."""
+    return 4 * patch_size**2 + 2
+
+
+def split_head(output: torch.Tensor, patch_size: int) -> HeadOutput:
+    """Raw denoiser output (batch, 4 p^2 + 2, height/p, width/p) -> paint, mask and flow at full size."""
+    output = output.float()
+    paint, mask, flow = output.split([3 * patch_size**2, patch_size**2, 2], dim=1)
+    flow = F.interpolate(flow * FLOW_SCALE, scale_factor=patch_size, mode="bicubic", align_corners=False)
+    return HeadOutput(F.pixel_shuffle(paint, patch_size), F.pixel_shuffle(mask, patch_size) + MASK_BIAS, flow)
+
+
+def guide_head(conditioned: HeadOutput, unconditioned: HeadOutput, scale: float) -> HeadOutput:
+    """Classifier-free guidance on movement and mask; paint is unconstrained where the mask is closed, so it
+    is not extrapolated."""
+    return HeadOutput(
+        paint=conditioned.paint,
+        mask_logits=torch.lerp(unconditioned.mask_logits, conditioned.mask_logits, scale),
+        flow=torch.lerp(unconditioned.flow, conditioned.flow, scale),
+    )
+
+
+def compose_head(head: HeadOutput, identity: torch.Tensor) -> torch.Tensor:
+    """`(1 - mask) * warp(identity, flow) + mask * paint`, all (batch, 3, height, width) in [-1, 1]."""
+    batch, _, height, width = head.flow.shape
+    ys = (torch.arange(height, device=head.flow.device) + 0.5) / height * 2 - 1
+    xs = (torch.arange(width, device=head.flow.device) + 0.5) / width * 2 - 1
+    grid = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), dim=-1)  # (height, width, 2)
+    identity = identity.float().expand(batch, -1, -1, -1)
+    # grid_sample turns coordinates into memory addresses: a non-finite or huge one ends the process in its
+    # backward pass. Beyond the border nothing changes, so clamping is exact; what is not finite makes the
+    # picture not finite.
+    finite = torch.isfinite(head.flow).all(dim=1, keepdim=True)  # (batch, 1, height, width)
+    flow = torch.where(finite, head.flow, 0.0).clamp(-4, 4)
+    moved = F.grid_sample(
+        identity, grid + flow.permute(0, 2, 3, 1), padding_mode="border", align_corners=False
+    )
+    moved = torch.where(finite, moved, torch.nan)  # (batch, 3, height, width)
+    return (1 - head.mask) * moved + head.mask * head.paint
+
+
+def describe_change(head: HeadOutput) -> dict[str, torch.Tensor]:
+    """`MagicEditPipelineOutput.change` of a guided head: float32 on the CPU, flow in pixels."""
+    height, width = head.flow.shape[-2:]
+    half_sides = torch.tensor([width / 2, height / 2], device=head.flow.device)
+    return {
+        "flow": (head.flow.permute(0, 2, 3, 1) * half_sides).cpu(),
+        "mask": head.mask[:, 0].cpu(),
+        "paint": ((head.paint.permute(0, 2, 3, 1) + 1) / 2).clamp(0, 1).cpu(),
+    }
+
+
+# --- The pipeline -------------------------------------------------------------------------------------------
+
+
+@dataclass
+class MagicEditPipelineOutput(BaseOutput):
+    """`images`: the edited crops in the asked `output_type`.
+
+    `change`: for a flow-mask-paint model what was done to the identity image, at the model's size: `flow`
+    (batch, height, width, 2) in pixels, x then y, where each pixel was read from relative to itself; `mask`
+    (batch, height, width) in [0, 1]; `paint` (batch, height, width, 3) in [0, 1]. None for other models.
+    """
+
+    images: Any
+    change: dict[str, torch.Tensor] | None = None
+
+
+COMPONENT_CLASSES = {  # what a model folder may name; None: any scheduler
+    "unet": ("diffusers", ("UNet2DConditionModel",)),
+    "reference_unet": ("diffusers", ("UNet2DConditionModel",)),
+    "vae": ("diffusers", ("AutoencoderKL", "AutoencoderTiny")),
+    "scheduler": ("diffusers", None),
+    "text_encoder": ("transformers", ("CLIPTextModel",)),
+    "tokenizer": ("transformers", ("CLIPTokenizer", "CLIPTokenizerFast")),
+}
+
+
+def _load_component(folder: Path, name: str, named, dtype: torch.dtype, variant: str | None):
+    """One component of a pipeline folder: an allowed stock class, from safetensors, every tensor accounted
+    for."""
+    library, allowed = COMPONENT_CLASSES[name]
+    if named is None or named[1] is None:
+        if name in MagicEditPipeline._optional_components:
+            return None
+        raise ValueError(f"{folder}: model_index.json names no {name}")
+    if named[0] != library or (allowed is not None and named[1] not in allowed):
+        raise ValueError(f"{folder}: {name} must be a stock {library} class {allowed or ''}, got {named}")
+    component_class = getattr(importlib.import_module(library), named[1], None)
+    path = folder / name
+    if name == "scheduler":
+        if component_class is None or not issubclass(component_class, diffusers.SchedulerMixin):
+            raise ValueError(f"{folder}: scheduler must be a diffusers scheduler, got {named[1]}")
+        return component_class.from_pretrained(path)
+    if name == "tokenizer":
+        return component_class.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+
+    pickles = sorted(p.name for p in path.glob("*") if p.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl"))
+    if not list(path.glob("*.safetensors")):
+        found = f"; {', '.join(pickles)} may run code when opened and is refused" if pickles else ""
+        raise ValueError(f"{path} has no safetensors weights{found}")
+    dtype_argument = {"torch_dtype": dtype} if library == "diffusers" else {"dtype": dtype}
+    component, info = component_class.from_pretrained(
+        path,
+        use_safetensors=True,
+        variant=variant,
+        local_files_only=True,
+        output_loading_info=True,
+        **dtype_argument,
+    )
+    problems = [
+        f"{kind.removesuffix('_keys')}: {', '.join(str(k) for k in sorted(info[kind], key=str)[:8])}"
+        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
+        if info.get(kind)
+    ]
+    if problems:
+        raise ValueError(f"the tensors of {path} do not fit its config ({'; '.join(problems)})")
+    return component.eval()
+
+
+class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
+    """Edits the expression of an aligned face crop by AU variations.
+
+    Args:
+        unet: the denoiser; its input channels are noisy latents, condition latents and, with
+            `concat_identity`, identity latents; its class embedding takes the AU variation.
+        reference_unet: the ID encoder.
+        scheduler: any diffusers scheduler with `alphas_cumprod`.
+        vae: if None, pixels in [-1, 1] rearranged into patches of `patch_size` are the latents.
+        text_encoder, tokenizer: if None, the text condition is a single zero token.
+        prediction: "noise" (what the scheduler's `prediction_type` says), or "flow_mask_paint" (see
+            `compose_head`).
+        patch_size: pixels a side of a patch, for models without a VAE.
+        resolution: pixels a side of the crops that the model was trained on.
+        action_units: names of the AUs in the order of the condition vector, joined by commas.
+        concat_identity: whether identity latents are concatenated on channels too.
+        prompt: the constant text condition.
+        default_steps, default_guidance_scale: what a call uses where it says nothing.
+    """
+
+    model_cpu_offload_seq = "text_encoder->reference_unet->unet->vae"
+    _optional_components: ClassVar = ["vae", "text_encoder", "tokenizer"]
+    _callback_tensor_inputs: ClassVar = ["latents"]
+
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        reference_unet: UNet2DConditionModel,
+        scheduler,
+        vae=None,
+        text_encoder=None,
+        tokenizer=None,
+        prediction: str = "noise",
+        patch_size: int = 4,
+        resolution: int = 512,
+        action_units: str = MAGICFACE_ACTION_UNITS,
+        concat_identity: bool = False,
+        prompt: str = MAGICFACE_PROMPT,
+        default_steps: int = 50,
+        default_guidance_scale: float = 3.0,
+    ):
+        super().__init__()
+        if prediction not in ("noise", "flow_mask_paint"):
+            raise ValueError(f'prediction must be "noise" or "flow_mask_paint", got {prediction!r}')
+        if prediction == "flow_mask_paint" and vae is not None:
+            raise ValueError("flow_mask_paint composes pixels, so such a model has no vae")
+        if len(action_units.split(",")) != unet.config.projection_class_embeddings_input_dim:
+            raise ValueError(
+                f"action_units names {len(action_units.split(','))} AUs, but the denoiser's AU layer takes "
+                f"{unet.config.projection_class_embeddings_input_dim}"
+            )
+        self.register_modules(
+            unet=unet,
+            reference_unet=reference_unet,
+            scheduler=scheduler,
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+        )
+        self.register_to_config(
+            prediction=prediction,
+            patch_size=patch_size,
+            resolution=resolution,
+            action_units=action_units,
+            concat_identity=concat_identity,
+            prompt=prompt,
+            default_steps=default_steps,
+            default_guidance_scale=default_guidance_scale,
+        )
+        install_reference_attention(unet)
+        if vae is None:
+            self.latent_scale = patch_size  # pixels a latent, each way
+        elif hasattr(vae.config, "block_out_channels") and type(vae).__name__ == "AutoencoderKL":
+            self.latent_scale = 2 ** (len(vae.config.block_out_channels) - 1)
+        else:
+            self.latent_scale = 8  # AutoencoderTiny
+        self.image_processor = VaeImageProcessor(vae_scale_factor=self.latent_scale, do_resize=False)
+
+    @property
+    def action_units(self) -> tuple[str, ...]:
+        """Names of the AUs, in the order of `au_delta`."""
+        return tuple(self.config.action_units.split(","))
+
+    # -- saving and loading --
+
+    def save_pretrained(
+        self, save_directory, safe_serialization: bool = True, push_to_hub: bool = False, **kwargs
+    ):
+        """Saves the components as safetensors, and this file beside them as `pipeline.py`.
+
+        Raises:
+            ValueError: where `safe_serialization` is off.
+        """
+        if not safe_serialization:
+            raise ValueError("weights are saved as safetensors only; leave safe_serialization=True")
+        hub_kwargs = {
+            k: kwargs.pop(k) for k in ("repo_id", "commit_message", "private", "token") if k in kwargs
+        }
+        super().save_pretrained(save_directory, safe_serialization=True, **kwargs)
+
+        folder = Path(save_directory)
+        index_file = folder / "model_index.json"
+        index = json.loads(index_file.read_text())
+        index["_class_name"] = ["pipeline", "MagicEditPipeline"]
+        index.pop("_name_or_path", None)
+        index_file.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+        for config_file in folder.glob(
+            "*/config.json"
+        ):  # where a component was loaded from says nothing to others
+            config = json.loads(config_file.read_text())
+            if config.pop("_name_or_path", None) is not None:
+                config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        source, target = Path(inspect.getfile(type(self))), folder / "pipeline.py"
+        if source.resolve() != target.resolve():
+            shutil.copyfile(source, target)
+        if push_to_hub:
+            self.push_to_hub(hub_kwargs.pop("repo_id", folder.name), **hub_kwargs)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        torch_dtype: torch.dtype | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        variant: str | None = None,
+        **overrides,
+    ) -> "MagicEditPipeline":
+        """Loads a folder or hub id without ever running code from it.
+
+        Only the stock classes in `COMPONENT_CLASSES` and safetensors files are accepted.
+
+        Args:
+            torch_dtype: of the weights; default float32.
+            overrides: components (`scheduler=...`) or config values in place of the folder's.
+
+        Raises:
+            ValueError: where the folder is not such a pipeline, names other classes, or tensors are missing,
+                unexpected or of another shape (they are named).
+            OSError: where files are missing or cannot be downloaded.
+        """
+        folder = Path(pretrained_model_name_or_path)
+        if not folder.is_dir():
+            suffixes = ("json", "safetensors", "txt", "model")
+            folder = Path(
+                huggingface_hub.snapshot_download(
+                    str(pretrained_model_name_or_path),
+                    allow_patterns=[f"*.{s}" for s in suffixes] + [f"*/*.{s}" for s in suffixes],
+                    cache_dir=cache_dir,
+                    force_download=force_download,
+                    local_files_only=local_files_only,
+                    token=token,
+                    revision=revision,
+                )
+            )
+        index_file = folder / "model_index.json"
+        if not index_file.is_file():
+            raise ValueError(f"{folder} is not a pipeline folder: it has no model_index.json")
+        index = json.loads(index_file.read_text())
+        class_name = index.get("_class_name")
+        if (class_name[-1] if isinstance(class_name, list) else class_name) != cls.__name__:
+            raise ValueError(f"{folder} holds a {class_name}, expected a {cls.__name__}")
+
+        arguments = {}
+        for name in inspect.signature(cls.__init__).parameters:
+            if name in overrides:
+                arguments[name] = overrides.pop(name)
+            elif name in COMPONENT_CLASSES:
+                arguments[name] = _load_component(
+                    folder, name, index.get(name), torch_dtype or torch.float32, variant
+                )
+            elif name in index:
+                arguments[name] = index[name]
+        if overrides:
+            raise ValueError(f"unknown arguments: {', '.join(sorted(overrides))}")
+        pipeline = cls(**arguments)
+        pipeline.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
+        return pipeline
+
+    # -- latents and text --
+
+    def encode_images(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (batch, 3, height, width) in [-1, 1] -> unscaled latents (batch, channels, height/s,
+        width/s)."""
+        if self.vae is None:
+            return F.pixel_unshuffle(images, self.config.patch_size)
+        encoded = self.vae.encode(images.to(self.vae.dtype))
+        return encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
+
+    def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        """Scaled latents -> images (batch, 3, height, width) in [-1, 1]."""
+        if self.vae is None:
+            return F.pixel_shuffle(latents, self.config.patch_size)
+        return self.vae.decode(latents.to(self.vae.dtype) / self.vae.config.scaling_factor).sample
+
+    @torch.no_grad()
+    def encode_prompt(self, device=None, dtype=None) -> torch.Tensor:
+        """The constant text condition (1, text tokens, cross_attention_dim)."""
+        device = device or self._execution_device
+        if self.text_encoder is None:
+            return torch.zeros(
+                1, 1, self.unet.config.cross_attention_dim, device=device, dtype=dtype or self.unet.dtype
+            )
+        tokens = self.tokenizer(
+            self.config.prompt,
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        ).input_ids
+        return self.text_encoder(tokens.to(device))[0].to(dtype or self.unet.dtype)
+
+    # -- inputs --
+
+    def _prepare_images(self, images, name: str) -> torch.Tensor:
+        """PIL, numpy or tensor in [0, 1] -> (batch, 3, height, width) in [-1, 1]; nothing is resized."""
+        images = self.image_processor.preprocess(images)
+        step = self.latent_scale * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        height, width = images.shape[-2:]
+        if images.shape[1] != 3 or height % step or width % step:
+            raise ValueError(
+                f"{name} must have 3 channels and sides divisible by {step} (this model was trained at "
+                f"{self.config.resolution} px), got {images.shape[1]} channels, {width} x {height} px"
+            )
+        return images
+
+    def _prepare_au_delta(self, au_delta) -> torch.Tensor:
+        au_delta = torch.as_tensor(
+            np.asarray(au_delta) if isinstance(au_delta, (list, tuple)) else au_delta
+        ).float()
+        if au_delta.ndim == 1:
+            au_delta = au_delta[None]
+        if au_delta.ndim != 2 or au_delta.shape[1] != len(self.action_units):
+            raise ValueError(
+                f"au_delta must have shape (batch, {len(self.action_units)}) in the order "
+                f"{self.config.action_units}, got {tuple(au_delta.shape)}"
+            )
+        if not torch.isfinite(au_delta).all():
+            raise ValueError("au_delta must be finite")
+        return au_delta.cpu()
+
+    def _denoised_to_model_output(
+        self, denoised: torch.Tensor, noisy: torch.Tensor, timestep
+    ) -> torch.Tensor:
+        """What the scheduler expects instead of the clean sample; `noisy` is the *scaled* model input.
+
+        Salimans & Ho 2022 (arXiv:2202.00512), appendix D: with x = a x0 + s eps, eps = (x - a x0) / s and
+        v = a eps - s x0.
+        """
+        expected = self.scheduler.config.get("prediction_type", "epsilon")
+        if expected == "sample":
+            return denoised
+        alphas = self.scheduler.alphas_cumprod.to(noisy.device, torch.float32)
+        position = float(timestep)  # some schedulers step between the training timesteps
+        low = int(position)
+        high = min(low + 1, len(alphas) - 1)
+        signal = torch.lerp(alphas[low], alphas[high], position - low)
+        noise = (noisy - signal.sqrt() * denoised) / (1 - signal).sqrt()
+        if expected == "epsilon":
+            return noise
+        if expected == "v_prediction":
+            return signal.sqrt() * noise - (1 - signal).sqrt() * denoised
+        raise ValueError(
+            f"a flow_mask_paint model cannot serve a scheduler with prediction_type {expected!r}"
+        )
+
+    def _scheduler_step_kwargs(self, generator) -> dict[str, Any]:
+        """Stochastic schedulers draw from the call's generator."""
+        accepted = inspect.signature(self.scheduler.step).parameters
+        return {"generator": generator} if "generator" in accepted else {}
+
+    @property
+    def guidance_scale(self) -> float:
+        return self._guidance_scale
+
+    @property
+    def num_timesteps(self) -> int:
+        return self._num_timesteps
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        image: PIL.Image.Image | list[PIL.Image.Image] | np.ndarray | torch.Tensor,
+        condition_image: PIL.Image.Image | list[PIL.Image.Image] | np.ndarray | torch.Tensor,
+        au_delta: torch.Tensor | np.ndarray | list,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: torch.Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[["MagicEditPipeline", int, int, dict], dict] | None = None,
+        callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006 (diffusers' own signature)
+    ) -> MagicEditPipelineOutput | tuple:
+        """Edits one or several aligned face crops.
+
+        Args:
+            image: the identity crops; PIL, numpy or tensor (faces, 3, height, width) in [0, 1].
+            condition_image: the same crops with the face blanked and the jaw drawn, one a face.
+            au_delta: (batch, aus) AU variations in intensity steps (target minus source, 0 = keep). With one
+                face, any number of rows: the face is encoded once. Otherwise one row a face.
+            num_inference_steps: default: the model's own.
+            guidance_scale: `uncond + s (cond - uncond)`, where uncond has the zero AU vector; 1 switches it
+                off.
+                Default: the model's own (3.0 unless its config says otherwise).
+            generator: of the initial noise; a list (one a row) makes each result independent of the batch.
+            latents: initial noise (batch, channels, height/s, width/s) of unit variance, instead of a
+                generator.
+            output_type: "pil", "np" (batch, height, width, 3) in [0, 1], "pt" (batch, 3, height, width) in
+                [0, 1], or "latent" (scaled latents).
+            callback_on_step_end: called as `callback(pipeline, step, timestep, {"latents": ...})`.
+
+        Raises:
+            ValueError: on shapes that do not fit, a foreign attention processor, or a scheduler that cannot
+                serve.
+        """
+        # 1. Check inputs
+        steps = self.config.default_steps if num_inference_steps is None else num_inference_steps
+        self._guidance_scale = (
+            self.config.default_guidance_scale if guidance_scale is None else float(guidance_scale)
+        )
+        if output_type not in ("pil", "np", "pt", "latent"):
+            raise ValueError(f'output_type must be "pil", "np", "pt" or "latent", got {output_type!r}')
+        unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
+        if unknown:
+            raise ValueError(
+                f"callback_on_step_end_tensor_inputs may name {self._callback_tensor_inputs}, got {unknown}"
+            )
+        check_reference_attention(self.unet)
+        au_delta = self._prepare_au_delta(au_delta)  # (batch, aus)
+        identity = self._prepare_images(image, "image")  # (faces, 3, height, width)
+        condition = self._prepare_images(condition_image, "condition_image")
+        faces, batch = identity.shape[0], au_delta.shape[0]
+        if condition.shape != identity.shape:
+            raise ValueError(
+                f"condition_image must match image, got {tuple(condition.shape)} and {tuple(identity.shape)}"
+            )
+        if faces > 1 and batch != faces:
+            raise ValueError(f"au_delta must have one row for each of the {faces} faces, got {batch}")
+        if isinstance(generator, list) and len(generator) != batch:
+            raise ValueError(f"generator must be one or a list of {batch}, got {len(generator)}")
+        guided = self._guidance_scale != 1.0 and bool(au_delta.any())  # else both halves are equal
+        device, dtype = self._execution_device, self.unet.dtype
+
+        # 2. Encode text, condition and identity, once a face
+        prompt_embeds = self.encode_prompt(device, dtype)  # (1, text tokens, cross_attention_dim)
+        identity, condition = identity.to(device, dtype), condition.to(device, dtype)
+        identity_latents = self.encode_images(identity).to(dtype)  # (faces, channels, height/s, width/s)
+        condition_latents = self.encode_images(condition).to(dtype)
+        features = encode_reference(self.reference_unet, identity_latents, prompt_embeds)
+        if self.config.concat_identity:
+            condition_latents = torch.cat([condition_latents, identity_latents], dim=1)
+
+        # 3. Initial noise
+        shape = (batch, *identity_latents.shape[1:])
+        if latents is None:
+            latents = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
+        elif tuple(latents.shape) != shape:
+            raise ValueError(f"latents must have shape {shape}, got {tuple(latents.shape)}")
+        self.scheduler.set_timesteps(steps, device=device)
+        timesteps = self.scheduler.timesteps
+        self._num_timesteps = len(timesteps)
+        latents = latents.to(device, dtype) * self.scheduler.init_noise_sigma
+
+        # 4. Conditions of both guidance halves, the unguided one first
+        halves = 2 if guided else 1
+        au_condition = au_delta.to(device, dtype)
+        if guided:
+            au_condition = torch.cat([torch.zeros_like(au_condition), au_condition])  # (2 batch, aus)
+        condition_latents = condition_latents.repeat(halves * batch // faces, 1, 1, 1)
+
+        # 5. Denoise
+        head = None
+        reference = ReferenceCache(features)  # projected in the first step, inside the denoiser's forward
+        step_kwargs = self._scheduler_step_kwargs(generator)
+        with self.progress_bar(total=len(timesteps)) as progress:
+            for step, timestep in enumerate(timesteps):
+                noisy = self.scheduler.scale_model_input(latents, timestep)
+                output = predict_noise(
+                    self.unet,
+                    torch.cat([noisy] * halves),
+                    condition_latents,
+                    timestep,
+                    prompt_embeds,
+                    au_condition,
+                    reference,
+                )
+                if self.config.prediction == "flow_mask_paint":
+                    head = split_head(output[-batch:], self.config.patch_size)
+                    if guided:
+                        head = guide_head(
+                            head, split_head(output[:batch], self.config.patch_size), self._guidance_scale
+                        )
+                    denoised = self.encode_images(compose_head(head, identity).clamp(-1, 1))
+                    model_output = self._denoised_to_model_output(denoised, noisy.float(), timestep).to(dtype)
+                elif guided:
+                    unconditioned, conditioned = output.chunk(2)
+                    model_output = unconditioned + self._guidance_scale * (conditioned - unconditioned)
+                else:
+                    model_output = output
+                latents = self.scheduler.step(
+                    model_output, timestep, latents, **step_kwargs, return_dict=False
+                )[0]
+                latents = latents.to(dtype)
+
+                if callback_on_step_end is not None:
+                    latents = callback_on_step_end(self, step, timestep, {"latents": latents}).pop(
+                        "latents", latents
+                    )
+                progress.update()
+
+        # 6. Decode
+        if output_type == "latent":
+            images = latents
+        else:
+            if head is not None:
+                images = compose_head(head, identity).clamp(-1, 1)  # what `change` describes, to the bit
+            else:
+                images = self.decode_latents(latents)
+            images = self.image_processor.postprocess(images.float(), output_type=output_type)
+        change = None if head is None else describe_change(head)
+        self.maybe_free_model_hooks()
+        if not return_dict:
+            return (images, change)
+        return MagicEditPipelineOutput(images=images, change=change)
