@@ -235,14 +235,16 @@ def landmark_displacements(landmarks: np.ndarray, names: Sequence[str] = NAMES) 
     return {landmark: moves[landmark] for landmark in mirror}
 
 
-def _anchors(landmarks: np.ndarray) -> np.ndarray:
+def _anchors(landmarks: np.ndarray, size: int) -> np.ndarray:
     """Points around the face that no muscle moves, px: rings outside its oval, farther away below the chin,
-    where skin follows the jaw."""
+    where skin follows the jaw, and the crop's border, beyond which a spline would extrapolate."""
     oval = np.asarray(landmarks, np.float64)[list(_FACE_OVAL)]
     centre, frame = oval.mean(0), face_frame(landmarks)
     below = np.clip(frame.to_face(oval)[:, 1:] - 1.2, 0, 0.6) / 0.6  # 0 at the cheeks .. 1 at the chin
     near, far = (centre + (oval - centre) * (scale + 0.45 * below) for scale in (1.15, 1.6))
-    return np.concatenate([near, far])
+    steps = np.linspace(-0.5, size - 0.5, 13)
+    border = np.array([(x, y) for x in steps for y in steps if not {x, y}.isdisjoint(steps[[0, -1]])])
+    return np.concatenate([near, far, border])
 
 
 def displacement_fields(
@@ -262,7 +264,7 @@ def displacement_fields(
         raise ValueError(f"stride must divide size, got stride {stride} and size {size}")
     moves = landmark_displacements(landmarks, names)
     landmarks = np.asarray(landmarks, np.float64)
-    frame, anchors = face_frame(landmarks), _anchors(landmarks)
+    frame, anchors = face_frame(landmarks), _anchors(landmarks, size)
     steps = size // stride
     centres = np.arange(steps) * stride + (stride - 1) / 2
     grid = frame.to_face(np.stack(np.meshgrid(centres, centres), -1).reshape(-1, 2))
