@@ -7,6 +7,7 @@ region of the face (see `magicedit.warping.change`). Everything outside equals t
 
 import hashlib
 import math
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -47,6 +48,7 @@ SMALLEST_JUDGED = 0.5  # intensity steps: below, the measurement's own scatter d
 SAME_FACE_OVERLAP = 0.3  # intersection over union of the boxes before and after
 VARIANTS_AT_ONCE = 4  # AU vectors a pipeline call: bounds the memory of a sweep
 REMEMBERED_PHOTOS = 4
+MOST_STEPS = 1000  # noise levels of the published schedule, and of ours
 
 # Wider than the face that the condition image blanks, because an opening jaw moves the chin out of it.
 REGION_GROWTH = 1.2
@@ -121,6 +123,7 @@ class ExpressionEditor:
         self.backend = backend
         self.model = model
         self._faces: OrderedDict[bytes, list[Face]] = OrderedDict()
+        self._detecting = threading.Lock()  # face backends and this cache serve one thread at a time
         pipeline.set_progress_bar_config(disable=True)
 
     @classmethod
@@ -247,12 +250,13 @@ class ExpressionEditor:
     def _detect(self, photo: Photo) -> list[Face]:
         pixels = np.ascontiguousarray(photo.pixels)
         key = hashlib.blake2b(pixels, digest_size=16, salt=b"%d" % pixels.shape[1]).digest()
-        if key not in self._faces:
-            self._faces[key] = self.backend.detect(pixels)
-            if len(self._faces) > REMEMBERED_PHOTOS:
-                self._faces.popitem(last=False)
-        self._faces.move_to_end(key)
-        return self._faces[key]
+        with self._detecting:
+            if key not in self._faces:
+                self._faces[key] = self.backend.detect(pixels)
+                if len(self._faces) > REMEMBERED_PHOTOS:
+                    self._faces.popitem(last=False)
+            self._faces.move_to_end(key)
+            return self._faces[key]
 
     def _apply(
         self,
@@ -330,6 +334,10 @@ class ExpressionEditor:
                 flow, mask, paint = (
                     output.change[name][index].float().cpu().numpy() for name in ("flow", "mask", "paint")
                 )
+                if not all(np.isfinite(part).all() for part in (flow, mask, paint)):
+                    raise ModelError(
+                        "the model's answer is not finite; its weights are broken, or use float32"
+                    )
                 change = Change(flow=flow, mask=mask, paint=paint)
             results.append(carry_change(pixels, alignment, change, region))
         return results
@@ -461,8 +469,8 @@ def usable_dtype(dtype: "str | torch.dtype | None") -> "torch.dtype | None":
 
 def check_sampling(steps: int | None, guidance: float | None, seed: int) -> None:
     """Raises MagicEditError unless the sampling settings make sense."""
-    if steps is not None and steps < 1:
-        raise MagicEditError(f"the number of denoising steps must be at least 1, got {steps}")
+    if steps is not None and not 1 <= steps <= MOST_STEPS:
+        raise MagicEditError(f"the number of denoising steps must be 1 to {MOST_STEPS}, got {steps}")
     if guidance is not None and not (math.isfinite(guidance) and guidance >= 0):
         raise MagicEditError(f"the guidance scale must be a number from 0 (3 is usual), got {guidance}")
     if not 0 <= seed < 2**63:

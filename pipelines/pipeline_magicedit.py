@@ -10,6 +10,7 @@ The model is that of MagicFace (Wei et al. 2025, arXiv:2501.02260), built from t
 of the denoiser's.
 """
 
+import copy
 import importlib
 import inspect
 import json
@@ -138,9 +139,14 @@ class TextAttnProcessor(AttnProcessor2_0):
 
 
 def transformer_blocks(unet: UNet2DConditionModel) -> dict[str, BasicTransformerBlock]:
-    """The self-attending blocks by layer name, e.g. `mid_block.attentions.0.transformer_blocks.0`."""
+    """The self-attending blocks by layer name, e.g. `mid_block.attentions.0.transformer_blocks.0`.
+
+    What `torch.compile` wraps goes by its own name.
+    """
     return {
-        name: module for name, module in unet.named_modules() if isinstance(module, BasicTransformerBlock)
+        name.replace("_orig_mod.", "").removesuffix("._orig_mod"): module
+        for name, module in unet.named_modules()
+        if isinstance(module, BasicTransformerBlock)
     }
 
 
@@ -338,10 +344,18 @@ class MagicEditPipelineOutput(BaseOutput):
     change: dict[str, torch.Tensor] | None = None
 
 
+# Schedulers that cannot be handed the clean sample; a flow-mask-paint model serves them its noise instead.
+NEEDS_NOISE = (
+    "EulerAncestralDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "PNDMScheduler",
+)
+
 COMPONENT_CLASSES = {  # what a model folder may name; None: any scheduler
     "unet": ("diffusers", ("UNet2DConditionModel",)),
     "reference_unet": ("diffusers", ("UNet2DConditionModel",)),
-    "vae": ("diffusers", ("AutoencoderKL", "AutoencoderTiny")),
+    "vae": ("diffusers", ("AutoencoderKL",)),
     "scheduler": ("diffusers", None),
     "text_encoder": ("transformers", ("CLIPTextModel",)),
     "tokenizer": ("transformers", ("CLIPTokenizer", "CLIPTokenizerFast")),
@@ -352,18 +366,24 @@ def _load_component(folder: Path, name: str, named, dtype: torch.dtype, variant:
     """One component of a pipeline folder: an allowed stock class, from safetensors, every tensor accounted
     for."""
     library, allowed = COMPONENT_CLASSES[name]
+    if named is not None and not (isinstance(named, list) and len(named) == 2):
+        raise ValueError(f"{folder}: model_index.json must name {name} as [library, class], got {named!r}")
     if named is None or named[1] is None:
         if name in MagicEditPipeline._optional_components:
             return None
         raise ValueError(f"{folder}: model_index.json names no {name}")
-    if named[0] != library or (allowed is not None and named[1] not in allowed):
+    if named[0] != library or not isinstance(named[1], str) or (allowed and named[1] not in allowed):
         raise ValueError(f"{folder}: {name} must be a stock {library} class {allowed or ''}, got {named}")
     component_class = getattr(importlib.import_module(library), named[1], None)
     path = folder / name
+    if not path.is_dir():  # else the libraries would take the path for a hub id
+        raise ValueError(f"{folder} has no folder {name}, which its model_index.json names")
+    if (path / "adapter_config.json").exists():  # transformers would follow it to weights elsewhere
+        raise ValueError(f"{path} holds an adapter; save the pipeline with merged weights")
     if name == "scheduler":
         if component_class is None or not issubclass(component_class, diffusers.SchedulerMixin):
             raise ValueError(f"{folder}: scheduler must be a diffusers scheduler, got {named[1]}")
-        return component_class.from_pretrained(path)
+        return component_class.from_pretrained(path, local_files_only=True)
     if name == "tokenizer":
         return component_class.from_pretrained(path, local_files_only=True, trust_remote_code=False)
 
@@ -462,10 +482,8 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         install_reference_attention(unet)
         if vae is None:
             self.latent_scale = patch_size  # pixels a latent, each way
-        elif hasattr(vae.config, "block_out_channels") and type(vae).__name__ == "AutoencoderKL":
-            self.latent_scale = 2 ** (len(vae.config.block_out_channels) - 1)
         else:
-            self.latent_scale = 8  # AutoencoderTiny
+            self.latent_scale = 2 ** (len(vae.config.block_out_channels) - 1)
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.latent_scale, do_resize=False)
 
     @property
@@ -486,7 +504,9 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         if not safe_serialization:
             raise ValueError("weights are saved as safetensors only; leave safe_serialization=True")
         hub_kwargs = {
-            k: kwargs.pop(k) for k in ("repo_id", "commit_message", "private", "token") if k in kwargs
+            k: kwargs.pop(k)
+            for k in ("repo_id", "commit_message", "private", "token", "create_pr")
+            if k in kwargs
         }
         super().save_pretrained(save_directory, safe_serialization=True, **kwargs)
 
@@ -553,12 +573,14 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         if not index_file.is_file():
             raise ValueError(f"{folder} is not a pipeline folder: it has no model_index.json")
         index = json.loads(index_file.read_text())
+        if not isinstance(index, dict):
+            raise ValueError(f"{index_file} must hold an object, got {type(index).__name__}")
         class_name = index.get("_class_name")
         if (class_name[-1] if isinstance(class_name, list) else class_name) != cls.__name__:
             raise ValueError(f"{folder} holds a {class_name}, expected a {cls.__name__}")
 
         arguments = {}
-        for name in inspect.signature(cls.__init__).parameters:
+        for name, parameter in inspect.signature(cls.__init__).parameters.items():
             if name in overrides:
                 arguments[name] = overrides.pop(name)
             elif name in COMPONENT_CLASSES:
@@ -566,6 +588,11 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
                     folder, name, index.get(name), torch_dtype or torch.float32, variant
                 )
             elif name in index:
+                expected = (int, float) if isinstance(parameter.default, float) else type(parameter.default)
+                if not isinstance(index[name], expected):
+                    raise ValueError(
+                        f"{index_file}: {name} must be like {parameter.default!r}, got {index[name]!r}"
+                    )
                 arguments[name] = index[name]
         if overrides:
             raise ValueError(f"unknown arguments: {', '.join(sorted(overrides))}")
@@ -580,8 +607,7 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         width/s)."""
         if self.vae is None:
             return F.pixel_unshuffle(images, self.config.patch_size)
-        encoded = self.vae.encode(images.to(self.vae.dtype))
-        return encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
+        return self.vae.encode(images.to(self.vae.dtype)).latent_dist.mode()
 
     def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
         """Scaled latents -> images (batch, 3, height, width) in [-1, 1]."""
@@ -610,6 +636,12 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
 
     def _prepare_images(self, images, name: str) -> torch.Tensor:
         """PIL, numpy or tensor in [0, 1] -> (batch, 3, height, width) in [-1, 1]; nothing is resized."""
+        if isinstance(images, (np.ndarray, torch.Tensor)):
+            low, high = float(images.min()), float(images.max())
+            if images.dtype in (np.uint8, torch.uint8) or low < 0 or high > 1:
+                raise ValueError(
+                    f"{name} must hold values in [0, 1], got {images.dtype} from {low} to {high}"
+                )
         images = self.image_processor.preprocess(images)
         step = self.latent_scale * 2 ** (len(self.unet.config.block_out_channels) - 1)
         height, width = images.shape[-2:]
@@ -635,18 +667,39 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             raise ValueError("au_delta must be finite")
         return au_delta.cpu()
 
+    def _call_scheduler(self):
+        """A scheduler of this call's own, so that calls from several threads do not share its state.
+
+        Raises:
+            ValueError: where the scheduler does not follow a noise schedule in discrete steps.
+        """
+        scheduler = copy.deepcopy(self.scheduler)
+        if not hasattr(scheduler, "alphas_cumprod") or not hasattr(scheduler, "init_noise_sigma"):
+            raise ValueError(
+                f"{type(scheduler).__name__} has no cumulative alphas; use a scheduler such as DDIM or DPM++"
+            )
+        composed = self.config.prediction == "flow_mask_paint"
+        if (
+            composed
+            and type(scheduler).__name__ in NEEDS_NOISE
+            and scheduler.config.prediction_type == "sample"
+        ):
+            scheduler = type(scheduler).from_config(scheduler.config, prediction_type="epsilon")
+        return scheduler
+
+    @staticmethod
     def _denoised_to_model_output(
-        self, denoised: torch.Tensor, noisy: torch.Tensor, timestep
+        scheduler, denoised: torch.Tensor, noisy: torch.Tensor, timestep
     ) -> torch.Tensor:
         """What the scheduler expects instead of the clean sample; `noisy` is the *scaled* model input.
 
         Salimans & Ho 2022 (arXiv:2202.00512), appendix D: with x = a x0 + s eps, eps = (x - a x0) / s and
         v = a eps - s x0.
         """
-        expected = self.scheduler.config.get("prediction_type", "epsilon")
+        expected = scheduler.config.get("prediction_type", "epsilon")
         if expected == "sample":
             return denoised
-        alphas = self.scheduler.alphas_cumprod.to(noisy.device, torch.float32)
+        alphas = scheduler.alphas_cumprod.to(noisy.device, torch.float32)
         position = float(timestep)  # some schedulers step between the training timesteps
         low = int(position)
         high = min(low + 1, len(alphas) - 1)
@@ -659,11 +712,6 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         raise ValueError(
             f"a flow_mask_paint model cannot serve a scheduler with prediction_type {expected!r}"
         )
-
-    def _scheduler_step_kwargs(self, generator) -> dict[str, Any]:
-        """Stochastic schedulers draw from the call's generator."""
-        accepted = inspect.signature(self.scheduler.step).parameters
-        return {"generator": generator} if "generator" in accepted else {}
 
     @property
     def guidance_scale(self) -> float:
@@ -712,9 +760,13 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         """
         # 1. Check inputs
         steps = self.config.default_steps if num_inference_steps is None else num_inference_steps
-        self._guidance_scale = (
-            self.config.default_guidance_scale if guidance_scale is None else float(guidance_scale)
-        )
+        scheduler = self._call_scheduler()
+        most = scheduler.config.num_train_timesteps
+        if not 1 <= steps <= most:
+            raise ValueError(f"num_inference_steps must be between 1 and {most}, got {steps}")
+        if guidance_scale is None:
+            guidance_scale = self.config.default_guidance_scale
+        guidance_scale = self._guidance_scale = float(guidance_scale)
         if output_type not in ("pil", "np", "pt", "latent"):
             raise ValueError(f'output_type must be "pil", "np", "pt" or "latent", got {output_type!r}')
         unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
@@ -735,7 +787,7 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             raise ValueError(f"au_delta must have one row for each of the {faces} faces, got {batch}")
         if isinstance(generator, list) and len(generator) != batch:
             raise ValueError(f"generator must be one or a list of {batch}, got {len(generator)}")
-        guided = self._guidance_scale != 1.0 and bool(au_delta.any())  # else both halves are equal
+        guided = guidance_scale != 1.0 and bool(au_delta.any())  # else both halves are equal
         device, dtype = self._execution_device, self.unet.dtype
 
         # 2. Encode text, condition and identity, once a face
@@ -753,10 +805,10 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             latents = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
         elif tuple(latents.shape) != shape:
             raise ValueError(f"latents must have shape {shape}, got {tuple(latents.shape)}")
-        self.scheduler.set_timesteps(steps, device=device)
-        timesteps = self.scheduler.timesteps
+        scheduler.set_timesteps(steps, device=device)
+        timesteps = scheduler.timesteps
         self._num_timesteps = len(timesteps)
-        latents = latents.to(device, dtype) * self.scheduler.init_noise_sigma
+        latents = latents.to(device, dtype) * scheduler.init_noise_sigma
 
         # 4. Conditions of both guidance halves, the unguided one first
         halves = 2 if guided else 1
@@ -768,10 +820,14 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         # 5. Denoise
         head = None
         reference = ReferenceCache(features)  # projected in the first step, inside the denoiser's forward
-        step_kwargs = self._scheduler_step_kwargs(generator)
+        step_kwargs = {}
+        if (
+            "generator" in inspect.signature(scheduler.step).parameters
+        ):  # stochastic ones draw from the call's own
+            step_kwargs["generator"] = generator
         with self.progress_bar(total=len(timesteps)) as progress:
             for step, timestep in enumerate(timesteps):
-                noisy = self.scheduler.scale_model_input(latents, timestep)
+                noisy = scheduler.scale_model_input(latents, timestep)
                 output = predict_noise(
                     self.unet,
                     torch.cat([noisy] * halves),
@@ -785,18 +841,18 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
                     head = split_head(output[-batch:], self.config.patch_size)
                     if guided:
                         head = guide_head(
-                            head, split_head(output[:batch], self.config.patch_size), self._guidance_scale
+                            head, split_head(output[:batch], self.config.patch_size), guidance_scale
                         )
                     denoised = self.encode_images(compose_head(head, identity).clamp(-1, 1))
-                    model_output = self._denoised_to_model_output(denoised, noisy.float(), timestep).to(dtype)
+                    model_output = self._denoised_to_model_output(
+                        scheduler, denoised, noisy.float(), timestep
+                    ).to(dtype)
                 elif guided:
                     unconditioned, conditioned = output.chunk(2)
-                    model_output = unconditioned + self._guidance_scale * (conditioned - unconditioned)
+                    model_output = unconditioned + guidance_scale * (conditioned - unconditioned)
                 else:
                     model_output = output
-                latents = self.scheduler.step(
-                    model_output, timestep, latents, **step_kwargs, return_dict=False
-                )[0]
+                latents = scheduler.step(model_output, timestep, latents, **step_kwargs, return_dict=False)[0]
                 latents = latents.to(dtype)
 
                 if callback_on_step_end is not None:

@@ -99,6 +99,7 @@ class TrainConfig:
                 raise TrainingError(f"--{field} must be {expected}, got {getattr(self, field)!r}")
 
         for field in (
+            "logging_steps",
             "resolution",
             "patch_size",
             "train_batch_size",
@@ -111,6 +112,8 @@ class TrainConfig:
         for field in ("warped", "au_dropout"):
             check(0 <= getattr(self, field) <= 1, field, "between 0 and 1")
         check(self.learning_rate > 0, "learning_rate", "above 0")
+        limit = self.checkpoints_total_limit
+        check(limit is None or limit >= 1, "checkpoints_total_limit", "at least 1, or none")
         check(self.prediction in ("flow_mask_paint", "noise"), "prediction", "flow_mask_paint or noise")
         check(self.mixed_precision in (None, "no", "fp16", "bf16"), "mixed_precision", "no, fp16 or bf16")
         check(
@@ -149,7 +152,7 @@ def _convert(name: str, value, annotation):
         if kind is int and float(value) != int(float(value)):
             raise ValueError(value)
         return int(float(value)) if kind is int else kind(value)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
         raise TrainingError(f"--{name} must be of type {kind.__name__}, got {value!r}") from error
 
 

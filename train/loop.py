@@ -1,5 +1,6 @@
 """The training loop: two UNets, pairs of one identity, AU dropout."""
 
+import contextlib
 import copy
 import json
 import logging
@@ -41,6 +42,7 @@ from magicedit.train.objectives import add_noise, composed_objective, noise_obje
 from magicedit.train.state import (
     find_checkpoint,
     flatten_optimizer,
+    list_checkpoints,
     load_checkpoint,
     restore_optimizer,
     save_checkpoint,
@@ -48,6 +50,15 @@ from magicedit.train.state import (
 
 logger = logging.getLogger(__name__)
 
+# Settings that a checkpoint's tensors depend on, and those that its continuation depends on
+SHAPING = (
+    *("block_out_channels", "layers_per_block", "attention_heads", "patch_size", "prediction"),
+    *("concat_identity", "resolution", "lora_rank", "freeze_reference", "use_ema", "use_8bit_adam"),
+)
+COMPUTED_WITH = (
+    *("seed", "train_batch_size", "gradient_accumulation_steps", "learning_rate", "lr_scheduler"),
+    *("max_train_steps", "warped", "augment", "au_dropout", "mixed_precision"),
+)
 MAX_BAD_STEPS = 20  # consecutive non-finite steps after which a run is given up
 
 
@@ -179,12 +190,24 @@ def prepare_for_training(pipeline: MagicEditPipeline, config: TrainConfig) -> No
 
 
 class TrainingSamples(torch.utils.data.Dataset):
-    """Pairs with the noise and the timestep that they are trained with, all a function of (seed, n)."""
+    """Pairs with the noise and the timestep that they are trained with, all a function of (seed, n).
+
+    noise_levels: timesteps of the schedule. noisy_end: draw more of the noisy ones. images: pictures rather
+    than the record numbers under which their latents are cached.
+    """
 
     def __init__(
-        self, pairs: PairDataset, latent_shape: tuple[int, int, int], seed: int, noisy_end: bool, images=True
+        self,
+        pairs: PairDataset,
+        latent_shape: tuple[int, int, int],
+        seed: int,
+        *,
+        noise_levels: int,
+        noisy_end: bool,
+        images: bool,
     ):
         self.pairs = pairs
+        self.noise_levels = noise_levels
         self.latent_shape = latent_shape
         self.seed = seed
         self.noisy_end = noisy_end
@@ -194,7 +217,8 @@ class TrainingSamples(torch.utils.data.Dataset):
         rng = np.random.default_rng((self.seed, n, 1))  # pairs draw from (seed, n)
         # Movement is decided at the noisy end: towards the clean one the noisy image itself shows the target
         u = rng.random()
-        timestep = min(999, int(1000 * (1 - u**2 if self.noisy_end else u)))
+        share = 1 - u**2 if self.noisy_end else u
+        timestep = min(self.noise_levels - 1, int(self.noise_levels * share))
         sample = self.pairs[n] if self.images else self._indices(n)
         return sample | {
             "noise": torch.from_numpy(rng.standard_normal(self.latent_shape, dtype=np.float32)),
@@ -253,6 +277,8 @@ class Run:
             log_with=None if config.report_to == "none" else config.report_to,
             project_dir=str(self.output_dir / "logs"),
         )
+        # Ours is the only division by micro-steps, whatever the launcher's environment says
+        self.accelerator.gradient_accumulation_steps = 1
         kind = str(self.accelerator.distributed_type.value)
         if "FSDP" in kind or "DEEPSPEED" in kind or "MEGATRON" in kind:
             raise TrainingError(f"verified checkpoints exist for data parallelism only, not for {kind} yet")
@@ -260,6 +286,11 @@ class Run:
         torch.backends.cuda.matmul.allow_tf32 = config.allow_tf32
 
         self.pipeline = build_pipeline(config)
+        if self.pipeline.config.resolution != config.resolution:
+            raise ModelError(
+                f"{config.pretrained_model_name_or_path} was made for {self.pipeline.config.resolution} px; "
+                f"train it with --resolution {self.pipeline.config.resolution}, not {config.resolution}"
+            )
         if self.pipeline.action_units != NAMES:
             raise ModelError(
                 f"the model has the AUs {self.pipeline.config.action_units}, training knows {NAMES}"
@@ -269,12 +300,15 @@ class Run:
         self.model = TwoUNets(self.pipeline.unet, self.pipeline.reference_unet)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = self._make_optimizer()
-        self.lr_scheduler = get_scheduler(
-            config.lr_scheduler,
-            self.optimizer,
-            num_warmup_steps=config.lr_warmup_steps,
-            num_training_steps=config.max_train_steps,
-        )
+        try:
+            self.lr_scheduler = get_scheduler(
+                config.lr_scheduler,
+                self.optimizer,
+                num_warmup_steps=config.lr_warmup_steps,
+                num_training_steps=config.max_train_steps,
+            )
+        except ValueError as error:
+            raise TrainingError(f"--lr_scheduler {config.lr_scheduler}: {error}") from error
         self.ema = (
             EMAModel(self.parameters, decay=config.ema_decay, use_ema_warmup=True, power=0.75)
             if config.use_ema
@@ -294,13 +328,18 @@ class Run:
         self.prompt_embeds = self.pipeline.encode_prompt(device, torch.float32)
         if config.resume_from_checkpoint:
             self._resume()
+        elif list_checkpoints(self.output_dir):
+            raise TrainingError(
+                f"{self.output_dir} holds checkpoints of an earlier run: go on with --resume_from_checkpoint "
+                "latest, or name another --output_dir"
+            )
         if config.report_to != "none":
             self.accelerator.init_trackers("magicedit", {k: str(v) for k, v in config.to_dict().items()})
 
     # -- building --
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
-        optimizer_class, extra = torch.optim.AdamW, {}
+        optimizer_class = torch.optim.AdamW
         if self.config.use_8bit_adam:
             try:
                 import bitsandbytes
@@ -313,7 +352,6 @@ class Run:
             betas=(self.config.adam_beta1, self.config.adam_beta2),
             weight_decay=self.config.adam_weight_decay,
             eps=self.config.adam_epsilon,
-            **extra,
         )
 
     def _open_data(self, split: str, warped: float) -> PairDataset:
@@ -343,7 +381,12 @@ class Run:
         channels = self.pipeline.unet.config.in_channels // (3 if self.pipeline.config.concat_identity else 2)
         side = self.config.resolution // self.pipeline.latent_scale
         samples = TrainingSamples(
-            self.pairs, (channels, side, side), self.config.seed, self.composed, images=self.latents is None
+            self.pairs,
+            (channels, side, side),
+            self.config.seed,
+            noise_levels=len(self.alphas),
+            noisy_end=self.composed,
+            images=self.latents is None,
         )
         order = SampleOrder(
             start_step=self.step,
@@ -421,7 +464,7 @@ class Run:
         finite = True
         for micro in range(micro_steps):
             last = micro == micro_steps - 1
-            with self.accelerator.no_sync(self.model) if not last else _nothing():
+            with self.accelerator.no_sync(self.model) if not last else contextlib.nullcontext():
                 loss, parts = self._loss(next(batches))
                 # All processes have to agree, and each has to run backward, or the others wait for its
                 # gradients
@@ -430,10 +473,15 @@ class Run:
             for name, value in {"loss": loss, **parts}.items():
                 logged[name] = logged.get(name, 0.0) + float(value.detach()) / micro_steps
         norm = self.accelerator.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
-        scaled = self.accelerator.scaler is not None  # a loss scaler skips and adapts by itself
-        finite &= scaled or math.isfinite(float(norm))
+        scaler = self.accelerator.scaler
+        if scaler is None:
+            finite &= math.isfinite(float(norm))
+        elif not finite:  # without its `step`, the scaler has to be told to try a smaller scale
+            scaler.update(scaler.get_scale() * scaler.get_backoff_factor())
         if finite:
             self.wrapped_optimizer.step()
+            finite = not self.wrapped_optimizer.step_was_skipped  # by the scaler
+        if finite:
             self.lr_scheduler.step()
             if self.ema is not None:
                 self.ema.step(self.parameters)
@@ -476,6 +524,11 @@ class Run:
             logger.warning("no whole checkpoint in %s: starting at step 0", self.output_dir)
             return
         tensors, state = load_checkpoint(folder)
+        changed = {k for k, v in self.config.to_dict().items() if v != state["config"].get(k, v)}
+        if unfit := sorted(changed & set(SHAPING)):
+            raise TrainingError(f"{folder} was trained with other settings: {', '.join(unfit)}")
+        if others := sorted(changed & set(COMPUTED_WITH)):
+            logger.warning("resuming with other settings than before: %s", ", ".join(others))
         if state["world_size"] != self.accelerator.num_processes:
             logger.warning(
                 "resuming a run of %d processes with %d", state["world_size"], self.accelerator.num_processes
@@ -622,14 +675,6 @@ class Run:
                     json.dumps({"step": self.step, **{k: float(f"{v:.6g}") for k, v in values.items()}})
                     + "\n"
                 )
-
-
-class _nothing:
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        return False
 
 
 def train(config: TrainConfig) -> None:

@@ -42,7 +42,7 @@ def save_checkpoint(
     Args:
         tensors: groups of tensors, each a file.
         state: what JSON can hold.
-        limit: checkpoints to keep, this one included; None: all.
+        limit: checkpoints to keep, this one and, of earlier steps, the newest; at least 1; None: all.
 
     Raises:
         TrainingError: where what is on the disk is not what was written.
@@ -64,15 +64,18 @@ def save_checkpoint(
     (temporary / MANIFEST).write_text(json.dumps({"step": step, "sha256": hashes}, indent=1))
     _sync(temporary / MANIFEST)
     _sync(temporary)
-    if final.exists():  # written by an earlier run of the same folder
-        shutil.rmtree(final)
+    old = output_dir / f"old-{step}"
+    if final.exists():  # the step was reached before: a kill between these lines leaves one of the two whole
+        final.rename(old)
     temporary.rename(final)
     _sync(output_dir)
+    shutil.rmtree(old, ignore_errors=True)
     if not verify_checkpoint(final):
         raise TrainingError(f"{final} does not verify after writing; is the disk full or failing?")
     if limit is not None:
-        for old in list_checkpoints(output_dir)[limit:]:
-            shutil.rmtree(old)
+        earlier = [p for p in list_checkpoints(output_dir) if checkpoint_step(p) < step]
+        for superfluous in earlier[limit - 1 :]:
+            shutil.rmtree(superfluous)
     return final
 
 
@@ -85,10 +88,15 @@ def verify_checkpoint(folder: Path) -> bool:
         return False
 
 
+def checkpoint_step(folder: Path) -> int:
+    """The optimiser step that a checkpoint folder's name says."""
+    return int(folder.name.split("-")[1])
+
+
 def list_checkpoints(output_dir: Path) -> list[Path]:
     """Checkpoint folders, newest first, verified or not."""
     found = [p for p in output_dir.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name)]
-    return sorted(found, key=lambda p: int(p.name.split("-")[1]), reverse=True)
+    return sorted(found, key=checkpoint_step, reverse=True)
 
 
 def find_checkpoint(output_dir: Path, which: str) -> Path | None:
@@ -114,12 +122,20 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, dict[str, torch.Tensor]], d
 
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """State of an optimiser as tensors named `index.key`, and the rest as JSON values."""
-    state = optimizer.state_dict()
+    """State of an optimiser as tensors named `index/key`, and the rest as JSON values."""
     tensors, scalars = {}, {}
-    for index, entries in state["state"].items():
+
+    def flatten(prefix: str, entries: dict) -> None:
         for key, value in entries.items():
-            (tensors if isinstance(value, torch.Tensor) else scalars)[f"{index}.{key}"] = value
+            name = f"{prefix}/{key}"
+            if isinstance(value, dict):  # 8-bit optimisers nest their quantisation state
+                flatten(name, value)
+            else:
+                (tensors if isinstance(value, torch.Tensor) else scalars)[name] = value
+
+    state = optimizer.state_dict()
+    for index, entries in state["state"].items():
+        flatten(str(index), entries)
     return tensors, {"scalars": scalars, "param_groups": state["param_groups"]}
 
 
@@ -129,6 +145,9 @@ def restore_optimizer(
     """The inverse of `flatten_optimizer`."""
     state: dict[int, dict[str, Any]] = {}
     for name, value in {**tensors, **rest["scalars"]}.items():
-        index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = value
+        index, *parents, key = name.split("/")
+        entries = state.setdefault(int(index), {})
+        for parent in parents:
+            entries = entries.setdefault(parent, {})
+        entries[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": rest["param_groups"]})

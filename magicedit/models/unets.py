@@ -176,7 +176,7 @@ def create_patch_pipeline(config: PatchModelConfig, seed: int = 0) -> MagicEditP
     }
     composed = config.prediction == "flow_mask_paint"
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.random.default_generator.manual_seed(seed)  # the CPU's alone; other devices keep theirs
         unet = UNet2DConditionModel(
             in_channels=channels * (3 if config.concat_identity else 2),
             out_channels=head_channels(config.patch_size) if composed else channels,

@@ -1,4 +1,6 @@
+import concurrent.futures
 import json
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -147,9 +149,6 @@ def test_guidance_follows_its_formula(sd_pipeline):
     torch.testing.assert_close(guided, expected, rtol=1e-4, atol=1e-4)
 
 
-NO_CLEAN_SAMPLES = (diffusers.PNDMScheduler, diffusers.EulerAncestralDiscreteScheduler)
-
-
 @pytest.mark.parametrize(
     "scheduler",
     [
@@ -163,13 +162,12 @@ NO_CLEAN_SAMPLES = (diffusers.PNDMScheduler, diffusers.EulerAncestralDiscreteSch
         diffusers.PNDMScheduler,
         diffusers.UniPCMultistepScheduler,
         diffusers.LCMScheduler,
+        diffusers.KDPM2DiscreteScheduler,
     ],
 )
 @pytest.mark.parametrize("prediction_type", ["sample", "epsilon"])
 def test_any_scheduler_serves_a_composing_model(scheduler, prediction_type):
     """Whatever the scheduler wants predicted, a model that always gives one clean image gets there."""
-    if prediction_type == "sample" and scheduler in NO_CLEAN_SAMPLES:
-        pytest.skip("this scheduler cannot take clean samples")
     pipeline = tiny_patch_pipeline()
     config = {"beta_schedule": "scaled_linear", "prediction_type": prediction_type}
     pipeline.scheduler = scheduler.from_config(config)
@@ -182,6 +180,16 @@ def test_any_scheduler_serves_a_composing_model(scheduler, prediction_type):
     assert torch.isfinite(latents).all()
     if scheduler is not diffusers.DDPMScheduler:  # its last step adds noise of the smallest variance
         assert (latents - expected).pow(2).mean().sqrt() < 0.12
+
+
+@pytest.mark.parametrize(
+    "scheduler", [diffusers.FlowMatchEulerDiscreteScheduler, diffusers.EDMEulerScheduler]
+)
+def test_schedulers_without_alphas_are_refused(scheduler):
+    pipeline = tiny_patch_pipeline()
+    pipeline.scheduler = scheduler()
+    with pytest.raises(ValueError, match="cumulative alphas"):
+        run(pipeline)
 
 
 def test_flow_prediction_schedulers_are_refused(patch_pipeline):
@@ -250,11 +258,29 @@ def test_given_latents_replace_the_generator(patch_pipeline):
         ({"output_type": "jpeg"}, "output_type"),
         ({"latents": torch.zeros(1, 4, 8, 8)}, r"latents must have shape \(1, 48, 8, 8\)"),
         ({"generator": [torch.Generator()] * 2}, "list of 1"),
+        ({"num_inference_steps": 0}, "between 1 and 1000"),
+        ({"num_inference_steps": 2000}, "between 1 and 1000"),
     ],
 )
 def test_bad_calls_say_what_was_expected(patch_pipeline, arguments, message):
     with pytest.raises(ValueError, match=message):
         run(patch_pipeline, **arguments)
+
+
+def test_arrays_must_hold_values_from_0_to_1(patch_pipeline):
+    bright = np.full((1, 32, 32, 3), 200, np.uint8)
+    for wrong in (bright, bright.astype(np.float32), torch.full((1, 3, 32, 32), -1.0)):
+        with pytest.raises(ValueError, match=r"\[0, 1\]"):
+            patch_pipeline(wrong, wrong, SMILE)
+
+
+def test_two_threads_do_not_disturb_each_other(patch_pipeline):
+    requests = [(SMILE, 0), (FROWN, 1)] * 3
+    alone = [run(patch_pipeline, au, faces=(face,)).images for au, face in requests]
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(lambda r: run(patch_pipeline, r[0], faces=(r[1],)).images, requests))
+    for one, other in zip(alone, together, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
 
 
 def test_without_the_au_layer_aus_change_nothing():
@@ -361,6 +387,40 @@ def edit_weights(folder, change):
     save_file(state, file)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"unet": "x"}, r"unet as \[library, class\]"),
+        ({"scheduler": ["diffusers", 3]}, "scheduler"),
+        ({"action_units": 5}, "action_units must be like"),
+        ({"resolution": "96"}, "resolution must be like"),
+    ],
+)
+def test_a_malformed_index_is_named(patch_pipeline, tmp_path, change, message):
+    patch_pipeline.save_pretrained(tmp_path)
+    index_file = tmp_path / "model_index.json"
+    index_file.write_text(json.dumps(json.loads(index_file.read_text()) | change))
+    with pytest.raises(ModelError, match=message):
+        load_pipeline(tmp_path)
+    index_file.write_text("[]")
+    with pytest.raises(ModelError, match="must hold an object"):
+        load_pipeline(tmp_path)
+
+
+def test_a_missing_component_folder_is_not_looked_for_on_a_hub(patch_pipeline, tmp_path):
+    patch_pipeline.save_pretrained(tmp_path)
+    shutil.rmtree(tmp_path / "scheduler")
+    with pytest.raises(ModelError, match="has no folder scheduler"):
+        load_pipeline(tmp_path)
+
+
+def test_adapters_that_point_elsewhere_are_refused(sd_pipeline, tmp_path):
+    sd_pipeline.save_pretrained(tmp_path)
+    (tmp_path / "text_encoder" / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match="adapter"):
+        load_pipeline(tmp_path)
+
+
 def test_missing_and_mismatched_tensors_are_named(patch_pipeline, tmp_path):
     patch_pipeline.save_pretrained(tmp_path)
     edit_weights(tmp_path, lambda state: state.pop("conv_norm_out.weight"))
@@ -411,6 +471,14 @@ def test_scheduler_override_and_dtype(patch_pipeline, tmp_path):
 
 
 # --- With the libraries around it ---------------------------------------------------------------------------
+
+
+def test_compiled_networks_give_the_same(patch_pipeline):
+    expected = run(patch_pipeline).images
+    compiled = tiny_patch_pipeline()
+    compiled.unet = torch.compile(compiled.unet, backend="eager")
+    compiled.reference_unet = torch.compile(compiled.reference_unet, backend="eager")
+    torch.testing.assert_close(run(compiled).images, expected, rtol=0, atol=1e-5)
 
 
 def test_lora_weights_load_and_act(sd_pipeline, tmp_path):

@@ -101,3 +101,30 @@ def test_optimizer_round_trip_continues_bit_equal(tmp_path):
         step(model, optimizer, k)
         step(other, other_optimizer, k)
     assert torch.equal(model.weight, other.weight)
+
+
+def test_pruning_never_touches_later_or_just_written_steps(tmp_path):
+    """A run that starts again at an earlier step keeps what it writes."""
+    for step in (900, 1000):
+        save(tmp_path, step)
+    for step in (400, 500, 600):
+        save(tmp_path, step, limit=2)
+    assert [p.name for p in list_checkpoints(tmp_path)] == [f"checkpoint-{s}" for s in (1000, 900, 600, 500)]
+
+
+def test_nested_optimizer_state_round_trips():
+    """As 8-bit optimisers hold it: quantisation tables beside the state, in a dict of their own."""
+
+    def make(value):
+        parameter = torch.nn.Parameter(torch.zeros(2))
+        optimizer = torch.optim.SGD([parameter], lr=0.1)
+        optimizer.state[parameter] = {"step": 3, "quant": {"map": torch.full((2,), value), "block": 256}}
+        return optimizer
+
+    tensors, rest = flatten_optimizer(make(7.0))
+    other = make(0.0)
+    restore_optimizer(other, tensors, json.loads(json.dumps(rest)))
+    (state,) = other.state.values()
+    assert state["step"] == 3
+    assert state["quant"]["block"] == 256
+    assert state["quant"]["map"].tolist() == [7.0, 7.0]

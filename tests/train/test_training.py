@@ -119,6 +119,18 @@ def test_two_processes_train_and_save(tiny_flags, tmp_path):
     assert all(torch.isfinite(weight).all() for weight in weights(tmp_path).values())
 
 
+def test_a_used_folder_is_not_trained_into_unasked(tiny_flags, tmp_path):
+    train(parse_config(tiny_flags(tmp_path, "--max_train_steps=1")))
+    with pytest.raises(TrainingError, match="resume_from_checkpoint"):
+        train(parse_config(tiny_flags(tmp_path, "--max_train_steps=1")))
+    with pytest.raises(TrainingError, match="use_ema"):
+        train(
+            parse_config(
+                tiny_flags(tmp_path, "--max_train_steps=2", "--no_use_ema", "--resume_from_checkpoint=latest")
+            )
+        )
+
+
 def test_two_processes_see_what_one_sees():
     def order(rank, world_size, batch_size):
         return list(loop.SampleOrder(2, 4, 2, batch_size, rank, world_size))
@@ -278,6 +290,8 @@ def test_previews_and_losses_reach_the_tracker(tiny_flags, tmp_path):
         (("--train_data_dir", "nowhere"), MagicEditError, "nowhere"),
         (("--pretrained_model_name_or_path", "nowhere/at/all"), ModelError, "nowhere/at/all"),
         (("--resolution", "36"), ModelError, "divisible by 8"),
+        (("--pretrained_model_name_or_path", "mini"), ModelError, "--resolution 96"),
+        (("--lr_scheduler", "nope"), TrainingError, "lr_scheduler nope"),
         (("--resume_from_checkpoint", "checkpoint-7"), TrainingError, "checkpoint-7"),
     ],
 )
