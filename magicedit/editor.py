@@ -470,7 +470,9 @@ def usable_dtype(dtype: "str | torch.dtype | None") -> "torch.dtype | None":
 def check_sampling(steps: int | None, guidance: float | None, seed: int) -> None:
     """Raises MagicEditError unless the sampling settings make sense."""
     if steps is not None and not 1 <= steps <= MOST_STEPS:
-        raise MagicEditError(f"the number of denoising steps must be at least 1 and at most {MOST_STEPS}, got {steps}")
+        raise MagicEditError(
+            f"the number of denoising steps must be at least 1 and at most {MOST_STEPS}, got {steps}"
+        )
     if guidance is not None and not (math.isfinite(guidance) and guidance >= 0):
         raise MagicEditError(f"the guidance scale must be a number from 0 (3 is usual), got {guidance}")
     if not 0 <= seed < 2**63:
