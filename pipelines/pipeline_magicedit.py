@@ -274,17 +274,20 @@ class HeadOutput:
         return torch.sigmoid(self.mask_logits)
 
 
-def head_channels(patch_size: int) -> int:
+def head_channels(patch_size: int, fine_flow: bool = False) -> int:
     """Output channels of a flow-mask-paint denoiser: paint and mask for each pixel of a patch, one flow a
-    patch."""
-    return 4 * patch_size**2 + 2
+    patch, and with `fine_flow` for each pixel what its flow differs from the patches' smooth one."""
+    return 4 * patch_size**2 + 2 + (2 * patch_size**2 if fine_flow else 0)
 
 
 def split_head(output: torch.Tensor, patch_size: int) -> HeadOutput:
-    """Raw denoiser output (batch, 4 p^2 + 2, height/p, width/p) -> paint, mask and flow at full size."""
+    """Raw denoiser output (batch, `head_channels`, height/p, width/p) -> paint, mask, flow at full size."""
     output = output.float()
-    paint, mask, flow = output.split([3 * patch_size**2, patch_size**2, 2], dim=1)
+    area = patch_size**2
+    paint, mask, flow, fine = output.split([3 * area, area, 2, output.shape[1] - 4 * area - 2], dim=1)
     flow = F.interpolate(flow * FLOW_SCALE, scale_factor=patch_size, mode="bicubic", align_corners=False)
+    if fine.shape[1]:
+        flow = flow + F.pixel_shuffle(fine, patch_size) * FLOW_SCALE
     return HeadOutput(F.pixel_shuffle(paint, patch_size), F.pixel_shuffle(mask, patch_size) + MASK_BIAS, flow)
 
 

@@ -35,10 +35,17 @@ from magicedit.models import (
     load_magicface,
     load_pipeline,
     predict_noise,
+    refine_patch_pipeline,
 )
 from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
 from magicedit.train.config import TrainConfig
-from magicedit.train.objectives import add_noise, composed_objective, noise_objective
+from magicedit.train.objectives import (
+    ComposedWeights,
+    Relation,
+    add_noise,
+    composed_objective,
+    noise_objective,
+)
 from magicedit.train.state import (
     find_checkpoint,
     flatten_optimizer,
@@ -53,7 +60,15 @@ logger = logging.getLogger(__name__)
 # Settings that a checkpoint's tensors depend on, and those that its continuation depends on
 SHAPING = (
     *("block_out_channels", "layers_per_block", "attention_heads", "patch_size", "prediction"),
-    *("concat_identity", "resolution", "lora_rank", "freeze_reference", "use_ema", "use_8bit_adam"),
+    *(
+        "concat_identity",
+        "fine_flow",
+        "resolution",
+        "lora_rank",
+        "freeze_reference",
+        "use_ema",
+        "use_8bit_adam",
+    ),
 )
 COMPUTED_WITH = (
     *("seed", "train_batch_size", "gradient_accumulation_steps", "learning_rate", "lr_scheduler"),
@@ -99,6 +114,7 @@ def build_pipeline(config: TrainConfig) -> MagicEditPipeline:
                 attention_heads=config.attention_heads,
                 prediction=config.prediction,
                 concat_identity=config.concat_identity,
+                fine_flow=config.fine_flow,
                 default_steps=config.default_steps,
                 default_guidance_scale=config.default_guidance_scale,
             ),
@@ -118,7 +134,10 @@ def build_pipeline(config: TrainConfig) -> MagicEditPipeline:
             index = _read_model_index(source, hub_kwargs)
         class_name = index.get("_class_name", "")
         if "MagicEditPipeline" in class_name:
-            return load_pipeline(source, device="cpu", **hub_kwargs)
+            pipeline = load_pipeline(source, device="cpu", **hub_kwargs)
+            if pipeline.config.prediction == "flow_mask_paint":
+                refine_patch_pipeline(pipeline, config.resolution)
+            return pipeline
         base, (unet, reference_unet) = source, from_stable_diffusion(source, **hub_kwargs)
     try:
         return MagicEditPipeline(
@@ -450,12 +469,17 @@ class Run:
             batch["source"],
             batch["target"],
             self.pipeline.config.patch_size,
-            change_weight=self.config.change_weight,
-            flow_weight=self.config.flow_weight,
-            mask_weight=self.config.mask_weight,
-            known_flow=batch.get("flow"),
+            ComposedWeights(
+                change=self.config.change_weight,
+                edges=self.config.edge_weight,
+                flow=self.config.flow_weight,
+                known_mask=self.config.known_mask_weight,
+                mask=self.config.mask_weight,
+            ),
+            Relation(batch["flow"], batch["mask"], batch["weight"]),
         )
-        return loss.total, {"pixels": loss.pixels, "flow": loss.flow, "mask": loss.mask}
+        parts = {"pixels": loss.pixels, "edges": loss.edges, "flow": loss.flow, "mask": loss.mask}
+        return loss.total, parts
 
     def _train_step(self, batches) -> dict[str, float] | None:
         """One optimiser step over its micro-batches; None where it was not finite and nothing was changed."""

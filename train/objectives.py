@@ -7,6 +7,8 @@ import torch.nn.functional as F
 
 from magicedit.pipelines.pipeline_magicedit import HeadOutput, compose_head, split_head
 
+FLOW_TOLERANCE = 0.1  # px below which the distance of flows is smooth
+
 
 def add_noise(clean: torch.Tensor, noise: torch.Tensor, alphas: torch.Tensor) -> torch.Tensor:
     """`sqrt(a) x0 + sqrt(1 - a) eps` with `alphas` (batch,), cumulative (Ho et al. 2020, eq. 4)."""
@@ -47,11 +49,44 @@ def noise_objective(
 
 
 @dataclass(frozen=True)
+class Relation:
+    """What is known of how targets follow from their sources, as `magicedit.data.pairs` describes it.
+
+    flow: (batch, height, width, 2) px, where a pixel of the target was read in the source. mask: (batch,
+    height, width), what movement does not explain, 0..1. Both NaN where they are not known. weight: (batch,
+    height, width), 0 where source and target cannot be compared.
+    """
+
+    flow: torch.Tensor
+    mask: torch.Tensor
+    weight: torch.Tensor
+
+
+@dataclass(frozen=True)
+class ComposedWeights:
+    """What the parts of the flow-mask-paint objective count.
+
+    change: a pixel whose colour changes by d (mean over channels and patch, at most 0.5) counts 1 + change *
+    d times. edges: of the mean absolute difference of neighbouring pixels' differences, which keeps paint
+    sharp. flow: of the distance to the known flow, px. known_mask: of the cross-entropy to the known mask.
+    mask: of the mean mask where it is not known; moved pixels keep the photograph's resolution, painted ones
+    do not.
+    """
+
+    change: float = 8.0
+    edges: float = 0.0
+    flow: float = 0.0
+    known_mask: float = 0.0
+    mask: float = 0.0
+
+
+@dataclass(frozen=True)
 class ComposedLoss:
     """Terms of the flow-mask-paint objective; `total` is weighted, the others are as they are."""
 
     total: torch.Tensor
     pixels: torch.Tensor
+    edges: torch.Tensor
     flow: torch.Tensor
     mask: torch.Tensor
 
@@ -61,39 +96,51 @@ def composed_objective(
     source: torch.Tensor,
     target: torch.Tensor,
     patch_size: int,
-    *,
-    change_weight: float,
-    flow_weight: float = 0.0,
-    mask_weight: float = 0.0,
-    known_flow: torch.Tensor | None = None,
+    weights: ComposedWeights,
+    relation: Relation | None = None,
 ) -> ComposedLoss:
     """The composed image against the target.
 
     Args:
-        output: raw denoiser output, (batch, 4 p^2 + 2, height/p, width/p).
+        output: raw denoiser output, see `split_head`.
         source, target: (batch, 3, height, width) in [-1, 1].
-        change_weight: a pixel whose colour changes by d (mean over channels and patch, at most 0.5) counts
-            1 + change_weight * d times.
-        flow_weight: of the mean squared distance to `known_flow`.
-        mask_weight: of the mean mask; moved pixels keep the photograph's resolution, painted ones do not.
-        known_flow: (batch, height, width, 2) in pixels, x then y, where a pixel of the target was read in the
-            source; NaN where it is not known. Moving flat skin changes no colour, so colour alone teaches it
-            slowly.
+        relation: moving flat skin changes no colour, so colour alone teaches movement slowly; None: colours
+            are all there is.
     """
     head: HeadOutput = split_head(output, patch_size)
     composed = compose_head(head, source)  # (batch, 3, height, width)
     difference = F.avg_pool2d((target - source).abs().mean(1, keepdim=True), patch_size)
-    weight = 1 + change_weight * difference.clamp(max=0.5)
+    weight = 1 + weights.change * difference.clamp(max=0.5)
     weight = F.interpolate(weight, scale_factor=patch_size, mode="nearest")  # (batch, 1, height, width)
-    pixels = (weight * (composed - target).pow(2)).mean()
-    mask = head.mask.mean()
+    if relation is not None:
+        weight = weight * relation.weight[:, None]
+    error = composed - target
+    pixels = (weight * error.pow(2)).mean()
+    across, down = error.diff(dim=-1).abs(), error.diff(dim=-2).abs()
+    edges = (weight[..., 1:] * across).mean() + (weight[..., 1:, :] * down).mean()
+    flow, mask = _related(head, relation, weights)
+    total = pixels + weights.edges * edges + weights.flow * flow + mask
+    return ComposedLoss(total, pixels, edges, flow, head.mask.mean())
 
-    flow = pixels.new_zeros(())
-    if known_flow is not None and flow_weight:
-        height, width = known_flow.shape[1:3]
-        half_sides = known_flow.new_tensor([width / 2, height / 2])
-        predicted = head.flow.permute(0, 2, 3, 1) * half_sides  # pixels
-        known = torch.isfinite(known_flow).all(-1, keepdim=True)
-        error = torch.where(known, predicted - torch.nan_to_num(known_flow), 0.0)
-        flow = error.pow(2).sum() / known.sum().clamp(min=1)
-    return ComposedLoss(pixels + flow_weight * flow + mask_weight * mask, pixels, flow, mask)
+
+def _related(
+    head: HeadOutput, relation: Relation | None, weights: ComposedWeights
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean distance to the known flow, px, and the weighted cost of the mask."""
+    if relation is None:
+        return head.mask.new_zeros(()), weights.mask * head.mask.mean()
+    height, width = relation.flow.shape[1:3]
+    half_sides = relation.flow.new_tensor([width / 2, height / 2])
+    predicted = head.flow.permute(0, 2, 3, 1) * half_sides  # px
+    known = torch.isfinite(relation.flow).all(-1)  # (batch, height, width)
+    squared = (predicted - torch.nan_to_num(relation.flow)).pow(2).sum(-1)
+    # As distances: a square would hardly see the small movements of brows and lids beside a smile's
+    distance = (squared + FLOW_TOLERANCE**2).sqrt() - FLOW_TOLERANCE
+    flow = torch.where(known, distance, 0.0).sum() / known.sum().clamp(min=1)
+
+    known = torch.isfinite(relation.mask)
+    entropy = F.binary_cross_entropy_with_logits(
+        head.mask_logits[:, 0], torch.nan_to_num(relation.mask), reduction="none"
+    )
+    cost = torch.where(known, weights.known_mask * entropy, weights.mask * head.mask[:, 0])
+    return flow, cost.mean()

@@ -14,14 +14,23 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from magicedit.action_units import NAMES, parse_deltas, to_vector
+from magicedit.action_units import EMOTIONS, NAMES, parse_deltas, to_vector
 from magicedit.data.description import read_description
 from magicedit.errors import DatasetError
 from magicedit.faces import condition_image
+from magicedit.faces.measure import lip_gap
 from magicedit.faces.regions import face_oval, jaw_contour
 from magicedit.faces.types import LANDMARK_COUNTS, Scheme
 from magicedit.imaging import to_tensor
-from magicedit.warping import backward_flow, displacement_fields, warp_landmarks, warp_photo
+from magicedit.warping import (
+    Correspondence,
+    Donor,
+    backward_flow,
+    correspond,
+    displacement_fields,
+    warp_landmarks,
+    warp_photo,
+)
 
 REAL, WARPED = 0, 1
 
@@ -33,10 +42,13 @@ GAIN, BIAS = (0.75, 1.25), 0.15  # by channel, of values in [-1, 1]
 # Pictures are held larger than they are returned, for turning and scaling them costs sharpness.
 WORKING_SCALE = 4 / 3
 
-# Commands of warped pairs. The prototype that worked drew the same.
-SOURCE_WARPED = 0.3  # probability; else the source is the photograph itself
-AU_COUNTS = (0, 1, 1, 2, 3)  # how many AUs a command changes, equally likely
+# Commands of warped pairs
+SOURCE_WARPED = 0.2  # probability; else the source is the photograph itself
+AU_COUNTS = (0, 1, 1, 1, 2, 3)  # how many AUs a command changes, equally likely
 INTENSITIES = (-2.0, 5.0)  # intensity steps
+TOGETHER = 0.25  # probability of AUs that come together in faces, all upwards, instead
+COMPANIONS = (*EMOTIONS.values(), ("AU12", "AU25"), ("AU6", "AU12"), ("AU25", "AU26"), ("AU1", "AU2"))
+DONOR_GAP = 0.08  # interocular distances between the lips from which a mouth shows its inside
 
 EXAMPLE_REQUESTS = ("AU12=+3", "AU1=+3,AU2=+3", "AU4=+3", "AU5=+3", "AU15=+3", "AU20=+3", "AU25=+3,AU26=+2")
 
@@ -61,8 +73,9 @@ class Draw(NamedTuple):
 
     source, target: record indices, equal in a warped pair. au_delta: (aus,) float32, target minus source in
     intensity steps; all zero where `dropped`. source_command, target_command: (aus,) what the two pictures
-    are warped by. matrix: (2, 3) from pixels of the held pictures to pixels of the returned ones, None
-    without augmentation; then mirrored where `flip`; then value * gain + bias by channel, in [-1, 1].
+    are warped by. donor: record whose teeth an opened mouth shows, None where nobody has any. matrix: (2, 3)
+    from pixels of the held pictures to pixels of the returned ones, None without augmentation; then mirrored
+    where `flip`; then value * gain + bias by channel, in [-1, 1].
     """
 
     source: int
@@ -73,6 +86,7 @@ class Draw(NamedTuple):
     dropped: bool
     source_command: np.ndarray
     target_command: np.ndarray
+    donor: int | None
     matrix: np.ndarray | None
     gain: np.ndarray
     bias: np.ndarray
@@ -85,11 +99,15 @@ class PairDataset(torch.utils.data.Dataset):
     in whichever order (DESIGN.md decision 7). `len` is the number of photographs, for want of a better epoch.
 
     A sample: source, target, condition: (3, resolution, resolution) float32 in [-1, 1], the condition image
-    drawn from the *target*; au_delta: (aus,) float32, target minus source in intensity steps, zero with
-    probability `au_dropout`; kind: 0 real, 1 warped; source_index, target_index: positions in `records`;
+    drawn from the *target* of a real pair, whose head may be turned otherwise, and from the *source* of a
+    warped one, lest its jaw tell the expression; au_delta: (aus,) float32, target minus source in intensity
+    steps, zero with probability `au_dropout`; kind: 0 real, 1 warped; source_index, target_index: positions
+    in `records`; and what is known about how the target follows from the source:
     flow: (resolution, resolution, 2) float32 px, x then y, with target(p) = source(p + flow(p)), NaN where
-    that is not known: in a mouth that the warp opened, in all of a real pair, and in all of a pair whose
-    source is warped too.
+    that is not known: between opened lips, outside the face of a real pair, and in all of a pair whose source
+    is warped too. mask: (resolution, resolution), how much of the target movement does not explain, 0..1, NaN
+    where not known. weight: (resolution, resolution), 1 where source and target can be compared; of a real
+    pair that is the face without the eyes, see `magicedit.warping.correspondence`.
 
     With probability `warped` a sample is one photograph, warped by random AUs (and in three of ten cases its
     source by others): `au_delta` is then the commanded difference, exact by construction, and both pictures
@@ -145,6 +163,14 @@ class PairDataset(torch.utils.data.Dataset):
             )
         self.records, self._places = self._read_records()
         self._pairs_of = self._real_pairs()
+        self._related = self.scheme == "mediapipe478"
+        self._donors = [
+            index
+            for index, record in enumerate(self.records)
+            if self._related and lip_gap(record.landmarks) > DONOR_GAP
+        ]
+        known = [[self.action_units.index(n) for n in s if n in self.action_units] for s in COMPANIONS]
+        self._companions = [together for together in known if len(together) > 1]
         if warped < 1 and not self._pairs_of:
             raise DatasetError(
                 f"nobody in the {split} split of {folder} has two photographs, so there are no real pairs; "
@@ -170,14 +196,18 @@ class PairDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, n: int) -> dict[str, Any]:
         draw = self.pair(n)
-        source, _ = self._render(draw.source, draw.source_command, draw)
+        source, source_landmarks = self._render(draw.source, draw.source_command, draw)
         target, landmarks = self._render(draw.target, draw.target_command, draw)
-        condition = condition_image(target, landmarks, self.scheme)
+        described, landmarks = (source, source_landmarks) if draw.warped else (target, landmarks)
+        condition = condition_image(described, landmarks, self.scheme)
+        flow, mask, weight = self._relation(draw)
         return {
             "source": to_tensor(source),
             "target": to_tensor(target),
             "condition": to_tensor(condition),
-            "flow": torch.from_numpy(self._flow(draw)),
+            "flow": torch.from_numpy(flow),
+            "mask": torch.from_numpy(mask),
+            "weight": torch.from_numpy(weight),
             "au_delta": torch.from_numpy(draw.au_delta.copy()),
             "kind": WARPED if draw.warped else REAL,
             "source_index": draw.source,
@@ -190,11 +220,14 @@ class PairDataset(torch.utils.data.Dataset):
             raise IndexError(f"samples are numbered from 0, got {n}")
         rng = np.random.default_rng((self.seed, int(n)))
         nothing = np.zeros(len(self.action_units), np.float32)
+        donor = None
         if warped := bool(rng.random() < self.warped):
             source = target = int(rng.integers(len(self.records)))
             source_command = self._command(rng) if rng.random() < SOURCE_WARPED else nothing
             target_command = self._command(rng)
             au_delta = target_command - source_command
+            if len(self._donors):
+                donor = int(rng.choice(self._donors))
         else:
             members = self._pairs_of[int(rng.integers(len(self._pairs_of)))]
             source, target = (int(member) for member in rng.choice(members, 2, replace=False))
@@ -216,6 +249,7 @@ class PairDataset(torch.utils.data.Dataset):
             dropped,
             source_command,
             target_command,
+            donor,
             matrix,
             gain,
             bias,
@@ -264,6 +298,10 @@ class PairDataset(torch.utils.data.Dataset):
     # --- drawing ---
     def _command(self, rng: np.random.Generator) -> np.ndarray:
         command = np.zeros(len(self.action_units), np.float32)
+        if self._companions and rng.random() < TOGETHER:
+            together = self._companions[rng.integers(len(self._companions))]
+            command[together] = rng.uniform(0, INTENSITIES[1], len(together))
+            return command
         count = min(AU_COUNTS[rng.integers(len(AU_COUNTS))], len(command))
         command[rng.choice(len(command), count, replace=False)] = rng.uniform(*INTENSITIES, count)
         return command
@@ -281,42 +319,59 @@ class PairDataset(torch.utils.data.Dataset):
         pixels, landmarks = self._picture(index), self._landmarks(index, self._working_size)
         if command.any():
             fields = self._fields(index)
-            pixels = warp_photo(pixels, fields, command, landmarks)
+            donor = draw.donor
+            if donor is not None:
+                donor = Donor(self._picture(donor), self._landmarks(donor, self._working_size))
+            pixels = warp_photo(pixels, fields, command, landmarks, donor)
             landmarks = warp_landmarks(landmarks, fields, command, self._stride)
+        pixels = self._placed(pixels, draw)
         if draw.matrix is not None:
-            side = (self.resolution, self.resolution)
-            pixels = cv2.warpAffine(
-                pixels, draw.matrix, side, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
-            )
             landmarks = landmarks @ draw.matrix[:, :2].T + draw.matrix[:, 2]
         if draw.flip:
-            pixels, landmarks = cv2.flip(pixels, 1), self._mirrored(landmarks)
+            landmarks = self._mirrored(landmarks)
         if draw.matrix is not None:
-            values = (np.arange(256) / 127.5 - 1)[None, :, None] * draw.gain + draw.bias
+            tone = np.ones(3)
+            if self._related and not draw.warped and index == draw.target:
+                tone = self._correspondence(draw.source, draw.target).tone
+            values = (np.arange(256)[None, :, None] * tone / 127.5 - 1) * draw.gain + draw.bias
             pixels = cv2.LUT(pixels, np.rint((values.clip(-1, 1) + 1) * 127.5).astype(np.uint8))
         return pixels, landmarks
 
-    def _flow(self, draw: Draw) -> np.ndarray:
-        """The known displacement of a pair, see the class."""
-        side = (self.resolution, self.resolution)
-        if not draw.warped or draw.source_command.any():
-            return np.full((*side, 2), np.nan, np.float32)
+    def _relation(self, draw: Draw) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Flow, mask and weight of a pair, see the class."""
         size = self._working_size
-        flow = np.zeros((size, size, 2), np.float32)
-        if draw.target_command.any():
+        weight = np.ones((size, size), np.float32)
+        if not draw.warped and not self._related:
+            flow = np.full((size, size, 2), np.nan, np.float32)
+            mask = np.full((size, size), np.nan, np.float32)
+        elif not draw.warped:
+            found = self._correspondence(draw.source, draw.target)
+            flow, mask, weight = found.flow, found.mask, found.weight
+        elif draw.source_command.any():
+            flow = np.full((size, size, 2), np.nan, np.float32)
+            mask = np.full((size, size), np.nan, np.float32)
+        elif draw.target_command.any():
             landmarks = self._landmarks(draw.target, size)
-            fields = self._fields(draw.target)
-            flow, rows, opened = backward_flow(fields, draw.target_command, landmarks, size)
+            flow, mask = backward_flow(self._fields(draw.target), draw.target_command, landmarks, size)
             flow = flow.astype(np.float32)
-            flow[rows][opened > 0.5] = np.nan
+            flow[mask > 0.5] = np.nan
+        else:
+            flow, mask = np.zeros((size, size, 2), np.float32), np.zeros((size, size), np.float32)
+        flow, mask, weight = (self._placed(values, draw) for values in (flow, mask, weight))
         if draw.matrix is not None:
-            flow = cv2.warpAffine(
-                flow, draw.matrix, side, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
-            )
             flow = flow @ draw.matrix[:, :2].T.astype(np.float32)
         if draw.flip:
-            flow = flow[:, ::-1] * np.float32([-1, 1])
-        return np.ascontiguousarray(flow, np.float32)
+            flow = flow * np.float32([-1, 1])
+        return tuple(np.ascontiguousarray(values, np.float32) for values in (flow, mask, weight))
+
+    def _placed(self, values: np.ndarray, draw: Draw) -> np.ndarray:
+        """Values at the pixels of a held picture, turned, scaled, shifted and mirrored as drawn."""
+        if draw.matrix is not None:
+            side = (self.resolution, self.resolution)
+            values = cv2.warpAffine(
+                values, draw.matrix, side, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
+            )
+        return values[:, ::-1] if draw.flip else values
 
     def _mirrored(self, landmarks: np.ndarray) -> np.ndarray:
         """Landmarks of the mirrored picture, as far as the condition image needs them."""
@@ -397,6 +452,17 @@ class PairDataset(torch.utils.data.Dataset):
         factor = size / self.description["crop_size"]
         return (self.records[index].landmarks + 0.5) * factor - 0.5  # pixel centres at whole numbers
 
+    def _correspondence(self, source: int, target: int) -> Correspondence:
+        """Of two held pictures."""
+        size = self._working_size
+        return self._held.get(
+            ("correspondence", source, target),
+            lambda: correspond(
+                self._picture(source), self._landmarks(source, size),
+                self._picture(target), self._landmarks(target, size),
+            ),
+        )  # fmt: skip
+
     def _fields(self, index: int) -> np.ndarray:
         """Displacement fields of a held picture."""
         size = self._working_size
@@ -424,13 +490,13 @@ def _mirror_order(scheme: Scheme) -> np.ndarray:
 
 
 class _Held:
-    """Arrays by key up to a number of bytes; those unused for longest go first."""
+    """Arrays, or what has `nbytes`, by key up to a number of bytes; those unused for longest go first."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity, self._bytes = capacity, 0
-        self._arrays: OrderedDict[tuple[str, int], np.ndarray] = OrderedDict()
+        self._arrays: OrderedDict[tuple, Any] = OrderedDict()
 
-    def get(self, key: tuple[str, int], make: Callable[[], np.ndarray]) -> np.ndarray:
+    def get(self, key: tuple, make: Callable[[], Any]) -> Any:
         if key in self._arrays:
             self._arrays.move_to_end(key)
             return self._arrays[key]

@@ -7,6 +7,7 @@ from magicedit.models.unets import (
     create_patch_pipeline,
     freeze_unused_reference,
     from_stable_diffusion,
+    refine_patch_pipeline,
     unused_reference_parameters,
 )
 from magicedit.pipelines.pipeline_magicedit import (
@@ -29,5 +30,6 @@ __all__ = [
     "model_origin",
     "predict_noise",
     "project_reference",
+    "refine_patch_pipeline",
     "unused_reference_parameters",
 ]

@@ -135,6 +135,7 @@ class PatchModelConfig:
     resolution, patch_size: pixels a side. block_out_channels, layers_per_block, attention_heads,
     cross_attention_dim, norm_num_groups: of both UNets; the highest-resolution level has no attention.
     prediction: "flow_mask_paint" or "noise". concat_identity: identity patches on the input channels too.
+    fine_flow: of flow_mask_paint: a displacement of each pixel on top of those of the patches.
     """
 
     resolution: int = 96
@@ -147,6 +148,7 @@ class PatchModelConfig:
     action_units: tuple[str, ...] = NAMES
     prediction: str = "flow_mask_paint"
     concat_identity: bool = True
+    fine_flow: bool = True
     default_steps: int = 6
     default_guidance_scale: float = 1.5
 
@@ -179,7 +181,7 @@ def create_patch_pipeline(config: PatchModelConfig, seed: int = 0) -> MagicEditP
         torch.random.default_generator.manual_seed(seed)  # the CPU's alone; other devices keep theirs
         unet = UNet2DConditionModel(
             in_channels=channels * (3 if config.concat_identity else 2),
-            out_channels=head_channels(config.patch_size) if composed else channels,
+            out_channels=head_channels(config.patch_size, config.fine_flow) if composed else channels,
             class_embed_type="simple_projection",
             projection_class_embeddings_input_dim=len(config.action_units),
             **shared,
@@ -203,3 +205,34 @@ def create_patch_pipeline(config: PatchModelConfig, seed: int = 0) -> MagicEditP
         default_steps=config.default_steps,
         default_guidance_scale=config.default_guidance_scale,
     )
+
+
+def refine_patch_pipeline(pipeline: MagicEditPipeline, resolution: int) -> MagicEditPipeline:
+    """A flow-mask-paint pipeline to go on training from: at another resolution, with a flow for each pixel.
+
+    Convolutions and attention know no picture size, and the new output channels start at zero: at its old
+    resolution the pipeline predicts what it did.
+
+    Raises:
+        ModelError: where the pipeline is of another kind, or the resolution does not fit it.
+    """
+    config, unet = pipeline.config, pipeline.unet
+    if config.prediction != "flow_mask_paint":
+        raise ModelError("only flow_mask_paint pipelines can change their resolution and head")
+    unit = config.patch_size * 2 ** (len(unet.config.block_out_channels) - 1)
+    if resolution % unit:
+        raise ModelError(f"resolution must be divisible by {unit} (patches and levels), got {resolution}")
+    channels = head_channels(config.patch_size, fine_flow=True)
+    if unet.config.out_channels != channels:
+        old, unet.conv_out = unet.conv_out, torch.nn.Conv2d(
+            unet.conv_out.in_channels, channels, unet.conv_out.kernel_size, padding=unet.conv_out.padding
+        ).to(unet.conv_out.weight)  # fmt: skip
+        with torch.no_grad():
+            for new, kept in ((unet.conv_out.weight, old.weight), (unet.conv_out.bias, old.bias)):
+                new.zero_()
+                new[: len(kept)] = kept
+        unet.register_to_config(out_channels=channels)
+    pipeline.register_to_config(resolution=resolution)
+    for network in (unet, pipeline.reference_unet):
+        network.register_to_config(sample_size=resolution // config.patch_size)
+    return pipeline

@@ -1,62 +1,98 @@
 """Applying displacement fields to photographs and landmarks."""
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 
+from magicedit.warping.mouth import Donor, inside_colour, paint_inside
 from magicedit.warping.muscles import LOWER_LIP_EDGE, TISSUES, UPPER_LIP_EDGE, face_frame
 
 _LOWER_SHEET = [i for tissue in ("lower lip", "chin", "jaw") for row in TISSUES[tissue] for i in row]
 _INVERSIONS = 5  # fixed-point steps; the residual falls by the field's steepest slope (below 0.7) each time
 
 
+class _Opening(NamedTuple):
+    """How the two sheets of skin meet at the moved mouth.
+
+    rows: of the picture, those that the mouth's opening crosses. below, opened: (rows, size) weights, how far
+    a pixel belongs to the lower sheet, and how far to an inside of the mouth that the photograph does not
+    show. upper_edge: (points, 2) px, where the upper lip's lower edge has moved to.
+    """
+
+    rows: slice
+    below: np.ndarray
+    opened: np.ndarray
+    upper_edge: np.ndarray
+
+
 def backward_flow(
     fields: np.ndarray, au_vector: np.ndarray, landmarks: np.ndarray, size: int
-) -> tuple[np.ndarray, slice, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray]:
     """Where a warped face crop reads the photograph, and where the photograph has nothing to read.
 
     Arguments as in `warp_photo`; size: of the crop in px. Returns the flow (size, size, 2) px, x then y, with
-    warped(p) = photograph(p + flow(p)); the rows that the mouth's opening crosses; and for these rows, (rows,
-    size), how far in [0, 1] a pixel shows an inside of the mouth that the photograph does not.
+    warped(p) = photograph(p + flow(p)), and (size, size) how far in [0, 1] a pixel shows an inside of the
+    mouth that the photograph does not.
     """
+    flow, opening = _backward(fields, au_vector, landmarks, size)
+    opened = np.zeros((size, size), np.float32)
+    opened[opening.rows] = opening.opened
+    return flow, opened
+
+
+def _backward(
+    fields: np.ndarray, au_vector: np.ndarray, landmarks: np.ndarray, size: int
+) -> tuple[np.ndarray, _Opening]:
     stride = _stride(fields, size)
     forward = _combine(fields, au_vector)  # (size/stride, size/stride, 4) px
     inverse = _invert(forward, stride)
     flow = cv2.resize(inverse, (size, size), interpolation=cv2.INTER_CUBIC)  # (size, size, 4) px
-    rows, below, opened = _mouth(forward, np.asarray(landmarks, np.float64), stride, size)
+    opening = _mouth(forward, np.asarray(landmarks, np.float64), stride, size)
+    rows = opening.rows
     backward = flow[..., :2]
-    backward[rows] += below[..., None] * (flow[rows, :, 2:] - backward[rows])
+    backward[rows] += opening.below[..., None] * (flow[rows, :, 2:] - backward[rows])
     backward[rows.stop :] = flow[rows.stop :, :, 2:]
-    return backward, rows, opened
+    return backward, opening
 
 
 def warp_photo(
-    pixels: np.ndarray, fields: np.ndarray, au_vector: np.ndarray, landmarks: np.ndarray
+    pixels: np.ndarray,
+    fields: np.ndarray,
+    au_vector: np.ndarray,
+    landmarks: np.ndarray,
+    donor: Donor | None = None,
 ) -> np.ndarray:
     """Move the skin of a face crop by a change of AUs.
 
     pixels (size, size, 3) uint8 RGB; fields: of the same crop, from `displacement_fields`; au_vector (aus,):
     change in intensity steps, negative to relax a muscle, in the fields' order; landmarks (478, 2) px say
     where the mouth is. Where parting lips open the mouth beyond what the photograph shows of its inside, that
-    inside is painted dark. Returns uint8 (size, size, 3); an equal copy for a zero vector.
+    inside is painted: with the teeth of `donor`, or dark. Returns uint8 (size, size, 3); an equal copy for a
+    zero vector.
     """
     size = pixels.shape[0]
     if pixels.shape != (size, size, 3) or pixels.dtype != np.uint8:
         raise ValueError(f"pixels must be uint8 (size, size, 3), got {pixels.dtype} {pixels.shape}")
     if not np.any(au_vector):
         return pixels.copy()
-    backward, rows, opened = backward_flow(fields, au_vector, landmarks, size)
-    x, y = _pixel_grid(size)
-    warped = cv2.remap(
-        pixels,
-        backward[..., 0] + x,
-        backward[..., 1] + y,
-        cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_REFLECT_101,
-    )
-    if opened.any():
-        band = warped[rows]
-        band[:] = np.rint(band + opened[..., None] * (_inside_colour(pixels, landmarks) - band))
+    backward, opening = _backward(fields, au_vector, landmarks, size)
+    warped = read_at(pixels, backward)
+    if opening.opened.any():
+        band = warped[opening.rows]
+        inside = inside_colour(pixels, landmarks)
+        if donor is not None:
+            inside = paint_inside(pixels, landmarks, donor, opening.upper_edge, opening.rows)
+        band[:] = np.rint(band + opening.opened[..., None] * (inside - band))
     return warped
+
+
+def read_at(pixels: np.ndarray, flow: np.ndarray) -> np.ndarray:
+    """`pixels` (size, size, ...) read at every place plus flow (size, size, 2) px, reflected beyond them."""
+    x, y = _pixel_grid(len(pixels))
+    return cv2.remap(
+        pixels, flow[..., 0] + x, flow[..., 1] + y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
+    )
 
 
 def warp_landmarks(
@@ -131,15 +167,7 @@ def _pixel_grid(size: int) -> tuple[np.ndarray, np.ndarray]:
     return steps[None], steps[:, None]
 
 
-def _mouth(
-    forward: np.ndarray, landmarks: np.ndarray, stride: int, size: int
-) -> tuple[slice, np.ndarray, np.ndarray]:
-    """How the two sheets of skin meet at the moved mouth.
-
-    Returns the rows of the picture that the mouth's opening crosses and, for these rows, (rows, size)
-    weights: how far a pixel belongs to the lower sheet, and how far to an inside of the mouth that the
-    photograph does not show.
-    """
+def _mouth(forward: np.ndarray, landmarks: np.ndarray, stride: int, size: int) -> _Opening:
     frame = face_frame(landmarks)
     edges = landmarks[list(UPPER_LIP_EDGE)], landmarks[list(LOWER_LIP_EDGE)]
     moved = _move(edges[0], forward[..., :2], stride), _move(edges[1], forward[..., 2:], stride)
@@ -173,19 +201,9 @@ def _mouth(
         * np.clip((gap - depth) / soft, 0, 1)
         * (gap > shown + 1.5 * pixel)
     )
-    return rows, below.astype(np.float32), opened.astype(np.float32)
+    return _Opening(rows, below.astype(np.float32), opened.astype(np.float32), moved[0])
 
 
 def _height_along(across: np.ndarray, edge: np.ndarray) -> np.ndarray:
     """How far down a lip's edge (points, 2) runs at places across the face, level beyond its ends."""
     return np.interp(across, np.maximum.accumulate(edge[:, 0]), edge[:, 1])
-
-
-def _inside_colour(pixels: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
-    """A dark red that fits the photograph's light: a fifth of the lips' median colour."""
-    at = (
-        np.rint(np.asarray(landmarks)[[*UPPER_LIP_EDGE, *LOWER_LIP_EDGE]])
-        .astype(int)
-        .clip(0, len(pixels) - 1)
-    )
-    return (np.median(pixels[at[:, 1], at[:, 0]], axis=0) * (0.26, 0.17, 0.17)).astype(np.float32)

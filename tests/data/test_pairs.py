@@ -9,6 +9,7 @@ import torch
 
 from magicedit.action_units import NAMES
 from magicedit.data import PairDataset, prepare
+from magicedit.data.pairs import AU_COUNTS, COMPANIONS
 from magicedit.errors import DatasetError
 from magicedit.imaging import to_pixels
 
@@ -76,7 +77,8 @@ def test_warped_pairs_are_one_photograph_and_the_difference_of_the_commands(data
     commands = np.stack([draw.target_command for draw in draws])
     assert commands.min() >= -2
     assert commands.max() <= 5
-    assert set((commands != 0).sum(1)) == {0, 1, 2, 3}
+    counts = {len(together) for together in COMPANIONS} | set(AU_COUNTS)
+    assert set((commands != 0).sum(1)) == counts
     assert (commands != 0).any(0).all()  # every AU is drawn
     assert {draw.source for draw in draws} == {0, 1, 2}  # and every photograph
     warped_sources = np.mean([draw.source_command.any() for draw in draws])
@@ -98,7 +100,9 @@ def test_the_flow_says_where_a_warped_target_was_read_in_its_source(dataset):
             draw, sample = pairs.pair(n), pairs[n]
             flow = sample["flow"].numpy()
             known = np.isfinite(flow).all(-1)
-            if not draw.warped or draw.source_command.any():
+            if not draw.warped:
+                continue
+            if draw.source_command.any():
                 assert not known.any()
                 continue
             if not np.abs(draw.target_command).max() > 2:
@@ -135,7 +139,7 @@ def test_a_warped_target_measures_as_commanded(photographs, backend, tmp_path):
         assert after > before + 0.5
 
 
-def test_the_condition_image_comes_from_the_target(dataset):
+def test_the_condition_image_of_a_real_pair_comes_from_the_target(dataset):
     pairs = open_pairs(dataset, warped=0.0)
     for n in range(6):
         sample = {name: to_pixels(pairs[n][name]).astype(int) for name in PICTURES}
@@ -148,6 +152,49 @@ def test_the_condition_image_comes_from_the_target(dataset):
         assert kept[border].mean() > 0.9  # chin or hairline may touch the border of a shifted picture
         from_source = (sample["condition"] == sample["source"]).all(-1)
         assert from_source[border].mean() < 0.5  # the other photograph is darker
+
+
+def test_the_condition_image_of_a_warped_pair_does_not_tell_the_expression(dataset):
+    """It is drawn from the source: a dropped jaw would otherwise give the answer away."""
+    pairs = open_pairs(dataset, warped=1.0, augment=False)
+    checked = 0
+    for n in range(60):
+        draw = pairs.pair(n)
+        if not draw.source_command.any():
+            checked += 1
+            assert torch.equal(pairs[n]["condition"], pairs.record_images(draw.source)[1])
+    assert checked > 20
+
+
+def test_mask_and_weight_of_warped_pairs(dataset):
+    """Paint is needed in opened mouths alone, and everything can be compared."""
+    pairs = open_pairs(dataset, warped=1.0)
+    opened = 0
+    for n in range(60):
+        draw, sample = pairs.pair(n), pairs[n]
+        assert sample["weight"].min() > 0.99
+        mask, flow = sample["mask"], sample["flow"]
+        if draw.source_command.any():
+            assert torch.isnan(mask).all()
+        else:
+            assert torch.isfinite(mask).all()
+            assert torch.isnan(flow[mask > 0.9]).all()
+            opened += bool(mask.max() > 0.9)
+    assert opened > 3
+
+
+def test_real_pairs_are_related_in_the_face(dataset):
+    """Two photographs that differ in brightness alone: nothing moves, and augmented targets have the light
+    of their source."""
+    pairs = open_pairs(dataset, warped=0.0)
+    for n in range(8):
+        sample = pairs[n]
+        flow, weight = sample["flow"].numpy(), sample["weight"].numpy()
+        known = np.isfinite(flow).all(-1)
+        assert 0.1 < known.mean() < 0.9
+        assert np.abs(flow[known]).max() < 1.5  # px: landmarks in the dark scatter
+        source, target = (to_pixels(sample[name]).astype(float) for name in ("source", "target"))
+        assert np.median(np.abs(source - target)[weight > 0.9]) < 6
 
 
 def test_mirrored_samples_have_the_condition_of_a_face_not_of_a_mirror(dataset):

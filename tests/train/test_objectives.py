@@ -3,8 +3,16 @@ import math
 import pytest
 import torch
 
-from magicedit.pipelines.pipeline_magicedit import FLOW_SCALE, MASK_BIAS
-from magicedit.train.objectives import add_noise, composed_objective, min_snr_weights, noise_objective
+from magicedit.pipelines.pipeline_magicedit import FLOW_SCALE, MASK_BIAS, split_head
+from magicedit.train.objectives import (
+    FLOW_TOLERANCE,
+    ComposedWeights,
+    Relation,
+    add_noise,
+    composed_objective,
+    min_snr_weights,
+    noise_objective,
+)
 
 PATCH = 4
 
@@ -49,8 +57,18 @@ def head(flow=(0.0, 0.0), mask=-20.0, paint=0.0, side=32):
     return raw
 
 
-def loss(raw, source, target, **kwargs):
-    return composed_objective(raw, source, target, PATCH, **{"change_weight": 0.0} | kwargs)
+def loss(raw, source, target, relation=None, **weights):
+    weights = ComposedWeights(**{"change": 0.0} | weights)
+    return composed_objective(raw, source, target, PATCH, weights, relation)
+
+
+def related(flow=math.nan, mask=math.nan, weight=1.0, side=32):
+    """The same known flow, mask and weight everywhere."""
+    return Relation(
+        torch.full((1, side, side, 2), flow),
+        torch.full((1, side, side), mask),
+        torch.full((1, side, side), weight),
+    )
 
 
 @pytest.fixture
@@ -72,7 +90,7 @@ def test_composed_objective_understands_flow_in_pixels(ramp):
 
 def test_painting_replaces_and_costs(ramp):
     target = torch.full_like(ramp, 0.25)
-    painted = loss(head(mask=20.0, paint=0.25), ramp, target, mask_weight=0.1)
+    painted = loss(head(mask=20.0, paint=0.25), ramp, target, mask=0.1)
     assert painted.pixels == pytest.approx(0, abs=1e-6)
     assert painted.mask == pytest.approx(1, abs=1e-6)
     assert painted.total == pytest.approx(0.1, abs=1e-6)
@@ -82,19 +100,55 @@ def test_changed_pixels_weigh_more(ramp):
     target = ramp.clone()
     target[..., :8, :8] += 0.4
     plain = loss(head(), ramp, target).pixels
-    weighted = loss(head(), ramp, target, change_weight=8.0).pixels
+    weighted = loss(head(), ramp, target, change=8.0).pixels
     assert weighted == pytest.approx(float(plain) * (1 + 8 * 0.4), rel=1e-4)
 
 
 def test_known_flow_is_compared_where_it_is_known(ramp):
-    known = torch.full((1, 32, 32, 2), math.nan)
-    assert loss(head(), ramp, ramp, flow_weight=1.0, known_flow=known).flow == 0
-    known[:, :16] = torch.tensor([3.0, -1.0])
-    part = loss(head(flow=(1.0, -1.0)), ramp, ramp, flow_weight=1.0, known_flow=known)
-    assert part.flow == pytest.approx(4.0, rel=1e-3)
+    relation = related()
+    assert loss(head(), ramp, ramp, relation, flow=1.0).flow == 0
+    relation.flow[:, :16] = torch.tensor([3.0, -1.0])
+    part = loss(head(flow=(1.0, -1.0)), ramp, ramp, relation, flow=1.0)
+    assert part.flow == pytest.approx(2.0, abs=FLOW_TOLERANCE)  # px
     raw = head().requires_grad_()
-    loss(raw, ramp, ramp, flow_weight=1.0, known_flow=known).total.backward()
+    loss(raw, ramp, ramp, relation, flow=1.0).total.backward()
     assert torch.isfinite(raw.grad).all()
+
+
+def test_a_known_mask_is_learned_and_an_unknown_one_costs(ramp):
+    """-log(0.5) where the mask is undecided; paint is free where it is needed."""
+    undecided = head(mask=0.0)
+    known = loss(undecided, ramp, ramp, related(mask=1.0), known_mask=1.0, mask=9.0)
+    assert known.total - known.pixels == pytest.approx(math.log(2), rel=1e-4)
+    unknown = loss(undecided, ramp, ramp, related(), known_mask=1.0, mask=9.0)
+    assert unknown.total - unknown.pixels == pytest.approx(9 * 0.5, rel=1e-4)
+    painted = loss(head(mask=20.0, paint=0.25), ramp, ramp, related(mask=1.0), known_mask=1.0)
+    assert painted.total - painted.pixels == pytest.approx(0, abs=1e-5)
+
+
+def test_pixels_that_cannot_be_compared_do_not_count(ramp):
+    target = ramp + 0.5
+    assert loss(head(), ramp, target, related(weight=0.0), edges=1.0, change=8.0).total == 0
+    assert loss(head(), ramp, target, related(), edges=1.0, change=8.0).total > 0.1
+
+
+def test_edges_see_blur_that_pixels_hardly_do():
+    """A fine grating painted grey: the pixel loss is its variance, the edge loss its steps."""
+    target = torch.zeros(1, 3, 32, 32)
+    target[..., ::2] = 0.2
+    grey = loss(head(mask=20.0, paint=0.1), torch.zeros_like(target), target)
+    assert grey.pixels == pytest.approx(0.01, rel=1e-3)
+    assert grey.edges == pytest.approx(0.2, rel=1e-3)
+
+
+def test_a_fine_flow_moves_single_pixels(ramp):
+    """Without it the finest movement is that of a patch."""
+    raw = torch.cat([head(flow=(2.0, 0.0)), torch.zeros(1, 2 * PATCH**2, 8, 8)], dim=1)
+    assert torch.equal(split_head(raw, PATCH).flow, split_head(head(flow=(2.0, 0.0)), PATCH).flow)
+    raw[0, -2 * PATCH**2, 3, 5] = 1.0  # x of the first pixel of one patch
+    moved = split_head(raw, PATCH).flow - split_head(head(flow=(2.0, 0.0)), PATCH).flow
+    assert moved[0, 0, 3 * PATCH, 5 * PATCH] == pytest.approx(FLOW_SCALE)
+    assert moved.count_nonzero() == 1
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 1e30])

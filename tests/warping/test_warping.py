@@ -6,7 +6,8 @@ import pytest
 
 from magicedit.action_units import NAMES
 from magicedit.faces import align, crop_face, load_backend
-from magicedit.warping import backward_flow, displacement_fields, warp_landmarks, warp_photo
+from magicedit.warping import Donor, backward_flow, displacement_fields, warp_landmarks, warp_photo
+from magicedit.warping.mouth import inside_colour, paint_inside
 from magicedit.warping.muscles import LOWER_LIP_EDGE, UPPER_LIP_EDGE, mirror_ids
 
 SIZE, STRIDE = 128, 4
@@ -100,7 +101,7 @@ def test_mirrored_faces_get_mirrored_fields(face):
 def test_nothing_folds_over(face, name, intensity):
     """The backward map keeps orientation everywhere but along the lips, which part."""
     _, landmarks, fields = face
-    flow, _, _ = backward_flow(fields, command(**{name: intensity}), landmarks, SIZE)
+    flow, _ = backward_flow(fields, command(**{name: intensity}), landmarks, SIZE)
     dx, dy = np.gradient(flow, axis=1), np.gradient(flow, axis=0)
     jacobian = (1 + dx[..., 0]) * (1 + dy[..., 1]) - dx[..., 1] * dy[..., 0]
     lips = np.concatenate([landmarks[list(UPPER_LIP_EDGE)], landmarks[list(LOWER_LIP_EDGE)]])
@@ -115,7 +116,7 @@ def test_nothing_folds_over(face, name, intensity):
 def test_the_pictures_border_stays(face):
     _, landmarks, fields = face
     for name in NAMES:
-        flow, _, _ = backward_flow(fields, command(**{name: 5.0}), landmarks, SIZE)
+        flow, _ = backward_flow(fields, command(**{name: 5.0}), landmarks, SIZE)
         border = np.concatenate([flow[0], flow[-1], flow[:, 0], flow[:, -1]])
         assert np.abs(border).max() < 0.75  # px
 
@@ -123,15 +124,13 @@ def test_the_pictures_border_stays(face):
 def test_the_flow_is_what_the_warp_reads(face):
     pixels, landmarks, fields = face
     vector = command(AU12=-3.0, AU1=4.0)
-    flow, rows, opened = backward_flow(fields, vector, landmarks, SIZE)
+    flow, opened = backward_flow(fields, vector, landmarks, SIZE)
     ys, xs = np.mgrid[:SIZE, :SIZE].astype(np.float32)
     read = cv2.remap(
         pixels, xs + flow[..., 0], ys + flow[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
     )
-    painted = np.zeros((SIZE, SIZE), bool)
-    painted[rows] = opened > 0
     warped = warp_photo(pixels, fields, vector, landmarks)
-    assert np.abs(warped.astype(int) - read)[~painted].max() <= 1
+    assert np.abs(warped.astype(int) - read)[opened == 0].max() <= 1
     assert np.abs(warped.astype(int) - pixels).max() > 50
 
 
@@ -142,7 +141,7 @@ def test_an_opening_mouth_is_painted_between_the_lips_only(face, intensities):
     """The opening used to run on across the cheeks to the picture's border."""
     _, landmarks, fields = face
     vector = command(**intensities)
-    _, _, opened = backward_flow(fields, vector, landmarks, SIZE)
+    _, opened = backward_flow(fields, vector, landmarks, SIZE)
     after = warp_landmarks(landmarks, fields, vector, STRIDE)
     lips = np.concatenate([after[list(UPPER_LIP_EDGE)], after[list(LOWER_LIP_EDGE)]])
     columns = np.flatnonzero((opened > 0.05).any(0))
@@ -159,3 +158,32 @@ def test_wrong_shapes_are_named(face):
         warp_photo(pixels[:, :50], fields, command(AU1=1.0), landmarks)
     with pytest.raises(ValueError, match="fields"):
         warp_photo(pixels, fields[..., :2], command(AU1=1.0), landmarks)
+
+
+def test_an_opened_mouth_shows_the_donors_teeth(face):
+    """A laughing face opened as far as it is shows its own teeth where they were; the rest is dark."""
+    pixels, landmarks, _ = face  # the astronaut laughs
+    rows = slice(60, 120)
+    upper = landmarks[list(UPPER_LIP_EDGE)]
+    inside = paint_inside(pixels, landmarks, Donor(pixels, landmarks), upper, rows)
+    middle = (landmarks[13] + landmarks[14]) / 2
+    x, y = np.rint(middle).astype(int)
+    assert rows.start < y < rows.stop
+    np.testing.assert_allclose(inside[y - rows.start, x], pixels[y, x], atol=3)
+    assert inside[y - rows.start, x].mean() > 150
+    np.testing.assert_allclose(inside[0, 0], inside_colour(pixels, landmarks), atol=1)
+    lower = paint_inside(pixels, landmarks, Donor(pixels, landmarks), upper + np.float32([0, 10]), rows)
+    assert np.abs(lower - inside).max() > 50  # teeth follow the lip most of the way
+
+
+def test_a_donor_changes_nothing_outside_the_mouth(face):
+    pixels, landmarks, fields = face
+    vector = command(AU26=5.0, AU12=-4.0)
+    _, opened = backward_flow(fields, vector, landmarks, SIZE)
+    dark = warp_photo(pixels, fields, vector, landmarks)
+    wide_open = landmarks.copy()
+    wide_open[list(LOWER_LIP_EDGE[1:-1])] += np.float32([0, 30])
+    donor = Donor(np.full_like(pixels, 255), wide_open)
+    toothed = warp_photo(pixels, fields, vector, landmarks, donor)
+    assert np.array_equal(dark[opened == 0], toothed[opened == 0])
+    assert toothed[opened > 0.9].mean() > dark[opened > 0.9].mean() + 20

@@ -1,0 +1,108 @@
+"""Two photographs of one person in two expressions, related to each other by their landmarks.
+
+What the second shows is, in the main, what the first shows, moved. Saying how it moved (a smooth field
+through the landmarks) and what movement cannot explain (teeth, folds) teaches a model the difference between
+the two, and spares it what a studio changed between them (hair, clothes, a turn of the head, light).
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from scipy.interpolate import RBFInterpolator
+
+from magicedit.faces.regions import face_region, polygon_mask, region_polygon
+from magicedit.warping.muscles import LANDMARKS, LOWER_LIP_EDGE, TISSUES, UPPER_LIP_EDGE, face_frame
+from magicedit.warping.warp import read_at
+
+_STRIDE = 4  # px between samples of the field
+_STIFFNESS = 1e-3  # of the spline: landmarks scatter by about a hundredth of the distance between the eyes
+_FINE = 0.02  # interocular distances: detail below this is not compared, for landmarks do not place it
+UNEXPLAINED = (0.05, 0.14)  # colour difference of 1, after moving: nothing is painted below, all above
+_OPEN = 0.03  # interocular distances between lips that are not closed
+_NEWLY_OPEN = 2.0  # a mouth that opens this much wider shows what the source does not have
+_EYE_GROWTH = 1.35
+_BASE = 468  # landmarks of the skin; the others are irises
+
+
+@dataclass(frozen=True, eq=False)
+class Correspondence:
+    """How a target photograph follows from a source, both aligned crops of `size` px.
+
+    flow: (size, size, 2) px, target(p) = source(p + flow(p)); NaN where that is not known: outside the
+    target's face and between its lips. mask: (size, size), how much of the target movement does not explain,
+    0..1; NaN where that is not known. weight: (size, size), 1 where the two can be compared: in the face, but
+    for the eyes, whose gaze is no expression. tone: (3,) factor that brings the target to the source's light.
+    """
+
+    flow: np.ndarray
+    mask: np.ndarray
+    weight: np.ndarray
+    tone: np.ndarray
+
+    @property
+    def nbytes(self) -> int:
+        return self.flow.nbytes + self.mask.nbytes + self.weight.nbytes + self.tone.nbytes
+
+
+def correspond(
+    source: np.ndarray, source_landmarks: np.ndarray, target: np.ndarray, target_landmarks: np.ndarray
+) -> Correspondence:
+    """Relates two aligned crops (size, size, 3) uint8 RGB by MediaPipe's landmarks (478, 2), px of them."""
+    size = len(source)
+    if target.shape != source.shape or source_landmarks.shape != (LANDMARKS, 2):
+        raise ValueError(
+            f"expected two crops of one size and landmarks ({LANDMARKS}, 2), got {source.shape}, "
+            f"{target.shape} and {source_landmarks.shape}"
+        )
+    source_landmarks = np.asarray(source_landmarks, np.float64)
+    target_landmarks = np.asarray(target_landmarks, np.float64)
+    frame = face_frame(target_landmarks)
+
+    # 1. Two fields, of the skin above the mouth's opening and of the skin below it
+    centres = np.arange(0, size, _STRIDE) + (_STRIDE - 1) / 2
+    grid = frame.to_face(np.stack(np.meshgrid(centres, centres), -1).reshape(-1, 2))
+    sheets = []
+    for other_lip in ("lower lip", "upper lip"):
+        hidden = {i for row in TISSUES[other_lip] for i in row}
+        ids = [i for i in range(_BASE) if i not in hidden]
+        spline = RBFInterpolator(
+            frame.to_face(target_landmarks[ids]), source_landmarks[ids] - target_landmarks[ids],
+            kernel="thin_plate_spline", smoothing=_STIFFNESS,
+        )  # fmt: skip
+        field = spline(grid).reshape(len(centres), len(centres), 2).astype(np.float32)
+        sheets.append(cv2.resize(field, (size, size), interpolation=cv2.INTER_CUBIC))
+
+    # 2. Which sheet a pixel lies on: by the line between the target's lips
+    upper, lower = target_landmarks[list(UPPER_LIP_EDGE)], target_landmarks[list(LOWER_LIP_EDGE)]
+    middle = (upper + lower) / 2
+    order = np.argsort(middle[:, 0])
+    line = np.interp(np.arange(size), middle[order, 0], middle[order, 1])
+    below = np.arange(size)[:, None] > line[None]
+    flow = np.where(below[..., None], sheets[1], sheets[0])
+
+    # 3. Light, and what movement does not explain
+    face = face_region(target_landmarks, size, "mediapipe478", grow=0.97)
+    mouth = polygon_mask(region_polygon(target_landmarks, "mediapipe478", "mouth"), size)
+    eyes = np.zeros((size, size), bool)
+    for name in ("left_eye", "right_eye"):
+        eye = region_polygon(target_landmarks, "mediapipe478", name)
+        eyes |= polygon_mask(eye.mean(0) + (eye - eye.mean(0)) * _EYE_GROWTH, size)
+    moved, wanted = read_at(source, flow).astype(np.float32), target.astype(np.float32)
+    skin = face & ~mouth & ~eyes
+    tone = np.median(moved[skin], axis=0) / np.maximum(np.median(wanted[skin], axis=0), 1)
+    blur = _FINE * frame.interocular
+    difference = np.abs(cv2.GaussianBlur(moved - wanted * tone, (0, 0), blur)).mean(-1) / 255
+    low, high = UNEXPLAINED
+    mask = np.clip((difference - low) / (high - low), 0, 1)
+    mask[eyes] = 0
+    gaps = [
+        np.linalg.norm(points[list(UPPER_LIP_EDGE)] - points[list(LOWER_LIP_EDGE)], axis=1).max()
+        for points in (source_landmarks, target_landmarks)
+    ]
+    if gaps[1] > _OPEN * frame.interocular:
+        mask[mouth] = 1.0 if gaps[1] > _NEWLY_OPEN * gaps[0] else np.nan
+        flow[mouth] = np.nan
+    flow[~face] = mask[~face] = np.nan
+    weight = (face & ~eyes).astype(np.float32)
+    return Correspondence(flow.astype(np.float32), mask.astype(np.float32), weight, tone.astype(np.float32))
