@@ -4,6 +4,8 @@ An *intensity* (level) is how strongly a face shows an action unit: 0 (not at al
 A *delta* is target minus source in the same intensity steps: positive is more, 0 keeps what is there.
 Vectors carry one value per action unit in the order of `NAMES`, or of another `names` that a model brings.
 
+Nine of them act on both sides of the face and can be asked for on one: "AU12L" is the subject's left.
+
 Names and numbers: Ekman, Friesen, Hager, "Facial Action Coding System", 2002.
 """
 
@@ -60,6 +62,10 @@ DESCRIPTIONS = dict(
     )
 )
 
+# Those whose two sides people move one by one.
+BILATERAL = ("AU1", "AU2", "AU4", "AU5", "AU6", "AU9", "AU12", "AU15", "AU20")
+SIDES = {"L": "the subject's left", "R": "the subject's right"}
+
 INTENSITY_RANGE = (0.0, 5.0)
 DELTA_RANGE = (-10.0, 10.0)
 
@@ -75,21 +81,26 @@ EMOTIONS: dict[str, tuple[str, ...]] = {
 EMOTION_STEP = 4.0  # intensity steps on each action unit of an emotion at strength 1
 STRENGTH_RANGE = (0.0, INTENSITY_RANGE[1] / EMOTION_STEP)
 
-_NAME = re.compile(r"\s*AU[\s_]*0*([1-9][0-9]*)\s*", re.IGNORECASE)
+_NAME = re.compile(r"\s*AU[\s_]*0*([1-9][0-9]*)\s*([LR]?)\s*", re.IGNORECASE)
 _NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?\s*", re.IGNORECASE)
 
 
 def canonical_name(name: str, names: Iterable[str] | None = None) -> str:
-    """The canonical spelling of an action unit: "au012", "AU 12" and "AU12" are "AU12".
+    """The canonical spelling of an action unit: "au012", "AU 12" and "AU12" are "AU12", "au12l" is "AU12L".
 
-    `names` are the ones allowed; by default all of `DESCRIPTIONS`.
+    `names` are the ones allowed, and one side of those that are BILATERAL; by default all of `DESCRIPTIONS`.
     Raises ActionUnitError for any other, listing the known ones and suggesting the nearest.
     """
     names = tuple(DESCRIPTIONS if names is None else names)
     match = _NAME.fullmatch(name) if isinstance(name, str) else None
     canonical = f"AU{match[1]}" if match else None
     if canonical in names:
-        return canonical
+        side = match[2].upper()
+        if not side or canonical in BILATERAL:
+            return canonical + side
+        raise ActionUnitError(
+            f"{canonical} ({DESCRIPTIONS[canonical]}) has no sides; those that have: {', '.join(BILATERAL)}"
+        )
     problem = f"unknown action unit {name!r}"
     if canonical in DESCRIPTIONS:
         problem = f"{canonical} ({DESCRIPTIONS[canonical]}) is measured but cannot be edited here"
@@ -108,6 +119,25 @@ def _nearest_name(name: object, canonical: str | None, names: Sequence[str]) -> 
     spellings |= {DESCRIPTIONS[known]: known for known in names if known in DESCRIPTIONS}
     close = difflib.get_close_matches(str(name).strip().lower(), spellings, n=1, cutoff=0.5)
     return spellings[close[0]] if close else None
+
+
+def sided_names(name: str) -> tuple[str, ...]:
+    """ "AU12" -> ("AU12L", "AU12R"); nothing for what has no sides."""
+    return tuple(name + side for side in SIDES) if name in BILATERAL else ()
+
+
+def split_sides(values: Mapping[str, float]) -> tuple[dict[str, float], dict[str, float]]:
+    """What each side of the face is asked for, the subject's left first: by names without a side.
+
+    "AU12" counts on both, "AU12L" on the left; what is given as both adds up.
+    """
+    sides: tuple[dict[str, float], dict[str, float]] = ({}, {})
+    for name, value in values.items():
+        base = name.rstrip("LR")
+        for side, asked in zip(SIDES, sides, strict=True):
+            if name in (base, base + side):
+                asked[base] = asked.get(base, 0.0) + value
+    return sides
 
 
 def parse_deltas(
@@ -135,6 +165,9 @@ def _parse(spec: object, names: Sequence[str], limits: tuple[float, float], what
         name = canonical_name(name, names)
         if name in values:
             raise ActionUnitError(f"{name} is given twice; give each action unit once")
+        base = name.rstrip("LR")
+        if base in values or (name == base and not values.keys().isdisjoint(sided_names(base))):
+            raise ActionUnitError(f"{base} is given for both sides and for one; give {base}L and {base}R")
         values[name] = _number(value, name, limits, what)
     return values
 
@@ -213,8 +246,10 @@ def emotion_deltas(name: str, strength: float = 1.0) -> dict[str, float]:
 def to_vector(values: Mapping[str, float], names: Sequence[str] = NAMES) -> np.ndarray:
     """float32 (aus,) in the order of `names`; what `values` does not name is 0.
 
-    Raises ActionUnitError for a name that is not among `names`.
+    Raises ActionUnitError for a name that is not among `names`, or that is one side's: see `split_sides`.
     """
+    if sided := [name for name in values if canonical_name(name, names) not in names]:
+        raise ActionUnitError(f"a vector has no sides; split {', '.join(sided)} first")
     by_name = {canonical_name(name, names): value for name, value in values.items()}
     return np.array([by_name.get(name, 0.0) for name in names], dtype=np.float32)
 
@@ -252,7 +287,7 @@ def resolve_delta(
                 )
             deltas[name] = deltas.get(name, 0.0) + value
 
-    both = [name for name in levels if name in deltas]
+    both = [n for n in levels if not deltas.keys().isdisjoint((n, n.rstrip("LR"), *sided_names(n)))]
     if both:
         raise ActionUnitError(
             f"{', '.join(both)}: both set to an intensity and changed by a delta or an emotion; choose one"
@@ -263,6 +298,8 @@ def resolve_delta(
                 f"setting {name} needs its measured intensity, which is not known here; give a delta instead"
             )
         deltas[name] = level - float(current[name])
-    for name, value in deltas.items():
-        _number(value, name, DELTA_RANGE, "a total delta")
-    return {name: deltas[name] for name in names if name in deltas}
+    for side in split_sides(deltas):
+        for name, value in side.items():
+            _number(value, name, DELTA_RANGE, "a total delta")
+    order = [sided for name in names for sided in (name, *sided_names(name))]
+    return {name: deltas[name] for name in order if name in deltas}

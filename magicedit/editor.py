@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import PIL.Image
 
-from magicedit.action_units import INTENSITY_RANGE, parse_deltas, resolve_delta, to_vector
+from magicedit.action_units import (
+    INTENSITY_RANGE,
+    parse_deltas,
+    resolve_delta,
+    sided_names,
+    split_sides,
+    to_vector,
+)
 from magicedit.errors import ActionUnitError, MagicEditError, ModelError, NoFaceError
 from magicedit.faces import (
     Face,
@@ -28,12 +35,14 @@ from magicedit.faces import (
     condition_image,
     crop_face,
     feathered_region,
+    geometric_change,
     identity_distance,
+    left_side,
     load_backend,
 )
 from magicedit.faces.types import overlap
 from magicedit.imaging import Photo, open_photo, photo_to_image, strip
-from magicedit.warping import Change, carry_change, estimate_change
+from magicedit.warping import Change, carry_change, estimate_change, join_sides, no_change
 
 if TYPE_CHECKING:
     import torch
@@ -65,6 +74,9 @@ class FaceEdit:
         requested: AU name -> variation in intensity steps, target minus source.
         before: AU name -> intensity 0 to 5 in the photograph; empty where the backend measures none.
         after: the same in the result; None when it was not measured or the face was not found again.
+        moved: AU name -> change in intensity steps by the movement of landmarks alone, a second scorer that
+            sees what the first is blind to, see `magicedit.faces.geometry`; None as `after`, or without such
+            landmarks.
         identity_distance: L2 of dlib's descriptors before and after; None when not measured or without the
             `evaluation` extra.
         warnings: what should make one look twice, in sentences.
@@ -75,6 +87,7 @@ class FaceEdit:
     requested: dict[str, float]
     before: dict[str, float]
     after: dict[str, float] | None
+    moved: dict[str, float] | None
     identity_distance: float | None
     warnings: tuple[str, ...]
 
@@ -85,6 +98,7 @@ class FaceEdit:
             "requested": rounded(self.requested),
             "before": rounded(self.before),
             "after": None if self.after is None else rounded(self.after),
+            "moved": None if self.moved is None else rounded(self.moved),
             "pose": pose_to_json(self.pose),
             "identity_distance": None if self.identity_distance is None else round(self.identity_distance, 4),
             "warnings": list(self.warnings),
@@ -175,7 +189,8 @@ class ExpressionEditor:
         Args:
             photo: a path, PIL image, (height, width, 3) uint8 RGB array or `Photo`.
             add: variations in intensity steps, -10 to 10: a dict, "AU12=+3,AU4=-1", or a vector in the
-                model's order.
+                model's order. "AU12L=+3" changes the subject's left side alone; the change then fades over
+                the bridge of the nose.
             set: intensities to arrive at, 0 to 5; the variation follows from what the photograph measures.
             emotion: "happiness", "happiness:0.8" or ("happiness", 0.8); adds to `add`.
             face: "all", "largest", or an index into the faces from the largest (0) to the smallest.
@@ -193,12 +208,11 @@ class ExpressionEditor:
         started = time.perf_counter()
         check_sampling(steps, guidance, seed)
         asked = {"add": add, "set": set, "emotion": emotion, "names": self.action_units}
-        resolve_delta(
-            dict.fromkeys(self.action_units, 0.0), **asked
-        )  # malformed requests fail before detection
+        names = [sided for name in self.action_units for sided in (name, *sided_names(name))]
+        resolve_delta(dict.fromkeys(names, 0.0), **asked)  # malformed requests fail before detection
         photo = open_photo(photo)
         faces = select_faces(self._detect(photo), face, photo)
-        requests = [resolve_delta(found.action_units, **asked) for found in faces]
+        requests = [resolve_delta(found.action_units | found.sides, **asked) for found in faces]
         (pixels,) = self._apply(photo.pixels, faces, [requests], steps, guidance, seed)
         return self._result(photo, pixels, faces, requests, measure, started)
 
@@ -298,49 +312,78 @@ class ExpressionEditor:
         seed: int,
     ) -> list[np.ndarray]:
         """One face in several states of the photograph (usually equal), one AU variation for each."""
-        import torch
-
         # 1. Crops of the model's size, and their condition images
         size = self.pipeline.config.resolution
         alignment = align(face, size)
         landmarks = alignment.apply(face.landmarks)  # (points, 2), crop px
         crops = [crop_face(pixels, alignment) for pixels in photographs]  # (size, size, 3) each
         if all(np.array_equal(crop, crops[0]) for crop in crops[1:]):
-            crops = crops[:1]  # the pipeline encodes one face once for all variations
+            crops = crops[:1]
         conditions = [condition_image(crop, landmarks, face.scheme) for crop in crops]
 
-        # 2. The model
-        output = self.pipeline(
-            image=[PIL.Image.fromarray(crop) for crop in crops],
-            condition_image=[PIL.Image.fromarray(condition) for condition in conditions],
-            au_delta=np.stack([to_vector(delta, self.action_units) for delta in deltas]),  # (variants, aus)
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            generator=[torch.Generator("cpu").manual_seed(seed) for _ in deltas],
-            output_type="np",
-        )
+        # 2. The model, once for each vector: two where the sides of the face are asked for different things
+        vectors, crop_of, sides_of = [], [], []  # sides_of: the vectors of left and right, None: unchanged
+        for index, delta in enumerate(deltas):
+            sides = [to_vector(side, self.action_units) for side in split_sides(delta)]
+            if np.array_equal(*sides):
+                sides = sides[:1]
+            numbers = []
+            for vector in sides:
+                numbers.append(len(vectors) if vector.any() else None)
+                if vector.any():
+                    vectors.append(vector)
+                    crop_of.append(index if len(crops) > 1 else 0)
+            sides_of.append((numbers[0], numbers[-1]))
+        changes = self._changes(crops, conditions, crop_of, np.stack(vectors), steps, guidance, seed)
 
         # 3. Its change, carried to the photograph
         region = feathered_region(
             landmarks, size, face.scheme, feather=FEATHER * size, grow=REGION_GROWTH
         )  # (size, size)
-        crops = crops * len(deltas) if len(crops) == 1 else crops
         results = []
-        for index, (pixels, crop) in enumerate(zip(photographs, crops, strict=True)):
+        for pixels, sides in zip(photographs, sides_of, strict=True):
+            left, right = (no_change(size) if side is None else changes[side] for side in sides)
+            if sides[0] != sides[1]:
+                left = join_sides(left, right, left_side(landmarks, size, face.scheme))
+            results.append(carry_change(pixels, alignment, left, region))
+        return results
+
+    def _changes(
+        self,
+        crops: list[np.ndarray],
+        conditions: list[np.ndarray],
+        crop_of: list[int],
+        vectors: np.ndarray,
+        steps: int | None,
+        guidance: float | None,
+        seed: int,
+    ) -> list[Change]:
+        """What the model does by each of `vectors` (n, aus), to the crop that `crop_of` numbers."""
+        import torch
+
+        used = crop_of if len(crops) > 1 else [0]  # the pipeline encodes one face once for all vectors
+        output = self.pipeline(
+            image=[PIL.Image.fromarray(crops[index]) for index in used],
+            condition_image=[PIL.Image.fromarray(conditions[index]) for index in used],
+            au_delta=vectors,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            generator=[torch.Generator("cpu").manual_seed(seed) for _ in vectors],
+            output_type="np",
+        )
+        changes = []
+        for index, crop in enumerate(crop_of):
             if output.change is None:
                 edited = np.rint(output.images[index] * 255).astype(np.uint8)
-                change = estimate_change(crop, edited)
-            else:
-                flow, mask, paint = (
-                    output.change[name][index].float().cpu().numpy() for name in ("flow", "mask", "paint")
-                )
-                if not all(np.isfinite(part).all() for part in (flow, mask, paint)):
-                    raise ModelError(
-                        "the model's answer is not finite; its weights are broken, or use float32"
-                    )
-                change = Change(flow=flow, mask=mask, paint=paint)
-            results.append(carry_change(pixels, alignment, change, region))
-        return results
+                changes.append(estimate_change(crops[crop], edited))
+                continue
+            flow, mask, paint = (
+                output.change[name][index].float().cpu().numpy() for name in ("flow", "mask", "paint")
+            )
+            if not all(np.isfinite(part).all() for part in (flow, mask, paint)):
+                raise ModelError("the model's answer is not finite; its weights are broken, or use float32")
+            changes.append(Change(flow=flow, mask=mask, paint=paint))
+        return changes
 
     def _result(
         self,
@@ -354,21 +397,26 @@ class ExpressionEditor:
         changed = pixels is not photo.pixels
         edits = []
         for face, requested in zip(faces, requests, strict=True):
-            again, distance, warnings = None, None, self._doubts(face, requested)
+            again, moved, distance, warnings = None, None, None, self._doubts(face, requested)
+            before, after = measured_as_asked(face, requested), None
             if measure:
                 again = self._find_again(pixels, face) if changed else face
                 if again is None:
                     warnings.append("the face was not found again in the result: look at it")
                 else:
                     distance = identity_distance(photo.pixels, face, pixels, again)
-                    warnings += unreached(requested, face.action_units, again.action_units)
+                    after = measured_as_asked(again, requested)
+                    if face.scheme == again.scheme == "mediapipe478":
+                        moved = geometric_change(face.landmarks, again.landmarks)
+                    warnings += unreached(requested, before, after, moved or {})
             edits.append(
                 FaceEdit(
                     box=face.box,
                     pose=face.pose,
                     requested=requested,
-                    before=face.action_units,
-                    after=None if again is None else again.action_units,
+                    before=before,
+                    after=after,
+                    moved=moved,
                     identity_distance=distance,
                     warnings=tuple(warnings),
                 )
@@ -416,7 +464,7 @@ class ExpressionEditor:
             )
         low, high = INTENSITY_RANGE
         for name, delta in requested.items():
-            start = face.action_units.get(name)
+            start = (face.action_units | face.sides).get(name)
             if start is None:
                 if abs(delta) > high - low:
                     doubts.append(
@@ -507,21 +555,36 @@ def select_faces(faces: list[Face], which: str | int, photo: Photo) -> list[Face
     return [faces[index]]
 
 
+def measured_as_asked(face: Face, requested: Mapping[str, float]) -> dict[str, float]:
+    """The face's AUs, and by side those that were asked for by side."""
+    return face.action_units | {name: face.sides[name] for name in requested if name in face.sides}
+
+
 def unreached(
-    requested: Mapping[str, float], before: Mapping[str, float], after: Mapping[str, float]
+    requested: Mapping[str, float],
+    before: Mapping[str, float],
+    after: Mapping[str, float],
+    moved: Mapping[str, float],
 ) -> list[str]:
-    """Warnings on AUs that moved by less than half of what was asked and the scale leaves room for."""
+    """Warnings on AUs that moved by less than half of what was asked and the scale leaves room for.
+
+    Either scorer may have seen it: before and after (intensities), or moved (change by landmarks).
+    """
     warnings = []
     for name, delta in requested.items():
         if name not in before or name not in after:
             continue
         possible = float(np.clip(before[name] + delta, *INTENSITY_RANGE)) - before[name]
         change = after[name] - before[name]
-        if abs(possible) >= SMALLEST_JUDGED and change / possible < REACHED_SHARE:
-            warnings.append(
-                f"{name} changed by {change:+.1f} of the {delta:+.1f} requested "
-                f"(measured {before[name]:.1f} -> {after[name]:.1f})"
-            )
+        if abs(possible) < SMALLEST_JUDGED or change / possible >= REACHED_SHARE:
+            continue
+        if moved.get(name, 0.0) / possible >= REACHED_SHARE:
+            continue
+        by_landmarks = f", {moved[name]:+.1f} by landmarks" if name in moved else ""
+        warnings.append(
+            f"{name} changed by {change:+.1f} of the {delta:+.1f} requested "
+            f"(measured {before[name]:.1f} -> {after[name]:.1f}{by_landmarks})"
+        )
     return warnings
 
 
@@ -539,6 +602,7 @@ def face_to_json(face: Face) -> dict[str, Any]:
     return {
         "box": [round(float(edge), 1) for edge in face.box],
         "action_units": rounded(face.action_units),
+        "sides": rounded(face.sides),
         "pose": pose_to_json(face.pose),
         "score": round(float(face.score), 4),
     }

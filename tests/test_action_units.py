@@ -14,6 +14,8 @@ from magicedit.action_units import (
     parse_emotion,
     parse_levels,
     resolve_delta,
+    sided_names,
+    split_sides,
     to_mapping,
     to_vector,
 )
@@ -206,3 +208,51 @@ def test_set_without_any_measurement():
 def test_one_class_catches_all():
     assert issubclass(ActionUnitError, MagicEditError)
     assert issubclass(MagicEditError, ValueError)
+
+
+@pytest.mark.parametrize("spelling", ["AU12L", "au12l", "AU 12 L", " AU012L"])
+def test_spellings_of_one_side(spelling):
+    assert canonical_name(spelling) == "AU12L"
+    assert canonical_name(spelling, NAMES) == "AU12L"
+
+
+def test_openface_columns_are_no_sides():
+    """AU12_r is OpenFace's regression of AU12, not its right side."""
+    with pytest.raises(ActionUnitError):
+        canonical_name("AU12_r")
+
+
+def test_what_lies_in_the_middle_has_no_sides():
+    with pytest.raises(ActionUnitError, match=r"AU26 .* has no sides; those that have: AU1, AU2"):
+        canonical_name("AU26L")
+    assert sided_names("AU26") == ()
+    assert sided_names("AU1") == ("AU1L", "AU1R")
+
+
+def test_sides_split_and_add_up():
+    left, right = split_sides({"AU12": 1.0, "AU12L": 2.0, "AU4R": -1.0, "AU26": 3.0})
+    assert left == {"AU12": 3.0, "AU26": 3.0}
+    assert right == {"AU12": 1.0, "AU4": -1.0, "AU26": 3.0}
+
+
+@pytest.mark.parametrize("spec", ["AU12=1,AU12L=2", "AU12L=2,AU12=1"])
+def test_both_sides_and_one_in_one_request_are_refused(spec):
+    with pytest.raises(ActionUnitError, match="give AU12L and AU12R"):
+        parse_deltas(spec)
+
+
+def test_edits_of_sides():
+    assert resolve_delta(None, add="AU12R=1,AU12L=2") == {"AU12L": 2.0, "AU12R": 1.0}
+    assert resolve_delta({"AU12": 3.0, "AU12L": 4.0}, set={"AU12L": 1}) == {"AU12L": -3.0}
+    assert resolve_delta(None, add="AU12L=1", emotion="happiness")["AU12"] == 4.0
+    with pytest.raises(ActionUnitError, match="measured intensity"):
+        resolve_delta({"AU12": 3.0}, set={"AU12L": 1})
+    with pytest.raises(ActionUnitError, match="choose one"):
+        resolve_delta({"AU12": 3.0}, set={"AU12": 1}, add={"AU12L": 1})
+    with pytest.raises(ActionUnitError, match="total delta"):
+        resolve_delta(None, add={"AU12L": 9}, emotion="happiness")
+
+
+def test_vectors_have_no_sides():
+    with pytest.raises(ActionUnitError, match="split AU12L first"):
+        to_vector({"AU12L": 1.0})

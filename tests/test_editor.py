@@ -406,14 +406,55 @@ def test_warns_beyond_the_training_range(editor, photo):
 
 
 def test_judges_what_was_reached_by_what_the_scale_leaves():
-    assert unreached({"AU12": 3.0}, {"AU12": 1.0}, {"AU12": 2.6}) == []
-    assert unreached({"AU12": 3.0}, {"AU12": 4.0}, {"AU12": 4.6}) == []  # only one step was left
-    assert unreached({"AU12": 3.0}, {"AU12": 4.8}, {"AU12": 4.8}) == []  # nothing to judge
-    assert unreached({"AU12": 3.0}, {}, {}) == []
-    (warning,) = unreached({"AU12": 3.0, "AU4": -2.0}, {"AU12": 1.0, "AU4": 2.0}, {"AU12": 2.4, "AU4": 0.5})
+    assert unreached({"AU12": 3.0}, {"AU12": 1.0}, {"AU12": 2.6}, {}) == []
+    assert unreached({"AU12": 3.0}, {"AU12": 4.0}, {"AU12": 4.6}, {}) == []  # only one step was left
+    assert unreached({"AU12": 3.0}, {"AU12": 4.8}, {"AU12": 4.8}, {}) == []  # nothing to judge
+    assert unreached({"AU12": 3.0}, {}, {}, {}) == []
+    requested = {"AU12": 3.0, "AU4": -2.0}
+    (warning,) = unreached(requested, {"AU12": 1.0, "AU4": 2.0}, {"AU12": 2.4, "AU4": 0.5}, {})
     assert warning == "AU12 changed by +1.4 of the +3.0 requested (measured 1.0 -> 2.4)"
-    (warning,) = unreached({"AU4": -2.0}, {"AU4": 2.0}, {"AU4": 2.5})
+    (warning,) = unreached({"AU4": -2.0}, {"AU4": 2.0}, {"AU4": 2.5}, {"AU4": 1.0})
     assert warning.startswith("AU4 changed by +0.5 of the -2.0")
+    assert warning.endswith("+1.0 by landmarks)")
+
+
+def test_either_scorer_may_have_seen_the_change():
+    assert unreached({"AU9": 3.0}, {"AU9": 0.0}, {"AU9": 0.0}, {"AU9": 1.6}) == []
+    assert len(unreached({"AU9": 3.0}, {"AU9": 0.0}, {"AU9": 0.0}, {"AU9": 1.4})) == 1
+
+
+# --- One side ---
+
+
+@pytest.mark.parametrize("which", ["editor", "noise_editor"])
+def test_one_side_changes_alone(which, request, photo):
+    """What lies clear of the face's middle equals the edit of both sides, or the photograph."""
+    editor = request.getfixturevalue(which)
+    (face,) = editor.measure(photo)
+    both, left, right = (
+        np.asarray(editor.edit(photo, add={name: 4}, measure=False).image).astype(int)
+        for name in ("AU12", "AU12L", "AU12R")
+    )
+    middle, quarter = face.landmarks[4, 0], np.ptp(face.landmarks[[33, 263], 0]) * 0.45
+    on_left, on_right = slice(int(middle + quarter), None), slice(0, int(middle - quarter))
+    assert np.array_equal(left[:, on_left], both[:, on_left])
+    assert np.array_equal(right[:, on_right], both[:, on_right])
+    assert np.array_equal(left[:, on_right], photo[:, on_right])
+    assert np.array_equal(right[:, on_left], photo[:, on_left])
+    assert np.abs(left[:, on_left] - photo[:, on_left]).max() > 10
+
+
+def test_sides_are_measured_and_judged(editor, photo):
+    (face,) = editor.edit(photo, add={"AU12L": 1}).faces
+    assert face.before["AU12L"] == editor.measure(photo)[0].sides["AU12L"]
+    assert {"AU12L", "AU12"} <= set(face.after)
+    assert {"AU12L", "AU12R", "AU9"} <= set(face.moved)
+    assert "AU1L" not in face.before
+
+
+def test_a_side_can_be_set(editor, photo):
+    (face,) = editor.edit(photo, set={"AU12R": 1}, measure=False).faces
+    assert face.requested["AU12R"] == pytest.approx(1 - face.before["AU12R"])
 
 
 # --- Loading ---

@@ -48,7 +48,7 @@ AU_COUNTS = (0, 1, 1, 1, 2, 3)  # how many AUs a command changes, equally likely
 INTENSITIES = (-2.0, 5.0)  # intensity steps
 TOGETHER = 0.25  # probability of AUs that come together in faces, all upwards, instead
 COMPANIONS = (*EMOTIONS.values(), ("AU12", "AU25"), ("AU6", "AU12"), ("AU25", "AU26"), ("AU1", "AU2"))
-DONOR_GAP = 0.08  # interocular distances between the lips from which a mouth shows its inside
+DONOR_GAP = 0.1  # interocular distances between the lips from which a mouth shows its inside
 
 EXAMPLE_REQUESTS = ("AU12=+3", "AU1=+3,AU2=+3", "AU4=+3", "AU5=+3", "AU15=+3", "AU20=+3", "AU25=+3,AU26=+2")
 

@@ -3,8 +3,9 @@
 from typing import Any
 
 from magicedit.faces.alignment import Alignment, align, crop_face
+from magicedit.faces.geometry import geometric_change
 from magicedit.faces.identity import identity_distance
-from magicedit.faces.regions import condition_image, face_region, feathered_region, region_polygon
+from magicedit.faces.regions import condition_image, face_region, feathered_region, left_side, region_polygon
 from magicedit.faces.types import Face, FaceBackend, Pose
 
 BACKENDS = ("mediapipe", "insightface")
@@ -20,7 +21,9 @@ __all__ = [
     "crop_face",
     "face_region",
     "feathered_region",
+    "geometric_change",
     "identity_distance",
+    "left_side",
     "load_backend",
     "region_polygon",
 ]

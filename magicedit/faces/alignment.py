@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from magicedit.faces.types import Face, check_pixels
+from magicedit.faces.types import Face, Scheme, check_pixels
 
 # Points that keep their place whatever the expression: eye corners, nose bridge, base of the nose, temples.
 # No mouth, brow, nose wing or jaw, so that opening the mouth neither moves nor rescales the crop.
@@ -81,10 +81,17 @@ def align(face: Face, size: int, *, margin: float = 1.0) -> Alignment:
         raise ValueError(f"the size of a crop must be at least 1 pixel, got {size}")
     if margin <= 0:
         raise ValueError(f"margin must be positive, got {margin}")
-    stable = face.landmarks[_INDICES[face.scheme]]
-    matrix = similarity(stable, 0.5 + (_TEMPLATE_POINTS - 0.5) / margin) * size
+    matrix = (
+        similarity(stable_landmarks(face.landmarks, face.scheme), 0.5 + (_TEMPLATE_POINTS - 0.5) / margin)
+        * size
+    )
     matrix[:, 2] -= 0.5  # the unit square is the crop from corner to corner, -0.5 .. size - 0.5
     return Alignment(matrix, size)
+
+
+def stable_landmarks(landmarks: np.ndarray, scheme: Scheme) -> np.ndarray:
+    """The ten landmarks (10, 2) that keep their place whatever the expression."""
+    return np.asarray(landmarks)[_INDICES[scheme]]
 
 
 def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:

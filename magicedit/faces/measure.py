@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from magicedit.action_units import BILATERAL
 from magicedit.faces.types import Pose
 
 FULL_INTENSITY = 5.0  # a blendshape of 1 is intensity E
@@ -31,7 +32,8 @@ BLENDSHAPES_OF_UNIT: dict[str, tuple[str, ...]] = {
     "AU45": ("eyeBlinkLeft", "eyeBlinkRight"),
 }
 
-_EYE_CORNERS = ((33, 133), (362, 263))
+_EYE_CORNERS = ((33, 133), (362, 263))  # the subject's right eye, the left one
+_FULL_BROW_RAISE = 0.086  # interocular distances at intensity 5, see `magicedit.faces.geometry`
 _INNER_LIPS = ((82, 87), (13, 14), (312, 317))  # upper, lower: left of, at and right of the midline
 # Gaps in interocular distances. On 79 neutral faces with closed lips the gap reads 0.004 (95 % below 0.018);
 # broad smiles with teeth reach 0.25.
@@ -45,6 +47,12 @@ def lip_gap(landmarks: np.ndarray) -> float:
     return float(np.mean(gaps) / np.linalg.norm(left - right))
 
 
+def lip_opening(landmarks: np.ndarray) -> float:
+    """AU25 of (478, 2) landmarks: 0 where the lips touch, 5 from 0.30 interocular distances on."""
+    opening = (lip_gap(landmarks) - _LIPS_CLOSED) / (_LIPS_WIDE_APART - _LIPS_CLOSED)
+    return FULL_INTENSITY * float(np.clip(opening, 0.0, 1.0))
+
+
 def blendshapes_to_action_units(blendshapes: Mapping[str, float], landmarks: np.ndarray) -> dict[str, float]:
     """Action units 0..5 from blendshape scores 0..1 and (478, 2) landmarks in pixels.
 
@@ -56,9 +64,37 @@ def blendshapes_to_action_units(blendshapes: Mapping[str, float], landmarks: np.
         unit: FULL_INTENSITY * float(np.mean([blendshapes[name] for name in names]))
         for unit, names in BLENDSHAPES_OF_UNIT.items()
     }
-    opening = (lip_gap(landmarks) - _LIPS_CLOSED) / (_LIPS_WIDE_APART - _LIPS_CLOSED)
-    units["AU25"] = FULL_INTENSITY * float(np.clip(opening, 0.0, 1.0))
+    units["AU25"] = lip_opening(landmarks)
     return dict(sorted(units.items(), key=lambda item: int(item[0][2:])))
+
+
+def blendshapes_to_sides(blendshapes: Mapping[str, float], landmarks: np.ndarray) -> dict[str, float]:
+    """Action units 0..5 by side, such as "AU12L" for the subject's left.
+
+    From the blendshape of that side; AU1, whose blendshape has no sides, from its own intensity and how much
+    higher the inner brow of that side stands over its eye than the other's.
+    """
+    sides = {}
+    for unit in BILATERAL:
+        names = BLENDSHAPES_OF_UNIT[unit]
+        if len(names) == 2:
+            left, right = names  # the table lists the left first
+            sides |= {f"{unit}L": blendshapes[left], f"{unit}R": blendshapes[right]}
+    sides = {name: FULL_INTENSITY * float(score) for name, score in sides.items()}
+    heights = [_brow_height(landmarks, *ids) for ids in (((285, 336), (362, 263)), ((55, 107), (133, 33)))]
+    higher = FULL_INTENSITY * (heights[0] - heights[1]) / 2 / _FULL_BROW_RAISE
+    raised = FULL_INTENSITY * float(np.mean([blendshapes[name] for name in BLENDSHAPES_OF_UNIT["AU1"]]))
+    for name, value in (("AU1L", raised + higher), ("AU1R", raised - higher)):
+        sides[name] = float(np.clip(value, 0.0, FULL_INTENSITY))
+    return dict(sorted(sides.items(), key=lambda item: (int(item[0][2:-1]), item[0])))
+
+
+def _brow_height(landmarks: np.ndarray, brow: tuple[int, ...], eye: tuple[int, ...]) -> float:
+    """Of a brow over its eye's corners, in interocular distances, upright to the line of the eyes."""
+    left, right = (landmarks[list(corners)].mean(0) for corners in _EYE_CORNERS[::-1])
+    axis = left - right
+    up = np.array([axis[1], -axis[0]]) / (axis @ axis)
+    return float((landmarks[list(brow)].mean(0) - landmarks[list(eye)].mean(0)) @ up)
 
 
 def pose_of(matrix: np.ndarray) -> Pose:

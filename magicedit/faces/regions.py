@@ -30,6 +30,11 @@ _JAW_68 = tuple(range(17))
 # MediaPipe's oval over the 79 neutral faces of the alignment template. 68 landmarks end at the brows.
 _FOREHEAD_HEIGHT = 0.36
 
+# Corners of the subject's right eye and of the left one; the face's middle from the brows to the chin.
+_EYE_CORNERS = {"mediapipe478": ((33, 133), (362, 263)), "ibug68": ((36, 39), (42, 45))}
+_MIDDLE = {"mediapipe478": (9, 168, 6, 197, 4, 2, 0, 17, 152), "ibug68": (27, 28, 29, 30, 33, 51, 57, 8)}
+_SEAM = 0.3  # interocular distances: about the width of the bridge of the nose
+
 GROW = 1.03  # the outermost landmarks lie on the skin's edge; a little beyond it the face ends
 _DISC_RADIUS = 1 / 128  # of the crop's side: 4 px at 512
 _SUBPIXEL_BITS = 4
@@ -58,6 +63,25 @@ def region_polygon(landmarks: np.ndarray, scheme: Scheme, name: str) -> np.ndarr
 def jaw_contour(landmarks: np.ndarray, scheme: Scheme) -> np.ndarray:
     """The 17 jaw points, (17, 2), from the subject's right temple over the chin to the left one."""
     return np.asarray(landmarks, np.float32)[list(_JAW_478 if scheme == "mediapipe478" else _JAW_68)]
+
+
+def left_side(landmarks_in_crop: np.ndarray, size: int, scheme: Scheme) -> np.ndarray:
+    """(size, size) float32: 1 on the subject's left, 0 on their right, with a smooth seam.
+
+    The seam follows the face's middle from the brows to the chin, and is `_SEAM` wide.
+    """
+    points = np.asarray(landmarks_in_crop, np.float64)
+    right, left = (points[list(ids)].mean(0) for ids in _EYE_CORNERS[scheme])
+    axis = (left - right) / max(np.linalg.norm(left - right), 1e-6)
+    interocular = float(np.linalg.norm(left - right))
+    middle = points[list(_MIDDLE[scheme])] - (left + right) / 2
+    down = middle @ (-axis[1], axis[0])
+    order = np.argsort(down)
+    x, y = (grid.astype(np.float64) for grid in np.meshgrid(np.arange(size), np.arange(size)))
+    x, y = x - (left + right)[0] / 2, y - (left + right)[1] / 2
+    seam = np.interp(-axis[1] * x + axis[0] * y, down[order], (middle @ axis)[order])
+    beyond = np.clip((axis[0] * x + axis[1] * y - seam) / (_SEAM * interocular) + 0.5, 0, 1)
+    return (beyond * beyond * (3 - 2 * beyond)).astype(np.float32)
 
 
 def polygon_mask(polygon: np.ndarray, size: int) -> np.ndarray:

@@ -38,6 +38,7 @@ class Face:
     scheme: what the landmark indices mean: MediaPipe's 478-point mesh or the 68 points of iBUG/300-W.
     score: detection confidence 0..1.
     action_units: name to intensity 0..5; empty when the backend measures none.
+    sides: intensity 0..5 of one side of the face, by name: "AU12L" is the subject's left; empty likewise.
     blendshapes: name to score 0..1; empty when the backend measures none.
     embedding: identity vector of the backend (float32, unit length), or None.
     """
@@ -47,6 +48,7 @@ class Face:
     scheme: Scheme
     score: float
     action_units: dict[str, float] = field(default_factory=dict)
+    sides: dict[str, float] = field(default_factory=dict)
     blendshapes: dict[str, float] = field(default_factory=dict)
     pose: Pose | None = None
     embedding: np.ndarray | None = None

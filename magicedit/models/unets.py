@@ -187,6 +187,11 @@ def create_patch_pipeline(config: PatchModelConfig, seed: int = 0) -> MagicEditP
             **shared,
         )
         reference_unet = UNet2DConditionModel(in_channels=channels, out_channels=channels, **shared)
+    if composed and config.fine_flow:  # random displacements of single pixels would be snow
+        smooth = head_channels(config.patch_size)
+        with torch.no_grad():
+            unet.conv_out.weight[smooth:] = 0
+            unet.conv_out.bias[smooth:] = 0
     scheduler = DDIMScheduler(
         beta_schedule="squaredcos_cap_v2",
         prediction_type="sample" if composed else "epsilon",

@@ -1,6 +1,6 @@
 """Dense displacement fields: the face's muscles, optical flow, and applying them."""
 
-from magicedit.warping.change import Change, carry_change, estimate_change
+from magicedit.warping.change import Change, carry_change, estimate_change, join_sides, no_change
 from magicedit.warping.correspondence import Correspondence, correspond
 from magicedit.warping.mouth import Donor
 from magicedit.warping.muscles import MUSCLES, Muscle, displacement_fields
@@ -17,6 +17,8 @@ __all__ = [
     "correspond",
     "displacement_fields",
     "estimate_change",
+    "join_sides",
+    "no_change",
     "warp_landmarks",
     "warp_photo",
 ]

@@ -38,6 +38,28 @@ class Change:
                 raise ValueError(f"{name} must have shape {shape}, got {getattr(self, name).shape}")
 
 
+def no_change(size: int) -> Change:
+    """The change of a crop of `size` px that leaves it as it is."""
+    return Change(
+        np.zeros((size, size, 2), np.float32),
+        np.zeros((size, size), np.float32),
+        np.zeros((size, size, 3), np.float32),
+    )
+
+
+def join_sides(left: Change, right: Change, left_share: np.ndarray) -> Change:
+    """One change on the subject's left and another on their right.
+
+    left_share: (size, size), 1 on the left to 0 on the right. Paint is weighted by how much of each shows.
+    """
+    shares = left_share * left.mask, (1 - left_share) * right.mask  # (size, size) each
+    mask = shares[0] + shares[1]
+    painted = shares[0][..., None] * left.paint + shares[1][..., None] * right.paint
+    paint = np.where(mask[..., None] > 1e-6, painted / np.maximum(mask, 1e-6)[..., None], left.paint)
+    flow = left_share[..., None] * left.flow + (1 - left_share[..., None]) * right.flow
+    return Change(flow.astype(np.float32), mask.astype(np.float32), paint.astype(np.float32))
+
+
 def estimate_change(source: np.ndarray, edited: np.ndarray) -> Change:
     """The change between two crops, for models that predict pixels: optical flow, and paint where it fails.
 
@@ -51,7 +73,7 @@ def estimate_change(source: np.ndarray, edited: np.ndarray) -> Change:
     paint = edited.astype(np.float32) / 255
     size = len(source)
     if np.array_equal(source, edited):
-        return Change(np.zeros((size, size, 2), np.float32), np.zeros((size, size), np.float32), paint)
+        return no_change(size)
     grey = [cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY) for crop in (edited, source)]
     estimator = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     estimator.setFinestScale(0)

@@ -18,6 +18,7 @@ _TONE = (0.6, 1.6)  # limits of the colour match between two photographs
 # How far down lips cover what the donor's show: 0 as the skull has it, 1 moved up to the lip. A donor smiles,
 # which raises the lip; at the bare skull's place a relaxed lip would cover most teeth.
 _FOLLOWS_LIP = 0.7
+_STRETCH = 1.4  # at most, to fill a mouth that opens wider than the donor's
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,31 +38,42 @@ def inside_colour(pixels: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
 
 
 def paint_inside(
-    pixels: np.ndarray, landmarks: np.ndarray, donor: Donor, upper_edge: np.ndarray, rows: slice
+    pixels: np.ndarray,
+    landmarks: np.ndarray,
+    donor: Donor,
+    edges: tuple[np.ndarray, np.ndarray],
+    rows: slice,
 ) -> np.ndarray:
     """The donor's mouth where that of a face will open: (rows, size, 3) float32 RGB, dark around it.
 
-    pixels (size, size, 3) uint8 and landmarks (478, 2) px: of the face. upper_edge: (points, 2) px, where the
-    upper lip's lower edge will be.
+    pixels (size, size, 3) uint8 and landmarks (478, 2) px: of the face. edges: (points, 2) px each, where the
+    edges of its upper and its lower lip will be.
     """
     size = len(pixels)
     frame, theirs = face_frame(landmarks), face_frame(donor.landmarks)
+    lips = [frame.to_face(np.asarray(edge, np.float64)) for edge in edges]
     nose = frame.to_face(np.asarray(landmarks, np.float64)[NOSE_BASE])
-    their_nose = theirs.to_face(np.asarray(donor.landmarks, np.float64)[NOSE_BASE])
+    their_points = theirs.to_face(np.asarray(donor.landmarks, np.float64))
+    their_lips = their_points[list(UPPER_LIP_EDGE)], their_points[list(LOWER_LIP_EDGE)]
+    their_nose = their_points[NOSE_BASE]
     middle = len(UPPER_LIP_EDGE) // 2
-    lip = frame.to_face(upper_edge[middle])[1] - nose[1]
-    their_lip = (
-        theirs.to_face(np.asarray(donor.landmarks, np.float64)[UPPER_LIP_EDGE[middle]])[1] - their_nose[1]
-    )
-    shift = their_lip - lip
-    if shift < 0:
-        shift *= _FOLLOWS_LIP
 
-    # 1. The face's pixel -> its place in the donor's picture, both frames being similarities
-    linear = theirs.rotation.T @ frame.rotation * (theirs.interocular / frame.interocular)  # (2, 2)
-    nose_px = frame.origin + nose @ frame.rotation * frame.interocular
-    their_px = theirs.origin + (their_nose + np.array([0, shift])) @ theirs.rotation * theirs.interocular
-    matrix = np.concatenate([linear, (their_px - linear @ nose_px)[:, None]], axis=1)
+    # 1. The face's pixel -> its place in the donor's picture, laid on the lip and stretched with the mouth
+    lip, their_lip = lips[0][middle] - nose, their_lips[0][middle] - their_nose
+    covered = max((1 - _FOLLOWS_LIP) * (lip[1] - their_lip[1]), 0.0)  # by a lip that hangs lower than theirs
+    stretch = [
+        np.clip((own[1] - own[0]) / max(other[1] - other[0], 1e-3), 1, _STRETCH)
+        for own, other in (
+            ((lips[0][0, 0], lips[0][-1, 0]), (their_lips[0][0, 0], their_lips[0][-1, 0])),
+            ((lips[0][middle, 1], lips[1][middle, 1]), (their_lips[0][middle, 1], their_lips[1][middle, 1])),
+        )
+    ]
+    here = frame.origin + (nose + np.array([0, lip[1]])) @ frame.rotation * frame.interocular
+    there = their_nose + np.array([0, their_lip[1] + covered])
+    there = theirs.origin + there @ theirs.rotation * theirs.interocular
+    linear = theirs.rotation.T @ np.diag(1 / np.array(stretch)) @ frame.rotation
+    linear *= theirs.interocular / frame.interocular  # (2, 2)
+    matrix = np.concatenate([linear, (there - linear @ here)[:, None]], axis=1)
     matrix[:, 2] += matrix[:, 1] * rows.start  # of the band of rows alone
     side = (size, rows.stop - rows.start)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP

@@ -104,50 +104,50 @@ class Muscle:
 
 
 MUSCLES: tuple[Muscle, ...] = (
-    Muscle("AU1", "frontalis, pars medialis", (285, 336, 296), (0.00, 0.10), 0.55, ("brow", "forehead")),
-    Muscle("AU1", "frontalis, pars medialis", (441, 442), (0.00, 0.03), 0.35, ("lid fold",)),
+    Muscle("AU1", "frontalis, pars medialis", (285, 336, 296), (0.00, 0.12), 0.55, ("brow", "forehead")),
+    Muscle("AU1", "frontalis, pars medialis", (441, 442), (0.00, 0.035), 0.35, ("lid fold",)),
     Muscle(
-        "AU2", "frontalis, pars lateralis", (282, 334, 293, 276), (0.02, 0.13), 0.50, ("brow", "forehead")
+        "AU2", "frontalis, pars lateralis", (282, 334, 293, 276), (0.02, 0.14), 0.58, ("brow", "forehead")
     ),
     Muscle("AU2", "frontalis, pars lateralis", (443, 444, 445), (0.01, 0.04), 0.30, ("lid fold",)),
-    Muscle("AU4", "corrugator supercilii", (285, 336, 296, 334), (-0.07, -0.05), 0.45, ("brow", "forehead")),
-    Muscle("AU4", "depressor supercilii", (285, 9), (0.00, -0.03), 0.40, ("brow", "forehead")),
-    Muscle("AU4", "depressor supercilii", (441, 442, 443), (-0.01, -0.02), 0.30, ("lid fold",)),
-    Muscle("AU5", "levator palpebrae superioris", (385, 386, 387), (0.00, 0.06), 0.26, ("upper lid",)),
+    Muscle("AU4", "corrugator supercilii", (285, 336, 296, 334), (-0.09, -0.08), 0.45, ("brow", "forehead")),
+    Muscle("AU4", "depressor supercilii", (285, 9), (0.00, -0.05), 0.40, ("brow", "forehead")),
+    Muscle("AU4", "depressor supercilii", (441, 442, 443), (-0.01, -0.035), 0.30, ("lid fold",)),
+    Muscle("AU5", "levator palpebrae superioris", (385, 386, 387), (0.00, 0.08), 0.26, ("upper lid",)),
     Muscle("AU5", "levator palpebrae superioris", (442, 443), (0.00, 0.02), 0.30, ("lid fold",)),
-    Muscle("AU6", "orbicularis oculi, pars orbitalis", (330, 347, 346), (-0.02, 0.07), 0.50, ("cheek",)),
-    Muscle("AU6", "orbicularis oculi, pars orbitalis", (450, 449, 448), (-0.01, 0.05), 0.35, ("under eye",)),
-    Muscle("AU6", "orbicularis oculi, pars orbitalis", (374, 373, 390), (0.00, 0.03), 0.25, ("lower lid",)),
+    Muscle("AU6", "orbicularis oculi, pars orbitalis", (330, 347, 346), (-0.02, 0.10), 0.50, ("cheek",)),
+    Muscle("AU6", "orbicularis oculi, pars orbitalis", (450, 449, 448), (-0.01, 0.075), 0.35, ("under eye",)),
+    Muscle("AU6", "orbicularis oculi, pars orbitalis", (374, 373, 390), (0.00, 0.05), 0.25, ("lower lid",)),
     Muscle("AU6", "orbicularis oculi, pars orbitalis", (283, 276), (0.00, -0.02), 0.35, ("brow", "lid fold")),
     Muscle(
-        "AU9", "levator labii superioris alaeque nasi", (429, 279, 358), (0.00, 0.10), 0.40, ("nose", "cheek")
+        "AU9", "levator labii superioris alaeque nasi", (429, 279, 358), (0.00, 0.16), 0.40, ("nose", "cheek")
     ),
-    Muscle("AU9", "levator labii superioris alaeque nasi", (0, 267, 269), (0.01, 0.11), 0.45, ("upper lip",)),
-    Muscle("AU9", "levator labii superioris alaeque nasi", (13, 311), (0.00, 0.03), 0.45, ("lower lip",)),
-    Muscle("AU9", "procerus", (8, 285), (-0.01, -0.05), 0.45, ("brow", "forehead")),
+    Muscle("AU9", "levator labii superioris alaeque nasi", (0, 267, 269), (0.01, 0.10), 0.45, ("upper lip",)),
+    Muscle("AU9", "levator labii superioris alaeque nasi", (13, 311), (0.00, 0.08), 0.45, ("lower lip",)),
+    Muscle("AU9", "procerus", (8, 285), (-0.015, -0.07), 0.45, ("brow", "forehead")),
     Muscle("AU12", "zygomaticus major", (291, 287), (0.11, 0.15), 0.75, _LIPS),
     Muscle("AU12", "zygomaticus major", (291, 410), (0.07, 0.10), 0.70, ("cheek", "chin", "jaw")),
     Muscle("AU12", "zygomaticus major", (358, 327), (0.03, 0.02), 0.25, ("nose",)),
     Muscle("AU15", "depressor anguli oris", (291, 287), (0.03, -0.09), 0.45, _MOUTH_AND_CHEEK),
-    Muscle("AU17", "mentalis", (200, 421, 418), (0.00, 0.11), 0.50, ("chin",)),
-    Muscle("AU17", "mentalis", (17, 405, 321), (0.00, 0.09), 0.40, ("lower lip",)),
-    Muscle("AU17", "mentalis", (0, 269), (0.00, 0.04), 0.40, ("upper lip",)),
+    Muscle("AU17", "mentalis", (200, 421, 418), (0.00, 0.17), 0.50, ("chin",)),
+    Muscle("AU17", "mentalis", (17, 405, 321), (0.00, 0.13), 0.40, ("lower lip",)),
+    Muscle("AU17", "mentalis", (0, 269), (0.00, 0.05), 0.40, ("upper lip",)),
     Muscle("AU20", "risorius", (291, 287), (0.11, -0.04), 0.60, _MOUTH_AND_CHEEK),
-    Muscle("AU25", "levator labii superioris", (0, 267, 269), (0.00, 0.05), 0.38, ("upper lip",)),
-    Muscle("AU25", "depressor labii inferioris", (17, 314, 405), (0.00, -0.08), 0.38, ("lower lip", "chin")),
+    Muscle("AU25", "levator labii superioris", (0, 267, 269), (0.00, 0.10), 0.38, ("upper lip",)),
+    Muscle("AU25", "depressor labii inferioris", (17, 314, 405), (0.00, -0.15), 0.42, ("lower lip", "chin")),
     Muscle(
-        "AU26", "digastric, against a relaxed masseter", (17, 314, 405), (0.00, -0.22), 0.62, ("lower lip",)
+        "AU26", "digastric, against a relaxed masseter", (17, 314, 405), (0.00, -0.38), 0.46, ("lower lip",)
     ),
     Muscle(
         "AU26",
         "digastric, against a relaxed masseter",
         (200, 152, 377, 400),
-        (0.00, -0.18),
-        0.95,
+        (0.00, -0.29),
+        1.00,
         ("chin", "jaw"),
     ),
     Muscle(
-        "AU26", "digastric, against a relaxed masseter", (291, 287), (-0.02, -0.07), 0.30, ("corner", "cheek")
+        "AU26", "digastric, against a relaxed masseter", (291, 287), (-0.03, -0.14), 0.40, ("corner", "cheek")
     ),
     Muscle("AU26", "orbicularis oris", (0, 267), (0.00, -0.01), 0.35, ("upper lip",)),
 )

@@ -17,13 +17,13 @@ class _Opening(NamedTuple):
 
     rows: of the picture, those that the mouth's opening crosses. below, opened: (rows, size) weights, how far
     a pixel belongs to the lower sheet, and how far to an inside of the mouth that the photograph does not
-    show. upper_edge: (points, 2) px, where the upper lip's lower edge has moved to.
+    show. edges: (points, 2) px each, where the edges of the upper and of the lower lip have moved to.
     """
 
     rows: slice
     below: np.ndarray
     opened: np.ndarray
-    upper_edge: np.ndarray
+    edges: tuple[np.ndarray, np.ndarray]
 
 
 def backward_flow(
@@ -82,7 +82,7 @@ def warp_photo(
         band = warped[opening.rows]
         inside = inside_colour(pixels, landmarks)
         if donor is not None:
-            inside = paint_inside(pixels, landmarks, donor, opening.upper_edge, opening.rows)
+            inside = paint_inside(pixels, landmarks, donor, opening.edges, opening.rows)
         band[:] = np.rint(band + opening.opened[..., None] * (inside - band))
     return warped
 
@@ -201,7 +201,7 @@ def _mouth(forward: np.ndarray, landmarks: np.ndarray, stride: int, size: int) -
         * np.clip((gap - depth) / soft, 0, 1)
         * (gap > shown + 1.5 * pixel)
     )
-    return _Opening(rows, below.astype(np.float32), opened.astype(np.float32), moved[0])
+    return _Opening(rows, below.astype(np.float32), opened.astype(np.float32), moved)
 
 
 def _height_along(across: np.ndarray, edge: np.ndarray) -> np.ndarray:

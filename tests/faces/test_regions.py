@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from magicedit.faces import align, condition_image, crop_face, face_region, feathered_region, region_polygon
+from magicedit.faces import (
+    align,
+    condition_image,
+    crop_face,
+    face_region,
+    feathered_region,
+    left_side,
+    region_polygon,
+)
 from magicedit.faces.regions import face_oval, jaw_contour, polygon_mask
 
 SIZE = 256
@@ -165,3 +173,23 @@ def test_discs_grow_with_the_crop(astronaut, astronaut_face):
     assert np.sqrt(np.array(areas) / np.pi) == pytest.approx([1.5, 4.5], abs=0.3)
     with pytest.raises(ValueError, match="square"):
         condition_image(astronaut[:100], astronaut_face.landmarks, "mediapipe478")
+
+
+def test_the_left_side_is_the_subjects(crop):
+    """Which lies on the right of the picture; the seam runs through the nose, whatever the landmarks."""
+    _, landmarks = crop
+    share = left_side(landmarks, SIZE, "mediapipe478")
+    assert share[at(landmarks, 263)] == 1
+    assert share[at(landmarks, 33)] == 0
+    assert 0.2 < share[at(landmarks, 4)] < 0.8
+    assert 0.2 < share[at(landmarks, 152)] < 0.8
+    assert np.abs(np.diff(share, axis=1)).max() < 0.1  # smooth
+    assert np.abs(share - left_side(landmarks[IBUG_ON_MESH], SIZE, "ibug68")).mean() < 0.03
+
+
+def test_the_left_side_turns_with_the_face(crop):
+    """Upside down, the subject's left is on the left of the picture."""
+    _, landmarks = crop
+    turned = SIZE - 1 - landmarks
+    share = left_side(turned, SIZE, "mediapipe478")
+    np.testing.assert_allclose(share, left_side(landmarks, SIZE, "mediapipe478")[::-1, ::-1], atol=1e-4)

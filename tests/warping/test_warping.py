@@ -164,15 +164,16 @@ def test_an_opened_mouth_shows_the_donors_teeth(face):
     """A laughing face opened as far as it is shows its own teeth where they were; the rest is dark."""
     pixels, landmarks, _ = face  # the astronaut laughs
     rows = slice(60, 120)
-    upper = landmarks[list(UPPER_LIP_EDGE)]
-    inside = paint_inside(pixels, landmarks, Donor(pixels, landmarks), upper, rows)
+    edges = landmarks[list(UPPER_LIP_EDGE)], landmarks[list(LOWER_LIP_EDGE)]
+    inside = paint_inside(pixels, landmarks, Donor(pixels, landmarks), edges, rows)
     middle = (landmarks[13] + landmarks[14]) / 2
     x, y = np.rint(middle).astype(int)
     assert rows.start < y < rows.stop
     np.testing.assert_allclose(inside[y - rows.start, x], pixels[y, x], atol=3)
     assert inside[y - rows.start, x].mean() > 150
     np.testing.assert_allclose(inside[0, 0], inside_colour(pixels, landmarks), atol=1)
-    lower = paint_inside(pixels, landmarks, Donor(pixels, landmarks), upper + np.float32([0, 10]), rows)
+    lowered = tuple(edge + np.float32([0, 10]) for edge in edges)
+    lower = paint_inside(pixels, landmarks, Donor(pixels, landmarks), lowered, rows)
     assert np.abs(lower - inside).max() > 50  # teeth follow the lip most of the way
 
 

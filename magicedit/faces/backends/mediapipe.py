@@ -28,7 +28,7 @@ import cv2
 import numpy as np
 
 from magicedit.errors import MissingDependencyError, ModelError
-from magicedit.faces.measure import blendshapes_to_action_units, pose_of
+from magicedit.faces.measure import blendshapes_to_action_units, blendshapes_to_sides, pose_of
 from magicedit.faces.types import Box, Face, box_around, check_pixels, largest_first, overlap
 
 LANDMARKER_NAME = "face_landmarker.task"
@@ -329,6 +329,7 @@ class MediaPipeBackend:
                 scheme="mediapipe478",
                 score=float(score),
                 action_units=blendshapes_to_action_units(blendshapes, landmarks),
+                sides=blendshapes_to_sides(blendshapes, landmarks),
                 blendshapes=blendshapes,
                 pose=pose_of(result.facial_transformation_matrixes[index]),
             )

@@ -1,0 +1,81 @@
+"""How the face moved between two photographs of a person, in action units: a scorer that sees no blendshapes.
+
+Each action unit is read from the one movement that defines it (P. Ekman, W. Friesen, J. Hager, "Facial Action
+Coding System", 2002): how far a few landmarks went in its direction, in interocular distances, after the
+second face was laid on the first by landmarks that no expression moves. The distances that count as full
+intensity are those of a face mesh with FACS-like blendshapes (ICT-FaceKit, MIT licence) at full activation,
+seen from the front. Units that move the same skin cannot be told apart so: where a smile draws a corner up,
+AU15 reads negative.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from magicedit.action_units import sided_names
+from magicedit.faces.alignment import similarity, stable_landmarks
+from magicedit.faces.measure import FULL_INTENSITY, lip_opening
+
+
+@dataclass(frozen=True)
+class Movement:
+    """One action unit's defining movement.
+
+    left, right: landmarks on the subject's left, and their mirror images. direction: (outward, upward), at
+    full intensity, in interocular distances.
+    """
+
+    left: tuple[int, ...]
+    right: tuple[int, ...]
+    direction: tuple[float, float]
+
+
+_INNER_BROW = ((285, 336, 296), (55, 107, 66))
+_OUTER_BROW = ((282, 283, 334, 293), (52, 53, 105, 63))
+_CORNER = ((291, 308), (61, 78))
+MOVEMENTS: dict[str, Movement] = {
+    "AU1": Movement(*_INNER_BROW, (0.0, 0.086)),
+    "AU2": Movement(*_OUTER_BROW, (0.0, 0.116)),
+    "AU4": Movement((285, 295, 282, 336, 296, 334), (55, 65, 52, 107, 66, 105), (-0.055, -0.05)),
+    "AU5": Movement((385, 386, 387), (158, 159, 160), (0.0, 0.045)),
+    "AU6": Movement((380, 374, 373, 449, 450), (153, 145, 144, 229, 230), (0.0, 0.03)),
+    "AU9": Movement((279, 358, 429), (49, 129, 209), (0.0, 0.115)),
+    "AU12": Movement(*_CORNER, (0.108, 0.161)),
+    "AU15": Movement(*_CORNER, (0.029, -0.07)),
+    "AU17": Movement((200, 421, 17, 405), (200, 201, 17, 181), (0.0, 0.12)),
+    "AU20": Movement(*_CORNER, (0.101, -0.047)),
+    "AU26": Movement((152, 377, 400), (152, 148, 176), (0.0, -0.43)),
+}
+
+
+def geometric_change(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
+    """Change of action units in intensity steps, from MediaPipe's landmarks (478, 2) px of two photographs.
+
+    Units of `MOVEMENTS` and AU25 (the gap of the lips); those with sides also by side, such as "AU12L". A
+    step is a fifth of the full movement; nothing is clipped.
+    """
+    before, after = np.asarray(before, np.float64), np.asarray(after, np.float64)
+    if before.shape != (478, 2) or after.shape != (478, 2):
+        raise ValueError(f"landmarks must be MediaPipe's, shape (478, 2), got {before.shape}, {after.shape}")
+    matrix = similarity(stable_landmarks(after, "mediapipe478"), stable_landmarks(before, "mediapipe478"))
+    moved = after @ matrix[:, :2].T + matrix[:, 2] - before  # px of the first photograph
+    right_eye, left_eye = before[[33, 133]].mean(0), before[[263, 362]].mean(0)
+    axis = left_eye - right_eye
+    interocular = float(np.linalg.norm(axis))
+    to_left, down = axis / interocular, np.array([-axis[1], axis[0]]) / interocular
+    across, upward = moved @ to_left / interocular, -(moved @ down) / interocular
+
+    changes = {}
+    for name, movement in MOVEMENTS.items():
+        outward_full, upward_full = movement.direction
+        full = float(np.hypot(outward_full, upward_full))
+        sides = {}
+        for side, ids, sign in (("L", movement.left, 1), ("R", movement.right, -1)):
+            ids = list(ids)
+            along = (sign * across[ids].mean() * outward_full + upward[ids].mean() * upward_full) / full
+            sides[side] = FULL_INTENSITY * float(along) / full
+        changes[name] = (sides["L"] + sides["R"]) / 2
+        if sided_names(name):
+            changes |= {name + side: value for side, value in sides.items()}
+    changes["AU25"] = lip_opening(after) - lip_opening(before)
+    return dict(sorted(changes.items(), key=lambda item: (int(item[0][2:].rstrip("LR")), item[0])))
