@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from machine import circumstances
-from mini_response import VALIDATION
+from mini_quality import VALIDATION
 
 from magicedit.action_units import NAMES, to_vector
 from magicedit.faces import align, crop_face, geometric_change, load_backend
