@@ -49,6 +49,7 @@ PREPARE_EXAMPLES = """\
 examples:
   magicedit prepare photos/ -o dataset/                      photos/ has one sub-folder per person
   magicedit prepare photos/ -o dataset/ --validation 0.1     one person in ten for validation
+  magicedit prepare photos/ -o dataset/ --augment muscles    pairs even of people with one photograph
   magicedit prepare photos/ -o dataset/ --labels openface.csv --validation anna,ben
 """
 
@@ -210,6 +211,14 @@ def build_parser() -> Parser:
         "--validation",
         metavar="IDS",
         help="people kept for validation: names joined by commas, @FILE with one a line, a share like 0.1",
+    )
+    prepare.add_argument(
+        "--augment",
+        choices=["muscles"],
+        help="beside each training photograph, variants of it warped by a model of the face's muscles",
+    )
+    prepare.add_argument(
+        "--variants", type=int, default=4, metavar="N", help="how many of them a photograph (4)"
     )
     prepare.add_argument(
         "--jobs", type=int, default=1, metavar="N", help="photographs measured at a time (1)"
@@ -421,6 +430,8 @@ def run_prepare(args: argparse.Namespace) -> int:
         labels=args.labels,
         labels_scale=args.labels_scale,
         backend=args.backend,
+        augment=args.augment,
+        variants=args.variants,
         jobs=args.jobs,
         force=args.force,
         progress=sys.stderr.isatty(),
@@ -434,6 +445,8 @@ def run_prepare(args: argparse.Namespace) -> int:
     for split, count in report.photographs.items():
         people, pairs = report.identities[split], report.pairs[split]
         print(f"{split:<10} {count} photographs of {people} people, {pairs} pairs")
+    if report.variants:
+        print(f"{'':<10} and {report.variants} warped variants of each training photograph")
     done = "unchanged" if report.unchanged else f"{report.measured} measured, {report.reused} as before"
     print(f"{report.output}  ({done}, {len(report.rejected)} left out, {report.seconds:.1f} s)")
     return 0

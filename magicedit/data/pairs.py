@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from magicedit.action_units import EMOTIONS, NAMES, parse_deltas, to_vector
+from magicedit.action_units import NAMES, parse_deltas, to_vector
+from magicedit.data.augment import COMPANIONS, shows_mouth
 from magicedit.data.description import read_description
 from magicedit.errors import DatasetError
 from magicedit.faces import condition_image
-from magicedit.faces.measure import lip_gap
 from magicedit.faces.regions import face_oval, jaw_contour
 from magicedit.faces.types import LANDMARK_COUNTS, Scheme
 from magicedit.imaging import to_tensor
@@ -47,8 +47,6 @@ SOURCE_WARPED = 0.2  # probability; else the source is the photograph itself
 AU_COUNTS = (0, 1, 1, 1, 2, 3)  # how many AUs a command changes, equally likely
 INTENSITIES = (-2.0, 5.0)  # intensity steps
 TOGETHER = 0.25  # probability of AUs that come together in faces, all upwards, instead
-COMPANIONS = (*EMOTIONS.values(), ("AU12", "AU25"), ("AU6", "AU12"), ("AU25", "AU26"), ("AU1", "AU2"))
-DONOR_GAP = 0.1  # interocular distances between the lips from which a mouth shows its inside
 
 EXAMPLE_REQUESTS = ("AU12=+3", "AU1=+3,AU2=+3", "AU4=+3", "AU5=+3", "AU15=+3", "AU20=+3", "AU25=+3,AU26=+2")
 
@@ -167,7 +165,7 @@ class PairDataset(torch.utils.data.Dataset):
         self._donors = [
             index
             for index, record in enumerate(self.records)
-            if self._related and lip_gap(record.landmarks) > DONOR_GAP
+            if self._related and shows_mouth(record.landmarks)
         ]
         known = [[self.action_units.index(n) for n in s if n in self.action_units] for s in COMPANIONS]
         self._companions = [together for together in known if len(together) > 1]

@@ -37,11 +37,13 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from magicedit.action_units import DESCRIPTIONS, NAMES
+from magicedit.data.augment import muscle_variants, shows_mouth
 from magicedit.data.description import DESCRIPTION_FILE, FORMAT_VERSION
 from magicedit.data.labels import PHOTO_SUFFIXES, match_labels, read_label_file
 from magicedit.errors import DatasetError, ImageError
 from magicedit.faces import FaceBackend, align, crop_face, face_region, load_backend
 from magicedit.imaging import open_photo
+from magicedit.warping import Donor
 
 if TYPE_CHECKING:
     import datasets
@@ -54,6 +56,11 @@ JPEG_QUALITY = 95
 _METADATA_KEY = b"magicedit"  # of the Parquet schema: the settings that its rows were measured with
 _WORK = ".work"  # what an interrupted run has measured
 _WORK_ROWS = 64  # photographs between two writes there
+_DONORS = 32  # faces whose teeth opened mouths show
+_VARIANTS_NOTE = """- Beside each training photograph stand {count} that a model of the face's muscles warped
+  (`source` ends in `#muscles-N`, `notes` say by what): their `action_units` are those of the photograph
+  plus what was commanded, and nothing was measured on them.
+"""
 _SHARD_BYTES = 256 * 2**20
 _ROW_GROUP = 16  # rows that random access has to read at once: about one megabyte
 
@@ -64,8 +71,10 @@ class PrepareReport:
 
     photographs, identities, pairs: counts by split; a pair is two photographs of one identity, one way round.
     rejected: {"source", "reason", ...} of every photograph left out; notes: {"source", "note"} of kept ones.
-    ignored: files in the folder that are no photographs. measured, reused: photographs that went through the
-    face backend in this run, and that an earlier run had measured. unchanged: nothing had to be written.
+    ignored: files in the folder that are no photographs. variants: warped ones written beside each training
+    photograph, which `pairs` counts and `photographs` does not. measured, reused: photographs that went
+    through the face backend in this run, and that an earlier run had measured. unchanged: nothing had to be
+    written.
     """
 
     output: str
@@ -75,6 +84,7 @@ class PrepareReport:
     rejected: list[dict[str, str]] = field(default_factory=list)
     notes: list[dict[str, str]] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
+    variants: int = 0
     measured: int = 0
     reused: int = 0
     unchanged: bool = False
@@ -90,6 +100,8 @@ class PrepareReport:
                 f"  {split}: {self.photographs[split]} photographs of {self.identities[split]} identities, "
                 f"{self.pairs[split]} pairs"
             )
+        if self.variants:
+            lines.append(f"  beside each training photograph {self.variants} that the muscles warp")
         if not self.unchanged:
             lines.append(f"  {self.measured} measured, {self.reused} reused, {self.seconds:.1f} s")
         if self.rejected:
@@ -169,6 +181,8 @@ def prepare(
     validation: Iterable[str] = (),
     validation_fraction: float = 0.0,
     image_format: str = "jpeg",
+    augment: str | None = None,
+    variants: int = 4,
     jobs: int = 1,
     force: bool = False,
     progress: bool = True,
@@ -186,6 +200,9 @@ def prepare(
             by a hash of the identity's name, so that adding photographs moves nobody between splits; with few
             identities the share is met roughly.
         image_format: "jpeg" (quality 95, full chroma) or "png" (lossless, about five times the size).
+        augment: "muscles": beside each photograph of the training split write `variants` that are warped by a
+            model of the face's muscles, labelled by what was commanded (see `magicedit.warping`), so that a
+            single photograph makes pairs. Needs MediaPipe's landmarks.
         jobs: photographs measured at the same time; more than one needs `backend` by name.
         force: measure again what an earlier run has measured.
 
@@ -195,6 +212,11 @@ def prepare(
     started = time.perf_counter()
     folder, output, validation = Path(folder), Path(output), sorted(set(validation))
     _check_settings(folder, output, size, labels, labels_scale, validation, validation_fraction, image_format)
+    if augment not in (None, "muscles"):
+        raise DatasetError(f'augment must be "muscles" or nothing, got {augment!r}')
+    if augment and variants < 1:
+        raise DatasetError(f"variants must be at least 1, got {variants}")
+    variants = variants if augment else 0
     if jobs < 1:
         raise DatasetError(f"jobs must be at least 1, got {jobs}")
     if jobs > 1 and not isinstance(backend, str):
@@ -221,6 +243,7 @@ def prepare(
         dataclasses.asdict(chosen),
         [[source.name, source.sha256, splits[source.identity]] for source in sources],
         [rejected, ignored],
+        *([["muscles", variants]] if variants else []),
     ]
     fingerprint = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     if not force and (before := _up_to_date(output, fingerprint)):
@@ -253,7 +276,9 @@ def prepare(
         raise DatasetError(f"none of the {len(rejected)} photographs in {folder} can be used ({first})")
 
     # 4. Write.
-    report = _write_dataset(output, kept, places, splits, chosen, settings, fingerprint, rejected, ignored)
+    report = _write_dataset(
+        output, kept, places, splits, chosen, settings, fingerprint, rejected, ignored, variants
+    )
     return PrepareReport(
         output=str(output),
         **report,
@@ -506,6 +531,7 @@ def _write_dataset(
     fingerprint: str,
     rejected: list[dict[str, str]],
     ignored: list[str],
+    variants: int,
 ) -> dict[str, Any]:
     """Write shards beside the old ones, swap them, then the other files, magicedit.json last.
 
@@ -516,6 +542,8 @@ def _write_dataset(
     fresh.mkdir(parents=True)
     notes: list[dict[str, str]] = []
     schemes: set[str] = set()
+    training = [source for source in kept if splits[source.identity] == "train"]
+    donors = _donors(places[source.sha256] for source in training) if variants else []
 
     def rows(split: str) -> Iterator[dict[str, Any]]:
         read = _RowReader()
@@ -540,13 +568,15 @@ def _write_dataset(
             notes.extend({"source": source.name, "note": note} for note in row["notes"])
             schemes.add(row["scheme"])
             yield row
+            if variants and split == "train":
+                yield from _warped_rows(row, variants, donors, settings)
 
     for split in SPLITS:
         for number, shard in enumerate(_shards(rows(split))):
             _write_parquet(fresh / f"{split}-{number:05}.parquet", shard, settings)
 
-    counts = _counts(kept, splits)
-    report = {**counts, "rejected": rejected, "notes": notes, "ignored": ignored}
+    counts = _counts(kept, splits, variants)
+    report = {**counts, "variants": variants, "rejected": rejected, "notes": notes, "ignored": ignored}
     description = {
         "format": FORMAT_VERSION,
         "action_units": list(NAMES),
@@ -558,6 +588,7 @@ def _write_dataset(
         "crop_size": settings["size"],
         "settings": dict(settings),
         **counts,
+        "variants": variants,
         "fingerprint": fingerprint,
     }
     # Until magicedit.json is back, an interruption leaves a dataset that nobody takes for complete.
@@ -570,6 +601,55 @@ def _write_dataset(
     _write_text(output / DESCRIPTION_FILE, json.dumps(description, indent=2, ensure_ascii=False))
     shutil.rmtree(output / _WORK)
     return report
+
+
+def _donors(places: Iterable[_Place]) -> list[Donor]:
+    """Some faces that show their teeth."""
+    read, found = _RowReader(), []
+    for place in places:
+        row = read(place)
+        landmarks = np.array(row["landmarks"], np.float32).reshape(-1, 2)
+        if row["scheme"] != "mediapipe478":
+            raise DatasetError(
+                f"the muscles' warp needs MediaPipe's 478 landmarks, these photographs have {row['scheme']}; "
+                "use the backend mediapipe"
+            )
+        if shows_mouth(landmarks):
+            found.append(Donor(_decode(row["image"]["bytes"]), landmarks))
+        if len(found) == _DONORS:
+            break
+    return found
+
+
+def _warped_rows(
+    row: dict[str, Any], count: int, donors: list[Donor], settings: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Rows of what the muscles make of a photograph's row."""
+    variants = muscle_variants(
+        _decode(row["image"]["bytes"]),
+        np.array(row["landmarks"], np.float32).reshape(-1, 2),
+        dict(zip(NAMES, row["action_units"], strict=True)),
+        count,
+        row["sha256"],
+        donors,
+    )
+    for number, variant in enumerate(variants, start=1):
+        region = face_region(variant.landmarks, settings["size"], row["scheme"])
+        command = ",".join(f"{name}={steps:+.2f}" for name, steps in variant.command.items())
+        yield row | {
+            "image": {"bytes": _encode(variant.pixels, settings["image_format"]), "path": None},
+            "mask": {"bytes": _encode(np.where(region, 255, 0).astype(np.uint8), "png"), "path": None},
+            "source": f"{row['source']}#muscles-{number}",
+            "action_units": [variant.action_units[name] for name in NAMES],
+            "measured": [],
+            "landmarks": variant.landmarks.reshape(-1).tolist(),
+            "notes": [f"warped by {command}"],
+            "sha256": "",  # of no file
+        }
+
+
+def _decode(encoded: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
 
 
 class _RowReader:
@@ -620,16 +700,20 @@ def _write_parquet(path: Path, groups: Iterable[list[dict[str, Any]]], settings:
     partial.rename(path)
 
 
-def _counts(kept: list[_Source], splits: Mapping[str, str]) -> dict[str, dict[str, int]]:
+def _counts(kept: list[_Source], splits: Mapping[str, str], variants: int) -> dict[str, dict[str, int]]:
     photographs = Counter(source.identity for source in kept)
     by_split: dict[str, list[int]] = defaultdict(list)
     for identity, count in photographs.items():
         by_split[splits[identity]].append(count)
     present = [split for split in SPLITS if split in by_split]
+    copies = {"train": 1 + variants, "validation": 1}
     return {
         "photographs": {split: sum(by_split[split]) for split in present},
         "identities": {split: len(by_split[split]) for split in present},
-        "pairs": {split: sum(count * (count - 1) for count in by_split[split]) for split in present},
+        "pairs": {
+            split: sum(count * (count - 1) for count in (n * copies[split] for n in by_split[split]))
+            for split in present
+        },
     }
 
 
@@ -660,7 +744,9 @@ def _card(description: Mapping[str, Any]) -> str:
         f"| {split} | {counts[split]} | {description['identities'][split]} | {description['pairs'][split]} |"
         for split in counts
     )
-    size = description["crop_size"]
+    size, variants = description["crop_size"], ""
+    if description["variants"]:
+        variants = _VARIANTS_NOTE.format(count=description["variants"])
     return f"""---
 configs:
 - config_name: default
@@ -687,7 +773,7 @@ No identity is in two splits. A pair is two photographs of one identity, in one 
 - `measured`: what the face backend {description["settings"]["backend"]} measured itself, if anything, of
   {", ".join(description["measured"])}.
 - `landmarks`: x0, y0, x1, y1 ... ({description["landmarks"]}) in pixels of `image` (centres: whole numbers).
-- `pose`: yaw, pitch, roll in degrees. `box`: x0, y0, x1, y1 in pixels of the photograph `source`.
+{variants}- `pose`: yaw, pitch, roll in degrees. `box`: x0, y0, x1, y1 in pixels of the photograph `source`.
 
 Labels of an automatic estimator are noisy, most of all where it hardly responds (MediaPipe: AU6, AU9, AU15).
 Rejected photographs and why: `{REPORT_FILE}`. The licence of this dataset is that of its photographs.

@@ -1,0 +1,74 @@
+"""More photographs of a person from one: warped by the muscles of the face, with the labels that follow.
+
+The commands are drawn so that the labels stay within 0 to 5; `magicedit.data.pairs` draws others for pairs
+that are warped while a model trains. What comes of these, any trainer can read.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from magicedit.action_units import EMOTIONS, INTENSITY_RANGE, NAMES
+from magicedit.faces.measure import lip_gap
+from magicedit.warping import Donor, displacement_fields, warp_landmarks, warp_photo
+
+# AUs that come together in faces
+COMPANIONS = (*EMOTIONS.values(), ("AU12", "AU25"), ("AU6", "AU12"), ("AU25", "AU26"), ("AU1", "AU2"))
+DONOR_GAP = 0.1  # interocular distances between the lips from which a mouth shows its inside
+TOGETHER = 0.35  # probability of companions instead of one or two AUs
+_STRIDE = 8  # px between samples of the fields; crops are multiples of it
+
+
+@dataclass(frozen=True, eq=False)
+class Variant:
+    """A warped crop: pixels (size, size, 3) uint8 RGB, landmarks (478, 2) px, action_units: intensity by
+    name, command: by name the steps it was warped by."""
+
+    pixels: np.ndarray
+    landmarks: np.ndarray
+    action_units: dict[str, float]
+    command: dict[str, float]
+
+
+def shows_mouth(landmarks: np.ndarray) -> bool:
+    """Whether the lips of (478, 2) landmarks part so far that teeth can be borrowed from them."""
+    return lip_gap(landmarks) > DONOR_GAP
+
+
+def muscle_variants(
+    pixels: np.ndarray,
+    landmarks: np.ndarray,
+    action_units: dict[str, float],
+    count: int,
+    name: str,
+    donors: Sequence[Donor] = (),
+) -> Iterator[Variant]:
+    """`count` warps of a crop, the same ones for the same `name` whatever else there is.
+
+    pixels (size, size, 3) uint8, landmarks (478, 2) px: of the crop. action_units: its intensities 0..5.
+    donors: whose teeth opened mouths show.
+    """
+    fields = displacement_fields(landmarks, len(pixels), stride=_STRIDE)
+    rng = np.random.default_rng(list(hashlib.sha256(name.encode()).digest()))
+    for _ in range(count):
+        command = _command(rng, action_units)
+        vector = np.array([command.get(unit, 0.0) for unit in NAMES], np.float32)
+        draw = rng.random()
+        donor = donors[int(draw * len(donors))] if donors else None
+        yield Variant(
+            warp_photo(pixels, fields, vector, landmarks, donor),
+            warp_landmarks(landmarks, fields, vector, _STRIDE),
+            action_units | {unit: action_units[unit] + steps for unit, steps in command.items()},
+            command,
+        )
+
+
+def _command(rng: np.random.Generator, action_units: dict[str, float]) -> dict[str, float]:
+    """Steps by AU that lead to intensities drawn evenly from the whole range."""
+    if rng.random() < TOGETHER:
+        chosen = COMPANIONS[rng.integers(len(COMPANIONS))]
+    else:
+        chosen = rng.choice(NAMES, rng.integers(1, 3), replace=False)
+    return {str(unit): float(rng.uniform(*INTENSITY_RANGE) - action_units[unit]) for unit in chosen}
