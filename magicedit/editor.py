@@ -33,6 +33,7 @@ from magicedit.faces import (
     Pose,
     align,
     condition_image,
+    covered_parts,
     crop_face,
     feathered_region,
     geometric_change,
@@ -397,7 +398,7 @@ class ExpressionEditor:
         changed = pixels is not photo.pixels
         edits = []
         for face, requested in zip(faces, requests, strict=True):
-            again, moved, distance, warnings = None, None, None, self._doubts(face, requested)
+            again, moved, distance, warnings = None, None, None, self._doubts(photo.pixels, face, requested)
             before, after = measured_as_asked(face, requested), None
             if measure:
                 again = self._find_again(pixels, face) if changed else face
@@ -444,7 +445,7 @@ class ExpressionEditor:
         best = max(moved, key=lambda other: overlap(other.box, face.box), default=None)
         return best if best is not None and overlap(best.box, face.box) >= SAME_FACE_OVERLAP else None
 
-    def _doubts(self, face: Face, requested: Mapping[str, float]) -> list[str]:
+    def _doubts(self, pixels: np.ndarray, face: Face, requested: Mapping[str, float]) -> list[str]:
         """Why this edit may come out worse than others, as far as it can be known before it."""
         if not any(requested.values()):
             return []
@@ -456,6 +457,8 @@ class ExpressionEditor:
                     doubts.append(
                         f"the head's {axis} of {angle:+.0f}° is beyond the ±{POSE_LIMIT:.0f}° that edit well"
                     )
+        if covered := covered_parts(pixels, face):
+            doubts.append(f"something seems to cover the {', '.join(covered)}")
         resolution = self.pipeline.config.resolution
         native = resolution / align(face, resolution).scale
         if native < resolution:

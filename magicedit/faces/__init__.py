@@ -5,6 +5,7 @@ from typing import Any
 from magicedit.faces.alignment import Alignment, align, crop_face
 from magicedit.faces.geometry import geometric_change
 from magicedit.faces.identity import identity_distance
+from magicedit.faces.occlusion import covered_parts
 from magicedit.faces.regions import condition_image, face_region, feathered_region, left_side, region_polygon
 from magicedit.faces.types import Face, FaceBackend, Pose
 
@@ -18,6 +19,7 @@ __all__ = [
     "Pose",
     "align",
     "condition_image",
+    "covered_parts",
     "crop_face",
     "face_region",
     "feathered_region",
