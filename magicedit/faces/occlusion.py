@@ -1,7 +1,7 @@
 """Whether something covers a part of the face that an edit would move: a mask, dark glasses, a scarf.
 
 Skin has one colour, up to light. A part of a face whose colour is far from the rest's is covered. That finds
-coloured, white and black coverings and dark glasses; it does not find hands, and clear glasses do not matter to it.
+coloured, white and black coverings and dark glasses; it does not find hands, and clear glasses do not matter.
 """
 
 import cv2
@@ -26,8 +26,8 @@ _EYES = {
     "right eye": (70, 63, 105, 66, 107, 133, 112, 232, 231, 230, 229, 228, 33, 130),
     "left eye": (300, 293, 334, 296, 336, 362, 341, 452, 451, 450, 449, 448, 263, 359),
 }
-# In 212 photographs of 120 people, dark-skinned ones among them, parts differ by 13.8 at most (a black beard),
-# 99 % by less than 10.5; the brighter fifth of the eyes' surroundings has 0.53 of the skin's lightness or more.
+# In 212 photographs of 120 people, dark-skinned ones among them, parts differ by 13.8 at most (a black
+# beard), 99 % by less than 10.5; the brighter fifth around the eyes has 0.53 of the skin's lightness or more.
 _FOREIGN = 14.5  # distance in the a, b plane of CIE L*a*b*
 _DARK = 0.40
 
