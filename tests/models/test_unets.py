@@ -9,13 +9,16 @@ from tiny_models import randomise_new_layers, tiny_stable_diffusion, tiny_unet
 
 from magicedit.errors import ModelError
 from magicedit.models import (
+    PatchModelConfig,
     convert,
+    create_patch_pipeline,
     encode_reference,
     freeze_unused_reference,
     from_stable_diffusion,
     load_magicface,
     load_pipeline,
     predict_noise,
+    refine_patch_pipeline,
     unused_reference_parameters,
 )
 
@@ -200,3 +203,36 @@ def test_convert_makes_a_pipeline_of_the_checkpoint(magicface_folder, sd_folder,
     assert pipeline.encode_prompt().shape == (1, 77, 32)
     with pytest.raises(ModelError, match="not empty"):
         convert(folder, sd_folder, tmp_path / "pipeline")
+
+
+@pytest.mark.parametrize("fine", [False, True])
+def test_a_refined_pipeline_predicts_what_it_did(fine):
+    config = PatchModelConfig(resolution=32, block_out_channels=(16, 32), fine_flow=fine, default_steps=2)
+    pipeline = create_patch_pipeline(config, seed=1)
+    generator = torch.Generator().manual_seed(0)
+    image, condition = torch.rand(2, 1, 3, 32, 32, generator=generator)
+    call = {"latents": torch.randn(1, 48, 8, 8, generator=generator), "output_type": "pt"}
+    before = pipeline(image, condition, torch.full((1, 12), 2.0), **call).images
+    refined = refine_patch_pipeline(pipeline, 64)
+    assert refined.config.resolution == 64
+    torch.testing.assert_close(
+        refined(image, condition, torch.full((1, 12), 2.0), **call).images, before, rtol=0, atol=1e-6
+    )
+
+
+def test_refining_refuses_what_it_cannot():
+    noise = create_patch_pipeline(
+        PatchModelConfig(resolution=32, block_out_channels=(16, 32), prediction="noise")
+    )
+    with pytest.raises(ModelError, match="flow_mask_paint"):
+        refine_patch_pipeline(noise, 64)
+    composed = create_patch_pipeline(PatchModelConfig(resolution=32, block_out_channels=(16, 32)))
+    with pytest.raises(ModelError, match="divisible by 8"):
+        refine_patch_pipeline(composed, 36)
+
+
+def test_a_new_fine_flow_is_still():
+    """Random displacements of single pixels would be snow."""
+    unet = create_patch_pipeline(PatchModelConfig(resolution=32, block_out_channels=(16, 32))).unet
+    assert unet.conv_out.weight[66:].count_nonzero() == 0
+    assert unet.conv_out.weight[:66].count_nonzero() > 0

@@ -27,7 +27,7 @@ def test_recipes_are_valid(name):
 
 
 def test_there_are_recipes():
-    assert {"mini-cpu", "sd15", "sd15-lora"} <= set(RECIPES)
+    assert {"mini-cpu", "mini-gpu", "sd15", "sd15-lora"} <= set(RECIPES)
 
 
 def test_unknown_settings_of_a_file_are_named(tmp_path):
