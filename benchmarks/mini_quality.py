@@ -433,6 +433,19 @@ def table_of(summary: dict) -> str:
     return "\n".join(lines)
 
 
+def sides_table_of(summary: dict) -> str:
+    """One side at +3: its change and the other side's, in Markdown."""
+    lines = [
+        "| one side at +3 | its change by landmarks | the other side's | the larger one |",
+        "|---|---|---|---|",
+    ]
+    for name, by_scorer in summary["sides"].items():
+        row = by_scorer["landmarks"]
+        asked_larger = f"{row['asked_larger']} of {row['edits']}"
+        lines.append(f"| {name} | {row['asked']:+.2f} | {row['other']:+.2f} | {asked_larger} |")
+    return "\n".join(lines)
+
+
 def checks_table_of(checks: list[dict]) -> str:
     """What was wanted and what was reached, in Markdown."""
     lines = ["| | wanted | measured | |", "|---|---|---|---|"]
