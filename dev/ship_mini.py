@@ -2,9 +2,9 @@
 
     python dev/ship_mini.py RUN DATASET [--earlier FILE ...] [--guidance S] [--steps N]
 
-RUN: output folder of train/train.py; DATASET: what it was trained on; FILE: train_config.json of the runs that
-it was started from, in their order, where it was. Measure the weights after the first run
-of this script (benchmarks/mini_quality.py) and run it again: the card carries the figures of that file.
+RUN: output folder of train/train.py; DATASET: what it was trained on; FILE: train_config.json of the runs
+that it was started from, in their order, where it was. Measure the weights after the first run of this script
+(benchmarks/mini_quality.py) and run it again: the card carries the figures of that file.
 """
 
 import argparse
@@ -102,10 +102,10 @@ def main() -> None:
     how = "Not measured yet."
     if measured:
         how = (
-            f"On the held-out identities, {measured['date']}, by `{measured['command']}`: changes on the 0 to 5 "
-            "scale by MediaPipe's blendshapes (which labelled the real pairs) and by the movement of landmarks "
-            '(which did not), L2 distance of dlib\'s face descriptors. "Blind": the scorer does not respond '
-            f"to this unit on any face.\n\n{table_of(measured['summary'])}\n\nAgainst what was wanted of it:"
+            f"On the held-out identities, {measured['date']}, by `{measured['command']}`: changes on the "
+            "0 to 5 scale by MediaPipe's blendshapes (which labelled the real pairs) and by the movement of "
+            "landmarks (which did not), L2 distance of dlib's face descriptors. Blind: that scorer does not "
+            f"respond to this unit on any face.\n\n{table_of(measured['summary'])}\n\nAgainst what was wanted of it:"
             f"\n\n{checks_table_of(measured['checks'])}"
         )
     runs = [json.loads(path.read_text()) for path in args.earlier]
