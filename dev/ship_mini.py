@@ -105,8 +105,8 @@ def main() -> None:
             f"On the held-out identities, {measured['date']}, by `{measured['command']}`: changes on the "
             "0 to 5 scale by MediaPipe's blendshapes (which labelled the real pairs) and by the movement of "
             "landmarks (which did not), L2 distance of dlib's face descriptors. Blind: that scorer does not "
-            f"respond to this unit on any face.\n\n{table_of(measured['summary'])}\n\nAgainst what was wanted of it:"
-            f"\n\n{checks_table_of(measured['checks'])}"
+            f"respond to this unit on any face.\n\n{table_of(measured['summary'])}\n\n"
+            f"Against what was wanted:\n\n{checks_table_of(measured['checks'])}"
         )
     runs = [json.loads(path.read_text()) for path in args.earlier]
     commands = [command_of(TrainConfig(**configured(run))) for run in runs]
