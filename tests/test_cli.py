@@ -140,6 +140,8 @@ def test_measure(capsys, photo):
     (face,) = printed["faces"]
     assert (printed["width"], printed["height"]) == (512, 512)
     assert face["action_units"]["AU12"] > 3
+    sides = face["sides"]["AU12L"], face["sides"]["AU12R"]
+    assert sum(sides) / 2 == pytest.approx(face["action_units"]["AU12"], abs=0.01)
     assert abs(face["pose"]["yaw"]) < 45
     assert main(["measure", str(photo)]) == 0
     out = capsys.readouterr().out

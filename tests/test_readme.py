@@ -86,7 +86,7 @@ def test_every_command_runs_in_the_order_of_the_page(folder):
         if "--config" in words:
             words += shlex.split(SHORT[words[words.index("--config") + 1]])
         run(words, folder)
-    for name in ("smile.png", "calm.png", "happy.png", "strip.png", "mine.png"):
+    for name in ("smile.png", "calm.png", "brow.png", "happy.png", "strip.png", "mine.png"):
         assert Image.open(folder / name).size[0] > 0
     for script in blocks("python"):
         run([sys.executable, "-c", script], folder)

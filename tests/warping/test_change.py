@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from magicedit.faces import Alignment
-from magicedit.warping import Change, carry_change, estimate_change
+from magicedit.warping import Change, carry_change, estimate_change, join_sides, no_change
 
 SIZE = 64
 
@@ -21,16 +21,8 @@ def texture(height, width, seed=0):
     return np.rint(picture / picture.max() * 255).astype(np.uint8)
 
 
-def zero_change():
-    return Change(
-        np.zeros((SIZE, SIZE, 2), np.float32),
-        np.zeros((SIZE, SIZE), np.float32),
-        np.zeros((SIZE, SIZE, 3), np.float32),
-    )
-
-
 def constant_change(flow=(0.0, 0.0), mask=0.0, paint=(0.0, 0.0, 0.0)):
-    base = zero_change()
+    base = no_change(SIZE)
     return Change(base.flow + np.float32(flow), base.mask + np.float32(mask), base.paint + np.float32(paint))
 
 
@@ -56,7 +48,7 @@ def inside_of(alignment, region, shape, weight):
 
 def test_nothing_changes_nothing():
     photo = texture(240, 300)
-    assert np.array_equal(carry_change(photo, placed(0.4, 0.3), zero_change(), disc()), photo)
+    assert np.array_equal(carry_change(photo, placed(0.4, 0.3), no_change(SIZE), disc()), photo)
     none = np.zeros((SIZE, SIZE), np.float32)
     assert np.array_equal(carry_change(photo, placed(), constant_change((3, 3), 1.0), none), photo)
 
@@ -118,7 +110,7 @@ def test_only_the_rectangle_matters():
 
 def test_sizes_must_agree():
     with pytest.raises(ValueError, match="size 64"):
-        carry_change(texture(100, 100), placed(), zero_change(), np.ones((32, 32), np.float32))
+        carry_change(texture(100, 100), placed(), no_change(SIZE), np.ones((32, 32), np.float32))
     with pytest.raises(ValueError, match="flow must have shape"):
         Change(np.zeros((8, 8, 2)), np.zeros((9, 9)), np.zeros((9, 9, 3)))
 
@@ -153,3 +145,25 @@ def test_equal_crops_are_a_zero_change():
     assert not change.mask.any()
     with pytest.raises(ValueError, match="edited"):
         estimate_change(source, source[:32])
+
+
+def test_two_sides_join():
+    """Each side keeps its own; between them flow and mask pass over, and paint goes with what shows of it."""
+    left = constant_change((4.0, 0.0), 1.0, (1.0, 0.0, 0.0))
+    right = constant_change((0.0, 2.0), 0.5, (0.0, 1.0, 0.0))
+    share = np.tile(np.linspace(0, 1, SIZE, dtype=np.float32), (SIZE, 1))
+    joined = join_sides(left, right, share)
+    np.testing.assert_allclose(joined.flow[0, -1], (4, 0))
+    np.testing.assert_allclose(joined.flow[0, 0], (0, 2))
+    np.testing.assert_allclose(joined.mask[0, [0, -1]], (0.5, 1.0))
+    np.testing.assert_allclose(joined.paint[0, [0, -1]], [(0, 1, 0), (1, 0, 0)], atol=1e-6)
+    middle = SIZE // 2
+    weight = share[0, middle] * 1.0, (1 - share[0, middle]) * 0.5
+    np.testing.assert_allclose(joined.mask[0, middle], sum(weight), rtol=1e-5)
+    np.testing.assert_allclose(joined.paint[0, middle, 0], weight[0] / sum(weight), rtol=1e-5)
+
+
+def test_a_side_without_change_stays():
+    joined = join_sides(constant_change((4.0, 0.0), 1.0), no_change(SIZE), np.zeros((SIZE, SIZE), np.float32))
+    assert not joined.flow.any()
+    assert not joined.mask.any()

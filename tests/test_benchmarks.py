@@ -1,0 +1,78 @@
+"""Committed results follow from their rows, and say how they came about."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+import mini_quality  # noqa: E402
+
+
+def committed(name: str) -> dict:
+    return json.loads((BENCHMARKS / f"{name}.json").read_text())
+
+
+@pytest.mark.parametrize("name", ["mini_quality", "muscle_calibration", "edit_speed"])
+def test_results_say_where_they_come_from(name):
+    data = committed(name)
+    assert data["command"].startswith(f"python benchmarks/{name}.py")
+    assert data["date"]
+    assert data["hardware"]["cores"]
+    assert data["versions"]["torch"]
+
+
+def test_tables_follow_from_the_rows():
+    data = committed("mini_quality")
+    summary = mini_quality.summary_of(data["rows"], committed("muscle_calibration"))
+    assert json.loads(json.dumps(summary)) == data["summary"]
+    assert mini_quality.checks_of(summary) == data["checks"]
+    assert len({row["identity"] for row in data["rows"]}) == 10
+
+
+def test_a_worse_model_reaches_less():
+    """Rows of edits that change nothing: what needs a change is missed, what needs restraint is reached."""
+    rows = committed("mini_quality")["rows"]
+    for row in rows:
+        for scorer in mini_quality.SCORERS:
+            if scorer in row:
+                row[scorer] = dict.fromkeys(row[scorer], 0.0)
+        if "identity_distance" in row:
+            row["identity_distance"] = 0.0
+    checks = mini_quality.checks_of(mini_quality.summary_of(rows, committed("muscle_calibration")))
+    reached = {check["what"]: check["reached"] for check in checks}
+    assert not any(value for what, value in reached.items() if "goes up" in what or "Spearman" in what)
+    assert not reached["AU12 = +3 measures +1.5 or more"]
+    assert reached["identity distance at +3, mean over AUs"]
+    assert reached["change of AUs not asked for, at +3"]
+
+
+def test_teeth_are_what_is_bright_and_pale(astronaut):
+    """Most of a laughing mouth, nothing of one that is painted dark, nothing of closed lips."""
+    from magicedit.faces import load_backend
+    from magicedit.faces.regions import region_polygon
+
+    (face,) = load_backend().detect(astronaut)
+    assert mini_quality.teeth_share(astronaut, face) > 0.3
+    import cv2
+
+    mouth = np.rint(region_polygon(face.landmarks, face.scheme, "mouth")).astype(np.int32)
+    dark = cv2.fillPoly(astronaut.copy(), [mouth], (60, 20, 20))
+    assert mini_quality.teeth_share(dark, face) < 0.1
+
+
+def test_sobel_of_a_step():
+    """A step of 100 between two columns: OpenCV's kernel sums to 4 on each of the two."""
+    step = np.zeros((8, 8, 3), np.uint8)
+    step[:, 4:] = 100
+    assert mini_quality.sobel(step)[4].tolist() == [0, 0, 0, 400, 400, 0, 0, 0]
+
+
+def test_the_pictures_are_made_by_their_script():
+    for name in ("aus.jpg", "muscles.jpg"):
+        with Image.open(BENCHMARKS.parent / "docs" / "images" / name) as picture:
+            assert picture.width > 800
