@@ -27,19 +27,14 @@ ALONE = ("AU1", "AU2", "AU4", "AU5", "AU6", "AU9", "AU15", "AU17", "AU20")
 EDITS = (
     ("as photographed", {}),
     ("calm", {"add": CALM}),
-    *(
-        (f"calm, {name} +3", {"add": f"{CALM},{name}=+3"})
-        for name in ("AU1", "AU2", "AU4", "AU5", "AU6", "AU9")
-    ),
     *((f"calm, {name} +3", {"add": f"{CALM},{name}=+3"}) for name in ALONE),
-    ("AU12 -4", {"add": "AU12=-4"}),
-    ("AU25 -3", {"add": "AU25=-3"}),
     ("calm, AU26 +3", {"add": f"{CALM},AU26=+3"}),
+    ("calm, AU2L +4", {"add": f"{CALM},AU2L=+4"}),
+    ("AU12 -4", {"add": "AU12=-4"}),
     ("AU12L -4", {"add": "AU12L=-4"}),
-    ("calm, AU2R +4", {"add": f"{CALM},AU2R=+4"}),
-    *((f"calm, {emotion}", {"add": CALM, "emotion": emotion}) for emotion in ("sadness", "surprise", "fear")),
-    *((f"calm, {emotion}", {"add": CALM, "emotion": emotion}) for emotion in ("anger", "disgust")),
-    ("calm, then happiness", {"add": CALM, "emotion": "happiness"}),
+    ("AU25 -3", {"add": "AU25=-3"}),
+    *((f"calm, {name}", {"add": CALM, "emotion": name}) for name in ("sadness", "surprise", "fear")),
+    *((f"calm, {name}", {"add": CALM, "emotion": name}) for name in ("anger", "disgust")),
 )
 COLUMNS = 6
 SIDE = 224  # px a picture

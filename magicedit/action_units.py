@@ -126,6 +126,11 @@ def sided_names(name: str) -> tuple[str, ...]:
     return tuple(name + side for side in SIDES) if name in BILATERAL else ()
 
 
+def with_sides(names: Iterable[str]) -> tuple[str, ...]:
+    """The names, each followed by those of its two sides."""
+    return tuple(sided for name in names for sided in (name, *sided_names(name)))
+
+
 def split_sides(values: Mapping[str, float]) -> tuple[dict[str, float], dict[str, float]]:
     """What each side of the face is asked for, the subject's left first: by names without a side.
 
@@ -271,8 +276,9 @@ def resolve_delta(
 ) -> dict[str, float]:
     """What an edit asks for, as one delta per named action unit, in intensity steps, ordered as `names`.
 
-    `add` (deltas, -10 to 10) and `emotion` add up. `set` (intensities, 0 to 5) asks for target minus
-    `current`, the measured intensities, which it needs. `names` is the vocabulary of the model.
+    `add` (deltas, -10 to 10) and `emotion` add up; where the two sides come to differ, they are named one by
+    one. `set` (intensities, 0 to 5) asks for target minus `current`, the measured intensities, which it
+    needs. `names` is the vocabulary of the model.
     Raises ActionUnitError where an action unit is both set and added to, where `current` lacks one that is
     set, where a sum leaves -10 to 10, and for anything that the parsers refuse.
     """
@@ -298,8 +304,17 @@ def resolve_delta(
                 f"setting {name} needs its measured intensity, which is not known here; give a delta instead"
             )
         deltas[name] = level - float(current[name])
-    for side in split_sides(deltas):
-        for name, value in side.items():
-            _number(value, name, DELTA_RANGE, "a total delta")
-    order = [sided for name in names for sided in (name, *sided_names(name))]
-    return {name: deltas[name] for name in order if name in deltas}
+    left, right = split_sides(deltas)
+    totals = {}
+    for name in names:
+        sided = sided_names(name)
+        if name in deltas or (sided and all(side in deltas for side in sided)):
+            apart = left.get(name) != right.get(name)
+            totals |= (
+                dict(zip(sided, (left[name], right[name]), strict=True)) if apart else {name: left[name]}
+            )
+        else:
+            totals |= {side: deltas[side] for side in sided if side in deltas}
+    for name, value in totals.items():
+        _number(value, name, DELTA_RANGE, "a total delta")
+    return totals

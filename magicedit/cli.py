@@ -217,9 +217,7 @@ def build_parser() -> Parser:
         choices=["muscles"],
         help="beside each training photograph, variants of it warped by a model of the face's muscles",
     )
-    prepare.add_argument(
-        "--variants", type=int, default=4, metavar="N", help="how many of them a photograph (4)"
-    )
+    prepare.add_argument("--variants", type=int, metavar="N", help="how many of them a photograph (4)")
     prepare.add_argument(
         "--jobs", type=int, default=1, metavar="N", help="photographs measured at a time (1)"
     )
@@ -478,12 +476,13 @@ def run_doctor(args: argparse.Namespace) -> int:
 
 def check_edit(args: argparse.Namespace) -> None:
     """Raises what `edit` would raise on requests that are malformed whatever the photograph shows."""
-    from magicedit.action_units import DESCRIPTIONS, NAMES, resolve_delta
+    from magicedit.action_units import DESCRIPTIONS, NAMES, resolve_delta, with_sides
 
     names = (
         NAMES if args.model == "mini" else tuple(DESCRIPTIONS)
     )  # another model's vocabulary is not known yet
-    resolve_delta(dict.fromkeys(names, 0.0), add=args.au, set=args.set, emotion=args.emotion, names=names)
+    known = dict.fromkeys(with_sides(names), 0.0)
+    resolve_delta(known, add=args.au, set=args.set, emotion=args.emotion, names=names)
 
 
 def describe_face(index: int, box: Sequence[float], pose) -> str:

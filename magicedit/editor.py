@@ -22,9 +22,9 @@ from magicedit.action_units import (
     INTENSITY_RANGE,
     parse_deltas,
     resolve_delta,
-    sided_names,
     split_sides,
     to_vector,
+    with_sides,
 )
 from magicedit.errors import ActionUnitError, MagicEditError, ModelError, NoFaceError
 from magicedit.faces import (
@@ -198,7 +198,8 @@ class ExpressionEditor:
             steps: denoising steps; default: the model's own.
             guidance: classifier-free guidance scale; default: the model's own.
             seed: of the initial noise, the same for each face, so that none depends on the others.
-            measure: measure the faces again in the result; without, `after` and `identity_distance` are None.
+            measure: measure the faces again in the result; without, `after`, `moved` and `identity_distance`
+                are None.
 
         Returns:
             the result. When nothing is asked for, its image equals the photograph exactly.
@@ -209,8 +210,8 @@ class ExpressionEditor:
         started = time.perf_counter()
         check_sampling(steps, guidance, seed)
         asked = {"add": add, "set": set, "emotion": emotion, "names": self.action_units}
-        names = [sided for name in self.action_units for sided in (name, *sided_names(name))]
-        resolve_delta(dict.fromkeys(names, 0.0), **asked)  # malformed requests fail before detection
+        known = dict.fromkeys(with_sides(self.action_units), 0.0)
+        resolve_delta(known, **asked)  # malformed requests fail before detection
         photo = open_photo(photo)
         faces = select_faces(self._detect(photo), face, photo)
         requests = [resolve_delta(found.action_units | found.sides, **asked) for found in faces]
@@ -335,6 +336,8 @@ class ExpressionEditor:
                     vectors.append(vector)
                     crop_of.append(index if len(crops) > 1 else 0)
             sides_of.append((numbers[0], numbers[-1]))
+        if not vectors:  # below what float32 can tell from nothing
+            return photographs
         changes = self._changes(crops, conditions, crop_of, np.stack(vectors), steps, guidance, seed)
 
         # 3. Its change, carried to the photograph

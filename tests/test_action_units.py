@@ -244,7 +244,10 @@ def test_both_sides_and_one_in_one_request_are_refused(spec):
 def test_edits_of_sides():
     assert resolve_delta(None, add="AU12R=1,AU12L=2") == {"AU12L": 2.0, "AU12R": 1.0}
     assert resolve_delta({"AU12": 3.0, "AU12L": 4.0}, set={"AU12L": 1}) == {"AU12L": -3.0}
-    assert resolve_delta(None, add="AU12L=1", emotion="happiness")["AU12"] == 4.0
+    one_sided = resolve_delta(None, add="AU12L=1", emotion="happiness")
+    assert one_sided == {"AU6": 4.0, "AU12L": 5.0, "AU12R": 4.0, "AU25": 4.0}
+    assert resolve_delta(None, add="AU12L=1,AU12R=1") == {"AU12": 1.0}
+    assert resolve_delta(None, add="AU12L=-4,AU12R=-4", emotion="happiness")["AU12"] == 0.0
     with pytest.raises(ActionUnitError, match="measured intensity"):
         resolve_delta({"AU12": 3.0}, set={"AU12L": 1})
     with pytest.raises(ActionUnitError, match="choose one"):

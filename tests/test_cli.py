@@ -78,6 +78,14 @@ def refused(capsys, *arguments):
 # --- Results ---
 
 
+def test_one_side_can_be_set_and_changed(capsys, photo, tmp_path, model):
+    common = ["edit", photo, "-o", tmp_path / "out.png", "--model", model, "--json"]
+    assert main([str(word) for word in [*common, "--set", "AU12L=0", "--au", "AU2R=3"]]) == 0
+    (face,) = json.loads(capsys.readouterr().out)["faces"]
+    assert face["requested"] == {"AU2R": 3.0, "AU12L": pytest.approx(-face["before"]["AU12L"])}
+    assert "no sides" in refused(capsys, *common[:-1], "--au", "AU26L=1")
+
+
 def test_edit_prints_one_json_object(capsys, photo, tmp_path, model):
     before = digest(photo)
     code = main(

@@ -452,6 +452,24 @@ def test_sides_are_measured_and_judged(editor, photo):
     assert "AU1L" not in face.before
 
 
+@pytest.mark.parametrize(
+    "request_",
+    [{"add": "AU6=-4,AU12L=-4,AU12R=-4,AU25=-4", "emotion": "happiness"}, {"add": {"AU12": 1e-50}}],
+)
+def test_what_comes_to_nothing_returns_the_photograph(editor, photo, request_):
+    result = editor.edit(photo, **request_)
+    assert np.array_equal(np.asarray(result.image), photo)
+
+
+def test_a_sweep_of_one_side(editor, photo):
+    results = editor.sweep(photo, "AU12L", -2, 2, 3, measure=False)
+    first, nothing, last = (np.asarray(result.image) for result in results)
+    assert np.array_equal(nothing, photo)
+    assert not np.array_equal(first, last)
+    alone = editor.edit(photo, add={"AU12L": 2}, measure=False).image
+    assert np.abs(np.asarray(alone).astype(int) - last).max() <= 1
+
+
 def test_a_side_can_be_set(editor, photo):
     (face,) = editor.edit(photo, set={"AU12R": 1}, measure=False).faces
     assert face.requested["AU12R"] == pytest.approx(1 - face.before["AU12R"])

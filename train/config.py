@@ -25,6 +25,9 @@ class TrainConfig:
         "Stable Diffusion folder or hub id, published MagicFace checkpoint (needs --base_model), or our own "
         "pipeline folder or hub id (mini too); none: a small model on patches of pixels, from scratch",
     )
+    refine: bool = _(
+        False, "go on from a flow_mask_paint pipeline at another --resolution and with --fine_flow"
+    )
     base_model: str | None = _(
         None, "Stable Diffusion folder that a published MagicFace checkpoint takes VAE and text encoder from"
     )

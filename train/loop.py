@@ -72,7 +72,8 @@ SHAPING = (
 )
 COMPUTED_WITH = (
     *("seed", "train_batch_size", "gradient_accumulation_steps", "learning_rate", "lr_scheduler"),
-    *("max_train_steps", "warped", "augment", "au_dropout", "mixed_precision"),
+    *("max_train_steps", "warped", "augment", "au_dropout", "mixed_precision", "change_weight"),
+    *("edge_weight", "flow_weight", "known_mask_weight", "mask_weight"),
 )
 MAX_BAD_STEPS = 20  # consecutive non-finite steps after which a run is given up
 
@@ -135,9 +136,7 @@ def build_pipeline(config: TrainConfig) -> MagicEditPipeline:
         class_name = index.get("_class_name", "")
         if "MagicEditPipeline" in class_name:
             pipeline = load_pipeline(source, device="cpu", **hub_kwargs)
-            if pipeline.config.prediction == "flow_mask_paint":
-                refine_patch_pipeline(pipeline, config.resolution)
-            return pipeline
+            return refine_patch_pipeline(pipeline, config.resolution) if config.refine else pipeline
         base, (unet, reference_unet) = source, from_stable_diffusion(source, **hub_kwargs)
     try:
         return MagicEditPipeline(
@@ -308,7 +307,8 @@ class Run:
         if self.pipeline.config.resolution != config.resolution:
             raise ModelError(
                 f"{config.pretrained_model_name_or_path} was made for {self.pipeline.config.resolution} px; "
-                f"train it with --resolution {self.pipeline.config.resolution}, not {config.resolution}"
+                f"train it with --resolution {self.pipeline.config.resolution}, not {config.resolution}, "
+                "or with --refine where it is a flow_mask_paint model"
             )
         if self.pipeline.action_units != NAMES:
             raise ModelError(
@@ -388,6 +388,7 @@ class Run:
             augment=self.config.augment,
             au_dropout=self.config.au_dropout,
             action_units=self.pipeline.action_units,
+            relations=self.composed,
         )
 
     def _cache_latents(self) -> dict[str, torch.Tensor] | None:
@@ -548,7 +549,8 @@ class Run:
             logger.warning("no whole checkpoint in %s: starting at step 0", self.output_dir)
             return
         tensors, state = load_checkpoint(folder)
-        changed = {k for k, v in self.config.to_dict().items() if v != state["config"].get(k, v)}
+        earlier = {"fine_flow": False} | state["config"]  # which runs did not have before it was a setting
+        changed = {k for k, v in self.config.to_dict().items() if v != earlier.get(k, v)}
         if unfit := sorted(changed & set(SHAPING)):
             raise TrainingError(f"{folder} was trained with other settings: {', '.join(unfit)}")
         if others := sorted(changed & set(COMPUTED_WITH)):

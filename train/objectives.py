@@ -69,8 +69,8 @@ class ComposedWeights:
     change: a pixel whose colour changes by d (mean over channels and patch, at most 0.5) counts 1 + change *
     d times. edges: of the mean absolute difference of neighbouring pixels' differences, which keeps paint
     sharp. flow: of the distance to the known flow, px. known_mask: of the cross-entropy to the known mask.
-    mask: of the mean mask where it is not known; moved pixels keep the photograph's resolution, painted ones
-    do not.
+    mask: of the mask where it is not known; moved pixels keep the photograph's resolution, painted ones do
+    not. The two costs of the mask are averaged over all pixels together.
     """
 
     change: float = 8.0
@@ -117,7 +117,8 @@ def composed_objective(
     error = composed - target
     pixels = (weight * error.pow(2)).mean()
     across, down = error.diff(dim=-1).abs(), error.diff(dim=-2).abs()
-    edges = (weight[..., 1:] * across).mean() + (weight[..., 1:, :] * down).mean()
+    edges = (torch.minimum(weight[..., 1:], weight[..., :-1]) * across).mean()
+    edges = edges + (torch.minimum(weight[..., 1:, :], weight[..., :-1, :]) * down).mean()
     flow, mask = _related(head, relation, weights)
     total = pixels + weights.edges * edges + weights.flow * flow + mask
     return ComposedLoss(total, pixels, edges, flow, head.mask.mean())

@@ -45,7 +45,7 @@ def muscle_variants(
     name: str,
     donors: Sequence[Donor] = (),
 ) -> Iterator[Variant]:
-    """`count` warps of a crop, the same ones for the same `name` whatever else there is.
+    """`count` warps of a crop, by the same commands for the same `name` whatever else there is.
 
     pixels (size, size, 3) uint8, landmarks (478, 2) px: of the crop. action_units: its intensities 0..5.
     donors: whose teeth opened mouths show.

@@ -107,7 +107,7 @@ class PairDataset(torch.utils.data.Dataset):
     where not known. weight: (resolution, resolution), 1 where source and target can be compared; of a real
     pair that is the face without the eyes, see `magicedit.warping.correspondence`.
 
-    With probability `warped` a sample is one photograph, warped by random AUs (and in three of ten cases its
+    With probability `warped` a sample is one photograph, warped by random AUs (and in one of five cases its
     source by others): `au_delta` is then the commanded difference, exact by construction, and both pictures
     agree to the pixel elsewhere. Else it is two photographs of one identity, either way round, identities
     equally likely: `au_delta` is then the difference of their labels as they stand in the dataset, with the
@@ -121,6 +121,8 @@ class PairDataset(torch.utils.data.Dataset):
         augment: turn, scale, shift, mirror, and change gain and bias of all three pictures alike. Without it
             and with warped=0, the pictures depend on their record alone and can be cached: see `pair`,
             `record_images`.
+        relations: whether samples say how the target follows from the source; if not, they have no flow,
+            mask and weight.
         action_units: which AUs, in which order; the dataset must have labels of all of them.
         memory: bytes of pictures and displacement fields that one process may hold; what does not fit is
             decoded and computed again when needed.
@@ -140,6 +142,7 @@ class PairDataset(torch.utils.data.Dataset):
         au_dropout: float = 0.1,
         action_units: Sequence[str] = NAMES,
         memory: int = 2 * 2**30,
+        relations: bool = True,
     ) -> None:
         for name, value in (("warped", warped), ("au_dropout", au_dropout)):
             if not 0 <= value <= 1:
@@ -161,11 +164,12 @@ class PairDataset(torch.utils.data.Dataset):
             )
         self.records, self._places = self._read_records()
         self._pairs_of = self._real_pairs()
-        self._related = self.scheme == "mediapipe478"
+        self.relations = relations
+        self._related = relations and self.scheme == "mediapipe478"
         self._donors = [
             index
             for index, record in enumerate(self.records)
-            if self._related and shows_mouth(record.landmarks)
+            if self.scheme == "mediapipe478" and shows_mouth(record.landmarks)
         ]
         known = [[self.action_units.index(n) for n in s if n in self.action_units] for s in COMPANIONS]
         self._companions = [together for together in known if len(together) > 1]
@@ -198,14 +202,14 @@ class PairDataset(torch.utils.data.Dataset):
         target, landmarks = self._render(draw.target, draw.target_command, draw)
         described, landmarks = (source, source_landmarks) if draw.warped else (target, landmarks)
         condition = condition_image(described, landmarks, self.scheme)
-        flow, mask, weight = self._relation(draw)
-        return {
+        relation = {}
+        if self.relations:
+            names = ("flow", "mask", "weight")
+            relation = dict(zip(names, map(torch.from_numpy, self._relation(draw)), strict=True))
+        return relation | {
             "source": to_tensor(source),
             "target": to_tensor(target),
             "condition": to_tensor(condition),
-            "flow": torch.from_numpy(flow),
-            "mask": torch.from_numpy(mask),
-            "weight": torch.from_numpy(weight),
             "au_delta": torch.from_numpy(draw.au_delta.copy()),
             "kind": WARPED if draw.warped else REAL,
             "source_index": draw.source,
@@ -457,7 +461,7 @@ class PairDataset(torch.utils.data.Dataset):
             ("correspondence", source, target),
             lambda: correspond(
                 self._picture(source), self._landmarks(source, size),
-                self._picture(target), self._landmarks(target, size),
+                self._picture(target), self._landmarks(target, size), match_tone=self.augment,
             ),
         )  # fmt: skip
 

@@ -56,6 +56,7 @@ JPEG_QUALITY = 95
 _METADATA_KEY = b"magicedit"  # of the Parquet schema: the settings that its rows were measured with
 _WORK = ".work"  # what an interrupted run has measured
 _WORK_ROWS = 64  # photographs between two writes there
+DEFAULT_VARIANTS = 4
 _DONORS = 32  # faces whose teeth opened mouths show
 _VARIANTS_NOTE = """- Beside each training photograph stand {count} that a model of the face's muscles warped
   (`source` ends in `#muscles-N`, `notes` say by what): their `action_units` are those of the photograph
@@ -182,7 +183,7 @@ def prepare(
     validation_fraction: float = 0.0,
     image_format: str = "jpeg",
     augment: str | None = None,
-    variants: int = 4,
+    variants: int | None = None,
     jobs: int = 1,
     force: bool = False,
     progress: bool = True,
@@ -200,9 +201,9 @@ def prepare(
             by a hash of the identity's name, so that adding photographs moves nobody between splits; with few
             identities the share is met roughly.
         image_format: "jpeg" (quality 95, full chroma) or "png" (lossless, about five times the size).
-        augment: "muscles": beside each photograph of the training split write `variants` that are warped by a
-            model of the face's muscles, labelled by what was commanded (see `magicedit.warping`), so that a
-            single photograph makes pairs. Needs MediaPipe's landmarks.
+        augment: "muscles": beside each photograph of the training split write `variants` (4) that are warped
+            by a model of the face's muscles, labelled by what was commanded (see `magicedit.warping`), so
+            that a single photograph makes pairs. Needs MediaPipe's landmarks.
         jobs: photographs measured at the same time; more than one needs `backend` by name.
         force: measure again what an earlier run has measured.
 
@@ -214,9 +215,13 @@ def prepare(
     _check_settings(folder, output, size, labels, labels_scale, validation, validation_fraction, image_format)
     if augment not in (None, "muscles"):
         raise DatasetError(f'augment must be "muscles" or nothing, got {augment!r}')
-    if augment and variants < 1:
+    if variants is not None and not augment:
+        raise DatasetError("variants are written with an augmentation only: --augment muscles")
+    if variants is not None and variants < 1:
         raise DatasetError(f"variants must be at least 1, got {variants}")
-    variants = variants if augment else 0
+    if augment and isinstance(backend, str) and backend != "mediapipe":
+        raise DatasetError(f"the muscles' warp needs MediaPipe's 478 landmarks, not those of {backend}")
+    variants = (DEFAULT_VARIANTS if variants is None else variants) if augment else 0
     if jobs < 1:
         raise DatasetError(f"jobs must be at least 1, got {jobs}")
     if jobs > 1 and not isinstance(backend, str):

@@ -14,7 +14,7 @@ import numpy as np
 
 from magicedit.action_units import sided_names
 from magicedit.faces.alignment import similarity, stable_landmarks
-from magicedit.faces.measure import FULL_INTENSITY, lip_opening
+from magicedit.faces.measure import FULL_INTENSITY, FULL_LIP_GAP, lip_gap
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,9 @@ MOVEMENTS: dict[str, Movement] = {
 def geometric_change(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
     """Change of action units in intensity steps, from MediaPipe's landmarks (478, 2) px of two photographs.
 
-    Units of `MOVEMENTS` and AU25 (the gap of the lips); those with sides also by side, such as "AU12L". A
-    step is a fifth of the full movement; nothing is clipped.
+    Units of `MOVEMENTS` and AU25, the gap of the lips, which is how one photograph's AU25 is measured too;
+    those with sides also by side, such as "AU12L". A step is a fifth of the full movement; nothing is
+    clipped.
     """
     before, after = np.asarray(before, np.float64), np.asarray(after, np.float64)
     if before.shape != (478, 2) or after.shape != (478, 2):
@@ -77,5 +78,5 @@ def geometric_change(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
         changes[name] = (sides["L"] + sides["R"]) / 2
         if sided_names(name):
             changes |= {name + side: value for side, value in sides.items()}
-    changes["AU25"] = lip_opening(after) - lip_opening(before)
+    changes["AU25"] = FULL_INTENSITY * (lip_gap(after) - lip_gap(before)) / FULL_LIP_GAP
     return dict(sorted(changes.items(), key=lambda item: (int(item[0][2:].rstrip("LR")), item[0])))

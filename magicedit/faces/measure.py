@@ -38,6 +38,7 @@ _INNER_LIPS = ((82, 87), (13, 14), (312, 317))  # upper, lower: left of, at and 
 # Gaps in interocular distances. On 79 neutral faces with closed lips the gap reads 0.004 (95 % below 0.018);
 # broad smiles with teeth reach 0.25.
 _LIPS_CLOSED, _LIPS_WIDE_APART = 0.015, 0.30
+FULL_LIP_GAP = _LIPS_WIDE_APART - _LIPS_CLOSED  # interocular distances that are five steps of AU25
 
 
 def lip_gap(landmarks: np.ndarray) -> float:
@@ -49,7 +50,7 @@ def lip_gap(landmarks: np.ndarray) -> float:
 
 def lip_opening(landmarks: np.ndarray) -> float:
     """AU25 of (478, 2) landmarks: 0 where the lips touch, 5 from 0.30 interocular distances on."""
-    opening = (lip_gap(landmarks) - _LIPS_CLOSED) / (_LIPS_WIDE_APART - _LIPS_CLOSED)
+    opening = (lip_gap(landmarks) - _LIPS_CLOSED) / FULL_LIP_GAP
     return FULL_INTENSITY * float(np.clip(opening, 0.0, 1.0))
 
 

@@ -22,6 +22,7 @@ UNEXPLAINED = (0.05, 0.14)  # colour difference of 1, after moving: nothing is p
 _OPEN = 0.03  # interocular distances between lips that are not closed
 _NEWLY_OPEN = 2.0  # a mouth that opens this much wider shows what the source does not have
 _EYE_GROWTH = 1.35
+_TONE = (0.6, 1.6)  # limits of the factor between the light of two photographs
 _BASE = 468  # landmarks of the skin; the others are irises
 
 
@@ -31,8 +32,9 @@ class Correspondence:
 
     flow: (size, size, 2) px, target(p) = source(p + flow(p)); NaN where that is not known: outside the
     target's face and between its lips. mask: (size, size), how much of the target movement does not explain,
-    0..1; NaN where that is not known. weight: (size, size), 1 where the two can be compared: in the face, but
-    for the eyes, whose gaze is no expression. tone: (3,) factor that brings the target to the source's light.
+    0..1; 0 in the eyes, which are not to be painted; NaN where that is not known. weight: (size, size), 1
+    where the two can be compared: in the face, but for the eyes, whose gaze is no expression. tone: (3,)
+    factor that brings the target to the source's light.
     """
 
     flow: np.ndarray
@@ -46,9 +48,16 @@ class Correspondence:
 
 
 def correspond(
-    source: np.ndarray, source_landmarks: np.ndarray, target: np.ndarray, target_landmarks: np.ndarray
+    source: np.ndarray,
+    source_landmarks: np.ndarray,
+    target: np.ndarray,
+    target_landmarks: np.ndarray,
+    match_tone: bool = True,
 ) -> Correspondence:
-    """Relates two aligned crops (size, size, 3) uint8 RGB by MediaPipe's landmarks (478, 2), px of them."""
+    """Relates two aligned crops (size, size, 3) uint8 RGB by MediaPipe's landmarks (478, 2), px of them.
+
+    match_tone: whether the target is to be brought to the source's light before the two are compared.
+    """
     size = len(source)
     if target.shape != source.shape or source_landmarks.shape != (LANDMARKS, 2):
         raise ValueError(
@@ -90,7 +99,10 @@ def correspond(
         eyes |= polygon_mask(eye.mean(0) + (eye - eye.mean(0)) * _EYE_GROWTH, size)
     moved, wanted = read_at(source, flow).astype(np.float32), target.astype(np.float32)
     skin = face & ~mouth & ~eyes
-    tone = np.median(moved[skin], axis=0) / np.maximum(np.median(wanted[skin], axis=0), 1)
+    tone = np.ones(3)
+    if match_tone:
+        tone = np.median(moved[skin], axis=0) / np.maximum(np.median(wanted[skin], axis=0), 1)
+        tone = tone.clip(*_TONE)
     blur = _FINE * frame.interocular
     difference = np.abs(cv2.GaussianBlur(moved - wanted * tone, (0, 0), blur)).mean(-1) / 255
     low, high = UNEXPLAINED

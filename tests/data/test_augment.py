@@ -92,7 +92,15 @@ def test_variants_depend_on_the_photograph_alone(backend, astronaut):
     assert [x.command for x in first] != [x.command for x in other]
 
 
-@pytest.mark.parametrize("wrong", [{"augment": "magic"}, {"augment": "muscles", "variants": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"augment": "magic"}, {"augment": "muscles", "variants": 0}, {"variants": 3}]
+)
 def test_settings_that_make_no_sense(photographs, backend, tmp_path, wrong):
     with pytest.raises(DatasetError, match=str(next(reversed(wrong)))):
         prepare(photographs, tmp_path / "out", backend=backend, **wrong)
+
+
+def test_other_landmarks_are_refused_before_measuring(photographs, tmp_path):
+    with pytest.raises(DatasetError, match="MediaPipe"):
+        prepare(photographs, tmp_path / "out", backend="insightface", augment="muscles")
+    assert not (tmp_path / "out").exists()

@@ -197,6 +197,26 @@ def test_real_pairs_are_related_in_the_face(dataset):
         assert np.median(np.abs(source - target)[weight > 0.9]) < 6
 
 
+def test_without_augmentation_the_light_stays_and_the_mask_says_so(dataset):
+    """Two photographs, one at 70 % brightness: what is not matched has to be painted."""
+    pairs = open_pairs(dataset, warped=0.0, augment=False)
+    for n in range(4):
+        sample = pairs[n]
+        source, target = (to_pixels(sample[name]).astype(float) for name in ("source", "target"))
+        inside = sample["weight"].numpy() > 0.9
+        assert np.median(np.abs(source - target)[inside]) > 15
+        assert np.nanmean(sample["mask"].numpy()[inside]) > 0.3
+
+
+def test_relations_can_be_left_out(dataset):
+    pairs = open_pairs(dataset, warped=0.5, relations=False)
+    plain = open_pairs(dataset, warped=0.5)
+    for n in range(6):
+        assert set(plain[n]) - set(pairs[n]) == {"flow", "mask", "weight"}
+        if pairs.pair(n).warped:
+            assert torch.equal(pairs[n]["target"], plain[n]["target"])
+
+
 def test_mirrored_samples_have_the_condition_of_a_face_not_of_a_mirror(dataset):
     """The jaw's colours run from left to right, mirrored or not, and all of the face is hidden."""
     pairs = open_pairs(dataset, warped=0.3)

@@ -132,6 +132,16 @@ def test_pixels_that_cannot_be_compared_do_not_count(ramp):
     assert loss(head(), ramp, target, related(), edges=1.0, change=8.0).total > 0.1
 
 
+def test_edges_at_the_border_of_what_can_be_compared_do_not_count(ramp):
+    target = ramp.clone()
+    target[..., :16] += 0.5  # all of the difference, and its edge
+    relation = related()
+    relation.weight[..., :16] = 0.0
+    assert loss(head(), ramp, target, relation, edges=1.0).total == pytest.approx(0, abs=1e-6)
+    relation.weight[..., 15] = 1.0
+    assert loss(head(), ramp, target, relation, edges=1.0).edges > 0.001
+
+
 def test_edges_see_blur_that_pixels_hardly_do():
     """A fine grating painted grey: the pixel loss is its variance, the edge loss its steps."""
     target = torch.zeros(1, 3, 32, 32)

@@ -1,5 +1,6 @@
 """Real training runs, each of seconds, on tiny models."""
 
+import hashlib
 import json
 import os
 import signal
@@ -288,7 +289,10 @@ def test_a_run_starts_from_another_at_another_resolution(tiny_flags, tmp_path):
     """One step at no learning rate: the earlier run's weights, a finer head, the new size."""
     first = tmp_path / "first"
     train(parse_config(tiny_flags(first, "--max_train_steps", "2", "--fine_flow", "false")))
-    more = ("--pretrained_model_name_or_path", str(first), "--resolution", "48", "--learning_rate", "1e-12")
+    more = ["--pretrained_model_name_or_path", str(first), "--resolution", "48", "--learning_rate", "1e-12"]
+    with pytest.raises(ModelError, match="--resolution 32, not 48, or with --refine"):
+        train(parse_config(tiny_flags(tmp_path / "second", *more)))
+    more.append("--refine")
     train(parse_config(tiny_flags(tmp_path / "second", "--max_train_steps", "1", *more)))
     old, new = load_pipeline(first, device="cpu"), load_pipeline(tmp_path / "second", device="cpu")
     assert new.config.resolution == new.unet.config.sample_size * 4 == 48
@@ -296,6 +300,20 @@ def test_a_run_starts_from_another_at_another_resolution(tiny_flags, tmp_path):
     for name, tensor in old.unet.state_dict().items():
         torch.testing.assert_close(new.unet.state_dict()[name][: len(tensor)], tensor, rtol=0, atol=1e-6)
     assert new.unet.conv_out.weight[66:].abs().max() < 1e-6
+
+
+def test_a_checkpoint_of_before_fine_flow_says_what_differs(tiny_flags, tmp_path):
+    train(parse_config(tiny_flags(tmp_path, "--max_train_steps", "1", "--fine_flow", "false")))
+    (checkpoint,) = tmp_path.glob("checkpoint-*")
+    state = json.loads((checkpoint / "state.json").read_text())
+    del state["config"]["fine_flow"]
+    (checkpoint / "state.json").write_text(json.dumps(state))
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    digest = hashlib.sha256((checkpoint / "state.json").read_bytes()).hexdigest()
+    manifest["sha256"]["state.json"] = digest
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(TrainingError, match="other settings: fine_flow"):
+        train(parse_config(tiny_flags(tmp_path, "--resume_from_checkpoint", "latest")))
 
 
 @pytest.mark.parametrize(
