@@ -69,6 +69,7 @@ def configured(settings: dict) -> dict:
     settings["resume_from_checkpoint"] = None
     if settings["pretrained_model_name_or_path"] is not None:
         settings["pretrained_model_name_or_path"] = "EARLIER_RUN"
+        settings["refine"] = True
     return settings
 
 

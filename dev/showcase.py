@@ -2,14 +2,16 @@
 
     python dev/showcase.py [-o docs/images]
 
-aus.jpg: action units and emotions by the embedded model. muscles.jpg: the warps that training pairs are made
-of, without any learning. The face is NASA's portrait of Eileen Collins, public domain, as scikit-image
-has it.
+aus.jpg: action units and emotions by the embedded model, on NASA's portrait of Eileen Collins, public domain,
+as scikit-image has it. far.jpg: a face far from those that it was trained on, the US Navy's portrait of Grace
+Hopper, public domain, as matplotlib has it. muscles.jpg: the warps that training pairs are made of, without
+any learning.
 """
 
 import argparse
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import PIL.Image
 
@@ -17,7 +19,7 @@ from magicedit.action_units import BILATERAL, DESCRIPTIONS, NAMES, to_vector
 from magicedit.demo import astronaut
 from magicedit.editor import ExpressionEditor
 from magicedit.faces import align, crop_face, left_side, load_backend
-from magicedit.imaging import strip
+from magicedit.imaging import open_photo, strip
 from magicedit.warping import backward_flow, displacement_fields, warp_photo
 from magicedit.warping.warp import read_at
 
@@ -36,6 +38,7 @@ EDITS = (
     *((f"calm, {name}", {"add": CALM, "emotion": name}) for name in ("sadness", "surprise", "fear")),
     *((f"calm, {name}", {"add": CALM, "emotion": name}) for name in ("anger", "disgust")),
 )
+FAR = ("AU1=+3,AU2=+3", "AU4=+3", "AU9=+3", "AU12=+3", "AU15=+3", "AU12L=+4", "AU26=+3", "AU12=+4,AU25=+3")
 COLUMNS = 6
 SIDE = 224  # px a picture
 WARP_SIZE = 160
@@ -72,6 +75,14 @@ def action_units(editor: ExpressionEditor, photo: np.ndarray) -> PIL.Image.Image
     return grid(pictures, [caption for caption, _ in EDITS], COLUMNS)
 
 
+def far(editor: ExpressionEditor) -> PIL.Image.Image:
+    photo = open_photo(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg").pixels
+    alignment = align(editor.measure(photo)[0], SIDE)
+    edited = [np.asarray(editor.edit(photo, add=add, measure=False).image) for add in FAR]
+    pictures = [crop_face(pixels, alignment) for pixels in (photo, *edited)]
+    return grid(pictures, ["as photographed", *FAR], 5)
+
+
 def muscles(photo: np.ndarray) -> PIL.Image.Image:
     """Each AU at 0, 2.5 and 5 steps, and at 5 on the subject's left and right alone."""
     face = load_backend().detect(photo)[0]
@@ -103,7 +114,8 @@ def main() -> None:
     photo = astronaut()
     args.output.mkdir(parents=True, exist_ok=True)
     editor = ExpressionEditor.from_pretrained(args.model)
-    for name, picture in (("aus", action_units(editor, photo)), ("muscles", muscles(photo))):
+    pictures = {"aus": action_units(editor, photo), "far": far(editor), "muscles": muscles(photo)}
+    for name, picture in pictures.items():
         path = args.output / f"{name}.jpg"
         picture.save(path, quality=85)
         print(path)

@@ -6,6 +6,7 @@ import pytest
 
 from magicedit.faces import Alignment
 from magicedit.warping import Change, carry_change, estimate_change, join_sides, no_change
+from magicedit.warping.change import sharpened
 
 SIZE = 64
 
@@ -167,3 +168,12 @@ def test_a_side_without_change_stays():
     joined = join_sides(constant_change((4.0, 0.0), 1.0), no_change(SIZE), np.zeros((SIZE, SIZE), np.float32))
     assert not joined.flow.any()
     assert not joined.mask.any()
+
+
+def test_sharpening_keeps_the_ends_and_the_middle():
+    mask = np.float32([0.0, 0.1, 0.5, 0.9, 1.0])
+    sharp = sharpened(mask)
+    np.testing.assert_allclose(sharp[[0, 2, 4]], [0, 0.5, 1], atol=1e-6)
+    assert sharp[1] < 0.01
+    np.testing.assert_allclose(sharp + sharpened(1 - mask), 1, atol=1e-6)
+    assert np.array_equal(sharp, np.sort(sharp))
