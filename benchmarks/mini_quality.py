@@ -11,11 +11,14 @@ blendshapes, which also labelled the real training pairs, and the movement of la
 
 import argparse
 import copy
+import functools
 import json
+import multiprocessing
 import statistics
 import sys
 import time
 from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -198,7 +201,7 @@ def mouth_row(subject: Subject) -> dict:
         difference = (crop.astype(float) - real)[mouth]
         row[name] = {
             "rmse": round(float(np.sqrt((difference**2).mean())), 2),  # of 255
-            "sobel_error": round(abs(sobel(crop)[mouth].mean() - sobel(real)[mouth].mean()), 3),
+            "sobel_error": round(abs(float(sobel(crop)[mouth].mean() - sobel(real)[mouth].mean())), 3),
         }
     return row
 
@@ -467,22 +470,36 @@ def checks_table_of(checks: list[dict]) -> str:
     return "\n".join(lines)
 
 
+@functools.cache
+def _editor(model: str, settings: tuple) -> ExpressionEditor:
+    """One for each process."""
+    editor = ExpressionEditor.from_pretrained(model, device="cpu")
+    editor.pipeline.register_to_config(**dict(settings))
+    return editor
+
+
+def rows_of_identity(photographs: Path, model: str, settings: dict, identity: str) -> list[dict]:
+    subject = Subject(_editor(model, tuple(settings.items())), photographs / identity)
+    rows = list(rows_of(subject))
+    print(identity, file=sys.stderr, flush=True)
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("photographs", type=Path)
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).with_suffix(".json"))
     parser.add_argument("--model", default="mini")
     parser.add_argument("--identities", nargs="+", default=VALIDATION)
+    parser.add_argument("--jobs", type=int, default=1, help="processes; times are those of one among them")
     parser.add_argument("--guidance", type=float, help="instead of the model's default")
     parser.add_argument("--steps", type=int, help="instead of the model's default")
     args = parser.parse_args()
-    editor = ExpressionEditor.from_pretrained(args.model, device="cpu")
     settings = {"default_guidance_scale": args.guidance, "default_steps": args.steps}
-    editor.pipeline.register_to_config(**{k: v for k, v in settings.items() if v is not None})
-    rows = []
-    for identity in args.identities:
-        rows += rows_of(Subject(editor, args.photographs / identity))
-        print(identity, file=sys.stderr, flush=True)
+    settings = {name: value for name, value in settings.items() if value is not None}
+    work = functools.partial(rows_of_identity, args.photographs, args.model, settings)
+    with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as pool:
+        rows = [row for found in pool.map(work, args.identities) for row in found]
     summary = summary_of(rows, json.loads(CALIBRATION.read_text()))
     checks = checks_of(summary)
     data = {**circumstances(), "checks": checks, "summary": summary}
