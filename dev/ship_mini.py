@@ -1,6 +1,6 @@
 """Puts the result of a training run into the package as the embedded model, with its card.
 
-    python dev/ship_mini.py RUN DATASET [--earlier FILE ...] [--guidance S] [--steps N]
+    python dev/ship_mini.py RUN DATASET [--earlier FILE[:REMARK] ...] [--guidance S] [--steps N]
 
 RUN: output folder of train/train.py; DATASET: what it was trained on; FILE: train_config.json of the runs
 that it was started from, in their order, where it was. Measure the weights after the first run of this script
@@ -77,7 +77,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("dataset", type=Path)
-    parser.add_argument("--earlier", type=Path, nargs="*", default=[], metavar="FILE")
+    parser.add_argument("--earlier", nargs="*", default=[], metavar="FILE[:REMARK]")
+    parser.add_argument("--remark", help="on the last command, where settings changed on the way")
     parser.add_argument("--guidance", type=float, help="default guidance of the embedded model")
     parser.add_argument("--steps", type=int, help="default inference steps of the embedded model")
     args = parser.parse_args()
@@ -109,8 +110,12 @@ def main() -> None:
             f"respond to this unit on any face.\n\n{table_of(measured['summary'])}\n\n"
             f"Against what was wanted:\n\n{checks_table_of(measured['checks'])}"
         )
-    runs = [json.loads(path.read_text()) for path in args.earlier]
-    commands = [command_of(TrainConfig(**configured(run))) for run in runs]
+    commands = []
+    for earlier in args.earlier:
+        path, _, remark = earlier.partition(":")
+        commands += [f"# {remark}"] if remark else []
+        commands.append(command_of(TrainConfig(**configured(json.loads(Path(path).read_text())))))
+    commands += [f"# {args.remark}"] if args.remark else []
     commands.append(command_of(TrainConfig(**settings)))
     card = model_card(
         "mini",
