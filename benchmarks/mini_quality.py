@@ -438,10 +438,11 @@ def table_of(summary: dict) -> str:
         if row["mean_identity_distance"] is not None:
             distance = f"{row['mean_identity_distance']:.2f} ({row['max_identity_distance']:.2f})"
         moved = max(row[f"right_direction_by_{scorer}"] for scorer in row["seen_by"] or SCORERS)
-        changes = " | ".join(
-            f"{row[f'mean_change_by_{scorer}']:+.2f}" + ("" if scorer in row["seen_by"] else " (blind)")
-            for scorer in SCORERS
-        )
+        remark = {
+            s: "" if s in row["seen_by"] else " (lip gap too)" if name == "AU25" else " (blind)"
+            for s in SCORERS
+        }
+        changes = " | ".join(f"{row[f'mean_change_by_{s}']:+.2f}{remark[s]}" for s in SCORERS)
         others = row["mean_absolute_change_of_others"]
         lines.append(f"| {name} | {changes} | {moved} of {row['faces']} | {others:.2f} | {distance} |")
     return "\n".join(lines)

@@ -17,7 +17,7 @@ from magicedit.errors import MissingDependencyError
 from magicedit.imaging import before_after, save_image
 
 # She smiles broadly already, so the visible edit is the other way.
-EDIT = {"AU12": -4.0, "AU25": -3.0}
+EDIT = {"AU12": -4.0, "AU25": -2.4}
 SWEEP = ("AU12", -4.0, 0.0, 5)  # AU, first variation, last, pictures
 
 
