@@ -28,7 +28,10 @@ _EYES = {
 }
 # In 212 photographs of 120 people, dark-skinned ones among them, parts differ by 13.8 at most (a black
 # beard), 99 % by less than 10.5; the brighter fifth around the eyes has 0.53 of the skin's lightness or more.
-_FOREIGN = 14.5  # distance in the a, b plane of CIE L*a*b*
+_FOREIGN = 14.5  # distance in the a, b plane of CIE L*a*b*, and
+_FADED = (
+    0.85  # at least this share of the skin's own distance from grey: in gaudy pictures all distances grow
+)
 _DARK = 0.40
 
 
@@ -49,7 +52,8 @@ def covered_parts(pixels: np.ndarray, face: Face) -> list[str]:
         return np.median(lab[y, x], axis=0)
 
     skin = np.median([colour(ids) for ids in _SKIN.values()], axis=0)
-    covered = [name for name, ids in _PARTS.items() if np.hypot(*(colour(ids) - skin)[1:]) > _FOREIGN]
+    foreign = max(_FOREIGN, _FADED * float(np.hypot(*skin[1:])))
+    covered = [name for name, ids in _PARTS.items() if np.hypot(*(colour(ids) - skin)[1:]) > foreign]
     for name, ids in _EYES.items():
         around = cv2.convexHull(landmarks[list(ids)]).reshape(-1, 2)
         lightness = lab[..., 0][polygon_mask(around, _SIZE)]

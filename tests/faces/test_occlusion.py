@@ -25,6 +25,16 @@ def test_a_bare_face_is_not_covered(astronaut, astronaut_face):
     assert covered_parts((astronaut * 0.4).astype(np.uint8), astronaut_face) == []
 
 
+def test_a_gaudy_picture_is_not_covered(astronaut, astronaut_face):
+    """Twice the saturation doubles the distances between the parts of a face."""
+    hsv = cv2.cvtColor(astronaut, cv2.COLOR_RGB2HSV)
+    hsv[..., 1] = np.clip(hsv[..., 1].astype(float) * 2.2, 0, 255)
+    gaudy = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+    assert covered_parts(gaudy, astronaut_face) == []
+    masked = covered(gaudy, astronaut_face, LOWER_FACE, (240, 240, 240))
+    assert {"mouth", "chin"} <= set(covered_parts(masked, astronaut_face))
+
+
 @pytest.mark.parametrize("colour", [(120, 170, 210), (240, 240, 240), (15, 15, 20)])
 def test_masks(astronaut, astronaut_face, colour):
     found = covered_parts(covered(astronaut, astronaut_face, LOWER_FACE, colour), astronaut_face)
