@@ -309,10 +309,8 @@ def resolve_delta(
     for name in names:
         sided = sided_names(name)
         if name in deltas or (sided and all(side in deltas for side in sided)):
-            apart = left.get(name) != right.get(name)
-            totals |= (
-                dict(zip(sided, (left[name], right[name]), strict=True)) if apart else {name: left[name]}
-            )
+            both = left[name], right[name]
+            totals |= {name: both[0]} if both[0] == both[1] else dict(zip(sided, both, strict=True))
         else:
             totals |= {side: deltas[side] for side in sided if side in deltas}
     for name, value in totals.items():

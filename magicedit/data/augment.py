@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from magicedit.action_units import EMOTIONS, INTENSITY_RANGE, NAMES
+from magicedit.action_units import EMOTIONS, INTENSITY_RANGE, NAMES, to_vector
 from magicedit.faces.measure import lip_gap
 from magicedit.warping import Donor, displacement_fields, warp_landmarks, warp_photo
 
@@ -54,7 +54,7 @@ def muscle_variants(
     rng = np.random.default_rng(list(hashlib.sha256(name.encode()).digest()))
     for _ in range(count):
         command = _command(rng, action_units)
-        vector = np.array([command.get(unit, 0.0) for unit in NAMES], np.float32)
+        vector = to_vector(command)
         draw = rng.random()
         donor = donors[int(draw * len(donors))] if donors else None
         yield Variant(

@@ -343,13 +343,10 @@ class PairDataset(torch.utils.data.Dataset):
         """Flow, mask and weight of a pair, see the class."""
         size = self._working_size
         weight = np.ones((size, size), np.float32)
-        if not draw.warped and not self._related:
-            flow = np.full((size, size, 2), np.nan, np.float32)
-            mask = np.full((size, size), np.nan, np.float32)
-        elif not draw.warped:
+        if not draw.warped and self._related:
             found = self._correspondence(draw.source, draw.target)
             flow, mask, weight = found.flow, found.mask, found.weight
-        elif draw.source_command.any():
+        elif not draw.warped or draw.source_command.any():
             flow = np.full((size, size, 2), np.nan, np.float32)
             mask = np.full((size, size), np.nan, np.float32)
         elif draw.target_command.any():

@@ -14,7 +14,8 @@ import numpy as np
 
 from magicedit.action_units import sided_names
 from magicedit.faces.alignment import similarity, stable_landmarks
-from magicedit.faces.measure import FULL_INTENSITY, FULL_LIP_GAP, lip_gap
+from magicedit.faces.frame import face_frame
+from magicedit.faces.measure import FULL_BROW_RAISE, FULL_INTENSITY, FULL_LIP_GAP, lip_gap
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ _INNER_BROW = ((285, 336, 296), (55, 107, 66))
 _OUTER_BROW = ((282, 283, 334, 293), (52, 53, 105, 63))
 _CORNER = ((291, 308), (61, 78))
 MOVEMENTS: dict[str, Movement] = {
-    "AU1": Movement(*_INNER_BROW, (0.0, 0.086)),
+    "AU1": Movement(*_INNER_BROW, (0.0, FULL_BROW_RAISE)),
     "AU2": Movement(*_OUTER_BROW, (0.0, 0.116)),
     "AU4": Movement((285, 295, 282, 336, 296, 334), (55, 65, 52, 107, 66, 105), (-0.055, -0.05)),
     "AU5": Movement((385, 386, 387), (158, 159, 160), (0.0, 0.045)),
@@ -60,11 +61,7 @@ def geometric_change(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
         raise ValueError(f"landmarks must be MediaPipe's, shape (478, 2), got {before.shape}, {after.shape}")
     matrix = similarity(stable_landmarks(after, "mediapipe478"), stable_landmarks(before, "mediapipe478"))
     moved = after @ matrix[:, :2].T + matrix[:, 2] - before  # px of the first photograph
-    right_eye, left_eye = before[[33, 133]].mean(0), before[[263, 362]].mean(0)
-    axis = left_eye - right_eye
-    interocular = float(np.linalg.norm(axis))
-    to_left, down = axis / interocular, np.array([-axis[1], axis[0]]) / interocular
-    across, upward = moved @ to_left / interocular, -(moved @ down) / interocular
+    across, upward = (face_frame(before).vectors_to_face(moved) * (1, -1)).T
 
     changes = {}
     for name, movement in MOVEMENTS.items():

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from magicedit.action_units import BILATERAL
+from magicedit.faces.frame import EYE_CORNERS, face_frame
 from magicedit.faces.types import Pose
 
 FULL_INTENSITY = 5.0  # a blendshape of 1 is intensity E
@@ -32,8 +33,8 @@ BLENDSHAPES_OF_UNIT: dict[str, tuple[str, ...]] = {
     "AU45": ("eyeBlinkLeft", "eyeBlinkRight"),
 }
 
-_EYE_CORNERS = ((33, 133), (362, 263))  # the subject's right eye, the left one
-_FULL_BROW_RAISE = 0.086  # interocular distances at intensity 5, see `magicedit.faces.geometry`
+_INNER_BROWS = ((55, 107), (285, 336))  # the subject's right, the left
+FULL_BROW_RAISE = 0.086  # interocular distances at intensity 5, see `magicedit.faces.geometry`
 _INNER_LIPS = ((82, 87), (13, 14), (312, 317))  # upper, lower: left of, at and right of the midline
 # Gaps in interocular distances. On 79 neutral faces with closed lips the gap reads 0.004 (95 % below 0.018);
 # broad smiles with teeth reach 0.25.
@@ -43,9 +44,8 @@ FULL_LIP_GAP = _LIPS_WIDE_APART - _LIPS_CLOSED  # interocular distances that are
 
 def lip_gap(landmarks: np.ndarray) -> float:
     """Mean distance of the inner lips near the midline, in interocular distances, of (478, 2) landmarks."""
-    left, right = (landmarks[list(corners)].mean(0) for corners in _EYE_CORNERS)
     gaps = [np.linalg.norm(landmarks[upper] - landmarks[lower]) for upper, lower in _INNER_LIPS]
-    return float(np.mean(gaps) / np.linalg.norm(left - right))
+    return float(np.mean(gaps) / face_frame(landmarks).interocular)
 
 
 def lip_opening(landmarks: np.ndarray) -> float:
@@ -82,20 +82,14 @@ def blendshapes_to_sides(blendshapes: Mapping[str, float], landmarks: np.ndarray
             left, right = names  # the table lists the left first
             sides |= {f"{unit}L": blendshapes[left], f"{unit}R": blendshapes[right]}
     sides = {name: FULL_INTENSITY * float(score) for name, score in sides.items()}
-    heights = [_brow_height(landmarks, *ids) for ids in (((285, 336), (362, 263)), ((55, 107), (133, 33)))]
-    higher = FULL_INTENSITY * (heights[0] - heights[1]) / 2 / _FULL_BROW_RAISE
+    down = face_frame(landmarks).to_face(landmarks)[:, 1]
+    eyes_and_brows = zip(EYE_CORNERS["mediapipe478"], _INNER_BROWS, strict=True)
+    heights = [down[list(eye)].mean() - down[list(brow)].mean() for eye, brow in eyes_and_brows]
+    higher = FULL_INTENSITY * float(heights[1] - heights[0]) / 2 / FULL_BROW_RAISE
     raised = FULL_INTENSITY * float(np.mean([blendshapes[name] for name in BLENDSHAPES_OF_UNIT["AU1"]]))
     for name, value in (("AU1L", raised + higher), ("AU1R", raised - higher)):
         sides[name] = float(np.clip(value, 0.0, FULL_INTENSITY))
     return dict(sorted(sides.items(), key=lambda item: (int(item[0][2:-1]), item[0])))
-
-
-def _brow_height(landmarks: np.ndarray, brow: tuple[int, ...], eye: tuple[int, ...]) -> float:
-    """Of a brow over its eye's corners, in interocular distances, upright to the line of the eyes."""
-    left, right = (landmarks[list(corners)].mean(0) for corners in _EYE_CORNERS[::-1])
-    axis = left - right
-    up = np.array([axis[1], -axis[0]]) / (axis @ axis)
-    return float((landmarks[list(brow)].mean(0) - landmarks[list(eye)].mean(0)) @ up)
 
 
 def pose_of(matrix: np.ndarray) -> Pose:

@@ -28,10 +28,9 @@ _EYES = {
 }
 # In 212 photographs of 120 people, dark-skinned ones among them, parts differ by 13.8 at most (a black
 # beard), 99 % by less than 10.5; the brighter fifth around the eyes has 0.53 of the skin's lightness or more.
-_FOREIGN = 14.5  # distance in the a, b plane of CIE L*a*b*, and
-_FADED = (
-    0.85  # at least this share of the skin's own distance from grey: in gaudy pictures all distances grow
-)
+# In gaudy pictures all distances of colour grow, and with them the skin's own from grey.
+_FOREIGN = 14.5  # distance in the a, b plane of CIE L*a*b*, and at least
+_FADED = 0.85  # of the skin's distance from grey
 _DARK = 0.40
 
 

@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 
+from magicedit.faces.frame import face_frame
 from magicedit.faces.types import Scheme, check_pixels
 
 # MediaPipe's own contours (its FaceLandmarksConnections), as closed polygons of landmark indices.
@@ -30,8 +31,7 @@ _JAW_68 = tuple(range(17))
 # MediaPipe's oval over the 79 neutral faces of the alignment template. 68 landmarks end at the brows.
 _FOREHEAD_HEIGHT = 0.36
 
-# Corners of the subject's right eye and of the left one; the face's middle from the brows to the chin.
-_EYE_CORNERS = {"mediapipe478": ((33, 133), (362, 263)), "ibug68": ((36, 39), (42, 45))}
+# The face's middle from between the brows to the chin.
 _MIDDLE = {"mediapipe478": (9, 168, 6, 197, 4, 2, 0, 17, 152), "ibug68": (27, 28, 29, 30, 33, 51, 57, 8)}
 _SEAM = 0.3  # interocular distances: about the width of the bridge of the nose
 
@@ -70,17 +70,12 @@ def left_side(landmarks_in_crop: np.ndarray, size: int, scheme: Scheme) -> np.nd
 
     The seam follows the face's middle from the brows to the chin, and is `_SEAM` wide.
     """
-    points = np.asarray(landmarks_in_crop, np.float64)
-    right, left = (points[list(ids)].mean(0) for ids in _EYE_CORNERS[scheme])
-    axis = (left - right) / max(np.linalg.norm(left - right), 1e-6)
-    interocular = float(np.linalg.norm(left - right))
-    middle = points[list(_MIDDLE[scheme])] - (left + right) / 2
-    down = middle @ (-axis[1], axis[0])
-    order = np.argsort(down)
-    x, y = (grid.astype(np.float64) for grid in np.meshgrid(np.arange(size), np.arange(size)))
-    x, y = x - (left + right)[0] / 2, y - (left + right)[1] / 2
-    seam = np.interp(-axis[1] * x + axis[0] * y, down[order], (middle @ axis)[order])
-    beyond = np.clip((axis[0] * x + axis[1] * y - seam) / (_SEAM * interocular) + 0.5, 0, 1)
+    frame = face_frame(landmarks_in_crop, scheme)
+    middle = frame.to_face(np.asarray(landmarks_in_crop, np.float64)[list(_MIDDLE[scheme])])
+    middle = middle[np.argsort(middle[:, 1])]
+    grid = frame.to_face(np.stack(np.meshgrid(np.arange(size), np.arange(size)), -1))  # (size, size, 2)
+    seam = np.interp(grid[..., 1], middle[:, 1], middle[:, 0])
+    beyond = np.clip((grid[..., 0] - seam) / _SEAM + 0.5, 0, 1)
     return (beyond * beyond * (3 - 2 * beyond)).astype(np.float32)
 
 

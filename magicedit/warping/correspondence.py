@@ -11,8 +11,9 @@ import cv2
 import numpy as np
 from scipy.interpolate import RBFInterpolator
 
+from magicedit.faces.frame import face_frame
 from magicedit.faces.regions import face_region, polygon_mask, region_polygon
-from magicedit.warping.muscles import LANDMARKS, LOWER_LIP_EDGE, TISSUES, UPPER_LIP_EDGE, face_frame
+from magicedit.warping.muscles import LANDMARKS, LOWER_LIP_EDGE, TISSUES, UPPER_LIP_EDGE
 from magicedit.warping.warp import read_at
 
 _STRIDE = 4  # px between samples of the field

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from magicedit.warping.muscles import LOWER_LIP_EDGE, UPPER_LIP_EDGE, face_frame
+from magicedit.faces.frame import face_frame
+from magicedit.warping.muscles import LOWER_LIP_EDGE, UPPER_LIP_EDGE
 
 NOSE_BASE = 2  # landmark that no expression of the mouth moves much
 _SKIN = (50, 280, 117, 346, 101, 330)  # cheeks, for the light

@@ -26,6 +26,7 @@ import numpy as np
 from scipy.interpolate import RBFInterpolator
 
 from magicedit.action_units import NAMES
+from magicedit.faces.frame import face_frame
 
 LANDMARKS = 478
 
@@ -165,37 +166,6 @@ def mirror_ids() -> dict[int, int]:
         mirror |= {landmark: landmark for landmark in middle}
         mirror |= dict(zip(left, right, strict=True)) | dict(zip(right, left, strict=True))
     return mirror
-
-
-@dataclass(frozen=True, eq=False)
-class FaceFrame:
-    """The face's own axes in a picture. origin: between the eyes, px. rotation (2, 2): its rows are the unit
-    vectors to the subject's left and down the face. interocular: px between the middles of the two eyes."""
-
-    origin: np.ndarray
-    rotation: np.ndarray
-    interocular: float
-
-    def to_face(self, points: np.ndarray) -> np.ndarray:
-        """px (..., 2) -> interocular distances to the subject's left and down, from between the eyes."""
-        return (points - self.origin) @ self.rotation.T / self.interocular
-
-    def vectors_to_picture(self, vectors: np.ndarray) -> np.ndarray:
-        """Displacements in the face's frame (..., 2) -> picture px."""
-        return vectors @ self.rotation * self.interocular
-
-
-def face_frame(landmarks: np.ndarray) -> FaceFrame:
-    """The frame of 478 landmarks (478, 2) px. ValueError for another scheme, or eyes that coincide."""
-    landmarks = np.asarray(landmarks, np.float64)
-    if landmarks.shape != (LANDMARKS, 2):
-        raise ValueError(f"landmarks must be MediaPipe's, shape ({LANDMARKS}, 2), got {landmarks.shape}")
-    right, left = landmarks[[33, 133]].mean(0), landmarks[[263, 362]].mean(0)
-    interocular = float(np.linalg.norm(left - right))
-    if not interocular > 0:
-        raise ValueError("the two eyes of the landmarks coincide or are not finite; detect the face again")
-    x, y = (left - right) / interocular
-    return FaceFrame((left + right) / 2, np.array([[x, y], [-y, x]]), interocular)
 
 
 def _reach(points: np.ndarray, line: np.ndarray, radius: float) -> np.ndarray:

@@ -5,8 +5,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from magicedit.faces.frame import face_frame
 from magicedit.warping.mouth import Donor, inside_colour, paint_inside
-from magicedit.warping.muscles import LOWER_LIP_EDGE, TISSUES, UPPER_LIP_EDGE, face_frame
+from magicedit.warping.muscles import LOWER_LIP_EDGE, TISSUES, UPPER_LIP_EDGE
 
 _LOWER_SHEET = [i for tissue in ("lower lip", "chin", "jaw") for row in TISSUES[tissue] for i in row]
 _INVERSIONS = 5  # fixed-point steps; the residual falls by the field's steepest slope (below 0.7) each time
