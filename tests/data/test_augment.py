@@ -92,6 +92,20 @@ def test_variants_depend_on_the_photograph_alone(backend, astronaut):
     assert [x.command for x in first] != [x.command for x in other]
 
 
+def test_commands_lead_into_the_range_from_wherever_the_face_is(backend, astronaut):
+    """She smiles at 4.5 of 5: most commands have to take from that smile."""
+    (face,) = backend.detect(astronaut)
+    alignment = align(face, 128)
+    crop, landmarks = crop_face(astronaut, alignment), alignment.apply(face.landmarks)
+    variants = list(muscle_variants(crop, landmarks, face.action_units, 60, "many"))
+    labels = [level for variant in variants for level in variant.action_units.values()]
+    assert 0 <= min(labels)
+    assert max(labels) <= 5
+    smiles = [variant.command["AU12"] for variant in variants if "AU12" in variant.command]
+    assert len(smiles) > 5
+    assert sum(steps < 0 for steps in smiles) > 0.6 * len(smiles)
+
+
 @pytest.mark.parametrize(
     "wrong", [{"augment": "magic"}, {"augment": "muscles", "variants": 0}, {"variants": 3}]
 )
