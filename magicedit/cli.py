@@ -34,6 +34,7 @@ EDIT_EXAMPLES = """\
 examples:
   magicedit edit photo.jpg -o smile.png --au AU12=+3            three steps more smile, on every face
   magicedit edit photo.jpg -o calm.png --set AU12=0,AU4=0       down to nothing, whatever it is now
+  magicedit edit photo.jpg -o brow.png --au AU2L=+4             the subject's left brow alone; AU2R: right
   magicedit edit photo.jpg -o glad.jpg --emotion happiness:0.8 --face largest
   magicedit edit photo.jpg -o a.png --au AU1=2 --model owner/name --steps 30 --json
 
