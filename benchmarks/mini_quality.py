@@ -26,20 +26,19 @@ import numpy as np
 from machine import circumstances
 from scipy.stats import spearmanr
 
-from magicedit.action_units import BILATERAL, EMOTIONS, NAMES, to_vector
-from magicedit.editor import FEATHER, REGION_GROWTH, ExpressionEditor
+from magicedit.action_units import BILATERAL, EMOTIONS, NAMES
+from magicedit.baselines import WarpEditor
+from magicedit.editor import ExpressionEditor
 from magicedit.faces import (
     Face,
     align,
     crop_face,
     face_region,
-    feathered_region,
     geometric_change,
     identity_distance,
 )
-from magicedit.faces.regions import polygon_mask, region_polygon
+from magicedit.faces.regions import EDIT_GROW, polygon_mask, region_polygon
 from magicedit.imaging import Photo, open_photo
-from magicedit.warping import Change, backward_flow, carry_change, displacement_fields
 
 VALIDATION = [
     "001",
@@ -116,7 +115,7 @@ def _rounded(values: dict[str, float]) -> dict[str, float]:
 def _outside(face: Face, shape: tuple[int, ...]) -> np.ndarray:
     """(height, width) bool: beyond the region in which the editor may change a face."""
     side = max(shape[:2])
-    region = face_region(face.landmarks, side, face.scheme, grow=REGION_GROWTH)[: shape[0], : shape[1]]
+    region = face_region(face.landmarks, side, face.scheme, grow=EDIT_GROW)[: shape[0], : shape[1]]
     margin = int(np.ceil(2 / align(face, MODEL_SIZE).scale))  # the model's pixels are this coarse
     return cv2.dilate(region.astype(np.uint8), np.ones((2 * margin + 1,) * 2, np.uint8)) == 0
 
@@ -190,7 +189,7 @@ def mouth_row(subject: Subject) -> dict:
     neutral = subject.photos["neutral"]
     edited = {
         "model": np.asarray(subject.editor.edit(neutral, add=smile, measure=False).image),
-        "warp": warped(subject, smile),
+        "warp": WarpEditor(subject.editor.backend)(neutral, smile),
         "unedited": neutral.pixels,
     }
     real, landmarks = subject.crop(subject.photos["smiling"].pixels, "smiling")
@@ -210,19 +209,6 @@ def sobel(pixels: np.ndarray) -> np.ndarray:
     """Magnitude of the grey picture's gradient."""
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.float32)
     return np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
-
-
-def warped(subject: Subject, request: dict[str, float]) -> np.ndarray:
-    """The neutral photograph by the muscles' warp, no learning, carried as an edit is."""
-    face = subject.faces["neutral"]
-    alignment = align(face, CROP)
-    landmarks = alignment.apply(face.landmarks)
-    fields = displacement_fields(landmarks, CROP, stride=8)
-    flow, opened = backward_flow(fields, to_vector(request), landmarks, CROP)
-    paint = np.full((CROP, CROP, 3), (0.15, 0.07, 0.07), np.float32)  # a dark mouth
-    region = feathered_region(landmarks, CROP, face.scheme, feather=FEATHER * CROP, grow=REGION_GROWTH)
-    change = Change(flow.astype(np.float32), opened, paint)
-    return carry_change(subject.photos["neutral"].pixels, alignment, change, region)
 
 
 # --- What follows from them ---

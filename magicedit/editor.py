@@ -35,12 +35,15 @@ from magicedit.faces import (
     condition_image,
     covered_parts,
     crop_face,
-    feathered_region,
+    editing_region,
     geometric_change,
     identity_distance,
     left_side,
     load_backend,
+    region_polygon,
 )
+from magicedit.faces.alignment import stable_landmarks
+from magicedit.faces.geometry import MOVEMENTS, MOVEMENTS_68
 from magicedit.faces.types import overlap
 from magicedit.imaging import Photo, open_photo, photo_to_image, strip
 from magicedit.warping import Change, carry_change, estimate_change, join_sides, no_change
@@ -59,10 +62,6 @@ SAME_FACE_OVERLAP = 0.3  # intersection over union of the boxes before and after
 VARIANTS_AT_ONCE = 4  # AU vectors a pipeline call: bounds the memory of a sweep
 REMEMBERED_PHOTOS = 4
 MOST_STEPS = 1000  # noise levels of the published schedule, and of ours
-
-# Wider than the face that the condition image blanks, because an opening jaw moves the chin out of it.
-REGION_GROWTH = 1.2
-FEATHER = 0.06  # of the crop's side: about what the growth adds, so the face itself keeps full weight
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +120,41 @@ class EditResult:
     faces: list[FaceEdit]
     seconds: float
     model: str
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionMaps:
+    """Where named places of a face look while it is edited (the figure 9 of MagicFace, arXiv:2501.02260).
+
+    Attributes:
+        maps: (steps, queries, h, w) float32, the attention of each query to the tokens of the reference; each
+            map's sum is the share that goes to the reference, the rest of 1 goes to the image itself.
+        queries: the names of the places; sides are the subject's.
+        points: (queries, 2) float32, x then y, pixels of the crop, centres at whole numbers.
+        crop: (size, size, 3) uint8 RGB, the reference as the model sees it.
+        timesteps: (steps,) of the scheduler.
+        reference_share: (steps, layers) float32, the share that goes to the reference, mean over all queries.
+        layers: the names of the layers, in execution order.
+        map_layers: the names of those that `maps` is the mean of.
+        text_share: (steps, layers, text tokens) float32, the cross-attention's weights, mean over all of the
+            image's queries; None for a model without a text encoder: its cross-attention sees one zero token.
+    """
+
+    maps: np.ndarray
+    queries: tuple[str, ...]
+    points: np.ndarray
+    crop: np.ndarray
+    timesteps: np.ndarray
+    reference_share: np.ndarray
+    layers: tuple[str, ...]
+    map_layers: tuple[str, ...]
+    text_share: np.ndarray | None
+
+    def save(self, path: str | Path) -> None:
+        """Writes the attributes that are not None as arrays of an npz file; names are arrays of strings."""
+        np.savez_compressed(
+            path, **{name: np.asarray(value) for name, value in vars(self).items() if value is not None}
+        )
 
 
 class ExpressionEditor:
@@ -263,6 +297,105 @@ class ExpressionEditor:
             started = time.perf_counter()  # the first result bears the cost of the shared work
         return results
 
+    def attention_maps(
+        self,
+        photo: PhotoLike,
+        add: str | Mapping[str, float] | Sequence[float] | np.ndarray,
+        face: str | int = "largest",
+        *,
+        seed: int = 0,
+        steps: int | None = None,
+        guidance: float | None = None,
+        layer: str | None = None,
+    ) -> AttentionMaps:
+        """The reference attention of an edit of one face, under the AU variation where it is guided.
+
+        Args:
+            photo, add, face, seed, steps, guidance: as of `edit`; sides of the face cannot differ.
+            layer: its maps; default: the mean of all layers with the finest token grid.
+
+        Raises:
+            ModelError: where the model has no reference UNet, or no such layer.
+            ImageError, NoFaceError, ActionUnitError: see their docstrings.
+        """
+        import torch
+
+        from magicedit.pipelines.pipeline_magicedit import record_reference_attention, transformer_blocks
+
+        # 1. Check
+        check_sampling(steps, guidance, seed)
+        if self.pipeline.reference_unet is None:
+            raise ModelError(
+                f"the model {self.model} has no reference UNet, so nothing in it attends to a reference face"
+            )
+        layers = tuple(transformer_blocks(self.pipeline.unet))
+        if layer is not None and layer not in layers:
+            raise ModelError(f"the model {self.model} has no layer {layer!r}; it has {', '.join(layers)}")
+        delta = resolve_delta(
+            dict.fromkeys(with_sides(self.action_units), 0.0), add=add, names=self.action_units
+        )
+        left, right = (to_vector(side, self.action_units) for side in split_sides(delta))
+        if not np.array_equal(left, right):
+            raise ActionUnitError(
+                "attention is recorded of one run of the model; ask both sides for the same"
+            )
+        photo = open_photo(photo)
+        found = select_faces(self._detect(photo), face, photo)
+        if len(found) > 1:
+            raise NoFaceError(f'attention is recorded of one face: "largest" or an index, got {face!r}')
+
+        # 2. Edit, recording
+        size = self.pipeline.config.resolution
+        alignment = align(found[0], size)
+        landmarks = alignment.apply(found[0].landmarks)  # (points, 2), crop px
+        crop = crop_face(photo.pixels, alignment)
+        places = named_places(landmarks, found[0].scheme)
+        points = np.stack(list(places.values())).astype(np.float32)
+        timesteps = []
+
+        def note_timestep(pipeline, step, timestep, tensors):
+            timesteps.append(float(timestep))
+            return tensors
+
+        sides = torch.from_numpy((points + 0.5) / size)  # parts of the crop's sides
+        with record_reference_attention(self.pipeline.unet, sides) as record:
+            self.pipeline(
+                image=PIL.Image.fromarray(crop),
+                condition_image=PIL.Image.fromarray(condition_image(crop, landmarks, found[0].scheme)),
+                au_delta=left[None],
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+                generator=[torch.Generator("cpu").manual_seed(seed)],
+                output_type="latent",
+                callback_on_step_end=note_timestep,
+            )
+
+        # 3. Of a guided batch the last row is the conditioned one
+        layers = tuple(record.reference[0])
+        tokens = {name: weights.shape[-1] for name, weights in record.reference[0].items()}
+        chosen = tuple(
+            n for n in layers if (tokens[n] == max(tokens.values()) if layer is None else n == layer)
+        )
+        grid = math.isqrt(tokens[chosen[0]])
+        maps = [torch.stack([call[name][-1] for name in chosen]).mean(0) for call in record.reference]
+        shares = [torch.stack([call[name][-1] for name in layers]) for call in record.reference_share]
+        text_share = None
+        if self.pipeline.text_encoder is not None:
+            text_share = torch.stack(
+                [torch.stack([call[n][-1] for n in layers]) for call in record.text]
+            ).numpy()
+        return AttentionMaps(
+            maps=torch.stack(maps).unflatten(-1, (grid, grid)).numpy(),
+            queries=tuple(places),
+            points=points,
+            crop=crop,
+            timesteps=np.asarray(timesteps),
+            reference_share=torch.stack(shares).numpy(),
+            layers=layers,
+            map_layers=chosen,
+            text_share=text_share,
+        )
+
     def _detect(self, photo: Photo) -> list[Face]:
         pixels = np.ascontiguousarray(photo.pixels)
         key = hashlib.blake2b(pixels, digest_size=16, salt=b"%d" % pixels.shape[1]).digest()
@@ -341,9 +474,7 @@ class ExpressionEditor:
         changes = self._changes(crops, conditions, crop_of, np.stack(vectors), steps, guidance, seed)
 
         # 3. Its change, carried to the photograph
-        region = feathered_region(
-            landmarks, size, face.scheme, feather=FEATHER * size, grow=REGION_GROWTH
-        )  # (size, size)
+        region = editing_region(landmarks, size, face.scheme)  # (size, size)
         results = []
         for pixels, sides in zip(photographs, sides_of, strict=True):
             left, right = (no_change(size) if side is None else changes[side] for side in sides)
@@ -559,6 +690,20 @@ def select_faces(faces: list[Face], which: str | int, photo: Photo) -> list[Face
             f"face {index} does not exist: {found} found, counted from 0 (the largest) to {len(faces) - 1}"
         )
     return [faces[index]]
+
+
+def named_places(landmarks: np.ndarray, scheme: str) -> dict[str, np.ndarray]:
+    """Places of a face, x and y in the landmarks' pixels; sides are the subject's."""
+    lips = region_polygon(landmarks, scheme, "lips")  # from the right corner over the left one and back
+    movements = MOVEMENTS if scheme == "mediapipe478" else MOVEMENTS_68
+    brow = movements["AU1"].left + movements["AU2"].left
+    return {
+        "left mouth corner": lips[len(lips) // 2],
+        "right mouth corner": lips[0],
+        "left brow": landmarks[list(brow)].mean(0),
+        "right eye": region_polygon(landmarks, scheme, "right_eye").mean(0),
+        "nose": stable_landmarks(landmarks, scheme)[6],  # the lowest on its ridge
+    }
 
 
 def measured_as_asked(face: Face, requested: Mapping[str, float]) -> dict[str, float]:

@@ -39,6 +39,8 @@ class TrainConfig:
     attention_heads: int = _(4, "from scratch: heads of each attention layer")
     concat_identity: bool = _(True, "from scratch: identity patches on the denoiser's input channels too")
     fine_flow: bool = _(True, "from scratch: a displacement of each pixel, not only of each patch")
+    au_encoder: str = _("linear", "from scratch: AUs by a linear layer, padded, or as a latent_map")
+    identity_encoder: str = _("unet", "from scratch: identity by a unet, convolution, clip, or none")
     default_steps: int = _(6, "from scratch: inference steps that the saved pipeline uses by default")
     default_guidance_scale: float = _(1.5, "from scratch: guidance that the saved pipeline uses by default")
     freeze_reference: bool = _(False, "train the denoiser only")

@@ -29,7 +29,7 @@ from magicedit.imaging import to_pixels
 from magicedit.models import (
     PatchModelConfig,
     create_patch_pipeline,
-    encode_reference,
+    encode_identity,
     freeze_unused_reference,
     from_stable_diffusion,
     load_magicface,
@@ -60,6 +60,7 @@ logger = logging.getLogger(__name__)
 # Settings that a checkpoint's tensors depend on, and those that its continuation depends on
 SHAPING = (
     *("block_out_channels", "layers_per_block", "attention_heads", "patch_size", "prediction"),
+    *("au_encoder", "identity_encoder"),
     *(
         "concat_identity",
         "fine_flow",
@@ -78,19 +79,23 @@ COMPUTED_WITH = (
 MAX_BAD_STEPS = 20  # consecutive non-finite steps after which a run is given up
 
 
-class TwoUNets(torch.nn.Module):
-    """Both networks under one forward, so that data parallelism sees every use of their weights."""
+class Networks(torch.nn.Module):
+    """All that is trained under one forward, so that data parallelism sees every use of its weights."""
 
-    def __init__(self, unet: UNet2DConditionModel, reference_unet: UNet2DConditionModel):
+    NAMES = ("unet", "reference_unet", "image_encoder", "au_map")
+
+    def __init__(self, pipeline: MagicEditPipeline):
         super().__init__()
-        self.unet = unet
-        self.reference_unet = reference_unet
+        for name in self.NAMES:
+            setattr(self, name, getattr(pipeline, name))
 
     def forward(self, noisy, condition_latents, identity_latents, timesteps, prompt_embeds, au_delta):
         """See `predict_noise`; `identity_latents` (batch, channels, height, width), one for each row."""
-        features = encode_reference(self.reference_unet, identity_latents, prompt_embeds)
+        features, prompt_embeds = encode_identity(
+            self.reference_unet, self.image_encoder, identity_latents, prompt_embeds
+        )
         return predict_noise(
-            self.unet, noisy, condition_latents, timesteps, prompt_embeds, au_delta, features
+            self.unet, noisy, condition_latents, timesteps, prompt_embeds, au_delta, features, self.au_map
         )
 
 
@@ -116,6 +121,8 @@ def build_pipeline(config: TrainConfig) -> MagicEditPipeline:
                 prediction=config.prediction,
                 concat_identity=config.concat_identity,
                 fine_flow=config.fine_flow,
+                au_encoder=config.au_encoder,
+                identity_encoder=config.identity_encoder,
                 default_steps=config.default_steps,
                 default_guidance_scale=config.default_guidance_scale,
             ),
@@ -169,7 +176,7 @@ def _read_model_index(source: str, hub_kwargs: dict) -> dict:
 
 def prepare_for_training(pipeline: MagicEditPipeline, config: TrainConfig) -> None:
     """Decides which parameters are trained, and turns on what saves memory."""
-    unet, reference_unet = pipeline.unet, pipeline.reference_unet
+    unet, reference_unet, image_encoder = pipeline.unet, pipeline.reference_unet, pipeline.image_encoder
     for part in (pipeline.vae, pipeline.text_encoder):
         if part is not None:
             part.requires_grad_(False)
@@ -183,25 +190,32 @@ def prepare_for_training(pipeline: MagicEditPipeline, config: TrainConfig) -> No
             target_modules=["to_q", "to_k", "to_v", "to_out.0"],
         )
         unet.requires_grad_(False)
-        reference_unet.requires_grad_(False)
         unet.add_adapter(lora)
-        for layer in (unet.conv_in, unet.class_embedding):  # new to the base model, so trained in full
+        # New to the base model, so trained in full; an au_map is too
+        for layer in filter(None, (unet.conv_in, unet.class_embedding)):
             layer.requires_grad_(True)
-        if not config.freeze_reference:
-            reference_unet.add_adapter(lora)
     else:
         unet.requires_grad_(True)
-        reference_unet.requires_grad_(not config.freeze_reference)
-    if config.freeze_reference:
-        reference_unet.requires_grad_(False)
-    else:
-        freeze_unused_reference(reference_unet)
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
-        if not config.freeze_reference:
-            reference_unet.enable_gradient_checkpointing()
     unet.train()
-    reference_unet.train(not config.freeze_reference)
+
+    fixed = config.freeze_reference
+    if image_encoder is not None:
+        image_encoder.requires_grad_(not fixed and not config.lora_rank)
+        for name, parameter in image_encoder.named_parameters():
+            if "post_layernorm" in name:  # it serves the pooled token, which nobody reads
+                parameter.requires_grad_(False)
+    if reference_unet is None:
+        return
+    reference_unet.requires_grad_(not fixed and not config.lora_rank)
+    if not fixed:
+        if config.lora_rank:
+            reference_unet.add_adapter(lora)
+        freeze_unused_reference(reference_unet)
+        if config.gradient_checkpointing:
+            reference_unet.enable_gradient_checkpointing()
+    reference_unet.train(not fixed)
 
 
 # --- Data ---------------------------------------------------------------------------------------------------
@@ -316,7 +330,7 @@ class Run:
             )
         self.composed = self.pipeline.config.prediction == "flow_mask_paint"
         prepare_for_training(self.pipeline, config)
-        self.model = TwoUNets(self.pipeline.unet, self.pipeline.reference_unet)
+        self.model = Networks(self.pipeline)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = self._make_optimizer()
         try:
@@ -398,7 +412,10 @@ class Run:
         return cache_latents(self.pipeline, self.pairs, self.accelerator.device, self.config.train_batch_size)
 
     def _loader(self) -> torch.utils.data.DataLoader:
-        channels = self.pipeline.unet.config.in_channels // (3 if self.pipeline.config.concat_identity else 2)
+        channels, au_map = self.pipeline.unet.config.in_channels, self.pipeline.au_map
+        if au_map is not None:
+            channels -= au_map.config.channels
+        channels //= 3 if self.pipeline.config.concat_identity else 2
         side = self.config.resolution // self.pipeline.latent_scale
         samples = TrainingSamples(
             self.pairs,
@@ -549,7 +566,9 @@ class Run:
             logger.warning("no whole checkpoint in %s: starting at step 0", self.output_dir)
             return
         tensors, state = load_checkpoint(folder)
-        earlier = {"fine_flow": False} | state["config"]  # which runs did not have before it was a setting
+        # What runs were before these were settings
+        before = {"fine_flow": False, "au_encoder": "linear", "identity_encoder": "unet"}
+        earlier = before | state["config"]
         changed = {k for k, v in self.config.to_dict().items() if v != earlier.get(k, v)}
         if unfit := sorted(changed & set(SHAPING)):
             raise TrainingError(f"{folder} was trained with other settings: {', '.join(unfit)}")
@@ -580,18 +599,19 @@ class Run:
             self.ema.store(self.parameters)
             self.ema.copy_to(self.parameters)
         try:
-            unet, reference_unet = copy.deepcopy(model.unet), copy.deepcopy(model.reference_unet)
+            networks = {name: copy.deepcopy(getattr(model, name)) for name in Networks.NAMES}
         finally:
             if self.ema is not None:
                 self.ema.restore(self.parameters)
-        for network in (unet, reference_unet):
+        for network in filter(None, networks.values()):
             if self.config.lora_rank and getattr(network, "peft_config", None):
                 network.fuse_lora()
                 network.unload_lora()
-            network.disable_gradient_checkpointing()
+            if isinstance(network, UNet2DConditionModel):
+                network.disable_gradient_checkpointing()
             network.eval().requires_grad_(False)
         pipeline = MagicEditPipeline(
-            **{**self.pipeline.components, "unet": unet, "reference_unet": reference_unet},
+            **{**self.pipeline.components, **networks},
             **{
                 key: self.pipeline.config[key]
                 for key in ("prediction", "patch_size", "resolution", "action_units", "concat_identity",

@@ -44,7 +44,8 @@ def publish(
     """
     output_dir = Path(config.output_dir)
     dtype = getattr(torch, config.save_dtype)
-    for network in (pipeline.unet, pipeline.reference_unet):
+    trained = (pipeline.unet, pipeline.reference_unet, pipeline.image_encoder, pipeline.au_map)
+    for network in filter(None, trained):
         torch.nn.Module.to(network, dtype)  # diffusers' own `to` warns at every change of precision
     pipeline.save_pretrained(output_dir)
 

@@ -6,7 +6,14 @@ from magicedit.faces.alignment import Alignment, align, crop_face
 from magicedit.faces.geometry import geometric_change
 from magicedit.faces.identity import identity_distance
 from magicedit.faces.occlusion import covered_parts
-from magicedit.faces.regions import condition_image, face_region, feathered_region, left_side, region_polygon
+from magicedit.faces.regions import (
+    condition_image,
+    editing_region,
+    face_region,
+    feathered_region,
+    left_side,
+    region_polygon,
+)
 from magicedit.faces.types import Face, FaceBackend, Pose
 
 BACKENDS = ("mediapipe", "insightface")
@@ -21,6 +28,7 @@ __all__ = [
     "condition_image",
     "covered_parts",
     "crop_face",
+    "editing_region",
     "face_region",
     "feathered_region",
     "geometric_change",

@@ -16,6 +16,7 @@ from magicedit.action_units import sided_names
 from magicedit.faces.alignment import similarity, stable_landmarks
 from magicedit.faces.frame import face_frame
 from magicedit.faces.measure import FULL_BROW_RAISE, FULL_INTENSITY, FULL_LIP_GAP, lip_gap
+from magicedit.faces.types import Scheme
 
 
 @dataclass(frozen=True)
@@ -48,23 +49,43 @@ MOVEMENTS: dict[str, Movement] = {
     "AU26": Movement((152, 377, 400), (152, 148, 176), (0.0, -0.43)),
 }
 
+# The same by iBUG's 68 points, with the same mesh's displacements of these points; no point sees the cheek.
+_BROW_68, _CORNER_68 = ((22, 23, 24), (21, 20, 19)), ((54, 64), (48, 60))
+MOVEMENTS_68: dict[str, Movement] = {
+    "AU1": Movement((22, 23), (21, 20), (0.0, 0.075)),
+    "AU2": Movement((24, 25, 26), (19, 18, 17), (0.0, 0.107)),
+    "AU4": Movement(*_BROW_68, (-0.051, -0.045)),
+    "AU5": Movement((43, 44), (37, 38), (0.0, 0.045)),
+    "AU6": Movement((46, 47), (41, 40), (0.0, 0.027)),
+    "AU9": Movement((34, 35), (32, 31), (0.0, 0.073)),
+    "AU12": Movement(*_CORNER_68, (0.108, 0.156)),
+    "AU15": Movement(*_CORNER_68, (0.029, -0.065)),
+    "AU17": Movement((8, 57, 56), (8, 57, 58), (0.0, 0.117)),
+    "AU20": Movement(*_CORNER_68, (0.104, -0.044)),
+    "AU26": Movement((8, 9), (8, 7), (0.0, -0.419)),
+}
+_MOVEMENTS = {"mediapipe478": MOVEMENTS, "ibug68": MOVEMENTS_68}
 
-def geometric_change(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
-    """Change of action units in intensity steps, from MediaPipe's landmarks (478, 2) px of two photographs.
+
+def geometric_change(
+    before: np.ndarray, after: np.ndarray, scheme: Scheme = "mediapipe478"
+) -> dict[str, float]:
+    """Change of action units in intensity steps, from the landmarks (points, 2) px of two photographs.
 
     Units of `MOVEMENTS` and AU25, the gap of the lips, which is how one photograph's AU25 is measured too;
     those with sides also by side, such as "AU12L". A step is a fifth of the full movement; nothing is
-    clipped.
+    clipped. ValueError for landmarks of another shape than the scheme's.
     """
     before, after = np.asarray(before, np.float64), np.asarray(after, np.float64)
-    if before.shape != (478, 2) or after.shape != (478, 2):
-        raise ValueError(f"landmarks must be MediaPipe's, shape (478, 2), got {before.shape}, {after.shape}")
-    matrix = similarity(stable_landmarks(after, "mediapipe478"), stable_landmarks(before, "mediapipe478"))
+    frame = face_frame(before, scheme)
+    if before.shape != after.shape:
+        raise ValueError(f"landmarks of two schemes: {before.shape} and {after.shape}")
+    matrix = similarity(stable_landmarks(after, scheme), stable_landmarks(before, scheme))
     moved = after @ matrix[:, :2].T + matrix[:, 2] - before  # px of the first photograph
-    across, upward = (face_frame(before).vectors_to_face(moved) * (1, -1)).T
+    across, upward = (frame.vectors_to_face(moved) * (1, -1)).T
 
     changes = {}
-    for name, movement in MOVEMENTS.items():
+    for name, movement in _MOVEMENTS[scheme].items():
         outward_full, upward_full = movement.direction
         full = float(np.hypot(outward_full, upward_full))
         sides = {}
@@ -75,5 +96,6 @@ def geometric_change(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
         changes[name] = (sides["L"] + sides["R"]) / 2
         if sided_names(name):
             changes |= {name + side: value for side, value in sides.items()}
-    changes["AU25"] = FULL_INTENSITY * (lip_gap(after) - lip_gap(before)) / FULL_LIP_GAP
+    opened = lip_gap(after, scheme) - lip_gap(before, scheme)
+    changes["AU25"] = FULL_INTENSITY * opened / FULL_LIP_GAP
     return dict(sorted(changes.items(), key=lambda item: (int(item[0][2:].rstrip("LR")), item[0])))

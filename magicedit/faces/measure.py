@@ -6,7 +6,7 @@ import numpy as np
 
 from magicedit.action_units import BILATERAL
 from magicedit.faces.frame import EYE_CORNERS, face_frame
-from magicedit.faces.types import Pose
+from magicedit.faces.types import Pose, Scheme
 
 FULL_INTENSITY = 5.0  # a blendshape of 1 is intensity E
 
@@ -35,17 +35,20 @@ BLENDSHAPES_OF_UNIT: dict[str, tuple[str, ...]] = {
 
 _INNER_BROWS = ((55, 107), (285, 336))  # the subject's right, the left
 FULL_BROW_RAISE = 0.086  # interocular distances at intensity 5, see `magicedit.faces.geometry`
-_INNER_LIPS = ((82, 87), (13, 14), (312, 317))  # upper, lower: left of, at and right of the midline
+_INNER_LIPS = {  # upper, lower: left of, at and right of the midline
+    "mediapipe478": ((82, 87), (13, 14), (312, 317)),
+    "ibug68": ((61, 67), (62, 66), (63, 65)),
+}
 # Gaps in interocular distances. On 79 neutral faces with closed lips the gap reads 0.004 (95 % below 0.018);
 # broad smiles with teeth reach 0.25.
 _LIPS_CLOSED, _LIPS_WIDE_APART = 0.015, 0.30
 FULL_LIP_GAP = _LIPS_WIDE_APART - _LIPS_CLOSED  # interocular distances that are five steps of AU25
 
 
-def lip_gap(landmarks: np.ndarray) -> float:
-    """Mean distance of the inner lips near the midline, in interocular distances, of (478, 2) landmarks."""
-    gaps = [np.linalg.norm(landmarks[upper] - landmarks[lower]) for upper, lower in _INNER_LIPS]
-    return float(np.mean(gaps) / face_frame(landmarks).interocular)
+def lip_gap(landmarks: np.ndarray, scheme: Scheme = "mediapipe478") -> float:
+    """Mean distance of the inner lips near the midline, in interocular distances."""
+    gaps = [np.linalg.norm(landmarks[upper] - landmarks[lower]) for upper, lower in _INNER_LIPS[scheme]]
+    return float(np.mean(gaps) / face_frame(landmarks, scheme).interocular)
 
 
 def lip_opening(landmarks: np.ndarray) -> float:

@@ -36,6 +36,9 @@ _MIDDLE = {"mediapipe478": (9, 168, 6, 197, 4, 2, 0, 17, 152), "ibug68": (27, 28
 _SEAM = 0.3  # interocular distances: about the width of the bridge of the nose
 
 GROW = 1.03  # the outermost landmarks lie on the skin's edge; a little beyond it the face ends
+# What an edit may change is wider than that, because an opening jaw moves the chin out of it.
+EDIT_GROW = 1.2
+_EDIT_FEATHER = 0.06  # of the crop's side: about what the growth adds, so the face itself keeps full weight
 _DISC_RADIUS = 1 / 128  # of the crop's side: 4 px at 512
 _SUBPIXEL_BITS = 4
 
@@ -110,6 +113,11 @@ def feathered_region(
     inside = cv2.distanceTransform(framed, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
     ramp = np.clip(inside / feather, 0.0, 1.0)
     return (ramp * ramp * (3 - 2 * ramp)).astype(np.float32)
+
+
+def editing_region(landmarks_in_crop: np.ndarray, size: int, scheme: Scheme) -> np.ndarray:
+    """(size, size) float32: the weight of an edit, 1 on the face and around it, 0 from `EDIT_GROW` on."""
+    return feathered_region(landmarks_in_crop, size, scheme, feather=_EDIT_FEATHER * size, grow=EDIT_GROW)
 
 
 def condition_image(crop: np.ndarray, landmarks_in_crop: np.ndarray, scheme: Scheme) -> np.ndarray:

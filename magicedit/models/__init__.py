@@ -11,6 +11,7 @@ from magicedit.models.unets import (
     unused_reference_parameters,
 )
 from magicedit.pipelines.pipeline_magicedit import (
+    encode_identity,
     encode_reference,
     install_reference_attention,
     predict_noise,
@@ -21,6 +22,7 @@ __all__ = [
     "PatchModelConfig",
     "convert",
     "create_patch_pipeline",
+    "encode_identity",
     "encode_reference",
     "freeze_unused_reference",
     "from_stable_diffusion",

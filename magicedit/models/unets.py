@@ -5,10 +5,12 @@ from pathlib import Path
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
+from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from magicedit.action_units import NAMES
 from magicedit.errors import ModelError
 from magicedit.pipelines.pipeline_magicedit import (
+    ActionUnitMap,
     MagicEditPipeline,
     head_channels,
     install_reference_attention,
@@ -136,6 +138,12 @@ class PatchModelConfig:
     cross_attention_dim, norm_num_groups: of both UNets; the highest-resolution level has no attention.
     prediction: "flow_mask_paint" or "noise". concat_identity: identity patches on the input channels too.
     fine_flow: of flow_mask_paint: a displacement of each pixel on top of those of the patches.
+    au_encoder: how the AU variation comes in (MagicFace's table III): "linear" to the time embedding's width
+    and added there, "padded" with zeros to it and added, or a "latent_map" on the input channels.
+    identity_encoder: how the identity comes in (its table II): a "unet" through self-attention, "convolution"
+    of the first layer over identity patches, a "clip" image encoder's tokens through cross-attention, or
+    "none": by the condition image alone. The second has identity patches on the input channels whatever
+    `concat_identity` says, the last never.
     """
 
     resolution: int = 96
@@ -149,15 +157,23 @@ class PatchModelConfig:
     prediction: str = "flow_mask_paint"
     concat_identity: bool = True
     fine_flow: bool = True
+    au_encoder: str = "linear"
+    identity_encoder: str = "unet"
     default_steps: int = 6
     default_guidance_scale: float = 1.5
+
+
+AU_ENCODERS = ("linear", "padded", "latent_map")
+IDENTITY_ENCODERS = ("unet", "convolution", "clip", "none")
+AU_MAP_CHANNELS = 4  # as many as a Stable Diffusion latent has
+CLIP_WIDTH = 96  # of the image encoder's tokens, about as wide as the UNets
 
 
 def create_patch_pipeline(config: PatchModelConfig, seed: int = 0) -> MagicEditPipeline:
     """A pipeline of randomly initialised UNets; the draw depends on `seed` alone.
 
     Raises:
-        ModelError: where the resolution does not fit patches and levels.
+        ModelError: where the resolution does not fit patches and levels, or an encoder is unknown.
     """
     levels = len(config.block_out_channels)
     unit = config.patch_size * 2 ** (levels - 1)
@@ -165,12 +181,21 @@ def create_patch_pipeline(config: PatchModelConfig, seed: int = 0) -> MagicEditP
         raise ModelError(
             f"resolution must be divisible by {unit} (patches and levels), got {config.resolution}"
         )
-    channels = 3 * config.patch_size**2
+    if config.au_encoder not in AU_ENCODERS or config.identity_encoder not in IDENTITY_ENCODERS:
+        raise ModelError(
+            f"au_encoder is one of {', '.join(AU_ENCODERS)} and identity_encoder of "
+            f"{', '.join(IDENTITY_ENCODERS)}, got {config.au_encoder} and {config.identity_encoder}"
+        )
+    channels, side = 3 * config.patch_size**2, config.resolution // config.patch_size
+    by_clip, by_map = config.identity_encoder == "clip", config.au_encoder == "latent_map"
+    concat_identity = {"convolution": True, "none": False}.get(
+        config.identity_encoder, config.concat_identity
+    )
     shared = {
-        "sample_size": config.resolution // config.patch_size,
+        "sample_size": side,
         "block_out_channels": config.block_out_channels,
         "layers_per_block": config.layers_per_block,
-        "cross_attention_dim": config.cross_attention_dim,
+        "cross_attention_dim": CLIP_WIDTH if by_clip else config.cross_attention_dim,
         "attention_head_dim": config.attention_heads,  # diffusers' historical name for the number of heads
         "norm_num_groups": config.norm_num_groups,
         "down_block_types": ("DownBlock2D",) + ("CrossAttnDownBlock2D",) * (levels - 1),
@@ -180,13 +205,29 @@ def create_patch_pipeline(config: PatchModelConfig, seed: int = 0) -> MagicEditP
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)  # the CPU's alone; other devices keep theirs
         unet = UNet2DConditionModel(
-            in_channels=channels * (3 if config.concat_identity else 2),
+            in_channels=channels * (3 if concat_identity else 2) + (AU_MAP_CHANNELS if by_map else 0),
             out_channels=head_channels(config.patch_size, config.fine_flow) if composed else channels,
-            class_embed_type="simple_projection",
+            class_embed_type={"linear": "simple_projection", "padded": "identity"}.get(config.au_encoder),
             projection_class_embeddings_input_dim=len(config.action_units),
             **shared,
         )
-        reference_unet = UNet2DConditionModel(in_channels=channels, out_channels=channels, **shared)
+        reference_unet = image_encoder = au_map = None
+        if config.identity_encoder == "unet":
+            reference_unet = UNet2DConditionModel(in_channels=channels, out_channels=channels, **shared)
+        if by_clip:
+            image_encoder = CLIPVisionModel(
+                CLIPVisionConfig(
+                    hidden_size=CLIP_WIDTH,
+                    intermediate_size=4 * CLIP_WIDTH,
+                    num_hidden_layers=6,
+                    num_attention_heads=4,
+                    num_channels=channels,  # it looks at latents, as the ID encoder does
+                    image_size=side,
+                    patch_size=2,
+                )
+            )
+        if by_map:
+            au_map = ActionUnitMap(len(config.action_units), AU_MAP_CHANNELS, side)
     if composed and config.fine_flow:  # random displacements of single pixels would be snow
         smooth = head_channels(config.patch_size)
         with torch.no_grad():
@@ -202,11 +243,13 @@ def create_patch_pipeline(config: PatchModelConfig, seed: int = 0) -> MagicEditP
         unet=unet,
         reference_unet=reference_unet,
         scheduler=scheduler,
+        image_encoder=image_encoder,
+        au_map=au_map,
         prediction=config.prediction,
         patch_size=config.patch_size,
         resolution=config.resolution,
         action_units=",".join(config.action_units),
-        concat_identity=config.concat_identity,
+        concat_identity=concat_identity,
         default_steps=config.default_steps,
         default_guidance_scale=config.default_guidance_scale,
     )
@@ -224,6 +267,8 @@ def refine_patch_pipeline(pipeline: MagicEditPipeline, resolution: int) -> Magic
     config, unet = pipeline.config, pipeline.unet
     if config.prediction != "flow_mask_paint":
         raise ModelError("only flow_mask_paint pipelines can change their resolution and head")
+    if pipeline.au_map is not None or pipeline.image_encoder is not None:
+        raise ModelError("a model with au_map or image_encoder is made for one resolution")
     unit = config.patch_size * 2 ** (len(unet.config.block_out_channels) - 1)
     if resolution % unit:
         raise ModelError(f"resolution must be divisible by {unit} (patches and levels), got {resolution}")
@@ -238,6 +283,6 @@ def refine_patch_pipeline(pipeline: MagicEditPipeline, resolution: int) -> Magic
                 new[: len(kept)] = kept
         unet.register_to_config(out_channels=channels)
     pipeline.register_to_config(resolution=resolution)
-    for network in (unet, pipeline.reference_unet):
+    for network in filter(None, (unet, pipeline.reference_unet)):
         network.register_to_config(sample_size=resolution // config.patch_size)
     return pipeline

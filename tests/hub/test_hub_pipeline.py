@@ -189,3 +189,26 @@ except ModuleNotFoundError:
     assert offline["absent"]
     assert same_model(offline, expected)
     assert len(hub.requests) == asked_before
+
+
+def test_a_component_of_our_own_is_loaded_by_id_with_diffusers_alone(hub, machine, tmp_path_factory):
+    """diffusers looks for the class of an `au_map` beside that component's weights."""
+    config = PatchModelConfig(
+        resolution=32,
+        block_out_channels=(16, 32),
+        attention_heads=2,
+        norm_num_groups=8,
+        au_encoder="latent_map",
+    )
+    pipeline, expected = create_patch_pipeline(config), {}
+    exec(USE, {"pipe": pipeline, "result": expected})
+    folder = tmp_path_factory.mktemp("pipelines") / "mapped"
+    pipeline.save_pretrained(folder)
+    publisher = Machine(tmp_path_factory.mktemp("mapper"), hub.url)
+    code = "from magicedit.hub import push_folder\npush_folder(folder, repo)"
+    publisher.run(code, token=OWNER, folder=str(folder), repo="alice/mapped")
+    load = """
+from diffusers import DiffusionPipeline
+pipe = DiffusionPipeline.from_pretrained(repo, trust_remote_code=True)
+"""
+    assert same_model(machine.run(load + USE, magicedit=False, repo="alice/mapped"), expected)

@@ -340,3 +340,132 @@ def test_the_entry_point_ends_with_one_line_and_2(tiny_flags, tmp_path):
     assert result.returncode == 2
     assert result.stderr.splitlines()[-1].startswith("train.py: error: ")
     assert "Traceback" not in result.stderr
+
+
+# --- Other ways to encode AUs and identity ---
+
+VARIANTS = [
+    *(("padded", "unet"), ("latent_map", "unet")),
+    *(("linear", "convolution"), ("linear", "clip"), ("linear", "none"), ("latent_map", "clip")),
+]
+each_variant = pytest.mark.parametrize(
+    ("au_encoder", "identity_encoder"), VARIANTS, ids=["-".join(v) for v in VARIANTS]
+)
+
+
+def variant_flags(au_encoder, identity_encoder):
+    return ["--au_encoder", au_encoder, "--identity_encoder", identity_encoder, "--concat_identity", "false"]
+
+
+@each_variant
+def test_a_variant_trains_and_is_saved(tiny_flags, tmp_path, au_encoder, identity_encoder):
+    flags = tiny_flags(tmp_path, *variant_flags(au_encoder, identity_encoder), "--max_train_steps", "2")
+    run = Run(parse_config(flags))
+    start = {k: v.clone() for k, v in run.model.state_dict().items()}
+    run.train()
+    trained = {k: v for k, v in run.model.state_dict().items() if not torch.equal(v, start[k])}
+    folders = {name.split(".")[0] for name in start}
+    assert {name.split(".")[0] for name in trained} == folders
+    assert folders == {"unet"} | (
+        {"reference_unet"} if identity_encoder == "unet" else set()
+    ) | ({"image_encoder"} if identity_encoder == "clip" else set()) | (
+        {"au_map"} if au_encoder == "latent_map" else set()
+    )  # fmt: skip
+
+    averaged = dict(zip([id(p) for p in run.parameters], run.ema.shadow_params, strict=True))
+    loaded = load_pipeline(tmp_path, device="cpu")
+    for name, parameter in run.model.named_parameters():
+        part, rest = name.split(".", 1)
+        expected = averaged.get(id(parameter), parameter)
+        assert torch.equal(getattr(loaded, part).get_parameter(rest), expected), name
+    assert f"--identity_encoder {identity_encoder}" in (tmp_path / "README.md").read_text() or (
+        identity_encoder == "unet"
+    )
+
+
+@each_variant
+@pytest.mark.parametrize("prediction", ["flow_mask_paint", "noise"])
+def test_every_trained_parameter_of_a_variant_gets_a_gradient(
+    tiny_flags, tmp_path, au_encoder, identity_encoder, prediction
+):
+    """Else data parallelism waits for it in vain and refuses to go on."""
+    flags = tiny_flags(tmp_path, *variant_flags(au_encoder, identity_encoder), "--prediction", prediction)
+    run = Run(parse_config(flags))
+    loss, _ = run._loss(next(iter(run._loader())))
+    loss.backward()
+    named = dict(run.model.named_parameters())
+    assert not [name for name, p in named.items() if p.requires_grad and p.grad is None]
+    frozen = {name for name, p in named.items() if not p.requires_grad}
+    assert all("reference_unet" in name or "post_layernorm" in name for name in frozen), frozen
+    for part in ("image_encoder", "au_map"):
+        reached = [
+            bool(p.grad.abs().max() > 0) for n, p in named.items() if n.startswith(part) and p.requires_grad
+        ]
+        assert not reached or sum(reached) > 0.8 * len(reached)  # a key's bias changes no softmax
+
+
+def test_a_variant_goes_on_from_its_folder_with_lora(tiny_flags, tmp_path):
+    """The denoiser's matrices by LoRA, the AU map in full; the image encoder stays what it was."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    train(parse_config(tiny_flags(first, *variant_flags("latent_map", "clip"), "--max_train_steps", "1")))
+    more = ["--pretrained_model_name_or_path", str(first), "--lora_rank", "2", "--max_train_steps", "1"]
+    train(parse_config(tiny_flags(second, *more)))
+    old, new = load_pipeline(first, device="cpu"), load_pipeline(second, device="cpu")
+
+    def moved(part):
+        before, after = (getattr(pipeline, part).state_dict() for pipeline in (old, new))
+        return {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+
+    assert {name.split(".")[0] for name in moved("au_map")} == {"layers"}
+    assert "conv_in.weight" in moved("unet")
+    assert "conv_out.weight" not in moved("unet")
+    assert not moved("image_encoder")
+
+
+def test_freezing_the_reference_freezes_the_image_encoder(tiny_flags, tmp_path):
+    flags = variant_flags("linear", "clip")
+    run = Run(parse_config(tiny_flags(tmp_path, *flags, "--freeze_reference", "--max_train_steps", "1")))
+    start = {k: v.clone() for k, v in run.model.image_encoder.state_dict().items()}
+    run.train()
+    assert all(torch.equal(v, start[k]) for k, v in run.model.image_encoder.state_dict().items())
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["now", "before there were variants"])
+@pytest.mark.parametrize("other", [("au_encoder", "padded"), ("identity_encoder", "none")])
+def test_a_checkpoint_refuses_another_variant(tiny_flags, tmp_path, monkeypatch, known, other):
+    """By the name of the setting, before its tensors do not fit."""
+    train(parse_config(tiny_flags(tmp_path, "--max_train_steps", "1")))
+    load = loop.load_checkpoint
+
+    def load_old(folder):
+        tensors, state = load(folder)
+        return tensors, state | {
+            "config": {k: v for k, v in state["config"].items() if known or not k.endswith("_encoder")}
+        }
+
+    monkeypatch.setattr(loop, "load_checkpoint", load_old)
+    again = ["--max_train_steps", "2", "--resume_from_checkpoint", "latest"]
+    with pytest.raises(TrainingError, match=f"other settings: {other[0]}"):
+        train(parse_config(tiny_flags(tmp_path, *again, f"--{other[0]}", other[1])))
+    train(parse_config(tiny_flags(tmp_path, *again)))
+
+
+def test_an_interrupted_variant_ends_bit_equal(tiny_flags, tmp_path):
+    flags = [*variant_flags("latent_map", "clip"), "--lr_scheduler", "constant"]
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    train(parse_config(tiny_flags(straight, *flags, "--max_train_steps", "3")))
+    train(parse_config(tiny_flags(resumed, *flags, "--max_train_steps", "2")))
+    again = ["--max_train_steps", "3", "--resume_from_checkpoint", "latest"]
+    train(parse_config(tiny_flags(resumed, *flags, *again)))
+    for file in straight.glob("*/*.safetensors"):
+        if file.parent.name.startswith("checkpoint"):
+            continue
+        first, second = load_file(file), load_file(resumed / file.relative_to(straight))
+        assert all(torch.equal(tensor, second[name]) for name, tensor in first.items()), file
+
+
+@pytest.mark.parametrize("setting", ["au_encoder", "identity_encoder"])
+def test_unknown_encoders_end_before_the_data_is_read(tiny_flags, tmp_path, setting):
+    flags = tiny_flags(tmp_path, f"--{setting}", "nonsense", "--train_data_dir", "nowhere")
+    with pytest.raises(ModelError, match=r"got .*nonsense"):
+        train(parse_config(flags))

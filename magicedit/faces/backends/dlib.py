@@ -1,8 +1,10 @@
-"""dlib's identity descriptor, 128 numbers near for photographs of one person; for evaluation only (an extra).
+"""dlib's identity descriptor and its 68 landmarks; for evaluation only (an extra).
 
-The network and the five-point predictor (both public domain, Davis King) lie in the package
-`face_recognition_models`. That package cannot be imported any more (it asks for pkg_resources), so its files
-are found without importing it.
+The descriptor is 128 numbers, near for photographs of one person. Its network and the five-point predictor
+(both public domain, Davis King) lie in the package `face_recognition_models`, and so does the 68-point
+predictor, whose training set (iBUG 300-W) excludes commercial use: it scores for research, nothing else.
+That package cannot be imported any more (it asks for pkg_resources), so its files are found without
+importing it.
 """
 
 import functools
@@ -13,16 +15,18 @@ from typing import Any
 import numpy as np
 
 from magicedit.errors import MissingDependencyError
-from magicedit.faces.alignment import align
+from magicedit.faces.alignment import align, crop_face
 from magicedit.faces.types import Face, check_pixels
 
-_REMEDY = "identity distances need the evaluation extra: pip install 'magicedit[evaluation]'"
+_REMEDY = "dlib's measurements need the evaluation extra: pip install 'magicedit[evaluation]'"
 _PREDICTOR, _NETWORK = "shape_predictor_5_face_landmarks.dat", "dlib_face_recognition_resnet_model_v1.dat"
+_PREDICTOR_68 = "shape_predictor_68_face_landmarks.dat"
 
 # The square that dlib's own frontal detector draws, in the unit square of our alignment: its centre and side.
 # Mean over 60 photographs of 30 people (London Set, none of the validation identities); deviations 0.01 to
 # 0.04. The predictor was trained on such squares.
 _CENTRE, _SIDE = (0.50, 0.48), 0.674
+_CROP_68 = 1024  # px a side
 
 
 def available() -> bool:
@@ -44,6 +48,23 @@ def descriptor(pixels: np.ndarray, face: Face) -> np.ndarray:
     left, top, right, bottom = (round(float(v)) for v in (*(centre - half), *(centre + half)))
     shape = predictor(pixels, dlib.rectangle(left, top, right, bottom))
     return np.array(network.compute_face_descriptor(pixels, shape))
+
+
+def landmarks68(pixels: np.ndarray, face: Face) -> np.ndarray:
+    """iBUG's 68 landmarks of a face in an RGB photograph, (68, 2) float64 px.
+
+    From a regression on the picture, told nothing of the face but where it is; MissingDependencyError without
+    the extra.
+    """
+    dlib, predictor = _predictor_68()
+    alignment = align(face, _CROP_68)  # enlarged and upright, for dlib answers in whole pixels
+    left, top = (_CROP_68 * (centre - _SIDE / 2) for centre in _CENTRE)
+    side = _CROP_68 * _SIDE
+    square = dlib.rectangle(round(left), round(top), round(left + side), round(top + side))
+    shape = predictor(crop_face(pixels, alignment), square)
+    points = np.array([(point.x, point.y) for point in shape.parts()], np.float64)
+    to_photograph = alignment.inverse()
+    return points @ to_photograph[:, :2].T + to_photograph[:, 2]
 
 
 def _models_folder() -> Path | None:
@@ -69,3 +90,9 @@ def _models() -> tuple[Any, Any, Any]:
         dlib.shape_predictor(str(folder / _PREDICTOR)),
         dlib.face_recognition_model_v1(str(folder / _NETWORK)),
     )
+
+
+@functools.cache
+def _predictor_68() -> tuple[Any, Any]:
+    dlib, _, _ = _models()
+    return dlib, dlib.shape_predictor(str(_models_folder() / _PREDICTOR_68))

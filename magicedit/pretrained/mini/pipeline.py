@@ -7,16 +7,19 @@ It therefore imports nothing but torch, numpy, Pillow, diffusers and transformer
 The model is that of MagicFace (Wei et al. 2025, arXiv:2501.02260), built from two stock
 `UNet2DConditionModel`s: a *denoiser*, whose class embedding is a linear layer on the AU variation, and a
 *reference* UNet (the ID encoder), whose hidden states before each self-attention are further keys and values
-of the denoiser's.
+of the denoiser's. The paper's other ways to encode AUs and identity (tables II and III) can be loaded too, to
+compare with.
 """
 
+import contextlib
 import copy
 import importlib
 import inspect
 import json
+import math
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,7 +30,8 @@ import numpy as np
 import PIL.Image
 import torch
 import torch.nn.functional as F
-from diffusers import DiffusionPipeline, UNet2DConditionModel
+from diffusers import ConfigMixin, DiffusionPipeline, ModelMixin, UNet2DConditionModel
+from diffusers.configuration_utils import register_to_config
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.models.attention import BasicTransformerBlock
@@ -121,12 +125,18 @@ class ReferenceAttnProcessor:
             )  # (batch, tokens + reference tokens, inner_dim)
             value = torch.cat([value, reference_value.to(value.dtype)], dim=1)
 
-        def split_heads(x):
-            return x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)  # (batch, heads, tokens, head_dim)
-
-        attended = F.scaled_dot_product_attention(split_heads(query), split_heads(key), split_heads(value))
+        attended = self.attend(*(split_heads(x, attn.heads) for x in (query, key, value)))
         attended = attended.transpose(1, 2).flatten(2).to(query.dtype)  # (batch, tokens, inner_dim)
         return attn.to_out[1](attn.to_out[0](attended))
+
+    def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """All (batch, heads, tokens, head_dim); keys and values hold the reference's tokens last."""
+        return F.scaled_dot_product_attention(query, key, value)
+
+
+def split_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
+    """(batch, tokens, inner_dim) -> (batch, heads, tokens, head_dim)"""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 class TextAttnProcessor(AttnProcessor2_0):
@@ -215,6 +225,194 @@ def project_reference(unet: UNet2DConditionModel, features: Features) -> Project
     return {name: blocks[name].attn1.processor.project(blocks[name].attn1, x) for name, x in features.items()}
 
 
+# --- Recording attention ------------------------------------------------------------------------------------
+
+
+QUERIES_AT_ONCE = 512  # bounds the memory of explicit attention weights
+
+
+class AttentionRecord:
+    """What `record_reference_attention` saw: a list of denoiser calls, each a dict by layer name in execution
+    order; everything float32 on the CPU, weights as means over the heads.
+
+    reference: (batch, queries, reference tokens); a query's sum is what it gives to the reference, the rest
+        of 1 goes to the image's own tokens.
+    reference_share: (batch,) in (0, 1): the mass on the reference, mean over all of the image's queries.
+    text: (batch, text tokens): the cross-attention's weights, mean over all of the image's queries.
+    """
+
+    def __init__(self, points: torch.Tensor | None):
+        self.points = points
+        self.reference: list[Features] = []
+        self.reference_share: list[Features] = []
+        self.text: list[Features] = []
+        self.thread = threading.get_ident()  # another thread may run the same module at this moment
+
+    def begin(self) -> None:
+        """A call of the denoiser starts."""
+        if threading.get_ident() == self.thread:
+            for calls in (self.reference, self.reference_share, self.text):
+                calls.append({})
+
+    def add_reference(self, layer: str, query: torch.Tensor, key: torch.Tensor) -> None:
+        """`query` and `key` (batch, heads, tokens, head_dim); keys beyond the queries' number are the
+        reference's."""
+        tokens = query.shape[2]
+        if threading.get_ident() != self.thread or key.shape[2] == tokens:
+            return
+        rows = self.rows(tokens).to(query.device)
+        total, kept = 0.0, []
+        for chosen in torch.arange(tokens, device=query.device).split(QUERIES_AT_ONCE):
+            weights = mean_attention(query[:, :, chosen], key)[..., tokens:]
+            total = total + weights.sum(dim=(1, 2))  # (batch,)
+            kept.append(weights[:, torch.isin(chosen, rows)])
+        kept = torch.cat(kept, dim=1)  # (batch, distinct rows in ascending order, reference tokens)
+        self.reference[-1][layer] = kept[:, torch.unique(rows, return_inverse=True)[1]].cpu()
+        self.reference_share[-1][layer] = (total / tokens).cpu()
+
+    def add_text(self, layer: str, query: torch.Tensor, key: torch.Tensor) -> None:
+        if threading.get_ident() == self.thread:
+            parts = [mean_attention(part, key).sum(1) for part in query.split(QUERIES_AT_ONCE, dim=2)]
+            self.text[-1][layer] = (sum(parts) / query.shape[2]).cpu()
+
+    def rows(self, tokens: int) -> torch.Tensor:
+        """Numbers of the tokens that `points` lie in, or of all."""
+        if self.points is None:
+            return torch.arange(tokens)
+        side = math.isqrt(tokens)
+        if side * side != tokens:
+            raise ValueError(f"points need square pictures, got {tokens} tokens; record all queries instead")
+        column, row = (self.points * side).long().clamp(0, side - 1).unbind(-1)  # an edge belongs inside
+        return row * side + column
+
+
+def mean_attention(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    """(batch, heads, queries, head_dim), (batch, heads, keys, head_dim) -> (batch, queries, keys) float32"""
+    logits = query.float() @ key.float().transpose(-1, -2) / math.sqrt(query.shape[-1])
+    return logits.softmax(dim=-1).mean(dim=1)
+
+
+class RecordingReferenceAttnProcessor(ReferenceAttnProcessor):
+    """Attends as its parent does, and computes the weights once more for a record."""
+
+    def __init__(self, layer: str, norm1: torch.nn.Module, record: AttentionRecord):
+        super().__init__(layer, norm1)
+        self.record = record
+
+    def attend(self, query, key, value):
+        self.record.add_reference(self.layer, query, key)
+        return super().attend(query, key, value)
+
+
+class RecordingTextAttnProcessor(TextAttnProcessor):
+    """The stock cross-attention, whose weights are computed once more for a record."""
+
+    def __init__(self, layer: str, record: AttentionRecord):
+        super().__init__()
+        self.layer, self.record = layer, record
+
+    def __call__(
+        self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None, reference=None
+    ):
+        query, key = attn.to_q(hidden_states), attn.to_k(encoder_hidden_states)
+        self.record.add_text(self.layer, split_heads(query, attn.heads), split_heads(key, attn.heads))
+        return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+
+
+@contextlib.contextmanager
+def record_reference_attention(
+    unet: UNet2DConditionModel, points: torch.Tensor | None = None
+) -> Iterator[AttentionRecord]:
+    """Records the attention of what this thread runs through the denoiser; results stay what they are.
+
+        with record_reference_attention(pipeline.unet) as record:
+            pipeline(...)
+        record.reference[0]["mid_block.attentions.0.transformer_blocks.0"]  # of the first step
+
+    Under guidance the batch holds the unconditioned half first: the last rows are the conditioned ones.
+
+    Args:
+        points: (n, 2), x then y, as parts of the picture's sides: the places whose queries are recorded, each
+            by the token it lies in; None: all queries, a matrix of tokens x tokens a layer and step.
+
+    Raises:
+        ValueError: where a self-attention layer has a foreign processor, or for points in oblong pictures.
+    """
+    check_reference_attention(unet)
+    record = AttentionRecord(points)
+    installed = []
+    handle = unet.register_forward_pre_hook(lambda module, args: record.begin())
+    try:
+        for name, block in transformer_blocks(unet).items():
+            installed.append((block.attn1, block.attn1.processor))
+            block.attn1.set_processor(RecordingReferenceAttnProcessor(name, block.norm1, record))
+            if block.attn2 is not None:
+                installed.append((block.attn2, block.attn2.processor))
+                block.attn2.set_processor(RecordingTextAttnProcessor(name, record))
+        yield record
+    finally:
+        handle.remove()
+        for attn, processor in installed:
+            attn.set_processor(processor)
+
+
+# --- Other ways to encode AUs and identity ------------------------------------------------------------------
+
+
+class ActionUnitMap(ModelMixin, ConfigMixin):
+    """AU variations as channels beside the latents, by a multilayer perceptron (the paper's table III).
+
+    `save_pretrained` of the pipeline puts a copy of this file beside its weights too, where diffusers looks
+    for a component's own class.
+
+    Args:
+        num_aus: length of the AU variation vector.
+        channels: of the map.
+        size: of the map, latents a side.
+        hidden: units of each of the two hidden layers.
+    """
+
+    @register_to_config
+    def __init__(self, num_aus: int = 12, channels: int = 4, size: int = 64, hidden: int = 256):
+        super().__init__()
+        self.layers = torch.nn.Sequential(
+            torch.nn.Linear(num_aus, hidden),
+            torch.nn.SiLU(),
+            torch.nn.Linear(hidden, hidden),
+            torch.nn.SiLU(),
+            torch.nn.Linear(hidden, channels * size * size),
+        )
+
+    def forward(self, au_delta: torch.Tensor) -> torch.Tensor:
+        """(batch, aus) -> (batch, channels, size, size)"""
+        channels, size = self.config.channels, self.config.size
+        return self.layers(au_delta).unflatten(-1, (channels, size, size))
+
+
+def encode_identity(
+    reference_unet: UNet2DConditionModel | None,
+    image_encoder: torch.nn.Module | None,
+    identity_latents: torch.Tensor,
+    prompt_embeds: torch.Tensor,
+) -> tuple[Features | None, torch.Tensor]:
+    """What the denoiser is told of the identity besides its input channels.
+
+    Args:
+        reference_unet: the ID encoder, or None.
+        image_encoder: a CLIP-shaped transformer over latents whose tokens take the prompt's place, or None.
+        identity_latents: as in `encode_reference`.
+        prompt_embeds: (1, text tokens, cross_attention_dim).
+
+    Returns:
+        features by layer name, or None; and the cross-attention's tokens, (faces or 1, tokens, channels).
+    """
+    if image_encoder is not None:
+        prompt_embeds = image_encoder(identity_latents).last_hidden_state
+    if reference_unet is None:
+        return None, prompt_embeds
+    return encode_reference(reference_unet, identity_latents, prompt_embeds), prompt_embeds
+
+
 def predict_noise(
     unet: UNet2DConditionModel,
     latents: torch.Tensor,
@@ -223,6 +421,7 @@ def predict_noise(
     prompt_embeds: torch.Tensor,
     au_delta: torch.Tensor,
     features: Features | Projections | ReferenceCache | None,
+    au_map: ActionUnitMap | None = None,
 ) -> torch.Tensor:
     """One evaluation of the denoiser.
 
@@ -230,10 +429,12 @@ def predict_noise(
         latents: (batch, channels, height, width), noisy, in the scheduler's scaled space.
         condition_latents: (batch, condition channels, height, width), for a VAE the mode, not scaled.
         timesteps: (batch,) or one integer.
-        prompt_embeds: (batch or 1, text tokens, cross_attention_dim).
-        au_delta: (batch, aus) AU variations in intensity steps, 0 = keep.
+        prompt_embeds: (faces, text tokens, cross_attention_dim); `faces` divides `batch`, faces innermost.
+        au_delta: (batch, aus) AU variations in intensity steps, 0 = keep. A denoiser whose class embedding is
+            "identity" has them added to the time embedding, padded with zeros.
         features: from `encode_reference`, or projected by `project_reference`; their batch may be a divisor
             of `batch`, faces innermost. None switches the reference off (for control experiments).
+        au_map: of a denoiser that takes the AUs as input channels.
 
     Returns:
         (batch, out channels, height, width): the noise, or the raw output of whatever head the model has.
@@ -245,11 +446,19 @@ def predict_noise(
     batch, num_aus = latents.shape[0], unet.config.projection_class_embeddings_input_dim
     if au_delta.shape != (batch, num_aus):
         raise ValueError(f"au_delta must have shape ({batch}, {num_aus}), got {tuple(au_delta.shape)}")
+    au_delta = au_delta.to(latents.dtype)
+    channels = [latents, condition_latents]
+    if au_map is not None:
+        channels.append(au_map(au_delta))
+    if unet.config.class_embed_type == "identity":
+        au_delta = F.pad(au_delta, (0, unet.time_embedding.linear_2.out_features - num_aus))
+    if prompt_embeds.shape[0] > 1:
+        prompt_embeds = prompt_embeds.repeat(batch // prompt_embeds.shape[0], 1, 1)
     return unet(
-        torch.cat([latents, condition_latents], dim=1),
+        torch.cat(channels, dim=1),
         timesteps,
         encoder_hidden_states=prompt_embeds.expand(batch, -1, -1),
-        class_labels=au_delta.to(latents.dtype),
+        class_labels=au_delta,
         cross_attention_kwargs={"reference": features},
     ).sample
 
@@ -362,6 +571,8 @@ COMPONENT_CLASSES = {  # what a model folder may name; None: any scheduler
     "scheduler": ("diffusers", None),
     "text_encoder": ("transformers", ("CLIPTextModel",)),
     "tokenizer": ("transformers", ("CLIPTokenizer", "CLIPTokenizerFast")),
+    "image_encoder": ("transformers", ("CLIPVisionModel",)),
+    "au_map": ("pipeline", ("ActionUnitMap",)),
 }
 
 
@@ -372,12 +583,16 @@ def _load_component(folder: Path, name: str, named, dtype: torch.dtype, variant:
     if named is not None and not (isinstance(named, list) and len(named) == 2):
         raise ValueError(f"{folder}: model_index.json must name {name} as [library, class], got {named!r}")
     if named is None or named[1] is None:
-        if name in MagicEditPipeline._optional_components:
+        # An old folder names no component that came later, but one without a reference says so
+        if name in MagicEditPipeline._optional_components and (named is not None or name != "reference_unet"):
             return None
         raise ValueError(f"{folder}: model_index.json names no {name}")
     if named[0] != library or not isinstance(named[1], str) or (allowed and named[1] not in allowed):
         raise ValueError(f"{folder}: {name} must be a stock {library} class {allowed or ''}, got {named}")
-    component_class = getattr(importlib.import_module(library), named[1], None)
+    if library == "pipeline":
+        component_class = ActionUnitMap
+    else:
+        component_class = getattr(importlib.import_module(library), named[1], None)
     path = folder / name
     if not path.is_dir():  # else the libraries would take the path for a hub id
         raise ValueError(f"{folder} has no folder {name}, which its model_index.json names")
@@ -394,7 +609,7 @@ def _load_component(folder: Path, name: str, named, dtype: torch.dtype, variant:
     if not list(path.glob("*.safetensors")):
         found = f"; {', '.join(pickles)} may run code when opened and is refused" if pickles else ""
         raise ValueError(f"{path} has no safetensors weights{found}")
-    dtype_argument = {"torch_dtype": dtype} if library == "diffusers" else {"dtype": dtype}
+    dtype_argument = {"dtype": dtype} if library == "transformers" else {"torch_dtype": dtype}
     component, info = component_class.from_pretrained(
         path,
         use_safetensors=True,
@@ -419,10 +634,12 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     Args:
         unet: the denoiser; its input channels are noisy latents, condition latents and, with
             `concat_identity`, identity latents; its class embedding takes the AU variation.
-        reference_unet: the ID encoder.
+        reference_unet: the ID encoder; None for a model that knows the identity by other means.
         scheduler: any diffusers scheduler with `alphas_cumprod`.
         vae: if None, pixels in [-1, 1] rearranged into patches of `patch_size` are the latents.
         text_encoder, tokenizer: if None, the text condition is a single zero token.
+        image_encoder: if given, its tokens of the identity latents take the text's place.
+        au_map: if given, its channels bring the AU variation instead of the class embedding.
         prediction: "noise" (what the scheduler's `prediction_type` says), or "flow_mask_paint" (see
             `compose_head`).
         patch_size: pixels a side of a patch, for models without a VAE.
@@ -433,18 +650,22 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         default_steps, default_guidance_scale: what a call uses where it says nothing.
     """
 
-    model_cpu_offload_seq = "text_encoder->reference_unet->unet->vae"
-    _optional_components: ClassVar = ["vae", "text_encoder", "tokenizer"]
+    model_cpu_offload_seq = "text_encoder->image_encoder->reference_unet->au_map->unet->vae"
+    _optional_components: ClassVar = [
+        *("reference_unet", "vae", "text_encoder", "tokenizer", "image_encoder", "au_map")
+    ]
     _callback_tensor_inputs: ClassVar = ["latents"]
 
     def __init__(
         self,
         unet: UNet2DConditionModel,
-        reference_unet: UNet2DConditionModel,
+        reference_unet: UNet2DConditionModel | None,
         scheduler,
         vae=None,
         text_encoder=None,
         tokenizer=None,
+        image_encoder=None,
+        au_map=None,
         prediction: str = "noise",
         patch_size: int = 4,
         resolution: int = 512,
@@ -464,6 +685,10 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
                 f"action_units names {len(action_units.split(','))} AUs, but the denoiser's AU layer takes "
                 f"{unet.config.projection_class_embeddings_input_dim}"
             )
+        if au_map is None and unet.class_embedding is None:
+            raise ValueError(
+                "the denoiser has no class embedding, so AUs reach it by an au_map only; got None"
+            )
         self.register_modules(
             unet=unet,
             reference_unet=reference_unet,
@@ -471,6 +696,8 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             vae=vae,
             text_encoder=text_encoder,
             tokenizer=tokenizer,
+            image_encoder=image_encoder,
+            au_map=au_map,
         )
         self.register_to_config(
             prediction=prediction,
@@ -517,6 +744,10 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         index_file = folder / "model_index.json"
         index = json.loads(index_file.read_text())
         index["_class_name"] = ["pipeline", "MagicEditPipeline"]
+        copies = [folder / "pipeline.py"]
+        if self.au_map is not None:
+            index["au_map"] = ["pipeline", "ActionUnitMap"]
+            copies.append(folder / "au_map" / "pipeline.py")
         index.pop("_name_or_path", None)
         index_file.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
         for config_file in folder.glob(
@@ -525,9 +756,10 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             config = json.loads(config_file.read_text())
             if config.pop("_name_or_path", None) is not None:
                 config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-        source, target = Path(inspect.getfile(type(self))), folder / "pipeline.py"
-        if source.resolve() != target.resolve():
-            shutil.copyfile(source, target)
+        source = Path(inspect.getfile(type(self)))
+        for target in copies:
+            if source.resolve() != target.resolve():
+                shutil.copyfile(source, target)
         if push_to_hub:
             self.push_to_hub(hub_kwargs.pop("repo_id", folder.name), **hub_kwargs)
 
@@ -652,6 +884,12 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             raise ValueError(
                 f"{name} must have 3 channels and sides divisible by {step} (this model was trained at "
                 f"{self.config.resolution} px), got {images.shape[1]} channels, {width} x {height} px"
+            )
+        side = self.config.resolution
+        if (height, width) != (side, side) and (self.au_map is not None or self.image_encoder is not None):
+            raise ValueError(
+                f"{name} must have {side} x {side} px, the only size that this model's image_encoder "
+                f"or au_map knows, got {width} x {height} px"
             )
         return images
 
@@ -798,7 +1036,9 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         identity, condition = identity.to(device, dtype), condition.to(device, dtype)
         identity_latents = self.encode_images(identity).to(dtype)  # (faces, channels, height/s, width/s)
         condition_latents = self.encode_images(condition).to(dtype)
-        features = encode_reference(self.reference_unet, identity_latents, prompt_embeds)
+        features, prompt_embeds = encode_identity(
+            self.reference_unet, self.image_encoder, identity_latents, prompt_embeds
+        )
         if self.config.concat_identity:
             condition_latents = torch.cat([condition_latents, identity_latents], dim=1)
 
@@ -822,7 +1062,8 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
 
         # 5. Denoise
         head = None
-        reference = ReferenceCache(features)  # projected in the first step, inside the denoiser's forward
+        # Projected in the first step, inside the denoiser's forward
+        reference = None if features is None else ReferenceCache(features)
         step_kwargs = {}
         if (
             "generator" in inspect.signature(scheduler.step).parameters
@@ -839,6 +1080,7 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
                     prompt_embeds,
                     au_condition,
                     reference,
+                    self.au_map,
                 )
                 if self.config.prediction == "flow_mask_paint":
                     head = split_head(output[-batch:], self.config.patch_size)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from magicedit import __version__
+from magicedit.cli import evaluation
 from magicedit.errors import DatasetError, MagicEditError
 
 USER_ERROR = 2
@@ -246,6 +247,8 @@ def build_parser() -> Parser:
         help="Stable Diffusion 1.5: VAE, text encoder, scheduler",
     )
     convert.add_argument("-o", "--output", type=Path, required=True, metavar="PIPELINE_FOLDER")
+
+    evaluation.add_commands(add_command)
 
     doctor = add_command("doctor", "print versions, devices and models, and whether they work", run_doctor)
     add_json_option(doctor)
@@ -507,7 +510,3 @@ def print_faces(edits: Sequence) -> None:
             print(f"  identity distance {edit.identity_distance:.2f}")
         for warning in edit.warnings:
             say(f"warning: face {index}: {warning}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,71 @@
+"""Trains the variants that the protocols table2, table3 and table4 compare, under equal steps.
+
+    python benchmarks/train_tables.py --data DATASET --runs RUNS [--protocols table3] [--jobs 2] [FLAG...]
+
+Each variant is the recipe train/configs/tables-cpu.yaml with its own settings from the protocol's file; what
+is trained already is left alone, and what was interrupted goes on. Further flags of train/train.py are passed
+on to every variant. Then:
+
+    magicedit evaluate --protocol table3 --runs RUNS --data PEOPLE -o REPORT/
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from magicedit.evaluation import load_protocol
+
+TRAIN = Path(__file__).resolve().parent.parent / "train" / "train.py"
+NOT_TRAINED = ("controlnet",)  # a frozen denoiser needs a pretrained one
+
+
+def variants(protocols: list[str]) -> dict[str, dict]:
+    """Run name -> settings in which it differs from the recipe, each run once."""
+    found = {}
+    for protocol in protocols:
+        for variant in load_protocol(protocol).variants:
+            if found.setdefault(variant.run, dict(variant.train)) != dict(variant.train):
+                raise SystemExit(f"{protocol} trains {variant.run} otherwise than another protocol")
+    return {run: settings for run, settings in found.items() if run not in NOT_TRAINED}
+
+
+def train(run: Path, settings: dict, data: Path, flags: list[str]) -> int:
+    """One variant, on one thread; its messages go to RUN.log beside the run."""
+    if (run / "model_index.json").is_file():
+        print(f"{run.name}: trained", flush=True)
+        return 0
+    own = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+    command = [
+        *(sys.executable, str(TRAIN), "--config", "tables-cpu", "--train_data_dir", str(data)),
+        *("--output_dir", str(run), "--resume_from_checkpoint", "latest", *own, *flags),
+    ]
+    run.parent.mkdir(parents=True, exist_ok=True)
+    log_file = run.with_suffix(".log")
+    with log_file.open("ab") as log:
+        code = subprocess.run(
+            command, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False
+        ).returncode
+    print(f"{run.name}: {'trained' if code == 0 else f'failed, see {log_file}'}", flush=True)
+    return code
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="dataset of `magicedit prepare`")
+    parser.add_argument("--runs", type=Path, required=True, help="folder to train into")
+    parser.add_argument("--protocols", nargs="+", default=["table3", "table4", "table2"])
+    parser.add_argument("--jobs", type=int, default=2, help="variants at a time, one core each")
+    args, flags = parser.parse_known_args()
+    with ThreadPoolExecutor(args.jobs) as pool:
+        codes = pool.map(
+            lambda item: train(args.runs / item[0], item[1], args.data, flags),
+            variants(args.protocols).items(),
+        )
+        return max(codes, default=0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

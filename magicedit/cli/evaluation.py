@@ -1,0 +1,216 @@
+"""`magicedit evaluate` and `magicedit compare`."""
+
+import argparse
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from magicedit.errors import MagicEditError
+
+if TYPE_CHECKING:
+    from magicedit.evaluation.editors import Editor, Entrant, PictureFolder
+    from magicedit.evaluation.protocol import Protocol
+
+EVALUATE_EXAMPLES = """\
+examples:
+  magicedit evaluate --editor mini --protocol table1-small --data PEOPLE -o REPORT/
+  magicedit evaluate --editor mini --editor warp --editor copy --protocol control --data PEOPLE -o REPORT/
+  magicedit evaluate --editor theirs=pictures:made/manifest.csv --protocol table1 --data PEOPLE -o REPORT/
+  magicedit evaluate --editor mymodule:my_editor --protocol table1-small --data PEOPLE -o REPORT/
+  magicedit evaluate --runs RUNS/ --protocol table3 --data PEOPLE -o REPORT/
+  magicedit evaluate --editor mini --protocol table1-small --data PEOPLE -o REPORT/ --labels openface.csv
+
+PEOPLE has one folder of photographs a person, or is a dataset of `magicedit prepare`. REPORT/report.html is
+one file to open. A run that was interrupted goes on where it stopped; editors can be added later.
+An editor is mini, a pipeline folder, a hub id, copy (returns the photograph), warp (moves landmarks, learned
+nothing), pictures:MANIFEST.csv (columns identity, request, picture), or module:name, a Python callable
+(photo, au_delta, seed) -> pixels. NAME=EDITOR gives it a name of its own.
+"""
+
+COMPARE_EXAMPLES = """\
+examples:
+  magicedit compare BEFORE/ AFTER/ -o DIFFERENCE/
+  magicedit compare REPORT/ REPORT/ --editor-a warp --editor-b mini -o DIFFERENCE/
+"""
+
+
+def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
+    evaluate = add_command(
+        "evaluate", "measure editors by a protocol and write a report", run_evaluate, EVALUATE_EXAMPLES
+    )
+    evaluate.add_argument(
+        "--editor", action="append", default=[], metavar="EDITOR", help="what to evaluate; several: again"
+    )
+    evaluate.add_argument(
+        "--runs",
+        type=Path,
+        metavar="RUNS",
+        help="folder of trained pipelines, for protocols that compare variants (table2 to table4)",
+    )
+    evaluate.add_argument(
+        "--protocol",
+        required=True,
+        metavar="NAME",
+        help="table1, table1-small, table2, table3, table4, control, beyond, or a YAML file",
+    )
+    evaluate.add_argument("--data", type=Path, required=True, metavar="PEOPLE", help="whom to edit")
+    evaluate.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="REPORT", help="folder to write"
+    )
+    evaluate.add_argument("--identities", metavar="A,B", help="only these people, or @FILE with one a line")
+    evaluate.add_argument(
+        "--attributes",
+        type=Path,
+        metavar="CSV",
+        help="column identity and others, such as gender, to report by (default: attributes.csv in PEOPLE)",
+    )
+    evaluate.add_argument(
+        "--labels",
+        type=Path,
+        metavar="CSV",
+        help="AU labels of REPORT/pictures by OpenFace, py-feat or LibreFace, as a further scorer",
+    )
+    evaluate.add_argument(
+        "--labels-scale",
+        type=float,
+        metavar="MAX",
+        help="number for full intensity, where the file is silent",
+    )
+    evaluate.add_argument("--guidance", type=float, metavar="S", help="guidance scale of models")
+    evaluate.add_argument("--steps", type=int, metavar="N", help="denoising steps of models")
+    evaluate.add_argument(
+        "--device", metavar="D", help="of models: cpu, cuda, mps (default: the best present)"
+    )
+    evaluate.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (1)")
+    evaluate.add_argument("--json", action="store_true", help="print the summary as JSON")
+
+    compare = add_command(
+        "compare", "put two reports side by side, edit by edit", run_compare, COMPARE_EXAMPLES
+    )
+    compare.add_argument("a", type=Path, metavar="A")
+    compare.add_argument("b", type=Path, metavar="B")
+    compare.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder to write")
+    compare.add_argument("--editor-a", metavar="NAME", help="which editor of A, where it has several")
+    compare.add_argument("--editor-b", metavar="NAME", help="which editor of B")
+    compare.add_argument("--json", action="store_true", help="print the differences as JSON")
+
+
+def open_editor(
+    spec: str, *, steps: int | None = None, guidance: float | None = None, device: str | None = None
+) -> "Editor | PictureFolder":
+    """What `--editor` names. MagicEditError subclasses where there is no such thing."""
+    from magicedit.baselines import WarpEditor, copy
+    from magicedit.editor import ExpressionEditor
+    from magicedit.evaluation.editors import ModelEditor, PictureFolder, entry_point
+
+    if spec == "copy":
+        return copy
+    if spec == "warp":
+        return WarpEditor()
+    if spec.startswith("pictures:"):
+        return PictureFolder(spec.removeprefix("pictures:"))
+    if ":" in spec:
+        return entry_point(spec)
+    editor = ExpressionEditor.from_pretrained(spec, device=device)
+    return ModelEditor(editor, steps=steps, guidance=guidance)
+
+
+def entrants(args: argparse.Namespace, protocol: "Protocol") -> list["Entrant"]:
+    """The editors of a command line: those of `--editor`, and the protocol's variants among `--runs`."""
+    from magicedit.evaluation.editors import Entrant
+
+    if bool(protocol.variants) != (args.runs is not None):
+        raise MagicEditError(
+            f"{protocol.name} compares trained variants: name their folder with --runs RUNS"
+            if protocol.variants
+            else f"{protocol.name} has no variants to look for in --runs; name editors with --editor"
+        )
+    if not args.editor and not protocol.variants:
+        raise MagicEditError("name what to evaluate: --editor mini, for example")
+    sampling: dict[str, Any] = {"steps": args.steps, "guidance": args.guidance}
+    found = []
+    for text in args.editor:
+        name, is_named, spec = text.partition("=")
+        name, spec = (name, spec) if is_named and "/" not in name else (short_name(text), text)
+        is_model = ":" not in spec and spec not in ("copy", "warp")
+        settings = {"editor": short_name(spec)} | {
+            k: v for k, v in sampling.items() if v is not None and is_model
+        }
+        found.append(
+            Entrant(name, functools.partial(open_editor, spec, device=args.device, **sampling), settings)
+        )
+    for variant in protocol.variants:
+        folder = args.runs / variant.run
+        guidance = variant.guidance if args.guidance is None else args.guidance
+        settings = {"run": variant.run, "train": dict(variant.train)}
+        settings |= {} if guidance is None else {"guidance": guidance}
+        opens = None
+        if (folder / "model_index.json").is_file():
+            opens = functools.partial(
+                open_editor, str(folder), steps=args.steps, guidance=guidance, device=args.device
+            )
+        found.append(Entrant(variant.name, opens, settings))
+    return found
+
+
+def short_name(spec: str) -> str:
+    """A folder or file by its name alone; hub ids and everything else as they are."""
+    kind, colon, rest = spec.partition(":")
+    if colon and kind == "pictures":
+        return f"pictures:{Path(rest).name}"
+    return Path(spec).resolve().name if Path(spec).is_dir() else spec
+
+
+def run_evaluate(args: argparse.Namespace) -> int:
+    from magicedit.cli import print_json, say
+    from magicedit.evaluation import evaluate, headline_table, load_protocol, plain_command
+
+    protocol = load_protocol(args.protocol)
+    identities = None
+    if args.identities:
+        text = args.identities
+        if text.startswith("@"):
+            try:
+                text = Path(text[1:]).read_text(encoding="utf-8").replace("\n", ",")
+            except (OSError, UnicodeDecodeError) as error:
+                raise MagicEditError(f"cannot read the names in {text[1:]}: {error}") from error
+        identities = [name.strip() for name in text.split(",") if name.strip()]
+    chosen = entrants(args, protocol)
+    say(f"{protocol.name}: {', '.join(entrant.name for entrant in chosen)}")
+    summary = evaluate(
+        chosen,
+        protocol,
+        args.data,
+        args.output,
+        identities=identities,
+        attributes=args.attributes,
+        labels=args.labels,
+        labels_scale=args.labels_scale,
+        jobs=args.jobs,
+        command=plain_command("magicedit", sys.argv[1:]),
+        progress=sys.stderr.isatty(),
+    )
+    if args.json:
+        print_json(summary)
+        return 0
+    print(headline_table(summary))
+    failed = sum(editor.get("failed", 0) for editor in summary["editors"].values())
+    if failed:
+        say(f"{failed} edits failed; the report says why")
+    print(args.output / "report.html")
+    return 0
+
+
+def run_compare(args: argparse.Namespace) -> int:
+    from magicedit.cli import print_json
+    from magicedit.evaluation import compare
+
+    result = compare(args.a, args.b, args.output, args.editor_a, args.editor_b)
+    if args.json:
+        print_json(result)
+    else:
+        print((args.output / "compare.md").read_text(encoding="utf-8"))
+        print(args.output / "compare.html")
+    return 0

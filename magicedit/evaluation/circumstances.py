@@ -1,0 +1,39 @@
+"""What a measurement needs beside its figures: hardware and versions."""
+
+import os
+import platform
+import re
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PACKAGES = ("magicedit", "torch", "diffusers", "mediapipe", "numpy", "opencv-python", "pillow")
+
+
+def hardware() -> dict[str, object]:
+    """CPU model, cores that this process may use, memory in GB, operating system."""
+    cpuinfo = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text()) if cpuinfo.is_file() else None
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "cpu": found[1] if found else platform.processor() or platform.machine(),
+        "cores": cores,
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "system": f"{platform.system()} {platform.release()}",
+    }
+
+
+def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
+    """Of Python and of these packages, "not installed" where they are not."""
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def plain_command(name: str, words: Iterable[str]) -> str:
+    """A command line in which folders are reduced to their names."""
+    return " ".join([name, *(Path(word).name if os.sep in word else word for word in words)])

@@ -1,0 +1,270 @@
+"""Two reports against each other, edit by edit: the same person, photograph, request and seed in both."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from magicedit.errors import DatasetError, OutputError
+from magicedit.evaluation.metrics.intervals import bootstrap
+from magicedit.evaluation.report import (
+    METRICS,
+    Cell,
+    Table,
+    interval,
+    load_report,
+    markdown,
+    metric,
+    number,
+    picture,
+    ran,
+    render,
+    title,
+)
+
+_KEY = ("identity", "photograph", "request", "seed")
+_MOST = 6  # edits shown that differ most
+_ARROWS = {"lower": "← b better ({})", "higher": "b better → ({})", "near 1": "{}"}
+_BY_SCORER = ("au_mse", "au_mae", "au_mse_asked", "achieved")
+
+
+def compare(a: Path, b: Path, output: Path, editor_a: str | None = None, editor_b: str | None = None) -> dict:
+    """Pairs the edits of two REPORT folders, writes compare.html, .md and .json, returns the last.
+
+    Editors of the same name are compared with each other, the only one of each report with the other's; names
+    choose otherwise. Every difference is b minus a, a mean over pairs with its 95 % bootstrap interval over
+    identities (of one identity there is none: low and high are the mean), with the shares of pairs in which
+    each is better. Achieved changes are in steps in the direction asked for, by action unit.
+    Raises DatasetError for folders that are no reports, editors that are not in them and reports without a
+    common edit; OutputError where `output` cannot be written. Different protocols are noted in the result.
+    """
+    folders = [Path(a), Path(b)]
+    (rows_a, summary_a), (rows_b, summary_b) = reports = [load_report(folder) for folder in folders]
+    summaries = [summary_a, summary_b]
+    notes = _notes(summaries)
+    scorers = [s for s in summary_a.get("scorers", {}) if s in summary_b.get("scorers", {})]
+    pairs = []
+    for name_a, name_b in _editors(*(list(ran(summary)) for summary in summaries), editor_a, editor_b):
+        edits_a, edits_b = _edits(rows_a, name_a), _edits(rows_b, name_b)
+        common = [(edits_a[key], edits_b[key]) for key in edits_a if key in edits_b]
+        if not common:
+            notes.append(f"no common edits of {name_a} in a and {name_b} in b")
+            continue
+        pair = {"editor_a": name_a, "editor_b": name_b, "edits": len(common)}
+        pair |= {"only_a": len(edits_a) - len(common), "only_b": len(edits_b) - len(common)}
+        pair["identities"] = len({row["identity"] for row, _ in common})
+        pairs.append(pair | _differences(common, scorers))
+    if not pairs:
+        raise DatasetError(
+            f"no common edits: no person, photograph, request and seed succeeded in both {folders[0]} and "
+            f"{folders[1]}; evaluate both with the same protocol, people and seed"
+        )
+    sides = [
+        {
+            "folder": str(folder),
+            "protocol": s.get("protocol", {}),
+            "circumstances": s.get("circumstances", {}),
+        }
+        for folder, s in zip(folders, summaries, strict=True)
+    ]
+    result = {"a": sides[0], "b": sides[1], "notes": notes, "pairs": pairs}
+    _write(result, reports, folders, Path(output))
+    return result
+
+
+def _editors(a: list[str], b: list[str], editor_a: str | None, editor_b: str | None) -> list[tuple[str, str]]:
+    """Who is compared with whom."""
+    for side, name, there in (("a", editor_a, a), ("b", editor_b, b)):
+        if not there:
+            raise DatasetError(f"no editor ran in report {side}; evaluate one first")
+        if name is not None and name not in there:
+            raise DatasetError(f"no editor {name!r} ran in report {side}; there are {', '.join(there)}")
+    if editor_a is None and editor_b is None:
+        if len(a) == len(b) == 1:
+            return [(a[0], b[0])]
+        if same := [(name, name) for name in a if name in b]:
+            return same
+    given = editor_a or editor_b
+    choice = [
+        name or (given if given in there else there[0] if len(there) == 1 else None)
+        for name, there in ((editor_a, a), (editor_b, b))
+    ]
+    if None in choice:
+        raise DatasetError(
+            f"say which editors to compare (editor_a, editor_b): a has {', '.join(a)}; b has {', '.join(b)}"
+        )
+    return [(choice[0], choice[1])]
+
+
+def _notes(summaries: list[dict]) -> list[str]:
+    """Why the two may not be comparable."""
+    protocols = [
+        " ".join(str(s.get("protocol", {}).get(key, "?")) for key in ("name", "version")) for s in summaries
+    ]
+    notes = []
+    if protocols[0] != protocols[1]:
+        notes.append(
+            f"different protocols: a {protocols[0]}, b {protocols[1]}; only common edits are compared"
+        )
+    for side, summary, other in (("a", *summaries), ("b", *summaries[::-1])):
+        alone = [name for name in ran(summary) if name not in ran(other)]
+        if alone:
+            notes.append(f"editors only in {side}: {', '.join(alone)}")
+        alone = [name for name in summary.get("scorers", {}) if name not in other.get("scorers", {})]
+        if alone:
+            notes.append(f"scorers only in {side}: {', '.join(alone)}")
+    return notes
+
+
+def _edits(rows: list[dict], editor: str) -> dict[tuple, dict]:
+    """Edits that succeeded, by what they were; of repeated ones the first."""
+    found: dict[tuple, dict] = {}
+    for row in rows:
+        if row["editor"] == editor and not row.get("error"):
+            found.setdefault(tuple(row.get(key) for key in _KEY), row)
+    return found
+
+
+def _value(row: dict, key: str) -> float | None:
+    name, _, scorer = key.partition("/")
+    return (row.get(name) or {}).get(scorer) if scorer else row.get(name)
+
+
+def _badness(key: str, value: float) -> float:
+    """What is lower where the metric is better."""
+    return {"lower": value, "higher": -value, "near 1": abs(value - 1)}[metric(key).better]
+
+
+def _differences(common: Sequence[tuple[dict, dict]], scorers: Sequence[str]) -> dict:
+    """Paired differences b - a of metrics that both measured, and of the achieved change by action unit."""
+    metrics = {}
+    for name in filter(lambda name: METRICS[name].better, METRICS):
+        for key in [f"{name}/{scorer}" for scorer in scorers] if name in _BY_SCORER else [name]:
+            values = [(_value(x, key), _value(y, key), x["identity"]) for x, y in common]
+            values = [value for value in values if None not in value[:2]]
+            if values:
+                badness = [(_badness(key, x), _badness(key, y)) for x, y, _ in values]
+                metrics[key] = _estimate([(y - x, who) for x, y, who in values]) | {
+                    "mean_a": sum(x for x, _, _ in values) / len(values),
+                    "mean_b": sum(y for _, y, _ in values) / len(values),
+                    "better": metric(key).better,
+                    "b_better": sum(y < x for x, y in badness) / len(values),
+                    "a_better": sum(x < y for x, y in badness) / len(values),
+                }
+    units: dict[str, dict] = {}
+    for scorer in scorers:
+        found: dict[str, list] = {}
+        for x, y in common:
+            for au, asked in x["asked"].items():
+                changes = [((row.get("changed") or {}).get(scorer) or {}).get(au) for row in (x, y)]
+                if asked and None not in changes:
+                    step = math.copysign(1, asked) * (changes[1] - changes[0])
+                    found.setdefault(au, []).append((step, x["identity"]))
+        units[scorer] = {au: _estimate(values) for au, values in found.items()}
+    by = next(
+        (k for k in (*(f"au_mse_asked/{s}" for s in scorers), "identity_distance") if k in metrics), None
+    )
+    scored = [(_value(x, by), _value(y, by), x, y) for x, y in common] if by else []
+    scored = [edit for edit in scored if None not in edit[:2]]
+    scored.sort(key=lambda edit: -abs(edit[1] - edit[0]))
+    most = [
+        {key: x.get(key) for key in _KEY}
+        | {"metric": by, "a": in_a, "b": in_b, "original": x.get("original"), "picture_a": x.get("picture")}
+        | {"picture_b": y.get("picture")}
+        for in_a, in_b, x, y in scored[:_MOST]
+    ]
+    return {"metrics": metrics, "action_units": units, "differ_most": most}
+
+
+def _estimate(values: Sequence[tuple[float, str]]) -> dict:
+    found = bootstrap([value for value, _ in values], [who for _, who in values])
+    return {"difference": found.mean, "low": found.low, "high": found.high, "n": found.n}
+
+
+def _table(pair: dict, headlines: Sequence[dict]) -> Table:
+    """Headlines of both reports side by side, then the paired differences."""
+    rows = []
+    for key, found in pair["metrics"].items():
+        digits = metric(key).digits
+        sides = [headline.get(key) or {} for headline in headlines]
+        shares = f"{found['b_better']:.0%} / {found['a_better']:.0%}"
+        apart = found["low"] > 0 or found["high"] < 0
+        rows.append(
+            [Cell(title(key), "better: " + found["better"])]
+            + [Cell(number(side.get("mean"), digits), interval(side, digits)) for side in sides]
+            + [Cell(number(found["difference"], digits, "+"), interval(found, digits, "+"), best=apart)]
+            + [Cell(str(found["n"])), Cell(shares)]
+        )
+    head = [f"a: {pair['editor_a']}, all its edits", f"b: {pair['editor_b']}, all its edits"]
+    return Table(["metric", *head, "b − a, paired", "pairs", "b better / a better"], rows)
+
+
+def _units_table(pair: dict) -> Table:
+    units = pair["action_units"]
+    rows = [
+        [Cell(au)]
+        + [
+            Cell(number(f.get("difference"), 2, "+"), f"{interval(f, 2, '+')} n={f['n']}" if f else "")
+            for f in (table.get(au, {}) for table in units.values())
+        ]
+        for au in dict.fromkeys(au for table in units.values() for au in table)
+    ]
+    return Table(["AU", *units], rows)
+
+
+def _write(result: dict, reports: Sequence[tuple], folders: Sequence[Path], output: Path) -> None:
+    from magicedit.evaluation import plots
+
+    shown, text = [], ["# Comparison", *(f"- {side}: {result[side]['folder']}" for side in "ab")]
+    text += [f"- note: {note}" for note in result["notes"]] + [""]
+    for index, pair in enumerate(result["pairs"]):
+        names = pair["editor_a"], pair["editor_b"]
+        headlines = [ran(s)[name].get("headline", {}) for (_, s), name in zip(reports, names, strict=True)]
+        table, units = _table(pair, headlines), _units_table(pair)
+        panels = [
+            (
+                title(key).partition(" (")[0],
+                _ARROWS[metric(key).better].format(metric(key).unit or "difference"),
+                [("", f["difference"], f["low"], f["high"])],
+            )
+            for key, f in pair["metrics"].items()
+        ]
+        unit_panels = [
+            (
+                scorer,
+                "achieved change, b − a (steps)",
+                [(au, *map(f.get, ("difference", "low", "high"))) for au, f in t.items()],
+            )
+            for scorer, t in pair["action_units"].items()
+            if t
+        ]
+        shown.append(
+            {
+                "pair": pair,
+                "table": table,
+                "units": units,
+                "plot": plots.differences(panels, 4, f"metrics{index}"),
+                "units_plot": plots.differences(unit_panels, 2, f"units{index}"),
+                "edits": [
+                    edit
+                    | {key: picture(folders[0], edit[key]) for key in ("original", "picture_a")}
+                    | {"picture_b": picture(folders[1], edit["picture_b"])}
+                    for edit in pair["differ_most"]
+                ],
+            }
+        )
+        text += [f"## {names[0]} (a) and {names[1]} (b)", "", f"{pair['edits']} common edits", ""]
+        text += [
+            markdown(table.head, table.rows),
+            "Achieved change, b − a, steps:",
+            "",
+            markdown(units.head, units.rows),
+        ]
+    page = render("compare.html.j2", result=result, shown=shown, digits=number)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "compare.html").write_text(page, encoding="utf-8")
+        (output / "compare.md").write_text("\n".join(text), encoding="utf-8")
+        (output / "compare.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"the comparison cannot be written into {output}: {error}") from error

@@ -1,0 +1,144 @@
+"""What can be evaluated: anything that turns a photograph and AU variations into a photograph."""
+
+import csv
+import importlib
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from magicedit.action_units import parse_deltas
+from magicedit.errors import MagicEditError, MissingDependencyError
+from magicedit.evaluation.protocol import Edit, request_text
+from magicedit.evaluation.subjects import Subject
+from magicedit.imaging import Photo, open_photo
+
+
+class Editor(Protocol):
+    """Changes the largest face of a photograph.
+
+    It may also have `action_units`, the names it knows (without: all), and `attention_maps(photo, au_delta,
+    seed)`, whose result has a method `save(path)`.
+    """
+
+    def __call__(self, photo: Photo, au_delta: Mapping[str, float], seed: int) -> np.ndarray:
+        """AU name -> variation in steps -> (height, width, 3) uint8 of the photograph's size."""
+        ...
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """An editor under its name in the report.
+
+    open: makes the editor; called once in each process that edits, so it must be picklable for `jobs` above
+    1. None: was to be evaluated and is not there, such as a model that was not trained. settings: what makes
+    this editor this one, for the report and for a resumed run.
+    """
+
+    name: str
+    open: Callable[[], "Editor | PictureFolder"] | None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+class ModelEditor:
+    """An `ExpressionEditor` with fixed sampling settings as an editor to evaluate."""
+
+    def __init__(self, editor, *, steps: int | None = None, guidance: float | None = None):
+        self.editor, self.steps, self.guidance = editor, steps, guidance
+
+    @property
+    def action_units(self) -> tuple[str, ...]:
+        return self.editor.action_units
+
+    def __call__(self, photo: Photo, au_delta: Mapping[str, float], seed: int) -> np.ndarray:
+        result = self.editor.edit(
+            photo,
+            add=au_delta,
+            face="largest",
+            steps=self.steps,
+            guidance=self.guidance,
+            seed=seed,
+            measure=False,
+        )
+        return np.asarray(result.image.convert("RGB"))
+
+    def attention_maps(self, photo: Photo, au_delta: Mapping[str, float], seed: int):
+        return self.editor.attention_maps(
+            photo, au_delta, seed=seed, steps=self.steps, guidance=self.guidance
+        )
+
+
+class PictureFolder:
+    """Pictures that another system made, by a manifest: CSV with columns `identity`, `request`, `picture`.
+
+    `request` as on the command line ("AU12=+3,AU4=-1"), `picture` relative to the manifest; a column `seed`
+    is read where it is there, else the pictures are of any seed.
+    """
+
+    def __init__(self, manifest: str | Path):
+        self.manifest = Path(manifest)
+        try:
+            with self.manifest.open(newline="", encoding="utf-8-sig") as file:
+                rows = list(csv.DictReader(file))
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise MagicEditError(f"cannot read the manifest {manifest}: {error}") from error
+        columns = set(rows[0]) if rows else set()
+        if missing := {"identity", "request", "picture"} - columns:
+            raise MagicEditError(
+                f"{manifest} lacks {', '.join(sorted(missing))}; expected identity, request, picture"
+            )
+        self._pictures: dict[tuple[str, str, int | None], Path] = {}
+        gone = []
+        for number, row in enumerate(rows, start=2):
+            try:
+                request = request_text(parse_deltas({} if row["request"] == "none" else row["request"]))
+                seed = int(row["seed"]) if row.get("seed") else None
+            except ValueError as error:
+                raise MagicEditError(f"{manifest} line {number}: {error}") from error
+            path = self.manifest.parent / (row["picture"] or "")
+            if not path.is_file():
+                gone.append(f"line {number}: {row['picture']}")
+            self._pictures[row["identity"], request, seed] = path
+        if gone:
+            more = f" and {len(gone) - 8} more" if len(gone) > 8 else ""
+            raise MagicEditError(f"{manifest} names missing pictures: {'; '.join(gone[:8])}{more}")
+
+    def check(self, wanted: Iterable[tuple[Subject, Edit]]) -> None:
+        """Raises MagicEditError, naming them, where the manifest lacks edits."""
+        lacking = [
+            f"{subject.name} {edit.request}" for subject, edit in wanted if self._find(subject, edit) is None
+        ]
+        if lacking:
+            more = f" and {len(lacking) - 8} more" if len(lacking) > 8 else ""
+            raise MagicEditError(f"{self.manifest} has no picture of {'; '.join(lacking[:8])}{more}")
+
+    def picture(self, subject: Subject, edit: Edit) -> np.ndarray:
+        """(height, width, 3) uint8. ImageError where the file cannot be read."""
+        return open_photo(self._find(subject, edit)).pixels
+
+    def _find(self, subject: Subject, edit: Edit) -> Path | None:
+        key = subject.name, edit.request
+        return self._pictures.get((*key, edit.seed)) or self._pictures.get((*key, None))
+
+
+def entry_point(spec: str) -> Editor:
+    """The editor that `module:name` names: a callable as it is, or what a class makes without arguments.
+
+    Raises:
+        MagicEditError: where there is no such module or name.
+    """
+    module, _, name = spec.partition(":")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError, TypeError) as error:  # ":name" and ".module:name" too
+        raise MissingDependencyError(f"cannot load the editor {spec}: {error}") from error
+    finally:
+        sys.path.pop(0)
+    editor = found() if isinstance(found, type) else found
+    if not callable(editor):
+        raise MagicEditError(f"the editor {spec} must be a callable (photo, au_delta, seed) -> photo")
+    return editor

@@ -1,0 +1,160 @@
+"""What is asked of every editor: protocols as data files."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from magicedit.action_units import BILATERAL, NAMES, canonical_name, parse_deltas, with_sides
+from magicedit.errors import MagicEditError
+from magicedit.evaluation.subjects import RENDERINGS
+
+_FOLDER = Path(str(files("magicedit"))) / "evaluation" / "protocols"
+_PUBLISHED_FILE = "published.yaml"
+_KEYS = {
+    *("name", "version", "title", "description", "identities", "seed", "action_units", "levels"),
+    *("combinations", "sides", "zero", "seeds", "renderings", "variants", "published"),
+}
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One request. kind: "level", "combination", "zero", "side" or "seed". asked: AU name -> variation in
+    steps. seed: of the editor's noise."""
+
+    kind: str
+    asked: Mapping[str, float]
+    seed: int
+
+    @property
+    def request(self) -> str:
+        """As on the command line, such as "AU1=+2,AU12=+3"; "none" for nothing."""
+        return request_text(self.asked)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row of a table of architectures or settings: a training run, and how it is sampled.
+
+    name: of the row. run: the folder of the trained pipeline among the runs. train: settings of
+    `train/train.py` in which it differs from the recipe. guidance: scale, None: the pipeline's own.
+    published: name of the paper's row beside it.
+    """
+
+    name: str
+    run: str
+    train: Mapping[str, Any]
+    guidance: float | None = None
+    published: str | None = None
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A set of edits of each of a number of people. Fields as in the files of `protocols/`."""
+
+    name: str
+    version: int
+    title: str
+    description: str
+    identities: int
+    action_units: tuple[str, ...]
+    edits: tuple[Edit, ...]
+    renderings: tuple[str, ...]
+    variants: tuple[Variant, ...]
+    published: Mapping[str, Any] | None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "version": self.version,
+            "title": self.title,
+            "description": self.description,
+            "aus": list(self.action_units),
+            "identities": self.identities,
+            "edits_per_identity": len(self.edits) * len(self.renderings),
+        }
+
+
+def request_text(asked: Mapping[str, float]) -> str:
+    """The one spelling of a request: by the number of the AU, its left side first, zeros left out."""
+    ordered = sorted(asked.items(), key=lambda item: (int(item[0][2:].rstrip("LR")), item[0]))
+    return ",".join(f"{name}={value:+g}" for name, value in ordered if value) or "none"
+
+
+def protocol_names() -> list[str]:
+    """Of the protocols that ship with the package."""
+    return sorted(path.stem for path in _FOLDER.glob("*.yaml") if path.name != _PUBLISHED_FILE)
+
+
+def load_protocol(name_or_file: str | Path) -> Protocol:
+    """A protocol of the package by its name, or any YAML file of the same keys.
+
+    Raises:
+        MagicEditError: on a name that is not there, and on files that say something else than protocols do.
+    """
+    path = Path(name_or_file)
+    if not path.is_file():
+        path = _FOLDER / f"{name_or_file}.yaml"
+    if not path.is_file() or path.name == _PUBLISHED_FILE:
+        raise MagicEditError(
+            f"no protocol {name_or_file}: name a YAML file or one of {', '.join(protocol_names())}"
+        )
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or (unknown := sorted(set(content) - _KEYS)):
+            raise ValueError(
+                f"unknown keys: {', '.join(unknown)}" if isinstance(content, dict) else "no keys"
+            )
+        return _build(content)
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
+        problem = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise MagicEditError(f"{path} is no protocol: {problem}") from error
+
+
+def _build(content: dict[str, Any]) -> Protocol:
+    seed = int(content.get("seed", 0))
+    names = tuple(canonical_name(name) for name in content.get("action_units", NAMES))
+    renderings = tuple(content.get("renderings", ("photograph",)))
+    if not set(renderings) <= set(RENDERINGS):
+        raise ValueError(f"renderings are {', '.join(RENDERINGS)}, got {', '.join(renderings)}")
+
+    edits = []
+    levels = content.get("levels", {})
+    if 0 in levels.get("values", ()):
+        raise ValueError("a level of 0 asks for nothing; write `zero: true` for that")
+    for name in levels.get("action_units", names) if levels else ():
+        edits += [Edit("level", parse_deltas({name: value}, names), seed) for value in levels["values"]]
+    edits += [
+        Edit("combination", parse_deltas(text, names), seed) for text in content.get("combinations", ())
+    ]
+    for value in content.get("sides", ()):
+        sided = [name for name in with_sides(names) if name[:-1] in BILATERAL and name[-1] in "LR"]
+        edits += [Edit("side", parse_deltas({name: value}, names), seed) for name in sided]
+    if content.get("zero"):
+        edits.append(Edit("zero", {}, seed))
+    again = content.get("seeds", {})
+    edits += [Edit("seed", parse_deltas(again["request"], names), int(n)) for n in again.get("values", ())]
+    keys = [(edit.request, edit.seed) for edit in edits]
+    if len(set(keys)) < len(keys):
+        raise ValueError(f"it asks twice for {next(key for key in keys if keys.count(key) > 1)}")
+    if not edits:
+        raise ValueError("it asks for no edits")
+
+    published = content.get("published")
+    if published is not None:
+        published = yaml.safe_load((_FOLDER / _PUBLISHED_FILE).read_text(encoding="utf-8"))[published]
+    return Protocol(
+        name=str(content["name"]),
+        version=int(content["version"]),
+        title=content["title"],
+        description=" ".join(content["description"].split()),
+        identities=int(content["identities"]),
+        action_units=names,
+        edits=tuple(edits),
+        renderings=renderings,
+        variants=tuple(Variant(**variant) for variant in content.get("variants", ())),
+        published=published,
+    )

@@ -1,0 +1,520 @@
+"""The report of an evaluation: one page that needs nothing else, its tables in Markdown, the rows.
+
+It reads `rows.jsonl` and `summary.json` of a folder and computes no metric of its own but the achieved
+change of an edit, for plotting.
+"""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from magicedit.errors import DatasetError, ImageError, MissingDependencyError, OutputError
+from magicedit.imaging import open_photo
+
+
+class Metric(NamedTuple):
+    """How a metric is written, and which way is better: "lower", "higher", "near 1" or "" (neither)."""
+
+    title: str
+    unit: str
+    better: str
+    digits: int = 3
+
+
+# By the key in `headline`, without the scorer; in the order of the tables.
+METRICS = {
+    "au_mse": Metric("AU MSE", "steps²", "lower"),
+    "achieved": Metric("achieved", "share of asked", "near 1", 2),
+    "identity_distance": Metric("identity distance", "", "lower"),
+    "background_rmse": Metric("background RMSE", "", "lower", 4),
+    "pose_matrix": Metric("pose", "matrix", "lower", 4),
+    "seconds": Metric("time", "s/edit", "lower", 2),
+    "au_mse_asked": Metric("AU MSE of the asked", "steps²", "lower"),
+    "au_mae": Metric("AU MAE", "steps", "lower"),
+    "arcface_cosine": Metric("ArcFace cosine", "", "higher"),
+    "pose_degrees": Metric("pose", "degrees", "lower", 2),
+    "ssim": Metric("SSIM", "", "higher"),
+    "lpips": Metric("LPIPS", "", "lower"),
+    "pixels_changed": Metric("pixels changed", "", "", 0),
+}
+HEADLINE = ("au_mse", "achieved", "identity_distance", "background_rmse", "pose_matrix", "seconds")
+GROUPED = ("au_mse", "achieved", "identity_distance")
+PUBLISHED = {  # column of a published table -> ours that measures the same thing
+    "au": "au_mse",
+    "identity": "identity_distance",
+    "background": "background_rmse",
+    "pose": "pose_matrix",
+}
+PAPER_NOTE = "the paper's own numbers: other data, other scorer, not to be ranked with those above"
+DASH = "–"
+WALL = 4  # pictures of each kind: best, median, worst
+
+
+class Cell(NamedTuple):
+    """One cell of a table; `note` is set smaller, `span` counts columns."""
+
+    text: str
+    note: str = ""
+    best: bool = False
+    span: int = 1
+
+
+class Table(NamedTuple):
+    head: list[str]
+    rows: list[list[Cell]]
+    published: list[list[Cell]] = []  # noqa: RUF012 - never changed
+    divider: str = ""
+
+
+def load_report(folder: Path) -> tuple[list[dict], dict]:
+    """The rows and the summary of a REPORT folder. Raises DatasetError for a folder that is none."""
+    folder = Path(folder)
+    try:
+        lines = (folder / "rows.jsonl").read_text(encoding="utf-8").splitlines()
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        rows = [json.loads(line) for line in lines if line.strip()]
+    except (OSError, ValueError) as error:
+        raise DatasetError(
+            f"{folder} is no report: expected rows.jsonl and summary.json as `magicedit evaluate` "
+            f"writes them ({error})"
+        ) from error
+    if not isinstance(summary, dict) or not all(isinstance(row, dict) and "editor" in row for row in rows):
+        raise DatasetError(f"{folder} is no report: summary.json or rows.jsonl hold something else")
+    return rows, summary
+
+
+def ran(summary: dict) -> dict[str, dict]:
+    """The editors that ran, by name."""
+    return {name: data for name, data in summary.get("editors", {}).items() if data.get("status") == "ran"}
+
+
+def achieved_steps(row: dict, scorer: str) -> float | None:
+    """The measured change along the asked one, in intensity steps; below 0 the wrong way.
+
+    Over the asked action units that the scorer measures; None where there are none.
+    """
+    changed = (row.get("changed") or {}).get(scorer) or {}
+    asked = {au: value for au, value in row["asked"].items() if value and changed.get(au) is not None}
+    if not asked:
+        return None
+    return sum(changed[au] * value for au, value in asked.items()) / math.hypot(*asked.values())
+
+
+def metric(key: str) -> Metric:
+    return METRICS.get(key.partition("/")[0], Metric(key.partition("/")[0], "", ""))
+
+
+def title(key: str) -> str:
+    """ "au_mse/blendshapes" as the head of a column: "AU MSE, blendshapes (steps²)"."""
+    of, scorer = metric(key), key.partition("/")[2]
+    return of.title + (f", {scorer}" if scorer else "") + (f" ({of.unit})" if of.unit else "")
+
+
+def number(value: float | None, digits: int = 3, sign: str = "") -> str:
+    """Rounded, or a dash where nothing was measured."""
+    if value is None or not math.isfinite(value):
+        return DASH
+    return f"{round(value, digits) + 0.0:{sign}.{digits}f}"  # + 0.0: no "-0.00"
+
+
+def interval(found: dict, digits: int, sign: str = "") -> str:
+    if found.get("low") is None or found.get("high") is None:
+        return ""
+    return f"[{number(found['low'], digits, sign)}, {number(found['high'], digits, sign)}]"
+
+
+def _cell(headline: dict, key: str, best: bool = False) -> Cell:
+    found, digits = headline.get(key) or {}, metric(key).digits
+    return Cell(number(found.get("mean"), digits), interval(found, digits), best)
+
+
+def _best(editors: dict[str, dict], key: str) -> str | None:
+    """The editor that is better than every other by more than the intervals; None where they overlap."""
+    sign = {"lower": 1, "higher": -1}.get(metric(key).better)
+    found = [(name, data.get("headline", {}).get(key) or {}) for name, data in editors.items()]
+    found = [(name, of) for name, of in found if of.get("low") is not None and of.get("high") is not None]
+    if sign is None or len(found) < 2:
+        return None
+    ends = sorted((*sorted((sign * of["low"], sign * of["high"])), name) for name, of in found)
+    return ends[0][2] if ends[0][1] < ends[1][0] else None
+
+
+def _keys(summary: dict, metrics: Iterable[str]) -> list[str]:
+    """The headline keys of these metrics that any editor has, a column for each scorer."""
+    there = {key for data in ran(summary).values() for key in data.get("headline", {})}
+    return [
+        key
+        for name in metrics
+        for key in (name, *(f"{name}/{scorer}" for scorer in summary.get("scorers", {})))
+        if key in there
+    ]
+
+
+def _values(summary: dict, keys: Sequence[str]) -> Table:
+    """Editors by metrics, those that did not run included, published numbers apart."""
+    editors, rows = ran(summary), []
+    several = summary.get("protocol", {}).get("identities") != 1  # of one person intervals are points
+    best = {key: _best(editors, key) if several else None for key in keys}
+    for name, data in summary.get("editors", {}).items():
+        if name in editors:
+            failed = f"{data['failed']} of {data.get('edits', DASH)} failed" if data.get("failed") else ""
+            cells = [_cell(data.get("headline", {}), key, best[key] == name) for key in keys]
+            rows.append([Cell(name, failed), *cells])
+        else:
+            rows.append([Cell(name), Cell(data.get("status", "not run"), span=max(len(keys), 1))])
+    return Table(["editor", *map(title, keys)], rows)
+
+
+def _headline(summary: dict) -> Table:
+    keys = _keys(summary, HEADLINE)
+    table, paper = _values(summary, keys), summary.get("published")
+    if not paper:
+        return table
+    published = []
+    for row in paper["rows"]:
+        values = dict(zip(paper["columns"], row["values"], strict=True))
+        cells, placed = [], set()
+        for key in keys:
+            column = next((c for c, ours in PUBLISHED.items() if ours == key.partition("/")[0]), None)
+            if column in placed:  # one published number beside the columns of several scorers
+                cells[-1] = cells[-1]._replace(span=cells[-1].span + 1)
+                continue
+            placed |= {column} & set(values)
+            cells.append(Cell(_paper_number(values.get(column))))
+        rest = [
+            f"{column} {_paper_number(value)}" for column, value in values.items() if column not in placed
+        ]
+        counterpart = f"counterpart: {row['editor']}" if row.get("editor") else ""
+        published.append([Cell(row["name"], ", ".join([counterpart] * bool(counterpart) + rest)), *cells])
+    divider = f"{paper.get('table', 'Published')} of {paper.get('source', 'the paper')} ({PAPER_NOTE})"
+    return table._replace(published=published, divider=divider)
+
+
+def _paper_number(value: float | None) -> str:
+    return DASH if value is None else f"{value:g}"
+
+
+def headline_table(summary: dict) -> str:
+    """The headline as Markdown: our editors with 95 % intervals, published rows in a table of their own."""
+    table = _headline(summary)
+    text = markdown(table.head, table.rows)
+    if paper := table.published and summary["published"]:
+        head = ["published", *paper["columns"], "counterpart"]
+        rows = [
+            [
+                Cell(row["name"]),
+                *(Cell(_paper_number(value)) for value in row["values"]),
+                Cell(row.get("editor") or ""),
+            ]
+            for row in paper["rows"]
+        ]
+        text += f"\n---\n\n{_escape(table.divider)}\n\n{markdown(head, rows)}"
+    return text
+
+
+def _escape(text: str) -> str:
+    text = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;")
+    return text.replace("|", "\\|").replace("*", "\\*").replace("`", "\\`")
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
+    """A Markdown table; rows with spans are filled up with empty cells."""
+    lines = [list(map(_escape, head)), ["---", *["---:"] * (len(head) - 1)]]
+    for row in rows:
+        texts: list[str] = []
+        for cell in row:
+            text = _escape(cell.text)
+            text = f"**{text}**" if cell.best else text
+            note = cell.note if cell.note.startswith("[") or not cell.note else f"({cell.note})"
+            texts += [f"{text} {_escape(note)}".strip(), *[""] * (cell.span - 1)]
+        lines.append(texts)
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _correlations(summary: dict, scorer: str) -> Table:
+    """Pearson's r, Spearman's rho and the slope of measured on asked change, by action unit."""
+    editors = ran(summary)
+    control = {name: data.get("control", {}).get(scorer, {}) for name, data in editors.items()}
+    rows = []
+    for au in dict.fromkeys(au for table in control.values() for au in table):
+        cells = [
+            Cell(
+                " / ".join(number(table.get(au, {}).get(key), 2) for key in ("pearson", "spearman", "slope"))
+            )
+            for table in control.values()
+        ]
+        rows.append([Cell(au), *cells])
+    return Table(["AU", *control], rows)
+
+
+def _sides(summary: dict) -> Table:
+    """Leak to the other side; a row per scorer and action unit."""
+    tables = {name: data.get("sides") or {} for name, data in ran(summary).items()}
+    pairs = dict.fromkeys((s, au) for sides in tables.values() for s, aus in sides.items() for au in aus)
+    rows = []
+    for scorer, au in pairs:
+        found = [sides.get(scorer, {}).get(au, {}) for sides in tables.values()]
+        cells = [
+            Cell(
+                number(f.get("leak"), 2),
+                f"{number(f.get('other'), 2)} / {number(f.get('same'), 2)}" if f else "",
+            )
+            for f in found
+        ]
+        rows.append([Cell(au, scorer), *cells])
+    return Table(["AU", *tables], rows)
+
+
+def _steadiness(summary: dict) -> Table:
+    """What an edit of zero changes, and how much seeds differ."""
+    scorers = summary.get("scorers", {})
+    rows = []
+    for name, data in ran(summary).items():
+        zero, seeds = data.get("zero_drift") or {}, data.get("seed_spread") or {}
+        if zero or seeds:
+            cells = [Cell(number(zero.get("max_change"))), Cell(number(zero.get("pixels_changed"), 0))]
+            rows.append([Cell(name), *cells, *(Cell(number(seeds.get(scorer))) for scorer in scorers)])
+    head = ["editor", "zero edit: largest change (steps)", "zero edit: pixels changed"]
+    return Table([*head, *(f"spread over seeds, {scorer} (steps)" for scorer in scorers)], rows)
+
+
+def _groups(summary: dict) -> Table:
+    keys = _keys(summary, GROUPED)
+    rows = [
+        [
+            Cell(f"{column}: {value}"),
+            Cell(name),
+            Cell(str(group.get("people", DASH))),
+            Cell(str(group.get("n", DASH))),
+        ]
+        + [_cell(group.get("headline", {}), key) for key in keys]
+        for column in sorted({c for data in ran(summary).values() for c in data.get("groups") or {}})
+        for value in sorted(
+            {v for data in ran(summary).values() for v in (data.get("groups") or {}).get(column, {})}
+        )
+        for name, data in ran(summary).items()
+        if (group := (data.get("groups") or {}).get(column, {}).get(value))
+    ]
+    return Table(["group", "editor", "people", "edits", *map(title, keys)], rows)
+
+
+def _speed(summary: dict) -> Table:
+    rows = [
+        [
+            Cell(name),
+            _cell(data.get("headline", {}), "seconds"),
+            Cell(number(data.get("cold_seconds"), 2)),
+            Cell(number(data.get("peak_memory_mb"), 0)),
+        ]
+        for name, data in ran(summary).items()
+    ]
+    return Table(["editor", "time (s/edit)", "first edit (s)", "peak memory (MB)"], rows)
+
+
+def _failures(rows: list[dict]) -> Table:
+    keys = ("editor", "identity", "photograph", "request", "seed", "error")
+    failed = [[Cell(str(row.get(key, DASH))) for key in keys] for row in rows if row.get("error")]
+    return Table(list(keys), failed)
+
+
+def picture(folder: Path, place: str | None) -> str | None:
+    """A picture of a report as a JPEG data URI; None where it is missing, broken or outside the folder."""
+    from magicedit.evaluation.plots import jpeg_uri
+
+    path = (Path(folder) / str(place)).resolve()
+    if not place or not path.is_relative_to(Path(folder).resolve()):
+        return None
+    try:
+        pixels, data = open_photo(path).pixels, path.read_bytes()
+    except (ImageError, OSError):
+        return None
+    if not data.startswith(b"\xff\xd8"):
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
+        data = buffer.getvalue()
+    return jpeg_uri(data)
+
+
+def _wall(rows: list[dict], folder: Path, editor: str, scorer: str) -> list[tuple[str, list[dict]]]:
+    """The best, median and worst edits of an editor by the MSE of the asked action units, no edit twice."""
+    scored = [
+        (row["au_mse_asked"][scorer], row)
+        for row in rows
+        if row["editor"] == editor and (row.get("au_mse_asked") or {}).get(scorer) is not None
+    ]
+    scored.sort(key=lambda pair: pair[0])
+    if len(scored) <= 3 * WALL:
+        parts = [
+            scored[part[0] : part[-1] + 1] for part in np.array_split(range(len(scored)), 3) if len(part)
+        ]
+    else:
+        middle = (len(scored) - WALL) // 2
+        parts = [scored[:WALL], scored[middle : middle + WALL], scored[-WALL:]]
+    wall = []
+    for kind, part in zip(("best", "median", "worst"), parts, strict=False):
+        edits = [
+            {
+                "row": row,
+                "score": number(score),
+                "identity_distance": number(row.get("identity_distance")),
+                "original": picture(folder, row.get("original")),
+                "picture": picture(folder, row.get("picture")),
+            }
+            for score, row in part
+        ]
+        wall.append((kind, edits))
+    return wall
+
+
+def _flat(row: dict, prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in row.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _tables(rows: list[dict], folder: Path) -> list[Path]:
+    """rows.csv and rows.parquet: a column a value, as changed.blendshapes.AU12; empty where not measured."""
+    import pyarrow
+    from pyarrow import parquet
+
+    flat = [_flat(row) for row in rows]
+    columns = list(dict.fromkeys(name for row in flat for name in row))
+    with open(folder / "rows.csv", "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(flat)
+    table = pyarrow.table({name: [row.get(name) for row in flat] for name in columns})
+    parquet.write_table(table, folder / "rows.parquet")
+    return [folder / "rows.csv", folder / "rows.parquet"]
+
+
+def render(name: str, **context) -> str:
+    """A page from templates/; everything in it is escaped but what is marked safe there (our own SVG)."""
+    try:
+        import jinja2
+    except ImportError as error:
+        raise MissingDependencyError(
+            "reports are written with jinja2: pip install 'magicedit[evaluation]'"
+        ) from error
+    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.get_template(name).render(**context)
+
+
+def _attention(folder: Path) -> list[dict]:
+    from magicedit.evaluation import plots
+
+    found = []
+    for index, path in enumerate(sorted((folder / "attention").glob("*.npz"))):
+        try:
+            found.append({"editor": path.stem, **plots.attention(path, f"attention{index}")})
+        except (OSError, ValueError, KeyError, IndexError) as error:
+            found.append({"editor": path.stem, "problem": f"{path.name} could not be read: {error}"})
+    return found
+
+
+def write_report(folder: Path) -> list[Path]:
+    """Writes report.html, report.md, rows.csv and rows.parquet into a REPORT folder and returns their paths.
+
+    The page is one file: styles, plots and pictures are in it and nothing is fetched. What is missing
+    (metrics, pictures, editors that did not run) shows as such. Raises DatasetError for a folder that is no
+    report, OutputError where it cannot be written, MissingDependencyError without matplotlib or jinja2.
+    """
+    from magicedit.evaluation import plots
+
+    folder = Path(folder)
+    rows, summary = load_report(folder)
+    editors, scorers = ran(summary), list(summary.get("scorers", {}))
+    edited = [row for row in rows if not row.get("error")]
+    points = {
+        scorer: {
+            editor: [
+                (steps, row["identity_distance"])
+                for row in edited
+                if row["editor"] == editor and row.get("identity_distance") is not None
+                if (steps := achieved_steps(row, scorer)) is not None
+            ]
+            for editor in editors
+        }
+        for scorer in scorers
+    }
+    known = _keys(summary, METRICS)
+    others = {key: None for data in editors.values() for key in data.get("headline", {}) if key not in known}
+    more = [*(key for key in known if key.partition("/")[0] not in HEADLINE), *others]
+    tables = {
+        "headline": _headline(summary),
+        "more": _values(summary, more) if more else None,
+        "correlations": {scorer: _correlations(summary, scorer) for scorer in scorers},
+        "sides": _sides(summary),
+        "steadiness": _steadiness(summary),
+        "groups": _groups(summary),
+        "speed": _speed(summary),
+        "failures": _failures(rows),
+    }
+    scored_by = scorers[0] if scorers else ""
+    page = render(
+        "report.html.j2",
+        summary=summary,
+        protocol=summary.get("protocol", {}),
+        circumstances=summary.get("circumstances", {}),
+        editors=editors,
+        **tables,
+        calibration={s: plots.calibration(editors, s, f"calibration{i}") for i, s in enumerate(scorers)},
+        crosstalk={s: plots.crosstalk(editors, s, f"crosstalk{i}") for i, s in enumerate(scorers)},
+        identity=plots.identity_against_edit(points, "identity"),
+        guidance=plots.guidance(editors, scorers, summary.get("published"), "guidance"),
+        wall={editor: _wall(edited, folder, editor, scored_by) for editor in editors},
+        scored_by=scored_by,
+        attention=_attention(folder),
+    )
+    try:
+        (folder / "report.html").write_text(page, encoding="utf-8")
+        (folder / "report.md").write_text(_report_markdown(summary, tables), encoding="utf-8")
+        return [folder / "report.html", folder / "report.md", *_tables(rows, folder)]
+    except OSError as error:
+        raise OutputError(f"the report cannot be written into {folder}: {error}") from error
+
+
+def _report_markdown(summary: dict, tables: dict[str, Any]) -> str:
+    protocol, circumstances = summary.get("protocol", {}), summary.get("circumstances", {})
+    parts = [f"# {_escape(protocol.get('title') or protocol.get('name', 'Evaluation'))}"]
+    parts += [
+        _escape(protocol.get("description", "")),
+        "Means with 95 % bootstrap intervals over identities.",
+    ]
+    for scorer, about in summary.get("scorers", {}).items():
+        labeller = ", **also the labeller of the training data**" if about.get("labeller") else ""
+        described = f"{_escape(about.get('title', ''))}{labeller}. {_escape(about.get('note', ''))}"
+        parts.append(f"- scorer {_escape(scorer)}: {described}")
+    parts.append(headline_table(summary))
+    named = [("More metrics", tables["more"])]
+    named += [
+        (f"Control by action unit, scorer {scorer} (Pearson / Spearman / slope)", table)
+        for scorer, table in tables["correlations"].items()
+    ]
+    for key, heading in (
+        ("sides", "Leak to the other side (other / same, steps)"),
+        ("steadiness", "Zero edits and seeds"),
+        ("groups", "Groups"),
+        ("speed", "Speed and memory"),
+        ("failures", "Failures"),
+    ):
+        named.append((heading, tables[key]))
+    for heading, table in named:
+        if table and table.rows:
+            parts += [f"## {heading}", markdown(table.head, table.rows)]
+    skipped = [f"- {_escape(name)}: {_escape(why)}" for name, why in summary.get("skipped", {}).items()]
+    parts += ["## Not measured", "\n".join(skipped)] if skipped else []
+    parts += [
+        "## Circumstances",
+        "\n".join(f"- {_escape(key)}: {_escape(value)}" for key, value in circumstances.items()),
+    ]
+    return "\n\n".join(part.rstrip("\n") for part in parts if part) + "\n"

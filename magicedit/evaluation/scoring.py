@@ -1,0 +1,204 @@
+"""What is seen of one edit: the original measured once, each result against it."""
+
+import re
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from magicedit.errors import MagicEditError, NoFaceError
+from magicedit.evaluation.metrics.au_error import achieved_share, au_error
+from magicedit.evaluation.metrics.background import background_rmse
+from magicedit.evaluation.metrics.head_pose import pose_rmse_degrees, pose_rmse_matrix
+from magicedit.evaluation.metrics.identity import descriptor_distance, embedding_cosine
+from magicedit.evaluation.metrics.perceptual import load_lpips
+from magicedit.evaluation.metrics.structure import ssim
+from magicedit.evaluation.subjects import Subject
+from magicedit.faces import Alignment, Face, align, crop_face, face_region, geometric_change, load_backend
+from magicedit.faces.backends import dlib as dlib_backend
+from magicedit.faces.types import overlap
+from magicedit.imaging import Photo
+
+CROP = 384  # px a side of the crops that are compared and kept
+SAME_FACE_OVERLAP = 0.3  # intersection over union of the boxes before and after
+TURNED = 15.0  # degrees of yaw or pitch from which on a head counts as turned
+_REMEMBERED = 2  # originals
+
+SCORERS: dict[str, dict[str, Any]] = {
+    "blendshapes": {
+        "title": "MediaPipe blendshapes",
+        "labeller": True,
+        "note": "intensities 0 to 5 from a network's expression scores; hardly sees AU5, AU6, AU9 and AU15",
+    },
+    "landmarks68": {
+        "title": "dlib's 68 landmarks",
+        "labeller": False,
+        "note": "changes from the movement of landmarks of another network and family; for research use; "
+        "units that move the same skin cannot be told apart",
+    },
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """A face as all scorers see it. crop: (CROP, CROP, 3) by the original's alignment."""
+
+    face: Face
+    crop: np.ndarray
+    landmarks68: np.ndarray | None
+    descriptor: np.ndarray | None
+    embedding: np.ndarray | None
+
+
+@dataclass(frozen=True, eq=False)
+class Original:
+    """A subject's photograph, measured. mask: (CROP, CROP) bool, where the face is."""
+
+    photo: Photo
+    alignment: Alignment
+    mask: np.ndarray
+    measured: Measured
+
+
+class Scoring:
+    """Measures edits; not for several threads.
+
+    aus: those that errors are taken over. skipped: metric -> why it is not measured here.
+    """
+
+    def __init__(self, aus: tuple[str, ...]):
+        self.aus = aus
+        self.backend = load_backend("mediapipe")
+        self.skipped: dict[str, str] = {}
+        if not dlib_backend.available():
+            reason = "dlib and its models are not installed: pip install 'magicedit[evaluation]'"
+            self.skipped |= {"identity_distance": reason, "landmarks68": reason}
+        self._lpips = self._optional("lpips", load_lpips)
+        self._arcface = self._optional("arcface_cosine", lambda: load_backend("insightface"))
+        self._optional("ssim", lambda: ssim(*[np.zeros((16, 16, 3), np.uint8)] * 2))
+        self._originals: OrderedDict[str, Original] = OrderedDict()
+
+    def _optional(self, name: str, load):
+        """What `load` makes; None, and the reason in `skipped`, where packages or weights are missing."""
+        try:
+            return load()
+        except MagicEditError as error:
+            reason = re.split(r"[;\n]", str(error))[0]
+            self.skipped[name] = reason.replace(str(Path.home()), "~")
+        return None
+
+    def original(self, subject: Subject) -> Original:
+        """The subject's photograph and its largest face. ImageError, NoFaceError."""
+        if subject.name not in self._originals:
+            photo = subject.open()
+            faces = self.backend.detect(photo.pixels)
+            if not faces:
+                raise NoFaceError(f"no face was found in the photograph of {subject.name}")
+            alignment = align(faces[0], CROP)
+            mask = face_region(alignment.apply(faces[0].landmarks), CROP, faces[0].scheme)
+            measured = self._measure(photo.pixels, faces[0], alignment)
+            self._originals[subject.name] = Original(photo, alignment, mask, measured)
+            if len(self._originals) > _REMEMBERED:
+                self._originals.popitem(last=False)
+        self._originals.move_to_end(subject.name)
+        return self._originals[subject.name]
+
+    def score(
+        self, original: Original, pixels: np.ndarray, asked: Mapping[str, float]
+    ) -> tuple[dict[str, Any], np.ndarray]:
+        """The measured part of a row, and the result's crop.
+
+        Raises:
+            MagicEditError: where the result has another shape, or its face is not found.
+        """
+        before = original.measured
+        if pixels.shape != original.photo.pixels.shape or pixels.dtype != np.uint8:
+            raise MagicEditError(
+                f"the editor returned {pixels.dtype} {pixels.shape} for uint8 {original.photo.pixels.shape}"
+            )
+        pixels = np.ascontiguousarray(pixels)
+        found = self.backend.detect(pixels)
+        face = max(found, key=lambda other: overlap(other.box, before.face.box), default=None)
+        if face is None or overlap(face.box, before.face.box) < SAME_FACE_OVERLAP:
+            raise NoFaceError("the face was not found again in the result")
+        after = self._measure(pixels, face, original.alignment)
+
+        intensities = {"blendshapes": before.face.action_units | before.face.sides}
+        changed = {
+            "blendshapes": {
+                name: value - intensities["blendshapes"][name]
+                for name, value in (face.action_units | face.sides).items()
+            }
+        }
+        if after.landmarks68 is not None:
+            changed["landmarks68"] = geometric_change(before.landmarks68, after.landmarks68, "ibug68")
+        row: dict[str, Any] = {"before": intensities, "changed": changed}
+        row |= au_columns(asked, changed, intensities, self.aus)
+        row |= {
+            "identity_distance": None
+            if before.descriptor is None
+            else descriptor_distance(before.descriptor, after.descriptor),
+            "arcface_cosine": None
+            if before.embedding is None or after.embedding is None
+            else embedding_cosine(before.embedding, after.embedding),
+            "background_rmse": background_rmse(before.crop, after.crop, original.mask),
+            "pose_degrees": pose_rmse_degrees(before.face.pose, face.pose),
+            "pose_matrix": pose_rmse_matrix(before.face.pose, face.pose),
+            "ssim": None if "ssim" in self.skipped else ssim(before.crop, after.crop),
+            "lpips": None if self._lpips is None else self._lpips(before.crop, after.crop),
+            "pixels_changed": int((pixels != original.photo.pixels).any(-1).sum()),
+        }
+        return row, after.crop
+
+    def _measure(self, pixels: np.ndarray, face: Face, alignment: Alignment) -> Measured:
+        landmarks68 = descriptor = embedding = None
+        if "landmarks68" not in self.skipped:
+            landmarks68 = dlib_backend.landmarks68(pixels, face)
+            descriptor = dlib_backend.descriptor(pixels, face)
+        if self._arcface is not None:
+            others = self._arcface.detect(pixels)
+            same = max(others, key=lambda other: overlap(other.box, face.box), default=None)
+            embedding = None if same is None else same.embedding
+        return Measured(face, crop_face(pixels, alignment), landmarks68, descriptor, embedding)
+
+
+def au_columns(
+    asked: Mapping[str, float],
+    changed: Mapping[str, Mapping[str, float]],
+    before: Mapping[str, Mapping[str, float]],
+    aus: tuple[str, ...],
+) -> dict[str, dict[str, float | None]]:
+    """`au_mse`, `au_mae`, `au_mse_asked` and `achieved` of a row, each by scorer.
+
+    A side that was asked alone counts by itself in `achieved` and the errors of what was asked; among `aus`,
+    the whole unit is to change by the mean of its sides. A scorer without intensities of its own takes where
+    the scale starts from the blendshapes.
+    """
+    whole = dict(asked)
+    for name, value in asked.items():
+        if name not in aus:  # one side
+            whole[name[:-1]] = whole.get(name[:-1], 0.0) + value / 2
+    columns: dict[str, dict[str, float | None]] = {
+        name: {} for name in ("au_mse", "au_mae", "au_mse_asked", "achieved")
+    }
+    for scorer, changes in changed.items():
+        start = before.get(scorer) or before.get("blendshapes", {})
+        error = au_error(whole, changes, start, aus)
+        measured = tuple(name for name in asked if name in changes)
+        columns["au_mse"][scorer] = error.mse
+        columns["au_mae"][scorer] = error.mae
+        columns["au_mse_asked"][scorer] = (
+            au_error(asked, changes, start, measured).asked_mse if measured else None
+        )
+        columns["achieved"][scorer] = achieved_share(asked, changes, start)
+    return columns
+
+
+def head_group(face: Face) -> str:
+    """ "frontal" or "turned", by the measured pose."""
+    if face.pose is None:
+        return "unknown"
+    return "turned" if max(abs(face.pose.yaw), abs(face.pose.pitch)) >= TURNED else "frontal"

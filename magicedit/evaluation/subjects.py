@@ -1,0 +1,187 @@
+"""Whom to edit: one photograph a person, from folders of photographs or a prepared dataset."""
+
+import csv
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from magicedit.data.description import DESCRIPTION_FILE, read_description
+from magicedit.data.labels import PHOTO_SUFFIXES
+from magicedit.errors import DatasetError
+from magicedit.imaging import Photo, open_photo
+
+RENDERINGS = ("photograph", "drawn", "cartoon")
+ATTRIBUTES_FILE = "attributes.csv"
+_PREFERRED = "neutral"  # of several photographs of a person, the one of this name
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A person and the photograph of them that is edited.
+
+    identity: name of the person. source: the photograph's file, or the Parquet file that holds it. row: its
+    number there. group: the data's own columns, such as gender. style: one of `RENDERINGS`.
+    """
+
+    identity: str
+    source: Path
+    row: int | None = None
+    group: Mapping[str, str] = field(default_factory=dict)
+    style: str = "photograph"
+
+    @property
+    def name(self) -> str:
+        """Identity and style, unique among the subjects of an evaluation."""
+        return self.identity if self.style == "photograph" else f"{self.identity} ({self.style})"
+
+    def open(self) -> Photo:
+        """The photograph. ImageError or DatasetError where it cannot be read."""
+        photo = open_photo(self.source if self.row is None else _read_crop(self.source, self.row))
+        if self.style == "photograph":
+            return replace(photo, source=self.source)
+        return replace(photo, pixels=render(photo.pixels, self.style), source=self.source)
+
+
+def render(pixels: np.ndarray, style: str) -> np.ndarray:
+    """A photograph, (height, width, 3) uint8, as a coloured pencil drawing ("drawn") or with flat colours and
+    black edges ("cartoon"); by OpenCV's edge-aware filters (Gastal & Oliveira 2011)."""
+    bgr = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+    if style == "drawn":
+        _, drawn = cv2.pencilSketch(bgr, sigma_s=60, sigma_r=0.07, shade_factor=0.05)
+    elif style == "cartoon":
+        drawn = cv2.stylization(bgr, sigma_s=60, sigma_r=0.45)
+    else:
+        raise DatasetError(f"no rendering {style!r}; there are {', '.join(RENDERINGS)}")
+    return cv2.cvtColor(drawn, cv2.COLOR_BGR2RGB)
+
+
+def read_subjects(
+    data: str | Path,
+    *,
+    limit: int | None = None,
+    identities: list[str] | None = None,
+    attributes: str | Path | None = None,
+) -> list[Subject]:
+    """The people of a folder, in order of their names.
+
+    Args:
+        data: a folder with one sub-folder of photographs a person (of several, `neutral.*` is taken, else the
+            first; a loose photograph is a person of its own), or a dataset of `magicedit prepare` (its
+            validation split where it has one; of a person the least expressive photograph).
+        limit: how many of them at most.
+        identities: only these, in this order.
+        attributes: CSV with a column `identity` and whatever is known of each; default: attributes.csv in the
+            folder, if it is there. Numbers are binned by tens.
+
+    Raises:
+        DatasetError: where there are no photographs or no identities, or names that are not there.
+    """
+    folder = Path(data)
+    if not folder.is_dir():
+        raise DatasetError(f"expected a folder of photographs or a prepared dataset, got {data}")
+    if (folder / DESCRIPTION_FILE).exists():
+        subjects = _from_dataset(folder)
+    else:
+        subjects = _from_folders(folder)
+    known = {subject.identity: subject for subject in subjects}
+    if attributes is None and (folder / ATTRIBUTES_FILE).is_file():
+        attributes = folder / ATTRIBUTES_FILE
+    if attributes is not None:
+        for identity, group in read_attributes(attributes).items():
+            if identity in known:
+                known[identity] = replace(known[identity], group=group)
+    if identities is not None:
+        missing = [name for name in identities if name not in known]
+        if missing:
+            there = ", ".join(list(known)[:8]) + ("..." if len(known) > 8 else "")
+            raise DatasetError(f"no such identities in {folder}: {', '.join(missing)}; there are {there}")
+        known = {name: known[name] for name in identities}
+    return list(known.values())[:limit]
+
+
+def _from_folders(folder: Path) -> list[Subject]:
+    subjects = []
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            visible = (p for p in entry.rglob("*") if "/." not in f"/{p.relative_to(entry).as_posix()}")
+            photographs = sorted(p for p in visible if p.suffix.lower() in PHOTO_SUFFIXES)
+            if photographs:
+                neutral = [p for p in photographs if p.stem.lower() == _PREFERRED]
+                subjects.append(Subject(entry.name, (neutral or photographs)[0]))
+        elif entry.suffix.lower() in PHOTO_SUFFIXES:
+            subjects.append(Subject(entry.stem, entry))
+    if not subjects:
+        raise DatasetError(
+            f"no photographs in {folder}; expected FOLDER/identity/photograph, or a dataset of "
+            "`magicedit prepare`"
+        )
+    names = [subject.identity for subject in subjects]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DatasetError(f"{folder} has both a folder and a photograph of {', '.join(twice)}; rename one")
+    return subjects
+
+
+def _from_dataset(folder: Path) -> list[Subject]:
+    import pyarrow.parquet as pq
+
+    read_description(folder)
+    files = sorted((folder / "data").glob("validation-*.parquet"))
+    files = files or sorted((folder / "data").glob("train-*.parquet"))
+    best: dict[str, tuple[float, Subject]] = {}
+    for file in files:
+        columns = pq.read_schema(file).names
+        if "identity" not in columns:
+            raise DatasetError(f"{file} has no column identity: an evaluation has to know who is who")
+        rows = pq.read_table(file, columns=["identity", "source", "action_units"]).to_pylist()
+        for number, row in enumerate(rows):
+            if not row["identity"]:
+                raise DatasetError(f"{file} row {number} has no identity")
+            expressive = sum(row["action_units"] or [])
+            known = best.get(row["identity"])
+            if "#muscles-" not in row["source"] and (known is None or expressive < known[0]):
+                best[row["identity"]] = expressive, Subject(row["identity"], file, number)
+    if not best:
+        raise DatasetError(f"the dataset {folder} has no photographs")
+    return [best[identity][1] for identity in sorted(best)]
+
+
+def _read_crop(file: Path, row: int):
+    import pyarrow.parquet as pq
+    from PIL import Image
+
+    column = pq.read_table(file, columns=["image"])["image"]
+    return Image.open(io.BytesIO(column[row].as_py()["bytes"]))
+
+
+def read_attributes(path: str | Path) -> dict[str, dict[str, str]]:
+    """By identity what a CSV says of each, numbers binned by tens ("30-39"). DatasetError without a column
+    `identity`."""
+    try:
+        with Path(path).open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(f"cannot read the attributes {path}: {error}") from error
+    if not rows or "identity" not in rows[0]:
+        raise DatasetError(f"{path} must have a column `identity` and rows, beside columns such as gender")
+    return {
+        row["identity"]: {
+            key: _binned(value.strip())
+            for key, value in row.items()
+            if key and key != "identity" and isinstance(value, str) and value.strip()
+        }
+        for row in rows
+    }
+
+
+def _binned(value: str) -> str:
+    try:
+        decade = int(float(value) // 10) * 10
+    except (ValueError, OverflowError):
+        return value
+    return f"{decade}-{decade + 9}"

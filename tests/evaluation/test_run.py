@@ -1,0 +1,322 @@
+"""Running protocols: rows, interruptions, failures, and what is refused before the first edit."""
+
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from magicedit.baselines import WarpEditor, copy
+from magicedit.cli import main
+from magicedit.cli.evaluation import open_editor
+from magicedit.errors import MagicEditError, OutputError
+from magicedit.evaluation import Entrant, PictureFolder, evaluate, load_protocol, read_subjects
+from magicedit.evaluation.run import ROWS, read_rows, read_run, run_protocol
+
+PROTOCOL = """
+name: brief
+version: 1
+title: A few edits
+description: For tests.
+identities: 2
+levels: {action_units: [AU12, AU2], values: [-3, 3]}
+combinations: ["AU1=+2,AU4=+2"]
+zero: true
+"""
+EDITS = 2 * 6
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory) -> Path:
+    """The astronaut, and her mirror image under another name."""
+    picture = pytest.importorskip("skimage.data").astronaut()[:320, 60:380]
+    folder = tmp_path_factory.mktemp("people")
+    for name, pixels in (("ann", picture), ("bea", picture[:, ::-1])):
+        (folder / name).mkdir()
+        Image.fromarray(np.ascontiguousarray(pixels)).save(folder / name / "neutral.png")
+    (folder / "attributes.csv").write_text("identity,hair\nann,left\nbea,right\n")
+    return folder
+
+
+@pytest.fixture
+def protocol_file(tmp_path) -> Path:
+    path = tmp_path / "brief.yaml"
+    path.write_text(PROTOCOL)
+    return path
+
+
+@pytest.fixture
+def run(people, protocol_file, tmp_path):
+    """`run(open_editor, jobs=1, to="out")`: the rows of one editor named "it"."""
+
+    def run_one(open_editor, *, to="out", name="it", settings=None, **more):
+        entrant = Entrant(name, open_editor, settings or {})
+        more = {"cold_start": False} | more
+        return run_protocol(
+            [entrant], load_protocol(protocol_file), read_subjects(people), tmp_path / to, **more
+        )
+
+    return run_one
+
+
+open_copy = functools.partial(open_editor, "copy")  # which other processes can open too
+open_warp = functools.partial(open_editor, "warp")
+
+
+def untimed(rows):
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+def test_a_copy_changes_nothing_and_has_the_full_error(run, tmp_path):
+    rows = run(open_copy, cold_start=True)
+    assert [row["error"] for row in rows] == [None] * EDITS
+    for row in rows:
+        assert row["identity_distance"] == row["background_rmse"] == row["pose_degrees"] == 0
+        assert row["pixels_changed"] == 0
+        assert row["ssim"] == pytest.approx(1)
+        assert set(row["changed"]["blendshapes"].values()) == {0.0}
+    brows = next(row for row in rows if row["request"] == "AU2=+3")
+    start = brows["before"]["blendshapes"]["AU2"]
+    assert brows["au_mse_asked"]["blendshapes"] == pytest.approx(min(3, 5 - start) ** 2, abs=1e-3)
+    assert brows["group"]["hair"] == "left"
+    assert brows["group"]["head"] in ("frontal", "turned")
+    assert (tmp_path / "out" / brows["picture"]).is_file()
+    cold = read_run(tmp_path / "out")["cold"]["it"]
+    assert cold["seconds"] > 0
+    assert cold["peak_memory_mb"] > 50
+
+
+def test_two_processes_write_what_one_writes(run):
+    assert untimed(run(open_warp, to="one")) == untimed(run(open_warp, to="two", jobs=2))
+
+
+class Interrupted:
+    """Warps, and is interrupted at one call."""
+
+    def __init__(self, at: int | None):
+        self.warp, self.at, self.calls = WarpEditor(), at, 0
+
+    def __call__(self, photo, au_delta, seed):
+        self.calls += 1
+        if self.calls == self.at:
+            raise KeyboardInterrupt
+        return self.warp(photo, au_delta, seed)
+
+
+def test_an_interruption_loses_at_most_one_edit(run):
+    whole = untimed(run(open_warp, to="whole"))
+    calls = 0
+    for at in (4, 5):
+        editor = Interrupted(at)
+        with pytest.raises(KeyboardInterrupt):
+            run(lambda editor=editor: editor)
+        calls += editor.calls
+    editor = Interrupted(None)
+    rows = run(lambda: editor)
+    assert untimed(rows) == whole
+    assert calls + editor.calls == EDITS + 2  # one lost at each interruption
+    run(lambda: Interrupted(1))  # nothing is left to do, so nothing can be interrupted
+
+
+def test_a_line_cut_off_is_edited_again(run, tmp_path):
+    rows = run(open_copy)
+    path = tmp_path / "out" / ROWS
+    content = path.read_bytes()
+    path.write_bytes(content[:-40])
+    assert len(read_rows(tmp_path / "out")) == EDITS - 1
+    assert untimed(run(open_copy)) == untimed(rows)
+    path.write_bytes(content.replace(b'"editor"', b'"edotir"', 1))
+    with pytest.raises(OutputError, match="line 1"):
+        run(open_copy)
+
+
+class Moody:
+    """Fails in different ways, request by request."""
+
+    def __call__(self, photo, au_delta, seed):
+        if au_delta == {"AU12": 3.0}:
+            raise RuntimeError("I do not smile")
+        if au_delta == {"AU2": 3.0}:
+            return photo.pixels[:100]
+        if au_delta == {"AU2": -3.0}:
+            return np.full_like(photo.pixels, 128)
+        return photo.pixels
+
+
+def test_a_failed_edit_is_a_row_with_its_error(run):
+    errors = {row["request"]: row["error"] for row in run(Moody) if row["identity"] == "ann"}
+    assert errors.pop("AU12=+3") == "RuntimeError: I do not smile"
+    assert "(100, 320, 3)" in errors.pop("AU2=+3")
+    assert "not found again" in errors.pop("AU2=-3")
+    assert set(errors.values()) == {None}
+
+
+class Lacking:
+    action_units = ("AU12",)
+
+    def __call__(self, photo, au_delta, seed):
+        raise AssertionError("an edit was made")
+
+
+def test_action_units_that_an_editor_lacks_are_refused_before_the_first_edit(run, tmp_path):
+    with pytest.raises(MagicEditError, match=r"it does not know AU1, AU2, AU4, which 3 edits.*AU2=-3"):
+        run(Lacking)
+    assert not (tmp_path / "out" / ROWS).exists()
+
+
+def test_a_folder_holds_one_evaluation(run, protocol_file, tmp_path):
+    run(open_copy, settings={"guidance": 1.0})
+    with pytest.raises(OutputError, match="it with other settings"):
+        run(open_copy, settings={"guidance": 2.0})
+    run(open_copy, name="another")
+    assert {row["editor"] for row in read_rows(tmp_path / "out").values()} == {"it", "another"}
+    protocol_file.write_text(PROTOCOL.replace("version: 1", "version: 2"))
+    with pytest.raises(OutputError, match="another version"):
+        run(open_copy)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    with pytest.raises(OutputError, match="no report"):
+        run(open_copy, to="mine")
+
+
+def pictures_by_warp(people: Path, protocol, folder: Path) -> Path:
+    """What another system would hand in: pictures and their manifest."""
+    lines = ["identity,request,picture"]
+    for subject in read_subjects(people):
+        editor, photo = WarpEditor(), subject.open()
+        for number, edit in enumerate(protocol.edits):
+            name = f"{subject.identity}-{number}.png"
+            Image.fromarray(editor(photo, edit.asked)).save(folder / name)
+            lines.append(f'{subject.identity},"{edit.request}",{name}')
+    (folder / "manifest.csv").write_text("\n".join(lines))
+    return folder / "manifest.csv"
+
+
+def test_pictures_of_another_system(run, people, protocol_file, tmp_path):
+    """The same figures as the editor that made them; a corrupt picture is one failed row."""
+    manifest = pictures_by_warp(people, load_protocol(protocol_file), tmp_path)
+    broken = tmp_path / "ann-1.png"
+    broken.write_bytes(broken.read_bytes()[:2000])
+    rows = run(lambda: PictureFolder(manifest))
+    (failed,) = [row for row in rows if row["error"]]
+    assert failed["request"] == "AU12=+3"
+    assert "ann-1.png" in failed["error"]
+    directly = {(r["identity"], r["request"]): r["changed"] for r in run(open_warp, to="directly")}
+    for row in rows:
+        assert row["error"] or row["changed"] == directly[row["identity"], row["request"]]
+
+    lines = manifest.read_text().splitlines()
+    manifest.write_text("\n".join(lines[:-2]))
+    with pytest.raises(MagicEditError, match=r"no picture of bea AU1=\+2,AU4=\+2; bea none"):
+        run(lambda: PictureFolder(manifest), to="lacking")
+
+
+def test_wrong_faces_are_caught_by_the_identity(shared, protocol_file, tmp_path):
+    """Right pictures of wrong people; those of the London set have one size."""
+    subjects = read_subjects(shared / "faces" / "london", identities=["001", "011", "024"])[:2]
+    photos = [subject.open() for subject in subjects]
+
+    def shuffled(photo, au_delta, seed):
+        return next(other.pixels for other in photos if not np.array_equal(other.pixels, photo.pixels))
+
+    entrants = [Entrant("shuffled", lambda: shuffled), Entrant("warp", open_warp)]
+    protocol = load_protocol(protocol_file)
+    rows = run_protocol(entrants, protocol, subjects, tmp_path / "out", cold_start=False)
+    distances = {
+        name: [row["identity_distance"] for row in rows if row["editor"] == name and row["asked"]]
+        for name in ("shuffled", "warp")
+    }
+    assert min(distances["shuffled"]) > 0.55 > 0.45 > max(distances["warp"])
+
+
+# --- The command ---
+
+
+def arguments(people, protocol_file, output, *more):
+    known = ["--protocol", str(protocol_file), "--data", str(people), "-o", str(output)]
+    return ["evaluate", *known, *more]
+
+
+def test_the_command_prints_the_table_and_writes_the_report(people, protocol_file, tmp_path, capsys):
+    output = tmp_path / "report"
+    command = arguments(people, protocol_file, output, "--editor", "copy", "--editor", "moved=warp")
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert "| copy" in printed
+    assert "| moved" in printed
+    assert printed.rstrip().endswith("report.html")
+    summary = json.loads((output / "summary.json").read_text())
+    assert summary["editors"]["copy"]["headline"]["identity_distance"]["mean"] == 0
+    assert summary["editors"]["moved"]["headline"]["identity_distance"]["mean"] > 0.02
+    assert str(people.parent) not in (output / "summary.json").read_text()
+    times = (output / ROWS).stat().st_mtime_ns
+    assert main(command) == 0
+    assert (output / ROWS).stat().st_mtime_ns == times
+
+
+def test_killing_the_command_keeps_its_rows(people, protocol_file, tmp_path):
+    output = tmp_path / "report"
+    command = [
+        *(sys.executable, "-m", "magicedit.cli"),
+        *arguments(people, protocol_file, output, "--editor", "warp"),
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    deadline = time.monotonic() + 90
+    while len(read_whole_lines(output / ROWS)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    kept = read_whole_lines(output / ROWS)
+    assert 2 <= len(kept) < EDITS
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    rows = read_whole_lines(output / ROWS)
+    assert len(rows) == EDITS
+    assert rows[: len(kept)] == kept
+
+
+def read_whole_lines(path: Path) -> list[bytes]:
+    return path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ([], "name what to evaluate"),
+        (["--editor", "copy", "--runs", "runs"], "has no variants"),
+        (["--editor", "copy", "--editor", "copy"], "names of their own"),
+        (["--editor", "nothing/like/this"], "there is no folder"),
+        (["--editor", "nosuchmodule:edit"], "nosuchmodule"),
+        (["--editor", "copy", "--identities", "zoe"], "no such identities"),
+        (["--editor", "copy", "--labels", "labels.csv"], "--labels-scale"),
+        (["--editor", "copy", "--jobs", "0"], "--jobs"),
+    ],
+)
+def test_bad_requests_cost_one_line(people, protocol_file, tmp_path, capsys, monkeypatch, more, message):
+    monkeypatch.chdir(tmp_path)
+    Path("labels.csv").write_text("input,AU01,AU12\nx.jpg,0.1,0.2\n")
+    assert main(arguments(people, protocol_file, tmp_path / "report", *more)) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "report" / ROWS).exists()
+
+
+def test_tables_need_their_runs(people, tmp_path, capsys):
+    command = ["evaluate", "--protocol", "table3", "--data", str(people), "-o", str(tmp_path / "report")]
+    assert main(command) == 2
+    assert "--runs" in capsys.readouterr().err
+    (tmp_path / "runs").mkdir()
+    assert main([*command, "--runs", str(tmp_path / "runs")]) == 0
+    assert capsys.readouterr().out.count("not run") >= 3
+
+
+def test_an_editor_without_a_process_of_its_own_has_no_cold_start(people, protocol_file, tmp_path):
+    summary = evaluate([Entrant("local", lambda: copy)], protocol_file, people, tmp_path / "report")
+    assert summary["editors"]["local"]["peak_memory_mb"] is None
