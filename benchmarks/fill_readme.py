@@ -1,8 +1,8 @@
-"""Writes the figures of benchmarks/*.json into the README, between its markers.
+"""Writes the figures of benchmarks/ into README.md and docs/evaluation.md, between their markers.
 
     python benchmarks/fill_readme.py [--check]
 
-`--check` changes nothing and ends with 1 where the README differs from the data.
+`--check` changes nothing and ends with 1 where a page differs from the data.
 """
 
 import argparse
@@ -13,12 +13,26 @@ from pathlib import Path
 
 from mini_quality import checks_table_of, sides_table_of, table_of
 
+from magicedit.evaluation import headline_table
+
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
+EVALUATION = HERE.parent / "docs" / "evaluation.md"
 
 
-def blocks() -> dict[str, str]:
-    """What belongs between which markers."""
+def evaluation(protocol: str) -> str:
+    """The headline table of a committed evaluation."""
+    return headline_table(json.loads((HERE / "evaluation" / protocol / "summary.json").read_text())).strip()
+
+
+def evaluation_blocks() -> dict[str, str]:
+    """What belongs between which markers of docs/evaluation.md."""
+    protocols = sorted(folder.name for folder in (HERE / "evaluation").iterdir())
+    return {f"table:{protocol}": evaluation(protocol) for protocol in protocols}
+
+
+def readme_blocks() -> dict[str, str]:
+    """What belongs between which markers of the README."""
     quality = json.loads((HERE / "mini_quality.json").read_text())
     speed = json.loads((HERE / "edit_speed.json").read_text())
     summary, checks = quality["summary"], quality["checks"]
@@ -36,6 +50,7 @@ def blocks() -> dict[str, str]:
         ),
         "table:mini_missed": checks_table_of(missed),
         "table:mini_sides": sides_table_of(summary),
+        "table:table1-small": evaluation("table1-small"),
         "table:edit_speed": "\n".join(
             [
                 f"| {hardware['cpu'].strip()}, {hardware['cores']} cores | |",
@@ -50,15 +65,15 @@ def blocks() -> dict[str, str]:
     }
 
 
-def filled(text: str) -> str:
-    for name, content in blocks().items():
+def filled(text: str, blocks: dict[str, str]) -> str:
+    for name, content in blocks.items():
         start, end = f"<!-- {name} -->", f"<!-- /{name.split(':')[0]} -->"
         pattern = re.escape(start) + r".*?" + re.escape(end)
         text, count = re.subn(
             pattern, lambda _, c=content, s=start, e=end: f"{s}\n{c}\n{e}", text, flags=re.S
         )
         if count != 1:
-            raise SystemExit(f"the README must have the markers {start} ... {end} once, found {count}")
+            raise SystemExit(f"the page must have the markers {start} ... {end} once, found {count}")
     return text
 
 
@@ -66,12 +81,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
-    before = README.read_text()
-    after = filled(before)
-    if args.check:
-        return int(before != after)
-    README.write_text(after)
-    return 0
+    stale = False
+    for page, blocks in ((README, readme_blocks()), (EVALUATION, evaluation_blocks())):
+        before = page.read_text()
+        after = filled(before, blocks)
+        stale |= before != after
+        if not args.check:
+            page.write_text(after)
+    return int(args.check and stale)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,16 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 import mini_quality  # noqa: E402
+import train_tables  # noqa: E402
+
+from magicedit.evaluation import headline_table, load_protocol  # noqa: E402
 
 
 def committed(name: str) -> dict:
@@ -76,3 +80,43 @@ def test_the_pictures_are_made_by_their_script():
     for name in ("aus.jpg", "muscles.jpg"):
         with Image.open(BENCHMARKS.parent / "docs" / "images" / name) as picture:
             assert picture.width > 800
+
+
+EVALUATIONS = sorted(folder.name for folder in (BENCHMARKS / "evaluation").iterdir())
+
+
+def test_the_evaluations_that_the_pages_show_are_there():
+    assert {"table1-small", "table3", "table4"} <= set(EVALUATIONS)
+
+
+@pytest.mark.parametrize("name", EVALUATIONS)
+def test_evaluations_follow_from_their_rows(name):
+    """The mean of each figure by a plain average of the committed rows; no folder of a machine in any."""
+    folder = BENCHMARKS / "evaluation" / name
+    summary, protocol = json.loads((folder / "summary.json").read_text()), load_protocol(name)
+    assert summary["protocol"] == protocol.to_json()
+    rows = pq.read_table(folder / "rows.parquet").to_pandas()
+    rows = rows[rows.error.isna() & (rows.kind != "zero")]
+    for editor, about in summary["editors"].items():
+        own = rows[rows.editor == editor]
+        for key, found in about.get("headline", {}).items():
+            column = key.replace("/", ".")
+            assert found["mean"] == pytest.approx(own[column].mean(), abs=2e-5), (editor, key)
+            assert found["low"] <= found["mean"] <= found["high"]
+    assert "/tmp" not in json.dumps(summary) + rows.to_csv()
+    assert "| editor" in headline_table(summary)
+
+
+def test_a_shuffled_table_is_noticed():
+    """The test above can fail: figures of another editor's rows differ."""
+    folder = BENCHMARKS / "evaluation" / "table1-small"
+    summary = json.loads((folder / "summary.json").read_text())
+    warp, mini = (summary["editors"][name]["headline"]["identity_distance"] for name in ("warp", "mini"))
+    assert abs(warp["mean"] - mini["mean"]) > 2e-5
+
+
+def test_every_variant_of_the_tables_is_trained_once():
+    runs = train_tables.variants(["table2", "table3", "table4"])
+    assert set(runs) == {"linear", "padded", "latent_map", "no_dropout", "none", "convolution", "clip"}
+    assert runs["linear"] == {}
+    assert runs["no_dropout"] == {"au_dropout": 0.0}

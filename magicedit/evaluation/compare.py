@@ -52,7 +52,7 @@ def compare(a: Path, b: Path, output: Path, editor_a: str | None = None, editor_
             continue
         pair = {"editor_a": name_a, "editor_b": name_b, "edits": len(common)}
         pair |= {"only_a": len(edits_a) - len(common), "only_b": len(edits_b) - len(common)}
-        pair["identities"] = len({row["identity"] for row, _ in common})
+        pair["identities"] = len({row["person"] for row, _ in common})
         pairs.append(pair | _differences(common, scorers))
     if not pairs:
         raise DatasetError(
@@ -140,7 +140,7 @@ def _differences(common: Sequence[tuple[dict, dict]], scorers: Sequence[str]) ->
     metrics = {}
     for name in filter(lambda name: METRICS[name].better, METRICS):
         for key in [f"{name}/{scorer}" for scorer in scorers] if name in _BY_SCORER else [name]:
-            values = [(_value(x, key), _value(y, key), x["identity"]) for x, y in common]
+            values = [(_value(x, key), _value(y, key), x["person"]) for x, y in common]
             values = [value for value in values if None not in value[:2]]
             if values:
                 badness = [(_badness(key, x), _badness(key, y)) for x, y, _ in values]
@@ -159,7 +159,7 @@ def _differences(common: Sequence[tuple[dict, dict]], scorers: Sequence[str]) ->
                 changes = [((row.get("changed") or {}).get(scorer) or {}).get(au) for row in (x, y)]
                 if asked and None not in changes:
                     step = math.copysign(1, asked) * (changes[1] - changes[0])
-                    found.setdefault(au, []).append((step, x["identity"]))
+                    found.setdefault(au, []).append((step, x["person"]))
         units[scorer] = {au: _estimate(values) for au, values in found.items()}
     by = next(
         (k for k in (*(f"au_mse_asked/{s}" for s in scorers), "identity_distance") if k in metrics), None

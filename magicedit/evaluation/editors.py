@@ -98,6 +98,10 @@ class PictureFolder:
                 seed = int(row["seed"]) if row.get("seed") else None
             except ValueError as error:
                 raise MagicEditError(f"{manifest} line {number}: {error}") from error
+            if (row["identity"], request, seed) in self._pictures:
+                raise MagicEditError(
+                    f"{manifest} line {number}: a second picture of {row['identity']} {request}"
+                )
             path = self.manifest.parent / (row["picture"] or "")
             if not path.is_file():
                 gone.append(f"line {number}: {row['picture']}")
@@ -138,7 +142,10 @@ def entry_point(spec: str) -> Editor:
         raise MissingDependencyError(f"cannot load the editor {spec}: {error}") from error
     finally:
         sys.path.pop(0)
-    editor = found() if isinstance(found, type) else found
+    try:
+        editor = found() if isinstance(found, type) else found
+    except TypeError as error:
+        raise MagicEditError(f"the editor {spec} must be made without arguments: {error}") from error
     if not callable(editor):
         raise MagicEditError(f"the editor {spec} must be a callable (photo, au_delta, seed) -> photo")
     return editor

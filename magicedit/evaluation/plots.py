@@ -106,7 +106,7 @@ def calibration(editors: Mapping[str, dict], scorer: str, name: str) -> str:
         asked = [
             point["asked"] for table in control.values() for point in table.get(au, {}).get("levels", ())
         ]
-        ends = [min(asked, default=0.0), max(asked, default=1.0)]
+        ends = [min([0.0, *asked]), max([0.0, *asked])]
         ax.plot(ends, ends, color=GREY, linestyle="--", linewidth=1, label="ideal")
         ax.axhline(0, color=GREY, linewidth=0.5)
         for index, table in enumerate(control.values()):

@@ -142,6 +142,8 @@ def _build(content: dict[str, Any]) -> Protocol:
         raise ValueError(f"it asks twice for {next(key for key in keys if keys.count(key) > 1)}")
     if not edits:
         raise ValueError("it asks for no edits")
+    if int(content["identities"]) < 1:
+        raise ValueError(f"identities must be at least 1, got {content['identities']}")
 
     published = content.get("published")
     if published is not None:

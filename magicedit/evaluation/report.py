@@ -160,7 +160,7 @@ def _keys(summary: dict, metrics: Iterable[str]) -> list[str]:
 def _values(summary: dict, keys: Sequence[str]) -> Table:
     """Editors by metrics, those that did not run included, published numbers apart."""
     editors, rows = ran(summary), []
-    several = summary.get("protocol", {}).get("identities") != 1  # of one person intervals are points
+    several = summary.get("people") != 1  # of one person intervals are points
     best = {key: _best(editors, key) if several else None for key in keys}
     for name, data in summary.get("editors", {}).items():
         if name in editors:
@@ -343,12 +343,17 @@ def picture(folder: Path, place: str | None) -> str | None:
 
 
 def _wall(rows: list[dict], folder: Path, editor: str, scorer: str) -> list[tuple[str, list[dict]]]:
-    """The best, median and worst edits of an editor by the MSE of the asked action units, no edit twice."""
+    """The best, median and worst edits of an editor by the MSE of the asked action units, no edit twice.
+
+    None of an editor that changed no pixel at all.
+    """
     scored = [
         (row["au_mse_asked"][scorer], row)
         for row in rows
         if row["editor"] == editor and (row.get("au_mse_asked") or {}).get(scorer) is not None
     ]
+    if not any(row.get("pixels_changed", 1) for _, row in scored):
+        return []
     scored.sort(key=lambda pair: pair[0])
     if len(scored) <= 3 * WALL:
         parts = [
@@ -464,6 +469,7 @@ def write_report(folder: Path) -> list[Path]:
         "report.html.j2",
         summary=summary,
         protocol=summary.get("protocol", {}),
+        people=summary.get("people", 0),
         circumstances=summary.get("circumstances", {}),
         editors=editors,
         **tables,

@@ -146,6 +146,7 @@ class Worker:
         row: dict[str, Any] = {
             "editor": entrant.name,
             "identity": subject.name,
+            "person": subject.identity,
             "photograph": subject.source.name,
             "kind": edit.kind,
             "request": edit.request,

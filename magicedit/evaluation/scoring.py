@@ -17,7 +17,16 @@ from magicedit.evaluation.metrics.identity import descriptor_distance, embedding
 from magicedit.evaluation.metrics.perceptual import load_lpips
 from magicedit.evaluation.metrics.structure import ssim
 from magicedit.evaluation.subjects import Subject
-from magicedit.faces import Alignment, Face, align, crop_face, face_region, geometric_change, load_backend
+from magicedit.faces import (
+    Alignment,
+    Face,
+    align,
+    crop_face,
+    entangled,
+    face_region,
+    geometric_change,
+    load_backend,
+)
 from magicedit.faces.backends import dlib as dlib_backend
 from magicedit.faces.types import overlap
 from magicedit.imaging import Photo
@@ -37,7 +46,7 @@ SCORERS: dict[str, dict[str, Any]] = {
         "title": "dlib's 68 landmarks",
         "labeller": False,
         "note": "changes from the movement of landmarks of another network and family; for research use; "
-        "units that move the same skin cannot be told apart",
+        "errors leave out units that move the same points as the asked ones, which it cannot tell apart",
     },
 }
 
@@ -175,7 +184,8 @@ def au_columns(
 
     A side that was asked alone counts by itself in `achieved` and the errors of what was asked; among `aus`,
     the whole unit is to change by the mean of its sides. A scorer without intensities of its own takes where
-    the scale starts from the blendshapes.
+    the scale starts from the blendshapes. Landmarks say nothing of units that move the same points as those
+    that were asked for, so these are left out of their errors.
     """
     whole = dict(asked)
     for name, value in asked.items():
@@ -186,7 +196,8 @@ def au_columns(
     }
     for scorer, changes in changed.items():
         start = before.get(scorer) or before.get("blendshapes", {})
-        error = au_error(whole, changes, start, aus)
+        confused = entangled(whole, "ibug68") if scorer == "landmarks68" else ()
+        error = au_error(whole, changes, start, tuple(au for au in aus if au not in confused))
         measured = tuple(name for name in asked if name in changes)
         columns["au_mse"][scorer] = error.mse
         columns["au_mae"][scorer] = error.mae

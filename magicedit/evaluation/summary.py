@@ -86,6 +86,7 @@ def summarise(
         editors[entrant.name] = about | (_editor_summary(own, protocol, scorers, run) if own else {})
     return {
         "protocol": protocol.to_json(),
+        "people": len({row["person"] for row in rows}),
         "scorers": scorers,
         "skipped": dict(run.get("skipped", {})),
         "editors": editors,
@@ -122,9 +123,9 @@ def headline(rows: Rows) -> dict[str, dict[str, float]]:
     for row in rows:
         for metric in BY_SCORER:
             for scorer, value in row[metric].items():
-                values.setdefault(f"{metric}/{scorer}", []).append((value, row["identity"]))
+                values.setdefault(f"{metric}/{scorer}", []).append((value, row["person"]))
         for metric in SCALARS:
-            values.setdefault(metric, []).append((row[metric], row["identity"]))
+            values.setdefault(metric, []).append((row[metric], row["person"]))
     found = {}
     for name, pairs in values.items():
         known = [(value, person) for value, person in pairs if value is not None and math.isfinite(value)]
@@ -144,7 +145,7 @@ def control(levels: Rows, scorer: str, aus: Iterable[str]) -> dict[str, dict[str
         changed = [row["changed"][scorer][au] for row in rows]
         curve = []
         for level in sorted(set(asked)):
-            at = [(c, row["identity"]) for a, c, row in zip(asked, changed, rows, strict=True) if a == level]
+            at = [(c, row["person"]) for a, c, row in zip(asked, changed, rows, strict=True) if a == level]
             curve.append({"asked": level} | _rounded(bootstrap(*zip(*at, strict=True))._asdict()))
         found[au] = {"levels": curve} | _rounded(response(asked, changed)._asdict())
     return found
@@ -196,8 +197,8 @@ def _seed_spread(rows: Rows, scorers: Iterable[str]) -> dict[str, float] | None:
     spread = {}
     for scorer in scorers:
         deviations = []
-        for person in {row["identity"] for row in rows}:
-            own = [row for row in rows if row["identity"] == person]
+        for subject in {row["identity"] for row in rows}:
+            own = [row for row in rows if row["identity"] == subject]
             for au in own[0]["asked"]:
                 values = [row["changed"][scorer][au] for row in own if au in row["changed"].get(scorer, {})]
                 if len(values) > 1:
@@ -219,7 +220,7 @@ def groups(rows: Rows) -> dict[str, dict[str, dict[str, Any]]]:
             found[column] = {
                 value: {
                     "n": len(part),
-                    "people": len({row["identity"] for row in part}),
+                    "people": len({row["person"] for row in part}),
                     "headline": headline(part),
                 }
                 for value, part in parts.items()

@@ -3,7 +3,7 @@
 from typing import Any
 
 from magicedit.faces.alignment import Alignment, align, crop_face
-from magicedit.faces.geometry import geometric_change
+from magicedit.faces.geometry import entangled, geometric_change
 from magicedit.faces.identity import identity_distance
 from magicedit.faces.occlusion import covered_parts
 from magicedit.faces.regions import (
@@ -29,6 +29,7 @@ __all__ = [
     "covered_parts",
     "crop_face",
     "editing_region",
+    "entangled",
     "face_region",
     "feathered_region",
     "geometric_change",

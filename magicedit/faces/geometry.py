@@ -8,6 +8,7 @@ seen from the front. Units that move the same skin cannot be told apart so: wher
 AU15 reads negative.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,7 +65,22 @@ MOVEMENTS_68: dict[str, Movement] = {
     "AU20": Movement(*_CORNER_68, (0.104, -0.044)),
     "AU26": Movement((8, 9), (8, 7), (0.0, -0.419)),
 }
+# Units that share no point, and yet the muscles of one were seen to move the points of the other
+_TOGETHER = ({"AU1", "AU2"}, {"AU17", "AU25"}, {"AU15", "AU26"}, {"AU25", "AU26"})
 _MOVEMENTS = {"mediapipe478": MOVEMENTS, "ibug68": MOVEMENTS_68}
+
+
+def entangled(names: Iterable[str], scheme: Scheme = "mediapipe478") -> set[str]:
+    """Units, other than these, that are read from points that these move: a smile's corners are AU15's too.
+
+    Of the units with sides, such as "AU12L", the whole unit counts. Some that share no point move skin
+    together all the same: brows, and what an opening mouth or a dropping jaw draws along.
+    """
+    movements = _MOVEMENTS[scheme]
+    units = {name.rstrip("LR") for name in names}
+    points = {p for unit in units & set(movements) for p in movements[unit].left + movements[unit].right}
+    shared = {unit for unit, m in movements.items() if points & set(m.left + m.right)}
+    return shared.union(*(pair for pair in _TOGETHER if units & pair)) - units
 
 
 def geometric_change(

@@ -45,7 +45,8 @@ def _rows(editor: str, gain: float, shift: float, seed: int) -> list[dict]:
                 errors[scorer] = measured - target
             request = ",".join(f"{au}={level:+g}" for au, level in asked.items()) or "none"
             rows.append(
-                {"editor": editor, "identity": person, "photograph": "neutral.jpg", "kind": kind}
+                {"editor": editor, "identity": person, "person": person, "kind": kind}
+                | {"photograph": "neutral.jpg"}
                 | {"request": request, "asked": asked, "seed": 0, "error": None, "seconds": 0.3}
                 | {"before": {"blendshapes": dict.fromkeys(AUS, 0.5)}, "changed": changed}
                 | {"au_mse": {s: float(np.mean(e**2)) for s, e in errors.items()}}
@@ -72,6 +73,7 @@ def _rows(editor: str, gain: float, shift: float, seed: int) -> list[dict]:
         {
             "editor": editor,
             "identity": "003",
+            "person": "003",
             "photograph": "neutral.jpg",
             "kind": "level",
             "request": "AU12=+9",
@@ -193,7 +195,8 @@ def make_report(
             "description": "Four action units.",
             "aus": AUS,
         }
-        | {"identities": len(PEOPLE), "edits_per_identity": 19},
+        | {"identities": 10, "edits_per_identity": 19},
+        "people": len(PEOPLE),
         "scorers": {
             "blendshapes": {
                 "title": "MediaPipe blendshapes",

@@ -150,7 +150,7 @@ def test_what_has_no_better_side_is_never_bold(report):
 def test_of_one_person_nothing_is_best(report):
     summary = load_report(report)[1]
     assert "**" in headline_table(summary)
-    summary["protocol"]["identities"] = 1
+    summary["people"] = 1
     assert "**" not in headline_table(summary)
 
 

@@ -1,4 +1,4 @@
-"""dlib's identity descriptor on real faces."""
+"""dlib's identity descriptor and its 68 landmarks on real faces."""
 
 import itertools
 
@@ -71,5 +71,58 @@ def test_without_the_extra_there_is_no_distance(astronaut, astronaut_face, monke
     )
     room._models.cache_clear()
     assert identity_distance(astronaut, astronaut_face, astronaut, astronaut_face) is None
+    room._predictor_68.cache_clear()
     with pytest.raises(MissingDependencyError, match="evaluation"):
         room.descriptor(astronaut, astronaut_face)
+    with pytest.raises(MissingDependencyError, match="evaluation"):
+        room.landmarks68(astronaut, astronaut_face)
+
+
+# --- The 68 landmarks ---
+
+# Eye corners, bridge and base of the nose, mouth corners and chin: iBUG's points on MediaPipe's mesh. The
+# jaw's ends are left out, which iBUG puts at the ears.
+IBUG_ON_MESH = {36: 33, 39: 133, 42: 362, 45: 263, 27: 168, 33: 2, 48: 61, 54: 291, 8: 152}
+
+
+@pytest.fixture
+def landmarks68(astronaut, astronaut_face):
+    return room.landmarks68(astronaut, astronaut_face)
+
+
+@needs_dlib
+def test_landmarks68_lie_where_the_mesh_has_them(astronaut, astronaut_face, landmarks68):
+    """Two networks of different families: apart by 0.04 interocular distances at most."""
+    assert landmarks68.shape == (68, 2)
+    assert landmarks68.dtype == np.float64
+    interocular = np.linalg.norm(landmarks68[36:42].mean(0) - landmarks68[42:48].mean(0))
+    mesh = astronaut_face.landmarks[list(IBUG_ON_MESH.values())]
+    apart = np.linalg.norm(landmarks68[list(IBUG_ON_MESH)] - mesh, axis=1) / interocular
+    assert apart.max() < 0.08
+    # the jaw runs from the subject's right, in the left of the picture, to their left
+    assert landmarks68[0, 0] < landmarks68[8, 0] < landmarks68[16, 0]
+    assert landmarks68[8, 1] == landmarks68[:, 1].max()
+
+
+@needs_dlib
+def test_landmarks68_follow_a_turned_and_enlarged_photograph(backend, astronaut, landmarks68):
+    """The face is read upright and at one size: 0.007 interocular distances off on average, 0.022 at most."""
+    import cv2
+
+    matrix = cv2.getRotationMatrix2D((220.0, 120.0), 20, 1.5)
+    matrix[:, 2] += 50
+    turned = cv2.warpAffine(astronaut, matrix, (800, 800), flags=cv2.INTER_CUBIC)
+    found = room.landmarks68(turned, backend.detect(turned)[0])
+    expected = landmarks68 @ matrix[:, :2].T + matrix[:, 2]
+    interocular = np.linalg.norm(expected[36:42].mean(0) - expected[42:48].mean(0))
+    apart = np.linalg.norm(found - expected, axis=1) / interocular
+    assert apart.mean() < 0.015
+    assert apart.max() < 0.05
+
+
+@needs_dlib
+def test_landmarks68_differ_by_less_than_a_pixel(backend, astronaut, astronaut_face, landmarks68):
+    """dlib answers in whole pixels of what it reads; enlarged before, places between pixels are told too."""
+    fractions = landmarks68 % 1
+    assert len(np.unique(fractions.round(3))) > 30
+    np.testing.assert_array_equal(room.landmarks68(astronaut, astronaut_face), landmarks68)

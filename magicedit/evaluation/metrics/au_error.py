@@ -53,7 +53,9 @@ def au_error(
     )
 
 
-def achieved_share(asked: Mapping[str, float], changed: Mapping[str, float], before: Mapping[str, float]):
+def achieved_share(
+    asked: Mapping[str, float], changed: Mapping[str, float], before: Mapping[str, float]
+) -> float | None:
     """Share of the asked change that was measured along it: 1 all of it, 0 none, below 0 the wrong way.
 
     The projection of the measured change of the asked AUs onto what was possible; None where nothing was.
