@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from magicedit.data.labels import read_labels
-from magicedit.errors import MagicEditError
+from magicedit.errors import MagicEditError, MissingDependencyError
 from magicedit.evaluation.circumstances import PACKAGES, hardware, plain_command, versions
 from magicedit.evaluation.editors import Entrant
+from magicedit.evaluation.metrics.perceptual import load_fid
 from magicedit.evaluation.protocol import Protocol, load_protocol
 from magicedit.evaluation.report import write_report
 from magicedit.evaluation.run import read_run, run_protocol
 from magicedit.evaluation.subjects import read_subjects
 from magicedit.evaluation.summary import add_labels, summarise
+from magicedit.imaging import open_photo
 
 SUMMARY = "summary.json"
 _PACKAGES = (*PACKAGES, "transformers", "dlib-bin", "torchmetrics")
@@ -69,6 +71,7 @@ def evaluate(
     if labels is not None:
         add_labels(rows, labels, labels_scale, protocol.action_units)
     summary = summarise(rows, protocol, entrants, read_run(output))
+    _add_fid(summary, rows, Path(output))
     summary["circumstances"] = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "hardware": hardware(),
@@ -81,3 +84,20 @@ def evaluate(
     (Path(output) / SUMMARY).write_text(text + "\n", encoding="utf-8")
     write_report(Path(output))
     return summary
+
+
+def _add_fid(summary: dict[str, Any], rows: Sequence[dict[str, Any]], output: Path) -> None:
+    """The distance of each editor's crops from the originals', where its network is here."""
+    try:
+        distance = load_fid()
+    except MissingDependencyError as error:
+        summary["skipped"]["fid"] = str(error)
+        return
+    for name, about in summary["editors"].items():
+        own = [row for row in rows if row["editor"] == name and row["error"] is None]
+        if len(own) > 1:
+            sets = [
+                [open_photo(output / path).pixels for path in {row[key] for row in own}]
+                for key in ("original", "picture")
+            ]
+            about["headline"]["fid"] = {"mean": distance(*sets), "low": None, "high": None, "n": len(own)}

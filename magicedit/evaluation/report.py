@@ -42,6 +42,7 @@ METRICS = {
     "pose_degrees": Metric("pose", "degrees", "lower", 2),
     "ssim": Metric("SSIM", "", "higher"),
     "lpips": Metric("LPIPS", "", "lower"),
+    "fid": Metric("FID", "", "lower", 1),
     "pixels_changed": Metric("pixels changed", "", "", 0),
 }
 HEADLINE = ("au_mse", "achieved", "identity_distance", "background_rmse", "pose_matrix", "seconds")
