@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import hashlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -84,6 +85,7 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
         "--device", metavar="D", help="of models: cpu, cuda, mps (default: the best present)"
     )
     evaluate.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (1)")
+    evaluate.add_argument("--retry-failed", action="store_true", help="edit again what failed before")
     evaluate.add_argument("--json", action="store_true", help="print the summary as JSON")
 
     compare = add_command(
@@ -129,30 +131,55 @@ def entrants(args: argparse.Namespace, protocol: "Protocol") -> list["Entrant"]:
         )
     if not args.editor and not protocol.variants:
         raise MagicEditError("name what to evaluate: --editor mini, for example")
-    sampling: dict[str, Any] = {"steps": args.steps, "guidance": args.guidance}
+    if args.guidance is not None and any(variant.guidance is not None for variant in protocol.variants):
+        raise MagicEditError(f"{protocol.name} sets the guidance of its variants; leave --guidance out")
     found = []
     for text in args.editor:
         name, is_named, spec = text.partition("=")
         name, spec = (name, spec) if is_named and "/" not in name else (short_name(text), text)
-        is_model = ":" not in spec and spec not in ("copy", "warp")
-        settings = {"editor": short_name(spec)} | {
-            k: v for k, v in sampling.items() if v is not None and is_model
-        }
-        found.append(
-            Entrant(name, functools.partial(open_editor, spec, device=args.device, **sampling), settings)
-        )
+        found.append(_entrant(args, name, spec, {"editor": short_name(spec)}, args.guidance))
     for variant in protocol.variants:
         folder = args.runs / variant.run
-        guidance = variant.guidance if args.guidance is None else args.guidance
         settings = {"run": variant.run, "train": dict(variant.train)}
-        settings |= {} if guidance is None else {"guidance": guidance}
-        opens = None
         if (folder / "model_index.json").is_file():
-            opens = functools.partial(
-                open_editor, str(folder), steps=args.steps, guidance=guidance, device=args.device
-            )
-        found.append(Entrant(variant.name, opens, settings))
+            guidance = args.guidance if variant.guidance is None else variant.guidance
+            found.append(_entrant(args, variant.name, str(folder), settings, guidance))
+        else:
+            found.append(Entrant(variant.name, None, settings))
     return found
+
+
+def _entrant(
+    args: argparse.Namespace, name: str, spec: str, settings: dict[str, Any], guidance: float | None
+) -> "Entrant":
+    from magicedit.evaluation.editors import Entrant
+
+    sampling = {"steps": args.steps, "guidance": guidance}
+    if ":" not in spec and spec not in ("copy", "warp"):  # of models alone
+        settings |= {key: value for key, value in sampling.items() if value is not None}
+    if (content := fingerprint(spec)) is not None:
+        settings["fingerprint"] = content
+    return Entrant(name, functools.partial(open_editor, spec, device=args.device, **sampling), settings)
+
+
+def fingerprint(spec: str) -> str | None:
+    """Of a manifest, or of a model folder's files (of large ones their ends); None for everything else."""
+    from magicedit.models.loading import EMBEDDED, embedded_folder
+
+    kind, _, rest = spec.partition(":")
+    place = embedded_folder(spec) if spec in EMBEDDED else Path(rest if kind == "pictures" else spec)
+    if place.is_dir():
+        files = sorted(p for p in place.rglob("*") if p.name.endswith((".json", ".safetensors")))
+        files = [p for p in files if "checkpoint" not in p.relative_to(place).parts[0]]
+    else:
+        files = [place] if place.is_file() else []
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(f"{path.name} {path.stat().st_size} ".encode() + file.read(2**20))
+            file.seek(max(0, path.stat().st_size - 2**20))
+            digest.update(file.read())
+    return digest.hexdigest()[:16] if files else None
 
 
 def short_name(spec: str) -> str:
@@ -189,6 +216,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
         labels=args.labels,
         labels_scale=args.labels_scale,
         jobs=args.jobs,
+        retry_failed=args.retry_failed,
         command=plain_command("magicedit", sys.argv[1:]),
         progress=sys.stderr.isatty(),
     )

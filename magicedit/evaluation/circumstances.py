@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import shlex
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -34,6 +35,11 @@ def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
     return found
 
 
+def without_folders(text: str) -> str:
+    """The text with paths that begin at a root, a home or a folder above cut to their last name."""
+    return re.sub(r"(?<![\w.~])(?:~|\.{0,2})/(?:[^\s/:,;='\"]+/)*(?=[^\s/:,;='\"])", "", text)
+
+
 def plain_command(name: str, words: Iterable[str]) -> str:
-    """A command line in which folders are reduced to their names."""
-    return " ".join([name, *(Path(word).name if os.sep in word else word for word in words)])
+    """A command line as one would type it, in which folders of this machine are cut to their names."""
+    return f"{name} {shlex.join(without_folders(word).rstrip('/') for word in words)}".rstrip()

@@ -103,6 +103,10 @@ class PictureFolder:
                     f"{manifest} line {number}: a second picture of {row['identity']} {request}"
                 )
             path = self.manifest.parent / (row["picture"] or "")
+            if not path.resolve().is_relative_to(self.manifest.parent.resolve()):
+                raise MagicEditError(
+                    f"{manifest} line {number}: {row['picture']} must lie in the manifest's folder or below"
+                )
             if not path.is_file():
                 gone.append(f"line {number}: {row['picture']}")
             self._pictures[row["identity"], request, seed] = path

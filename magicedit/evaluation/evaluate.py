@@ -1,5 +1,6 @@
 """One call from editors and data to a report."""
 
+import importlib.util
 import json
 import sys
 from collections.abc import Sequence
@@ -7,16 +8,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from magicedit.data.labels import read_labels
 from magicedit.errors import MagicEditError, MissingDependencyError
-from magicedit.evaluation.circumstances import PACKAGES, hardware, plain_command, versions
+from magicedit.evaluation.circumstances import (
+    PACKAGES,
+    hardware,
+    plain_command,
+    versions,
+    without_folders,
+)
 from magicedit.evaluation.editors import Entrant
-from magicedit.evaluation.metrics.perceptual import load_fid
+from magicedit.evaluation.metrics.perceptual import FID_LEAST, load_fid
 from magicedit.evaluation.protocol import Protocol, load_protocol
 from magicedit.evaluation.report import write_report
-from magicedit.evaluation.run import read_run, run_protocol
+from magicedit.evaluation.run import read_rows, read_run, rewrite_rows, run_protocol
 from magicedit.evaluation.subjects import read_subjects
-from magicedit.evaluation.summary import add_labels, summarise
+from magicedit.evaluation.summary import add_labels, read_intensities, summarise
 from magicedit.imaging import open_photo
 
 SUMMARY = "summary.json"
@@ -34,6 +40,7 @@ def evaluate(
     labels: str | Path | None = None,
     labels_scale: float | None = None,
     jobs: int = 1,
+    retry_failed: bool = False,
     cold_start: bool = True,
     command: str | None = None,
     progress: bool = False,
@@ -47,7 +54,7 @@ def evaluate(
             `attributes`.
         labels: CSV or folder by OpenFace, py-feat or LibreFace of the report's `pictures/`, of a second run;
             labels_scale: its number for full intensity where the file does not tell.
-        jobs: processes. cold_start: also measure what opening each editor costs.
+        jobs, retry_failed, cold_start: see `run_protocol`.
         command: for the report; default: this process's own.
 
     Returns:
@@ -62,15 +69,33 @@ def evaluate(
         raise MagicEditError(f"editors need names of their own, got {', '.join(names) or 'none'}")
     if jobs < 1:
         raise MagicEditError(f"--jobs must be at least 1, got {jobs}")
+    _check_packages()
     if labels is not None:
-        read_labels(labels, labels_scale)
+        read_intensities(labels, labels_scale, protocol.action_units)
     subjects = read_subjects(data, identities=identities, attributes=attributes)
-    rows = run_protocol(
-        entrants, protocol, subjects, output, jobs=jobs, cold_start=cold_start, progress=progress
+    run_protocol(
+        entrants,
+        protocol,
+        subjects,
+        output,
+        jobs=jobs,
+        retry_failed=retry_failed,
+        cold_start=cold_start,
+        progress=progress,
     )
+
+    # Editors of earlier runs stay in the report, and what is known of people may have been added since
+    rows, run = list(read_rows(output).values()), read_run(output)
+    groups = {subject.identity: dict(subject.group) for subject in subjects}
+    known = json.dumps(rows)
+    for row in rows:
+        row["group"] |= groups.get(row["person"], {})
     if labels is not None:
         add_labels(rows, labels, labels_scale, protocol.action_units)
-    summary = summarise(rows, protocol, entrants, read_run(output))
+    if json.dumps(rows) != known:
+        rewrite_rows(output, rows)
+    others = [Entrant(name, None, of) for name, of in run["editors"].items() if name not in names]
+    summary = summarise(rows, protocol, [*others, *entrants], run)
     _add_fid(summary, rows, Path(output))
     summary["circumstances"] = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
@@ -79,6 +104,7 @@ def evaluate(
         "command": command or plain_command(Path(sys.argv[0]).name, sys.argv[1:]),
         "seed": protocol.edits[0].seed,
         "jobs": jobs,
+        "data": f"{subjects[0].origin}, {summary['people']} people",
     }
     text = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False)
     (Path(output) / SUMMARY).write_text(text + "\n", encoding="utf-8")
@@ -86,18 +112,29 @@ def evaluate(
     return summary
 
 
+def _check_packages() -> None:
+    """MissingDependencyError now, and not after hours, where the report could not be drawn."""
+    for package in ("matplotlib", "jinja2"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingDependencyError(f"the report needs {package}: pip install 'magicedit[evaluation]'")
+
+
 def _add_fid(summary: dict[str, Any], rows: Sequence[dict[str, Any]], output: Path) -> None:
-    """The distance of each editor's crops from the originals', where its network is here."""
+    """The distance of each editor's crops from the originals', where network and people are enough."""
+    good = [row for row in rows if row["error"] is None]
+    originals = sorted({row["original"] for row in good})
+    if len(originals) < FID_LEAST:
+        few = f"FID: {len(originals)} photographs are too few, it needs {FID_LEAST}"
+        summary["skipped"]["fid"] = few
+        return
     try:
         distance = load_fid()
     except MissingDependencyError as error:
-        summary["skipped"]["fid"] = str(error)
+        summary["skipped"]["fid"] = without_folders(str(error))
         return
     for name, about in summary["editors"].items():
-        own = [row for row in rows if row["editor"] == name and row["error"] is None]
-        if len(own) > 1:
-            sets = [
-                [open_photo(output / path).pixels for path in {row[key] for row in own}]
-                for key in ("original", "picture")
-            ]
-            about["headline"]["fid"] = {"mean": distance(*sets), "low": None, "high": None, "n": len(own)}
+        edited = [row["picture"] for row in good if row["editor"] == name]
+        if len(edited) >= FID_LEAST:
+            sets = ((open_photo(output / path).pixels for path in paths) for paths in (originals, edited))
+            found = {"mean": distance(*sets), "low": None, "high": None, "n": len(edited)}
+            about["headline"]["fid"] = found

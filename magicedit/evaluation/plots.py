@@ -172,7 +172,7 @@ def identity_against_edit(points: Mapping[str, Mapping[str, Sequence]], name: st
                 continue
             look = _look(index)
             x, y = np.asarray(found, float).T
-            ax.scatter(x, y, s=9, alpha=0.3, linewidths=0, **look)
+            ax.scatter(x, y, s=9, alpha=0.3, linewidths=0, rasterized=True, **look)  # thousands
             bins = np.round(x * 2) / 2  # half steps
             places = np.unique(bins)
             medians = [np.median(y[bins == place]) for place in places]
@@ -261,12 +261,14 @@ def differences(panels: Sequence[tuple[str, str, Sequence[tuple]]], columns: int
 @styled
 def attention(path: Path, name: str) -> dict[str, str]:
     """The maps of one attention/*.npz over the crop (`maps`, a JPEG data URI) and the share of attention that
-    goes to the reference at each step (`share`, SVG). Raises what numpy raises for a broken file."""
+    goes to the reference at each step (`share`, SVG), and where there is text, cross-attention by token and
+    step (`text`, SVG). Raises what numpy raises for a broken file."""
     with np.load(path, allow_pickle=False) as data:
         maps, queries, points = data["maps"], data["queries"], data["points"]
         crop, timesteps, shares, layers = (
             data[key] for key in ("crop", "timesteps", "reference_share", "layers")
         )
+        text = data.get("text_share")  # (steps, layers, text tokens)
     steps = np.unique(np.linspace(0, len(maps) - 1, _ATTENTION_STEPS).round().astype(int))
     figure = Figure(figsize=(1.5 * len(queries) + 0.5, 1.55 * len(steps)), dpi=110, layout="constrained")
     axes = figure.subplots(len(steps), len(queries), squeeze=False)
@@ -295,7 +297,14 @@ def attention(path: Path, name: str) -> dict[str, str]:
     ax.plot(x, shares.mean(axis=1) * 100, color="black", linewidth=2, label="mean of layers")
     ax.set(xlabel="denoising step", ylabel="attention to the reference (%)", ylim=(0, None))
     _legend(figure, [ax], columns=2)
-    return {
+    found = {
         "maps": jpeg_uri(buffer.getvalue()),
         "share": _svg(figure, name, "Share of attention to the reference by step"),
     }
+    if text is not None:
+        figure, (ax,) = _grid(1, 1, (6.0, 2.8))
+        shown = ax.imshow(text.mean(axis=1) * 100, aspect="auto", cmap="viridis", interpolation="nearest")
+        ax.set(xlabel="text token", ylabel="denoising step")
+        figure.colorbar(shown, label="cross-attention (%)")
+        found["text"] = _svg(figure, f"{name}-text", "Cross-attention to the text tokens by step")
+    return found

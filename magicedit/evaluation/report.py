@@ -55,6 +55,7 @@ PUBLISHED = {  # column of a published table -> ours that measures the same thin
 }
 PAPER_NOTE = "the paper's own numbers: other data, other scorer, not to be ranked with those above"
 DASH = "–"
+FAILURES = 50  # shown
 WALL = 4  # pictures of each kind: best, median, worst
 
 
@@ -131,9 +132,13 @@ def interval(found: dict, digits: int, sign: str = "") -> str:
     return f"[{number(found['low'], digits, sign)}, {number(found['high'], digits, sign)}]"
 
 
-def _cell(headline: dict, key: str, best: bool = False) -> Cell:
+def _cell(headline: dict, key: str, best: bool = False, edits: int | None = None) -> Cell:
+    """`edits`: how many there were; a mean over fewer says so."""
     found, digits = headline.get(key) or {}, metric(key).digits
-    return Cell(number(found.get("mean"), digits), interval(found, digits), best)
+    note = interval(found, digits)
+    if edits and found and found["n"] < edits:
+        note = f"{note} n={found['n']}".strip()
+    return Cell(number(found.get("mean"), digits), note, best)
 
 
 def _best(editors: dict[str, dict], key: str) -> str | None:
@@ -166,7 +171,8 @@ def _values(summary: dict, keys: Sequence[str]) -> Table:
     for name, data in summary.get("editors", {}).items():
         if name in editors:
             failed = f"{data['failed']} of {data.get('edits', DASH)} failed" if data.get("failed") else ""
-            cells = [_cell(data.get("headline", {}), key, best[key] == name) for key in keys]
+            headline, asked = data.get("headline", {}), data.get("asked_edits")
+            cells = [_cell(headline, key, best[key] == name, asked) for key in keys]
             rows.append([Cell(name, failed), *cells])
         else:
             rows.append([Cell(name), Cell(data.get("status", "not run"), span=max(len(keys), 1))])
@@ -320,9 +326,10 @@ def _speed(summary: dict) -> Table:
 
 
 def _failures(rows: list[dict]) -> Table:
+    """The first `FAILURES` failed edits; how many there are stands by each editor's name."""
     keys = ("editor", "identity", "photograph", "request", "seed", "error")
     failed = [[Cell(str(row.get(key, DASH))) for key in keys] for row in rows if row.get("error")]
-    return Table(list(keys), failed)
+    return Table(list(keys), failed[:FAILURES])
 
 
 def picture(folder: Path, place: str | None) -> str | None:
@@ -427,8 +434,22 @@ def _attention(folder: Path) -> list[dict]:
     return found
 
 
+def _figures(drawn: dict, folder: Path) -> list[Path]:
+    """The plots without pictures as files of their own, such as calibration-blendshapes.svg."""
+    folder.mkdir(exist_ok=True)
+    named = {}
+    for name, plot in drawn.items():
+        each = plot.items() if isinstance(plot, dict) else [(None, plot)]
+        named |= {f"{name}-{scorer}" if scorer else name: str(svg) for scorer, svg in each if svg}
+    for name, svg in named.items():
+        if "xmlns=" not in svg[:500]:
+            svg = svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+        (folder / f"{name}.svg").write_text(svg, encoding="utf-8")
+    return [folder / f"{name}.svg" for name in named]
+
+
 def write_report(folder: Path) -> list[Path]:
-    """Writes report.html, report.md, rows.csv and rows.parquet into a REPORT folder and returns their paths.
+    """Writes report.html, report.md, rows.csv, rows.parquet and plots/ into REPORT and returns the paths.
 
     The page is one file: styles, plots and pictures are in it and nothing is fetched. What is missing
     (metrics, pictures, editors that did not run) shows as such. Raises DatasetError for a folder that is no
@@ -466,6 +487,12 @@ def write_report(folder: Path) -> list[Path]:
         "failures": _failures(rows),
     }
     scored_by = scorers[0] if scorers else ""
+    drawn = {
+        "calibration": {s: plots.calibration(editors, s, f"calibration{i}") for i, s in enumerate(scorers)},
+        "crosstalk": {s: plots.crosstalk(editors, s, f"crosstalk{i}") for i, s in enumerate(scorers)},
+        "identity": plots.identity_against_edit(points, "identity"),
+        "guidance": plots.guidance(editors, scorers, summary.get("published"), "guidance"),
+    }
     page = render(
         "report.html.j2",
         summary=summary,
@@ -474,10 +501,7 @@ def write_report(folder: Path) -> list[Path]:
         circumstances=summary.get("circumstances", {}),
         editors=editors,
         **tables,
-        calibration={s: plots.calibration(editors, s, f"calibration{i}") for i, s in enumerate(scorers)},
-        crosstalk={s: plots.crosstalk(editors, s, f"crosstalk{i}") for i, s in enumerate(scorers)},
-        identity=plots.identity_against_edit(points, "identity"),
-        guidance=plots.guidance(editors, scorers, summary.get("published"), "guidance"),
+        **drawn,
         wall={editor: _wall(edited, folder, editor, scored_by) for editor in editors},
         scored_by=scored_by,
         attention=_attention(folder),
@@ -485,7 +509,8 @@ def write_report(folder: Path) -> list[Path]:
     try:
         (folder / "report.html").write_text(page, encoding="utf-8")
         (folder / "report.md").write_text(_report_markdown(summary, tables), encoding="utf-8")
-        return [folder / "report.html", folder / "report.md", *_tables(rows, folder)]
+        figures = _figures(drawn, folder / "plots")
+        return [folder / "report.html", folder / "report.md", *_tables(rows, folder), *figures]
     except OSError as error:
         raise OutputError(f"the report cannot be written into {folder}: {error}") from error
 
@@ -498,8 +523,7 @@ def _report_markdown(summary: dict, tables: dict[str, Any]) -> str:
         "Means with 95 % bootstrap intervals over identities.",
     ]
     for scorer, about in summary.get("scorers", {}).items():
-        labeller = ", **also the labeller of the training data**" if about.get("labeller") else ""
-        described = f"{_escape(about.get('title', ''))}{labeller}. {_escape(about.get('note', ''))}"
+        described = "; ".join(_escape(about.get(key, "")) for key in ("title", "relation", "note"))
         parts.append(f"- scorer {_escape(scorer)}: {described}")
     parts.append(headline_table(summary))
     named = [("More metrics", tables["more"])]

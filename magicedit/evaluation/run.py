@@ -1,16 +1,19 @@
 """Running a protocol: every edit a row, written as soon as it is measured, so that a run can be stopped."""
 
+import hashlib
 import json
+import logging
 import multiprocessing
 import os
 import pickle
 import re
-import resource
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,10 +23,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from magicedit.errors import MagicEditError, OutputError
+from magicedit.evaluation.circumstances import without_folders
 from magicedit.evaluation.editors import Entrant, PictureFolder
 from magicedit.evaluation.protocol import Edit, Protocol
 from magicedit.evaluation.scoring import Scoring, head_group
 from magicedit.evaluation.subjects import Subject
+
+logger = logging.getLogger(__name__)
 
 ROWS, RUN = "rows.jsonl", "run.json"
 JPEG_QUALITY = 92
@@ -51,6 +57,7 @@ def run_protocol(
     output: str | Path,
     *,
     jobs: int = 1,
+    retry_failed: bool = False,
     cold_start: bool = True,
     progress: bool = False,
 ) -> list[dict[str, Any]]:
@@ -60,7 +67,8 @@ def run_protocol(
         entrants: what is evaluated; those without `open` are left out.
         subjects: as many as the protocol asks for are taken, from the first.
         output: the report's folder.
-        jobs: processes.
+        jobs: processes; above 1, a script that calls this needs `if __name__ == "__main__":`.
+        retry_failed: edit again what failed in an earlier run.
         cold_start: also measure time and memory of opening each editor for a first edit.
 
     Returns:
@@ -74,30 +82,43 @@ def run_protocol(
     subjects = [
         replace(s, style=style) for s in subjects[: protocol.identities] for style in protocol.renderings
     ]
-    check_output_folder(output, protocol, subjects, entrants)
+    about = _about(protocol, subjects, entrants)
+    check_output_folder(output, about)
     runnable = [entrant for entrant in entrants if entrant.open is not None]
     worker = Worker(protocol, output)
     tasks = []
-    for entrant in runnable:
-        editor = worker.editor(entrant)  # a broken one ends the run before anything is edited
-        tasks += _tasks_of(entrant, editor, protocol, subjects)
+    for entrant in runnable:  # a broken one ends the run before anything is edited
+        tasks += _tasks_of(entrant, worker.editor(entrant), protocol, subjects)
+    about["skipped"] = worker.scoring.skipped
+    run = read_run(output)
+    if run and run["skipped"].keys() != about["skipped"].keys():
+        lacking = ", ".join(sorted(run["skipped"].keys() ^ about["skipped"].keys()))
+        raise OutputError(f"{output} was measured with other packages ({lacking}); choose another folder")
+    output.mkdir(parents=True, exist_ok=True)
+    about["editors"] = run.get("editors", {}) | about["editors"]
+    _update_run(output, about)
     rows = read_rows(output)
-    waiting = [task for task in tasks if task.key not in rows]
+    waiting = [
+        task
+        for task in tasks
+        if task.key not in rows or (retry_failed and rows[task.key]["error"] is not None)
+    ]
 
     with (output / ROWS).open("a", encoding="utf-8") as file:
-        results = map(worker.run, waiting) if jobs == 1 else _in_processes(worker, waiting, jobs)
-        bar = tqdm(results, total=len(tasks), initial=len(tasks) - len(waiting), disable=not progress)
-        for task, row in zip(waiting, bar, strict=True):
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        results = ((t, worker.run(t)) for t in waiting) if jobs == 1 else _in_processes(worker, waiting, jobs)
+        for task, row in tqdm(
+            results, total=len(tasks), initial=len(tasks) - len(waiting), disable=not progress
+        ):
+            file.write(json.dumps(row) + "\n")
             file.flush()
             os.fsync(file.fileno())
             rows[task.key] = row
-    known = read_run(output).get("cold", {})
+    known = run.get("cold", {})
     for entrant in runnable if cold_start else ():
         if entrant.name not in known:
             edit = next((t.edit for t in tasks if t.entrant is entrant and t.edit.asked), None)
             known[entrant.name] = edit and _cold(entrant, subjects[0], edit)
-    _update_run(output, {"skipped": worker.scoring.skipped, "cold": known})
+    _update_run(output, {"cold": known})
     return [rows[task.key] for task in tasks]
 
 
@@ -119,15 +140,15 @@ def _tasks_of(entrant: Entrant, editor, protocol: Protocol, subjects: Sequence[S
 
 
 class Worker:
-    """What a process needs to make and measure edits; everything is opened on first use."""
+    """What a process needs to make and measure edits, opened on first use; one editor at a time."""
 
     def __init__(self, protocol: Protocol, output: Path):
         self.protocol, self.output = protocol, output
-        self._editors: dict[str, Any] = {}
+        self._editor: tuple[str, Any] | None = None
         self._scoring: Scoring | None = None
 
     def __getstate__(self):
-        return {"protocol": self.protocol, "output": self.output, "_editors": {}, "_scoring": None}
+        return {"protocol": self.protocol, "output": self.output, "_editor": None, "_scoring": None}
 
     @property
     def scoring(self) -> Scoring:
@@ -136,29 +157,17 @@ class Worker:
         return self._scoring
 
     def editor(self, entrant: Entrant):
-        if entrant.name not in self._editors:
-            self._editors[entrant.name] = entrant.open()
-        return self._editors[entrant.name]
+        if self._editor is None or self._editor[0] != entrant.name:
+            self._editor = None  # frees the last one's memory first
+            self._editor = entrant.name, entrant.open()
+        return self._editor[1]
 
     def run(self, task: Task) -> dict[str, Any]:
         """The row of one edit. What fails is in it: one edit must not end thousands."""
-        entrant, subject, edit = task.entrant, task.subject, task.edit
-        row: dict[str, Any] = {
-            "editor": entrant.name,
-            "identity": subject.name,
-            "person": subject.identity,
-            "photograph": subject.source.name,
-            "kind": edit.kind,
-            "request": edit.request,
-            "asked": dict(edit.asked),
-            "seed": edit.seed,
-            "error": None,
-            "seconds": None,
-            "group": dict(subject.group)
-            | ({"rendering": subject.style} if len(self.protocol.renderings) > 1 else {}),
-        }
+        row = _empty_row(task, self.protocol)
+        subject, edit = task.subject, task.edit
         try:
-            editor, original = self.editor(entrant), self.scoring.original(subject)
+            editor, original = self.editor(task.entrant), self.scoring.original(subject)
             row["group"]["head"] = head_group(original.measured.face)
             started = time.perf_counter()
             if isinstance(editor, PictureFolder):
@@ -171,7 +180,7 @@ class Worker:
             if task.first and hasattr(editor, "attention_maps"):
                 self._attention(task, editor, original)
         except Exception as error:
-            return row | {"error": f"{type(error).__name__}: {error}"}
+            return row | {"error": f"{type(error).__name__}: {without_folders(str(error))}"}
         return row | _rounded(scores) | pictures
 
     def _keep(self, task: Task, before: np.ndarray, after: np.ndarray) -> dict[str, str]:
@@ -195,8 +204,28 @@ class Worker:
         path.parent.mkdir(exist_ok=True)
         try:
             editor.attention_maps(original.photo, task.edit.asked, task.edit.seed).save(path)
-        except MagicEditError:  # a model without reference attention has no such maps
-            return
+        except Exception as error:  # a model without reference attention has none; the edit itself is good
+            logger.warning("no attention maps of %s: %s", task.entrant.name, error)
+
+
+def _empty_row(task: Task, protocol: Protocol) -> dict[str, Any]:
+    """What is known of an edit before it is made."""
+    subject, edit = task.subject, task.edit
+    rendering = {"rendering": subject.style} if len(protocol.renderings) > 1 else {}
+    return {
+        "editor": task.entrant.name,
+        "identity": subject.name,
+        "person": subject.identity,
+        "photograph": subject.source.name,
+        "photograph_sha256": subject.fingerprint,
+        "kind": edit.kind,
+        "request": edit.request,
+        "asked": dict(edit.asked),
+        "seed": edit.seed,
+        "error": None,
+        "seconds": None,
+        "group": dict(subject.group) | rendering,
+    }
 
 
 # --- Several processes ---
@@ -204,8 +233,15 @@ class Worker:
 _WORKER: Worker | None = None
 
 
-def _start(worker: Worker) -> None:
+def _start(worker: Worker, threads: int) -> None:
+    """Makes a process ready. Ctrl-C is the parent's, and cores are shared, not fought for."""
     global _WORKER
+    import cv2
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
     _WORKER = worker
 
 
@@ -213,27 +249,47 @@ def _run_here(task: Task) -> dict[str, Any]:
     return _WORKER.run(task)
 
 
-def _in_processes(worker: Worker, tasks: Sequence[Task], jobs: int) -> Iterator[dict[str, Any]]:
-    """Rows in the order of the tasks."""
+def _in_processes(worker: Worker, tasks: Sequence[Task], jobs: int) -> Iterator[tuple[Task, dict[str, Any]]]:
+    """Rows as they are done; never more under way than processes, so that no more can be lost.
+
+    A process that dies, of memory for instance, fails the edits that were under way, and others follow it.
+    """
     context = multiprocessing.get_context("spawn")  # libraries with threads of their own do not fork
-    with ProcessPoolExecutor(jobs, context, initializer=_start, initargs=(worker,)) as pool:
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    left = list(reversed(tasks))
+    while left:
+        pool = ProcessPoolExecutor(jobs, context, initializer=_start, initargs=(worker, threads))
+        under_way: dict[Future, Task] = {}
         try:
-            yield from pool.map(_run_here, tasks)
+            while left or under_way:
+                while left and len(under_way) < jobs:
+                    task = left.pop()
+                    under_way[pool.submit(_run_here, task)] = task
+                done, _ = wait(under_way, return_when=FIRST_COMPLETED)
+                for future in done:
+                    row = future.result()
+                    yield under_way.pop(future), row
+        except BrokenProcessPool as error:
+            for task in under_way.values():
+                yield task, _empty_row(task, worker.protocol) | {"error": f"BrokenProcessPool: {error}"}
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 def _cold(entrant: Entrant, subject: Subject, edit: Edit) -> dict[str, float] | None:
-    """Seconds and peak memory of opening the editor and one edit, in a process of its own."""
+    """Seconds and peak memory of a process of its own that opens the editor and makes one edit."""
     try:
         task = pickle.dumps((entrant, subject, edit))
+        started = time.perf_counter()
         process = subprocess.run(
             [sys.executable, "-c", f"from {__name__} import measure_cold; measure_cold()"],
             input=task,
             capture_output=True,
             check=True,
         )
-        return json.loads(process.stdout.splitlines()[-1])
+        seconds = time.perf_counter() - started
+        cost = json.loads(process.stdout.splitlines()[-1])
+        return cost and cost | {"seconds": round(seconds, 2)}
     except (pickle.PicklingError, AttributeError, TypeError, IndexError, ValueError):
         return None  # an editor that another process cannot make, or that writes to stdout
     except subprocess.CalledProcessError:  # the edits' own rows tell what is wrong with it
@@ -241,18 +297,19 @@ def _cold(entrant: Entrant, subject: Subject, edit: Edit) -> dict[str, float] | 
 
 
 def measure_cold() -> None:
-    """Reads an editor, a subject and an edit from stdin, prints what they cost."""
+    """Reads an editor, a subject and an edit from stdin, prints how much memory they took."""
     entrant, subject, edit = pickle.load(sys.stdin.buffer)  # from our own process, see `_cold`
-    started = time.perf_counter()
     editor = entrant.open()
     if isinstance(editor, PictureFolder):
         print("null")
         return
     editor(subject.open(), edit.asked, edit.seed)
-    cost = {
-        "seconds": round(time.perf_counter() - started, 2),
-        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
-    }
+    status = Path("/proc/self/status")  # getrusage would also tell the peak of the process we came from
+    peak = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.exists() else None
+    cost = {"peak_memory_mb": round(int(peak[1]) / 1024, 1) if peak else None}
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        cost["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
     print(json.dumps(cost))
 
 
@@ -260,8 +317,12 @@ def measure_cold() -> None:
 
 
 def safe_name(text: str) -> str:
-    """As a file name: whatever is no letter, digit or one of `=+-,._ ()` becomes an underscore."""
-    return re.sub(r"[^\w=+\-,. ()]", "_", text)[:120]
+    """As a file name: whatever is no letter, digit or one of `=+-,._ ()` becomes an underscore, and names
+    that this changes or cuts get a hash, so that no two become one."""
+    plain = re.sub(r"[^\w=+\-,. ()]", "_", text)[:120]
+    if plain == text and plain.strip(". "):
+        return plain
+    return f"{plain.strip('. ')}-{hashlib.sha256(text.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
 
 
 def read_rows(output: str | Path) -> dict[Key, dict[str, Any]]:
@@ -273,8 +334,8 @@ def read_rows(output: str | Path) -> dict[Key, dict[str, Any]]:
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
     if len(whole) < len(content):
-        path.write_bytes(whole)
-    for number, line in enumerate(whole.decode().splitlines(), start=1):
+        os.truncate(path, len(whole))
+    for number, line in enumerate(whole.decode().split("\n")[:-1], start=1):
         try:
             row = json.loads(line)
             rows[row["editor"], row["identity"], row["request"], row["seed"]] = row
@@ -293,32 +354,43 @@ def read_run(output: str | Path) -> dict[str, Any]:
         raise OutputError(f"{path} cannot be read ({error}); remove it and run again") from error
 
 
-def check_output_folder(
-    output: Path, protocol: Protocol, subjects: Sequence[Subject], entrants: Iterable[Entrant]
-) -> None:
-    """Makes the folder, or sees that it holds the same evaluation. OutputError where it does not.
+def _about(protocol: Protocol, subjects: Sequence[Subject], entrants: Iterable[Entrant]) -> dict[str, Any]:
+    """What run.json says of an evaluation, so that another one is not mixed with it."""
+    return {
+        "protocol": protocol.name,
+        "version": protocol.version,
+        "photographs": {subject.name: subject.fingerprint for subject in subjects},
+        "editors": {entrant.name: dict(entrant.settings) for entrant in entrants if entrant.open is not None},
+    }
+
+
+def check_output_folder(output: Path, about: Mapping[str, Any]) -> None:
+    """OutputError where the folder holds something else than an evaluation that began like this one.
 
     Editors may be added to a report; what an editor of a known name is, may not change.
     """
-    settings = {entrant.name: dict(entrant.settings) for entrant in entrants if entrant.open is not None}
-    wanted = {
-        "protocol": protocol.name,
-        "version": protocol.version,
-        "subjects": [subject.name for subject in subjects],
-    }
     run = read_run(output)
-    if not run and output.exists() and any(output.iterdir()):
-        raise OutputError(f"{output} exists and is no report of an evaluation; choose another folder")
-    for key, value in wanted.items():
-        if run and run.get(key) != value:
-            raise OutputError(f"{output} holds an evaluation of another {key}; choose another folder")
-    known = run.get("editors", {})
-    if changed := sorted(name for name in settings if name in known and known[name] != settings[name]):
+    if not run:
+        if output.exists() and (not output.is_dir() or any(output.iterdir())):
+            raise OutputError(f"{output} exists and is no report of an evaluation; choose another folder")
+        return
+    for what in ("protocol", "version", "photographs"):
+        if run.get(what) != about[what]:
+            raise OutputError(f"{output} holds an evaluation of another {what}; choose another folder")
+    known = run["editors"]
+    if changed := [name for name, of in about["editors"].items() if name in known and known[name] != of]:
         raise OutputError(
-            f"{output} holds rows of {', '.join(changed)} with other settings; choose another folder or name"
+            f"{output} holds rows of {', '.join(changed)} with other settings or weights; choose another "
+            "folder or name"
         )
-    output.mkdir(parents=True, exist_ok=True)
-    _update_run(output, wanted | {"editors": known | settings})
+
+
+def rewrite_rows(output: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Replaces the rows of a report, all at once."""
+    path = Path(output) / ROWS
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    temporary.replace(path)
 
 
 def _update_run(output: Path, changes: Mapping[str, Any]) -> None:

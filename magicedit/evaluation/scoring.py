@@ -4,12 +4,12 @@ import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from magicedit.errors import MagicEditError, NoFaceError
+from magicedit.evaluation.circumstances import without_folders
 from magicedit.evaluation.metrics.au_error import achieved_share, au_error
 from magicedit.evaluation.metrics.background import background_rmse
 from magicedit.evaluation.metrics.head_pose import pose_rmse_degrees, pose_rmse_matrix
@@ -35,16 +35,18 @@ CROP = 384  # px a side of the crops that are compared and kept
 SAME_FACE_OVERLAP = 0.3  # intersection over union of the boxes before and after
 TURNED = 15.0  # degrees of yaw or pitch from which on a head counts as turned
 _REMEMBERED = 2  # originals
+AU_COLUMNS = ("au_mse", "au_mae", "au_mse_asked", "achieved")  # of a row, each by scorer
 
 SCORERS: dict[str, dict[str, Any]] = {
     "blendshapes": {
         "title": "MediaPipe blendshapes",
-        "labeller": True,
+        "relation": "it labelled the photographs that mini was trained on, and sized the warp's muscles",
         "note": "intensities 0 to 5 from a network's expression scores; hardly sees AU5, AU6, AU9 and AU15",
     },
     "landmarks68": {
         "title": "dlib's 68 landmarks",
-        "labeller": False,
+        "relation": "it labelled nothing of ours, but its full distances are those of the face mesh that "
+        "gave the warp's muscles their directions",
         "note": "changes from the movement of landmarks of another network and family; for research use; "
         "errors leave out units that move the same points as the asked ones, which it cannot tell apart",
     },
@@ -96,7 +98,7 @@ class Scoring:
             return load()
         except MagicEditError as error:
             reason = re.split(r"[;\n]", str(error))[0]
-            self.skipped[name] = reason.replace(str(Path.home()), "~")
+            self.skipped[name] = without_folders(reason)
         return None
 
     def original(self, subject: Subject) -> Original:
@@ -170,7 +172,8 @@ class Scoring:
         if self._arcface is not None:
             others = self._arcface.detect(pixels)
             same = max(others, key=lambda other: overlap(other.box, face.box), default=None)
-            embedding = None if same is None else same.embedding
+            if same is not None and overlap(same.box, face.box) >= SAME_FACE_OVERLAP:
+                embedding = same.embedding
         return Measured(face, crop_face(pixels, alignment), landmarks68, descriptor, embedding)
 
 
@@ -191,9 +194,7 @@ def au_columns(
     for name, value in asked.items():
         if name not in aus:  # one side
             whole[name[:-1]] = whole.get(name[:-1], 0.0) + value / 2
-    columns: dict[str, dict[str, float | None]] = {
-        name: {} for name in ("au_mse", "au_mae", "au_mse_asked", "achieved")
-    }
+    columns: dict[str, dict[str, float | None]] = {name: {} for name in AU_COLUMNS}
     for scorer, changes in changed.items():
         start = before.get(scorer) or before.get("blendshapes", {})
         confused = entangled(whole, "ibug68") if scorer == "landmarks68" else ()

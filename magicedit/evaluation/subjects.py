@@ -1,6 +1,7 @@
 """Whom to edit: one photograph a person, from folders of photographs or a prepared dataset."""
 
 import csv
+import hashlib
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -24,7 +25,8 @@ class Subject:
     """A person and the photograph of them that is edited.
 
     identity: name of the person. source: the photograph's file, or the Parquet file that holds it. row: its
-    number there. group: the data's own columns, such as gender. style: one of `RENDERINGS`.
+    number there. group: the data's own columns, such as gender. style: one of `RENDERINGS`. origin: what kind
+    of data it comes from, for the report.
     """
 
     identity: str
@@ -32,11 +34,18 @@ class Subject:
     row: int | None = None
     group: Mapping[str, str] = field(default_factory=dict)
     style: str = "photograph"
+    origin: str = "folders of photographs"
 
     @property
     def name(self) -> str:
         """Identity and style, unique among the subjects of an evaluation."""
         return self.identity if self.style == "photograph" else f"{self.identity} ({self.style})"
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the photograph's pixels: the same file or dataset row has the same, whatever it is called."""
+        content = self.source.read_bytes() if self.row is None else _encoded_crop(self.source, self.row)
+        return hashlib.sha256(content).hexdigest()[:16]
 
     def open(self) -> Photo:
         """The photograph. ImageError or DatasetError where it cannot be read."""
@@ -75,7 +84,7 @@ def read_subjects(
         limit: how many of them at most.
         identities: only these, in this order.
         attributes: CSV with a column `identity` and whatever is known of each; default: attributes.csv in the
-            folder, if it is there. Numbers are binned by tens.
+            folder, if it is there. An age is binned by tens.
 
     Raises:
         DatasetError: where there are no photographs or no identities, or names that are not there.
@@ -132,6 +141,7 @@ def _from_dataset(folder: Path) -> list[Subject]:
 
     read_description(folder)
     files = sorted((folder / "data").glob("validation-*.parquet"))
+    split = "validation" if files else "training"
     files = files or sorted((folder / "data").glob("train-*.parquet"))
     best: dict[str, tuple[float, Subject]] = {}
     for file in files:
@@ -145,22 +155,33 @@ def _from_dataset(folder: Path) -> list[Subject]:
             expressive = sum(row["action_units"] or [])
             known = best.get(row["identity"])
             if "#muscles-" not in row["source"] and (known is None or expressive < known[0]):
-                best[row["identity"]] = expressive, Subject(row["identity"], file, number)
+                subject = Subject(row["identity"], file, number, origin=f"{split} split of a dataset")
+                best[row["identity"]] = expressive, subject
     if not best:
         raise DatasetError(f"the dataset {folder} has no photographs")
     return [best[identity][1] for identity in sorted(best)]
 
 
 def _read_crop(file: Path, row: int):
-    import pyarrow.parquet as pq
     from PIL import Image
 
-    column = pq.read_table(file, columns=["image"])["image"]
-    return Image.open(io.BytesIO(column[row].as_py()["bytes"]))
+    return Image.open(io.BytesIO(_encoded_crop(file, row)))
+
+
+def _encoded_crop(file: Path, row: int) -> bytes:
+    import pyarrow.parquet as pq
+
+    parquet = pq.ParquetFile(file)
+    for group in range(parquet.num_row_groups):
+        count = parquet.metadata.row_group(group).num_rows
+        if row < count:
+            return parquet.read_row_group(group, columns=["image"])["image"][row].as_py()["bytes"]
+        row -= count
+    raise DatasetError(f"{file} has no row {row}; it was changed while it was read")
 
 
 def read_attributes(path: str | Path) -> dict[str, dict[str, str]]:
-    """By identity what a CSV says of each, numbers binned by tens ("30-39"). DatasetError without a column
+    """By identity what a CSV says of each, an age binned by tens ("30-39"). DatasetError without a column
     `identity`."""
     try:
         with Path(path).open(newline="", encoding="utf-8-sig") as file:
@@ -171,7 +192,7 @@ def read_attributes(path: str | Path) -> dict[str, dict[str, str]]:
         raise DatasetError(f"{path} must have a column `identity` and rows, beside columns such as gender")
     return {
         row["identity"]: {
-            key: _binned(value.strip())
+            key: _binned(value.strip()) if "age" in key.lower().split("_") else value.strip()
             for key, value in row.items()
             if key and key != "identity" and isinstance(value, str) and value.strip()
         }

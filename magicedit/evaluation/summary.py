@@ -10,13 +10,13 @@ import numpy as np
 from magicedit.data.labels import match_labels, read_labels
 from magicedit.errors import DatasetError
 from magicedit.evaluation.editors import Entrant
+from magicedit.evaluation.metrics.au_error import LEAST_ROOM, possible_change
 from magicedit.evaluation.metrics.control import crosstalk, response, side_leak
 from magicedit.evaluation.metrics.intervals import bootstrap
 from magicedit.evaluation.protocol import Protocol
-from magicedit.evaluation.scoring import SCORERS, au_columns
+from magicedit.evaluation.scoring import AU_COLUMNS, SCORERS, au_columns
 
 Rows = Sequence[Mapping[str, Any]]
-BY_SCORER = ("au_mse", "au_mae", "au_mse_asked", "achieved")
 SCALARS = (
     *(
         "identity_distance",
@@ -32,6 +32,23 @@ SCALARS = (
 _LABELS_NOTE = "intensities 0 to 5 that another tool read from the same crops"
 
 
+def read_intensities(
+    labels: str | Path, scale: float | None, aus: tuple[str, ...]
+) -> dict[str, dict[str, float]]:
+    """By picture the AU intensities 0 to 5 of a label file.
+
+    Raises:
+        DatasetError: where it is unreadable, its scale cannot be told, or it has none of the AUs `aus`.
+    """
+    intensities = read_labels(labels, scale)
+    known = {au for values in intensities.values() for au in values}
+    if not known & set(aus):
+        raise DatasetError(
+            f"{labels} has none of {', '.join(aus)}, but {', '.join(sorted(known)) or 'nothing'}"
+        )
+    return intensities
+
+
 def add_labels(
     rows: list[dict[str, Any]], labels: str | Path, scale: float | None, aus: tuple[str, ...]
 ) -> int:
@@ -41,7 +58,7 @@ def add_labels(
     Raises:
         DatasetError: where the file is unreadable, its scale cannot be told, or it names no picture.
     """
-    intensities = read_labels(labels, scale)
+    intensities = read_intensities(labels, scale, aus)
     pictures = {row[name] for row in rows for name in ("picture", "original") if row.get(name)}
     names = match_labels(intensities, pictures)
     scored = 0
@@ -74,7 +91,12 @@ def summarise(
     """
     scorers = {name: about for name, about in SCORERS.items() if name not in run.get("skipped", {})}
     if any("labels" in row.get("changed", {}) for row in rows):
-        scorers["labels"] = {"title": "labels from a file", "labeller": False, "note": _LABELS_NOTE}
+        scored = sum("labels" in row.get("changed", {}) for row in rows)
+        scorers["labels"] = {
+            "title": "labels from a file",
+            "relation": "whether the tool also labelled what an editor was trained on is not known here",
+            "note": f"{_LABELS_NOTE}; of {scored} of {len(rows)} edits",
+        }
     counterpart = {variant.published: variant.name for variant in protocol.variants if variant.published}
     published = protocol.published and dict(protocol.published) | {
         "rows": [row | {"editor": counterpart.get(row["name"])} for row in protocol.published["rows"]]
@@ -104,6 +126,7 @@ def _editor_summary(
     cold = run.get("cold", {}).get(rows[0]["editor"]) or {}
     return {
         "edits": len(rows),
+        "asked_edits": sum(row["kind"] != "zero" for row in rows),
         "failed": len(rows) - len(good),
         "headline": headline([row for row in good if row["kind"] != "zero"]),
         "control": {scorer: control(levels, scorer, aus) for scorer in scorers},
@@ -121,7 +144,7 @@ def headline(rows: Rows) -> dict[str, dict[str, float]]:
     """Mean and 95 % interval of every metric that was measured, those by scorer as "au_mse/blendshapes"."""
     values: dict[str, list[tuple[float, str]]] = {}
     for row in rows:
-        for metric in BY_SCORER:
+        for metric in AU_COLUMNS:
             for scorer, value in row[metric].items():
                 values.setdefault(f"{metric}/{scorer}", []).append((value, row["person"]))
         for metric in SCALARS:
@@ -135,7 +158,8 @@ def headline(rows: Rows) -> dict[str, dict[str, float]]:
 
 
 def control(levels: Rows, scorer: str, aus: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """By AU the measured change at each level and how it follows the request; nothing for AUs not asked."""
+    """By AU the measured change at each level, and how it follows what the scale had room for; nothing for
+    AUs that were not asked."""
     found = {}
     for au in aus:
         rows = [row for row in levels if au in row["asked"] and au in row["changed"].get(scorer, {})]
@@ -143,19 +167,28 @@ def control(levels: Rows, scorer: str, aus: Iterable[str]) -> dict[str, dict[str
             continue
         asked = [row["asked"][au] for row in rows]
         changed = [row["changed"][scorer][au] for row in rows]
+        possible = [_possible(row, scorer) for row in rows]
         curve = []
         for level in sorted(set(asked)):
             at = [(c, row["person"]) for a, c, row in zip(asked, changed, rows, strict=True) if a == level]
             curve.append({"asked": level} | _rounded(bootstrap(*zip(*at, strict=True))._asdict()))
-        found[au] = {"levels": curve} | _rounded(response(asked, changed)._asdict())
+        found[au] = {"levels": curve} | _rounded(response(possible, changed)._asdict())
     return found
+
+
+def _possible(row: Mapping[str, Any], scorer: str) -> float:
+    """What the scale had room for of a request of one AU, steps."""
+    before = row["before"].get(scorer) or row["before"]["blendshapes"]
+    return possible_change(row["asked"], before)[next(iter(row["asked"]))]
 
 
 def _crosstalk(levels: Rows, scorer: str, aus: Sequence[str]) -> dict[str, Any]:
     edits = []
     for row in levels:
-        ((name, asked),) = row["asked"].items()
-        edits.append((name, asked, row["changed"].get(scorer, {})))
+        ((name, _),) = row["asked"].items()
+        possible = _possible(row, scorer)
+        if abs(possible) >= LEAST_ROOM:
+            edits.append((name, possible, row["changed"].get(scorer, {})))
     asked = [au for au in aus if any(name == au for name, _, _ in edits)]
     matrix = crosstalk(edits, aus)
     change = [[None if math.isnan(v) else round(float(v), 4) for v in matrix[aus.index(au)]] for au in asked]

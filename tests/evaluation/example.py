@@ -200,15 +200,20 @@ def make_report(
         "scorers": {
             "blendshapes": {
                 "title": "MediaPipe blendshapes",
-                "labeller": True,
+                "relation": "it labelled the training photographs",
                 "note": "It labelled the pairs.",
             },
-            "landmarks68": {"title": "68 landmarks", "labeller": False, "note": "Change only."},
+            "landmarks68": {
+                "title": "68 landmarks",
+                "relation": "it labelled nothing",
+                "note": "Change only.",
+            },
         },
         "skipped": {"lpips": "the package lpips is not installed"},
         "circumstances": {
             "date": "2026-01-01",
-            "hardware": "2 cores",
+            "hardware": {"cpu": "a processor", "cores": 2},
+            "jobs": 2,
             "versions": {"numpy": "2.0"},
             "seed": 0,
         }

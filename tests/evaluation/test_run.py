@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,8 @@ from magicedit.cli import main
 from magicedit.cli.evaluation import open_editor
 from magicedit.errors import MagicEditError, OutputError
 from magicedit.evaluation import Entrant, PictureFolder, evaluate, load_protocol, read_subjects
-from magicedit.evaluation.run import ROWS, read_rows, read_run, run_protocol
+from magicedit.evaluation.circumstances import plain_command, without_folders
+from magicedit.evaluation.run import ROWS, read_rows, read_run, run_protocol, safe_name
 
 PROTOCOL = """
 name: brief
@@ -320,3 +322,122 @@ def test_tables_need_their_runs(people, tmp_path, capsys):
 def test_an_editor_without_a_process_of_its_own_has_no_cold_start(people, protocol_file, tmp_path):
     summary = evaluate([Entrant("local", lambda: copy)], protocol_file, people, tmp_path / "report")
     assert summary["editors"]["local"]["peak_memory_mb"] is None
+
+
+def test_editors_that_are_added_later_join_the_earlier_ones(people, protocol_file, tmp_path):
+    """And labels that another tool read, and what is known of people, are added to all."""
+    output = tmp_path / "report"
+    evaluate([Entrant("warp", open_warp)], protocol_file, people, output, cold_start=False)
+    lines = ["input,AU02,AU12,FaceScore"]
+    for path in sorted((output / "pictures").rglob("*.jpg")):
+        smile = 0.25 if "original" in path.parts else 0.75
+        lines.append(f'"{path.relative_to(output)}",0.5,{smile},0.9')
+    (tmp_path / "feat.csv").write_text("\n".join(lines))
+    (tmp_path / "more.csv").write_text("identity,hair,age\nann,left,42\nbea,right,17\n")
+    more = {"labels": tmp_path / "feat.csv", "attributes": tmp_path / "more.csv", "cold_start": False}
+    summary = evaluate([Entrant("copy", open_copy)], protocol_file, people, output, **more)
+    assert list(summary["editors"]) == ["warp", "copy"]
+    assert summary["editors"]["warp"]["edits"] == EDITS
+    smile = summary["editors"]["warp"]["control"]["labels"]["AU12"]["levels"]
+    assert [level["mean"] for level in smile] == pytest.approx([2.5, 2.5])
+    assert set(summary["editors"]["warp"]["groups"]["age"]) == {"10-19", "40-49"}
+    rows = read_rows(output).values()
+    assert sum("labels" in row["changed"] for row in rows) == EDITS  # of the copy there were none to read
+    assert "of 12 of 24 edits" in summary["scorers"]["labels"]["note"]
+
+
+def test_what_failed_is_edited_again_on_request(run):
+    class Mended(Moody):
+        def __call__(self, photo, au_delta, seed):
+            return photo.pixels
+
+    failed = [row["request"] for row in run(Moody) if row["error"]]
+    assert len(failed) == 6
+    assert [row["request"] for row in run(Mended) if row["error"]] == failed
+    assert not [row for row in run(Mended, retry_failed=True) if row["error"]]
+
+
+def test_other_weights_or_photographs_are_another_evaluation(people, protocol_file, tmp_path, run):
+    from magicedit.cli.evaluation import fingerprint
+
+    model = tmp_path / "model"
+    (model / "unet").mkdir(parents=True)
+    (model / "unet" / "weights.safetensors").write_bytes(b"1" * 100)
+    first = fingerprint(str(model))
+    (model / "unet" / "weights.safetensors").write_bytes(b"1" * 99 + b"2")
+    assert fingerprint(str(model)) != first == first.lower()
+    assert fingerprint("mini") != fingerprint("copy") is None
+
+    run(open_copy)
+    other = tmp_path / "other"
+    shutil.copytree(people, other)
+    Image.fromarray(np.asarray(Image.open(other / "ann" / "neutral.png")) // 2).save(
+        other / "ann" / "neutral.png"
+    )
+    with pytest.raises(OutputError, match="another photographs"):
+        run_protocol(
+            [Entrant("it", open_copy)], load_protocol(protocol_file), read_subjects(other), tmp_path / "out"
+        )
+
+
+def test_a_wrong_manifest_leaves_no_trace(run, people, protocol_file, tmp_path):
+    """So that the mended one is not refused for it."""
+    manifest = pictures_by_warp(people, load_protocol(protocol_file), tmp_path)
+    content = manifest.read_text()
+    manifest.write_text(content.rpartition("\n")[0])
+    with pytest.raises(MagicEditError, match="no picture of"):
+        run(lambda: PictureFolder(manifest), settings={"fingerprint": "1"})
+    manifest.write_text(content)
+    assert len(run(lambda: PictureFolder(manifest), settings={"fingerprint": "2"})) == EDITS
+
+
+def test_names_of_files():
+    assert safe_name("AU1=+2,AU4=+2") == "AU1=+2,AU4=+2"
+    assert safe_name("a/b") != safe_name("a_b") == "a_b"
+    assert "/" not in safe_name("a/b")
+    for name in (".", "..", "", "x" * 300):
+        assert 8 <= len(safe_name(name)) < 140
+    assert len({safe_name("x" * 200), safe_name("x" * 201)}) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (["--data", "/home/me/people", "-o", "../out/report/"], "it --data people -o report"),
+        (["--data=/home/me/people"], "it --data=people"),
+        (["theirs=pictures:made/manifest.csv", "org/name"], "it theirs=pictures:made/manifest.csv org/name"),
+        (["pictures:/a/b/m.csv", "~/x y"], "it pictures:m.csv 'x y'"),
+    ],
+)
+def test_a_command_tells_no_folders(words, command):
+    assert plain_command("it", words) == command
+
+
+def test_messages_tell_no_folders():
+    assert without_folders("no file /home/me/a/b.png, nor ~/x/c.png; 3/4") == "no file b.png, nor c.png; 3/4"
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+def test_ending_two_processes_loses_an_edit_each(people, protocol_file, tmp_path, how):
+    output = tmp_path / "report"
+    command = [
+        *(sys.executable, "-m", "magicedit.cli"),
+        *arguments(people, protocol_file, output, "--editor", "warp", "--jobs", "2"),
+    ]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while len(read_whole_lines(output / ROWS)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, how)
+    _, errors = process.communicate(timeout=60)
+    kept = read_whole_lines(output / ROWS)
+    assert len(kept) >= 2
+    assert "Traceback" not in errors
+    if how == signal.SIGINT:
+        assert process.returncode == 130
+    subprocess.run(command, check=True, capture_output=True, timeout=240)
+    rows = read_whole_lines(output / ROWS)
+    assert len(rows) == EDITS
+    assert rows[: len(kept)] == kept

@@ -140,10 +140,10 @@ def test_attributes_by_the_folders_own_file_or_another(people, tmp_path):
     [("30", "30-39"), ("39.9", "30-39"), ("40", "40-49"), ("0", "0-9"), ("30-39", "30-39"), ("nan", "nan"),
      ("inf", "inf"), ("east asian", "east asian")],
 )  # fmt: skip
-def test_numbers_are_binned_by_tens(tmp_path, value, binned):
+def test_ages_are_binned_by_tens(tmp_path, value, binned):
     file = tmp_path / "a.csv"
-    file.write_text(f"identity,what\nann,{value}\n")
-    assert read_attributes(file) == {"ann": {"what": binned}}
+    file.write_text(f"identity,face_age,code\nann,{value},1\n")
+    assert read_attributes(file) == {"ann": {"face_age": binned, "code": "1"}}
 
 
 def test_attributes_that_cannot_be_read(people, tmp_path):

@@ -7,6 +7,8 @@ import numpy as np
 
 from magicedit.action_units import INTENSITY_RANGE
 
+LEAST_ROOM = 0.5  # steps: the scorers' own scatter
+
 
 class AUError(NamedTuple):
     """mse: mean squared error, steps^2; mae: mean absolute error, steps; asked_mse: mse of the AUs alone that
@@ -58,10 +60,11 @@ def achieved_share(
 ) -> float | None:
     """Share of the asked change that was measured along it: 1 all of it, 0 none, below 0 the wrong way.
 
-    The projection of the measured change of the asked AUs onto what was possible; None where nothing was.
+    The projection of the measured change of the asked AUs onto what was possible; None where less than
+    `LEAST_ROOM` was, of which nothing can be told.
     """
     possible = {au: value for au, value in possible_change(asked, before).items() if au in changed}
     length = sum(value**2 for value in possible.values())
-    if length < 1e-6:
+    if length < LEAST_ROOM**2:
         return None
     return sum(changed[au] * value for au, value in possible.items()) / length

@@ -6,10 +6,13 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+LEAST_MOVED = 0.1  # steps
+
 
 class Response(NamedTuple):
-    """How measured changes follow asked ones. pearson, spearman: -1 to 1, None where either does not vary.
-    slope: steps measured a step asked, least squares through the origin, as nothing asked is nothing done."""
+    """How measured changes follow what was asked. pearson, spearman: -1 to 1, None where either does not
+    vary. slope: steps measured a step that was possible, least squares through the origin, as nothing asked
+    is nothing done."""
 
     pearson: float | None
     spearman: float | None
@@ -17,7 +20,8 @@ class Response(NamedTuple):
 
 
 def response(asked: Sequence[float], changed: Sequence[float]) -> Response:
-    """Over edits of one AU: `asked` and measured `changed`, steps."""
+    """Over edits of one AU: what was `asked`, cut to what the scale had room for, and what measurably
+    `changed`, steps."""
     asked, changed = np.asarray(asked, np.float64), np.asarray(changed, np.float64)
     if len(asked) != len(changed):
         raise ValueError(f"{len(asked)} requests and {len(changed)} measurements")
@@ -51,7 +55,7 @@ def crosstalk(edits: Iterable[tuple[str, float, Mapping[str, float]]], aus: Sequ
 def side_leak(same: Sequence[float], other: Sequence[float]) -> float | None:
     """Mean change of the side that was not asked over that of the one that was: 0 none, 1 as much.
 
-    None where the asked side did not move.
+    None where the asked side moved by less than `LEAST_MOVED`.
     """
     moved = float(np.mean(same))
-    return float(np.mean(other)) / moved if abs(moved) > 1e-9 else None
+    return float(np.mean(other)) / moved if abs(moved) >= LEAST_MOVED else None

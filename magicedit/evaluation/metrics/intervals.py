@@ -1,37 +1,42 @@
-"""How sure a mean is: the percentile bootstrap over people."""
+"""How sure a mean is: the bootstrap over people."""
 
+import math
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
 
 class Estimate(NamedTuple):
-    """A mean over edits, and the 95 % interval in which it would lie for other people like these."""
+    """A mean over edits, and the 95 % interval in which it would lie for other people like these; None of one
+    person, who tells nothing of others."""
 
     mean: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     n: int
 
 
 def bootstrap(
-    values: Sequence[float], people: Sequence[Hashable], *, seed: int = 0, draws: int = 1000
+    values: Sequence[float], people: Sequence[Hashable], *, seed: int = 0, draws: int = 4000
 ) -> Estimate:
     """Mean of `values`, one an edit, and its interval when `people`, the person of each, are drawn anew.
 
-    Edits of one person are not independent, so people are resampled and not edits (Efron & Tibshirani 1993,
-    chapter 8). Of a single person there is no interval: low and high are the mean.
+    Edits of one person are not independent, so people are resampled and not edits. Percentiles alone are
+    too narrow for few people (90 % instead of 95 for ten); they are expanded as Hesterberg 2015 does (The
+    American Statistician 69, 371-386), so that the interval of a mean is about Student's.
     """
     if len(values) != len(people) or not len(values):
         raise ValueError(f"need one person a value and at least one, got {len(values)} and {len(people)}")
     _, person = np.unique(np.array([str(p) for p in people]), return_inverse=True)
     sums = np.bincount(person, np.asarray(values, np.float64))
     counts = np.bincount(person)
-    mean = float(sums.sum() / counts.sum())
-    if len(sums) == 1:
-        return Estimate(mean, mean, mean, len(values))
-    drawn = np.random.default_rng(seed).integers(len(sums), size=(draws, len(sums)))
+    mean, size = float(sums.sum() / counts.sum()), len(sums)
+    if size == 1:
+        return Estimate(mean, None, None, len(values))
+    drawn = np.random.default_rng(seed).integers(size, size=(draws, size))
     means = sums[drawn].sum(1) / counts[drawn].sum(1)
-    low, high = np.quantile(means, [0.025, 0.975])
+    tail = stats.norm.cdf(-math.sqrt(size / (size - 1)) * stats.t.ppf(0.975, size - 1))
+    low, high = np.quantile(means, [tail, 1 - tail])
     return Estimate(mean, float(low), float(high), len(values))

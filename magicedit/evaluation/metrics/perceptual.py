@@ -1,10 +1,12 @@
 """Learned distances whose networks have to be downloaded: skipped, and said why, where they are not here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from magicedit.errors import MissingDependencyError
+
+FID_LEAST = 500  # pictures of each kind: of fewer, the statistic of 2,048 features says nothing
 
 
 def load_lpips() -> Callable[[np.ndarray, np.ndarray], float]:
@@ -31,9 +33,9 @@ def load_lpips() -> Callable[[np.ndarray, np.ndarray], float]:
     return distance
 
 
-def load_fid() -> Callable[[list[np.ndarray], list[np.ndarray]], float]:
+def load_fid() -> Callable[[Iterable[np.ndarray], Iterable[np.ndarray]], float]:
     """Fréchet inception distance of two sets of (height, width, 3) uint8 pictures, 0 for equal statistics
-    (Heusel et al. 2017, arXiv:1706.08500). It needs hundreds of pictures to mean something.
+    (Heusel et al. 2017, arXiv:1706.08500). Of fewer than `FID_LEAST` pictures it says nothing.
 
     Raises:
         MissingDependencyError: where torch-fidelity or its weights are not here.
@@ -46,7 +48,7 @@ def load_fid() -> Callable[[list[np.ndarray], list[np.ndarray]], float]:
     except Exception as error:
         raise MissingDependencyError(f"FID: {_first_line(error)}") from error
 
-    def distance(real: list[np.ndarray], edited: list[np.ndarray]) -> float:
+    def distance(real: Iterable[np.ndarray], edited: Iterable[np.ndarray]) -> float:
         metric = FrechetInceptionDistance(feature=2048)
         for pictures, is_real in ((real, True), (edited, False)):
             for picture in pictures:
