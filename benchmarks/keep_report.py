@@ -2,8 +2,8 @@
 
     python benchmarks/keep_report.py REPORT [-o benchmarks/evaluation]
 
-Writes summary.json, rows.parquet and the plots to a folder named after the protocol. A report that tells a
-folder of this machine is refused.
+Writes summary.json, rows.parquet and the plots that say something under that protocol to a folder named after
+it. A report that tells a folder of this machine is refused.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import shutil
 from pathlib import Path
 
 HERE = Path(__file__).parent
+PLOTS = {"control": ("calibration-*", "crosstalk-*", "identity"), "table4": ("guidance",)}  # by protocol
 
 
 def main() -> None:
@@ -28,8 +29,9 @@ def main() -> None:
         raise SystemExit(f"{args.report} tells a folder of this machine: {found[0]}")
     for file in ("summary.json", "rows.parquet"):
         shutil.copyfile(args.report / file, folder / file)
-    for plot in (args.report / "plots").glob("*.svg"):
-        shutil.copyfile(plot, folder / plot.name)
+    for pattern in PLOTS.get(name, ()):
+        for plot in (args.report / "plots").glob(f"{pattern}.svg"):
+            shutil.copyfile(plot, folder / plot.name)
     print(folder)
 
 

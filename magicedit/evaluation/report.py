@@ -405,7 +405,7 @@ def _tables(rows: list[dict], folder: Path) -> list[Path]:
         writer.writeheader()
         writer.writerows(flat)
     table = pyarrow.table({name: [row.get(name) for row in flat] for name in columns})
-    parquet.write_table(table, folder / "rows.parquet")
+    parquet.write_table(table, folder / "rows.parquet", compression="zstd")
     return [folder / "rows.csv", folder / "rows.parquet"]
 
 
