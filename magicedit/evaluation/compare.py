@@ -188,7 +188,7 @@ def _table(pair: dict, headlines: Sequence[dict]) -> Table:
         digits = metric(key).digits
         sides = [headline.get(key) or {} for headline in headlines]
         shares = f"{found['b_better']:.0%} / {found['a_better']:.0%}"
-        apart = found["low"] > 0 or found["high"] < 0
+        apart = None not in (found["low"], found["high"]) and (found["low"] > 0 or found["high"] < 0)
         rows.append(
             [Cell(title(key), "better: " + found["better"])]
             + [Cell(number(side.get("mean"), digits), interval(side, digits)) for side in sides]

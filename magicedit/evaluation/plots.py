@@ -258,6 +258,11 @@ def differences(panels: Sequence[tuple[str, str, Sequence[tuple]]], columns: int
     return _svg(figure, name, "Paired differences with 95 % intervals")
 
 
+def _short(layer: str) -> str:
+    """A layer's name without what all of them have."""
+    return layer.replace(".transformer_blocks.0", "").replace(".attentions", "")
+
+
 @styled
 def attention(path: Path, name: str) -> dict[str, str]:
     """The maps of one attention/*.npz over the crop (`maps`, a JPEG data URI) and the share of attention that
@@ -292,7 +297,13 @@ def attention(path: Path, name: str) -> dict[str, str]:
     for index, layer in enumerate(layers):
         x = range(1, len(timesteps) + 1)
         ax.plot(
-            x, shares[:, index] * 100, markersize=3, linewidth=1, alpha=0.8, label=str(layer), **_look(index)
+            x,
+            shares[:, index] * 100,
+            markersize=3,
+            linewidth=1,
+            alpha=0.8,
+            label=_short(str(layer)),
+            **_look(index),
         )
     ax.plot(x, shares.mean(axis=1) * 100, color="black", linewidth=2, label="mean of layers")
     ax.set(xlabel="denoising step", ylabel="attention to the reference (%)", ylim=(0, None))

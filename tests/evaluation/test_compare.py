@@ -205,3 +205,16 @@ def test_what_cannot_be_compared_is_refused(folders, tmp_path):
     with pytest.raises(DatasetError, match="no editor ran in report b"):
         compare(a, empty, tmp_path)
     assert not (tmp_path / "compare.html").exists()
+
+
+def test_of_one_person_there_is_no_interval_and_nothing_stands_out(tmp_path):
+    folders = [make_report(tmp_path / name, shift=shift) for name, shift in (("a", 0), ("b", SHIFT))]
+    for folder in folders:
+        rows = [row for row in load_report(folder)[0] if row["person"] == "001"]
+        (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = compare(*folders, tmp_path / "out")
+    found = _pair(result, "mini")["metrics"]["identity_distance"]
+    assert found["difference"] == pytest.approx(SHIFT)
+    assert found["low"] is found["high"] is None
+    assert "Of one person there is no interval" in (tmp_path / "out" / "compare.html").read_text()
+    assert "**" not in (tmp_path / "out" / "compare.md").read_text().partition("identity distance")[2]
