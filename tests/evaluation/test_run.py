@@ -270,14 +270,14 @@ def test_killing_the_command_keeps_its_rows(people, protocol_file, tmp_path):
         *arguments(people, protocol_file, output, "--editor", "warp"),
     ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 300
     while len(read_whole_lines(output / ROWS)) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     kept = read_whole_lines(output / ROWS)
     assert 2 <= len(kept) < EDITS
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    subprocess.run(command, check=True, capture_output=True, timeout=600)
     rows = read_whole_lines(output / ROWS)
     assert len(rows) == EDITS
     assert rows[: len(kept)] == kept
@@ -427,17 +427,17 @@ def test_ending_two_processes_loses_an_edit_each(people, protocol_file, tmp_path
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while len(read_whole_lines(output / ROWS)) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
     os.killpg(process.pid, how)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=600)
     kept = read_whole_lines(output / ROWS)
     assert len(kept) >= 2
     assert "Traceback" not in errors
-    if how == signal.SIGINT:
+    if how == signal.SIGINT and len(kept) < EDITS:  # else it was done before the signal came
         assert process.returncode == 130
-    subprocess.run(command, check=True, capture_output=True, timeout=240)
+    subprocess.run(command, check=True, capture_output=True, timeout=600)
     rows = read_whole_lines(output / ROWS)
     assert len(rows) == EDITS
     assert rows[: len(kept)] == kept
