@@ -21,6 +21,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -58,19 +59,36 @@ Projections = dict[
 
 
 class ReferenceCache:
-    """Features of one call; each layer replaces its own by its keys and values when it first projects them.
+    """Keys and values that are constant for faces: over steps, guidance halves, AU variants and calls.
 
-    Not a dict, so that offloading hooks, which copy dicts, leave it whole.
+    Each layer replaces its reference features by their projection, and projects the text, when it is first
+    asked; a second thread that asks at the same moment computes the same. Not a dict, so that offloading
+    hooks, which copy dicts, leave it whole.
+
+    Args:
+        features: of the reference by layer name, or already projected; None: a model without a reference.
+        prompt_embeds: (faces or 1, text tokens, cross_attention_dim); None: the text is projected each time.
     """
 
-    def __init__(self, features: Features):
-        self._entries: dict[str, Any] = dict(features)
+    def __init__(self, features: "Features | Projections | None", prompt_embeds: torch.Tensor | None = None):
+        self.prompt_embeds = prompt_embeds
+        self._reference: dict[str, Any] | None = None if features is None else dict(features)
+        self._text: Projections = {}
 
-    def __getitem__(self, layer: str):
-        return self._entries[layer]
+    def reference(self, layer: str, project: Callable) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Key and value of the reference in a layer, by `project(features)` at the first time."""
+        if self._reference is None:
+            return None
+        entry = self._reference[layer]
+        if not isinstance(entry, tuple):
+            entry = self._reference[layer] = project(entry)
+        return entry
 
-    def store(self, layer: str, projected: tuple[torch.Tensor, torch.Tensor]) -> None:
-        self._entries[layer] = projected
+    def text(self, layer: str, project: Callable) -> tuple[torch.Tensor, torch.Tensor]:
+        """Key and value of the text in a layer, by `project(prompt_embeds)` at the first time."""
+        if layer not in self._text:
+            self._text[layer] = project(self.prompt_embeds)
+        return self._text[layer]
 
 
 class ReferenceAttnProcessor:
@@ -102,28 +120,17 @@ class ReferenceAttnProcessor:
         reference: Features | Projections | ReferenceCache | None = None,
     ) -> torch.Tensor:
         """`hidden_states` (batch, tokens, channels), already normalised by `norm1` -> the same shape."""
-        batch = hidden_states.shape[0]
         query, key, value = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
 
-        if reference is not None:
+        if isinstance(reference, ReferenceCache):
+            entry = reference.reference(self.layer, partial(self.project, attn))
+        elif reference is not None:
             entry = reference[self.layer]
-            if not isinstance(entry, tuple):
-                entry = self.project(attn, entry)
-                if isinstance(reference, ReferenceCache):
-                    reference.store(self.layer, entry)
-            reference_key, reference_value = entry
-            faces = reference_key.shape[0]
-            if faces != batch:  # guidance halves and AU variants share the reference of their face
-                if batch % faces:
-                    raise ValueError(
-                        f"a batch of {batch} cannot share the reference features of {faces} faces"
-                    )
-                reference_key = reference_key.repeat(batch // faces, 1, 1)
-                reference_value = reference_value.repeat(batch // faces, 1, 1)
-            key = torch.cat(
-                [key, reference_key.to(key.dtype)], dim=1
-            )  # (batch, tokens + reference tokens, inner_dim)
-            value = torch.cat([value, reference_value.to(value.dtype)], dim=1)
+            entry = entry if isinstance(entry, tuple) else self.project(attn, entry)
+        else:
+            entry = None
+        if entry is not None:
+            key, value = append_tokens(key, entry[0]), append_tokens(value, entry[1])
 
         attended = self.attend(*(split_heads(x, attn.heads) for x in (query, key, value)))
         attended = attended.transpose(1, 2).flatten(2).to(query.dtype)  # (batch, tokens, inner_dim)
@@ -134,18 +141,47 @@ class ReferenceAttnProcessor:
         return F.scaled_dot_product_attention(query, key, value)
 
 
+def append_tokens(own: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:
+    """(batch, tokens, channels) and (faces, more tokens, channels) -> (batch, all tokens, channels).
+
+    Guidance halves and AU variants share the tokens of their face: `faces` divides `batch`, faces innermost.
+    """
+    batch, faces = own.shape[0], shared.shape[0]
+    if batch % faces:
+        raise ValueError(f"a batch of {batch} cannot share the reference features of {faces} faces")
+    own = own.unflatten(0, (batch // faces, faces))  # (variants, faces, tokens, channels)
+    shared = shared.to(own.dtype).expand(batch // faces, -1, -1, -1)
+    return torch.cat([own, shared], dim=2).flatten(0, 1)
+
+
 def split_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
     """(batch, tokens, inner_dim) -> (batch, heads, tokens, head_dim)"""
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 class TextAttnProcessor(AttnProcessor2_0):
-    """The stock cross-attention, for layers that are handed `reference` too and have no use for it."""
+    """The stock cross-attention, which takes keys and values from the `ReferenceCache` that it is handed."""
+
+    def __init__(self, layer: str):
+        super().__init__()
+        self.layer = layer
 
     def __call__(
         self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None, reference=None
     ):
-        return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+        if not isinstance(reference, ReferenceCache) or reference.prompt_embeds is None:
+            return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+        batch, tokens = hidden_states.shape[:2]
+        key, value = reference.text(self.layer, lambda text: (attn.to_k(text), attn.to_v(text)))
+        repeats = batch // key.shape[0]
+        if key.shape[1] == 1:  # attention to a single token gives its value, whatever the query
+            attended = attn.to_out[0](value).repeat(repeats, 1, 1).expand(-1, tokens, -1)
+        else:
+            key, value = (split_heads(x.repeat(repeats, 1, 1), attn.heads) for x in (key, value))
+            query = split_heads(attn.to_q(hidden_states), attn.heads)
+            attended = F.scaled_dot_product_attention(query, key, value)
+            attended = attn.to_out[0](attended.transpose(1, 2).flatten(2))  # (batch, tokens, channels)
+        return attn.to_out[1](attended)
 
 
 def transformer_blocks(unet: UNet2DConditionModel) -> dict[str, BasicTransformerBlock]:
@@ -165,7 +201,7 @@ def install_reference_attention(unet: UNet2DConditionModel) -> None:
     for name, block in transformer_blocks(unet).items():
         block.attn1.set_processor(ReferenceAttnProcessor(name, block.norm1))
         if block.attn2 is not None:
-            block.attn2.set_processor(TextAttnProcessor())
+            block.attn2.set_processor(TextAttnProcessor(name))
 
 
 def check_reference_attention(unet: UNet2DConditionModel) -> None:
@@ -182,10 +218,14 @@ def check_reference_attention(unet: UNet2DConditionModel) -> None:
             )
 
 
+class _AllCollected(Exception):
+    """Ends the ID encoder's forward: what lies behind its last feature serves nobody."""
+
+
 def encode_reference(
     reference_unet: UNet2DConditionModel, identity_latents: torch.Tensor, prompt_embeds: torch.Tensor
 ) -> Features:
-    """Runs the ID encoder once at timestep 0 and keeps what enters each `norm1`.
+    """Runs the ID encoder once at timestep 0, up to the last `norm1`, and keeps what enters each of them.
 
     Args:
         identity_latents: (faces, channels, height, width), for a VAE the posterior's mode, not scaled.
@@ -194,24 +234,28 @@ def encode_reference(
     Returns:
         hidden states (faces, tokens, channels) by layer name, in execution order.
     """
+    reference_unet = getattr(reference_unet, "_orig_mod", reference_unet)  # hooks need the uncompiled module
     features: Features = {}
     thread = threading.get_ident()  # another thread may run the same module at this moment
+    blocks = transformer_blocks(reference_unet)
 
     def keep(name):
         def hook(module, args):
             if threading.get_ident() == thread:
                 features[name] = args[0]
+                if len(features) == len(blocks):
+                    raise _AllCollected
 
         return hook
 
-    handles = [
-        block.norm1.register_forward_pre_hook(keep(name))
-        for name, block in transformer_blocks(reference_unet).items()
-    ]
+    handles = [block.norm1.register_forward_pre_hook(keep(name)) for name, block in blocks.items()]
     try:
         faces = identity_latents.shape[0]
         timestep = torch.zeros(faces, dtype=torch.long, device=identity_latents.device)
-        reference_unet(identity_latents, timestep, encoder_hidden_states=prompt_embeds.expand(faces, -1, -1))
+        with contextlib.suppress(_AllCollected):
+            reference_unet(
+                identity_latents, timestep, encoder_hidden_states=prompt_embeds.expand(faces, -1, -1)
+            )
     finally:
         for handle in handles:
             handle.remove()
@@ -308,8 +352,8 @@ class RecordingTextAttnProcessor(TextAttnProcessor):
     """The stock cross-attention, whose weights are computed once more for a record."""
 
     def __init__(self, layer: str, record: AttentionRecord):
-        super().__init__()
-        self.layer, self.record = layer, record
+        super().__init__(layer)
+        self.record = record
 
     def __call__(
         self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None, reference=None
