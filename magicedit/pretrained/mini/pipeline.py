@@ -90,6 +90,13 @@ class ReferenceCache:
             self._text[layer] = project(self.prompt_embeds)
         return self._text[layer]
 
+    def fill(self, unet: UNet2DConditionModel) -> None:
+        """Projects for all layers now, for a denoiser whose forward must not store what it computed."""
+        for name, block in transformer_blocks(unet).items():
+            self.reference(name, partial(block.attn1.processor.project, block.attn1))
+            if self.prompt_embeds is not None and block.attn2 is not None:
+                self.text(name, partial(block.attn2.processor.project, block.attn2))
+
 
 class JoinedReferenceCache(ReferenceCache):
     """The caches of several faces as that of a batch of them; what is projected stays in each face's own."""
@@ -184,13 +191,17 @@ class TextAttnProcessor(AttnProcessor2_0):
         super().__init__()
         self.layer = layer
 
+    def project(self, attn, text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(faces or 1, text tokens, channels) -> key and value, each (faces or 1, text tokens, inner_dim)."""
+        return attn.to_k(text), attn.to_v(text)
+
     def __call__(
         self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None, reference=None
     ):
         if not isinstance(reference, ReferenceCache) or reference.prompt_embeds is None:
             return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
         batch, tokens = hidden_states.shape[:2]
-        key, value = reference.text(self.layer, lambda text: (attn.to_k(text), attn.to_v(text)))
+        key, value = reference.text(self.layer, partial(self.project, attn))
         repeats = batch // key.shape[0]
         if key.shape[1] == 1:  # attention to a single token gives its value, whatever the query
             attended = attn.to_out[0](value).repeat(repeats, 1, 1).expand(-1, tokens, -1)
@@ -1408,6 +1419,8 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         condition_latents = faces.condition_latents.repeat(2 * batch // num_faces, 1, 1, 1)
 
         # 5. Denoise
+        if is_compiled(self.unet):
+            faces.reference.fill(self.unet)
         head, deep, reusable = None, None, 0  # reusable: steps that the deep features still serve
         step_kwargs = {}
         if (
