@@ -648,6 +648,7 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         concat_identity: whether identity latents are concatenated on channels too.
         prompt: the constant text condition.
         default_steps, default_guidance_scale: what a call uses where it says nothing.
+        distilled_steps: number of steps that the denoiser was distilled to, guidance baked in; 0: it was not.
     """
 
     model_cpu_offload_seq = "text_encoder->image_encoder->reference_unet->au_map->unet->vae"
@@ -674,6 +675,7 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         prompt: str = MAGICFACE_PROMPT,
         default_steps: int = 50,
         default_guidance_scale: float = 3.0,
+        distilled_steps: int = 0,
     ):
         super().__init__()
         if prediction not in ("noise", "flow_mask_paint"):
@@ -708,6 +710,7 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             prompt=prompt,
             default_steps=default_steps,
             default_guidance_scale=default_guidance_scale,
+            distilled_steps=distilled_steps,
         )
         install_reference_attention(unet)
         if vae is None:
