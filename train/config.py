@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import math
 import types
 import typing
 from dataclasses import dataclass
@@ -18,6 +19,17 @@ class TrainConfig:
 
     def _(default, help):  # a field with its help text
         return dataclasses.field(default=default, metadata={"help": help})
+
+    objective: str = _(
+        "pairs",
+        "pairs: learn from pairs of pictures; distill: learn to do in few steps, without guidance, what the "
+        "pipeline --pretrained_model_name_or_path does in more",
+    )
+    distill_steps: int = _(2, "distill: steps of the student, 1 to 4")
+    distill_teacher_steps: int = _(8, "distill: steps of the teacher, a multiple of --distill_steps")
+    distill_guidance: float | None = _(
+        None, "distill: guidance of the teacher, baked into the student; none: the teacher's own default"
+    )
 
     # Model
     pretrained_model_name_or_path: str | None = _(
@@ -76,7 +88,9 @@ class TrainConfig:
     edge_weight: float = _(0.0, "flow_mask_paint: weight of differences between neighbouring pixels")
     flow_weight: float = _(0.0, "flow_mask_paint: weight of the distance to the known displacement, a pixel")
     known_mask_weight: float = _(0.0, "flow_mask_paint: weight of the cross-entropy to the known mask")
-    mask_weight: float = _(0.0, "flow_mask_paint: cost of painting where it is not known to be needed")
+    mask_weight: float = _(
+        0.0, "flow_mask_paint: cost of painting where it is not known to be needed; pairs only"
+    )
     use_ema: bool = _(False, "keep and save an exponential moving average of the weights")
     ema_decay: float = _(0.9999, "its final decay a step")
     mixed_precision: str | None = _(None, "no, fp16 or bf16; none: as accelerate is configured")
@@ -129,6 +143,23 @@ class TrainConfig:
             "save_dtype",
             "float32, float16 or bfloat16",
         )
+        check(self.objective in ("pairs", "distill"), "objective", "pairs or distill")
+        check(1 <= self.distill_steps <= 4, "distill_steps", "1 to 4")
+        steps, guidance = self.distill_teacher_steps, self.distill_guidance
+        check(
+            steps >= 1 and steps % self.distill_steps == 0,
+            "distill_teacher_steps",
+            f"a multiple of --distill_steps {self.distill_steps}",
+        )
+        check(guidance is None or 0 < guidance < math.inf, "distill_guidance", "above 0, or none")
+        if self.objective == "distill":
+            if self.pretrained_model_name_or_path is None:
+                raise TrainingError("--objective distill needs a teacher: --pretrained_model_name_or_path")
+            check(
+                not self.refine, "refine", "off with --objective distill: the student is the teacher's copy"
+            )
+        elif guidance is not None:
+            raise TrainingError("--distill_guidance is of --objective distill; name that too, or leave it")
         if (self.train_data_dir is None) == (self.dataset_name is None):
             raise TrainingError("name the data: either --train_data_dir FOLDER or --dataset_name ID")
 

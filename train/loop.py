@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import dataclasses
 import json
 import logging
 import math
@@ -39,6 +40,7 @@ from magicedit.models import (
 )
 from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
 from magicedit.train.config import TrainConfig
+from magicedit.train.distill import Teacher, clean_objective, taught_relation, to_clean
 from magicedit.train.objectives import (
     ComposedWeights,
     Relation,
@@ -53,6 +55,7 @@ from magicedit.train.state import (
     load_checkpoint,
     restore_optimizer,
     save_checkpoint,
+    weights_digest,
 )
 
 logger = logging.getLogger(__name__)
@@ -61,6 +64,7 @@ logger = logging.getLogger(__name__)
 SHAPING = (
     *("block_out_channels", "layers_per_block", "attention_heads", "patch_size", "prediction"),
     *("au_encoder", "identity_encoder"),
+    *("objective", "distill_steps", "distill_teacher_steps", "distill_guidance"),
     *(
         "concat_identity",
         "fine_flow",
@@ -89,11 +93,15 @@ class Networks(torch.nn.Module):
         for name in self.NAMES:
             setattr(self, name, getattr(pipeline, name))
 
-    def forward(self, noisy, condition_latents, identity_latents, timesteps, prompt_embeds, au_delta):
-        """See `predict_noise`; `identity_latents` (batch, channels, height, width), one for each row."""
-        features, prompt_embeds = encode_identity(
-            self.reference_unet, self.image_encoder, identity_latents, prompt_embeds
-        )
+    def forward(
+        self, noisy, condition_latents, identity_latents, timesteps, prompt_embeds, au_delta, features=None
+    ):
+        """See `predict_noise`; `identity_latents` (batch, channels, height, width), one for each row, or None
+        where `features` and `prompt_embeds` are those of the identities already."""
+        if identity_latents is not None:
+            features, prompt_embeds = encode_identity(
+                self.reference_unet, self.image_encoder, identity_latents, prompt_embeds
+            )
         return predict_noise(
             self.unet, noisy, condition_latents, timesteps, prompt_embeds, au_delta, features, self.au_map
         )
@@ -144,6 +152,8 @@ def build_pipeline(config: TrainConfig) -> MagicEditPipeline:
         if "MagicEditPipeline" in class_name:
             pipeline = load_pipeline(source, device="cpu", **hub_kwargs)
             return refine_patch_pipeline(pipeline, config.resolution) if config.refine else pipeline
+        if config.objective == "distill":
+            raise ModelError(f"a teacher must be a trained editing pipeline, which {source} is not")
         base, (unet, reference_unet) = source, from_stable_diffusion(source, **hub_kwargs)
     try:
         return MagicEditPipeline(
@@ -177,7 +187,8 @@ def _read_model_index(source: str, hub_kwargs: dict) -> dict:
 def prepare_for_training(pipeline: MagicEditPipeline, config: TrainConfig) -> None:
     """Decides which parameters are trained, and turns on what saves memory."""
     unet, reference_unet, image_encoder = pipeline.unet, pipeline.reference_unet, pipeline.image_encoder
-    for part in (pipeline.vae, pipeline.text_encoder):
+    distilled = config.objective == "distill"  # the denoiser's alone: teacher and student share the rest
+    for part in (pipeline.vae, pipeline.text_encoder, pipeline.au_map if distilled else None):
         if part is not None:
             part.requires_grad_(False)
     if config.lora_rank:
@@ -200,7 +211,7 @@ def prepare_for_training(pipeline: MagicEditPipeline, config: TrainConfig) -> No
         unet.enable_gradient_checkpointing()
     unet.train()
 
-    fixed = config.freeze_reference
+    fixed = config.freeze_reference or distilled
     if image_encoder is not None:
         image_encoder.requires_grad_(not fixed and not config.lora_rank)
         for name, parameter in image_encoder.named_parameters():
@@ -224,8 +235,9 @@ def prepare_for_training(pipeline: MagicEditPipeline, config: TrainConfig) -> No
 class TrainingSamples(torch.utils.data.Dataset):
     """Pairs with the noise and the timestep that they are trained with, all a function of (seed, n).
 
-    noise_levels: timesteps of the schedule. noisy_end: draw more of the noisy ones. images: pictures rather
-    than the record numbers under which their latents are cached.
+    noise_levels: timesteps of the schedule. noisy_end: draw more of the noisy ones. timesteps: draw these
+    alone, equally often. images: pictures rather than the record numbers under which their latents are
+    cached.
     """
 
     def __init__(
@@ -237,6 +249,7 @@ class TrainingSamples(torch.utils.data.Dataset):
         noise_levels: int,
         noisy_end: bool,
         images: bool,
+        timesteps: tuple[int, ...] | None = None,
     ):
         self.pairs = pairs
         self.noise_levels = noise_levels
@@ -244,6 +257,7 @@ class TrainingSamples(torch.utils.data.Dataset):
         self.seed = seed
         self.noisy_end = noisy_end
         self.images = images
+        self.timesteps = timesteps
 
     def __getitem__(self, n: int) -> dict:
         rng = np.random.default_rng((self.seed, n, 1))  # pairs draw from (seed, n)
@@ -251,6 +265,8 @@ class TrainingSamples(torch.utils.data.Dataset):
         u = rng.random()
         share = 1 - u**2 if self.noisy_end else u
         timestep = min(self.noise_levels - 1, int(self.noise_levels * share))
+        if self.timesteps is not None:
+            timestep = self.timesteps[int(len(self.timesteps) * u)]
         sample = self.pairs[n] if self.images else self._indices(n)
         return sample | {
             "noise": torch.from_numpy(rng.standard_normal(self.latent_shape, dtype=np.float32)),
@@ -329,6 +345,9 @@ class Run:
                 f"the model has the AUs {self.pipeline.config.action_units}, training knows {NAMES}"
             )
         self.composed = self.pipeline.config.prediction == "flow_mask_paint"
+        self.teacher = None
+        if config.objective == "distill":
+            config = self.config = self._engage_teacher(config)
         prepare_for_training(self.pipeline, config)
         self.model = Networks(self.pipeline)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
@@ -371,6 +390,21 @@ class Run:
 
     # -- building --
 
+    def _engage_teacher(self, config: TrainConfig) -> TrainConfig:
+        """Copies the denoiser before it is trained; returns `config` with the guidance that is meant."""
+        guidance = config.distill_guidance
+        if guidance is None:
+            guidance = float(self.pipeline.config.default_guidance_scale)
+        self.teacher = Teacher(
+            self.pipeline,
+            config.distill_steps,
+            config.distill_teacher_steps,
+            guidance,
+            self.accelerator.device,
+        )
+        self.pipeline.scheduler = self.teacher.scheduler
+        return dataclasses.replace(config, distill_guidance=guidance)
+
     def _make_optimizer(self) -> torch.optim.Optimizer:
         optimizer_class = torch.optim.AdamW
         if self.config.use_8bit_adam:
@@ -402,7 +436,7 @@ class Run:
             augment=self.config.augment,
             au_dropout=self.config.au_dropout,
             action_units=self.pipeline.action_units,
-            relations=self.composed,
+            relations=self.composed and self.teacher is None,
         )
 
     def _cache_latents(self) -> dict[str, torch.Tensor] | None:
@@ -424,6 +458,7 @@ class Run:
             noise_levels=len(self.alphas),
             noisy_end=self.composed,
             images=self.latents is None,
+            timesteps=None if self.teacher is None else self.teacher.intervals.student_timesteps,
         )
         order = SampleOrder(
             start_step=self.step,
@@ -467,6 +502,8 @@ class Run:
         latents = self._encode(batch)
         alphas = self.alphas[batch["timestep"]]  # (batch,)
         noisy = add_noise(latents["clean"], batch["noise"], alphas)
+        if self.teacher is not None:
+            return self._distillation_loss(batch, latents, noisy, alphas)
         with self.accelerator.autocast():
             output = self.model(
                 noisy,
@@ -482,22 +519,72 @@ class Run:
                 output, latents["clean"], batch["noise"], alphas, prediction_type, self.config.snr_gamma
             )
             return loss, {}
+        relation = Relation(batch["flow"], batch["mask"], batch["weight"])
+        return self._composed_loss(
+            output, batch["source"], batch["target"], relation, self.config.mask_weight
+        )
+
+    def _composed_loss(
+        self, output, source, target, relation: Relation, mask_weight: float
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         loss = composed_objective(
             output,
-            batch["source"],
-            batch["target"],
+            source,
+            target,
             self.pipeline.config.patch_size,
             ComposedWeights(
                 change=self.config.change_weight,
                 edges=self.config.edge_weight,
                 flow=self.config.flow_weight,
                 known_mask=self.config.known_mask_weight,
-                mask=self.config.mask_weight,
+                mask=mask_weight,
             ),
-            Relation(batch["flow"], batch["mask"], batch["weight"]),
+            relation,
         )
         parts = {"pixels": loss.pixels, "edges": loss.edges, "flow": loss.flow, "mask": loss.mask}
         return loss.total, parts
+
+    def _distillation_loss(
+        self, batch: dict, latents: dict[str, torch.Tensor], noisy: torch.Tensor, alphas: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """How far the student's one step is from where the teacher's several lead."""
+        interval = self.teacher.intervals.index(batch["timestep"])
+        with self.accelerator.autocast():
+            with torch.no_grad():  # frozen, and the same for both
+                features, prompt_embeds = encode_identity(
+                    self.pipeline.reference_unet,
+                    self.pipeline.image_encoder,
+                    latents["identity"],
+                    self.prompt_embeds,
+                )
+            lesson = self.teacher.teach(
+                noisy,
+                interval,
+                batch.get("source"),
+                latents["condition"],
+                prompt_embeds,
+                batch["au_delta"],
+                features,
+            )
+            output = self.model(
+                noisy,
+                latents["condition"],
+                None,
+                batch["timestep"],
+                prompt_embeds,
+                batch["au_delta"],
+                features,
+            )
+        if not self.composed:
+            clean = to_clean(output.float(), noisy, alphas, self.teacher.prediction_type)
+            return clean_objective(clean, lesson.clean, alphas), {}
+        return self._composed_loss(
+            output,
+            batch["source"],
+            self.pipeline.decode_latents(lesson.clean),
+            taught_relation(lesson.head, self.teacher.intervals.end_clean(interval)),
+            mask_weight=0.0,  # the teacher's mask is known, or the picture is all there is to meet
+        )
 
     def _train_step(self, batches) -> dict[str, float] | None:
         """One optimiser step over its micro-batches; None where it was not finite and nothing was changed."""
@@ -552,6 +639,8 @@ class Run:
             "versions": {m.__name__: m.__version__ for m in (torch, diffusers, accelerate)},
         }
         state["lr_scheduler"].pop("lr_lambdas", None)  # functions; `get_scheduler` makes them again
+        if self.teacher is not None:
+            state["teacher"] = weights_digest(self.teacher.unet)
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
         if self.ema is not None:
@@ -567,11 +656,21 @@ class Run:
             return
         tensors, state = load_checkpoint(folder)
         # What runs were before these were settings
-        before = {"fine_flow": False, "au_encoder": "linear", "identity_encoder": "unet"}
+        before = {
+            "fine_flow": False,
+            "au_encoder": "linear",
+            "identity_encoder": "unet",
+            "objective": "pairs",
+        }
         earlier = before | state["config"]
         changed = {k for k, v in self.config.to_dict().items() if v != earlier.get(k, v)}
         if unfit := sorted(changed & set(SHAPING)):
             raise TrainingError(f"{folder} was trained with other settings: {', '.join(unfit)}")
+        if self.teacher is not None and state["teacher"] != weights_digest(self.teacher.unet):
+            raise TrainingError(
+                f"{folder} learned from another teacher than {self.config.pretrained_model_name_or_path}: "
+                "name that one, or another --output_dir"
+            )
         if others := sorted(changed & set(COMPUTED_WITH)):
             logger.warning("resuming with other settings than before: %s", ", ".join(others))
         if state["world_size"] != self.accelerator.num_processes:
@@ -610,14 +709,15 @@ class Run:
             if isinstance(network, UNet2DConditionModel):
                 network.disable_gradient_checkpointing()
             network.eval().requires_grad_(False)
-        pipeline = MagicEditPipeline(
-            **{**self.pipeline.components, **networks},
-            **{
-                key: self.pipeline.config[key]
-                for key in ("prediction", "patch_size", "resolution", "action_units", "concat_identity",
-                            "prompt", "default_steps", "default_guidance_scale")
-            },
-        )  # fmt: skip
+        settings = {
+            key: self.pipeline.config[key]
+            for key in ("prediction", "patch_size", "resolution", "action_units", "concat_identity",
+                        "prompt", "default_steps", "default_guidance_scale")
+        }  # fmt: skip
+        if self.teacher is not None:
+            steps = self.config.distill_steps
+            settings |= {"default_steps": steps, "default_guidance_scale": 1.0, "distilled_steps": steps}
+        pipeline = MagicEditPipeline(**{**self.pipeline.components, **networks}, **settings)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
@@ -639,7 +739,7 @@ class Run:
                 (example["source"][None] + 1) / 2,
                 (example["condition"][None] + 1) / 2,
                 requests,
-                num_inference_steps=min(20, self.pipeline.config.default_steps),
+                num_inference_steps=min(20, pipeline.config.default_steps),
                 generator=torch.Generator().manual_seed(self.config.seed),
                 output_type="pt",
             ).images.cpu()

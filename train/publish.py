@@ -33,6 +33,22 @@ def command_of(config: TrainConfig) -> str:
     return shlex.join(words)
 
 
+def _description(config: TrainConfig) -> str:
+    """What is particular about the model, for its card."""
+    if config.objective != "distill":
+        return ""
+    teacher = config.pretrained_model_name_or_path
+    teacher = Path(teacher).name if Path(teacher).is_dir() else teacher
+    return (
+        f"It is distilled: in {config.distill_steps} steps without guidance it does what its teacher, "
+        f"`{teacher}`, does in {config.distill_teacher_steps} steps with guidance "
+        f"{config.distill_guidance:g} (progressive distillation, Salimans & Ho 2022, "
+        "[arXiv:2202.00512](https://arxiv.org/abs/2202.00512), of a guided teacher, Meng et al. 2023, "
+        "[arXiv:2210.03142](https://arxiv.org/abs/2210.03142)). Other numbers of steps, or guidance on top, "
+        "are not what it was trained for."
+    )
+
+
 def publish(
     pipeline: MagicEditPipeline, config: TrainConfig, pairs: PairDataset, step: int, samples_seen: int
 ) -> None:
@@ -62,6 +78,7 @@ def publish(
     card = model_card(
         config.hub_model_id or output_dir.name,
         repo_id=config.hub_model_id,
+        description=_description(config),
         data=[data],
         data_note=f"Identities: {', '.join(sorted(identities))}." if len(identities) <= 200 else "",
         base_model=base if base and not Path(base).is_dir() else None,
