@@ -97,12 +97,13 @@ def run_protocol(
     output.mkdir(parents=True, exist_ok=True)
     about["editors"] = run.get("editors", {}) | about["editors"]
     _update_run(output, about)
-    rows = read_rows(output)
+    rows = _rows_to_append_to(output)
     waiting = [
         task
         for task in tasks
         if task.key not in rows or (retry_failed and rows[task.key]["error"] is not None)
     ]
+    some_replaced = any(task.key in rows for task in waiting)
 
     with (output / ROWS).open("a", encoding="utf-8") as file:
         results = ((t, worker.run(t)) for t in waiting) if jobs == 1 else _in_processes(worker, waiting, jobs)
@@ -113,6 +114,8 @@ def run_protocol(
             file.flush()
             os.fsync(file.fileno())
             rows[task.key] = row
+    if some_replaced:
+        rewrite_rows(output, rows.values())
     known = run.get("cold", {})
     for entrant in runnable if cold_start else ():
         if entrant.name not in known:
@@ -326,21 +329,35 @@ def safe_name(text: str) -> str:
 
 
 def read_rows(output: str | Path) -> dict[Key, dict[str, Any]]:
-    """Rows of a report by editor, subject, request and seed. A last line that was cut off is taken away."""
+    """Rows of a report by editor, subject, request and seed; of an edit that was made again, the last.
+
+    A last line that is still being written, or was cut off, is not among them. OutputError where any other
+    is no row.
+    """
     path = Path(output) / ROWS
     rows: dict[Key, dict[str, Any]] = {}
-    if not path.exists():
-        return rows
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        os.truncate(path, len(whole))
-    for number, line in enumerate(whole.decode().split("\n")[:-1], start=1):
+    lines = path.read_bytes().split(b"\n") if path.exists() else []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
         try:
             row = json.loads(line)
             rows[row["editor"], row["identity"], row["request"], row["seed"]] = row
         except (ValueError, KeyError, TypeError) as error:
+            if number == len(lines) and isinstance(error, ValueError):  # no end of line, and no whole JSON
+                break
             raise OutputError(f"{path} line {number} is no row of an evaluation: {error}") from error
+    return rows
+
+
+def _rows_to_append_to(output: Path) -> dict[Key, dict[str, Any]]:
+    """`read_rows`, whose file then holds these alone, one a line: none cut off, none that a later one
+    replaced."""
+    path, rows = output / ROWS, read_rows(output)
+    if path.exists():
+        content = path.read_bytes()
+        if not content.endswith(b"\n") or content.count(b"\n") != len(rows):
+            rewrite_rows(output, rows.values())
     return rows
 
 

@@ -259,8 +259,8 @@ def test_hostile_names_are_text(tmp_path):
     evil = "<script>alert('1')</script>|$x$ & \"q\""
     folder = make_report(tmp_path / "r", {evil: {"gain": 0.7}}, pictures=False)
     rows, summary = load_report(folder)
-    for row in rows:
-        row["request"] = evil
+    for number, row in enumerate(rows):
+        row["request"] = f"{evil}{number}"
     rows[-1]["error"] = "<img src=http://example.org/x>"
     summary["protocol"]["title"] = summary["circumstances"]["command"] = "<img src=http://example.org/x>"
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -353,7 +353,7 @@ def test_folders_that_are_no_report_are_refused(tmp_path, broken):
     if broken == "no summary":
         (folder / "summary.json").unlink()
     if broken == "bad line":
-        (folder / "rows.jsonl").write_text("{")
+        (folder / "rows.jsonl").write_text("{\n")
     if broken == "a list":
         (folder / "summary.json").write_text("[]")
     with pytest.raises(DatasetError, match="is no report"):
