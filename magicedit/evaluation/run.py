@@ -187,15 +187,17 @@ class Worker:
         return row | _rounded(scores) | pictures
 
     def _keep(self, task: Task, before: np.ndarray, after: np.ndarray) -> dict[str, str]:
-        """Writes the crops; their paths relative to the report."""
+        """Writes the crops, the original's once; their paths relative to the report."""
         edit, seed = task.edit, f"-seed{task.edit.seed}" if task.edit.kind == "seed" else ""
         folder = Path("pictures") / safe_name(task.entrant.name) / safe_name(task.subject.name)
         paths = {
             "picture": folder / f"{safe_name(edit.request)}{seed}.jpg",
             "original": Path("pictures") / "original" / f"{safe_name(task.subject.name)}.jpg",
         }
-        for path, crop in zip(paths.values(), (after, before), strict=True):
-            target = self.output / path
+        for name, crop in (("picture", after), ("original", before)):
+            target = self.output / paths[name]
+            if name == "original" and target.exists():
+                continue
             target.parent.mkdir(parents=True, exist_ok=True)
             temporary = target.with_name(f".{os.getpid()}-{target.name}")
             Image.fromarray(crop).save(temporary, "JPEG", quality=JPEG_QUALITY)

@@ -97,6 +97,15 @@ def test_a_copy_changes_nothing_and_has_the_full_error(run, tmp_path):
     assert cold["peak_memory_mb"] > 50
 
 
+def test_the_originals_picture_is_written_once(run, tmp_path):
+    run(open_copy)
+    originals = sorted((tmp_path / "out" / "pictures" / "original").iterdir())
+    written = [path.stat().st_mtime_ns for path in originals]
+    run(open_copy, name="another")
+    assert len(originals) == 2
+    assert [path.stat().st_mtime_ns for path in originals] == written
+
+
 def test_two_processes_write_what_one_writes(run):
     assert untimed(run(open_warp, to="one")) == untimed(run(open_warp, to="two", jobs=2))
 
