@@ -44,7 +44,7 @@ from magicedit.faces import (
 )
 from magicedit.faces.alignment import stable_landmarks
 from magicedit.faces.geometry import MOVEMENTS, MOVEMENTS_68
-from magicedit.faces.types import overlap
+from magicedit.faces.types import same_face
 from magicedit.imaging import Photo, open_photo, photo_to_image, strip
 from magicedit.warping import Change, carry_change, estimate_change, join_sides, no_change
 
@@ -58,7 +58,6 @@ PhotoLike = str | Path | PIL.Image.Image | np.ndarray | Photo
 POSE_LIMIT = 30.0  # degrees of yaw or pitch; roll is undone by the alignment
 REACHED_SHARE = 0.5  # a measured change below this share of the request is worth a warning
 SMALLEST_JUDGED = 0.5  # intensity steps: below, the measurement's own scatter decides
-SAME_FACE_OVERLAP = 0.3  # intersection over union of the boxes before and after
 VARIANTS_AT_ONCE = 4  # AU vectors a pipeline call: bounds the memory of a sweep
 REMEMBERED_PHOTOS = 4
 MOST_STEPS = 1000  # noise levels of the published schedule, and of ours
@@ -576,8 +575,7 @@ class ExpressionEditor:
             )
             for other in found
         ]
-        best = max(moved, key=lambda other: overlap(other.box, face.box), default=None)
-        return best if best is not None and overlap(best.box, face.box) >= SAME_FACE_OVERLAP else None
+        return same_face(moved, face.box)
 
     def _doubts(self, pixels: np.ndarray, face: Face, requested: Mapping[str, float]) -> list[str]:
         """Why this edit may come out worse than others, as far as it can be known before it."""

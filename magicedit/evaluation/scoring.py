@@ -28,11 +28,10 @@ from magicedit.faces import (
     load_backend,
 )
 from magicedit.faces.backends import dlib as dlib_backend
-from magicedit.faces.types import overlap
+from magicedit.faces.types import same_face
 from magicedit.imaging import Photo
 
 CROP = 384  # px a side of the crops that are compared and kept
-SAME_FACE_OVERLAP = 0.3  # intersection over union of the boxes before and after
 TURNED = 15.0  # degrees of yaw or pitch from which on a head counts as turned
 _REMEMBERED = 2  # originals
 AU_COLUMNS = ("au_mse", "au_mae", "au_mse_asked", "achieved")  # of a row, each by scorer
@@ -131,9 +130,8 @@ class Scoring:
                 f"the editor returned {pixels.dtype} {pixels.shape} for uint8 {original.photo.pixels.shape}"
             )
         pixels = np.ascontiguousarray(pixels)
-        found = self.backend.detect(pixels)
-        face = max(found, key=lambda other: overlap(other.box, before.face.box), default=None)
-        if face is None or overlap(face.box, before.face.box) < SAME_FACE_OVERLAP:
+        face = same_face(self.backend.detect(pixels), before.face.box)
+        if face is None:
             raise NoFaceError("the face was not found again in the result")
         after = self._measure(pixels, face, original.alignment)
 
@@ -170,10 +168,8 @@ class Scoring:
             landmarks68 = dlib_backend.landmarks68(pixels, face)
             descriptor = dlib_backend.descriptor(pixels, face)
         if self._arcface is not None:
-            others = self._arcface.detect(pixels)
-            same = max(others, key=lambda other: overlap(other.box, face.box), default=None)
-            if same is not None and overlap(same.box, face.box) >= SAME_FACE_OVERLAP:
-                embedding = same.embedding
+            same = same_face(self._arcface.detect(pixels), face.box)
+            embedding = None if same is None else same.embedding
         return Measured(face, crop_face(pixels, alignment), landmarks68, descriptor, embedding)
 
 
