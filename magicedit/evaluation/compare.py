@@ -21,12 +21,12 @@ from magicedit.evaluation.report import (
     render,
     title,
 )
+from magicedit.evaluation.scoring import AU_COLUMNS
 
 _PAIRED_BY = ("identity", "photograph_sha256", "request", "seed")  # a file's name tells less than its content
 _SHOWN = ("identity", "photograph", "request", "seed")
 _MOST = 6  # edits shown that differ most
 _ARROWS = {"lower": "← b better ({})", "higher": "b better → ({})", "near 1": "{}"}
-_BY_SCORER = ("au_mse", "au_mae", "au_mse_asked", "achieved")
 
 
 def compare(a: Path, b: Path, output: Path, editor_a: str | None = None, editor_b: str | None = None) -> dict:
@@ -137,7 +137,7 @@ def _differences(common: Sequence[tuple[dict, dict]], scorers: Sequence[str]) ->
     """Paired differences b - a of metrics that both measured, and of the achieved change by action unit."""
     metrics = {}
     for name in filter(lambda name: METRICS[name].better, METRICS):
-        for key in [f"{name}/{scorer}" for scorer in scorers] if name in _BY_SCORER else [name]:
+        for key in [f"{name}/{scorer}" for scorer in scorers] if name in AU_COLUMNS else [name]:
             values = [(_value(x, key), _value(y, key), x["person"]) for x, y in common]
             values = [value for value in values if None not in value[:2]]
             if values:

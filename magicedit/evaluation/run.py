@@ -26,7 +26,7 @@ from magicedit.errors import MagicEditError, OutputError
 from magicedit.evaluation.circumstances import without_folders
 from magicedit.evaluation.editors import Entrant, PictureFolder
 from magicedit.evaluation.protocol import Edit, Protocol
-from magicedit.evaluation.scoring import Scoring, head_group
+from magicedit.evaluation.scoring import Scoring, head_group, rounded
 from magicedit.evaluation.subjects import Subject
 
 logger = logging.getLogger(__name__)
@@ -184,7 +184,7 @@ class Worker:
                 self._attention(task, editor, original)
         except Exception as error:
             return row | {"error": f"{type(error).__name__}: {without_folders(str(error))}"}
-        return row | _rounded(scores) | pictures
+        return row | rounded(scores) | pictures
 
     def _keep(self, task: Task, before: np.ndarray, after: np.ndarray) -> dict[str, str]:
         """Writes the crops, the original's once; their paths relative to the report."""
@@ -417,10 +417,3 @@ def _update_run(output: Path, changes: Mapping[str, Any]) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(read_run(output) | changes, indent=1, ensure_ascii=False) + "\n")
     temporary.replace(path)
-
-
-def _rounded(value: Any) -> Any:
-    """Floats to five places: what the measurements can tell, and files of half the size."""
-    if isinstance(value, Mapping):
-        return {key: _rounded(item) for key, item in value.items()}
-    return round(value, 5) if isinstance(value, float) else value

@@ -210,3 +210,10 @@ def head_group(face: Face) -> str:
     if face.pose is None:
         return "unknown"
     return "turned" if max(abs(face.pose.yaw), abs(face.pose.pitch)) >= TURNED else "frontal"
+
+
+def rounded(value: Any) -> Any:
+    """Floats to five places: what the measurements can tell, and files of half the size."""
+    if isinstance(value, Mapping):
+        return {key: rounded(item) for key, item in value.items()}
+    return round(value, 5) if isinstance(value, float) else value

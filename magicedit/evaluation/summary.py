@@ -14,7 +14,7 @@ from magicedit.evaluation.metrics.au_error import LEAST_ROOM, possible_change
 from magicedit.evaluation.metrics.control import crosstalk, response, side_leak
 from magicedit.evaluation.metrics.intervals import bootstrap
 from magicedit.evaluation.protocol import Protocol
-from magicedit.evaluation.scoring import AU_COLUMNS, SCORERS, au_columns
+from magicedit.evaluation.scoring import AU_COLUMNS, SCORERS, au_columns, rounded
 
 Rows = Sequence[Mapping[str, Any]]
 SCALARS = (
@@ -153,7 +153,7 @@ def headline(rows: Rows) -> dict[str, dict[str, float]]:
     for name, pairs in values.items():
         known = [(value, person) for value, person in pairs if value is not None and math.isfinite(value)]
         if known:
-            found[name] = _rounded(bootstrap(*zip(*known, strict=True))._asdict())
+            found[name] = rounded(bootstrap(*zip(*known, strict=True))._asdict())
     return found
 
 
@@ -171,8 +171,8 @@ def control(levels: Rows, scorer: str, aus: Iterable[str]) -> dict[str, dict[str
         curve = []
         for level in sorted(set(asked)):
             at = [(c, row["person"]) for a, c, row in zip(asked, changed, rows, strict=True) if a == level]
-            curve.append({"asked": level} | _rounded(bootstrap(*zip(*at, strict=True))._asdict()))
-        found[au] = {"levels": curve} | _rounded(response(possible, changed)._asdict())
+            curve.append({"asked": level} | rounded(bootstrap(*zip(*at, strict=True))._asdict()))
+        found[au] = {"levels": curve} | rounded(response(possible, changed)._asdict())
     return found
 
 
@@ -206,7 +206,7 @@ def _sides(rows: Rows, scorer: str) -> dict[str, dict[str, float | None]]:
     found = {}
     for au, values in pairs.items():
         same, other = zip(*values, strict=True)
-        found[au] = _rounded(
+        found[au] = rounded(
             {"same": float(np.mean(same)), "other": float(np.mean(other)), "leak": side_leak(same, other)}
         )
     return found
@@ -259,7 +259,3 @@ def groups(rows: Rows) -> dict[str, dict[str, dict[str, Any]]]:
                 for value, part in parts.items()
             }
     return found
-
-
-def _rounded(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: round(v, 5) if isinstance(v, float) else v for k, v in values.items()}
