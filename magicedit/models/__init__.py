@@ -3,6 +3,7 @@
 from magicedit.models.loading import load_pipeline, model_origin
 from magicedit.models.magicface import convert, load_magicface
 from magicedit.models.unets import (
+    TRAINED_NETWORKS,
     PatchModelConfig,
     create_patch_pipeline,
     freeze_unused_reference,
@@ -19,6 +20,7 @@ from magicedit.pipelines.pipeline_magicedit import (
 )
 
 __all__ = [
+    "TRAINED_NETWORKS",
     "PatchModelConfig",
     "convert",
     "create_patch_pipeline",

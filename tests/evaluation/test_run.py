@@ -307,10 +307,7 @@ def read_whole_lines(path: Path) -> list[bytes]:
         (["--editor", "nothing/like/this"], "there is no folder"),
         (["--editor", "nosuchmodule:edit"], "nosuchmodule"),
         (["--editor", "copy", "--identities", "zoe"], "no such identities"),
-        (
-            ["--editor", "copy", "--identities", ","],
-            ", names nobody; leave it out to take everybody",
-        ),
+        (["--editor", "copy", "--identities", ","], "names nobody; leave it out to take everybody"),
         (["--editor", "copy", "--identities", "@missing.txt"], "--identities in missing.txt"),
         (["--editor", "copy", "--labels", "labels.csv"], "--labels-scale"),
         (["--editor", "copy", "--jobs", "0"], "--jobs"),
