@@ -43,7 +43,7 @@ from magicedit.faces import (
     region_polygon,
 )
 from magicedit.faces.alignment import stable_landmarks
-from magicedit.faces.geometry import MOVEMENTS, MOVEMENTS_68
+from magicedit.faces.geometry import MOVEMENTS_OF_SCHEME
 from magicedit.faces.types import same_face
 from magicedit.imaging import Photo, open_photo, photo_to_image, strip
 from magicedit.warping import Change, carry_change, estimate_change, join_sides, no_change
@@ -693,7 +693,7 @@ def select_faces(faces: list[Face], which: str | int, photo: Photo) -> list[Face
 def named_places(landmarks: np.ndarray, scheme: str) -> dict[str, np.ndarray]:
     """Places of a face, x and y in the landmarks' pixels; sides are the subject's."""
     lips = region_polygon(landmarks, scheme, "lips")  # from the right corner over the left one and back
-    movements = MOVEMENTS if scheme == "mediapipe478" else MOVEMENTS_68
+    movements = MOVEMENTS_OF_SCHEME[scheme]
     brow = movements["AU1"].left + movements["AU2"].left
     return {
         "left mouth corner": lips[len(lips) // 2],

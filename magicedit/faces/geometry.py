@@ -65,9 +65,9 @@ MOVEMENTS_68: dict[str, Movement] = {
     "AU20": Movement(*_CORNER_68, (0.104, -0.044)),
     "AU26": Movement((8, 9), (8, 7), (0.0, -0.419)),
 }
+MOVEMENTS_OF_SCHEME: dict[Scheme, dict[str, Movement]] = {"mediapipe478": MOVEMENTS, "ibug68": MOVEMENTS_68}
 # Units that share no point, and yet the muscles of one were seen to move the points of the other
 _TOGETHER = ({"AU1", "AU2"}, {"AU17", "AU25"}, {"AU15", "AU26"}, {"AU25", "AU26"})
-_MOVEMENTS = {"mediapipe478": MOVEMENTS, "ibug68": MOVEMENTS_68}
 
 
 def entangled(names: Iterable[str], scheme: Scheme = "mediapipe478") -> set[str]:
@@ -76,7 +76,7 @@ def entangled(names: Iterable[str], scheme: Scheme = "mediapipe478") -> set[str]
     Of the units with sides, such as "AU12L", the whole unit counts. Some that share no point move skin
     together all the same: brows, and what an opening mouth or a dropping jaw draws along.
     """
-    movements = _MOVEMENTS[scheme]
+    movements = MOVEMENTS_OF_SCHEME[scheme]
     units = {name.rstrip("LR") for name in names}
     points = {p for unit in units & set(movements) for p in movements[unit].left + movements[unit].right}
     shared = {unit for unit, m in movements.items() if points & set(m.left + m.right)}
@@ -101,7 +101,7 @@ def geometric_change(
     across, upward = (frame.vectors_to_face(moved) * (1, -1)).T
 
     changes = {}
-    for name, movement in _MOVEMENTS[scheme].items():
+    for name, movement in MOVEMENTS_OF_SCHEME[scheme].items():
         outward_full, upward_full = movement.direction
         full = float(np.hypot(outward_full, upward_full))
         sides = {}
