@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from magicedit.action_units import name_order, whole_name
 from magicedit.errors import MagicEditError, OutputError
 from magicedit.evaluation.circumstances import without_folders
 from magicedit.evaluation.editors import Entrant, PictureFolder
@@ -129,9 +130,9 @@ def _tasks_of(entrant: Entrant, editor, protocol: Protocol, subjects: Sequence[S
     known = getattr(editor, "action_units", None)
     edits = protocol.edits
     if known is not None:
-        asked = {re.sub("[LR]$", "", name) for edit in edits for name in edit.asked}
-        if lacking := sorted(asked - set(known), key=lambda name: int(name[2:])):
-            requests = [e.request for e in edits if any(n.rstrip("LR") in lacking for n in e.asked)]
+        asked = {whole_name(name) for edit in edits for name in edit.asked}
+        if lacking := sorted(asked - set(known), key=name_order):
+            requests = [e.request for e in edits if any(whole_name(n) in lacking for n in e.asked)]
             raise MagicEditError(
                 f"{entrant.name} does not know {', '.join(lacking)}, which {len(requests)} edits of "
                 f"{protocol.name} ask for ({', '.join(requests[:4])}...)"

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from magicedit.action_units import whole_name
 from magicedit.errors import MagicEditError, NoFaceError
 from magicedit.evaluation.circumstances import without_folders
 from magicedit.evaluation.metrics.au_error import achieved_share, au_error
@@ -189,7 +190,8 @@ def au_columns(
     whole = dict(asked)
     for name, value in asked.items():
         if name not in aus:  # one side
-            whole[name[:-1]] = whole.get(name[:-1], 0.0) + value / 2
+            unit = whole_name(name)
+            whole[unit] = whole.get(unit, 0.0) + value / 2
     columns: dict[str, dict[str, float | None]] = {name: {} for name in AU_COLUMNS}
     for scorer, changes in changed.items():
         start = before.get(scorer) or before.get("blendshapes", {})

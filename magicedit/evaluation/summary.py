@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from magicedit.action_units import sided_names, whole_name
 from magicedit.data.labels import match_labels, read_labels
 from magicedit.errors import DatasetError
 from magicedit.evaluation.editors import Entrant
@@ -200,9 +201,10 @@ def _sides(rows: Rows, scorer: str) -> dict[str, dict[str, float | None]]:
     pairs: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
         ((name, _),) = row["asked"].items()
-        changed, other = row["changed"].get(scorer, {}), name[:-1] + {"L": "R", "R": "L"}[name[-1]]
+        unit, changed = whole_name(name), row["changed"].get(scorer, {})
+        (other,) = set(sided_names(unit)) - {name}
         if name in changed and other in changed:
-            pairs.setdefault(name[:-1], []).append((changed[name], changed[other]))
+            pairs.setdefault(unit, []).append((changed[name], changed[other]))
     found = {}
     for au, values in pairs.items():
         same, other = zip(*values, strict=True)

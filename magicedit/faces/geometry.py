@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from magicedit.action_units import sided_names
+from magicedit.action_units import by_number, sided_names, whole_name
 from magicedit.faces.alignment import similarity, stable_landmarks
 from magicedit.faces.frame import face_frame
 from magicedit.faces.measure import FULL_BROW_RAISE, FULL_INTENSITY, FULL_LIP_GAP, lip_gap
@@ -77,7 +77,7 @@ def entangled(names: Iterable[str], scheme: Scheme = "mediapipe478") -> set[str]
     together all the same: brows, and what an opening mouth or a dropping jaw draws along.
     """
     movements = MOVEMENTS_OF_SCHEME[scheme]
-    units = {name.rstrip("LR") for name in names}
+    units = {whole_name(name) for name in names}
     points = {p for unit in units & set(movements) for p in movements[unit].left + movements[unit].right}
     shared = {unit for unit, m in movements.items() if points & set(m.left + m.right)}
     return shared.union(*(pair for pair in _TOGETHER if units & pair)) - units
@@ -114,4 +114,4 @@ def geometric_change(
             changes |= {name + side: value for side, value in sides.items()}
     opened = lip_gap(after, scheme) - lip_gap(before, scheme)
     changes["AU25"] = FULL_INTENSITY * opened / FULL_LIP_GAP
-    return dict(sorted(changes.items(), key=lambda item: (int(item[0][2:].rstrip("LR")), item[0])))
+    return by_number(changes)
