@@ -168,8 +168,7 @@ def _keys(summary: dict, metrics: Iterable[str]) -> list[str]:
 def _values(summary: dict, keys: Sequence[str]) -> Table:
     """Editors by metrics, those that did not run included, published numbers apart."""
     editors, rows = ran(summary), []
-    several = summary.get("people") != 1  # of one person intervals are points
-    best = {key: _best(editors, key) if several else None for key in keys}
+    best = {key: _best(editors, key) for key in keys}
     for name, data in summary.get("editors", {}).items():
         if name in editors:
             failed = f"{data['failed']} of {data.get('edits', DASH)} failed" if data.get("failed") else ""

@@ -19,16 +19,8 @@ from magicedit.evaluation.scoring import AU_COLUMNS, SCORERS, au_columns, rounde
 
 Rows = Sequence[Mapping[str, Any]]
 SCALARS = (
-    *(
-        "identity_distance",
-        "arcface_cosine",
-        "background_rmse",
-        "pose_degrees",
-        "pose_matrix",
-        "ssim",
-        "lpips",
-    ),
-    *("pixels_changed", "seconds"),
+    *("identity_distance", "arcface_cosine", "background_rmse", "pose_degrees", "pose_matrix"),
+    *("ssim", "lpips", "pixels_changed", "seconds"),
 )
 _LABELS_NOTE = "intensities 0 to 5 that another tool read from the same crops"
 
@@ -91,8 +83,7 @@ def summarise(
         run: what run.json says, for what was skipped and the cold starts.
     """
     scorers = {name: about for name, about in SCORERS.items() if name not in run.get("skipped", {})}
-    if any("labels" in row.get("changed", {}) for row in rows):
-        scored = sum("labels" in row.get("changed", {}) for row in rows)
+    if scored := sum("labels" in row.get("changed", {}) for row in rows):
         scorers["labels"] = {
             "title": "labels from a file",
             "relation": "whether the tool also labelled what an editor was trained on is not known here",

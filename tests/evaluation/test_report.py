@@ -17,7 +17,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from magicedit.errors import DatasetError, MissingDependencyError
-from magicedit.evaluation.report import achieved_steps, headline_table, load_report, write_report
+from magicedit.evaluation.report import achieved_steps, headline_table, load_report, ran, write_report
 
 # Attributes by which a browser fetches; an <a href> would not be, but we write none either.
 FETCHING = ("src", "href", "xlink:href", "srcset", "data", "poster", "action", "background")
@@ -150,7 +150,9 @@ def test_what_has_no_better_side_is_never_bold(report):
 def test_of_one_person_nothing_is_best(report):
     summary = load_report(report)[1]
     assert "**" in headline_table(summary)
-    summary["people"] = 1
+    for editor in ran(summary).values():
+        for found in editor["headline"].values():
+            found |= {"low": None, "high": None}
     assert "**" not in headline_table(summary)
 
 
