@@ -141,7 +141,7 @@ def entrants(args: argparse.Namespace, protocol: "Protocol") -> list["Entrant"]:
         found.append(_entrant(args, name, spec, {"editor": short_name(spec)}, args.guidance))
     for variant in protocol.variants:
         folder = args.runs / variant.run
-        settings = {"run": variant.run, "train": dict(variant.train)}
+        settings = {"run": variant.run, "train": variant.train}
         if (folder / "model_index.json").is_file():
             guidance = args.guidance if variant.guidance is None else variant.guidance
             found.append(_entrant(args, variant.name, str(folder), settings, guidance))

@@ -40,13 +40,13 @@ class Variant:
     """A row of a table of architectures or settings: a training run, and how it is sampled.
 
     name: of the row. run: the folder of the trained pipeline among the runs. train: settings of
-    `train/train.py` in which it differs from the recipe. guidance: scale, None: the pipeline's own.
-    published: name of the paper's row beside it.
+    `train/train.py` in which it differs from the recipe, None: the recipe cannot train it. guidance: scale,
+    None: the pipeline's own. published: name of the paper's row beside it.
     """
 
     name: str
     run: str
-    train: Mapping[str, Any]
+    train: Mapping[str, Any] | None
     guidance: float | None = None
     published: str | None = None
 
