@@ -288,9 +288,19 @@ def add_model_options(parser: Parser) -> None:
     parser.add_argument(
         "--guidance", type=float, metavar="S", help="guidance scale (default: the model's own)"
     )
+    parser.add_argument(
+        "--quality",
+        choices=("exact", "balanced", "fast", "live"),
+        help="how much time the model takes (default: its own settings); docs/speed.md tells what it costs",
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the initial noise (0)")
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps (default: the best present)")
     parser.add_argument("--dtype", metavar="T", help="float32 (default), bfloat16 or float16")
+    parser.add_argument(
+        "--fast",
+        action="store_true",
+        help="first find this machine's fastest memory format and, on a GPU, dtype and compilation",
+    )
 
 
 def face_choice(text: str) -> str | int:
@@ -357,6 +367,8 @@ def load_editor(args: argparse.Namespace, backend: "str | FaceBackend"):
         editor = ExpressionEditor.from_pretrained(
             args.model, device=args.device, dtype=args.dtype, backend=backend
         )
+    if args.fast:
+        say(f"fastest here: {editor.optimize()}")
     editor.pipeline.set_progress_bar_config(disable=not sys.stderr.isatty(), leave=False)
     return editor
 
@@ -378,6 +390,7 @@ def run_edit(args: argparse.Namespace) -> int:
             face=args.face,
             steps=args.steps,
             guidance=args.guidance,
+            quality=args.quality,
             seed=args.seed,
             measure=args.measure,
         )
@@ -435,6 +448,7 @@ def run_sweep(args: argparse.Namespace) -> int:
             args.face,
             inference_steps=args.inference_steps,
             guidance=args.guidance,
+            quality=args.quality,
             seed=args.seed,
         )
     output = save_image(sweep_strip(results), args.output, overwrite=args.overwrite, forbid=args.photo)
