@@ -98,10 +98,12 @@ def make_pipeline(
         with torch.no_grad():
             unet.conv_in.weight[:, 4:].normal_(std=0.1)
             unet.class_embedding.weight.normal_()
+    tiny_vae = make_tiny_decoder(size, "meta" if on_meta else "cpu")
     pipeline = MagicEditPipeline(
         unet=unet.eval(),
         reference_unet=reference_unet.eval(),
         vae=vae.eval(),
+        tiny_vae=tiny_vae,
         text_encoder=text_encoder.eval(),
         tokenizer=tokenizer,
         scheduler=DDIMScheduler(
@@ -116,7 +118,7 @@ def make_pipeline(
         action_units=action_units,
     )
     pipeline.set_progress_bar_config(disable=True)
-    for network in (unet, reference_unet, vae, text_encoder):
+    for network in (unet, reference_unet, vae, text_encoder, tiny_vae):
         network.requires_grad_(False)
         torch.nn.Module.to(network, dtype=dtype)  # diffusers' own warns of modules to keep, of which: none
     return pipeline if on_meta else pipeline.to(device)
@@ -134,10 +136,22 @@ def make_tokenizer(tokens: int) -> CLIPTokenizer:
         return CLIPTokenizer.from_pretrained(name, model_max_length=tokens)
 
 
-def make_tiny_decoder(dtype: torch.dtype = torch.float32) -> AutoencoderTiny:
-    """The small autoencoder at its published width, on the meta device."""
-    with torch.device("meta"):
-        return torch.nn.Module.to(AutoencoderTiny().eval(), dtype=dtype)
+def make_tiny_decoder(size: ModelSize, device: str = "meta", dtype: torch.dtype = torch.float32):
+    """`AutoencoderTiny`: at full size of its published width, else narrower as the other networks are."""
+    widths = (size.vae_channels[0] // 2,) * 4
+    with torch.device(device):
+        tiny = AutoencoderTiny(encoder_block_out_channels=widths, decoder_block_out_channels=widths)
+    return torch.nn.Module.to(tiny.eval(), dtype=dtype)
+
+
+def distilled(pipeline: MagicEditPipeline, steps: int) -> MagicEditPipeline:
+    """The same networks, said to be distilled: sampled in `steps` steps without guidance."""
+    config = {name: pipeline.config[name] for name in ("resolution", "action_units")}
+    other = MagicEditPipeline(
+        **pipeline.components, **config, default_guidance_scale=1.0, distilled_steps=steps
+    )
+    other.set_progress_bar_config(disable=True)
+    return other
 
 
 def random_faces(

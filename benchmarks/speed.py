@@ -1,7 +1,7 @@
 """How fast it is, against a re-implementation of what the published system computes (`naive.py`).
 
     python benchmarks/speed.py count                 # FLOPs, simulated GPU times, counted memory
-    python benchmarks/speed.py step edit sweep train # measured ratios, CPU proxy of the full-size model
+    python benchmarks/speed.py step edit train       # measured ratios, CPU proxy of the full-size model
     python benchmarks/speed.py mini cold             # the embedded model on this machine
     python benchmarks/speed.py step train --size full --device cuda --dtype bfloat16 --batch 8
 
@@ -12,13 +12,11 @@ and the exit status is 3. What needs a GPU that is not there is simulated from c
 """
 
 import argparse
-import inspect
 import json
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,8 +25,8 @@ from counting import flops
 from machine import circumstances
 from naive import NaiveSystem
 from pairs import DiscardedRun, compare, interleave, synchronise, timed
-from proxy import SIZES, make_pipeline, random_au_deltas, random_faces
-from speed_counts import COUNTS, TRAINING_TARGETS, tera
+from proxy import SIZES, distilled, make_pipeline, random_au_deltas, random_faces
+from speed_counts import COUNTS, DISTILLED_STEPS, TRAINING_TARGETS, tera
 from training_step import training_batch, training_losses
 
 from magicedit.action_units import NAMES
@@ -40,6 +38,9 @@ GUIDANCE = 3.0
 DISCARDED = 3  # exit status
 TIMED_STEPS = 4  # of a step row's calls; the first, which projects the reference, is not timed
 COLD_RUNS = 5
+DISTILLED = "distilled-"
+EDIT_SETTINGS = ("balanced", "fast", "live", "distilled-balanced", "distilled-fast", "distilled-live")
+SWEEP_SETTINGS = ("fast", "distilled-fast")
 
 # What the issue asks for: (unit, must reach, goal)
 TARGETS = {
@@ -55,8 +56,8 @@ TARGETS = {
 
 @dataclass(frozen=True)
 class Setup:
-    """What a row is measured with. settings: qualities, or numbers of exact steps, in place of the row's own.
-    variants: AU vectors of a sweep; at_once: of them in one call."""
+    """What a row is measured with. settings: see `chosen`, in place of the row's own. variants: AU vectors of
+    a sweep; at_once: of them in one call."""
 
     size: str = "proxy"
     device: str = "cpu"
@@ -86,29 +87,21 @@ class Setup:
 # --- Where the fast path is called --------------------------------------------------------------------------
 
 
-def sampling(function: Callable, setting: str, steps_name: str) -> dict[str, object]:
-    """Arguments of `function` for a quality, or for a number of steps in exact mode.
-
-    Raises:
-        SystemExit: where `function` knows no qualities.
-    """
-    knows = "quality" in inspect.signature(function).parameters
+def chosen(pipeline: MagicEditPipeline, setting: str) -> tuple[MagicEditPipeline, dict[str, object]]:
+    """The pipeline and the arguments of a call by a setting: a quality, a number of exact steps, or a quality
+    of the distilled model ("distilled-live")."""
     if setting.isdigit():
-        return {steps_name: int(setting)} | ({"quality": "exact"} if knows else {})
-    if not knows:
-        raise SystemExit(f"{function.__qualname__} has no quality {setting!r} yet; give a number of steps")
-    return {"quality": setting}
-
-
-def in_words(setting: str) -> str:
-    return f"exact in {setting} steps" if setting.isdigit() else f"quality {setting!r}"
+        steps = {"quality": "exact", "num_inference_steps": int(setting), "guidance_scale": GUIDANCE}
+        return pipeline, steps
+    if setting.startswith(DISTILLED):
+        return distilled(pipeline, DISTILLED_STEPS), {"quality": setting.removeprefix(DISTILLED)}
+    return pipeline, {"quality": setting}
 
 
 def edit_face(pipeline: MagicEditPipeline, image, condition, au_delta, setting: str, **more) -> torch.Tensor:
     """One call of the fast path from pictures to pictures (or latents); one face, or one a row."""
-    arguments = {"guidance_scale": GUIDANCE} if setting.isdigit() else {}
+    pipeline, arguments = chosen(pipeline, setting)
     arguments |= {"output_type": "pt", "generator": torch.Generator().manual_seed(1), **more}
-    arguments |= sampling(MagicEditPipeline.__call__, setting, "num_inference_steps")
     return pipeline(image, condition, au_delta, **arguments).images
 
 
@@ -116,12 +109,8 @@ def sweep_face(
     pipeline: MagicEditPipeline, image, condition, au_deltas, setting: str, at_once: int
 ) -> list[torch.Tensor]:
     """Many edits of one face from one encoding of it, `at_once` in a call."""
-    known = {}
-    if hasattr(pipeline, "encode_faces"):
-        known["faces"] = pipeline.encode_faces(image, condition)
-    return [
-        edit_face(pipeline, image, condition, part, setting, **known) for part in au_deltas.split(at_once)
-    ]
+    faces = pipeline.encode_faces(image, condition)
+    return [edit_face(pipeline, None, None, part, setting, faces=faces) for part in au_deltas.split(at_once)]
 
 
 # --- Measured rows ------------------------------------------------------------------------------------------
@@ -234,43 +223,11 @@ def step_row(setup: Setup) -> dict[str, object]:
 
 
 def edit_row(setup: Setup) -> dict[str, object]:
-    """A whole edit of one face, pictures to picture."""
-    pipeline, naive, image, condition = prepare(setup)
-    au_delta = random_au_deltas(1, pipeline)
-    (setting,) = setup.settings or ("balanced",)
-
-    def run_naive():
-        return naive(
-            image,
-            condition,
-            au_delta,
-            setup.naive_steps,
-            GUIDANCE,
-            generator=torch.Generator().manual_seed(1),
-        )
-
-    def run_fast():
-        return edit_face(pipeline, image, condition, au_delta, setting)
-
-    return measured(
-        "edit",
-        f"a whole edit, {in_words(setting)}, against naive in {setup.naive_steps} steps",
-        {"naive": timed(run_naive, setup.device), setting: timed(run_fast, setup.device)},
-        setup,
-        "naive",
-        setting,
-        setting=setting,
-        naive_steps=setup.naive_steps,
-        tflop={"naive": tera(flops(run_naive)), setting: tera(flops(run_fast))},
-        **about(setup),
-    )
-
-
-def sweep_row(setup: Setup) -> dict[str, object]:
-    """Each of many edits of one face against one naive edit."""
+    """Whole edits of one face, pictures to picture, and each of many edits of one face ("sweep ...")."""
     pipeline, naive, image, condition = prepare(setup, ",".join(NAMES))
     au_deltas = random_au_deltas(setup.variants, pipeline)
-    (setting,) = setup.settings or ("fast",)
+    settings = setup.settings or EDIT_SETTINGS
+    sweeps = () if setup.settings else SWEEP_SETTINGS
 
     def run_naive():
         return naive(
@@ -282,24 +239,31 @@ def sweep_row(setup: Setup) -> dict[str, object]:
             generator=torch.Generator().manual_seed(1),
         )
 
-    def run_fast():
-        return sweep_face(pipeline, image, condition, au_deltas, setting, setup.at_once)
+    def run_fast(setting):
+        return lambda: edit_face(pipeline, image, condition, au_deltas[:1], setting)
 
+    def run_sweep(setting):
+        return lambda: sweep_face(pipeline, image, condition, au_deltas, setting, setup.at_once)
+
+    calls = {"naive": run_naive} | {setting: run_fast(setting) for setting in settings}
+    arms = {name: timed(call, setup.device) for name, call in calls.items()}
+    arms |= {
+        f"sweep {setting}": timed(run_sweep(setting), setup.device, parts=setup.variants)
+        for setting in sweeps
+    }
     return measured(
-        "sweep",
-        f"each of {setup.variants} AUs of one face, {in_words(setting)}, against one naive edit in "
-        f"{setup.naive_steps} steps",
-        {
-            "naive": timed(run_naive, setup.device),
-            setting: timed(run_fast, setup.device, parts=setup.variants),
-        },
+        "edit",
+        f"a whole edit by quality, against naive in {setup.naive_steps} steps; `distilled-`: of a model "
+        f"distilled to {DISTILLED_STEPS} steps; `sweep`: each of {setup.variants} AUs of one face",
+        arms,
         setup,
         "naive",
-        setting,
-        setting=setting,
+        settings[0],
+        targets={"sweep": dict(zip(("must_reach", "goal"), TARGETS["sweep"][1:], strict=True))},
         variants=setup.variants,
         at_once=setup.at_once,
         naive_steps=setup.naive_steps,
+        tflop={name: tera(flops(call)) for name, call in calls.items()},
         **about(setup),
     )
 
@@ -358,7 +322,7 @@ def mini_row(setup: Setup) -> dict[str, object]:
     seeds = iter(range(1_000_000))
 
     def run(setting):
-        arguments = sampling(ExpressionEditor.edit, setting, "steps")
+        arguments = {"steps": int(setting)} if setting.isdigit() else {"quality": setting}
         return lambda: editor.edit(pixels, add=EDIT, seed=next(seeds), measure=False, **arguments)
 
     return measured(
@@ -398,7 +362,6 @@ def cold_row(setup: Setup) -> dict[str, object]:
 ROWS = {
     "step": step_row,
     "edit": edit_row,
-    "sweep": sweep_row,
     "train": train_row,
     "mini": mini_row,
     "cold": cold_row,

@@ -7,13 +7,19 @@ from types import SimpleNamespace
 import torch
 from counting import DEVICES, Meter, flops, parameter_bytes, roofline_seconds
 from naive import NaiveNetworks
-from proxy import SIZES, ModelSize, make_pipeline, make_tiny_decoder, make_unets
+from proxy import SIZES, ModelSize, distilled, make_pipeline, make_tiny_decoder, make_unets
 from training_step import TrainingBatch, training_losses
 
 from magicedit.models import encode_reference, predict_noise, project_reference
-from magicedit.pipelines.pipeline_magicedit import MAGICFACE_ACTION_UNITS, Features, transformer_blocks
+from magicedit.pipelines.pipeline_magicedit import (
+    MAGICFACE_ACTION_UNITS,
+    QUALITIES,
+    Features,
+    MagicEditPipeline,
+)
 
 TRAINING_TARGETS = ("times faster", {"exact": 1.18, "cached": 1.6}, 2.0)  # unit, must reach, goal
+DISTILLED_STEPS = 4  # of the rows of a distilled model
 TEXT_PROJECTIONS = r"attn2\.to_[kv]"
 ISSUE_TFLOP = {  # of the issue, to check
     "naive branch": 1.222,
@@ -36,28 +42,6 @@ ISSUE_TFLOP = {  # of the issue, to check
 
 def tera(count: float) -> float:
     return round(count / 1e12, 4)
-
-
-class _Enough(Exception):
-    """The last feature of the ID encoder has been seen."""
-
-
-def cut_off_encoder(reference_unet, latents, prompt_embeds, features: Features) -> None:
-    """The ID encoder as far as what enters its last `norm1`, whatever `encode_reference`, whose `features`
-    tell the order of execution, does after it."""
-    last = transformer_blocks(reference_unet)[list(features)[-1]]
-
-    def stop(module, args):
-        raise _Enough
-
-    handle = last.norm1.register_forward_pre_hook(stop)
-    try:
-        timestep = torch.zeros(len(latents), dtype=torch.long, device=latents.device)
-        reference_unet(latents, timestep, encoder_hidden_states=prompt_embeds.expand(len(latents), -1, -1))
-    except _Enough:
-        pass
-    finally:
-        handle.remove()
 
 
 @dataclass(frozen=True)
@@ -120,9 +104,7 @@ def branch_flops(size: ModelSize, action_units: str = MAGICFACE_ACTION_UNITS) ->
         "projections of the reference": trimmed - with_text,
         "projections of the text": with_text - cached,
         "ID encoder, batch 2, whole": flops(lambda: naive.encode_identity(doubled, prompt)),
-        "ID encoder, batch 1, cut off": flops(
-            lambda: cut_off_encoder(reference_unet, latents, prompt, features)
-        ),
+        "ID encoder, batch 1, cut off": flops(lambda: encode_reference(reference_unet, latents, prompt)),
     }
 
 
@@ -167,7 +149,7 @@ def counted_flops() -> dict[str, object]:
     branch, proxy = branch_flops(SIZES["full"]), branch_flops(SIZES["proxy"])
     pipeline = make_pipeline(SIZES["full"], device="meta")
     shapes = Shapes(SIZES["full"], len(pipeline.action_units))
-    tiny = make_tiny_decoder()
+    tiny = pipeline.tiny_vae
     rest = {
         "VAE encode": flops(lambda: pipeline.encode_images(shapes.images())),
         "VAE decode": flops(lambda: pipeline.decode_latents(shapes.latents())),
@@ -186,6 +168,7 @@ def counted_flops() -> dict[str, object]:
     names = {f"{name} branch" if name in ("naive", "trimmed", "cached") else name: name for name in branch}
     found = {shown: tera(branch[name]) for shown, name in names.items()}
     found |= {name: tera(count) for name, count in {**rest, **edits}.items()}
+    found |= quality_tflop(pipeline, once=edits["10 guided steps"] - 20 * branch["cached"], rest=rest)
     return {
         "kind": "counted",
         "what": "TFLOP at Stable Diffusion 1.5's size, 512 px, on the meta device",
@@ -202,6 +185,40 @@ def counted_flops() -> dict[str, object]:
     }
 
 
+@torch.no_grad()
+def quality_tflop(
+    pipeline: MagicEditPipeline, once: float, rest: dict[str, float], aus: int = 25
+) -> dict[str, float]:
+    """TFLOP of one edit, and of each of `aus` of one face, by each quality that is not "exact".
+
+    once: FLOPs of encoding a face and decoding a picture.
+    """
+    encode = once - rest["VAE decode"]
+    shapes = Shapes(SIZES["full"], len(pipeline.action_units))
+    found = {}
+    for name, one in (
+        ("", pipeline),
+        (f"distilled to {DISTILLED_STEPS}, ", distilled(pipeline, DISTILLED_STEPS)),
+    ):
+        faces = one._encode(shapes.images(), shapes.images())
+        faces.reference.fill(one.unet)
+        for quality in QUALITIES[1:]:
+            sampling = one.sampling(quality)
+            steps = flops(
+                lambda one=one, quality=quality, faces=faces: one(
+                    faces=faces,
+                    au_delta=torch.ones(1, shapes.num_aus),
+                    latents=shapes.latents(),
+                    output_type="latent",
+                    quality=quality,
+                )
+            )
+            decode = rest["tiny decode" if sampling.tiny_decoder else "VAE decode"]
+            found[f"{name}{quality}"] = tera(encode + steps + decode)
+            found[f"{name}{quality}, each of {aus} AUs"] = tera(encode / aus + steps + decode)
+    return found
+
+
 def metered(call: Callable[[], object]) -> Meter:
     with torch.no_grad(), Meter() as meter:
         call()
@@ -214,7 +231,7 @@ def simulated_times(dtype: torch.dtype = torch.bfloat16) -> dict[str, object]:
     size = SIZES["full"]
     pipeline = make_pipeline(size, device="meta", dtype=dtype)
     unet, reference_unet = pipeline.unet, pipeline.reference_unet
-    shapes, tiny = Shapes(size, len(pipeline.action_units), dtype), make_tiny_decoder(dtype)
+    shapes, tiny = Shapes(size, len(pipeline.action_units), dtype), make_tiny_decoder(size, dtype=dtype)
     naive, prompt = NaiveNetworks(pipeline), shapes.prompt_embeds
     features = encode_reference(reference_unet, shapes.latents(), prompt)
     projections, doubled = project_reference(unet, features), repeated_features(features, 2)
@@ -225,7 +242,7 @@ def simulated_times(dtype: torch.dtype = torch.bfloat16) -> dict[str, object]:
         "projections": metered(lambda: project_reference(unet, features)),
         "ID encoder, batch 2, whole": metered(lambda: naive.encode_identity(shapes.latents(2), prompt)),
         "ID encoder, batch 1, cut off": metered(
-            lambda: cut_off_encoder(reference_unet, shapes.latents(), prompt, features)
+            lambda: encode_reference(reference_unet, shapes.latents(), prompt)
         ),
         "VAE encode": metered(lambda: pipeline.encode_images(shapes.images())),
         "VAE decode": metered(lambda: pipeline.decode_latents(shapes.latents())),

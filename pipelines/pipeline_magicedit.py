@@ -885,7 +885,7 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         text_encoder, tokenizer: if None, the text condition is a single zero token.
         image_encoder: if given, its tokens of the identity latents take the text's place.
         au_map: if given, its channels bring the AU variation instead of the class embedding.
-        tiny_vae: if given, a decoder for previews and for the quality "live".
+        tiny_vae: if given, the decoder of the qualities "fast" and "live".
         prediction: "noise" (what the scheduler's `prediction_type` says), or "flow_mask_paint" (see
             `compose_head`).
         patch_size: pixels a side of a patch, for models without a VAE.
@@ -1208,7 +1208,7 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         )
 
     def _previews(self, quality: str) -> bool:
-        return quality == "live" and self.tiny_vae is not None
+        return quality in ("fast", "live") and self.tiny_vae is not None
 
     def _prepare_pair(self, image, condition_image) -> tuple[torch.Tensor, torch.Tensor]:
         """Both images of a call, (faces, 3, height, width) in [-1, 1]."""

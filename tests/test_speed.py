@@ -337,7 +337,11 @@ def hurried(monkeypatch):
     [
         ("step", {"batch": 2}, {"naive", "exact"}),
         ("edit", {"settings": ("2",), "naive_steps": 4}, {"naive", "2"}),
-        ("sweep", {"settings": ("2",), "variants": 3, "at_once": 2, "naive_steps": 3}, {"naive", "2"}),
+        (
+            "edit",
+            {"variants": 3, "at_once": 2, "naive_steps": 3},
+            {"naive", *speed.EDIT_SETTINGS, "sweep fast", "sweep distilled-fast"},
+        ),
         ("train", {"batch": 2}, {"naive", "exact", "cached"}),
     ],
 )
@@ -350,7 +354,7 @@ def test_rows_are_well_formed(hurried, row, changes, arms):
     assert min(min(s["all"]) for s in found["seconds"].values()) > 0
     assert found["size"] == "tiny"
     json.dumps(found)
-    if row == "edit":  # two steps of four, each at less than naive's cost
+    if "2" in arms:  # two steps of four, each at less than naive's cost
         assert found["tflop"]["2"] < 0.75 * found["tflop"]["naive"]
     assert speed.Setup(**changes).key(row).startswith(row)
 
@@ -371,16 +375,14 @@ def test_a_wrong_fast_path_is_no_row(hurried, monkeypatch):
         speed.step_row(speed.Setup(**hurried))
 
 
-def test_qualities():
-    def old(steps=None): ...
-
-    def new(steps=None, quality=None): ...
-
-    assert speed.sampling(old, "7", "steps") == {"steps": 7}
-    assert speed.sampling(new, "7", "steps") == {"steps": 7, "quality": "exact"}
-    assert speed.sampling(new, "live", "steps") == {"quality": "live"}
-    with pytest.raises(SystemExit, match="no quality 'live' yet"):
-        speed.sampling(old, "live", "steps")
+def test_settings(pipeline):
+    assert speed.chosen(pipeline, "live") == (pipeline, {"quality": "live"})
+    exact = {"quality": "exact", "num_inference_steps": 7, "guidance_scale": speed.GUIDANCE}
+    assert speed.chosen(pipeline, "7") == (pipeline, exact)
+    student, arguments = speed.chosen(pipeline, "distilled-balanced")
+    assert student.unet is pipeline.unet
+    assert student.sampling(**arguments).steps == speed_counts.DISTILLED_STEPS
+    assert student.sampling(**arguments).guidance_scale == 1.0
 
 
 def test_a_discarded_run_writes_nothing(tmp_path, monkeypatch, capsys):
