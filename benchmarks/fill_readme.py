@@ -1,4 +1,4 @@
-"""Writes the figures of benchmarks/ into README.md and docs/evaluation.md, between their markers.
+"""Writes the figures of benchmarks/ into README.md and the pages of docs/, between their markers.
 
     python benchmarks/fill_readme.py [--check]
 
@@ -12,12 +12,14 @@ import sys
 from pathlib import Path
 
 from mini_quality import checks_table_of, sides_table_of, table_of
+from speed_tables import counted_table, qualities_table, sampling_table, speed_in_short, speed_table
 
 from magicedit.evaluation import headline_table
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
 EVALUATION = HERE.parent / "docs" / "evaluation.md"
+SPEED = HERE.parent / "docs" / "speed.md"
 
 
 def evaluation(protocol: str) -> str:
@@ -31,10 +33,24 @@ def evaluation_blocks() -> dict[str, str]:
     return {f"table:{protocol}": evaluation(protocol) for protocol in protocols}
 
 
+def committed(name: str) -> dict:
+    return json.loads((HERE / f"{name}.json").read_text())
+
+
+def speed_blocks() -> dict[str, str]:
+    """What belongs between which markers of docs/speed.md."""
+    speed, qualities = committed("speed"), committed("qualities")
+    return {
+        "table:qualities": qualities_table(qualities, speed),
+        "table:sampling": sampling_table(qualities),
+        "table:speed": speed_table(speed),
+        "table:counted": counted_table(speed),
+    }
+
+
 def readme_blocks() -> dict[str, str]:
     """What belongs between which markers of the README."""
-    quality = json.loads((HERE / "mini_quality.json").read_text())
-    speed = json.loads((HERE / "edit_speed.json").read_text())
+    quality, speed, paired = (committed(name) for name in ("mini_quality", "edit_speed", "speed"))
     summary, checks = quality["summary"], quality["checks"]
     levels = summary["AU12_mean_change_by_request"]
     missed = [check for check in checks if not check["reached"]]
@@ -59,9 +75,15 @@ def readme_blocks() -> dict[str, str]:
                 f"{cold['max_peak_rss_mb']:.0f} MB peak |",
                 "| a further edit of the same face in one process, measured before and after | "
                 f"{inside['further_edit_median_seconds']:.2f} s |",
+                *(
+                    f"| the same unmeasured, `--quality {name}` | {found['median']:.2f} s |"
+                    for name, found in paired["mini"]["seconds"].items()
+                    if name in ("balanced", "fast", "live")
+                ),
                 f"| face detection and measuring | {speed['detection']['median_ms']:.0f} ms |",
             ]
         ),
+        "text:speed": speed_in_short(paired),
     }
 
 
@@ -82,7 +104,11 @@ def main() -> int:
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
     stale = False
-    for page, blocks in ((README, readme_blocks()), (EVALUATION, evaluation_blocks())):
+    for page, blocks in (
+        (README, readme_blocks()),
+        (EVALUATION, evaluation_blocks()),
+        (SPEED, speed_blocks()),
+    ):
         before = page.read_text()
         after = filled(before, blocks)
         stale |= before != after

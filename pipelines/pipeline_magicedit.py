@@ -1178,8 +1178,8 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         """How a call of a quality samples; None: by the model's own defaults.
 
         "exact" samples as published. "balanced", "fast" and "live" take fewer and cheaper steps; a model
-        that was distilled takes no more than it was distilled to. What they cost and lose, measured, stands
-        in the project's documentation.
+        that was distilled takes no more than it was distilled to, a compiled one always runs all levels.
+        What they cost and lose, measured, stands in the project's documentation.
 
         Raises:
             ValueError: on an unknown quality.
@@ -1203,7 +1203,7 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             default,
             steps={"balanced": 10, "fast": 6, "live": 2}[quality],
             guidance_interval=(0.0, 0.5),
-            feature_cache_interval=2 if quality == "fast" else 1,
+            feature_cache_interval=2 if quality == "fast" and not is_compiled(self.unet) else 1,
             tiny_decoder=self._previews(quality),
         )
 
@@ -1388,6 +1388,8 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
                 f"callback_on_step_end_tensor_inputs may name {self._callback_tensor_inputs}, got {unknown}"
             )
         check_reference_attention(self.unet)
+        if au_delta is None:
+            raise ValueError("au_delta, the AU variations, must be given")
         au_delta = self._prepare_au_delta(au_delta)  # (batch, aus)
         if (faces is None) == (image is None and condition_image is None):
             raise ValueError("pass either image and condition_image, or faces from encode_faces")
@@ -1420,9 +1422,8 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             latents = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
         elif tuple(latents.shape) != shape:
             raise ValueError(f"latents must have shape {shape}, got {tuple(latents.shape)}")
-        scheduler.set_timesteps(
-            steps, device="cpu"
-        )  # its arithmetic stays there: nothing waits for the device
+        # The scheduler's arithmetic stays on the CPU, where nothing waits for the device
+        scheduler.set_timesteps(steps, device="cpu")
         timesteps = scheduler.timesteps
         device_timesteps = timesteps.to(device)
         self._num_timesteps = len(timesteps)

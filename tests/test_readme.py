@@ -1,5 +1,6 @@
-"""The README's commands, run as they stand in a folder that has what they name."""
+"""The commands of the README and of docs/speed.md, run as they stand in a folder that has what they name."""
 
+import json
 import os
 import re
 import shlex
@@ -13,6 +14,7 @@ from tiny_models import tiny_stable_diffusion
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text()
+PAGES = (README, (REPOSITORY / "docs" / "speed.md").read_text())  # in the order of reading
 
 # Recipes are made for hours and for large cards: one step on small pictures shows that the line works
 SHORT = {
@@ -20,15 +22,16 @@ SHORT = {
     "sd15": "--max_train_steps 1 --train_batch_size 1 --validation_steps 0 --dataloader_num_workers 0 "
     "--resolution 64 --mixed_precision no",
 }
+SHORT["mini-distill"] = SHORT["mini-cpu"]
 SHORT["sd15-lora"] = SHORT["sd15"] + " --lora_rank 2 --gradient_accumulation_steps 1"
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.M | re.S)
+def blocks(language: str, page: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page, flags=re.M | re.S)
 
 
-def shell_commands() -> list[str]:
-    lines = [line.split("  #")[0].strip() for block in blocks("sh") for line in block.splitlines()]
+def shell_commands(page: str) -> list[str]:
+    lines = [line.split("  #")[0].strip() for block in blocks("sh", page) for line in block.splitlines()]
     return [line for line in lines if line and not line.startswith("make ")]
 
 
@@ -78,8 +81,8 @@ def run(words: list[str], folder: Path) -> None:
     assert result.returncode == 0, f"{shlex.join(words)}\n{result.stderr[-3000:]}"
 
 
-def test_every_command_runs_in_the_order_of_the_page(folder):
-    commands = shell_commands()
+def test_every_command_runs_in_the_order_of_the_pages(folder):
+    commands = [command for page in PAGES for command in shell_commands(page)]
     assert len(commands) > 8
     for command in commands:
         words = shlex.split(command)
@@ -90,11 +93,13 @@ def test_every_command_runs_in_the_order_of_the_page(folder):
         run(words, folder)
     for name in ("smile.png", "calm.png", "brow.png", "happy.png", "strip.png", "mine.png"):
         assert Image.open(folder / name).size[0] > 0
-    for script in blocks("python"):
+    for script in (script for page in PAGES for script in blocks("python", page)):
         run([sys.executable, "-c", script], folder)
     assert (folder / "edited.png").is_file()
     assert (folder / "report" / "report.html").is_file()
     assert (folder / "copy-of-my-model" / "pipeline.py").is_file()
+    distilled = json.loads((folder / "my-distilled-model" / "model_index.json").read_text())
+    assert distilled["distilled_steps"] == 2
 
 
 def test_pictures_and_links_are_there():

@@ -75,11 +75,12 @@ def optimize_pipeline(
     else:
         dtypes = [dtype or pipeline.unet.dtype]
 
+    networks = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+
     def prepare(dtype: torch.dtype, layout: torch.memory_format) -> None:
-        pipeline.to(dtype=dtype)
-        for network in (pipeline.unet, pipeline.reference_unet, pipeline.vae):
-            if network is not None:
-                network.to(memory_format=layout)
+        for network in networks:  # diffusers' own `to` warns of layers to keep in float32, of which: none
+            torch.nn.Module.to(network, dtype=dtype)
+            torch.nn.Module.to(network, memory_format=layout)
 
     # 1. Layout and dtype
     seconds, alternatives = {}, {}

@@ -139,6 +139,16 @@ def test_each_quality_costs_less(pipeline):
         assert rows == [2 if guides else 1 for guides in guided]
 
 
+def test_a_compiled_denoiser_runs_all_levels(latent):
+    assert latent.sampling("fast").feature_cache_interval == 2
+    original, latent.unet = latent.unet, torch.compile(latent.unet, backend="eager")
+    try:
+        assert latent.sampling("fast").feature_cache_interval == 1
+        assert torch.isfinite(run(latent, quality="fast", num_inference_steps=None)).all()
+    finally:
+        latent.unet = original
+
+
 def test_what_is_said_wins_over_the_quality(patch):
     assert rows_by_step(patch, patch.unet.conv_in, quality="live", num_inference_steps=3) == [2, 2, 2]
 

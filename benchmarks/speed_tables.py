@@ -1,0 +1,138 @@
+"""The tables of docs/speed.md and the README, from what `speed.py` and `qualities.py` wrote."""
+
+from qualities import table_of
+
+QUALITIES = ("exact", "balanced", "fast", "live")
+NOT_MEASURED = "not measured: no GPU was at hand; "
+
+
+def ratio(row: dict, arm: str) -> str:
+    found = row["ratios"][arm]
+    return f"{found['median']:.2f}x ({found['low']:.2f} to {found['high']:.2f})"
+
+
+def by_device(devices: dict[str, str]) -> str:
+    return ", ".join(f"{value} on {name}" for name, value in devices.items())
+
+
+def speed_table(speed: dict) -> str:
+    """What was aimed at and what came out: a row for each line that speed is held to."""
+    step, edit, train, mini, cold = (speed[name] for name in ("step", "edit", "train", "mini", "cold"))
+    devices, tflop = speed["gpu"]["devices"], speed["flops"]["tflop"]
+    naive = tflop["50 guided steps, naive"]
+    memory = speed["memory"]
+    (sweep_name,) = (name for name in memory if name.startswith("sweep"))
+    by_quality = ", ".join(
+        f"`{name}` {mini['seconds'][name]['median']:.2f} s" for name in QUALITIES if name in mini["seconds"]
+    )
+    simulated = "simulated from counted FLOPs and bytes, without launch times"
+    rows = [
+        ("one guided step, exact, CPU proxy", "1.2x", "1.35x", ratio(step, "exact")),
+        (
+            "the same on a GPU, full size",
+            "1.4x",
+            "2x",
+            f"{NOT_MEASURED}{simulated}: "
+            + by_device({name: f"{found['guided_step_ratio']:.2f}x" for name, found in devices.items()}),
+        ),
+        (
+            "one edit, `balanced`, against 50 naive steps, CPU proxy",
+            "6x",
+            "12x",
+            f"{ratio(edit, 'balanced')}; distilled to 4 steps {ratio(edit, 'distilled-balanced')}",
+        ),
+        (
+            "each of 25 AUs of one face, `fast`, CPU proxy",
+            "15x",
+            "30x",
+            f"{ratio(edit, 'sweep fast')}; distilled to 4 steps {ratio(edit, 'sweep distilled-fast')}",
+        ),
+        ("`mini`, next edit of a known face", "0.5 s", "0.15 s (`live`)", by_quality),
+        (
+            "cold `magicedit edit` with `mini`",
+            "10 s",
+            "5 s",
+            f"{cold['median_seconds']:.1f} s",
+        ),
+        (
+            "full size on a GPU, `live`",
+            "100 ms",
+            "30 ms",
+            f"{NOT_MEASURED}{tflop['live']:.1f} TFLOP, distilled {tflop['distilled to 4, live']:.1f} "
+            f"(the naive edit: {naive:.0f})",
+        ),
+        (
+            "training step of both UNets, cached latents, CPU proxy",
+            "1.18x exact, 1.6x cached",
+            "2x",
+            f"{ratio(train, 'exact')} exact, {ratio(train, 'cached')} with the cached features of a frozen "
+            "reference",
+        ),
+        (
+            "peak memory at full size, bfloat16",
+            "6 GB",
+            "4 GB offloaded, 8 GB for 25 AUs",
+            f"counted, not measured: {memory['one_edit']['all_resident_gb']:.1f} GB, offloaded "
+            f"{memory['one_edit']['offloaded_gb']:.1f} GB, 25 AUs "
+            f"{memory[sweep_name]['all_resident_gb']:.1f} GB",
+        ),
+    ]
+    lines = ["| | must reach | goal | here |", "|---|---|---|---|"]
+    return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
+
+
+def speed_in_short(speed: dict) -> str:
+    """A sentence of ratios for the README."""
+    step, edit, train = speed["step"], speed["edit"], speed["train"]
+    median = {name: found["median"] for name, found in edit["ratios"].items()}
+    return (
+        "Against our re-implementation of the published way of computing, on a CPU proxy of the full size: "
+        f"one guided step, with the same result, {step['ratios']['exact']['median']:.2f} times as fast; "
+        f"a whole edit `balanced` {median['balanced']:.1f} times (of a model distilled to 4 steps "
+        f"{median['distilled-balanced']:.1f}); each of 25 AUs of one face `fast` {median['sweep fast']:.1f} "
+        f"times (distilled {median['sweep distilled-fast']:.1f}); a training step "
+        f"{train['ratios']['exact']['median']:.2f} times, with a frozen reference "
+        f"{train['ratios']['cached']['median']:.2f}."
+    )
+
+
+def counted_table(speed: dict) -> str:
+    """TFLOP of one edit, and of each of 25 of one face, by quality."""
+    tflop = speed["flops"]["tflop"]
+    naive = tflop["50 guided steps, naive"]
+
+    def cell(name: str) -> str:
+        return f"{tflop[name]:.1f} ({naive / tflop[name]:.1f}x)"
+
+    lines = [
+        "| TFLOP | one edit | each of 25 AUs of one face |",
+        "|---|---|---|",
+        f"| naive, 50 guided steps | {naive:.1f} | {naive:.1f} |",
+        f"| `exact` | {cell('50 guided steps, exact')} | |",
+    ]
+    for kind in ("", "distilled to 4, "):
+        for quality in QUALITIES[1:]:
+            name = f"{kind}{quality}"
+            lines.append(f"| {kind}`{quality}` | {cell(name)} | {cell(f'{name}, each of 25 AUs')} |")
+    return "\n".join(lines)
+
+
+def qualities_table(qualities: dict, speed: dict) -> str:
+    """The trade-off of the qualities with the embedded model, times beside losses."""
+    names = tuple(name for name in qualities["summary"] if name in QUALITIES or name.startswith("distilled"))
+    seconds = speed["mini"]["seconds"]
+    table = table_of(qualities, names).splitlines()
+    head, rule, *rows = table
+    times = [f"{seconds[name]['median']:.2f} s" if name in seconds else "" for name in names]
+    return "\n".join(
+        [f"{head} next edit |", f"{rule}---|"]
+        + [f"{row} {time} |" for row, time in zip(rows, times, strict=True)]
+    )
+
+
+def sampling_table(qualities: dict) -> str:
+    """What single ways of saving lose."""
+    names = tuple(
+        name for name in qualities["summary"] if name not in QUALITIES and not name.startswith("distilled")
+    )
+    return table_of(qualities, names)
