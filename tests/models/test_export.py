@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig
 from tiny_models import random_crop, tiny_patch_pipeline, tiny_stable_diffusion_pipeline
 
 from magicedit.errors import ModelError
@@ -112,3 +113,21 @@ def test_a_digest_sees_every_number():
     with torch.no_grad():
         other.conv_out.bias[-1] += 1e-6
     assert weights_digest(one) != weights_digest(other)
+
+
+def test_adapters_and_other_dtypes_are_refused(tmp_path):
+    pytest.importorskip("onnxruntime", reason="the graph needs the package onnxruntime")
+    pipeline = tiny_patch_pipeline()
+    pipeline.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"]))
+    with pytest.raises(ModelError, match="fuse_lora"):
+        use_onnx(pipeline, tmp_path)
+    with pytest.raises(ModelError, match="float32 on the CPU"):
+        use_onnx(tiny_patch_pipeline().to(dtype=torch.bfloat16), tmp_path)
+
+
+def test_an_adapter_that_is_added_later_is_refused(exported):
+    pipeline = tiny_patch_pipeline()
+    use_onnx(pipeline, exported)
+    pipeline.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"]))
+    with pytest.raises(ModelError, match="adapters changed"):
+        edited(pipeline)
