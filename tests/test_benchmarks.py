@@ -1,18 +1,23 @@
 """Committed results follow from their rows, and say how they came about."""
 
 import json
+import statistics
 import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
+from tiny_models import tiny_patch_pipeline
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
+import export_speed  # noqa: E402
 import mini_quality  # noqa: E402
 import train_tables  # noqa: E402
+from proxy import TINY, make_pipeline  # noqa: E402
 
 from magicedit.evaluation import headline_table, load_protocol  # noqa: E402
 
@@ -120,3 +125,51 @@ def test_every_variant_of_the_tables_is_trained_once():
     assert set(runs) == {"linear", "padded", "latent_map", "no_dropout", "none", "convolution", "clip"}
     assert runs["linear"] == {}
     assert runs["no_dropout"] == {"au_dropout": 0.0}
+
+
+# --- Export -------------------------------------------------------------------------------------------------
+
+
+EXPORTS = sorted(committed("export_speed"))
+
+
+def test_exports_were_measured_for_both_models():
+    assert {"mini, denoiser", "proxy, denoiser"} <= set(EXPORTS)
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_verdicts_on_exports_follow_from_their_seconds(name):
+    row = committed("export_speed")[name]
+    assert row["command"].startswith("python benchmarks/export_speed.py")
+    assert row["date"]
+    assert row["hardware"]["cores"]
+    assert row["threads"] == 1
+    assert "not installed" not in [
+        row["versions"][package] for package in ("torch", "onnx", "onnxscript", "onnxruntime", "openvino")
+    ]
+    assert row["pairs"] >= 15
+    assert abs(row["control"]["median"] - 1) <= 0.03
+    if "prepared" not in row:  # a whole edit
+        row |= {"prepared": {"ONNX Runtime": {"difference": row["difference"]}}, "largest": 1}
+    for about in row["prepared"].values():
+        assert about["difference"] <= export_speed.TOLERANCE * max(1, row["largest"])
+    for values in row["seconds"].values():
+        assert values["median"] == pytest.approx(statistics.median(values["all"]), rel=1e-4)
+    assert export_speed.verdict_of(row) == row["verdict"]
+
+
+@pytest.mark.parametrize(
+    "make", [tiny_patch_pipeline, lambda: make_pipeline(TINY)], ids=["patches", "tokens"]
+)
+def test_what_is_exported_computes_what_the_pipeline_does(make):
+    """As a graph of tensors: with other inputs than it was traced with, to float32's rounding."""
+    pipeline = make()
+    with torch.no_grad():
+        for network, inputs, run in export_speed.networks(pipeline, pipeline.config.resolution).values():
+            graph = torch.export.export(network, inputs).module()
+            for found, expected in zip(graph(*inputs), run(), strict=True):
+                torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+            other = (inputs[0] + 1, *inputs[1:])
+            for found, expected in zip(graph(*other), network(*other), strict=True):
+                torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+            assert not torch.allclose(graph(*other)[-1], graph(*inputs)[-1], atol=1e-3)

@@ -1,5 +1,6 @@
 """Configuring, initialising, converting and loading the two UNets."""
 
+from magicedit.models.export import export_onnx, use_onnx
 from magicedit.models.loading import load_pipeline, model_origin
 from magicedit.models.magicface import convert, load_magicface
 from magicedit.models.optimize import Optimization, call_in_batches, optimize_pipeline, rows_that_fit
@@ -29,6 +30,7 @@ __all__ = [
     "create_patch_pipeline",
     "encode_identity",
     "encode_reference",
+    "export_onnx",
     "freeze_unused_reference",
     "from_stable_diffusion",
     "install_reference_attention",
@@ -41,4 +43,5 @@ __all__ = [
     "refine_patch_pipeline",
     "rows_that_fit",
     "unused_reference_parameters",
+    "use_onnx",
 ]

@@ -1,0 +1,205 @@
+"""The denoiser as an ONNX graph, which ONNX Runtime evaluates faster on a CPU than PyTorch does.
+
+`benchmarks/export_speed.py` measures by how much. The graph is for one face and one AU vector; more rows are
+evaluated one after the other. The ID encoder runs once a face and stays in PyTorch.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
+
+from magicedit.errors import ModelError
+from magicedit.pipelines.pipeline_magicedit import (
+    MagicEditPipeline,
+    ReferenceCache,
+    is_compiled,
+    transformer_blocks,
+    weights_version,
+)
+
+GRAPH, ABOUT = "denoiser.onnx", "denoiser.json"
+
+
+class DenoiserGraph(torch.nn.Module):
+    """The denoiser as a function of tensors alone, to export.
+
+    Inputs: sample (1, in channels, height, width), timestep (1,), class_labels (1, aus), and by layer, in the
+    modules' order, what `projections_of` returns. Output: (1, out channels, height, width).
+    """
+
+    def __init__(self, unet: UNet2DConditionModel, prompt_embeds: torch.Tensor):
+        super().__init__()
+        self.unet = unet
+        self.prompt_embeds = prompt_embeds  # only its shape counts: its projections are inputs
+        self.layers = list(transformer_blocks(unet))
+
+    def forward(self, sample, timestep, class_labels, projections: list[torch.Tensor]):
+        by_layer = dict(zip(self.layers, zip(*[iter(projections)] * 4, strict=True), strict=True))
+        cache = ReferenceCache({layer: four[:2] for layer, four in by_layer.items()}, self.prompt_embeds)
+        for layer, four in by_layer.items():
+            cache.text(layer, lambda _, text=four[2:]: text)
+        return self.unet(
+            sample,
+            timestep,
+            encoder_hidden_states=self.prompt_embeds,
+            class_labels=class_labels,
+            cross_attention_kwargs={"reference": cache},
+        ).sample
+
+
+def projections_of(unet: UNet2DConditionModel, cache: ReferenceCache) -> list[torch.Tensor]:
+    """Key and value of the reference, then of the text, layer by layer: (faces or 1, tokens, inner_dim)."""
+    cache.fill(unet)
+    found = []
+    for layer in transformer_blocks(unet):
+        found += [*cache.reference(layer, None), *cache.text(layer, None)]
+    return found
+
+
+def weights_digest(unet: torch.nn.Module) -> str:
+    """SHA-256 over names, shapes and numbers of all weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(unet.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+@torch.no_grad()
+def export_onnx(pipeline: MagicEditPipeline, folder: str | Path) -> Path:
+    """Writes the denoiser as an ONNX graph with its weights, for crops of the pipeline's resolution.
+
+    Args:
+        pipeline: on the CPU, in float32, not compiled, without adapters.
+        folder: made if need be; gets `denoiser.onnx` (and its weights) and `denoiser.json`.
+
+    Returns:
+        path of the graph.
+
+    Raises:
+        ModelError: where the package onnxscript is missing, or the pipeline is not as above.
+    """
+    try:
+        import onnxscript  # noqa: F401 (torch needs it, and says so less clearly)
+    except ImportError:
+        raise ModelError("exporting needs the package onnxscript; pip install 'magicedit[export]'") from None
+    unet = pipeline.unet
+    check_exportable(pipeline)
+    size = pipeline.config.resolution
+    grey = torch.full((1, 3, size, size), 0.5)
+    faces = pipeline.encode_faces(grey, grey)
+    network = DenoiserGraph(unet, torch.zeros_like(faces.prompt_embeds))
+    side = faces.identity_latents.shape[-2:]
+    inputs = (
+        torch.zeros(1, unet.config.in_channels, *side),
+        torch.tensor([1]),
+        torch.zeros(1, unet.config.projection_class_embeddings_input_dim),
+        projections_of(unet, faces.reference),
+    )
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    names = ["sample", "timestep", "class_labels"]
+    names += [f"projection_{number}" for number in range(len(inputs[-1]))]
+    torch.onnx.export(
+        torch.export.export(network, inputs), f=folder / GRAPH, dynamo=True, input_names=names, verbose=False
+    )
+    about = {"weights_sha256": weights_digest(unet), "resolution": size}
+    (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n")
+    return folder / GRAPH
+
+
+def check_exportable(pipeline: MagicEditPipeline) -> None:
+    """Raises ModelError unless the pipeline is what `export_onnx` and `use_onnx` ask for."""
+    unet = pipeline.unet
+    if is_compiled(unet):
+        raise ModelError("the denoiser is compiled or exported already; load the model anew")
+    if unet.device.type != "cpu" or unet.dtype != torch.float32:
+        raise ModelError(f"the pipeline must be float32 on the CPU, got {unet.dtype} on {unet.device}")
+    if any(hasattr(module, "merged_adapters") for module in unet.modules()):
+        raise ModelError(
+            "the denoiser has LoRA adapters; put them into its weights: fuse_lora(), unload_lora_weights()"
+        )
+    if pipeline.reference_unet is None or unet.config.class_embed_type != "simple_projection":
+        raise ModelError(
+            "only denoisers with an ID encoder and a class embedding of the AUs (class_embed_type "
+            f"'simple_projection') can be exported, got {unet.config.class_embed_type!r}"
+        )
+
+
+class OnnxDenoiser:
+    """What a denoiser's forward is replaced by. Arguments and result are those of `UNet2DConditionModel`, as
+    far as `predict_noise` uses them."""
+
+    def __init__(self, unet: UNet2DConditionModel, session):
+        self.unet, self.session = unet, session
+        self.names = [entry.name for entry in session.get_inputs()]
+        self.shape = tuple(session.get_inputs()[self.names.index("sample")].shape)
+        self.weights = weights_version(unet)
+
+    def __call__(self, sample, timestep, encoder_hidden_states, class_labels, cross_attention_kwargs):
+        if weights_version(self.unet) != self.weights:
+            raise ModelError(
+                "the denoiser's weights or adapters changed since its graph was loaded; export it again"
+            )
+        if tuple(sample.shape[1:]) != self.shape[1:]:
+            raise ModelError(
+                f"the graph takes (channels, height, width) {self.shape[1:]}, got {tuple(sample.shape[1:])}; "
+                "use crops of the model's resolution"
+            )
+        cache = cross_attention_kwargs["reference"]
+        if not isinstance(cache, ReferenceCache):
+            raise ModelError(f"the graph needs a ReferenceCache, got {type(cache).__name__}")
+        projections = projections_of(self.unet, cache)
+        timesteps = torch.as_tensor(timestep).reshape(-1).long()
+        rows = [
+            self.row(row, sample, timesteps[row % len(timesteps)], class_labels, projections)
+            for row in range(sample.shape[0])
+        ]
+        return UNet2DConditionOutput(sample=torch.cat(rows))
+
+    def row(self, row, sample, timestep, class_labels, projections) -> torch.Tensor:
+        given = {
+            "sample": sample[row : row + 1],
+            "timestep": timestep[None],
+            "class_labels": class_labels[row : row + 1],
+        }
+        for number, x in enumerate(projections):
+            face = row % x.shape[0]  # faces are innermost
+            given[f"projection_{number}"] = x[face : face + 1]
+        arrays = {name: given[name].detach().contiguous().numpy() for name in self.names}
+        return torch.from_numpy(self.session.run(None, arrays)[0])
+
+
+def use_onnx(pipeline: MagicEditPipeline, folder: str | Path, threads: int | None = None) -> None:
+    """Lets ONNX Runtime evaluate the pipeline's denoiser, by the graph that `export_onnx` wrote.
+
+    The networks stay in memory: the ID encoder and the projections of the reference use them. As with a
+    compiled denoiser, features cannot be cached across steps. Nothing can be trained through the graph.
+
+    Args:
+        threads: of ONNX Runtime; default: as many as PyTorch uses.
+
+    Raises:
+        ModelError: where onnxruntime or the graph is missing, or it is of other weights than the pipeline's.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        raise ModelError(
+            "running the graph needs the package onnxruntime; pip install 'magicedit[export]'"
+        ) from None
+    folder = Path(folder)
+    check_exportable(pipeline)
+    if not (folder / GRAPH).is_file() or not (folder / ABOUT).is_file():
+        raise ModelError(f"there must be {GRAPH} and {ABOUT} in {folder}; export_onnx writes them")
+    if json.loads((folder / ABOUT).read_text())["weights_sha256"] != weights_digest(pipeline.unet):
+        raise ModelError(f"{folder / GRAPH} is of other weights than this pipeline's; export it again")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or torch.get_num_threads()
+    session = onnxruntime.InferenceSession(folder / GRAPH, options, providers=["CPUExecutionProvider"])
+    # Where `torch.nn.Module.compile` puts its function: weights, config and saving stay the denoiser's own
+    pipeline.unet._compiled_call_impl = OnnxDenoiser(pipeline.unet, session)
