@@ -12,6 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ from magicedit.action_units import (
 )
 from magicedit.errors import ActionUnitError, MagicEditError, ModelError, NoFaceError
 from magicedit.faces import (
+    Alignment,
     Face,
     FaceBackend,
     Pose,
@@ -51,16 +53,22 @@ from magicedit.warping import Change, carry_change, estimate_change, join_sides,
 if TYPE_CHECKING:
     import torch
 
-    from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
+    from magicedit.models import Optimization
+    from magicedit.pipelines.pipeline_magicedit import (
+        EncodedFaces,
+        MagicEditPipeline,
+        MagicEditPipelineOutput,
+    )
 
 PhotoLike = str | Path | PIL.Image.Image | np.ndarray | Photo
 
+QUALITIES = ("exact", "balanced", "fast", "live")  # the pipeline's, here because its import takes seconds
 POSE_LIMIT = 30.0  # degrees of yaw or pitch; roll is undone by the alignment
 REACHED_SHARE = 0.5  # a measured change below this share of the request is worth a warning
 SMALLEST_JUDGED = 0.5  # intensity steps: below, the measurement's own scatter decides
 SAME_FACE_OVERLAP = 0.3  # intersection over union of the boxes before and after
-VARIANTS_AT_ONCE = 4  # AU vectors a pipeline call: bounds the memory of a sweep
 REMEMBERED_PHOTOS = 4
+REMEMBERED_FACES = 4  # encoded ones: about 50 MB each for a model of Stable Diffusion's size in 16 bits
 MOST_STEPS = 1000  # noise levels of the published schedule, and of ours
 
 
@@ -157,6 +165,72 @@ class AttentionMaps:
         )
 
 
+@dataclass(frozen=True)
+class SamplingSettings:
+    """Of the model's calls; None: what the quality or the model itself says.
+
+    steps: denoising steps. guidance: classifier-free guidance scale. quality: see
+    `MagicEditPipeline.sampling`. seed: of the initial noise.
+
+    Raises:
+        MagicEditError: unless they make sense.
+    """
+
+    steps: int | None = None
+    guidance: float | None = None
+    quality: str | None = None
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.steps is not None and not 1 <= self.steps <= MOST_STEPS:
+            raise MagicEditError(
+                f"the number of denoising steps must be at least 1 and at most {MOST_STEPS}, got {self.steps}"
+            )
+        if self.guidance is not None and not (math.isfinite(self.guidance) and self.guidance >= 0):
+            raise MagicEditError(
+                f"the guidance scale must be a number from 0 (3 is usual), got {self.guidance}"
+            )
+        if self.quality is not None and self.quality not in QUALITIES:
+            raise MagicEditError(f"quality must be one of {', '.join(QUALITIES)}, got {self.quality!r}")
+        if not 0 <= self.seed < 2**63:
+            raise MagicEditError(f"the seed must be an integer from 0 to 2**63 - 1, got {self.seed}")
+
+    def arguments(self) -> dict[str, Any]:
+        """Of a pipeline call."""
+        return {
+            "num_inference_steps": self.steps,
+            "guidance_scale": self.guidance,
+            "quality": self.quality,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class _Cut:
+    """A face as the model sees it.
+
+    crop: (size, size, 3) uint8 RGB. landmarks: (points, 2), crop px. encoded: what the pipeline keeps of it.
+    """
+
+    crop: np.ndarray
+    alignment: Alignment
+    landmarks: np.ndarray
+    scheme: str
+    encoded: "EncodedFaces"
+
+    @cached_property
+    def region(self) -> np.ndarray:
+        return editing_region(self.landmarks, self.alignment.size, self.scheme)  # (size, size)
+
+
+@dataclass(eq=False)
+class _Edit:
+    """One photograph on its way: `pixels` evolve face by face as `requests` ask, one for each of `faces`."""
+
+    pixels: np.ndarray
+    faces: list[Face]
+    requests: list[dict[str, float]]
+
+
 class ExpressionEditor:
     """Changes the expression of the faces in a photograph, in FACS action units.
 
@@ -164,7 +238,8 @@ class ExpressionEditor:
         result = editor.edit("photo.jpg", add={"AU12": 3}, face="largest")
         result.image.save("smile.png")
 
-    Faces found in a photograph are remembered for the next few edits of the same pixels.
+    Faces found in a photograph, and what the model encodes of them, are remembered for the next few edits of
+    the same pixels.
     """
 
     def __init__(self, pipeline: "MagicEditPipeline", backend: FaceBackend, *, model: str = "custom"):
@@ -173,6 +248,8 @@ class ExpressionEditor:
         self.model = model
         self._faces: OrderedDict[bytes, list[Face]] = OrderedDict()
         self._detecting = threading.Lock()  # face backends and this cache serve one thread at a time
+        self._encoded: OrderedDict[bytes, EncodedFaces] = OrderedDict()
+        self._encoding = threading.Lock()
         pipeline.set_progress_bar_config(disable=True)
 
     @classmethod
@@ -206,6 +283,18 @@ class ExpressionEditor:
         """The AUs this model was trained on, in its order."""
         return tuple(self.pipeline.action_units)
 
+    def optimize(
+        self, *, compile: bool | None = None, dtype: "str | torch.dtype | None" = None
+    ) -> "Optimization":
+        """Makes the model as fast as this machine can, see `magicedit.models.optimize_pipeline`.
+
+        Returns:
+            `Optimization`: what was chosen, and what the alternatives took; its `str` is a sentence.
+        """
+        from magicedit.models import optimize_pipeline
+
+        return optimize_pipeline(self.pipeline, compile=compile, dtype=usable_dtype(dtype))
+
     def edit(
         self,
         photo: PhotoLike,
@@ -217,6 +306,7 @@ class ExpressionEditor:
         steps: int | None = None,
         guidance: float | None = None,
         seed: int = 0,
+        quality: str | None = None,
         measure: bool = True,
     ) -> EditResult:
         """Edits one or all faces of a photograph, at the photograph's own resolution.
@@ -229,9 +319,11 @@ class ExpressionEditor:
             set: intensities to arrive at, 0 to 5; the variation follows from what the photograph measures.
             emotion: "happiness", "happiness:0.8" or ("happiness", 0.8); adds to `add`.
             face: "all", "largest", or an index into the faces from the largest (0) to the smallest.
-            steps: denoising steps; default: the model's own.
+            steps: denoising steps; default: the quality's.
             guidance: classifier-free guidance scale; default: the model's own.
             seed: of the initial noise, the same for each face, so that none depends on the others.
+            quality: "exact", "balanced", "fast" or "live": how much time the model takes, and what that
+                costs stands in the documentation; default: the model's own settings.
             measure: measure the faces again in the result; without, `after`, `moved` and `identity_distance`
                 are None.
 
@@ -241,16 +333,44 @@ class ExpressionEditor:
         Raises:
             ImageError, NoFaceError, ActionUnitError: see their docstrings.
         """
+        (result,) = self.edit_batch(
+            [photo], add, set, emotion, face, steps=steps, guidance=guidance, seed=seed, quality=quality,
+            measure=measure,
+        )  # fmt: skip
+        return result
+
+    def edit_batch(
+        self,
+        photos: Sequence[PhotoLike],
+        add: str | Mapping[str, float] | Sequence[float] | np.ndarray | None = None,
+        set: str | Mapping[str, float] | Sequence[float] | np.ndarray | None = None,
+        emotion: str | tuple[str, float] | None = None,
+        face: str | int = "all",
+        *,
+        steps: int | None = None,
+        guidance: float | None = None,
+        seed: int = 0,
+        quality: str | None = None,
+        measure: bool = True,
+    ) -> list[EditResult]:
+        """Edits several photographs by the same request; their faces go through the model together.
+
+        Each result is that of `edit`, up to the rounding of other batch sizes. Arguments and errors as of
+        `edit`; an error in one photograph ends the whole.
+        """
         started = time.perf_counter()
-        check_sampling(steps, guidance, seed)
+        settings = SamplingSettings(steps, guidance, quality, seed)
         asked = {"add": add, "set": set, "emotion": emotion, "names": self.action_units}
         known = dict.fromkeys(with_sides(self.action_units), 0.0)
         resolve_delta(known, **asked)  # malformed requests fail before detection
-        photo = open_photo(photo)
-        faces = select_faces(self._detect(photo), face, photo)
-        requests = [resolve_delta(found.action_units | found.sides, **asked) for found in faces]
-        (pixels,) = self._apply(photo.pixels, faces, [requests], steps, guidance, seed)
-        return self._result(photo, pixels, faces, requests, measure, started)
+        opened = [open_photo(photo) for photo in photos]
+        edits = []
+        for photo in opened:
+            faces = select_faces(self._detect(photo), face, photo)
+            requests = [resolve_delta(found.action_units | found.sides, **asked) for found in faces]
+            edits.append(_Edit(photo.pixels, faces, requests))
+        self._apply(edits, settings)
+        return self._results(opened, edits, measure, started)
 
     def measure(self, photo: PhotoLike) -> list[Face]:
         """The faces of a photograph with landmarks, AU intensities and pose, largest first.
@@ -274,28 +394,52 @@ class ExpressionEditor:
         inference_steps: int | None = None,
         guidance: float | None = None,
         seed: int = 0,
+        quality: str | None = None,
         measure: bool = True,
     ) -> list[EditResult]:
         """Edits with one AU at `steps` evenly spaced variations from `start` to `stop`, both included.
 
-        The face is encoded once for several variations. Results and errors as of `edit`.
+        Results and errors as of `variants`.
         """
-        started = time.perf_counter()
-        check_sampling(inference_steps, guidance, seed)
         if steps < 2:
             raise ActionUnitError(f"a sweep needs at least 2 steps, got {steps}")
-        names = self.action_units
-        deltas = [parse_deltas({au: float(value)}, names) for value in np.linspace(start, stop, steps)]
+        adds = [{au: float(value)} for value in np.linspace(start, stop, steps)]
+        return self.variants(
+            photo, adds, face, steps=inference_steps, guidance=guidance, seed=seed, quality=quality,
+            measure=measure,
+        )  # fmt: skip
+
+    def variants(
+        self,
+        photo: PhotoLike,
+        adds: Sequence[str | Mapping[str, float] | Sequence[float] | np.ndarray],
+        face: str | int = "largest",
+        *,
+        steps: int | None = None,
+        guidance: float | None = None,
+        seed: int = 0,
+        quality: str | None = None,
+        measure: bool = True,
+    ) -> list[EditResult]:
+        """Edits one photograph by several AU variations; each face is encoded once for all of them.
+
+        As many variations go through the model together as its device's memory holds. Each result is that of
+        `edit`, up to the rounding of other batch sizes.
+
+        Args:
+            adds: a variation for each result, each as `add` of `edit`.
+
+        Raises:
+            ImageError, NoFaceError, ActionUnitError: see their docstrings.
+        """
+        started = time.perf_counter()
+        settings = SamplingSettings(steps, guidance, quality, seed)
+        deltas = [parse_deltas(add, self.action_units) for add in adds]
         photo = open_photo(photo)
         faces = select_faces(self._detect(photo), face, photo)
-        edited = self._apply(
-            photo.pixels, faces, [[delta] * len(faces) for delta in deltas], inference_steps, guidance, seed
-        )
-        results = []
-        for delta, pixels in zip(deltas, edited, strict=True):
-            results.append(self._result(photo, pixels, faces, [delta] * len(faces), measure, started))
-            started = time.perf_counter()  # the first result bears the cost of the shared work
-        return results
+        edits = [_Edit(photo.pixels, faces, [delta] * len(faces)) for delta in deltas]
+        self._apply(edits, settings)
+        return self._results([photo] * len(edits), edits, measure, started)
 
     def attention_maps(
         self,
@@ -306,12 +450,13 @@ class ExpressionEditor:
         seed: int = 0,
         steps: int | None = None,
         guidance: float | None = None,
+        quality: str | None = None,
         layer: str | None = None,
     ) -> AttentionMaps:
         """The reference attention of an edit of one face, under the AU variation where it is guided.
 
         Args:
-            photo, add, face, seed, steps, guidance: as of `edit`; sides of the face cannot differ.
+            photo, add, face, seed, steps, guidance, quality: as of `edit`; sides of the face cannot differ.
             layer: its maps; default: the mean of all layers with the finest token grid.
 
         Raises:
@@ -323,7 +468,7 @@ class ExpressionEditor:
         from magicedit.pipelines.pipeline_magicedit import record_reference_attention, transformer_blocks
 
         # 1. Check
-        check_sampling(steps, guidance, seed)
+        settings = SamplingSettings(steps, guidance, quality, seed)
         if self.pipeline.reference_unet is None:
             raise ModelError(
                 f"the model {self.model} has no reference UNet, so nothing in it attends to a reference face"
@@ -363,8 +508,7 @@ class ExpressionEditor:
                 image=PIL.Image.fromarray(crop),
                 condition_image=PIL.Image.fromarray(condition_image(crop, landmarks, found[0].scheme)),
                 au_delta=left[None],
-                num_inference_steps=steps,
-                guidance_scale=guidance,
+                **settings.arguments(),
                 generator=[torch.Generator("cpu").manual_seed(seed)],
                 output_type="latent",
                 callback_on_step_end=note_timestep,
@@ -407,131 +551,120 @@ class ExpressionEditor:
             self._faces.move_to_end(key)
             return self._faces[key]
 
-    def _apply(
-        self,
-        pixels: np.ndarray,
-        faces: list[Face],
-        requests: list[list[dict[str, float]]],
-        steps: int | None,
-        guidance: float | None,
-        seed: int,
-    ) -> list[np.ndarray]:
-        """`requests[variant][face]` -> the edited pixels of each variant.
+    def _apply(self, edits: list[_Edit], settings: SamplingSettings) -> None:
+        """Carries out what was requested of each photograph.
 
-        Faces are edited one after the other on the evolving pixels, lest overlapping ones undo each other.
+        Its faces are edited one after the other on the evolving pixels, lest overlapping ones undo each
+        other; the photographs together.
         """
-        results = [pixels] * len(requests)
-        for index, face in enumerate(faces):
-            changing = [variant for variant, rows in enumerate(requests) if any(rows[index].values())]
-            for first in range(0, len(changing), VARIANTS_AT_ONCE):
-                variants = changing[first : first + VARIANTS_AT_ONCE]
-                edited = self._edit_face(
-                    [results[v] for v in variants],
-                    face,
-                    [requests[v][index] for v in variants],
-                    steps,
-                    guidance,
-                    seed,
-                )
-                for variant, result in zip(variants, edited, strict=True):
-                    results[variant] = result
-        return results
+        for index in range(max((len(edit.faces) for edit in edits), default=0)):
+            changing = [
+                edit for edit in edits if index < len(edit.faces) and any(edit.requests[index].values())
+            ]
+            if changing:
+                self._edit_faces(changing, index, settings)
 
-    def _edit_face(
-        self,
-        photographs: list[np.ndarray],
-        face: Face,
-        deltas: list[dict[str, float]],
-        steps: int | None,
-        guidance: float | None,
-        seed: int,
-    ) -> list[np.ndarray]:
-        """One face in several states of the photograph (usually equal), one AU variation for each."""
-        # 1. Crops of the model's size, and their condition images
-        size = self.pipeline.config.resolution
-        alignment = align(face, size)
-        landmarks = alignment.apply(face.landmarks)  # (points, 2), crop px
-        crops = [crop_face(pixels, alignment) for pixels in photographs]  # (size, size, 3) each
-        if all(np.array_equal(crop, crops[0]) for crop in crops[1:]):
-            crops = crops[:1]
-        conditions = [condition_image(crop, landmarks, face.scheme) for crop in crops]
+    def _edit_faces(self, edits: list[_Edit], index: int, settings: SamplingSettings) -> None:
+        """The face of number `index` in each photograph."""
+        # 1. Crops of the model's size, encoded; variants share photograph and face
+        known: dict[tuple[int, int], _Cut] = {}
+        cuts = []
+        for edit in edits:
+            key = id(edit.pixels), id(edit.faces[index])
+            if key not in known:
+                known[key] = self._cut(edit.pixels, edit.faces[index])
+            cuts.append(known[key])
 
         # 2. The model, once for each vector: two where the sides of the face are asked for different things
-        vectors, crop_of, sides_of = [], [], []  # sides_of: the vectors of left and right, None: unchanged
-        for index, delta in enumerate(deltas):
-            sides = [to_vector(side, self.action_units) for side in split_sides(delta)]
+        vectors, cut_of, sides_of = [], [], []  # sides_of: the vectors of left and right, None: unchanged
+        for edit, cut in zip(edits, cuts, strict=True):
+            sides = [to_vector(side, self.action_units) for side in split_sides(edit.requests[index])]
             if np.array_equal(*sides):
                 sides = sides[:1]
             numbers = []
             for vector in sides:
                 numbers.append(len(vectors) if vector.any() else None)
-                if vector.any():
+                if vector.any():  # else below what float32 can tell from nothing
                     vectors.append(vector)
-                    crop_of.append(index if len(crops) > 1 else 0)
+                    cut_of.append(cut)
             sides_of.append((numbers[0], numbers[-1]))
-        if not vectors:  # below what float32 can tell from nothing
-            return photographs
-        changes = self._changes(crops, conditions, crop_of, np.stack(vectors), steps, guidance, seed)
+        changes = self._changes(cut_of, vectors, settings)
 
         # 3. Its change, carried to the photograph
-        region = editing_region(landmarks, size, face.scheme)  # (size, size)
-        results = []
-        for pixels, sides in zip(photographs, sides_of, strict=True):
+        for edit, cut, sides in zip(edits, cuts, sides_of, strict=True):
+            if sides == (None, None):
+                continue
+            size = cut.alignment.size
             left, right = (no_change(size) if side is None else changes[side] for side in sides)
             if sides[0] != sides[1]:
-                left = join_sides(left, right, left_side(landmarks, size, face.scheme))
-            results.append(carry_change(pixels, alignment, left, region))
-        return results
+                left = join_sides(left, right, left_side(cut.landmarks, size, cut.scheme))
+            edit.pixels = carry_change(edit.pixels, cut.alignment, left, cut.region)
+
+    def _cut(self, pixels: np.ndarray, face: Face) -> _Cut:
+        alignment = align(face, self.pipeline.config.resolution)
+        landmarks = alignment.apply(face.landmarks)  # (points, 2), crop px
+        crop = crop_face(pixels, alignment)  # (size, size, 3)
+        condition = condition_image(crop, landmarks, face.scheme)
+        return _Cut(crop, alignment, landmarks, face.scheme, self._encode(crop, condition))
+
+    def _encode(self, crop: np.ndarray, condition: np.ndarray) -> "EncodedFaces":
+        """The pipeline's encoding of a crop, remembered for a few of them while the weights stay."""
+        key = hashlib.blake2b(np.ascontiguousarray(crop), digest_size=16)
+        key.update(np.ascontiguousarray(condition))
+        key = key.digest()
+        with self._encoding:
+            encoded = self._encoded.pop(key, None)
+            if encoded is None or not self.pipeline.is_current(encoded):
+                encoded = self.pipeline.encode_faces(
+                    PIL.Image.fromarray(crop), PIL.Image.fromarray(condition)
+                )
+            self._encoded[key] = encoded
+            if len(self._encoded) > REMEMBERED_FACES:
+                self._encoded.popitem(last=False)
+            return encoded
 
     def _changes(
-        self,
-        crops: list[np.ndarray],
-        conditions: list[np.ndarray],
-        crop_of: list[int],
-        vectors: np.ndarray,
-        steps: int | None,
-        guidance: float | None,
-        seed: int,
+        self, cuts: list[_Cut], vectors: list[np.ndarray], settings: SamplingSettings
     ) -> list[Change]:
-        """What the model does by each of `vectors` (n, aus), to the crop that `crop_of` numbers."""
+        """What the model does to each of `cuts` by the AU vector (aus,) of the same number."""
         import torch
 
-        used = crop_of if len(crops) > 1 else [0]  # the pipeline encodes one face once for all vectors
-        output = self.pipeline(
-            image=[PIL.Image.fromarray(crops[index]) for index in used],
-            condition_image=[PIL.Image.fromarray(conditions[index]) for index in used],
-            au_delta=vectors,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            generator=[torch.Generator("cpu").manual_seed(seed) for _ in vectors],
-            output_type="np",
-        )
-        changes = []
-        for index, crop in enumerate(crop_of):
-            if output.change is None:
-                edited = np.rint(output.images[index] * 255).astype(np.uint8)
-                changes.append(estimate_change(crops[crop], edited))
-                continue
-            flow, mask, paint = (
-                output.change[name][index].float().cpu().numpy() for name in ("flow", "mask", "paint")
+        from magicedit.models import call_in_batches
+
+        def call(rows: slice) -> list[Change]:
+            encoded = [cut.encoded for cut in cuts[rows]]
+            alone = all(part is encoded[0] for part in encoded)  # then the vectors share its reference
+            output = self.pipeline(
+                faces=encoded[0] if alone else type(encoded[0]).join(encoded),
+                au_delta=np.stack(vectors[rows]),
+                generator=[torch.Generator("cpu").manual_seed(settings.seed) for _ in encoded],
+                output_type="np",
+                **settings.arguments(),
             )
-            if not all(np.isfinite(part).all() for part in (flow, mask, paint)):
-                raise ModelError("the model's answer is not finite; its weights are broken, or use float32")
-            changes.append(Change(flow=flow, mask=mask, paint=paint))
-        return changes
+            return changes_of(output, [cut.crop for cut in cuts[rows]])
+
+        return call_in_batches(call, len(vectors), self.pipeline)
+
+    def _results(
+        self, photos: list[Photo], edits: list[_Edit], measure: bool, started: float
+    ) -> list[EditResult]:
+        results = []
+        for photo, edit in zip(photos, edits, strict=True):
+            results.append(self._result(photo, edit, measure, started))
+            started = time.perf_counter()  # the first result bears the cost of the shared work
+        return results
 
     def _result(
         self,
         photo: Photo,
-        pixels: np.ndarray,
-        faces: list[Face],
-        requests: list[dict[str, float]],
+        edit: _Edit,
         measure: bool,
         started: float,
     ) -> EditResult:
+        pixels = edit.pixels
         changed = pixels is not photo.pixels
-        edits = []
-        for face, requested in zip(faces, requests, strict=True):
+        faces = []
+        for face, requested in zip(edit.faces, edit.requests, strict=True):
             again, moved, distance, warnings = None, None, None, self._doubts(photo.pixels, face, requested)
             before, after = measured_as_asked(face, requested), None
             if measure:
@@ -544,7 +677,7 @@ class ExpressionEditor:
                     if face.scheme == again.scheme == "mediapipe478":
                         moved = geometric_change(face.landmarks, again.landmarks)
                     warnings += unreached(requested, before, after, moved or {})
-            edits.append(
+            faces.append(
                 FaceEdit(
                     box=face.box,
                     pose=face.pose,
@@ -557,7 +690,7 @@ class ExpressionEditor:
                 )
             )
         image = photo_to_image(photo, pixels)
-        return EditResult(image, edits, time.perf_counter() - started, self.model)
+        return EditResult(image, faces, time.perf_counter() - started, self.model)
 
     def _find_again(self, pixels: np.ndarray, face: Face) -> Face | None:
         """The same face in the edited photograph, looked for around its old place only."""
@@ -614,6 +747,26 @@ class ExpressionEditor:
         return doubts
 
 
+def changes_of(output: "MagicEditPipelineOutput", crops: list[np.ndarray]) -> list[Change]:
+    """What a pipeline did to each of the crops (size, size, 3) uint8.
+
+    Raises:
+        ModelError: where its answer is not finite.
+    """
+    changes = []
+    for row, crop in enumerate(crops):
+        if output.change is None:
+            changes.append(estimate_change(crop, np.rint(output.images[row] * 255).astype(np.uint8)))
+            continue
+        flow, mask, paint = (
+            output.change[name][row].float().cpu().numpy() for name in ("flow", "mask", "paint")
+        )
+        if not all(np.isfinite(part).all() for part in (flow, mask, paint)):
+            raise ModelError("the model's answer is not finite; its weights are broken, or use float32")
+        changes.append(Change(flow=flow, mask=mask, paint=paint))
+    return changes
+
+
 def usable_device(device: "str | torch.device | None") -> "torch.device | None":
     """The device, if this machine has it.
 
@@ -650,18 +803,6 @@ def usable_dtype(dtype: "str | torch.dtype | None") -> "torch.dtype | None":
     if dtype not in allowed:
         raise ModelError(f"dtype must be one of {', '.join(allowed)}, got {dtype!r}")
     return allowed[dtype]
-
-
-def check_sampling(steps: int | None, guidance: float | None, seed: int) -> None:
-    """Raises MagicEditError unless the sampling settings make sense."""
-    if steps is not None and not 1 <= steps <= MOST_STEPS:
-        raise MagicEditError(
-            f"the number of denoising steps must be at least 1 and at most {MOST_STEPS}, got {steps}"
-        )
-    if guidance is not None and not (math.isfinite(guidance) and guidance >= 0):
-        raise MagicEditError(f"the guidance scale must be a number from 0 (3 is usual), got {guidance}")
-    if not 0 <= seed < 2**63:
-        raise MagicEditError(f"the seed must be an integer from 0 to 2**63 - 1, got {seed}")
 
 
 def select_faces(faces: list[Face], which: str | int, photo: Photo) -> list[Face]:

@@ -3,23 +3,26 @@
 What needs a trained model uses the embedded one.
 """
 
+import concurrent.futures
 import io
 from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageOps
 from skimage import data
 
 from magicedit import ExpressionEditor
 from magicedit.action_units import NAMES
-from magicedit.editor import VARIANTS_AT_ONCE, sweep_strip, unreached
+from magicedit.editor import QUALITIES, sweep_strip, unreached
 from magicedit.errors import ActionUnitError, MagicEditError, ModelError, NoFaceError
 from magicedit.faces import load_backend
 from magicedit.imaging import save_image
-from magicedit.models import PatchModelConfig, create_patch_pipeline
+from magicedit.models import PatchModelConfig, create_patch_pipeline, optimize
 from magicedit.models.loading import embedded_folder
+from magicedit.pipelines import pipeline_magicedit
 
 TINY = {"block_out_channels": (16, 32), "resolution": 64, "default_steps": 2}
 
@@ -276,7 +279,7 @@ def test_wrong_requests_fail_before_the_photograph_is_read(editor, wrong, messag
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"steps": 0}, {"guidance": float("nan")}, {"guidance": -1.0}, {"seed": -1}]
+    "wrong", [{"steps": 0}, {"guidance": float("nan")}, {"guidance": -1.0}, {"seed": -1}, {"quality": "best"}]
 )
 def test_wrong_sampling_settings_are_errors(editor, photo, wrong):
     with pytest.raises(MagicEditError, match=str(next(iter(wrong.values())))):
@@ -333,14 +336,75 @@ def test_the_result_is_measured_around_the_face_only(editor, backend, group):
         assert again.action_units[name] == pytest.approx(value, abs=0.5), name
 
 
+# --- What is remembered ---
+
+
+class Encodings:
+    """Counts the faces that a pipeline encodes."""
+
+    def __init__(self, pipeline, monkeypatch):
+        self.count = 0
+        encode = pipeline._encode
+
+        def counted(identity, condition):
+            self.count += len(identity)
+            return encode(identity, condition)
+
+        monkeypatch.setattr(pipeline, "_encode", counted)
+
+
+def test_a_face_is_encoded_once_and_never_taken_for_another(editor, backend, photo, group, monkeypatch):
+    fresh = ExpressionEditor(editor.pipeline, backend)
+    encodings = Encodings(editor.pipeline, monkeypatch)
+    first = fresh.edit(photo, add={"AU12": 3}, measure=False)
+    fresh.edit(photo, add={"AU4": 2}, measure=False)
+    fresh.sweep(photo, "AU1", 1, 2, 3, measure=False)
+    assert encodings.count == 1
+    other = fresh.edit(photo[:, ::-1], add={"AU12": 3}, measure=False)
+    assert encodings.count == 2
+    assert fresh.edit(photo, add={"AU12": 3}, measure=False).image.tobytes() == first.image.tobytes()
+    assert encodings.count == 2
+    alone = ExpressionEditor(editor.pipeline, backend).edit(photo[:, ::-1], add={"AU12": 3}, measure=False)
+    assert alone.image.tobytes() == other.image.tobytes()
+
+
+def test_threads_do_not_take_each_others_faces(editor, backend, photo):
+    mirrored = np.ascontiguousarray(photo[:, ::-1])
+    expected = [editor.edit(p, add={"AU12": 3}, measure=False).image.tobytes() for p in (photo, mirrored)]
+    fresh = ExpressionEditor(editor.pipeline, backend)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        edited = pool.map(lambda p: fresh.edit(p, add={"AU12": 3}, measure=False), [photo, mirrored] * 2)
+        assert [result.image.tobytes() for result in edited] == expected * 2
+
+
+def test_new_weights_encode_anew(backend, photo):
+    editor = ExpressionEditor(create_patch_pipeline(PatchModelConfig(**TINY), seed=1), backend)
+    before = editor.edit(photo, add={"AU12": 3}, measure=False).image.tobytes()
+    with torch.no_grad():
+        editor.pipeline.reference_unet.conv_in.weight.mul_(2)
+    after = editor.edit(photo, add={"AU12": 3}, measure=False).image.tobytes()
+    assert after != before
+    fresh = ExpressionEditor(editor.pipeline, backend)
+    assert fresh.edit(photo, add={"AU12": 3}, measure=False).image.tobytes() == after
+
+
+def test_the_quality_decides_how_long_the_model_samples(editor, photo):
+    assert QUALITIES == pipeline_magicedit.QUALITIES
+    live = editor.edit(photo, add={"AU12": 3}, quality="live", measure=False)
+    single = editor.edit(photo, add={"AU12": 3}, steps=1, measure=False)
+    assert live.image.tobytes() == single.image.tobytes()
+    balanced = editor.edit(photo, add={"AU12": 3}, quality="balanced", measure=False)
+    assert balanced.image.tobytes() != live.image.tobytes()
+
+
 # --- Sweeps ---
 
 
 @pytest.mark.parametrize("which", ["editor", "noise_editor"])
-def test_a_sweep_equals_separate_edits(which, request, photo):
+def test_a_sweep_equals_separate_edits(which, request, photo, monkeypatch):
+    monkeypatch.setattr(optimize, "MOST_ROWS", 3)  # then it takes two calls of the pipeline
     editor = request.getfixturevalue(which)
-    steps = VARIANTS_AT_ONCE + 1  # more than one call of the pipeline
-    results = editor.sweep(photo, "au12", -2, 2, steps, measure=False)
+    results = editor.sweep(photo, "au12", -2, 2, 5, measure=False)
     assert [r.faces[0].requested for r in results] == [{"AU12": v} for v in (-2.0, -1.0, 0.0, 1.0, 2.0)]
     assert np.array_equal(np.asarray(results[2].image), photo)
     for result in results:
@@ -348,6 +412,29 @@ def test_a_sweep_equals_separate_edits(which, request, photo):
         difference = np.abs(np.asarray(result.image, int) - np.asarray(single.image, int))
         assert difference.max() <= 2  # of 255: batching changes the order of float32 sums
     assert (np.asarray(results[0].image) != np.asarray(results[4].image)).any()
+
+
+@pytest.mark.parametrize("which", ["editor", "noise_editor"])
+def test_a_batch_of_photographs_equals_separate_edits(which, request, photo, group):
+    editor = request.getfixturevalue(which)
+    photographs = [photo, group, photo[:, ::-1]]
+    results = editor.edit_batch(photographs, add={"AU12": 2}, measure=False)
+    assert [len(result.faces) for result in results] == [1, 2, 1]
+    for photograph, result in zip(photographs, results, strict=True):
+        single = editor.edit(photograph, add={"AU12": 2}, measure=False)
+        difference = np.abs(np.asarray(result.image, int) - np.asarray(single.image, int))
+        assert difference.max() <= 2  # of 255: batching changes the order of float32 sums
+        assert (np.asarray(result.image) != photograph).any()
+
+
+def test_several_variations_equal_separate_edits(editor, photo):
+    adds = [{"AU12": 3}, "AU4=-1,AU1=2", {"AU12L": 2}, {}]
+    results = editor.variants(photo, adds, measure=False)
+    assert np.array_equal(np.asarray(results[3].image), photo)
+    for add, result in zip(adds, results, strict=True):
+        single = editor.edit(photo, add=add, face="largest", measure=False)
+        difference = np.abs(np.asarray(result.image, int) - np.asarray(single.image, int))
+        assert difference.max() <= 2
 
 
 def test_a_sweep_becomes_a_strip_of_equal_pictures(editor, photo):

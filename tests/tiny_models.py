@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from magicedit.models import PatchModelConfig, create_patch_pipeline
+from magicedit.models import PatchModelConfig, create_patch_pipeline, from_stable_diffusion
 from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
 
 TINY_PATCH = PatchModelConfig(
@@ -80,6 +80,24 @@ def tiny_stable_diffusion(folder: Path, seed: int = 0) -> Path:
         steps_offset=1,
     ).save_pretrained(folder / "scheduler")
     return folder
+
+
+def tiny_stable_diffusion_pipeline(folder: Path) -> MagicEditPipeline:
+    """Stable Diffusion layout: VAE, text encoder, tokenizer and all, written to `folder` first; 64 px."""
+    tiny_stable_diffusion(folder)
+    unet, reference_unet = from_stable_diffusion(folder)
+    randomise_new_layers(unet)
+    pipeline = MagicEditPipeline(
+        unet=unet,
+        reference_unet=reference_unet,
+        scheduler=DDIMScheduler.from_pretrained(folder, subfolder="scheduler"),
+        vae=AutoencoderKL.from_pretrained(folder, subfolder="vae"),
+        text_encoder=CLIPTextModel.from_pretrained(folder, subfolder="text_encoder"),
+        tokenizer=CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer"),
+        resolution=64,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 def randomise_new_layers(unet: UNet2DConditionModel, seed: int = 7) -> None:

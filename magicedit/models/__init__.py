@@ -2,6 +2,7 @@
 
 from magicedit.models.loading import load_pipeline, model_origin
 from magicedit.models.magicface import convert, load_magicface
+from magicedit.models.optimize import Optimization, call_in_batches, optimize_pipeline, rows_that_fit
 from magicedit.models.unets import (
     PatchModelConfig,
     create_patch_pipeline,
@@ -19,7 +20,9 @@ from magicedit.pipelines.pipeline_magicedit import (
 )
 
 __all__ = [
+    "Optimization",
     "PatchModelConfig",
+    "call_in_batches",
     "convert",
     "create_patch_pipeline",
     "encode_identity",
@@ -30,8 +33,10 @@ __all__ = [
     "load_magicface",
     "load_pipeline",
     "model_origin",
+    "optimize_pipeline",
     "predict_noise",
     "project_reference",
     "refine_patch_pipeline",
+    "rows_that_fit",
     "unused_reference_parameters",
 ]

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import random_crop, randomise_new_layers, tiny_patch_pipeline, tiny_stable_diffusion
+from tiny_models import random_crop, tiny_patch_pipeline, tiny_stable_diffusion_pipeline
 
 from magicedit.errors import ModelError
-from magicedit.models import from_stable_diffusion, load_pipeline
+from magicedit.models import load_pipeline
 from magicedit.pipelines import pipeline_magicedit
 from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline, compose_head, split_head
 
@@ -45,32 +45,7 @@ def patch_pipeline():
 @pytest.fixture(scope="module")
 def sd_pipeline(tmp_path_factory):
     """Stable Diffusion layout at tiny width: VAE, text encoder, tokenizer and all."""
-    folder = tiny_stable_diffusion(tmp_path_factory.mktemp("sd"))
-    unet, reference_unet = from_stable_diffusion(folder)
-    randomise_new_layers(unet)
-    pipeline = MagicEditPipeline(
-        unet=unet,
-        reference_unet=reference_unet,
-        scheduler=diffusers.DDIMScheduler.from_pretrained(folder, subfolder="scheduler"),
-        vae=diffusers.AutoencoderKL.from_pretrained(folder, subfolder="vae"),
-        text_encoder=pipeline_text(folder),
-        tokenizer=pipeline_tokenizer(folder),
-        resolution=64,
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
-def pipeline_text(folder):
-    from transformers import CLIPTextModel
-
-    return CLIPTextModel.from_pretrained(folder, subfolder="text_encoder")
-
-
-def pipeline_tokenizer(folder):
-    from transformers import CLIPTokenizer
-
-    return CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer")
+    return tiny_stable_diffusion_pipeline(tmp_path_factory.mktemp("sd"))
 
 
 # --- What a call gives --------------------------------------------------------------------------------------

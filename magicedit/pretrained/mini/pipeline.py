@@ -20,7 +20,8 @@ import math
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -58,19 +59,61 @@ Projections = dict[
 
 
 class ReferenceCache:
-    """Features of one call; each layer replaces its own by its keys and values when it first projects them.
+    """Keys and values that are constant for faces: over steps, guidance halves, AU variants and calls.
 
-    Not a dict, so that offloading hooks, which copy dicts, leave it whole.
+    Each layer replaces its reference features by their projection, and projects the text, when it is first
+    asked; a second thread that asks at the same moment computes the same. Not a dict, so that offloading
+    hooks, which copy dicts, leave it whole.
+
+    Args:
+        features: of the reference by layer name, or already projected; None: a model without a reference.
+        prompt_embeds: (faces or 1, text tokens, cross_attention_dim); None: the text is projected each time.
     """
 
-    def __init__(self, features: Features):
-        self._entries: dict[str, Any] = dict(features)
+    def __init__(self, features: "Features | Projections | None", prompt_embeds: torch.Tensor | None = None):
+        self.prompt_embeds = prompt_embeds
+        self._reference: dict[str, Any] | None = None if features is None else dict(features)
+        self._text: Projections = {}
 
-    def __getitem__(self, layer: str):
-        return self._entries[layer]
+    def reference(self, layer: str, project: Callable) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Key and value of the reference in a layer, by `project(features)` at the first time."""
+        if self._reference is None:
+            return None
+        entry = self._reference[layer]
+        if not isinstance(entry, tuple):
+            entry = self._reference[layer] = project(entry)
+        return entry
 
-    def store(self, layer: str, projected: tuple[torch.Tensor, torch.Tensor]) -> None:
-        self._entries[layer] = projected
+    def text(self, layer: str, project: Callable) -> tuple[torch.Tensor, torch.Tensor]:
+        """Key and value of the text in a layer, by `project(prompt_embeds)` at the first time."""
+        if layer not in self._text:
+            self._text[layer] = project(self.prompt_embeds)
+        return self._text[layer]
+
+    def fill(self, unet: UNet2DConditionModel) -> None:
+        """Projects for all layers now, for a denoiser whose forward must not store what it computed."""
+        for name, block in transformer_blocks(unet).items():
+            self.reference(name, partial(block.attn1.processor.project, block.attn1))
+            if self.prompt_embeds is not None and block.attn2 is not None:
+                self.text(name, partial(block.attn2.processor.project, block.attn2))
+
+
+class JoinedReferenceCache(ReferenceCache):
+    """The caches of several faces as that of a batch of them; what is projected stays in each face's own."""
+
+    def __init__(self, caches: "list[ReferenceCache]"):
+        prompts = [cache.prompt_embeds for cache in caches]
+        super().__init__(None, prompts[0] if prompts[0].shape[0] == 1 else torch.cat(prompts))
+        self._caches = caches
+        self._joined: Projections = {}
+
+    def reference(self, layer, project):
+        if layer not in self._joined:
+            parts = [cache.reference(layer, project) for cache in self._caches]
+            if parts[0] is None:
+                return None
+            self._joined[layer] = tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        return self._joined[layer]
 
 
 class ReferenceAttnProcessor:
@@ -102,28 +145,17 @@ class ReferenceAttnProcessor:
         reference: Features | Projections | ReferenceCache | None = None,
     ) -> torch.Tensor:
         """`hidden_states` (batch, tokens, channels), already normalised by `norm1` -> the same shape."""
-        batch = hidden_states.shape[0]
         query, key, value = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
 
-        if reference is not None:
+        if isinstance(reference, ReferenceCache):
+            entry = reference.reference(self.layer, partial(self.project, attn))
+        elif reference is not None:
             entry = reference[self.layer]
-            if not isinstance(entry, tuple):
-                entry = self.project(attn, entry)
-                if isinstance(reference, ReferenceCache):
-                    reference.store(self.layer, entry)
-            reference_key, reference_value = entry
-            faces = reference_key.shape[0]
-            if faces != batch:  # guidance halves and AU variants share the reference of their face
-                if batch % faces:
-                    raise ValueError(
-                        f"a batch of {batch} cannot share the reference features of {faces} faces"
-                    )
-                reference_key = reference_key.repeat(batch // faces, 1, 1)
-                reference_value = reference_value.repeat(batch // faces, 1, 1)
-            key = torch.cat(
-                [key, reference_key.to(key.dtype)], dim=1
-            )  # (batch, tokens + reference tokens, inner_dim)
-            value = torch.cat([value, reference_value.to(value.dtype)], dim=1)
+            entry = entry if isinstance(entry, tuple) else self.project(attn, entry)
+        else:
+            entry = None
+        if entry is not None:
+            key, value = append_tokens(key, entry[0]), append_tokens(value, entry[1])
 
         attended = self.attend(*(split_heads(x, attn.heads) for x in (query, key, value)))
         attended = attended.transpose(1, 2).flatten(2).to(query.dtype)  # (batch, tokens, inner_dim)
@@ -134,18 +166,51 @@ class ReferenceAttnProcessor:
         return F.scaled_dot_product_attention(query, key, value)
 
 
+def append_tokens(own: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:
+    """(batch, tokens, channels) and (faces, more tokens, channels) -> (batch, all tokens, channels).
+
+    Guidance halves and AU variants share the tokens of their face: `faces` divides `batch`, faces innermost.
+    """
+    batch, faces = own.shape[0], shared.shape[0]
+    if batch % faces:
+        raise ValueError(f"a batch of {batch} cannot share the reference features of {faces} faces")
+    own = own.unflatten(0, (batch // faces, faces))  # (variants, faces, tokens, channels)
+    shared = shared.to(own.dtype).expand(batch // faces, -1, -1, -1)
+    return torch.cat([own, shared], dim=2).flatten(0, 1)
+
+
 def split_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
     """(batch, tokens, inner_dim) -> (batch, heads, tokens, head_dim)"""
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 class TextAttnProcessor(AttnProcessor2_0):
-    """The stock cross-attention, for layers that are handed `reference` too and have no use for it."""
+    """The stock cross-attention, which takes keys and values from the `ReferenceCache` that it is handed."""
+
+    def __init__(self, layer: str):
+        super().__init__()
+        self.layer = layer
+
+    def project(self, attn, text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(faces or 1, text tokens, channels) -> key and value, each (faces or 1, text tokens, inner_dim)."""
+        return attn.to_k(text), attn.to_v(text)
 
     def __call__(
         self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None, reference=None
     ):
-        return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+        if not isinstance(reference, ReferenceCache) or reference.prompt_embeds is None:
+            return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+        batch, tokens = hidden_states.shape[:2]
+        key, value = reference.text(self.layer, partial(self.project, attn))
+        repeats = batch // key.shape[0]
+        if key.shape[1] == 1:  # attention to a single token gives its value, whatever the query
+            attended = attn.to_out[0](value).repeat(repeats, 1, 1).expand(-1, tokens, -1)
+        else:
+            key, value = (split_heads(x.repeat(repeats, 1, 1), attn.heads) for x in (key, value))
+            query = split_heads(attn.to_q(hidden_states), attn.heads)
+            attended = F.scaled_dot_product_attention(query, key, value)
+            attended = attn.to_out[0](attended.transpose(1, 2).flatten(2))  # (batch, tokens, channels)
+        return attn.to_out[1](attended)
 
 
 def transformer_blocks(unet: UNet2DConditionModel) -> dict[str, BasicTransformerBlock]:
@@ -160,12 +225,17 @@ def transformer_blocks(unet: UNet2DConditionModel) -> dict[str, BasicTransformer
     }
 
 
+def is_compiled(network: torch.nn.Module) -> bool:
+    """Whether `torch.compile` wraps a network as a whole, or `network.compile()` was called."""
+    return hasattr(network, "_orig_mod") or network._compiled_call_impl is not None
+
+
 def install_reference_attention(unet: UNet2DConditionModel) -> None:
     """Gives every transformer block of the denoiser the processors that reference attention needs."""
     for name, block in transformer_blocks(unet).items():
         block.attn1.set_processor(ReferenceAttnProcessor(name, block.norm1))
         if block.attn2 is not None:
-            block.attn2.set_processor(TextAttnProcessor())
+            block.attn2.set_processor(TextAttnProcessor(name))
 
 
 def check_reference_attention(unet: UNet2DConditionModel) -> None:
@@ -182,10 +252,14 @@ def check_reference_attention(unet: UNet2DConditionModel) -> None:
             )
 
 
+class _AllCollected(Exception):
+    """Ends the ID encoder's forward: what lies behind its last feature serves nobody."""
+
+
 def encode_reference(
     reference_unet: UNet2DConditionModel, identity_latents: torch.Tensor, prompt_embeds: torch.Tensor
 ) -> Features:
-    """Runs the ID encoder once at timestep 0 and keeps what enters each `norm1`.
+    """Runs the ID encoder once at timestep 0, up to the last `norm1`, and keeps what enters each of them.
 
     Args:
         identity_latents: (faces, channels, height, width), for a VAE the posterior's mode, not scaled.
@@ -194,24 +268,28 @@ def encode_reference(
     Returns:
         hidden states (faces, tokens, channels) by layer name, in execution order.
     """
+    reference_unet = getattr(reference_unet, "_orig_mod", reference_unet)  # hooks need the uncompiled module
     features: Features = {}
     thread = threading.get_ident()  # another thread may run the same module at this moment
+    blocks = transformer_blocks(reference_unet)
 
     def keep(name):
         def hook(module, args):
             if threading.get_ident() == thread:
                 features[name] = args[0]
+                if len(features) == len(blocks):
+                    raise _AllCollected
 
         return hook
 
-    handles = [
-        block.norm1.register_forward_pre_hook(keep(name))
-        for name, block in transformer_blocks(reference_unet).items()
-    ]
+    handles = [block.norm1.register_forward_pre_hook(keep(name)) for name, block in blocks.items()]
     try:
         faces = identity_latents.shape[0]
         timestep = torch.zeros(faces, dtype=torch.long, device=identity_latents.device)
-        reference_unet(identity_latents, timestep, encoder_hidden_states=prompt_embeds.expand(faces, -1, -1))
+        with contextlib.suppress(_AllCollected):
+            reference_unet(
+                identity_latents, timestep, encoder_hidden_states=prompt_embeds.expand(faces, -1, -1)
+            )
     finally:
         for handle in handles:
             handle.remove()
@@ -308,8 +386,8 @@ class RecordingTextAttnProcessor(TextAttnProcessor):
     """The stock cross-attention, whose weights are computed once more for a record."""
 
     def __init__(self, layer: str, record: AttentionRecord):
-        super().__init__()
-        self.layer, self.record = layer, record
+        super().__init__(layer)
+        self.record = record
 
     def __call__(
         self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None, reference=None
@@ -422,6 +500,7 @@ def predict_noise(
     au_delta: torch.Tensor,
     features: Features | Projections | ReferenceCache | None,
     au_map: ActionUnitMap | None = None,
+    deep: "DeepFeatures | None" = None,
 ) -> torch.Tensor:
     """One evaluation of the denoiser.
 
@@ -435,6 +514,7 @@ def predict_noise(
         features: from `encode_reference`, or projected by `project_reference`; their batch may be a divisor
             of `batch`, faces innermost. None switches the reference off (for control experiments).
         au_map: of a denoiser that takes the AUs as input channels.
+        deep: if given, filled by this evaluation where it is empty, else taken instead of the deep levels.
 
     Returns:
         (batch, out channels, height, width): the noise, or the raw output of whatever head the model has.
@@ -454,13 +534,77 @@ def predict_noise(
         au_delta = F.pad(au_delta, (0, unet.time_embedding.linear_2.out_features - num_aus))
     if prompt_embeds.shape[0] > 1:
         prompt_embeds = prompt_embeds.repeat(batch // prompt_embeds.shape[0], 1, 1)
-    return unet(
-        torch.cat(channels, dim=1),
-        timesteps,
-        encoder_hidden_states=prompt_embeds.expand(batch, -1, -1),
-        class_labels=au_delta,
-        cross_attention_kwargs={"reference": features},
-    ).sample
+    inputs = {
+        "sample": torch.cat(channels, dim=1),
+        "timestep": timesteps,
+        "encoder_hidden_states": prompt_embeds.expand(batch, -1, -1),
+        "class_labels": au_delta,
+        "cross_attention_kwargs": {"reference": features},
+    }
+    if deep is not None and deep.hidden_states is not None:
+        return deep.predict(unet, **inputs)
+    with contextlib.nullcontext() if deep is None else deep.recorded(unet):
+        return unet(**inputs).sample
+
+
+# --- Reusing deep features over steps -----------------------------------------------------------------------
+
+
+class DeepFeatures:
+    """What entered the denoiser's last upsampling level when it was last run in full, for the steps between.
+
+    DeepCache (Ma et al. 2023, arXiv:2312.00858): the deep levels change slowly from step to step.
+    """
+
+    def __init__(self):
+        self.hidden_states: torch.Tensor | None = None  # (batch, channels, height, width)
+
+    @contextlib.contextmanager
+    def recorded(self, unet: UNet2DConditionModel) -> Iterator[None]:
+        """Keeps what enters the last level in a forward of this thread."""
+        thread = threading.get_ident()
+
+        def keep(module, args, kwargs):
+            if threading.get_ident() == thread:
+                self.hidden_states = kwargs["hidden_states"]
+
+        handle = unet.up_blocks[-1].register_forward_pre_hook(keep, with_kwargs=True)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def predict(
+        self,
+        unet: UNet2DConditionModel,
+        sample: torch.Tensor,
+        timestep: torch.Tensor | int,
+        encoder_hidden_states: torch.Tensor,
+        class_labels: torch.Tensor,
+        cross_attention_kwargs: dict[str, Any],
+    ) -> torch.Tensor:
+        """The denoiser's output by its outermost level alone; arguments as of its forward.
+
+        A batch that lacks the unguided half takes the last rows of what was kept.
+        """
+        emb = unet.time_embedding(unet.get_time_embed(sample, timestep))
+        class_emb = unet.get_class_embed(sample, class_labels)
+        if class_emb is not None:
+            emb = emb + class_emb
+        text = {
+            "encoder_hidden_states": encoder_hidden_states,
+            "cross_attention_kwargs": cross_attention_kwargs,
+        }
+        first, last = unet.down_blocks[0], unet.up_blocks[-1]
+        sample = unet.conv_in(sample)
+        _, skips = first(sample, emb, **(text if getattr(first, "has_cross_attention", False) else {}))
+        sample = last(
+            hidden_states=self.hidden_states[-sample.shape[0] :],
+            temb=emb,
+            res_hidden_states_tuple=(sample, *skips)[: len(last.resnets)],
+            **(text if getattr(last, "has_cross_attention", False) else {}),
+        )
+        return unet.conv_out(unet.conv_act(unet.conv_norm_out(sample)))
 
 
 # --- The flow-mask-paint head -------------------------------------------------------------------------------
@@ -556,6 +700,98 @@ class MagicEditPipelineOutput(BaseOutput):
     change: dict[str, torch.Tensor] | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class EncodedFaces:
+    """What is constant for faces over steps, AU variants and calls; made by `MagicEditPipeline.encode_faces`.
+
+    identity: (faces, 3, height, width) in [-1, 1]. condition_latents: all that is concatenated to the noisy
+    latents. reference: keys and values, projected when they are first needed. weights: the state of the
+    weights that made it, see `weights_version`.
+    """
+
+    identity: torch.Tensor
+    identity_latents: torch.Tensor  # (faces, channels, height/s, width/s)
+    condition_latents: torch.Tensor  # (faces, condition channels, height/s, width/s)
+    prompt_embeds: torch.Tensor  # (faces or 1, text tokens, cross_attention_dim)
+    reference: ReferenceCache
+    weights: int
+
+    def __len__(self) -> int:
+        return len(self.identity)
+
+    @staticmethod
+    def join(parts: "list[EncodedFaces]") -> "EncodedFaces":
+        """Faces that were encoded apart, as one batch.
+
+        Raises:
+            ValueError: where they were made by different weights.
+        """
+        if len({part.weights for part in parts}) != 1:
+            raise ValueError("faces to join must have been encoded by the same weights")
+        if len(parts) == 1:
+            return parts[0]
+        reference = JoinedReferenceCache([part.reference for part in parts])
+        return EncodedFaces(
+            *(
+                torch.cat([getattr(part, name) for part in parts])
+                for name in ("identity", "identity_latents", "condition_latents")
+            ),
+            reference.prompt_embeds,
+            reference,
+            parts[0].weights,
+        )
+
+
+def weights_version(*networks: torch.nn.Module | None) -> int:
+    """A number that changes when weights are replaced or written to, or adapters are set, scaled or merged.
+
+    Writing through `tensor.data` by hand is the one thing that it cannot see.
+    """
+    marks = []
+    for network in networks:
+        for module in [] if network is None else network.modules():
+            for parameter in module._parameters.values():
+                if parameter is not None:
+                    version = 0 if parameter.is_inference() else parameter._version
+                    marks.append((id(parameter), version, parameter.dtype))
+            if hasattr(module, "merged_adapters"):  # a LoRA layer of peft
+                marks.append((*module.merged_adapters, *module.active_adapters, module.disable_adapters))
+                marks.append(tuple(module.scaling.items()))
+    return hash(tuple(marks))
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a call samples, see `MagicEditPipeline.sampling`.
+
+    steps: denoiser evaluations. guidance_scale: of classifier-free guidance, 1: off. guidance_interval: the
+    part of the steps on which guidance acts, 0 (the noisiest) to 1 (Kynkäänniemi et al. 2024,
+    arXiv:2404.07724). feature_cache_interval: the deep levels are run at every n-th step (see
+    `DeepFeatures`). tiny_decoder: decode by `tiny_vae`.
+    """
+
+    steps: int
+    guidance_scale: float
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    feature_cache_interval: int = 1
+    tiny_decoder: bool = False
+
+    def __post_init__(self):
+        first, last = self.guidance_interval
+        if not 0 <= first <= last <= 1:
+            raise ValueError(f"guidance_interval must be two parts of the steps, 0 to 1, got {first}, {last}")
+        if self.feature_cache_interval < 1:
+            raise ValueError(f"feature_cache_interval must be at least 1, got {self.feature_cache_interval}")
+
+    def guides(self, step: int, steps: int) -> bool:
+        """Whether guidance acts on a step, counted from 0."""
+        first, last = self.guidance_interval
+        return self.guidance_scale != 1.0 and first * steps <= step < last * steps
+
+
+QUALITIES = ("exact", "balanced", "fast", "live")
+EXACT_STEPS = 50  # of the published sampler
+
 # Schedulers that cannot be handed the clean sample; a flow-mask-paint model serves them its noise instead.
 NEEDS_NOISE = (
     "EulerAncestralDiscreteScheduler",
@@ -573,6 +809,7 @@ COMPONENT_CLASSES = {  # what a model folder may name; None: any scheduler
     "tokenizer": ("transformers", ("CLIPTokenizer", "CLIPTokenizerFast")),
     "image_encoder": ("transformers", ("CLIPVisionModel",)),
     "au_map": ("pipeline", ("ActionUnitMap",)),
+    "tiny_vae": ("diffusers", ("AutoencoderTiny",)),
 }
 
 
@@ -640,6 +877,7 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         text_encoder, tokenizer: if None, the text condition is a single zero token.
         image_encoder: if given, its tokens of the identity latents take the text's place.
         au_map: if given, its channels bring the AU variation instead of the class embedding.
+        tiny_vae: if given, a decoder for previews and for the quality "live".
         prediction: "noise" (what the scheduler's `prediction_type` says), or "flow_mask_paint" (see
             `compose_head`).
         patch_size: pixels a side of a patch, for models without a VAE.
@@ -648,12 +886,12 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         concat_identity: whether identity latents are concatenated on channels too.
         prompt: the constant text condition.
         default_steps, default_guidance_scale: what a call uses where it says nothing.
-        distilled_steps: number of steps that the denoiser was distilled to, guidance baked in; 0: it was not.
+        distilled_steps: the number of steps that the denoiser was distilled to; 0: it was not.
     """
 
-    model_cpu_offload_seq = "text_encoder->image_encoder->reference_unet->au_map->unet->vae"
+    model_cpu_offload_seq = "text_encoder->image_encoder->reference_unet->au_map->unet->vae->tiny_vae"
     _optional_components: ClassVar = [
-        *("reference_unet", "vae", "text_encoder", "tokenizer", "image_encoder", "au_map")
+        *("reference_unet", "vae", "text_encoder", "tokenizer", "image_encoder", "au_map", "tiny_vae")
     ]
     _callback_tensor_inputs: ClassVar = ["latents"]
 
@@ -667,6 +905,7 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         tokenizer=None,
         image_encoder=None,
         au_map=None,
+        tiny_vae=None,
         prediction: str = "noise",
         patch_size: int = 4,
         resolution: int = 512,
@@ -700,6 +939,7 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             tokenizer=tokenizer,
             image_encoder=image_encoder,
             au_map=au_map,
+            tiny_vae=tiny_vae,
         )
         self.register_to_config(
             prediction=prediction,
@@ -847,10 +1087,13 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             return F.pixel_unshuffle(images, self.config.patch_size)
         return self.vae.encode(images.to(self.vae.dtype)).latent_dist.mode()
 
-    def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
-        """Scaled latents -> images (batch, 3, height, width) in [-1, 1]."""
+    def decode_latents(self, latents: torch.Tensor, tiny: bool = False) -> torch.Tensor:
+        """Scaled latents -> images (batch, 3, height, width) in [-1, 1], by `tiny_vae` if asked for."""
         if self.vae is None:
             return F.pixel_shuffle(latents, self.config.patch_size)
+        if tiny:
+            latents = latents.to(self.tiny_vae.dtype) / self.tiny_vae.config.scaling_factor
+            return self.tiny_vae.decode(latents).sample
         return self.vae.decode(latents.to(self.vae.dtype) / self.vae.config.scaling_factor).sample
 
     @torch.no_grad()
@@ -870,7 +1113,97 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         ).input_ids
         return self.text_encoder(tokens.to(device))[0].to(dtype or self.unet.dtype)
 
+    # -- what is constant for a face --
+
+    def encode_faces(self, image, condition_image) -> EncodedFaces:
+        """Encodes aligned face crops once, for any number of calls with `faces=`.
+
+        Args:
+            image, condition_image: as of a call.
+
+        Raises:
+            ValueError: on images that do not fit.
+        """
+        faces = self._encode(*self._prepare_pair(image, condition_image))
+        self.maybe_free_model_hooks()
+        return faces
+
+    @torch.no_grad()
+    def _encode(self, identity: torch.Tensor, condition: torch.Tensor) -> EncodedFaces:
+        device, dtype = self._execution_device, self.unet.dtype
+        prompt_embeds = self.encode_prompt(device, dtype)  # (1, text tokens, cross_attention_dim)
+        identity, condition = identity.to(device, dtype), condition.to(device, dtype)
+        identity_latents = self.encode_images(identity).to(dtype)  # (faces, channels, height/s, width/s)
+        condition_latents = self.encode_images(condition).to(dtype)
+        features, prompt_embeds = encode_identity(
+            self.reference_unet, self.image_encoder, identity_latents, prompt_embeds
+        )
+        if self.config.concat_identity:
+            condition_latents = torch.cat([condition_latents, identity_latents], dim=1)
+        return EncodedFaces(
+            identity,
+            identity_latents,
+            condition_latents,
+            prompt_embeds,
+            ReferenceCache(features, prompt_embeds),
+            self._weights_version(),
+        )
+
+    def is_current(self, faces: EncodedFaces) -> bool:
+        """Whether faces were encoded by the weights, and on the device, that the pipeline has now."""
+        return faces.weights == self._weights_version() and faces.identity.device == self._execution_device
+
+    def _weights_version(self) -> int:
+        networks = [part for part in self.components.values() if isinstance(part, torch.nn.Module)]
+        return weights_version(*networks)
+
     # -- inputs --
+
+    def sampling(self, quality: str | None = None) -> Sampling:
+        """How a call of a quality samples; None: by the model's own defaults.
+
+        "exact" samples as published. "balanced", "fast" and "live" take fewer and cheaper steps; a model
+        that was distilled takes no more than it was distilled to. What they cost and lose, measured, stands
+        in the project's documentation.
+
+        Raises:
+            ValueError: on an unknown quality.
+        """
+        config = self.config
+        default = Sampling(config.default_steps, config.default_guidance_scale)
+        if quality is None:
+            return default
+        if quality not in QUALITIES:
+            raise ValueError(f"quality must be one of {', '.join(QUALITIES)}, got {quality!r}")
+        if config.distilled_steps:
+            most = {"fast": 2, "live": 1}.get(quality, config.distilled_steps)
+            return replace(
+                default, steps=min(most, config.distilled_steps), tiny_decoder=self._previews(quality)
+            )
+        if quality == "exact":
+            return replace(default, steps=max(EXACT_STEPS, config.default_steps))
+        if self.vae is None:
+            return replace(default, steps={"balanced": 4, "fast": 2, "live": 1}[quality])
+        return replace(
+            default,
+            steps={"balanced": 10, "fast": 6, "live": 2}[quality],
+            guidance_interval=(0.0, 0.5),
+            feature_cache_interval=2 if quality == "fast" else 1,
+            tiny_decoder=self._previews(quality),
+        )
+
+    def _previews(self, quality: str) -> bool:
+        return quality == "live" and self.tiny_vae is not None
+
+    def _prepare_pair(self, image, condition_image) -> tuple[torch.Tensor, torch.Tensor]:
+        """Both images of a call, (faces, 3, height, width) in [-1, 1]."""
+        identity = self._prepare_images(image, "image")
+        condition = self._prepare_images(condition_image, "condition_image")
+        if condition.shape != identity.shape:
+            raise ValueError(
+                f"condition_image must match image, got {tuple(condition.shape)} and {tuple(identity.shape)}"
+            )
+        return identity, condition
 
     def _prepare_images(self, images, name: str) -> torch.Tensor:
         """PIL, numpy or tensor in [0, 1] -> (batch, 3, height, width) in [-1, 1]; nothing is resized."""
@@ -943,16 +1276,17 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         expected = scheduler.config.get("prediction_type", "epsilon")
         if expected == "sample":
             return denoised
-        alphas = scheduler.alphas_cumprod.to(noisy.device, torch.float32)
+        alphas = scheduler.alphas_cumprod.to("cpu", torch.float32)
         position = float(timestep)  # some schedulers step between the training timesteps
         low = int(position)
         high = min(low + 1, len(alphas) - 1)
         signal = torch.lerp(alphas[low], alphas[high], position - low)
-        noise = (noisy - signal.sqrt() * denoised) / (1 - signal).sqrt()
+        signal, sigma = float(signal.sqrt()), float((1 - signal).sqrt())
+        noise = (noisy - signal * denoised) / sigma
         if expected == "epsilon":
             return noise
         if expected == "v_prediction":
-            return signal.sqrt() * noise - (1 - signal).sqrt() * denoised
+            return signal * noise - sigma * denoised
         raise ValueError(
             f"a flow_mask_paint model cannot serve a scheduler with prediction_type {expected!r}"
         )
@@ -968,9 +1302,9 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     @torch.no_grad()
     def __call__(
         self,
-        image: PIL.Image.Image | list[PIL.Image.Image] | np.ndarray | torch.Tensor,
-        condition_image: PIL.Image.Image | list[PIL.Image.Image] | np.ndarray | torch.Tensor,
-        au_delta: torch.Tensor | np.ndarray | list,
+        image: PIL.Image.Image | list[PIL.Image.Image] | np.ndarray | torch.Tensor | None = None,
+        condition_image: PIL.Image.Image | list[PIL.Image.Image] | np.ndarray | torch.Tensor | None = None,
+        au_delta: torch.Tensor | np.ndarray | list | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
@@ -979,6 +1313,12 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         return_dict: bool = True,
         callback_on_step_end: Callable[["MagicEditPipeline", int, int, dict], dict] | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006 (diffusers' own signature)
+        *,
+        faces: EncodedFaces | None = None,
+        quality: str | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+        feature_cache_interval: int | None = None,
+        tiny_decoder: bool | None = None,
     ) -> MagicEditPipelineOutput | tuple:
         """Edits one or several aligned face crops.
 
@@ -986,31 +1326,45 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             image: the identity crops; PIL, numpy or tensor (faces, 3, height, width) in [0, 1].
             condition_image: the same crops with the face blanked and the jaw drawn, one a face.
             au_delta: (batch, aus) AU variations in intensity steps (target minus source, 0 = keep). With one
-                face, any number of rows: the face is encoded once. Otherwise one row a face.
-            num_inference_steps: default: the model's own.
+                face, any number of rows: the face is encoded once. Of several faces, one row a face, or rows
+                for all faces one variant after the other.
+            num_inference_steps: default: the quality's, or the model's own.
             guidance_scale: `uncond + s (cond - uncond)`, where uncond has the zero AU vector; 1 switches it
-                off.
-                Default: the model's own (3.0 unless its config says otherwise).
+                off. Default: the model's own (3.0 unless its config says otherwise).
             generator: of the initial noise; a list (one a row) makes each result independent of the batch.
             latents: initial noise (batch, channels, height/s, width/s) of unit variance, instead of a
                 generator.
             output_type: "pil", "np" (batch, height, width, 3) in [0, 1], "pt" (batch, 3, height, width) in
                 [0, 1], or "latent" (scaled latents).
             callback_on_step_end: called as `callback(pipeline, step, timestep, {"latents": ...})`.
+            faces: from `encode_faces`, instead of `image` and `condition_image`.
+            quality: "exact", "balanced", "fast" or "live", see `sampling`; arguments that are given win.
+            guidance_interval, feature_cache_interval, tiny_decoder: see `Sampling`.
 
         Raises:
-            ValueError: on shapes that do not fit, a foreign attention processor, or a scheduler that cannot
-                serve.
+            ValueError: on shapes that do not fit, faces that other weights encoded, a foreign attention
+                processor, or a scheduler that cannot serve.
         """
         # 1. Check inputs
-        steps = self.config.default_steps if num_inference_steps is None else num_inference_steps
+        given = {
+            "steps": num_inference_steps,
+            "guidance_scale": None if guidance_scale is None else float(guidance_scale),
+            "guidance_interval": guidance_interval,
+            "feature_cache_interval": feature_cache_interval,
+            "tiny_decoder": tiny_decoder,
+        }
+        given = {name: value for name, value in given.items() if value is not None}
+        sampling = replace(self.sampling(quality), **given)
+        steps, guidance_scale = sampling.steps, sampling.guidance_scale
+        self._guidance_scale = guidance_scale
         scheduler = self._call_scheduler()
         most = scheduler.config.num_train_timesteps
         if not 1 <= steps <= most:
             raise ValueError(f"num_inference_steps must be between 1 and {most}, got {steps}")
-        if guidance_scale is None:
-            guidance_scale = self.config.default_guidance_scale
-        guidance_scale = self._guidance_scale = float(guidance_scale)
+        if sampling.tiny_decoder and self.tiny_vae is None:
+            raise ValueError("tiny_decoder needs the component tiny_vae; this pipeline has none")
+        if sampling.feature_cache_interval > 1 and is_compiled(self.unet):
+            raise ValueError("feature_cache_interval needs a denoiser that is not compiled as a whole")
         if output_type not in ("pil", "np", "pt", "latent"):
             raise ValueError(f'output_type must be "pil", "np", "pt" or "latent", got {output_type!r}')
         unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
@@ -1020,53 +1374,54 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             )
         check_reference_attention(self.unet)
         au_delta = self._prepare_au_delta(au_delta)  # (batch, aus)
-        identity = self._prepare_images(image, "image")  # (faces, 3, height, width)
-        condition = self._prepare_images(condition_image, "condition_image")
-        faces, batch = identity.shape[0], au_delta.shape[0]
-        if condition.shape != identity.shape:
-            raise ValueError(
-                f"condition_image must match image, got {tuple(condition.shape)} and {tuple(identity.shape)}"
-            )
-        if faces > 1 and batch != faces:
-            raise ValueError(f"au_delta must have one row for each of the {faces} faces, got {batch}")
+        if (faces is None) == (image is None and condition_image is None):
+            raise ValueError("pass either image and condition_image, or faces from encode_faces")
+        if faces is None:
+            pair = self._prepare_pair(image, condition_image)
+            num_faces = len(pair[0])
+        else:
+            num_faces = len(faces)
+        batch = au_delta.shape[0]
+        if batch % num_faces:
+            raise ValueError(f"au_delta must have one row for each of the {num_faces} faces, got {batch}")
         if isinstance(generator, list) and len(generator) != batch:
             raise ValueError(f"generator must be one or a list of {batch}, got {len(generator)}")
         guided = guidance_scale != 1.0 and bool(au_delta.any())  # else both halves are equal
         device, dtype = self._execution_device, self.unet.dtype
 
         # 2. Encode text, condition and identity, once a face
-        prompt_embeds = self.encode_prompt(device, dtype)  # (1, text tokens, cross_attention_dim)
-        identity, condition = identity.to(device, dtype), condition.to(device, dtype)
-        identity_latents = self.encode_images(identity).to(dtype)  # (faces, channels, height/s, width/s)
-        condition_latents = self.encode_images(condition).to(dtype)
-        features, prompt_embeds = encode_identity(
-            self.reference_unet, self.image_encoder, identity_latents, prompt_embeds
-        )
-        if self.config.concat_identity:
-            condition_latents = torch.cat([condition_latents, identity_latents], dim=1)
+        if faces is None:
+            faces = self._encode(*pair)
+        elif not self.is_current(faces):
+            raise ValueError(
+                "the pipeline's weights or device changed since these faces were encoded; "
+                "call encode_faces again"
+            )
+        identity = faces.identity.repeat(batch // num_faces, 1, 1, 1)  # (batch, 3, height, width)
 
         # 3. Initial noise
-        shape = (batch, *identity_latents.shape[1:])
+        shape = (batch, *faces.identity_latents.shape[1:])
         if latents is None:
             latents = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
         elif tuple(latents.shape) != shape:
             raise ValueError(f"latents must have shape {shape}, got {tuple(latents.shape)}")
-        scheduler.set_timesteps(steps, device=device)
+        scheduler.set_timesteps(
+            steps, device="cpu"
+        )  # its arithmetic stays there: nothing waits for the device
         timesteps = scheduler.timesteps
+        device_timesteps = timesteps.to(device)
         self._num_timesteps = len(timesteps)
         latents = latents.to(device, dtype) * scheduler.init_noise_sigma
 
         # 4. Conditions of both guidance halves, the unguided one first
-        halves = 2 if guided else 1
         au_condition = au_delta.to(device, dtype)
-        if guided:
-            au_condition = torch.cat([torch.zeros_like(au_condition), au_condition])  # (2 batch, aus)
-        condition_latents = condition_latents.repeat(halves * batch // faces, 1, 1, 1)
+        au_condition = torch.cat([torch.zeros_like(au_condition), au_condition])  # (2 batch, aus)
+        condition_latents = faces.condition_latents.repeat(2 * batch // num_faces, 1, 1, 1)
 
         # 5. Denoise
-        head = None
-        # Projected in the first step, inside the denoiser's forward
-        reference = None if features is None else ReferenceCache(features)
+        if is_compiled(self.unet):
+            faces.reference.fill(self.unet)
+        head, deep, reusable = None, None, 0  # reusable: steps that the deep features still serve
         step_kwargs = {}
         if (
             "generator" in inspect.signature(scheduler.step).parameters
@@ -1075,19 +1430,25 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         with self.progress_bar(total=len(timesteps)) as progress:
             for step, timestep in enumerate(timesteps):
                 noisy = scheduler.scale_model_input(latents, timestep)
+                guides = guided and sampling.guides(step, len(timesteps))
+                rows = 2 * batch if guides else batch
+                if sampling.feature_cache_interval > 1 and (not reusable or len(deep.hidden_states) < rows):
+                    deep, reusable = DeepFeatures(), sampling.feature_cache_interval
+                reusable -= 1
                 output = predict_noise(
                     self.unet,
-                    torch.cat([noisy] * halves),
-                    condition_latents,
-                    timestep,
-                    prompt_embeds,
-                    au_condition,
-                    reference,
+                    torch.cat([noisy, noisy]) if guides else noisy,
+                    condition_latents[-rows:],
+                    device_timesteps[step],
+                    faces.prompt_embeds,
+                    au_condition[-rows:],
+                    faces.reference,
                     self.au_map,
+                    deep,
                 )
                 if self.config.prediction == "flow_mask_paint":
                     head = split_head(output[-batch:], self.config.patch_size)
-                    if guided:
+                    if guides:
                         head = guide_head(
                             head, split_head(output[:batch], self.config.patch_size), guidance_scale
                         )
@@ -1095,7 +1456,7 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
                     model_output = self._denoised_to_model_output(
                         scheduler, denoised, noisy.float(), timestep
                     ).to(dtype)
-                elif guided:
+                elif guides:
                     unconditioned, conditioned = output.chunk(2)
                     model_output = unconditioned + guidance_scale * (conditioned - unconditioned)
                 else:
@@ -1116,7 +1477,7 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             if head is not None:
                 images = compose_head(head, identity).clamp(-1, 1)  # what `change` describes, to the bit
             else:
-                images = self.decode_latents(latents)
+                images = self.decode_latents(latents, sampling.tiny_decoder)
             images = self.image_processor.postprocess(images.float(), output_type=output_type)
         change = None if head is None else describe_change(head)
         self.maybe_free_model_hooks()

@@ -1,0 +1,178 @@
+"""Making a pipeline fast on the machine at hand: layout, dtype, compilation, rows a call."""
+
+import itertools
+import shutil
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import psutil
+import torch
+
+from magicedit.errors import ModelError
+from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline, is_compiled
+
+Result = TypeVar("Result")
+
+REPETITIONS = 5  # timed denoiser evaluations of each alternative, after one that warms up
+MEMORY_SHARE = 0.5  # of the memory that is free, for what a call of the pipeline allocates
+MOST_ROWS = 32  # beyond, batches gain nothing even on data-centre GPUs
+# Live tensors as wide as the outermost level at the peak of a forward, by `benchmarks/speed.py count`
+UNET_TENSORS, VAE_TENSORS = 24, 12
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """What `optimize_pipeline` chose.
+
+    device: where it was measured. dtype: of the weights. channels_last: their memory format. compiled:
+    whether the denoiser's is compiled. seconds: a denoiser evaluation by each alternative that was tried.
+    """
+
+    device: str
+    dtype: str
+    channels_last: bool
+    compiled: bool
+    seconds: dict[str, float]
+
+    def __str__(self) -> str:
+        layout = "channels_last" if self.channels_last else "contiguous"
+        tried = ", ".join(f"{name} {1000 * seconds:.1f} ms" for name, seconds in self.seconds.items())
+        compiled = "compiled" if self.compiled else "not compiled"
+        return f"{self.dtype}, {layout}, {compiled} on {self.device} (a denoiser evaluation: {tried})"
+
+
+def optimize_pipeline(
+    pipeline: MagicEditPipeline, *, compile: bool | None = None, dtype: torch.dtype | None = None
+) -> Optimization:
+    """Tries memory formats, 16-bit weights and compilation on this device, and keeps the fastest.
+
+    Each alternative is timed on one denoiser evaluation of one face. Weights in another dtype change results
+    by their rounding; memory format and compilation by that of other kernels. Encoded faces of before are
+    stale.
+
+    Args:
+        compile: whether to try `torch.compile` (static shapes, the whole denoiser), which takes minutes at
+            first; default: on GPUs.
+        dtype: of the weights; default: what is fastest of the present one and, on GPUs, bfloat16.
+
+    Raises:
+        ModelError: where `compile` is asked for and there is no C++ compiler for it, or the denoiser is
+            compiled already.
+    """
+    device = pipeline.unet.device
+    if is_compiled(pipeline.unet):
+        raise ModelError("the denoiser is compiled already; load the model anew to optimise it otherwise")
+    on_gpu = device.type == "cuda"
+    compile = on_gpu if compile is None else compile
+    if compile and not on_gpu and shutil.which("g++") is None and shutil.which("clang++") is None:
+        raise ModelError("torch.compile needs a C++ compiler on a CPU (g++ or clang++); none was found")
+    if dtype is None and on_gpu and torch.cuda.is_bf16_supported():
+        dtypes = list(dict.fromkeys([pipeline.unet.dtype, torch.bfloat16]))
+    else:
+        dtypes = [dtype or pipeline.unet.dtype]
+
+    def prepare(dtype: torch.dtype, layout: torch.memory_format) -> None:
+        pipeline.to(dtype=dtype)
+        for network in (pipeline.unet, pipeline.reference_unet, pipeline.vae):
+            if network is not None:
+                network.to(memory_format=layout)
+
+    # 1. Layout and dtype
+    seconds, alternatives = {}, {}
+    for one in dtypes:
+        for layout in (torch.contiguous_format, torch.channels_last):
+            prepare(one, layout)
+            name = f"{short(one)} {short(layout)}"
+            seconds[name], alternatives[name] = time_denoiser(pipeline), (one, layout)
+    best = min(seconds, key=seconds.get)
+    prepare(*alternatives[best])
+
+    # 2. Compilation of the best of them
+    compiled = False
+    if compile:
+        original = pipeline.unet
+        pipeline.unet = torch.compile(
+            original, fullgraph=True, dynamic=False, mode="reduce-overhead" if on_gpu else None
+        )
+        seconds[f"{best} compiled"] = time_denoiser(pipeline)
+        compiled = seconds[f"{best} compiled"] < seconds[best]
+        if not compiled:
+            pipeline.unet = original
+    one, layout = alternatives[best]
+    return Optimization(str(device), short(one), layout is torch.channels_last, compiled, seconds)
+
+
+def short(name: torch.dtype | torch.memory_format) -> str:
+    """`torch.float32` -> "float32" """
+    return str(name).removeprefix("torch.").removesuffix("_format")
+
+
+def time_denoiser(pipeline: MagicEditPipeline) -> float:
+    """Median seconds of a denoiser evaluation of one face in a running edit, without guidance."""
+    size = pipeline.config.resolution
+    grey = torch.full((1, 3, size, size), 0.5)
+    faces = pipeline.encode_faces(grey, grey)
+    au_delta = torch.ones(1, len(pipeline.action_units))
+    moments = []
+
+    def note(_, step, timestep, tensors):
+        if pipeline.unet.device.type == "cuda":
+            torch.cuda.synchronize()
+        moments.append(time.perf_counter())
+        return tensors
+
+    steps = REPETITIONS + 2  # the first two warm up: with projecting, and without
+    pipeline(
+        faces=faces,
+        au_delta=au_delta,
+        num_inference_steps=steps,
+        guidance_scale=1.0,
+        generator=torch.Generator("cpu").manual_seed(0),
+        output_type="latent",
+        callback_on_step_end=note,
+    )
+    return statistics.median(later - earlier for earlier, later in itertools.pairwise(moments[1:]))
+
+
+def rows_that_fit(pipeline: MagicEditPipeline) -> int:
+    """How many rows (AU vectors) a call of the pipeline may have on its device now, at least 1.
+
+    An estimate by the widest tensors of the denoiser, with both guidance halves, and of the decoder.
+    """
+    unet, size = pipeline.unet, pipeline.config.resolution
+    bytes_each = torch.finfo(unet.dtype).bits // 8
+    latents = (size // pipeline.latent_scale) ** 2
+    row = 2 * UNET_TENSORS * latents * unet.config.block_out_channels[0] * bytes_each
+    if pipeline.vae is not None:
+        widest = 2 * pipeline.vae.config.block_out_channels[0]
+        row = max(row, VAE_TENSORS * size**2 * widest * bytes_each)
+    if unet.device.type == "cuda":
+        free = torch.cuda.mem_get_info(unet.device)[0]
+    else:
+        free = psutil.virtual_memory().available
+    return int(min(MOST_ROWS, max(1, MEMORY_SHARE * free // row)))
+
+
+def call_in_batches(
+    call: Callable[[slice], list[Result]], rows: int, pipeline: MagicEditPipeline
+) -> list[Result]:
+    """`call(slice)` over all rows, as many at once as fit; halved where a GPU's memory runs out all the same.
+
+    Raises:
+        torch.OutOfMemoryError: where not even one row fits.
+    """
+    results: list[Result] = []
+    size = rows_that_fit(pipeline)
+    while len(results) < rows:
+        batch = slice(len(results), min(rows, len(results) + size))
+        try:
+            results += call(batch)
+        except torch.OutOfMemoryError:
+            if size == 1:
+                raise
+            size = max(1, (batch.stop - batch.start) // 2)
+            torch.cuda.empty_cache()
+    return results
