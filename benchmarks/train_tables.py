@@ -19,17 +19,16 @@ from pathlib import Path
 from magicedit.evaluation import load_protocol
 
 TRAIN = Path(__file__).resolve().parent.parent / "train" / "train.py"
-NOT_TRAINED = ("controlnet",)  # a frozen denoiser needs a pretrained one
 
 
 def variants(protocols: list[str]) -> dict[str, dict]:
-    """Run name -> settings in which it differs from the recipe, each run once."""
+    """Run name -> settings in which it differs from the recipe, of those that it can train."""
     found = {}
     for protocol in protocols:
         for variant in load_protocol(protocol).variants:
-            if found.setdefault(variant.run, dict(variant.train)) != dict(variant.train):
+            if found.setdefault(variant.run, variant.train) != variant.train:
                 raise SystemExit(f"{protocol} trains {variant.run} otherwise than another protocol")
-    return {run: settings for run, settings in found.items() if run not in NOT_TRAINED}
+    return {run: settings for run, settings in found.items() if settings is not None}
 
 
 def train(run: Path, settings: dict, data: Path, flags: list[str]) -> int:

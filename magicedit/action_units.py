@@ -14,10 +14,26 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from magicedit.errors import ActionUnitError
+
+
+def whole_name(name: str) -> str:
+    """ "AU12L" -> "AU12"; a name without a side as it is."""
+    return name.rstrip("LR")
+
+
+def name_order(name: str) -> tuple[int, str]:
+    """To sort canonical names: by the number, the whole unit first, then its left side."""
+    return int(whole_name(name)[2:]), name
+
+
+def by_number(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The mapping in `name_order` of its canonical names."""
+    return {name: values[name] for name in sorted(values, key=name_order)}
 
 
 @dataclass(frozen=True)
@@ -55,12 +71,7 @@ _MEASURED_ONLY = {
     "AU45": "blink",
 }
 # Every action unit that is measured, by name, in the order of the numbers.
-DESCRIPTIONS = dict(
-    sorted(
-        ({unit.name: unit.description for unit in ACTION_UNITS} | _MEASURED_ONLY).items(),
-        key=lambda item: int(item[0][2:]),
-    )
-)
+DESCRIPTIONS = by_number({unit.name: unit.description for unit in ACTION_UNITS} | _MEASURED_ONLY)
 
 # Those whose two sides people move one by one.
 BILATERAL = ("AU1", "AU2", "AU4", "AU5", "AU6", "AU9", "AU12", "AU15", "AU20")
@@ -138,7 +149,7 @@ def split_sides(values: Mapping[str, float]) -> tuple[dict[str, float], dict[str
     """
     sides: tuple[dict[str, float], dict[str, float]] = ({}, {})
     for name, value in values.items():
-        base = name.rstrip("LR")
+        base = whole_name(name)
         for side, asked in zip(SIDES, sides, strict=True):
             if name in (base, base + side):
                 asked[base] = asked.get(base, 0.0) + value
@@ -170,7 +181,7 @@ def _parse(spec: object, names: Sequence[str], limits: tuple[float, float], what
         name = canonical_name(name, names)
         if name in values:
             raise ActionUnitError(f"{name} is given twice; give each action unit once")
-        base = name.rstrip("LR")
+        base = whole_name(name)
         if base in values or (name == base and not values.keys().isdisjoint(sided_names(base))):
             raise ActionUnitError(f"{base} is given for both sides and for one; give {base}L and {base}R")
         values[name] = _number(value, name, limits, what)
@@ -293,7 +304,7 @@ def resolve_delta(
                 )
             deltas[name] = deltas.get(name, 0.0) + value
 
-    both = [n for n in levels if not deltas.keys().isdisjoint((n, n.rstrip("LR"), *sided_names(n)))]
+    both = [n for n in levels if not deltas.keys().isdisjoint((n, whole_name(n), *sided_names(n)))]
     if both:
         raise ActionUnitError(
             f"{', '.join(both)}: both set to an intensity and changed by a delta or an emotion; choose one"

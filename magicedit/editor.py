@@ -45,8 +45,8 @@ from magicedit.faces import (
     region_polygon,
 )
 from magicedit.faces.alignment import stable_landmarks
-from magicedit.faces.geometry import MOVEMENTS, MOVEMENTS_68
-from magicedit.faces.types import overlap
+from magicedit.faces.geometry import MOVEMENTS_OF_SCHEME
+from magicedit.faces.types import same_face
 from magicedit.imaging import Photo, open_photo, photo_to_image, strip
 from magicedit.warping import Change, carry_change, estimate_change, join_sides, no_change
 
@@ -66,7 +66,6 @@ QUALITIES = ("exact", "balanced", "fast", "live")  # the pipeline's, here becaus
 POSE_LIMIT = 30.0  # degrees of yaw or pitch; roll is undone by the alignment
 REACHED_SHARE = 0.5  # a measured change below this share of the request is worth a warning
 SMALLEST_JUDGED = 0.5  # intensity steps: below, the measurement's own scatter decides
-SAME_FACE_OVERLAP = 0.3  # intersection over union of the boxes before and after
 REMEMBERED_PHOTOS = 4
 REMEMBERED_FACES = 4  # encoded ones: about 50 MB each for a model of Stable Diffusion's size in 16 bits
 MOST_STEPS = 1000  # noise levels of the published schedule, and of ours
@@ -709,8 +708,7 @@ class ExpressionEditor:
             )
             for other in found
         ]
-        best = max(moved, key=lambda other: overlap(other.box, face.box), default=None)
-        return best if best is not None and overlap(best.box, face.box) >= SAME_FACE_OVERLAP else None
+        return same_face(moved, face.box)
 
     def _doubts(self, pixels: np.ndarray, face: Face, requested: Mapping[str, float]) -> list[str]:
         """Why this edit may come out worse than others, as far as it can be known before it."""
@@ -836,7 +834,7 @@ def select_faces(faces: list[Face], which: str | int, photo: Photo) -> list[Face
 def named_places(landmarks: np.ndarray, scheme: str) -> dict[str, np.ndarray]:
     """Places of a face, x and y in the landmarks' pixels; sides are the subject's."""
     lips = region_polygon(landmarks, scheme, "lips")  # from the right corner over the left one and back
-    movements = MOVEMENTS if scheme == "mediapipe478" else MOVEMENTS_68
+    movements = MOVEMENTS_OF_SCHEME[scheme]
     brow = movements["AU1"].left + movements["AU2"].left
     return {
         "left mouth corner": lips[len(lips) // 2],

@@ -886,7 +886,7 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         concat_identity: whether identity latents are concatenated on channels too.
         prompt: the constant text condition.
         default_steps, default_guidance_scale: what a call uses where it says nothing.
-        distilled_steps: the number of steps that the denoiser was distilled to; 0: it was not.
+        distilled_steps: number of steps that the denoiser was distilled to, guidance baked in; 0: it was not.
     """
 
     model_cpu_offload_seq = "text_encoder->image_encoder->reference_unet->au_map->unet->vae->tiny_vae"

@@ -8,6 +8,7 @@ from magicedit.action_units import (
     DESCRIPTIONS,
     EMOTIONS,
     NAMES,
+    by_number,
     canonical_name,
     emotion_deltas,
     parse_deltas,
@@ -18,6 +19,7 @@ from magicedit.action_units import (
     split_sides,
     to_mapping,
     to_vector,
+    whole_name,
 )
 from magicedit.errors import ActionUnitError, MagicEditError
 
@@ -32,6 +34,13 @@ def test_every_unit_is_described_and_placed():
     assert {unit.region for unit in ACTION_UNITS} == {"brow", "eye", "nose", "cheek", "lip", "jaw"}
     for unit in ACTION_UNITS:
         assert DESCRIPTIONS[unit.name] == unit.description
+
+
+def test_names_are_in_the_order_of_their_numbers():
+    values = {"AU12R": 1.0, "AU9": 2.0, "AU12L": 3.0, "AU2": 4.0, "AU12": 5.0}
+    assert list(by_number(values)) == ["AU2", "AU9", "AU12", "AU12L", "AU12R"]
+    assert by_number(values) == values
+    assert [whole_name(name) for name in ("AU1", "AU1L", "AU1R")] == ["AU1"] * 3
 
 
 def test_emotions_use_editable_units_only():

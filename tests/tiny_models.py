@@ -1,6 +1,9 @@
 """Real classes at tiny width, with random weights, for tests."""
 
 import json
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,17 @@ from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
 TINY_PATCH = PatchModelConfig(
     resolution=32, block_out_channels=(16, 32), attention_heads=2, cross_attention_dim=16, norm_num_groups=8
 )
+
+_WITHOUT_PACKAGE = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "magicedit":
+            raise ImportError("magicedit is blocked in this process")
+
+sys.meta_path.insert(0, Blocked())
+"""
 
 
 def tiny_patch_pipeline(seed: int = 0, **changes) -> MagicEditPipeline:
@@ -112,3 +126,16 @@ def random_crop(size: int, seed: int = 0) -> Image.Image:
     """A smooth random picture: low-frequency noise."""
     small = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     return Image.fromarray(small).resize((size, size), Image.Resampling.BICUBIC)
+
+
+def run_without_package(script: str, *arguments: Path, work: Path) -> None:
+    """Runs Python code in a process of its own, offline, as on a machine with diffusers but not this package.
+
+    `work` is its folder, where its caches go too. CalledProcessError where it fails.
+    """
+    subprocess.run(
+        [sys.executable, "-c", _WITHOUT_PACKAGE + textwrap.dedent(script), *arguments],
+        check=True,
+        env={"PATH": "/usr/bin:/bin", "HF_HOME": str(work / "cache"), "HF_HUB_OFFLINE": "1"},
+        cwd=work,
+    )

@@ -28,6 +28,7 @@ from magicedit.data.pairs import PairDataset
 from magicedit.errors import DatasetError, MissingDependencyError, ModelError, TrainingError
 from magicedit.imaging import to_pixels
 from magicedit.models import (
+    TRAINED_NETWORKS,
     PatchModelConfig,
     create_patch_pipeline,
     encode_identity,
@@ -86,11 +87,9 @@ MAX_BAD_STEPS = 20  # consecutive non-finite steps after which a run is given up
 class Networks(torch.nn.Module):
     """All that is trained under one forward, so that data parallelism sees every use of its weights."""
 
-    NAMES = ("unet", "reference_unet", "image_encoder", "au_map")
-
     def __init__(self, pipeline: MagicEditPipeline):
         super().__init__()
-        for name in self.NAMES:
+        for name in TRAINED_NETWORKS:
             setattr(self, name, getattr(pipeline, name))
 
     def forward(
@@ -698,7 +697,7 @@ class Run:
             self.ema.store(self.parameters)
             self.ema.copy_to(self.parameters)
         try:
-            networks = {name: copy.deepcopy(getattr(model, name)) for name in Networks.NAMES}
+            networks = {name: copy.deepcopy(getattr(model, name)) for name in TRAINED_NETWORKS}
         finally:
             if self.ema is not None:
                 self.ema.restore(self.parameters)

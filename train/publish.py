@@ -10,6 +10,7 @@ import torch
 from magicedit.data.pairs import PairDataset
 from magicedit.hub.cards import TrainingData, model_card
 from magicedit.hub.push import push_folder
+from magicedit.models import TRAINED_NETWORKS
 from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
 from magicedit.train.config import TrainConfig
 
@@ -60,8 +61,7 @@ def publish(
     """
     output_dir = Path(config.output_dir)
     dtype = getattr(torch, config.save_dtype)
-    trained = (pipeline.unet, pipeline.reference_unet, pipeline.image_encoder, pipeline.au_map)
-    for network in filter(None, trained):
+    for network in filter(None, (getattr(pipeline, name) for name in TRAINED_NETWORKS)):
         torch.nn.Module.to(network, dtype)  # diffusers' own `to` warns at every change of precision
     pipeline.save_pretrained(output_dir)
 

@@ -7,7 +7,6 @@ line says why. Results go to stdout, all else to stderr. Heavy imports happen in
 import argparse
 import contextlib
 import dataclasses
-import json
 import os
 import re
 import sys
@@ -19,7 +18,8 @@ from typing import Any, NoReturn
 
 from magicedit import __version__
 from magicedit.cli import evaluation
-from magicedit.errors import DatasetError, MagicEditError
+from magicedit.cli.common import add_json_option, chosen_people, print_json, say
+from magicedit.errors import MagicEditError
 
 USER_ERROR = 2
 
@@ -96,11 +96,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("magicedit: interrupted")
         return 130
-
-
-def say(message: str) -> None:
-    """For people, not programs: stdout belongs to results."""
-    print(message, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -255,10 +250,6 @@ def build_parser() -> Parser:
     return parser
 
 
-def add_json_option(parser: Parser) -> None:
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
-
-
 def add_backend_option(parser: Parser) -> None:
     parser.add_argument(
         "--backend",
@@ -305,17 +296,7 @@ def validation_choice(text: str | None) -> dict[str, Any]:
         return {}
     if re.fullmatch(r"0?\.\d+", text):
         return {"validation_fraction": float(text)}
-    if text.startswith("@"):
-        try:
-            names = Path(text[1:]).read_text(encoding="utf-8").split("\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise DatasetError(f"cannot read the validation names from {text[1:]}: {error}") from error
-    else:
-        names = text.split(",")
-    names = [name.strip() for name in names if name.strip()]
-    if not names:
-        raise DatasetError(f"--validation {text} names nobody; leave it out to keep everybody for training")
-    return {"validation": names}
+    return {"validation": chosen_people("--validation", text, "keep everybody for training")}
 
 
 # --- The commands -------------------------------------------------------------------------------------------
@@ -330,10 +311,6 @@ def load_editor(args: argparse.Namespace):
     )
     editor.pipeline.set_progress_bar_config(disable=not sys.stderr.isatty(), leave=False)
     return editor
-
-
-def print_json(content: dict[str, Any]) -> None:
-    print(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def run_edit(args: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from magicedit.cli.common import add_json_option, chosen_people, print_json, say
 from magicedit.errors import MagicEditError
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     )
     evaluate.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (1)")
     evaluate.add_argument("--retry-failed", action="store_true", help="edit again what failed before")
-    evaluate.add_argument("--json", action="store_true", help="print the summary as JSON")
+    add_json_option(evaluate)
 
     compare = add_command(
         "compare", "put two reports side by side, edit by edit", run_compare, COMPARE_EXAMPLES
@@ -96,7 +97,7 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     compare.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder to write")
     compare.add_argument("--editor-a", metavar="NAME", help="which editor of A, where it has several")
     compare.add_argument("--editor-b", metavar="NAME", help="which editor of B")
-    compare.add_argument("--json", action="store_true", help="print the differences as JSON")
+    add_json_option(compare)
 
 
 def open_editor(
@@ -140,7 +141,7 @@ def entrants(args: argparse.Namespace, protocol: "Protocol") -> list["Entrant"]:
         found.append(_entrant(args, name, spec, {"editor": short_name(spec)}, args.guidance))
     for variant in protocol.variants:
         folder = args.runs / variant.run
-        settings = {"run": variant.run, "train": dict(variant.train)}
+        settings = {"run": variant.run, "train": variant.train}
         if (folder / "model_index.json").is_file():
             guidance = args.guidance if variant.guidance is None else variant.guidance
             found.append(_entrant(args, variant.name, str(folder), settings, guidance))
@@ -191,19 +192,12 @@ def short_name(spec: str) -> str:
 
 
 def run_evaluate(args: argparse.Namespace) -> int:
-    from magicedit.cli import print_json, say
     from magicedit.evaluation import evaluate, headline_table, load_protocol, plain_command
 
     protocol = load_protocol(args.protocol)
     identities = None
-    if args.identities:
-        text = args.identities
-        if text.startswith("@"):
-            try:
-                text = Path(text[1:]).read_text(encoding="utf-8").replace("\n", ",")
-            except (OSError, UnicodeDecodeError) as error:
-                raise MagicEditError(f"cannot read the names in {text[1:]}: {error}") from error
-        identities = [name.strip() for name in text.split(",") if name.strip()]
+    if args.identities is not None:
+        identities = chosen_people("--identities", args.identities, "take everybody")
     chosen = entrants(args, protocol)
     say(f"{protocol.name}: {', '.join(entrant.name for entrant in chosen)}")
     summary = evaluate(
@@ -232,7 +226,6 @@ def run_evaluate(args: argparse.Namespace) -> int:
 
 
 def run_compare(args: argparse.Namespace) -> int:
-    from magicedit.cli import print_json
     from magicedit.evaluation import compare
 
     result = compare(args.a, args.b, args.output, args.editor_a, args.editor_b)

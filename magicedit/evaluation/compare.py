@@ -21,11 +21,12 @@ from magicedit.evaluation.report import (
     render,
     title,
 )
+from magicedit.evaluation.scoring import AU_COLUMNS
 
-_KEY = ("identity", "photograph", "request", "seed")
+_PAIRED_BY = ("identity", "photograph_sha256", "request", "seed")  # a file's name tells less than its content
+_SHOWN = ("identity", "photograph", "request", "seed")
 _MOST = 6  # edits shown that differ most
 _ARROWS = {"lower": "← b better ({})", "higher": "b better → ({})", "near 1": "{}"}
-_BY_SCORER = ("au_mse", "au_mae", "au_mse_asked", "achieved")
 
 
 def compare(a: Path, b: Path, output: Path, editor_a: str | None = None, editor_b: str | None = None) -> dict:
@@ -33,7 +34,7 @@ def compare(a: Path, b: Path, output: Path, editor_a: str | None = None, editor_
 
     Editors of the same name are compared with each other, the only one of each report with the other's; names
     choose otherwise. Every difference is b minus a, a mean over pairs with its 95 % bootstrap interval over
-    identities (of one identity there is none: low and high are the mean), with the shares of pairs in which
+    identities (of one identity there is none: low and high are None), with the shares of pairs in which
     each is better. Achieved changes are in steps in the direction asked for, by action unit.
     Raises DatasetError for folders that are no reports, editors that are not in them and reports without a
     common edit; OutputError where `output` cannot be written. Different protocols are noted in the result.
@@ -117,12 +118,9 @@ def _notes(summaries: list[dict]) -> list[str]:
 
 
 def _edits(rows: list[dict], editor: str) -> dict[tuple, dict]:
-    """Edits that succeeded, by what they were; of repeated ones the first."""
-    found: dict[tuple, dict] = {}
-    for row in rows:
-        if row["editor"] == editor and not row.get("error"):
-            found.setdefault(tuple(row.get(key) for key in _KEY), row)
-    return found
+    """Edits that succeeded, by what they were."""
+    own = (row for row in rows if row["editor"] == editor and not row.get("error"))
+    return {tuple(row[key] for key in _PAIRED_BY): row for row in own}
 
 
 def _value(row: dict, key: str) -> float | None:
@@ -139,7 +137,7 @@ def _differences(common: Sequence[tuple[dict, dict]], scorers: Sequence[str]) ->
     """Paired differences b - a of metrics that both measured, and of the achieved change by action unit."""
     metrics = {}
     for name in filter(lambda name: METRICS[name].better, METRICS):
-        for key in [f"{name}/{scorer}" for scorer in scorers] if name in _BY_SCORER else [name]:
+        for key in [f"{name}/{scorer}" for scorer in scorers] if name in AU_COLUMNS else [name]:
             values = [(_value(x, key), _value(y, key), x["person"]) for x, y in common]
             values = [value for value in values if None not in value[:2]]
             if values:
@@ -168,7 +166,7 @@ def _differences(common: Sequence[tuple[dict, dict]], scorers: Sequence[str]) ->
     scored = [edit for edit in scored if None not in edit[:2]]
     scored.sort(key=lambda edit: -abs(edit[1] - edit[0]))
     most = [
-        {key: x.get(key) for key in _KEY}
+        {key: x.get(key) for key in _SHOWN}
         | {"metric": by, "a": in_a, "b": in_b, "original": x.get("original"), "picture_a": x.get("picture")}
         | {"picture_b": y.get("picture")}
         for in_a, in_b, x, y in scored[:_MOST]

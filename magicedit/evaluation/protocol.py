@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from magicedit.action_units import BILATERAL, NAMES, canonical_name, parse_deltas, with_sides
+from magicedit.action_units import NAMES, by_number, canonical_name, parse_deltas, sided_names
 from magicedit.errors import MagicEditError
 from magicedit.evaluation.subjects import RENDERINGS
 
@@ -40,13 +40,13 @@ class Variant:
     """A row of a table of architectures or settings: a training run, and how it is sampled.
 
     name: of the row. run: the folder of the trained pipeline among the runs. train: settings of
-    `train/train.py` in which it differs from the recipe. guidance: scale, None: the pipeline's own.
-    published: name of the paper's row beside it.
+    `train/train.py` in which it differs from the recipe, None: the recipe cannot train it. guidance: scale,
+    None: the pipeline's own. published: name of the paper's row beside it.
     """
 
     name: str
     run: str
-    train: Mapping[str, Any]
+    train: Mapping[str, Any] | None
     guidance: float | None = None
     published: str | None = None
 
@@ -80,8 +80,7 @@ class Protocol:
 
 def request_text(asked: Mapping[str, float]) -> str:
     """The one spelling of a request: by the number of the AU, its left side first, zeros left out."""
-    ordered = sorted(asked.items(), key=lambda item: (int(item[0][2:].rstrip("LR")), item[0]))
-    return ",".join(f"{name}={value:+g}" for name, value in ordered if value) or "none"
+    return ",".join(f"{name}={value:+g}" for name, value in by_number(asked).items() if value) or "none"
 
 
 def protocol_names() -> list[str]:
@@ -131,8 +130,8 @@ def _build(content: dict[str, Any]) -> Protocol:
         Edit("combination", parse_deltas(text, names), seed) for text in content.get("combinations", ())
     ]
     for value in content.get("sides", ()):
-        sided = [name for name in with_sides(names) if name[:-1] in BILATERAL and name[-1] in "LR"]
-        edits += [Edit("side", parse_deltas({name: value}, names), seed) for name in sided]
+        sides = [side for name in names for side in sided_names(name)]
+        edits += [Edit("side", parse_deltas({side: value}, names), seed) for side in sides]
     if content.get("zero"):
         edits.append(Edit("zero", {}, seed))
     again = content.get("seeds", {})

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from magicedit.errors import DatasetError, ImageError, MissingDependencyError, OutputError
+from magicedit.evaluation.run import ROWS, read_rows
 from magicedit.imaging import open_photo
 
 
@@ -76,19 +77,20 @@ class Table(NamedTuple):
 
 
 def load_report(folder: Path) -> tuple[list[dict], dict]:
-    """The rows and the summary of a REPORT folder. Raises DatasetError for a folder that is none."""
+    """The rows, one an edit, and the summary of a REPORT folder. DatasetError for a folder that is none."""
     folder = Path(folder)
     try:
-        lines = (folder / "rows.jsonl").read_text(encoding="utf-8").splitlines()
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        rows = [json.loads(line) for line in lines if line.strip()]
+        if not isinstance(summary, dict):
+            raise ValueError("summary.json is no JSON object")
+        if not (folder / ROWS).is_file():
+            raise ValueError(f"there is no {ROWS}")
+        rows = list(read_rows(folder).values())
     except (OSError, ValueError) as error:
         raise DatasetError(
-            f"{folder} is no report: expected rows.jsonl and summary.json as `magicedit evaluate` "
+            f"{folder} is no report: expected {ROWS} and summary.json as `magicedit evaluate` "
             f"writes them ({error})"
         ) from error
-    if not isinstance(summary, dict) or not all(isinstance(row, dict) and "editor" in row for row in rows):
-        raise DatasetError(f"{folder} is no report: summary.json or rows.jsonl hold something else")
     return rows, summary
 
 
@@ -166,8 +168,7 @@ def _keys(summary: dict, metrics: Iterable[str]) -> list[str]:
 def _values(summary: dict, keys: Sequence[str]) -> Table:
     """Editors by metrics, those that did not run included, published numbers apart."""
     editors, rows = ran(summary), []
-    several = summary.get("people") != 1  # of one person intervals are points
-    best = {key: _best(editors, key) if several else None for key in keys}
+    best = {key: _best(editors, key) for key in keys}
     for name, data in summary.get("editors", {}).items():
         if name in editors:
             failed = f"{data['failed']} of {data.get('edits', DASH)} failed" if data.get("failed") else ""

@@ -22,11 +22,12 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from magicedit.action_units import name_order, whole_name
 from magicedit.errors import MagicEditError, OutputError
 from magicedit.evaluation.circumstances import without_folders
 from magicedit.evaluation.editors import Entrant, PictureFolder
 from magicedit.evaluation.protocol import Edit, Protocol
-from magicedit.evaluation.scoring import Scoring, head_group
+from magicedit.evaluation.scoring import Scoring, head_group, rounded
 from magicedit.evaluation.subjects import Subject
 
 logger = logging.getLogger(__name__)
@@ -97,12 +98,13 @@ def run_protocol(
     output.mkdir(parents=True, exist_ok=True)
     about["editors"] = run.get("editors", {}) | about["editors"]
     _update_run(output, about)
-    rows = read_rows(output)
+    rows = _rows_to_append_to(output)
     waiting = [
         task
         for task in tasks
         if task.key not in rows or (retry_failed and rows[task.key]["error"] is not None)
     ]
+    some_replaced = any(task.key in rows for task in waiting)
 
     with (output / ROWS).open("a", encoding="utf-8") as file:
         results = ((t, worker.run(t)) for t in waiting) if jobs == 1 else _in_processes(worker, waiting, jobs)
@@ -113,6 +115,8 @@ def run_protocol(
             file.flush()
             os.fsync(file.fileno())
             rows[task.key] = row
+    if some_replaced:
+        rewrite_rows(output, rows.values())
     known = run.get("cold", {})
     for entrant in runnable if cold_start else ():
         if entrant.name not in known:
@@ -126,9 +130,9 @@ def _tasks_of(entrant: Entrant, editor, protocol: Protocol, subjects: Sequence[S
     known = getattr(editor, "action_units", None)
     edits = protocol.edits
     if known is not None:
-        asked = {re.sub("[LR]$", "", name) for edit in edits for name in edit.asked}
-        if lacking := sorted(asked - set(known), key=lambda name: int(name[2:])):
-            requests = [e.request for e in edits if any(n.rstrip("LR") in lacking for n in e.asked)]
+        asked = {whole_name(name) for edit in edits for name in edit.asked}
+        if lacking := sorted(asked - set(known), key=name_order):
+            requests = [e.request for e in edits if any(whole_name(n) in lacking for n in e.asked)]
             raise MagicEditError(
                 f"{entrant.name} does not know {', '.join(lacking)}, which {len(requests)} edits of "
                 f"{protocol.name} ask for ({', '.join(requests[:4])}...)"
@@ -181,18 +185,20 @@ class Worker:
                 self._attention(task, editor, original)
         except Exception as error:
             return row | {"error": f"{type(error).__name__}: {without_folders(str(error))}"}
-        return row | _rounded(scores) | pictures
+        return row | rounded(scores) | pictures
 
     def _keep(self, task: Task, before: np.ndarray, after: np.ndarray) -> dict[str, str]:
-        """Writes the crops; their paths relative to the report."""
+        """Writes the crops, the original's once; their paths relative to the report."""
         edit, seed = task.edit, f"-seed{task.edit.seed}" if task.edit.kind == "seed" else ""
         folder = Path("pictures") / safe_name(task.entrant.name) / safe_name(task.subject.name)
         paths = {
             "picture": folder / f"{safe_name(edit.request)}{seed}.jpg",
             "original": Path("pictures") / "original" / f"{safe_name(task.subject.name)}.jpg",
         }
-        for path, crop in zip(paths.values(), (after, before), strict=True):
-            target = self.output / path
+        for name, crop in (("picture", after), ("original", before)):
+            target = self.output / paths[name]
+            if name == "original" and target.exists():
+                continue
             target.parent.mkdir(parents=True, exist_ok=True)
             temporary = target.with_name(f".{os.getpid()}-{target.name}")
             Image.fromarray(crop).save(temporary, "JPEG", quality=JPEG_QUALITY)
@@ -326,21 +332,35 @@ def safe_name(text: str) -> str:
 
 
 def read_rows(output: str | Path) -> dict[Key, dict[str, Any]]:
-    """Rows of a report by editor, subject, request and seed. A last line that was cut off is taken away."""
+    """Rows of a report by editor, subject, request and seed; of an edit that was made again, the last.
+
+    A last line that is still being written, or was cut off, is not among them. OutputError where any other
+    is no row.
+    """
     path = Path(output) / ROWS
     rows: dict[Key, dict[str, Any]] = {}
-    if not path.exists():
-        return rows
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        os.truncate(path, len(whole))
-    for number, line in enumerate(whole.decode().split("\n")[:-1], start=1):
+    lines = path.read_bytes().split(b"\n") if path.exists() else []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
         try:
             row = json.loads(line)
             rows[row["editor"], row["identity"], row["request"], row["seed"]] = row
         except (ValueError, KeyError, TypeError) as error:
+            if number == len(lines) and isinstance(error, ValueError):  # no end of line, and no whole JSON
+                break
             raise OutputError(f"{path} line {number} is no row of an evaluation: {error}") from error
+    return rows
+
+
+def _rows_to_append_to(output: Path) -> dict[Key, dict[str, Any]]:
+    """`read_rows`, whose file then holds these alone, one a line: none cut off, none that a later one
+    replaced."""
+    path, rows = output / ROWS, read_rows(output)
+    if path.exists():
+        content = path.read_bytes()
+        if not content.endswith(b"\n") or content.count(b"\n") != len(rows):
+            rewrite_rows(output, rows.values())
     return rows
 
 
@@ -398,10 +418,3 @@ def _update_run(output: Path, changes: Mapping[str, Any]) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(read_run(output) | changes, indent=1, ensure_ascii=False) + "\n")
     temporary.replace(path)
-
-
-def _rounded(value: Any) -> Any:
-    """Floats to five places: what the measurements can tell, and files of half the size."""
-    if isinstance(value, Mapping):
-        return {key: _rounded(item) for key, item in value.items()}
-    return round(value, 5) if isinstance(value, float) else value

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from magicedit.action_units import whole_name
 from magicedit.errors import MagicEditError, NoFaceError
 from magicedit.evaluation.circumstances import without_folders
 from magicedit.evaluation.metrics.au_error import achieved_share, au_error
@@ -28,11 +29,10 @@ from magicedit.faces import (
     load_backend,
 )
 from magicedit.faces.backends import dlib as dlib_backend
-from magicedit.faces.types import overlap
+from magicedit.faces.types import same_face
 from magicedit.imaging import Photo
 
 CROP = 384  # px a side of the crops that are compared and kept
-SAME_FACE_OVERLAP = 0.3  # intersection over union of the boxes before and after
 TURNED = 15.0  # degrees of yaw or pitch from which on a head counts as turned
 _REMEMBERED = 2  # originals
 AU_COLUMNS = ("au_mse", "au_mae", "au_mse_asked", "achieved")  # of a row, each by scorer
@@ -131,9 +131,8 @@ class Scoring:
                 f"the editor returned {pixels.dtype} {pixels.shape} for uint8 {original.photo.pixels.shape}"
             )
         pixels = np.ascontiguousarray(pixels)
-        found = self.backend.detect(pixels)
-        face = max(found, key=lambda other: overlap(other.box, before.face.box), default=None)
-        if face is None or overlap(face.box, before.face.box) < SAME_FACE_OVERLAP:
+        face = same_face(self.backend.detect(pixels), before.face.box)
+        if face is None:
             raise NoFaceError("the face was not found again in the result")
         after = self._measure(pixels, face, original.alignment)
 
@@ -170,10 +169,8 @@ class Scoring:
             landmarks68 = dlib_backend.landmarks68(pixels, face)
             descriptor = dlib_backend.descriptor(pixels, face)
         if self._arcface is not None:
-            others = self._arcface.detect(pixels)
-            same = max(others, key=lambda other: overlap(other.box, face.box), default=None)
-            if same is not None and overlap(same.box, face.box) >= SAME_FACE_OVERLAP:
-                embedding = same.embedding
+            same = same_face(self._arcface.detect(pixels), face.box)
+            embedding = None if same is None else same.embedding
         return Measured(face, crop_face(pixels, alignment), landmarks68, descriptor, embedding)
 
 
@@ -193,7 +190,8 @@ def au_columns(
     whole = dict(asked)
     for name, value in asked.items():
         if name not in aus:  # one side
-            whole[name[:-1]] = whole.get(name[:-1], 0.0) + value / 2
+            unit = whole_name(name)
+            whole[unit] = whole.get(unit, 0.0) + value / 2
     columns: dict[str, dict[str, float | None]] = {name: {} for name in AU_COLUMNS}
     for scorer, changes in changed.items():
         start = before.get(scorer) or before.get("blendshapes", {})
@@ -214,3 +212,10 @@ def head_group(face: Face) -> str:
     if face.pose is None:
         return "unknown"
     return "turned" if max(abs(face.pose.yaw), abs(face.pose.pitch)) >= TURNED else "frontal"
+
+
+def rounded(value: Any) -> Any:
+    """Floats to five places: what the measurements can tell, and files of half the size."""
+    if isinstance(value, Mapping):
+        return {key: rounded(item) for key, item in value.items()}
+    return round(value, 5) if isinstance(value, float) else value

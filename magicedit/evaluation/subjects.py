@@ -1,6 +1,7 @@
 """Whom to edit: one photograph a person, from folders of photographs or a prepared dataset."""
 
 import csv
+import functools
 import hashlib
 import io
 from collections.abc import Mapping
@@ -41,7 +42,7 @@ class Subject:
         """Identity and style, unique among the subjects of an evaluation."""
         return self.identity if self.style == "photograph" else f"{self.identity} ({self.style})"
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """Of the photograph's pixels: the same file or dataset row has the same, whatever it is called."""
         content = self.source.read_bytes() if self.row is None else _encoded_crop(self.source, self.row)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from magicedit.action_units import sided_names, whole_name
 from magicedit.data.labels import match_labels, read_labels
 from magicedit.errors import DatasetError
 from magicedit.evaluation.editors import Entrant
@@ -14,20 +15,12 @@ from magicedit.evaluation.metrics.au_error import LEAST_ROOM, possible_change
 from magicedit.evaluation.metrics.control import crosstalk, response, side_leak
 from magicedit.evaluation.metrics.intervals import bootstrap
 from magicedit.evaluation.protocol import Protocol
-from magicedit.evaluation.scoring import AU_COLUMNS, SCORERS, au_columns
+from magicedit.evaluation.scoring import AU_COLUMNS, SCORERS, au_columns, rounded
 
 Rows = Sequence[Mapping[str, Any]]
 SCALARS = (
-    *(
-        "identity_distance",
-        "arcface_cosine",
-        "background_rmse",
-        "pose_degrees",
-        "pose_matrix",
-        "ssim",
-        "lpips",
-    ),
-    *("pixels_changed", "seconds"),
+    *("identity_distance", "arcface_cosine", "background_rmse", "pose_degrees", "pose_matrix"),
+    *("ssim", "lpips", "pixels_changed", "seconds"),
 )
 _LABELS_NOTE = "intensities 0 to 5 that another tool read from the same crops"
 
@@ -90,8 +83,7 @@ def summarise(
         run: what run.json says, for what was skipped and the cold starts.
     """
     scorers = {name: about for name, about in SCORERS.items() if name not in run.get("skipped", {})}
-    if any("labels" in row.get("changed", {}) for row in rows):
-        scored = sum("labels" in row.get("changed", {}) for row in rows)
+    if scored := sum("labels" in row.get("changed", {}) for row in rows):
         scorers["labels"] = {
             "title": "labels from a file",
             "relation": "whether the tool also labelled what an editor was trained on is not known here",
@@ -153,7 +145,7 @@ def headline(rows: Rows) -> dict[str, dict[str, float]]:
     for name, pairs in values.items():
         known = [(value, person) for value, person in pairs if value is not None and math.isfinite(value)]
         if known:
-            found[name] = _rounded(bootstrap(*zip(*known, strict=True))._asdict())
+            found[name] = rounded(bootstrap(*zip(*known, strict=True))._asdict())
     return found
 
 
@@ -171,8 +163,8 @@ def control(levels: Rows, scorer: str, aus: Iterable[str]) -> dict[str, dict[str
         curve = []
         for level in sorted(set(asked)):
             at = [(c, row["person"]) for a, c, row in zip(asked, changed, rows, strict=True) if a == level]
-            curve.append({"asked": level} | _rounded(bootstrap(*zip(*at, strict=True))._asdict()))
-        found[au] = {"levels": curve} | _rounded(response(possible, changed)._asdict())
+            curve.append({"asked": level} | rounded(bootstrap(*zip(*at, strict=True))._asdict()))
+        found[au] = {"levels": curve} | rounded(response(possible, changed)._asdict())
     return found
 
 
@@ -200,13 +192,14 @@ def _sides(rows: Rows, scorer: str) -> dict[str, dict[str, float | None]]:
     pairs: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
         ((name, _),) = row["asked"].items()
-        changed, other = row["changed"].get(scorer, {}), name[:-1] + {"L": "R", "R": "L"}[name[-1]]
+        unit, changed = whole_name(name), row["changed"].get(scorer, {})
+        (other,) = set(sided_names(unit)) - {name}
         if name in changed and other in changed:
-            pairs.setdefault(name[:-1], []).append((changed[name], changed[other]))
+            pairs.setdefault(unit, []).append((changed[name], changed[other]))
     found = {}
     for au, values in pairs.items():
         same, other = zip(*values, strict=True)
-        found[au] = _rounded(
+        found[au] = rounded(
             {"same": float(np.mean(same)), "other": float(np.mean(other)), "leak": side_leak(same, other)}
         )
     return found
@@ -259,7 +252,3 @@ def groups(rows: Rows) -> dict[str, dict[str, dict[str, Any]]]:
                 for value, part in parts.items()
             }
     return found
-
-
-def _rounded(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: round(v, 5) if isinstance(v, float) else v for k, v in values.items()}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from magicedit.action_units import sided_names
+from magicedit.action_units import by_number, sided_names, whole_name
 from magicedit.faces.alignment import similarity, stable_landmarks
 from magicedit.faces.frame import face_frame
 from magicedit.faces.measure import FULL_BROW_RAISE, FULL_INTENSITY, FULL_LIP_GAP, lip_gap
@@ -65,9 +65,9 @@ MOVEMENTS_68: dict[str, Movement] = {
     "AU20": Movement(*_CORNER_68, (0.104, -0.044)),
     "AU26": Movement((8, 9), (8, 7), (0.0, -0.419)),
 }
+MOVEMENTS_OF_SCHEME: dict[Scheme, dict[str, Movement]] = {"mediapipe478": MOVEMENTS, "ibug68": MOVEMENTS_68}
 # Units that share no point, and yet the muscles of one were seen to move the points of the other
 _TOGETHER = ({"AU1", "AU2"}, {"AU17", "AU25"}, {"AU15", "AU26"}, {"AU25", "AU26"})
-_MOVEMENTS = {"mediapipe478": MOVEMENTS, "ibug68": MOVEMENTS_68}
 
 
 def entangled(names: Iterable[str], scheme: Scheme = "mediapipe478") -> set[str]:
@@ -76,8 +76,8 @@ def entangled(names: Iterable[str], scheme: Scheme = "mediapipe478") -> set[str]
     Of the units with sides, such as "AU12L", the whole unit counts. Some that share no point move skin
     together all the same: brows, and what an opening mouth or a dropping jaw draws along.
     """
-    movements = _MOVEMENTS[scheme]
-    units = {name.rstrip("LR") for name in names}
+    movements = MOVEMENTS_OF_SCHEME[scheme]
+    units = {whole_name(name) for name in names}
     points = {p for unit in units & set(movements) for p in movements[unit].left + movements[unit].right}
     shared = {unit for unit, m in movements.items() if points & set(m.left + m.right)}
     return shared.union(*(pair for pair in _TOGETHER if units & pair)) - units
@@ -101,7 +101,7 @@ def geometric_change(
     across, upward = (frame.vectors_to_face(moved) * (1, -1)).T
 
     changes = {}
-    for name, movement in _MOVEMENTS[scheme].items():
+    for name, movement in MOVEMENTS_OF_SCHEME[scheme].items():
         outward_full, upward_full = movement.direction
         full = float(np.hypot(outward_full, upward_full))
         sides = {}
@@ -114,4 +114,4 @@ def geometric_change(
             changes |= {name + side: value for side, value in sides.items()}
     opened = lip_gap(after, scheme) - lip_gap(before, scheme)
     changes["AU25"] = FULL_INTENSITY * opened / FULL_LIP_GAP
-    return dict(sorted(changes.items(), key=lambda item: (int(item[0][2:].rstrip("LR")), item[0])))
+    return by_number(changes)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from magicedit.action_units import BILATERAL
+from magicedit.action_units import BILATERAL, by_number
 from magicedit.faces.frame import EYE_CORNERS, face_frame
 from magicedit.faces.types import Pose, Scheme
 
@@ -69,7 +69,7 @@ def blendshapes_to_action_units(blendshapes: Mapping[str, float], landmarks: np.
         for unit, names in BLENDSHAPES_OF_UNIT.items()
     }
     units["AU25"] = lip_opening(landmarks)
-    return dict(sorted(units.items(), key=lambda item: int(item[0][2:])))
+    return by_number(units)
 
 
 def blendshapes_to_sides(blendshapes: Mapping[str, float], landmarks: np.ndarray) -> dict[str, float]:
@@ -92,7 +92,7 @@ def blendshapes_to_sides(blendshapes: Mapping[str, float], landmarks: np.ndarray
     raised = FULL_INTENSITY * float(np.mean([blendshapes[name] for name in BLENDSHAPES_OF_UNIT["AU1"]]))
     for name, value in (("AU1L", raised + higher), ("AU1R", raised - higher)):
         sides[name] = float(np.clip(value, 0.0, FULL_INTENSITY))
-    return dict(sorted(sides.items(), key=lambda item: (int(item[0][2:-1]), item[0])))
+    return by_number(sides)
 
 
 def pose_of(matrix: np.ndarray) -> Pose:

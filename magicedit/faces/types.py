@@ -4,6 +4,7 @@ All positions are in pixels of the upright photograph with *pixel centres at who
 `cv2.warpAffine` and `cv2.remap`): the photograph covers -0.5 .. width - 0.5.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -13,6 +14,7 @@ from magicedit.errors import ImageError
 
 Scheme = Literal["mediapipe478", "ibug68"]
 Box = tuple[float, float, float, float]
+SAME_FACE_OVERLAP = 0.3  # intersection over union of a face's boxes in two pictures, or by two backends
 LANDMARK_COUNTS: dict[str, int] = {"mediapipe478": 478, "ibug68": 68}
 
 
@@ -101,3 +103,9 @@ def overlap(a: Box, b: Box) -> float:
         return 0.0
     both = width * height
     return both / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both)
+
+
+def same_face(faces: Iterable[Face], box: Box) -> Face | None:
+    """The face whose box overlaps `box` most; None where none does by `SAME_FACE_OVERLAP`."""
+    best = max(faces, key=lambda face: overlap(face.box, box), default=None)
+    return best if best is not None and overlap(best.box, box) >= SAME_FACE_OVERLAP else None

@@ -4,6 +4,7 @@ from magicedit.models.loading import load_pipeline, model_origin
 from magicedit.models.magicface import convert, load_magicface
 from magicedit.models.optimize import Optimization, call_in_batches, optimize_pipeline, rows_that_fit
 from magicedit.models.unets import (
+    TRAINED_NETWORKS,
     PatchModelConfig,
     create_patch_pipeline,
     freeze_unused_reference,
@@ -21,6 +22,7 @@ from magicedit.pipelines.pipeline_magicedit import (
 
 __all__ = [
     "Optimization",
+    "TRAINED_NETWORKS",
     "PatchModelConfig",
     "call_in_batches",
     "convert",

@@ -17,6 +17,9 @@ from magicedit.pipelines.pipeline_magicedit import (
     transformer_blocks,
 )
 
+# Components of a pipeline that training may move; those that a model lacks are None.
+TRAINED_NETWORKS = ("unet", "reference_unet", "image_encoder", "au_map")
+
 
 def make_denoiser(
     base: UNet2DConditionModel, num_aus: int = len(NAMES), condition_channels: int | None = None

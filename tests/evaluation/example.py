@@ -46,7 +46,7 @@ def _rows(editor: str, gain: float, shift: float, seed: int) -> list[dict]:
             request = ",".join(f"{au}={level:+g}" for au, level in asked.items()) or "none"
             rows.append(
                 {"editor": editor, "identity": person, "person": person, "kind": kind}
-                | {"photograph": "neutral.jpg"}
+                | {"photograph": "neutral.jpg", "photograph_sha256": f"{person}beef"}
                 | {"request": request, "asked": asked, "seed": 0, "error": None, "seconds": 0.3}
                 | {"before": {"blendshapes": dict.fromkeys(AUS, 0.5)}, "changed": changed}
                 | {"au_mse": {s: float(np.mean(e**2)) for s, e in errors.items()}}
@@ -75,6 +75,7 @@ def _rows(editor: str, gain: float, shift: float, seed: int) -> list[dict]:
             "identity": "003",
             "person": "003",
             "photograph": "neutral.jpg",
+            "photograph_sha256": "003beef",
             "kind": "level",
             "request": "AU12=+9",
         }

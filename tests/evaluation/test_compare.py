@@ -194,7 +194,7 @@ def test_what_cannot_be_compared_is_refused(folders, tmp_path):
     with pytest.raises(DatasetError, match="is no report"):
         compare(a, tmp_path / "nothing", tmp_path)
     other = make_report(tmp_path / "other", {"mini": MINI}, pictures=False)
-    rows = [row | {"photograph": "smiling.jpg"} for row in load_report(other)[0]]
+    rows = [row | {"photograph_sha256": "of a smile"} for row in load_report(other)[0]]
     (other / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(DatasetError, match="no common edits"):
         compare(a, other, tmp_path)
@@ -205,6 +205,16 @@ def test_what_cannot_be_compared_is_refused(folders, tmp_path):
     with pytest.raises(DatasetError, match="no editor ran in report b"):
         compare(a, empty, tmp_path)
     assert not (tmp_path / "compare.html").exists()
+
+
+def test_a_photograph_is_the_same_by_its_content(folders, tmp_path):
+    a, _, _, result = folders
+    renamed = make_report(tmp_path / "renamed", {"mini": STRONGER, "warp": WARP}, shift=SHIFT)
+    rows = [row | {"photograph": "train-00000.parquet"} for row in load_report(renamed)[0]]
+    (renamed / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    again = compare(a, renamed, tmp_path / "out")
+    for pair, other in zip(result["pairs"], again["pairs"], strict=True):
+        assert pair["metrics"] == other["metrics"]
 
 
 def test_of_one_person_there_is_no_interval_and_nothing_stands_out(tmp_path):

@@ -1,5 +1,6 @@
 """Running protocols: rows, interruptions, failures, and what is refused before the first edit."""
 
+import csv
 import functools
 import json
 import os
@@ -20,6 +21,7 @@ from magicedit.cli.evaluation import open_editor
 from magicedit.errors import MagicEditError, OutputError
 from magicedit.evaluation import Entrant, PictureFolder, evaluate, load_protocol, read_subjects
 from magicedit.evaluation.circumstances import plain_command, without_folders
+from magicedit.evaluation.report import load_report
 from magicedit.evaluation.run import ROWS, read_rows, read_run, run_protocol, safe_name
 
 PROTOCOL = """
@@ -93,6 +95,15 @@ def test_a_copy_changes_nothing_and_has_the_full_error(run, tmp_path):
     cold = read_run(tmp_path / "out")["cold"]["it"]
     assert cold["seconds"] > 0
     assert cold["peak_memory_mb"] > 50
+
+
+def test_the_originals_picture_is_written_once(run, tmp_path):
+    run(open_copy)
+    originals = sorted((tmp_path / "out" / "pictures" / "original").iterdir())
+    written = [path.stat().st_mtime_ns for path in originals]
+    run(open_copy, name="another")
+    assert len(originals) == 2
+    assert [path.stat().st_mtime_ns for path in originals] == written
 
 
 def test_two_processes_write_what_one_writes(run):
@@ -296,6 +307,8 @@ def read_whole_lines(path: Path) -> list[bytes]:
         (["--editor", "nothing/like/this"], "there is no folder"),
         (["--editor", "nosuchmodule:edit"], "nosuchmodule"),
         (["--editor", "copy", "--identities", "zoe"], "no such identities"),
+        (["--editor", "copy", "--identities", ","], "names nobody; leave it out to take everybody"),
+        (["--editor", "copy", "--identities", "@missing.txt"], "--identities in missing.txt"),
         (["--editor", "copy", "--labels", "labels.csv"], "--labels-scale"),
         (["--editor", "copy", "--jobs", "0"], "--jobs"),
     ],
@@ -355,6 +368,29 @@ def test_what_failed_is_edited_again_on_request(run):
     assert len(failed) == 6
     assert [row["request"] for row in run(Mended) if row["error"]] == failed
     assert not [row for row in run(Mended, retry_failed=True) if row["error"]]
+
+
+def test_the_report_has_an_edit_once_that_was_made_again(people, protocol_file, tmp_path):
+    output, path = tmp_path / "report", tmp_path / "report" / ROWS
+    arguments = protocol_file, people, output
+    evaluate([Entrant("it", Moody)], *arguments, cold_start=False)
+    failed = [line for line in path.read_bytes().splitlines() if b'"error": null' not in line]
+    assert len(failed) == 6
+    summary = evaluate([Entrant("it", open_copy)], *arguments, cold_start=False, retry_failed=True)
+    assert (summary["editors"]["it"]["edits"], summary["editors"]["it"]["failed"]) == (EDITS, 0)
+    whole = path.read_bytes()
+    assert len(whole.splitlines()) == EDITS
+    with (output / "rows.csv").open(newline="") as file:
+        assert [row["error"] for row in csv.DictReader(file)] == [""] * EDITS
+
+    # As an interruption leaves it: failed rows, those that replace some of them, and a line cut off
+    path.write_bytes(b"\n".join(failed) + b"\n" + whole + whole[:40])
+    rows = load_report(output)[0]
+    assert len(rows) == EDITS
+    assert not [row for row in rows if row["error"]]
+    assert path.read_bytes().endswith(whole[:40])  # who reads changes nothing, for another may be writing
+    evaluate([Entrant("it", lambda: Interrupted(1))], *arguments, cold_start=False)
+    assert sorted(path.read_bytes().splitlines()) == sorted(whole.splitlines())
 
 
 def test_other_weights_or_photographs_are_another_evaluation(people, protocol_file, tmp_path, run):

@@ -84,6 +84,15 @@ def test_a_prepared_dataset_gives_its_validation_split(pairs_folder):
     assert (ratio < 1) == ("dark" in rows[bob.row]["source"])
 
 
+def test_a_photograph_is_read_once_for_its_fingerprint(tmp_path):
+    photograph = tmp_path / "ann.png"
+    photograph.write_bytes(b"first")
+    subject = Subject("ann", photograph)
+    first = subject.fingerprint
+    photograph.write_bytes(b"second")
+    assert subject.fingerprint == first != Subject("ann", photograph).fingerprint
+
+
 def write_dataset(folder, split="train", **columns):
     (folder / "data").mkdir(parents=True, exist_ok=True)
     (folder / DESCRIPTION_FILE).write_text(json.dumps({"format": FORMAT_VERSION}))

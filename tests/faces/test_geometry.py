@@ -9,7 +9,7 @@ import pytest
 from magicedit.action_units import BILATERAL, NAMES, to_vector
 from magicedit.faces import align, crop_face, entangled, geometric_change, left_side
 from magicedit.faces.backends import dlib as dlib_backend
-from magicedit.faces.geometry import MOVEMENTS, MOVEMENTS_68
+from magicedit.faces.geometry import MOVEMENTS, MOVEMENTS_68, MOVEMENTS_OF_SCHEME
 from magicedit.warping import displacement_fields, warp_photo
 from magicedit.warping.warp import read_at
 
@@ -34,7 +34,7 @@ def landmarks68(astronaut, astronaut_face) -> np.ndarray:
 def moved(landmarks: np.ndarray, name: str, steps: float, sides="LR", scheme="mediapipe478") -> np.ndarray:
     """The landmarks of one unit pushed along its direction, in the picture's upright face."""
     right, left = (landmarks[list(eye)].mean(0) for eye in EYES[scheme])
-    across, movement = left - right, (MOVEMENTS if scheme == "mediapipe478" else MOVEMENTS_68)[name]
+    across, movement = left - right, MOVEMENTS_OF_SCHEME[scheme][name]
     up = np.array([across[1], -across[0]])
     after = landmarks.copy()
     outward, upward = (steps / 5 * share for share in movement.direction)

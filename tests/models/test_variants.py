@@ -2,15 +2,12 @@
 
 import json
 import shutil
-import subprocess
-import sys
-import textwrap
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_models import TINY_PATCH, random_crop, tiny_patch_pipeline
+from tiny_models import TINY_PATCH, random_crop, run_without_package, tiny_patch_pipeline
 
 from magicedit.errors import ModelError
 from magicedit.models import encode_identity, load_pipeline, predict_noise, refine_patch_pipeline
@@ -205,15 +202,7 @@ def test_saved_and_loaded_it_answers_the_same(au_encoder, identity_encoder, tmp_
 
 
 # It runs with diffusers alone, and saves a model that was itself loaded from a folder's file
-WITHOUT_PACKAGE = """
-    import sys
-
-    class Blocked:
-        def find_spec(self, name, path=None, target=None):
-            if name.split(".")[0] == "magicedit":
-                raise ImportError("magicedit is blocked in this process")
-
-    sys.meta_path.insert(0, Blocked())
+EDIT_AND_SAVE = """
     import torch
     from diffusers import DiffusionPipeline
     from PIL import Image
@@ -230,12 +219,7 @@ WITHOUT_PACKAGE = """
 def test_loads_where_the_package_is_not_installed(tmp_path):
     pipeline = variant("latent_map", "clip")
     pipeline.save_pretrained(tmp_path / "first")
-    subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(WITHOUT_PACKAGE), tmp_path / "first", tmp_path / "second"],
-        check=True,
-        env={"PATH": "/usr/bin:/bin", "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"},
-        cwd=tmp_path,
-    )
+    run_without_package(EDIT_AND_SAVE, tmp_path / "first", tmp_path / "second", work=tmp_path)
     from PIL import Image
 
     crop = Image.new("RGB", (32, 32), (200, 150, 120))

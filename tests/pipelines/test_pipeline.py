@@ -1,9 +1,6 @@
 import concurrent.futures
 import json
 import shutil
-import subprocess
-import sys
-import textwrap
 
 import accelerate
 import diffusers
@@ -11,7 +8,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import random_crop, tiny_patch_pipeline, tiny_stable_diffusion_pipeline
+from tiny_models import (
+    random_crop,
+    run_without_package,
+    tiny_patch_pipeline,
+    tiny_stable_diffusion_pipeline,
+)
 
 from magicedit.errors import ModelError
 from magicedit.models import load_pipeline
@@ -288,15 +290,7 @@ def test_save_and_load(kind, request, tmp_path):
     assert index["_class_name"] == ["pipeline", "MagicEditPipeline"]
 
 
-WITHOUT_PACKAGE = """
-    import sys
-
-    class Blocked:
-        def find_spec(self, name, path=None, target=None):
-            if name.split(".")[0] == "magicedit":
-                raise ImportError("magicedit is blocked in this process")
-
-    sys.meta_path.insert(0, Blocked())
+EDIT_AND_SAVE = """
     from diffusers import DiffusionPipeline
     from PIL import Image
 
@@ -311,12 +305,7 @@ WITHOUT_PACKAGE = """
 
 def test_loads_where_the_package_is_not_installed(patch_pipeline, tmp_path):
     patch_pipeline.save_pretrained(tmp_path / "first")
-    subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(WITHOUT_PACKAGE), tmp_path / "first", tmp_path / "second"],
-        check=True,
-        env={"PATH": "/usr/bin:/bin", "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"},
-        cwd=tmp_path,
-    )
+    run_without_package(EDIT_AND_SAVE, tmp_path / "first", tmp_path / "second", work=tmp_path)
     assert (tmp_path / "second" / "pipeline.py").read_text() == (
         tmp_path / "first" / "pipeline.py"
     ).read_text()
