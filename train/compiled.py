@@ -41,7 +41,7 @@ def compilation_explained() -> Iterator[None]:
     try:
         yield
     except TorchDynamoException as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = " ".join(str(error).splitlines()[:2])  # who failed, and why
         raise TrainingError(f"torch.compile failed; train without --compile ({reason})") from error
 
 

@@ -163,6 +163,11 @@ class TrainConfig:
             "save_dtype",
             "float32, float16 or bfloat16",
         )
+        if self.compile and self.gradient_checkpointing:
+            raise TrainingError(
+                "--compile and --gradient_checkpointing exclude each other: the first, too, decides what the "
+                "backward pass computes again, and cannot read reference features inside of the second"
+            )
         check(self.objective in ("pairs", "distill"), "objective", "pairs or distill")
         check(1 <= self.distill_steps <= 4, "distill_steps", "1 to 4")
         steps, guidance = self.distill_teacher_steps, self.distill_guidance
