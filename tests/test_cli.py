@@ -186,6 +186,33 @@ def test_prepare_writes_a_dataset(capsys, tmp_path):
 # --- Processes of their own ---
 
 
+def test_quality_and_fast_reach_the_model(capsys, photo, tmp_path, model):
+    edit = ["edit", str(photo), "--au", "AU12=+3", "--model", model, "--no-measure"]
+    outputs = {}
+    for name, options in (
+        ("live", ["--quality", "live"]),
+        ("one step", ["--steps", "1"]),
+        ("own", []),
+        ("fast", ["--fast"]),
+    ):
+        outputs[name] = tmp_path / f"{name}.png"
+        assert main([*edit, "-o", str(outputs[name]), *options]) == 0
+        err = capsys.readouterr().err
+        assert ("fastest here: float32" in err) == (name == "fast")
+    assert digest(outputs["live"]) == digest(outputs["one step"]) != digest(outputs["own"])
+    pixels = [np.asarray(Image.open(outputs[name])).astype(int) for name in ("own", "fast")]
+    assert np.abs(pixels[0] - pixels[1]).max() <= 2  # of 255: another memory format, other kernels
+    assert "exact, balanced, fast, live" in refused_option(capsys, *edit, "-o", "x.png", "--quality", "best")
+
+
+def refused_option(capsys, *arguments):
+    """What a command says of an option that it refuses by itself."""
+    with pytest.raises(SystemExit) as ending:
+        main(list(arguments))
+    assert ending.value.code == 2
+    return capsys.readouterr().err.replace("'", "")
+
+
 def test_help_is_quick_and_shows_examples(tmp_path):
     code = (
         "import sys\nfrom magicedit.cli import main\n"

@@ -7,19 +7,25 @@ line says why. Results go to stdout, all else to stderr. Heavy imports happen in
 import argparse
 import contextlib
 import dataclasses
+import gc
 import os
 import re
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from magicedit import __version__
 from magicedit.cli import evaluation
 from magicedit.cli.common import add_json_option, chosen_people, print_json, say
 from magicedit.errors import MagicEditError
+
+if TYPE_CHECKING:
+    from magicedit.faces import FaceBackend
+    from magicedit.imaging import Photo
 
 USER_ERROR = 2
 
@@ -69,7 +75,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code."""
+    """Runs one command and returns its exit code; `argv` None: that of this process, which is ours alone."""
+    own_process = argv is None
     argv = list(sys.argv[1:] if argv is None else argv)
     command = next((argument for argument in argv if not argument.startswith("-")), None)
     passed_on: list[str] = []
@@ -77,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         position = argv.index("train") + 1
         argv, passed_on = argv[:position], argv[position:]
     args = build_parser().parse_args(argv)
+    args.own_process = own_process
     debug = getattr(args, "debug", False) or "--debug" in passed_on
     passed_on = [argument for argument in passed_on if argument != "--debug"]
     try:
@@ -96,6 +104,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("magicedit: interrupted")
         return 130
+    finally:
+        if own_process:
+            gc.freeze()  # else Python searches all modules for garbage once more, 1.3 s, before it ends
 
 
 @contextlib.contextmanager
@@ -277,9 +288,19 @@ def add_model_options(parser: Parser) -> None:
     parser.add_argument(
         "--guidance", type=float, metavar="S", help="guidance scale (default: the model's own)"
     )
+    parser.add_argument(
+        "--quality",
+        choices=("exact", "balanced", "fast", "live"),
+        help="how much time the model takes (default: its own settings); docs/speed.md tells what it costs",
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the initial noise (0)")
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps (default: the best present)")
     parser.add_argument("--dtype", metavar="T", help="float32 (default), bfloat16 or float16")
+    parser.add_argument(
+        "--fast",
+        action="store_true",
+        help="first find this machine's fastest memory format and, on a GPU, dtype and compilation",
+    )
 
 
 def face_choice(text: str) -> str | int:
@@ -302,13 +323,52 @@ def validation_choice(text: str | None) -> dict[str, Any]:
 # --- The commands -------------------------------------------------------------------------------------------
 
 
-def load_editor(args: argparse.Namespace):
-    from magicedit.editor import ExpressionEditor
+@contextlib.contextmanager
+def loading(args: argparse.Namespace) -> Iterator[None]:
+    """For imports and models: thousands of modules, none of them garbage, are not searched for it.
+
+    That search took a fifth of the time. In a process of ours alone they are left out of it from then on.
+    """
+    collects = args.own_process and gc.isenabled()
+    if collects:
+        gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.freeze()
+            gc.enable()
+
+
+@contextlib.contextmanager
+def backend_beside(args: argparse.Namespace, photo: "Photo") -> Iterator["str | FaceBackend"]:
+    """The face backend, looking at the photograph in another process while this one loads the model.
+
+    Its name alone where there is no core for that, or where `--debug` is to show whole tracebacks.
+    """
+    from magicedit.faces.process import BackendProcess, spare_core
+
+    if not args.own_process or getattr(args, "debug", False) or not spare_core():
+        yield args.backend
+        return
+    with BackendProcess(args.backend) as backend:
+        backend.detect_ahead(photo.pixels)
+        yield backend
+
+
+def load_editor(args: argparse.Namespace, backend: "str | FaceBackend"):
+    from magicedit.faces.occlusion import prepare_colours
 
     say(f"loading {args.model}")
-    editor = ExpressionEditor.from_pretrained(
-        args.model, device=args.device, dtype=args.dtype, backend=args.backend
-    )
+    threading.Thread(target=prepare_colours).start()
+    with loading(args):
+        from magicedit.editor import ExpressionEditor
+
+        editor = ExpressionEditor.from_pretrained(
+            args.model, device=args.device, dtype=args.dtype, backend=backend
+        )
+    if args.fast:
+        say(f"fastest here: {editor.optimize()}")
     editor.pipeline.set_progress_bar_config(disable=not sys.stderr.isatty(), leave=False)
     return editor
 
@@ -320,18 +380,20 @@ def run_edit(args: argparse.Namespace) -> int:
     check_edit(args)
     photo = open_photo(args.photo)
     check_output(args.output, overwrite=args.overwrite, forbid=args.photo)
-    editor = load_editor(args)
-    result = editor.edit(
-        photo,
-        add=args.au,
-        set=args.set,
-        emotion=args.emotion,
-        face=args.face,
-        steps=args.steps,
-        guidance=args.guidance,
-        seed=args.seed,
-        measure=args.measure,
-    )
+    with backend_beside(args, photo) as backend:
+        editor = load_editor(args, backend)
+        result = editor.edit(
+            photo,
+            add=args.au,
+            set=args.set,
+            emotion=args.emotion,
+            face=args.face,
+            steps=args.steps,
+            guidance=args.guidance,
+            quality=args.quality,
+            seed=args.seed,
+            measure=args.measure,
+        )
     output = save_image(result.image, args.output, overwrite=args.overwrite, forbid=args.photo)
     if args.json:
         faces = [face.to_json() for face in result.faces]
@@ -343,12 +405,14 @@ def run_edit(args: argparse.Namespace) -> int:
 
 
 def run_measure(args: argparse.Namespace) -> int:
-    from magicedit.editor import face_to_json, select_faces
-    from magicedit.faces import load_backend
-    from magicedit.imaging import open_photo
+    with loading(args):
+        from magicedit.editor import face_to_json, select_faces
+        from magicedit.faces import load_backend
+        from magicedit.imaging import open_photo
 
-    photo = open_photo(args.photo)
-    faces = select_faces(load_backend(args.backend).detect(photo.pixels), "all", photo)
+        photo = open_photo(args.photo)
+        backend = load_backend(args.backend)
+    faces = select_faces(backend.detect(photo.pixels), "all", photo)
     height, width = photo.pixels.shape[:2]
     if args.json:
         print_json(
@@ -373,18 +437,20 @@ def run_sweep(args: argparse.Namespace) -> int:
 
     photo = open_photo(args.photo)
     check_output(args.output, overwrite=args.overwrite, forbid=args.photo)
-    editor = load_editor(args)
-    results = editor.sweep(
-        photo,
-        args.au,
-        args.start,
-        args.stop,
-        args.steps,
-        args.face,
-        inference_steps=args.inference_steps,
-        guidance=args.guidance,
-        seed=args.seed,
-    )
+    with backend_beside(args, photo) as backend:
+        editor = load_editor(args, backend)
+        results = editor.sweep(
+            photo,
+            args.au,
+            args.start,
+            args.stop,
+            args.steps,
+            args.face,
+            inference_steps=args.inference_steps,
+            guidance=args.guidance,
+            quality=args.quality,
+            seed=args.seed,
+        )
     output = save_image(sweep_strip(results), args.output, overwrite=args.overwrite, forbid=args.photo)
     if args.json:
         edits = [

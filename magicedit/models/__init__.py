@@ -21,8 +21,8 @@ from magicedit.pipelines.pipeline_magicedit import (
 )
 
 __all__ = [
-    "Optimization",
     "TRAINED_NETWORKS",
+    "Optimization",
     "PatchModelConfig",
     "call_in_batches",
     "convert",

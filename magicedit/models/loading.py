@@ -58,7 +58,8 @@ def load_pipeline(
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"cannot load the model {model}: {error}") from error
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(device or default_device())
+    device = torch.device(device or default_device())
+    return pipeline if device.type == "cpu" else pipeline.to(device)  # it has been loaded on the CPU
 
 
 def default_device() -> torch.device:

@@ -19,8 +19,9 @@ Result = TypeVar("Result")
 REPETITIONS = 5  # timed denoiser evaluations of each alternative, after one that warms up
 MEMORY_SHARE = 0.5  # of the memory that is free, for what a call of the pipeline allocates
 MOST_ROWS = 32  # beyond, batches gain nothing even on data-centre GPUs
-# Live tensors as wide as the outermost level at the peak of a forward, by `benchmarks/speed.py count`
-UNET_TENSORS, VAE_TENSORS = 24, 12
+# Live tensors of the outermost level's size at the peak of a forward at Stable Diffusion's size, rounded up
+# from what `benchmarks/speed.py count` finds (27 and 3)
+UNET_TENSORS, VAE_TENSORS = 28, 4
 
 
 @dataclass(frozen=True)

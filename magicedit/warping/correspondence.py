@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from scipy.interpolate import RBFInterpolator
 
 from magicedit.faces.frame import face_frame
 from magicedit.faces.regions import face_region, polygon_mask, region_polygon
@@ -59,6 +58,8 @@ def correspond(
 
     match_tone: whether the target is to be brought to the source's light before the two are compared.
     """
+    from scipy.interpolate import RBFInterpolator  # 0.5 s, and edits do without
+
     size = len(source)
     if target.shape != source.shape or source_landmarks.shape != (LANDMARKS, 2):
         raise ValueError(

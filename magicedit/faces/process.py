@@ -1,0 +1,119 @@
+"""A face backend in a process of its own, for programs that start, measure and end.
+
+Its library then loads beside torch and diffusers, on another core, not after them: importing is Python's own
+work, which the threads of one process cannot share.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from magicedit.errors import MagicEditError
+from magicedit.faces.types import Face, check_pixels
+
+# The child finds the modules that this process found, from wherever it was started.
+_CHILD = "import sys; sys.path[:] = {path!r}; from magicedit.faces.process import serve; serve({descriptor})"
+
+
+class BackendProcess:
+    """Hands photographs to the backend of that name in a child process, and its faces or errors back.
+
+    name, settings: as of `load_backend`; what it raises is raised by the first `detect`.
+    Not to be called from two threads at once. The child ends with `close`, or with this process. It ignores
+    Python's warnings, and a Ctrl-C in the terminal is left to this process.
+    """
+
+    def __init__(self, name: str = "mediapipe", **settings: Any) -> None:
+        self.name = name
+        self._connection, theirs = Pipe()
+        with theirs:
+            code = _CHILD.format(path=sys.path, descriptor=theirs.fileno())
+            self._process = subprocess.Popen(
+                [sys.executable, "-W", "ignore", "-c", code], pass_fds=[theirs.fileno()], process_group=0
+            )
+        # The child reads when it is ready; meanwhile a large photograph does not fit into the pipe.
+        self._asking = ThreadPoolExecutor(1, "faces")
+        self._asking.submit(self._connection.send, (name, settings))
+        self._ahead: tuple[np.ndarray, Future[list[Face]]] | None = None
+
+    def detect_ahead(self, pixels: np.ndarray) -> None:
+        """Starts what the next `detect` of this very array, not changed meanwhile, will return."""
+        self._ahead = pixels, self._asking.submit(self._ask, check_pixels(pixels))
+
+    def detect(self, pixels: np.ndarray) -> list[Face]:
+        """Faces of an RGB photograph, (height, width, 3) uint8, largest first.
+
+        ImageError for other arrays; MagicEditError where the child has died.
+        """
+        ahead, self._ahead = self._ahead, None
+        if ahead is None or ahead[0] is not pixels:
+            ahead = pixels, self._asking.submit(self._ask, check_pixels(pixels))
+        return ahead[1].result()
+
+    def close(self) -> None:
+        """Ends the child, whatever it does at the moment."""
+        self._process.kill()
+        self._process.wait()
+        self._asking.shutdown(cancel_futures=True)  # what was asked fails now: nobody is there to answer
+        self._connection.close()
+
+    def __enter__(self) -> "BackendProcess":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _ask(self, pixels: np.ndarray) -> list[Face]:
+        try:
+            self._connection.send(pixels.shape)
+            self._connection.send_bytes(pixels.data.cast("B"))
+            answer = self._connection.recv()
+        except (EOFError, OSError) as error:
+            raise MagicEditError(
+                f"the process that measures faces has ended with code {self._process.wait()} (-9: out of "
+                "memory, as a rule); free memory, give a smaller photograph, or run with --debug"
+            ) from error
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def serve(descriptor: int) -> None:
+    """The child: reads a backend's name and settings, then photographs, until the other end is closed."""
+    from magicedit.faces import load_backend  # which the parent has no use for
+
+    connection = Connection(descriptor)
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        name, settings = connection.recv()
+        backend = _outcome(lambda: load_backend(name, **settings))
+        while True:
+            pixels = np.empty(connection.recv(), np.uint8)
+            connection.recv_bytes_into(pixels.data.cast("B"))
+            failed = isinstance(backend, Exception)
+            connection.send(backend if failed else _outcome(lambda pixels=pixels: backend.detect(pixels)))
+
+
+def _outcome(call: Callable[[], Any]) -> Any:
+    """What a call returns or raises; of an error that is our own fault the traceback, which alone helps."""
+    try:
+        return call()
+    except MagicEditError as error:
+        return error
+    except Exception:
+        return RuntimeError(f"measuring faces failed in its process:\n{traceback.format_exc()}")
+
+
+def spare_core() -> bool:
+    """Whether a second process would find a core to run on."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0)) > 1
+    return (os.cpu_count() or 1) > 1
