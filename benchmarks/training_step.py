@@ -8,7 +8,7 @@ import torch
 from naive import NaiveNetworks
 from proxy import ModelSize
 
-from magicedit.models import encode_reference, freeze_unused_reference, predict_noise
+from magicedit.models import encode_reference, freeze_unused_reference
 from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
 from magicedit.train.loop import Networks
 from magicedit.train.objectives import add_noise, noise_objective
@@ -66,7 +66,7 @@ def training_losses(
         features = encode_reference(pipeline.reference_unet, batch.identity, batch.prompt_embeds)
 
     def cached(noisy, condition, identity, timesteps, prompt_embeds, au_delta):
-        return predict_noise(pipeline.unet, noisy, condition, timesteps, prompt_embeds, au_delta, features)
+        return exact(noisy, condition, None, timesteps, prompt_embeds, au_delta, features)
 
     def loss_of(forward):
         def loss() -> torch.Tensor:

@@ -55,7 +55,16 @@ class TrainConfig:
     identity_encoder: str = _("unet", "from scratch: identity by a unet, convolution, clip, or none")
     default_steps: int = _(6, "from scratch: inference steps that the saved pipeline uses by default")
     default_guidance_scale: float = _(1.5, "from scratch: guidance that the saved pipeline uses by default")
-    freeze_reference: bool = _(False, "train the denoiser only")
+    freeze_reference: bool = _(
+        False,
+        "train the denoiser only; without --augment the reference features of a photograph are then computed "
+        "once, with it never twice the same",
+    )
+    reference_cache_gb: float = _(
+        4.0,
+        "frozen reference without --augment: device memory for the features of photographs, GB (10^9 bytes); "
+        "0: compute them at every step",
+    )
     lora_rank: int = _(0, "train LoRA matrices of this rank, conv_in and the AU layer instead of all weights")
 
     # Data
@@ -82,6 +91,10 @@ class TrainConfig:
     adam_weight_decay: float = _(0.01, "AdamW")
     adam_epsilon: float = _(1e-8, "AdamW")
     max_grad_norm: float = _(1.0, "gradient norm to clip at")
+    compile: bool = _(
+        False,
+        "torch.compile of the networks, which takes minutes at first; on a CPU it needs a C++ compiler",
+    )
     use_8bit_adam: bool = _(False, "AdamW with 8-bit state (needs bitsandbytes)")
     snr_gamma: float | None = _(5.0, "min-SNR weighting of the noise objective (Hang et al. 2023); none: off")
     change_weight: float = _(8.0, "flow_mask_paint: how much more pixels count that the edit changes")
@@ -99,7 +112,13 @@ class TrainConfig:
 
     # Reporting, checkpoints, publishing
     report_to: str = _("none", "tracker: none, tensorboard, wandb, ...")
-    logging_steps: int = _(10, "optimiser steps between lines of train_log.jsonl")
+    logging_steps: int = _(
+        10,
+        "optimiser steps between lines of train_log.jsonl: step, loss and its parts, grad_norm, lr; "
+        "images_per_second of all processes since the line before; memory_mb (10^6 bytes), the most that a "
+        "process has held: allocated on CUDA devices, else resident; where features of photographs are kept, "
+        "reference_hits and reference_misses since the line before",
+    )
     validation_steps: int = _(1000, "optimiser steps between preview grids; 0: none")
     validation_faces: int = _(4, "faces of a preview grid")
     checkpointing_steps: int = _(500, "optimiser steps between checkpoints; 0: only at the end")
@@ -134,6 +153,7 @@ class TrainConfig:
         for field in ("warped", "au_dropout"):
             check(0 <= getattr(self, field) <= 1, field, "between 0 and 1")
         check(self.learning_rate > 0, "learning_rate", "above 0")
+        check(0 <= self.reference_cache_gb < math.inf, "reference_cache_gb", "0 or more")
         limit = self.checkpoints_total_limit
         check(limit is None or limit >= 1, "checkpoints_total_limit", "at least 1, or none")
         check(self.prediction in ("flow_mask_paint", "noise"), "prediction", "flow_mask_paint or noise")
@@ -143,6 +163,11 @@ class TrainConfig:
             "save_dtype",
             "float32, float16 or bfloat16",
         )
+        if self.compile and self.gradient_checkpointing:
+            raise TrainingError(
+                "--compile and --gradient_checkpointing exclude each other: the first, too, decides what the "
+                "backward pass computes again, and cannot read reference features inside of the second"
+            )
         check(self.objective in ("pairs", "distill"), "objective", "pairs or distill")
         check(1 <= self.distill_steps <= 4, "distill_steps", "1 to 4")
         steps, guidance = self.distill_teacher_steps, self.distill_guidance

@@ -12,15 +12,17 @@ import torch
 from diffusers import DDIMScheduler
 
 from magicedit.errors import ModelError
-from magicedit.models import predict_noise, project_reference
+from magicedit.models import predict_noise
 from magicedit.pipelines.pipeline_magicedit import (
     Features,
     HeadOutput,
     MagicEditPipeline,
+    ReferenceCache,
     compose_head,
     guide_head,
     split_head,
 )
+from magicedit.train.compiled import compiled
 from magicedit.train.objectives import Relation
 
 LEAST_SIGNAL = 1e-4  # cumulative alpha below which a clean sample cannot be read from predicted noise
@@ -195,6 +197,11 @@ class Teacher:
         self.guidance = guidance
         self.pipeline = pipeline
         self.unet = copy.deepcopy(pipeline.unet).requires_grad_(False).eval().to(device)
+        self._predict_noise = predict_noise
+
+    def compile(self) -> None:
+        """Compiles the denoiser's evaluation."""
+        self._predict_noise = compiled(predict_noise)
 
     @torch.no_grad()
     def teach(
@@ -220,11 +227,11 @@ class Teacher:
         if guided:
             au_delta = torch.cat([torch.zeros_like(au_delta), au_delta])  # (2 batch, aus)
         condition_latents = condition_latents.repeat(halves, 1, 1, 1)
-        # Constant over the steps
-        reference = None if features is None else project_reference(self.unet, features)
+        reference = ReferenceCache(features, prompt_embeds)  # projected once for all steps
+        reference.fill(self.unet)
 
         def predict(noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-            return predict_noise(
+            return self._predict_noise(
                 self.unet,
                 noisy.repeat(halves, 1, 1, 1),
                 condition_latents,

@@ -6,6 +6,8 @@ import dataclasses
 import json
 import logging
 import math
+import resource
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +34,7 @@ from magicedit.models import (
     PatchModelConfig,
     create_patch_pipeline,
     encode_identity,
+    encode_reference,
     freeze_unused_reference,
     from_stable_diffusion,
     load_magicface,
@@ -39,9 +42,11 @@ from magicedit.models import (
     predict_noise,
     refine_patch_pipeline,
 )
-from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
+from magicedit.pipelines.pipeline_magicedit import Features, MagicEditPipeline, ReferenceCache
+from magicedit.train.compiled import CompiledReference, check_compiler, compilation_explained, compiled
 from magicedit.train.config import TrainConfig
 from magicedit.train.distill import Teacher, clean_objective, taught_relation, to_clean
+from magicedit.train.identity_cache import Identity, IdentityCache
 from magicedit.train.objectives import (
     ComposedWeights,
     Relation,
@@ -79,18 +84,28 @@ SHAPING = (
 COMPUTED_WITH = (
     *("seed", "train_batch_size", "gradient_accumulation_steps", "learning_rate", "lr_scheduler"),
     *("max_train_steps", "warped", "augment", "au_dropout", "mixed_precision", "change_weight"),
+    *("compile", "gradient_checkpointing", "reference_cache_gb"),
     *("edge_weight", "flow_weight", "known_mask_weight", "mask_weight"),
 )
 MAX_BAD_STEPS = 20  # consecutive non-finite steps after which a run is given up
 
 
 class Networks(torch.nn.Module):
-    """All that is trained under one forward, so that data parallelism sees every use of its weights."""
+    """All that is trained under one forward, so that data parallelism sees every use of its weights.
 
-    def __init__(self, pipeline: MagicEditPipeline):
+    gradient_checkpointing: whether activations are recomputed in the backward pass.
+    """
+
+    def __init__(self, pipeline: MagicEditPipeline, gradient_checkpointing: bool = False):
         super().__init__()
         for name in TRAINED_NETWORKS:
             setattr(self, name, getattr(pipeline, name))
+        self.gradient_checkpointing = gradient_checkpointing
+        self._encode_reference, self._denoise = encode_reference, self._predict
+
+    def compile_networks(self) -> None:
+        """Compiles ID encoder and denoiser, each as one graph; the modules stay what they are."""
+        self._encode_reference, self._denoise = CompiledReference(), compiled(self._predict)
 
     def forward(
         self, noisy, condition_latents, identity_latents, timesteps, prompt_embeds, au_delta, features=None
@@ -98,9 +113,24 @@ class Networks(torch.nn.Module):
         """See `predict_noise`; `identity_latents` (batch, channels, height, width), one for each row, or None
         where `features` and `prompt_embeds` are those of the identities already."""
         if identity_latents is not None:
-            features, prompt_embeds = encode_identity(
-                self.reference_unet, self.image_encoder, identity_latents, prompt_embeds
-            )
+            features, prompt_embeds = self.encode_identity(identity_latents, prompt_embeds)
+        return self._denoise(noisy, condition_latents, timesteps, prompt_embeds, au_delta, features)
+
+    def encode_identity(
+        self, identity_latents: torch.Tensor, prompt_embeds: torch.Tensor
+    ) -> tuple[Features | None, torch.Tensor]:
+        """As the pipeline's `encode_identity`, by the networks here."""
+        _, prompt_embeds = encode_identity(None, self.image_encoder, identity_latents, prompt_embeds)
+        if self.reference_unet is None:
+            return None, prompt_embeds
+        return self._encode_reference(self.reference_unet, identity_latents, prompt_embeds), prompt_embeds
+
+    def _predict(self, noisy, condition_latents, timesteps, prompt_embeds, au_delta, features):
+        # The text's keys and values once a layer, not once a row. Not where a backward pass runs the layers
+        # again: it would find projections where the forward pass had computed them. Nor for a single token,
+        # whose keys and queries would then get no gradient, which data parallelism refuses.
+        if not self.gradient_checkpointing and prompt_embeds.shape[1] > 1:
+            features = ReferenceCache(features, prompt_embeds)
         return predict_noise(
             self.unet, noisy, condition_latents, timesteps, prompt_embeds, au_delta, features, self.au_map
         )
@@ -270,6 +300,8 @@ class TrainingSamples(torch.utils.data.Dataset):
         return sample | {
             "noise": torch.from_numpy(rng.standard_normal(self.latent_shape, dtype=np.float32)),
             "timestep": timestep,
+            # Whether the source is the record's picture as `record_images` has it
+            "source_as_stored": not self.pairs.augment and not self.pairs.pair(n).source_command.any(),
         }
 
     def _indices(self, n: int) -> dict:
@@ -326,6 +358,8 @@ class Run:
         )
         # Ours is the only division by micro-steps, whatever the launcher's environment says
         self.accelerator.gradient_accumulation_steps = 1
+        if config.compile:
+            check_compiler(self.accelerator.device)
         kind = str(self.accelerator.distributed_type.value)
         if "FSDP" in kind or "DEEPSPEED" in kind or "MEGATRON" in kind:
             raise TrainingError(f"verified checkpoints exist for data parallelism only, not for {kind} yet")
@@ -345,10 +379,15 @@ class Run:
             )
         self.composed = self.pipeline.config.prediction == "flow_mask_paint"
         self.teacher = None
+        self.reference_frozen = config.freeze_reference or config.objective == "distill"
         if config.objective == "distill":
             config = self.config = self._engage_teacher(config)
         prepare_for_training(self.pipeline, config)
-        self.model = Networks(self.pipeline)
+        self.networks = self.model = Networks(self.pipeline, config.gradient_checkpointing)
+        if config.compile:
+            self.networks.compile_networks()
+            if self.teacher is not None:
+                self.teacher.compile()
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = self._make_optimizer()
         try:
@@ -377,6 +416,7 @@ class Run:
         if self.ema is not None:
             self.ema.to(device)
         self.prompt_embeds = self.pipeline.encode_prompt(device, torch.float32)
+        self.identity_cache = self._make_identity_cache()
         if config.resume_from_checkpoint:
             self._resume()
         elif list_checkpoints(self.output_dir):
@@ -405,19 +445,22 @@ class Run:
         return dataclasses.replace(config, distill_guidance=guidance)
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
-        optimizer_class = torch.optim.AdamW
+        optimizer_class, options = torch.optim.AdamW, {}
+        if self.accelerator.device.type in ("cpu", "cuda"):  # one pass over all states; elsewhere untried
+            options["fused"] = True
         if self.config.use_8bit_adam:
             try:
                 import bitsandbytes
             except ImportError as error:
                 raise MissingDependencyError("--use_8bit_adam needs `pip install bitsandbytes`") from error
-            optimizer_class = bitsandbytes.optim.AdamW8bit
+            optimizer_class, options = bitsandbytes.optim.AdamW8bit, {}
         return optimizer_class(
             self.parameters,
             lr=self.config.learning_rate,
             betas=(self.config.adam_beta1, self.config.adam_beta2),
             weight_decay=self.config.adam_weight_decay,
             eps=self.config.adam_epsilon,
+            **options,
         )
 
     def _open_data(self, split: str, warped: float) -> PairDataset:
@@ -443,6 +486,16 @@ class Run:
         if not wanted or self.config.augment or self.config.warped:
             return None
         return cache_latents(self.pipeline, self.pairs, self.accelerator.device, self.config.train_batch_size)
+
+    def _make_identity_cache(self) -> IdentityCache | None:
+        capacity = int(self.config.reference_cache_gb * 1e9)
+        encoders = (self.networks.reference_unet, self.networks.image_encoder)
+        if not self.reference_frozen or not capacity or encoders == (None, None):
+            return None
+        if self.config.augment:
+            logger.info("--augment: reference features are computed at every step, no picture comes twice")
+            return None
+        return IdentityCache(self._encode_frozen_identity, capacity, len(self.pairs))
 
     def _loader(self) -> torch.utils.data.DataLoader:
         channels, au_map = self.pipeline.unet.config.in_channels, self.pipeline.au_map
@@ -495,6 +548,20 @@ class Run:
             condition = torch.cat([condition, identity], dim=1)
         return {"identity": identity, "condition": condition, "clean": clean}
 
+    @torch.no_grad()
+    def _encode_frozen_identity(self, identity_latents: torch.Tensor) -> Identity:
+        with self.accelerator.autocast():
+            return self.networks.encode_identity(identity_latents, self.prompt_embeds)
+
+    def _frozen_identity(self, batch: dict, identity_latents: torch.Tensor) -> Identity:
+        """Features and tokens of a batch's identities where what encodes them is not trained."""
+        if self.identity_cache is None:
+            return self._encode_frozen_identity(identity_latents)
+        stored = zip(batch["source_index"].tolist(), batch["source_as_stored"].tolist(), strict=True)
+        return self.identity_cache.identities(
+            [record if as_stored else None for record, as_stored in stored], identity_latents
+        )
+
     def _loss(self, batch: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The loss of one micro-batch and its parts, for the log."""
         batch = {k: v.to(self.accelerator.device) if torch.is_tensor(v) else v for k, v in batch.items()}
@@ -503,14 +570,19 @@ class Run:
         noisy = add_noise(latents["clean"], batch["noise"], alphas)
         if self.teacher is not None:
             return self._distillation_loss(batch, latents, noisy, alphas)
+        identity, features, prompt_embeds = latents["identity"], None, self.prompt_embeds
+        if self.reference_frozen:
+            features, prompt_embeds = self._frozen_identity(batch, identity)
+            identity = None
         with self.accelerator.autocast():
             output = self.model(
                 noisy,
                 latents["condition"],
-                latents["identity"],
+                identity,
                 batch["timestep"],
-                self.prompt_embeds,
+                prompt_embeds,
                 batch["au_delta"],
+                features,
             )
         if not self.composed:
             prediction_type = self.pipeline.scheduler.config.prediction_type
@@ -548,14 +620,8 @@ class Run:
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """How far the student's one step is from where the teacher's several lead."""
         interval = self.teacher.intervals.index(batch["timestep"])
+        features, prompt_embeds = self._frozen_identity(batch, latents["identity"])  # the same for both
         with self.accelerator.autocast():
-            with torch.no_grad():  # frozen, and the same for both
-                features, prompt_embeds = encode_identity(
-                    self.pipeline.reference_unet,
-                    self.pipeline.image_encoder,
-                    latents["identity"],
-                    self.prompt_embeds,
-                )
             lesson = self.teacher.teach(
                 noisy,
                 interval,
@@ -608,7 +674,8 @@ class Run:
             scaler.update(scaler.get_scale() * scaler.get_backoff_factor())
         if finite:
             self.wrapped_optimizer.step()
-            finite = not self.wrapped_optimizer.step_was_skipped  # by the scaler
+            # By the scaler, or with it by a fused optimiser, which accelerate does not notice
+            finite = not self.wrapped_optimizer.step_was_skipped and math.isfinite(float(norm))
         if finite:
             self.lr_scheduler.step()
             if self.ema is not None:
@@ -781,8 +848,10 @@ class Run:
             disable=not self.accelerator.is_main_process,
         )
         last_time, last_step = time.perf_counter(), self.step
+        explained = compilation_explained if config.compile else contextlib.nullcontext
         while self.step < config.max_train_steps:
-            logged = self._train_step(batches)
+            with explained():
+                logged = self._train_step(batches)
             self.step += 1
             self.samples_seen += per_step
             progress.update()
@@ -800,7 +869,7 @@ class Run:
                     now = time.perf_counter()
                     logged["images_per_second"] = per_step * (self.step - last_step) / (now - last_time)
                     last_time, last_step = now, self.step
-                    self._log(logged, progress)
+                    self._log(logged | self._resources(), progress)
             if config.checkpointing_steps and self.step % config.checkpointing_steps == 0:
                 self._save()
             if config.validation_steps and self.step % config.validation_steps == 0:
@@ -811,6 +880,18 @@ class Run:
         self._finish()
         self.accelerator.end_training()
 
+    def _resources(self) -> dict[str, float]:
+        """Values for the log: memory in 10^6 bytes, and uses of the identity cache since the last call."""
+        cache = self.identity_cache
+        own = [peak_memory(self.accelerator.device), *((cache.hits, cache.misses) if cache else ())]
+        gathered = self.accelerator.gather(torch.tensor([own], device=self.accelerator.device))
+        values = {"memory_mb": float(gathered[:, 0].max())}
+        if cache is not None:
+            cache.hits = cache.misses = 0
+            names = ("reference_hits", "reference_misses")
+            values |= dict(zip(names, gathered[:, 1:].sum(dim=0).tolist(), strict=True))
+        return values
+
     def _log(self, values: dict[str, float], progress: tqdm) -> None:
         self.accelerator.log(values, step=self.step)
         if self.accelerator.is_main_process:
@@ -820,6 +901,14 @@ class Run:
                     json.dumps({"step": self.step, **{k: float(f"{v:.6g}") for k, v in values.items()}})
                     + "\n"
                 )
+
+
+def peak_memory(device: torch.device) -> float:
+    """The most that this process has held so far, 10^6 bytes: allocated on a CUDA device, else resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 def train(config: TrainConfig) -> None:

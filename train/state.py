@@ -151,7 +151,7 @@ def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], rest: dict[str, Any]
 ) -> None:
-    """The inverse of `flatten_optimizer`."""
+    """The inverse of `flatten_optimizer`; whether it computes `fused` stays as `optimizer` was made."""
     state: dict[int, dict[str, Any]] = {}
     for name, value in {**tensors, **rest["scalars"]}.items():
         index, *parents, key = name.split("/")
@@ -159,4 +159,8 @@ def restore_optimizer(
         for parent in parents:
             entries = entries.setdefault(parent, {})
         entries[key] = value
-    optimizer.load_state_dict({"state": state, "param_groups": rest["param_groups"]})
+    groups = [
+        saved | {"fused": now["fused"]} if "fused" in now else saved
+        for saved, now in zip(rest["param_groups"], optimizer.param_groups, strict=True)
+    ]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -62,6 +62,9 @@ def test_an_unknown_recipe_says_which_there_are():
         (["--learning_rate", "-1"], "learning_rate must be above 0"),
         (["--augment", "perhaps"], "augment must be of type bool"),
         (["--mixed_precision", "fp8"], "mixed_precision"),
+        (["--reference_cache_gb", "-1"], "reference_cache_gb must be 0 or more"),
+        (["--reference_cache_gb", "inf"], "reference_cache_gb must be 0 or more"),
+        (["--compile", "--gradient_checkpointing"], "exclude each other"),
         (["--dataset_name", "owner/data"], "either --train_data_dir"),
     ],
 )
