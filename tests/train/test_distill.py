@@ -321,7 +321,7 @@ def test_two_processes_distill(distill_flags, tmp_path):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", ENTRY]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     result = subprocess.run(
-        [*launcher, *flags], env=environment, capture_output=True, text=True, timeout=180, check=False
+        [*launcher, *flags], env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     assert result.returncode == 0, result.stderr[-4000:]
     state = json.loads((tmp_path / "checkpoint-2" / "state.json").read_text())

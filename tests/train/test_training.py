@@ -110,7 +110,7 @@ def test_two_processes_train_and_save(tiny_flags, tmp_path):
         env=environment(ACCELERATE_USE_CPU="true"),
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=300,
         check=False,
     )
     assert result.returncode == 0, result.stderr[-4000:]

@@ -308,7 +308,7 @@ def test_the_log_is_of_all_processes(sd_flags, tmp_path):
         env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=300,
         check=False,
     )
     assert result.returncode == 0, result.stderr[-4000:]
