@@ -76,7 +76,7 @@ def settings(pipeline: MagicEditPipeline, distilled: MagicEditPipeline | None) -
     if distilled is not None:
         for steps in range(1, distilled.config.distilled_steps + 1):
             sampling = replace(distilled.sampling(), steps=steps)
-            found.append(Setting(f"distilled, {steps}", sampling, "exact", distilled=True))
+            found.append(Setting(f"distilled in {steps}", sampling, "exact", distilled=True))
     return found
 
 

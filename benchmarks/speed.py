@@ -16,7 +16,6 @@ import json
 import statistics
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +23,7 @@ import torch
 from counting import flops
 from machine import circumstances
 from naive import NaiveSystem
-from pairs import DiscardedRun, compare, interleave, synchronise, timed
+from pairs import CLOCKS, DiscardedRun, compare, interleave, synchronise, timed
 from proxy import SIZES, distilled, make_pipeline, random_au_deltas, random_faces
 from speed_counts import COUNTS, DISTILLED_STEPS, TRAINING_TARGETS, tera
 from training_step import training_batch, training_losses
@@ -57,7 +56,7 @@ TARGETS = {
 @dataclass(frozen=True)
 class Setup:
     """What a row is measured with. settings: see `chosen`, in place of the row's own. variants: AU vectors of
-    a sweep; at_once: of them in one call."""
+    a sweep; at_once: of them in one call. clock: of `pairs.CLOCKS`."""
 
     size: str = "proxy"
     device: str = "cpu"
@@ -68,6 +67,7 @@ class Setup:
     variants: int = 25
     at_once: int = 5
     naive_steps: int = NAIVE_STEPS
+    clock: str = "wall"
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -147,6 +147,7 @@ def about(setup: Setup) -> dict[str, object]:
         "batch": setup.batch,
         "resolution": SIZES[setup.size].resolution,
         "weights": "random",
+        "clock": setup.clock,
     }
 
 
@@ -170,7 +171,7 @@ def step_row(setup: Setup) -> dict[str, object]:
 
     def tick() -> None:
         synchronise(setup.device)
-        ends.append(time.perf_counter())
+        ends.append(CLOCKS[setup.clock]())
 
     def ticking(pipeline, step, timestep, tensors):
         tick()
@@ -246,9 +247,9 @@ def edit_row(setup: Setup) -> dict[str, object]:
         return lambda: sweep_face(pipeline, image, condition, au_deltas, setting, setup.at_once)
 
     calls = {"naive": run_naive} | {setting: run_fast(setting) for setting in settings}
-    arms = {name: timed(call, setup.device) for name, call in calls.items()}
+    arms = {name: timed(call, setup.device, clock=setup.clock) for name, call in calls.items()}
     arms |= {
-        f"sweep {setting}": timed(run_sweep(setting), setup.device, parts=setup.variants)
+        f"sweep {setting}": timed(run_sweep(setting), setup.device, setup.variants, setup.clock)
         for setting in sweeps
     }
     return measured(
@@ -296,7 +297,7 @@ def train_row(setup: Setup) -> dict[str, object]:
 
         return step
 
-    arms = {name: timed(step_of(*parts), setup.device) for name, parts in losses.items()}
+    arms = {name: timed(step_of(*parts), setup.device, clock=setup.clock) for name, parts in losses.items()}
     return measured(
         "train",
         "one optimiser step of both UNets with cached latents; `cached`: of the denoiser, with the features "
@@ -328,7 +329,7 @@ def mini_row(setup: Setup) -> dict[str, object]:
     return measured(
         "mini",
         "the next edit of a known face in a 1024 px photograph with mini; no scoring of the result",
-        {setting: timed(run(setting)) for setting in settings},
+        {setting: timed(run(setting), clock=setup.clock) for setting in settings},
         setup,
         settings[0],
         settings=list(settings),
@@ -390,6 +391,12 @@ def main() -> None:
     )
     parser.add_argument("--variants", type=int, default=usual.variants, help="AU vectors of a sweep")
     parser.add_argument("--at-once", type=int, default=usual.at_once, help="of them in one call")
+    parser.add_argument(
+        "--clock",
+        choices=list(CLOCKS),
+        default=usual.clock,
+        help="cpu: CPU time, on a machine that is not quiet; for one thread (OMP_NUM_THREADS=1)",
+    )
     parser.add_argument("--naive-steps", type=int, default=usual.naive_steps)
     args = parser.parse_args()
     setup = Setup(
@@ -402,7 +409,10 @@ def main() -> None:
         variants=args.variants,
         at_once=args.at_once,
         naive_steps=args.naive_steps,
+        clock=args.clock,
     )
+    if setup.clock == "cpu" and (setup.device != "cpu" or torch.get_num_threads() != 1):
+        raise SystemExit("--clock cpu is for one thread on a CPU: set OMP_NUM_THREADS=1")
     discarded = []
     for name in args.rows:
         if name == "count":

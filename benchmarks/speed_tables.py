@@ -42,7 +42,7 @@ def speed_table(speed: dict) -> str:
             f"{ratio(edit, 'balanced')}; distilled to 4 steps {ratio(edit, 'distilled-balanced')}",
         ),
         (
-            "each of 25 AUs of one face, `fast`, CPU proxy",
+            f"each of 25 AUs of one face (measured: of {edit['variants']}), `fast`, CPU proxy",
             "15x",
             "30x",
             f"{ratio(edit, 'sweep fast')}; distilled to 4 steps {ratio(edit, 'sweep distilled-fast')}",

@@ -51,7 +51,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("demo"), help="folder for the pictures (demo)"
     )
-    parser.add_argument("--model", default="mini", help="mini (default), a pipeline folder, a hub id")
+    parser.add_argument(
+        "--model", default="mini", help="mini (default), mini-live, a pipeline folder, a hub id"
+    )
     args = parser.parse_args(argv)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in magicedit.cli
 

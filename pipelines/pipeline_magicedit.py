@@ -1198,11 +1198,17 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         if quality == "exact":
             return replace(default, steps=max(EXACT_STEPS, config.default_steps))
         if self.vae is None:
-            return replace(default, steps={"balanced": 4, "fast": 2, "live": 1}[quality])
+            # The answer of a flow-mask-paint model is its last step's: guidance before that is lost on it
+            late = config.prediction == "flow_mask_paint" and quality != "live"
+            return replace(
+                default,
+                steps={"balanced": 4, "fast": 2, "live": 1}[quality],
+                guidance_interval=(0.5, 1.0) if late else (0.0, 1.0),
+            )
         return replace(
             default,
             steps={"balanced": 10, "fast": 6, "live": 2}[quality],
-            guidance_interval=(0.0, 0.5),
+            guidance_interval=(0.25, 0.75),
             feature_cache_interval=2 if quality == "fast" and not is_compiled(self.unet) else 1,
             tiny_decoder=self._previews(quality),
         )

@@ -108,7 +108,7 @@ def test_a_process_of_its_own_edits_to_the_same_byte(tmp_path, capsys):
     ("picture", "model", "message"),
     [
         ("grey", "mini", "no face was found in photo.png (200 x 200 px): use one"),
-        ("grey", "nowhere", 'model must be "mini", a pipeline folder or a hub id'),
+        ("grey", "nowhere", 'model must be "mini", "mini-live", a pipeline folder or a hub id'),
     ],
 )
 def test_errors_of_a_process_of_its_own_are_one_line(tmp_path, picture, model, message):

@@ -42,6 +42,7 @@ from magicedit.models import (
     predict_noise,
     refine_patch_pipeline,
 )
+from magicedit.models.loading import EMBEDDED
 from magicedit.pipelines.pipeline_magicedit import Features, MagicEditPipeline, ReferenceCache
 from magicedit.train.compiled import CompiledReference, check_compiler, compilation_explained, compiled
 from magicedit.train.config import TrainConfig
@@ -175,7 +176,7 @@ def build_pipeline(config: TrainConfig) -> MagicEditPipeline:
         base, (unet, reference_unet) = config.base_model, load_magicface(folder)
     else:
         index = {}
-        if source == "mini" or not folder.is_dir() or (folder / "model_index.json").is_file():
+        if source in EMBEDDED or not folder.is_dir() or (folder / "model_index.json").is_file():
             index = _read_model_index(source, hub_kwargs)
         class_name = index.get("_class_name", "")
         if "MagicEditPipeline" in class_name:
@@ -201,8 +202,6 @@ def build_pipeline(config: TrainConfig) -> MagicEditPipeline:
 
 
 def _read_model_index(source: str, hub_kwargs: dict) -> dict:
-    from magicedit.models.loading import EMBEDDED
-
     if source in EMBEDDED:
         return {"_class_name": "MagicEditPipeline"}
     try:

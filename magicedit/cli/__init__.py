@@ -282,7 +282,10 @@ def add_face_option(parser: Parser, default: str) -> None:
 
 def add_model_options(parser: Parser) -> None:
     parser.add_argument(
-        "--model", default="mini", metavar="MODEL", help="mini (default), a pipeline folder, a hub id"
+        "--model",
+        default="mini",
+        metavar="MODEL",
+        help="mini (default), mini-live (in one step), a pipeline folder, a hub id",
     )
     add_backend_option(parser)
     parser.add_argument(

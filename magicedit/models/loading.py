@@ -4,11 +4,12 @@ from importlib.resources import files
 from pathlib import Path
 
 import torch
+from diffusers import UNet2DConditionModel
 
 from magicedit.errors import ModelError
 from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
 
-EMBEDDED = ("mini",)
+EMBEDDED = {"mini": None, "mini-live": "mini"}  # name -> the one whose ID encoder it shares
 
 
 def embedded_folder(name: str) -> Path:
@@ -32,7 +33,7 @@ def load_pipeline(
     """Loads a pipeline without running code from its folder.
 
     Args:
-        model: "mini" (embedded), a pipeline folder, or a hub id.
+        model: "mini" or "mini-live" (embedded), a pipeline folder, or a hub id.
         device: default: CUDA, then MPS, then CPU.
         dtype: default float32.
         hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`.
@@ -49,12 +50,20 @@ def load_pipeline(
     if origin == "hub" and (
         Path(model).exists() or str(model).count("/") != 1 or str(model).startswith((".", "/"))
     ):
+        embedded = ", ".join(f'"{name}"' for name in EMBEDDED)
         raise ModelError(
-            'model must be "mini", a pipeline folder or a hub id like "owner/name"; '
+            f'model must be {embedded}, a pipeline folder or a hub id like "owner/name"; '
             f"there is no folder {model}"
         )
     try:
-        pipeline = MagicEditPipeline.from_pretrained(source, torch_dtype=dtype, **hub_kwargs)
+        shared = {}
+        if origin == "embedded" and (donor := EMBEDDED[str(model)]) is not None:
+            shared["reference_unet"] = UNet2DConditionModel.from_pretrained(
+                embedded_folder(donor) / "reference_unet",
+                torch_dtype=dtype or torch.float32,
+                use_safetensors=True,
+            ).eval()
+        pipeline = MagicEditPipeline.from_pretrained(source, torch_dtype=dtype, **shared, **hub_kwargs)
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"cannot load the model {model}: {error}") from error
     pipeline.set_progress_bar_config(disable=True)

@@ -1,6 +1,8 @@
-"""The embedded model: what lies in the package, and that it answers."""
+"""The embedded models: what lies in the package, and that they answer."""
 
+import numpy as np
 import pytest
+import torch
 
 from magicedit.editor import ExpressionEditor
 from magicedit.hub.push import check_pipeline_folder
@@ -55,3 +57,34 @@ def test_another_seed_gives_the_same_expression(london, seed):
     photo = london("036", "neutral")
     first, other = (editor.edit(photo, add={"AU12": 3}, seed=s).faces[0].after["AU12"] for s in (0, seed))
     assert other == pytest.approx(first, abs=0.5)  # intensity steps
+
+
+# --- mini-live: the same in one step ---
+
+
+def test_live_is_a_denoiser_beside_the_id_encoder_of_mini(tmp_path):
+    live, mini = (load_pipeline(name, device="cpu") for name in ("mini-live", "mini"))
+    assert (live.config.distilled_steps, live.config.default_steps) == (1, 1)
+    shared, own = live.reference_unet.state_dict(), live.unet.state_dict()
+    assert all(torch.equal(tensor, shared[name]) for name, tensor in mini.reference_unet.state_dict().items())
+    assert not all(torch.equal(tensor, own[name]) for name, tensor in mini.unet.state_dict().items())
+    folder = embedded_folder("mini-live")
+    assert not list(folder.rglob("*reference*"))
+    assert sum(file.stat().st_size for file in folder.rglob("*")) < 20e6
+    live.save_pretrained(tmp_path / "whole")  # which stands alone
+    assert load_pipeline(tmp_path / "whole", device="cpu").config.distilled_steps == 1
+
+
+@pytest.mark.parametrize("identity", ["001", "115"])
+def test_live_opens_a_mouth_as_mini_does_in_more_steps(london, identity):
+    """In one step `mini` paints a grey blur between the lips; its student comes nearer to its four steps."""
+    photo = london(identity, "neutral")
+
+    def opened(model, steps):
+        editor = ExpressionEditor.from_pretrained(model, device="cpu")
+        edited = editor.edit(photo, add={"AU26": 3}, face="largest", steps=steps, measure=False)
+        return np.asarray(edited.image, int)
+
+    aim = opened("mini", 4)
+    far, near = (np.abs(opened(model, 1) - aim).mean() for model in ("mini", "mini-live"))
+    assert near < 0.9 * far
