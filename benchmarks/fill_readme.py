@@ -72,7 +72,7 @@ def readme_blocks() -> dict[str, str]:
                 f"| {hardware['cpu'].strip()}, {hardware['cores']} cores | |",
                 "|---|---|",
                 f"| cold `magicedit edit`, 1024 px photograph | {cold['median_seconds']:.1f} s, "
-                f"{cold['max_peak_rss_mb']:.0f} MB peak |",
+                f"{cold['max_peak_rss_mb']:.0f} MB peak (its face finder, a second process, not counted) |",
                 "| a further edit of the same face in one process, measured before and after | "
                 f"{inside['further_edit_median_seconds']:.2f} s |",
                 *(
