@@ -33,8 +33,8 @@ def photograph() -> PIL.Image.Image:
 
 
 def cold_edit(photo: Path, folder: Path, model: str) -> dict[str, float]:
-    """Wall seconds of `magicedit edit` from nothing, and peak resident MB of its main process; a second one, which
-    finds the faces meanwhile, is not counted."""
+    """Wall seconds of `magicedit edit` from nothing, and peak resident MB of its main process; a second one,
+    which finds the faces meanwhile, is not counted."""
     request = ",".join(f"{name}={delta}" for name, delta in EDIT.items())
     command = ["edit", str(photo), "-o", str(folder / "out.png"), "--au", request, "--model", model]
     started = time.perf_counter()
