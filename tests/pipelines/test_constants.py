@@ -8,7 +8,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from tiny_models import random_crop, tiny_patch_pipeline, tiny_stable_diffusion_pipeline
+from tiny_models import random_crop
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from magicedit.pipelines.pipeline_magicedit import (
@@ -20,21 +20,6 @@ from magicedit.pipelines.pipeline_magicedit import (
 
 SMILE = np.eye(12, dtype=np.float32)[6] * 3
 FROWN = np.eye(12, dtype=np.float32)[2] * 2
-
-
-@pytest.fixture(scope="module")
-def patch():
-    return tiny_patch_pipeline()
-
-
-@pytest.fixture(scope="module")
-def latent(tmp_path_factory):
-    return tiny_stable_diffusion_pipeline(tmp_path_factory.mktemp("sd"))
-
-
-@pytest.fixture(params=["patch", "latent"])
-def pipeline(request):
-    return request.getfixturevalue(request.param)
 
 
 def crops(pipeline, seed=0):
