@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from mini_quality import checks_table_of, sides_table_of, table_of
-from speed_tables import counted_table, qualities_table, sampling_table, speed_in_short, speed_table
+from speed_tables import MINI, counted_table, qualities_table, sampling_table, speed_in_short, speed_table
 
 from magicedit.evaluation import headline_table
 
@@ -77,7 +77,7 @@ def readme_blocks() -> dict[str, str]:
                 f"{inside['further_edit_median_seconds']:.2f} s |",
                 *(
                     f"| the same unmeasured, `--quality {name}` | {found['median']:.2f} s |"
-                    for name, found in paired["mini"]["seconds"].items()
+                    for name, found in paired[MINI]["seconds"].items()
                     if name in ("balanced", "fast", "live")
                 ),
                 f"| face detection and measuring | {speed['detection']['median_ms']:.0f} ms |",
