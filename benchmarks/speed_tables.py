@@ -2,8 +2,9 @@
 
 from qualities import table_of
 
+from magicedit.pipelines.pipeline_magicedit import QUALITIES
+
 MINI = "mini-live-fast-balanced"  # `speed.py mini --settings live fast balanced`
-QUALITIES = ("exact", "balanced", "fast", "live")
 NOT_MEASURED = "not measured: no GPU was at hand; "
 
 

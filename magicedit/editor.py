@@ -489,11 +489,8 @@ class ExpressionEditor:
             raise NoFaceError(f'attention is recorded of one face: "largest" or an index, got {face!r}')
 
         # 2. Edit, recording
-        size = self.pipeline.config.resolution
-        alignment = align(found[0], size)
-        landmarks = alignment.apply(found[0].landmarks)  # (points, 2), crop px
-        crop = crop_face(photo.pixels, alignment)
-        places = named_places(landmarks, found[0].scheme)
+        cut = self._cut(photo.pixels, found[0])
+        places = named_places(cut.landmarks, cut.scheme)
         points = np.stack(list(places.values())).astype(np.float32)
         timesteps = []
 
@@ -501,12 +498,12 @@ class ExpressionEditor:
             timesteps.append(float(timestep))
             return tensors
 
-        sides = torch.from_numpy((points + 0.5) / size)  # parts of the crop's sides
+        sides = torch.from_numpy((points + 0.5) / cut.alignment.size)  # parts of the crop's sides
         with record_reference_attention(self.pipeline.unet, sides) as record:
             self.pipeline(
-                image=PIL.Image.fromarray(crop),
-                condition_image=PIL.Image.fromarray(condition_image(crop, landmarks, found[0].scheme)),
+                faces=cut.encoded,
                 au_delta=left[None],
+                feature_cache_interval=1,  # all layers in every step
                 **settings.arguments(),
                 generator=[torch.Generator("cpu").manual_seed(seed)],
                 output_type="latent",
@@ -531,7 +528,7 @@ class ExpressionEditor:
             maps=torch.stack(maps).unflatten(-1, (grid, grid)).numpy(),
             queries=tuple(places),
             points=points,
-            crop=crop,
+            crop=cut.crop,
             timesteps=np.asarray(timesteps),
             reference_share=torch.stack(shares).numpy(),
             layers=layers,

@@ -821,7 +821,7 @@ COMPONENT_CLASSES = {  # what a model folder may name; None: any scheduler
 }
 
 
-def _load_component(folder: Path, name: str, named, dtype: torch.dtype, variant: str | None):
+def load_component(folder: Path, name: str, named, dtype: torch.dtype, variant: str | None = None):
     """One component of a pipeline folder: an allowed stock class, from safetensors, every tensor accounted
     for."""
     library, allowed = COMPONENT_CLASSES[name]
@@ -1070,7 +1070,7 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             if name in overrides:
                 arguments[name] = overrides.pop(name)
             elif name in COMPONENT_CLASSES:
-                arguments[name] = _load_component(
+                arguments[name] = load_component(
                     folder, name, index.get(name), torch_dtype or torch.float32, variant
                 )
             elif name in index:

@@ -4,7 +4,6 @@ Functions are compiled, not modules, so that checkpoints and saved pipelines kno
 """
 
 import contextlib
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from magicedit.errors import TrainingError
+from magicedit.models.optimize import cpp_compiler
 from magicedit.pipelines.pipeline_magicedit import Features, transformer_blocks
 
 BACKEND = "inductor"
@@ -25,7 +25,7 @@ def compiled(function: Callable) -> Callable:
 
 def check_compiler(device: torch.device) -> None:
     """Raises TrainingError where compiled code for `device` would need a C++ compiler that is not there."""
-    compiler = os.environ.get("CXX", "g++")
+    compiler = cpp_compiler()
     if device.type == "cpu" and shutil.which(compiler) is None:
         raise TrainingError(
             f"--compile needs a C++ compiler on a CPU, and there is no {compiler}: install one, name yours "

@@ -41,6 +41,7 @@ from magicedit.models import (
     load_pipeline,
     predict_noise,
     refine_patch_pipeline,
+    weights_digest,
 )
 from magicedit.models.loading import EMBEDDED
 from magicedit.pipelines.pipeline_magicedit import Features, MagicEditPipeline, ReferenceCache
@@ -62,7 +63,6 @@ from magicedit.train.state import (
     load_checkpoint,
     restore_optimizer,
     save_checkpoint,
-    weights_digest,
 )
 
 logger = logging.getLogger(__name__)

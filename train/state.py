@@ -121,15 +121,6 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, dict[str, torch.Tensor]], d
     return groups, json.loads((folder / "state.json").read_text())
 
 
-def weights_digest(module: torch.nn.Module) -> str:
-    """SHA-256 of a module's tensors and their names."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """State of an optimiser as tensors named `index/key`, and the rest as JSON values."""
     tensors, scalars = {}, {}

@@ -1,6 +1,6 @@
 """Configuring, initialising, converting and loading the two UNets."""
 
-from magicedit.models.export import export_onnx, use_onnx
+from magicedit.models.export import export_onnx, use_onnx, weights_digest
 from magicedit.models.loading import load_pipeline, model_origin
 from magicedit.models.magicface import convert, load_magicface
 from magicedit.models.optimize import Optimization, call_in_batches, optimize_pipeline, rows_that_fit
@@ -44,4 +44,5 @@ __all__ = [
     "rows_that_fit",
     "unused_reference_parameters",
     "use_onnx",
+    "weights_digest",
 ]

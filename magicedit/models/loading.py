@@ -4,10 +4,9 @@ from importlib.resources import files
 from pathlib import Path
 
 import torch
-from diffusers import UNet2DConditionModel
 
 from magicedit.errors import ModelError
-from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
+from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline, load_component
 
 EMBEDDED = {"mini": None, "mini-live": "mini"}  # name -> the one whose ID encoder it shares
 
@@ -58,11 +57,12 @@ def load_pipeline(
     try:
         shared = {}
         if origin == "embedded" and (donor := EMBEDDED[str(model)]) is not None:
-            shared["reference_unet"] = UNet2DConditionModel.from_pretrained(
-                embedded_folder(donor) / "reference_unet",
-                torch_dtype=dtype or torch.float32,
-                use_safetensors=True,
-            ).eval()
+            shared["reference_unet"] = load_component(
+                embedded_folder(donor),
+                "reference_unet",
+                ["diffusers", "UNet2DConditionModel"],
+                dtype or torch.float32,
+            )
         pipeline = MagicEditPipeline.from_pretrained(source, torch_dtype=dtype, **shared, **hub_kwargs)
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"cannot load the model {model}: {error}") from error

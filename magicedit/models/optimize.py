@@ -1,6 +1,7 @@
 """Making a pipeline fast on the machine at hand: layout, dtype, compilation, rows a call."""
 
 import itertools
+import os
 import shutil
 import statistics
 import time
@@ -68,23 +69,22 @@ def optimize_pipeline(
         raise ModelError("the denoiser is compiled already; load the model anew to optimise it otherwise")
     on_gpu = device.type == "cuda"
     compile = on_gpu if compile is None else compile
-    if compile and not on_gpu and shutil.which("g++") is None and shutil.which("clang++") is None:
+    if compile and not on_gpu and shutil.which(cpp_compiler()) is None:
         raise ModelError("torch.compile needs a C++ compiler on a CPU (g++ or clang++); none was found")
-    if dtype is None and on_gpu and torch.cuda.is_bf16_supported():
-        dtypes = list(dict.fromkeys([pipeline.unet.dtype, torch.bfloat16]))
-    else:
-        dtypes = [dtype or pipeline.unet.dtype]
-
     networks = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+    tensors = [tensor for n in networks for tensor in (*n.parameters(), *n.buffers())]
+    originals = [tensor.data for tensor in tensors]
 
     def prepare(dtype: torch.dtype, layout: torch.memory_format) -> None:
+        for tensor, original in zip(tensors, originals, strict=True):  # what 16 bits rounded is lost
+            tensor.data = original
         for network in networks:  # diffusers' own `to` warns of layers to keep in float32, of which: none
             torch.nn.Module.to(network, dtype=dtype)
             torch.nn.Module.to(network, memory_format=layout)
 
     # 1. Layout and dtype
     seconds, alternatives = {}, {}
-    for one in dtypes:
+    for one in dtypes_to_try(pipeline) if dtype is None else [dtype]:
         for layout in (torch.contiguous_format, torch.channels_last):
             prepare(one, layout)
             name = f"{short(one)} {short(layout)}"
@@ -105,6 +105,19 @@ def optimize_pipeline(
             pipeline.unet = original
     one, layout = alternatives[best]
     return Optimization(str(device), short(one), layout is torch.channels_last, compiled, seconds)
+
+
+def dtypes_to_try(pipeline: MagicEditPipeline) -> list[torch.dtype]:
+    """The present one and, on GPUs that have it, bfloat16."""
+    dtypes = [pipeline.unet.dtype]
+    if pipeline.unet.device.type == "cuda" and torch.cuda.is_bf16_supported():
+        dtypes.append(torch.bfloat16)
+    return list(dict.fromkeys(dtypes))
+
+
+def cpp_compiler() -> str:
+    """The C++ compiler that `torch.compile` calls for CPUs, whether it is there or not."""
+    return os.environ.get("CXX", "g++")
 
 
 def short(name: torch.dtype | torch.memory_format) -> str:

@@ -45,6 +45,17 @@ def test_the_choice_follows_the_clock(faster, monkeypatch):
     assert timed(pipeline) == 1.0  # the pipeline is left as chosen
 
 
+def test_trying_16_bits_rounds_nothing(monkeypatch):
+    """float32 comes out faster here, and is what it was, to the bit."""
+    pipeline = tiny_patch_pipeline()
+    before = [parameter.clone() for parameter in pipeline.unet.parameters()]
+    monkeypatch.setattr(optimize, "dtypes_to_try", lambda _: [torch.float32, torch.bfloat16])
+    slow = {torch.float32: 1.0, torch.bfloat16: 2.0}
+    monkeypatch.setattr(optimize, "time_denoiser", lambda p: slow[p.unet.dtype])
+    assert optimize_pipeline(pipeline).dtype == "float32"
+    assert all(torch.equal(*pair) for pair in zip(pipeline.unet.parameters(), before, strict=True))
+
+
 def test_another_dtype_is_taken_when_asked_for():
     pipeline = tiny_patch_pipeline()
     assert optimize_pipeline(pipeline, dtype=torch.bfloat16).dtype == "bfloat16"

@@ -5,15 +5,15 @@ from tiny_models import tiny_patch_pipeline, tiny_stable_diffusion_pipeline
 
 
 @pytest.fixture(scope="module")
-def patch():
+def patch_pipeline():
     return tiny_patch_pipeline()
 
 
 @pytest.fixture(scope="module")
-def latent(tmp_path_factory):
+def sd_pipeline(tmp_path_factory):
     return tiny_stable_diffusion_pipeline(tmp_path_factory.mktemp("sd"))
 
 
-@pytest.fixture(params=["patch", "latent"])
+@pytest.fixture(params=["patch_pipeline", "sd_pipeline"])
 def pipeline(request):
     return request.getfixturevalue(request.param)

@@ -61,21 +61,21 @@ def test_encoded_faces_give_the_same_to_the_bit(pipeline):
         assert torch.equal(run(pipeline, au, faces=faces), direct)
 
 
-def test_reference_and_text_are_projected_once_a_face_and_layer(latent):
-    name, block = next(iter(transformer_blocks(latent.unet).items()))
+def test_reference_and_text_are_projected_once_a_face_and_layer(sd_pipeline):
+    name, block = next(iter(transformer_blocks(sd_pipeline.unet).items()))
     with Calls(
-        encoder=latent.reference_unet.conv_in,
-        vae=latent.vae.encoder,
-        text=latent.text_encoder,
+        encoder=sd_pipeline.reference_unet.conv_in,
+        vae=sd_pipeline.vae.encoder,
+        text=sd_pipeline.text_encoder,
         text_key=block.attn2.to_k,
         text_value=block.attn2.to_v,
         key=block.attn1.to_k,
         value=block.attn1.to_v,
         query=block.attn1.to_q,
     ) as counts:
-        faces = latent.encode_faces(*crops(latent))
+        faces = sd_pipeline.encode_faces(*crops(sd_pipeline))
         for au, steps in ((SMILE, 3), (FROWN, 4)):
-            run(latent, au, faces=faces, num_inference_steps=steps)
+            run(sd_pipeline, au, faces=faces, num_inference_steps=steps)
     assert counts == {
         "encoder": 1,
         "vae": 2,  # the face and its condition image
@@ -88,8 +88,8 @@ def test_reference_and_text_are_projected_once_a_face_and_layer(latent):
     }, name
 
 
-def test_the_id_encoder_ends_at_its_last_feature(latent):
-    reference_unet = latent.reference_unet
+def test_the_id_encoder_ends_at_its_last_feature(sd_pipeline):
+    reference_unet = sd_pipeline.reference_unet
     latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     text = torch.randn(1, 5, 32, generator=torch.Generator().manual_seed(1))
     last = reference_unet.up_blocks[-1].attentions[-1].transformer_blocks[-1]
@@ -105,15 +105,15 @@ def test_the_id_encoder_ends_at_its_last_feature(latent):
     assert torch.equal(list(features.values())[-1], entering[-1])  # of the whole forward
 
 
-def test_attention_to_one_text_token_needs_no_queries(patch):
-    block = next(iter(transformer_blocks(patch.unet).values()))
-    faces = patch.encode_faces(*crops(patch))
+def test_attention_to_one_text_token_needs_no_queries(patch_pipeline):
+    block = next(iter(transformer_blocks(patch_pipeline.unet).values()))
+    faces = patch_pipeline.encode_faces(*crops(patch_pipeline))
     assert faces.prompt_embeds.shape[1] == 1
     with Calls(query=block.attn2.to_q) as counts:
-        short = run(patch, faces=faces)
+        short = run(patch_pipeline, faces=faces)
         assert counts["query"] == 0
         faces.reference.prompt_embeds = None  # then the stock attention runs
-        assert torch.equal(run(patch, faces=faces), short)
+        assert torch.equal(run(patch_pipeline, faces=faces), short)
         assert counts["query"] == 3
 
 
@@ -137,19 +137,19 @@ def test_changed_weights_make_encoded_faces_stale(pipeline):
             weight.div_(1.5)
 
 
-def test_an_adapter_makes_encoded_faces_stale(latent):
+def test_an_adapter_makes_encoded_faces_stale(sd_pipeline):
     from peft import LoraConfig
 
-    faces = latent.encode_faces(*crops(latent))
-    latent.unet.add_adapter(LoraConfig(r=2, target_modules=["to_k"], init_lora_weights=False))
+    faces = sd_pipeline.encode_faces(*crops(sd_pipeline))
+    sd_pipeline.unet.add_adapter(LoraConfig(r=2, target_modules=["to_k"], init_lora_weights=False))
     try:
-        assert not latent.is_current(faces)
-        faces = latent.encode_faces(*crops(latent))
-        assert latent.is_current(faces)
-        latent.unet.disable_adapters()
-        assert not latent.is_current(faces)
+        assert not sd_pipeline.is_current(faces)
+        faces = sd_pipeline.encode_faces(*crops(sd_pipeline))
+        assert sd_pipeline.is_current(faces)
+        sd_pipeline.unet.disable_adapters()
+        assert not sd_pipeline.is_current(faces)
     finally:
-        latent.unet.delete_adapters("default")
+        sd_pipeline.unet.delete_adapters("default")
 
 
 def test_faces_one_after_the_other_and_from_two_threads(pipeline):
@@ -186,13 +186,13 @@ def test_joined_faces_equal_single_ones(pipeline):
         torch.testing.assert_close(together[row], alone, rtol=0, atol=2e-5)  # other kernels by batch size
 
 
-def test_what_encoded_faces_cannot_be_combined_with(patch):
-    image, condition = crops(patch)
-    faces = patch.encode_faces(image, condition)
+def test_what_encoded_faces_cannot_be_combined_with(patch_pipeline):
+    image, condition = crops(patch_pipeline)
+    faces = patch_pipeline.encode_faces(image, condition)
     with pytest.raises(ValueError, match="either image and condition_image, or faces"):
-        run(patch, faces=faces, image=image, condition_image=condition)
+        run(patch_pipeline, faces=faces, image=image, condition_image=condition)
     with pytest.raises(ValueError, match="either image and condition_image, or faces"):
-        run(patch)
+        run(patch_pipeline)
 
 
 class SharedConcatenations(TorchDispatchMode):
@@ -209,12 +209,12 @@ class SharedConcatenations(TorchDispatchMode):
         return out
 
 
-def test_keys_and_values_are_concatenated_once_each(latent):
+def test_keys_and_values_are_concatenated_once_each(sd_pipeline):
     """A layer copies its own and the reference's tokens once, into keys and into values."""
-    faces = latent.encode_faces(*crops(latent))
-    run(latent, faces=faces, num_inference_steps=1)
+    faces = sd_pipeline.encode_faces(*crops(sd_pipeline))
+    run(sd_pipeline, faces=faces, num_inference_steps=1)
     with SharedConcatenations(2 * 64) as mode:  # 8 x 8 latents: the outermost level's 2 + 3 layers
-        run(latent, faces=faces, num_inference_steps=1)
+        run(sd_pipeline, faces=faces, num_inference_steps=1)
     assert mode.count == 2 * 5
 
 
@@ -245,18 +245,24 @@ def test_nothing_in_the_loop_waits_for_the_device(pipeline, scheduler):
     assert done == [0, 1, 2]
 
 
-def test_compiles_without_a_graph_break(patch):
-    faces = patch.encode_faces(*crops(patch))
-    eager = run(patch, faces=faces)
-    original, patch.unet = patch.unet, torch.compile(patch.unet, backend="aot_eager", fullgraph=True)
+def test_compiles_without_a_graph_break(patch_pipeline):
+    faces = patch_pipeline.encode_faces(*crops(patch_pipeline))
+    eager = run(patch_pipeline, faces=faces)
+    original, patch_pipeline.unet = (
+        patch_pipeline.unet,
+        torch.compile(patch_pipeline.unet, backend="aot_eager", fullgraph=True),
+    )
     try:
-        assert is_compiled(patch.unet)
-        faces = patch.encode_faces(*crops(patch))
-        torch.testing.assert_close(run(patch, faces=faces), eager, rtol=0, atol=1e-5)
-        other = patch.encode_faces(*crops(patch, 1))  # no closure keeps the first face
-        direct = run(patch, faces=other)
+        assert is_compiled(patch_pipeline.unet)
+        faces = patch_pipeline.encode_faces(*crops(patch_pipeline))
+        torch.testing.assert_close(run(patch_pipeline, faces=faces), eager, rtol=0, atol=1e-5)
+        other = patch_pipeline.encode_faces(*crops(patch_pipeline, 1))  # no closure keeps the first face
+        direct = run(patch_pipeline, faces=other)
     finally:
-        patch.unet = original
+        patch_pipeline.unet = original
     torch.testing.assert_close(
-        direct, run(patch, faces=patch.encode_faces(*crops(patch, 1))), rtol=0, atol=1e-5
+        direct,
+        run(patch_pipeline, faces=patch_pipeline.encode_faces(*crops(patch_pipeline, 1))),
+        rtol=0,
+        atol=1e-5,
     )

@@ -12,7 +12,6 @@ from tiny_models import (
     random_crop,
     run_without_package,
     tiny_patch_pipeline,
-    tiny_stable_diffusion_pipeline,
 )
 
 from magicedit.errors import ModelError
@@ -37,17 +36,6 @@ def run(pipeline, au_delta=SMILE, faces=(0,), size=32, **kwargs):
     images = [random_crop(size, seed) for seed in faces]
     conditions = [random_crop(size, seed + 100) for seed in faces]
     return pipeline(images, conditions, au_delta, **kwargs)
-
-
-@pytest.fixture(scope="module")
-def patch_pipeline():
-    return tiny_patch_pipeline()
-
-
-@pytest.fixture(scope="module")
-def sd_pipeline(tmp_path_factory):
-    """Stable Diffusion layout at tiny width: VAE, text encoder, tokenizer and all."""
-    return tiny_stable_diffusion_pipeline(tmp_path_factory.mktemp("sd"))
 
 
 # --- What a call gives --------------------------------------------------------------------------------------

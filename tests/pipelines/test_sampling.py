@@ -83,13 +83,13 @@ def test_reused_features_of_the_same_step_give_the_same(pipeline):
         assert not torch.equal(predict_noise(*arguments), whole)
 
 
-def test_reused_features_are_refused_for_a_compiled_denoiser(patch):
-    original, patch.unet = patch.unet, torch.compile(patch.unet, backend="eager")
+def test_reused_features_are_refused_for_a_compiled_denoiser(patch_pipeline):
+    original, patch_pipeline.unet = patch_pipeline.unet, torch.compile(patch_pipeline.unet, backend="eager")
     try:
         with pytest.raises(ValueError, match="not compiled as a whole"):
-            run(patch, feature_cache_interval=2)
+            run(patch_pipeline, feature_cache_interval=2)
     finally:
-        patch.unet = original
+        patch_pipeline.unet = original
 
 
 @pytest.mark.parametrize(
@@ -101,9 +101,9 @@ def test_reused_features_are_refused_for_a_compiled_denoiser(patch):
         ({"tiny_decoder": True}, "this pipeline has none"),
     ],
 )
-def test_wrong_sampling_is_an_error(patch, wrong, message):
+def test_wrong_sampling_is_an_error(patch_pipeline, wrong, message):
     with pytest.raises(ValueError, match=message):
-        run(patch, **wrong)
+        run(patch_pipeline, **wrong)
 
 
 def test_each_quality_costs_less(pipeline):
@@ -124,34 +124,36 @@ def test_each_quality_costs_less(pipeline):
         assert rows == [2 if guides else 1 for guides in guided]
 
 
-def test_a_compiled_denoiser_runs_all_levels(latent):
-    assert latent.sampling("fast").feature_cache_interval == 2
-    original, latent.unet = latent.unet, torch.compile(latent.unet, backend="eager")
+def test_a_compiled_denoiser_runs_all_levels(sd_pipeline):
+    assert sd_pipeline.sampling("fast").feature_cache_interval == 2
+    original, sd_pipeline.unet = sd_pipeline.unet, torch.compile(sd_pipeline.unet, backend="eager")
     try:
-        assert latent.sampling("fast").feature_cache_interval == 1
-        assert torch.isfinite(run(latent, quality="fast", num_inference_steps=None)).all()
+        assert sd_pipeline.sampling("fast").feature_cache_interval == 1
+        assert torch.isfinite(run(sd_pipeline, quality="fast", num_inference_steps=None)).all()
     finally:
-        latent.unet = original
+        sd_pipeline.unet = original
 
 
-def test_what_is_said_wins_over_the_quality(patch):
-    assert rows_by_step(patch, patch.unet.conv_in, quality="live", num_inference_steps=3) == [2, 2, 2]
+def test_what_is_said_wins_over_the_quality(patch_pipeline):
+    assert rows_by_step(
+        patch_pipeline, patch_pipeline.unet.conv_in, quality="live", num_inference_steps=3
+    ) == [2, 2, 2]
 
 
-def test_a_distilled_model_takes_the_steps_it_was_made_for(patch):
-    distilled = copy.copy(patch)
-    distilled._internal_dict = dict(patch.config)
+def test_a_distilled_model_takes_the_steps_it_was_made_for(patch_pipeline):
+    distilled = copy.copy(patch_pipeline)
+    distilled._internal_dict = dict(patch_pipeline.config)
     distilled.register_to_config(distilled_steps=2, default_steps=2, default_guidance_scale=1.0)
     assert [distilled.sampling(quality).steps for quality in QUALITIES] == [2, 2, 2, 1]
 
 
-def test_a_tiny_decoder_is_saved_loaded_and_used_by_live(latent, tmp_path):
+def test_a_tiny_decoder_is_saved_loaded_and_used_by_live(sd_pipeline, tmp_path):
     torch.manual_seed(0)
     tiny = diffusers.AutoencoderTiny(encoder_block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4)
     with_tiny = MagicEditPipeline(
-        **latent.components | {"tiny_vae": tiny}, resolution=latent.config.resolution
+        **sd_pipeline.components | {"tiny_vae": tiny}, resolution=sd_pipeline.config.resolution
     )
-    assert not latent.sampling("live").tiny_decoder
+    assert not sd_pipeline.sampling("live").tiny_decoder
     assert with_tiny.sampling("live").tiny_decoder
     with_tiny.save_pretrained(tmp_path / "model")
     loaded = MagicEditPipeline.from_pretrained(tmp_path / "model")
