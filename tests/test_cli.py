@@ -16,7 +16,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from skimage import data
 
-from magicedit.cli import main, validation_choice
+from magicedit.cli import main
+from magicedit.cli.training import validation_choice
 from magicedit.errors import DatasetError
 from magicedit.models import PatchModelConfig, create_patch_pipeline
 

@@ -1,12 +1,21 @@
-"""What several commands share: options, names of people, and printing."""
+"""What several commands share: options, names of people, loading an editor, and printing."""
 
 import argparse
+import contextlib
+import gc
 import json
 import sys
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from magicedit.errors import DatasetError
+
+if TYPE_CHECKING:
+    from magicedit.editor import ExpressionEditor
+    from magicedit.faces import FaceBackend
+    from magicedit.imaging import Photo
 
 
 def say(message: str) -> None:
@@ -20,6 +29,59 @@ def print_json(content: dict[str, Any]) -> None:
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+
+
+def add_backend_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--backend",
+        choices=("mediapipe", "insightface"),
+        default="mediapipe",
+        help="what finds faces: mediapipe (default), insightface",
+    )
+
+
+def add_face_option(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        "--face",
+        type=face_choice,
+        default=default,
+        metavar="all|largest|N",
+        help=f"which faces; N counts from 0, the largest (default: {default})",
+    )
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model",
+        default="mini",
+        metavar="MODEL",
+        help="mini (default), mini-live (in one step), a pipeline folder, a hub id",
+    )
+    add_backend_option(parser)
+    parser.add_argument(
+        "--guidance", type=float, metavar="S", help="guidance scale (default: the model's own)"
+    )
+    parser.add_argument(
+        "--quality",
+        choices=("exact", "balanced", "fast", "live"),
+        help="how much time the model takes (default: its own settings); docs/speed.md tells what it costs",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the initial noise (0)")
+    parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps (default: the best present)")
+    parser.add_argument("--dtype", metavar="T", help="float32 (default), bfloat16 or float16")
+    parser.add_argument(
+        "--fast",
+        action="store_true",
+        help="first find this machine's fastest memory format and, on a GPU, dtype and compilation",
+    )
+
+
+def face_choice(text: str) -> str | int:
+    if text in ("all", "largest"):
+        return text
+    if text.isdecimal():
+        return int(text)
+    raise argparse.ArgumentTypeError(f'expected "all", "largest" or a number from 0, got {text!r}')
 
 
 def chosen_people(option: str, text: str, otherwise: str) -> list[str]:
@@ -43,3 +105,76 @@ def chosen_people(option: str, text: str, otherwise: str) -> list[str]:
     if not names:
         raise DatasetError(f"{option} {text} names nobody; leave it out to {otherwise}")
     return names
+
+
+@contextlib.contextmanager
+def loading(args: argparse.Namespace) -> Iterator[None]:
+    """For imports and models: thousands of modules, none of them garbage, are not searched for it.
+
+    That search took a fifth of the time. In a process of ours alone they are left out of it from then on.
+    """
+    collects = args.own_process and gc.isenabled()
+    if collects:
+        gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.freeze()
+            gc.enable()
+
+
+@contextlib.contextmanager
+def backend_beside(args: argparse.Namespace, photo: "Photo") -> Iterator["str | FaceBackend"]:
+    """The face backend, looking at the photograph in another process while this one loads the model.
+
+    Its name alone where there is no core for that, or where `--debug` is to show whole tracebacks.
+    """
+    from magicedit.faces.process import BackendProcess, spare_core
+
+    if not args.own_process or getattr(args, "debug", False) or not spare_core():
+        yield args.backend
+        return
+    with BackendProcess(args.backend) as backend:
+        backend.detect_ahead(photo.pixels)
+        yield backend
+
+
+def load_editor(args: argparse.Namespace, backend: "str | FaceBackend") -> "ExpressionEditor":
+    from magicedit.faces.occlusion import prepare_colours
+
+    say(f"loading {args.model}")
+    threading.Thread(target=prepare_colours).start()
+    with loading(args):
+        from magicedit.editor import ExpressionEditor
+
+        editor = ExpressionEditor.from_pretrained(
+            args.model, device=args.device, dtype=args.dtype, backend=backend
+        )
+    if args.fast:
+        say(f"fastest here: {editor.optimize()}")
+    editor.pipeline.set_progress_bar_config(disable=not sys.stderr.isatty(), leave=False)
+    return editor
+
+
+def describe_face(index: int, box: Sequence[float], pose) -> str:
+    x0, y0, x1, y1 = (round(edge) for edge in box)
+    turned = (
+        "" if pose is None else f", yaw {pose.yaw:+.0f}°, pitch {pose.pitch:+.0f}°, roll {pose.roll:+.0f}°"
+    )
+    return f"face {index}: {x1 - x0} x {y1 - y0} px at ({x0}, {y0}){turned}"
+
+
+def print_faces(edits: Sequence) -> None:
+    """Requested and measured AUs of each edited face."""
+    for index, edit in enumerate(edits):
+        print(describe_face(index, edit.box, edit.pose))
+        for name, delta in edit.requested.items():
+            before = edit.before.get(name)
+            after = None if edit.after is None else edit.after.get(name)
+            measured = "" if before is None or after is None else f"   measured {before:.1f} -> {after:.1f}"
+            print(f"  {name:<5} {delta:+5.1f}{measured}")
+        if edit.identity_distance is not None:
+            print(f"  identity distance {edit.identity_distance:.2f}")
+        for warning in edit.warnings:
+            say(f"warning: face {index}: {warning}")

@@ -1,0 +1,182 @@
+"""`magicedit edit`, `measure` and `sweep`."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from magicedit.cli.common import (
+    add_backend_option,
+    add_face_option,
+    add_json_option,
+    add_model_options,
+    backend_beside,
+    describe_face,
+    load_editor,
+    loading,
+    print_faces,
+    print_json,
+)
+
+EDIT_EXAMPLES = """\
+examples:
+  magicedit edit photo.jpg -o smile.png --au AU12=+3            three steps more smile, on every face
+  magicedit edit photo.jpg -o calm.png --set AU12=0,AU4=0       down to nothing, whatever it is now
+  magicedit edit photo.jpg -o brow.png --au AU2L=+4             the subject's left brow alone; AU2R: right
+  magicedit edit photo.jpg -o glad.jpg --emotion happiness:0.8 --face largest
+  magicedit edit photo.jpg -o a.png --au AU1=2 --model owner/name --steps 30 --json
+
+Variations (--au) go from -10 to 10, targets (--set) from 0 to 5. Pixels outside the faces stay as they are.
+"""
+
+SWEEP_EXAMPLES = """\
+example:
+  magicedit sweep photo.jpg --au AU12 --from -3 --to 5 --steps 9 -o strip.png
+"""
+
+
+def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
+    edit = add_command("edit", "change the expression of the faces in a photograph", run_edit, EDIT_EXAMPLES)
+    edit.add_argument("photo", type=Path, metavar="PHOTO")
+    edit.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="OUT", help="where to write the result"
+    )
+    edit.add_argument("--au", metavar="AU12=+3,AU4=-1", help="variations in intensity steps, -10 to 10")
+    edit.add_argument("--set", metavar="AU12=0", help="intensities to arrive at, 0 to 5")
+    edit.add_argument(
+        "--emotion", metavar="NAME[:STRENGTH]", help="one of the six basic emotions; adds to --au"
+    )
+    add_face_option(edit, "all")
+    add_model_options(edit)
+    edit.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the model's own)")
+    edit.add_argument("--no-measure", dest="measure", action="store_false", help="do not measure the result")
+    edit.add_argument("--overwrite", action="store_true", help="allow OUT to be PHOTO itself")
+    add_json_option(edit)
+
+    measure = add_command("measure", "print the faces of a photograph with their action units", run_measure)
+    measure.add_argument("photo", type=Path, metavar="PHOTO")
+    add_backend_option(measure)
+    add_json_option(measure)
+
+    sweep = add_command(
+        "sweep", "draw a strip of one action unit at several variations", run_sweep, SWEEP_EXAMPLES
+    )
+    sweep.add_argument("photo", type=Path, metavar="PHOTO")
+    sweep.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="STRIP", help="where to write the strip"
+    )
+    sweep.add_argument("--au", required=True, metavar="AU12", help="the action unit to vary")
+    sweep.add_argument(
+        "--from", dest="start", type=float, default=-3.0, metavar="X", help="first variation (-3)"
+    )
+    sweep.add_argument("--to", dest="stop", type=float, default=5.0, metavar="X", help="last variation (5)")
+    sweep.add_argument("--steps", type=int, default=9, metavar="N", help="number of pictures (9)")
+    sweep.add_argument(
+        "--inference-steps", type=int, metavar="N", help="denoising steps (default: the model's own)"
+    )
+    sweep.add_argument("--overwrite", action="store_true", help="allow STRIP to be PHOTO itself")
+    add_face_option(sweep, "largest")
+    add_model_options(sweep)
+    add_json_option(sweep)
+
+
+def run_edit(args: argparse.Namespace) -> int:
+    from magicedit.imaging import check_output, open_photo, save_image
+
+    # Whatever can be seen to be wrong now is said before the model loads.
+    check_edit(args)
+    photo = open_photo(args.photo)
+    check_output(args.output, overwrite=args.overwrite, forbid=args.photo)
+    with backend_beside(args, photo) as backend:
+        editor = load_editor(args, backend)
+        result = editor.edit(
+            photo,
+            add=args.au,
+            set=args.set,
+            emotion=args.emotion,
+            face=args.face,
+            steps=args.steps,
+            guidance=args.guidance,
+            quality=args.quality,
+            seed=args.seed,
+            measure=args.measure,
+        )
+    output = save_image(result.image, args.output, overwrite=args.overwrite, forbid=args.photo)
+    if args.json:
+        faces = [face.to_json() for face in result.faces]
+        print_json({"output": str(output), "seconds": round(result.seconds, 3), "faces": faces})
+    else:
+        print_faces(result.faces)
+        print(f"{output}  ({result.seconds:.1f} s)")
+    return 0
+
+
+def run_measure(args: argparse.Namespace) -> int:
+    with loading(args):
+        from magicedit.editor import face_to_json, select_faces
+        from magicedit.faces import load_backend
+        from magicedit.imaging import open_photo
+
+        photo = open_photo(args.photo)
+        backend = load_backend(args.backend)
+    faces = select_faces(backend.detect(photo.pixels), "all", photo)
+    height, width = photo.pixels.shape[:2]
+    if args.json:
+        print_json(
+            {
+                "photo": str(args.photo),
+                "width": width,
+                "height": height,
+                "faces": [face_to_json(f) for f in faces],
+            }
+        )
+        return 0
+    for index, face in enumerate(faces):
+        print(describe_face(index, face.box, face.pose))
+        for name, value in face.action_units.items():
+            print(f"  {name:<5} {value:4.1f}  {'#' * round(4 * value)}".rstrip())
+    return 0
+
+
+def run_sweep(args: argparse.Namespace) -> int:
+    from magicedit.editor import sweep_strip
+    from magicedit.imaging import check_output, open_photo, save_image
+
+    photo = open_photo(args.photo)
+    check_output(args.output, overwrite=args.overwrite, forbid=args.photo)
+    with backend_beside(args, photo) as backend:
+        editor = load_editor(args, backend)
+        results = editor.sweep(
+            photo,
+            args.au,
+            args.start,
+            args.stop,
+            args.steps,
+            args.face,
+            inference_steps=args.inference_steps,
+            guidance=args.guidance,
+            quality=args.quality,
+            seed=args.seed,
+        )
+    output = save_image(sweep_strip(results), args.output, overwrite=args.overwrite, forbid=args.photo)
+    if args.json:
+        edits = [
+            {"seconds": round(r.seconds, 3), "faces": [face.to_json() for face in r.faces]} for r in results
+        ]
+        seconds = round(sum(r.seconds for r in results), 3)
+        print_json({"output": str(output), "seconds": seconds, "edits": edits})
+        return 0
+    for result in results:
+        print_faces(result.faces)
+    print(f"{output}  ({sum(r.seconds for r in results):.1f} s)")
+    return 0
+
+
+def check_edit(args: argparse.Namespace) -> None:
+    """Raises what `edit` would raise on requests that are malformed whatever the photograph shows."""
+    from magicedit.action_units import DESCRIPTIONS, NAMES, resolve_delta, with_sides
+
+    names = (
+        NAMES if args.model == "mini" else tuple(DESCRIPTIONS)
+    )  # another model's vocabulary is not known yet
+    known = dict.fromkeys(with_sides(names), 0.0)
+    resolve_delta(known, add=args.au, set=args.set, emotion=args.emotion, names=names)

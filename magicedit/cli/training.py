@@ -1,0 +1,138 @@
+"""`magicedit prepare`, `train` and `convert`."""
+
+import argparse
+import dataclasses
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from magicedit.cli.common import add_backend_option, add_json_option, chosen_people, print_json, say
+
+PREPARE_EXAMPLES = """\
+examples:
+  magicedit prepare photos/ -o dataset/                      photos/ has one sub-folder per person
+  magicedit prepare photos/ -o dataset/ --validation 0.1     one person in ten for validation
+  magicedit prepare photos/ -o dataset/ --augment muscles    pairs even of people with one photograph
+  magicedit prepare photos/ -o dataset/ --labels openface.csv --validation anna,ben
+"""
+
+CONVERT_EXAMPLES = """\
+example:
+  magicedit convert MagicFace/ --base stable-diffusion-v1-5/ -o magicface-pipeline/
+"""
+
+
+def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
+    prepare = add_command(
+        "prepare", "turn a folder of photographs into a training dataset", run_prepare, PREPARE_EXAMPLES
+    )
+    prepare.add_argument("folder", type=Path, metavar="FOLDER", help="photographs, one sub-folder per person")
+    prepare.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="DATASET", help="folder to write"
+    )
+    prepare.add_argument(
+        "--size", type=int, default=512, metavar="PX", help="side of the aligned crops (512)"
+    )
+    prepare.add_argument(
+        "--labels", type=Path, metavar="CSV", help="AU labels by OpenFace, py-feat or LibreFace"
+    )
+    prepare.add_argument(
+        "--labels-scale",
+        type=float,
+        metavar="MAX",
+        help="number for full intensity, where the file does not tell: 1 or 5",
+    )
+    prepare.add_argument(
+        "--validation",
+        metavar="IDS",
+        help="people kept for validation: names joined by commas, @FILE with one a line, a share like 0.1",
+    )
+    prepare.add_argument(
+        "--augment",
+        choices=["muscles"],
+        help="beside each training photograph, variants of it warped by a model of the face's muscles",
+    )
+    prepare.add_argument("--variants", type=int, metavar="N", help="how many of them a photograph (4)")
+    prepare.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="photographs measured at a time (1)"
+    )
+    add_backend_option(prepare)
+    prepare.add_argument(
+        "--force", action="store_true", help="measure and write again even if nothing changed"
+    )
+    add_json_option(prepare)
+
+    add_command("train", "train a model; flags as in `magicedit train --help`")
+
+    convert = add_command(
+        "convert",
+        "turn the published MagicFace checkpoint into a pipeline folder",
+        run_convert,
+        CONVERT_EXAMPLES,
+    )
+    convert.add_argument(
+        "checkpoint", type=Path, metavar="MAGICFACE_FOLDER", help="with denoising_unet/ and ID_enc/"
+    )
+    convert.add_argument(
+        "--base",
+        required=True,
+        metavar="SD_FOLDER",
+        help="Stable Diffusion 1.5: VAE, text encoder, scheduler",
+    )
+    convert.add_argument("-o", "--output", type=Path, required=True, metavar="PIPELINE_FOLDER")
+
+
+def validation_choice(text: str | None) -> dict[str, Any]:
+    """`--validation` as keyword arguments of `prepare`."""
+    if text is None:
+        return {}
+    if re.fullmatch(r"0?\.\d+", text):
+        return {"validation_fraction": float(text)}
+    return {"validation": chosen_people("--validation", text, "keep everybody for training")}
+
+
+def run_prepare(args: argparse.Namespace) -> int:
+    from magicedit.data.prepare import prepare
+
+    report = prepare(
+        args.folder,
+        args.output,
+        size=args.size,
+        labels=args.labels,
+        labels_scale=args.labels_scale,
+        backend=args.backend,
+        augment=args.augment,
+        variants=args.variants,
+        jobs=args.jobs,
+        force=args.force,
+        progress=sys.stderr.isatty(),
+        **validation_choice(args.validation),
+    )
+    for reject in report.rejected:
+        say(f"left out: {reject['source']}: {reject['reason']}")
+    if args.json:
+        print_json(dataclasses.asdict(report) | {"output": str(report.output)})
+        return 0
+    for split, count in report.photographs.items():
+        people, pairs = report.identities[split], report.pairs[split]
+        print(f"{split:<10} {count} photographs of {people} people, {pairs} pairs")
+    if report.variants:
+        print(f"{'':<10} and {report.variants} warped variants of each training photograph")
+    done = "unchanged" if report.unchanged else f"{report.measured} measured, {report.reused} as before"
+    print(f"{report.output}  ({done}, {len(report.rejected)} left out, {report.seconds:.1f} s)")
+    return 0
+
+
+def run_train(argv: list[str]) -> int:
+    from magicedit.train.train import main as train
+
+    return train(argv) or 0
+
+
+def run_convert(args: argparse.Namespace) -> int:
+    from magicedit.models import convert
+
+    print(convert(args.checkpoint, base=args.base, output=args.output))
+    return 0
