@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from magicedit.editor import EditResult, ExpressionEditor, FaceEdit
+    from magicedit.expression import Expression
 
 __version__ = "0.1.0"
 
-__all__ = ["EditResult", "ExpressionEditor", "FaceEdit", "__version__"]
+__all__ = ["EditResult", "Expression", "ExpressionEditor", "FaceEdit", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
@@ -23,6 +24,10 @@ def __getattr__(name: str) -> Any:
         from magicedit import editor
 
         return getattr(editor, name)
+    if name == "Expression":
+        from magicedit.expression import Expression
+
+        return Expression
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

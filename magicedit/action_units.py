@@ -315,15 +315,31 @@ def resolve_delta(
                 f"setting {name} needs its measured intensity, which is not known here; give a delta instead"
             )
         deltas[name] = level - float(current[name])
-    left, right = split_sides(deltas)
+    return total_delta([deltas], names)
+
+
+def total_delta(parts: Iterable[Mapping[str, float]], names: Sequence[str] = NAMES) -> dict[str, float]:
+    """Deltas by name added up: whole units where the sides agree, else by side, ordered as `names`.
+
+    Raises ActionUnitError where a sum leaves -10 to 10.
+    """
+    left: dict[str, float] = {}
+    right: dict[str, float] = {}
+    given: set[str] = set()
+    for part in parts:
+        for side, values in zip((left, right), split_sides(part), strict=True):
+            for name, value in values.items():
+                side[name] = side.get(name, 0.0) + value
+        given |= part.keys()
     totals = {}
     for name in names:
         sided = sided_names(name)
-        if name in deltas or (sided and all(side in deltas for side in sided)):
+        if name in given or (sided and all(side in given for side in sided)):
             both = left[name], right[name]
             totals |= {name: both[0]} if both[0] == both[1] else dict(zip(sided, both, strict=True))
         else:
-            totals |= {side: deltas[side] for side in sided if side in deltas}
+            values = (left.get(name, 0.0), right.get(name, 0.0))
+            totals |= {side: value for side, value in zip(sided, values, strict=False) if side in given}
     for name, value in totals.items():
         _number(value, name, DELTA_RANGE, "a total delta")
     return totals

@@ -4,7 +4,6 @@ Pixels are (height, width, 3) uint8 RGB, upright; tensors are float32 (3, height
 """
 
 import os
-import secrets
 import struct
 import warnings
 from collections.abc import Sequence
@@ -30,6 +29,7 @@ from PIL import (  # the plugins of what we read: else opening any photograph lo
 from PIL.PngImagePlugin import PngInfo
 
 from magicedit.errors import ImageError, OutputError
+from magicedit.files import replacing
 
 if TYPE_CHECKING:
     import torch
@@ -308,6 +308,12 @@ def check_output(path: str | Path, *, overwrite: bool = False, forbid: Path | No
     path = Path(path)
     if path.suffix.lower() not in _FORMATS:
         raise OutputError(f"cannot tell a format from the suffix of {path}; use one of {', '.join(_FORMATS)}")
+    return writable(path, overwrite=overwrite, forbid=forbid)
+
+
+def writable(path: str | Path, *, overwrite: bool = False, forbid: Path | None = None) -> Path:
+    """`check_output` for files of any kind."""
+    path = Path(path)
     if path.is_dir():
         raise OutputError(f"{path} is a folder; give the path of a file in it")
     target = path.resolve()  # a link keeps pointing where it did
@@ -317,7 +323,7 @@ def check_output(path: str | Path, *, overwrite: bool = False, forbid: Path | No
         raise OutputError(f"the folder {path.parent} may not be written to; choose another")
     exist = forbid is not None and target.exists() and Path(forbid).exists()
     if exist and not overwrite and target.samefile(forbid):
-        raise OutputError(f"{path} is the input photograph; choose another output, or allow overwriting it")
+        raise OutputError(f"{path} is the input; choose another output, or allow overwriting it")
     return target
 
 
@@ -331,21 +337,45 @@ def save_image(
     ICC profile, EXIF, resolution, XMP and, in PNG, text are taken from `image.info`.
     Raises OutputError as `check_output` does, for transparency in a JPEG, and where writing fails.
     """
-    target = check_output(path, overwrite=overwrite, forbid=forbid)
-    format = _FORMATS[target.suffix.lower()]
+    format = _FORMATS[check_output(path, overwrite=overwrite, forbid=forbid).suffix.lower()]
     if format == "JPEG" and image.mode in ("LA", "RGBA"):
         raise OutputError(f"{path}: a JPEG cannot hold this image's transparency; use .png, .webp or .tiff")
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
+    with replacing(path) as file:
+        try:
             image.save(file, format, **_save_options(image, format))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except (OSError, ValueError, struct.error) as error:
-        raise OutputError(f"{path} could not be written ({error}); choose another place or format") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        except (OSError, ValueError, struct.error) as error:
+            raise OutputError(
+                f"{path} could not be written ({error}); choose another place or format"
+            ) from error
+    return Path(path)
+
+
+def save_animation(frames: Sequence[Image.Image], path: str | Path, seconds: float = 0.1) -> Path:
+    """Writes pictures of one size as a GIF that repeats, each shown for `seconds`; all or nothing.
+
+    Raises:
+        OutputError: for another suffix than .gif, as `check_output` does, and where writing fails.
+        ImageError: where there are no pictures, or their sizes differ.
+    """
+    if Path(path).suffix.lower() != ".gif":
+        raise OutputError(f"an animation is written as .gif, not as {path}")
+    writable(path)
+    if not frames or len({frame.size for frame in frames}) > 1:
+        raise ImageError(f"expected pictures of one size, got {[frame.size for frame in frames]}")
+    # One palette for all, of a strip of them: separate ones make still places flicker
+    whole = strip([frame.convert("RGB") for frame in frames])
+    palette = whole.quantize(256, Image.Quantize.MEDIANCUT)
+    pictures = [frame.convert("RGB").quantize(palette=palette) for frame in frames]
+    with replacing(path) as file:
+        pictures[0].save(
+            file,
+            "GIF",
+            save_all=True,
+            append_images=pictures[1:],
+            duration=round(1000 * seconds),
+            loop=0,
+            disposal=1,
+        )
     return Path(path)
 
 

@@ -12,24 +12,26 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 # A room is a module or folder right under the package. `errors` is the bottom; the file that ships with
 # the weights stands alone.
-_BASE = {"errors", "action_units", "imaging"}
+_BASE = {"errors", "files", "action_units", "imaging"}
 _GENERATION = {"models", "pipelines"}
 _ROOMS_BELOW_EDITOR = _BASE | {"expression", "faces", "warping"} | _GENERATION
 _TRAINING = _ROOMS_BELOW_EDITOR | {"data", "baselines", "evaluation", "hub"}
-_DOORS = {"app", "cli", "demo", "doctor"}  # what people open: they may import anything
+_DOORS = {"app", "batch", "cli", "demo", "doctor"}  # what people open: they may import anything
 
 MAY_IMPORT = {
     "errors": set(),
     "action_units": {"errors"},
-    "expression": {"errors", "action_units"},
-    "imaging": {"errors", "action_units", "expression"},
+    "files": {"errors"},
+    "expression": {"errors", "files", "action_units"},
+    "imaging": {"errors", "files", "action_units", "expression"},
     "pipelines": set(),
     "models": {"errors", "action_units", "pipelines"},
     "faces": _BASE,
     "warping": _BASE | {"faces"},
     "data": _BASE | {"expression", "faces", "warping"},
     "editor": _ROOMS_BELOW_EDITOR,
-    "video": _ROOMS_BELOW_EDITOR,
+    "video": _ROOMS_BELOW_EDITOR | {"editor"},
+    "batch": _ROOMS_BELOW_EDITOR | {"editor"},
     "baselines": _BASE | {"faces", "warping", "pipelines"},
     "evaluation": _BASE | {"faces", "warping", "data"},
     "hub": {"errors", "action_units"} | _GENERATION,
@@ -38,11 +40,16 @@ MAY_IMPORT = {
     "cli": _TRAINING | {"editor", "video", "train"} | _DOORS,
     "demo": _TRAINING | {"editor", "video"} | _DOORS,
     "doctor": _TRAINING | {"editor", "video"} | _DOORS,
-    "__init__": {"editor"},  # on first use
+    "__init__": {"editor", "expression"},  # on first use
 }
 # `__version__` and the module itself, as `from magicedit import __version__`
 _PACKAGE_ITSELF = {"__version__"}
-_REEXPORTED = {"ExpressionEditor": "editor", "EditResult": "editor", "FaceEdit": "editor"}
+_REEXPORTED = {
+    "ExpressionEditor": "editor",
+    "EditResult": "editor",
+    "FaceEdit": "editor",
+    "Expression": "expression",
+}
 
 # Libraries that stand behind one file, so that leaving one is the matter of that file.
 ONLY_IN = {

@@ -390,7 +390,7 @@ def test_never_over_the_input_unless_told(capsys, photo, tmp_path, model):
     os.link(photo, tmp_path / "same.png")
     for name in ("photo.png", "link.png", "same.png"):
         line = refused(capsys, "edit", photo, "-o", tmp_path / name, "--au", "AU12=2", "--model", model)
-        assert "is the input photograph" in line
+        assert "is the input" in line
         assert digest(photo) == before
     arguments = ["edit", photo, "-o", photo, "--au", "AU12=2", "--model", model, "--overwrite"]
     assert main([str(argument) for argument in arguments]) == 0

@@ -283,7 +283,7 @@ def test_damaged_exif_is_named_with_a_remedy(tmp_path):
         ("PA", None, 'convert("RGBA")'),
         ("CMYK", ".jpg", "ImageCms"),
         ("CMYK", ".tiff", "ImageCms"),
-        ("YCbCr", ".tiff", 'convert("RGB")'),
+        ("YCbCr", None, 'convert("RGB")'),
         ("HSV", None, 'convert("RGB")'),
         ("LAB", ".tiff", "ImageCms"),
         ("RGBX", None, 'convert("RGB")'),
@@ -424,7 +424,7 @@ def test_nothing_is_written_over_the_input_unless_told(tmp_path):
     (tmp_path / "same.png").hardlink_to(source)
     black = Image.new("RGB", (40, 24))
     for name in ("a.png", "link.png", "same.png", "../" + tmp_path.name + "/a.png"):
-        with pytest.raises(OutputError, match="is the input photograph"):
+        with pytest.raises(OutputError, match="is the input"):
             save_image(black, tmp_path / name, forbid=source)
     assert source.read_bytes() == before
 

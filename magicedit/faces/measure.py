@@ -33,6 +33,10 @@ BLENDSHAPES_OF_UNIT: dict[str, tuple[str, ...]] = {
     "AU45": ("eyeBlinkLeft", "eyeBlinkRight"),
 }
 
+# What the scores hardly respond to even where the muscles themselves are moved, and landmarks do: see
+# benchmarks/muscle_calibration.json.
+SEEN_BY_LANDMARKS = ("AU5", "AU6", "AU9", "AU15")
+
 _INNER_BROWS = ((55, 107), (285, 336))  # the subject's right, the left
 FULL_BROW_RAISE = 0.086  # interocular distances at intensity 5, see `magicedit.faces.geometry`
 _INNER_LIPS = {  # upper, lower: left of, at and right of the midline

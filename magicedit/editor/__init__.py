@@ -1,0 +1,37 @@
+"""The editor: whole photographs in, the same photographs with other expressions out."""
+
+from magicedit.editor.attention import AttentionMaps, named_places
+from magicedit.editor.changer import Edit, FaceChanger, FaceCut
+from magicedit.editor.editor import (
+    ExpressionEditor,
+    PhotoLike,
+    measured_expression,
+    requested_deltas,
+    select_faces,
+    usable_expression,
+)
+from magicedit.editor.results import EditResult, FaceEdit, face_to_json, sweep_strip, unreached
+from magicedit.editor.settings import QUALITIES, SamplingSettings, usable_device, usable_dtype
+
+__all__ = [
+    "QUALITIES",
+    "AttentionMaps",
+    "Edit",
+    "EditResult",
+    "ExpressionEditor",
+    "FaceChanger",
+    "FaceCut",
+    "FaceEdit",
+    "PhotoLike",
+    "SamplingSettings",
+    "face_to_json",
+    "measured_expression",
+    "named_places",
+    "requested_deltas",
+    "select_faces",
+    "sweep_strip",
+    "unreached",
+    "usable_device",
+    "usable_dtype",
+    "usable_expression",
+]

@@ -1,0 +1,204 @@
+"""The core that photographs and videos share: a face cut out, encoded, changed, and carried back."""
+
+import hashlib
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import PIL.Image
+
+from magicedit.action_units import split_sides, to_vector
+from magicedit.editor.settings import SamplingSettings
+from magicedit.errors import ModelError
+from magicedit.faces import Alignment, Face, align, condition_image, crop_face, editing_region, left_side
+from magicedit.warping import Change, carry_change, estimate_change, join_sides, no_change
+
+if TYPE_CHECKING:
+    from magicedit.pipelines.pipeline_magicedit import (
+        EncodedFaces,
+        MagicEditPipeline,
+        MagicEditPipelineOutput,
+    )
+
+REMEMBERED_FACES = 4  # encoded ones: about 50 MB each for a model of Stable Diffusion's size in 16 bits
+
+
+@dataclass(frozen=True, eq=False)
+class FaceCut:
+    """A face as the model sees it.
+
+    crop: (size, size, 3) uint8 RGB. landmarks: (points, 2), crop px. encoded: what the pipeline keeps of it.
+    """
+
+    crop: np.ndarray
+    alignment: Alignment
+    landmarks: np.ndarray
+    scheme: str
+    encoded: "EncodedFaces"
+
+    @cached_property
+    def region(self) -> np.ndarray:
+        return editing_region(self.landmarks, self.alignment.size, self.scheme)  # (size, size)
+
+
+@dataclass(eq=False)
+class Edit:
+    """One photograph on its way: `pixels` evolve face by face as `requests` ask, one for each of `faces`."""
+
+    pixels: np.ndarray
+    faces: list[Face]
+    requests: list[dict[str, float]]
+
+
+class FaceChanger:
+    """Asks a pipeline for the changes of faces, and carries them to the photographs.
+
+    What the model encodes of a face is remembered for the next few changes of the same crop.
+    """
+
+    def __init__(self, pipeline: "MagicEditPipeline"):
+        self.pipeline = pipeline
+        self._encoded: OrderedDict[bytes, EncodedFaces] = OrderedDict()
+        self._encoding = threading.Lock()
+
+    @property
+    def action_units(self) -> tuple[str, ...]:
+        """The AUs this model was trained on, in its order."""
+        return tuple(self.pipeline.action_units)
+
+    def apply(self, edits: list[Edit], settings: SamplingSettings) -> None:
+        """Carries out what was requested of each photograph.
+
+        Its faces are edited one after the other on the evolving pixels, lest overlapping ones undo each
+        other; the photographs together.
+        """
+        for index in range(max((len(edit.faces) for edit in edits), default=0)):
+            changing = [
+                edit for edit in edits if index < len(edit.faces) and any(edit.requests[index].values())
+            ]
+            if changing:
+                self._edit_faces(changing, index, settings)
+
+    def _edit_faces(self, edits: list[Edit], index: int, settings: SamplingSettings) -> None:
+        """The face of number `index` in each photograph."""
+        # 1. Crops of the model's size, encoded; variants share photograph and face
+        known: dict[tuple[int, int], FaceCut] = {}
+        cuts = []
+        for edit in edits:
+            key = id(edit.pixels), id(edit.faces[index])
+            if key not in known:
+                known[key] = self.cut(edit.pixels, edit.faces[index])
+            cuts.append(known[key])
+
+        # 2. What the model does to them, carried to the photographs
+        changes = self.requested_changes(cuts, [edit.requests[index] for edit in edits], settings)
+        for edit, cut, change in zip(edits, cuts, changes, strict=True):
+            if change is not None:
+                edit.pixels = carry_change(edit.pixels, cut.alignment, change, cut.region)
+
+    def requested_changes(
+        self, cuts: list[FaceCut], requests: list[dict[str, float]], settings: SamplingSettings
+    ) -> list[Change | None]:
+        """What the model does to each of `cuts` by the request of the same number; None: nothing is asked.
+
+        requests: AU name, whole or of one side, -> variation. Where the sides differ the model answers twice.
+        """
+        # 1. The vectors of left and right, None: unchanged
+        vectors, cut_of, sides_of = [], [], []
+        for request, cut in zip(requests, cuts, strict=True):
+            sides = [to_vector(side, self.action_units) for side in split_sides(request)]
+            if np.array_equal(*sides):
+                sides = sides[:1]
+            numbers = []
+            for vector in sides:
+                numbers.append(len(vectors) if vector.any() else None)
+                if vector.any():  # else below what float32 can tell from nothing
+                    vectors.append(vector)
+                    cut_of.append(cut)
+            sides_of.append((numbers[0], numbers[-1]))
+
+        # 2. The model, once for each vector
+        answers = self.changes(cut_of, vectors, settings)
+        changes: list[Change | None] = []
+        for cut, sides in zip(cuts, sides_of, strict=True):
+            if sides == (None, None):
+                changes.append(None)
+                continue
+            size = cut.alignment.size
+            left, right = (no_change(size) if side is None else answers[side] for side in sides)
+            if sides[0] != sides[1]:
+                left = join_sides(left, right, left_side(cut.landmarks, size, cut.scheme))
+            changes.append(left)
+        return changes
+
+    def cut(self, pixels: np.ndarray, face: Face, alignment: Alignment | None = None) -> FaceCut:
+        """Cuts a face out of a photograph, (height, width, 3) uint8 RGB, and encodes it.
+
+        alignment: of the model's resolution; default: by the face's own landmarks.
+        """
+        alignment = alignment or align(face, self.pipeline.config.resolution)
+        landmarks = alignment.apply(face.landmarks)  # (points, 2), crop px
+        crop = crop_face(pixels, alignment)  # (size, size, 3)
+        condition = condition_image(crop, landmarks, face.scheme)
+        return FaceCut(crop, alignment, landmarks, face.scheme, self._encode(crop, condition))
+
+    def _encode(self, crop: np.ndarray, condition: np.ndarray) -> "EncodedFaces":
+        """The pipeline's encoding of a crop, remembered for a few of them while the weights stay."""
+        key = hashlib.blake2b(np.ascontiguousarray(crop), digest_size=16)
+        key.update(np.ascontiguousarray(condition))
+        key = key.digest()
+        with self._encoding:
+            encoded = self._encoded.pop(key, None)
+            if encoded is None or not self.pipeline.is_current(encoded):
+                encoded = self.pipeline.encode_faces(
+                    PIL.Image.fromarray(crop), PIL.Image.fromarray(condition)
+                )
+            self._encoded[key] = encoded
+            if len(self._encoded) > REMEMBERED_FACES:
+                self._encoded.popitem(last=False)
+            return encoded
+
+    def changes(
+        self, cuts: list[FaceCut], vectors: list[np.ndarray], settings: SamplingSettings
+    ) -> list[Change]:
+        """What the model does to each of `cuts` by the AU vector (aus,) of the same number."""
+        import torch
+
+        from magicedit.models import call_in_batches
+
+        def call(rows: slice) -> list[Change]:
+            encoded = [cut.encoded for cut in cuts[rows]]
+            alone = all(part is encoded[0] for part in encoded)  # then the vectors share its reference
+            output = self.pipeline(
+                faces=encoded[0] if alone else type(encoded[0]).join(encoded),
+                au_delta=np.stack(vectors[rows]),
+                generator=[torch.Generator("cpu").manual_seed(settings.seed) for _ in encoded],
+                output_type="np",
+                **settings.arguments(),
+            )
+            return changes_of(output, [cut.crop for cut in cuts[rows]])
+
+        return call_in_batches(call, len(vectors), self.pipeline)
+
+
+def changes_of(output: "MagicEditPipelineOutput", crops: list[np.ndarray]) -> list[Change]:
+    """What a pipeline did to each of the crops (size, size, 3) uint8.
+
+    Raises:
+        ModelError: where its answer is not finite.
+    """
+    changes = []
+    for row, crop in enumerate(crops):
+        if output.change is None:
+            changes.append(estimate_change(crop, np.rint(output.images[row] * 255).astype(np.uint8)))
+            continue
+        flow, mask, paint = (
+            output.change[name][row].float().cpu().numpy() for name in ("flow", "mask", "paint")
+        )
+        if not all(np.isfinite(part).all() for part in (flow, mask, paint)):
+            raise ModelError("the model's answer is not finite; its weights are broken, or use float32")
+        changes.append(Change(flow=flow, mask=mask, paint=paint))
+    return changes

@@ -1,0 +1,664 @@
+"""Editing whole photographs: find the faces, edit each in an aligned crop, carry the change back.
+
+A model sees a square crop of its own size. What returns to the photograph is not that crop but its *change*:
+a flow that moves the photograph's own pixels, and paint for what was not there before, within a feathered
+region of the face (see `magicedit.warping.change`). Everything outside equals the input to the byte.
+"""
+
+import hashlib
+import math
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import PIL.Image
+
+from magicedit.action_units import (
+    INTENSITY_RANGE,
+    name_order,
+    parse_deltas,
+    parse_levels,
+    resolve_delta,
+    split_sides,
+    to_vector,
+    total_delta,
+    whole_name,
+    with_sides,
+)
+from magicedit.editor.attention import AttentionMaps, record_attention
+from magicedit.editor.changer import Edit, FaceChanger
+from magicedit.editor.closed_loop import Pursuit, check_tolerance
+from magicedit.editor.results import EditResult, FaceEdit, measured_as_asked, unreached
+from magicedit.editor.settings import SamplingSettings, usable_device, usable_dtype
+from magicedit.errors import ActionUnitError, MagicEditError, ModelError, NoFaceError
+from magicedit.expression import Expression
+from magicedit.faces import (
+    Face,
+    FaceBackend,
+    align,
+    covered_parts,
+    geometric_change,
+    identity_distance,
+    load_backend,
+)
+from magicedit.faces.types import same_face
+from magicedit.imaging import Photo, open_photo, photo_to_image
+
+if TYPE_CHECKING:
+    import torch
+
+    from magicedit.models import Optimization
+    from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
+
+PhotoLike = str | Path | PIL.Image.Image | np.ndarray | Photo
+Deltas = str | Mapping[str, float] | Sequence[float] | np.ndarray
+
+POSE_LIMIT = 30.0  # degrees of yaw or pitch; roll is undone by the alignment
+REMEMBERED_PHOTOS = 4
+
+
+class ExpressionEditor:
+    """Changes the expression of the faces in a photograph, in FACS action units.
+
+        editor = ExpressionEditor.from_pretrained("mini")
+        result = editor.edit("photo.jpg", add={"AU12": 3}, face="largest")
+        result.image.save("smile.png")
+
+    Faces found in a photograph, and what the model encodes of them, are remembered for the next few edits of
+    the same pixels.
+    """
+
+    def __init__(self, pipeline: "MagicEditPipeline", backend: FaceBackend, *, model: str = "custom"):
+        self.backend = backend
+        self.model = model
+        self.changer = FaceChanger(pipeline)
+        self._faces: OrderedDict[bytes, list[Face]] = OrderedDict()
+        self._detecting = threading.Lock()  # face backends and this cache serve one thread at a time
+        pipeline.set_progress_bar_config(disable=True)
+
+    @property
+    def pipeline(self) -> "MagicEditPipeline":
+        return self.changer.pipeline
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path = "mini",
+        *,
+        device: "str | torch.device | None" = None,
+        dtype: "str | torch.dtype | None" = None,
+        backend: str | FaceBackend = "mediapipe",
+    ) -> "ExpressionEditor":
+        """Loads a model and a face backend.
+
+        Args:
+            model: "mini" (embedded in the package), a pipeline folder, or a hub id.
+            device: default: the best present (CUDA, then MPS, then CPU).
+            dtype: of the model's weights; default: float32.
+            backend: the name of a face backend ("mediapipe", "insightface"), or one that is already loaded.
+
+        Raises:
+            ModelError: where the model or the backend's model file is missing, incomplete or unsafe.
+            MissingDependencyError: where the backend is an extra that is not installed.
+        """
+        from magicedit.models import load_pipeline
+
+        pipeline = load_pipeline(model, device=usable_device(device), dtype=usable_dtype(dtype))
+        return cls(pipeline, load_backend(backend) if isinstance(backend, str) else backend, model=str(model))
+
+    @property
+    def action_units(self) -> tuple[str, ...]:
+        """The AUs this model was trained on, in its order."""
+        return self.changer.action_units
+
+    def optimize(
+        self, *, compile: bool | None = None, dtype: "str | torch.dtype | None" = None
+    ) -> "Optimization":
+        """Makes the model as fast as this machine can, see `magicedit.models.optimize_pipeline`.
+
+        Returns:
+            `Optimization`: what was chosen, and what the alternatives took; its `str` is a sentence.
+        """
+        from magicedit.models import optimize_pipeline
+
+        return optimize_pipeline(self.pipeline, compile=compile, dtype=usable_dtype(dtype))
+
+    def edit(
+        self,
+        photo: PhotoLike,
+        add: Deltas | None = None,
+        set: Deltas | None = None,
+        emotion: str | tuple[str, float] | None = None,
+        face: str | int = "all",
+        *,
+        expression: Expression | str | Path | None = None,
+        strength: float = 1.0,
+        neutral: bool = False,
+        tolerance: float | None = None,
+        max_edits: int = 4,
+        steps: int | None = None,
+        guidance: float | None = None,
+        seed: int = 0,
+        quality: str | None = None,
+        measure: bool = True,
+    ) -> EditResult:
+        """Edits one or all faces of a photograph, at the photograph's own resolution.
+
+        Args:
+            photo: a path, PIL image, (height, width, 3) uint8 RGB array or `Photo`.
+            add: variations in intensity steps, -10 to 10: a dict, "AU12=+3,AU4=-1", or a vector in the
+                model's order. "AU12L=+3" changes the subject's left side alone; the change then fades over
+                the bridge of the nose.
+            set: intensities to arrive at, 0 to 5; the variation follows from what the photograph measures.
+            emotion: "happiness", "happiness:0.8" or ("happiness", 0.8); adds to `add`.
+            face: "all", "largest", or an index into the faces from the largest (0) to the smallest.
+            expression: an `Expression`, or the file of one: arrived at, or added to what else is asked for if
+                it holds variations. Measured units that the model cannot edit are left out.
+            strength: how much of `expression`: 1 is all of it.
+            neutral: take the measured expression back first, so that `add` and `emotion` start from a face
+                at rest: whatever is not asked for goes to 0.
+            tolerance: intensity steps, the closed loop: the result is measured and the request corrected
+                until every unit that was asked for is as near as this, or `max_edits` edits were made. Each
+                starts from the photograph; the nearest is kept, and `FaceEdit.reached` tells.
+            steps: denoising steps; default: the quality's.
+            guidance: classifier-free guidance scale; default: the model's own.
+            seed: of the initial noise, the same for each face, so that none depends on the others.
+            quality: "exact", "balanced", "fast" or "live": how much time the model takes, and what that
+                costs stands in the documentation; default: the model's own settings.
+            measure: measure the faces again in the result; without, `after`, `moved` and `identity_distance`
+                are None.
+
+        Returns:
+            the result. When nothing is asked for, its image equals the photograph exactly.
+
+        Raises:
+            ImageError, NoFaceError, ActionUnitError: see their docstrings.
+        """
+        (result,) = self.edit_batch(
+            [photo], add, set, emotion, face, expression=expression, strength=strength, neutral=neutral,
+            tolerance=tolerance, max_edits=max_edits, steps=steps, guidance=guidance, seed=seed,
+            quality=quality, measure=measure,
+        )  # fmt: skip
+        return result
+
+    def edit_batch(
+        self,
+        photos: Sequence[PhotoLike],
+        add: Deltas | None = None,
+        set: Deltas | None = None,
+        emotion: str | tuple[str, float] | None = None,
+        face: str | int = "all",
+        *,
+        expression: Expression | str | Path | None = None,
+        strength: float = 1.0,
+        neutral: bool = False,
+        tolerance: float | None = None,
+        max_edits: int = 4,
+        steps: int | None = None,
+        guidance: float | None = None,
+        seed: int = 0,
+        quality: str | None = None,
+        measure: bool = True,
+    ) -> list[EditResult]:
+        """Edits several photographs by the same request; their faces go through the model together.
+
+        Each result is that of `edit`, up to the rounding of other batch sizes. Arguments and errors as of
+        `edit`; an error in one photograph ends the whole.
+        """
+        # 1. What is asked for; malformed requests fail before detection
+        started = time.perf_counter()
+        settings = SamplingSettings(steps, guidance, quality, seed)
+        check_tolerance(tolerance, max_edits, measure)
+        if isinstance(expression, str | Path):
+            expression = Expression.load(expression)
+        asked = {
+            "add": add, "set": set, "emotion": emotion, "expression": expression, "strength": strength,
+            "neutral": neutral,
+        }  # fmt: skip
+        known = dict.fromkeys(with_sides(self.action_units), 0.0)
+        requested_deltas(self.action_units, known, **asked)
+        opened = [open_photo(photo) for photo in photos]
+        edits = []
+        for photo in opened:
+            faces = select_faces(self._detect(photo), face, photo)
+            requests = [
+                requested_deltas(self.action_units, found.action_units | found.sides, **asked)
+                for found in faces
+            ]
+            edits.append(Edit(photo.pixels, faces, requests))
+
+        # 2. The edits
+        if tolerance is None:
+            self.changer.apply(edits, settings)
+            return self._results(opened, edits, measure, started)
+        return self._pursue(opened, edits, settings, tolerance, max_edits, started)
+
+    def measure(self, photo: PhotoLike) -> list[Face]:
+        """The faces of a photograph with landmarks, AU intensities and pose, largest first.
+
+        Raises:
+            ImageError: where the photograph cannot be read.
+            NoFaceError: where there is none.
+        """
+        photo = open_photo(photo)
+        return select_faces(self._detect(photo), "all", photo)
+
+    def sweep(
+        self,
+        photo: PhotoLike,
+        au: str,
+        start: float,
+        stop: float,
+        steps: int,
+        face: str | int = "largest",
+        *,
+        inference_steps: int | None = None,
+        guidance: float | None = None,
+        seed: int = 0,
+        quality: str | None = None,
+        measure: bool = True,
+    ) -> list[EditResult]:
+        """Edits with one AU at `steps` evenly spaced variations from `start` to `stop`, both included.
+
+        Results and errors as of `variants`.
+        """
+        if steps < 2:
+            raise ActionUnitError(f"a sweep needs at least 2 steps, got {steps}")
+        adds = [{au: float(value)} for value in np.linspace(start, stop, steps)]
+        return self.variants(
+            photo, adds, face, steps=inference_steps, guidance=guidance, seed=seed, quality=quality,
+            measure=measure,
+        )  # fmt: skip
+
+    def variants(
+        self,
+        photo: PhotoLike,
+        adds: Sequence[str | Mapping[str, float] | Sequence[float] | np.ndarray],
+        face: str | int = "largest",
+        *,
+        steps: int | None = None,
+        guidance: float | None = None,
+        seed: int = 0,
+        quality: str | None = None,
+        measure: bool = True,
+    ) -> list[EditResult]:
+        """Edits one photograph by several AU variations; each face is encoded once for all of them.
+
+        As many variations go through the model together as its device's memory holds. Each result is that of
+        `edit`, up to the rounding of other batch sizes.
+
+        Args:
+            adds: a variation for each result, each as `add` of `edit`.
+
+        Raises:
+            ImageError, NoFaceError, ActionUnitError: see their docstrings.
+        """
+        started = time.perf_counter()
+        settings = SamplingSettings(steps, guidance, quality, seed)
+        deltas = [parse_deltas(add, self.action_units) for add in adds]
+        photo = open_photo(photo)
+        faces = select_faces(self._detect(photo), face, photo)
+        edits = [Edit(photo.pixels, faces, [delta] * len(faces)) for delta in deltas]
+        self.changer.apply(edits, settings)
+        return self._results([photo] * len(edits), edits, measure, started)
+
+    def expression(self, photo: PhotoLike, face: str | int = "largest") -> Expression:
+        """The expression of one face as measured: intensities, by side where the sides differ.
+
+        Raises:
+            ImageError, NoFaceError: see their docstrings.
+            MagicEditError: where the face backend measures no action units.
+        """
+        photo = open_photo(photo)
+        (found,) = select_faces(self._detect(photo), "largest" if face == "all" else face, photo)
+        return measured_expression(
+            found, self.backend.name, str(photo.source.name if photo.source else "a photograph")
+        )
+
+    def interpolate(
+        self,
+        photo: PhotoLike,
+        other: PhotoLike,
+        steps: int,
+        face: str | int = "largest",
+        *,
+        inference_steps: int | None = None,
+        guidance: float | None = None,
+        seed: int = 0,
+        quality: str | None = None,
+        measure: bool = True,
+    ) -> list[EditResult]:
+        """Edits a photograph by evenly spaced levels between its expression and that of another one.
+
+        The first result is the photograph itself, the last has the other's measured expression; pose, light
+        and everything else stay those of `photo`.
+
+        Args:
+            other: whose largest face is measured.
+            steps: number of results, at least 2.
+
+        Returns, raises: as `variants`.
+        """
+        if steps < 2:
+            raise ActionUnitError(f"an interpolation needs at least 2 steps, got {steps}")
+        photo = open_photo(photo)
+        (found,) = select_faces(self._detect(photo), "largest" if face == "all" else face, photo)
+        goal = usable_expression(self.expression(other), self.action_units)
+        deltas = goal.variation(found.action_units | found.sides)
+        adds = [{name: share * delta for name, delta in deltas.items()} for share in np.linspace(0, 1, steps)]
+        return self.variants(
+            photo, adds, face, steps=inference_steps, guidance=guidance, seed=seed, quality=quality,
+            measure=measure,
+        )  # fmt: skip
+
+    def attention_maps(
+        self,
+        photo: PhotoLike,
+        add: Deltas,
+        face: str | int = "largest",
+        *,
+        seed: int = 0,
+        steps: int | None = None,
+        guidance: float | None = None,
+        quality: str | None = None,
+        layer: str | None = None,
+    ) -> AttentionMaps:
+        """The reference attention of an edit of one face, under the AU variation where it is guided.
+
+        Args:
+            photo, add, face, seed, steps, guidance, quality: as of `edit`; sides of the face cannot differ.
+            layer: its maps; default: the mean of all layers with the finest token grid.
+
+        Raises:
+            ModelError: where the model has no reference UNet, or no such layer.
+            ImageError, NoFaceError, ActionUnitError: see their docstrings.
+        """
+        from magicedit.pipelines.pipeline_magicedit import transformer_blocks
+
+        settings = SamplingSettings(steps, guidance, quality, seed)
+        if self.pipeline.reference_unet is None:
+            raise ModelError(
+                f"the model {self.model} has no reference UNet, so nothing in it attends to a reference face"
+            )
+        layers = tuple(transformer_blocks(self.pipeline.unet))
+        if layer is not None and layer not in layers:
+            raise ModelError(f"the model {self.model} has no layer {layer!r}; it has {', '.join(layers)}")
+        delta = resolve_delta(
+            dict.fromkeys(with_sides(self.action_units), 0.0), add=add, names=self.action_units
+        )
+        left, right = (to_vector(side, self.action_units) for side in split_sides(delta))
+        if not np.array_equal(left, right):
+            raise ActionUnitError(
+                "attention is recorded of one run of the model; ask both sides for the same"
+            )
+        photo = open_photo(photo)
+        found = select_faces(self._detect(photo), face, photo)
+        if len(found) > 1:
+            raise NoFaceError(f'attention is recorded of one face: "largest" or an index, got {face!r}')
+        cut = self.changer.cut(photo.pixels, found[0])
+        return record_attention(self.pipeline, cut, left, settings, layer)
+
+    def _detect(self, photo: Photo) -> list[Face]:
+        pixels = np.ascontiguousarray(photo.pixels)
+        key = hashlib.blake2b(pixels, digest_size=16, salt=b"%d" % pixels.shape[1]).digest()
+        with self._detecting:
+            if key not in self._faces:
+                self._faces[key] = self.backend.detect(pixels)
+                if len(self._faces) > REMEMBERED_PHOTOS:
+                    self._faces.popitem(last=False)
+            self._faces.move_to_end(key)
+            return self._faces[key]
+
+    def _pursue(
+        self,
+        photos: list[Photo],
+        edits: list[Edit],
+        settings: SamplingSettings,
+        tolerance: float,
+        max_edits: int,
+        started: float,
+    ) -> list[EditResult]:
+        """The closed loop: edit, measure, correct the requests, until all are near enough."""
+        pursuits = [
+            [Pursuit(face, asked) for face, asked in zip(edit.faces, edit.requests, strict=True)]
+            for edit in edits
+        ]
+        tried: list[dict[int, np.ndarray]] = [{0: photo.pixels} for photo in photos]  # by number of the edit
+        for number in range(1, max_edits + 1):
+            left = [i for i, faces in enumerate(pursuits) if not all(p.is_done(tolerance) for p in faces)]
+            tries = []
+            for i in left:
+                requests = [p.best if p.is_done(tolerance) else p.request for p in pursuits[i]]
+                tries.append(Edit(photos[i].pixels, edits[i].faces, requests))
+            self.changer.apply(tries, settings)
+            for i, attempt in zip(left, tries, strict=True):
+                tried[i][number] = attempt.pixels
+                for pursuit in pursuits[i]:
+                    if not pursuit.is_done(tolerance):
+                        pursuit.note(self._find_again(attempt.pixels, pursuit.face))
+
+        # Faces may have come nearest in different edits; then one more joins their best requests
+        finals = []
+        for edit, faces, pictures in zip(edits, pursuits, tried, strict=True):
+            final = Edit(edit.pixels, edit.faces, [pursuit.best for pursuit in faces])
+            numbers = {pursuit.best_edit for pursuit in faces if any(pursuit.asked.values())}
+            if len(numbers) <= 1:
+                final.pixels = pictures[max(numbers, default=0)]
+            else:
+                self.changer.apply([final], settings)
+            finals.append(final)
+        return self._results(photos, finals, True, started, pursuits, tolerance)
+
+    def _results(
+        self,
+        photos: list[Photo],
+        edits: list[Edit],
+        measure: bool,
+        started: float,
+        pursuits: list[list[Pursuit]] | None = None,
+        tolerance: float | None = None,
+    ) -> list[EditResult]:
+        results = []
+        for index, (photo, edit) in enumerate(zip(photos, edits, strict=True)):
+            faces = [
+                self._face_edit(photo, edit, number, measure, pursuits and pursuits[index][number], tolerance)
+                for number in range(len(edit.faces))
+            ]
+            image = photo_to_image(photo, edit.pixels)
+            results.append(EditResult(image, faces, time.perf_counter() - started, self.model))
+            started = time.perf_counter()  # the first result bears the cost of the shared work
+        return results
+
+    def _face_edit(
+        self,
+        photo: Photo,
+        edit: Edit,
+        number: int,
+        measure: bool,
+        pursuit: Pursuit | None,
+        tolerance: float | None,
+    ) -> FaceEdit:
+        face, sent = edit.faces[number], edit.requests[number]
+        requested = sent if pursuit is None else pursuit.asked
+        moved, distance, warnings = None, None, self._doubts(photo.pixels, face, sent)
+        before, after = measured_as_asked(face, requested), None
+        if measure:
+            again = face if edit.pixels is photo.pixels else self._find_again(edit.pixels, face)
+            if again is None:
+                warnings.append("the face was not found again in the result: look at it")
+            else:
+                distance = identity_distance(photo.pixels, face, edit.pixels, again)
+                after = measured_as_asked(again, requested)
+                if face.scheme == again.scheme == "mediapipe478":
+                    moved = geometric_change(face.landmarks, again.landmarks)
+                warnings += unreached(requested, before, after, moved or {})
+        if pursuit is not None and pursuit.error > tolerance:
+            warnings.append(
+                f"after {pursuit.edits} edits the request was missed by {pursuit.error:.1f} intensity steps, "
+                f"more than the tolerance of {tolerance:g}"
+            )
+        return FaceEdit(
+            box=face.box,
+            pose=face.pose,
+            requested=requested,
+            before=before,
+            after=after,
+            moved=moved,
+            identity_distance=distance,
+            warnings=tuple(warnings),
+            edits=1 if pursuit is None else pursuit.edits,
+            sent=sent,
+            reached=None if pursuit is None else pursuit.error <= tolerance,
+        )
+
+    def _find_again(self, pixels: np.ndarray, face: Face) -> Face | None:
+        """The same face in the edited photograph, looked for around its old place only."""
+        height, width = pixels.shape[:2]
+        x0, y0, x1, y1 = face.box
+        margin = max(x1 - x0, y1 - y0)
+        left, top = max(0, int(x0 - margin)), max(0, int(y0 - margin))
+        right, bottom = min(width, math.ceil(x1 + margin)), min(height, math.ceil(y1 + margin))
+        found = self.backend.detect(np.ascontiguousarray(pixels[top:bottom, left:right]))
+        offset = np.array([left, top], np.float32)
+        moved = [
+            replace(
+                other,
+                box=tuple(float(edge) for edge in np.asarray(other.box) + np.tile(offset, 2)),
+                landmarks=other.landmarks + offset,
+            )
+            for other in found
+        ]
+        return same_face(moved, face.box)
+
+    def _doubts(self, pixels: np.ndarray, face: Face, requested: Mapping[str, float]) -> list[str]:
+        """Why this edit may come out worse than others, as far as it can be known before it."""
+        if not any(requested.values()):
+            return []
+        doubts = []
+        if face.pose is not None:
+            for axis in ("yaw", "pitch"):
+                angle = getattr(face.pose, axis)
+                if abs(angle) > POSE_LIMIT:
+                    doubts.append(
+                        f"the head's {axis} of {angle:+.0f}° is beyond the ±{POSE_LIMIT:.0f}° that edit well"
+                    )
+        if covered := covered_parts(pixels, face):
+            doubts.append(f"something seems to cover the {', '.join(covered)}")
+        resolution = self.pipeline.config.resolution
+        native = resolution / align(face, resolution).scale
+        if native < resolution:
+            doubts.append(
+                f"low resolution: the face's crop measures {native:.0f} px, the model's {resolution} px"
+            )
+        low, high = INTENSITY_RANGE
+        for name, delta in requested.items():
+            start = (face.action_units | face.sides).get(name)
+            if start is None:
+                if abs(delta) > high - low:
+                    doubts.append(
+                        f"a variation of {delta:+g} of {name} exceeds those in training (±{high - low:g})"
+                    )
+            elif delta and not low <= round(start + delta, 3) <= high:
+                doubts.append(
+                    f"{name} would become {start + delta:.1f}, outside the training range {low:g} to {high:g}"
+                )
+        return doubts
+
+
+def measured_expression(face: Face, backend: str, source: str = "") -> Expression:
+    """The expression of a measured face; MagicEditError where its backend measures no action units."""
+    if not face.action_units:
+        raise MagicEditError(
+            f"the face backend {backend} measures no action units, so there is no expression to read; "
+            "use mediapipe"
+        )
+    return Expression.measured(face.action_units, face.sides, source)
+
+
+def requested_deltas(
+    names: Sequence[str],
+    current: Mapping[str, float],
+    *,
+    add: Deltas | None = None,
+    set: Deltas | None = None,
+    emotion: str | tuple[str, float] | None = None,
+    expression: Expression | None = None,
+    strength: float = 1.0,
+    neutral: bool = False,
+) -> dict[str, float]:
+    """What all arguments of an edit ask of a face of `current` intensities, in the order of `names`.
+
+    Arguments as of `ExpressionEditor.edit`.
+
+    Raises:
+        ActionUnitError: as `resolve_delta`; where the model cannot edit what an expression asks for; where
+            a unit is both arrived at by the expression and by `set`.
+    """
+    parts = [resolve_delta(current, add, set, emotion, names)]
+    arrived = {whole_name(name) for name in (() if set is None else parse_levels(set, names))}
+    if expression is not None:
+        expression = usable_expression(expression, names)
+        wholes = {whole_name(name) for name in expression.values}
+        if not expression.relative:
+            if both := sorted(arrived & wholes, key=name_order):
+                raise ActionUnitError(
+                    f"{', '.join(both)}: set, and in the expression to arrive at; choose one"
+                )
+            arrived |= wholes
+        parts.append(expression.variation(current, strength))
+    if neutral:
+        rest = [name for name in names if name not in arrived]
+        if missing := [name for name in rest if name not in current]:
+            raise ActionUnitError(
+                f"a neutral face needs {', '.join(missing)} measured, which the face backend does not"
+            )
+        sides = {name: value for name, value in current.items() if name != whole_name(name)}
+        measured = Expression.measured({name: current[name] for name in rest}, sides)
+        parts.append({name: -value for name, value in measured.values.items()})
+    return total_delta(parts, names)
+
+
+def usable_expression(expression: Expression, names: Sequence[str]) -> Expression:
+    """The expression without what was only measured; ActionUnitError where a request goes beyond `names`."""
+    lacking = sorted({whole_name(name) for name in expression.values} - {*names}, key=name_order)
+    limited = expression.limited_to(names)
+    if lacking and (expression.relative or not limited.values):
+        made_with = f", made with {expression.model}" if expression.model else ""
+        raise ActionUnitError(
+            f"this expression{made_with} asks for {', '.join(lacking)}, which this model cannot edit; "
+            f"it knows {', '.join(names)}"
+        )
+    return limited
+
+
+def select_faces(faces: list[Face], which: str | int, photo: Photo) -> list[Face]:
+    """The faces meant by "all", "largest" or an index, out of those found, largest first.
+
+    Raises:
+        NoFaceError: where there is no face, or fewer than the index needs.
+    """
+    if not isinstance(which, (str, int)) or isinstance(which, bool) or which in ("", None):
+        raise NoFaceError(f'face must be "all", "largest" or an index from 0, got {which!r}')
+    if isinstance(which, str) and which not in ("all", "largest"):
+        raise NoFaceError(f'face must be "all", "largest" or an index from 0, got {which!r}')
+    if not faces:
+        height, width = photo.pixels.shape[:2]
+        name = f"{photo.source}" if photo.source else "the photograph"
+        raise NoFaceError(
+            f"no face was found in {name} ({width} x {height} px): use one that shows a face upright, from "
+            "the front or half side, well lit and at least about 75 px high"
+        )
+    if which == "all":
+        return list(faces)
+    index = 0 if which == "largest" else which
+    if not 0 <= index < len(faces):
+        found = f"{len(faces)} face was" if len(faces) == 1 else f"{len(faces)} faces were"
+        raise NoFaceError(
+            f"face {index} does not exist: {found} found, counted from 0 (the largest) to {len(faces) - 1}"
+        )
+    return [faces[index]]

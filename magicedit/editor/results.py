@@ -1,0 +1,166 @@
+"""What an edit gives back: the picture, and what the measurement says of each face."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import PIL.Image
+
+from magicedit.action_units import INTENSITY_RANGE
+from magicedit.faces import Face, Pose
+from magicedit.imaging import strip
+
+REACHED_SHARE = 0.5  # a measured change below this share of the request is worth a warning
+SMALLEST_JUDGED = 0.5  # intensity steps: below, the measurement's own scatter decides
+
+
+@dataclass(frozen=True, eq=False)
+class FaceEdit:
+    """What was asked of one face, and what the measurement says about it.
+
+    Attributes:
+        box: (x0, y0, x1, y1) in pixels of the upright photograph.
+        pose: of the head, in degrees; None where the face backend measures none.
+        requested: AU name -> variation in intensity steps, target minus source.
+        before: AU name -> intensity 0 to 5 in the photograph; empty where the backend measures none.
+        after: the same in the result; None when it was not measured or the face was not found again.
+        moved: AU name -> change in intensity steps by the movement of landmarks alone, a second scorer that
+            sees what the first is blind to, see `magicedit.faces.geometry`; None as `after`, or without such
+            landmarks.
+        identity_distance: L2 of dlib's descriptors before and after; None when not measured or without the
+            `evaluation` extra.
+        warnings: what should make one look twice, in sentences.
+        edits: how many were made of this face; more than 1 in a closed loop.
+        sent: AU name -> variation that the model was asked for; in a closed loop not what was requested.
+        reached: whether a closed loop came within its tolerance; None without one.
+    """
+
+    box: tuple[float, float, float, float]
+    pose: Pose | None
+    requested: dict[str, float]
+    before: dict[str, float]
+    after: dict[str, float] | None
+    moved: dict[str, float] | None
+    identity_distance: float | None
+    warnings: tuple[str, ...]
+    edits: int = 1
+    sent: dict[str, float] = field(default_factory=dict)
+    reached: bool | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready, rounded to what the measurements can tell."""
+        loop = {}
+        if self.reached is not None:
+            loop = {"reached": self.reached, "edits": self.edits, "sent": rounded(self.sent)}
+        return {
+            "box": [round(float(edge), 1) for edge in self.box],
+            "requested": rounded(self.requested),
+            "before": rounded(self.before),
+            "after": None if self.after is None else rounded(self.after),
+            "moved": None if self.moved is None else rounded(self.moved),
+            "pose": pose_to_json(self.pose),
+            "identity_distance": None if self.identity_distance is None else round(self.identity_distance, 4),
+            "warnings": list(self.warnings),
+            **loop,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class EditResult:
+    """An edited photograph.
+
+    Attributes:
+        image: upright, in the mode of the photograph, with its colour profile and metadata in `image.info`.
+        faces: one entry per edited face, largest first.
+        seconds: wall time of the edit, loading of the model not counted.
+        model: name, folder or hub id of the model.
+    """
+
+    image: PIL.Image.Image
+    faces: list[FaceEdit]
+    seconds: float
+    model: str
+
+
+def measured_as_asked(face: Face, requested: Mapping[str, float]) -> dict[str, float]:
+    """The face's AUs, and by side those that were asked for by side."""
+    return face.action_units | {name: face.sides[name] for name in requested if name in face.sides}
+
+
+def unreached(
+    requested: Mapping[str, float],
+    before: Mapping[str, float],
+    after: Mapping[str, float],
+    moved: Mapping[str, float],
+) -> list[str]:
+    """Warnings on AUs that moved by less than half of what was asked and the scale leaves room for.
+
+    Either scorer may have seen it: before and after (intensities), or moved (change by landmarks).
+    """
+    warnings = []
+    for name, delta in requested.items():
+        if name not in before or name not in after:
+            continue
+        possible = float(np.clip(before[name] + delta, *INTENSITY_RANGE)) - before[name]
+        change = after[name] - before[name]
+        if abs(possible) < SMALLEST_JUDGED or change / possible >= REACHED_SHARE:
+            continue
+        if moved.get(name, 0.0) / possible >= REACHED_SHARE:
+            continue
+        by_landmarks = f", {moved[name]:+.1f} by landmarks" if name in moved else ""
+        warnings.append(
+            f"{name} changed by {change:+.1f} of the {delta:+.1f} requested "
+            f"(measured {before[name]:.1f} -> {after[name]:.1f}{by_landmarks})"
+        )
+    return warnings
+
+
+def rounded(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(float(value), 3) for name, value in values.items()}
+
+
+def pose_to_json(pose: Pose | None) -> dict[str, float] | None:
+    """Degrees, rounded."""
+    return pose and {axis: round(float(getattr(pose, axis)), 1) for axis in ("yaw", "pitch", "roll")}
+
+
+def face_to_json(face: Face) -> dict[str, Any]:
+    """What `magicedit measure --json` prints of one face."""
+    return {
+        "box": [round(float(edge), 1) for edge in face.box],
+        "action_units": rounded(face.action_units),
+        "sides": rounded(face.sides),
+        "pose": pose_to_json(face.pose),
+        "score": round(float(face.score), 4),
+    }
+
+
+def sweep_strip(results: Sequence[EditResult], side: int = 384) -> PIL.Image.Image:
+    """A row of the first edited face of each result, captioned by what was requested and measured
+    where that is one unit each.
+
+    Each picture shows the face's surroundings, at native resolution unless that exceeds `side` pixels.
+    """
+    pictures, captions = [], []
+    for result in results:
+        face = result.faces[0]
+        x0, y0, x1, y1 = face.box
+        half = 0.8 * max(x1 - x0, y1 - y0)
+        centre_x, centre_y = (x0 + x1) / 2, (y0 + y1) / 2
+        width, height = result.image.size
+        window = (
+            max(0, round(centre_x - half)),
+            max(0, round(centre_y - half)),
+            min(width, round(centre_x + half)),
+            min(height, round(centre_y + half)),
+        )
+        picture = result.image.convert("RGB").crop(window)
+        picture.thumbnail((side, side), PIL.Image.Resampling.LANCZOS)
+        pictures.append(picture)
+        if len(face.requested) != 1:
+            continue
+        ((name, delta),) = face.requested.items()
+        measured = face.after.get(name) if face.after else None
+        captions.append(f"{name} {delta:+.1f}" + ("" if measured is None else f" ({measured:.1f})"))
+    return strip(pictures, captions if len(captions) == len(pictures) else None)

@@ -1,0 +1,262 @@
+"""An expression as a thing to keep: read from a face, mixed, scaled, mirrored, written to a file, applied.
+
+Intensities run from 0 to 5 and are arrived at; variations from -10 to 10 and are added. Which of the two an
+expression holds is its `relative`. Names, ranges and sides: `magicedit.action_units`.
+"""
+
+import csv
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from magicedit.action_units import (
+    DELTA_RANGE,
+    DESCRIPTIONS,
+    INTENSITY_RANGE,
+    NAMES,
+    by_number,
+    canonical_name,
+    emotion_deltas,
+    parse_deltas,
+    parse_levels,
+    sided_names,
+    split_sides,
+    whole_name,
+)
+from magicedit.errors import ActionUnitError
+from magicedit.files import read_document, write_document
+
+FORMAT = "expression/1"
+ASYMMETRY = 0.5  # intensity steps: sides of a face that measure closer together are one
+_KINDS = {False: "intensities", True: "variations"}
+
+
+@dataclass(frozen=True)
+class Expression:
+    """Action units of a face, to arrive at or to add.
+
+    Attributes:
+        values: canonical name ("AU12", or one side, "AU12L") -> intensity 0 to 5, or variation -10 to 10.
+        relative: whether `values` are variations.
+        source: where it comes from, for people.
+        model: the model that a request was made with, where that matters.
+
+    Raises:
+        ActionUnitError: where a name is unknown, given twice, or its value out of range.
+    """
+
+    values: Mapping[str, float]
+    relative: bool = False
+    source: str = ""
+    model: str | None = None
+
+    def __post_init__(self) -> None:
+        parse = parse_deltas if self.relative else parse_levels
+        values = by_number(parse(dict(self.values), tuple(DESCRIPTIONS)))
+        object.__setattr__(self, "values", MappingProxyType(values))
+
+    def __reduce__(self):  # a mapping proxy cannot be pickled
+        return Expression, (dict(self.values), self.relative, self.source, self.model)
+
+    # --- where expressions come from ---
+
+    @classmethod
+    def measured(
+        cls,
+        action_units: Mapping[str, float],
+        sides: Mapping[str, float] | None = None,
+        source: str = "",
+    ) -> "Expression":
+        """Of a face's measured intensities, as `Face.action_units` and `Face.sides`.
+
+        A unit whose sides differ by more than half a step is kept by side.
+        """
+        values = {}
+        for name, value in action_units.items():
+            left, right = (
+                (sides or {}).get(sided) for sided in (sided_names(name) or (f"{name}L", f"{name}R"))
+            )
+            if left is not None and right is not None and abs(left - right) > ASYMMETRY:
+                values |= {f"{name}L": left, f"{name}R": right}
+            else:
+                values[name] = value
+        low, high = INTENSITY_RANGE
+        return cls({name: min(max(float(v), low), high) for name, v in values.items()}, source=source)
+
+    @classmethod
+    def of_emotion(cls, name: str, strength: float = 1.0) -> "Expression":
+        """The variations of one of the six emotions; strength 0 to 1.25. Errors as `parse_emotion`."""
+        return cls(emotion_deltas(name, strength), relative=True, source=f"emotion {name}:{strength:g}")
+
+    @classmethod
+    def neutral(cls, names: Iterable[str] = NAMES) -> "Expression":
+        """No action at all: intensity 0 of each of `names`."""
+        return cls(dict.fromkeys(names, 0.0), source="neutral")
+
+    @classmethod
+    def from_csv(cls, path: str | Path, row: int = 0) -> "Expression":
+        """Intensities of one row (counted from 0) of a CSV file with a column per action unit.
+
+        Columns may be called as here ("AU12", "AU12L") or as by OpenFace ("AU12_r", intensities); other
+        columns, such as those of presence ("AU12_c"), are left alone. Surrounding blanks do not matter.
+
+        Raises:
+            ActionUnitError: where the file cannot be read, has no such row or column, or a value is wrong.
+        """
+        path = Path(path)
+        try:
+            with path.open(newline="", encoding="utf-8-sig") as file:
+                table = csv.DictReader(file, skipinitialspace=True)
+                columns = _unit_columns(table.fieldnames or ())
+                chosen = next((line for index, line in enumerate(table) if index == row), None)
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise ActionUnitError(f"{path} cannot be read as a CSV file: {error}") from error
+        if not columns:
+            raise ActionUnitError(
+                f"{path} has no column of a known action unit, such as AU12 or AU12_r; "
+                f"known: {', '.join(DESCRIPTIONS)}"
+            )
+        if row < 0 or chosen is None:
+            raise ActionUnitError(f"{path} has no row {row}; rows below the header count from 0")
+        values = {name: (chosen[column] or "").strip() for column, name in columns.items()}
+        return cls({n: v for n, v in values.items() if v}, source=f"{path.name}, row {row}")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Expression":
+        """Reads what `save` wrote.
+
+        Raises:
+            MagicEditError: where the file is missing, no expression, or holds what the class refuses.
+        """
+        content = read_document(path, FORMAT)
+        kind, values = content.get("kind"), content.get("action_units")
+        if kind not in _KINDS.values() or not isinstance(values, dict):
+            raise ActionUnitError(
+                f"{path} is no expression: it needs `kind` ({' or '.join(_KINDS.values())}) and "
+                "`action_units`, a table of names and numbers"
+            )
+        unknown = content.keys() - {"kind", "action_units", "source", "model"}
+        if unknown:
+            raise ActionUnitError(
+                f"{path} says what an expression does not have: {', '.join(sorted(unknown))}"
+            )
+        source, model = content.get("source", ""), content.get("model")
+        if not isinstance(source, str) or not isinstance(model, str | None):
+            raise ActionUnitError(f"{path}: `source` and `model` must be texts")
+        try:
+            return cls(values, kind == _KINDS[True], source, model)
+        except ActionUnitError as error:
+            raise ActionUnitError(f"{path}: {error}") from error
+
+    def save(self, path: str | Path) -> Path:
+        """Writes a YAML file that people can read and change. OutputError where that fails."""
+        return write_document(path, FORMAT, self.to_dict())
+
+    def to_dict(self) -> dict[str, Any]:
+        """What the file holds, rounded to what measurements can tell."""
+        content: dict[str, Any] = {
+            "kind": _KINDS[self.relative],
+            "action_units": {name: round(float(value), 3) for name, value in self.values.items()},
+        }
+        if self.source:
+            content["source"] = self.source
+        if self.model:
+            content["model"] = self.model
+        return content
+
+    # --- what can be done with them ---
+
+    def scaled(self, strength: float) -> "Expression":
+        """All values times `strength`; ActionUnitError where one leaves its range."""
+        return replace(self, values={name: value * strength for name, value in self.values.items()})
+
+    def mirrored(self) -> "Expression":
+        """Left and right exchanged."""
+        other = {"L": "R", "R": "L"}
+        values = {}
+        for name, value in self.values.items():
+            base = whole_name(name)
+            values[base + "".join(other[side] for side in name.removeprefix(base))] = value
+        return replace(self, values=values)
+
+    def mixed(self, other: "Expression", share: float) -> "Expression":
+        """`1 - share` of this one and `share` (0 to 1) of `other`; what one of them lacks counts as 0.
+
+        Raises:
+            ActionUnitError: where one holds intensities and the other variations, or `share` is out of range.
+        """
+        if self.relative != other.relative:
+            raise ActionUnitError(
+                f"{_KINDS[self.relative]} and {_KINDS[other.relative]} cannot be mixed; "
+                "give two expressions of one kind"
+            )
+        if not (math.isfinite(share) and 0 <= share <= 1):
+            raise ActionUnitError(f"the share of the second expression must be 0 to 1, got {share}")
+        mine, theirs = split_sides(self.values), split_sides(other.values)
+        names = {whole_name(name) for name in (*self.values, *other.values)}
+        sides = [
+            {name: (1 - share) * a.get(name, 0.0) + share * b.get(name, 0.0) for name in names}
+            for a, b in zip(mine, theirs, strict=True)
+        ]
+        source = " and ".join(text for text in (self.source, other.source) if text)
+        return Expression(_joined(*sides), self.relative, source, self.model or other.model)
+
+    def limited_to(self, names: Sequence[str]) -> "Expression":
+        """Without the units that `names` (whole units, as a model's) lacks."""
+        return replace(self, values={n: v for n, v in self.values.items() if whole_name(n) in names})
+
+    def variation(self, current: Mapping[str, float], strength: float = 1.0) -> dict[str, float]:
+        """What to add to a face of `current` intensities (by name, sides included) to apply the expression.
+
+        strength: 1 goes all the way, 0.7 seven tenths of it.
+
+        Raises:
+            ActionUnitError: where `current` lacks a unit of an expression of intensities, or a variation
+                leaves -10 to 10.
+        """
+        if not math.isfinite(strength):
+            raise ActionUnitError(f"the strength of an expression must be a number, got {strength}")
+        missing = [] if self.relative else [name for name in self.values if name not in current]
+        if missing:
+            raise ActionUnitError(
+                f"the face's {', '.join(missing)} are not measured here; an expression of intensities needs "
+                "them, one of variations does not"
+            )
+        deltas = {
+            name: strength * (value if self.relative else value - current[name])
+            for name, value in self.values.items()
+        }
+        low, high = DELTA_RANGE
+        for name, delta in deltas.items():
+            if not low <= delta <= high:
+                raise ActionUnitError(
+                    f"{name} would vary by {delta:+g}, beyond {low:g} to {high:g}; lower the strength"
+                )
+        return deltas
+
+    def __str__(self) -> str:
+        number = "{:+.1f}" if self.relative else "{:.1f}"
+        return ", ".join(f"{name} {number.format(value)}" for name, value in self.values.items())
+
+
+def _joined(left: Mapping[str, float], right: Mapping[str, float]) -> dict[str, float]:
+    """The inverse of `split_sides`: whole units where both sides agree."""
+    values = {}
+    for name in left:
+        both = (left[name], right[name])
+        values |= {name: both[0]} if both[0] == both[1] else dict(zip(sided_names(name), both, strict=True))
+    return values
+
+
+def _unit_columns(header: Sequence[str]) -> dict[str, str]:
+    """Column -> canonical name, for those columns that hold an action unit's intensity."""
+    columns = {}
+    for column in header:
+        try:
+            columns[column] = canonical_name((column or "").strip().removesuffix("_r"))
+        except ActionUnitError:
+            continue
+    return columns
