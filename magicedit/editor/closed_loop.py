@@ -3,18 +3,17 @@
 import math
 from collections.abc import Mapping
 
-import numpy as np
-
 from magicedit.action_units import INTENSITY_RANGE, whole_name
 from magicedit.errors import MagicEditError
 from magicedit.faces import Face, geometric_change
 from magicedit.faces.measure import SEEN_BY_LANDMARKS
 
 FURTHEST = 5.0  # intensity steps that a corrected request may ask for: models are trained on no more
-# Measured intensity steps per requested one, where a single edit is all that is known of it. Lower ones
-# would send the second request to the end of the scale, higher ones would hardly move it.
-_RESPONSE = (0.3, 2.0)
-_SMALLEST_MOVE = 0.05  # intensity steps: closer requests make no other picture
+# Measured intensity steps per requested one where no request has gone too far yet: flatter answers would send
+# the next one to the end of the scale, for blendshapes hardly answer a first step and leap at the third.
+FLATTEST = 0.3
+SMALLEST_MOVE = 0.05  # intensity steps: closer requests make no other picture
+UNMOVED = 0.5  # intensity steps: units of which less was asked should stay where they measured
 
 
 def check_tolerance(tolerance: float | None, max_edits: int, measure: bool) -> None:
@@ -29,10 +28,14 @@ def check_tolerance(tolerance: float | None, max_edits: int, measure: bool) -> N
         raise MagicEditError("the closed loop measures its results; do not switch measuring off")
 
 
-def achieved(before: Face, after: Face, names: Mapping[str, float]) -> dict[str, float]:
-    """Intensities of `names` in an edited face, by the scorer that sees the unit.
+def achieved(before: Face, after: Face, asked: Mapping[str, float]) -> dict[str, float]:
+    """Intensities of what was asked for in an edited face, by the scorer that sees the unit.
 
-    Measured ones, but those of SEEN_BY_LANDMARKS as before plus the movement of landmarks.
+    Measured ones; of SEEN_BY_LANDMARKS, where a change was asked for, as before plus the movement of
+    landmarks, which other units move too.
+
+    Args:
+        asked: AU name -> variation.
     """
     moved = {}
     if before.scheme == after.scheme == "mediapipe478":
@@ -40,18 +43,18 @@ def achieved(before: Face, after: Face, names: Mapping[str, float]) -> dict[str,
     start, end = before.action_units | before.sides, after.action_units | after.sides
     return {
         name: start[name] + moved[name]
-        if whole_name(name) in SEEN_BY_LANDMARKS and name in moved
+        if whole_name(name) in SEEN_BY_LANDMARKS and name in moved and abs(delta) >= UNMOVED
         else end[name]
-        for name in names
+        for name, delta in asked.items()
     }
 
 
 class Pursuit:
     """One face on the way to what was asked of it.
 
-    Requests follow Broyden's method (C. G. Broyden, Mathematics of Computation 19, 1965): the response of the
-    measured intensities to the requested variations starts as diagonal, by what the first edit reached, and
-    learns of the rest, such as brows that move together, with each further edit.
+    Each unit is pursued by itself, by false position: between the request that fell short by least and the
+    one that went too far by least, linearly; beyond all of them by the slope of the last two, until one has
+    gone too far. The photograph itself is the first point, of request 0.
 
     Args:
         face: in the photograph.
@@ -71,48 +74,44 @@ class Pursuit:
                 "leave the tolerance out, or use the backend mediapipe"
             )
         self.edits = 0
+        self.request = dict(asked)  # what to ask the model for next
         self.best = dict(asked)  # the request that came nearest
         self.best_edit = 0  # its number, from 1
-        self.error = math.inf if any(self.asked.values()) else 0.0  # the largest over units, intensity steps
-        self._start = np.array([start[name] for name in asked])
-        self._goal = np.clip(self._start + list(asked.values()), *INTENSITY_RANGE)
-        self._sent = np.array(list(asked.values()), float)
-        self._reached: np.ndarray | None = None
-        self._response: np.ndarray | None = None  # (aus, aus): measured steps per requested one
+        self.error = math.inf if any(asked.values()) else 0.0  # the largest of all units, intensity steps
+        low, high = INTENSITY_RANGE
+        self._goal = {name: min(max(start[name] + delta, low), high) for name, delta in asked.items()}
+        self._points = {name: [(0.0, start[name])] for name in asked}  # (requested, measured)
         self._stuck = False
 
     def is_done(self, tolerance: float) -> bool:
         """Whether the goal is within `tolerance`, or no other request is left to try."""
         return self.error <= tolerance or self._stuck
 
-    @property
-    def request(self) -> dict[str, float]:
-        """What to ask the model for next."""
-        return dict(zip(self.asked, self._sent.tolist(), strict=True))
-
     def note(self, after: Face | None) -> None:
         """Takes in what the last request came to; None: the face was not found in the result."""
         self.edits += 1
         if after is None:
-            self._move(self._sent / 2)
-            return
-        reached = np.array(list(achieved(self.face, after, self.asked).values()))
-        error = float(np.abs(self._goal - reached).max(initial=0.0))
-        if error < self.error:
-            self.error, self.best, self.best_edit = error, self.request, self.edits
-        if self._response is None:
-            with np.errstate(divide="ignore", invalid="ignore"):
-                slopes = (reached - self._start) / self._sent
-            self._response = np.diag(np.clip(np.nan_to_num(slopes, nan=1.0), *_RESPONSE))
-        elif (step := self._sent - self._last_sent).any():
-            surprise = reached - self._reached - self._response @ step
-            self._response += np.outer(surprise, step) / (step @ step)
-        self._reached = reached
-        correction = np.linalg.lstsq(self._response, self._goal - reached, rcond=0.1)[0]
-        self._move(self._sent + correction)
+            following = {name: value / 2 for name, value in self.request.items()}
+        else:
+            reached = achieved(self.face, after, self.asked)
+            error = max(abs(self._goal[name] - value) for name, value in reached.items())
+            if error < self.error:
+                self.error, self.best, self.best_edit = error, self.request, self.edits
+            for name, value in reached.items():
+                self._points[name].append((self.request[name], value))
+            following = {name: self._following(name) for name in self.asked}
+        moves = (abs(following[name] - self.request[name]) for name in following)
+        self._stuck = max(moves, default=0.0) < SMALLEST_MOVE
+        self.request = following
 
-    def _move(self, request: np.ndarray) -> None:
-        furthest = np.maximum(FURTHEST, np.abs(list(self.asked.values())))
-        request = np.clip(request, -furthest, furthest)
-        self._stuck = bool(np.abs(request - self._sent).max(initial=0.0) < _SMALLEST_MOVE)
-        self._last_sent, self._sent = self._sent, request
+    def _following(self, name: str) -> float:
+        goal, points = self._goal[name], self._points[name]
+        furthest = max(FURTHEST, abs(self.asked[name]))
+        below = [point for point in points if point[1] <= goal]
+        above = [point for point in points if point[1] > goal]
+        if below and above:
+            (x0, y0), (x1, y1) = max(below, key=lambda p: p[1]), min(above, key=lambda p: p[1])
+            return x0 + (goal - y0) * (x1 - x0) / (y1 - y0)
+        (x0, y0), (x1, y1) = points[-2:]
+        slope = (y1 - y0) / (x1 - x0) if abs(x1 - x0) >= SMALLEST_MOVE else 1.0
+        return min(max(x1 + (goal - y1) / max(slope, FLATTEST), -furthest), furthest)

@@ -485,7 +485,7 @@ class ExpressionEditor:
     ) -> FaceEdit:
         face, sent = edit.faces[number], edit.requests[number]
         requested = sent if pursuit is None else pursuit.asked
-        moved, distance, warnings = None, None, self._doubts(photo.pixels, face, sent)
+        moved, distance, warnings = None, None, self._doubts(photo.pixels, face, requested)
         before, after = measured_as_asked(face, requested), None
         if measure:
             again = face if edit.pixels is photo.pixels else self._find_again(edit.pixels, face)
