@@ -9,9 +9,11 @@ from magicedit.faces import Face, geometric_change
 from magicedit.faces.measure import SEEN_BY_LANDMARKS
 
 FURTHEST = 5.0  # intensity steps that a corrected request may ask for: models are trained on no more
-# Measured intensity steps per requested one where no request has gone too far yet: flatter answers would send
-# the next one to the end of the scale, for blendshapes hardly answer a first step and leap at the third.
+# Where no request has gone too far yet: the flattest answer that is believed, in measured intensity steps
+# per requested one, and how far the next request goes. Blendshapes hardly answer a first step and leap at the
+# third.
 FLATTEST = 0.3
+STRIDE = 1.5  # intensity steps
 SMALLEST_MOVE = 0.05  # intensity steps: closer requests make no other picture
 UNMOVED = 0.5  # intensity steps: units of which less was asked should stay where they measured
 
@@ -52,9 +54,10 @@ def achieved(before: Face, after: Face, asked: Mapping[str, float]) -> dict[str,
 class Pursuit:
     """One face on the way to what was asked of it.
 
-    Each unit is pursued by itself, by false position: between the request that fell short by least and the
-    one that went too far by least, linearly; beyond all of them by the slope of the last two, until one has
-    gone too far. The photograph itself is the first point, of request 0.
+    Each unit is pursued by itself. The photograph is the first point of its curve from request to measured
+    intensity, and every edit adds one. While all fall short, the slope of the last two points leads on;
+    between one that falls short and one that goes too far, the curve's inverse, a monotone cubic (Fritsch and
+    Carlson, SIAM J. Numer. Anal. 17, 1980), or the middle where the scale's end hides the slope.
 
     Args:
         face: in the photograph.
@@ -107,11 +110,27 @@ class Pursuit:
     def _following(self, name: str) -> float:
         goal, points = self._goal[name], self._points[name]
         furthest = max(FURTHEST, abs(self.asked[name]))
-        below = [point for point in points if point[1] <= goal]
-        above = [point for point in points if point[1] > goal]
-        if below and above:
-            (x0, y0), (x1, y1) = max(below, key=lambda p: p[1]), min(above, key=lambda p: p[1])
-            return x0 + (goal - y0) * (x1 - x0) / (y1 - y0)
-        (x0, y0), (x1, y1) = points[-2:]
-        slope = (y1 - y0) / (x1 - x0) if abs(x1 - x0) >= SMALLEST_MOVE else 1.0
-        return min(max(x1 + (goal - y1) / max(slope, FLATTEST), -furthest), furthest)
+        short = [point for point in points if point[1] <= goal]
+        beyond = [point for point in points if point[1] > goal]
+        if not short or not beyond:
+            (x0, y0), (x1, y1) = points[-2:]
+            slope = (y1 - y0) / (x1 - x0) if abs(x1 - x0) >= SMALLEST_MOVE else 1.0
+            step = (goal - y1) / max(slope, FLATTEST)
+            return min(max(x1 + min(max(step, -STRIDE), STRIDE), -furthest), furthest)
+        low = max(short, key=lambda point: (point[1], point[0]))
+        high = min(beyond, key=lambda point: (point[1], -point[0]))
+        if low[1] <= INTENSITY_RANGE[0] < goal or high[1] >= INTENSITY_RANGE[1]:
+            return (low[0] + high[0]) / 2
+        # The points around the two, as far as larger requests measure more
+        curve = [low, high] if low[0] < high[0] else []
+        for x, y in sorted(points, key=lambda point: abs(point[0] - (low[0] + high[0]) / 2)):
+            if curve and x < curve[0][0] and y < curve[0][1]:
+                curve.insert(0, (x, y))
+            elif curve and x > curve[-1][0] and y > curve[-1][1]:
+                curve.append((x, y))
+        if not curve:  # the measurement scatters: more was asked and less came
+            return low[0] + (goal - low[1]) * (high[0] - low[0]) / (high[1] - low[1])
+        from scipy.interpolate import PchipInterpolator  # half a second that other edits need not pay
+
+        requests, measured = zip(*curve, strict=True)
+        return float(PchipInterpolator(measured, requests)(goal))

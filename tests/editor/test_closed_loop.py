@@ -1,0 +1,177 @@
+"""Arriving at an expression: from a file, from a face, from rest, and by measuring and correcting."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from magicedit import Expression, ExpressionEditor
+from magicedit.editor.closed_loop import Pursuit
+from magicedit.errors import ActionUnitError, MagicEditError
+from magicedit.faces import Face, load_backend
+
+LANDMARKS = np.zeros((68, 2), np.float32)
+
+
+@pytest.fixture(scope="module")
+def editor():
+    return ExpressionEditor.from_pretrained("mini")
+
+
+def face(**units):
+    return Face((0, 0, 1, 1), LANDMARKS, "ibug68", 1.0, action_units={"AU12": 0.0, "AU4": 0.0} | units)
+
+
+def pursue(pursuit, answer, tolerance, edits):
+    """Plays an editor whose measured intensities are `answer(request)`."""
+    while pursuit.edits < edits and not pursuit.is_done(tolerance):
+        pursuit.note(face(**answer(pursuit.request)))
+    return pursuit
+
+
+@pytest.mark.parametrize(
+    "curve",
+    [
+        lambda x: 0.5 * x,
+        lambda x: 2 * x,
+        lambda x: 5 / (1 + np.exp(-2 * (x - 3))) - 5 / (1 + np.exp(6)),  # as blendshapes answer a smile
+        lambda x: 4 * np.sqrt(x / 5),
+    ],
+    ids=["flat", "steep", "late", "early"],
+)
+@pytest.mark.parametrize("goal", [1.0, 2.0])
+def test_four_edits_reach_what_can_be_reached(curve, goal):
+    pursuit = Pursuit(face(), {"AU12": goal})
+    pursue(pursuit, lambda request: {"AU12": float(curve(request["AU12"]))}, 0.3, 4)
+    assert pursuit.error <= 0.3
+    assert abs(curve(pursuit.best["AU12"]) - goal) == pytest.approx(pursuit.error)
+
+
+def test_what_cannot_be_reached_ends_early_with_the_nearest():
+    pursuit = Pursuit(face(), {"AU12": 3.0})
+    pursue(pursuit, lambda request: {"AU12": 0.2 * request["AU12"]}, 0.3, 10)
+    assert pursuit.edits < 10
+    assert pursuit.best == {"AU12": 5.0}
+    assert pursuit.error == pytest.approx(2.0)
+
+
+def test_units_are_pursued_together():
+    def answer(request):
+        return {"AU12": 0.6 * request["AU12"], "AU4": 1.5 * request["AU4"] + 0.2 * request["AU12"]}
+
+    pursuit = pursue(Pursuit(face(), {"AU12": 2.0, "AU4": 1.0}), answer, 0.1, 6)
+    assert pursuit.error <= 0.1
+    assert pursuit.best["AU12"] == pytest.approx(3.3, abs=0.3)
+
+
+def test_a_lost_face_halves_the_request():
+    pursuit = Pursuit(face(), {"AU12": 4.0})
+    pursuit.note(None)
+    assert pursuit.request == {"AU12": 2.0}
+    assert pursuit.error == np.inf
+
+
+def test_the_loop_reaches_what_one_edit_misses(editor, astronaut):
+    once = editor.edit(astronaut, set={"AU25": 0.5}).faces[0]
+    assert once.reached is None
+    assert abs(once.after["AU25"] - 0.5) > 0.3
+    looped = editor.edit(astronaut, set={"AU25": 0.5}, tolerance=0.3)
+    (face,) = looped.faces
+    assert face.reached
+    assert 1 < face.edits <= 4
+    assert abs(face.after["AU25"] - 0.5) <= 0.3
+    assert face.requested == once.requested != face.sent
+    again = editor.edit(astronaut, add=face.sent).image  # the picture is that of the request it names
+    assert np.array_equal(np.asarray(again), np.asarray(looped.image))
+
+
+def test_a_loop_that_fails_says_so(editor, astronaut):
+    (face,) = editor.edit(astronaut, set={"AU12": 0.0}, tolerance=0.1, max_edits=1).faces
+    assert face.reached is False
+    assert face.edits == 1
+    assert "more than the tolerance of 0.1" in " ".join(face.warnings)
+    assert face.to_json()["reached"] is False
+
+
+def test_faces_are_pursued_apart(editor, astronaut):
+
+    pair = np.concatenate([astronaut, astronaut[:, ::-1]], axis=1)
+    faces = editor.edit(pair, set={"AU12": 2.5}, tolerance=0.3).faces
+    assert len(faces) == 2
+    assert all(face.reached for face in faces)
+    nothing = editor.edit(pair, add={"AU12": 0}, tolerance=0.3)
+    assert np.array_equal(np.asarray(nothing.image), pair)
+    assert [face.edits for face in nothing.faces] == [0, 0]
+
+
+@pytest.mark.parametrize("wrong", [{"tolerance": 0}, {"tolerance": 0.3, "max_edits": 0}, {"tolerance": -1}])
+def test_loops_that_make_no_sense(editor, astronaut, wrong):
+    with pytest.raises(MagicEditError, match=r"tolerance|at least 1"):
+        editor.edit(astronaut, add={"AU12": 1}, **wrong)
+    with pytest.raises(MagicEditError, match="do not switch"):
+        editor.edit(astronaut, add={"AU12": 1}, tolerance=0.3, measure=False)
+
+
+def test_neutral_takes_the_smile_back(editor, astronaut):
+    before = editor.measure(astronaut)[0].action_units
+    rest = editor.edit(astronaut, neutral=True).faces[0]
+    assert before["AU12"] > 4
+    assert rest.after["AU12"] < 1
+    assert rest.requested["AU12"] == pytest.approx(-before["AU12"])
+    raised = editor.edit(astronaut, neutral=True, add={"AU12": 2.0, "AU4": 1}, measure=False).faces[0]
+    assert raised.requested["AU12"] == pytest.approx(2 - before["AU12"])
+    assert raised.requested["AU4"] == pytest.approx(1 - before["AU4"])
+    kept = editor.edit(astronaut, neutral=True, set={"AU12": before["AU12"]}, measure=False).faces[0]
+    assert kept.requested["AU12"] == pytest.approx(0, abs=1e-6)
+
+
+def test_an_expression_copied_to_another_photograph(editor, astronaut, tmp_path):
+    smile = editor.expression(astronaut)
+    assert smile.values["AU12"] > 4
+    rest = editor.edit(astronaut, neutral=True).image
+    at_rest = editor.measure(rest)[0].action_units
+    copied = editor.edit(rest, expression=smile)
+    assert copied.faces[0].after["AU12"] > at_rest["AU12"] + 2.5
+    half = editor.edit(rest, expression=smile.save(tmp_path / "smile.yaml"), strength=0.5, measure=False)
+    assert half.faces[0].requested["AU12"] == pytest.approx(
+        (smile.values["AU12"] - at_rest["AU12"]) / 2, abs=1e-2
+    )
+    added = editor.edit(rest, expression=Expression({"AU4": 2}, relative=True), add={"AU4": 1}, measure=False)
+    assert added.faces[0].requested == {"AU4": 3.0}
+
+
+def test_expressions_that_the_model_cannot_show(editor, astronaut):
+    with pytest.raises(ActionUnitError, match=r"made with other asks for AU7, which this model cannot edit"):
+        editor.edit(astronaut, expression=Expression({"AU7": 1, "AU12": 1}, relative=True, model="other"))
+    with pytest.raises(ActionUnitError, match="cannot edit"):
+        editor.edit(astronaut, expression=Expression({"AU7": 1}))
+    with pytest.raises(ActionUnitError, match="choose one"):
+        editor.edit(astronaut, expression=Expression({"AU12": 1}), set={"AU12": 2})
+
+    class Blind:
+        name = "blind"
+
+        def detect(self, pixels):
+            faces = load_backend("mediapipe").detect(pixels)
+            return [replace(face, action_units={}, sides={}) for face in faces]
+
+    blind = ExpressionEditor(editor.pipeline, Blind())
+    with pytest.raises(MagicEditError, match="blind measures no action units"):
+        blind.expression(astronaut)
+    for wish in (
+        {"neutral": True},
+        {"expression": Expression({"AU12": 1})},
+        {"add": "AU12=1", "tolerance": 1},
+    ):
+        with pytest.raises(MagicEditError, match="measured"):
+            blind.edit(astronaut, **wish)
+
+
+def test_interpolation_starts_with_the_photograph(editor, astronaut):
+    rest = np.asarray(editor.edit(astronaut, neutral=True).image)
+    steps = editor.interpolate(rest, astronaut, 3)
+    assert np.array_equal(np.asarray(steps[0].image), rest)
+    smiles = [step.faces[0].after["AU12"] for step in steps]
+    assert smiles[0] < smiles[1] < smiles[2]
+    with pytest.raises(ActionUnitError, match="at least 2"):
+        editor.interpolate(rest, astronaut, 1)

@@ -1,0 +1,119 @@
+"""Expressions as data: reading, keeping, mixing, mirroring, applying."""
+
+import pickle
+
+import pytest
+
+from magicedit import Expression
+from magicedit.action_units import DESCRIPTIONS, NAMES
+from magicedit.errors import ActionUnitError, MagicEditError, OutputError
+
+
+def test_values_are_canonical_and_in_the_order_of_numbers():
+    expression = Expression({"au 26": 1, "AU012": "2.5", "AU2": 0})
+    assert list(expression.values.items()) == [("AU2", 0.0), ("AU12", 2.5), ("AU26", 1.0)]
+    assert str(expression) == "AU2 0.0, AU12 2.5, AU26 1.0"
+    with pytest.raises(TypeError):
+        expression.values["AU1"] = 1
+
+
+@pytest.mark.parametrize(
+    ("values", "relative", "message"),
+    [
+        ({"AU12": 6}, False, "between 0 and 5"),
+        ({"AU12": -1}, False, "between 0 and 5"),
+        ({"AU12": 11}, True, "between -10 and 10"),
+        ({"AU99": 1}, False, "unknown action unit"),
+        ({"AU12": 1, "AU12L": 1}, False, "both sides and for one"),
+        ({"AU12": float("nan")}, False, "between 0 and 5"),
+    ],
+)
+def test_what_is_no_expression(values, relative, message):
+    with pytest.raises(ActionUnitError, match=message):
+        Expression(values, relative)
+
+
+def test_sides_are_kept_where_they_differ():
+    units = {"AU1": 1.0, "AU12": 3.0, "AU26": 2.0}
+    sides = {"AU1L": 1.2, "AU1R": 0.8, "AU12L": 4.0, "AU12R": 2.0}
+    measured = Expression.measured(units, sides, "a face")
+    assert measured.values == {"AU1": 1.0, "AU12L": 4.0, "AU12R": 2.0, "AU26": 2.0}
+    assert measured.mirrored().values == {"AU1": 1.0, "AU12L": 2.0, "AU12R": 4.0, "AU26": 2.0}
+    assert measured.mirrored().mirrored() == measured
+
+
+def test_a_file_brings_back_what_was_saved(tmp_path):
+    for expression in (
+        Expression({"AU12L": 1.234, "AU4": 5}, source="Zoë.jpg", model="mini"),
+        Expression.of_emotion("fear", 0.5),
+    ):
+        path = expression.save(tmp_path / "one.yaml")
+        assert Expression.load(path) == expression
+        assert pickle.loads(pickle.dumps(expression)) == expression
+    assert "kind: variations" in path.read_text()
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(OutputError):
+        expression.save(tmp_path / "missing" / "one.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no `expression/1` file"),
+        ("magicedit: preset/1\n", "says 'preset/1'"),
+        ("magicedit: expression/1\nkind: both\naction_units: {AU12: 1}\n", "needs `kind`"),
+        ("magicedit: expression/1\nkind: intensities\n", "`action_units`"),
+        (
+            "magicedit: expression/1\nkind: intensities\naction_units: {AU12: 9}\n",
+            "one.yaml: expected an int",
+        ),
+        ("magicedit: expression/1\nkind: intensities\naction_units: {AU12: 1}\nfoo: 1\n", "foo"),
+        ("magicedit: [", "cannot be read"),
+        ("!!python/object/apply:os.system ['false']", "cannot be read"),
+    ],
+)
+def test_files_that_are_no_expressions(tmp_path, text, message):
+    path = tmp_path / "one.yaml"
+    path.write_text(text)
+    with pytest.raises(MagicEditError, match=message):
+        Expression.load(path)
+    with pytest.raises(MagicEditError, match="cannot be read"):
+        Expression.load(tmp_path / "missing.yaml")
+
+
+def test_rows_of_tables(tmp_path):
+    path = tmp_path / "openface.csv"
+    path.write_text("frame, success, AU12_r, AU12_c, AU45_r\n1, 1, 2.5, 1, 0.1\n2, 1, 3.5, 1, 0.2\n")
+    assert Expression.from_csv(path, 1).values == {"AU12": 3.5, "AU45": 0.2}
+    with pytest.raises(ActionUnitError, match="no row 2"):
+        Expression.from_csv(path, 2)
+    path.write_text("AU12L,AU12R\n1,\n")
+    assert Expression.from_csv(path).values == {"AU12L": 1.0}
+    path.write_text("smile\n1\n")
+    with pytest.raises(ActionUnitError, match="no column"):
+        Expression.from_csv(path)
+
+
+def test_mixing_is_linear_on_each_side():
+    calm, smile = Expression({"AU12": 1, "AU1": 2}), Expression({"AU12L": 3, "AU12R": 5})
+    mixed = calm.mixed(smile, 0.25)
+    assert mixed.values == pytest.approx({"AU1": 1.5, "AU12L": 1.5, "AU12R": 2.0})
+    assert calm.mixed(smile, 0).values == {"AU1": 2, "AU12": 1}
+    with pytest.raises(ActionUnitError, match="cannot be mixed"):
+        calm.mixed(Expression({"AU12": 1}, relative=True), 0.5)
+    with pytest.raises(ActionUnitError, match="0 to 1"):
+        calm.mixed(smile, 1.5)
+
+
+def test_applying():
+    current = dict.fromkeys(DESCRIPTIONS, 1.0)
+    assert Expression({"AU12": 3}).variation(current, 0.5) == {"AU12": 1.0}
+    assert Expression({"AU12": 3}, relative=True).variation({}, 0.5) == {"AU12": 1.5}
+    assert Expression.neutral().variation(current) == dict.fromkeys(NAMES, -1.0)
+    assert Expression({"AU12": 2, "AU7": 1}).limited_to(NAMES).values == {"AU12": 2}
+    with pytest.raises(ActionUnitError, match="not measured"):
+        Expression({"AU12": 3}).variation({})
+    with pytest.raises(ActionUnitError, match="lower the strength"):
+        Expression({"AU12": 5}).variation(current, 3)
+    with pytest.raises(ActionUnitError, match="between 0 and 5"):
+        Expression({"AU12": 3}).scaled(2)
