@@ -36,8 +36,8 @@ def units_table(quality: dict) -> str:
     """One row an action unit, in Markdown."""
     levels = " | ".join(f"{level:+.0f}" for level in SHOWN_LEVELS)
     lines = [
-        f"| AU | movement | muscle | sides | {levels} | blendshapes at +3 | up on |",
-        "|---|---|---|---|" + "---|" * (len(SHOWN_LEVELS) + 2),
+        f"| AU | movement | sides | {levels} | blendshapes at +3 | up on |",
+        "|---|---|---|" + "---|" * (len(SHOWN_LEVELS) + 2),
     ]
     for name in NAMES:
         row = quality["summary"]["by_au"][name]
@@ -46,7 +46,7 @@ def units_table(quality: dict) -> str:
         blind = name != "AU25" and "blendshapes" not in row["seen_by"]
         by_blendshapes = "blind" if blind else f"{row['mean_change_by_blendshapes']:+.1f}"
         lines.append(
-            f"| [{name}](#{name.lower()}) | {DESCRIPTIONS[name]} | {MUSCLES[name]} | "
+            f"| [{name}](#{name.lower()}) | {DESCRIPTIONS[name]} | "
             f"{'yes' if name in BILATERAL else 'no'} | {measured} | {by_blendshapes} | "
             f"{row['right_direction_by_landmarks']} of {row['faces']} |"
         )
@@ -63,7 +63,7 @@ def unit_text(quality: dict, name: str) -> str:
             curves.append(f"{levels} by {scorer}")
         else:
             blind.append(scorer)
-    text = f"*Measured* for requests of +1 to +5: {'; '.join(curves)}"
+    text = f"*Muscle:* {MUSCLES[name]}. *Measured* for requests of +1 to +5: {'; '.join(curves)}"
     text += "".join(f" ({scorer} do not see it)" for scorer in blind) + "."
     if name in quality["summary"]["sides"]:
         sides = quality["summary"]["sides"][name]["landmarks"]

@@ -16,14 +16,14 @@ from magicedit.train.config import build_parser as build_train_parser
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "cli.md"
 
 HEAD = """\
-<!-- Written by `python dev/cli_reference.py` from the parsers: change the help texts there, not this page. -->
+<!-- Written by `python dev/cli_reference.py` from the parsers: change help texts there, not this page. -->
 
 # Command line
 
-Every command has `--help`, which says the same as this page. Results go to the standard output, everything else
-to the standard error. A command ends with 0 when it is done, with 1 when part of what it checked or worked
-through failed, and with 2 when it cannot use its input: then one line says what was expected, what came and what
-to do. `--debug` shows the whole traceback.
+Every command has `--help`, which says the same as this page. Results go to the standard output, everything
+else to the standard error. A command ends with 0 when it is done, with 1 when part of what it checked or
+worked through failed, and with 2 when it cannot use its input: then one line says what was expected, what
+came and what to do. `--debug` shows the whole traceback.
 
 """
 

@@ -1,7 +1,7 @@
 """docs/ builds into a site that needs no network, and its commands are what the program understands and does.
 
-The commands of README.md and docs/speed.md run in test_readme.py, in processes of their own. Those of the pages
-here run in this one, so that the libraries are imported once; all other `sh` blocks are read by the parsers.
+The commands of README.md and docs/speed.md run in test_readme.py, in processes of their own. Those of the
+pages here run in this one, so that the libraries are imported once; all other `sh` blocks are parsed.
 """
 
 import os
@@ -20,13 +20,13 @@ from PIL import Image, ImageOps
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCS = REPOSITORY / "docs"
 RUN = ("start.md", "expressions.md")  # pages whose commands and scripts run as they stand
-# Elsewhere commands are parsed only: training and evaluating take too long, and their like run from the README
+# Elsewhere commands are parsed only: training and evaluating take long, and their like run from the README
 PARSED = sorted(path.name for path in DOCS.glob("*.md"))
 
 pytest.importorskip("mkdocs", reason="the site needs the extra `docs`")
 
 
-# --- The site -------------------------------------------------------------------------------------------------
+# --- The site -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,9 @@ def loaded_from_elsewhere(page: str) -> list[str]:
     reader = Loaded()
     reader.feed(page)
     found = [address for address in reader.addresses if re.match(r"\s*(\w+:)?//", address)]
-    return found + [text for text in reader.inline if re.search(r"(url\(|@import|import\(|fetch\().{0,9}//", text)]
+    return found + [
+        text for text in reader.inline if re.search(r"(url\(|@import|import\(|fetch\().{0,9}//", text)
+    ]
 
 
 def test_the_site_has_every_page(site):
@@ -88,20 +90,23 @@ def test_the_site_has_every_page(site):
         assert f'src="images/atlas/{name}.jpg"' in atlas
         assert (site / "images" / "atlas" / f"{name}.jpg").is_file()
     # a picture from outside docs/ came along
-    assert 'src="repository/benchmarks/evaluation/table4/guidance.svg"' in (site / "evaluation.html").read_text()
+    assert (
+        'src="repository/benchmarks/evaluation/table4/guidance.svg"' in (site / "evaluation.html").read_text()
+    )
     assert (site / "repository" / "benchmarks" / "evaluation" / "table4" / "guidance.svg").is_file()
     # docstrings arrived in the reference
     assert "variations in intensity steps" in (site / "reference.html").read_text()
 
 
 def test_no_page_loads_anything_from_elsewhere(site):
-    pages = list(site.glob("**/*.html"))
+    pages = {path.name: path.read_text() for path in site.glob("**/*.html")}
     assert len(pages) >= len(PARSED)
-    assert {page.name: found for page in pages if (found := loaded_from_elsewhere(page.read_text()))} == {}
-    styles = {path.name: re.findall(r"url\(\s*[\"']?\w+://", path.read_text()) for path in site.glob("**/*.css")}
-    assert {name: found for name, found in styles.items() if found} == {}
-    # The theme's script fetches a library for such blocks, and a project's stars for such links
-    assert not [p.name for p in pages if 'class="mermaid' in p.read_text() or "data-md-component=\"source\"" in p.read_text()]
+    assert {name: found for name, text in pages.items() if (found := loaded_from_elsewhere(text))} == {}
+    for style in site.glob("**/*.css"):
+        assert not re.search(r"url\(\s*[\"']?(\w+:)?//", style.read_text()), style
+    # For these the theme's script would fetch a library, and the stars of a repository
+    told = ('class="mermaid', 'data-md-component="source"')
+    assert [name for name, text in pages.items() if any(part in text for part in told)] == []
 
 
 @pytest.mark.parametrize(
@@ -118,12 +123,27 @@ def test_what_is_loaded_from_elsewhere_is_seen(page):
     assert len(loaded_from_elsewhere(page + '<a href="https://arxiv.org/abs/2501.02260">paper</a>')) == 1
 
 
-def test_search_works_from_the_disk(site):
-    """The index lies beside the pages as a script, and a worker's place is taken by a file of ours."""
-    index = (site / "search" / "search_index.js").read_text()
-    assert index.startswith("var __index") and "Inner brow raiser" in index
-    assert 'src="assets/iframe-worker.js"' in (site / "index.html").read_text()
-    assert (site / "assets" / "iframe-worker.js").is_file()
+def test_in_a_browser_from_the_disk(site):
+    """Search finds, nothing is fetched, no script fails, and a phone's page does not scroll sideways."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("needs chromium, which is not installed")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 390, "height": 800})
+        fetched, failed = [], []
+        page.on("request", lambda request: fetched.append(request.url))
+        page.on("pageerror", lambda error: failed.append(str(error)))
+        for name in ("atlas", "reference", "index"):
+            page.goto((site / f"{name}.html").as_uri())
+            assert page.evaluate("document.documentElement.scrollWidth") == 390, name
+        page.click("label[for=__search] >> visible=true")
+        page.keyboard.type("wrinkler")
+        page.wait_for_selector("[data-md-component=search-result] a[href*='atlas.html']", timeout=20_000)
+        browser.close()
+    assert failed == []
+    assert [url for url in fetched if re.match("https?:", url)] == []
 
 
 def test_a_link_to_nothing_ends_the_build(tmp_path):
@@ -139,11 +159,13 @@ def test_a_link_to_nothing_ends_the_build(tmp_path):
 
 
 def test_the_command_reference_is_current():
-    checked = subprocess.run([sys.executable, REPOSITORY / "dev" / "cli_reference.py", "--check"], check=False)
+    checked = subprocess.run(
+        [sys.executable, REPOSITORY / "dev" / "cli_reference.py", "--check"], check=False
+    )
     assert checked.returncode == 0, "docs/cli.md is old: run `python dev/cli_reference.py`"
 
 
-# --- The commands ---------------------------------------------------------------------------------------------
+# --- The commands -------------------------------------------------------------------------------------------
 
 
 def text_of(page: str) -> str:

@@ -8,10 +8,11 @@ if (location.protocol === "file:") {
       frame.hidden = true;
       document.documentElement.appendChild(frame);
       const inside = frame.contentWindow;
+      const base = new URL(address, location.href);
       const load = (source) =>
         new Promise((resolve, reject) => {
           const script = inside.document.createElement("script");
-          script.src = new URL(source, address);
+          script.src = new URL(source, base);
           script.onload = resolve;
           script.onerror = reject;
           inside.document.documentElement.appendChild(script);
@@ -19,7 +20,7 @@ if (location.protocol === "file:") {
       inside.postMessage = (data) => this.dispatchEvent(new MessageEvent("message", { data }));
       inside.importScripts = (...sources) => Promise.all(sources.map(load));
       this.inside = inside;
-      this.loaded = load(address);
+      this.loaded = load(base);
     }
 
     postMessage(data) {
