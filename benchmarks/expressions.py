@@ -3,15 +3,15 @@
     python benchmarks/expressions.py transfer PHOTOGRAPHS [-o benchmarks/expressions.json]
     python benchmarks/expressions.py loop PHOTOGRAPHS [--people 5]
 
-PHOTOGRAPHS is the Face Research Lab London Set, one folder an identity with neutral.jpg and smiling.jpg; those
-that nothing was trained on are edited. Each command replaces its own part of the file.
+PHOTOGRAPHS is the Face Research Lab London Set, one folder an identity with neutral.jpg and smiling.jpg;
+those that nothing was trained on are edited. Each command replaces its own part of the file.
 
 transfer: the smile of the next person is copied to each one's neutral photograph, at once and in the closed
 loop. The distance is the mean over the model's action units of the absolute difference between the measured
 intensities of the result and those that were copied.
 
-loop: each action unit by +1, +2 and +3 steps. A request can be reached if one of those of a grid over -5..5, or
-an edit of the loop, comes within the tolerance, by the scorer that the loop goes by.
+loop: each action unit by +1, +2 and +3 steps. A request can be reached if one of those of a grid over -5..5,
+or an edit of the loop, comes within the tolerance, by the scorer that the loop goes by.
 """
 
 import argparse

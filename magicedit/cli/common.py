@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import gc
 import json
+import re
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from magicedit.errors import DatasetError
 
 if TYPE_CHECKING:
     from magicedit.editor import ExpressionEditor
+    from magicedit.expression import Expression
     from magicedit.faces import FaceBackend
     from magicedit.imaging import Photo
 
@@ -40,14 +42,60 @@ def add_backend_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_face_option(parser: argparse.ArgumentParser, default: str) -> None:
+def add_face_option(parser: argparse.ArgumentParser, default: str, what: str = "which faces") -> None:
+    """`default` "all" allows several faces, "largest" one alone."""
     parser.add_argument(
         "--face",
-        type=face_choice,
+        type=face_choice if default == "all" else one_face_choice,
         default=default,
-        metavar="all|largest|N",
-        help=f"which faces; N counts from 0, the largest (default: {default})",
+        metavar="all|largest|N" if default == "all" else "largest|N",
+        help=f"{what}; N counts from 0, the largest (default: {default})",
     )
+
+
+def add_expression_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--expression",
+        metavar="FILE",
+        help="arrive at a saved expression: FILE.yaml of `measure --save`, or a row of a table, FILE.csv:ROW",
+    )
+    parser.add_argument(
+        "--strength", type=float, default=1.0, metavar="S", help="how much of --expression (1)"
+    )
+    parser.add_argument(
+        "--neutral", action="store_true", help="take the measured expression back; --au starts from there"
+    )
+
+
+def expression_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of `add_expression_options` as arguments of `ExpressionEditor.edit`."""
+    expression = None if args.expression is None else read_expression(args.expression)
+    return {"expression": expression, "strength": args.strength, "neutral": args.neutral}
+
+
+def read_expression(text: str) -> "Expression":
+    """Of FILE.yaml, FILE.csv (its first row) or FILE.csv:ROW. MagicEditError where it cannot be read."""
+    from magicedit.expression import Expression
+
+    table = re.fullmatch(r"(.*\.csv)(?::(\d+))?", text, re.IGNORECASE)
+    return Expression.from_csv(table[1], int(table[2] or 0)) if table else Expression.load(text)
+
+
+def add_loop_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--target-tolerance",
+        type=float,
+        metavar="T",
+        help="measure, correct and edit again until all units are this near, in intensity steps, such as 0.3",
+    )
+    parser.add_argument(
+        "--max-edits", type=int, default=4, metavar="N", help="at most so many edits for that (4)"
+    )
+
+
+def loop_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of `add_loop_options` as arguments of `ExpressionEditor.edit`."""
+    return {"tolerance": args.target_tolerance, "max_edits": args.max_edits}
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -74,6 +122,13 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="first find this machine's fastest memory format and, on a GPU, dtype and compilation",
     )
+
+
+def one_face_choice(text: str) -> str | int:
+    choice = face_choice(text)
+    if choice == "all":
+        raise argparse.ArgumentTypeError(f'expected one face, "largest" or a number from 0, got {text!r}')
+    return choice
 
 
 def face_choice(text: str) -> str | int:

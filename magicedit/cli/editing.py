@@ -6,15 +6,20 @@ from pathlib import Path
 
 from magicedit.cli.common import (
     add_backend_option,
+    add_expression_options,
     add_face_option,
     add_json_option,
+    add_loop_options,
     add_model_options,
     backend_beside,
     describe_face,
+    expression_arguments,
     load_editor,
     loading,
+    loop_arguments,
     print_faces,
     print_json,
+    say,
 )
 
 EDIT_EXAMPLES = """\
@@ -23,9 +28,20 @@ examples:
   magicedit edit photo.jpg -o calm.png --set AU12=0,AU4=0       down to nothing, whatever it is now
   magicedit edit photo.jpg -o brow.png --au AU2L=+4             the subject's left brow alone; AU2R: right
   magicedit edit photo.jpg -o glad.jpg --emotion happiness:0.8 --face largest
+  magicedit edit photo.jpg -o rest.png --neutral                whatever it shows taken back
+  magicedit edit photo.jpg -o copy.png --expression smile.yaml --strength 0.7
+  magicedit edit photo.jpg -o a.png --set AU12=2 --target-tolerance 0.3   measured, corrected, edited again
   magicedit edit photo.jpg -o a.png --au AU1=2 --model owner/name --steps 30 --json
 
 Variations (--au) go from -10 to 10, targets (--set) from 0 to 5. Pixels outside the faces stay as they are.
+An expression is a file that `magicedit measure --save` wrote, or a row of a CSV file: FILE.csv:ROW.
+"""
+
+MEASURE_EXAMPLES = """\
+examples:
+  magicedit measure photo.jpg
+  magicedit measure photo.jpg --save smile.yaml                 to keep it: see `edit --expression`
+  magicedit measure group.jpg --face 1 --save her.yaml
 """
 
 SWEEP_EXAMPLES = """\
@@ -45,15 +61,26 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     edit.add_argument(
         "--emotion", metavar="NAME[:STRENGTH]", help="one of the six basic emotions; adds to --au"
     )
+    add_expression_options(edit)
     add_face_option(edit, "all")
     add_model_options(edit)
     edit.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the model's own)")
+    add_loop_options(edit)
     edit.add_argument("--no-measure", dest="measure", action="store_false", help="do not measure the result")
     edit.add_argument("--overwrite", action="store_true", help="allow OUT to be PHOTO itself")
     add_json_option(edit)
 
-    measure = add_command("measure", "print the faces of a photograph with their action units", run_measure)
+    measure = add_command(
+        "measure",
+        "print the faces of a photograph with their action units",
+        run_measure,
+        MEASURE_EXAMPLES,
+    )
     measure.add_argument("photo", type=Path, metavar="PHOTO")
+    measure.add_argument(
+        "--save", type=Path, metavar="FILE.yaml", help="keep the expression of one face in a file"
+    )
+    add_face_option(measure, "largest", "whose expression is saved")
     add_backend_option(measure)
     add_json_option(measure)
 
@@ -83,6 +110,7 @@ def run_edit(args: argparse.Namespace) -> int:
     from magicedit.imaging import check_output, open_photo, save_image
 
     # Whatever can be seen to be wrong now is said before the model loads.
+    wanted = expression_arguments(args)
     check_edit(args)
     photo = open_photo(args.photo)
     check_output(args.output, overwrite=args.overwrite, forbid=args.photo)
@@ -94,6 +122,8 @@ def run_edit(args: argparse.Namespace) -> int:
             set=args.set,
             emotion=args.emotion,
             face=args.face,
+            **wanted,
+            **loop_arguments(args),
             steps=args.steps,
             guidance=args.guidance,
             quality=args.quality,
@@ -112,13 +142,19 @@ def run_edit(args: argparse.Namespace) -> int:
 
 def run_measure(args: argparse.Namespace) -> int:
     with loading(args):
-        from magicedit.editor import face_to_json, select_faces
+        from magicedit.editor import face_to_json, measured_expression, select_faces
         from magicedit.faces import load_backend
-        from magicedit.imaging import open_photo
+        from magicedit.imaging import open_photo, writable
 
         photo = open_photo(args.photo)
         backend = load_backend(args.backend)
+    if args.save is not None:
+        writable(args.save, overwrite=False, forbid=args.photo)
     faces = select_faces(backend.detect(photo.pixels), "all", photo)
+    if args.save is not None:
+        (chosen,) = select_faces(faces, args.face, photo)
+        expression = measured_expression(chosen, args.backend, source=f"{args.photo.name}, face {args.face}")
+        say(f"saved {expression.save(args.save)}: {expression}")
     height, width = photo.pixels.shape[:2]
     if args.json:
         print_json(

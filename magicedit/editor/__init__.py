@@ -10,7 +10,7 @@ from magicedit.editor.editor import (
     select_faces,
     usable_expression,
 )
-from magicedit.editor.results import EditResult, FaceEdit, face_to_json, sweep_strip, unreached
+from magicedit.editor.results import EditResult, FaceEdit, face_pictures, face_to_json, sweep_strip, unreached
 from magicedit.editor.settings import QUALITIES, SamplingSettings, usable_device, usable_dtype
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "FaceEdit",
     "PhotoLike",
     "SamplingSettings",
+    "face_pictures",
     "face_to_json",
     "measured_expression",
     "named_places",

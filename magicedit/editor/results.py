@@ -136,31 +136,41 @@ def face_to_json(face: Face) -> dict[str, Any]:
     }
 
 
-def sweep_strip(results: Sequence[EditResult], side: int = 384) -> PIL.Image.Image:
-    """A row of the first edited face of each result, captioned by what was requested and measured
-    where that is one unit each.
+def face_pictures(results: Sequence[EditResult], side: int = 384) -> list[PIL.Image.Image]:
+    """The surroundings of the first edited face of each result of one photograph, in RGB, of one size.
 
-    Each picture shows the face's surroundings, at native resolution unless that exceeds `side` pixels.
+    At native resolution unless that exceeds `side` pixels.
     """
-    pictures, captions = [], []
+    x0, y0, x1, y1 = results[0].faces[0].box
+    half = 0.8 * max(x1 - x0, y1 - y0)
+    centre_x, centre_y = (x0 + x1) / 2, (y0 + y1) / 2
+    width, height = results[0].image.size
+    window = (
+        max(0, round(centre_x - half)),
+        max(0, round(centre_y - half)),
+        min(width, round(centre_x + half)),
+        min(height, round(centre_y + half)),
+    )
+    pictures = []
     for result in results:
-        face = result.faces[0]
-        x0, y0, x1, y1 = face.box
-        half = 0.8 * max(x1 - x0, y1 - y0)
-        centre_x, centre_y = (x0 + x1) / 2, (y0 + y1) / 2
-        width, height = result.image.size
-        window = (
-            max(0, round(centre_x - half)),
-            max(0, round(centre_y - half)),
-            min(width, round(centre_x + half)),
-            min(height, round(centre_y + half)),
-        )
         picture = result.image.convert("RGB").crop(window)
         picture.thumbnail((side, side), PIL.Image.Resampling.LANCZOS)
         pictures.append(picture)
-        if len(face.requested) != 1:
-            continue
-        ((name, delta),) = face.requested.items()
-        measured = face.after.get(name) if face.after else None
-        captions.append(f"{name} {delta:+.1f}" + ("" if measured is None else f" ({measured:.1f})"))
-    return strip(pictures, captions if len(captions) == len(pictures) else None)
+    return pictures
+
+
+def sweep_strip(
+    results: Sequence[EditResult], side: int = 384, captions: Sequence[str] | None = None
+) -> PIL.Image.Image:
+    """A row of the first edited face of each result of one photograph, with captions.
+
+    captions: default: what was requested, and measured, of results whose request is one unit each.
+    """
+    if captions is None:
+        captions = []
+        for result in results:
+            face = result.faces[0]
+            ((name, delta),) = face.requested.items()
+            measured = face.after.get(name) if face.after else None
+            captions.append(f"{name} {delta:+.1f}" + ("" if measured is None else f" ({measured:.1f})"))
+    return strip(face_pictures(results, side), captions)

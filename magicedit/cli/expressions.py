@@ -1,0 +1,176 @@
+"""`magicedit transfer` and `interpolate`: expressions from one photograph to another."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from magicedit.cli.common import (
+    add_face_option,
+    add_json_option,
+    add_loop_options,
+    add_model_options,
+    backend_beside,
+    load_editor,
+    loop_arguments,
+    print_faces,
+    print_json,
+    say,
+)
+from magicedit.errors import OutputError
+
+TRANSFER_EXAMPLES = """\
+examples:
+  magicedit transfer --from smile.jpg --to photo.jpg -o copy.png
+  magicedit transfer --from smile.jpg --to photo.jpg -o half.png --strength 0.5
+  magicedit transfer --from smile.jpg --to photo.jpg -o near.png --target-tolerance 0.3
+
+The measured intensities of the units that the model can edit are what the face of --to is to show. To keep an
+expression and use it again: `magicedit measure smile.jpg --save smile.yaml`, `magicedit edit --expression`.
+"""
+
+INTERPOLATE_EXAMPLES = """\
+examples:
+  magicedit interpolate calm.jpg smile.jpg --steps 9 -o strip.png
+  magicedit interpolate calm.jpg smile.jpg --steps 24 -o between.gif --seconds 2
+  magicedit interpolate calm.jpg smile.jpg --steps 24 -o between.mp4
+
+All pictures are edits of the first photograph: it takes on the expression of the second, step by step.
+"""
+
+
+def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
+    transfer = add_command(
+        "transfer", "copy the expression of one photograph to another", run_transfer, TRANSFER_EXAMPLES
+    )
+    transfer.add_argument(
+        "--from", dest="source", type=Path, required=True, metavar="A", help="whose expression"
+    )
+    transfer.add_argument("--to", dest="photo", type=Path, required=True, metavar="B", help="what is edited")
+    transfer.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="OUT", help="where to write the result"
+    )
+    transfer.add_argument(
+        "--strength", type=float, default=1.0, metavar="S", help="how much of the expression (1)"
+    )
+    transfer.add_argument("--mirror", action="store_true", help="exchange left and right")
+    transfer.add_argument(
+        "--from-face", type=int, default=0, metavar="N", help="which face of A, from 0, the largest (0)"
+    )
+    add_face_option(transfer, "all", "which faces of B")
+    add_loop_options(transfer)
+    add_model_options(transfer)
+    transfer.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the model's own)")
+    transfer.add_argument("--overwrite", action="store_true", help="allow OUT to be B itself")
+    add_json_option(transfer)
+
+    interpolate = add_command(
+        "interpolate",
+        "draw what lies between the expressions of two photographs of a person",
+        run_interpolate,
+        INTERPOLATE_EXAMPLES,
+    )
+    interpolate.add_argument("photo", type=Path, metavar="A", help="what is edited")
+    interpolate.add_argument("other", type=Path, metavar="B", help="whose expression is taken on")
+    interpolate.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="OUT", help="a picture (strip), .gif or .mp4"
+    )
+    interpolate.add_argument("--steps", type=int, default=9, metavar="N", help="number of pictures (9)")
+    interpolate.add_argument(
+        "--seconds", type=float, default=2.0, metavar="S", help="length of a .gif or .mp4, there and back (2)"
+    )
+    interpolate.add_argument(
+        "--inference-steps", type=int, metavar="N", help="denoising steps (default: the model's own)"
+    )
+    add_face_option(interpolate, "largest", "which face of A")
+    add_model_options(interpolate)
+    add_json_option(interpolate)
+
+
+def run_transfer(args: argparse.Namespace) -> int:
+    from magicedit.imaging import check_output, open_photo, save_image
+
+    source, photo = open_photo(args.source), open_photo(args.photo)
+    check_output(args.output, overwrite=args.overwrite, forbid=args.photo)
+    check_output(args.output, forbid=args.source)
+    with backend_beside(args, photo) as backend:
+        editor = load_editor(args, backend)
+        editor.measure(photo)  # in the order in which the other process looks at them
+        expression = editor.expression(source, args.from_face)
+        if args.mirror:
+            expression = expression.mirrored()
+        say(f"{args.source}: {expression.limited_to(editor.action_units)}")
+        result = editor.edit(
+            photo,
+            expression=expression,
+            strength=args.strength,
+            face=args.face,
+            steps=args.steps,
+            guidance=args.guidance,
+            quality=args.quality,
+            seed=args.seed,
+            **loop_arguments(args),
+        )
+    output = save_image(result.image, args.output, overwrite=args.overwrite, forbid=args.photo)
+    if args.json:
+        faces = [face.to_json() for face in result.faces]
+        print_json(
+            {
+                "output": str(output),
+                "seconds": round(result.seconds, 3),
+                "expression": expression.to_dict(),
+                "faces": faces,
+            }
+        )
+        return 0
+    print_faces(result.faces)
+    print(f"{output}  ({result.seconds:.1f} s)")
+    return 0
+
+
+def run_interpolate(args: argparse.Namespace) -> int:
+    from magicedit.imaging import check_output, open_photo, save_animation, save_image, writable
+
+    photo, other = open_photo(args.photo), open_photo(args.other)
+    suffix = args.output.suffix.lower()
+    for path in (args.photo, args.other):
+        if suffix in (".gif", ".mp4"):
+            writable(args.output, forbid=path)
+        else:
+            check_output(args.output, forbid=path)
+    if not args.seconds > 0:
+        raise OutputError(f"--seconds must be above 0, got {args.seconds:g}")
+    with backend_beside(args, photo) as backend:
+        editor = load_editor(args, backend)
+        results = editor.interpolate(
+            photo,
+            other,
+            args.steps,
+            args.face,
+            inference_steps=args.inference_steps,
+            guidance=args.guidance,
+            quality=args.quality,
+            seed=args.seed,
+        )
+    from magicedit.editor import face_pictures, sweep_strip
+
+    if suffix in (".gif", ".mp4"):
+        pictures = face_pictures(results)
+        pictures += pictures[-2:0:-1]  # and back, so that it can repeat
+        seconds = args.seconds / len(pictures)
+        if suffix == ".mp4":
+            from magicedit.video import save_film
+
+            output = save_film(pictures, args.output, seconds)
+        else:
+            output = save_animation(pictures, args.output, seconds)
+    else:
+        shares = [f"{100 * index / (args.steps - 1):.0f} %" for index in range(args.steps)]
+        output = save_image(sweep_strip(results, captions=shares), args.output)
+    seconds = round(sum(result.seconds for result in results), 3)
+    if args.json:
+        edits = [[face.to_json() for face in result.faces] for result in results]
+        print_json({"output": str(output), "seconds": seconds, "edits": edits})
+        return 0
+    print_faces(results[-1].faces)
+    print(f"{output}  ({seconds:.1f} s)")
+    return 0
