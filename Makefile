@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 # One thread a process: two that compete for a core wait on each other for most of their time.
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-.PHONY: setup demo test test-all lint format clean
+.PHONY: setup demo docs test test-all lint format clean
 
 setup: $(READY)
 
@@ -20,6 +20,11 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 # An edited photograph, a before/after picture and a strip of one action unit, in demo/.
 demo: $(READY)
 	$(BIN)/python -m magicedit.demo -o demo
+
+# docs/ as a site in site/, which opens from the disk: strictly, and without a network.
+docs: $(READY)
+	$(BIN)/python dev/cli_reference.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 test: lint
 	$(TEST)
@@ -38,5 +43,5 @@ format: $(READY)
 
 # What builds and runs leave behind; the environment stays.
 clean:
-	rm -rf build dist demo *.egg-info .pytest_cache .ruff_cache
+	rm -rf build dist demo site *.egg-info .pytest_cache .ruff_cache
 	find magicedit pipelines train tests -type d -name __pycache__ -prune -exec rm -rf {} +

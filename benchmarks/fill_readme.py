@@ -11,6 +11,7 @@ import re
 import sys
 from pathlib import Path
 
+import atlas_tables
 from mini_quality import checks_table_of, sides_table_of, table_of
 from speed_tables import MINI, counted_table, qualities_table, sampling_table, speed_in_short, speed_table
 
@@ -20,6 +21,7 @@ HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
 EVALUATION = HERE.parent / "docs" / "evaluation.md"
 SPEED = HERE.parent / "docs" / "speed.md"
+ATLAS = HERE.parent / "docs" / "atlas.md"
 
 
 def evaluation(protocol: str) -> str:
@@ -108,6 +110,7 @@ def main() -> int:
         (README, readme_blocks()),
         (EVALUATION, evaluation_blocks()),
         (SPEED, speed_blocks()),
+        (ATLAS, atlas_tables.blocks(committed("mini_quality"))),
     ):
         before = page.read_text()
         after = filled(before, blocks)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pages import blocks, shell_commands
 from PIL import Image
 from tiny_models import tiny_stable_diffusion
 
@@ -24,15 +25,6 @@ SHORT = {
 }
 SHORT["mini-distill"] = SHORT["mini-cpu"]
 SHORT["sd15-lora"] = SHORT["sd15"] + " --lora_rank 2 --gradient_accumulation_steps 1"
-
-
-def blocks(language: str, page: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", page, flags=re.M | re.S)
-
-
-def shell_commands(page: str) -> list[str]:
-    lines = [line.split("  #")[0].strip() for block in blocks("sh", page) for line in block.splitlines()]
-    return [line for line in lines if line and not line.startswith("make ")]
 
 
 @pytest.fixture(scope="module")
