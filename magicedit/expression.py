@@ -6,6 +6,7 @@ expression holds is its `relative`. Names, ranges and sides: `magicedit.action_u
 
 import csv
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -123,6 +124,12 @@ class Expression:
             raise ActionUnitError(f"{path} has no row {row}; rows below the header count from 0")
         values = {name: (chosen[column] or "").strip() for column, name in columns.items()}
         return cls({n: v for n, v in values.items() if v}, source=f"{path.name}, row {row}")
+
+    @classmethod
+    def read(cls, text: str) -> "Expression":
+        """Of what people write: FILE.yaml, FILE.csv (its first row) or FILE.csv:ROW. Errors as of the two."""
+        table = re.fullmatch(r"(.*\.csv)(?::(\d+))?", text, re.IGNORECASE)
+        return cls.from_csv(table[1], int(table[2] or 0)) if table else cls.load(text)
 
     @classmethod
     def load(cls, path: str | Path) -> "Expression":

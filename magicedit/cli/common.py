@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import gc
 import json
-import re
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -77,8 +76,7 @@ def read_expression(text: str) -> "Expression":
     """Of FILE.yaml, FILE.csv (its first row) or FILE.csv:ROW. MagicEditError where it cannot be read."""
     from magicedit.expression import Expression
 
-    table = re.fullmatch(r"(.*\.csv)(?::(\d+))?", text, re.IGNORECASE)
-    return Expression.from_csv(table[1], int(table[2] or 0)) if table else Expression.load(text)
+    return Expression.read(text)
 
 
 def add_loop_options(parser: argparse.ArgumentParser) -> None:

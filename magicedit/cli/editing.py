@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from magicedit.cli.batch import add_folder_options, refuse_folder_options, run_edit_folder
 from magicedit.cli.common import (
     add_backend_option,
     add_expression_options,
@@ -33,8 +34,12 @@ examples:
   magicedit edit photo.jpg -o a.png --set AU12=2 --target-tolerance 0.3   measured, corrected, edited again
   magicedit edit photo.jpg -o a.png --au AU1=2 --model owner/name --steps 30 --json
 
+  magicedit edit photos -o edited --neutral                     every photograph in photos/ and below
+  magicedit edit photos -o edited --manifest edits.csv          a row an edit: photo,au,set,emotion,...
+
 Variations (--au) go from -10 to 10, targets (--set) from 0 to 5. Pixels outside the faces stay as they are.
 An expression is a file that `magicedit measure --save` wrote, or a row of a CSV file: FILE.csv:ROW.
+A folder can be run again: what is done, by the journal OUT/edits.jsonl, is skipped.
 """
 
 MEASURE_EXAMPLES = """\
@@ -51,24 +56,40 @@ example:
 
 
 def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
-    edit = add_command("edit", "change the expression of the faces in a photograph", run_edit, EDIT_EXAMPLES)
-    edit.add_argument("photo", type=Path, metavar="PHOTO")
-    edit.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="OUT", help="where to write the result"
+    edit = add_command(
+        "edit",
+        "change the expression of the faces in a photograph, or in a folder of them",
+        run_edit,
+        EDIT_EXAMPLES,
     )
-    edit.add_argument("--au", metavar="AU12=+3,AU4=-1", help="variations in intensity steps, -10 to 10")
-    edit.add_argument("--set", metavar="AU12=0", help="intensities to arrive at, 0 to 5")
+    edit.add_argument("photo", type=Path, metavar="PHOTO", help="a photograph, or a folder of them")
     edit.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="OUT",
+        help="where to write the result; a folder for a folder",
+    )
+    asked = edit.add_argument_group("what to ask for")
+    asked.add_argument("--au", metavar="AU12=+3,AU4=-1", help="variations in intensity steps, -10 to 10")
+    asked.add_argument("--set", metavar="AU12=0", help="intensities to arrive at, 0 to 5")
+    asked.add_argument(
         "--emotion", metavar="NAME[:STRENGTH]", help="one of the six basic emotions; adds to --au"
     )
-    add_expression_options(edit)
-    add_face_option(edit, "all")
-    add_model_options(edit)
-    edit.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the model's own)")
-    add_loop_options(edit)
-    edit.add_argument("--no-measure", dest="measure", action="store_false", help="do not measure the result")
-    edit.add_argument("--overwrite", action="store_true", help="allow OUT to be PHOTO itself")
-    add_json_option(edit)
+    add_expression_options(asked)
+    add_face_option(asked, "all")
+    loop = edit.add_argument_group("how near to come to it")
+    add_loop_options(loop)
+    loop.add_argument("--no-measure", dest="measure", action="store_false", help="do not measure the result")
+    how = edit.add_argument_group("the model")
+    add_model_options(how)
+    how.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the model's own)")
+    many = edit.add_argument_group("folders of photographs")
+    add_folder_options(many)
+    out = edit.add_argument_group("output")
+    out.add_argument("--overwrite", action="store_true", help="allow OUT to be PHOTO itself")
+    add_json_option(out)
 
     measure = add_command(
         "measure",
@@ -107,6 +128,9 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def run_edit(args: argparse.Namespace) -> int:
+    if args.photo.is_dir():
+        return run_edit_folder(args)
+    refuse_folder_options(args)
     from magicedit.imaging import check_output, open_photo, save_image
 
     # Whatever can be seen to be wrong now is said before the model loads.

@@ -1,0 +1,311 @@
+"""The rows of a batch, one an edit: from the photographs of a folder, or from a manifest.
+
+Whatever can be seen to be wrong with them is said before a model loads.
+"""
+
+import csv
+import dataclasses
+import difflib
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from magicedit.action_units import canonical_name
+from magicedit.batch.request import EditRequest
+from magicedit.errors import ActionUnitError, ImageError, MagicEditError, OutputError
+from magicedit.expression import Expression
+from magicedit.imaging import check_output
+
+# What cannot be edited is not passed over in silence: it fails with the reason.
+PHOTO_SUFFIXES = frozenset(
+    f".{kind}"
+    for kind in "jpg jpeg jfif png webp bmp tif tiff gif ppm pgm avif heic".split()  # noqa: SIM905
+)
+FORMATS = {"png": ".png", "jpg": ".jpg", "webp": ".webp", "tif": ".tif"}
+_WRITTEN = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"})
+MOST_PROBLEMS = 5  # of a manifest that one message names
+
+
+@dataclass(frozen=True)
+class Row:
+    """One edit.
+
+    Attributes:
+        number: in a manifest as spreadsheets count, the header being 1; of a folder's photographs from 1.
+        photo: relative to the folder of photographs.
+        output: relative to the output folder.
+        request: what is asked for.
+    """
+
+    number: int
+    photo: Path
+    output: Path
+    request: EditRequest
+
+
+def photographs_below(folder: Path, leave_out: Path) -> list[Path]:
+    """Photographs in a folder and its sub-folders, by their names' endings, relative and sorted.
+
+    Hidden ones, and those below `leave_out`, are not among them.
+
+    Raises:
+        ImageError: where there are none.
+    """
+    found = []
+    for root, folders, names in os.walk(folder):
+        here = Path(root)
+        folders[:] = [n for n in folders if not n.startswith(".") and (here / n).resolve() != leave_out]
+        found += [
+            (here / name).relative_to(folder)
+            for name in names
+            if not name.startswith(".") and Path(name).suffix.lower() in PHOTO_SUFFIXES
+        ]
+    if not found:
+        raise ImageError(
+            f"{folder} holds no photographs; expected files ending in {' '.join(sorted(PHOTO_SUFFIXES))}"
+        )
+    return sorted(found)
+
+
+def output_of(photo: Path, format: str | None) -> Path:
+    """The same place and name; another ending where the format says so, or where it cannot be written."""
+    if format is not None:
+        return photo.with_suffix(FORMATS[format])
+    return photo if photo.suffix.lower() in _WRITTEN else photo.with_suffix(".png")
+
+
+def rows_of_folder(folder: Path, output: Path, request: EditRequest, format: str | None) -> list[Row]:
+    """One edit for every photograph."""
+    photos = photographs_below(folder, output.resolve())
+    rows = [
+        Row(number, photo, output_of(photo, format), request) for number, photo in enumerate(photos, start=1)
+    ]
+    _check_outputs(rows, output, lambda row: str(row.photo))
+    return rows
+
+
+# --- Manifests ----------------------------------------------------------------------------------------------
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise MagicEditError(f"expected a number, got {text!r}") from None
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal():
+        raise MagicEditError(f"expected a whole number, got {text!r}")
+    return int(text)
+
+
+def _yes(text: str) -> bool:
+    answers = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
+    if text.lower() not in answers:
+        raise MagicEditError(f"expected yes or no, got {text!r}")
+    return answers[text.lower()]
+
+
+def _units(text: str) -> str:
+    """Cells of tables that are separated by commas may separate their units otherwise."""
+    return text.replace(";", ",").replace("\n", ",")
+
+
+# column -> field of an EditRequest, and how its cells are read
+COLUMNS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "au": ("add", _units),
+    "set": ("set", _units),
+    "emotion": ("emotion", str),
+    "expression": ("expression", str),  # a file, relative to the manifest
+    "strength": ("strength", _number),
+    "neutral": ("neutral", _yes),
+    "face": ("face", lambda text: int(text) if text.isdecimal() else text.lower()),
+    "target_tolerance": ("tolerance", _number),
+    "max_edits": ("max_edits", _whole),
+    "steps": ("steps", _whole),
+    "guidance": ("guidance", _number),
+    "quality": ("quality", str),
+    "seed": ("seed", _whole),
+}
+_PLACES = ("photo", "output")
+
+
+def rows_of_manifest(
+    manifest: Path, folder: Path, output: Path, request: EditRequest, format: str | None, model: str
+) -> list[Row]:
+    """The rows of a CSV file, see docs/batch.md.
+
+    Args:
+        request: what empty cells and missing columns stand for.
+        model: whose vocabulary the rows must keep to, where it is known.
+
+    Raises:
+        MagicEditError: naming rows and columns, where the file or any row of it cannot be used.
+    """
+    header, lines = _table(manifest)
+    try:
+        columns = {column: _column(column) for column in header}
+    except MagicEditError as error:
+        raise MagicEditError(f"{manifest}: {error}") from error
+    if len(set(columns.values())) < len(header):
+        raise MagicEditError(f"{manifest} has two columns for one thing: {', '.join(header)}")
+    if "photo" not in columns.values():
+        raise MagicEditError(f"{manifest} has no column `photo`; its first row is {', '.join(header)}")
+    if not lines:
+        raise MagicEditError(f"{manifest} has no rows below its header")
+
+    rows, problems, expressions = [], [], {}
+    for number, cells in lines:
+        try:
+            if len(cells) > len(header):
+                raise MagicEditError(
+                    f"{len(cells)} cells below {len(header)} columns; quote cells with commas"
+                )
+            values = {columns[c]: v.strip() for c, v in zip(header, cells, strict=False) if v.strip()}
+            rows.append(_row(number, values, request, format, manifest.parent, expressions))
+            rows[-1].request.check_for(model)
+        except MagicEditError as error:
+            problems.append(f"row {number}: {error}")
+    if problems:
+        more = len(problems) - MOST_PROBLEMS
+        shown = "; ".join(problems[:MOST_PROBLEMS])
+        raise MagicEditError(f"{manifest}: {shown}" + (f"; and {more} more rows" if more > 0 else ""))
+    try:
+        _check_outputs(rows, output, lambda row: f"row {row.number}")
+    except OutputError as error:
+        raise OutputError(f"{manifest}: {error}") from error
+    return rows
+
+
+def _table(manifest: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Header, and the numbered lines that are not empty."""
+    try:
+        with manifest.open(newline="", encoding="utf-8-sig") as file:
+            first = file.readline()
+            file.seek(0)
+            delimiter = max(",;\t", key=first.count)  # some spreadsheets write semicolons
+            lines = list(enumerate(csv.reader(file, delimiter=delimiter, strict=True), start=1))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise MagicEditError(f"{manifest} cannot be read as a CSV file: {error}") from error
+    lines = [(number, cells) for number, cells in lines if any(cell.strip() for cell in cells)]
+    if not lines:
+        raise MagicEditError(f"{manifest} is empty; its first row names the columns, such as photo,au")
+    return [cell.strip() for cell in lines[0][1]], lines[1:]
+
+
+def _column(name: str) -> str:
+    """Of this header: one of _PLACES or COLUMNS, or the canonical name of an action unit."""
+    written = name.lower().replace("-", "_").replace(" ", "_")
+    known = (*_PLACES, *COLUMNS)
+    if written in known:
+        return written
+    try:
+        return canonical_name(name)
+    except ActionUnitError:
+        near = difflib.get_close_matches(written, known, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise MagicEditError(
+            f"unknown column {name!r}; {hint}Known: {', '.join(known)}, and action units (AU12, AU12L)"
+        ) from None
+
+
+def _row(
+    number: int,
+    values: Mapping[str, str],
+    request: EditRequest,
+    format: str | None,
+    beside: Path,
+    expressions: dict[str, Expression],
+) -> Row:
+    """One row of a manifest from its cells that are not empty, by column."""
+    if "photo" not in values:
+        raise MagicEditError("names no photo")
+    photo = _inside(values["photo"], "photo", "the folder of photographs")
+    target = output_of(photo, format)
+    if "output" in values:
+        target = _inside(values["output"], "output", "the output folder")
+
+    changes: dict[str, Any] = {}
+    for column, (field, read) in COLUMNS.items():
+        if column in values:
+            try:
+                changes[field] = read(values[column])
+            except MagicEditError as error:
+                raise MagicEditError(f"column {column}: {error}") from error
+    if (file := changes.get("expression")) is not None:
+        if file not in expressions:
+            expressions[file] = Expression.read(str(beside / file))
+        changes["expression"] = expressions[file]
+    if units := {n: text for n, text in values.items() if n not in COLUMNS and n not in _PLACES}:
+        written = [f"{name}={text}" for name, text in units.items()]
+        changes["add"] = ",".join([*([changes["add"]] if "add" in changes else []), *written])
+    return Row(number, photo, target, dataclasses.replace(request, **changes))
+
+
+def _inside(text: str, column: str, whole: str) -> Path:
+    """A path that cannot lead out of the folder it is relative to."""
+    path = Path(text)
+    if path.is_absolute() or ".." in path.parts or path == Path():
+        raise MagicEditError(f"column {column}: expected a path inside {whole}, got {text!r}")
+    return path
+
+
+# --- Where results go ---------------------------------------------------------------------------------------
+
+
+def check_folders(folder: Path, output: Path) -> None:
+    """MagicEditError unless results of `folder` may be written to `output`, which need not exist."""
+    if not folder.is_dir():
+        raise ImageError(f"{folder} is not a folder of photographs")
+    if output.exists() and not output.is_dir():
+        raise OutputError(f"{folder} is a folder, so -o names one too, and {output} is a file")
+    if output.resolve() == folder.resolve():
+        raise OutputError(
+            f"{output} holds the photographs; give another folder, results never replace photographs"
+        )
+
+
+def _check_outputs(rows: Sequence[Row], output: Path, name: Callable[[Row], str]) -> None:
+    """OutputError where two rows have one output, or one of them cannot be a picture."""
+    first: dict[Path, Row] = {}
+    for row in rows:
+        if row.output.suffix.lower() not in _WRITTEN:
+            check_output(output / row.output)  # says why
+        other = first.setdefault(row.output, row)
+        if other is not row:
+            raise OutputError(
+                f"{name(other)} and {name(row)} would both be written to {row.output}; give each an output "
+                "of its own (the column `output` of a manifest)"
+            )
+
+
+def check_targets(rows: Iterable[Row], folder: Path, output: Path) -> None:
+    """OutputError where a link would lead a result out of the output folder, or onto a photograph.
+
+    Args:
+        output: exists.
+    """
+    home, source = output.resolve(), folder.resolve()
+    beside = not home.is_relative_to(source)
+    rows = list(rows)
+    photos = {identity for row in rows if (identity := _identity(folder / row.photo)) is not None}
+    for row in rows:
+        target = (output / row.output).resolve()
+        if not target.is_relative_to(home):
+            raise OutputError(f"{output / row.output} leads out of {output}, to {target}; remove that link")
+        if (beside and target.is_relative_to(source)) or _identity(target) in photos:
+            raise OutputError(
+                f"{output / row.output} is a photograph of this batch; choose another output folder"
+            )
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Of the file behind a path, whatever its name; None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

@@ -1,0 +1,271 @@
+"""Editing many photographs: `edit_folder` and `edit_manifest`."""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from magicedit.batch.journal import JOURNAL, Journal, open_journal
+from magicedit.batch.request import EditRequest
+from magicedit.batch.rows import FORMATS, Row, check_folders, check_targets, rows_of_folder, rows_of_manifest
+from magicedit.batch.workers import EditorSettings, edit_rows, sensible_workers, sha256_of
+from magicedit.errors import MagicEditError, OutputError
+
+WEIGHTS_ENDS = 2**20  # bytes at either end of a weight file that are read to tell it from others
+
+
+@dataclass(frozen=True)
+class RowResult:
+    """What became of one row.
+
+    Attributes:
+        row: what was to be done.
+        status: "done", "skipped" (as an earlier run left it) or "failed".
+        reason: why it failed.
+        seconds: of the edit.
+        faces: as `FaceEdit.to_json`; of a skipped row those of the run that made it.
+    """
+
+    row: Row
+    status: str
+    reason: str | None = None
+    seconds: float | None = None
+    faces: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def warnings(self) -> list[str]:
+        """Of all faces, each with the face's number."""
+        return [
+            f"face {number}: {text}" for number, face in enumerate(self.faces) for text in face["warnings"]
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        content = {
+            "row": self.row.number,
+            "photo": self.row.photo.as_posix(),
+            "output": self.row.output.as_posix(),
+            "status": self.status,
+        }
+        if self.status == "failed":
+            return content | {"reason": self.reason}
+        return content | {"seconds": self.seconds, "faces": self.faces}
+
+
+@dataclass(frozen=True)
+class BatchReport:
+    """What became of a batch.
+
+    Attributes:
+        output: the folder of results, with the journal in it.
+        results: a row each, in the order of the rows.
+        seconds: wall time, loading of models included.
+        workers: how many processes edited; 0 where nothing was left to do.
+    """
+
+    output: Path
+    results: list[RowResult]
+    seconds: float
+    workers: int
+
+    def of_status(self, status: str) -> list[RowResult]:
+        return [result for result in self.results if result.status == status]
+
+    def to_json(self) -> dict[str, Any]:
+        counts = {status: len(self.of_status(status)) for status in ("done", "skipped", "failed")}
+        return {
+            "output": str(self.output),
+            **counts,
+            "warnings": sum(len(result.warnings) for result in self.results),
+            "seconds": round(self.seconds, 3),
+            "workers": self.workers,
+            "rows": [result.to_json() for result in self.results],
+        }
+
+
+def edit_folder(
+    folder: str | Path,
+    output: str | Path,
+    request: EditRequest,
+    *,
+    model: str = "mini",
+    device: str | None = None,
+    dtype: str | None = None,
+    backend: str = "mediapipe",
+    optimize: bool = False,
+    format: str | None = None,
+    workers: int | None = 1,
+    force: bool = False,
+    progress: bool = False,
+) -> BatchReport:
+    """Applies one request to every photograph in a folder and its sub-folders.
+
+        edit_folder("photos", "edited", EditRequest(add={"AU12": 3}))
+
+    Results have the photographs' names below `output`. Run again, it skips what is done: where the output
+    is there, and photograph, request and model are the same. A photograph that cannot be edited fails alone.
+
+    Args:
+        output: made where it does not exist; results of other origin in it are not overwritten.
+        request: what is asked of each photograph.
+        model, device, dtype, backend: see `ExpressionEditor.from_pretrained`.
+        optimize: first find this machine's fastest settings, see `ExpressionEditor.optimize`.
+        format: "png", "jpg", "webp" or "tif"; default: the photograph's own, PNG where that is not written.
+        workers: processes, each with a model of its own; above 1, a script that calls this needs
+            `if __name__ == "__main__":`. None: as many as pay on this machine.
+        force: edit again what is done, and replace results of other origin.
+        progress: a bar with the time left, on the standard error.
+
+    Raises:
+        MagicEditError: where nothing can be done at all; what fails of single rows is in the report.
+    """
+    folder, output = Path(folder), Path(output)
+    _check_arguments(workers, format)
+    check_folders(folder, output)
+    request.check_for(model)
+    rows = rows_of_folder(folder, output, request, format)
+    settings = EditorSettings(folder, output, model, device, dtype, backend, optimize)
+    return _run(rows, settings, workers, force, progress)
+
+
+def edit_manifest(
+    folder: str | Path,
+    manifest: str | Path,
+    output: str | Path,
+    request: EditRequest | None = None,
+    *,
+    model: str = "mini",
+    device: str | None = None,
+    dtype: str | None = None,
+    backend: str = "mediapipe",
+    optimize: bool = False,
+    format: str | None = None,
+    workers: int | None = 1,
+    force: bool = False,
+    progress: bool = False,
+) -> BatchReport:
+    """Edits photographs of a folder as a CSV file says, one row an edit; see docs/batch.md for its columns.
+
+    Args:
+        request: what empty cells stand for; default: nothing.
+
+    Everything else as `edit_folder`.
+    """
+    folder, manifest, output = Path(folder), Path(manifest), Path(output)
+    _check_arguments(workers, format)
+    check_folders(folder, output)
+    rows = rows_of_manifest(manifest, folder, output, request or EditRequest(), format, model)
+    settings = EditorSettings(folder, output, model, device, dtype, backend, optimize)
+    return _run(rows, settings, workers, force, progress)
+
+
+def _check_arguments(workers: int | None, format: str | None) -> None:
+    if workers is not None and workers < 1:
+        raise MagicEditError(f"the number of workers must be at least 1, got {workers}")
+    if format is not None and format not in FORMATS:
+        raise OutputError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
+
+
+def _run(
+    rows: Sequence[Row], settings: EditorSettings, workers: int | None, force: bool, progress: bool
+) -> BatchReport:
+    from tqdm import tqdm
+
+    started = time.perf_counter()
+    # 1. What is done already
+    try:
+        settings.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"the folder {settings.output} cannot be made ({error}); choose another") from error
+    check_targets(rows, settings.folder, settings.output)
+    model = {"name": settings.model, "dtype": settings.dtype, "backend": settings.backend}
+    model["digest"] = model_digest(settings.model)
+    with open_journal(settings.output) as journal:
+        if not force:
+            _check_strangers(rows, settings.output, journal)
+        results: dict[Path, RowResult] = {}  # by output, of which every row has its own
+        for row in () if force else rows:
+            if (entry := _kept(row, settings, model, journal)) is not None:
+                results[row.output] = RowResult(
+                    row, "skipped", seconds=entry["seconds"], faces=entry["faces"]
+                )
+        waiting = [row for row in rows if row.output not in results]
+        if workers is None:
+            workers = sensible_workers(len(waiting), settings.device)
+        workers = min(workers, len(waiting))
+
+        # 2. The edits
+        def begin(row: Row) -> None:
+            journal.add({"output": row.output.as_posix(), "photo": row.photo.as_posix(), "state": "begun"})
+
+        bar = tqdm(
+            total=len(rows), initial=len(results), unit="photo", disable=not progress, dynamic_ncols=True
+        )
+        with bar:
+            for row, outcome in edit_rows(settings, waiting, workers, begin) if waiting else ():
+                about = {"output": row.output.as_posix(), "photo": row.photo.as_posix()}
+                journal.add(about | outcome | {"request": row.request.to_json(), "model": model})
+                results[row.output] = _result(row, outcome, settings.output)
+                bar.update()
+    ordered = [results[row.output] for row in rows]
+    return BatchReport(settings.output, ordered, time.perf_counter() - started, workers)
+
+
+def _result(row: Row, outcome: dict[str, Any], output: Path) -> RowResult:
+    if outcome["state"] == "done":
+        return RowResult(row, "done", seconds=outcome["seconds"], faces=outcome["faces"])
+    left = f"; {row.output} there is that of an earlier run" if (output / row.output).exists() else ""
+    return RowResult(row, "failed", reason=outcome["reason"] + left)
+
+
+def _kept(
+    row: Row, settings: EditorSettings, model: dict[str, Any], journal: Journal
+) -> dict[str, Any] | None:
+    """The journal's entry of a row that need not be edited again."""
+    entry = journal.entries.get(row.output.as_posix(), {})
+    if entry.get("state") != "done" or not (settings.output / row.output).is_file():
+        return None
+    if entry.get("request") != row.request.to_json() or entry.get("model") != model:
+        return None
+    try:
+        same = entry.get("photo_sha256") == sha256_of(settings.folder / row.photo)
+    except OSError:
+        return None  # it will fail, and say why
+    return entry if same else None
+
+
+def _check_strangers(rows: Sequence[Row], output: Path, journal: Journal) -> None:
+    """OutputError where files would be overwritten that no run of ours made."""
+    strangers = [
+        row.output
+        for row in rows
+        if row.output.as_posix() not in journal.entries and (output / row.output).exists()
+    ]
+    if strangers:
+        raise OutputError(
+            f"{len(strangers)} of the results exist in {output} and are of no run that its {JOURNAL} knows, "
+            f"such as {strangers[0]}; choose another folder, or force replacing them"
+        )
+
+
+def model_digest(model: str) -> str | None:
+    """Of a model's files, of large ones the ends; None for a model of a hub, which its name stands for."""
+    folder = Path(model)
+    if not folder.is_dir():
+        folder = Path(str(files("magicedit"))) / "pretrained" / model
+    if not folder.is_dir():
+        return None
+    digest = hashlib.sha256()
+    for path in (
+        sorted(folder.glob("*.json"))
+        + sorted(folder.glob("*/*.json"))
+        + sorted(folder.glob("*/*.safetensors"))
+    ):
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            digest.update(f"{path.relative_to(folder)} {size} ".encode() + file.read(WEIGHTS_ENDS))
+            file.seek(max(0, size - WEIGHTS_ENDS))
+            digest.update(file.read())
+    return digest.hexdigest()

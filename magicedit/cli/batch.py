@@ -1,0 +1,120 @@
+"""`magicedit edit FOLDER`: one request for all its photographs, or a row of a manifest an edit."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from magicedit.cli.common import expression_arguments, loop_arguments, print_json, say
+from magicedit.errors import MagicEditError, OutputError
+
+if TYPE_CHECKING:
+    from magicedit.batch import BatchReport
+
+MOST_WARNINGS = 20  # lines of them; the journal has all
+PARTLY_FAILED = 1
+
+
+def add_folder_options(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--manifest", type=Path, metavar="CSV", help="a row an edit, instead of one request for all"
+    )
+    parser.add_argument(
+        "--format",
+        choices=("png", "jpg", "webp", "tif"),
+        help="of the results (default: the photograph's own)",
+    )
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="processes with a model each (default: as many as pay here)"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="edit again what is done, and replace what else is there"
+    )
+
+
+def refuse_folder_options(args: argparse.Namespace) -> None:
+    """MagicEditError where options of folders are given with a photograph."""
+    given = {
+        "--manifest": args.manifest is not None,
+        "--format": args.format is not None,
+        "--workers": args.workers is not None,
+        "--force": args.force,
+    }
+    if used := [name for name, is_given in given.items() if is_given]:
+        raise MagicEditError(
+            f"{', '.join(used)}: for a folder of photographs, and {args.photo} is none; "
+            "give the folder, or leave the option out"
+        )
+
+
+def run_edit_folder(args: argparse.Namespace) -> int:
+    from magicedit.batch import EditRequest, edit_folder, edit_manifest
+
+    if args.overwrite:
+        raise OutputError("--overwrite is for one photograph: results of a folder go to another folder")
+    if Path(args.output).suffix.lower() in (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"):
+        raise OutputError(
+            f"{args.photo} is a folder, not a file, so -o names a folder too; {args.output} looks like a file"
+        )
+    request = EditRequest(
+        add=args.au,
+        set=args.set,
+        emotion=args.emotion,
+        face=args.face,
+        **expression_arguments(args),
+        **loop_arguments(args),
+        steps=args.steps,
+        guidance=args.guidance,
+        quality=args.quality,
+        seed=args.seed,
+        measure=args.measure,
+    )
+    settings = {
+        "model": args.model,
+        "device": args.device,
+        "dtype": args.dtype,
+        "backend": args.backend,
+        "optimize": args.fast,
+        "format": args.format,
+        "workers": args.workers,
+        "force": args.force,
+        "progress": sys.stderr.isatty(),
+    }
+    if args.manifest is not None:
+        report = edit_manifest(args.photo, args.manifest, args.output, request, **settings)
+    else:
+        report = edit_folder(args.photo, args.output, request, **settings)
+    complain(report)
+    if args.json:
+        print_json(report.to_json())
+    else:
+        print_summary(report)
+    return PARTLY_FAILED if report.of_status("failed") else 0
+
+
+def complain(report: "BatchReport") -> None:
+    """Warnings and failures, for people."""
+    from magicedit.batch import JOURNAL
+
+    warnings = [f"{r.row.photo}: {text}" for r in report.of_status("done") for text in r.warnings]
+    for line in warnings[:MOST_WARNINGS]:
+        say(f"warning: {line}")
+    if len(warnings) > MOST_WARNINGS:
+        say(f"warning: and {len(warnings) - MOST_WARNINGS} more; {report.output / JOURNAL} has them all")
+    if failures := report.of_status("failed"):
+        width = max(len(str(result.row.photo)) for result in failures)
+        say("failed:")
+        say(f"  {'row':>5}  {'photo':<{width}}  reason")
+        for result in failures:
+            say(f"  {result.row.number:>5}  {result.row.photo!s:<{width}}  {result.reason}")
+
+
+def print_summary(report: "BatchReport") -> None:
+    done, skipped, failed = (report.of_status(status) for status in ("done", "skipped", "failed"))
+    print(f"edited    {len(done):>6}")
+    print(f"skipped   {len(skipped):>6}  as an earlier run left them")
+    print(f"failed    {len(failed):>6}")
+    print(f"warnings  {sum(len(result.warnings) for result in report.results):>6}")
+    pace = f", {report.seconds / len(done):.2f} s an edit" if done else ""
+    worker = "1 worker" if report.workers == 1 else f"{report.workers} workers"
+    print(f"{report.output}  ({worker}, {report.seconds:.1f} s{pace})")

@@ -1,0 +1,471 @@
+"""Many photographs at once, with `mini`: what is edited, skipped and failed, and that nothing is lost."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data
+
+from magicedit import ExpressionEditor
+from magicedit.batch import JOURNAL, EditRequest, edit_folder, edit_manifest
+from magicedit.cli import main
+from magicedit.errors import ActionUnitError, ImageError, MagicEditError, ModelError, OutputError
+from magicedit.expression import Expression
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+CALM = EditRequest(add={"AU12": -3}, quality="live", measure=False)
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory) -> Path:
+    """a.png, its mirror image in sub/, and files that are no photographs, or not for us."""
+    folder = tmp_path_factory.mktemp("originals")
+    (folder / "sub").mkdir()
+    face = np.ascontiguousarray(data.astronaut()[:320, 60:380])
+    Image.fromarray(face).save(folder / "a.png")
+    Image.fromarray(face[:, ::-1]).save(folder / "sub" / "b.jpg", quality=95)
+    (folder / "notes.txt").write_text("not a photograph")
+    (folder / ".hidden.png").write_bytes((folder / "a.png").read_bytes())
+    return folder
+
+
+@pytest.fixture
+def photos(photographs, tmp_path) -> Path:
+    return Path(shutil.copytree(photographs, tmp_path / "photos"))
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != JOURNAL
+    }
+
+
+def statuses(report) -> dict[str, str]:
+    return {result.row.output.as_posix(): result.status for result in report.results}
+
+
+def manifest(folder: Path, text: str) -> Path:
+    path = folder / "edits.csv"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+# --- Folders ---
+
+
+def test_every_photograph_is_edited_as_one_alone(photos, tmp_path):
+    before = digests(photos)
+    report = edit_folder(photos, tmp_path / "out", EditRequest(add={"AU12": -3}))
+    assert statuses(report) == {"a.png": "done", "sub/b.jpg": "done"}
+    assert set(digests(tmp_path / "out")) == {"a.png", "sub/b.jpg"}
+    assert digests(photos) == before
+
+    alone = ExpressionEditor.from_pretrained("mini").edit(photos / "a.png", add={"AU12": -3})
+    edited = np.asarray(Image.open(tmp_path / "out" / "a.png"))
+    assert np.array_equal(edited, np.asarray(alone.image))
+    assert not np.array_equal(edited, np.asarray(Image.open(photos / "a.png")))
+    assert report.results[0].faces == [face.to_json() for face in alone.faces]
+
+
+def test_running_again_does_only_what_changed(photos, tmp_path):
+    out = tmp_path / "out"
+    edit_folder(photos, out, CALM)
+    first = digests(out)
+    again = edit_folder(photos, out, CALM)
+    assert statuses(again) == {"a.png": "skipped", "sub/b.jpg": "skipped"}
+    assert again.workers == 0
+
+    # A photograph: the other one is left alone
+    Image.fromarray(np.ascontiguousarray(np.asarray(Image.open(photos / "a.png"))[::, 4:])).save(
+        photos / "a.png"
+    )
+    assert statuses(edit_folder(photos, out, CALM)) == {"a.png": "done", "sub/b.jpg": "skipped"}
+    second = digests(out)
+    assert second["a.png"] != first["a.png"]
+    assert second["sub/b.jpg"] == first["sub/b.jpg"]
+
+    # The request: everything; an equal one in other words: nothing
+    stronger = EditRequest(add="AU12=-4", quality="live", measure=False)
+    assert set(statuses(edit_folder(photos, out, stronger)).values()) == {"done"}
+    assert digests(out)["sub/b.jpg"] != first["sub/b.jpg"]
+    same = EditRequest(add={"au012": -4.0}, quality="live", measure=False)
+    assert set(statuses(edit_folder(photos, out, same)).values()) == {"skipped"}
+
+    # The model, an output that is gone, and force
+    assert set(statuses(edit_folder(photos, out, same, model="mini-live")).values()) == {"done"}
+    (out / "a.png").unlink()
+    lost = edit_folder(photos, out, same, model="mini-live")
+    assert statuses(lost) == {"a.png": "done", "sub/b.jpg": "skipped"}
+    assert set(statuses(edit_folder(photos, out, same, model="mini-live", force=True)).values()) == {"done"}
+
+
+def test_one_bad_photograph_fails_alone(photos, tmp_path, capsys):
+    (photos / "broken.jpg").write_bytes((photos / "sub" / "b.jpg").read_bytes()[:5000])
+    Image.new("RGB", (200, 200)).save(photos / "nobody.png")
+    (photos / "phone.heic").write_bytes(b"ftypheic")
+    options = ["--au", "AU12=-3", "--quality", "live", "--no-measure", "--workers", "1"]
+    command = ["edit", str(photos), "-o", str(tmp_path / "out"), *options]
+    assert main(command) == 1
+    out, err = capsys.readouterr()
+    assert [line.split()[:2] for line in out.splitlines()[:3]] == [
+        ["edited", "2"],
+        ["skipped", "0"],
+        ["failed", "3"],
+    ]
+    table = err.split("failed:\n")[1].splitlines()[1:]
+    assert [line.split()[1] for line in table] == ["broken.jpg", "nobody.png", "phone.heic"]
+    assert "damaged or incomplete" in table[0]
+    assert "no face was found" in table[1]
+    assert set(digests(tmp_path / "out")) == {"a.png", "sub/b.jpg"}
+
+    # What failed is tried again, and the rest is not
+    shutil.copy(photos / "a.png", photos / "nobody.png")
+    (photos / "broken.jpg").unlink()
+    (photos / "phone.heic").unlink()
+    assert main([*command, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["done"], printed["skipped"], printed["failed"]) == (1, 2, 0)
+    assert [row["status"] for row in printed["rows"]] == ["skipped", "done", "skipped"]
+
+
+def test_results_inside_the_folder_are_not_photographs_of_the_next_run(photos):
+    out = photos / "edited"
+    assert len(edit_folder(photos, out, CALM).results) == 2
+    assert set(statuses(edit_folder(photos, out, CALM)).values()) == {"skipped"}
+
+
+def test_formats(photos, tmp_path):
+    Image.open(photos / "a.png").save(photos / "c.bmp")
+    assert set(statuses(edit_folder(photos, tmp_path / "kept", CALM))) == {"a.png", "c.png", "sub/b.jpg"}
+    report = edit_folder(photos, tmp_path / "webp", CALM, format="webp")
+    assert set(statuses(report)) == {"a.webp", "c.webp", "sub/b.webp"}
+    pixels = [
+        np.asarray(Image.open(path).convert("RGB"))
+        for path in (tmp_path / "webp" / "a.webp", tmp_path / "kept" / "a.png")
+    ]
+    assert np.array_equal(*pixels)
+
+
+# --- Nothing is lost ---
+
+
+def test_photographs_and_strangers_are_never_overwritten(photos, tmp_path):
+    before = digests(photos)
+    with pytest.raises(OutputError, match="holds the photographs"):
+        edit_folder(photos, photos / "sub" / "..", CALM)
+    shutil.copy(photos / "a.png", photos / "A.bmp")
+    (photos / "A.bmp").rename(photos / "a.bmp")
+    with pytest.raises(OutputError, match=r"a\.bmp and a\.png would both be written to a\.png"):
+        edit_folder(photos, tmp_path / "out", CALM)
+    (photos / "a.bmp").unlink()
+
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a.png").write_bytes(b"somebody's work")
+    with pytest.raises(OutputError, match=r"1 of the results exist.*such as a\.png"):
+        edit_folder(photos, out, CALM)
+    assert (out / "a.png").read_bytes() == b"somebody's work"
+    assert edit_folder(photos, out, CALM, force=True).of_status("failed") == []
+
+    # Links that lead elsewhere
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    os.link(photos / "a.png", linked / "a.png")
+    with pytest.raises(OutputError, match="is a photograph of this batch"):
+        edit_folder(photos, linked, CALM, force=True)
+    (linked / "a.png").unlink()
+    (linked / "sub").symlink_to(photos / "sub")
+    with pytest.raises(OutputError, match="leads out of"):
+        edit_folder(photos, linked, CALM, force=True)
+    assert digests(photos) == before
+
+
+def test_a_stale_result_is_named_where_the_new_edit_fails(photos, tmp_path):
+    out = tmp_path / "out"
+    edit_folder(photos, out, CALM)
+    (photos / "a.png").write_bytes(b"damaged")
+    (failure,) = edit_folder(photos, out, CALM).of_status("failed")
+    assert "a.png there is that of an earlier run" in failure.reason
+
+
+def test_an_edit_that_began_and_was_not_noted_is_made_again(photos, tmp_path):
+    """As after a kill between writing the picture and noting it: what lies there may be of any request."""
+    out = tmp_path / "out"
+    edit_folder(photos, out, CALM)
+    with (out / JOURNAL).open("a") as file:
+        file.write('{"output": "a.png", "photo": "a.png", "state": "begun"}\n{"output": "sub/b')  # cut off
+    assert statuses(edit_folder(photos, out, CALM)) == {"a.png": "done", "sub/b.jpg": "skipped"}
+    assert all(json.loads(line) for line in (out / JOURNAL).read_text().splitlines())
+
+
+def test_a_journal_of_other_origin_is_refused(photos, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / JOURNAL).write_text("hello\n")
+    with pytest.raises(OutputError, match="line 1 was not written by magicedit"):
+        edit_folder(photos, tmp_path / "out", CALM)
+
+
+# --- Manifests ---
+
+
+def test_a_manifest_asks_row_by_row(photos, tmp_path):
+    Expression({"AU12": 1.0}).save(photos / "rest.yaml")
+    table = manifest(
+        photos,
+        "Photo,output,AU12,au2l,au,set,emotion,expression,strength,neutral,face,seed\n"
+        "a.png,one/a.png,-3,,,,,,,,,\n"
+        'a.png,two.jpg,-1,2,"AU4=1;AU25=-1",,,,,,largest,7\n'
+        "\n"
+        "sub/b.jpg,,,,,AU12=0,,,,,0,\n"
+        "sub/b.jpg,three.png,,,,,surprise:0.5,,,yes,,\n"
+        "./sub/b.jpg,four.png,,,,,,rest.yaml,0.5,,,\n",
+    )
+    report = edit_manifest(photos, table, tmp_path / "out", EditRequest(quality="live", seed=3))
+    assert statuses(report) == dict.fromkeys(
+        ("one/a.png", "two.jpg", "sub/b.jpg", "three.png", "four.png"), "done"
+    )
+    assert [result.row.number for result in report.results] == [2, 3, 5, 6, 7]
+    one, two, three, four, five = [result.faces[0] for result in report.results]
+    assert one["requested"] == {"AU12": -3}
+    assert two["requested"] == {"AU2L": 2, "AU4": 1, "AU12": -1, "AU25": -1}
+    assert three["requested"]["AU12"] == pytest.approx(-three["before"]["AU12"], abs=2e-3)
+    assert four["requested"]["AU12"] < -1
+    assert four["requested"]["AU26"] == pytest.approx(2 - four["before"]["AU26"], abs=0.01)
+    assert five["requested"]["AU12"] == pytest.approx((1 - five["before"]["AU12"]) / 2, abs=2e-3)
+    asked = {json.loads(line)["output"]: json.loads(line) for line in (tmp_path / "out" / JOURNAL).open()}
+    assert asked["two.jpg"]["request"]["seed"] == 7
+    assert asked["one/a.png"]["request"] == {"add": {"AU12": -3.0}, "quality": "live", "seed": 3}
+    assert Image.open(tmp_path / "out" / "two.jpg").format == "JPEG"
+
+    # One row changes, and is done alone
+    table.write_text(table.read_text().replace("one/a.png,-3", "one/a.png,-2"))
+    again = edit_manifest(photos, table, tmp_path / "out", EditRequest(quality="live", seed=3))
+    assert [result.status for result in again.results] == ["done", *["skipped"] * 4]
+
+
+def test_spreadsheets_that_write_semicolons(photos, tmp_path):
+    table = photos / "edits.csv"
+    table.write_bytes("photo;au\na.png;AU12=-3,AU25=-1\n".encode("utf-8-sig"))
+    report = edit_manifest(photos, table, tmp_path / "out", EditRequest(quality="live"))
+    assert report.results[0].faces[0]["requested"] == {"AU12": -3, "AU25": -1}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("photo,smile\na.png,3\n", "unknown column 'smile'"),
+        ("photo,strenght\na.png,3\n", "did you mean strength"),
+        ("photo,AU13\na.png,3\n", "unknown column 'AU13'"),
+        ("au\nAU12=3\n", "no column `photo`"),
+        ("photo,AU12,au12\na.png,1,2\n", "two columns for one thing"),
+        ("", "is empty"),
+        ("photo,au\n", "no rows below"),
+        ("photo,au\na.png,AU12=3\n,AU4=1\n", "row 3: names no photo"),
+        ("photo,au\na.png,AU12=30\n", "row 2: expected a delta between -10 and 10 for AU12"),
+        ("photo,AU12\na.png,much\n", "row 2: expected a delta between -10 and 10 for AU12, got 'much'"),
+        ("photo,AU12,au\na.png,1,AU12=2\n", "row 2: AU12 is given twice"),
+        ("photo,AU45\na.png,1\n", "row 2: AU45 (blink) is measured but cannot be edited"),
+        ("photo,set\na.png,AU12=9\n", "row 2: expected an intensity between 0 and 5"),
+        ("photo,seed\na.png,-1\n", "row 2: column seed: expected a whole number, got '-1'"),
+        ("photo,neutral\na.png,perhaps\n", "row 2: column neutral: expected yes or no"),
+        ("photo,quality\na.png,best\n", "row 2: quality must be one of"),
+        ("photo,expression\na.png,none.yaml\n", "none.yaml"),
+        ("photo,au\na.png,AU12=3,AU4=1\n", "row 2: 3 cells below 2 columns; quote cells with commas"),
+        ("photo,au\na.png,AU12=3\na.png,AU4=1\n", "row 2 and row 3 would both be written to a.png"),
+        ("photo,output\na.png,a.png\nsub/b.jpg,./a.png\n", "row 2 and row 3 would both be written"),
+        ("photo,output\na.png,../a.png\n", "row 2: column output: expected a path inside the output folder"),
+        ("photo,output\na.png,/tmp/a.png\n", "row 2: column output: expected a path inside the output"),
+        ("photo\n../photos/a.png\n", "row 2: column photo: expected a path inside the folder of photographs"),
+        ("photo,output\na.png,a.xyz\n", "cannot tell a format from the suffix"),
+        ('photo,au\na.png,"AU12=3\n', "cannot be read as a CSV file"),
+    ],
+)
+def test_manifests_that_cannot_be_used(photos, tmp_path, capsys, text, message):
+    table = manifest(photos, text)
+    assert main(["edit", str(photos), "-o", str(tmp_path / "out"), "--manifest", str(table)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1, err
+    assert err.startswith("magicedit: error: ")
+    assert message in err
+    assert str(table) in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_many_problems_are_named_at_once(photos, tmp_path):
+    table = manifest(photos, "photo,AU12\n" + "a.png,99\n" * 8)
+    with pytest.raises(MagicEditError, match=r"row 2: .*; row 6: .*; and 3 more rows"):
+        edit_manifest(photos, table, tmp_path / "out")
+
+
+def test_a_missing_photograph_is_one_failed_row(photos, tmp_path):
+    table = manifest(photos, "photo,AU12\na.png,-3\nabsent.png,-3\n")
+    report = edit_manifest(photos, table, tmp_path / "out", EditRequest(quality="live", measure=False))
+    assert statuses(report) == {"a.png": "done", "absent.png": "failed"}
+    assert "does not exist" in report.results[1].reason
+
+
+# --- What cannot be done at all ---
+
+
+def test_nothing_to_do(photos, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ImageError, match="holds no photographs"):
+        edit_folder(tmp_path / "empty", tmp_path / "out", CALM)
+    with pytest.raises(ImageError, match="is not a folder"):
+        edit_folder(tmp_path / "nowhere", tmp_path / "out", CALM)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="is a file"):
+        edit_folder(photos, tmp_path / "file", CALM)
+    with pytest.raises(MagicEditError, match="workers must be at least 1"):
+        edit_folder(photos, tmp_path / "out", CALM, workers=0)
+    with pytest.raises(OutputError, match="format must be one of"):
+        edit_folder(photos, tmp_path / "out", CALM, format="gif")
+    with pytest.raises(ActionUnitError, match="cannot be edited"):
+        edit_folder(photos, tmp_path / "out", EditRequest(add={"AU45": 1}))
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ModelError, match="nowhere"):
+        edit_folder(photos, tmp_path / "out", CALM, model="nowhere")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--overwrite"], "--overwrite is for one photograph"),
+        (["--au", "AU12=11"], "between -10 and 10"),
+        (["--workers", "0"], "at least 1"),
+        (["--target-tolerance", "-1"], "must be a positive number"),
+    ],
+)
+def test_bad_options_of_a_folder(photos, tmp_path, capsys, options, message):
+    assert main(["edit", str(photos), "-o", str(tmp_path / "out"), *options]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert message in err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "options", [["--workers", "2"], ["--force"], ["--manifest", "edits.csv"], ["--format", "png"]]
+)
+def test_options_of_folders_are_refused_with_a_photograph(photos, tmp_path, capsys, options):
+    assert main(["edit", str(photos / "a.png"), "-o", str(tmp_path / "out.png"), *options]) == 2
+    assert f"{options[0]}: for a folder of photographs" in capsys.readouterr().err
+
+
+# --- Several processes ---
+
+
+def started(folder: Path, *options: str) -> subprocess.Popen:
+    """A run in a process of its own, and its group."""
+    command = [sys.executable, "-m", "magicedit.cli", "edit", "photos", "-o", "out", "--au", "AU12=-3"]
+    return subprocess.Popen(
+        [*command, "--no-measure", *options],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def children_of(process: subprocess.Popen) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
+def states(out: Path) -> list[str]:
+    path = out / JOURNAL
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    return [json.loads(line)["state"] for line in lines]
+
+
+def wait_until(condition, seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def many(photos) -> Path:
+    """Ten photographs more."""
+    for number in range(10):
+        shutil.copy(photos / "a.png", photos / f"m{number}.png")
+    return photos
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
+def test_a_killed_run_goes_on_where_it_stopped(many, tmp_path):
+    run = started(tmp_path, "--workers", "2")
+    out = tmp_path / "out"
+    wait_until(lambda: states(out).count("done") >= 3 or run.poll() is not None)
+    os.kill(run.pid, signal.SIGKILL)
+    run.communicate()
+    done = states(out).count("done")
+    assert 3 <= done < 12
+    wait_until(lambda: not list(out.rglob("*.tmp")))  # the workers see it, and end
+    for path in out.rglob("*.*"):
+        if path.is_file() and path.name != JOURNAL:
+            Image.open(path).load()  # whole, or not there
+
+    report = edit_folder(many, out, EditRequest(add="AU12=-3", measure=False))
+    assert len(report.of_status("skipped")) == done
+    assert len(report.of_status("done")) == 12 - done
+    assert set(digests(out)) == {row.row.output.as_posix() for row in report.results}
+    # The pictures do not depend on who made them, nor on the kill
+    assert len({digests(out)[name] for name in ("a.png", "m0.png", "m4.png", "m9.png")}) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
+def test_a_worker_that_dies_fails_its_row_and_is_replaced(many, tmp_path):
+    run = started(tmp_path, "--workers", "2", "--json")
+    out = tmp_path / "out"
+    wait_until(lambda: states(out).count("done") >= 2 or run.poll() is not None)
+    os.kill(victim_of(run), signal.SIGKILL)
+    printed, complaints = run.communicate(timeout=100)
+    report = json.loads(printed)
+    assert run.returncode == 1
+    assert (report["done"], report["failed"]) == (11, 1)
+    assert "the worker process ended with code -9" in complaints
+
+    retried = edit_folder(many, out, EditRequest(add="AU12=-3", measure=False))
+    assert len(retried.of_status("done")) == 1
+    assert retried.of_status("failed") == []
+
+
+def victim_of(run: subprocess.Popen) -> int:
+    """A child that edits: not Python's tracker of resources."""
+    commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children_of(run)}
+    return next(pid for pid, command in commands.items() if b"spawn_main" in command)
+
+
+def test_two_runs_do_not_write_into_one_folder(many, tmp_path):
+    run = started(tmp_path, "--workers", "1")
+    try:
+        wait_until(lambda: states(tmp_path / "out") or run.poll() is not None)
+        with pytest.raises(OutputError, match="another run is writing"):
+            edit_folder(many, tmp_path / "out", CALM)
+    finally:
+        os.killpg(run.pid, signal.SIGKILL)
+        run.communicate()
+
+
+def test_a_model_that_is_not_there_ends_the_whole_run(many, tmp_path):
+    run = started(tmp_path, "--workers", "2", "--model", "nowhere")
+    printed, complaints = run.communicate(timeout=100)
+    assert run.returncode == 2
+    assert printed == ""
+    assert complaints.count("\n") == 1
+    assert "nowhere" in complaints
