@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from magicedit import __version__
-from magicedit.cli import editing, evaluation, expressions, training
+from magicedit.cli import app, editing, evaluation, expressions, training
 from magicedit.cli.common import add_json_option, print_json, say
 from magicedit.errors import MagicEditError
 
@@ -117,7 +117,7 @@ def build_parser() -> Parser:
         command.set_defaults(run=run)
         return command
 
-    for module in (editing, expressions, training, evaluation):
+    for module in (editing, expressions, app, training, evaluation):
         module.add_commands(add_command)
 
     doctor = add_command("doctor", "print versions, devices and models, and whether they work", run_doctor)

@@ -1,11 +1,14 @@
 """The core that photographs and videos share: a face cut out, encoded, changed, and carried back."""
 
+import contextlib
 import hashlib
 import threading
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import PIL.Image
@@ -24,6 +27,21 @@ if TYPE_CHECKING:
     )
 
 REMEMBERED_FACES = 4  # encoded ones: about 50 MB each for a model of Stable Diffusion's size in 16 bits
+
+_step_listener: ContextVar[Callable[[int], None] | None] = ContextVar("step_listener", default=None)
+
+
+@contextlib.contextmanager
+def each_step(listener: Callable[[int], None]) -> Iterator[None]:
+    """Calls `listener(step)`, counted from 0, after every denoising step of the edits made in this block.
+
+    For progress, and to stop: what the listener raises ends the edit. Of this thread (or task) alone.
+    """
+    token = _step_listener.set(listener)
+    try:
+        yield
+    finally:
+        _step_listener.reset(token)
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,6 +187,14 @@ class FaceChanger:
 
         from magicedit.models import call_in_batches
 
+        listener = _step_listener.get()
+
+        def tell_listener(
+            pipeline: "MagicEditPipeline", step: int, timestep: Any, tensors: dict[str, Any]
+        ) -> dict[str, Any]:
+            listener(step)
+            return tensors
+
         def call(rows: slice) -> list[Change]:
             encoded = [cut.encoded for cut in cuts[rows]]
             alone = all(part is encoded[0] for part in encoded)  # then the vectors share its reference
@@ -177,6 +203,7 @@ class FaceChanger:
                 au_delta=np.stack(vectors[rows]),
                 generator=[torch.Generator("cpu").manual_seed(settings.seed) for _ in encoded],
                 output_type="np",
+                callback_on_step_end=None if listener is None else tell_listener,
                 **settings.arguments(),
             )
             return changes_of(output, [cut.crop for cut in cuts[rows]])

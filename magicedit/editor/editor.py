@@ -238,6 +238,43 @@ class ExpressionEditor:
             return self._results(opened, edits, measure, started)
         return self._pursue(opened, edits, settings, tolerance, max_edits, started)
 
+    def edit_faces(
+        self,
+        photo: PhotoLike,
+        adds: Mapping[int, Deltas],
+        *,
+        tolerance: float | None = None,
+        max_edits: int = 4,
+        steps: int | None = None,
+        guidance: float | None = None,
+        seed: int = 0,
+        quality: str | None = None,
+        measure: bool = True,
+    ) -> EditResult:
+        """Edits faces of one photograph, each by a request of its own.
+
+        Args:
+            adds: a face's index, from the largest (0) -> its variations, as `add` of `edit`. The result has
+                these faces alone, by index.
+
+        Other arguments, result and errors as of `edit`.
+        """
+        started = time.perf_counter()
+        settings = SamplingSettings(steps, guidance, quality, seed)
+        check_tolerance(tolerance, max_edits, measure)
+        chosen = sorted(adds)
+        requests = [parse_deltas(adds[index], self.action_units) for index in chosen]
+        photo = open_photo(photo)
+        found = self._detect(photo)
+        faces = [face for index in chosen for face in select_faces(found, index, photo)]
+        edits = [Edit(photo.pixels, faces, requests)]
+        if tolerance is None:
+            self.changer.apply(edits, settings)
+            (result,) = self._results([photo], edits, measure, started)
+        else:
+            (result,) = self._pursue([photo], edits, settings, tolerance, max_edits, started)
+        return result
+
     def measure(self, photo: PhotoLike) -> list[Face]:
         """The faces of a photograph with landmarks, AU intensities and pose, largest first.
 

@@ -9,6 +9,7 @@ import PIL.Image
 
 from magicedit.action_units import INTENSITY_RANGE
 from magicedit.faces import Face, Pose
+from magicedit.faces.types import Box
 from magicedit.imaging import strip
 
 REACHED_SHARE = 0.5  # a measured change below this share of the request is worth a warning
@@ -136,21 +137,26 @@ def face_to_json(face: Face) -> dict[str, Any]:
     }
 
 
-def face_pictures(results: Sequence[EditResult], side: int = 384) -> list[PIL.Image.Image]:
-    """The surroundings of the first edited face of each result of one photograph, in RGB, of one size.
-
-    At native resolution unless that exceeds `side` pixels.
-    """
-    x0, y0, x1, y1 = results[0].faces[0].box
+def face_window(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """left, top, right, bottom in px: a face's surroundings in a photograph of `size` (width, height)."""
+    x0, y0, x1, y1 = box
     half = 0.8 * max(x1 - x0, y1 - y0)
     centre_x, centre_y = (x0 + x1) / 2, (y0 + y1) / 2
-    width, height = results[0].image.size
-    window = (
+    width, height = size
+    return (
         max(0, round(centre_x - half)),
         max(0, round(centre_y - half)),
         min(width, round(centre_x + half)),
         min(height, round(centre_y + half)),
     )
+
+
+def face_pictures(results: Sequence[EditResult], side: int = 384) -> list[PIL.Image.Image]:
+    """The surroundings of the first edited face of each result of one photograph, in RGB, of one size.
+
+    At native resolution unless that exceeds `side` pixels.
+    """
+    window = face_window(results[0].faces[0].box, results[0].image.size)
     pictures = []
     for result in results:
         picture = result.image.convert("RGB").crop(window)

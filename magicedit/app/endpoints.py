@@ -1,0 +1,82 @@
+"""The page's API: a photograph and a request in, a photograph and a report out, without a session.
+
+from gradio_client import Client, handle_file
+
+client = Client("http://127.0.0.1:7860")
+edited, report = client.predict(handle_file("photo.jpg"), "AU12=+3", api_name="/edit")
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from magicedit.app.messages import spoken
+from magicedit.app.session import read_upload
+from magicedit.editor import ExpressionEditor, face_to_json
+from magicedit.errors import MagicEditError
+from magicedit.imaging import save_image
+
+
+def add_endpoints(editor: ExpressionEditor, folder: Path, concurrency_id: str) -> None:
+    """Adds `/edit` and `/measure` to the blocks that are being laid out.
+
+    Uploads are deleted when they are read. Errors of the caller arrive as messages.
+    """
+
+    def edit(
+        photo: str,
+        add: str = "",
+        set: str = "",
+        emotion: str = "",
+        neutral: bool = False,
+        face: str = "all",
+        quality: str = "",
+        seed: float = 0,
+        tolerance: float = 0,
+    ) -> tuple[str, dict[str, Any]]:
+        result = editor.edit(
+            opened(photo),
+            add=add or None,
+            set=set or None,
+            emotion=emotion or None,
+            neutral=neutral,
+            face=int(face) if face.isdecimal() else face,
+            quality=quality or None,
+            seed=int(seed),
+            tolerance=tolerance or None,
+        )
+        path = save_image(result.image, Path(tempfile.mkdtemp(prefix="edit-", dir=folder)) / "edited.png")
+        return str(path), {
+            "model": result.model,
+            "seconds": round(result.seconds, 3),
+            "faces": [found.to_json() for found in result.faces],
+        }
+
+    def measure(photo: str) -> dict[str, Any]:
+        return {"faces": [face_to_json(found) for found in editor.measure(opened(photo))]}
+
+    with gr.Column(visible=False):
+        photo = gr.File(label="photo", type="filepath")
+        add = gr.Textbox("", label="add, such as AU12=+3,AU4=-1")
+        levels = gr.Textbox("", label="set, such as AU12=0")
+        emotion = gr.Textbox("", label="emotion, such as happiness:0.8")
+        neutral = gr.Checkbox(False, label="neutral")
+        face = gr.Textbox("all", label="face: all, largest or a number from 0")
+        quality = gr.Textbox("", label="quality: live, fast, balanced, exact")
+        seed = gr.Number(0, label="seed", precision=0)
+        tolerance = gr.Number(0, label="tolerance of the closed loop in intensity steps, 0: none")
+        picture = gr.File(label="edited photograph, PNG")
+        report = gr.JSON(label="report")
+        inputs = [photo, add, levels, emotion, neutral, face, quality, seed, tolerance]
+        shared = {"concurrency_id": concurrency_id, "concurrency_limit": 1}
+        gr.Button("edit").click(spoken(edit), inputs, [picture, report], api_name="edit", **shared)
+        gr.Button("measure").click(spoken(measure), photo, report, api_name="measure", **shared)
+
+
+def opened(photo: str | None) -> Any:
+    """The uploaded photograph. MagicEditError where there is none."""
+    if photo is None:
+        raise MagicEditError("no photograph came; give one by handle_file(path)")
+    return read_upload(photo)

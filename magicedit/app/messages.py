@@ -1,0 +1,25 @@
+"""Errors of the user as messages in the page, and to callers of the API."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+from magicedit.app.session import Cancelled
+from magicedit.errors import MagicEditError
+
+
+def spoken(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """The handler, whose MagicEditErrors become messages; what else escapes is our own fault and stays."""
+
+    @functools.wraps(handler)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return handler(*args, **kwargs)
+        except Cancelled as error:
+            raise gr.Error(str(error), title="Stopped", duration=3, print_exception=False) from error
+        except MagicEditError as error:
+            raise gr.Error(str(error), duration=None, print_exception=False) from error
+
+    return wrapped

@@ -1,0 +1,628 @@
+"""The page: where everything stands, and which of it calls what of a `Session`."""
+
+import html
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from magicedit import __version__
+from magicedit.action_units import ACTION_UNITS, EMOTIONS, STRENGTH_RANGE, sided_names, whole_name
+from magicedit.app.endpoints import add_endpoints
+from magicedit.app.messages import spoken
+from magicedit.app.session import EditSettings, Session
+from magicedit.app.sliders import (
+    STEP,
+    Request,
+    has_sides,
+    slider_names,
+    slider_range,
+    slider_request,
+    slider_values,
+)
+from magicedit.app.views import bars, describe, face_labels, outlined
+from magicedit.editor import QUALITIES, ExpressionEditor
+from magicedit.errors import MagicEditError
+
+MOST_SESSIONS = 32  # pages that are remembered at once: each keeps a photograph in memory
+REGIONS = (  # headings, and the regions of `ActionUnit` below each
+    ("Brows", ("brow",)),
+    ("Eyes, cheeks and nose", ("eye", "cheek", "nose")),
+    ("Lips and jaw", ("lip", "jaw")),
+)
+PHOTOGRAPHS = [".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"]
+MODEL = "model"  # events of this name wait for each other: the model serves one at a time
+CSS = Path(__file__).with_name("page.css")
+OWN_SETTINGS = "model's own"
+
+HEADER = f"""\
+<header class='me-header'><h1>magicedit</h1>
+<p>Change the expression of a face, muscle by muscle. <span>{__version__}</span></p></header>
+<p class='me-consent' role='note'><strong>Ask first.</strong> Edit only people who agreed to it, and say
+that a picture was edited wherever you show it. Photographs stay on the machine that runs this page: an upload
+is deleted as soon as it is read, and the rest when you close the page.</p>"""
+HINT = "Drop a photograph to begin."
+
+# Downloads are made when asked for; then the hidden link that holds the file is followed.
+FOLLOW = "() => setTimeout(() => document.querySelector('#{id} a, a#{id}, button#{id}')?.click(), 150)"
+
+
+class Sessions:
+    """The open pages by Gradio's name for them."""
+
+    def __init__(self, editor: ExpressionEditor, folder: Path):
+        self.editor, self.folder = editor, folder
+        self._sessions: OrderedDict[str, Session] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def of(self, request: gr.Request) -> Session:
+        """The page's session, made at its first event; of too many, the one unused for longest ends."""
+        with self._lock:
+            name = request.session_hash
+            if name not in self._sessions:
+                self._sessions[name] = Session(self.editor, self.folder)
+            self._sessions.move_to_end(name)
+            oldest = self._sessions.popitem(last=False)[1] if len(self._sessions) > MOST_SESSIONS else None
+            session = self._sessions[name]
+        if oldest is not None:
+            oldest.close()
+        return session
+
+    def end(self, request: gr.Request) -> None:
+        """Forgets a page that was closed."""
+        with self._lock:
+            session = self._sessions.pop(request.session_hash, None)
+        if session is not None:
+            session.close()
+
+    def close(self) -> None:
+        """Forgets all pages."""
+        with self._lock:
+            sessions, self._sessions = list(self._sessions.values()), OrderedDict()
+        for session in sessions:
+            session.close()
+
+
+class Page:
+    """Lays out the page and wires it; `blocks` is Gradio's.
+
+    Args:
+        sessions: of the pages that will be open.
+        live: whether the model is fast enough to edit while a slider is dragged.
+        settings: what the page starts with.
+    """
+
+    def __init__(self, sessions: Sessions, *, live: bool, settings: EditSettings):
+        self.sessions = sessions
+        self.units = sessions.editor.action_units
+        self.names = slider_names(self.units)
+        self.sliders: dict[str, gr.Slider] = {}
+        with gr.Blocks(title="magicedit", analytics_enabled=False, delete_cache=(600, 3600)) as self.blocks:
+            gr.HTML(HEADER)
+            self.status = gr.HTML(said(HINT), elem_id="status")
+            with gr.Row(elem_id="workplace"):
+                with gr.Column(scale=6, min_width=320):
+                    self._lay_out_pictures()
+                with gr.Column(scale=5, min_width=320, elem_id="controls"):
+                    self._lay_out_controls(live, settings)
+            self._wire()
+            add_endpoints(sessions.editor, sessions.folder, MODEL)
+            self.blocks.unload(sessions.end)
+
+    # --- layout ---
+
+    def _lay_out_pictures(self) -> None:
+        self.upload = gr.File(
+            label="Photograph",
+            file_types=PHOTOGRAPHS,
+            file_count="single",
+            type="filepath",
+            height=130,
+            elem_id="upload",
+        )
+        self.view = gr.Radio(
+            [("the whole photograph", False), ("the face", True)],
+            value=False,
+            label="Show",
+            visible=False,
+            elem_id="view",
+        )
+        self.compare = gr.ImageSlider(
+            label="Before and after",
+            type="filepath",
+            interactive=False,
+            visible=False,
+            buttons=["fullscreen"],
+            max_height=620,
+            elem_id="compare",
+        )
+        with gr.Row(elem_classes="me-buttons"):
+            self.undo = gr.Button("Undo", size="sm", interactive=False, elem_id="undo")
+            self.redo = gr.Button("Redo", size="sm", interactive=False, elem_id="redo")
+            self.download = gr.Button("Download PNG", size="sm", interactive=False, elem_id="download")
+        self.result_file = gr.DownloadButton(visible="hidden", elem_id="result-file")
+        self.bars = gr.HTML(elem_id="bars")
+        self.faces = gr.Radio(label="Face", visible=False, interactive=True, elem_id="faces")
+        self.outlines = gr.Image(
+            label="Faces found: choose one by a click, or above",
+            type="filepath",
+            interactive=False,
+            visible=False,
+            buttons=[],
+            height=260,
+            elem_id="outlines",
+        )
+        self.history = gr.Gallery(
+            label="History",
+            visible=False,
+            columns=6,
+            fit_columns=False,
+            height=130,
+            object_fit="contain",
+            allow_preview=False,
+            format="jpeg",
+            interactive=False,
+            buttons=[],
+            elem_id="history",
+        )
+
+    def _lay_out_controls(self, live: bool, settings: EditSettings) -> None:
+        with gr.Tab("Expression", elem_id="tab-expression"):
+            with gr.Row():
+                self.mode = gr.Radio(
+                    [("add to what is there", "add"), ("set a level", "set")],
+                    value="add",
+                    label="Sliders",
+                    elem_id="mode",
+                )
+                self.linked = gr.Checkbox(True, label="left and right together", elem_id="linked")
+            with gr.Row(equal_height=True):
+                self.emotion = gr.Dropdown(
+                    list(EMOTIONS), value="happiness", label="Emotion", min_width=120, elem_id="emotion"
+                )
+                self.strength = gr.Slider(
+                    *STRENGTH_RANGE, value=0.8, step=0.05, label="its strength", min_width=120
+                )
+                self.feel = gr.Button("Use", min_width=60, scale=0, elem_id="use-emotion")
+            with gr.Row(elem_classes="me-buttons"):
+                self.edit = gr.Button("Edit", variant="primary", elem_id="edit")
+                self.cancel = gr.Button("Cancel", variant="stop", elem_id="cancel")
+                self.neutral = gr.Button("Neutralise", elem_id="neutral")
+                self.reset = gr.Button("All to zero", elem_id="reset")
+            for heading, regions in REGIONS:
+                with gr.Accordion(heading, open=True):
+                    for unit in ACTION_UNITS:
+                        if unit.region in regions and unit.name in self.units:
+                            self._lay_out_unit(unit.name)
+            self.live = gr.Checkbox(
+                live,
+                label="preview while dragging",
+                info="quickest quality, not measured" if live else "slow with this model",
+                elem_id="live",
+            )
+        with gr.Tab("Copy and presets", elem_id="tab-copy"):
+            self.share = gr.Slider(0, 1.5, value=1.0, step=0.05, label="how much of it", elem_id="share")
+            self.copy_from = gr.File(
+                label="Copy the expression of another photograph (its largest face)",
+                file_types=PHOTOGRAPHS,
+                type="filepath",
+                height=130,
+                elem_id="copy-from",
+            )
+            self.preset = gr.File(
+                label="Load a preset (.yaml, as saved here or by `magicedit measure --save`)",
+                file_types=[".yaml", ".yml"],
+                type="filepath",
+                height=130,
+                elem_id="preset",
+            )
+            with gr.Row(elem_classes="me-buttons"):
+                self.save_steps = gr.Button("Save as steps to add", elem_id="save-variations")
+                self.save_levels = gr.Button("Save as levels to reach", elem_id="save-intensities")
+            self.preset_file = gr.DownloadButton(visible="hidden", elem_id="preset-file")
+        with gr.Tab("Sweep", elem_id="tab-sweep"):
+            self.sweep_unit = gr.Dropdown(
+                [(f"{name} {describe(name)}", name) for name in self.units],
+                value="AU12" if "AU12" in self.units else self.units[0],
+                label="Action unit",
+            )
+            with gr.Row():
+                self.sweep_from = gr.Slider(*slider_range("add"), value=-3, step=0.5, label="from")
+                self.sweep_to = gr.Slider(*slider_range("add"), value=5, step=0.5, label="to")
+                self.sweep_count = gr.Slider(2, 24, value=7, step=1, label="pictures")
+            self.sweep_kind = gr.Radio(["strip", "animation"], value="strip", label="As")
+            self.sweep = gr.Button("Draw", variant="primary", elem_id="draw-sweep")
+            self.sweep_shown = gr.Image(
+                label="Sweep", type="filepath", interactive=False, buttons=["download"], elem_id="sweep"
+            )
+        with gr.Tab("Settings", elem_id="tab-settings"):
+            self.quality = gr.Radio(
+                [OWN_SETTINGS, *reversed(QUALITIES)],
+                value=settings.quality or OWN_SETTINGS,
+                label="Quality",
+                info="live is the quickest, exact the slowest",
+            )
+            self.steps = gr.Slider(
+                0, 50, value=settings.steps or 0, step=1, label="Denoising steps", info="0: the quality's own"
+            )
+            self.guidance = gr.Number(
+                settings.guidance,
+                label="Guidance scale",
+                info="strengthens the whole effect; empty: the model's own",
+                minimum=0,
+                maximum=20,
+            )
+            self.seed = gr.Number(settings.seed, label="Seed", precision=0, minimum=0, elem_id="seed")
+            self.loop = gr.Checkbox(
+                settings.tolerance is not None,
+                label="measure and correct until the target is reached (up to four edits)",
+            )
+            self.tolerance = gr.Slider(
+                0.1, 1.0, value=settings.tolerance or 0.3, step=0.1, label="within so many steps"
+            )
+
+    def _lay_out_unit(self, unit: str) -> None:
+        low, high = slider_range("add")
+        sided = sided_names(unit)
+        for name in sided or (unit,):
+            whole = not sided or name == sided[0]
+            label = unit if whole else name
+            self.sliders[name] = gr.Slider(
+                low,
+                high,
+                value=0,
+                step=STEP,
+                label=f"{label} {describe(label)}",
+                visible=whole,
+                elem_id=f"slider-{name}",
+                elem_classes="me-unit",
+            )
+
+    # --- wiring ---
+
+    def _wire(self) -> None:
+        ordered = [self.sliders[name] for name in self.names]
+        positions = [self.mode, self.linked, *ordered]
+        sampling = [self.quality, self.steps, self.guidance, self.seed, self.loop, self.tolerance]
+        pictures = [self.compare, self.bars, self.history, self.undo, self.redo, self.download, self.status]
+        sliders = [self.linked, *ordered]
+        around = [self.faces, self.outlines, self.view]
+        with_model = {"concurrency_id": MODEL, "concurrency_limit": 1, "api_visibility": "private"}
+        quick = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
+
+        self.upload.upload(
+            spoken(self.on_upload),
+            [self.upload, self.mode],
+            [self.upload, *around, *sliders, *pictures],
+            show_progress_on=self.compare,
+            **with_model,
+        )
+        choosing = [*around, *sliders, self.compare]
+        self.faces.input(spoken(self.on_choose), [self.faces, self.mode, self.linked], choosing, **quick)
+        self.outlines.select(spoken(self.on_click), [self.mode, self.linked], choosing, **quick)
+        self.view.input(spoken(self.on_view), self.view, self.compare, **quick)
+
+        gr.on(
+            [slider.input for slider in ordered],
+            spoken(self.on_drag),
+            [self.live, *positions, *sampling],
+            [self.compare, self.status],
+            trigger_mode="always_last",
+            show_progress="hidden",
+            **with_model,
+        )
+        gr.on(
+            [*(slider.release for slider in ordered), self.edit.click],
+            spoken(self.on_edit),
+            [*positions, *sampling],
+            pictures,
+            show_progress="minimal",
+            show_progress_on=self.compare,
+            trigger_mode="always_last",
+            **with_model,
+        )
+        self.cancel.click(self.on_cancel, queue=False, api_visibility="private")
+        gr.on(
+            [self.mode.input, self.linked.input],
+            spoken(self.on_mode),
+            [self.mode, self.linked],
+            sliders,
+            **quick,
+        )
+
+        def asks(event: Callable[..., Any], handler: Callable[..., Any], inputs: list, more: list) -> None:
+            """What moves the sliders by itself, and then edits."""
+            event(
+                spoken(handler), [*inputs, self.mode, self.linked], [*sliders, self.status, *more], **quick
+            ).success(
+                spoken(self.on_edit),
+                [*positions, *sampling],
+                pictures,
+                show_progress="minimal",
+                show_progress_on=self.compare,
+                **with_model,
+            )
+
+        asks(self.feel.click, self.on_emotion, [self.emotion, self.strength], [])
+        asks(self.neutral.click, self.on_neutral, [], [])
+        asks(self.reset.click, self.on_reset, [], [])
+        asks(self.copy_from.upload, self.on_copy, [self.copy_from, self.share], [self.copy_from])
+        asks(self.preset.upload, self.on_preset, [self.preset, self.share], [self.preset])
+
+        back = [*sliders, *pictures]
+        self.undo.click(spoken(self.on_undo), [self.mode, self.linked], back, **quick)
+        self.redo.click(spoken(self.on_redo), [self.mode, self.linked], back, **quick)
+        self.history.select(spoken(self.on_history), [self.mode, self.linked], back, **quick)
+
+        self.download.click(spoken(self.on_download), None, self.result_file, **with_model).success(
+            None, js=FOLLOW.format(id="result-file"), api_visibility="private"
+        )
+        for button, handler in (
+            (self.save_steps, self.on_save_steps),
+            (self.save_levels, self.on_save_levels),
+        ):
+            button.click(spoken(handler), positions, self.preset_file, **quick).success(
+                None, js=FOLLOW.format(id="preset-file"), api_visibility="private"
+            )
+        self.sweep.click(
+            spoken(self.on_sweep),
+            [self.sweep_unit, self.sweep_from, self.sweep_to, self.sweep_count, self.sweep_kind, *sampling],
+            self.sweep_shown,
+            **with_model,
+        )
+
+    # --- what events do; the page's session comes with Gradio's request ---
+
+    def on_upload(self, request: gr.Request, path: str | None, mode: str) -> list:
+        session = self.sessions.of(request)
+        if path is not None:
+            session.open(path)
+        return [None, *self._around(session), *self._sliders(session, mode, True), *self._pictures(session)]
+
+    def on_choose(self, request: gr.Request, label: str, mode: str, linked: bool) -> list:
+        session = self.sessions.of(request)
+        session.choose(int(label.split()[1]) - 1)
+        return self._chosen(session, mode, linked)
+
+    def on_click(self, request: gr.Request, event: gr.SelectData, mode: str, linked: bool) -> list:
+        session = self.sessions.of(request)
+        session.choose_at(*event.index)
+        return self._chosen(session, mode, linked)
+
+    def on_view(self, request: gr.Request, close_up: bool) -> gr.ImageSlider:
+        session = self.sessions.of(request)
+        session.close_up = close_up
+        return comparison(session, *session.shown())
+
+    def on_mode(self, request: gr.Request, mode: str, linked: bool) -> list:
+        return self._sliders(self.sessions.of(request), mode, linked)
+
+    def on_drag(self, request: gr.Request, live: bool, mode: str, linked: bool, *values: Any) -> list:
+        session = self.sessions.of(request)
+        if not live:
+            return [gr.skip(), gr.skip()]
+        positions, sampling = values[: len(self.names)], values[len(self.names) :]
+        session.ask(self._asked(session, mode, linked, positions))
+        preview = session.preview(chosen_settings(*sampling))
+        if preview is None:
+            return [gr.skip(), gr.skip()]
+        before, _ = session.shown()
+        return [comparison(session, before, preview), said("Preview, not measured.")]
+
+    def on_edit(
+        self,
+        request: gr.Request,
+        mode: str,
+        linked: bool,
+        *values: Any,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 (how Gradio hands one over)
+    ) -> list:
+        session = self.sessions.of(request)
+        positions, sampling = values[: len(self.names)], values[len(self.names) :]
+        session.ask(self._asked(session, mode, linked, positions))
+        session.edit(chosen_settings(*sampling), lambda step: progress((step + 1, None), unit="steps"))
+        return self._pictures(session)
+
+    def on_cancel(self, request: gr.Request) -> None:
+        self.sessions.of(request).cancel()
+
+    def on_emotion(self, request: gr.Request, name: str, strength: float, mode: str, linked: bool) -> list:
+        session = self.sessions.of(request)
+        session.ask_emotion(name, strength)
+        return [*self._sliders(session, mode, linked), said(f"{name.capitalize()}, {strength:g}.")]
+
+    def on_neutral(self, request: gr.Request, mode: str, linked: bool) -> list:
+        session = self.sessions.of(request)
+        session.ask_neutral()
+        return [*self._sliders(session, mode, linked), said("What was measured is taken back.")]
+
+    def on_reset(self, request: gr.Request, mode: str, linked: bool) -> list:
+        session = self.sessions.of(request)
+        session.ask({})
+        return [*self._sliders(session, mode, linked), said("Nothing is asked of this face.")]
+
+    def on_copy(
+        self, request: gr.Request, path: str | None, strength: float, mode: str, linked: bool
+    ) -> list:
+        session = self.sessions.of(request)
+        expression = session.ask_copy(path, strength)
+        told = said(f"Copied from {expression.source}: {expression.limited_to(self.units)}")
+        return [*self._sliders(session, mode, linked), told, None]
+
+    def on_preset(
+        self, request: gr.Request, path: str | None, strength: float, mode: str, linked: bool
+    ) -> list:
+        session = self.sessions.of(request)
+        expression = session.ask_preset(path, strength)
+        return [*self._sliders(session, mode, linked), said(f"Loaded: {expression}"), None]
+
+    def on_undo(self, request: gr.Request, mode: str, linked: bool) -> list:
+        return self._go(request, mode, linked, lambda session: session.position - 1)
+
+    def on_redo(self, request: gr.Request, mode: str, linked: bool) -> list:
+        return self._go(request, mode, linked, lambda session: session.position + 1)
+
+    def on_history(self, request: gr.Request, event: gr.SelectData, mode: str, linked: bool) -> list:
+        return self._go(request, mode, linked, lambda session: event.index)
+
+    def on_download(self, request: gr.Request) -> str:
+        return str(self.sessions.of(request).save_result())
+
+    def on_save_steps(self, request: gr.Request, mode: str, linked: bool, *values: float) -> str:
+        return self._save(request, mode, linked, values, relative=True)
+
+    def on_save_levels(self, request: gr.Request, mode: str, linked: bool, *values: float) -> str:
+        return self._save(request, mode, linked, values, relative=False)
+
+    def on_sweep(
+        self,
+        request: gr.Request,
+        unit: str,
+        start: float,
+        stop: float,
+        count: float,
+        kind: str,
+        *sampling: Any,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> str:
+        session = self.sessions.of(request)
+        settings = chosen_settings(*sampling)
+        return str(
+            session.sweep(
+                unit,
+                start,
+                stop,
+                int(count),
+                settings,
+                kind == "animation",
+                lambda step: progress((step + 1, None), unit="steps"),
+            )
+        )
+
+    # --- what several of them show ---
+
+    def _asked(self, session: Session, mode: str, linked: bool, values: Sequence[float]) -> Request:
+        return slider_request(values, session.measured(), self.names, mode, linked)
+
+    def _save(
+        self, request: gr.Request, mode: str, linked: bool, values: Sequence[float], relative: bool
+    ) -> str:
+        session = self.sessions.of(request)
+        session.ask(self._asked(session, mode, linked, values))
+        return str(session.save_preset(relative))
+
+    def _go(self, request: gr.Request, mode: str, linked: bool, target: Callable[[Session], int]) -> list:
+        session = self.sessions.of(request)
+        session.show(target(session))
+        return [*self._sliders(session, mode, linked), *self._pictures(session)]
+
+    def _chosen(self, session: Session, mode: str, linked: bool) -> list:
+        """After another face was chosen."""
+        return [
+            *self._around(session),
+            *self._sliders(session, mode, linked),
+            comparison(session, *session.shown()),
+        ]
+
+    def _sliders(self, session: Session, mode: str, linked: bool) -> list:
+        """The checkbox and all sliders, as the session's request has them."""
+        request, (low, high) = session.request(), slider_range(mode)
+        linked = linked and not has_sides(request)
+        values = slider_values(request, session.measured(), self.names, mode, linked)
+        updates = []
+        for name, value in zip(self.names, values, strict=True):
+            unit = whole_name(name)
+            label = unit if linked else name
+            shown = not linked or name == unit or name == sided_names(unit)[0]
+            updates.append(
+                gr.Slider(
+                    minimum=low, maximum=high, value=value, label=f"{label} {describe(label)}", visible=shown
+                )
+            )
+        return [linked, *updates]
+
+    def _around(self, session: Session) -> list:
+        """The list of faces, the photograph with their outlines, and what of it is shown."""
+        if session.photo is None:
+            return [gr.skip()] * 3
+        labels = face_labels(session.faces, session.photo.size[0])
+        picture = outlined(session.shown_photograph(), session.faces, session.shown_scale, session.chosen)
+        return [
+            gr.Radio(choices=labels, value=labels[session.chosen], visible=True),
+            gr.Image(value=session.keep(picture), visible=True),
+            gr.Radio(value=session.close_up, visible=True),
+        ]
+
+    def _pictures(self, session: Session) -> list:
+        """Everything that shows the edit on show: see `pictures` in `_wire`."""
+        if session.photo is None:
+            return [gr.skip()] * 7
+        past = session.past()
+        thumbnails = [
+            (session.keep(edit.close[next(iter(edit.requests), 0)]), caption(edit.requests))
+            for edit in session.history
+        ]
+        return [
+            comparison(session, *session.shown()),
+            "" if past is None else bars(past.faces),
+            gr.Gallery(value=thumbnails, visible=bool(thumbnails), selected_index=max(session.position, 0)),
+            gr.Button(interactive=session.position >= 0),
+            gr.Button(interactive=session.position < len(session.history) - 1),
+            gr.Button(interactive=past is not None),
+            said(summary(session)),
+        ]
+
+
+def said(text: str) -> str:
+    """The line of the page that screen readers read out when it changes."""
+    return f"<p class='me-status' role='status' aria-live='polite'>{html.escape(text)}</p>"
+
+
+def summary(session: Session) -> str:
+    """One sentence on what is on show."""
+    width, height = session.photo.size
+    past = session.past()
+    if past is None:
+        count = len(session.faces)
+        found = "1 face" if count == 1 else f"{count} faces"
+        return f"The photograph itself, {width} x {height} px, {found} found. Move a slider."
+    number = f"Edit {session.position + 1} of {len(session.history)}"
+    return f"{number}, {past.seconds:.1f} s: {caption(past.requests)}"
+
+
+def caption(requests: Mapping[int, Request]) -> str:
+    """What was asked, in a few words."""
+    parts = []
+    for index, request in requests.items():
+        asked = ", ".join(f"{name} {value:+.1f}" for name, value in request.items())
+        parts.append(asked if len(requests) == 1 else f"face {index + 1}: {asked}")
+    return "; ".join(parts) or "nothing"
+
+
+def comparison(session: Session, before: np.ndarray, after: np.ndarray) -> gr.ImageSlider:
+    return gr.ImageSlider(value=(session.keep(before), session.keep(after)), visible=True)
+
+
+def chosen_settings(
+    quality: str, steps: float, guidance: float | None, seed: float | None, loop: bool, tolerance: float
+) -> EditSettings:
+    """Of the fields of the tab, in their order."""
+    return EditSettings(
+        quality=None if quality == OWN_SETTINGS else quality,
+        steps=int(steps) or None,
+        guidance=guidance,
+        seed=whole_seed(seed),
+        tolerance=tolerance if loop else None,
+    )
+
+
+def whole_seed(seed: float | None) -> int:
+    """Of a number field, which may be empty. MagicEditError where it is not from 0."""
+    seed = 0 if seed is None else int(seed)
+    if not 0 <= seed < 2**53:  # what numbers of a browser hold exactly
+        raise MagicEditError(f"the seed must be a whole number from 0 to 2**53 - 1, got {seed}")
+    return seed

@@ -1,0 +1,80 @@
+"""What the sliders of a face say, and what is asked of it: from one to the other.
+
+Each unit with two sides has two sliders; linked, the left one speaks for both. In mode "add" a slider is a
+variation, in mode "set" the intensity to arrive at.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from magicedit.action_units import (
+    INTENSITY_RANGE,
+    by_number,
+    sided_names,
+    split_sides,
+    total_delta,
+    whole_name,
+)
+
+Mode = Literal["add", "set"]
+Request = dict[str, float]  # canonical AU name, whole or of one side -> variation in intensity steps
+
+ADD_RANGE = (-5.0, 5.0)  # intensity steps: what models are trained on
+STEP = 0.1  # intensity steps
+
+
+def slider_names(action_units: Sequence[str]) -> tuple[str, ...]:
+    """One name a slider: those of both sides where a unit has them ("AU12L", "AU12R"), else the unit's."""
+    return tuple(name for unit in action_units for name in (sided_names(unit) or (unit,)))
+
+
+def slider_range(mode: Mode) -> tuple[float, float]:
+    return ADD_RANGE if mode == "add" else INTENSITY_RANGE
+
+
+def has_sides(request: Request) -> bool:
+    """Whether a request asks the two sides for different things."""
+    return any(name != whole_name(name) for name in request)
+
+
+def slider_values(
+    request: Request, measured: Mapping[str, float], names: Sequence[str], mode: Mode, linked: bool
+) -> list[float]:
+    """Positions of the sliders `names`, rounded to STEP, by what is asked of a face of `measured` levels."""
+    sides = dict(zip("LR", split_sides(request), strict=True))
+    values = []
+    for name in names:
+        unit = whole_name(name)
+        delta = sides["R" if name.endswith("R") else "L"].get(unit, 0.0)
+        start = 0.0 if mode == "add" else measured.get(unit if linked else name, 0.0)
+        low, high = slider_range(mode)
+        values.append(round(min(max(start + delta, low), high), 1))
+    return values
+
+
+def slider_request(
+    values: Sequence[float], measured: Mapping[str, float], names: Sequence[str], mode: Mode, linked: bool
+) -> Request:
+    """What the sliders `names` ask for. A slider that stands where the face measures asks for nothing."""
+    rest = slider_values({}, measured, names, mode, linked)
+    request = {}
+    for name, value, start in zip(names, values, rest, strict=True):
+        unit = whole_name(name)
+        if linked and name != unit and name.endswith("R"):
+            continue
+        meant = unit if linked else name
+        if abs(value - start) > STEP / 2:
+            request[meant] = value if mode == "add" else value - measured.get(meant, 0.0)
+    units = list(dict.fromkeys(whole_name(name) for name in names))
+    for unit in units:
+        sides = [request.get(name, 0.0) for name in sided_names(unit)]
+        if any(sides) and abs(sides[0] - sides[1]) < STEP / 2:  # else the model would answer for each
+            request |= dict.fromkeys(sided_names(unit), sum(sides) / 2)
+    return total_delta([request], units)
+
+
+def levels(request: Request, measured: Mapping[str, float]) -> dict[str, float]:
+    """The intensities, 0 to 5, that a request arrives at from `measured` ones."""
+    low, high = INTENSITY_RANGE
+    arrived = {name: min(max(measured[name] + delta, low), high) for name, delta in request.items()}
+    return by_number(arrived)

@@ -1,0 +1,114 @@
+"""Pictures and tables of the page: the outlined faces, and requested beside measured action units."""
+
+import html
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import PIL.Image
+from PIL import ImageDraw, ImageFont
+
+from magicedit.action_units import DESCRIPTIONS, INTENSITY_RANGE, SIDES, whole_name
+from magicedit.editor import FaceEdit
+from magicedit.faces import Face
+from magicedit.faces.measure import SEEN_BY_LANDMARKS
+
+CHOSEN, OTHER = "#f97316", "#f8fafc"
+
+
+def describe(name: str) -> str:
+    """ "AU12L" -> "lip corner puller, the subject's left"."""
+    whole = whole_name(name)
+    side = SIDES.get(name.removeprefix(whole))
+    return DESCRIPTIONS[whole] + (f", {side}" if side else "")
+
+
+def outlined(shown: np.ndarray, faces: Sequence[Face], scale: float, chosen: int) -> PIL.Image.Image:
+    """The shown photograph with a numbered frame around each face.
+
+    scale: shown pixels per pixel of the photograph, which the faces' boxes are in.
+    """
+    image = PIL.Image.fromarray(shown)
+    draw = ImageDraw.Draw(image)
+    line = max(2, round(max(image.size) / 300))
+    for index, face in enumerate(faces):
+        x0, y0, x1, y1 = (edge * scale for edge in face.box)
+        colour = CHOSEN if index == chosen else OTHER
+        draw.rectangle((x0 - line, y0 - line, x1 + line, y1 + line), outline="#1e293b", width=line + 2)
+        draw.rectangle((x0 - line, y0 - line, x1 + line, y1 + line), outline=colour, width=line)
+        size = max(12, round((y1 - y0) / 6))
+        font = ImageFont.load_default(size=size)
+        label = f" {index + 1} "
+        left, top, right, bottom = draw.textbbox((x0, y0), label, font=font)
+        draw.rectangle((left, top - 2, right, bottom + 4), fill=colour)
+        draw.text((x0, y0), label, fill="#1e293b", font=font)
+    return image
+
+
+def face_labels(faces: Sequence[Face], width: int) -> list[str]:
+    """What to call each face in a list: its number and where it is; `width` of the photograph in px."""
+    thirds = ("left", "middle", "right")
+    labels = []
+    for index, face in enumerate(faces):
+        centre = (face.box[0] + face.box[2]) / 2
+        place = thirds[min(2, max(0, int(3 * centre / width)))]
+        labels.append(f"Face {index + 1}" if len(faces) == 1 else f"Face {index + 1} ({place})")
+    return labels
+
+
+def reached_levels(edit: FaceEdit) -> dict[str, float]:
+    """Intensity after the edit of each requested unit that was measured, by the scorer that sees it."""
+    if edit.after is None:
+        return {}
+    reached = {}
+    for name in edit.requested:
+        if whole_name(name) in SEEN_BY_LANDMARKS and edit.moved and name in edit.moved:
+            reached[name] = edit.before[name] + edit.moved[name]
+        elif name in edit.after:
+            reached[name] = edit.after[name]
+    low, high = INTENSITY_RANGE
+    return {name: min(max(value, low), high) for name, value in reached.items()}
+
+
+def bars(edits: Mapping[int, FaceEdit]) -> str:
+    """HTML: what was requested of each face beside what was measured, as bars of 0 to 5 and as numbers."""
+    if not edits:
+        return ""
+    tables = []
+    for index, edit in edits.items():
+        reached = reached_levels(edit)
+        rows = [_row(name, delta, edit.before, reached) for name, delta in edit.requested.items() if delta]
+        notes = [f"identity distance {edit.identity_distance:.2f}"] if edit.identity_distance else []
+        if edit.reached is not None:
+            told = "reached" if edit.reached else "not reached"
+            notes.append(f"target {told} after {edit.edits} edit{'s' * (edit.edits != 1)}")
+        warnings = "".join(f"<li>{html.escape(text)}</li>" for text in edit.warnings)
+        tables.append(
+            f"<table class='me-bars'><caption>Face {index + 1}"
+            f"{''.join(' · ' + note for note in notes)}</caption>"
+            "<thead><tr><th scope='col'>unit</th><th scope='col'>requested</th>"
+            "<th scope='col'>before → wanted</th><th scope='col'>measured</th>"
+            "<th scope='col'><span class='me-hidden'>bar</span></th></tr></thead>"
+            f"<tbody>{''.join(rows)}</tbody></table>"
+            + (f"<ul class='me-warnings'>{warnings}</ul>" if warnings else "")
+        )
+    return "".join(tables)
+
+
+def _row(name: str, delta: float, before: Mapping[str, float], reached: Mapping[str, float]) -> str:
+    low, high = INTENSITY_RANGE
+    title = f"<th scope='row'>{name}<small>{html.escape(describe(name))}</small></th>"
+    if name not in before:
+        return f"<tr>{title}<td>{delta:+.1f}</td><td>–</td><td>–</td><td></td></tr>"
+    wanted = min(max(before[name] + delta, low), high)
+    measured = reached.get(name)
+    told = "not found" if measured is None else f"{measured:.1f}"
+    bar = (
+        "<span class='me-bar' aria-hidden='true'>"
+        + ("" if measured is None else f"<i style='width:{100 * measured / high:.0f}%'></i>")
+        + f"<b class='me-before' style='left:{100 * min(before[name], high) / high:.0f}%'></b>"
+        f"<b class='me-wanted' style='left:{100 * wanted / high:.0f}%'></b></span>"
+    )
+    return (
+        f"<tr>{title}<td>{delta:+.1f}</td><td>{before[name]:.1f} → {wanted:.1f}</td>"
+        f"<td>{told}</td><td>{bar}</td></tr>"
+    )

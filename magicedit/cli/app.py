@@ -1,0 +1,46 @@
+"""`magicedit app`."""
+
+import argparse
+from collections.abc import Callable
+
+from magicedit.cli.common import add_model_options, load_editor, say
+
+APP_EXAMPLES = """\
+examples:
+  magicedit app                              then open the address that it prints
+  magicedit app --port 8000 --open           in the browser at once
+  magicedit app --model my-model --quality fast
+
+The page is reached from this machine alone, unless --host says otherwise. It keeps no uploads.
+"""
+
+
+def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
+    app = add_command("app", "edit in a web page that runs on this machine", run_app, APP_EXAMPLES)
+    app.add_argument(
+        "--port", type=int, default=7860, metavar="N", help="of the page's address; 0: any free one (7860)"
+    )
+    app.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="0.0.0.0 lets other machines use the page too, without a password (127.0.0.1)",
+    )
+    app.add_argument("--open", action="store_true", help="open it in the browser")
+    add_model_options(app)
+
+
+def run_app(args: argparse.Namespace) -> int:
+    from magicedit.app import serve
+
+    serve(
+        lambda: load_editor(args, args.backend),
+        host=args.host,
+        port=args.port,
+        quality=args.quality,
+        guidance=args.guidance,
+        seed=args.seed,
+        open_browser=args.open,
+        say=say,
+    )
+    return 0
