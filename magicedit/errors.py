@@ -17,6 +17,10 @@ class ImageError(MagicEditError):
     """A photograph that cannot be read, or cannot be edited as it is."""
 
 
+class VideoError(MagicEditError):
+    """A video that cannot be read, is damaged, or cannot be edited as it is."""
+
+
 class NoFaceError(MagicEditError):
     """No face where one is needed, or not the face that was asked for."""
 

@@ -1,0 +1,26 @@
+"""Videos: faces edited frame by frame and steadily, expressions carried from a video to a photograph."""
+
+from magicedit.video.curves import Curve
+from magicedit.video.edit import edit_video
+from magicedit.video.flicker import Flicker
+from magicedit.video.results import FaceInVideo, Progress, VideoResult
+from magicedit.video.settings import VideoSettings
+from magicedit.video.smoothing import OneEuro, Smoothing
+from magicedit.video.tracking import Tracking
+from magicedit.video.writing import Encoding, check_video_output, save_film
+
+__all__ = [
+    "Curve",
+    "Encoding",
+    "FaceInVideo",
+    "Flicker",
+    "OneEuro",
+    "Progress",
+    "Smoothing",
+    "Tracking",
+    "VideoResult",
+    "VideoSettings",
+    "check_video_output",
+    "edit_video",
+    "save_film",
+]

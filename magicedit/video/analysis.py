@@ -1,0 +1,383 @@
+"""The first pass over a video: its faces, frame by frame, as lines of a file that can be gone on with."""
+
+import base64
+import bisect
+import json
+import os
+from collections import deque
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from magicedit.errors import NoFaceError, VideoError
+from magicedit.faces import Alignment, Face, FaceBackend, Pose
+from magicedit.faces.types import box_around
+from magicedit.files import replacing
+from magicedit.video.reading import Damage, Frame, Video, to_rgb
+from magicedit.video.results import Pace, ProgressCallback
+from magicedit.video.smoothing import FaceFilter, Smoothing
+from magicedit.video.threads import ahead
+from magicedit.video.tracking import CutDetector, Tracked, Tracker, Tracking
+
+BRIDGED = 0.25  # seconds for which a face may be missed: it is taken to have moved evenly meanwhile
+FADE = 0.15  # seconds in which an edit comes and goes with a face that appears or leaves within a scene
+DECODED_AHEAD = 8  # frames
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """What a frame shows.
+
+    index, pts, duration: as of `Frame`. difference: to the frame before, see `CutDetector`. cut: whether it
+    begins a scene. faces: by number.
+    """
+
+    index: int
+    pts: int
+    duration: int
+    difference: float
+    cut: bool
+    faces: tuple[Tracked, ...]
+
+    def face(self, number: int) -> Face | None:
+        return next((tracked.face for tracked in self.faces if tracked.number == number), None)
+
+    def to_line(self) -> str:
+        content = {
+            "index": self.index,
+            "pts": self.pts,
+            "duration": self.duration,
+            "difference": self.difference,
+            "cut": self.cut,
+            "faces": [_tracked_to_json(tracked) for tracked in self.faces],
+        }
+        return json.dumps(content, separators=(",", ":")) + "\n"
+
+    @staticmethod
+    def from_line(line: str) -> "Row":
+        content = json.loads(line)
+        return Row(**(content | {"faces": tuple(map(_tracked_from_json, content["faces"]))}))
+
+
+def _tracked_to_json(tracked: Tracked) -> dict[str, Any]:
+    face = tracked.face
+    pose = face.pose
+    return {
+        "number": tracked.number,
+        "box": list(face.box),
+        "landmarks": _encoded(face.landmarks),
+        "scheme": face.scheme,
+        "score": face.score,
+        "action_units": face.action_units,
+        "sides": face.sides,
+        "pose": None if pose is None else [pose.yaw, pose.pitch, pose.roll],
+        "looks": None if tracked.looks is None else _encoded(tracked.looks),
+    }
+
+
+def _tracked_from_json(content: dict[str, Any]) -> Tracked:
+    face = Face(
+        box=tuple(content["box"]),
+        landmarks=_decoded(content["landmarks"]).reshape(-1, 2),
+        scheme=content["scheme"],
+        score=content["score"],
+        action_units=content["action_units"],
+        sides=content["sides"],
+        pose=None if content["pose"] is None else Pose(*content["pose"]),
+    )
+    looks = content["looks"]
+    return Tracked(content["number"], face, None if looks is None else _decoded(looks))
+
+
+def _encoded(values: np.ndarray) -> str:
+    return base64.b64encode(np.ascontiguousarray(values, "<f4").tobytes()).decode()
+
+
+def _decoded(text: str) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(text), "<f4")
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """A finished first pass.
+
+    rows_file: where its rows are. frames: number of them. last_pts, last_duration: of the last, in ticks.
+    damage: of the video; None: none.
+    """
+
+    rows_file: Path
+    frames: int
+    last_pts: int
+    last_duration: int
+    damage: Damage | None
+
+    def rows(self) -> Iterator[Row]:
+        return read_rows(self.rows_file)
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """The rows of a file, without a last line that was interrupted."""
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            if line.endswith("\n"):
+                yield Row.from_line(line)
+
+
+def analyse(
+    video: Video,
+    backend: FaceBackend,
+    rows_file: Path,
+    tracking: Tracking,
+    progress: ProgressCallback | None = None,
+) -> Analysis:
+    """Looks for the faces of all frames; goes on where an interrupted pass has ended.
+
+    Args:
+        rows_file: is written line by line, and beside it a `.done` file when all is in it.
+
+    Raises:
+        VideoError: as `Video.frames`.
+    """
+    done_file = rows_file.with_suffix(".done")
+    if done_file.is_file():
+        content = json.loads(done_file.read_text())
+        damage = content.pop("damage")
+        return Analysis(rows_file, damage=damage and Damage(**damage), **content)
+
+    # 1. What an interrupted pass has found
+    tracker, cuts = Tracker(backend, tracking), CutDetector(tracking)
+    last: Row | None = None
+    if rows_file.is_file():
+        for last in read_rows(rows_file):
+            if last.index > 0:
+                cuts.is_cut(last.difference)
+            tracker.note(last.faces, last.cut)
+        drop_torn_line(rows_file)
+    known = 0 if last is None else last.index + 1
+    pace = Pace(progress, "faces", video.info.frames, known)
+
+    # 2. The frames from there on; the one before tells how much the next differs
+    def prepared() -> Iterator[tuple[Frame, np.ndarray]]:
+        for frame in video.frames(max(0, known - 1)):
+            yield frame, to_rgb(frame.planes, video.info)
+
+    with rows_file.open("a", encoding="utf-8") as file, closing(ahead(prepared(), DECODED_AHEAD)) as frames:
+        for frame, pixels in frames:
+            difference = cuts.difference(frame.planes)
+            if frame.index < known:
+                continue
+            cut = frame.index > 0 and cuts.is_cut(difference)
+            faces = tracker.look(pixels, frame.index, cut)
+            tracker.note(faces, cut)
+            last = Row(frame.index, frame.pts, frame.duration, difference, cut, tuple(faces))
+            file.write(last.to_line())
+            file.flush()
+            pace(frame.index + 1)
+
+    # 3. All of it is there
+    assert last is not None, "a video without frames is refused when it is opened"
+    content = {"frames": last.index + 1, "last_pts": last.pts, "last_duration": last.duration}
+    damage = video.damage if video.damage else None
+    with replacing(done_file) as file:
+        file.write(json.dumps(content | {"damage": damage and vars(damage)}).encode())
+    return Analysis(rows_file, damage=damage, **content)
+
+
+def drop_torn_line(path: Path) -> None:
+    """Cuts a file of lines behind its last whole one."""
+    with path.open("r+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        tail = b""
+        while end and b"\n" not in tail:
+            start = max(0, end - 65536)
+            file.seek(start)
+            tail, end = file.read(end - start), start
+        file.truncate(end + tail.rfind(b"\n") + 1)
+
+
+# --- Who is there when --------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class Run:
+    """Frames in a row in which a face is seen, short gaps included; seconds of the first and the last."""
+
+    first: int
+    last: int
+    starts: float
+    ends: float
+    fades_in: bool
+    fades_out: bool = False
+
+
+@dataclass(eq=False)
+class Track:
+    """A face through the video. seen: in how many frames. area: sum of its boxes' areas over them, px."""
+
+    number: int
+    runs: list[Run] = field(default_factory=list)
+    seen: int = 0
+    area: float = 0.0
+
+    def run(self, index: int) -> Run | None:
+        """The run that covers a frame; None where the face is not there."""
+        place = bisect.bisect_right(self.runs, index, key=lambda run: run.first) - 1
+        return self.runs[place] if place >= 0 and index <= self.runs[place].last else None
+
+
+def scan(rows: Iterator[Row], time_base: float) -> list[Track]:
+    """The faces of a video, those first that are large and long in the picture."""
+    tracks: dict[int, Track] = {}
+    scene_starts = 0
+    last_index = -1
+    for row in rows:
+        time = row.pts * time_base
+        if row.cut:
+            scene_starts = row.index
+        for tracked in row.faces:
+            track = tracks.setdefault(tracked.number, Track(tracked.number))
+            track.seen += 1
+            track.area += tracked.face.area
+            run = track.runs[-1] if track.runs else None
+            if (
+                run
+                and run.first >= scene_starts
+                and (run.last == row.index - 1 or time - run.ends <= BRIDGED)
+            ):
+                run.last, run.ends, run.fades_out = row.index, time, False
+            else:
+                track.runs.append(Run(row.index, row.index, time, time, row.index > scene_starts))
+        if not row.cut:
+            for track in tracks.values():
+                track.runs[-1].fades_out |= track.runs[-1].last == row.index - 1
+        last_index = row.index
+    for track in tracks.values():
+        track.runs[-1].fades_out &= track.runs[-1].last < last_index
+    return sorted(tracks.values(), key=lambda track: track.area, reverse=True)
+
+
+def choose(tracks: list[Track], which: str | int, path: Path) -> list[Track]:
+    """The faces meant by "all", "largest" or an index; NoFaceError where there is none, or not so many."""
+    if not tracks:
+        raise NoFaceError(
+            f"no face was found in {path}: use a video that shows a face upright, from the front or half "
+            "side, well lit and at least about 75 px high"
+        )
+    if which == "all":
+        return tracks
+    index = 0 if which == "largest" else which
+    if isinstance(index, bool) or not isinstance(index, int):
+        raise NoFaceError(f'face must be "all", "largest" or an index from 0, got {which!r}')
+    if not 0 <= index < len(tracks):
+        raise NoFaceError(
+            f"face {index} does not exist: {len(tracks)} found in the video, counted from 0 (the largest, by "
+            f"area and time) to {len(tracks) - 1}"
+        )
+    return [tracks[index]]
+
+
+# --- The faces, steadied ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class SteadyFace:
+    """A face as it is edited.
+
+    face, alignment: smoothed. presence: 0 to 1, how much of the edit shows. run: number of its first frame,
+    which tells when filters start anew.
+    """
+
+    face: Face
+    alignment: Alignment
+    presence: float
+    run: int
+
+
+def steady_faces(
+    rows: Iterator[Row], tracks: list[Track], time_base: float, smoothing: Smoothing, size: int
+) -> Iterator[tuple[Row, dict[int, SteadyFace]]]:
+    """Each row with the chosen faces in it, by number, smoothed and with short gaps filled.
+
+    Args:
+        time_base: seconds a tick.
+        size: px, side of the crop in which faces are edited.
+    """
+    filters: dict[tuple[int, int], FaceFilter] = {}
+    before: dict[int, tuple[float, Face]] = {}
+    for row, later in _with_following(rows, time_base):
+        time = row.pts * time_base
+        steady = {}
+        for track in tracks:
+            run = track.run(row.index)
+            if run is None:
+                continue
+            face = row.face(track.number)
+            if face is None:
+                following = next(r for r in later if r.face(track.number) is not None)
+                since, last = before[track.number]
+                share = (time - since) / (following.pts * time_base - since)
+                face = between(last, following.face(track.number), share)
+            else:
+                before[track.number] = time, face
+            key = track.number, run.first
+            if key not in filters:
+                filters = {k: f for k, f in filters.items() if k[0] != track.number}
+                filters[key] = FaceFilter(smoothing, size)
+            smooth, alignment = filters[key](face, time)
+            steady[track.number] = SteadyFace(smooth, alignment, presence(run, time), run.first)
+        yield row, steady
+
+
+def _with_following(rows: Iterator[Row], time_base: float) -> Iterator[tuple[Row, deque[Row]]]:
+    """Each row with those after it, as far as gaps are bridged."""
+    waiting: deque[Row] = deque()
+    for row in rows:
+        waiting.append(row)
+        while (row.pts - waiting[0].pts) * time_base > BRIDGED:
+            first = waiting.popleft()
+            yield first, waiting
+    while waiting:
+        first = waiting.popleft()
+        yield first, waiting
+
+
+def between(a: Face, b: Face, share: float) -> Face:
+    """A face on the way from one to another of the same track, 0 to 1."""
+
+    def mix(x: dict[str, float], y: dict[str, float]) -> dict[str, float]:
+        return {name: (1 - share) * x[name] + share * y[name] for name in x if name in y}
+
+    landmarks = ((1 - share) * a.landmarks + share * b.landmarks).astype(np.float32)
+    return replace(
+        a,
+        box=box_around(landmarks),
+        landmarks=landmarks,
+        action_units=mix(a.action_units, b.action_units),
+        sides=mix(a.sides, b.sides),
+    )
+
+
+def presence(run: Run, time: float) -> float:
+    """0 to 1: how much of an edit shows at a time of a run, for it fades where a face appears or leaves."""
+    share = 1.0
+    if run.fades_in:
+        share = min(share, (time - run.starts) / FADE)
+    if run.fades_out:
+        share = min(share, (run.ends - time) / FADE)
+    return max(0.0, share)
+
+
+def check_damage(analysis: Analysis, path: Path, allowed: bool) -> list[str]:
+    """A warning where a damaged video is allowed; VideoError where it is not."""
+    if not analysis.damage:
+        return []
+    if allowed:
+        return [f"{path} {analysis.damage}: what can be decoded was edited"]
+    raise VideoError(
+        f"{path} is damaged or incomplete: it {analysis.damage}; copy or download it again, or edit what can "
+        "be decoded with --damaged"
+    )

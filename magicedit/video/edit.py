@@ -1,0 +1,327 @@
+"""Editing the faces of a video: looked for in a first pass, edited and encoded in a second."""
+
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from magicedit.action_units import (
+    parse_levels,
+    total_delta,
+    whole_name,
+    with_sides,
+)
+from magicedit.editor import ExpressionEditor, FaceChanger, SamplingSettings, requested_deltas
+from magicedit.errors import ActionUnitError, NoFaceError, VideoError
+from magicedit.expression import Expression
+from magicedit.video.analysis import (
+    DECODED_AHEAD,
+    Analysis,
+    Row,
+    SteadyFace,
+    Track,
+    analyse,
+    check_damage,
+    choose,
+    scan,
+    steady_faces,
+)
+from magicedit.video.curves import Curve
+from magicedit.video.flicker import FlickerMeter
+from magicedit.video.partial import Partial, identity
+from magicedit.video.reading import HDR_TRANSFERS, Frame, Video, VideoInfo, import_av, replace_pixels, to_rgb
+from magicedit.video.rendering import BATCH, render
+from magicedit.video.results import FaceInVideo, ProgressCallback, VideoResult
+from magicedit.video.settings import DEFAULTS, VideoSettings
+from magicedit.video.smoothing import ChangeFilter, Smoothing
+from magicedit.video.threads import ahead
+from magicedit.video.writing import check_size, check_video_output
+from magicedit.warping import carry_change
+
+Deltas = str | Mapping[str, float]
+Request = Callable[[SteadyFace, float], dict[str, float]]
+Item = TypeVar("Item")
+QUALITY = "fast"  # what videos are made in unless another is asked for: see docs/video.md
+
+
+def edit_video(
+    editor: ExpressionEditor,
+    source: str | Path,
+    output: str | Path,
+    add: Deltas | None = None,
+    set: Deltas | None = None,
+    emotion: str | tuple[str, float] | None = None,
+    face: str | int = "largest",
+    *,
+    curve: Curve | None = None,
+    expression: Expression | None = None,
+    strength: float = 1.0,
+    neutral: bool = False,
+    steps: int | None = None,
+    guidance: float | None = None,
+    seed: int = 0,
+    quality: str | None = QUALITY,
+    settings: VideoSettings = DEFAULTS,
+    damaged: bool = False,
+    progress: ProgressCallback | None = None,
+) -> VideoResult:
+    """Edits one or all faces of a video; sound, timestamps and everything outside the faces stay.
+
+    Work that is interrupted stays in a folder beside the output; the same call goes on with it and makes the
+    same frames as one that was never interrupted.
+
+    Args:
+        source: the video. output: .mp4, .mov or .mkv, in H.264; it appears when it is whole.
+        add, set, emotion, expression, strength, neutral: as of `ExpressionEditor.edit`, for every frame;
+            `set`, `neutral` and an expression of intensities start from what that frame measures.
+        face: "largest" (by area and time), "all", or an index into the faces of the video in that order.
+        curve: variations over time, added to the others.
+        steps, guidance, seed, quality: as of `ExpressionEditor.edit`; the noise is the same in every frame.
+        settings: how faces are followed and steadied, and how the output is encoded.
+        damaged: edit what can be decoded of a damaged file.
+        progress: is told how far the work is, by this thread.
+
+    Raises:
+        VideoError: where the video cannot be read, is damaged, or its pictures cannot be held by H.264.
+        NoFaceError: where there is no face, or fewer than the index needs.
+        ActionUnitError: as `requested_deltas`; where a unit is both arrived at and in the curve.
+        OutputError: where the output cannot be written, is the input, or is being made by another program.
+        MissingDependencyError: without the extra `video`.
+    """
+    # 1. What can be seen to be wrong now
+    started = time.perf_counter()
+    import_av()
+    source, output = Path(source), Path(output)
+    sampling = SamplingSettings(steps, guidance, quality, seed)
+    asked = {
+        "add": add, "set": set, "emotion": emotion, "expression": expression, "strength": strength,
+        "neutral": neutral,
+    }  # fmt: skip
+    names = editor.action_units
+    check_request(names, asked, curve)
+    video = Video(source)
+    check_size(video.info)
+    check_video_output(output, source)
+
+    def requested(current: Mapping[str, float], seconds: float) -> dict[str, float]:
+        parts = [requested_deltas(names, current, **asked)]
+        return total_delta([*parts, curve.at(seconds)] if curve else parts, names)
+
+    request = {
+        "command": "edit", "input": video.digest(), "suffix": output.suffix.lower(), "face": face,
+        "asked": asked | {"expression": expression and expression.to_dict()},
+        "curve": curve and curve.to_json(), "settings": asdict(settings), **identity(editor, sampling),
+    }  # fmt: skip
+    with Partial(output, request) as partial:
+        # 2. The faces
+        analysis = analyse(video, editor.backend, partial.faces, settings.tracking, progress)
+        time_base = float(video.info.time_base)
+        seconds = analysis.last_pts * time_base
+        try:
+            warnings = check_damage(analysis, source, damaged) + remarks_on(video.info)
+            tracks = choose(scan(analysis.rows(), time_base), face, source)
+            maker = EditMaker(
+                video, analysis, tracks, requested, editor.changer, sampling, settings.smoothing
+            )
+            if set is not None or neutral or expression is not None:  # then each frame asks for its own
+                maker.check()
+        except (VideoError, NoFaceError, ActionUnitError):
+            partial.remove()  # what was asked for cannot be had
+            raise
+        if curve is not None and curve.end > seconds + analysis.last_duration * time_base:
+            warnings.append(
+                f"{curve.source} goes on to {curve.end:.2f} s, and the last frame is at {seconds:.2f} s; "
+                "what is beyond was not needed"
+            )
+
+        # 3. The frames
+        resumed, remarks = render(
+            maker, analysis, video.info, video, output, partial, settings.encoding, progress
+        )
+        partial.remove()
+    return VideoResult(
+        path=output, width=video.info.width, height=video.info.height, frames=analysis.frames,
+        video_seconds=seconds, faces=[described(i, t) for i, t in enumerate(tracks)],
+        flicker=maker.meter.result(), seconds=time.perf_counter() - started, resumed=resumed,
+        model=editor.model, warnings=warnings + remarks,
+    )  # fmt: skip
+
+
+def check_request(names: tuple[str, ...], asked: Mapping[str, Any], curve: Curve | None) -> None:
+    """Raises what is wrong with a request whatever the video shows.
+
+    Args:
+        names: of the model's units. asked: arguments of `requested_deltas`.
+
+    Raises:
+        ActionUnitError: as `requested_deltas`; where the curve has a unit that the model cannot edit, or one
+            that is also arrived at, or where sums leave -10 to 10.
+    """
+    constant = requested_deltas(names, dict.fromkeys(with_sides(names), 0.0), **asked)
+    if curve is None:
+        return
+    curve.usable_by(names)
+    arrived = {whole_name(name) for name in parse_levels(asked["set"], names)} if asked["set"] else set()
+    expression = asked["expression"]
+    if expression is not None and not expression.relative:
+        arrived |= {whole_name(name) for name in expression.values}
+    if both := sorted(arrived & {whole_name(name) for name in curve.values}):
+        raise ActionUnitError(
+            f"{', '.join(both)}: both arrived at (set, expression) and changed by {curve.source}; choose one"
+        )
+    if not asked["neutral"]:
+        for seconds in curve.times:  # sums are extreme where the curve is
+            total_delta([constant, curve.at(float(seconds))], names)
+
+
+def remarks_on(info: VideoInfo) -> list[str]:
+    """What the output cannot keep of a video."""
+    remarks = []
+    if info.deep:
+        transfer = HDR_TRANSFERS.get(info.colours.transfer)
+        kind = f"HDR ({transfer})" if transfer else "in more than 8 bits a channel"
+        remarks.append(
+            f"{info.path} is {kind}; the output has 8 bits and the same colour description, so that smooth "
+            "gradients may show steps"
+        )
+    return remarks
+
+
+def described(number: int, track: Track) -> FaceInVideo:
+    """A face for the report."""
+    return FaceInVideo(number, track.seen, (track.runs[0].starts, track.runs[-1].ends), len(track.runs))
+
+
+class EditMaker:
+    """Makes the edited frames of a video, see `rendering.FrameMaker`.
+
+    requested: current intensities and seconds -> variations.
+    """
+
+    def __init__(
+        self,
+        video: Video,
+        analysis: Analysis,
+        tracks: list[Track],
+        requested: Callable[[Mapping[str, float], float], dict[str, float]],
+        changer: FaceChanger,
+        sampling: SamplingSettings,
+        smoothing: Smoothing,
+    ):
+        self.video, self.analysis, self.tracks = video, analysis, tracks
+        self.changer, self.sampling, self.smoothing = changer, sampling, smoothing
+        self.meter = FlickerMeter()
+        self._requested = requested
+        self._time_base = float(video.info.time_base)
+        self._filters: dict[str, ChangeFilter] = {}
+
+    def check(self) -> None:
+        """ActionUnitError where the request of some frame cannot be made."""
+        for row, faces in self._steady():
+            for face in faces.values():
+                self._request(face, row)
+
+    def frames(self, first: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Timestamp and planes of each frame from number `first` on, a multiple of BATCH."""
+        steady = itertools.islice(self._steady(), first, None)
+        with closing(ahead(self._decoded(first), DECODED_AHEAD)) as decoded:
+            for batch in batches(zip(steady, decoded, strict=True), BATCH):
+                rows = [row for (row, _), _ in batch]
+                before = [pixels for _, (_, pixels) in batch]
+                after = self._edited(rows, [faces for (_, faces), _ in batch], before)
+                for ((row, faces), (frame, pixels)), edited in zip(batch, after, strict=True):
+                    if frame.pts != row.pts:
+                        raise VideoError(
+                            f"{self.video.path} has changed, or decodes otherwise than before, at frame "
+                            f"{row.index}; leave it alone while it is edited"
+                        )
+                    self.meter.add(
+                        pixels, edited, {f"{n}-{face.run}": face.face for n, face in faces.items()}
+                    )
+                    yield frame.pts, replace_pixels(frame.planes, pixels, edited, self.video.info)
+
+    def state(self) -> dict[str, np.ndarray]:
+        state = {f"flicker/{name}": value for name, value in self.meter.state().items()}
+        for key, change in self._filters.items():
+            state |= {f"change/{key}/{name}": value for name, value in change.filter.state().items()}
+        return state
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        if not state:
+            return
+        self.meter.restore(
+            {name.split("/")[1]: value for name, value in state.items() if name.startswith("flicker/")}
+        )
+        kept: dict[str, dict[str, np.ndarray]] = {}
+        for name, value in state.items():
+            if name.startswith("change/"):
+                _, key, part = name.split("/")
+                kept.setdefault(key, {})[part] = value
+        for key, values in kept.items():
+            self._filters[key] = ChangeFilter(self.smoothing.change)
+            self._filters[key].filter.restore(values)
+
+    def _steady(self) -> Iterator[tuple[Row, dict[int, SteadyFace]]]:
+        size = self.changer.pipeline.config.resolution
+        return steady_faces(self.analysis.rows(), self.tracks, self._time_base, self.smoothing, size)
+
+    def _decoded(self, first: int) -> Iterator[tuple[Frame, np.ndarray]]:
+        for frame in self.video.frames(first):
+            yield frame, to_rgb(frame.planes, self.video.info)
+
+    def _request(self, face: SteadyFace, row: Row) -> dict[str, float]:
+        return self._requested(face.face.action_units | face.face.sides, row.pts * self._time_base)
+
+    def _edited(
+        self, rows: list[Row], faces: list[dict[int, SteadyFace]], pixels: list[np.ndarray]
+    ) -> list[np.ndarray]:
+        """The frames of a batch, RGB (height, width, 3) uint8, edited.
+
+        One face after the other on the evolving pixels, lest overlapping ones undo each other; of each face
+        all frames go through the model together.
+        """
+        edited = list(pixels)
+        for track in self.tracks:
+            number = track.number
+            requests = {
+                i: self._request(present[number], row)
+                for i, (row, present) in enumerate(zip(rows, faces, strict=True))
+                if number in present
+            }
+            asked = [i for i, request in requests.items() if any(request.values())]
+            cuts = [
+                self.changer.cut(edited[i], faces[i][number].face, faces[i][number].alignment) for i in asked
+            ]
+            changes = self.changer.requested_changes(cuts, [requests[i] for i in asked], self.sampling)
+            for i in range(len(rows)):
+                if i not in asked:
+                    self._forget(number)
+                    continue
+                cut, change, face = cuts[asked.index(i)], changes[asked.index(i)], faces[i][number]
+                if change is None:
+                    self._forget(number)
+                    continue
+                key = f"{number}-{face.run}"
+                if self.smoothing.change is not None:
+                    if key not in self._filters:
+                        self._forget(number)
+                        self._filters[key] = ChangeFilter(self.smoothing.change)
+                    change = self._filters[key](change, rows[i].pts * self._time_base)
+                edited[i] = carry_change(edited[i], cut.alignment, change, cut.region * face.presence)
+        return edited
+
+    def _forget(self, number: int) -> None:
+        """Lets the filter of a face start anew."""
+        self._filters = {k: f for k, f in self._filters.items() if k.split("-")[0] != str(number)}
+
+
+def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """The items in lists of `size`, the last one shorter."""
+    iterator = iter(items)
+    while batch := list(itertools.islice(iterator, size)):
+        yield batch

@@ -1,0 +1,431 @@
+"""Videos in: their frames one after the other, upright, with the timestamps they have.
+
+A frame is kept as it was decoded, in the planes of yuv420p with 8 bits, so that what is not edited goes out
+as it came; other formats are converted to that once. Colours are turned into RGB and back with the video's
+own matrix and range.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from magicedit.errors import MissingDependencyError, VideoError
+
+if TYPE_CHECKING:
+    import av
+
+# ITU-T H.273 codes, which FFmpeg uses: of matrices, of transfer functions, of ranges
+BT601, BT709, UNSPECIFIED = 5, 1, 2
+HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
+LIMITED, FULL = 1, 2
+_MATRICES = (1, 4, 5, 6, 7, 9)  # that FFmpeg converts; others are taken for what their size suggests
+HD_HEIGHT = 720  # px: from there on a video that does not say has the matrix of BT.709, as players take it
+
+MISSING_SECONDS = 0.5  # a file whose last second of sound or picture ends earlier than it says is cut off
+PICTURES = ("image2", "png_pipe", "jpeg_pipe", "webp_pipe", "bmp_pipe", "tiff_pipe")
+
+
+def import_av() -> Any:
+    """PyAV; MissingDependencyError where it is not installed."""
+    try:
+        import av
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"videos need the package av ({error}); `pip install 'magicedit[video]'` brings it"
+        ) from error
+    return av
+
+
+@dataclass(frozen=True)
+class Colours:
+    """How a video's numbers mean colours, in the codes of ITU-T H.273.
+
+    space: matrix; 2: it does not say. range: 1 limited (16 to 235), 2 full, 0 it does not say.
+    transfer, primaries: 2: it does not say.
+    """
+
+    space: int = UNSPECIFIED
+    range: int = 0
+    transfer: int = UNSPECIFIED
+    primaries: int = UNSPECIFIED
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a video says of itself, and what its first frame shows.
+
+    Attributes:
+        path: of the file.
+        width, height: of the upright pictures, rounded up to even numbers (yuv420p has no others).
+        coded_size: (width, height) as stored, before turning and rounding up.
+        rotation: degrees by which it is stored turned, as FFmpeg counts: 0, 90, 180 or 270 anticlockwise.
+        time_base: seconds a tick of its timestamps.
+        rate: pictures a second on average, as the file says or guesses.
+        frames: how many pictures the file announces or its length suggests; None: unknown.
+        seconds: its length as the file announces it; None: unknown.
+        pixel_format: FFmpeg's name. deep: whether it has more than 8 bits a channel.
+        aspect: width of a pixel over its height.
+        sounds: number of audio streams.
+    """
+
+    path: Path
+    width: int
+    height: int
+    coded_size: tuple[int, int]
+    rotation: int
+    time_base: Fraction
+    rate: Fraction
+    frames: int | None
+    seconds: float | None
+    pixel_format: str
+    deep: bool
+    colours: Colours
+    aspect: Fraction
+    sounds: int
+
+    @property
+    def matrix(self) -> int:
+        """The matrix that its colours are converted by."""
+        if self.colours.space in _MATRICES:
+            return self.colours.space
+        return BT709 if min(self.coded_size) >= HD_HEIGHT else BT601
+
+    @property
+    def range(self) -> int:
+        """Limited unless it says full."""
+        return FULL if self.colours.range == FULL else LIMITED
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """A decoded picture.
+
+    index: counted from 0. pts: timestamp in ticks of the video's time base, 0 at its first picture (or at the
+    sound, where that begins earlier). duration: ticks, 0: unknown. planes: (3 * height / 2, width) uint8,
+    upright yuv420p: luma, then the two colour planes, as `av.VideoFrame.to_ndarray` lays them out.
+    """
+
+    index: int
+    pts: int
+    duration: int
+    planes: np.ndarray
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What is wrong with a file: errors while decoding, and how far it reaches of what it announces (s)."""
+
+    errors: int
+    reaches: float
+    announced: float | None
+
+    @property
+    def cut_off(self) -> bool:
+        return self.announced is not None and self.reaches < self.announced - MISSING_SECONDS
+
+    def __bool__(self) -> bool:
+        return self.errors > 0 or self.cut_off
+
+    def __str__(self) -> str:
+        problems = []
+        if self.cut_off:
+            problems.append(f"ends after {self.reaches:.1f} s of {self.announced:.1f} s")
+        if self.errors:
+            problems.append(f"has {self.errors} places that cannot be decoded")
+        return " and ".join(problems)
+
+
+class Video:
+    """A file, opened as often as its frames are read.
+
+    Raises:
+        VideoError: where it is missing, no video, without pictures, or of a codec that is not known here.
+        MissingDependencyError: without the extra `video`.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        if not self.path.exists():
+            raise VideoError(f"{self.path} does not exist; check the path of the video")
+        if not self.path.is_file():
+            raise VideoError(f"{self.path} is not a file; give the path of one video")
+        if self.path.stat().st_size == 0:
+            raise VideoError(f"{self.path} is empty (0 bytes); copy or download it again")
+        self.info = self._examine()
+        self.damage: Damage | None = None  # known after `frames` has been read to its end
+
+    def _open(self) -> "tuple[av.container.InputContainer, av.VideoStream]":
+        av = import_av()
+        try:
+            container = av.open(str(self.path), metadata_errors="replace")
+        except av.error.FFmpegError as error:
+            raise VideoError(
+                f"{self.path} cannot be read as a video ({error.strerror}); it is another kind of file, "
+                "damaged or incomplete: copy or download it again, or convert it to MP4"
+            ) from error
+        if any(name in PICTURES for name in container.format.name.split(",")):
+            container.close()
+            raise VideoError(f"{self.path} is a picture, not a video; use `magicedit edit` for photographs")
+        streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
+        if not streams:
+            container.close()
+            raise VideoError(f"{self.path} has no pictures, only {_kinds(container)}; give a video")
+        stream = streams[0]
+        if stream.codec_context is None:
+            container.close()
+            raise VideoError(
+                f"{self.path} is in a codec that is not known here; convert it to H.264 in MP4 first"
+            )
+        stream.thread_type = "AUTO"
+        return container, stream
+
+    def _examine(self) -> VideoInfo:
+        av = import_av()
+        container, stream = self._open()
+        with container:
+            first = next(_decoded(container, stream, [], {}), None)
+            if first is None:
+                raise VideoError(
+                    f"{self.path} has no picture that can be decoded ({stream.codec_context.name}); it is "
+                    "empty, damaged or incomplete: copy or download it again"
+                )
+            rotation = round(first.rotation) % 360
+            if rotation % 90:
+                raise VideoError(f"{self.path} is stored turned by {rotation} degrees; turn it upright first")
+            width, height = (first.height, first.width) if rotation % 180 else (first.width, first.height)
+            rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+            seconds = None
+            if container.duration is not None and container.duration > 0:
+                seconds = container.duration / av.time_base
+            frames = stream.frames or (round(seconds * rate) if seconds else None)
+            aspect = first_aspect(stream)
+            return VideoInfo(
+                path=self.path,
+                width=width + width % 2,
+                height=height + height % 2,
+                coded_size=(first.width, first.height),
+                rotation=rotation,
+                time_base=stream.time_base,
+                rate=Fraction(rate),
+                frames=frames or None,
+                seconds=seconds,
+                pixel_format=first.format.name,
+                deep=max(component.bits for component in first.format.components) > 8,
+                colours=Colours(
+                    int(first.colorspace), _range_of(first), int(first.color_trc), int(first.color_primaries)
+                ),
+                aspect=1 / aspect if rotation % 180 else aspect,
+                sounds=len(container.streams.audio),
+            )
+
+    def frames(self, start: int = 0) -> Iterator[Frame]:
+        """Its pictures in the order in which they are shown, from number `start` on.
+
+        Every timestamp is later than the one before; where the file has none or repeats one, the frame rate
+        fills in. Earlier pictures are decoded too, so that a picture does not depend on where reading began.
+
+        Raises:
+            VideoError: where the pictures change their size on the way.
+        """
+        container, stream = self._open()
+        errors: list[str] = []
+        ends: dict[int, Fraction] = {}
+        ticks = max(1, round(1 / (self.info.rate * self.info.time_base)))
+        origin, last = None, None
+        with container:
+            for index, decoded in enumerate(_decoded(container, stream, errors, ends)):
+                if (decoded.width, decoded.height) != self.info.coded_size:
+                    raise VideoError(
+                        f"{self.path} changes its size at picture {index} to {decoded.width} x "
+                        f"{decoded.height} px; convert it to one size first"
+                    )
+                pts = decoded.pts
+                if origin is None:
+                    pts = pts or 0
+                    origin = _origin(container, stream, pts)
+                elif pts is None or pts <= last:
+                    pts = last + ticks
+                last = pts
+                if index >= start:
+                    planes = upright_planes(decoded, self.info)
+                    yield Frame(index, pts - origin, int(decoded.duration or 0), planes)
+            reaches = float(max(ends.values(), default=Fraction(0)))
+            if container.start_time is not None:
+                reaches -= container.start_time / import_av().time_base
+            self.damage = Damage(len(errors), reaches, self.info.seconds)
+
+    def sound_shift(self) -> Fraction:
+        """Seconds that the sound's timestamps are later than those of `frames` count from."""
+        container, stream = self._open()
+        with container:
+            first = next(_decoded(container, stream, [], {}))
+            return _origin(container, stream, first.pts or 0) * stream.time_base
+
+    def digest(self) -> str:
+        """BLAKE2b of the file's content, hexadecimal."""
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _kinds(container: "av.container.InputContainer") -> str:
+    return ", ".join(sorted({stream.type for stream in container.streams})) or "nothing that is known here"
+
+
+def _decoded(
+    container: "av.container.InputContainer",
+    stream: "av.VideoStream",
+    errors: list[str],
+    ends: dict[int, Fraction],
+) -> "Iterator[av.VideoFrame]":
+    """Decoded frames; what fails after the first goes to `errors`, the ends of all streams to `ends`."""
+    av = import_av()
+    began = False
+    packets = container.demux(stream, *container.streams.audio)
+    while True:
+        try:
+            packet = next(packets, None)
+            if packet is None:
+                return
+            if packet.pts is not None:
+                end = (packet.pts + (packet.duration or 0)) * packet.time_base
+                ends[packet.stream.index] = max(ends.get(packet.stream.index, end), end)
+            if packet.stream.index != stream.index:
+                continue
+            frames = packet.decode()
+        except av.error.FFmpegError as error:
+            if isinstance(error, av.error.EOFError):
+                return
+            if began:
+                errors.append(str(error))
+            continue
+        for frame in frames:
+            if frame.is_corrupt:
+                errors.append("corrupt")
+            began = True
+            yield frame
+
+
+def _origin(container: "av.container.InputContainer", stream: "av.VideoStream", first: int) -> int:
+    """The timestamp that becomes 0: the first picture's, or the sound's where that begins clearly earlier."""
+    starts = [
+        sound.start_time * sound.time_base / stream.time_base
+        for sound in container.streams.audio
+        if sound.start_time is not None
+    ]
+    earliest = min(starts, default=first)
+    priming = Fraction(1, 10) / stream.time_base  # an encoder's delay is no sound
+    return first if earliest >= first - priming else round(earliest)
+
+
+def first_aspect(stream: "av.VideoStream") -> Fraction:
+    """Width over height of a pixel, 1 where the stream does not say."""
+    aspect = stream.codec_context.sample_aspect_ratio
+    return Fraction(aspect) if aspect and aspect > 0 else Fraction(1)
+
+
+def _range_of(frame: "av.VideoFrame") -> int:
+    """The full range has names of its own in older formats."""
+    return FULL if frame.format.name.startswith("yuvj") else int(frame.color_range)
+
+
+def upright_planes(frame: "av.VideoFrame", info: VideoInfo) -> np.ndarray:
+    """(3 * height / 2, width) uint8 of a decoded frame: yuv420p, sides made even by repeating the last line,
+    turned upright."""
+    if frame.format.name not in ("yuv420p", "yuvj420p"):
+        is_rgb = frame.format.is_rgb or not frame.format.name.startswith(("yuv", "nv", "p0", "gray"))
+        frame = frame.reformat(
+            format="yuv420p",
+            src_colorspace=None if is_rgb else info.matrix,
+            dst_colorspace=info.matrix,
+            src_color_range=FULL if is_rgb else info.range,
+            dst_color_range=info.range,
+            interpolation="BICUBIC",
+        )
+    planes = [_plane(plane) for plane in frame.planes]
+    height, width = planes[0].shape
+    if height % 2 or width % 2:
+        planes[0] = np.pad(planes[0], ((0, height % 2), (0, width % 2)), mode="edge")
+    if info.rotation:
+        planes = [np.rot90(plane, info.rotation // 90) for plane in planes]
+    return np.concatenate([np.ascontiguousarray(plane).reshape(-1) for plane in planes]).reshape(
+        -1, planes[0].shape[1]
+    )
+
+
+def _plane(plane: Any) -> np.ndarray:
+    """A plane without the padding at the end of its lines."""
+    return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
+
+
+def to_rgb(planes: np.ndarray, info: VideoInfo) -> np.ndarray:
+    """(height, width, 3) uint8 RGB of yuv420p planes (3 * height / 2, width)."""
+    av = import_av()
+    frame = av.VideoFrame.from_ndarray(planes, "yuv420p")
+    return frame.reformat(
+        format="rgb24", src_colorspace=info.matrix, src_color_range=info.range, dst_color_range=FULL
+    ).to_ndarray()
+
+
+def replace_pixels(planes: np.ndarray, before: np.ndarray, after: np.ndarray, info: VideoInfo) -> np.ndarray:
+    """The planes with those pixels replaced in which two RGB pictures (height, width, 3) uint8 differ.
+
+    All other luma, and the colour of all other blocks of 2 x 2 pixels, stay as they are.
+    """
+    changed = (before != after).any(-1)
+    rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
+    if not len(rows):
+        return planes
+    top, left = rows[0] // 2 * 2, columns[0] // 2 * 2
+    bottom, right = rows[-1] // 2 * 2 + 2, columns[-1] // 2 * 2 + 2
+    changed = changed[top:bottom, left:right]
+    av = import_av()
+    window = av.VideoFrame.from_ndarray(
+        np.ascontiguousarray(after[top:bottom, left:right]), "rgb24"
+    ).reformat(format="yuv420p", dst_colorspace=info.matrix, src_color_range=FULL, dst_color_range=info.range)
+    luma, *chroma = (_plane(plane) for plane in window.planes)
+    result = planes.copy()
+    target, *targets = split_planes(result)
+    np.copyto(target[top:bottom, left:right], luma, where=changed)
+    blocks = changed.reshape(changed.shape[0] // 2, 2, -1, 2).any((1, 3))
+    for target, values in zip(targets, chroma, strict=True):
+        np.copyto(target[top // 2 : bottom // 2, left // 2 : right // 2], values, where=blocks)
+    return result
+
+
+def split_planes(planes: np.ndarray) -> list[np.ndarray]:
+    """Luma (height, width) and the two colour planes (height / 2, width / 2) as views of yuv420p planes."""
+    height, width = planes.shape[0] * 2 // 3, planes.shape[1]
+    colour = planes[height:].reshape(2, height // 2, width // 2)
+    return [planes[:height], colour[0], colour[1]]
+
+
+def still_info(like: VideoInfo, width: int, height: int) -> VideoInfo:
+    """What a video of a photograph says of itself that has the timing and the sound of `like`.
+
+    Sides are rounded up to even numbers; colours are those of BT.709, in the limited range, as is usual.
+    """
+    return replace(
+        like,
+        width=width + width % 2,
+        height=height + height % 2,
+        coded_size=(width, height),
+        rotation=0,
+        pixel_format="rgb24",
+        deep=False,
+        colours=Colours(BT709, LIMITED, BT709, BT709),
+        aspect=Fraction(1),
+    )
+
+
+def from_rgb(pixels: np.ndarray, info: VideoInfo) -> np.ndarray:
+    """yuv420p planes (3 * height / 2, width) of an RGB picture (height, width, 3) uint8 of even sides."""
+    av = import_av()
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24")
+    return frame.reformat(
+        format="yuv420p", dst_colorspace=info.matrix, src_color_range=FULL, dst_color_range=info.range
+    ).to_ndarray()

@@ -1,0 +1,88 @@
+"""The second pass: frames of any kind made in batches, encoded in pieces, joined with the sound."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from magicedit.video.analysis import Analysis
+from magicedit.video.partial import Partial
+from magicedit.video.reading import Video, VideoInfo
+from magicedit.video.results import Pace, Progress, ProgressCallback
+from magicedit.video.threads import Behind
+from magicedit.video.writing import Encoding, PieceWriter, join
+
+# Both count from frame 0, so that a resumed run makes the same batches and pieces.
+BATCH = 8  # frames that go through the model together
+PIECE = 48  # frames: what is lost at most when the program is killed, and the distance of key frames
+ENCODED_BEHIND = 16  # frames that may wait for the encoder
+
+
+class FrameMaker(Protocol):
+    """Makes the output's frames; what a frame depends on of those before is in `state`."""
+
+    def frames(self, first: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Timestamp and yuv420p planes of each frame from number `first` on, a multiple of BATCH."""
+        ...
+
+    def state(self) -> dict[str, np.ndarray]: ...
+
+    def restore(self, state: dict[str, np.ndarray]) -> None: ...
+
+
+def render(
+    maker: FrameMaker,
+    analysis: Analysis,
+    info: VideoInfo,
+    source: Video,
+    output: Path,
+    partial: Partial,
+    encoding: Encoding,
+    progress: ProgressCallback | None,
+) -> tuple[int, list[str]]:
+    """Makes all frames and the output of them; goes on where an interrupted run has ended.
+
+    Args:
+        info: of the output. source: whose sound it gets.
+
+    Returns:
+        how many frames were there already, and remarks on the sound.
+
+    Raises:
+        OutputError: where the output cannot be written.
+    """
+    # 1. What is there already
+    total = analysis.frames
+    already = len(partial.pieces())
+    maker.restore(partial.state(already))
+    pace = Pace(progress, "frames", total, min(already * PIECE, total))
+
+    # 2. The pieces from there on
+    made = maker.frames(already * PIECE)
+    encoder = Behind(ENCODED_BEHIND)
+    try:
+        for number in range(already, -(-total // PIECE)):
+            stop = min((number + 1) * PIECE, total)
+            writer = PieceWriter(partial.begin_piece(number), info, encoding, PIECE)
+            stamps = []
+            try:
+                for index in range(number * PIECE, stop):
+                    pts, planes = next(made)
+                    stamps.append(pts)
+                    encoder.call(writer.write, planes, pts)
+                    pace(index + 1)
+                encoder.finish()
+            finally:
+                encoder.call(writer.close)
+                encoder.finish()
+            partial.finish_piece(number, stamps, maker.state())
+    finally:
+        made.close()
+        encoder.close()
+
+    # 3. All of them, with the sound
+    if progress is not None:
+        progress(Progress("joining", total, total, None))
+    remarks = join(partial.pieces(), analysis.last_duration, info, source, output, partial.joined)
+    return min(already * PIECE, total), remarks

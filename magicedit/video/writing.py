@@ -1,0 +1,290 @@
+"""Videos out: H.264 in pieces that do not depend on each other, joined with the sound of the input.
+
+A piece starts with a key frame and is encoded by one thread without B-frames, so its packets are one for each
+frame, in their order, and the same wherever the program was interrupted before.
+"""
+
+import heapq
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import PIL.Image
+
+from magicedit.errors import ImageError, OutputError, VideoError
+from magicedit.files import replacing
+from magicedit.imaging import writable
+from magicedit.video.reading import BT709, LIMITED, Colours, Video, VideoInfo, from_rgb, import_av
+
+if TYPE_CHECKING:
+    import av
+
+FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
+# Sound that players find in each; the rest is encoded anew
+_COPIED_SOUND = {
+    ".mp4": ("aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"),
+    ".mov": ("aac", "mp3", "ac3", "eac3", "alac", "pcm_s16le", "pcm_s16be", "pcm_s24le", "pcm_s24be"),
+    ".mkv": None,  # anything
+}
+MOST_PIXELS = 4096 * 2304  # of a picture: level 5.2 of H.264, the most that players take
+SMALLEST_SIDE = 16  # px
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How H.264 is made.
+
+    crf: x264's constant quality; 0 is lossless, 23 its default, lower is better. preset: x264's, how much
+    time it takes.
+    """
+
+    crf: float = 17.0
+    preset: str = "fast"
+
+
+def check_video_output(path: str | Path, *inputs: str | Path) -> Path:
+    """The path, or OutputError: for another suffix than .mp4, .mov or .mkv, and as `imaging.writable`."""
+    path = Path(path)
+    if path.suffix.lower() not in FORMATS:
+        raise OutputError(f"videos are written as {', '.join(FORMATS)}; {path} has another suffix")
+    for source in inputs:
+        writable(path, forbid=Path(source))
+    writable(path)
+    return path
+
+
+def check_size(info: VideoInfo) -> None:
+    """VideoError where H.264 cannot hold pictures of that size."""
+    if min(info.width, info.height) < SMALLEST_SIDE or info.width * info.height > MOST_PIXELS:
+        raise VideoError(
+            f"the video would measure {info.width} x {info.height} px; H.264 holds {SMALLEST_SIDE} px a side "
+            f"to {MOST_PIXELS:,} pixels (4096 x 2304): scale {info.path} first"
+        )
+
+
+class PieceWriter:
+    """Encodes frames of one piece into an MP4 file of its own; timestamps count from its first frame."""
+
+    def __init__(self, path: Path, info: VideoInfo, encoding: Encoding, most_frames: int):
+        av = import_av()
+        self.path = path
+        self._first: int | None = None
+        self._container = av.open(str(path), "w", format="mp4")
+        self._stream = self._container.add_stream("libx264", rate=info.rate)
+        context = self._stream.codec_context
+        context.width, context.height, context.pix_fmt = info.width, info.height, "yuv420p"
+        context.time_base = info.time_base
+        context.thread_count, context.gop_size = 1, most_frames
+        context.sample_aspect_ratio = info.aspect
+        colours = info.colours
+        context.color_range = LIMITED if not colours.range else colours.range
+        context.colorspace = colours.space if colours.space else info.matrix
+        context.color_trc, context.color_primaries = colours.transfer, colours.primaries
+        context.options = {"crf": f"{encoding.crf:g}", "preset": encoding.preset, "bf": "0"}
+
+    def write(self, planes: np.ndarray, pts: int) -> None:
+        """A frame as yuv420p planes (3 * height / 2, width) uint8; pts in ticks of the video's time base."""
+        av = import_av()
+        if self._first is None:
+            self._first = pts
+        frame = av.VideoFrame.from_ndarray(planes, "yuv420p")
+        frame.pts, frame.time_base = pts - self._first, self._stream.codec_context.time_base
+        context = self._stream.codec_context
+        frame.color_range, frame.colorspace = context.color_range, context.colorspace
+        frame.color_trc, frame.color_primaries = context.color_trc, context.color_primaries
+        self._container.mux(self._stream.encode(frame))
+
+    def close(self) -> None:
+        """Finishes the file."""
+        self._container.mux(self._stream.encode())
+        self._container.close()
+
+    def abandon(self) -> None:
+        """Leaves the file as it is, without an end."""
+        self._container.close()
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A finished piece: its file, and the timestamps of its frames in ticks of the video's time base."""
+
+    path: Path
+    pts: Sequence[int]
+
+
+def join(
+    pieces: Sequence[Piece], last_duration: int, info: VideoInfo, source: Video, output: Path, temporary: Path
+) -> list[str]:
+    """Writes the pieces as one video with the sound of `source`; `output` appears when it is whole.
+
+    Args:
+        last_duration: ticks for which the last frame is shown; 0: as long as the one before.
+        temporary: where it is written first, in the same file system.
+
+    Returns:
+        what happened to the sound, one line for each stream that could not be copied.
+
+    Raises:
+        OutputError: where the file cannot be written.
+    """
+    av = import_av()
+    suffix = output.suffix.lower()
+    remarks: list[str] = []
+    options = {} if suffix == ".mkv" else {"movflags": "faststart"}
+    try:
+        with av.open(str(temporary), "w", format=FORMATS[suffix], options=options) as container:
+            with av.open(str(pieces[0].path)) as first:
+                pictures = container.add_stream_from_template(first.streams.video[0])
+                pictures.time_base = info.time_base
+            tracks = [_picture_packets(pieces, last_duration, info, pictures)]
+            if source.info.sounds:
+                tracks.append(_sound_packets(source, container, suffix, remarks))
+            # Sound and pictures in turn, as they are needed, so that the muxer holds little of them
+            for _, _, packets in heapq.merge(*tracks, key=lambda item: item[:2]):
+                container.mux(packets)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, output.resolve())
+    except (OSError, av.error.FFmpegError) as error:
+        raise OutputError(f"{output} could not be written ({error}); choose another place") from error
+    return remarks
+
+
+def _picture_packets(
+    pieces: Sequence[Piece], last_duration: int, info: VideoInfo, stream: "av.VideoStream"
+) -> Iterator[tuple[Fraction, int, Any]]:
+    """(seconds, 0, packet) of every frame."""
+    av = import_av()
+    stamps = [pts for piece in pieces for pts in (piece.pts[0],)] + [None]
+    for piece, following in zip(pieces, stamps[1:], strict=True):
+        ends = [*piece.pts[1:], following]
+        with av.open(str(piece.path)) as container:
+            packets = (packet for packet in container.demux(video=0) if packet.size)
+            for packet, pts, end in zip(packets, piece.pts, ends, strict=True):
+                before = piece.pts[-1] - piece.pts[-2] if len(piece.pts) > 1 else 0
+                packet.stream = stream
+                packet.time_base = info.time_base
+                packet.pts = packet.dts = pts
+                packet.duration = end - pts if end is not None else (last_duration or before)
+                yield pts * info.time_base, 0, packet
+
+
+def _sound_packets(
+    source: Video, container: "av.container.OutputContainer", suffix: str, remarks: list[str]
+) -> Iterator[tuple[Fraction, int, Any]]:
+    """(seconds, 1, packets) of all audio streams, copied where the container takes them, else as AAC."""
+    av = import_av()
+    shift = source.sound_shift()
+    sound = av.open(str(source.path), metadata_errors="replace")
+    copied, encoded = {}, {}
+    for stream in sound.streams.audio:
+        name = stream.codec_context.name if stream.codec_context else None
+        allowed = _COPIED_SOUND[suffix]
+        # a decoder may have another name than its codec
+        codec = stream.codec_context.codec.canonical_name if stream.codec_context else None
+        if codec and (allowed is None or codec in allowed) and codec in container.supported_codecs:
+            copied[stream.index] = container.add_stream_from_template(stream)
+        elif name:
+            target = container.add_stream("aac", rate=stream.codec_context.sample_rate)
+            target.layout = stream.codec_context.layout
+            encoded[stream.index] = target
+            remarks.append(f"the sound was {codec}, which {suffix} does not hold; it was encoded anew as AAC")
+        else:
+            remarks.append("a stream of sound is in a codec that is not known here; it was left out")
+    return _read_sound(sound, copied, encoded, shift)
+
+
+def _read_sound(
+    sound: "av.container.InputContainer",
+    copied: dict[int, "av.AudioStream"],
+    encoded: dict[int, "av.AudioStream"],
+    shift: Fraction,
+) -> Iterator[tuple[Fraction, int, Any]]:
+    av = import_av()
+    last = Fraction(-(10**6))
+    with sound:
+        for packet in sound.demux(*sound.streams.audio):
+            index, source = packet.stream.index, packet.stream
+            offset = round(shift / source.time_base)
+            try:
+                if index in copied and packet.size and packet.dts is not None:
+                    packet.dts -= offset
+                    packet.pts = packet.dts if packet.pts is None else packet.pts - offset
+                    last = max(last, packet.dts * packet.time_base)
+                    packet.stream = copied[index]
+                    yield last, 1, [packet]
+                elif index in encoded:
+                    frames = packet.decode()
+                    for frame in itertools.chain(frames, [None] if not packet.size else []):
+                        if frame is not None:
+                            frame.pts = None if frame.pts is None else frame.pts - offset
+                        packets = encoded[index].encode(frame)
+                        for made in packets:
+                            last = max(last, made.dts * made.time_base)
+                        if packets:
+                            yield last, 1, packets
+            except av.error.InvalidDataError:
+                continue
+
+
+def save_film(pictures: Sequence[PIL.Image.Image], path: str | Path, seconds_per_picture: float) -> Path:
+    """Writes RGB pictures of one size as a film (.mp4, .mov, .mkv), each shown for that long; all or nothing.
+
+    H.264 in yuv420p; where a side is odd, its last line is repeated.
+
+    Raises:
+        OutputError: for another suffix, a folder that is missing, or where writing fails.
+        ImageError: where there are no pictures, or their sizes differ.
+        MissingDependencyError: without the extra `video`.
+    """
+    import_av()
+    path = check_video_output(path)
+    if not pictures or len({picture.size for picture in pictures}) > 1:
+        raise ImageError(f"expected pictures of one size, got {[picture.size for picture in pictures]}")
+    if not 0.001 <= seconds_per_picture <= 3600:
+        raise OutputError(f"a picture is shown for 0.001 to 3600 seconds, got {seconds_per_picture}")
+    width, height = pictures[0].size
+    time_base = Fraction(1, 90_000)  # seconds a tick
+    stamps = [round(index * seconds_per_picture / time_base) for index in range(len(pictures) + 1)]
+    info = VideoInfo(
+        path=path, width=width + width % 2, height=height + height % 2, coded_size=(width, height),
+        rotation=0, time_base=time_base, rate=Fraction(1 / seconds_per_picture).limit_denominator(1000),
+        frames=len(pictures), seconds=None, pixel_format="rgb24", deep=False,
+        colours=Colours(BT709, LIMITED, BT709, BT709), aspect=Fraction(1), sounds=0,
+    )  # fmt: skip
+    check_size(info)
+    with replacing(path) as file:
+        av = import_av()
+        with av.open(file, "w", format=FORMATS[path.suffix.lower()]) as container:
+            stream = container.add_stream("libx264", rate=info.rate)
+            context = stream.codec_context
+            context.width, context.height, context.pix_fmt = info.width, info.height, "yuv420p"
+            context.time_base = time_base
+            context.color_range, context.colorspace = LIMITED, BT709
+            context.options = {"crf": "17", "bf": "0"}
+            for picture, pts in zip(pictures, stamps, strict=False):
+                pixels = even_sided(np.asarray(picture.convert("RGB")))
+                frame = av.VideoFrame.from_ndarray(from_rgb(pixels, info), "yuv420p")
+                frame.pts, frame.time_base = pts, time_base
+                frame.color_range, frame.colorspace = LIMITED, BT709
+                container.mux(_lasting(stream.encode(frame), stamps))
+            container.mux(_lasting(stream.encode(), stamps))
+    return path
+
+
+def _lasting(packets: list[Any], stamps: list[int]) -> list[Any]:
+    """The packets, each with the time until the next picture as its duration."""
+    for packet in packets:
+        packet.duration = stamps[stamps.index(packet.pts) + 1] - packet.pts
+    return packets
+
+
+def even_sided(pixels: np.ndarray) -> np.ndarray:
+    """An RGB picture (height, width, 3) with the last line repeated where a side is odd."""
+    height, width = pixels.shape[:2]
+    return np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
