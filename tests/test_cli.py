@@ -1,9 +1,12 @@
 """The command line on real files: what it prints, and that bad input costs one line and nothing else."""
 
+import argparse
 import hashlib
 import json
 import os
+import re
 import resource
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from skimage import data
 
-from magicedit.cli import main
+from magicedit.cli import build_parser, main
 from magicedit.cli.training import validation_choice
 from magicedit.errors import DatasetError
 from magicedit.models import PatchModelConfig, create_patch_pipeline
@@ -232,6 +235,75 @@ def test_every_command_has_help(capsys):
             main([name, "--help"])
         assert leaving.value.code == 0
         assert f"usage: magicedit {name}" in capsys.readouterr().out
+
+
+def test_help_is_for_people_who_look_for_a_command(capsys):
+    """Every command is listed once, under a title, and each has an example of its own."""
+    parser = build_parser()
+    (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    listed = parser.format_help().split("\ncommands:\n")[1]
+    assert listed.splitlines()[0] == "  edit photographs"
+    for name, command in commands.choices.items():
+        assert len(re.findall(rf"^    {name}\b", listed, re.MULTILINE)) == 1, name
+        if name != "train":  # its own parser says more
+            assert f"magicedit {name} " in command.epilog + " ", name
+            text = command.format_help()
+            assert text.startswith(f"usage: magicedit {name}")
+            assert text.splitlines()[1] == ""  # one line: options are listed, not strung together
+            undocumented = [action for action in command._actions if action.help is None]
+            assert undocumented == []
+
+
+# --- Completion in a shell ---
+
+
+def completed(script: Path, *words: str) -> list[str]:
+    """What bash offers for the last of `words`."""
+    code = f"""
+source {shlex.quote(str(script))}
+function=$(complete -p magicedit | sed 's/.*-F \\([^ ]*\\).*/\\1/')
+COMP_WORDS=({shlex.join(words)})
+COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
+COMP_LINE={shlex.quote(" ".join(words))}
+COMP_POINT=${{#COMP_LINE}}
+$function magicedit "${{COMP_WORDS[-1]}}" "${{COMP_WORDS[-2]}}"
+printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+    run = subprocess.run(["bash", "-c", code], cwd=script.parent, capture_output=True, text=True, timeout=20)
+    assert run.returncode == 0, run.stderr
+    return [word.strip() for word in run.stdout.split("\n") if word.strip()]
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_bash_completes_commands_options_values_and_files(capsys, tmp_path):
+    assert main(["completion", "bash"]) == 0
+    script = tmp_path / "completion.bash"
+    script.write_text(capsys.readouterr().out)
+    subprocess.run(["bash", "-n", script], check=True)
+    (tmp_path / "portrait.jpg").write_bytes(b"")
+    assert completed(script, "magicedit", "tran") == ["transfer"]
+    assert {"edit", "measure", "push", "completion"} <= set(completed(script, "magicedit", ""))
+    assert completed(script, "magicedit", "edit", "--neu") == ["--neutral"]
+    assert completed(script, "magicedit", "edit", "--qual") == ["--quality"]
+    assert completed(script, "magicedit", "edit", "--quality", "l") == ["live"]
+    assert completed(script, "magicedit", "edit", "portr") == ["portrait.jpg"]
+    assert completed(script, "magicedit", "train", "--train_data") == ["--train_data_dir"]
+    assert completed(script, "magicedit", "edit", "--no-such") == []
+
+
+@pytest.mark.parametrize("shell", ["zsh", "tcsh"])
+def test_other_shells_get_scripts_too(capsys, tmp_path, shell):
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert "magicedit" in script
+    assert "transfer" in script
+    if shutil.which(shell):
+        (tmp_path / "script").write_text(script)
+        subprocess.run([shell, "-n", tmp_path / "script"], check=True)
+    assert "completion fish" not in refused_option(capsys, "completion", "fish")
+
+
+# --- Processes that fail ---
 
 
 def test_a_process_without_a_face_says_one_line(tmp_path):

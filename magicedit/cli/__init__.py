@@ -1,7 +1,8 @@
 """The command line: thin, and quick to say what is wrong.
 
-Exit codes: 0 done; 1 `doctor` found something essential broken; 2 the user's input cannot be used, and one
-line says why. Results go to stdout, all else to stderr. Heavy imports happen in the command that needs them.
+Exit codes: 0 done; 1 part of it failed (photographs of a folder, what `doctor` checks); 2 the user's input
+cannot be used, and one line says why. Results go to stdout, all else to stderr. Heavy imports happen in the
+command that needs them.
 """
 
 import argparse
@@ -11,11 +12,11 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NoReturn
 
 from magicedit import __version__
-from magicedit.cli import app, editing, evaluation, expressions, training
+from magicedit.cli import app, completion, editing, evaluation, expressions, hub, training
 from magicedit.cli.common import add_json_option, print_json, say
 from magicedit.errors import MagicEditError
 
@@ -24,11 +25,52 @@ USER_ERROR = 2
 DESCRIPTION = """\
 Edits facial expressions in photographs, by FACS action units (AU12: lip corners up, AU4: brows down).
 
-  magicedit edit photo.jpg -o smile.png --au AU12=+3
-  magicedit measure photo.jpg
-  magicedit transfer --from smile.jpg --to photo.jpg -o copy.png
-  magicedit doctor
+  magicedit edit photo.jpg -o smile.png --au AU12=+3                three steps more smile
+  magicedit edit photos -o edited --neutral                         every photograph of a folder
+  magicedit measure photo.jpg                                       what the faces show
+  magicedit transfer --from smile.jpg --to photo.jpg -o copy.png    the expression of another photograph
+  magicedit COMMAND --help                                          options and examples of a command
 """
+
+DOCTOR_EXAMPLES = """\
+examples:
+  magicedit doctor
+  magicedit doctor --json               the same for a program
+
+Ends with 1 where something essential is broken.
+"""
+
+# Of the commands in `magicedit --help`, for people who look for one
+GROUPS = {
+    "edit photographs": ("edit", "sweep", "transfer", "interpolate"),
+    "look at faces": ("measure",),
+    "edit videos": ("video", "reenact"),
+    "in the browser": ("app",),
+    "make a model": ("prepare", "train", "convert", "push"),
+    "measure editors": ("evaluate", "compare"),
+    "this installation": ("doctor", "completion"),
+}
+
+
+class GroupedHelp(argparse.RawDescriptionHelpFormatter):
+    """Lists commands under the titles of GROUPS, and those that it does not name at the end."""
+
+    def _format_action(self, action: argparse.Action) -> str:
+        if not isinstance(action, argparse._SubParsersAction):
+            return super()._format_action(action)
+        self._action_max_length += self._indent_increment
+        listed = {command.dest: command for command in action._choices_actions}
+        parts = []
+        for title, names in GROUPS.items():
+            if commands := [listed.pop(name) for name in names if name in listed]:
+                parts += [f"  {title}\n", *self._indented(commands)]
+        return "".join(parts + self._indented(listed.values()))
+
+    def _indented(self, commands: Iterable[argparse.Action]) -> list[str]:
+        self._indent()
+        lines = [super(GroupedHelp, self)._format_action(command) for command in commands]
+        self._dedent()
+        return lines
 
 
 class Parser(argparse.ArgumentParser):
@@ -97,12 +139,12 @@ def build_parser() -> Parser:
     parser = Parser(
         prog="magicedit",
         description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=GroupedHelp,
         parents=[common],
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"magicedit {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
 
     def add_command(name: str, summary: str, run=None, examples: str | None = None) -> Parser:
         command = commands.add_parser(
@@ -117,12 +159,31 @@ def build_parser() -> Parser:
         command.set_defaults(run=run)
         return command
 
-    for module in (editing, expressions, app, training, evaluation):
+    for module in (editing, expressions, app, training, hub, evaluation):
         module.add_commands(add_command)
 
-    doctor = add_command("doctor", "print versions, devices and models, and whether they work", run_doctor)
+    doctor = add_command(
+        "doctor", "print versions, devices and models, and whether they work", run_doctor, DOCTOR_EXAMPLES
+    )
     add_json_option(doctor)
+    completion.add_commands(add_command)
+    for command in commands.choices.values():
+        command.usage = short_usage(command)
     return parser
+
+
+def short_usage(command: argparse.ArgumentParser) -> str:
+    """What must be given; the options that may be are listed below it."""
+    words, optional = ["%(prog)s"], False
+    for action in command._actions:
+        metavar = action.metavar or "|".join(action.choices or [action.dest.upper()])
+        if not action.option_strings:
+            words.append(metavar)
+        elif action.required:
+            words.append(f"{action.option_strings[0]} {metavar}")
+        else:
+            optional |= action.dest not in ("help", "debug")
+    return " ".join(words + ["[options]"] * optional)
 
 
 # --- The commands -------------------------------------------------------------------------------------------

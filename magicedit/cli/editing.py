@@ -97,7 +97,7 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
         run_measure,
         MEASURE_EXAMPLES,
     )
-    measure.add_argument("photo", type=Path, metavar="PHOTO")
+    measure.add_argument("photo", type=Path, metavar="PHOTO", help="a photograph")
     measure.add_argument(
         "--save", type=Path, metavar="FILE.yaml", help="keep the expression of one face in a file"
     )
@@ -108,23 +108,26 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     sweep = add_command(
         "sweep", "draw a strip of one action unit at several variations", run_sweep, SWEEP_EXAMPLES
     )
-    sweep.add_argument("photo", type=Path, metavar="PHOTO")
+    sweep.add_argument("photo", type=Path, metavar="PHOTO", help="a photograph")
     sweep.add_argument(
         "-o", "--output", type=Path, required=True, metavar="STRIP", help="where to write the strip"
     )
-    sweep.add_argument("--au", required=True, metavar="AU12", help="the action unit to vary")
-    sweep.add_argument(
+    asked = sweep.add_argument_group("what to ask for")
+    asked.add_argument("--au", required=True, metavar="AU12", help="the action unit to vary")
+    asked.add_argument(
         "--from", dest="start", type=float, default=-3.0, metavar="X", help="first variation (-3)"
     )
-    sweep.add_argument("--to", dest="stop", type=float, default=5.0, metavar="X", help="last variation (5)")
-    sweep.add_argument("--steps", type=int, default=9, metavar="N", help="number of pictures (9)")
-    sweep.add_argument(
+    asked.add_argument("--to", dest="stop", type=float, default=5.0, metavar="X", help="last variation (5)")
+    asked.add_argument("--steps", type=int, default=9, metavar="N", help="number of pictures (9)")
+    add_face_option(asked, "largest", "which face")
+    how = sweep.add_argument_group("the model")
+    add_model_options(how)
+    how.add_argument(
         "--inference-steps", type=int, metavar="N", help="denoising steps (default: the model's own)"
     )
-    sweep.add_argument("--overwrite", action="store_true", help="allow STRIP to be PHOTO itself")
-    add_face_option(sweep, "largest")
-    add_model_options(sweep)
-    add_json_option(sweep)
+    out = sweep.add_argument_group("output")
+    out.add_argument("--overwrite", action="store_true", help="allow STRIP to be PHOTO itself")
+    add_json_option(out)
 
 
 def run_edit(args: argparse.Namespace) -> int:

@@ -43,57 +43,60 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
         "evaluate", "measure editors by a protocol and write a report", run_evaluate, EVALUATE_EXAMPLES
     )
     evaluate.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="REPORT", help="folder to write"
+    )
+    what = evaluate.add_argument_group("what to evaluate")
+    what.add_argument(
         "--editor", action="append", default=[], metavar="EDITOR", help="what to evaluate; several: again"
     )
-    evaluate.add_argument(
+    what.add_argument(
         "--runs",
         type=Path,
         metavar="RUNS",
         help="folder of trained pipelines, for protocols that compare variants (table2 to table4)",
     )
-    evaluate.add_argument(
+    what.add_argument(
         "--protocol",
         required=True,
         metavar="NAME",
         help="table1, table1-small, table2, table3, table4, control, beyond, or a YAML file",
     )
-    evaluate.add_argument("--data", type=Path, required=True, metavar="PEOPLE", help="whom to edit")
-    evaluate.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="REPORT", help="folder to write"
-    )
-    evaluate.add_argument("--identities", metavar="A,B", help="only these people, or @FILE with one a line")
-    evaluate.add_argument(
+    whom = evaluate.add_argument_group("on whom")
+    whom.add_argument("--data", type=Path, required=True, metavar="PEOPLE", help="whom to edit")
+    whom.add_argument("--identities", metavar="A,B", help="only these people, or @FILE with one a line")
+    whom.add_argument(
         "--attributes",
         type=Path,
         metavar="CSV",
         help="column identity and others, such as gender, to report by (default: attributes.csv in PEOPLE)",
     )
-    evaluate.add_argument(
+    scorer = evaluate.add_argument_group("a further scorer")
+    scorer.add_argument(
         "--labels",
         type=Path,
         metavar="CSV",
         help="AU labels of REPORT/pictures by OpenFace, py-feat or LibreFace, as a further scorer",
     )
-    evaluate.add_argument(
+    scorer.add_argument(
         "--labels-scale",
         type=float,
         metavar="MAX",
         help="number for full intensity, where the file is silent",
     )
-    evaluate.add_argument("--guidance", type=float, metavar="S", help="guidance scale of models")
-    evaluate.add_argument("--steps", type=int, metavar="N", help="denoising steps of models")
-    evaluate.add_argument(
-        "--device", metavar="D", help="of models: cpu, cuda, mps (default: the best present)"
-    )
-    evaluate.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (1)")
-    evaluate.add_argument("--retry-failed", action="store_true", help="edit again what failed before")
-    add_json_option(evaluate)
+    models = evaluate.add_argument_group("the models")
+    models.add_argument("--guidance", type=float, metavar="S", help="guidance scale of models")
+    models.add_argument("--steps", type=int, metavar="N", help="denoising steps of models")
+    models.add_argument("--device", metavar="D", help="of models: cpu, cuda, mps (default: the best present)")
+    work = evaluate.add_argument_group("work and output")
+    work.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (1)")
+    work.add_argument("--retry-failed", action="store_true", help="edit again what failed before")
+    add_json_option(work)
 
     compare = add_command(
         "compare", "put two reports side by side, edit by edit", run_compare, COMPARE_EXAMPLES
     )
-    compare.add_argument("a", type=Path, metavar="A")
-    compare.add_argument("b", type=Path, metavar="B")
+    compare.add_argument("a", type=Path, metavar="A", help="a report's folder")
+    compare.add_argument("b", type=Path, metavar="B", help="another, or the same")
     compare.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder to write")
     compare.add_argument("--editor-a", metavar="NAME", help="which editor of A, where it has several")
     compare.add_argument("--editor-b", metavar="NAME", help="which editor of B")

@@ -49,19 +49,22 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     transfer.add_argument(
         "-o", "--output", type=Path, required=True, metavar="OUT", help="where to write the result"
     )
-    transfer.add_argument(
+    asked = transfer.add_argument_group("what to ask for")
+    asked.add_argument(
         "--strength", type=float, default=1.0, metavar="S", help="how much of the expression (1)"
     )
-    transfer.add_argument("--mirror", action="store_true", help="exchange left and right")
-    transfer.add_argument(
+    asked.add_argument("--mirror", action="store_true", help="exchange left and right")
+    asked.add_argument(
         "--from-face", type=int, default=0, metavar="N", help="which face of A, from 0, the largest (0)"
     )
-    add_face_option(transfer, "all", "which faces of B")
-    add_loop_options(transfer)
-    add_model_options(transfer)
-    transfer.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the model's own)")
-    transfer.add_argument("--overwrite", action="store_true", help="allow OUT to be B itself")
-    add_json_option(transfer)
+    add_face_option(asked, "all", "which faces of B")
+    add_loop_options(transfer.add_argument_group("how near to come to it"))
+    how = transfer.add_argument_group("the model")
+    add_model_options(how)
+    how.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the model's own)")
+    out = transfer.add_argument_group("output")
+    out.add_argument("--overwrite", action="store_true", help="allow OUT to be B itself")
+    add_json_option(out)
 
     interpolate = add_command(
         "interpolate",
@@ -74,16 +77,18 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     interpolate.add_argument(
         "-o", "--output", type=Path, required=True, metavar="OUT", help="a picture (strip), .gif or .mp4"
     )
-    interpolate.add_argument("--steps", type=int, default=9, metavar="N", help="number of pictures (9)")
-    interpolate.add_argument(
+    asked = interpolate.add_argument_group("what to ask for")
+    asked.add_argument("--steps", type=int, default=9, metavar="N", help="number of pictures (9)")
+    asked.add_argument(
         "--seconds", type=float, default=2.0, metavar="S", help="length of a .gif or .mp4, there and back (2)"
     )
-    interpolate.add_argument(
+    add_face_option(asked, "largest", "which face of A")
+    how = interpolate.add_argument_group("the model")
+    add_model_options(how)
+    how.add_argument(
         "--inference-steps", type=int, metavar="N", help="denoising steps (default: the model's own)"
     )
-    add_face_option(interpolate, "largest", "which face of A")
-    add_model_options(interpolate)
-    add_json_option(interpolate)
+    add_json_option(interpolate.add_argument_group("output"))
 
 
 def run_transfer(args: argparse.Namespace) -> int:

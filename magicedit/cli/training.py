@@ -32,39 +32,37 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     prepare.add_argument(
         "-o", "--output", type=Path, required=True, metavar="DATASET", help="folder to write"
     )
-    prepare.add_argument(
-        "--size", type=int, default=512, metavar="PX", help="side of the aligned crops (512)"
-    )
-    prepare.add_argument(
+    kept = prepare.add_argument_group("what is kept")
+    kept.add_argument("--size", type=int, default=512, metavar="PX", help="side of the aligned crops (512)")
+    labels = prepare.add_argument_group("labels")
+    labels.add_argument(
         "--labels", type=Path, metavar="CSV", help="AU labels by OpenFace, py-feat or LibreFace"
     )
-    prepare.add_argument(
+    labels.add_argument(
         "--labels-scale",
         type=float,
         metavar="MAX",
         help="number for full intensity, where the file does not tell: 1 or 5",
     )
-    prepare.add_argument(
+    kept.add_argument(
         "--validation",
         metavar="IDS",
         help="people kept for validation: names joined by commas, @FILE with one a line, a share like 0.1",
     )
-    prepare.add_argument(
+    warped = prepare.add_argument_group("warped variants")
+    warped.add_argument(
         "--augment",
         choices=["muscles"],
         help="beside each training photograph, variants of it warped by a model of the face's muscles",
     )
-    prepare.add_argument("--variants", type=int, metavar="N", help="how many of them a photograph (4)")
-    prepare.add_argument(
-        "--jobs", type=int, default=1, metavar="N", help="photographs measured at a time (1)"
-    )
-    add_backend_option(prepare)
-    prepare.add_argument(
-        "--force", action="store_true", help="measure and write again even if nothing changed"
-    )
-    add_json_option(prepare)
+    warped.add_argument("--variants", type=int, metavar="N", help="how many of them a photograph (4)")
+    work = prepare.add_argument_group("work and output")
+    work.add_argument("--jobs", type=int, default=1, metavar="N", help="photographs measured at a time (1)")
+    add_backend_option(work)
+    work.add_argument("--force", action="store_true", help="measure and write again even if nothing changed")
+    add_json_option(work)
 
-    add_command("train", "train a model; flags as in `magicedit train --help`")
+    add_command("train", "train a model; flags as in `magicedit train --help`")  # and read there
 
     convert = add_command(
         "convert",
@@ -81,7 +79,9 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
         metavar="SD_FOLDER",
         help="Stable Diffusion 1.5: VAE, text encoder, scheduler",
     )
-    convert.add_argument("-o", "--output", type=Path, required=True, metavar="PIPELINE_FOLDER")
+    convert.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="PIPELINE_FOLDER", help="folder to write"
+    )
 
 
 def validation_choice(text: str | None) -> dict[str, Any]:

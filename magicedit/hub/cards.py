@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from huggingface_hub import ModelCard, ModelCardData
 
 from magicedit.action_units import DESCRIPTIONS, NAMES, canonical_name
+from magicedit.errors import ModelError
 
 TAGS = ("magicedit", "facial-expression", "action-units", "facs", "image-editing", "face")
 NOT_STATED = "Not stated by whoever made this card."
@@ -38,6 +39,27 @@ LIMITS = """\
   identity checks or dating; say that a picture was edited wherever you show it;
 - harassing, ridiculing or sexualising people, or pictures of children that they or their parents reject;
 - inferring emotions, character, health or truthfulness of a person, or building systems that do."""
+
+# What a hub asks whoever wants the weights of a gated model, in the YAML header's own words:
+# https://huggingface.co/docs/hub/models-gated
+GATE = {
+    "extra_gated_heading": "Before you edit anybody's face",
+    "extra_gated_prompt": (
+        "This model changes the facial expressions of people in photographs. Used on people who did not "
+        "agree to it, or to deceive, it does harm. Please read the points below and agree to them. Your user "
+        "name, e-mail address and answers go to the authors of this repository."
+    ),
+    "extra_gated_fields": {
+        "What I want to use it for": "text",
+        "I edit only people who agreed to it, also where their pictures are public": "checkbox",
+        "I say that a picture was edited wherever I show it": "checkbox",
+        "I do not use it to harass, ridicule or sexualise anybody, or to deceive identity checks": "checkbox",
+        "I do not use it to infer what people feel, think or are": "checkbox",
+    },
+    "extra_gated_button_content": "I agree, give me access",
+}
+RESULTS = "Measured results"
+LOCAL = "path/to/this/folder"  # what the examples load while the model is published nowhere
 
 
 @dataclass(frozen=True)
@@ -74,6 +96,7 @@ def model_card(
     action_units: Sequence[str] = NAMES,
     resolution: int | None = None,
     tags: Sequence[str] = (),
+    gated: bool = False,
 ) -> str:
     """Text of a README.md with a YAML header that hubs read.
 
@@ -89,6 +112,8 @@ def model_card(
         results_note: how they were measured: protocol, faces, hardware, date.
         action_units: in the order of the model's condition vector.
         resolution: pixels a side of the crops that the model edits.
+        gated: with what a hub asks of people before they get the weights. That it asks at all is a setting
+            of the repository: `push_folder(gated=)`.
 
     Raises:
         ActionUnitError: on an unknown AU.
@@ -108,6 +133,7 @@ def model_card(
         base_model=base_model,
         datasets=[part.hub_id for part in data if part.hub_id] or None,
         tags=[*TAGS, *tags],
+        **(GATE if gated else {}),
     )
     sections = [
         ("", _paragraphs(INTRODUCTION, description, ARCHITECTURE)),
@@ -115,12 +141,42 @@ def model_card(
         ("Action units", _action_units(units)),
         ("Training data and the people it shows", _paragraphs(_data_table(data), data_note)),
         ("Training", _training(command, base_model)),
-        ("Measured results", _paragraphs(results_note, _results_table(results or {}))),
+        (RESULTS, _paragraphs(results_note, _results_table(results or {}))),
         ("Limits, and what it is not for", LIMITS),
         ("Licence", _license(license, license_name, license_link, data)),
     ]
     body = "\n\n".join(_paragraphs(f"## {title}" if title else f"# {name}", text) for title, text in sections)
     return str(ModelCard(f"---\n{header.to_yaml()}\n---\n\n{body}\n"))
+
+
+def gated_card(card: str) -> str:
+    """The card with what a hub asks of people before they get the weights; its own words where there are."""
+    parsed = ModelCard(card, ignore_metadata_errors=True)
+    for name, value in GATE.items():
+        if parsed.data.get(name) is None:
+            setattr(parsed.data, name, value)
+    return str(parsed)
+
+
+def named_card(card: str, repo_id: str) -> str:
+    """The card whose examples load `repo_id` instead of a folder."""
+    return card.replace(json.dumps(LOCAL), json.dumps(repo_id))
+
+
+def measured_card(card: str, results: Mapping[str, object], results_note: str = "") -> str:
+    """The card with these results, as of `model_card`, in the place of those in its section.
+
+    Raises:
+        ModelError: where it has no such section.
+    """
+    section = re.compile(rf"^## {RESULTS}\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
+    text = f"## {RESULTS}\n\n{_paragraphs(results_note, _results_table(results))}\n\n"
+    if len(section.findall(card)) != 1:
+        raise ModelError(
+            f"the model card has no section `## {RESULTS}` to write into; add that line to README.md, or "
+            "write a new card"
+        )
+    return section.sub(lambda _: text, card).rstrip("\n") + "\n"
 
 
 def _paragraphs(*parts: str) -> str:
@@ -142,7 +198,7 @@ def _code(language: str, text: str) -> str:
 
 
 def _usage(repo_id: str | None, units: Sequence[str], resolution: int | None) -> str:
-    quoted = json.dumps(repo_id or "path/to/this/folder")
+    quoted = json.dumps(repo_id or LOCAL)
     example = "AU12" if "AU12" in units else units[0]
     crops = f"square crops of {resolution} px" if resolution else "square crops of the size in its config"
     return _paragraphs(

@@ -92,6 +92,8 @@ def push_folder(
     repo_id: str,
     *,
     private: bool = False,
+    gated: str | None = None,
+    card: str | None = None,
     token: str | None = None,
     endpoint: str | None = None,
     commit_message: str = "Upload an expression editor",
@@ -105,6 +107,10 @@ def push_folder(
         repo_id: "owner/name", or "name" for the token's owner.
         private: of a repository that is created. One that exists keeps its visibility, and if it is public
             where `private` is asked for, nothing is sent.
+        gated: "auto" lets people have the weights once they have answered what the card asks (see
+            `cards.GATE`), "manual" once the owner has let each of them; set before anything is sent. None:
+            as the repository is.
+        card: what README.md is to say from now on; written to the folder when the hub has taken the name.
         token: with write permission; default: that of `hf auth login` or `HF_TOKEN`.
         endpoint: the hub's address; default: `HF_ENDPOINT` or the public hub.
 
@@ -116,8 +122,11 @@ def push_folder(
         OutputError: where there is no token, the hub refuses, or it cannot be reached.
     """
     folder = Path(folder)
+    if gated not in (None, "auto", "manual"):
+        raise OutputError(f'gated must be "auto", "manual" or None, got {gated!r}')
     components = check_pipeline_folder(folder)
-    beside = [path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
+    beside = ["README.md"] if card is not None else []
+    beside += [path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
     token = token or huggingface_hub.get_token()
     if token is None:
         raise OutputError(
@@ -133,6 +142,10 @@ def push_folder(
                 f"{url} exists and is public, but private=True was asked for; make it private on the hub's "
                 "page, or choose another name"
             )
+        if gated is not None:
+            api.update_repo_settings(url.repo_id, gated=gated)
+        if card is not None:
+            (folder / "README.md").write_text(card, encoding="utf-8")
         api.upload_folder(
             repo_id=url.repo_id,
             folder_path=folder,

@@ -52,6 +52,8 @@ class Entry:
 class Repository:
     repo_id: str
     private: bool
+    gated: str | bool = False
+    gated_before_files: bool = False  # whether it was gated when nothing but the hub's own file was in it
     commits: dict[str, dict[str, Entry]] = field(default_factory=dict)  # commit -> path -> entry
     messages: dict[str, str] = field(default_factory=dict)  # commit -> summary
     head: str = ""
@@ -305,6 +307,15 @@ class HubServer:
         self._commit(repository, {".gitattributes": self._store_blob(GIT_ATTRIBUTES)}, "initial commit")
         return Reply(json=known)
 
+    def _settings(self, handler: _Handler, repo: str) -> Reply:
+        repository = self._writable(handler, repo)
+        asked = json.loads(handler.body())
+        if asked.keys() != {"gated"} or asked["gated"] not in ("auto", "manual", False):
+            raise Refusal(400, f"unknown settings: {asked}")
+        repository.gated = asked["gated"]
+        repository.gated_before_files = set(repository.commits[repository.head]) == {".gitattributes"}
+        return Reply(json=asked)
+
     def _validate_card(self, handler: _Handler) -> Reply:
         content = json.loads(handler.body())["content"]
         try:
@@ -329,7 +340,7 @@ class HubServer:
                 "author": repo.split("/")[0],
                 "sha": commit,
                 "private": repository.private,
-                "gated": False,
+                "gated": repository.gated,
                 "disabled": False,
                 "downloads": 0,
                 "likes": 0,
@@ -446,6 +457,9 @@ class HubServer:
 
     def _resolve(self, handler: _Handler, repo: str, revision: str, path: str) -> Reply:
         repository = self._readable(handler, repo)
+        account = self._account(handler)
+        if repository.gated and (account is None or account.user != repo.split("/")[0]):
+            raise Refusal(403, f"Access to model {repo} is restricted. Visit its page to ask.", "GatedRepo")
         commit = self._commit_of(repository, revision)
         entry = repository.commits[commit].get(path)
         if entry is None:
@@ -470,6 +484,7 @@ class HubServer:
         (("POST",), r"/api/validate-yaml", _validate_card),
         (("GET",), _API, _info),
         (("GET",), rf"{_API}/revision/{_REVISION}", _info),
+        (("PUT",), rf"{_API}/settings", _settings),
         (("GET",), rf"{_API}/refs", _refs),
         (("GET",), rf"{_API}/tree/{_REVISION}", _tree),
         (("POST",), rf"{_API}/preupload/{_REVISION}", _preupload),

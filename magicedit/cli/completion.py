@@ -1,0 +1,46 @@
+"""`magicedit completion`: a script that completes commands, options and file names in a shell."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+SHELLS = ("bash", "zsh", "tcsh")
+
+COMPLETION_EXAMPLES = """\
+examples:
+  source <(magicedit completion bash)              in this shell; in ~/.bashrc for every one
+  magicedit completion zsh > ~/.zfunc/_magicedit   in a folder of $fpath, before compinit
+  magicedit completion tcsh > ~/.magicedit.csh     then in ~/.tcshrc: source ~/.magicedit.csh
+"""
+
+
+def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
+    completion = add_command(
+        "completion",
+        "print a script that completes this command in a shell",
+        run_completion,
+        COMPLETION_EXAMPLES,
+    )
+    completion.add_argument("shell", choices=SHELLS, help="whose script")
+
+
+def run_completion(args: argparse.Namespace) -> int:
+    print(script(args.shell))
+    return 0
+
+
+def script(shell: str) -> str:
+    """Of all commands, those of `train` read by its own parser."""
+    import shtab
+
+    from magicedit.cli import build_parser
+    from magicedit.train.config import build_parser as build_train_parser
+
+    parser = build_parser()
+    (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    commands.choices["train"] = build_train_parser()
+    for command in commands.choices.values():
+        for action in command._actions:
+            if action.type is Path and not action.choices:
+                action.complete = shtab.FILE
+    return shtab.complete(parser, shell)

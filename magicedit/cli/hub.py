@@ -1,0 +1,147 @@
+"""`magicedit push`: a trained model to a model hub, with its card."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from magicedit.cli.common import add_json_option, print_json, say
+from magicedit.errors import ModelError
+
+PUSH_EXAMPLES = """\
+examples:
+  magicedit push my-model --repo your-name/my-model --private
+  magicedit push my-model --repo your-name/my-model --results report/summary.json
+  magicedit push my-model --repo your-name/my-model --gated     people agree to terms before they get it
+  magicedit push my-model --repo your-name/my-model --card --license cc-by-4.0 --dry-run    shows the card
+
+Needs an access token with write permission: `hf auth login` once, or HF_TOKEN. Weights go as safetensors;
+training checkpoints and hidden files stay. The card is README.md; read it before you publish.
+"""
+
+
+def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
+    push = add_command("push", "publish a model's folder on a model hub", run_push, PUSH_EXAMPLES)
+    push.add_argument("folder", type=Path, metavar="FOLDER", help="as training or `save_pretrained` wrote it")
+    push.add_argument(
+        "--repo", required=True, metavar="OWNER/NAME", help="where it goes; made where it is not"
+    )
+    who = push.add_argument_group("who may have it")
+    who.add_argument("--private", action="store_true", help="only its owner")
+    who.add_argument(
+        "--gated",
+        action="store_const",
+        const="auto",
+        help="only who agrees to the terms that the card states",
+    )
+    who.add_argument(
+        "--gated-manually",
+        dest="gated",
+        action="store_const",
+        const="manual",
+        help="and whom you let in then",
+    )
+    card = push.add_argument_group("the card")
+    card.add_argument("--card", action="store_true", help="write README.md anew, even if there is one")
+    card.add_argument(
+        "--results",
+        type=Path,
+        metavar="JSON",
+        help="measured results for it: summary.json of `magicedit evaluate`",
+    )
+    card.add_argument("--editor", metavar="NAME", help="which editor of that report, where it has several")
+    card.add_argument(
+        "--license",
+        metavar="ID",
+        help="of the weights, in the hub's spelling, such as apache-2.0 or cc-by-4.0",
+    )
+    out = push.add_argument_group("output")
+    out.add_argument("--message", default="Upload an expression editor", metavar="TEXT", help="of the commit")
+    out.add_argument("--dry-run", action="store_true", help="print the card, change and send nothing")
+    add_json_option(out)
+
+
+def run_push(args: argparse.Namespace) -> int:
+    from magicedit.hub import check_pipeline_folder, push_folder
+
+    check_pipeline_folder(args.folder)
+    old = args.folder / "README.md"
+    card = card_of(args)
+    changed = not old.is_file() or old.read_text("utf-8") != card
+    if args.dry_run:
+        print(card, end="")
+        return 0
+    url = push_folder(
+        args.folder,
+        args.repo,
+        private=args.private,
+        gated=args.gated,
+        card=card if changed else None,
+        commit_message=args.message,
+    )
+    if changed:
+        say(f"wrote the card {old}")
+    if args.json:
+        print_json({"url": url, "card_changed": changed, "private": args.private, "gated": args.gated})
+    else:
+        print(url)
+    return 0
+
+
+def card_of(args: argparse.Namespace) -> str:
+    """The folder's own card, or a new one, with what the options ask for."""
+    from magicedit.cli.evaluation import fingerprint
+    from magicedit.hub import (
+        describe_folder,
+        gated_card,
+        measured_card,
+        model_card,
+        named_card,
+        read_results,
+    )
+
+    measured = None
+    if args.results is not None:
+        measured = read_results(args.results, args.editor)
+        here = fingerprint(str(args.folder))
+        if measured.fingerprint is None:
+            say(f"warning: {args.results} does not tell of which weights it is")
+        elif measured.fingerprint != here:
+            raise ModelError(
+                f"{args.results} is of other weights than those in {args.folder} (fingerprints "
+                f"{measured.fingerprint} and {here}); measure these: `magicedit evaluate --editor`"
+            )
+    old = args.folder / "README.md"
+    license = args.license or license_of(old)
+    if args.card or not old.is_file():
+        if license is None:
+            raise ModelError(
+                f"{args.folder} has no card yet, and a new one must say the licence of the weights: "
+                "--license apache-2.0, or another identifier of the hub"
+            )
+        results = {} if measured is None else {"results": measured.rows, "results_note": measured.note}
+        card = model_card(
+            args.repo.rpartition("/")[2],
+            repo_id=args.repo,
+            license=license,
+            **describe_folder(args.folder),
+            **results,
+        )
+    else:
+        card = named_card(old.read_text("utf-8"), args.repo)
+        if args.license is not None and args.license != license_of(old):
+            raise ModelError(
+                f"{old} says another licence than --license {args.license}; change it there, or write "
+                "the card anew with --card"
+            )
+        if measured is not None:
+            card = measured_card(card, measured.rows, measured.note)
+    return card if args.gated is None else gated_card(card)
+
+
+def license_of(card: Path) -> str | None:
+    """What the header of a card says."""
+    from huggingface_hub import ModelCard
+
+    if not card.is_file():
+        return None
+    return ModelCard(card.read_text("utf-8"), ignore_metadata_errors=True).data.license

@@ -1,0 +1,66 @@
+"""What a pipeline folder says of itself, for its card."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from magicedit.action_units import canonical_name
+from magicedit.errors import ModelError
+from magicedit.hub.push import check_pipeline_folder
+
+ANSWERS = {
+    "flow_mask_paint": "It answers with a flow that moves the photograph's own pixels, a mask, and paint for "
+    "what was not there.",
+    "noise": "It predicts the noise of a latent diffusion model.",
+}
+
+
+def describe_folder(folder: str | Path) -> dict[str, Any]:
+    """`description`, `action_units` and `resolution` of `model_card`, read from a folder of our pipelines.
+
+    Raises:
+        ModelError: where the folder is not fit to be published, or is another pipeline's.
+    """
+    folder = Path(folder)
+    components = check_pipeline_folder(folder)
+    index = json.loads((folder / "model_index.json").read_text("utf-8"))
+    try:
+        units = [canonical_name(unit) for unit in index["action_units"].split(",")]
+        resolution = int(index["resolution"])
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"{folder} is not the pipeline of an expression editor: its model_index.json says no usable "
+            f"action_units and resolution ({error!r})"
+        ) from error
+    sizes = {name: size for name in components if (size := _parameters(folder / name))}
+    networks = ", ".join(f"`{name}` {_rounded(size)}" for name, size in sizes.items())
+    steps = index.get("default_steps")
+    parts = [
+        f"It edits square crops of {resolution} px. Parameters: {networks}.",
+        ANSWERS.get(index.get("prediction"), ""),
+        f"It is sampled in {steps} steps unless asked otherwise." if isinstance(steps, int) else "",
+    ]
+    return {
+        "description": " ".join(part for part in parts if part),
+        "action_units": units,
+        "resolution": resolution,
+    }
+
+
+def _parameters(component: Path) -> int:
+    """Numbers in the weights of a component, by the files' headers."""
+    count = 0
+    for file in component.glob("*.safetensors"):
+        with safe_open(file, framework="np") as tensors:
+            count += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+    return count
+
+
+def _rounded(count: int) -> str:
+    """Of parameters: 7100000 -> "7.1 million"."""
+    if count >= 1e6:
+        return f"{count / 1e6:.3g} million" if count < 1e9 else f"{count / 1e9:.3g} billion"
+    return f"{count:,}"

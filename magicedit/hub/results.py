@@ -1,0 +1,120 @@
+"""What `magicedit evaluate` measured, as the results of a model card."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from magicedit.errors import ModelError
+
+# Of the headline of a report, by the part before the scorer
+TITLES = {
+    "achieved": "share of the request that was achieved",
+    "au_mae": "error over all action units, intensity steps",
+    "identity_distance": "identity distance (L2 of dlib's descriptors)",
+    "background_rmse": "change of the background (RMSE, of 0 to 1)",
+    "pose_degrees": "change of the head's pose, degrees",
+    "seconds": "seconds an edit",
+}
+BASELINES = ("copy", "warp")
+
+
+@dataclass(frozen=True)
+class MeasuredResults:
+    """Of one editor of a report.
+
+    Attributes:
+        rows: `results` of `model_card`: by action unit what was asked and what was measured, or, of protocols
+            that ask for no single units, the headline.
+        note: `results_note` of it: protocol, people, date, command, and the headline where it is not `rows`.
+        fingerprint: of the model's files, where the report knows it.
+    """
+
+    rows: dict[str, Mapping[str, object]]
+    note: str
+    fingerprint: str | None
+
+
+def read_results(path: str | Path, editor: str | None = None) -> MeasuredResults:
+    """The results of one editor of a `summary.json`.
+
+    Args:
+        editor: its name in the report; default: the only one that is no baseline.
+
+    Raises:
+        ModelError: where the file is no such report, or has no such editor.
+    """
+    path = Path(path)
+    try:
+        summary = json.loads(path.read_text("utf-8"))
+        editors = {name: e for name, e in summary["editors"].items() if e["status"] == "ran"}
+        chosen = _chosen(editors, editor, path)
+        return _results(summary, editors[chosen])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, ModelError):
+            raise
+        raise ModelError(
+            f"{path} is not a report of `magicedit evaluate` ({error!r}); give its summary.json"
+        ) from error
+
+
+def _chosen(editors: Mapping[str, Any], editor: str | None, path: Path) -> str:
+    if editor is not None:
+        if editor not in editors:
+            raise ModelError(
+                f"{path} has no editor {editor!r} that ran; it has {', '.join(editors) or 'none'}"
+            )
+        return editor
+    models = [name for name in editors if name not in BASELINES]
+    if len(models) != 1:
+        raise ModelError(
+            f"{path} measured {', '.join(models) or 'baselines only'}; say which of them this model is"
+        )
+    return models[0]
+
+
+def _results(summary: Mapping[str, Any], editor: Mapping[str, Any]) -> MeasuredResults:
+    about, protocol = summary["circumstances"], summary["protocol"]
+    headline = {
+        _title(name): {"mean": figure["mean"], "95 % interval": _interval(figure)}
+        for name, figure in editor["headline"].items()
+        if name.partition("/")[0] in TITLES
+    }
+    note = (
+        f"Protocol `{protocol['name']}` ({protocol['title'][0].lower() + protocol['title'][1:]}) on "
+        f"{summary['people']} people, {editor['edits']} edits of which {editor['failed']} failed, "
+        f"{about['date']}, {about['hardware']['cpu']}, by `{about['command']}`."
+    )
+    scorers = [
+        f"*{name}*: {known['title']}; {known['relation']}." for name, known in summary["scorers"].items()
+    ]
+    note += " Scorers: " + " ".join(scorers)
+    rows = _by_unit(editor["control"])
+    fingerprint = editor["settings"].get("fingerprint")
+    if not rows:
+        return MeasuredResults(headline, note, fingerprint)
+    lines = [f"- {name}: {row['mean']:.4g} {row['95 % interval']}" for name, row in headline.items()]
+    note += "\n\nOver all edits, mean and 95 % interval over people:\n\n" + "\n".join(lines)
+    note += "\n\nBy action unit, what was asked and the change that was measured, in intensity steps:"
+    return MeasuredResults(rows, note, fingerprint)
+
+
+def _by_unit(control: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, object]]:
+    """The strongest level that was asked of each unit."""
+    rows: dict[str, dict[str, object]] = {}
+    for scorer, units in control.items():
+        for unit, response in units.items():
+            level = max(response["levels"], key=lambda level: level["asked"])
+            row = rows.setdefault(unit, {"asked": f"{level['asked']:+g}"})
+            row[scorer] = f"{level['mean']:+.2f} {_interval(level)}"
+    return rows
+
+
+def _title(name: str) -> str:
+    metric, _, scorer = name.partition("/")
+    return TITLES[metric] + (f", by {scorer}" if scorer else "")
+
+
+def _interval(figure: Mapping[str, float]) -> str:
+    return f"[{figure['low']:.3g}, {figure['high']:.3g}]"
