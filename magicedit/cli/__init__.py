@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NoReturn
 
 from magicedit import __version__
-from magicedit.cli import app, completion, editing, evaluation, expressions, hub, training
+from magicedit.cli import app, completion, editing, evaluation, expressions, hub, training, video
 from magicedit.cli.common import add_json_option, print_json, say
 from magicedit.errors import MagicEditError
 
@@ -159,7 +159,7 @@ def build_parser() -> Parser:
         command.set_defaults(run=run)
         return command
 
-    for module in (editing, expressions, app, training, hub, evaluation):
+    for module in (editing, expressions, video, app, training, hub, evaluation):
         module.add_commands(add_command)
 
     doctor = add_command(

@@ -1,8 +1,10 @@
 """Videos: faces edited frame by frame and steadily, expressions carried from a video to a photograph."""
 
 from magicedit.video.curves import Curve
-from magicedit.video.edit import edit_video
+from magicedit.video.edit import check_request, edit_video
 from magicedit.video.flicker import Flicker
+from magicedit.video.reading import Video
+from magicedit.video.reenact import reenact
 from magicedit.video.results import FaceInVideo, Progress, VideoResult
 from magicedit.video.settings import VideoSettings
 from magicedit.video.smoothing import OneEuro, Smoothing
@@ -18,9 +20,12 @@ __all__ = [
     "Progress",
     "Smoothing",
     "Tracking",
+    "Video",
     "VideoResult",
     "VideoSettings",
+    "check_request",
     "check_video_output",
     "edit_video",
+    "reenact",
     "save_film",
 ]

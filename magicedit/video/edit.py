@@ -105,7 +105,7 @@ def edit_video(
     names = editor.action_units
     check_request(names, asked, curve)
     video = Video(source)
-    check_size(video.info)
+    check_size(video.info, str(source), "scale it first")
     check_video_output(output, source)
 
     def requested(current: Mapping[str, float], seconds: float) -> dict[str, float]:

@@ -58,12 +58,12 @@ def check_video_output(path: str | Path, *inputs: str | Path) -> Path:
     return path
 
 
-def check_size(info: VideoInfo) -> None:
-    """VideoError where H.264 cannot hold pictures of that size."""
+def check_size(info: VideoInfo, name: str, remedy: str) -> None:
+    """VideoError where H.264 cannot hold pictures of that size; `name` is what they come from."""
     if min(info.width, info.height) < SMALLEST_SIDE or info.width * info.height > MOST_PIXELS:
         raise VideoError(
-            f"the video would measure {info.width} x {info.height} px; H.264 holds {SMALLEST_SIDE} px a side "
-            f"to {MOST_PIXELS:,} pixels (4096 x 2304): scale {info.path} first"
+            f"{name} would make a video of {info.width} x {info.height} px; H.264 holds {SMALLEST_SIDE} px a "
+            f"side to {MOST_PIXELS:,} pixels (4096 x 2304): {remedy}"
         )
 
 
@@ -257,7 +257,7 @@ def save_film(pictures: Sequence[PIL.Image.Image], path: str | Path, seconds_per
         frames=len(pictures), seconds=None, pixel_format="rgb24", deep=False,
         colours=Colours(BT709, LIMITED, BT709, BT709), aspect=Fraction(1), sounds=0,
     )  # fmt: skip
-    check_size(info)
+    check_size(info, str(path), "give pictures of another size")
     with replacing(path) as file:
         av = import_av()
         with av.open(file, "w", format=FORMATS[path.suffix.lower()]) as container:

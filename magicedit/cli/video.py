@@ -1,0 +1,280 @@
+"""`magicedit video` and `reenact`."""
+
+import argparse
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TextIO
+
+from magicedit.cli.common import (
+    add_expression_options,
+    add_face_option,
+    add_json_option,
+    add_model_options,
+    expression_arguments,
+    face_choice,
+    load_editor,
+    one_face_choice,
+    print_json,
+    say,
+)
+
+if TYPE_CHECKING:
+    from magicedit.faces import FaceBackend
+    from magicedit.video import Progress, VideoResult
+
+VIDEO_EXAMPLES = """\
+examples:
+  magicedit video clip.mp4 -o smile.mp4 --au AU12=+2
+  magicedit video clip.mp4 -o calm.mp4 --neutral --face all
+  magicedit video clip.mp4 -o glad.mp4 --emotion happiness:0.5 --face 1
+  magicedit video clip.mp4 -o grows.mp4 --key 0:AU12=0 --key 1.5:AU12=+3
+  magicedit video clip.mp4 -o curve.mp4 --curve curve.csv
+
+A curve is a CSV file with a column `time` (seconds) and one for each action unit; its rows are keyframes.
+Interrupted? The same command goes on where it stopped. Quality is `fast` unless another is asked for.
+"""
+
+REENACT_EXAMPLES = """\
+examples:
+  magicedit reenact --source photo.jpg --driving clip.mp4 -o alive.mp4
+  magicedit reenact --source photo.jpg --driving clip.mp4 -o alive.mp4 --strength 0.7 --neutral-at 0.4
+
+The photograph shows what the face in the video does, relative to that face at rest.
+"""
+
+
+def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
+    video = add_command("video", "change the expression of faces in a video", run_video, VIDEO_EXAMPLES)
+    video.add_argument("video", type=Path, metavar="VIDEO")
+    _add_output(video)
+    video.add_argument("--au", metavar="AU12=+3,AU4=-1", help="variations in intensity steps, -10 to 10")
+    video.add_argument("--set", metavar="AU12=0", help="intensities to arrive at in every frame, 0 to 5")
+    video.add_argument(
+        "--emotion", metavar="NAME[:STRENGTH]", help="one of the six basic emotions; adds to --au"
+    )
+    curves = video.add_mutually_exclusive_group()
+    curves.add_argument(
+        "--curve", type=Path, metavar="FILE.csv", help="variations over time: columns time (s), AU12, AU4 ..."
+    )
+    curves.add_argument(
+        "--key",
+        action="append",
+        default=[],
+        metavar="SECONDS:AU12=+3",
+        help="a keyframe of such a curve; give several",
+    )
+    add_expression_options(video)
+    video.add_argument(
+        "--face",
+        type=face_choice,
+        default="largest",
+        metavar="all|largest|N",
+        help="which faces; N counts from 0, the largest by area and time (default: largest)",
+    )
+    _add_work_options(video)
+
+    reenact = add_command(
+        "reenact", "put the expressions of a video on a photograph", run_reenact, REENACT_EXAMPLES
+    )
+    reenact.add_argument("--source", type=Path, required=True, metavar="PHOTO", help="what is edited")
+    reenact.add_argument("--driving", type=Path, required=True, metavar="VIDEO", help="whose expressions")
+    _add_output(reenact)
+    reenact.add_argument(
+        "--strength", type=float, default=1.0, metavar="S", help="how much of the expressions (1)"
+    )
+    reenact.add_argument(
+        "--neutral-at",
+        type=float,
+        metavar="SECONDS",
+        help="when the face in the video is at rest (default: what it shows least, unit by unit)",
+    )
+    add_face_option(reenact, "largest", "which face of PHOTO")
+    reenact.add_argument(
+        "--driving-face",
+        type=one_face_choice,
+        default="largest",
+        metavar="largest|N",
+        help="which face of VIDEO; N counts from 0, the largest by area and time (default: largest)",
+    )
+    reenact.add_argument(
+        "--longest", type=int, metavar="PX", help="reduce a larger photograph to this longer side"
+    )
+    _add_work_options(reenact)
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="OUT", help="where to write: .mp4, .mov or .mkv"
+    )
+
+
+def _add_work_options(parser: argparse.ArgumentParser) -> None:
+    add_model_options(parser)
+    parser.set_defaults(quality="fast")
+    parser.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the quality's)")
+    parser.add_argument(
+        "--crf",
+        type=float,
+        default=17.0,
+        metavar="N",
+        help="of the encoding, 0 (lossless) to 51 (17)",
+    )
+    parser.add_argument(
+        "--damaged", action="store_true", help="edit what can be decoded of a damaged or incomplete video"
+    )
+    add_json_option(parser)
+
+
+def run_video(args: argparse.Namespace) -> int:
+    from magicedit.action_units import DESCRIPTIONS, NAMES
+    from magicedit.video import Curve, Video, check_request, check_video_output, edit_video
+
+    # Whatever can be seen to be wrong now is said before the model loads.
+    curve = None
+    if args.curve is not None:
+        curve = Curve.from_csv(args.curve)
+    elif args.key:
+        curve = Curve.from_keys(args.key)
+    asked = {"add": args.au, "set": args.set, "emotion": args.emotion, **expression_arguments(args)}
+    names = NAMES if args.model.startswith("mini") else tuple(DESCRIPTIONS)  # others' are not known yet
+    check_request(names, asked, curve)
+    Video(args.video)
+    check_video_output(args.output, args.video)
+    with _backend_apart(args) as backend, _resumable(args.output):
+        editor = load_editor(args, backend)
+        result = edit_video(
+            editor,
+            args.video,
+            args.output,
+            face=args.face,
+            curve=curve,
+            **asked,
+            **_work_arguments(args),
+        )
+    return _report(args, result)
+
+
+def run_reenact(args: argparse.Namespace) -> int:
+    from magicedit.imaging import open_photo
+    from magicedit.video import Video, check_video_output, reenact
+
+    photo = open_photo(args.source)
+    Video(args.driving)
+    check_video_output(args.output, args.driving, args.source)
+    with _backend_apart(args) as backend, _resumable(args.output):
+        editor = load_editor(args, backend)
+        result = reenact(
+            editor,
+            photo,
+            args.driving,
+            args.output,
+            strength=args.strength,
+            face=args.face,
+            driving_face=args.driving_face,
+            neutral_at=args.neutral_at,
+            longest=args.longest,
+            **_work_arguments(args),
+        )
+    return _report(args, result)
+
+
+def _work_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """Of `edit_video` and `reenact`."""
+    from magicedit.video import Encoding, VideoSettings
+
+    return {
+        "steps": args.steps,
+        "guidance": args.guidance,
+        "seed": args.seed,
+        "quality": args.quality,
+        "settings": VideoSettings(encoding=Encoding(crf=args.crf)),
+        "damaged": args.damaged,
+        "progress": ProgressLine(sys.stderr),
+    }
+
+
+@contextlib.contextmanager
+def _backend_apart(args: argparse.Namespace) -> Iterator["str | FaceBackend"]:
+    """The face backend in a process of its own, which looks at a frame while this one decodes the next.
+
+    Its name alone where there is no core for that, or where `--debug` is to show whole tracebacks.
+    """
+    from magicedit.faces.process import BackendProcess, spare_core
+
+    if not args.own_process or getattr(args, "debug", False) or not spare_core():
+        yield args.backend
+        return
+    with BackendProcess(args.backend) as backend:
+        yield backend
+
+
+@contextlib.contextmanager
+def _resumable(output: Path) -> Iterator[None]:
+    """Tells whoever interrupts the work that it is kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(f"\nstopped; the same command goes on from here. What is done is kept in .{output.name}.partial")
+        raise
+
+
+class ProgressLine:
+    """Shows how far the work is: on a terminal one line that is written over, else a line now and then."""
+
+    _NAMES: ClassVar = {"faces": "looking for faces", "frames": "editing", "joining": "writing"}
+    _EVERY = 10.0  # seconds between lines that stay
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+        self._over = stream.isatty()
+        self._stage, self._said = "", 0.0
+
+    def __call__(self, progress: "Progress") -> None:
+        now = time.monotonic()
+        fresh = progress.stage != self._stage
+        if not fresh and now - self._said < (0.2 if self._over else self._EVERY):
+            return
+        if self._over and fresh and self._stage:
+            self._stream.write("\n")
+        self._stage, self._said = progress.stage, now
+        total = "" if progress.total is None else f" of {progress.total}"
+        left = "" if progress.seconds_left is None else f", {clock(progress.seconds_left)} left"
+        line = f"{self._NAMES[progress.stage]}: frame {progress.done}{total}{left}"
+        self._stream.write(f"\r{line:<60}" if self._over else f"{line}\n")
+        self._stream.flush()
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds, with hours where there are any."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def _report(args: argparse.Namespace, result: "VideoResult") -> int:
+    """Prints what came of it."""
+    if sys.stderr.isatty():
+        say("")
+    for warning in result.warnings:
+        say(f"warning: {warning}")
+    if args.json:
+        print_json(result.to_json())
+        return 0
+    for face in result.faces:
+        start, end = face.seconds
+        print(f"face {face.number}: in {face.seen} of {result.frames} frames, {start:.2f} s to {end:.2f} s")
+    flicker = result.flicker
+    if flicker is not None and flicker.ratio is not None:
+        print(
+            f"flicker: {flicker.ratio:.2f} of the input's "
+            f"({flicker.output:.2f} levels from frame to frame in the face, {flicker.input:.2f} before)"
+        )
+    resumed = f", {result.resumed} of them before" if result.resumed else ""
+    print(
+        f"{result.path}  ({result.frames} frames{resumed}, {result.seconds:.1f} s, "
+        f"{result.frames_per_second:.1f} frames/s)"
+    )
+    return 0
