@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 
 from magicedit.app.messages import spoken
-from magicedit.app.session import read_upload
+from magicedit.app.session import open_upload
 from magicedit.editor import ExpressionEditor, face_to_json
 from magicedit.errors import MagicEditError
 from magicedit.imaging import save_image
@@ -22,7 +22,7 @@ from magicedit.imaging import save_image
 def add_endpoints(editor: ExpressionEditor, folder: Path, concurrency_id: str) -> None:
     """Adds `/edit` and `/measure` to the blocks that are being laid out.
 
-    Uploads are deleted when they are read. Errors of the caller arrive as messages.
+    Errors of the caller arrive as messages.
     """
 
     def edit(
@@ -79,4 +79,4 @@ def opened(photo: str | None) -> Any:
     """The uploaded photograph. MagicEditError where there is none."""
     if photo is None:
         raise MagicEditError("no photograph came; give one by handle_file(path)")
-    return read_upload(photo)
+    return open_upload(photo)

@@ -20,6 +20,6 @@ def spoken(handler: Callable[..., Any]) -> Callable[..., Any]:
         except Cancelled as error:
             raise gr.Error(str(error), title="Stopped", duration=3, print_exception=False) from error
         except MagicEditError as error:
-            raise gr.Error(str(error), duration=None, print_exception=False) from error
+            raise gr.Error(str(error), duration=12, print_exception=False) from error
 
     return wrapped

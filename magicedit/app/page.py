@@ -35,6 +35,7 @@ REGIONS = (  # headings, and the regions of `ActionUnit` below each
     ("Lips and jaw", ("lip", "jaw")),
 )
 PHOTOGRAPHS = [".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"]
+KEPT_SECONDS = 600  # of uploads, and of results in files; whoever waited longer in the queue uploads again
 MODEL = "model"  # events of this name wait for each other: the model serves one at a time
 CSS = Path(__file__).with_name("page.css")
 OWN_SETTINGS = "model's own"
@@ -43,8 +44,8 @@ HEADER = f"""\
 <header class='me-header'><h1>magicedit</h1>
 <p>Change the expression of a face, muscle by muscle. <span>{__version__}</span></p></header>
 <p class='me-consent' role='note'><strong>Ask first.</strong> Edit only people who agreed to it, and say
-that a picture was edited wherever you show it. Photographs stay on the machine that runs this page: an upload
-is deleted as soon as it is read, and the rest when you close the page.</p>"""
+that a picture was edited wherever you show it. Photographs stay on the machine that runs this page, which
+deletes uploads and results after ten minutes.</p>"""
 HINT = "Drop a photograph to begin."
 
 # Downloads are made when asked for; then the hidden link that holds the file is followed.
@@ -101,11 +102,13 @@ class Page:
         self.units = sessions.editor.action_units
         self.names = slider_names(self.units)
         self.sliders: dict[str, gr.Slider] = {}
-        with gr.Blocks(title="magicedit", analytics_enabled=False, delete_cache=(600, 3600)) as self.blocks:
+        with gr.Blocks(
+            title="magicedit", analytics_enabled=False, delete_cache=(KEPT_SECONDS // 10, KEPT_SECONDS)
+        ) as self.blocks:
             gr.HTML(HEADER)
             self.status = gr.HTML(said(HINT), elem_id="status")
             with gr.Row(elem_id="workplace"):
-                with gr.Column(scale=6, min_width=320):
+                with gr.Column(scale=6, min_width=320, elem_id="pictures"):
                     self._lay_out_pictures()
                 with gr.Column(scale=5, min_width=320, elem_id="controls"):
                     self._lay_out_controls(live, settings)
@@ -237,7 +240,11 @@ class Page:
             self.sweep_kind = gr.Radio(["strip", "animation"], value="strip", label="As")
             self.sweep = gr.Button("Draw", variant="primary", elem_id="draw-sweep")
             self.sweep_shown = gr.Image(
-                label="Sweep", type="filepath", interactive=False, buttons=["download"], elem_id="sweep"
+                label="Sweep",
+                type="filepath",
+                interactive=False,
+                buttons=["download", "fullscreen"],
+                elem_id="sweep",
             )
         with gr.Tab("Settings", elem_id="tab-settings"):
             self.quality = gr.Radio(
@@ -247,14 +254,21 @@ class Page:
                 info="live is the quickest, exact the slowest",
             )
             self.steps = gr.Slider(
-                0, 50, value=settings.steps or 0, step=1, label="Denoising steps", info="0: the quality's own"
+                0,
+                50,
+                value=settings.steps or 0,
+                step=1,
+                label="Denoising steps",
+                info="0: the quality's own",
+                elem_id="steps",
             )
-            self.guidance = gr.Number(
-                settings.guidance,
+            self.guidance = gr.Slider(
+                0,
+                10,
+                value=settings.guidance or 0,
+                step=0.1,
                 label="Guidance scale",
-                info="strengthens the whole effect; empty: the model's own",
-                minimum=0,
-                maximum=20,
+                info="strengthens the whole effect; 0: the model's own",
             )
             self.seed = gr.Number(settings.seed, label="Seed", precision=0, minimum=0, elem_id="seed")
             self.loop = gr.Checkbox(
@@ -294,13 +308,19 @@ class Page:
         with_model = {"concurrency_id": MODEL, "concurrency_limit": 1, "api_visibility": "private"}
         quick = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
 
-        self.upload.upload(
+        def empties(event: gr.events.Dependency, place: gr.File) -> None:
+            """Whether it went well or not, another file can be dropped there."""
+            event.success(lambda: None, None, place, **quick)
+            event.failure(lambda: None, None, place, **quick)
+
+        opening = self.upload.upload(
             spoken(self.on_upload),
             [self.upload, self.mode],
-            [self.upload, *around, *sliders, *pictures],
+            [*around, *sliders, *pictures],
             show_progress_on=self.compare,
             **with_model,
         )
+        empties(opening, self.upload)
         choosing = [*around, *sliders, self.compare]
         self.faces.input(spoken(self.on_choose), [self.faces, self.mode, self.linked], choosing, **quick)
         self.outlines.select(spoken(self.on_click), [self.mode, self.linked], choosing, **quick)
@@ -334,11 +354,14 @@ class Page:
             **quick,
         )
 
-        def asks(event: Callable[..., Any], handler: Callable[..., Any], inputs: list, more: list) -> None:
+        def asks(
+            event: Callable[..., Any], handler: Callable[..., Any], *inputs: gr.components.Component
+        ) -> gr.events.Dependency:
             """What moves the sliders by itself, and then edits."""
-            event(
-                spoken(handler), [*inputs, self.mode, self.linked], [*sliders, self.status, *more], **quick
-            ).success(
+            asking = event(
+                spoken(handler), [*inputs, self.mode, self.linked], [*sliders, self.status], **quick
+            )
+            asking.success(
                 spoken(self.on_edit),
                 [*positions, *sampling],
                 pictures,
@@ -346,12 +369,13 @@ class Page:
                 show_progress_on=self.compare,
                 **with_model,
             )
+            return asking
 
-        asks(self.feel.click, self.on_emotion, [self.emotion, self.strength], [])
-        asks(self.neutral.click, self.on_neutral, [], [])
-        asks(self.reset.click, self.on_reset, [], [])
-        asks(self.copy_from.upload, self.on_copy, [self.copy_from, self.share], [self.copy_from])
-        asks(self.preset.upload, self.on_preset, [self.preset, self.share], [self.preset])
+        asks(self.feel.click, self.on_emotion, self.emotion, self.strength)
+        asks(self.neutral.click, self.on_neutral)
+        asks(self.reset.click, self.on_reset)
+        empties(asks(self.copy_from.upload, self.on_copy, self.copy_from, self.share), self.copy_from)
+        empties(asks(self.preset.upload, self.on_preset, self.preset, self.share), self.preset)
 
         back = [*sliders, *pictures]
         self.undo.click(spoken(self.on_undo), [self.mode, self.linked], back, **quick)
@@ -381,7 +405,7 @@ class Page:
         session = self.sessions.of(request)
         if path is not None:
             session.open(path)
-        return [None, *self._around(session), *self._sliders(session, mode, True), *self._pictures(session)]
+        return [*self._around(session), *self._sliders(session, mode, True), *self._pictures(session)]
 
     def on_choose(self, request: gr.Request, label: str, mode: str, linked: bool) -> list:
         session = self.sessions.of(request)
@@ -451,14 +475,14 @@ class Page:
         session = self.sessions.of(request)
         expression = session.ask_copy(path, strength)
         told = said(f"Copied from {expression.source}: {expression.limited_to(self.units)}")
-        return [*self._sliders(session, mode, linked), told, None]
+        return [*self._sliders(session, mode, linked), told]
 
     def on_preset(
         self, request: gr.Request, path: str | None, strength: float, mode: str, linked: bool
     ) -> list:
         session = self.sessions.of(request)
         expression = session.ask_preset(path, strength)
-        return [*self._sliders(session, mode, linked), said(f"Loaded: {expression}"), None]
+        return [*self._sliders(session, mode, linked), said(f"Loaded: {expression}")]
 
     def on_undo(self, request: gr.Request, mode: str, linked: bool) -> list:
         return self._go(request, mode, linked, lambda session: session.position - 1)
@@ -608,13 +632,13 @@ def comparison(session: Session, before: np.ndarray, after: np.ndarray) -> gr.Im
 
 
 def chosen_settings(
-    quality: str, steps: float, guidance: float | None, seed: float | None, loop: bool, tolerance: float
+    quality: str, steps: float, guidance: float, seed: float | None, loop: bool, tolerance: float
 ) -> EditSettings:
     """Of the fields of the tab, in their order."""
     return EditSettings(
         quality=None if quality == OWN_SETTINGS else quality,
         steps=int(steps) or None,
-        guidance=guidance,
+        guidance=guidance or None,
         seed=whole_seed(seed),
         tolerance=tolerance if loop else None,
     )

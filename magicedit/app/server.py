@@ -74,9 +74,10 @@ def serve(
                 inbrowser=open_browser,
                 prevent_thread_lock=True,
                 quiet=True,
+                show_error=True,
                 max_file_size=LARGEST_UPLOAD,
                 footer_links=["api"],
-                css=CSS.read_text(encoding="utf-8"),
+                head=f"<style>{CSS.read_text(encoding='utf-8')}</style>",  # `css=` would rewrite selectors
                 theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
                 ssr_mode=False,
                 share=False,

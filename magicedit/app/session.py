@@ -27,7 +27,7 @@ from magicedit.editor import (
     sweep_strip,
     usable_expression,
 )
-from magicedit.editor.results import face_pictures, face_window
+from magicedit.editor.results import face_pictures, face_window, rounded
 from magicedit.errors import ImageError, MagicEditError, NoFaceError
 from magicedit.expression import Expression
 from magicedit.faces import Face
@@ -123,13 +123,13 @@ class Session:
     # --- the photograph ---
 
     def open(self, path: str | Path) -> None:
-        """Opens an uploaded photograph and deletes the upload, whether or not it can be used.
+        """Opens a photograph.
 
         Raises:
             ImageError, NoFaceError: the photograph that was open before then stays.
         """
         with self._lock:
-            photo = read_upload(path)
+            photo = open_upload(path)
             faces = self.editor.measure(photo)
             self.photo, self.faces = photo, faces
             self.chosen, self.requests, self.history, self.position = 0, {}, [], -1
@@ -203,22 +203,20 @@ class Session:
             )
 
     def ask_preset(self, path: str | Path, strength: float = 1.0) -> Expression:
-        """Asks for the expression of an uploaded file and deletes the upload. Errors as `Expression.load`."""
+        """Asks for the expression of a file. Errors as `Expression.load`, and as `ask_expression`."""
         path = Path(path)
         try:
             expression = Expression.load(path)
         except MagicEditError as error:
             raise type(error)(str(error).replace(str(path), path.name)) from error
-        finally:
-            path.unlink(missing_ok=True)
         self.ask_expression(expression, strength)
         return expression
 
     def ask_copy(self, path: str | Path, strength: float = 1.0) -> Expression:
-        """Asks for the expression of the largest face of an uploaded photograph, and deletes the upload."""
+        """Asks for the expression of the largest face of another photograph."""
         with self._lock:
             self._opened()
-            other = read_upload(path)
+            other = open_upload(path)
             expression = self.editor.expression(other)
             self.ask_expression(expression, strength)
             return expression
@@ -349,7 +347,7 @@ class Session:
                 "quality": past.settings.quality,
                 "steps": past.settings.steps,
                 "faces": [
-                    {"face": index, "requested": edit.requested, "sent": edit.sent}
+                    {"face": index, "requested": rounded(edit.requested), "sent": rounded(edit.sent)}
                     for index, edit in past.faces.items()
                 ],
             }
@@ -433,15 +431,13 @@ class Session:
             )
 
 
-def read_upload(path: str | Path) -> Photo:
-    """Opens an uploaded photograph and deletes the file; errors name it as its owner does."""
+def open_upload(path: str | Path) -> Photo:
+    """Opens a photograph of the browser's; errors name it as its owner does, without our folder."""
     path = Path(path)
     try:
         photo = open_photo(path)
     except ImageError as error:
         raise ImageError(str(error).replace(str(path), path.name)) from error
-    finally:
-        path.unlink(missing_ok=True)
     return replace(photo, source=Path(path.name))
 
 

@@ -1,0 +1,57 @@
+"""A served page that the tests of this folder share, and photographs to drop on it."""
+
+import contextlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("gradio", reason="the page needs the extra `app`")
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory) -> Path:
+    """one.png: a face; two.png: two of them; large.jpg: 2400 px; grey.png: none; broken.jpg: no picture."""
+    folder = tmp_path_factory.mktemp("photographs")
+    astronaut = pytest.importorskip("skimage.data").astronaut()
+    Image.fromarray(astronaut).save(folder / "one.png")
+    Image.fromarray(np.concatenate([astronaut, astronaut[:, ::-1]], axis=1)).save(folder / "two.png")
+    Image.fromarray(astronaut).resize((2400, 2400), Image.Resampling.BICUBIC).save(folder / "large.jpg")
+    Image.new("RGB", (300, 300), "grey").save(folder / "grey.png")
+    (folder / "broken.jpg").write_bytes(b"not a picture" * 100)
+    return folder
+
+
+@contextlib.contextmanager
+def served(*options: str, cwd: Path) -> Iterator[tuple[str, subprocess.Popen]]:
+    """`magicedit app` in a process of its own: its address, and the process, which is ended with SIGTERM."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "magicedit.cli", "app", "--port", "0", *options],
+        cwd=cwd,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if found := re.search(r"the page is at (http\S+)", line):
+                yield found[1].rstrip("/"), process
+                break
+        else:
+            raise AssertionError("".join(lines))
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+@pytest.fixture(scope="session")
+def address(tmp_path_factory) -> Iterator[str]:
+    """Of a page with `mini`."""
+    with served(cwd=tmp_path_factory.mktemp("working")) as (address, _):
+        yield address

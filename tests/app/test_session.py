@@ -1,0 +1,249 @@
+"""What a page does, with the real `mini` and without a browser."""
+
+import json
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from magicedit.app import EditSettings, Session
+from magicedit.app.session import CLOSE_SIDE, SHOWN_SIDE, Cancelled
+from magicedit.app.views import bars, outlined, reached_levels
+from magicedit.editor import ExpressionEditor
+from magicedit.errors import ActionUnitError, ImageError, MagicEditError, NoFaceError
+from magicedit.expression import Expression
+
+PLAIN = EditSettings()
+
+
+@pytest.fixture(scope="module")
+def editor() -> ExpressionEditor:
+    return ExpressionEditor.from_pretrained("mini")
+
+
+@pytest.fixture
+def session(editor, photographs, tmp_path):
+    session = Session(editor, tmp_path)
+    session.open(photographs / "one.png")
+    yield session
+    session.close()
+
+
+def test_an_edit_is_the_librarys(session, editor, photographs):
+    session.ask({"AU12": -3.0})
+    past = session.edit(PLAIN)
+    expected = editor.edit(photographs / "one.png", add={"AU12": -3})
+    assert past.requests == {0: {"AU12": -3.0}}
+    assert past.faces[0].after == expected.faces[0].after
+    saved = Image.open(session.save_result())
+    assert np.array_equal(np.asarray(saved), np.asarray(expected.image))
+    told = json.loads(saved.text["magicedit"])
+    assert (told["model"], told["seed"]) == ("mini", 0)
+    assert told["faces"] == [{"face": 0, "requested": {"AU12": -3.0}, "sent": {"AU12": -3.0}}]
+
+
+def test_what_cannot_be_opened_leaves_the_page_as_it_was(session, photographs):
+    session.ask({"AU12": -1.0})
+    with pytest.raises(NoFaceError, match=r"no face was found in grey.png \(300 x 300 px\)"):
+        session.open(photographs / "grey.png")
+    with pytest.raises(ImageError) as told:
+        session.open(photographs / "broken.jpg")
+    assert str(told.value).startswith("broken.jpg is not an image")  # and not where the server keeps it
+    assert session.photo.source == Path("one.png")
+    assert session.request() == {"AU12": -1.0}
+
+
+def test_before_a_photograph_everything_says_so(editor, tmp_path):
+    session = Session(editor, tmp_path)
+    for call in (
+        lambda: session.ask({"AU12": 1.0}),
+        lambda: session.edit(PLAIN),
+        session.save_result,
+        lambda: session.save_preset(True),
+        session.ask_neutral,
+    ):
+        with pytest.raises(MagicEditError, match="no photograph yet"):
+            call()
+
+
+def test_history_goes_back_and_forth_and_branches(session):
+    for value in (-1.0, -2.0, -3.0):
+        session.ask({"AU12": value})
+        session.edit(PLAIN)
+    last = Path(session.save_result()).read_bytes()
+    session.show(session.position - 1)
+    assert session.request() == {"AU12": -2.0}
+    before, shown = session.shown()
+    assert np.array_equal(shown, session.history[1].close[0])
+    session.show(-1)
+    assert session.request() == {}
+    assert np.array_equal(*session.shown())
+    session.show(2)
+    assert Path(session.save_result()).read_bytes() == last  # made anew, to the byte
+    session.show(0)
+    session.ask({"AU4": 2.0})
+    session.edit(PLAIN)
+    assert [past.requests[0] for past in session.history] == [{"AU12": -1.0}, {"AU4": 2.0}]
+    session.show(99)
+    assert session.position == 1
+    assert before.shape == shown.shape
+
+
+def test_a_closed_loop_is_saved_as_it_came_out(session):
+    session.ask({"AU12": -2.0})
+    past = session.edit(EditSettings(tolerance=0.3))
+    assert past.faces[0].edits > 1
+    kept = np.asarray(Image.open(session.save_result()))
+    session.ask({"AU12": -1.0})
+    session.edit(PLAIN)
+    session.show(0)
+    assert np.array_equal(np.asarray(Image.open(session.save_result())), kept)
+
+
+def test_a_preview_is_quick_and_never_covers_the_edit(session):
+    session.ask({"AU12": -3.0})
+    preview = session.preview(PLAIN)
+    assert preview.shape == session.shown()[0].shape
+    assert np.abs(preview.astype(int) - session.shown()[0]).max() > 30
+    assert session.history == []
+    session.edit(PLAIN)
+    assert session.preview(PLAIN) is None
+    assert session.preview(EditSettings(seed=1)) is not None
+
+
+def test_cancelling_ends_at_the_next_step_and_changes_nothing(session):
+    session.ask({"AU12": -3.0})
+    seen = []
+
+    def on_step(step: int) -> None:
+        seen.append(step)
+        if step == 1:
+            threading.Thread(target=session.cancel).start()
+
+    with pytest.raises(Cancelled):
+        session.edit(EditSettings(quality="exact", steps=200), on_step)
+    assert len(seen) < 50
+    assert session.history == []
+    session.edit(PLAIN)  # goes on afterwards
+    assert len(session.history) == 1
+
+
+def test_each_face_has_its_own_request(editor, photographs, tmp_path):
+    session = Session(editor, tmp_path)
+    session.open(photographs / "two.png")
+    assert len(session.faces) == 2
+    session.ask({"AU12": -3.0})
+    session.choose(1)
+    assert session.request() == {}
+    session.ask({"AU1": 3.0})
+    past = session.edit(PLAIN)
+    assert past.requests == {0: {"AU12": -3.0}, 1: {"AU1": 3.0}}
+    assert {index: [*face.requested] for index, face in past.faces.items()} == {0: ["AU12"], 1: ["AU1"]}
+    pixels, original = np.asarray(Image.open(session.save_result())), session.photo.pixels
+    for face in session.faces:
+        x0, y0, x1, y1 = map(int, face.box)
+        assert np.abs(pixels[y0:y1, x0:x1].astype(int) - original[y0:y1, x0:x1]).max() > 30
+    with pytest.raises(NoFaceError, match="there is no face 3; 2 were found"):
+        session.choose(2)
+
+
+def test_a_click_chooses_the_face_under_it(editor, photographs, tmp_path):
+    session = Session(editor, tmp_path)
+    session.open(photographs / "two.png")
+    centres = [((f.box[0] + f.box[2]) / 2, (f.box[1] + f.box[3]) / 2) for f in session.faces]
+    session.choose_at(*centres[1])
+    assert session.chosen == 1
+    session.choose_at(5, 500)  # nobody is there
+    assert session.chosen == 1
+    session.choose_at(*centres[0])
+    assert session.chosen == 0
+
+
+def test_large_photographs_are_shown_smaller_and_saved_whole(editor, photographs, tmp_path):
+    session = Session(editor, tmp_path)
+    session.open(photographs / "large.jpg")
+    assert session.close_up  # the face is a fifth of its height
+    assert max(session.shown()[0].shape) <= CLOSE_SIDE
+    session.close_up = False
+    assert session.shown()[0].shape == (SHOWN_SIDE, SHOWN_SIDE, 3)
+    x0, y0, x1, y1 = session.faces[0].box
+    session.choose_at((x0 + x1) / 2 * session.shown_scale, (y0 + y1) / 2 * session.shown_scale)
+    session.ask({"AU12": -3.0})
+    session.edit(PLAIN)
+    assert Image.open(session.save_result()).size == (2400, 2400)
+
+
+def test_presets_come_back(session):
+    session.ask({"AU12": -2.0, "AU2L": 1.5})
+    steps, reached = session.save_preset(True), session.save_preset(False)
+    assert Expression.load(steps).values == {"AU2L": 1.5, "AU12": -2.0}
+    assert Expression.load(steps).model == "mini"
+    assert not Expression.load(reached).relative
+    session.ask({})
+    session.ask_preset(steps)
+    assert session.request() == {"AU2L": 1.5, "AU12": -2.0}
+    session.ask_preset(steps, 0.5)
+    assert session.request() == {"AU2L": 0.75, "AU12": -1.0}
+    session.ask({})
+    session.ask_preset(reached)
+    assert session.request() == pytest.approx({"AU2L": 1.5, "AU12": -2.0}, abs=0.001)
+
+
+def test_presets_that_do_not_fit_are_refused(session, tmp_path):
+    other = Expression({"AU45": 2.0}, relative=True, model="someone/other").save(tmp_path / "other.yaml")
+    with pytest.raises(ActionUnitError, match=r"made with someone/other asks for AU45"):
+        session.ask_preset(other)
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("magicedit: expression/9\n")
+    with pytest.raises(MagicEditError) as told:
+        session.ask_preset(broken)
+    assert str(told.value).startswith("broken.yaml is no `expression/1` file")
+    assert session.request() == {}
+
+
+def test_neutral_copy_and_emotion_ask_what_they_say(session, photographs):
+    measured = session.measured()
+    session.ask_neutral()
+    assert session.request()["AU12"] == pytest.approx(-measured["AU12"], abs=0.01)
+    session.ask_copy(photographs / "one.png")
+    assert max(map(abs, session.request().values()), default=0) < 0.02  # its own expression
+    session.ask_emotion("surprise", 0.5)
+    assert session.request() == {"AU1": 2.0, "AU2": 2.0, "AU5": 2.0, "AU26": 2.0}
+    with pytest.raises(NoFaceError):
+        session.ask_copy(photographs / "grey.png")
+
+
+def test_a_sweep_is_a_strip_or_an_animation(session):
+    strip = Image.open(session.sweep("AU12", -3, 0, 3, EditSettings("live"), animated=False))
+    assert strip.width > 2.5 * strip.height
+    film = Image.open(session.sweep("AU12", -3, 0, 3, EditSettings("live"), animated=True))
+    assert (film.format, film.n_frames) == ("GIF", 4)  # there and back
+
+
+def test_closing_deletes_its_files(editor, photographs, tmp_path):
+    session = Session(editor, tmp_path)
+    session.open(photographs / "one.png")
+    assert Path(session.keep(session.shown()[0])).is_file()
+    assert len(list(tmp_path.rglob("*.jpg"))) == 1
+    session.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_views_tell_requested_and_measured(session):
+    session.ask({"AU12": -3.0, "AU5": 2.0})
+    past = session.edit(PLAIN)
+    face = past.faces[0]
+    table = bars(past.faces)
+    reached = reached_levels(face)
+    assert f"{face.before['AU12']:.1f} → {face.before['AU12'] - 3:.1f}" in table
+    assert f"<td>{reached['AU12']:.1f}</td>" in table
+    # Blendshapes are blind to AU5: there the movement of landmarks is told
+    assert reached["AU5"] == pytest.approx(face.before["AU5"] + face.moved["AU5"])
+    assert bars({}) == ""
+    shown = session.shown_photograph()
+    frame = np.asarray(outlined(shown, session.faces, session.shown_scale, 0)) != shown
+    x0, y0, x1, y1 = map(int, session.faces[0].box)
+    assert frame[y0 - 1 : y0 + 1, x0 + 30 : x1 - 5].any(axis=-1).all()
+    assert not frame[y0 + 30 : y1 - 5, x0 + 30 : x1 - 5].any()
