@@ -22,6 +22,7 @@ README = HERE.parent / "README.md"
 EVALUATION = HERE.parent / "docs" / "evaluation.md"
 SPEED = HERE.parent / "docs" / "speed.md"
 ATLAS = HERE.parent / "docs" / "atlas.md"
+APP = HERE.parent / "docs" / "app.md"
 
 
 def evaluation(protocol: str) -> str:
@@ -47,6 +48,25 @@ def speed_blocks() -> dict[str, str]:
         "table:sampling": sampling_table(qualities),
         "table:speed": speed_table(speed),
         "table:counted": counted_table(speed),
+    }
+
+
+def app_blocks() -> dict[str, str]:
+    """What belongs between which markers of docs/app.md."""
+    app = committed("app")
+    hardware, further, clients = app["hardware"], app["further"], app["clients"]
+    return {
+        "text:app": (
+            f"With `mini` on {hardware['cores']} cores ({hardware['cpu'].strip()}), measured in a browser by "
+            f"`{app['command']}` ([benchmarks/app.json](../benchmarks/app.json)): the command serves its page "
+            f"after {app['page_served_seconds']:.1f} s, and a first photograph of 1024 px is uploaded, edited, "
+            f"measured and shown {app['first_edit_seconds']:.1f} s after the command was started. Each further "
+            f"edit takes {further['page_median_seconds']:.2f} s from the click to the picture, "
+            f"{further['added_median_ms']} ms more than the same edit by the library (medians of "
+            f"{further['edits']}). {clients['clients']} clients with ten edits each at once: "
+            f"{clients['right']} of {clients['edits']} answered, each with its own result and in order, in "
+            f"{clients['seconds']:.0f} s."
+        )
     }
 
 
@@ -111,6 +131,7 @@ def main() -> int:
         (EVALUATION, evaluation_blocks()),
         (SPEED, speed_blocks()),
         (ATLAS, atlas_tables.blocks(committed("mini_quality"))),
+        (APP, app_blocks()),
     ):
         before = page.read_text()
         after = filled(before, blocks)

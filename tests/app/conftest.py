@@ -1,10 +1,11 @@
 """A served page that the tests of this folder share, and photographs to drop on it."""
 
 import contextlib
+import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,11 +29,12 @@ def photographs(tmp_path_factory) -> Path:
 
 
 @contextlib.contextmanager
-def served(*options: str, cwd: Path) -> Iterator[tuple[str, subprocess.Popen]]:
+def served(cwd: Path, **environment: str) -> Iterator[tuple[str, subprocess.Popen]]:
     """`magicedit app` in a process of its own: its address, and the process, which is ended with SIGTERM."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "magicedit.cli", "app", "--port", "0", *options],
+        [sys.executable, "-m", "magicedit.cli", "app", "--port", "0"],
         cwd=cwd,
+        env=os.environ | environment,
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -53,5 +55,15 @@ def served(*options: str, cwd: Path) -> Iterator[tuple[str, subprocess.Popen]]:
 @pytest.fixture(scope="session")
 def address(tmp_path_factory) -> Iterator[str]:
     """Of a page with `mini`."""
-    with served(cwd=tmp_path_factory.mktemp("working")) as (address, _):
+    with served(tmp_path_factory.mktemp("working")) as (address, _):
         yield address
+
+
+@pytest.fixture
+def serving(tmp_path) -> Callable[..., contextlib.AbstractContextManager[tuple[str, subprocess.Popen]]]:
+    """`with serving(VARIABLE=value) as (address, process)`: another page."""
+
+    def serve(**environment: str):
+        return served(tmp_path, **environment)
+
+    return serve

@@ -1,0 +1,87 @@
+"""Starting and ending the server: addresses, files, signals."""
+
+import os
+import socket
+import subprocess
+from pathlib import Path
+
+import httpx
+import pytest
+from gradio_client import Client, handle_file
+
+from magicedit.app.server import free_port, serve
+from magicedit.cli import main
+from magicedit.errors import MagicEditError, ModelError
+
+
+@pytest.fixture
+def taken_port():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        yield other.getsockname()[1]
+
+
+def test_a_taken_port_is_told_before_the_model_loads(taken_port, capsys):
+    assert main(["app", "--port", str(taken_port)]) == 2
+    told = capsys.readouterr().err
+    assert f"cannot listen on 127.0.0.1, port {taken_port}" in told
+    assert "choose another --port" in told
+    assert "loading" not in told
+
+
+@pytest.mark.parametrize(
+    ("host", "port"), [("127.0.0.1", 70000), ("192.0.2.1", 0), ("no.such.host.invalid", 0)]
+)
+def test_addresses_that_cannot_be_had(host, port):
+    with pytest.raises(MagicEditError):
+        free_port(host, port)
+
+
+def test_any_free_port():
+    assert 1024 <= free_port("127.0.0.1", 0) < 65536
+
+
+def test_a_model_that_does_not_load_leaves_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.delenv("GRADIO_TEMP_DIR", raising=False)
+
+    def fails():
+        raise ModelError("no such model")
+
+    with pytest.raises(ModelError):
+        serve(fails, port=0)
+    assert list(tmp_path.iterdir()) == []
+    assert "GRADIO_TEMP_DIR" not in os.environ
+
+
+def test_uploads_and_results_are_deleted_when_it_ends(serving, photographs, tmp_path):
+    with serving(TMPDIR=str(tmp_path)) as (address, process):
+        client = Client(address, verbose=False)
+        client.predict(handle_file(photographs / "one.png"), "AU12=-1", api_name="/edit")
+        folder = next(tmp_path.glob("magicedit-app-*"))
+        assert [path.name for path in folder.rglob("*.png")] != []
+        assert address.startswith("http://127.0.0.1:")
+        process.terminate()
+        assert process.wait(timeout=30) == 0
+    assert list(tmp_path.glob("magicedit-app-*")) == []
+
+
+def test_it_is_reached_from_this_machine_alone(address):
+    """The page listens on loopback, whatever other addresses this machine has."""
+    port = int(address.rsplit(":", 1)[1])
+    others = subprocess.run(["hostname", "-I"], capture_output=True, text=True, check=False).stdout.split()
+    others = [host for host in others if ":" not in host]
+    if not others:
+        pytest.skip("this machine has no address but loopback")
+    with pytest.raises(OSError, match=r"refused|unreachable"):
+        socket.create_connection((others[0], port), timeout=5)
+
+
+def test_nothing_of_the_page_comes_from_elsewhere(address):
+    """No fonts, no analytics; links that only people follow are none."""
+    page = httpx.get(address).text
+    assert "fonts.googleapis.com" not in page
+    assert Path(__file__).name not in page
+    config = httpx.get(f"{address}/config").json()
+    assert config["analytics_enabled"] is False
