@@ -53,9 +53,13 @@ def photographs_below(folder: Path, leave_out: Path) -> list[Path]:
     Raises:
         ImageError: where there are none.
     """
-    found = []
-    for root, folders, names in os.walk(folder):
+    found, visited = [], set()
+    for root, folders, names in os.walk(folder, followlinks=True):
         here = Path(root)
+        if here.resolve() in visited:  # a link to a folder above
+            folders.clear()
+            continue
+        visited.add(here.resolve())
         folders[:] = [n for n in folders if not n.startswith(".") and (here / n).resolve() != leave_out]
         found += [
             (here / name).relative_to(folder)
@@ -292,8 +296,13 @@ def check_targets(rows: Iterable[Row], folder: Path, output: Path) -> None:
     beside = not home.is_relative_to(source)
     rows = list(rows)
     photos = {identity for row in rows if (identity := _identity(folder / row.photo)) is not None}
+    first: dict[Path, Path] = {}
     for row in rows:
         target = (output / row.output).resolve()
+        if first.setdefault(target, row.output) != row.output:
+            raise OutputError(
+                f"{first[target]} and {row.output} are one file in {output}, by a link there; remove it"
+            )
         if not target.is_relative_to(home):
             raise OutputError(f"{output / row.output} leads out of {output}, to {target}; remove that link")
         if (beside and target.is_relative_to(source)) or _identity(target) in photos:
