@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import atlas_tables
+import interface_texts
 from mini_quality import checks_table_of, sides_table_of, table_of
 from speed_tables import MINI, counted_table, qualities_table, sampling_table, speed_in_short, speed_table
 
@@ -23,6 +24,7 @@ EVALUATION = HERE.parent / "docs" / "evaluation.md"
 SPEED = HERE.parent / "docs" / "speed.md"
 ATLAS = HERE.parent / "docs" / "atlas.md"
 APP = HERE.parent / "docs" / "app.md"
+EXPRESSIONS = HERE.parent / "docs" / "expressions.md"
 
 
 def evaluation(protocol: str) -> str:
@@ -48,25 +50,6 @@ def speed_blocks() -> dict[str, str]:
         "table:sampling": sampling_table(qualities),
         "table:speed": speed_table(speed),
         "table:counted": counted_table(speed),
-    }
-
-
-def app_blocks() -> dict[str, str]:
-    """What belongs between which markers of docs/app.md."""
-    app = committed("app")
-    hardware, further, clients = app["hardware"], app["further"], app["clients"]
-    return {
-        "text:app": (
-            f"With `mini` on {hardware['cores']} cores ({hardware['cpu'].strip()}), measured in a browser by "
-            f"`{app['command']}` ([benchmarks/app.json](../benchmarks/app.json)): the command serves its page "
-            f"after {app['page_served_seconds']:.1f} s, and a first photograph of 1024 px is uploaded, edited, "
-            f"measured and shown {app['first_edit_seconds']:.1f} s after the command was started. Each further "
-            f"edit takes {further['page_median_seconds']:.2f} s from the click to the picture, "
-            f"{further['added_median_ms']} ms more than the same edit by the library (medians of "
-            f"{further['edits']}). {clients['clients']} clients with ten edits each at once: "
-            f"{clients['right']} of {clients['edits']} answered, each with its own result and in order, in "
-            f"{clients['seconds']:.0f} s."
-        )
     }
 
 
@@ -131,7 +114,14 @@ def main() -> int:
         (EVALUATION, evaluation_blocks()),
         (SPEED, speed_blocks()),
         (ATLAS, atlas_tables.blocks(committed("mini_quality"))),
-        (APP, app_blocks()),
+        (APP, {"text:app": interface_texts.app(committed("app"))}),
+        (
+            EXPRESSIONS,
+            {
+                "text:transfer": interface_texts.transfer(committed("expressions")["transfer"]),
+                "text:loop": interface_texts.loop(committed("expressions")["loop"]),
+            },
+        ),
     ):
         before = page.read_text()
         after = filled(before, blocks)

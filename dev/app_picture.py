@@ -45,7 +45,7 @@ def main() -> None:
             page.screenshot(path=shot)
             browser.close()
             # 256 colours: a third of the size, and nobody sees it in a page of text
-            picture = Image.open(shot).convert("RGB").quantize(256, dither=Image.Dither.FLOYDSTEINBERG)
+            picture = Image.open(shot).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE)
             picture.save(OUTPUT, optimize=True)
     finally:
         process.terminate()

@@ -173,3 +173,32 @@ def test_what_is_exported_computes_what_the_pipeline_does(make):
             for found, expected in zip(graph(*other), network(*other), strict=True):
                 torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
             assert not torch.allclose(graph(*other)[-1], graph(*inputs)[-1], atol=1e-3)
+
+
+# --- Expressions and the page -------------------------------------------------------------------------------
+
+
+def test_expressions_means_follow_from_their_rows():
+    transfer, loop = (committed("expressions")[part] for part in ("transfer", "loop"))
+    for key in ("before", "open", "closed"):
+        values = [row[key] for row in transfer["rows"]]
+        assert transfer["mean"][key] == pytest.approx(statistics.mean(values), abs=6e-4)
+        assert transfer["worst"][key] == max(values)
+    possible = [row for row in loop["rows"] if row["possible"]]
+    assert (loop["requests"], loop["possible"]) == (len(loop["rows"]), len(possible))
+    assert loop["reached"] == sum(row["reached"] for row in possible)
+    assert loop["share"] == pytest.approx(loop["reached"] / len(possible), abs=6e-4)
+    assert all(row["edits"] <= loop["max_edits"] for row in loop["rows"])
+    # Whoever reached it, it was possible: the definition is not to be had for free
+    assert [row for row in loop["rows"] if row["reached"] and not row["possible"]] == []
+
+
+def test_the_pages_medians_follow_from_its_rows():
+    further = committed("app")["further"]
+    rows = further["rows"]
+    assert len(rows) == further["edits"] >= 15
+    added = [row["page_seconds"] - row["library_seconds"] for row in rows]
+    assert further["added_median_ms"] == pytest.approx(1000 * statistics.median(added), abs=1)
+    assert further["page_median_seconds"] == pytest.approx(
+        statistics.median(row["page_seconds"] for row in rows), abs=6e-4
+    )

@@ -586,10 +586,7 @@ class Page:
         if session.photo is None:
             return [gr.skip()] * 7
         past = session.past()
-        thumbnails = [
-            (session.keep(edit.close[next(iter(edit.requests), 0)]), caption(edit.requests))
-            for edit in session.history
-        ]
+        thumbnails = [(session.keep(edit.thumbnail), caption(edit.requests)) for edit in session.history]
         return [
             comparison(session, *session.shown()),
             "" if past is None else bars(past.faces),

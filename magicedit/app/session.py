@@ -35,6 +35,7 @@ from magicedit.imaging import Photo, open_photo, save_animation, save_image
 
 SMALL_FACE = 0.3  # of the photograph's height: below, the face is shown and not the whole
 CLOSE_SIDE = 640  # px a side of the shown surroundings of a face, at most
+THUMBNAIL_SIDE = 128  # px
 SHOWN_SIDE = 1280  # px: the longer side of what the page shows; downloads have the photograph's own
 MOST_EDITS = 50  # of a page's history; older ones are forgotten
 NOTHING_OPEN = "there is no photograph yet: drop one first"
@@ -74,6 +75,7 @@ class PastEdit:
         faces: face index -> what was measured.
         whole: the result as the page shows it, (height, width, 3) uint8.
         close: the surroundings of each face in it, likewise.
+        thumbnail: of the first face that was edited, likewise.
         seconds: wall time.
     """
 
@@ -82,6 +84,7 @@ class PastEdit:
     faces: Mapping[int, FaceEdit]
     whole: np.ndarray
     close: tuple[np.ndarray, ...]
+    thumbnail: np.ndarray
     seconds: float
 
 
@@ -235,14 +238,10 @@ class Session:
         with self._lock:
             asked = self._asked()
             result = self._run(asked, settings, on_step, measure=True)
-            past = PastEdit(
-                asked,
-                settings,
-                dict(zip(asked, result.faces, strict=True)),
-                reduced(result.image),
-                tuple(self._close(result.image, index) for index in range(len(self.faces))),
-                result.seconds,
-            )
+            close = tuple(self._close(result.image, index) for index in range(len(self.faces)))
+            thumbnail = reduced(PIL.Image.fromarray(close[next(iter(asked), 0)]), THUMBNAIL_SIDE)
+            faces = dict(zip(asked, result.faces, strict=True))
+            past = PastEdit(asked, settings, faces, reduced(result.image), close, thumbnail, result.seconds)
             self._latest = past, result
             del self.history[self.position + 1 :]
             self.history = [*self.history, past][-MOST_EDITS:]
@@ -377,12 +376,12 @@ class Session:
             kind = "variations" if relative else "intensities"
             return replace(expression, model=self.editor.model).save(self._folder / f"preset-{kind}.yaml")
 
-    def keep(self, picture: "np.ndarray | PIL.Image.Image") -> str:
+    def keep(self, picture: np.ndarray | PIL.Image.Image) -> str:
         """Writes a picture for the browser, once, and returns its path; deleted with the session."""
         pixels = np.ascontiguousarray(picture)
         path = self._folder / f"{hashlib.blake2b(pixels, digest_size=12).hexdigest()}.jpg"
         if not path.exists():
-            save_image(PIL.Image.fromarray(pixels), path)
+            PIL.Image.fromarray(pixels).save(path, quality=92)  # for the eye: a crash may leave half of it
         return str(path)
 
     # --- inside ---
