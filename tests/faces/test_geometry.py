@@ -209,8 +209,9 @@ def test_what_the_68_landmarks_cannot_tell_apart(measure68, name):
 @needs_dlib
 @pytest.mark.parametrize(("side", "other"), ["LR", "RL"])
 def test_sides_of_a_photograph_68(measure68, side, other):
-    change = measure68({"AU12": -4.0}, side)
-    assert change[f"AU12{side}"] < change[f"AU12{other}"] - 0.5
+    """By +4: of -4 dlib, in whole pixels, sees between 0.3 and 3 steps, depending on the processor."""
+    change = measure68({"AU12": 4.0}, side)
+    assert change[f"AU12{side}"] > change[f"AU12{other}"] + 1.0
 
 
 def test_units_of_the_same_points():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -78,8 +79,14 @@ def test_text_projected_once_has_the_same_gradients(sd_flags, tmp_path):
     assert rows == [1] * len(blocks)
     each = gradients(False)
     assert rows == [2] * len(blocks)
+    # The reference's middle has one token, which attends to itself alone: no query or key changes anything
+    alone = re.compile(r"reference_unet\.mid_block\..*\.attn1\.to_[qk]\.weight")
+    assert sum(1 for name in each if alone.fullmatch(name)) == 2
     for name, gradient in each.items():
         largest = float(gradient.abs().max())
+        if alone.fullmatch(name):  # but for rounding, which not every processor does
+            assert max(largest, float(once[name].abs().max())) < 1e-9, name
+            continue
         assert largest > 0, name
         torch.testing.assert_close(once[name], gradient, rtol=1e-6, atol=1e-6 * largest, msg=name)
 
