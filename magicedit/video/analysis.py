@@ -105,7 +105,8 @@ def _decoded(text: str) -> np.ndarray:
 class Analysis:
     """A finished first pass.
 
-    rows_file: where its rows are. frames: number of them. last_pts, last_duration: of the last, in ticks.
+    rows_file: where its rows are. frames: number of them. last_pts, last_duration: of the last, in ticks;
+    at least a usual frame's.
     damage: of the video; None: none.
     """
 
@@ -180,7 +181,9 @@ def analyse(
 
     # 3. All of it is there
     assert last is not None, "a video without frames is refused when it is opened"
-    content = {"frames": last.index + 1, "last_pts": last.pts, "last_duration": last.duration}
+    usual = round(1 / (video.info.rate * video.info.time_base))
+    # what a file says of the last one may be that of another, where frames are stored in another order
+    content = {"frames": last.index + 1, "last_pts": last.pts, "last_duration": max(last.duration, usual)}
     damage = video.damage if video.damage else None
     with replacing(done_file) as file:
         file.write(json.dumps(content | {"damage": damage and vars(damage)}).encode())

@@ -173,8 +173,9 @@ class Video:
             raise VideoError(f"{self.path} is a picture, not a video; use `magicedit edit` for photographs")
         streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
         if not streams:
+            kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing known here"
             container.close()
-            raise VideoError(f"{self.path} has no pictures, only {_kinds(container)}; give a video")
+            raise VideoError(f"{self.path} has no pictures, only {kinds}; give a video")
         stream = streams[0]
         if stream.codec_context is None:
             container.close()
@@ -226,8 +227,9 @@ class Video:
     def frames(self, start: int = 0) -> Iterator[Frame]:
         """Its pictures in the order in which they are shown, from number `start` on.
 
-        Every timestamp is later than the one before; where the file has none or repeats one, the frame rate
-        fills in. Earlier pictures are decoded too, so that a picture does not depend on where reading began.
+        Every timestamp is later than the one before: where the file has none, the frame rate fills in, and
+        one that repeats is moved on by a tick. Earlier pictures are decoded too, so that a picture does not
+        depend on where reading began.
 
         Raises:
             VideoError: where the pictures change their size on the way.
@@ -248,8 +250,9 @@ class Video:
                 if origin is None:
                     pts = pts or 0
                     origin = _origin(container, stream, pts)
-                elif pts is None or pts <= last:
+                elif pts is None:
                     pts = last + ticks
+                pts = pts if last is None else max(pts, last + 1)
                 last = pts
                 if index >= start:
                     planes = upright_planes(decoded, self.info)
@@ -270,10 +273,6 @@ class Video:
         """BLAKE2b of the file's content, hexadecimal."""
         with self.path.open("rb") as file:
             return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-
-
-def _kinds(container: "av.container.InputContainer") -> str:
-    return ", ".join(sorted({stream.type for stream in container.streams})) or "nothing that is known here"
 
 
 def _decoded(

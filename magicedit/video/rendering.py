@@ -15,7 +15,7 @@ from magicedit.video.writing import Encoding, PieceWriter, join
 
 # Both count from frame 0, so that a resumed run makes the same batches and pieces.
 BATCH = 8  # frames that go through the model together
-PIECE = 48  # frames: what is lost at most when the program is killed, and the distance of key frames
+PIECE = 24  # frames: what is lost at most when the program is killed, and the distance of key frames
 ENCODED_BEHIND = 16  # frames that may wait for the encoder
 
 

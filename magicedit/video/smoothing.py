@@ -63,7 +63,7 @@ class Filter:
         step = time - self._time
         if not step > 0:
             raise ValueError(f"samples must come later one than the other, got {step} s after the last")
-        speed = (value - self._value) / step
+        speed = (value - self._value) / step  # from the filtered value, as in the paper
         self._speed = self._speed + smoothing_factor(self.parameters.derivative_cutoff, step) * (
             speed - self._speed
         )

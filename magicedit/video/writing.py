@@ -31,6 +31,8 @@ _COPIED_SOUND = {
     ".mov": ("aac", "mp3", "ac3", "eac3", "alac", "pcm_s16le", "pcm_s16be", "pcm_s24le", "pcm_s24be"),
     ".mkv": None,  # anything
 }
+_AAC_RATES = (48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000, 96_000, 88_200, 64_000)
+_AAC_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
 MOST_PIXELS = 4096 * 2304  # of a picture: level 5.2 of H.264, the most that players take
 SMALLEST_SIDE = 16  # px
 
@@ -190,8 +192,12 @@ def _sound_packets(
         if codec and (allowed is None or codec in allowed) and codec in container.supported_codecs:
             copied[stream.index] = container.add_stream_from_template(stream)
         elif name:
-            target = container.add_stream("aac", rate=stream.codec_context.sample_rate)
-            target.layout = stream.codec_context.layout
+            rate = stream.codec_context.sample_rate
+            target = container.add_stream(
+                "aac",
+                rate=rate if rate in _AAC_RATES else _AAC_RATES[0],
+                layout=_AAC_LAYOUTS.get(stream.codec_context.channels, "stereo"),
+            )
             encoded[stream.index] = target
             remarks.append(f"the sound was {codec}, which {suffix} does not hold; it was encoded anew as AAC")
         else:

@@ -1,0 +1,196 @@
+"""Reading videos: what a file says, what it shows, what is wrong with it."""
+
+import itertools
+import wave
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import SIDE, av, read_pictures, seconds_of, write_video
+from PIL import Image
+
+from magicedit.errors import VideoError
+from magicedit.video.reading import Colours, Video, VideoInfo, from_rgb, replace_pixels, still_info, to_rgb
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.abs(a.astype(int) - b).mean())
+
+
+def test_frames_timestamps_and_what_the_file_says(tmp_path, moving):
+    pictures = moving(6)
+    stamps = [0, 512, 600, 1800, 1900, 5000]
+    video = Video(write_video(tmp_path / "in.mp4", pictures, stamps=stamps, sound="aac"))
+    frames = list(video.frames())
+    assert [frame.pts * video.info.time_base for frame in frames] == [Fraction(s, 12_800) for s in stamps]
+    assert [frame.index for frame in frames] == list(range(6))
+    assert (video.info.width, video.info.height, video.info.sounds) == (240, 240, 1)
+    assert not video.damage
+    for frame, picture in zip(frames, pictures, strict=True):
+        assert difference(to_rgb(frame.planes, video.info), picture) < 3
+
+
+def test_frames_from_the_middle_are_those_of_the_whole(tmp_path, moving):
+    video = Video(write_video(tmp_path / "in.mp4", moving(12)))
+    whole, part = list(video.frames()), list(video.frames(7))
+    assert [frame.index for frame in part] == [7, 8, 9, 10, 11]
+    for a, b in zip(whole[7:], part, strict=True):
+        assert a.pts == b.pts
+        assert np.array_equal(a.planes, b.planes)
+
+
+@pytest.mark.parametrize("degrees", [90, 180, -90])
+def test_stored_turned_shown_upright(tmp_path, portrait, degrees):
+    picture = portrait[:200]  # not square
+    turned = np.rot90(picture, -degrees // 90)
+    path = write_video(tmp_path / "in.mp4", [turned] * 3, rotation=degrees)
+    for shown in read_pictures(path):
+        assert shown.shape == picture.shape
+        assert difference(shown, picture) < 3
+
+
+def test_odd_sides_are_made_even_by_repeating_the_last_line(tmp_path, portrait):
+    picture = portrait[:201, :203]
+    path = write_video(tmp_path / "in.mkv", [picture] * 2, codec="ffv1")
+    (shown, _) = read_pictures(path)
+    assert shown.shape == (202, 204, 3)
+    assert difference(shown[:201, :203], picture) < 4
+    assert difference(shown[201], shown[200]) < 2
+
+
+@pytest.mark.parametrize("format", ["yuv420p10le", "yuv422p10le", "yuv444p"])
+def test_other_pixel_formats(tmp_path, portrait, format):
+    path = write_video(tmp_path / "in.mp4", [portrait] * 2, pixel_format=format)
+    video = Video(path)
+    assert video.info.deep == format.endswith("10le")
+    assert difference(read_pictures(path)[0], portrait) < 3
+
+
+@pytest.mark.parametrize(("space", "range"), [(1, 1), (5, 1), (1, 2), (9, 1)])
+def test_colours_by_the_video_s_own_matrix_and_range(tmp_path, portrait, space, range):
+    """The pictures are stored by that matrix and range; read by another they would be off by more."""
+    plain = Video(write_video(tmp_path / "plain.mp4", [portrait] * 2))
+    info = still_info(plain.info, 240, 240)
+    info = replace(info, colours=Colours(space, range))
+    planes = from_rgb(portrait, info)
+    assert difference(to_rgb(planes, info), portrait) < 2.5
+    wrong = replace(info, colours=Colours(5 if space != 5 else 9, 3 - range))
+    assert difference(to_rgb(planes, wrong), portrait) > 5
+
+
+def test_the_tags_of_colour_are_read(tmp_path, portrait):
+    tags = {"colorspace": 9, "color_range": 1, "color_trc": 16, "color_primaries": 9}
+    path = write_video(tmp_path / "in.mp4", [portrait] * 2, pixel_format="yuv420p10le", colours=tags)
+    colours = Video(path).info.colours
+    assert (colours.space, colours.range, colours.transfer, colours.primaries) == (9, 1, 16, 9)
+
+
+def test_only_what_differs_is_replaced(portrait):
+    info = still(SIDE)
+    planes = from_rgb(portrait, info)
+    before = to_rgb(planes, info)
+    after = before.copy()
+    after[51:70, 101:131] = 255 - after[51:70, 101:131]
+    result = replace_pixels(planes, before, after, info)
+    shown = to_rgb(result, info)
+    changed = np.zeros((SIDE, SIDE), bool)
+    changed[51:70, 101:131] = True
+    luma = result[:SIDE] != planes[:SIDE]
+    assert not luma[~changed].any()
+    assert difference(shown[53:68, 103:129], after[53:68, 103:129]) < 6
+    assert np.array_equal(replace_pixels(planes, before, before, info), planes)
+
+
+def still(side: int) -> VideoInfo:
+    return VideoInfo(
+        path=Path("x"), width=side, height=side, coded_size=(side, side), rotation=0,
+        time_base=Fraction(1, 25), rate=Fraction(25), frames=1, seconds=1.0, pixel_format="yuv420p",
+        deep=False, colours=Colours(1, 1, 1, 1), aspect=Fraction(1), sounds=0,
+    )  # fmt: skip
+
+
+def test_timestamps_that_repeat_are_moved_on(tmp_path, moving):
+    """Some recorders write the same time twice; MP4 cannot hold that, and an edit should not fail."""
+    stamps = [0, 1000, 1004, 3000]  # Matroska counts in milliseconds, about 13 of these
+    path = write_video(tmp_path / "in.mkv", moving(4), stamps=stamps, codec="ffv1")
+    times = seconds_of(path)
+    assert len(times) == 4
+    assert all(later > earlier for earlier, later in itertools.pairwise(times))
+
+
+# --- What is wrong with a file ---
+
+
+def test_no_file_an_empty_one_and_other_kinds(tmp_path, portrait):
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "text.mp4").write_text("not a video\n" * 100)
+    Image.fromarray(portrait).save(tmp_path / "photo.jpg")
+    with wave.open(str(tmp_path / "sound.wav"), "wb") as sound:
+        sound.setparams((1, 2, 8000, 0, "NONE", "not compressed"))
+        sound.writeframes(bytes(8000))
+    for name, said in [
+        ("none.mp4", "does not exist"),
+        (".", "not a file"),
+        ("empty.mp4", "empty"),
+        ("text.mp4", "cannot be read as a video"),
+        ("photo.jpg", "is a picture"),
+        ("sound.wav", "only audio"),
+    ]:
+        with pytest.raises(VideoError, match=said):
+            Video(tmp_path / name)
+
+
+def test_without_a_single_frame(tmp_path):
+    with av.open(str(tmp_path / "in.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+        container.start_encoding()
+    with pytest.raises(VideoError, match="no picture"):
+        Video(tmp_path / "in.mp4")
+
+
+def test_cut_off_with_its_table_lost(tmp_path, moving):
+    """An MP4 whose index stands at its end, as cameras write it."""
+    path = write_video(tmp_path / "in.mp4", moving(10))
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(VideoError, match="damaged or incomplete"):
+        Video(path)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_cut_off_with_its_table_there_is_noticed(tmp_path, moving, suffix):
+    whole = write_video(tmp_path / f"whole{suffix}", moving(50), sound="aac", options={"g": "10"})
+    path = tmp_path / f"in{suffix}"
+    if suffix == ".mp4":  # the index first, as on the web
+        with (
+            av.open(str(whole)) as source,
+            av.open(str(path), "w", options={"movflags": "faststart"}) as copy,
+        ):
+            streams = {s.index: copy.add_stream_from_template(s) for s in source.streams}
+            for packet in source.demux():
+                if packet.dts is not None:
+                    packet.stream = streams[packet.stream.index]
+                    copy.mux(packet)
+        whole = path
+    content = whole.read_bytes()
+    path.write_bytes(content[: len(content) * 6 // 10])
+    video = Video(path)
+    count = sum(1 for _ in video.frames())
+    assert 10 < count < 45
+    assert video.damage
+    assert "ends after" in str(video.damage)
+
+
+def test_places_that_cannot_be_decoded_are_noticed(tmp_path, moving):
+    path = write_video(tmp_path / "in.mp4", moving(30), options={"g": "5"})
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 3000] = bytes(3000)
+    path.write_bytes(bytes(content))
+    video = Video(path)
+    for _ in video.frames():
+        pass
+    assert video.damage.errors > 0

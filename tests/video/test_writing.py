@@ -1,0 +1,163 @@
+"""Writing videos: pieces joined, sound kept, films of pictures."""
+
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from conftest import av, read_pictures, seconds_of, sound_of, write_video
+from PIL import Image
+
+from magicedit.errors import ImageError, OutputError, VideoError
+from magicedit.video import save_film
+from magicedit.video.reading import Video
+from magicedit.video.writing import Encoding, Piece, PieceWriter, check_size, check_video_output, join
+
+STAMPS = [0, 512, 600, 1800, 1900, 5000, 5020, 7000, 7500, 9000]
+MILLISECOND = Fraction(1, 1000)
+
+
+def copied(source: Video, output, folder, size: int = 4, crf: float = 17) -> list[str]:
+    """The frames of a video as they are, in pieces of `size`, joined; what was remarked."""
+    frames, pieces = list(source.frames()), []
+    for start in range(0, len(frames), size):
+        part = frames[start : start + size]
+        writer = PieceWriter(folder / f"{start}.mp4", source.info, Encoding(crf), size)
+        for frame in part:
+            writer.write(frame.planes, frame.pts)
+        writer.close()
+        pieces.append(Piece(writer.path, [frame.pts for frame in part]))
+    return join(pieces, frames[-1].duration, source.info, source, output, folder / "joined.tmp")
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_pieces_keep_timestamps_pictures_and_sound(tmp_path, moving, suffix):
+    source = write_video(tmp_path / "in.mp4", moving(10), stamps=STAMPS, sound="aac", options={"bf": "2"})
+    output = tmp_path / f"out{suffix}"
+    assert copied(Video(source), output, tmp_path, crf=1) == []
+    times, expected = seconds_of(output), [Fraction(s, 12_800) for s in STAMPS]
+    if suffix == ".mkv":  # counts in milliseconds
+        times = [min((e for e in expected if abs(e - t) <= MILLISECOND), default=t) for t in times]
+    assert times == expected
+    for before, after in zip(read_pictures(source), read_pictures(output), strict=True):
+        assert np.abs(before.astype(int) - after).mean() < 1
+    (codec, samples), (kept, kept_samples) = sound_of(source), sound_of(output)
+    assert kept == codec == "aac"
+    delay = 1024 if suffix == ".mkv" else 0  # of the encoder, which Matroska shows
+    both = min(samples.shape[1], kept_samples.shape[1] - delay)
+    assert both > 30_000
+    assert np.array_equal(kept_samples[:, delay : delay + both], samples[:, :both])
+
+
+def test_the_last_picture_is_shown_as_long_as_before(tmp_path, moving):
+    source = write_video(tmp_path / "in.mp4", moving(10), stamps=STAMPS, options={"bf": "0"})
+    copied(Video(source), tmp_path / "out.mp4", tmp_path)
+    lengths = []
+    for path in (source, tmp_path / "out.mp4"):
+        with av.open(str(path)) as container:
+            lengths.append(container.duration)
+    assert lengths[0] == lengths[1] > 700_000  # microseconds
+
+
+def test_sound_that_mp4_does_not_hold_is_encoded_anew(tmp_path, moving):
+    source = write_video(tmp_path / "in.mkv", moving(25), sound="pcm_s16le")
+    (remark,) = copied(Video(source), tmp_path / "out.mp4", tmp_path, 25)
+    assert "pcm_s16le" in remark
+    codec, samples = sound_of(tmp_path / "out.mp4")
+    assert codec == "aac"
+    _, original = sound_of(source)
+    original = original / 32768
+    middle = slice(10_000, 30_000)
+    shifts = [
+        np.corrcoef(np.roll(samples, shift)[0, middle], original[0, middle])[0, 1] for shift in range(-60, 61)
+    ]
+    assert max(shifts) > 0.99  # the tone, in phase up to a millisecond
+    assert abs(samples.shape[1] - original.shape[1]) < 4096
+
+    copied(Video(source), tmp_path / "out.mkv", tmp_path, 25)
+    assert sound_of(tmp_path / "out.mkv")[0] == "pcm_s16le"
+
+
+def test_a_file_without_sound_has_none(tmp_path, moving):
+    source = write_video(tmp_path / "in.mp4", moving(4))
+    copied(Video(source), tmp_path / "out.mp4", tmp_path)
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        assert len(container.streams) == 1
+
+
+def test_sound_that_starts_later_stays_later(tmp_path, moving):
+    with av.open(str(tmp_path / "in.mkv"), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width = stream.height = 240
+        stream.pix_fmt = "yuv420p"
+        track = container.add_stream("flac", rate=8000, layout="mono")
+        for picture in moving(25):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), "rgb24")))
+        container.mux(stream.encode())
+        piece = av.AudioFrame.from_ndarray(np.ones((1, 4000), np.int16), "s16", "mono")
+        piece.sample_rate, piece.pts, piece.time_base = 8000, 4000, Fraction(1, 8000)
+        container.mux(track.encode(piece))
+        container.mux(track.encode())
+    copied(Video(tmp_path / "in.mkv"), tmp_path / "out.mp4", tmp_path, 25)
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        stream = container.streams.audio[0]
+        assert float(stream.start_time * stream.time_base) == pytest.approx(0.5, abs=0.002)
+
+
+def test_tags_of_colour_and_shape_of_pixels_are_kept(tmp_path, moving):
+    tags = {"colorspace": 1, "color_range": 2, "color_trc": 1, "color_primaries": 1}
+    tags["sample_aspect_ratio"] = Fraction(4, 3)
+    source = write_video(tmp_path / "in.mp4", moving(4), colours=tags)
+    copied(Video(source), tmp_path / "out.mp4", tmp_path)
+    info = Video(tmp_path / "out.mp4").info
+    assert (info.colours.space, info.colours.range, info.colours.transfer, info.colours.primaries) == (
+        1,
+        2,
+        1,
+        1,
+    )
+    assert info.aspect == Fraction(4, 3)
+    assert info.pixel_format in ("yuv420p", "yuvj420p")
+
+
+def test_names_and_places_that_cannot_be_written(tmp_path, moving):
+    source = write_video(tmp_path / "in.mp4", moving(2))
+    for path, said in [
+        (tmp_path / "out.webm", "another suffix"),
+        (tmp_path / "out", "another suffix"),
+        (tmp_path / "none" / "out.mp4", "does not exist"),
+        (source, "is the input"),
+    ]:
+        with pytest.raises(OutputError, match=said):
+            check_video_output(path, source)
+    (tmp_path / "folder.mp4").mkdir()
+    with pytest.raises(OutputError, match="is a folder"):
+        check_video_output(tmp_path / "folder.mp4", source)
+    info = Video(source).info
+    with pytest.raises(VideoError, match=r"H\.264 holds"):
+        check_size(replace(info, width=8192, height=4320), "it", "scale it")
+
+
+def test_a_film_of_pictures(tmp_path, portrait):
+    pictures = [Image.fromarray(np.roll(portrait[:201, :203], i, 1)) for i in range(5)]
+    assert save_film(pictures, tmp_path / "film.mp4", 0.3) == tmp_path / "film.mp4"
+    shown = read_pictures(tmp_path / "film.mp4")
+    assert shown[0].shape == (202, 204, 3)
+    for picture, frame in zip(pictures, shown, strict=True):
+        assert np.abs(np.asarray(picture).astype(int) - frame[:201, :203]).mean() < 5
+    assert seconds_of(tmp_path / "film.mp4") == [Fraction(3 * i, 10) for i in range(5)]
+    with av.open(str(tmp_path / "film.mp4")) as container:
+        assert container.duration == pytest.approx(1_500_000, abs=1000)
+
+
+def test_a_film_is_refused_and_leaves_nothing(tmp_path, portrait):
+    picture = Image.fromarray(portrait)
+    with pytest.raises(OutputError, match="another suffix"):
+        save_film([picture], tmp_path / "film.gif", 0.1)
+    with pytest.raises(ImageError, match="one size"):
+        save_film([picture, picture.crop((0, 0, 50, 50))], tmp_path / "film.mp4", 0.1)
+    with pytest.raises(ImageError, match="one size"):
+        save_film([], tmp_path / "film.mp4", 0.1)
+    with pytest.raises(OutputError, match="seconds"):
+        save_film([picture], tmp_path / "film.mp4", 0)
+    assert list(tmp_path.iterdir()) == []
