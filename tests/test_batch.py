@@ -19,6 +19,7 @@ from skimage import data
 
 from magicedit import ExpressionEditor
 from magicedit.batch import JOURNAL, EditRequest, edit_folder, edit_manifest
+from magicedit.batch.journal import open_journal
 from magicedit.batch.rows import COLUMNS, rows_of_manifest
 from magicedit.batch.workers import cores, sensible_workers
 from magicedit.cli import main
@@ -426,10 +427,14 @@ def children_of(process: subprocess.Popen) -> list[int]:
     return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
 
 
-def states(out: Path) -> list[str]:
+def lines_of(out: Path) -> list[dict]:
+    """Of the journal, those that are whole."""
     path = out / JOURNAL
-    lines = path.read_text().split("\n")[:-1] if path.exists() else []
-    return [json.loads(line)["state"] for line in lines]
+    return [json.loads(line) for line in (path.read_text() if path.exists() else "").split("\n")[:-1]]
+
+
+def states(out: Path) -> list[str]:
+    return [line["state"] for line in lines_of(out)]
 
 
 def wait_until(condition, seconds: float = 60.0) -> None:
@@ -448,66 +453,50 @@ def many(photos) -> Path:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
-def test_a_killed_run_goes_on_where_it_stopped(many, tmp_path):
-    run = started(tmp_path, "--workers", "2")
+def test_killed_workers_and_a_killed_run(many, tmp_path):
+    """A worker that dies fails its row and is replaced; a run that is killed goes on where it stopped."""
     out = tmp_path / "out"
-    wait_until(lambda: states(out).count("done") >= 3 or run.poll() is not None)
+    run = started(tmp_path, "--workers", "2")
+    wait_until(lambda: states(out).count("begun") - states(out).count("done") == 2 or run.poll() is not None)
+    os.kill(worker_of(run), signal.SIGKILL)  # both have one
+    wait_until(lambda: "failed" in states(out) and states(out).count("done") >= 5)
+    assert run.poll() is None  # it goes on
     os.kill(run.pid, signal.SIGKILL)
     run.communicate()
     done = states(out).count("done")
-    assert 3 <= done < 12
+    assert 5 <= done < 12
+    (failure,) = [line for line in lines_of(out) if line["state"] == "failed"]
+    assert "the worker process ended with code -9" in failure["reason"]
+
     time.sleep(1.5)  # the workers finish what they have, see that nobody listens, and end
     assert len(digests(out)) - done <= 2
-    for path in out.rglob("*.*"):
-        if path.is_file() and path.name != JOURNAL:
-            Image.open(path).load()  # whole, or not there
-
     report = edit_folder(many, out, EditRequest(add="AU12=-3", measure=False))
     assert len(report.of_status("skipped")) == done
     assert len(report.of_status("done")) == 12 - done
     assert set(digests(out)) == {row.row.output.as_posix() for row in report.results}
+    for path in out.rglob("*.png"):
+        Image.open(path).load()
     # The pictures do not depend on who made them, nor on the kill
     assert len({digests(out)[name] for name in ("a.png", "m0.png", "m4.png", "m9.png")}) == 1
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
-def test_a_worker_that_dies_fails_its_row_and_is_replaced(many, tmp_path):
-    run = started(tmp_path, "--workers", "2", "--json")
-    out = tmp_path / "out"
-    wait_until(lambda: states(out).count("done") >= 2 or run.poll() is not None)
-    os.kill(victim_of(run), signal.SIGKILL)
-    printed, complaints = run.communicate(timeout=100)
-    report = json.loads(printed)
-    assert run.returncode == 1
-    assert (report["done"], report["failed"]) == (11, 1)
-    assert "the worker process ended with code -9" in complaints
-
-    retried = edit_folder(many, out, EditRequest(add="AU12=-3", measure=False))
-    assert len(retried.of_status("done")) == 1
-    assert retried.of_status("failed") == []
-
-
-def victim_of(run: subprocess.Popen) -> int:
+def worker_of(run: subprocess.Popen) -> int:
     """A child that edits: not Python's tracker of resources."""
     commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children_of(run)}
     return next(pid for pid, command in commands.items() if b"spawn_main" in command)
 
 
-def test_two_runs_do_not_write_into_one_folder(many, tmp_path):
-    run = started(tmp_path, "--workers", "1")
-    try:
-        wait_until(lambda: states(tmp_path / "out") or run.poll() is not None)
-        with pytest.raises(OutputError, match="another run is writing"):
-            edit_folder(many, tmp_path / "out", CALM)
-    finally:
-        os.killpg(run.pid, signal.SIGKILL)
-        run.communicate()
+def test_two_runs_do_not_write_into_one_folder(photos, tmp_path):
+    (tmp_path / "out").mkdir()
+    with (
+        open_journal(tmp_path / "out"),
+        pytest.raises(OutputError, match="another run is writing"),
+    ):
+        edit_folder(photos, tmp_path / "out", CALM)
+    assert edit_folder(photos, tmp_path / "out", CALM).of_status("failed") == []
 
 
-def test_a_model_that_is_not_there_ends_the_whole_run(many, tmp_path):
-    run = started(tmp_path, "--workers", "2", "--model", "nowhere")
-    printed, complaints = run.communicate(timeout=100)
-    assert run.returncode == 2
-    assert printed == ""
-    assert complaints.count("\n") == 1
-    assert "nowhere" in complaints
+def test_a_model_that_is_not_there_ends_the_whole_run(photos, tmp_path):
+    with pytest.raises(ModelError, match="nowhere"):
+        edit_folder(photos, tmp_path / "out", CALM, model="nowhere", workers=2)
+    assert states(tmp_path / "out") == []
