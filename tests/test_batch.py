@@ -329,7 +329,7 @@ def test_the_documentation_knows_every_column(photos, tmp_path):
     named = {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
     assert {"photo", "output", *COLUMNS} <= named
     (example,) = [block for block in blocks("text", page) if block.startswith("photo,")]
-    rows = rows_of_manifest(manifest(photos, example), photos, tmp_path, EditRequest(), None, "mini")
+    rows = rows_of_manifest(manifest(photos, example), tmp_path, EditRequest(), None, None)
     assert [row.output.as_posix() for row in rows] == [
         "ann/smile.png",
         "ann/frown.png",
@@ -353,6 +353,17 @@ def test_a_missing_photograph_is_one_failed_row(photos, tmp_path):
 
 
 # --- What cannot be done at all ---
+
+
+def test_a_models_own_units_are_known_before_it_loads(photos, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model_index.json").write_text('{"action_units": "AU4,AU12"}')
+    with pytest.raises(ActionUnitError, match=r"AU1 .*Known: AU4, AU12"):
+        edit_folder(photos, tmp_path / "out", EditRequest(add={"AU1": 1}), model=str(tmp_path / "model"))
+    table = manifest(photos, "photo,AU1\na.png,2\n")
+    with pytest.raises(MagicEditError, match=r"row 2: .*Known: AU4, AU12"):
+        edit_manifest(photos, table, tmp_path / "out", model=str(tmp_path / "model"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_nothing_to_do(photos, tmp_path):

@@ -6,7 +6,6 @@ from typing import Any
 
 from magicedit.action_units import (
     DESCRIPTIONS,
-    NAMES,
     by_number,
     parse_deltas,
     parse_emotion,
@@ -18,8 +17,6 @@ from magicedit.editor.editor import requested_deltas
 from magicedit.editor.settings import SamplingSettings
 from magicedit.errors import NoFaceError
 from magicedit.expression import Expression
-
-MODELS_OF_NAMES = ("mini", "mini-live")  # of any other, only loading it tells what it can edit
 
 
 @dataclass(frozen=True)
@@ -61,8 +58,13 @@ class EditRequest:
         check_tolerance(self.tolerance, self.max_edits, self.measure)
         self.check(names)
 
-    def check(self, names: Sequence[str]) -> None:
-        """ActionUnitError where a model that edits `names` could not do this whatever a face shows."""
+    def check(self, names: Sequence[str] | None) -> None:
+        """ActionUnitError where a model that edits `names` could not do this whatever a face shows.
+
+        names: None: not known yet.
+        """
+        if names is None:
+            return
         requested_deltas(
             names,
             dict.fromkeys(with_sides(names), 0.0),
@@ -73,11 +75,6 @@ class EditRequest:
             strength=self.strength,
             neutral=self.neutral,
         )
-
-    def check_for(self, model: str) -> None:
-        """`check` by the vocabulary of a model that ships with the package; others are not known yet."""
-        if model in MODELS_OF_NAMES:
-            self.check(NAMES)
 
     def arguments(self) -> dict[str, Any]:
         """Of `ExpressionEditor.edit`."""

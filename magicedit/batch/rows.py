@@ -138,13 +138,13 @@ _PLACES = ("photo", "output")
 
 
 def rows_of_manifest(
-    manifest: Path, folder: Path, output: Path, request: EditRequest, format: str | None, model: str
+    manifest: Path, output: Path, request: EditRequest, format: str | None, names: Sequence[str] | None
 ) -> list[Row]:
     """The rows of a CSV file, see docs/batch.md.
 
     Args:
         request: what empty cells and missing columns stand for.
-        model: whose vocabulary the rows must keep to, where it is known.
+        names: what the model can edit, as of `EditRequest.check`.
 
     Raises:
         MagicEditError: naming rows and columns, where the file or any row of it cannot be used.
@@ -170,7 +170,7 @@ def rows_of_manifest(
                 )
             values = {columns[c]: v.strip() for c, v in zip(header, cells, strict=False) if v.strip()}
             rows.append(_row(number, values, request, format, manifest.parent, expressions))
-            rows[-1].request.check_for(model)
+            rows[-1].request.check(names)
         except MagicEditError as error:
             problems.append(f"row {number}: {error}")
     if problems:

@@ -1,20 +1,17 @@
 """Editing many photographs: `edit_folder` and `edit_manifest`."""
 
-import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from magicedit.batch.journal import JOURNAL, Journal, open_journal
+from magicedit.batch.model import action_units_of, digest_of
 from magicedit.batch.request import EditRequest
 from magicedit.batch.rows import FORMATS, Row, check_folders, check_targets, rows_of_folder, rows_of_manifest
 from magicedit.batch.workers import EditorSettings, edit_rows, sensible_workers, sha256_of
 from magicedit.errors import MagicEditError, OutputError
-
-WEIGHTS_ENDS = 2**20  # bytes at either end of a weight file that are read to tell it from others
 
 
 @dataclass(frozen=True)
@@ -124,7 +121,7 @@ def edit_folder(
     folder, output = Path(folder), Path(output)
     _check_arguments(workers, format)
     check_folders(folder, output)
-    request.check_for(model)
+    request.check(action_units_of(model))
     rows = rows_of_folder(folder, output, request, format)
     settings = EditorSettings(folder, output, model, device, dtype, backend, optimize)
     return _run(rows, settings, workers, force, progress)
@@ -156,7 +153,7 @@ def edit_manifest(
     folder, manifest, output = Path(folder), Path(manifest), Path(output)
     _check_arguments(workers, format)
     check_folders(folder, output)
-    rows = rows_of_manifest(manifest, folder, output, request or EditRequest(), format, model)
+    rows = rows_of_manifest(manifest, output, request or EditRequest(), format, action_units_of(model))
     settings = EditorSettings(folder, output, model, device, dtype, backend, optimize)
     return _run(rows, settings, workers, force, progress)
 
@@ -180,8 +177,12 @@ def _run(
     except OSError as error:
         raise OutputError(f"the folder {settings.output} cannot be made ({error}); choose another") from error
     check_targets(rows, settings.folder, settings.output)
-    model = {"name": settings.model, "dtype": settings.dtype, "backend": settings.backend}
-    model["digest"] = model_digest(settings.model)
+    model = {
+        "name": settings.model,
+        "digest": digest_of(settings.model),
+        "dtype": settings.dtype,
+        "backend": settings.backend,
+    }
     with open_journal(settings.output) as journal:
         if not force:
             _check_strangers(rows, settings.output, journal)
@@ -248,24 +249,3 @@ def _check_strangers(rows: Sequence[Row], output: Path, journal: Journal) -> Non
             f"{len(strangers)} of the results exist in {output} and are of no run that its {JOURNAL} knows, "
             f"such as {strangers[0]}; choose another folder, or force replacing them"
         )
-
-
-def model_digest(model: str) -> str | None:
-    """Of a model's files, of large ones the ends; None for a model of a hub, which its name stands for."""
-    folder = Path(model)
-    if not folder.is_dir():
-        folder = Path(str(files("magicedit"))) / "pretrained" / model
-    if not folder.is_dir():
-        return None
-    digest = hashlib.sha256()
-    for path in (
-        sorted(folder.glob("*.json"))
-        + sorted(folder.glob("*/*.json"))
-        + sorted(folder.glob("*/*.safetensors"))
-    ):
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            digest.update(f"{path.relative_to(folder)} {size} ".encode() + file.read(WEIGHTS_ENDS))
-            file.seek(max(0, size - WEIGHTS_ENDS))
-            digest.update(file.read())
-    return digest.hexdigest()

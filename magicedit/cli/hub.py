@@ -1,11 +1,12 @@
 """`magicedit push`: a trained model to a model hub, with its card."""
 
 import argparse
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 from magicedit.cli.common import add_json_option, print_json, say
-from magicedit.errors import ModelError
+from magicedit.errors import ModelError, OutputError
 
 PUSH_EXAMPLES = """\
 examples:
@@ -63,6 +64,8 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
 def run_push(args: argparse.Namespace) -> int:
     from magicedit.hub import check_pipeline_folder, push_folder
 
+    if not re.fullmatch(r"[^/\s]+/[^/\s]+", args.repo):
+        raise OutputError(f"--repo must be OWNER/NAME, such as your-name/my-model, got {args.repo!r}")
     check_pipeline_folder(args.folder)
     old = args.folder / "README.md"
     card = card_of(args)

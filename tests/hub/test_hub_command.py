@@ -160,6 +160,7 @@ def test_without_a_token_nothing_is_written(hub, machine, folder):
 
 def test_folders_that_are_no_model(capsys, folder, tmp_path):
     repo = ["--repo", "alice/no", "--license", "mit"]
+    assert "must be OWNER/NAME" in refused(capsys, folder, "--repo", "no")
     assert "not a pipeline folder" in refused(capsys, tmp_path / "nowhere", *repo)
     assert "not a pipeline folder" in refused(capsys, tmp_path, *repo)
     index = json.loads((folder / "model_index.json").read_text())
