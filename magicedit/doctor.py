@@ -26,6 +26,8 @@ ESSENTIAL_PACKAGES = (
     "scipy",
 )
 OPTIONAL_PACKAGES = {  # package -> the extra that brings it
+    "gradio": "app",
+    "av": "video",
     "dlib-bin": "evaluation",
     "face-recognition-models": "evaluation",
     "insightface": "insightface",

@@ -116,5 +116,8 @@ def _title(name: str) -> str:
     return TITLES[metric] + (f", by {scorer}" if scorer else "")
 
 
-def _interval(figure: Mapping[str, float]) -> str:
+def _interval(figure: Mapping[str, float | None]) -> str:
+    """Of one person alone there is none."""
+    if figure["low"] is None:
+        return "[–]"
     return f"[{figure['low']:.3g}, {figure['high']:.3g}]"

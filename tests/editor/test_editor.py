@@ -16,7 +16,7 @@ from skimage import data
 
 from magicedit import ExpressionEditor
 from magicedit.action_units import NAMES
-from magicedit.editor import QUALITIES, sweep_strip, unreached
+from magicedit.editor import QUALITIES, each_step, sweep_strip, unreached
 from magicedit.errors import ActionUnitError, MagicEditError, ModelError, NoFaceError
 from magicedit.faces import load_backend
 from magicedit.imaging import save_image
@@ -596,3 +596,40 @@ def test_the_embedded_model_takes_a_smile_away(backend, photo):
     (face,) = mini.edit(photo, add={"AU12": -3}).faces
     assert face.before["AU12"] > 3.5
     assert face.after["AU12"] - face.before["AU12"] < -0.5
+
+
+def test_faces_of_one_photograph_are_edited_by_requests_of_their_own(editor, group):
+    asked = {0: {"AU12": 3.0}, 1: "AU4=2"}
+    result = editor.edit_faces(group, asked)
+    assert [face.requested for face in result.faces] == [{"AU12": 3.0}, {"AU4": 2.0}]
+    first = editor.edit(group, asked[0], face=0)
+    both = editor.edit(first.image, asked[1], face=1)  # each on what the one before left
+    assert np.array_equal(np.asarray(result.image), np.asarray(both.image))
+    assert np.array_equal(np.asarray(editor.edit_faces(group, {}).image), np.asarray(group))
+    only = editor.edit_faces(group, {1: asked[1]})
+    assert np.array_equal(np.asarray(only.image), np.asarray(editor.edit(group, asked[1], face=1).image))
+    with pytest.raises(NoFaceError, match="face 7 does not exist"):
+        editor.edit_faces(group, {7: {"AU12": 1.0}})
+    with pytest.raises(ActionUnitError):
+        editor.edit_faces(group, {0: {"AU99": 1.0}})
+
+
+def test_every_step_is_told_to_the_thread_that_edits_and_may_end_it(editor, photo):
+    steps = []
+    with each_step(steps.append):
+        editor.edit(photo, {"AU12": 3.0}, steps=5)
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:  # another thread's edits are not ours
+            pool.submit(editor.edit, photo, {"AU12": 1.0}, steps=3).result()
+    assert steps == [0, 1, 2, 3, 4]
+
+    class Enough(Exception):
+        pass
+
+    def stop(step: int) -> None:
+        if step == 1:
+            raise Enough
+
+    with pytest.raises(Enough), each_step(stop):
+        editor.edit(photo, {"AU12": 3.0}, steps=50)
+    editor.edit(photo, {"AU12": 3.0}, steps=2)
+    assert len(steps) == 5

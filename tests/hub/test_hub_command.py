@@ -225,3 +225,17 @@ def test_reports_without_single_units_give_their_headline(tmp_path):
     (tmp_path / "summary.json").write_text(json.dumps(summary))
     with pytest.raises(ModelError, match="baselines only"):
         read_results(tmp_path / "summary.json")
+
+
+def test_reports_of_one_person_have_no_intervals(tmp_path):
+    summary = json.loads(REPORT.read_text())
+    mini = summary["editors"]["mini"]
+    levels = [
+        level for units in mini["control"].values() for unit in units.values() for level in unit["levels"]
+    ]
+    for figure in (*mini["headline"].values(), *levels):
+        figure["low"] = figure["high"] = None
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    results = read_results(tmp_path / "summary.json")
+    assert results.rows["AU12"]["landmarks68"].endswith(" [–]")
+    assert "seconds an edit: " in results.note
