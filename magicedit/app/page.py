@@ -101,6 +101,7 @@ class Page:
         self.sessions = sessions
         self.units = sessions.editor.action_units
         self.names = slider_names(self.units)
+        self.shown_progress = "minimal" if live else "full"  # a bar over the picture, which would flash
         self.sliders: dict[str, gr.Slider] = {}
         with gr.Blocks(
             title="magicedit", analytics_enabled=False, delete_cache=(KEPT_SECONDS // 10, KEPT_SECONDS)
@@ -340,7 +341,7 @@ class Page:
             spoken(self.on_edit),
             [*positions, *sampling],
             pictures,
-            show_progress="minimal",
+            show_progress=self.shown_progress,
             show_progress_on=self.compare,
             trigger_mode="always_last",
             **with_model,
@@ -365,7 +366,7 @@ class Page:
                 spoken(self.on_edit),
                 [*positions, *sampling],
                 pictures,
-                show_progress="minimal",
+                show_progress=self.shown_progress,
                 show_progress_on=self.compare,
                 **with_model,
             )
@@ -448,7 +449,8 @@ class Page:
         session = self.sessions.of(request)
         positions, sampling = values[: len(self.names)], values[len(self.names) :]
         session.ask(self._asked(session, mode, linked, positions))
-        session.edit(chosen_settings(*sampling), lambda step: progress((step + 1, None), unit="steps"))
+        settings = chosen_settings(*sampling)
+        session.edit(settings, self._telling(progress, settings))
         return self._pictures(session)
 
     def on_cancel(self, request: gr.Request) -> None:
@@ -523,11 +525,16 @@ class Page:
                 int(count),
                 settings,
                 kind == "animation",
-                lambda step: progress((step + 1, None), unit="steps"),
+                self._telling(progress, settings),
             )
         )
 
     # --- what several of them show ---
+
+    def _telling(self, progress: gr.Progress, settings: EditSettings) -> Callable[[int], None]:
+        """What shows denoising steps in the progress bar; it starts anew with each call of the model."""
+        total = settings.steps or self.sessions.editor.pipeline.sampling(settings.quality).steps
+        return lambda step: progress((step + 1, total), unit="steps")
 
     def _asked(self, session: Session, mode: str, linked: bool, values: Sequence[float]) -> Request:
         return slider_request(values, session.measured(), self.names, mode, linked)
