@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import PIL.Image
 
@@ -116,6 +117,7 @@ class Session:
         self._lock = threading.RLock()
         self._stop = threading.Event()
         self._folder = Path(tempfile.mkdtemp(prefix="session-", dir=folder))
+        self._whole: np.ndarray | None = None  # the photograph as shown
         self._latest: tuple[PastEdit, EditResult] | None = None  # the only one kept at full resolution
 
     def close(self) -> None:
@@ -136,7 +138,7 @@ class Session:
             faces = self.editor.measure(photo)
             self.photo, self.faces = photo, faces
             self.chosen, self.requests, self.history, self.position = 0, {}, [], -1
-            self._latest = None
+            self._latest, self._whole = None, None
             height = self.faces[0].box[3] - self.faces[0].box[1]
             self.close_up = height < SMALL_FACE * photo.size[1]
 
@@ -238,10 +240,11 @@ class Session:
         with self._lock:
             asked = self._asked()
             result = self._run(asked, settings, on_step, measure=True)
-            close = tuple(self._close(result.image, index) for index in range(len(self.faces)))
-            thumbnail = reduced(PIL.Image.fromarray(close[next(iter(asked), 0)]), THUMBNAIL_SIDE)
+            pixels = np.asarray(result.image.convert("RGB"))
+            close = tuple(self._close(pixels, index) for index in range(len(self.faces)))
+            thumbnail = reduced(close[next(iter(asked), 0)], THUMBNAIL_SIDE)
             faces = dict(zip(asked, result.faces, strict=True))
-            past = PastEdit(asked, settings, faces, reduced(result.image), close, thumbnail, result.seconds)
+            past = PastEdit(asked, settings, faces, reduced(pixels), close, thumbnail, result.seconds)
             self._latest = past, result
             del self.history[self.position + 1 :]
             self.history = [*self.history, past][-MOST_EDITS:]
@@ -260,7 +263,8 @@ class Session:
                 return None
             quickest = EditSettings("live", guidance=settings.guidance, seed=settings.seed)
             result = self._run(self._asked(), quickest, None, measure=False)
-            return self._close(result.image, self.chosen) if self.close_up else reduced(result.image)
+            pixels = np.asarray(result.image.convert("RGB"))
+            return self._close(pixels, self.chosen) if self.close_up else reduced(pixels)
 
     def cancel(self) -> None:
         """Stops the edit or sweep that is running, if any, at its next step."""
@@ -321,8 +325,12 @@ class Session:
 
     def shown_photograph(self, close_up: bool = False) -> np.ndarray:
         """The photograph itself, or the surroundings of the chosen face, likewise."""
-        image = PIL.Image.fromarray(self._opened().pixels)
-        return self._close(image, self.chosen) if close_up else reduced(image)
+        pixels = self._opened().pixels
+        if close_up:
+            return self._close(pixels, self.chosen)
+        if self._whole is None:
+            self._whole = reduced(pixels)
+        return self._whole
 
     def save_result(self) -> Path:
         """Writes the edit on show as a PNG of the photograph's own resolution, with its metadata and ours.
@@ -395,8 +403,10 @@ class Session:
         self._opened()
         return self.faces[self.chosen]
 
-    def _close(self, image: PIL.Image.Image, index: int) -> np.ndarray:
-        return reduced(image.crop(face_window(self.faces[index].box, image.size)), CLOSE_SIDE)
+    def _close(self, pixels: np.ndarray, index: int) -> np.ndarray:
+        height, width = pixels.shape[:2]
+        left, top, right, bottom = face_window(self.faces[index].box, (width, height))
+        return np.array(reduced(pixels[top:bottom, left:right], CLOSE_SIDE))  # not a view of the whole
 
     def _asked(self) -> dict[int, Request]:
         return {index: dict(asked) for index, asked in sorted(self.requests.items()) if asked}
@@ -440,8 +450,9 @@ def open_upload(path: str | Path) -> Photo:
     return replace(photo, source=Path(path.name))
 
 
-def reduced(image: PIL.Image.Image, side: int = SHOWN_SIDE) -> np.ndarray:
-    """A picture at no more than `side` px a side, (height, width, 3) uint8 RGB."""
-    image = image.convert("RGB")
-    image.thumbnail((side, side), PIL.Image.Resampling.LANCZOS)
-    return np.array(image)
+def reduced(pixels: np.ndarray, side: int = SHOWN_SIDE) -> np.ndarray:
+    """A picture (height, width, 3) uint8 at no more than `side` px a side."""
+    height, width = pixels.shape[:2]
+    scale = min(1.0, side / max(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return pixels if scale == 1 else cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
