@@ -1,29 +1,52 @@
 """Videos: frames a second, CPU time, memory, flicker and resuming, measured on this machine.
 
-    python benchmarks/video.py [-o benchmarks/video.json]
+    python benchmarks/video.py [-o benchmarks/video.json] [--parts speed flicker resume reenact]
 
 The videos are synthetic: a public-domain photograph (scikit-image's astronaut) that moves, grows and turns
-slowly before a background, with expressions by the muscles' warp and with a sensor's noise.
+slowly before a background, with expressions by the muscles' warp and with a sensor's noise. Speed and memory
+are those of `magicedit video` in processes of their own. Parts that are not measured anew are kept from the
+file, with the circumstances under which they were.
 """
 
 import argparse
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import cv2
 import numpy as np
+import psutil
+from machine import circumstances
 from skimage import data
 
 from magicedit.action_units import NAMES
+from magicedit.editor import ExpressionEditor, SamplingSettings, requested_deltas
 from magicedit.faces import load_backend
+from magicedit.video.analysis import analyse, scan
+from magicedit.video.edit import EditMaker
+from magicedit.video.reading import Video
+from magicedit.video.settings import DEFAULTS
+from magicedit.video.smoothing import OneEuro, Smoothing
 from magicedit.warping import displacement_fields, warp_photo
 
 RATE = 25  # frames a second
 FACE_SCALE = 2.2  # of the photograph's 512 px: the face is about 250 px high
 NOISE = 2.5  # levels of 255, standard deviation: a camera's in a lit room
 SOUND_HZ = 44_100
+SHORT, LONG = 150, 1200  # frames
+FLICKER_FRAMES = 100
+EDIT = {"AU12": -2.0, "AU26": 3.0, "AU1": 2.0}  # an opened mouth, whose inside is painted
 
 
 class MovingPhotograph:
@@ -103,3 +126,185 @@ def talking(seconds: float) -> dict[str, float]:
         "AU4": max(0.0, 2 * np.sin(0.6 * seconds)),
         "AU26": 1 + 1 * np.sin(2 * np.pi * 2.5 * seconds),
     }
+
+
+# --- A command in a process of its own ----------------------------------------------------------------------
+
+
+class Watched:
+    """`magicedit` with these words, and what it and its children need meanwhile."""
+
+    def __init__(self, *words: str | Path):
+        self.peak_rss = 0
+        self.process = psutil.Popen(
+            [sys.executable, "-m", "magicedit.cli", *map(str, words), "--json"],
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+        self._cpu: dict[int, float] = {}
+        self._watch = threading.Thread(target=self._sample, daemon=True)
+        self._watch.start()
+
+    def _sample(self) -> None:
+        while self.process.is_running() and self.process.status() != psutil.STATUS_ZOMBIE:
+            rss = 0
+            try:
+                for one in (self.process, *self.process.children(recursive=True)):
+                    with one.oneshot():
+                        rss += one.memory_info().rss
+                        times = one.cpu_times()
+                        self._cpu[one.pid] = times.user + times.system
+            except psutil.Error:
+                continue
+            self.peak_rss = max(self.peak_rss, rss)
+            time.sleep(0.05)
+
+    def report(self) -> dict:
+        """Its JSON; peak RSS and CPU seconds are of all its processes together."""
+        load = psutil.getloadavg()[0]
+        started = time.perf_counter()
+        out, _ = self.process.communicate()
+        self._watch.join()
+        if self.process.returncode:
+            raise SystemExit(f"the command failed with {self.process.returncode}")
+        report = json.loads(out)
+        return {
+            "frames": report["frames"],
+            "frames_per_second": report["frames_per_second"],
+            "frames_per_second_with_loading": round(report["frames"] / (time.perf_counter() - started), 2),
+            "cpu_seconds_per_frame": round(sum(self._cpu.values()) / report["frames"], 4),
+            "peak_rss_mb": round(self.peak_rss / 1e6),
+            "flicker": report["flicker"],
+            "load_of_the_machine_before_and_after": [round(load, 2), round(psutil.getloadavg()[0], 2)],
+        }
+
+
+def measure_speed(folder: Path) -> dict:
+    """Frames a second, CPU and memory of a short and a long video, by quality, and without an edit's work."""
+    edit = ("--au", ",".join(f"{name}={delta}" for name, delta in EDIT.items()))
+    film = MovingPhotograph(expression=talking)
+    short, long = film.save(folder / "short.mp4", SHORT), film.save(folder / "long.mp4", LONG)
+    result: dict = {"video": "1280 x 720 px, one face of 250 px, moving and talking, with sound"}
+    for quality in ("live", "fast", "balanced"):
+        words = ("video", short, "-o", folder / "out.mp4", *edit, "--quality", quality)
+        result[f"short, {quality}"] = Watched(*words).report()
+    result["long, fast"] = Watched("video", long, "-o", folder / "out.mp4", *edit).report()
+    return result
+
+
+def measure_reenact(folder: Path) -> dict:
+    """The same of `magicedit reenact`, on a photograph of 1024 px."""
+    film = MovingPhotograph(expression=talking).save(folder / "driving.mp4", SHORT)
+    photo = cv2.resize(data.astronaut(), (1024, 1024), interpolation=cv2.INTER_CUBIC)
+    cv2.imwrite(str(folder / "photo.png"), photo[..., ::-1])
+    words = ("reenact", "--source", folder / "photo.png", "--driving", film, "-o", folder / "alive.mp4")
+    return {"photograph": "1024 x 1024 px", **Watched(*words).report()}
+
+
+# --- Flicker ------------------------------------------------------------------------------------------------
+
+
+def measure_flicker(folder: Path) -> dict:
+    """By motion, quality and what is smoothed; see `FlickerMeter`, on the frames before they are encoded."""
+    open_filter = OneEuro(min_cutoff=1e9, beta=0)
+    nothing = Smoothing(place=open_filter, landmarks=open_filter, action_units=open_filter, change=None)
+    usual = DEFAULTS.smoothing
+    ways = {
+        "nothing": nothing,
+        "faces": replace(usual, change=None),
+        "changes": replace(nothing, change=usual.change),
+        "both": usual,
+    }
+    films = {
+        "still": MovingPhotograph(motion=0),
+        "moving": MovingPhotograph(motion=0.3),
+        "moving and talking": MovingPhotograph(expression=talking),
+    }
+    editors = {name: ExpressionEditor.from_pretrained(name, device="cpu") for name in ("mini", "mini-live")}
+    result: dict = {"frames": FLICKER_FRAMES, "edit": EDIT, "rows": []}
+    for name, film in films.items():
+        video = Video(film.save(folder / f"{name}.mp4", FLICKER_FRAMES))
+        rows = folder / f"{name}.jsonl"
+        analysis = analyse(video, editors["mini"].backend, rows, DEFAULTS.tracking)
+        tracks = scan(analysis.rows(), float(video.info.time_base))
+        runs = [("mini", "fast", way) for way in ways]
+        runs += [("mini", "live", "both"), ("mini", "balanced", "both"), ("mini-live", "live", "both")]
+        for model, quality, way in runs:
+            editor = editors[model]
+
+            def requested(current, seconds, names=editor.action_units):
+                return requested_deltas(names, current, add=EDIT)
+
+            maker = EditMaker(
+                video,
+                analysis,
+                tracks,
+                requested,
+                editor.changer,
+                SamplingSettings(quality=quality),
+                ways[way],
+            )
+            for _ in maker.frames(0):
+                pass
+            row = {"video": name, "model": model, "quality": quality, "smoothed": way}
+            result["rows"].append(row | maker.meter.result().to_json())
+    return result
+
+
+# --- Resuming -----------------------------------------------------------------------------------------------
+
+
+def measure_resume(folder: Path) -> dict:
+    """A run killed twice and gone on with, against one that was not: are the decoded frames equal?"""
+    film = MovingPhotograph(expression=talking).save(folder / "film.mp4", SHORT)
+    edit = ("--au", ",".join(f"{name}={delta}" for name, delta in EDIT.items()))
+    Watched("video", film, "-o", folder / "whole.mp4", *edit).report()
+    work = folder / ".killed.mp4.partial"
+    stops = {
+        "while faces are looked for": lambda: (
+            (work / "faces.jsonl").is_file() and (work / "faces.jsonl").read_bytes().count(b"\n") > SHORT // 3
+        ),
+        "while frames are made": (work / "piece-00001.json").is_file,
+    }
+    for reached in stops.values():
+        killed = Watched("video", film, "-o", folder / "killed.mp4", *edit).process
+        while not reached():
+            time.sleep(0.02)
+        os.kill(killed.pid, signal.SIGKILL)
+        killed.wait()
+        if (folder / "killed.mp4").exists():
+            raise SystemExit("a killed run left an output")
+    Watched("video", film, "-o", folder / "killed.mp4", *edit).report()
+    digests = [
+        [hashlib.blake2b(frame.planes).hexdigest() for frame in Video(folder / name).frames()]
+        for name in ("whole.mp4", "killed.mp4")
+    ]
+    return {
+        "killed": list(stops),
+        "frames": len(digests[0]),
+        "equal_decoded_frames": sum(a == b for a, b in zip(*digests, strict=True)),
+    }
+
+
+PARTS = {
+    "speed": measure_speed,
+    "reenact": measure_reenact,
+    "flicker": measure_flicker,
+    "resume": measure_resume,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("-o", "--output", type=Path, default=Path(__file__).with_suffix(".json"))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART")
+    args = parser.parse_args()
+    result = json.loads(args.output.read_text()) if args.output.is_file() else {}
+    for part in args.parts:
+        with tempfile.TemporaryDirectory() as folder:
+            result[part] = {**circumstances(), **PARTS[part](Path(folder))}
+        args.output.write_text(json.dumps(result, indent=2) + "\n")
+        print(json.dumps(result[part], indent=2), flush=True)
+
+
+if __name__ == "__main__":
+    main()
