@@ -9,9 +9,11 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 
 from magicedit.errors import MissingDependencyError, VideoError
@@ -375,7 +377,9 @@ def replace_pixels(planes: np.ndarray, before: np.ndarray, after: np.ndarray, in
 
     All other luma, and the colour of all other blocks of 2 x 2 pixels, stay as they are.
     """
-    changed = (before != after).any(-1)
+    if before is after:
+        return planes
+    changed = reduce(cv2.max, cv2.split(cv2.absdiff(before, after))) > 0  # (height, width)
     rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
     if not len(rows):
         return planes
