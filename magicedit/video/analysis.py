@@ -20,12 +20,13 @@ from magicedit.files import replacing
 from magicedit.video.reading import Damage, Frame, Video, to_rgb
 from magicedit.video.results import Pace, ProgressCallback
 from magicedit.video.smoothing import FaceFilter, Smoothing
-from magicedit.video.threads import ahead
+from magicedit.video.threads import ahead, how_many
 from magicedit.video.tracking import CutDetector, Tracked, Tracker, Tracking
 
 BRIDGED = 0.25  # seconds for which a face may be missed: it is taken to have moved evenly meanwhile
 FADE = 0.15  # seconds in which an edit comes and goes with a face that appears or leaves within a scene
-DECODED_AHEAD = 8  # frames
+DECODED_AHEAD = 8  # frames at most
+DECODED_BYTES = 4.5  # a pixel of a decoded frame: RGB and yuv420p
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +167,8 @@ def analyse(
         for frame in video.frames(max(0, known - 1)):
             yield frame, to_rgb(frame.planes, video.info)
 
-    with rows_file.open("a", encoding="utf-8") as file, closing(ahead(prepared(), DECODED_AHEAD)) as frames:
+    depth = how_many(DECODED_AHEAD, video.info, DECODED_BYTES)
+    with rows_file.open("a", encoding="utf-8") as file, closing(ahead(prepared(), depth)) as frames:
         for frame, pixels in frames:
             difference = cuts.difference(frame.planes)
             if frame.index < known:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from magicedit.action_units import (
+    parse_deltas,
     parse_levels,
     total_delta,
     whole_name,
@@ -21,6 +22,7 @@ from magicedit.errors import ActionUnitError, NoFaceError, VideoError
 from magicedit.expression import Expression
 from magicedit.video.analysis import (
     DECODED_AHEAD,
+    DECODED_BYTES,
     Analysis,
     Row,
     SteadyFace,
@@ -39,7 +41,7 @@ from magicedit.video.rendering import BATCH, render
 from magicedit.video.results import FaceInVideo, ProgressCallback, VideoResult
 from magicedit.video.settings import DEFAULTS, VideoSettings
 from magicedit.video.smoothing import ChangeFilter, Smoothing
-from magicedit.video.threads import ahead
+from magicedit.video.threads import ahead, how_many
 from magicedit.video.writing import check_size, check_video_output
 from magicedit.warping import carry_change
 
@@ -98,11 +100,12 @@ def edit_video(
     import_av()
     source, output = Path(source), Path(output)
     sampling = SamplingSettings(steps, guidance, quality, seed)
-    asked = {
-        "add": add, "set": set, "emotion": emotion, "expression": expression, "strength": strength,
-        "neutral": neutral,
-    }  # fmt: skip
     names = editor.action_units
+    asked = {
+        "add": None if add is None else parse_deltas(add, names),
+        "set": None if set is None else parse_levels(set, names),
+        "emotion": emotion, "expression": expression, "strength": strength, "neutral": neutral,
+    }  # fmt: skip
     check_request(names, asked, curve)
     video = Video(source)
     check_size(video.info, str(source), "scale it first")
@@ -229,7 +232,8 @@ class EditMaker:
     def frames(self, first: int) -> Iterator[tuple[int, np.ndarray]]:
         """Timestamp and planes of each frame from number `first` on, a multiple of BATCH."""
         steady = itertools.islice(self._steady(), first, None)
-        with closing(ahead(self._decoded(first), DECODED_AHEAD)) as decoded:
+        depth = how_many(DECODED_AHEAD, self.video.info, DECODED_BYTES)
+        with closing(ahead(self._decoded(first), depth)) as decoded:
             for batch in batches(zip(steady, decoded, strict=True), BATCH):
                 rows = [row for (row, _), _ in batch]
                 before = [pixels for _, (_, pixels) in batch]

@@ -17,6 +17,7 @@ import os
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from magicedit import __version__
 from magicedit.editor import ExpressionEditor, SamplingSettings
 from magicedit.errors import OutputError
 from magicedit.files import replacing
+from magicedit.video.reading import import_av
 from magicedit.video.writing import Piece
 
 _OURS = ("request.json", "faces.jsonl", "faces.done", "joined.tmp", "lock")
@@ -90,9 +92,15 @@ class Partial:
                 file.write(self._request.encode())
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._lock is not None:
             os.close(self._lock)
+        if isinstance(error, (OSError, import_av().error.FFmpegError)):
+            raise OutputError(
+                f"{self.folder} cannot be worked in ({error}); make room or choose another place"
+            ) from error
 
     @property
     def faces(self) -> Path:

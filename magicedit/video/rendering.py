@@ -10,13 +10,13 @@ from magicedit.video.analysis import Analysis
 from magicedit.video.partial import Partial
 from magicedit.video.reading import Video, VideoInfo
 from magicedit.video.results import Pace, Progress, ProgressCallback
-from magicedit.video.threads import Behind
+from magicedit.video.threads import Behind, how_many
 from magicedit.video.writing import Encoding, PieceWriter, join
 
 # Both count from frame 0, so that a resumed run makes the same batches and pieces.
 BATCH = 8  # frames that go through the model together
 PIECE = 24  # frames: what is lost at most when the program is killed, and the distance of key frames
-ENCODED_BEHIND = 16  # frames that may wait for the encoder
+ENCODED_BEHIND = 16  # frames at most that wait for the encoder, in 1.5 bytes a pixel
 
 
 class FrameMaker(Protocol):
@@ -60,7 +60,7 @@ def render(
 
     # 2. The pieces from there on
     made = maker.frames(already * PIECE)
-    encoder = Behind(ENCODED_BEHIND)
+    encoder = Behind(how_many(ENCODED_BEHIND, info, 1.5))
     try:
         for number in range(already, -(-total // PIECE)):
             stop = min((number + 1) * PIECE, total)

@@ -7,8 +7,16 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from magicedit.video.reading import VideoInfo
+
 Item = TypeVar("Item")
+MOST_WAITING = 100_000_000  # bytes of pictures between two threads
 _LOOK = 0.1  # seconds after which a waiting thread looks whether it is still needed
+
+
+def how_many(most: int, info: VideoInfo, bytes_a_pixel: float) -> int:
+    """How many pictures may wait: `most`, fewer where they are large, at least 2."""
+    return max(2, min(most, int(MOST_WAITING / (info.width * info.height * bytes_a_pixel))))
 
 
 def ahead(items: Iterable[Item], depth: int) -> Iterator[Item]:

@@ -89,7 +89,9 @@ class PieceWriter:
         context.color_trc, context.color_primaries = colours.transfer, colours.primaries
         # x264's macroblock tree reads memory that nobody has written (seen with PyAV 18.1: other pictures
         # under another MALLOC_PERTURB_), so that two runs would differ.
-        context.options = {"crf": f"{encoding.crf:g}", "preset": encoding.preset, "bf": "0", "mbtree": "0"}
+        # Its look ahead is of use to the tree alone, and holds 30 frames.
+        context.options = {"crf": f"{encoding.crf:g}", "preset": encoding.preset, "bf": "0"}
+        context.options |= {"mbtree": "0", "rc-lookahead": "0"}
 
     def write(self, planes: np.ndarray, pts: int) -> None:
         """A frame as yuv420p planes (3 * height / 2, width) uint8; pts in ticks of the video's time base."""
