@@ -147,6 +147,7 @@ def join(
             with av.open(str(pieces[0].path)) as first:
                 pictures = container.add_stream_from_template(first.streams.video[0])
                 pictures.time_base = info.time_base
+                pictures.codec_context.framerate = info.rate
             tracks = [_picture_packets(pieces, last_duration, info, pictures)]
             if source.info.sounds:
                 tracks.append(_sound_packets(source, container, suffix, remarks))

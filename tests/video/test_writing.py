@@ -39,6 +39,7 @@ def test_pieces_keep_timestamps_pictures_and_sound(tmp_path, moving, suffix):
     if suffix == ".mkv":  # counts in milliseconds
         times = [min((e for e in expected if abs(e - t) <= MILLISECOND), default=t) for t in times]
     assert times == expected
+    assert 10 < Video(output).info.rate < 20
     for before, after in zip(read_pictures(source), read_pictures(output), strict=True):
         assert np.abs(before.astype(int) - after).mean() < 1
     (codec, samples), (kept, kept_samples) = sound_of(source), sound_of(output)
