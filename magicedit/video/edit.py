@@ -37,7 +37,7 @@ from magicedit.video.curves import Curve
 from magicedit.video.flicker import FlickerMeter
 from magicedit.video.partial import Partial, identity
 from magicedit.video.reading import HDR_TRANSFERS, Frame, Video, VideoInfo, import_av, replace_pixels, to_rgb
-from magicedit.video.rendering import BATCH, render
+from magicedit.video.rendering import batch_size, render
 from magicedit.video.results import FaceInVideo, ProgressCallback, VideoResult
 from magicedit.video.settings import DEFAULTS, VideoSettings
 from magicedit.video.smoothing import ChangeFilter, Smoothing
@@ -86,7 +86,8 @@ def edit_video(
         steps, guidance, seed, quality: as of `ExpressionEditor.edit`; the noise is the same in every frame.
         settings: how faces are followed and steadied, and how the output is encoded.
         damaged: edit what can be decoded of a damaged file.
-        progress: is told how far the work is, by this thread.
+        progress: is told how far the work is, by this thread; what it raises ends the work, which can be gone
+            on with.
 
     Raises:
         VideoError: where the video cannot be read, is damaged, or its pictures cannot be held by H.264.
@@ -230,11 +231,11 @@ class EditMaker:
                 self._request(face, row)
 
     def frames(self, first: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Timestamp and planes of each frame from number `first` on, a multiple of BATCH."""
+        """Timestamp and planes of each frame from number `first` on, a multiple of PIECE."""
         steady = itertools.islice(self._steady(), first, None)
         depth = how_many(DECODED_AHEAD, self.video.info, DECODED_BYTES)
         with closing(ahead(self._decoded(first), depth)) as decoded:
-            for batch in batches(zip(steady, decoded, strict=True), BATCH):
+            for batch in batches(zip(steady, decoded, strict=True), batch_size(self.video.info)):
                 rows = [row for (row, _), _ in batch]
                 before = [pixels for _, (_, pixels) in batch]
                 after = self._edited(rows, [faces for (_, faces), _ in batch], before)

@@ -20,7 +20,7 @@ from magicedit.video.edit import QUALITY, batches, described
 from magicedit.video.flicker import FlickerMeter
 from magicedit.video.partial import Partial, identity
 from magicedit.video.reading import Video, VideoInfo, from_rgb, import_av, replace_pixels, still_info
-from magicedit.video.rendering import BATCH, render
+from magicedit.video.rendering import batch_size, render
 from magicedit.video.results import ProgressCallback, VideoResult
 from magicedit.video.settings import DEFAULTS, VideoSettings
 from magicedit.video.smoothing import ChangeFilter, Smoothing
@@ -223,12 +223,12 @@ class ReenactMaker:
         self._filter: ChangeFilter | None = None
 
     def frames(self, first: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Timestamp and planes of each frame from number `first` on, a multiple of BATCH."""
+        """Timestamp and planes of each frame from number `first` on, a multiple of PIECE."""
         if self._cut is None:
             self._cut = self.changer.cut(self._pixels, self._face)
         size = self.changer.pipeline.config.resolution
         rows = steady_faces(self.analysis.rows(), [self.track], self._time_base, self.smoothing, size)
-        for batch in batches(itertools.islice(rows, first, None), BATCH):
+        for batch in batches(itertools.islice(rows, first, None), batch_size(self.info)):
             requests = []
             for _, faces in batch:
                 driving = faces.get(self.track.number)

@@ -14,16 +14,25 @@ from magicedit.video.threads import Behind, how_many
 from magicedit.video.writing import Encoding, PieceWriter, join
 
 # Both count from frame 0, so that a resumed run makes the same batches and pieces.
-BATCH = 8  # frames that go through the model together
+BATCH = 8  # frames that go through the model together, fewer where they are large: see `batch_size`
+BATCH_BYTES = 150_000_000  # of its pictures: RGB before and after, and yuv420p, 7.5 bytes a pixel
 PIECE = 24  # frames: what is lost at most when the program is killed, and the distance of key frames
 ENCODED_BEHIND = 16  # frames at most that wait for the encoder, in 1.5 bytes a pixel
+
+
+def batch_size(info: VideoInfo) -> int:
+    """How many frames of such a video go through the model together; PIECE is a multiple of it."""
+    size = BATCH
+    while size > 2 and size * info.width * info.height * 7.5 > BATCH_BYTES:
+        size //= 2
+    return size
 
 
 class FrameMaker(Protocol):
     """Makes the output's frames; what a frame depends on of those before is in `state`."""
 
     def frames(self, first: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Timestamp and yuv420p planes of each frame from number `first` on, a multiple of BATCH."""
+        """Timestamp and yuv420p planes of each frame from number `first` on, a multiple of PIECE."""
         ...
 
     def state(self) -> dict[str, np.ndarray]: ...
