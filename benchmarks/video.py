@@ -357,7 +357,7 @@ def main() -> None:
     result = json.loads(args.output.read_text()) if args.output.is_file() else {}
     for part in args.parts:
         with tempfile.TemporaryDirectory() as folder:
-            result[part] = {**circumstances(), **PARTS[part](Path(folder))}
+            result[part] = {**circumstances(), "av": av.__version__, **PARTS[part](Path(folder))}
         args.output.write_text(json.dumps(result, indent=2) + "\n")
         print(json.dumps(result[part], indent=2), flush=True)
 
