@@ -560,7 +560,8 @@ class ExpressionEditor:
         margin = max(x1 - x0, y1 - y0)
         left, top = max(0, int(x0 - margin)), max(0, int(y0 - margin))
         right, bottom = min(width, math.ceil(x1 + margin)), min(height, math.ceil(y1 + margin))
-        found = self.backend.detect(np.ascontiguousarray(pixels[top:bottom, left:right]))
+        with self._detecting:
+            found = self.backend.detect(np.ascontiguousarray(pixels[top:bottom, left:right]))
         offset = np.array([left, top], np.float32)
         moved = [
             replace(

@@ -165,6 +165,13 @@ def face_pictures(results: Sequence[EditResult], side: int = 384) -> list[PIL.Im
     return pictures
 
 
+def sweep_caption(face: FaceEdit) -> str:
+    """What was requested of a face, one unit, and measured."""
+    ((name, delta),) = face.requested.items()
+    measured = face.after.get(name) if face.after else None
+    return f"{name} {delta:+.1f}" + ("" if measured is None else f" ({measured:.1f})")
+
+
 def sweep_strip(
     results: Sequence[EditResult], side: int = 384, captions: Sequence[str] | None = None
 ) -> PIL.Image.Image:
@@ -173,10 +180,5 @@ def sweep_strip(
     captions: default: what was requested, and measured, of results whose request is one unit each.
     """
     if captions is None:
-        captions = []
-        for result in results:
-            face = result.faces[0]
-            ((name, delta),) = face.requested.items()
-            measured = face.after.get(name) if face.after else None
-            captions.append(f"{name} {delta:+.1f}" + ("" if measured is None else f" ({measured:.1f})"))
+        captions = [sweep_caption(result.faces[0]) for result in results]
     return strip(face_pictures(results, side), captions)
