@@ -12,6 +12,7 @@ Names and numbers: Ekman, Friesen, Hager, "Facial Action Coding System", 2002.
 import difflib
 import math
 import re
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -112,7 +113,7 @@ def canonical_name(name: str, names: Iterable[str] | None = None) -> str:
         raise ActionUnitError(
             f"{canonical} ({DESCRIPTIONS[canonical]}) has no sides; those that have: {', '.join(BILATERAL)}"
         )
-    problem = f"unknown action unit {name!r}"
+    problem = f"unknown action unit {reprlib.repr(name)}"
     if canonical in DESCRIPTIONS:
         problem = f"{canonical} ({DESCRIPTIONS[canonical]}) is measured but cannot be edited here"
     nearest = _nearest_name(name, canonical, names)
@@ -219,11 +220,11 @@ def _number(value: object, name: str, limits: tuple[float, float], what: str) ->
     wanted = f"expected {what} between {limits[0]:g} and {limits[1]:g} for {name}"
     # float() alone would also take True, "1_0" and digits of other scripts
     if isinstance(value, bool | np.bool_) or (isinstance(value, str) and not _NUMBER.fullmatch(value)):
-        raise ActionUnitError(f"{wanted}, got {value!r}")
+        raise ActionUnitError(f"{wanted}, got {reprlib.repr(value)}")
     try:
         number = float(value)
-    except (TypeError, ValueError) as error:
-        raise ActionUnitError(f"{wanted}, got {value!r}") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ActionUnitError(f"{wanted}, got {reprlib.repr(value)}") from error
     if not math.isfinite(number) or not limits[0] <= number <= limits[1]:
         raise ActionUnitError(f"{wanted}, got {number:g}")
     return number

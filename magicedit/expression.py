@@ -7,6 +7,7 @@ expression holds is its `relative`. Names, ranges and sides: `magicedit.action_u
 import csv
 import math
 import re
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -148,7 +149,7 @@ class Expression:
         unknown = content.keys() - {"kind", "action_units", "source", "model"}
         if unknown:
             raise ActionUnitError(
-                f"{path} says what an expression does not have: {', '.join(sorted(unknown))}"
+                f"{path} says what an expression does not have: {', '.join(sorted(map(reprlib.repr, unknown)))}"
             )
         source, model = content.get("source", ""), content.get("model")
         if not isinstance(source, str) or not isinstance(model, str | None):

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import reprlib
 import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,7 +10,10 @@ from typing import IO, Any
 
 from magicedit.errors import MagicEditError, OutputError
 
-LARGEST_DOCUMENT = 1_000_000  # bytes: what we write takes a few thousand
+# What we write has a few thousand bytes, two levels, and no anchors or tags
+LARGEST_DOCUMENT = 1_000_000  # bytes
+LONGEST_TEXT = 10_000  # characters of one name or value
+DEEPEST = 10  # levels
 
 
 @contextlib.contextmanager
@@ -57,17 +61,41 @@ def read_document(path: str | Path, format: str) -> dict[str, Any]:
     path = Path(path)
     try:
         if path.stat().st_size > LARGEST_DOCUMENT:
-            raise MagicEditError(f"{path} is larger than any `{format}` file; is it the right one?")
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+            raise ValueError("it is larger than any such file; is it the right one?")
+        text = path.read_text(encoding="utf-8")
+        _check_plain(text)
+        content = yaml.safe_load(text)
+    except (OSError, ValueError, OverflowError, yaml.YAMLError) as error:  # ValueError: 2020-13-45
         raise MagicEditError(
             f"{path} cannot be read as `{format}`: {' '.join(str(error).split())}"
         ) from error
     if not isinstance(content, dict) or content.get("magicedit") != format:
         said = content.get("magicedit") if isinstance(content, dict) else None
+        says = f"says {reprlib.repr(said)}" if isinstance(said, str) else "is missing"
         raise MagicEditError(
-            f"{path} is no `{format}` file: its line `magicedit:` says {said!r}; "
+            f"{path} is no `{format}` file: its line `magicedit:` {says}; "
             "give one that magicedit wrote for this"
         )
     del content["magicedit"]
     return content
+
+
+def _check_plain(text: str) -> None:
+    """ValueError for YAML that a few bytes could make enormous, or that is read as other than plain values.
+
+    An alias stands for all that its anchor holds, so that aliases of aliases fill any memory.
+    """
+    import yaml
+
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError(f"it has an alias (*{reprlib.repr(event.anchor)[1:-1]}); write the value itself")
+        if getattr(event, "tag", None) is not None:
+            raise ValueError(f"it has a tag ({reprlib.repr(event.tag)}); leave it out")
+        if isinstance(event, yaml.ScalarEvent) and len(event.value) > LONGEST_TEXT:
+            raise ValueError(f"it has a text of {len(event.value)} characters; {LONGEST_TEXT} are allowed")
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise ValueError(f"it is nested more than {DEEPEST} levels deep")

@@ -1,12 +1,17 @@
 """Expressions as data: reading, keeping, mixing, mirroring, applying."""
 
 import pickle
+import subprocess
+import sys
 
 import pytest
 
 from magicedit import Expression
 from magicedit.action_units import DESCRIPTIONS, NAMES
 from magicedit.errors import ActionUnitError, MagicEditError, OutputError
+
+
+ASKS = "magicedit: expression/1\nkind: intensities\naction_units:"
 
 
 def test_values_are_canonical_and_in_the_order_of_numbers():
@@ -69,6 +74,20 @@ def test_a_file_brings_back_what_was_saved(tmp_path):
         ),
         ("magicedit: expression/1\nkind: intensities\naction_units: {AU12: 1}\nfoo: 1\n", "foo"),
         ("magicedit: [", "cannot be read"),
+        # What YAML can say and no expression does
+        ("magicedit: 2020-13-45\n", "cannot be read as `expression/1`: month must be in 1..12"),
+        ("magicedit: [expression/1]\n", "its line `magicedit:` is missing"),
+        (f"magicedit: {'long ' * 1000}\n", r"says 'long long .{,40}'; give one"),
+        (f"magicedit: {'long' * 3000}\n", "a text of 12000 characters"),
+        (f"magicedit: {'[' * 5000}", "nested more than 10 levels deep"),
+        ("magicedit: &a [1]\nkind: *a\n", r"it has an alias \(\*a\)"),
+        ("magicedit: !!timestamp soon\n", "it has a tag"),
+        (f"{ASKS} {{AU12: 1}}\n1: 2\n", "does not have: 1$"),
+        (f"{ASKS} {{AU12: 1}}\nsource: 2020-12-01\n", "must be texts"),
+        (f"{ASKS} {{1: 2}}\n", "unknown action unit 1"),
+        (f"{ASKS} {{{'x' * 500}: 2}}\n", r"unknown action unit 'x{12}\.\.\.x{13}'"),
+        (f"{ASKS} {{AU12: {'x' * 500}}}\n", r"got 'x{12}\.\.\.x{13}'"),
+        (f"{ASKS} {{AU12: 1{'0' * 400}}}\n", "expected an intensity between 0 and 5 for AU12"),
         ("!!python/object/apply:os.system ['false']", "cannot be read"),
     ],
 )
@@ -79,6 +98,22 @@ def test_files_that_are_no_expressions(tmp_path, text, message):
         Expression.load(path)
     with pytest.raises(MagicEditError, match="cannot be read"):
         Expression.load(tmp_path / "missing.yaml")
+
+
+def test_a_small_file_of_aliases_takes_no_memory(tmp_path):
+    """Lists of lists of lists: 355 bytes that stand for 9 ** 9 texts; and the command's one line about it."""
+    layers = [f"b{n}: &b{n} [{', '.join([f'*b{n - 1}'] * 9)}]" for n in range(1, 9)]
+    path = tmp_path / "one.yaml"
+    path.write_text("\n".join(["b0: &b0 [x, x, x, x, x, x, x, x, x]", *layers, "magicedit: *b8"]))
+    code = (
+        "import resource\nfrom magicedit.cli import main\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (2_000_000_000, -1))\n"
+        f"raise SystemExit(main(['edit', 'photo.png', '-o', 'out.png', '--expression', {str(path)!r}]))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 2
+    assert run.stderr.count("\n") == 1
+    assert "it has an alias (*b0); write the value itself" in run.stderr
 
 
 def test_rows_of_tables(tmp_path):
