@@ -43,7 +43,7 @@ from magicedit.video.settings import DEFAULTS, VideoSettings
 from magicedit.video.smoothing import ChangeFilter, Smoothing
 from magicedit.video.threads import ahead, how_many
 from magicedit.video.writing import check_size, check_video_output
-from magicedit.warping import carry_change
+from magicedit.warping import Change, carry_change
 
 Deltas = str | Mapping[str, float]
 Request = Callable[[SteadyFace, float], dict[str, float]]
@@ -298,27 +298,32 @@ class EditMaker:
                 for i, (row, present) in enumerate(zip(rows, faces, strict=True))
                 if number in present
             }
-            asked = [i for i, request in requests.items() if any(request.values())]
+            requests = {i: request for i, request in requests.items() if any(request.values())}
             cuts = [
-                self.changer.cut(edited[i], faces[i][number].face, faces[i][number].alignment) for i in asked
+                self.changer.cut(edited[i], faces[i][number].face, faces[i][number].alignment)
+                for i in requests
             ]
-            changes = self.changer.requested_changes(cuts, [requests[i] for i in asked], self.sampling)
-            for i in range(len(rows)):
-                if i not in asked:
+            changes = self.changer.requested_changes(cuts, [*requests.values()], self.sampling)
+            made = dict(zip(requests, zip(cuts, changes, strict=True), strict=True))
+            for i, row in enumerate(rows):
+                cut, change = made.get(i, (None, None))
+                if change is None:  # nothing is asked, or the face is not there
                     self._forget(number)
                     continue
-                cut, change, face = cuts[asked.index(i)], changes[asked.index(i)], faces[i][number]
-                if change is None:
-                    self._forget(number)
-                    continue
-                key = f"{number}-{face.run}"
-                if self.smoothing.change is not None:
-                    if key not in self._filters:
-                        self._forget(number)
-                        self._filters[key] = ChangeFilter(self.smoothing.change)
-                    change = self._filters[key](change, rows[i].pts * self._time_base)
-                edited[i] = carry_change(edited[i], cut.alignment, change, cut.region * face.presence)
+                change = self._smoothed(change, number, faces[i][number].run, row.pts * self._time_base)
+                region = cut.region * faces[i][number].presence
+                edited[i] = carry_change(edited[i], cut.alignment, change, region)
         return edited
+
+    def _smoothed(self, change: Change, number: int, run: int, seconds: float) -> Change:
+        """The model's answer for a face, smoothed over the frames of its run."""
+        if self.smoothing.change is None:
+            return change
+        key = f"{number}-{run}"
+        if key not in self._filters:
+            self._forget(number)
+            self._filters[key] = ChangeFilter(self.smoothing.change)
+        return self._filters[key](change, seconds)
 
     def _forget(self, number: int) -> None:
         """Lets the filter of a face start anew."""

@@ -23,6 +23,7 @@ class Tracking:
         window: a face is looked for around its last box, this many of its sides further in each direction.
         search_every: frames after which the whole picture is searched for others.
         search_empty: the same while there is no face at all.
+        keep_looking: frames in which a face that is missed is looked for at its last place.
         same_place: intersection over union of the boxes of a face in two frames.
         same_looks: correlation of two faces' looks (16 x 16 px, aligned, with hair) from which a face that
             was lost in this scene is taken for the one that returns. Of 23 people photographed alike, 95 % of
@@ -37,6 +38,7 @@ class Tracking:
     window: float = 0.75
     search_every: int = 15
     search_empty: int = 3
+    keep_looking: int = 12
     same_place: float = 0.3
     same_looks: float = 0.85
     same_looks_after_cut: float = 0.93
@@ -56,8 +58,11 @@ class Tracked:
 
 @dataclass(eq=False)
 class _Track:
+    """box: where it was last. scene: in which. missed: frames since then."""
+
     box: Box
     scene: int
+    missed: int = 0
     looks: list[np.ndarray] = field(default_factory=list)
 
 
@@ -67,25 +72,28 @@ class Tracker:
     def __init__(self, backend: FaceBackend, settings: Tracking):
         self.backend, self.settings = backend, settings
         self._tracks: dict[int, _Track] = {}
-        self._active: list[int] = []
         self._scene = 0
 
     def look(self, pixels: np.ndarray, index: int, cut: bool) -> list[Tracked]:
         """The faces of frame `index`, RGB (height, width, 3) uint8, by number; `note` is to follow."""
-        active = [] if cut else self._active
+        followed = [] if cut else self._followed()
         found: dict[int, Face] = {}
-        for number in active:
-            face = self._near(pixels, self._tracks[number].box)
-            if face is not None and not _doubled(face, found.values()):
+        for number in followed:
+            track = self._tracks[number]
+            face = self._near(pixels, track.box)
+            if face is None or _doubled(face, found.values()):
+                continue
+            if not track.missed or self._knows(track, looks_of(pixels, face), self._scene) > 0:
                 found[number] = face
-        every = self.settings.search_every if active else self.settings.search_empty
+        seen_before = [number for number in followed if not self._tracks[number].missed]
+        every = self.settings.search_every if seen_before else self.settings.search_empty
         close_look = cut or index == 0 or index % every == 0
-        if close_look or len(found) < len(active):
+        if close_look or not found.keys() >= {*seen_before}:
             for face in self.backend.detect(pixels):
                 if not _doubled(face, found.values()):
-                    lost = [number for number in active if number not in found]
+                    lost = [number for number in seen_before if number not in found]
                     found[self._number(pixels, face, lost, found, cut)] = face
-        fresh = [number for number in found if number not in active]
+        fresh = [number for number in found if number not in followed]
         return [
             Tracked(number, face, looks_of(pixels, face) if close_look or number in fresh else None)
             for number, face in sorted(found.items())
@@ -94,12 +102,21 @@ class Tracker:
     def note(self, faces: Sequence[Tracked], cut: bool) -> None:
         """Takes over what was seen in the next frame."""
         self._scene += cut
+        for track in self._tracks.values():
+            track.missed += 1
         for tracked in faces:
             track = self._tracks.setdefault(tracked.number, _Track(tracked.face.box, self._scene))
-            track.box, track.scene = tracked.face.box, self._scene
+            track.box, track.scene, track.missed = tracked.face.box, self._scene, 0
             if tracked.looks is not None:
                 track.looks = [*track.looks, tracked.looks][-_REMEMBERED_LOOKS:]
-        self._active = [tracked.number for tracked in faces]
+
+    def _followed(self) -> list[int]:
+        """Numbers of the faces that are there, or were a moment ago in this scene."""
+        return [
+            number
+            for number, track in self._tracks.items()
+            if track.scene == self._scene and track.missed <= self.settings.keep_looking
+        ]
 
     def _near(self, pixels: np.ndarray, box: Box) -> Face | None:
         """The face around a box of the frame before."""
@@ -122,20 +139,23 @@ class Tracker:
         if place is not None and overlap(face.box, self._tracks[place].box) > 0:
             return place
         looks = looks_of(pixels, face)
-        scene = self._scene + cut
-        best, best_score = None, -1.0
-        for number, track in self._tracks.items():
-            if number in found or (number in self._active and not cut and number not in lost):
-                continue
-            score = max(
-                (float(looks @ other) for other in track.looks if len(other) == len(looks)), default=-1
-            )
+        known = {
+            number: self._knows(track, looks, self._scene + cut)
+            for number, track in self._tracks.items()
+            if number not in found
+        }
+        best = max(known, key=known.get, default=None)
+        return best if best is not None and known[best] > 0 else max([*self._tracks, *found], default=-1) + 1
+
+    def _knows(self, track: _Track, looks: np.ndarray, scene: int) -> float:
+        """By how much looks are more like a track's than they must be in a scene; above 0: its own."""
+        if len(looks) != len(track.looks[0]):
+            return -1.0
+        if len(looks) != 3 * _LOOKS_SIZE**2:
+            needed = self.settings.same_embedding
+        else:
             needed = self.settings.same_looks if track.scene == scene else self.settings.same_looks_after_cut
-            if face.embedding is not None:
-                needed = self.settings.same_embedding
-            if score >= needed and score > best_score:
-                best, best_score = number, score
-        return best if best is not None else max([*self._tracks, *found], default=-1) + 1
+        return max(float(looks @ other) for other in track.looks) - needed
 
 
 def _doubled(face: Face, others) -> bool:

@@ -75,6 +75,13 @@ def test_two_faces_one_leaves_and_comes_back_with_its_number(tmp_path, editor, p
     assert left.face.box[2] < SIDE < right.face.box[0]
 
 
+def test_a_face_that_is_missed_for_a_moment_is_found_when_it_is_there(tmp_path, editor, portrait, other):
+    """Long before the whole picture is searched again, which is at frame 15."""
+    both, alone = wide(portrait, other), wide(portrait, None)
+    _, _, rows = looked(tmp_path, editor, [both] * 5 + [alone] * 2 + [both] * 3, cut_levels=255)
+    assert numbers(rows) == [[0, 1]] * 5 + [[0]] * 2 + [[0, 1]] * 3
+
+
 def test_somebody_else_gets_another_number(tmp_path, editor, portrait, other):
     pictures = [portrait] * 3 + [np.full_like(portrait, 120)] * 4 + [other] * 4
     _, _, rows = looked(tmp_path, editor, pictures, cut_levels=255)
