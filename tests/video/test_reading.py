@@ -152,6 +152,13 @@ def test_without_a_single_frame(tmp_path):
         Video(tmp_path / "in.mp4")
 
 
+def test_a_codec_that_is_not_known(tmp_path, moving):
+    path = write_video(tmp_path / "in.mp4", moving(2))
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz"))
+    with pytest.raises(VideoError, match="codec that is not known"):
+        Video(path)
+
+
 def test_cut_off_with_its_table_lost(tmp_path, moving):
     """An MP4 whose index stands at its end, as cameras write it."""
     path = write_video(tmp_path / "in.mp4", moving(10))
