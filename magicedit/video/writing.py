@@ -33,6 +33,7 @@ _COPIED_SOUND = {
 }
 _AAC_RATES = (48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000, 96_000, 88_200, 64_000)
 _AAC_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
+PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 MOST_PIXELS = 4096 * 2304  # of a picture: level 5.2 of H.264, the most that players take
 SMALLEST_SIDE = 16  # px
 
@@ -41,12 +42,21 @@ SMALLEST_SIDE = 16  # px
 class Encoding:
     """How H.264 is made.
 
-    crf: x264's constant quality; 0 is lossless, 23 its default, lower is better. preset: x264's, how much
-    time it takes.
+    crf: x264's constant quality, 0 to 51; 0 is lossless, 23 its default, lower is better. preset: x264's, how
+    much time it takes, from "ultrafast" to "veryslow".
+
+    Raises:
+        OutputError: where there is no such quality or preset.
     """
 
     crf: float = 17.0
     preset: str = "fast"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.crf <= 51:
+            raise OutputError(f"the quality of the encoding (crf) must be 0 to 51, got {self.crf:g}")
+        if self.preset not in PRESETS:
+            raise OutputError(f"the preset must be one of {', '.join(PRESETS)}, got {self.preset!r}")
 
 
 def check_video_output(path: str | Path, *inputs: str | Path) -> Path:

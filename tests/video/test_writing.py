@@ -11,8 +11,8 @@ import pytest
 from conftest import av, read_pictures, seconds_of, sound_of, write_video
 from PIL import Image
 
-from magicedit.errors import ImageError, OutputError, VideoError
-from magicedit.video import save_film
+from magicedit.errors import ImageError, MissingDependencyError, OutputError, VideoError
+from magicedit.video import edit_video, reenact, save_film
 from magicedit.video.reading import Video
 from magicedit.video.writing import Encoding, Piece, PieceWriter, check_size, check_video_output, join
 
@@ -191,3 +191,20 @@ def test_a_film_is_refused_and_leaves_nothing(tmp_path, portrait):
     with pytest.raises(OutputError, match="seconds"):
         save_film([picture], tmp_path / "film.mp4", 0)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_encoding_that_does_not_exist():
+    for arguments in ({"crf": 52}, {"crf": float("nan")}, {"preset": "quick"}):
+        with pytest.raises(OutputError):
+            Encoding(**arguments)
+
+
+def test_without_the_extra_its_name_is_said(tmp_path, portrait, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    for call in (
+        lambda: save_film([Image.fromarray(portrait)], tmp_path / "film.mp4", 0.1),
+        lambda: edit_video(None, "in.mp4", tmp_path / "out.mp4"),
+        lambda: reenact(None, portrait, "in.mp4", tmp_path / "out.mp4"),
+    ):
+        with pytest.raises(MissingDependencyError, match=r"magicedit\[video\]"):
+            call()
