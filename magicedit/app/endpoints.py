@@ -6,6 +6,7 @@ client = Client("http://127.0.0.1:7860")
 edited, report = client.predict(handle_file("photo.jpg"), "AU12=+3", api_name="/edit")
 """
 
+import contextlib
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,10 @@ def add_endpoints(editor: ExpressionEditor, folder: Path, concurrency_id: str) -
         set: str = "",
         emotion: str = "",
         neutral: bool = False,
-        face: str = "all",
+        face: str | None = "all",
         quality: str = "",
-        seed: float = 0,
-        tolerance: float = 0,
+        seed: float | None = 0,
+        tolerance: float | None = 0,
     ) -> tuple[str, dict[str, Any]]:
         result = editor.edit(
             opened(photo),
@@ -42,11 +43,14 @@ def add_endpoints(editor: ExpressionEditor, folder: Path, concurrency_id: str) -
             set=set or None,
             emotion=emotion or None,
             neutral=neutral,
-            face=int(face) if face.isdecimal() else face,
+            face=int(face) if face and face.isdecimal() else face or "all",
             quality=quality or None,
-            seed=int(seed),
+            seed=int(seed or 0),
             tolerance=tolerance or None,
         )
+        for left in folder.glob("edit-*"):  # Gradio has taken the pictures out
+            with contextlib.suppress(OSError):
+                left.rmdir()
         path = save_image(result.image, Path(tempfile.mkdtemp(prefix="edit-", dir=folder)) / "edited.png")
         return str(path), {
             "model": result.model,
@@ -71,8 +75,10 @@ def add_endpoints(editor: ExpressionEditor, folder: Path, concurrency_id: str) -
         report = gr.JSON(label="report")
         inputs = [photo, add, levels, emotion, neutral, face, quality, seed, tolerance]
         shared = {"concurrency_id": concurrency_id, "concurrency_limit": 1}
-        gr.Button("edit").click(spoken(edit), inputs, [picture, report], api_name="edit", **shared)
-        gr.Button("measure").click(spoken(measure), photo, report, api_name="measure", **shared)
+        gr.Button("edit").click(
+            spoken(edit, escape=False), inputs, [picture, report], api_name="edit", **shared
+        )
+        gr.Button("measure").click(spoken(measure, escape=False), photo, report, api_name="measure", **shared)
 
 
 def opened(photo: str | None) -> Any:

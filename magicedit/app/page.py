@@ -8,27 +8,26 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import numpy as np
 
 from magicedit import __version__
 from magicedit.action_units import ACTION_UNITS, EMOTIONS, STRENGTH_RANGE, sided_names, whole_name
 from magicedit.app.endpoints import add_endpoints
 from magicedit.app.messages import spoken
-from magicedit.app.session import EditSettings, Session
+from magicedit.app.session import EditSettings, Preview, Session, Sweep
 from magicedit.app.sliders import (
     STEP,
+    Mode,
     Request,
     has_sides,
     slider_names,
     slider_range,
-    slider_request,
     slider_values,
 )
-from magicedit.app.views import bars, describe, face_labels, outlined
+from magicedit.app.views import bars, describe, face_labels
 from magicedit.editor import QUALITIES, ExpressionEditor
 from magicedit.errors import MagicEditError
 
-MOST_SESSIONS = 32  # pages that are remembered at once: each keeps a photograph in memory
+MOST_SESSIONS = 16  # pages that are remembered at once: each keeps a photograph in memory
 REGIONS = (  # headings, and the regions of `ActionUnit` below each
     ("Brows", ("brow",)),
     ("Eyes, cheeks and nose", ("eye", "cheek", "nose")),
@@ -48,8 +47,13 @@ that a picture was edited wherever you show it. Photographs stay on the machine 
 deletes uploads and results after ten minutes.</p>"""
 HINT = "Drop a photograph to begin."
 
-# Downloads are made when asked for; then the hidden link that holds the file is followed.
-FOLLOW = "() => setTimeout(() => document.querySelector('#{id} a, a#{id}, button#{id}')?.click(), 150)"
+# A download is made when it is asked for; then the browser is sent to the file.
+FOLLOW = """file => {
+    const link = document.createElement('a');
+    link.href = file.url;
+    link.download = file.orig_name;
+    link.click();
+}"""
 
 
 class Sessions:
@@ -308,6 +312,8 @@ class Page:
         around = [self.faces, self.outlines, self.view]
         with_model = {"concurrency_id": MODEL, "concurrency_limit": 1, "api_visibility": "private"}
         quick = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
+        # As the browser sends them: a number field is empty while somebody types, which Gradio would refuse
+        raw = quick | {"preprocess": False}
 
         def empties(event: gr.events.Dependency, place: gr.File) -> None:
             """Whether it went well or not, another file can be dropped there."""
@@ -327,56 +333,63 @@ class Page:
         self.outlines.select(spoken(self.on_click), [self.mode, self.linked], choosing, **quick)
         self.view.input(spoken(self.on_view), self.view, self.compare, **quick)
 
-        gr.on(
-            [slider.input for slider in ordered],
-            spoken(self.on_drag),
-            [self.live, *positions, *sampling],
-            [self.compare, self.status],
-            trigger_mode="always_last",
-            show_progress="hidden",
-            **with_model,
-        )
-        gr.on(
-            [*(slider.release for slider in ordered), self.edit.click],
-            spoken(self.on_edit),
-            [*positions, *sampling],
-            pictures,
-            show_progress=self.shown_progress,
-            show_progress_on=self.compare,
-            trigger_mode="always_last",
-            **with_model,
-        )
-        self.cancel.click(self.on_cancel, queue=False, api_visibility="private")
-        gr.on(
-            [self.mode.input, self.linked.input],
-            spoken(self.on_mode),
-            [self.mode, self.linked],
-            sliders,
-            **quick,
-        )
-
-        def asks(
-            event: Callable[..., Any], handler: Callable[..., Any], *inputs: gr.components.Component
-        ) -> gr.events.Dependency:
-            """What moves the sliders by itself, and then edits."""
-            asking = event(
-                spoken(handler), [*inputs, self.mode, self.linked], [*sliders, self.status], **quick
-            )
+        # An event that waits for the model brings no values: those are said at once, see `Session`
+        def edits(asking: gr.events.Dependency) -> None:
             asking.success(
                 spoken(self.on_edit),
-                [*positions, *sampling],
+                None,
                 pictures,
                 show_progress=self.shown_progress,
                 show_progress_on=self.compare,
                 **with_model,
             )
+
+        following = gr.on(
+            [slider.input for slider in ordered],
+            spoken(self.on_drag),
+            [self.live, *positions, *sampling],
+            None,
+            trigger_mode="always_last",
+            **raw,
+        )
+        following.success(
+            spoken(self.on_preview), None, [self.compare, self.status], show_progress="hidden", **with_model
+        )
+        edits(
+            gr.on(
+                [*(slider.release for slider in ordered), self.edit.click],
+                spoken(self.on_ask),
+                [*positions, *sampling],
+                None,
+                trigger_mode="always_last",
+                **raw,
+            )
+        )
+        self.cancel.click(self.on_cancel, None, self.status, queue=False, api_visibility="private")
+        for event in (self.mode.input, self.linked.input):
+            event(spoken(self.on_mode), [self.mode, self.linked], sliders, **quick)
+
+        def moves(
+            event: Callable[..., Any], handler: Callable[..., Any], inputs: list, **options: Any
+        ) -> gr.events.Dependency:
+            """What moves the sliders by itself, and then edits."""
+            asking = event(
+                spoken(handler),
+                [self.mode, self.linked, *sampling, *inputs],
+                [*sliders, self.status],
+                **(options or quick),
+            )
+            edits(asking)
             return asking
 
-        asks(self.feel.click, self.on_emotion, self.emotion, self.strength)
-        asks(self.neutral.click, self.on_neutral)
-        asks(self.reset.click, self.on_reset)
-        empties(asks(self.copy_from.upload, self.on_copy, self.copy_from, self.share), self.copy_from)
-        empties(asks(self.preset.upload, self.on_preset, self.preset, self.share), self.preset)
+        moves(self.feel.click, self.on_emotion, [self.emotion, self.strength])
+        moves(self.neutral.click, self.on_neutral, [])
+        moves(self.reset.click, self.on_reset, [])
+        empties(moves(self.preset.upload, self.on_preset, [self.preset, self.share]), self.preset)
+        copying = moves(  # looks for a face, as edits do
+            self.copy_from.upload, self.on_copy, [self.copy_from, self.share], **with_model
+        )
+        empties(copying, self.copy_from)
 
         back = [*sliders, *pictures]
         self.undo.click(spoken(self.on_undo), [self.mode, self.linked], back, **quick)
@@ -384,36 +397,36 @@ class Page:
         self.history.select(spoken(self.on_history), [self.mode, self.linked], back, **quick)
 
         self.download.click(spoken(self.on_download), None, self.result_file, **with_model).success(
-            None, js=FOLLOW.format(id="result-file"), api_visibility="private"
+            None, self.result_file, js=FOLLOW, api_visibility="private"
         )
         for button, handler in (
             (self.save_steps, self.on_save_steps),
             (self.save_levels, self.on_save_levels),
         ):
-            button.click(spoken(handler), positions, self.preset_file, **quick).success(
-                None, js=FOLLOW.format(id="preset-file"), api_visibility="private"
+            button.click(spoken(handler), positions, self.preset_file, **raw).success(
+                None, self.preset_file, js=FOLLOW, api_visibility="private"
             )
         self.sweep.click(
-            spoken(self.on_sweep),
+            spoken(self.on_ask_sweep),
             [self.sweep_unit, self.sweep_from, self.sweep_to, self.sweep_count, self.sweep_kind, *sampling],
-            self.sweep_shown,
-            **with_model,
-        )
+            None,
+            **quick,
+        ).success(spoken(self.on_sweep), None, self.sweep_shown, **with_model)
 
     # --- what events do; the page's session comes with Gradio's request ---
 
-    def on_upload(self, request: gr.Request, path: str | None, mode: str) -> list:
+    def on_upload(self, request: gr.Request, path: str | None, mode: Mode) -> list:
         session = self.sessions.of(request)
         if path is not None:
             session.open(path)
         return [*self._around(session), *self._sliders(session, mode, True), *self._pictures(session)]
 
-    def on_choose(self, request: gr.Request, label: str, mode: str, linked: bool) -> list:
+    def on_choose(self, request: gr.Request, label: str, mode: Mode, linked: bool) -> list:
         session = self.sessions.of(request)
         session.choose(int(label.split()[1]) - 1)
         return self._chosen(session, mode, linked)
 
-    def on_click(self, request: gr.Request, event: gr.SelectData, mode: str, linked: bool) -> list:
+    def on_click(self, request: gr.Request, event: gr.SelectData, mode: Mode, linked: bool) -> list:
         session = self.sessions.of(request)
         session.choose_at(*event.index)
         return self._chosen(session, mode, linked)
@@ -421,90 +434,104 @@ class Page:
     def on_view(self, request: gr.Request, close_up: bool) -> gr.ImageSlider:
         session = self.sessions.of(request)
         session.close_up = close_up
-        return comparison(session, *session.shown())
+        return comparison(*session.shown())
 
-    def on_mode(self, request: gr.Request, mode: str, linked: bool) -> list:
-        return self._sliders(self.sessions.of(request), mode, linked)
-
-    def on_drag(self, request: gr.Request, live: bool, mode: str, linked: bool, *values: Any) -> list:
+    def on_mode(self, request: gr.Request, mode: Mode, linked: bool) -> list:
         session = self.sessions.of(request)
-        if not live:
-            return [gr.skip(), gr.skip()]
-        positions, sampling = values[: len(self.names)], values[len(self.names) :]
-        session.ask(self._asked(session, mode, linked, positions))
-        preview = session.preview(chosen_settings(*sampling))
+        if linked:
+            session.join_sides()
+        return self._sliders(session, mode, linked)
+
+    def on_drag(self, request: gr.Request, live: bool, mode: Mode, linked: bool, *values: Any) -> None:
+        session = self.sessions.of(request)
+        session.ask_sliders(values[: len(self.names)], mode, linked)
+        if live:
+            session.want(Preview(chosen_settings(*values[len(self.names) :])))
+
+    def on_preview(self, request: gr.Request) -> list:
+        session = self.sessions.of(request)
+        preview = session.wanted_preview()
         if preview is None:
             return [gr.skip(), gr.skip()]
         before, _ = session.shown()
-        return [comparison(session, before, preview), said("Preview, not measured.")]
+        return [comparison(before, preview), said("Preview, not measured.")]
+
+    def on_ask(self, request: gr.Request, mode: Mode, linked: bool, *values: Any) -> None:
+        session = self.sessions.of(request)
+        session.ask_sliders(values[: len(self.names)], mode, linked)
+        session.want(chosen_settings(*values[len(self.names) :]))
 
     def on_edit(
         self,
         request: gr.Request,
-        mode: str,
-        linked: bool,
-        *values: Any,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 (how Gradio hands one over)
     ) -> list:
         session = self.sessions.of(request)
-        positions, sampling = values[: len(self.names)], values[len(self.names) :]
-        session.ask(self._asked(session, mode, linked, positions))
-        settings = chosen_settings(*sampling)
-        session.edit(settings, self._telling(progress, settings))
+        session.wanted_edit(self._telling(progress))
         return self._pictures(session)
 
-    def on_cancel(self, request: gr.Request) -> None:
-        self.sessions.of(request).cancel()
+    def on_cancel(self, request: gr.Request) -> str:
+        stopped = self.sessions.of(request).cancel()
+        return said("Stopped." if stopped else "Nothing is running.")
 
-    def on_emotion(self, request: gr.Request, name: str, strength: float, mode: str, linked: bool) -> list:
+    def on_emotion(self, request: gr.Request, mode: Mode, linked: bool, *values: Any) -> list:
+        *sampling, name, strength = values
         session = self.sessions.of(request)
         session.ask_emotion(name, strength)
-        return [*self._sliders(session, mode, linked), said(f"{name.capitalize()}, {strength:g}.")]
+        return self._moved(session, mode, linked, sampling, f"{name.capitalize()}, {strength:g}.")
 
-    def on_neutral(self, request: gr.Request, mode: str, linked: bool) -> list:
+    def on_neutral(self, request: gr.Request, mode: Mode, linked: bool, *sampling: Any) -> list:
         session = self.sessions.of(request)
         session.ask_neutral()
-        return [*self._sliders(session, mode, linked), said("What was measured is taken back.")]
+        return self._moved(session, mode, linked, sampling, "What was measured is taken back.")
 
-    def on_reset(self, request: gr.Request, mode: str, linked: bool) -> list:
+    def on_reset(self, request: gr.Request, mode: Mode, linked: bool, *sampling: Any) -> list:
         session = self.sessions.of(request)
         session.ask({})
-        return [*self._sliders(session, mode, linked), said("Nothing is asked of this face.")]
+        return self._moved(session, mode, linked, sampling, "Nothing is asked of this face.")
 
-    def on_copy(
-        self, request: gr.Request, path: str | None, strength: float, mode: str, linked: bool
-    ) -> list:
+    def on_copy(self, request: gr.Request, mode: Mode, linked: bool, *values: Any) -> list:
+        *sampling, path, strength = values
         session = self.sessions.of(request)
         expression = session.ask_copy(path, strength)
-        told = said(f"Copied from {expression.source}: {expression.limited_to(self.units)}")
-        return [*self._sliders(session, mode, linked), told]
+        told = f"Copied from {expression.source}: {expression.limited_to(self.units)}"
+        return self._moved(session, mode, linked, sampling, told)
 
-    def on_preset(
-        self, request: gr.Request, path: str | None, strength: float, mode: str, linked: bool
-    ) -> list:
+    def on_preset(self, request: gr.Request, mode: Mode, linked: bool, *values: Any) -> list:
+        *sampling, path, strength = values
         session = self.sessions.of(request)
         expression = session.ask_preset(path, strength)
-        return [*self._sliders(session, mode, linked), said(f"Loaded: {expression}")]
+        return self._moved(session, mode, linked, sampling, f"Loaded: {expression}")
 
-    def on_undo(self, request: gr.Request, mode: str, linked: bool) -> list:
-        return self._go(request, mode, linked, lambda session: session.position - 1)
+    def on_undo(self, request: gr.Request, mode: Mode, linked: bool) -> list:
+        session = self.sessions.of(request)
+        session.go(-1)
+        return [*self._sliders(session, mode, linked), *self._pictures(session)]
 
-    def on_redo(self, request: gr.Request, mode: str, linked: bool) -> list:
-        return self._go(request, mode, linked, lambda session: session.position + 1)
+    def on_redo(self, request: gr.Request, mode: Mode, linked: bool) -> list:
+        session = self.sessions.of(request)
+        session.go(1)
+        return [*self._sliders(session, mode, linked), *self._pictures(session)]
 
-    def on_history(self, request: gr.Request, event: gr.SelectData, mode: str, linked: bool) -> list:
-        return self._go(request, mode, linked, lambda session: event.index)
+    def on_history(self, request: gr.Request, event: gr.SelectData, mode: Mode, linked: bool) -> list:
+        session = self.sessions.of(request)
+        session.show(event.index)
+        return [*self._sliders(session, mode, linked), *self._pictures(session)]
 
     def on_download(self, request: gr.Request) -> str:
         return str(self.sessions.of(request).save_result())
 
-    def on_save_steps(self, request: gr.Request, mode: str, linked: bool, *values: float) -> str:
-        return self._save(request, mode, linked, values, relative=True)
+    def on_save_steps(self, request: gr.Request, mode: Mode, linked: bool, *values: float | None) -> str:
+        session = self.sessions.of(request)
+        session.ask_sliders(values, mode, linked)
+        return str(session.save_preset(relative=True))
 
-    def on_save_levels(self, request: gr.Request, mode: str, linked: bool, *values: float) -> str:
-        return self._save(request, mode, linked, values, relative=False)
+    def on_save_levels(self, request: gr.Request, mode: Mode, linked: bool, *values: float | None) -> str:
+        session = self.sessions.of(request)
+        session.ask_sliders(values, mode, linked)
+        return str(session.save_preset(relative=False))
 
-    def on_sweep(
+    def on_ask_sweep(
         self,
         request: gr.Request,
         unit: str,
@@ -513,53 +540,35 @@ class Page:
         count: float,
         kind: str,
         *sampling: Any,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008
-    ) -> str:
-        session = self.sessions.of(request)
+    ) -> None:
         settings = chosen_settings(*sampling)
-        return str(
-            session.sweep(
-                unit,
-                start,
-                stop,
-                int(count),
-                settings,
-                kind == "animation",
-                self._telling(progress, settings),
-            )
-        )
+        sweep = Sweep(unit, start, stop, int(count), kind == "animation", settings)
+        self.sessions.of(request).want(sweep)
+
+    def on_sweep(
+        self,
+        request: gr.Request,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> Any:
+        path = self.sessions.of(request).wanted_sweep(self._telling(progress))
+        return gr.skip() if path is None else str(path)
 
     # --- what several of them show ---
 
-    def _telling(self, progress: gr.Progress, settings: EditSettings) -> Callable[[int], None]:
+    def _telling(self, progress: gr.Progress) -> Callable[[int, int], None]:
         """What shows denoising steps in the progress bar; it starts anew with each call of the model."""
-        total = settings.steps or self.sessions.editor.pipeline.sampling(settings.quality).steps
-        return lambda step: progress((step + 1, total), unit="steps")
+        return lambda step, total: progress((step, total), unit="steps")
 
-    def _asked(self, session: Session, mode: str, linked: bool, values: Sequence[float]) -> Request:
-        return slider_request(values, session.measured(), self.names, mode, linked)
+    def _moved(self, session: Session, mode: Mode, linked: bool, sampling: Sequence[Any], told: str) -> list:
+        """After the request changed by itself: an edit is wanted, and the sliders follow."""
+        session.want(chosen_settings(*sampling))
+        return [*self._sliders(session, mode, linked), said(told)]
 
-    def _save(
-        self, request: gr.Request, mode: str, linked: bool, values: Sequence[float], relative: bool
-    ) -> str:
-        session = self.sessions.of(request)
-        session.ask(self._asked(session, mode, linked, values))
-        return str(session.save_preset(relative))
-
-    def _go(self, request: gr.Request, mode: str, linked: bool, target: Callable[[Session], int]) -> list:
-        session = self.sessions.of(request)
-        session.show(target(session))
-        return [*self._sliders(session, mode, linked), *self._pictures(session)]
-
-    def _chosen(self, session: Session, mode: str, linked: bool) -> list:
+    def _chosen(self, session: Session, mode: Mode, linked: bool) -> list:
         """After another face was chosen."""
-        return [
-            *self._around(session),
-            *self._sliders(session, mode, linked),
-            comparison(session, *session.shown()),
-        ]
+        return [*self._around(session), *self._sliders(session, mode, linked), comparison(*session.shown())]
 
-    def _sliders(self, session: Session, mode: str, linked: bool) -> list:
+    def _sliders(self, session: Session, mode: Mode, linked: bool) -> list:
         """The checkbox and all sliders, as the session's request has them."""
         request, (low, high) = session.request(), slider_range(mode)
         linked = linked and not has_sides(request)
@@ -581,10 +590,9 @@ class Page:
         if session.photo is None:
             return [gr.skip()] * 3
         labels = face_labels(session.faces, session.photo.size[0])
-        picture = outlined(session.shown_photograph(), session.faces, session.shown_scale, session.chosen)
         return [
             gr.Radio(choices=labels, value=labels[session.chosen], visible=True),
-            gr.Image(value=session.keep(picture), visible=True),
+            gr.Image(value=str(session.outlined()), visible=True),
             gr.Radio(value=session.close_up, visible=True),
         ]
 
@@ -593,9 +601,9 @@ class Page:
         if session.photo is None:
             return [gr.skip()] * 7
         past = session.past()
-        thumbnails = [(session.keep(edit.thumbnail), caption(edit.requests)) for edit in session.history]
+        thumbnails = [(str(edit.thumbnail), caption(edit.requests)) for edit in session.history]
         return [
-            comparison(session, *session.shown()),
+            comparison(*session.shown()),
             "" if past is None else bars(past.faces),
             gr.Gallery(value=thumbnails, visible=bool(thumbnails), selected_index=max(session.position, 0)),
             gr.Button(interactive=session.position >= 0),
@@ -631,8 +639,8 @@ def caption(requests: Mapping[int, Request]) -> str:
     return "; ".join(parts) or "nothing"
 
 
-def comparison(session: Session, before: np.ndarray, after: np.ndarray) -> gr.ImageSlider:
-    return gr.ImageSlider(value=(session.keep(before), session.keep(after)), visible=True)
+def comparison(before: Path, after: Path) -> gr.ImageSlider:
+    return gr.ImageSlider(value=(str(before), str(after)), visible=True)
 
 
 def chosen_settings(

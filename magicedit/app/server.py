@@ -1,6 +1,7 @@
 """Starting and ending the page's server."""
 
 import contextlib
+import ipaddress
 import os
 import signal
 import socket
@@ -9,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -18,7 +20,6 @@ from magicedit.errors import MagicEditError, MissingDependencyError
 
 LIVE_SECONDS = 0.6  # an edit that takes longer does not follow a slider
 LARGEST_UPLOAD = "64mb"
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def serve(
@@ -33,11 +34,12 @@ def serve(
     say: Callable[[str], None] = print,
     until: threading.Event | None = None,
 ) -> None:
-    """Serves the page until Ctrl-C, SIGTERM or `until`. Uploads and results are deleted when it ends.
+    """Serves the page until Ctrl-C, SIGTERM, SIGHUP or `until`. Uploads and results are deleted when it ends.
 
     Args:
         load_editor: called once the address is known to be free.
-        host: an address of this machine; other machines reach the page unless it is a loopback one.
+        host: an IPv4 address or name of this machine; unless it is a loopback one, other machines reach the
+            page.
         port: 0 takes any that is free.
         quality, guidance, seed: what the page starts with; None: the model's own.
         say: gets the address, and remarks.
@@ -57,10 +59,13 @@ def serve(
     from magicedit.app.page import CSS, Page, Sessions
     from magicedit.app.session import EditSettings
 
-    port = free_port(host, port)
+    address, port = free_address(host, port)
+    alone = ipaddress.ip_address(address).is_loopback
     until = until or threading.Event()
-    with temporary_folder() as folder:
+    with ended_by_signals(until), temporary_folder() as folder:
         editor = load_editor()
+        if until.is_set():
+            return
         sessions = Sessions(editor, folder)
         live = live_seconds(editor) <= LIVE_SECONDS
         blocks = Page(
@@ -69,7 +74,7 @@ def serve(
         blocks.queue(default_concurrency_limit=4)
         try:
             blocks.launch(
-                server_name=host,
+                server_name=address,
                 server_port=port,
                 inbrowser=open_browser,
                 prevent_thread_lock=True,
@@ -81,12 +86,12 @@ def serve(
                 theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
                 ssr_mode=False,
                 share=False,
+                app_kwargs={"middleware": known_hosts(host) if alone else []},
             )
-            if host not in LOOPBACK:
+            if not alone:
                 say(f"other machines can reach this page, without a password: it listens on {host}:{port}")
             say(f"the page is at {blocks.local_url}  (Ctrl-C ends it)")
-            with ended_by_sigterm(until):
-                until.wait()
+            until.wait()
         finally:
             blocks.close(verbose=False)
             sessions.close()
@@ -108,32 +113,49 @@ def temporary_folder() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def ended_by_sigterm(until: threading.Event) -> Iterator[None]:
-    """SIGTERM sets `until`, so that files are deleted; outside the main thread it stays as it is."""
+def ended_by_signals(until: threading.Event) -> Iterator[None]:
+    """SIGTERM, and SIGHUP of a terminal that is closed, set `until`, so that files are deleted.
+
+    Outside the main thread nothing changes.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: until.set())
+    kinds = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {kind: signal.signal(kind, lambda *_: until.set()) for kind in kinds}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
 
 
-def free_port(host: str, port: int) -> int:
-    """The port, or any free one for 0. MagicEditError where it cannot be had."""
+def free_address(host: str, port: int) -> tuple[str, int]:
+    """The host's IPv4 address and the port, or any free one for 0. MagicEditError where it cannot be had."""
     if not 0 <= port < 65536:
         raise MagicEditError(f"a port is a number from 0 to 65535, got {port}")
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        with socket.socket(family) as probe:
+        address = socket.getaddrinfo(host, port, socket.AF_INET, socket.SOCK_STREAM)[0][4][0]
+        with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-            return probe.getsockname()[1]
+            probe.bind((address, port))
+            return address, probe.getsockname()[1]
     except OSError as error:
         raise MagicEditError(
-            f"the page cannot listen on {host}, port {port} ({error}); choose another --port, or 0 for any"
+            f"the page cannot listen on {host}, port {port} ({error}); choose another --port, or 0 for any, "
+            "and an IPv4 address of this machine"
         ) from error
+
+
+def known_hosts(host: str) -> list[Any]:
+    """Of Starlette's middleware: refuses requests that call this machine by another name.
+
+    Such come from pages of strangers whose name was made to point here (DNS rebinding).
+    """
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    return [Middleware(TrustedHostMiddleware, allowed_hosts=[host, "127.0.0.1", "localhost"])]
 
 
 def live_seconds(editor: ExpressionEditor) -> float:

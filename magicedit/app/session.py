@@ -3,14 +3,16 @@
 No word of the web here: `magicedit.app.page` shows this, and tests drive it directly.
 """
 
+import contextlib
 import hashlib
 import json
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -18,28 +20,33 @@ import PIL.Image
 
 from magicedit import __version__
 from magicedit.action_units import emotion_deltas
-from magicedit.app.sliders import Request, levels
+from magicedit.app.sliders import Mode, Request, joined_sides, levels, slider_names, slider_request
+from magicedit.app.views import outlined
 from magicedit.editor import (
     EditResult,
     ExpressionEditor,
     FaceEdit,
     each_step,
     measured_expression,
-    sweep_strip,
     usable_expression,
 )
-from magicedit.editor.results import face_pictures, face_window, rounded
+from magicedit.editor.results import face_pictures, face_window, rounded, sweep_caption
 from magicedit.errors import ImageError, MagicEditError, NoFaceError
 from magicedit.expression import Expression
 from magicedit.faces import Face
-from magicedit.imaging import Photo, open_photo, save_animation, save_image
+from magicedit.imaging import Photo, open_photo, save_animation, save_image, strip
 
 SMALL_FACE = 0.3  # of the photograph's height: below, the face is shown and not the whole
 CLOSE_SIDE = 640  # px a side of the shown surroundings of a face, at most
 THUMBNAIL_SIDE = 128  # px
 SHOWN_SIDE = 1280  # px: the longer side of what the page shows; downloads have the photograph's own
+AT_ONCE = 4  # pictures of a sweep that are held at full resolution
 MOST_EDITS = 50  # of a page's history; older ones are forgotten
 NOTHING_OPEN = "there is no photograph yet: drop one first"
+
+
+Wanted = TypeVar("Wanted")
+OnStep = Callable[[int, int], None]  # denoising steps done, from 1, of so many
 
 
 class Cancelled(MagicEditError):
@@ -66,34 +73,60 @@ class EditSettings:
         }
 
 
+@dataclass(frozen=True)
+class Preview:
+    """The quickest edit of what is asked, before one by these settings."""
+
+    settings: EditSettings
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One unit of the chosen face at `count` variations from `start` to `stop`, as a strip or animated."""
+
+    unit: str
+    start: float
+    stop: float
+    count: int
+    animated: bool
+    settings: EditSettings
+
+
 @dataclass(frozen=True, eq=False)
 class PastEdit:
-    """One edit of the history.
+    """One edit of the history; pictures are JPEG files of the session.
 
     Attributes:
         requests: face index -> what was asked of it.
         settings: as sampled; the same again give the same pixels.
         faces: face index -> what was measured.
-        whole: the result as the page shows it, (height, width, 3) uint8.
-        close: the surroundings of each face in it, likewise.
-        thumbnail: of the first face that was edited, likewise.
+        whole: the result as the page shows it.
+        close: the surroundings of each face that was edited.
+        thumbnail: of the first of these.
         seconds: wall time.
     """
 
     requests: Mapping[int, Request]
     settings: EditSettings
     faces: Mapping[int, FaceEdit]
-    whole: np.ndarray
-    close: tuple[np.ndarray, ...]
-    thumbnail: np.ndarray
+    whole: Path
+    close: Mapping[int, Path]
+    thumbnail: Path
     seconds: float
 
 
 class Session:
-    """One page's work. Methods may be called from several threads: one at a time works, `cancel` at once.
+    """One page's work.
+
+    What changes its state is quick, and may be called while an edit runs in another thread; so may `cancel`.
+    What asks the model (`edit`, `preview`, `draw`, `save_result`) or opens photographs works on the state as
+    it was then. Its caller sees to it that the model serves one at a time.
+
+    An event that waits for the model must not bring values of its own along, which would be old by then:
+    first `want` says at once what is wanted, later `wanted_edit` and its like carry out what is wanted still.
 
     Args:
-        editor: shared by all sessions; its model serves one at a time, which is the caller's to keep.
+        editor: shared by all sessions.
         folder: in which the session makes one of its own for what the browser fetches.
 
     Attributes:
@@ -114,10 +147,12 @@ class Session:
         self.requests: dict[int, Request] = {}
         self.history: list[PastEdit] = []
         self.position = -1
-        self._lock = threading.RLock()
+        self._lock = threading.RLock()  # held for moments only
         self._stop = threading.Event()
+        self._running = False
+        self._wanted: dict[type, EditSettings | Preview | Sweep] = {}
         self._folder = Path(tempfile.mkdtemp(prefix="session-", dir=folder))
-        self._whole: np.ndarray | None = None  # the photograph as shown
+        self._before: dict[int | None, Path] = {}  # the photograph as shown; by face, close up
         self._latest: tuple[PastEdit, EditResult] | None = None  # the only one kept at full resolution
 
     def close(self) -> None:
@@ -133,13 +168,13 @@ class Session:
         Raises:
             ImageError, NoFaceError: the photograph that was open before then stays.
         """
+        photo = open_upload(path)
+        faces = self.editor.measure(photo)
         with self._lock:
-            photo = open_upload(path)
-            faces = self.editor.measure(photo)
-            self.photo, self.faces = photo, faces
-            self.chosen, self.requests, self.history, self.position = 0, {}, [], -1
-            self._latest, self._whole = None, None
-            height = self.faces[0].box[3] - self.faces[0].box[1]
+            self.photo, self.faces, self.chosen = photo, faces, 0
+            self.requests, self.history, self.position = {}, [], -1
+            self._wanted, self._before, self._latest = {}, {}, None
+            height = faces[0].box[3] - faces[0].box[1]
             self.close_up = height < SMALL_FACE * photo.size[1]
 
     def choose(self, index: int) -> None:
@@ -168,11 +203,14 @@ class Session:
 
     def measured(self) -> dict[str, float]:
         """Intensities of the chosen face, of whole units and of sides; empty where they are not measured."""
-        return {} if not self.faces else self.faces[self.chosen].action_units | self.faces[self.chosen].sides
+        with self._lock:
+            face = self.faces[self.chosen] if self.faces else None
+            return {} if face is None else face.action_units | face.sides
 
     def request(self) -> Request:
         """What is asked of the chosen face."""
-        return self.requests.get(self.chosen, {})
+        with self._lock:
+            return self.requests.get(self.chosen, {})
 
     # --- asking ---
 
@@ -181,6 +219,18 @@ class Session:
         with self._lock:
             self._opened()
             self.requests[self.chosen] = {name: value for name, value in request.items() if value}
+
+    def ask_sliders(self, values: Sequence[float | None], mode: Mode, linked: bool) -> None:
+        """Asks for what the sliders of the model's units say, see `magicedit.app.sliders`."""
+        with self._lock:
+            self._opened()
+            names = slider_names(self.editor.action_units)
+            self.ask(slider_request(values, self.measured(), names, mode, linked, self.request()))
+
+    def join_sides(self) -> None:
+        """Asks both sides of the chosen face for the mean of what each is asked for."""
+        with self._lock:
+            self.requests[self.chosen] = joined_sides(self.request(), self.editor.action_units)
 
     def ask_emotion(self, name: str, strength: float) -> None:
         """Asks the chosen face for an emotion alone. ActionUnitError as `parse_emotion`."""
@@ -200,12 +250,9 @@ class Session:
     def ask_neutral(self) -> None:
         """Asks the chosen face to show nothing. MagicEditError where its intensities are not measured."""
         with self._lock:
-            face = self._face()
-            self.ask_expression(
-                Expression(
-                    dict.fromkeys(measured_expression(face, self.editor.backend.name).values, 0.0)
-                ).limited_to(self.editor.action_units)
-            )
+            shown = measured_expression(self._face(), self.editor.backend.name)
+            rest = Expression(dict.fromkeys(shown.values, 0.0))
+            self.ask_expression(rest.limited_to(self.editor.action_units))
 
     def ask_preset(self, path: str | Path, strength: float = 1.0) -> Expression:
         """Asks for the expression of a file. Errors as `Expression.load`, and as `ask_expression`."""
@@ -219,60 +266,100 @@ class Session:
 
     def ask_copy(self, path: str | Path, strength: float = 1.0) -> Expression:
         """Asks for the expression of the largest face of another photograph."""
+        self._opened()
+        expression = self.editor.expression(open_upload(path))
+        self.ask_expression(expression, strength)
+        return expression
+
+    # --- what waits for the model ---
+
+    def want(self, wanted: "EditSettings | Preview | Sweep") -> None:
+        """Says that an edit, a preview or a sweep is to follow; the last one of each kind counts."""
         with self._lock:
             self._opened()
-            other = open_upload(path)
-            expression = self.editor.expression(other)
-            self.ask_expression(expression, strength)
-            return expression
+            self._wanted[type(wanted)] = wanted
+
+    def wanted_edit(self, on_step: OnStep | None = None) -> PastEdit | None:
+        """The edit that is wanted; None where none is any more."""
+        settings = self._take(EditSettings)
+        return None if settings is None else self.edit(settings, on_step)
+
+    def wanted_preview(self) -> Path | None:
+        """The preview that is wanted, as `preview`; None where none is any more."""
+        wanted = self._take(Preview)
+        return None if wanted is None else self.preview(wanted.settings)
+
+    def wanted_sweep(self, on_step: OnStep | None = None) -> Path | None:
+        """The sweep that is wanted; None where none is any more."""
+        wanted = self._take(Sweep)
+        return None if wanted is None else self.draw(wanted, on_step)
+
+    def cancel(self) -> bool:
+        """Stops what runs at its next step, and drops what is wanted. Whether there was anything to stop."""
+        with self._lock:
+            anything = self._running or bool(self._wanted)
+            self._wanted = {}
+            self._stop.set()
+            return anything
 
     # --- editing ---
 
-    def edit(self, settings: EditSettings, on_step: Callable[[int], None] | None = None) -> PastEdit:
+    def edit(self, settings: EditSettings, on_step: OnStep | None = None) -> PastEdit:
         """Edits every face of which something is asked, and adds the result to the history.
 
+        Where the edit on show has the same requests and settings, it is returned.
+
         Args:
-            on_step: called after each denoising step with its number from 0.
+            on_step: called after each denoising step; begins anew with each call of the model.
 
         Raises:
-            Cancelled: where `cancel` was called meanwhile; nothing changes then.
+            Cancelled: where `cancel` was called meanwhile, or another photograph opened; nothing changes.
         """
         with self._lock:
-            asked = self._asked()
-            result = self._run(asked, settings, on_step, measure=True)
-            pixels = np.asarray(result.image.convert("RGB"))
-            close = tuple(self._close(pixels, index) for index in range(len(self.faces)))
-            thumbnail = reduced(close[next(iter(asked), 0)], THUMBNAIL_SIDE)
-            faces = dict(zip(asked, result.faces, strict=True))
-            past = PastEdit(asked, settings, faces, reduced(pixels), close, thumbnail, result.seconds)
+            photo, faces, asked, shown = self._opened(), self.faces, self._asked(), self.past()
+            if shown is not None and (shown.requests, shown.settings) == (asked, settings):
+                return shown
+        result = self._run(photo, asked, settings, on_step, measure=True)
+        pixels = np.asarray(result.image.convert("RGB"))
+        close = {index: self.keep(close_up(pixels, faces[index])) for index in asked or (0,)}
+        first = close_up(pixels, faces[next(iter(close))])
+        past = PastEdit(
+            requests=asked,
+            settings=settings,
+            faces=dict(zip(asked, result.faces, strict=True)),
+            whole=self.keep(reduced(pixels)),
+            close=close,
+            thumbnail=self.keep(reduced(first, THUMBNAIL_SIDE)),
+            seconds=result.seconds,
+        )
+        with self._lock:
+            if self.photo is not photo:
+                raise Cancelled("another photograph was opened meanwhile")
             self._latest = past, result
-            del self.history[self.position + 1 :]
-            self.history = [*self.history, past][-MOST_EDITS:]
+            self.history = [*self.history[: self.position + 1], past][-MOST_EDITS:]
             self.position = len(self.history) - 1
-            return past
+        return past
 
-    def preview(self, settings: EditSettings) -> np.ndarray | None:
-        """The quickest edit of what is asked, unmeasured, as shown: (height, width, 3) uint8.
+    def preview(self, settings: EditSettings) -> Path | None:
+        """The quickest edit of what is asked, unmeasured, as the page shows it.
 
         None where the edit on show has the same request and settings: a preview that comes late must not
         cover it.
         """
         with self._lock:
-            shown = self.past()
-            if shown is not None and shown.settings == settings and shown.requests == self._asked():
-                return None
-            quickest = EditSettings("live", guidance=settings.guidance, seed=settings.seed)
-            result = self._run(self._asked(), quickest, None, measure=False)
-            pixels = np.asarray(result.image.convert("RGB"))
-            return self._close(pixels, self.chosen) if self.close_up else reduced(pixels)
-
-    def cancel(self) -> None:
-        """Stops the edit or sweep that is running, if any, at its next step."""
-        self._stop.set()
+            photo, asked, shown = self._opened(), self._asked(), self.past()
+            face = self.faces[self.chosen] if self.close_up else None
+        if shown is not None and (shown.requests, shown.settings) == (asked, settings):
+            return None
+        quickest = EditSettings("live", guidance=settings.guidance, seed=settings.seed)
+        result = self._run(photo, asked, quickest, None, measure=False)
+        pixels = np.asarray(result.image.convert("RGB"))
+        return self.keep(reduced(pixels) if face is None else close_up(pixels, face))
 
     def past(self) -> PastEdit | None:
         """The edit on show; None: the photograph itself."""
-        return self.history[self.position] if self.position >= 0 else None
+        with self._lock:
+            return self.history[self.position] if self.position >= 0 else None
 
     def show(self, position: int) -> None:
         """Goes to an edit of the history, or with -1 to the photograph; the sliders follow."""
@@ -280,57 +367,58 @@ class Session:
             self.position = min(max(position, -1), len(self.history) - 1)
             past = self.past()
             self.requests = {} if past is None else {i: dict(asked) for i, asked in past.requests.items()}
+            self._wanted = {}
 
-    def sweep(
-        self,
-        unit: str,
-        start: float,
-        stop: float,
-        count: int,
-        settings: EditSettings,
-        animated: bool,
-        on_step: Callable[[int], None] | None = None,
-    ) -> Path:
-        """One unit of the chosen face at `count` variations, as a strip (PNG) or an animation (GIF)."""
+    def go(self, by: int) -> None:
+        """Undo (-1) or redo (1)."""
         with self._lock:
-            photo = self._opened()
-            with self._watched(on_step):
-                results = self.editor.sweep(
+            self.show(self.position + by)
+
+    def draw(self, sweep: Sweep, on_step: OnStep | None = None) -> Path:
+        """A sweep as a file: PNG, or GIF where it is animated."""
+        with self._lock:
+            photo, chosen = self._opened(), self.chosen
+        pictures, captions = [], []
+        variations = np.linspace(sweep.start, sweep.stop, sweep.count)
+        with self._watched(on_step, sweep.settings):
+            for some in np.array_split(variations, -(-sweep.count // AT_ONCE)):  # not all at full resolution
+                results = self.editor.variants(
                     photo,
-                    unit,
-                    start,
-                    stop,
-                    count,
-                    self.chosen,
-                    inference_steps=settings.steps,
-                    guidance=settings.guidance,
-                    seed=settings.seed,
-                    quality=settings.quality,
+                    [{sweep.unit: round(float(value), 3)} for value in some],
+                    chosen,
+                    **sweep.settings.sampling(),
                 )
-            if not animated:
-                return save_image(sweep_strip(results), self._folder / f"sweep-{unit}.png")
-            pictures = face_pictures(results, 512)
-            return save_animation([*pictures, *pictures[-2:0:-1]], self._folder / f"sweep-{unit}.gif", 0.12)
+                pictures += face_pictures(results, 512 if sweep.animated else 384)
+                captions += [sweep_caption(result.faces[0]) for result in results]
+        if sweep.animated:
+            path = self._folder / f"sweep-{sweep.unit}.gif"
+            return save_animation([*pictures, *pictures[-2:0:-1]], path, 0.12)
+        return save_image(strip(pictures, captions), self._folder / f"sweep-{sweep.unit}.png")
 
     # --- results ---
 
-    def shown(self) -> tuple[np.ndarray, np.ndarray]:
-        """The photograph and the edit on show, whole or close up, (height, width, 3) uint8."""
+    def shown(self) -> tuple[Path, Path]:
+        """The photograph and the edit on show, whole or close up, as JPEG files."""
         with self._lock:
-            before = self.shown_photograph(self.close_up)
-            past = self.past()
+            before, past = self.shown_photograph(), self.past()
             if past is None:
                 return before, before
-            return before, past.close[self.chosen] if self.close_up else past.whole
+            return before, past.close.get(self.chosen, before) if self.close_up else past.whole
 
-    def shown_photograph(self, close_up: bool = False) -> np.ndarray:
-        """The photograph itself, or the surroundings of the chosen face, likewise."""
-        pixels = self._opened().pixels
-        if close_up:
-            return self._close(pixels, self.chosen)
-        if self._whole is None:
-            self._whole = reduced(pixels)
-        return self._whole
+    def shown_photograph(self) -> Path:
+        """The photograph itself, or the surroundings of the chosen face in it, as a JPEG file."""
+        with self._lock:
+            pixels, face = self._opened().pixels, self.chosen if self.close_up else None
+            if face not in self._before:
+                picture = reduced(pixels) if face is None else close_up(pixels, self.faces[face])
+                self._before[face] = self.keep(picture)
+            return self._before[face]
+
+    def outlined(self) -> Path:
+        """The photograph with a numbered frame around each face, as a JPEG file."""
+        with self._lock:
+            shown, scale = reduced(self._opened().pixels), self.shown_scale
+            return self.keep(np.asarray(outlined(shown, self.faces, scale, self.chosen)))
 
     def save_result(self) -> Path:
         """Writes the edit on show as a PNG of the photograph's own resolution, with its metadata and ours.
@@ -338,34 +426,33 @@ class Session:
         The text `magicedit` is JSON: version, model, settings, and what was asked of each face.
         """
         with self._lock:
-            photo, past = self._opened(), self.past()
-            if past is None:
-                raise MagicEditError("there is no edit yet: move a slider first")
-            if self._latest is not None and self._latest[0] is past:
-                result = self._latest[1]
-            else:  # an older one: what the model was sent gives the same pixels again
-                sent = {index: face.sent for index, face in past.faces.items()}
-                result = self._run(sent, past.settings, None, measure=False)
-                self._latest = past, result
-            told = {
-                "version": __version__,
-                "model": self.editor.model,
-                "seed": past.settings.seed,
-                "quality": past.settings.quality,
-                "steps": past.settings.steps,
-                "faces": [
-                    {"face": index, "requested": rounded(edit.requested), "sent": rounded(edit.sent)}
-                    for index, edit in past.faces.items()
-                ],
-            }
-            image = result.image
-            image.info |= {
-                "Software": f"magicedit {__version__}",
-                "Comment": "The expression of this photograph was edited.",
-                "magicedit": json.dumps(told),
-            }
-            name = photo.source.stem if photo.source else "photograph"
-            return save_image(image, self._folder / f"{name}-edited.png")
+            photo, past, latest = self._opened(), self.past(), self._latest
+        if past is None:
+            raise MagicEditError("there is no edit yet: move a slider first")
+        if latest is None or latest[0] is not past:  # what the model was sent gives the same pixels again
+            sent = {index: face.sent for index, face in past.faces.items()}
+            latest = past, self._run(photo, sent, past.settings, None, measure=False)
+            with self._lock:
+                self._latest = latest
+        told = {
+            "version": __version__,
+            "model": self.editor.model,
+            "seed": past.settings.seed,
+            "quality": past.settings.quality,
+            "steps": past.settings.steps,
+            "faces": [
+                {"face": index, "requested": rounded(edit.requested), "sent": rounded(edit.sent)}
+                for index, edit in past.faces.items()
+            ],
+        }
+        image = latest[1].image
+        image.info |= {
+            "Software": f"magicedit {__version__}",
+            "Comment": "The expression of this photograph was edited.",
+            "magicedit": json.dumps(told),
+        }
+        name = photo.source.stem if photo.source else "photograph"
+        return save_image(image, self._folder / f"{name}-edited.png")
 
     def save_preset(self, relative: bool) -> Path:
         """Writes what is asked of the chosen face as an expression file.
@@ -374,23 +461,22 @@ class Session:
         """
         with self._lock:
             self._face()
-            request = self.request()
-            if not request:
-                raise MagicEditError("nothing is asked for: move a slider before saving a preset")
-            if relative:
-                expression = Expression(request, relative=True, source="the page")
-            else:
-                expression = Expression(levels(request, self.measured()), source="the page")
-            kind = "variations" if relative else "intensities"
-            return replace(expression, model=self.editor.model).save(self._folder / f"preset-{kind}.yaml")
+            request, measured = self.request(), self.measured()
+        if not request:
+            raise MagicEditError("nothing is asked for: move a slider before saving a preset")
+        values = request if relative else levels(request, measured)
+        expression = Expression(values, relative, source="the page", model=self.editor.model)
+        return expression.save(self._folder / f"preset-{'variations' if relative else 'intensities'}.yaml")
 
-    def keep(self, picture: np.ndarray | PIL.Image.Image) -> str:
-        """Writes a picture for the browser, once, and returns its path; deleted with the session."""
-        pixels = np.ascontiguousarray(picture)
+    def keep(self, pixels: np.ndarray) -> Path:
+        """Writes a picture for the browser as a JPEG file, once; deleted with the session."""
+        pixels = np.ascontiguousarray(pixels)
         path = self._folder / f"{hashlib.blake2b(pixels, digest_size=12).hexdigest()}.jpg"
         if not path.exists():
-            PIL.Image.fromarray(pixels).save(path, quality=92)  # for the eye: a crash may leave half of it
-        return str(path)
+            whole = path.with_suffix(f".{threading.get_ident()}.tmp")
+            PIL.Image.fromarray(pixels).save(whole, "JPEG", quality=92)
+            whole.replace(path)
+        return path
 
     # --- inside ---
 
@@ -403,34 +489,41 @@ class Session:
         self._opened()
         return self.faces[self.chosen]
 
-    def _close(self, pixels: np.ndarray, index: int) -> np.ndarray:
-        height, width = pixels.shape[:2]
-        left, top, right, bottom = face_window(self.faces[index].box, (width, height))
-        return np.array(reduced(pixels[top:bottom, left:right], CLOSE_SIDE))  # not a view of the whole
-
     def _asked(self) -> dict[int, Request]:
         return {index: dict(asked) for index, asked in sorted(self.requests.items()) if asked}
 
-    def _watched(self, on_step: Callable[[int], None] | None):
-        self._stop.clear()
+    def _take(self, kind: type[Wanted]) -> Wanted | None:
+        with self._lock:
+            return self._wanted.pop(kind, None)
+
+    @contextlib.contextmanager
+    def _watched(self, on_step: OnStep | None, settings: EditSettings) -> Iterator[None]:
+        total = settings.steps or self.editor.pipeline.sampling(settings.quality).steps
 
         def listener(step: int) -> None:
             if self._stop.is_set():
                 raise Cancelled("stopped, as you asked")
             if on_step is not None:
-                on_step(step)
+                on_step(step + 1, total)
 
-        return each_step(listener)
+        with self._lock:
+            self._stop.clear()
+            self._running = True
+        try:
+            with each_step(listener):
+                yield
+        finally:
+            self._running = False
 
     def _run(
         self,
+        photo: Photo,
         asked: Mapping[int, Request],
         settings: EditSettings,
-        on_step: Callable[[int], None] | None,
+        on_step: OnStep | None,
         measure: bool,
     ) -> EditResult:
-        photo = self._opened()
-        with self._watched(on_step):
+        with self._watched(on_step, settings):
             return self.editor.edit_faces(
                 photo,
                 asked,
@@ -448,6 +541,13 @@ def open_upload(path: str | Path) -> Photo:
     except ImageError as error:
         raise ImageError(str(error).replace(str(path), path.name)) from error
     return replace(photo, source=Path(path.name))
+
+
+def close_up(pixels: np.ndarray, face: Face) -> np.ndarray:
+    """The surroundings of a face of a photograph (height, width, 3) uint8, at no more than CLOSE_SIDE px."""
+    height, width = pixels.shape[:2]
+    left, top, right, bottom = face_window(face.box, (width, height))
+    return reduced(pixels[top:bottom, left:right], CLOSE_SIDE)
 
 
 def reduced(pixels: np.ndarray, side: int = SHOWN_SIDE) -> np.ndarray:

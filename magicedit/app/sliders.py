@@ -15,6 +15,7 @@ from magicedit.action_units import (
     total_delta,
     whole_name,
 )
+from magicedit.errors import ActionUnitError
 
 Mode = Literal["add", "set"]
 Request = dict[str, float]  # canonical AU name, whole or of one side -> variation in intensity steps
@@ -53,28 +54,66 @@ def slider_values(
 
 
 def slider_request(
-    values: Sequence[float], measured: Mapping[str, float], names: Sequence[str], mode: Mode, linked: bool
+    values: Sequence[float | None],
+    measured: Mapping[str, float],
+    names: Sequence[str],
+    mode: Mode,
+    linked: bool,
+    current: Request,
 ) -> Request:
-    """What the sliders `names` ask for. A slider that stands where the face measures asks for nothing."""
-    rest = slider_values({}, measured, names, mode, linked)
-    request = {}
-    for name, value, start in zip(names, values, rest, strict=True):
+    """What the sliders `names` ask for, where `current` was asked before.
+
+    A slider that stands where `current` puts it asks for that still, also beyond its own range and finer than
+    its steps; so does None, a number field that is empty.
+
+    Raises:
+        ActionUnitError: where a level is set of a unit that is not measured.
+    """
+    sides = dict(zip("LR", split_sides(current), strict=True))
+    request: Request = {}
+    for name, value, shown in zip(
+        names, values, slider_values(current, measured, names, mode, linked), strict=True
+    ):
         unit = whole_name(name)
         if linked and name != unit and name.endswith("R"):
-            continue
+            continue  # the left one speaks for both
         meant = unit if linked else name
-        if abs(value - start) > STEP / 2:
-            request[meant] = value if mode == "add" else value - measured.get(meant, 0.0)
+        if value is None or abs(value - shown) < STEP / 2:
+            request[meant] = sides["R" if name.endswith("R") else "L"].get(unit, 0.0)
+        elif mode == "add":
+            request[meant] = value
+        else:
+            request[meant] = value - _level(meant, measured)
     units = list(dict.fromkeys(whole_name(name) for name in names))
     for unit in units:
-        sides = [request.get(name, 0.0) for name in sided_names(unit)]
-        if any(sides) and abs(sides[0] - sides[1]) < STEP / 2:  # else the model would answer for each
-            request |= dict.fromkeys(sided_names(unit), sum(sides) / 2)
-    return total_delta([request], units)
+        both = [request.get(name, 0.0) for name in sided_names(unit)]
+        if any(both) and abs(both[0] - both[1]) < STEP / 2:  # else the model would answer for each
+            request |= dict.fromkeys(sided_names(unit), sum(both) / 2)
+    return {name: value for name, value in total_delta([request], units).items() if value}
+
+
+def joined_sides(request: Request, units: Sequence[str]) -> Request:
+    """The request with the mean of both sides for each."""
+    left, right = split_sides(request)
+    means = {unit: (left.get(unit, 0.0) + right.get(unit, 0.0)) / 2 for unit in units}
+    return {unit: value for unit, value in means.items() if value}
 
 
 def levels(request: Request, measured: Mapping[str, float]) -> dict[str, float]:
-    """The intensities, 0 to 5, that a request arrives at from `measured` ones."""
+    """The intensities, 0 to 5, that a request arrives at from `measured` ones.
+
+    Raises:
+        ActionUnitError: where a unit is not measured.
+    """
     low, high = INTENSITY_RANGE
-    arrived = {name: min(max(measured[name] + delta, low), high) for name, delta in request.items()}
-    return by_number(arrived)
+    arrived = {name: _level(name, measured) + delta for name, delta in request.items()}
+    return by_number({name: min(max(value, low), high) for name, value in arrived.items()})
+
+
+def _level(name: str, measured: Mapping[str, float]) -> float:
+    if name not in measured:
+        raise ActionUnitError(
+            f"the level of {name} is not measured here: move sliders in the mode that adds, and save presets "
+            "as steps to add"
+        )
+    return measured[name]

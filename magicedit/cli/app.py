@@ -11,7 +11,8 @@ examples:
   magicedit app --port 8000 --open           in the browser at once
   magicedit app --model my-model --quality fast
 
-The page is reached from this machine alone, unless --host says otherwise. It keeps no uploads.
+The page is reached from this machine alone, unless --host says otherwise. Uploads are deleted
+after ten minutes, and all at once when the command ends.
 """
 
 

@@ -228,6 +228,14 @@ def test_presets_are_saved_loaded_and_refused(open_page, photographs, tmp_path):
     page.wait_for_selector("#preset input[type=file]", state="attached")
     drop(page, other, "#preset")
     told(page, "made with someone/other asks for AU45, which this model cannot edit")
+    page.wait_for_selector("#preset input[type=file]", state="attached")
+    hostile = tmp_path / "hostile.yaml"
+    hostile.write_text(
+        "magicedit: expression/1\nkind: variations\naction_units:\n"
+        "  '<img src=\"http://127.0.0.1:9/beacon.png\">': 1\n"
+    )
+    drop(page, hostile, "#preset")
+    told(page, "unknown action unit '<img src")  # as text: nothing is fetched
     drop(page, photographs / "two.png", "#copy-from")
     status(page, "Edit 4 of 4")
 
@@ -254,6 +262,63 @@ def test_cancel_stops_a_long_edit(open_page, photographs):
     page.click("#cancel")
     told(page, "stopped, as you asked")
     assert "Edit" not in page.inner_text("#status").split(".")[0]
+    page.click("#cancel")
+    status(page, "Nothing is running.")
+
+
+def long_sweep(page) -> None:
+    """Keeps the model busy for some seconds."""
+    page.get_by_role("tab", name="Settings").click()
+    page.get_by_label("exact", exact=True).check()
+    page.get_by_role("tab", name="Sweep").click()
+    page.click("#draw-sweep")
+    time.sleep(0.5)
+
+
+def test_while_an_edit_waits_other_things_go_on_and_it_stays_what_it_was(open_page, photographs):
+    """Another tab has the model; meanwhile a face is chosen, and the edit is of the one it was asked of."""
+    busy, page = open_page(), open_page()
+    opened_photograph(busy, photographs / "one.png")
+    opened_photograph(page, photographs / "two.png")
+    long_sweep(busy)
+    page.click("#use-emotion")
+    status(page, "Happiness, 0.8.")
+    page.locator("#faces input").nth(1).check()
+    page.wait_for_function(  # at once, although the model is busy
+        "document.querySelector('#slider-AU12L input[type=number]').value == '0'", timeout=3000
+    )
+    assert not busy.locator("#sweep img").is_visible()
+    page.wait_for_function("document.querySelector('#status').innerText.includes('Edit 1 of 1')")
+    assert "AU12 +3.2" in page.inner_text("#status")
+    assert "face 2" not in page.inner_text("#status")
+
+
+def test_cancel_drops_an_edit_that_waits(open_page, photographs):
+    busy, page = open_page(), open_page()
+    opened_photograph(busy, photographs / "one.png")
+    opened_photograph(page, photographs / "one.png")
+    long_sweep(busy)
+    page.click("#use-emotion")
+    status(page, "Happiness, 0.8.")
+    page.click("#cancel")
+    status(page, "Stopped.")
+    busy.wait_for_selector("#sweep img", timeout=60_000)
+    status(page, "The photograph itself")  # the event that waited changed nothing
+
+
+def test_typing_a_number_is_one_edit_and_an_empty_one_no_error(open_page, photographs):
+    page = open_page()
+    opened_photograph(page, photographs / "one.png")
+    number = page.locator("#slider-AU12L input[type=number]")
+    number.fill("-2")
+    page.click("#edit")  # leaving the field lets go of the slider, too
+    status(page, "Edit 1 of 1")
+    time.sleep(1)
+    assert "Edit 1 of 1" in page.inner_text("#status")
+    number.fill("")
+    page.click("#edit")
+    time.sleep(1)
+    assert page.locator(".toast-body").count() == 0
 
 
 def test_two_tabs_do_not_mix(open_page, photographs):

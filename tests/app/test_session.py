@@ -9,13 +9,17 @@ import pytest
 from PIL import Image
 
 from magicedit.app import EditSettings, Session
-from magicedit.app.session import CLOSE_SIDE, SHOWN_SIDE, Cancelled
+from magicedit.app.session import CLOSE_SIDE, SHOWN_SIDE, Cancelled, Preview, Sweep
 from magicedit.app.views import bars, outlined, reached_levels
 from magicedit.editor import ExpressionEditor
 from magicedit.errors import ActionUnitError, ImageError, MagicEditError, NoFaceError
 from magicedit.expression import Expression
 
 PLAIN = EditSettings()
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path).convert("RGB")).astype(int)
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +80,11 @@ def test_history_goes_back_and_forth_and_branches(session):
     session.show(session.position - 1)
     assert session.request() == {"AU12": -2.0}
     before, shown = session.shown()
-    assert np.array_equal(shown, session.history[1].close[0])
+    assert shown == session.history[1].close[0]
+    assert before != shown
     session.show(-1)
     assert session.request() == {}
-    assert np.array_equal(*session.shown())
+    assert session.shown() == (before, before)
     session.show(2)
     assert Path(session.save_result()).read_bytes() == last  # made anew, to the byte
     session.show(0)
@@ -88,7 +93,6 @@ def test_history_goes_back_and_forth_and_branches(session):
     assert [past.requests[0] for past in session.history] == [{"AU12": -1.0}, {"AU4": 2.0}]
     session.show(99)
     assert session.position == 1
-    assert before.shape == shown.shape
 
 
 def test_a_closed_loop_is_saved_as_it_came_out(session):
@@ -105,8 +109,9 @@ def test_a_closed_loop_is_saved_as_it_came_out(session):
 def test_a_preview_is_quick_and_never_covers_the_edit(session):
     session.ask({"AU12": -3.0})
     preview = session.preview(PLAIN)
-    assert preview.shape == session.shown()[0].shape
-    assert np.abs(preview.astype(int) - session.shown()[0]).max() > 30
+    before = pixels(session.shown()[0])
+    assert pixels(preview).shape == before.shape
+    assert np.abs(pixels(preview) - before).max() > 30
     assert session.history == []
     session.edit(PLAIN)
     assert session.preview(PLAIN) is None
@@ -117,13 +122,14 @@ def test_cancelling_ends_at_the_next_step_and_changes_nothing(session):
     session.ask({"AU12": -3.0})
     seen = []
 
-    def on_step(step: int) -> None:
-        seen.append(step)
-        if step == 1:
+    def on_step(step: int, total: int) -> None:
+        seen.append(total)
+        if step == 2:
             threading.Thread(target=session.cancel).start()
 
     with pytest.raises(Cancelled):
         session.edit(EditSettings(quality="exact", steps=200), on_step)
+    assert set(seen) == {200}
     assert len(seen) < 50
     assert session.history == []
     session.edit(PLAIN)  # goes on afterwards
@@ -141,10 +147,10 @@ def test_each_face_has_its_own_request(editor, photographs, tmp_path):
     past = session.edit(PLAIN)
     assert past.requests == {0: {"AU12": -3.0}, 1: {"AU1": 3.0}}
     assert {index: [*face.requested] for index, face in past.faces.items()} == {0: ["AU12"], 1: ["AU1"]}
-    pixels, original = np.asarray(Image.open(session.save_result())), session.photo.pixels
+    edited, original = pixels(session.save_result()), session.photo.pixels
     for face in session.faces:
         x0, y0, x1, y1 = map(int, face.box)
-        assert np.abs(pixels[y0:y1, x0:x1].astype(int) - original[y0:y1, x0:x1]).max() > 30
+        assert np.abs(edited[y0:y1, x0:x1] - original[y0:y1, x0:x1]).max() > 30
     with pytest.raises(NoFaceError, match="there is no face 3; 2 were found"):
         session.choose(2)
 
@@ -165,9 +171,9 @@ def test_large_photographs_are_shown_smaller_and_saved_whole(editor, photographs
     session = Session(editor, tmp_path)
     session.open(photographs / "large.jpg")
     assert session.close_up  # the face is a fifth of its height
-    assert max(session.shown()[0].shape) <= CLOSE_SIDE
+    assert max(pixels(session.shown()[0]).shape) <= CLOSE_SIDE
     session.close_up = False
-    assert session.shown()[0].shape == (SHOWN_SIDE, SHOWN_SIDE, 3)
+    assert pixels(session.shown()[0]).shape == (SHOWN_SIDE, SHOWN_SIDE, 3)
     x0, y0, x1, y1 = session.faces[0].box
     session.choose_at((x0 + x1) / 2 * session.shown_scale, (y0 + y1) / 2 * session.shown_scale)
     session.ask({"AU12": -3.0})
@@ -216,16 +222,16 @@ def test_neutral_copy_and_emotion_ask_what_they_say(session, photographs):
 
 
 def test_a_sweep_is_a_strip_or_an_animation(session):
-    strip = Image.open(session.sweep("AU12", -3, 0, 3, EditSettings("live"), animated=False))
-    assert strip.width > 2.5 * strip.height
-    film = Image.open(session.sweep("AU12", -3, 0, 3, EditSettings("live"), animated=True))
+    strip = Image.open(session.draw(Sweep("AU12", -3, 0, 6, False, EditSettings("live"))))
+    assert strip.width > 5 * strip.height
+    film = Image.open(session.draw(Sweep("AU12", -3, 0, 3, True, EditSettings("live"))))
     assert (film.format, film.n_frames) == ("GIF", 4)  # there and back
 
 
 def test_closing_deletes_its_files(editor, photographs, tmp_path):
     session = Session(editor, tmp_path)
     session.open(photographs / "one.png")
-    assert Path(session.keep(session.shown()[0])).is_file()
+    assert session.shown()[0].is_file()
     assert len(list(tmp_path.rglob("*.jpg"))) == 1
     session.close()
     assert list(tmp_path.iterdir()) == []
@@ -242,8 +248,91 @@ def test_views_tell_requested_and_measured(session):
     # Blendshapes are blind to AU5: there the movement of landmarks is told
     assert reached["AU5"] == pytest.approx(face.before["AU5"] + face.moved["AU5"])
     assert bars({}) == ""
-    shown = session.shown_photograph()
+    shown = session.photo.pixels
     frame = np.asarray(outlined(shown, session.faces, session.shown_scale, 0)) != shown
     x0, y0, x1, y1 = map(int, session.faces[0].box)
     assert frame[y0 - 1 : y0 + 1, x0 + 30 : x1 - 5].any(axis=-1).all()
     assert not frame[y0 + 30 : y1 - 5, x0 + 30 : x1 - 5].any()
+
+
+# --- Events that wait for the model while other things happen ---
+
+
+def test_the_same_edit_twice_is_one(session):
+    session.ask({"AU12": -3.0})
+    past = session.edit(PLAIN)
+    assert session.edit(PLAIN) is past
+    assert len(session.history) == 1
+    assert session.edit(EditSettings(seed=1)) is not past
+
+
+def test_what_waited_edits_the_face_it_was_asked_of(editor, photographs, tmp_path):
+    session = Session(editor, tmp_path)
+    session.open(photographs / "two.png")
+    session.ask({"AU12": -3.0})
+    session.want(PLAIN)
+    session.choose(1)  # while the edit waits
+    assert session.wanted_edit().requests == {0: {"AU12": -3.0}}
+    assert session.wanted_edit() is None  # once
+
+
+def test_another_photograph_drops_what_waited(session, photographs):
+    session.ask({"AU12": -3.0})
+    session.want(PLAIN)
+    session.want(Preview(PLAIN))
+    session.open(photographs / "two.png")
+    assert session.wanted_edit() is None
+    assert session.wanted_preview() is None
+    assert session.requests == {}
+
+
+def test_cancelling_drops_what_waited(session):
+    session.ask({"AU12": -3.0})
+    session.want(PLAIN)
+    session.want(Sweep("AU12", -3, 0, 3, False, PLAIN))
+    assert session.cancel()
+    assert session.wanted_edit() is None
+    assert session.wanted_sweep() is None
+    assert not session.cancel()  # nothing is left to stop
+
+
+def test_a_photograph_opened_during_an_edit_keeps_its_empty_history(session, photographs):
+    session.ask({"AU12": -3.0})
+
+    def on_step(step: int, total: int) -> None:
+        if step == 1:
+            session.open(photographs / "two.png")
+
+    with pytest.raises(Cancelled, match="another photograph"):
+        session.edit(PLAIN, on_step)
+    assert (session.history, session.position) == ([], -1)
+
+
+def test_state_is_not_locked_while_the_model_works(session):
+    """Choosing, undoing and looking answer at once, from another thread."""
+    session.ask({"AU12": -1.0})
+    session.edit(PLAIN)
+    session.ask({"AU12": -3.0})
+    answered = []
+
+    def look() -> None:
+        session.choose(0)
+        session.shown()
+        session.go(-1)
+        answered.append(session.request())
+
+    def on_step(step: int, total: int) -> None:
+        if step == 1:
+            other = threading.Thread(target=look)
+            other.start()
+            other.join(timeout=5)
+
+    session.edit(EditSettings(quality="exact"), on_step)
+    assert answered == [{}]  # undone, before the edit came to its end
+    assert [past.requests[0] for past in session.history] == [{"AU12": -3.0}]
+
+
+def test_history_keeps_no_pictures_in_memory(session):
+    session.ask({"AU12": -3.0})
+    past = session.edit(PLAIN)
+    assert all(path.suffix == ".jpg" for path in (past.whole, past.thumbnail, *past.close.values()))
