@@ -119,13 +119,13 @@ def sweep(
 def report_lines(result: EditResult, name: str) -> list[str]:
     """A line for each face, and one for each warning."""
     lines = []
-    for index, face in enumerate(result.faces):
+    for face in result.faces:
         parts = []
         for unit, delta in face.requested.items():
             measured = ""
             if face.after is not None and unit in face.before and unit in face.after:
                 measured = f" (measured {face.before[unit]:.1f} -> {face.after[unit]:.1f})"
             parts.append(f"{unit} {delta:+.1f}{measured}")
-        lines.append(f"{name}, face {index}: {', '.join(parts) or 'nothing asked'}")
+        lines.append(f"{name}, face {face.index}: {', '.join(parts) or 'nothing asked'}")
         lines += [f"  warning: {warning}" for warning in face.warnings]
     return lines

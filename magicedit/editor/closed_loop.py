@@ -78,8 +78,8 @@ class Pursuit:
             )
         self.edits = 0
         self.request = dict(asked)  # what to ask the model for next
-        self.best = dict(asked)  # the request that came nearest
-        self.best_edit = 0  # its number, from 1
+        self.best = dict.fromkeys(asked, 0.0)  # the request that came nearest
+        self.best_edit = 0  # its number, from 1; 0, the photograph, while the face was not found in any edit
         self.error = math.inf if any(asked.values()) else 0.0  # the largest of all units, intensity steps
         low, high = INTENSITY_RANGE
         self._goal = {name: min(max(start[name] + delta, low), high) for name, delta in asked.items()}
@@ -97,7 +97,7 @@ class Pursuit:
             following = {name: value / 2 for name, value in self.request.items()}
         else:
             reached = achieved(self.face, after, self.asked)
-            error = max(abs(self._goal[name] - value) for name, value in reached.items())
+            error = self._missed_by(reached)
             if error < self.error:
                 self.error, self.best, self.best_edit = error, self.request, self.edits
             for name, value in reached.items():
@@ -106,6 +106,22 @@ class Pursuit:
         moves = (abs(following[name] - self.request[name]) for name in following)
         self._stuck = max(moves, default=0.0) < SMALLEST_MOVE
         self.request = following
+
+    def settle(self, after: Face | None, edited: bool) -> None:
+        """Takes in the final picture where it is another than that of the best edit, whose error counted.
+
+        edited: whether it took one more edit.
+        """
+        self.edits += edited
+        self.error = math.inf if after is None else self._missed_by(achieved(self.face, after, self.asked))
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the face was found in no edit, so that it stays as it is."""
+        return self.edits > 0 and self.best_edit == 0
+
+    def _missed_by(self, reached: Mapping[str, float]) -> float:
+        return max(abs(self._goal[name] - value) for name, value in reached.items())
 
     def _following(self, name: str) -> float:
         goal, points = self._goal[name], self._points[name]

@@ -164,7 +164,8 @@ class ExpressionEditor:
                 at rest: whatever is not asked for goes to 0.
             tolerance: intensity steps, the closed loop: the result is measured and the request corrected
                 until every unit that was asked for is as near as this, or `max_edits` edits were made. Each
-                starts from the photograph; the nearest is kept, and `FaceEdit.reached` tells.
+                starts from the photograph; the nearest is kept, and `FaceEdit.reached` tells. Where several
+                faces came nearest in different edits, one more joins these, and is what is measured.
             steps: denoising steps; default: the quality's.
             guidance: classifier-free guidance scale; default: the model's own.
             seed: of the initial noise, the same for each face, so that none depends on the others.
@@ -223,20 +224,21 @@ class ExpressionEditor:
         known = dict.fromkeys(with_sides(self.action_units), 0.0)
         requested_deltas(self.action_units, known, **asked)
         opened = [open_photo(photo) for photo in photos]
-        edits = []
+        edits, chosen = [], []
         for photo in opened:
-            faces = select_faces(self._detect(photo), face, photo)
+            found = self._detect(photo)
+            chosen.append(select_indices(found, face, photo))
+            faces = [found[index] for index in chosen[-1]]
             requests = [
-                requested_deltas(self.action_units, found.action_units | found.sides, **asked)
-                for found in faces
+                requested_deltas(self.action_units, one.action_units | one.sides, **asked) for one in faces
             ]
             edits.append(Edit(photo.pixels, faces, requests))
 
         # 2. The edits
         if tolerance is None:
             self.changer.apply(edits, settings)
-            return self._results(opened, edits, measure, started)
-        return self._pursue(opened, edits, settings, tolerance, max_edits, started)
+            return self._results(opened, edits, chosen, measure, started)
+        return self._pursue(opened, edits, chosen, settings, tolerance, max_edits, started)
 
     def edit_faces(
         self,
@@ -270,9 +272,9 @@ class ExpressionEditor:
         edits = [Edit(photo.pixels, faces, requests)]
         if tolerance is None:
             self.changer.apply(edits, settings)
-            (result,) = self._results([photo], edits, measure, started)
+            (result,) = self._results([photo], edits, [chosen], measure, started)
         else:
-            (result,) = self._pursue([photo], edits, settings, tolerance, max_edits, started)
+            (result,) = self._pursue([photo], edits, [chosen], settings, tolerance, max_edits, started)
         return result
 
     def measure(self, photo: PhotoLike) -> list[Face]:
@@ -339,10 +341,12 @@ class ExpressionEditor:
         settings = SamplingSettings(steps, guidance, quality, seed)
         deltas = [parse_deltas(add, self.action_units) for add in adds]
         photo = open_photo(photo)
-        faces = select_faces(self._detect(photo), face, photo)
+        found = self._detect(photo)
+        indices = select_indices(found, face, photo)
+        faces = [found[index] for index in indices]
         edits = [Edit(photo.pixels, faces, [delta] * len(faces)) for delta in deltas]
         self.changer.apply(edits, settings)
-        return self._results([photo] * len(edits), edits, measure, started)
+        return self._results([photo] * len(edits), edits, [indices] * len(edits), measure, started)
 
     def expression(self, photo: PhotoLike, face: str | int = "largest") -> Expression:
         """The expression of one face as measured: intensities, by side where the sides differ.
@@ -455,6 +459,7 @@ class ExpressionEditor:
         self,
         photos: list[Photo],
         edits: list[Edit],
+        chosen: list[list[int]],
         settings: SamplingSettings,
         tolerance: float,
         max_edits: int,
@@ -465,7 +470,11 @@ class ExpressionEditor:
             [Pursuit(face, asked) for face, asked in zip(edit.faces, edit.requests, strict=True)]
             for edit in edits
         ]
-        tried: list[dict[int, np.ndarray]] = [{0: photo.pixels} for photo in photos]  # by number of the edit
+        # Those that are the nearest of some face, by number; 0 is the photograph
+        kept = [
+            {0: Edit(edit.pixels, edit.faces, [pursuit.best for pursuit in faces])}
+            for edit, faces in zip(edits, pursuits, strict=True)
+        ]
         for number in range(1, max_edits + 1):
             left = [i for i, faces in enumerate(pursuits) if not all(p.is_done(tolerance) for p in faces)]
             tries = []
@@ -474,37 +483,46 @@ class ExpressionEditor:
                 tries.append(Edit(photos[i].pixels, edits[i].faces, requests))
             self.changer.apply(tries, settings)
             for i, attempt in zip(left, tries, strict=True):
-                tried[i][number] = attempt.pixels
                 for pursuit in pursuits[i]:
                     if not pursuit.is_done(tolerance):
                         pursuit.note(self._find_again(attempt.pixels, pursuit.face))
+                nearest = {0, *(pursuit.best_edit for pursuit in pursuits[i])}
+                kept[i] = {n: old for n, old in (kept[i] | {number: attempt}).items() if n in nearest}
 
         # Faces may have come nearest in different edits; then one more joins their best requests
         finals = []
-        for edit, faces, pictures in zip(edits, pursuits, tried, strict=True):
+        for edit, faces, attempts in zip(edits, pursuits, kept, strict=True):
             final = Edit(edit.pixels, edit.faces, [pursuit.best for pursuit in faces])
-            numbers = {pursuit.best_edit for pursuit in faces if any(pursuit.asked.values())}
-            if len(numbers) <= 1:
-                final.pixels = pictures[max(numbers, default=0)]
-            else:
+            made = next((n for n, attempt in attempts.items() if attempt.requests == final.requests), None)
+            if made is None:
                 self.changer.apply([final], settings)
+            else:
+                final.pixels = attempts[made].pixels
+            for pursuit in faces:
+                if pursuit.edits and pursuit.best_edit != made:
+                    again = self._find_again(final.pixels, pursuit.face)
+                    pursuit.settle(again, edited=made is None and not pursuit.is_lost)
             finals.append(final)
-        return self._results(photos, finals, True, started, pursuits, tolerance)
+        return self._results(photos, finals, chosen, True, started, pursuits, tolerance)
 
     def _results(
         self,
         photos: list[Photo],
         edits: list[Edit],
+        chosen: list[list[int]],
         measure: bool,
         started: float,
         pursuits: list[list[Pursuit]] | None = None,
         tolerance: float | None = None,
     ) -> list[EditResult]:
+        """chosen: the indices of each edit's faces among those of its photograph."""
         results = []
-        for index, (photo, edit) in enumerate(zip(photos, edits, strict=True)):
+        for position, (photo, edit, indices) in enumerate(zip(photos, edits, chosen, strict=True)):
             faces = [
-                self._face_edit(photo, edit, number, measure, pursuits and pursuits[index][number], tolerance)
-                for number in range(len(edit.faces))
+                self._face_edit(
+                    photo, edit, number, index, measure, pursuits and pursuits[position][number], tolerance
+                )
+                for number, index in enumerate(indices)
             ]
             image = photo_to_image(photo, edit.pixels)
             results.append(EditResult(image, faces, time.perf_counter() - started, self.model))
@@ -516,6 +534,7 @@ class ExpressionEditor:
         photo: Photo,
         edit: Edit,
         number: int,
+        index: int,
         measure: bool,
         pursuit: Pursuit | None,
         tolerance: float | None,
@@ -534,12 +553,17 @@ class ExpressionEditor:
                 if face.scheme == again.scheme == "mediapipe478":
                     moved = geometric_change(face.landmarks, again.landmarks)
                 warnings += unreached(requested, before, after, moved or {})
-        if pursuit is not None and pursuit.error > tolerance:
+        if pursuit is not None and pursuit.is_lost:
+            warnings.append(
+                f"the face was not found again in any of {pursuit.edits} edits, so it was left as it is"
+            )
+        elif pursuit is not None and tolerance < pursuit.error < math.inf:
             warnings.append(
                 f"after {pursuit.edits} edits the request was missed by {pursuit.error:.1f} intensity steps, "
                 f"more than the tolerance of {tolerance:g}"
             )
         return FaceEdit(
+            index=index,
             box=face.box,
             pose=face.pose,
             requested=requested,
@@ -637,6 +661,8 @@ def requested_deltas(
         ActionUnitError: as `resolve_delta`; where the model cannot edit what an expression asks for; where
             a unit is both arrived at by the expression and by `set`.
     """
+    if not math.isfinite(strength):
+        raise ActionUnitError(f"the strength of an expression must be a number, got {strength}")
     parts = [resolve_delta(current, add, set, emotion, names)]
     arrived = {whole_name(name) for name in (() if set is None else parse_levels(set, names))}
     if expression is not None:
@@ -675,7 +701,12 @@ def usable_expression(expression: Expression, names: Sequence[str]) -> Expressio
 
 
 def select_faces(faces: list[Face], which: str | int, photo: Photo) -> list[Face]:
-    """The faces meant by "all", "largest" or an index, out of those found, largest first.
+    """The faces meant by "all", "largest" or an index, out of those found; errors as of `select_indices`."""
+    return [faces[index] for index in select_indices(faces, which, photo)]
+
+
+def select_indices(faces: list[Face], which: str | int, photo: Photo) -> list[int]:
+    """The indices of the faces meant by "all", "largest" or an index, out of those found, largest first.
 
     Raises:
         NoFaceError: where there is no face, or fewer than the index needs.
@@ -692,11 +723,11 @@ def select_faces(faces: list[Face], which: str | int, photo: Photo) -> list[Face
             "the front or half side, well lit and at least about 75 px high"
         )
     if which == "all":
-        return list(faces)
+        return list(range(len(faces)))
     index = 0 if which == "largest" else which
     if not 0 <= index < len(faces):
         found = f"{len(faces)} face was" if len(faces) == 1 else f"{len(faces)} faces were"
         raise NoFaceError(
             f"face {index} does not exist: {found} found, counted from 0 (the largest) to {len(faces) - 1}"
         )
-    return [faces[index]]
+    return [index]

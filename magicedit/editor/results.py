@@ -21,6 +21,7 @@ class FaceEdit:
     """What was asked of one face, and what the measurement says about it.
 
     Attributes:
+        index: among the faces of the photograph, from the largest, 0.
         box: (x0, y0, x1, y1) in pixels of the upright photograph.
         pose: of the head, in degrees; None where the face backend measures none.
         requested: AU name -> variation in intensity steps, target minus source.
@@ -33,10 +34,12 @@ class FaceEdit:
             `evaluation` extra.
         warnings: what should make one look twice, in sentences.
         edits: how many were made of this face; more than 1 in a closed loop.
-        sent: AU name -> variation that the model was asked for; in a closed loop not what was requested.
+        sent: AU name -> variation that the model was asked for; in a closed loop not what was requested, and
+            0 where the face was found in no edit. `ExpressionEditor.edit_faces` makes the same picture of it.
         reached: whether a closed loop came within its tolerance; None without one.
     """
 
+    index: int
     box: tuple[float, float, float, float]
     pose: Pose | None
     requested: dict[str, float]
@@ -55,6 +58,7 @@ class FaceEdit:
         if self.reached is not None:
             loop = {"reached": self.reached, "edits": self.edits, "sent": rounded(self.sent)}
         return {
+            "face": self.index,
             "box": [round(float(edge), 1) for edge in self.box],
             "requested": rounded(self.requested),
             "before": rounded(self.before),

@@ -139,6 +139,12 @@ def test_a_batch_is_edited_picture_by_picture(run, editor, face):
     assert report.count("face 0") == 2
 
 
+def test_a_chosen_face_is_called_by_its_number(run, editor, face):
+    pair = torch.cat([face, face.flip(2) / 2], dim=2)
+    _, report = run("MagicEditEdit", editor=editor, image=pair, AU12=-3.0, face="1")
+    assert report.startswith("image 0, face 1: AU12 -3.0")
+
+
 def test_pictures_without_a_face(run, editor, face):
     batch = torch.cat([face, torch.full_like(face, 0.5)])
     with pytest.raises(NoFaceError):

@@ -1,5 +1,7 @@
 """Arriving at an expression: from a file, from a face, from rest, and by measuring and correcting."""
 
+import json
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -102,6 +104,77 @@ def test_faces_are_pursued_apart(editor, astronaut):
     nothing = editor.edit(pair, add={"AU12": 0}, tolerance=0.3)
     assert np.array_equal(np.asarray(nothing.image), pair)
     assert [face.edits for face in nothing.faces] == [0, 0]
+
+
+class Faces:
+    """A real backend whose faces are passed through `alter(faces, pixels, number of the call from 0)`."""
+
+    name = "altered"
+
+    def __init__(self, alter):
+        self.backend, self.alter, self.calls = load_backend("mediapipe"), alter, -1
+
+    def detect(self, pixels):
+        self.calls += 1
+        return self.alter(self.backend.detect(pixels), pixels, self.calls)
+
+
+def test_a_face_that_is_never_found_again_stays_as_it_is(editor, astronaut):
+    lossy = ExpressionEditor(editor.pipeline, Faces(lambda faces, pixels, call: [] if call else faces))
+    apply, pictures = lossy.changer.apply, []
+
+    def noting(edits, settings):
+        assert sum(picture() is not None for picture in pictures) <= 1  # what leads nowhere is not kept
+        apply(edits, settings)
+        pictures.extend(weakref.ref(edit.pixels) for edit in edits)
+
+    lossy.changer.apply = noting
+    result = lossy.edit(astronaut, add={"AU12": -2}, tolerance=0.3)
+    (face,) = result.faces
+    assert np.array_equal(np.asarray(result.image), astronaut)
+    assert len(pictures) == face.edits == 4
+    assert face.sent == {"AU12": 0.0}
+    assert face.requested == {"AU12": -2.0}
+    assert face.reached is False
+    assert "the face was not found again in any of 4 edits, so it was left as it is" in face.warnings
+    assert "inf" not in json.dumps(face.to_json(), allow_nan=False)
+
+
+def test_one_lost_face_does_not_keep_the_other_from_its_goal(editor, astronaut):
+    """The lost one is left out of the picture that counts, which is that of the requests it names."""
+    pair = np.concatenate([astronaut, astronaut[:, ::-1] // 2], axis=1)
+    bright = astronaut[50:200, 150:300].mean() * 0.75
+    lossy = ExpressionEditor(
+        editor.pipeline,
+        Faces(lambda faces, pixels, call: [] if call and pixels.mean() > bright else faces),
+    )
+    looped = lossy.edit(pair, set={"AU12": 2.5}, tolerance=0.3)
+    lost, other = sorted(looped.faces, key=lambda face: face.box[0])
+    assert (lost.reached, lost.sent) == (False, {"AU12": 0.0})
+    assert "not found again" in " ".join(lost.warnings)
+    assert other.reached
+    assert np.array_equal(np.asarray(looped.image)[:, :512], astronaut)
+    sent = {face.index: face.sent for face in looped.faces}
+    again = editor.edit_faces(pair, sent, measure=False)
+    assert np.array_equal(np.asarray(again.image), np.asarray(looped.image))
+
+
+@pytest.mark.parametrize(
+    ("asked", "edits"),
+    [((-2, -3), [3, 3]), ((-1.5, -2.5), [1, 3]), ((-1, -3), [2, 3])],  # the first takes an edit that joins
+)
+def test_what_counts_is_the_picture_that_comes_out(editor, astronaut, asked, edits):
+    """One face as two that overlap: what is asked of the second undoes what was measured of the first."""
+    twice = ExpressionEditor(editor.pipeline, Faces(lambda faces, pixels, call: [*faces, *faces]))
+    result = twice.edit_faces(astronaut, {n: {"AU12": value} for n, value in enumerate(asked)}, tolerance=0.3)
+    for face in result.faces:
+        missed = abs(face.after["AU12"] - face.before["AU12"] - face.requested["AU12"])
+        assert face.reached == (missed <= 0.3)
+        assert any(f"missed by {missed:.1f} intensity" in text for text in face.warnings) != face.reached
+    assert [face.edits for face in result.faces] == edits
+    assert not result.faces[0].reached
+    again = twice.edit_faces(astronaut, {face.index: face.sent for face in result.faces}, measure=False)
+    assert np.array_equal(np.asarray(again.image), np.asarray(result.image))
 
 
 @pytest.mark.parametrize("wrong", [{"tolerance": 0}, {"tolerance": 0.3, "max_edits": 0}, {"tolerance": -1}])

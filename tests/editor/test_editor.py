@@ -193,6 +193,10 @@ def test_faces_are_chosen_largest_first(editor, group):
     second = editor.edit(group, add={"AU12": 3}, face=1)
     assert [f.box for f in largest.faces] == [every.faces[0].box]
     assert [f.box for f in second.faces] == [every.faces[1].box]
+    assert [[f.index for f in result.faces] for result in (every, largest, second)] == [[0, 1], [0], [1]]
+    assert second.faces[0].to_json()["face"] == 1
+    (swept,) = {r.faces[0].index for r in editor.sweep(group, "AU12", 0, 1, 2, face=1, measure=False)}
+    assert swept == editor.edit_faces(group, {1: {"AU12": 1}}, measure=False).faces[0].index == 1
 
     both, left, right = (np.asarray(result.image) for result in (every, largest, second))
     assert np.array_equal(left[:, 512:], group[:, 512:])
@@ -271,6 +275,7 @@ def test_the_forms_of_a_request_are_equal(editor, photo):
         ({"set": {"AU12": 6}}, "between 0 and 5"),
         ({"add": [1, 2]}, "12 values"),
         ({"emotion": "hapiness"}, "happiness"),
+        ({"add": {"AU12": 1}, "strength": float("nan")}, "strength"),
     ],
 )
 def test_wrong_requests_fail_before_the_photograph_is_read(editor, wrong, message):
