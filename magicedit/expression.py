@@ -148,9 +148,8 @@ class Expression:
             )
         unknown = content.keys() - {"kind", "action_units", "source", "model"}
         if unknown:
-            raise ActionUnitError(
-                f"{path} says what an expression does not have: {', '.join(sorted(map(reprlib.repr, unknown)))}"
-            )
+            names = ", ".join(sorted(map(reprlib.repr, unknown)))
+            raise ActionUnitError(f"{path} says what an expression does not have: {names}")
         source, model = content.get("source", ""), content.get("model")
         if not isinstance(source, str) or not isinstance(model, str | None):
             raise ActionUnitError(f"{path}: `source` and `model` must be texts")

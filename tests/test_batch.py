@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import multiprocessing
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -20,11 +22,12 @@ from skimage import data
 from magicedit import ExpressionEditor
 from magicedit.batch import JOURNAL, EditRequest, edit_folder, edit_manifest
 from magicedit.batch.journal import open_journal
-from magicedit.batch.rows import COLUMNS, rows_of_manifest
-from magicedit.batch.workers import cores, sensible_workers
+from magicedit.batch.rows import COLUMNS, Row, rows_of_manifest
+from magicedit.batch.workers import EditorSettings, cores, edit_rows, sensible_workers
 from magicedit.cli import main
 from magicedit.errors import ActionUnitError, ImageError, MagicEditError, ModelError, OutputError
 from magicedit.expression import Expression
+from magicedit.models.loading import embedded_folder
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CALM = EditRequest(add={"AU12": -3}, quality="live", measure=False)
@@ -150,6 +153,50 @@ def test_results_inside_the_folder_are_not_photographs_of_the_next_run(photos):
     assert set(statuses(edit_folder(photos, out, CALM)).values()) == {"skipped"}
 
 
+def test_results_of_an_earlier_folder_are_no_photographs(photos, capsys):
+    edit_folder(photos, photos / "first", CALM)
+    report = edit_folder(photos, photos / "second", CALM)
+    assert statuses(report) == {"a.png": "done", "sub/b.jpg": "done"}
+    assert len(edit_folder(photos / "first", photos / "again", CALM).results) == 2  # asked for by name
+    (photos / "a.png").unlink()
+    shutil.rmtree(photos / "sub")
+    with pytest.raises(ImageError, match=r"not in sub-folders of earlier results \(with edits\.jsonl\)"):
+        edit_folder(photos, photos / "third", CALM)
+
+
+def test_other_names_of_a_model_are_the_same_model(photos, tmp_path, monkeypatch):
+    shutil.copytree(embedded_folder("mini"), tmp_path / "mm")
+    monkeypatch.chdir(tmp_path)
+    edit_folder(photos, tmp_path / "out", CALM, model="mm")
+    for name in ("./mm/", str(tmp_path / "mm"), "mini"):
+        again = edit_folder(photos, tmp_path / "out", CALM, model=name)
+        assert set(statuses(again).values()) == {"skipped"}
+    config = tmp_path / "mm" / "unet" / "config.json"
+    config.write_text(config.read_text() + "\n")
+    changed = edit_folder(photos, tmp_path / "out", CALM, model="mm")
+    assert set(statuses(changed).values()) == {"done"}
+
+
+@pytest.mark.parametrize("kind", ["photograph", "folder", "manifest"])
+def test_nothing_asked_is_said(photos, tmp_path, capsys, kind):
+    """What comes out are copies, which may be wanted; but a forgotten option is more likely."""
+    shutil.rmtree(photos / "sub")
+    table = manifest(photos, "photo,AU12\na.png,\n")
+    source = photos / "a.png" if kind == "photograph" else photos
+    output = tmp_path / ("out.png" if kind == "photograph" else "out")
+    options = ["--manifest", str(table)] if kind == "manifest" else []
+    command = ["edit", str(source), "-o", str(output), *options]
+    assert main([*command, "--no-measure"]) == 0
+    err = capsys.readouterr().err
+    (line,) = [line for line in err.splitlines() if line.startswith("warning")]
+    assert "nothing is asked for" in line
+    assert "--au, --set, --emotion, --expression, --neutral" in line
+    copy = output if kind == "photograph" else output / "a.png"
+    assert np.array_equal(np.asarray(Image.open(copy)), np.asarray(Image.open(photos / "a.png")))
+    assert main([*command, "--no-measure", "--au", "AU12=-3"]) == 0
+    assert "nothing is asked" not in capsys.readouterr().err
+
+
 def test_folders_behind_links_are_looked_into_once(photos, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     shutil.copy(photos / "a.png", tmp_path / "elsewhere" / "c.png")
@@ -211,6 +258,47 @@ def test_photographs_and_strangers_are_never_overwritten(photos, tmp_path):
     assert digests(photos) == before
 
 
+def test_a_failed_edit_makes_no_strangers_file_ours(photos, tmp_path):
+    out = tmp_path / "out"
+    whole = (photos / "a.png").read_bytes()
+    (photos / "a.png").write_bytes(b"damaged")
+    assert statuses(edit_folder(photos, out, CALM)) == {"a.png": "failed", "sub/b.jpg": "done"}
+    (out / "a.png").write_bytes(b"somebody's work")
+    (photos / "a.png").write_bytes(whole)
+    with pytest.raises(OutputError, match=r"1 of the results exist.*such as a\.png.*--force"):
+        edit_folder(photos, out, CALM)
+    assert (out / "a.png").read_bytes() == b"somebody's work"
+    (out / "a.png").unlink()
+    assert statuses(edit_folder(photos, out, CALM)) == {"a.png": "done", "sub/b.jpg": "skipped"}
+    # A result of ours stays ours while its photograph cannot be read
+    (photos / "a.png").write_bytes(b"damaged")
+    edit_folder(photos, out, CALM)
+    (photos / "a.png").write_bytes(whole)
+    assert statuses(edit_folder(photos, out, CALM)) == {"a.png": "done", "sub/b.jpg": "skipped"}
+
+
+def test_results_of_other_photographs_are_kept(photos, tmp_path):
+    out = tmp_path / "out"
+    edit_folder(photos, out, CALM)
+    before = digests(out)
+    other = tmp_path / "other"
+    other.mkdir()
+    Image.open(photos / "a.png").rotate(2).save(other / "a.png")
+    with pytest.raises(OutputError, match=r"of other photographs, such as a\.png"):
+        edit_folder(other, out, CALM)
+    table = manifest(photos, "photo,output\nsub/b.jpg,a.png\n")
+    with pytest.raises(OutputError, match=r"of other photographs, such as a\.png"):
+        edit_manifest(photos, table, out, CALM)
+    assert digests(out) == before
+    table.unlink()
+    # The same photographs under another name are the same photographs; both moved together, too
+    (tmp_path / "elsewhere").mkdir()
+    photos = photos.rename(tmp_path / "elsewhere" / "renamed")
+    assert set(statuses(edit_folder(photos, out, CALM)).values()) == {"skipped"}
+    assert statuses(edit_folder(other, out, CALM, force=True)) == {"a.png": "done"}
+    assert digests(out)["a.png"] != before["a.png"]
+
+
 def test_a_stale_result_is_named_where_the_new_edit_fails(photos, tmp_path):
     out = tmp_path / "out"
     edit_folder(photos, out, CALM)
@@ -229,11 +317,55 @@ def test_an_edit_that_began_and_was_not_noted_is_made_again(photos, tmp_path):
     assert all(json.loads(line) for line in (out / JOURNAL).read_text().splitlines())
 
 
+@pytest.mark.parametrize("tail", [b"\0" * 4096, b'{"output": "a.p' + b"\0" * 100 + b"\n"])
+def test_what_a_disk_had_not_written_when_the_power_went_is_no_line(photos, tmp_path, tail):
+    out = tmp_path / "out"
+    edit_folder(photos, out, CALM)
+    with (out / JOURNAL).open("ab") as file:
+        file.write(tail)
+    assert set(statuses(edit_folder(photos, out, CALM)).values()) == {"skipped"}
+    (photos / "a.png").write_bytes((photos / "sub" / "b.jpg").read_bytes())
+    assert statuses(edit_folder(photos, out, CALM)) == {"a.png": "done", "sub/b.jpg": "skipped"}
+    assert set(statuses(edit_folder(photos, out, CALM)).values()) == {"skipped"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at files in /proc")
+def test_a_line_is_on_the_disk_before_its_picture_is_made(photos, tmp_path, monkeypatch):
+    synced, fsync = [], os.fsync
+
+    def noting(handle):
+        fsync(handle)
+        synced.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    edit_folder(photos, tmp_path / "out", CALM)
+    assert [name if name in ("out", JOURNAL) else Path(name).suffix for name in synced] == [
+        "out",
+        *[JOURNAL, ".tmp", JOURNAL] * 2,
+    ]
+
+
 def test_a_journal_of_other_origin_is_refused(photos, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / JOURNAL).write_text("hello\n")
-    with pytest.raises(OutputError, match="line 1 was not written by magicedit"):
+    with pytest.raises(OutputError, match=r"line 1 was not written by magicedit .* and run with --force"):
         edit_folder(photos, tmp_path / "out", CALM)
+
+
+def test_a_full_disk_is_an_error_in_a_line_and_not_the_end(photos, tmp_path):
+    """What fits of a line stays, is no line, and the next run goes on."""
+    out = tmp_path / "out"
+    edit_folder(photos, out, CALM)
+    size = (out / JOURNAL).stat().st_size
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, old[1]))
+    try:
+        with pytest.raises(OutputError, match=r"could not be written .* run again to go on"):
+            edit_folder(photos, out, CALM, force=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert (out / JOURNAL).stat().st_size == size + 10
+    assert set(statuses(edit_folder(photos, out, CALM)).values()) == {"skipped"}
 
 
 # --- Manifests ---
@@ -281,9 +413,23 @@ def test_spreadsheets_that_write_semicolons(photos, tmp_path):
     assert report.results[0].faces[0]["requested"] == {"AU12": -3, "AU25": -1}
 
 
+def test_decimal_commas_and_blank_lines_of_spreadsheets(photos, tmp_path):
+    text = "\n;;;\nphoto;AU12;strength;target_tolerance\na.png;-1,5;0,75;\n"
+    rows = rows_of_manifest(manifest(photos, text), tmp_path, EditRequest(), None, None)
+    assert rows == [Row(4, Path("a.png"), Path("a.png"), EditRequest(add={"AU12": -1.5}, strength=0.75))]
+    tabs = manifest(photos, text.replace(";", "\t"))
+    assert rows_of_manifest(tabs, tmp_path, EditRequest(), None, None) == rows
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ('photo,AU12\na.png,"1,AU4=3"\n', "row 2: expected a delta between -10 and 10 for AU12, got '1,AU4"),
+        ("photo;AU12\na.png;1,AU4=3\n", "row 2: expected a delta between -10 and 10 for AU12, got '1,AU4"),
+        ('photo,AU12\na.png,"1,5"\n', "expected a delta between -10 and 10 for AU12, got '1,5'"),
+        ('photo,strength\na.png,"1,5"\n', "column strength: expected a number, such as 1.5, got '1,5'"),
+        ("photo,output\na.png,x.png\nsub/b.jpg,X.png/y.png\n", "row 2 would be written to x.png, which is a"),
+        ("photo,output\na.png,x.png\nsub/b.jpg,X.png\n", "written to X.png (x.png where case does not"),
         ("photo,smile\na.png,3\n", "unknown column 'smile'"),
         ("photo,strenght\na.png,3\n", "did you mean strength"),
         ("photo,AU13\na.png,3\n", "unknown column 'AU13'"),
@@ -489,6 +635,52 @@ def test_killed_workers_and_a_killed_run(many, tmp_path):
         Image.open(path).load()
     # The pictures do not depend on who made them, nor on the kill
     assert len({digests(out)[name] for name in ("a.png", "m0.png", "m4.png", "m9.png")}) == 1
+
+
+def test_a_worker_that_died_before_its_row_arrived_fails_that_row_alone(many, tmp_path):
+    killed = []
+
+    def begin(row: Row) -> None:
+        if not killed:
+            for process in multiprocessing.active_children():
+                process.kill()
+                process.join()
+                killed.append(process)
+
+    rows = [Row(n, Path(f"m{n}.png"), Path(f"m{n}.png"), CALM) for n in range(4)]
+    outcomes = {
+        row.number: outcome for row, outcome in edit_rows(settings_of(many, tmp_path), rows, 2, begin)
+    }
+    assert {number: outcome["state"] for number, outcome in outcomes.items()} == {
+        0: "failed",
+        1: "done",
+        2: "done",
+        3: "done",
+    }
+    assert "ended with code -9" in outcomes[0]["reason"]
+
+
+def test_workers_that_cannot_load_again_fail_the_rest(many, tmp_path):
+    """What was edited stays noted, so that the run can go on later."""
+    model = shutil.copytree(embedded_folder("mini"), tmp_path / "model")
+
+    def begin(row: Row) -> None:
+        if row.number == 1:
+            shutil.rmtree(model)
+            for process in multiprocessing.active_children():
+                process.kill()
+
+    rows = [Row(n, Path(f"m{n}.png"), Path(f"m{n}.png"), CALM) for n in range(4)]
+    settings = settings_of(many, tmp_path, model=str(model))
+    outcomes = {row.number: outcome for row, outcome in edit_rows(settings, rows, 2, begin)}
+    assert set(outcomes) == {0, 1, 2, 3}
+    assert outcomes[3]["state"] == "failed"
+    assert "no worker could load the model again" in outcomes[3]["reason"]
+
+
+def settings_of(photos: Path, folder: Path, **settings) -> EditorSettings:
+    (folder / "out").mkdir()
+    return EditorSettings(photos, folder / "out", **settings)
 
 
 def worker_of(run: subprocess.Popen) -> int:

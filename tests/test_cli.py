@@ -146,6 +146,42 @@ def test_edit_prints_requested_and_measured(capsys, photo, tmp_path, model):
     assert "loading" in err
 
 
+def test_faces_are_called_by_their_number_in_the_photograph(capsys, tmp_path):
+    pair = Image.fromarray(np.concatenate([data.astronaut(), data.astronaut()[:, ::-1] // 2], axis=1))
+    (tmp_path / "in").mkdir()
+    pair.save(tmp_path / "in" / "pair.png")
+    options = ["--au", "AU12=+5", "--face", "1", "--quality", "live"]  # which no smile leaves room for
+    command = ["edit", str(tmp_path / "in" / "pair.png"), "-o", str(tmp_path / "out.png"), *options]
+    assert main(command) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("face 1: ")
+    assert "warning: face 1: AU12 would become" in err
+    assert "face 0" not in out + err
+    assert main([*command, "--json"]) == 0
+    assert [face["face"] for face in json.loads(capsys.readouterr().out)["faces"]] == [1]
+    assert main(["edit", str(tmp_path / "in"), "-o", str(tmp_path / "out"), *options, "--workers", "1"]) == 0
+    assert "warning: pair.png: face 1: AU12 would become" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--au", "AU12=1", "--target-tolerance", "-1"], "must be a positive number"),
+        (["--au", "AU12=1", "--target-tolerance", "1", "--no-measure"], "do not switch measuring off"),
+        (["--au", "AU12=1", "--strength", "nan"], "strength"),
+        (["--model", "mini-live", "--au", "AU45=1"], "AU45 (blink) is measured but cannot be edited"),
+        (["--au", "AU12=1", "--seed", "-1"], "seed"),
+    ],
+)
+def test_what_can_be_seen_to_be_wrong_is_said_before_the_model_loads(
+    capsys, photo, tmp_path, options, message
+):
+    assert main(["edit", str(photo), "-o", str(tmp_path / "out.png"), *options]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert message in err
+
+
 def test_measure(capsys, photo):
     assert main(["measure", str(photo), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)

@@ -10,7 +10,6 @@ from magicedit import Expression
 from magicedit.action_units import DESCRIPTIONS, NAMES
 from magicedit.errors import ActionUnitError, MagicEditError, OutputError
 
-
 ASKS = "magicedit: expression/1\nkind: intensities\naction_units:"
 
 

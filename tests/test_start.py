@@ -19,7 +19,9 @@ from magicedit.cli import main
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 # Imported while a backend looks at the photograph in another process: nothing that takes long.
-BEFORE_THE_MODEL = "import magicedit.cli, magicedit.imaging, magicedit.faces.process, magicedit.editor"
+BEFORE_THE_MODEL = (
+    "import magicedit.cli, magicedit.imaging, magicedit.faces.process, magicedit.editor, magicedit.batch"
+)
 NOT_BEFORE_THE_MODEL = {
     "torch": "2 s, for the model alone",
     "diffusers": "4 s, for the model alone",

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,24 +34,31 @@ class Journal:
         self._file.seek(0)
         *lines, rest = self._file.read().split(b"\n")
         for number, line in enumerate(lines, start=1):
+            if b"\0" in line:  # what a disk had not written yet when the power went
+                continue
             try:
                 entry = json.loads(line)
                 self.entries[entry["output"]] = entry
             except (ValueError, KeyError, TypeError) as error:
                 raise OutputError(
-                    f"{self.path} line {number} was not written by magicedit ({error!r}); move it away, "
-                    "then everything is edited again"
+                    f"{self.path} line {number} was not written by magicedit ({error!r}); choose another "
+                    "output folder, or move the file away and run with --force: that edits everything again "
+                    "and replaces the results"
                 ) from error
         if rest:
             self._file.truncate(self._file.tell() - len(rest))
 
     def add(self, entry: dict[str, Any]) -> None:
-        """Appends a line, which is in the file when this returns. OutputError where that fails."""
+        """Appends a line, which is on the disk when this returns. OutputError where that fails."""
+        line = json.dumps(entry, ensure_ascii=False, allow_nan=False).encode() + b"\n"
         try:
-            self._file.write(json.dumps(entry, ensure_ascii=False, allow_nan=False).encode() + b"\n")
-            self._file.flush()
+            if self._file.write(line) < len(line):
+                raise OSError("there was no room for a whole line")
+            os.fsync(self._file.fileno())  # else a power cut could leave a picture that no line knows
         except OSError as error:
-            raise OutputError(f"{self.path} could not be written ({error})") from error
+            raise OutputError(
+                f"{self.path} could not be written ({error}); make room, then run again to go on"
+            ) from error
         self.entries[entry["output"]] = entry
 
 
@@ -63,7 +71,7 @@ def open_journal(output: Path) -> Iterator[Journal]:
     """
     path = output / JOURNAL
     try:
-        file = path.open("a+b")
+        file = path.open("a+b", buffering=0)
     except OSError as error:
         raise OutputError(f"{path} cannot be written ({error}); choose another output folder") from error
     with file:
@@ -73,4 +81,16 @@ def open_journal(output: Path) -> Iterator[Journal]:
             raise OutputError(
                 f"another run is writing into {output}; wait for it, or choose another folder"
             ) from error
+        _sync_folder(output)
         yield Journal(path, file)
+
+
+def _sync_folder(folder: Path) -> None:
+    """The names in a folder are on the disk when this returns, where its file system can do that."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass
+    finally:
+        os.close(handle)

@@ -76,6 +76,11 @@ class EditRequest:
             neutral=self.neutral,
         )
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it asks for nothing at all, so that results are copies."""
+        return not (self.add or self.set or self.emotion or self.expression or self.neutral)
+
     def arguments(self) -> dict[str, Any]:
         """Of `ExpressionEditor.edit`."""
         return {field.name: getattr(self, field.name) for field in fields(self)}

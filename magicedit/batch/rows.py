@@ -7,12 +7,14 @@ import csv
 import dataclasses
 import difflib
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from magicedit.action_units import canonical_name
+from magicedit.action_units import DESCRIPTIONS, canonical_name, parse_deltas
+from magicedit.batch.journal import JOURNAL
 from magicedit.batch.request import EditRequest
 from magicedit.errors import ActionUnitError, ImageError, MagicEditError, OutputError
 from magicedit.expression import Expression
@@ -25,6 +27,7 @@ PHOTO_SUFFIXES = frozenset(
 )
 FORMATS = {"png": ".png", "jpg": ".jpg", "webp": ".webp", "tif": ".tif"}
 _WRITTEN = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"})
+_DECIMAL_COMMA = re.compile(r"([+-]?\d+),(\d+)")
 MOST_PROBLEMS = 5  # of a manifest that one message names
 
 
@@ -48,7 +51,7 @@ class Row:
 def photographs_below(folder: Path, leave_out: Path) -> list[Path]:
     """Photographs in a folder and its sub-folders, by their names' endings, relative and sorted.
 
-    Hidden ones, and those below `leave_out`, are not among them.
+    Hidden ones, those below `leave_out`, and results in sub-folders with a journal are not among them.
 
     Raises:
         ImageError: where there are none.
@@ -60,7 +63,13 @@ def photographs_below(folder: Path, leave_out: Path) -> list[Path]:
             folders.clear()
             continue
         visited.add(here.resolve())
-        folders[:] = [n for n in folders if not n.startswith(".") and (here / n).resolve() != leave_out]
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".")
+            and (here / name).resolve() != leave_out
+            and not (here / name / JOURNAL).exists()
+        ]
         found += [
             (here / name).relative_to(folder)
             for name in names
@@ -68,7 +77,8 @@ def photographs_below(folder: Path, leave_out: Path) -> list[Path]:
         ]
     if not found:
         raise ImageError(
-            f"{folder} holds no photographs; expected files ending in {' '.join(sorted(PHOTO_SUFFIXES))}"
+            f"{folder} holds no photographs; expected files ending in {' '.join(sorted(PHOTO_SUFFIXES))}, "
+            f"not in sub-folders of earlier results (with {JOURNAL})"
         )
     return sorted(found)
 
@@ -97,7 +107,7 @@ def _number(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise MagicEditError(f"expected a number, got {text!r}") from None
+        raise MagicEditError(f"expected a number, such as 1.5, got {text!r}") from None
 
 
 def _whole(text: str) -> int:
@@ -149,7 +159,7 @@ def rows_of_manifest(
     Raises:
         MagicEditError: naming rows and columns, where the file or any row of it cannot be used.
     """
-    header, lines = _table(manifest)
+    header, lines, delimiter = _table(manifest)
     try:
         columns = {column: _column(column) for column in header}
     except MagicEditError as error:
@@ -169,6 +179,8 @@ def rows_of_manifest(
                     f"{len(cells)} cells below {len(header)} columns; quote cells with commas"
                 )
             values = {columns[c]: v.strip() for c, v in zip(header, cells, strict=False) if v.strip()}
+            if delimiter != ",":  # such spreadsheets write 1,5
+                values = {c: v if c in _PLACES else _with_point(v) for c, v in values.items()}
             rows.append(_row(number, values, request, format, manifest.parent, expressions))
             rows[-1].request.check(names)
         except MagicEditError as error:
@@ -184,11 +196,16 @@ def rows_of_manifest(
     return rows
 
 
-def _table(manifest: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Header, and the numbered lines that are not empty."""
+def _with_point(cell: str) -> str:
+    """ "1,5" -> "1.5"; anything but one number as it is."""
+    return ".".join(number.groups()) if (number := _DECIMAL_COMMA.fullmatch(cell)) else cell
+
+
+def _table(manifest: Path) -> tuple[list[str], list[tuple[int, list[str]]], str]:
+    """Header, the numbered lines that are not empty, and what separates their cells."""
     try:
         with manifest.open(newline="", encoding="utf-8-sig") as file:
-            first = file.readline()
+            first = next((line for line in file if line.strip(",;\t \r\n")), "")
             file.seek(0)
             delimiter = max(",;\t", key=first.count)  # some spreadsheets write semicolons
             lines = list(enumerate(csv.reader(file, delimiter=delimiter, strict=True), start=1))
@@ -197,7 +214,7 @@ def _table(manifest: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     lines = [(number, cells) for number, cells in lines if any(cell.strip() for cell in cells)]
     if not lines:
         raise MagicEditError(f"{manifest} is empty; its first row names the columns, such as photo,au")
-    return [cell.strip() for cell in lines[0][1]], lines[1:]
+    return [cell.strip() for cell in lines[0][1]], lines[1:], delimiter
 
 
 def _column(name: str) -> str:
@@ -244,7 +261,8 @@ def _row(
             expressions[file] = Expression.read(str(beside / file))
         changes["expression"] = expressions[file]
     if units := {n: text for n, text in values.items() if n not in COLUMNS and n not in _PLACES}:
-        written = [f"{name}={text}" for name, text in units.items()]
+        numbers = parse_deltas(units, tuple(DESCRIPTIONS))  # a cell holds one number, not further units
+        written = [f"{name}={number}" for name, number in numbers.items()]
         changes["add"] = ",".join([*([changes["add"]] if "add" in changes else []), *written])
     return Row(number, photo, target, dataclasses.replace(request, **changes))
 
@@ -273,17 +291,32 @@ def check_folders(folder: Path, output: Path) -> None:
 
 
 def _check_outputs(rows: Sequence[Row], output: Path, name: Callable[[Row], str]) -> None:
-    """OutputError where two rows have one output, or one of them cannot be a picture."""
+    """OutputError where two rows have one output, or one of them cannot be a picture.
+
+    Upper and lower case are one: they are on many disks, and results are copied to others.
+    """
     first: dict[Path, Row] = {}
     for row in rows:
         if row.output.suffix.lower() not in _WRITTEN:
             check_output(output / row.output)  # says why
-        other = first.setdefault(row.output, row)
+        other = first.setdefault(_folded(row.output), row)
         if other is not row:
+            cases = "" if other.output == row.output else f" ({other.output} where case does not count)"
             raise OutputError(
-                f"{name(other)} and {name(row)} would both be written to {row.output}; give each an output "
-                "of its own (the column `output` of a manifest)"
+                f"{name(other)} and {name(row)} would both be written to {row.output}{cases}; give each an "
+                "output of its own (the column `output` of a manifest)"
             )
+    for row in rows:
+        for parent in _folded(row.output).parents:
+            if parent in first:
+                raise OutputError(
+                    f"{name(first[parent])} would be written to {first[parent].output}, which is a folder "
+                    f"for {name(row)}, to {row.output}; give one of them another output"
+                )
+
+
+def _folded(path: Path) -> Path:
+    return Path(str(path).casefold())
 
 
 def check_targets(rows: Iterable[Row], folder: Path, output: Path) -> None:

@@ -1,5 +1,6 @@
 """Editing many photographs: `edit_folder` and `edit_manifest`."""
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -36,7 +37,9 @@ class RowResult:
     def warnings(self) -> list[str]:
         """Of all faces, each with the face's number."""
         return [
-            f"face {number}: {text}" for number, face in enumerate(self.faces) for text in face["warnings"]
+            f"face {face.get('face', number)}: {text}"  # journals of earlier versions do not say which
+            for number, face in enumerate(self.faces)
+            for text in face["warnings"]
         ]
 
     def to_json(self) -> dict[str, Any]:
@@ -185,7 +188,7 @@ def _run(
     }
     with open_journal(settings.output) as journal:
         if not force:
-            _check_strangers(rows, settings.output, journal)
+            _check_strangers(rows, settings, journal)
         results: dict[Path, RowResult] = {}  # by output, of which every row has its own
         for row in () if force else rows:
             if (entry := _kept(row, settings, model, journal)) is not None:
@@ -199,25 +202,33 @@ def _run(
 
         # 2. The edits
         def begin(row: Row) -> None:
-            journal.add({"output": row.output.as_posix(), "photo": row.photo.as_posix(), "state": "begun"})
+            journal.add(_about(row, settings) | {"state": "begun"})
 
         bar = tqdm(
             total=len(rows), initial=len(results), unit="photo", disable=not progress, dynamic_ncols=True
         )
         with bar:
             for row, outcome in edit_rows(settings, waiting, workers, begin) if waiting else ():
-                about = {"output": row.output.as_posix(), "photo": row.photo.as_posix()}
-                journal.add(about | outcome | {"request": row.request.to_json(), "model": model})
-                results[row.output] = _result(row, outcome, settings.output)
+                if outcome["state"] == "failed":  # what lies there now is of an earlier run, or replaceable
+                    outcome = outcome | {"left": (settings.output / row.output).exists()}
+                asked = {"request": row.request.to_json(), "model": model}
+                journal.add(_about(row, settings) | outcome | asked)
+                results[row.output] = _result(row, outcome)
                 bar.update()
     ordered = [results[row.output] for row in rows]
     return BatchReport(settings.output, ordered, time.perf_counter() - started, workers)
 
 
-def _result(row: Row, outcome: dict[str, Any], output: Path) -> RowResult:
+def _about(row: Row, settings: EditorSettings) -> dict[str, str]:
+    """Which output a line of the journal is about, and of which photograph it is."""
+    folder = os.path.relpath(settings.folder.resolve(), settings.output.resolve())
+    return {"output": row.output.as_posix(), "photo": row.photo.as_posix(), "folder": folder}
+
+
+def _result(row: Row, outcome: dict[str, Any]) -> RowResult:
     if outcome["state"] == "done":
         return RowResult(row, "done", seconds=outcome["seconds"], faces=outcome["faces"])
-    left = f"; {row.output} there is that of an earlier run" if (output / row.output).exists() else ""
+    left = f"; {row.output} there is that of an earlier run" if outcome["left"] else ""
     return RowResult(row, "failed", reason=outcome["reason"] + left)
 
 
@@ -228,24 +239,45 @@ def _kept(
     entry = journal.entries.get(row.output.as_posix(), {})
     if entry.get("state") != "done" or not (settings.output / row.output).is_file():
         return None
-    if entry.get("request") != row.request.to_json() or entry.get("model") != model:
+    if entry.get("request") != row.request.to_json() or not _same_model(entry.get("model"), model):
         return None
+    return entry if _same_photo(entry, row, settings) else None
+
+
+def _same_model(earlier: Any, model: dict[str, Any]) -> bool:
+    """Whether they edit alike. A folder has many names: what its files say counts, where there are any."""
+    if model["digest"] is not None and isinstance(earlier, dict):
+        return earlier | {"name": model["name"]} == model
+    return earlier == model
+
+
+def _same_photo(entry: dict[str, Any], row: Row, settings: EditorSettings) -> bool:
+    """Whether a journal's entry is of a photograph that is, to the byte, the row's own."""
     try:
-        same = entry.get("photo_sha256") == sha256_of(settings.folder / row.photo)
+        return entry.get("photo_sha256") == sha256_of(settings.folder / row.photo)
     except OSError:
-        return None  # it will fail, and say why
-    return entry if same else None
+        return False  # it will fail, and say why
 
 
-def _check_strangers(rows: Sequence[Row], output: Path, journal: Journal) -> None:
-    """OutputError where files would be overwritten that no run of ours made."""
+def _check_strangers(rows: Sequence[Row], settings: EditorSettings, journal: Journal) -> None:
+    """OutputError where files would be overwritten that are not of the same photographs by a run of ours."""
     strangers = [
         row.output
         for row in rows
-        if row.output.as_posix() not in journal.entries and (output / row.output).exists()
+        if (settings.output / row.output).exists() and not _is_ours(row, settings, journal)
     ]
     if strangers:
         raise OutputError(
-            f"{len(strangers)} of the results exist in {output} and are of no run that its {JOURNAL} knows, "
-            f"such as {strangers[0]}; choose another folder, or force replacing them"
+            f"{len(strangers)} of the results exist in {settings.output} and are of no run that its "
+            f"{JOURNAL} knows, or of other photographs, such as {strangers[0]}; choose another folder, move "
+            "them away, or replace them with --force (force=True)"
         )
+
+
+def _is_ours(row: Row, settings: EditorSettings, journal: Journal) -> bool:
+    """Whether an earlier run made what lies at the row's output, of the row's photograph."""
+    entry = journal.entries.get(row.output.as_posix(), {})
+    made = entry.get("state") in ("begun", "done") or (entry.get("state") == "failed" and entry.get("left"))
+    about = _about(row, settings)
+    named = all(entry.get(key, value) == value for key, value in about.items())
+    return bool(made) and (named or _same_photo(entry, row, settings))

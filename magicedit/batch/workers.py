@@ -1,5 +1,6 @@
 """Editing the rows of a batch, in this process or in several with a model each."""
 
+import contextlib
 import hashlib
 import multiprocessing
 import os
@@ -92,14 +93,15 @@ def edit_rows(
 ) -> Iterator[tuple[Row, Outcome]]:
     """Rows with what became of them, in the order in which they end.
 
-    A process that dies, of memory for instance, fails the row that it had; another takes its place.
+    A process that dies, of memory for instance, fails the row that it had; another takes its place. Where
+    none can load the model any more, the rows that are left fail.
 
     Args:
         workers: 1 for this process alone; above, a script that calls this needs `if __name__ == "__main__":`.
         begin: is told each row before its edit begins; no more are under way than there are workers.
 
     Raises:
-        MagicEditError: where the model cannot be loaded.
+        MagicEditError: where the model cannot be loaded to begin with.
     """
     if workers == 1:
         worker = Worker(settings)
@@ -139,33 +141,39 @@ def _in_processes(
     threads = max(1, cores() // workers)
     left = deque(rows)
     at_work = [_Process(context, settings, threads) for _ in range(min(workers, len(left)))]
+    begun = False  # whether a row was
     try:
         while at_work:
             ready = wait([process.connection for process in at_work])
             for process in [process for process in at_work if process.connection in ready]:
+                died = False
                 try:
                     outcome = process.connection.recv()
                 except (EOFError, OSError):
-                    at_work.remove(process)
                     process.process.join(timeout=10)  # its own exit code, not that of our kill
-                    code = process.end()
+                    died, outcome = True, MagicEditError(_death(process.end()))
+                if isinstance(outcome, Exception):
+                    at_work.remove(process)
+                    process.end()
                     if process.row is not None:
-                        yield process.row, failed(_death(code))
+                        yield process.row, failed(str(outcome))
                     if left and process.loaded:
                         at_work.append(_Process(context, settings, threads))
+                    elif left and not begun and not (died and at_work):
+                        raise MagicEditError(f"while it loaded the model, {outcome}") if died else outcome
                     elif left and not at_work:
-                        raise MagicEditError(f"while it loaded the model, {_death(code)}") from None
+                        for row in left:
+                            yield row, failed(f"no worker could load the model again: {outcome}")
                     continue
-                if isinstance(outcome, Exception):
-                    raise outcome
                 process.loaded = True
                 if process.row is not None:
                     row, process.row = process.row, None
                     yield row, outcome
                 if left:
-                    process.row = left.popleft()
+                    begun, process.row = True, left.popleft()
                     begin(process.row)
-                    process.connection.send(process.row)
+                    with contextlib.suppress(OSError):  # it died: reading from it will tell
+                        process.connection.send(process.row)
                 else:
                     at_work.remove(process)
                     process.end()

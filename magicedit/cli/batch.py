@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from magicedit.cli.common import expression_arguments, loop_arguments, print_json, say
+from magicedit.cli.common import edit_request, print_json, say, warn_of_copies
 from magicedit.errors import MagicEditError, OutputError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def refuse_folder_options(args: argparse.Namespace) -> None:
 
 
 def run_edit_folder(args: argparse.Namespace) -> int:
-    from magicedit.batch import EditRequest, edit_folder, edit_manifest
+    from magicedit.batch import edit_folder, edit_manifest
 
     if args.overwrite:
         raise OutputError("--overwrite is for one photograph: results of a folder go to another folder")
@@ -56,19 +56,7 @@ def run_edit_folder(args: argparse.Namespace) -> int:
         raise OutputError(
             f"{args.photo} is a folder, not a file, so -o names a folder too; {args.output} looks like a file"
         )
-    request = EditRequest(
-        add=args.au,
-        set=args.set,
-        emotion=args.emotion,
-        face=args.face,
-        **expression_arguments(args),
-        **loop_arguments(args),
-        steps=args.steps,
-        guidance=args.guidance,
-        quality=args.quality,
-        seed=args.seed,
-        measure=args.measure,
-    )
+    request = edit_request(args)
     settings = {
         "model": args.model,
         "device": args.device,
@@ -96,6 +84,7 @@ def complain(report: "BatchReport") -> None:
     """Warnings and failures, for people."""
     from magicedit.batch import JOURNAL
 
+    warn_of_copies(sum(r.row.request.is_empty for r in report.results), of=len(report.results))
     warnings = [f"{r.row.photo}: {text}" for r in report.of_status("done") for text in r.warnings]
     for line in warnings[:MOST_WARNINGS]:
         say(f"warning: {line}")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from magicedit.errors import DatasetError
 
 if TYPE_CHECKING:
+    from magicedit.batch import EditRequest
     from magicedit.editor import ExpressionEditor
     from magicedit.expression import Expression
     from magicedit.faces import FaceBackend
@@ -94,6 +95,43 @@ def add_loop_options(parser: argparse.ArgumentParser) -> None:
 def loop_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """The options of `add_loop_options` as arguments of `ExpressionEditor.edit`."""
     return {"tolerance": args.target_tolerance, "max_edits": args.max_edits}
+
+
+def edit_request(args: argparse.Namespace) -> "EditRequest":
+    """What `magicedit edit` is asked for, checked as far as neither a photograph nor the model is needed.
+
+    Raises:
+        MagicEditError: where it cannot be done whatever a face shows.
+    """
+    from magicedit.batch import EditRequest
+    from magicedit.batch.model import action_units_of
+
+    request = EditRequest(
+        add=args.au,
+        set=args.set,
+        emotion=args.emotion,
+        face=args.face,
+        **expression_arguments(args),
+        **loop_arguments(args),
+        steps=args.steps,
+        guidance=args.guidance,
+        quality=args.quality,
+        seed=args.seed,
+        measure=args.measure,
+    )
+    request.check(action_units_of(args.model))
+    return request
+
+
+def warn_of_copies(copies: int, of: int) -> None:
+    """Says where nothing was asked for: an option was forgotten, as a rule."""
+    if copies:
+        which = "" if of == 1 else f" of {copies} of {of} photographs"
+        copy = "it stays as it is" if of == 1 else "they stay as they are"
+        say(
+            f"warning: nothing is asked for{which} (--au, --set, --emotion, --expression, --neutral), so "
+            f"{copy}"
+        )
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -220,8 +258,8 @@ def describe_face(index: int, box: Sequence[float], pose) -> str:
 
 def print_faces(edits: Sequence) -> None:
     """Requested and measured AUs of each edited face."""
-    for index, edit in enumerate(edits):
-        print(describe_face(index, edit.box, edit.pose))
+    for edit in edits:
+        print(describe_face(edit.index, edit.box, edit.pose))
         for name, delta in edit.requested.items():
             before = edit.before.get(name)
             after = None if edit.after is None else edit.after.get(name)
@@ -230,4 +268,4 @@ def print_faces(edits: Sequence) -> None:
         if edit.identity_distance is not None:
             print(f"  identity distance {edit.identity_distance:.2f}")
         for warning in edit.warnings:
-            say(f"warning: face {index}: {warning}")
+            say(f"warning: face {edit.index}: {warning}")

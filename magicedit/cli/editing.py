@@ -14,13 +14,13 @@ from magicedit.cli.common import (
     add_model_options,
     backend_beside,
     describe_face,
-    expression_arguments,
+    edit_request,
     load_editor,
     loading,
-    loop_arguments,
     print_faces,
     print_json,
     say,
+    warn_of_copies,
 )
 
 EDIT_EXAMPLES = """\
@@ -137,27 +137,14 @@ def run_edit(args: argparse.Namespace) -> int:
     from magicedit.imaging import check_output, open_photo, save_image
 
     # Whatever can be seen to be wrong now is said before the model loads.
-    wanted = expression_arguments(args)
-    check_edit(args)
+    request = edit_request(args)
     photo = open_photo(args.photo)
     check_output(args.output, overwrite=args.overwrite, forbid=args.photo)
     with backend_beside(args, photo) as backend:
         editor = load_editor(args, backend)
-        result = editor.edit(
-            photo,
-            add=args.au,
-            set=args.set,
-            emotion=args.emotion,
-            face=args.face,
-            **wanted,
-            **loop_arguments(args),
-            steps=args.steps,
-            guidance=args.guidance,
-            quality=args.quality,
-            seed=args.seed,
-            measure=args.measure,
-        )
+        result = editor.edit(photo, **request.arguments())
     output = save_image(result.image, args.output, overwrite=args.overwrite, forbid=args.photo)
+    warn_of_copies(int(request.is_empty), of=1)
     if args.json:
         faces = [face.to_json() for face in result.faces]
         print_json({"output": str(output), "seconds": round(result.seconds, 3), "faces": faces})
@@ -232,14 +219,3 @@ def run_sweep(args: argparse.Namespace) -> int:
         print_faces(result.faces)
     print(f"{output}  ({sum(r.seconds for r in results):.1f} s)")
     return 0
-
-
-def check_edit(args: argparse.Namespace) -> None:
-    """Raises what `edit` would raise on requests that are malformed whatever the photograph shows."""
-    from magicedit.action_units import DESCRIPTIONS, NAMES, resolve_delta, with_sides
-
-    names = (
-        NAMES if args.model == "mini" else tuple(DESCRIPTIONS)
-    )  # another model's vocabulary is not known yet
-    known = dict.fromkeys(with_sides(names), 0.0)
-    resolve_delta(known, add=args.au, set=args.set, emotion=args.emotion, names=names)
