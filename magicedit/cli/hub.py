@@ -69,9 +69,12 @@ def run_push(args: argparse.Namespace) -> int:
     check_pipeline_folder(args.folder)
     old = args.folder / "README.md"
     card = card_of(args)
-    changed = not old.is_file() or old.read_text("utf-8") != card
+    changed = not old.is_file() or card_text(old, args.card) != card
     if args.dry_run:
-        print(card, end="")
+        if args.json:
+            print_json({"card": card, "card_changed": changed})
+        else:
+            print(card, end="")
         return 0
     url = push_folder(
         args.folder,
@@ -114,7 +117,8 @@ def card_of(args: argparse.Namespace) -> str:
                 f"{measured.fingerprint} and {here}); measure these: `magicedit evaluate --editor`"
             )
     old = args.folder / "README.md"
-    license = args.license or license_of(old)
+    text = card_text(old, args.card)
+    license = args.license or license_of(text)
     if args.card or not old.is_file():
         if license is None:
             raise ModelError(
@@ -130,8 +134,8 @@ def card_of(args: argparse.Namespace) -> str:
             **results,
         )
     else:
-        card = named_card(old.read_text("utf-8"), args.repo)
-        if args.license is not None and args.license != license_of(old):
+        card = named_card(text, args.repo)
+        if args.license is not None and args.license != license_of(text):
             raise ModelError(
                 f"{old} says another licence than --license {args.license}; change it there, or write "
                 "the card anew with --card"
@@ -141,10 +145,31 @@ def card_of(args: argparse.Namespace) -> str:
     return card if args.gated is None else gated_card(card)
 
 
-def license_of(card: Path) -> str | None:
-    """What the header of a card says."""
+def card_text(card: Path, anew: bool) -> str:
+    """What a card says; nothing where there is none, or where it cannot be read and is to be written `anew`.
+
+    Raises:
+        ModelError: where it is no text, or its header is no YAML.
+    """
+    import yaml
     from huggingface_hub import ModelCard
 
     if not card.is_file():
-        return None
-    return ModelCard(card.read_text("utf-8"), ignore_metadata_errors=True).data.license
+        return ""
+    try:
+        text = card.read_text("utf-8")
+        ModelCard(text, ignore_metadata_errors=True)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        if anew:
+            return ""
+        raise ModelError(
+            f"{card} cannot be read as a model card ({error}); mend it, or write it anew with --card"
+        ) from error
+    return text
+
+
+def license_of(card: str) -> str | None:
+    """What the header of a card's text says."""
+    from huggingface_hub import ModelCard
+
+    return ModelCard(card, ignore_metadata_errors=True).data.license

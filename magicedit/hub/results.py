@@ -101,13 +101,15 @@ def _results(summary: Mapping[str, Any], editor: Mapping[str, Any]) -> MeasuredR
 
 
 def _by_unit(control: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, object]]:
-    """The strongest level that was asked of each unit."""
+    """The strongest level that was asked of each unit; scorers of which it is another one say so."""
     rows: dict[str, dict[str, object]] = {}
     for scorer, units in control.items():
         for unit, response in units.items():
-            level = max(response["levels"], key=lambda level: level["asked"])
-            row = rows.setdefault(unit, {"asked": f"{level['asked']:+g}"})
-            row[scorer] = f"{level['mean']:+.2f} {_interval(level)}"
+            level = max(response["levels"], key=lambda level: (abs(level["asked"]), level["asked"]))
+            asked = f"{level['asked']:+g}"
+            row = rows.setdefault(unit, {"asked": asked})
+            other = "" if row["asked"] == asked else f" (asked {asked})"
+            row[scorer] = f"{level['mean']:+.2f} {_interval(level)}{other}"
     return rows
 
 

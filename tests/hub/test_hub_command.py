@@ -147,6 +147,38 @@ def test_a_dry_run_shows_the_card_and_does_nothing(hub, machine, folder):
     assert len(hub.requests) == asked
 
 
+def test_a_dry_run_for_programs_is_json(capsys, folder):
+    options = ["--repo", "alice/dry", "--license", "mit", "--dry-run"]
+    assert main(["push", str(folder), *options]) == 0
+    card = capsys.readouterr().out
+    assert main(["push", str(folder), *options, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"card": card, "card_changed": True}
+    (folder / "README.md").write_text(card)
+    assert main(["push", str(folder), *options, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"card": card, "card_changed": False}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "# Größe".encode("latin-1"),
+        b"---\nlicense: [mit\n---\n\n# Card\n",
+        b"---\n- mit\n---\n\n# Card\n",
+        b"---\ndate: 2020-13-45\n---\n\n# Card\n",
+    ],
+    ids=["other encoding", "broken header", "a list", "no such date"],
+)
+def test_cards_that_cannot_be_read(capsys, folder, content):
+    (folder / "README.md").write_bytes(content)
+    repo = ["--repo", "alice/no", "--dry-run"]
+    assert "cannot be read as a model card" in refused(capsys, folder, *repo)
+    assert "--card" in refused(capsys, folder, *repo, "--license", "mit")
+    assert "--license apache-2.0" in refused(capsys, folder, *repo, "--card")
+    assert main(["push", str(folder), *repo, "--card", "--license", "mit"]) == 0
+    assert ModelCard(capsys.readouterr().out).data.license == "mit"
+    assert (folder / "README.md").read_bytes() == content
+
+
 def test_without_a_token_nothing_is_written(hub, machine, folder):
     done = push(machine, folder, "alice/none", "--license", "mit", token=None)
     assert done["code"] == 2
@@ -225,6 +257,20 @@ def test_reports_without_single_units_give_their_headline(tmp_path):
     (tmp_path / "summary.json").write_text(json.dumps(summary))
     with pytest.raises(ModelError, match="baselines only"):
         read_results(tmp_path / "summary.json")
+
+
+def test_the_strongest_level_is_that_of_most_steps_either_way(tmp_path):
+    """And a scorer that was asked for others says which its figure is of."""
+    summary = json.loads(REPORT.read_text())
+    control = summary["editors"]["mini"]["control"]
+    (only,) = control["blendshapes"]["AU12"]["levels"]
+    control["blendshapes"]["AU12"]["levels"] = [only | {"asked": asked} for asked in (-3.0, 1.0)]
+    control["landmarks68"]["AU12"]["levels"][0]["asked"] = -1.0
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    row = read_results(tmp_path / "summary.json").rows["AU12"]
+    assert row["asked"] == "-3"
+    assert row["blendshapes"].endswith("]")
+    assert row["landmarks68"].endswith("] (asked -1)")
 
 
 def test_reports_of_one_person_have_no_intervals(tmp_path):
