@@ -11,9 +11,10 @@ from typing import IO, Any
 from magicedit.errors import MagicEditError, OutputError
 
 # What we write has a few thousand bytes, two levels, and no anchors or tags
-LARGEST_DOCUMENT = 1_000_000  # bytes
+LARGEST_DOCUMENT = 100_000  # bytes
 LONGEST_TEXT = 10_000  # characters of one name or value
 DEEPEST = 10  # levels
+LONGEST_REASON = 300  # characters: a parser's messages may quote the file
 
 
 @contextlib.contextmanager
@@ -66,9 +67,8 @@ def read_document(path: str | Path, format: str) -> dict[str, Any]:
         _check_plain(text)
         content = yaml.safe_load(text)
     except (OSError, ValueError, OverflowError, yaml.YAMLError) as error:  # ValueError: 2020-13-45
-        raise MagicEditError(
-            f"{path} cannot be read as `{format}`: {' '.join(str(error).split())}"
-        ) from error
+        reason = " ".join(str(error).split())[:LONGEST_REASON]
+        raise MagicEditError(f"{path} cannot be read as `{format}`: {reason}") from error
     if not isinstance(content, dict) or content.get("magicedit") != format:
         said = content.get("magicedit") if isinstance(content, dict) else None
         says = f"says {reprlib.repr(said)}" if isinstance(said, str) else "is missing"

@@ -124,13 +124,12 @@ def edit_request(args: argparse.Namespace) -> "EditRequest":
 
 
 def warn_of_copies(copies: int, of: int) -> None:
-    """Says where nothing was asked for: an option was forgotten, as a rule."""
+    """Says of how many edits nothing was asked: an option was forgotten, as a rule."""
     if copies:
-        which = "" if of == 1 else f" of {copies} of {of} photographs"
-        copy = "it stays as it is" if of == 1 else "they stay as they are"
+        which = "" if of == 1 else f" in {copies} of {of} edits"
         say(
-            f"warning: nothing is asked for{which} (--au, --set, --emotion, --expression, --neutral), so "
-            f"{copy}"
+            f"warning: nothing is asked for{which} (--au, --set, --emotion, --expression, --neutral): "
+            "what is written is a copy"
         )
 
 
