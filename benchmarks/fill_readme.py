@@ -89,6 +89,7 @@ def readme_blocks() -> dict[str, str]:
             ]
         ),
         "text:speed": speed_in_short(paired),
+        "text:interfaces": interface_texts.in_short(committed("app"), committed("video")),
     }
 
 

@@ -17,6 +17,22 @@ def app(content: dict) -> str:
     )
 
 
+def in_short(app: dict, video: dict) -> str:
+    """Of the README."""
+    speed = video["speed"]
+    fast, long = speed["short, fast"], speed["long, fast"]
+    flicker = max(row["flicker"]["ratio"] for row in (fast, long))
+    further = app["further"]
+    return (
+        f"The page shows a first edit {app['first_edit_seconds']:.1f} s after `magicedit app` was started, "
+        f"and adds {further['added_median_ms']} ms to each further one "
+        "([benchmarks/app.json](benchmarks/app.json)). Videos of 1280 x 720 px with one face: "
+        f"{fast['frames_per_second']:.1f} frames a second, {long['peak_rss_mb'] / 1000:.1f} GB of memory for "
+        f"{long['frames']} frames, {flicker:.2f} times the input's flicker "
+        "([benchmarks/video.json](benchmarks/video.json))."
+    )
+
+
 def transfer(content: dict) -> str:
     """How near a copied expression comes."""
     mean, worst = content["mean"], content["worst"]
