@@ -13,6 +13,7 @@ from pathlib import Path
 
 import atlas_tables
 import interface_texts
+import video_tables
 from mini_quality import checks_table_of, sides_table_of, table_of
 from speed_tables import MINI, counted_table, qualities_table, sampling_table, speed_in_short, speed_table
 
@@ -25,6 +26,7 @@ SPEED = HERE.parent / "docs" / "speed.md"
 ATLAS = HERE.parent / "docs" / "atlas.md"
 APP = HERE.parent / "docs" / "app.md"
 EXPRESSIONS = HERE.parent / "docs" / "expressions.md"
+VIDEO = HERE.parent / "docs" / "video.md"
 
 
 def evaluation(protocol: str) -> str:
@@ -115,6 +117,13 @@ def main() -> int:
         (EVALUATION, evaluation_blocks()),
         (SPEED, speed_blocks()),
         (ATLAS, atlas_tables.blocks(committed("mini_quality"))),
+        (
+            VIDEO,
+            {
+                "table:flicker": video_tables.flicker_table(committed("video")["flicker"]),
+                "table:speed": video_tables.speed_table(committed("video")),
+            },
+        ),
         (APP, {"text:app": interface_texts.app(committed("app"))}),
         (
             EXPRESSIONS,

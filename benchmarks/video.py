@@ -293,67 +293,11 @@ PARTS = {
 }
 
 
-# --- Tables -------------------------------------------------------------------------------------------------
-
-
-def flicker_table(flicker: dict) -> str:
-    """Ratio of flicker by video and by what is smoothed, and by quality."""
-    ratio = {
-        (row["video"], row["model"], row["quality"], row["smoothed"]): row["ratio"] for row in flicker["rows"]
-    }
-    videos = list(dict.fromkeys(row["video"] for row in flicker["rows"]))
-    lines = [f"| flicker | {' | '.join(videos)} |", "|---|" + "---|" * len(videos)]
-    named = {
-        "`fast`, nothing smoothed": ("mini", "fast", "nothing"),
-        "`fast`, place, landmarks and units": ("mini", "fast", "faces"),
-        "`fast`, the model's answer": ("mini", "fast", "changes"),
-        "`fast`, both: what is done": ("mini", "fast", "both"),
-        "`live`, both": ("mini", "live", "both"),
-        "`balanced`, both": ("mini", "balanced", "both"),
-        "`--model mini-live`, both": ("mini-live", "live", "both"),
-    }
-    for name, way in named.items():
-        lines.append(f"| {name} | {' | '.join(f'{ratio[(video, *way)]:.2f}' for video in videos)} |")
-    return "\n".join(lines)
-
-
-def speed_table(result: dict) -> str:
-    """Frames a second, CPU seconds a frame and memory."""
-    lines = ["| | frames | frames/s | CPU s a frame | peak memory |", "|---|---|---|---|---|"]
-    speed = result["speed"]
-    rows = {f"`video`, {quality}": speed[f"short, {quality}"] for quality in ("live", "fast", "balanced")}
-    rows |= {"`video`, fast, longer": speed["long, fast"], "`reenact`, fast, 1024 px": result["reenact"]}
-    for name, row in rows.items():
-        cells = (
-            name,
-            row["frames"],
-            f"{row['frames_per_second']:.1f}",
-            f"{row['cpu_seconds_per_frame']:.2f}",
-            f"{row['peak_rss_mb']} MB",
-        )
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines)
-
-
-def fill(page: Path, result: dict) -> None:
-    """Writes the tables between their marks in a page."""
-    text = page.read_text(encoding="utf-8")
-    for name, table in (("flicker", flicker_table(result["flicker"])), ("speed", speed_table(result))):
-        mark = f"<!-- table:{name} -->\n"
-        before, rest = text.split(mark)
-        text = before + mark + table + "\n<!-- /table -->" + rest.split("<!-- /table -->", 1)[1]
-    page.write_text(text, encoding="utf-8")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).with_suffix(".json"))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART")
-    parser.add_argument("--fill", type=Path, metavar="PAGE.md", help="only write the tables into this page")
     args = parser.parse_args()
-    if args.fill:
-        fill(args.fill, json.loads(args.output.read_text()))
-        return
     result = json.loads(args.output.read_text()) if args.output.is_file() else {}
     for part in args.parts:
         with tempfile.TemporaryDirectory() as folder:
