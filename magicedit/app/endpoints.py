@@ -75,10 +75,8 @@ def add_endpoints(editor: ExpressionEditor, folder: Path, concurrency_id: str) -
         report = gr.JSON(label="report")
         inputs = [photo, add, levels, emotion, neutral, face, quality, seed, tolerance]
         shared = {"concurrency_id": concurrency_id, "concurrency_limit": 1}
-        gr.Button("edit").click(
-            spoken(edit, escape=False), inputs, [picture, report], api_name="edit", **shared
-        )
-        gr.Button("measure").click(spoken(measure, escape=False), photo, report, api_name="measure", **shared)
+        gr.Button("edit").click(spoken(edit), inputs, [picture, report], api_name="edit", **shared)
+        gr.Button("measure").click(spoken(measure), photo, report, api_name="measure", **shared)
 
 
 def opened(photo: str | None) -> Any:

@@ -11,22 +11,30 @@ from magicedit.app.session import Cancelled
 from magicedit.errors import MagicEditError
 
 
-def spoken(handler: Callable[..., Any], escape: bool = True) -> Callable[..., Any]:
+def spoken(
+    handler: Callable[..., Any], note: Callable[[gr.Request, str], None] | None = None
+) -> Callable[..., Any]:
     """The handler, whose MagicEditErrors become messages; what else escapes is our own fault and stays.
 
-    escape: for the page, which draws messages as HTML; they may quote a file.
+    note: for the page, whose handlers get Gradio's request first: is told of errors. Their messages are
+        drawn as HTML and may quote a file, so they are escaped; callers of the API get them as they are.
     """
 
-    def text(error: MagicEditError) -> str:
-        return html.escape(str(error), quote=False) if escape else str(error)
+    def text(error: MagicEditError, request: Any) -> str:
+        if note is None:
+            return str(error)
+        note(request, str(error))
+        return html.escape(str(error), quote=False)
 
     @functools.wraps(handler)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         try:
             return handler(*args, **kwargs)
         except Cancelled as error:
-            raise gr.Error(text(error), title="Stopped", duration=3, print_exception=False) from error
+            raise gr.Error(
+                text(error, args[0]), title="Stopped", duration=3, print_exception=False
+            ) from error
         except MagicEditError as error:
-            raise gr.Error(text(error), duration=12, print_exception=False) from error
+            raise gr.Error(text(error, args[0]), duration=12, print_exception=False) from error
 
     return wrapped

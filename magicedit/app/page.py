@@ -23,7 +23,7 @@ from magicedit.app.sliders import (
     slider_range,
     slider_values,
 )
-from magicedit.app.views import bars, describe, face_labels
+from magicedit.app.views import SMALLEST_TOLD, bars, describe, face_labels
 from magicedit.editor import QUALITIES, ExpressionEditor
 from magicedit.errors import MagicEditError
 
@@ -112,6 +112,7 @@ class Page:
         ) as self.blocks:
             gr.HTML(HEADER)
             self.status = gr.HTML(said(HINT), elem_id="status")
+            self.progress = gr.HTML("", elem_id="progress")  # where an error would cover nothing
             with gr.Row(elem_id="workplace"):
                 with gr.Column(scale=6, min_width=320, elem_id="pictures"):
                     self._lay_out_pictures()
@@ -145,7 +146,7 @@ class Page:
             interactive=False,
             visible=False,
             buttons=["fullscreen"],
-            max_height=620,
+            max_height=520,
             elem_id="compare",
         )
         with gr.Row(elem_classes="me-buttons"):
@@ -316,49 +317,56 @@ class Page:
         raw = quick | {"preprocess": False}
 
         def empties(event: gr.events.Dependency, place: gr.File) -> None:
-            """Whether it went well or not, another file can be dropped there."""
+            """Whether it went well or not, another file can be dropped there; why not stays to be read."""
             event.success(lambda: None, None, place, **quick)
             event.failure(lambda: None, None, place, **quick)
+            event.failure(self.on_trouble, None, self.status, **quick)
 
         opening = self.upload.upload(
-            spoken(self.on_upload),
+            self._spoken(self.on_upload),
             [self.upload, self.mode],
             [*around, *sliders, *pictures],
-            show_progress_on=self.compare,
+            show_progress_on=self.upload,  # an error would cover the picture that stays
             **with_model,
         )
         empties(opening, self.upload)
         choosing = [*around, *sliders, self.compare]
-        self.faces.input(spoken(self.on_choose), [self.faces, self.mode, self.linked], choosing, **quick)
-        self.outlines.select(spoken(self.on_click), [self.mode, self.linked], choosing, **quick)
-        self.view.input(spoken(self.on_view), self.view, self.compare, **quick)
+        self.faces.input(
+            self._spoken(self.on_choose), [self.faces, self.mode, self.linked], choosing, **quick
+        )
+        self.outlines.select(self._spoken(self.on_click), [self.mode, self.linked], choosing, **quick)
+        self.view.input(self._spoken(self.on_view), self.view, self.compare, **quick)
 
         # An event that waits for the model brings no values: those are said at once, see `Session`
         def edits(asking: gr.events.Dependency) -> None:
             asking.success(
-                spoken(self.on_edit),
+                self._spoken(self.on_edit),
                 None,
                 pictures,
                 show_progress=self.shown_progress,
-                show_progress_on=self.compare,
+                show_progress_on=self.progress,
                 **with_model,
-            )
+            ).failure(self.on_trouble, None, self.status, **quick)
 
         following = gr.on(
             [slider.input for slider in ordered],
-            spoken(self.on_drag),
+            self._spoken(self.on_drag),
             [self.live, *positions, *sampling],
             None,
             trigger_mode="always_last",
             **raw,
         )
         following.success(
-            spoken(self.on_preview), None, [self.compare, self.status], show_progress="hidden", **with_model
+            self._spoken(self.on_preview),
+            None,
+            [self.compare, self.status],
+            show_progress="hidden",
+            **with_model,
         )
         edits(
             gr.on(
                 [*(slider.release for slider in ordered), self.edit.click],
-                spoken(self.on_ask),
+                self._spoken(self.on_ask),
                 [*positions, *sampling],
                 None,
                 trigger_mode="always_last",
@@ -367,14 +375,14 @@ class Page:
         )
         self.cancel.click(self.on_cancel, None, self.status, queue=False, api_visibility="private")
         for event in (self.mode.input, self.linked.input):
-            event(spoken(self.on_mode), [self.mode, self.linked], sliders, **quick)
+            event(self._spoken(self.on_mode), [self.mode, self.linked], sliders, **quick)
 
         def moves(
             event: Callable[..., Any], handler: Callable[..., Any], inputs: list, **options: Any
         ) -> gr.events.Dependency:
             """What moves the sliders by itself, and then edits."""
             asking = event(
-                spoken(handler),
+                self._spoken(handler),
                 [self.mode, self.linked, *sampling, *inputs],
                 [*sliders, self.status],
                 **(options or quick),
@@ -392,26 +400,26 @@ class Page:
         empties(copying, self.copy_from)
 
         back = [*sliders, *pictures]
-        self.undo.click(spoken(self.on_undo), [self.mode, self.linked], back, **quick)
-        self.redo.click(spoken(self.on_redo), [self.mode, self.linked], back, **quick)
-        self.history.select(spoken(self.on_history), [self.mode, self.linked], back, **quick)
+        self.undo.click(self._spoken(self.on_undo), [self.mode, self.linked], back, **quick)
+        self.redo.click(self._spoken(self.on_redo), [self.mode, self.linked], back, **quick)
+        self.history.select(self._spoken(self.on_history), [self.mode, self.linked], back, **quick)
 
-        self.download.click(spoken(self.on_download), None, self.result_file, **with_model).success(
+        self.download.click(self._spoken(self.on_download), None, self.result_file, **with_model).success(
             None, self.result_file, js=FOLLOW, api_visibility="private"
         )
         for button, handler in (
             (self.save_steps, self.on_save_steps),
             (self.save_levels, self.on_save_levels),
         ):
-            button.click(spoken(handler), positions, self.preset_file, **raw).success(
+            button.click(self._spoken(handler), positions, self.preset_file, **raw).success(
                 None, self.preset_file, js=FOLLOW, api_visibility="private"
             )
         self.sweep.click(
-            spoken(self.on_ask_sweep),
+            self._spoken(self.on_ask_sweep),
             [self.sweep_unit, self.sweep_from, self.sweep_to, self.sweep_count, self.sweep_kind, *sampling],
             None,
             **quick,
-        ).success(spoken(self.on_sweep), None, self.sweep_shown, **with_model)
+        ).success(self._spoken(self.on_sweep), None, self.sweep_shown, **with_model)
 
     # --- what events do; the page's session comes with Gradio's request ---
 
@@ -420,6 +428,9 @@ class Page:
         if path is not None:
             session.open(path)
         return [*self._around(session), *self._sliders(session, mode, True), *self._pictures(session)]
+
+    def on_trouble(self, request: gr.Request) -> str:
+        return said(self.sessions.of(request).trouble)
 
     def on_choose(self, request: gr.Request, label: str, mode: Mode, linked: bool) -> list:
         session = self.sessions.of(request)
@@ -555,6 +566,14 @@ class Page:
 
     # --- what several of them show ---
 
+    def _spoken(self, handler: Callable[..., Any]) -> Callable[..., Any]:
+        """The handler, whose errors of the user become messages that `on_trouble` can show again."""
+
+        def note(request: gr.Request, text: str) -> None:
+            self.sessions.of(request).trouble = text
+
+        return spoken(handler, note)
+
     def _telling(self, progress: gr.Progress) -> Callable[[int, int], None]:
         """What shows denoising steps in the progress bar; it starts anew with each call of the model."""
         return lambda step, total: progress((step, total), unit="steps")
@@ -634,7 +653,8 @@ def caption(requests: Mapping[int, Request]) -> str:
     """What was asked, in a few words."""
     parts = []
     for index, request in requests.items():
-        asked = ", ".join(f"{name} {value:+.1f}" for name, value in request.items())
+        told = {name: value for name, value in request.items() if abs(value) >= SMALLEST_TOLD}
+        asked = ", ".join(f"{name} {value:+.1f}" for name, value in told.items()) or "almost nothing"
         parts.append(asked if len(requests) == 1 else f"face {index + 1}: {asked}")
     return "; ".join(parts) or "nothing"
 

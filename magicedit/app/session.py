@@ -135,6 +135,7 @@ class Session:
         chosen: index of the face that the sliders belong to.
         close_up: whether the chosen face is shown, or the whole photograph.
         requests: face index -> variations asked for, as they stand on the sliders.
+        trouble: the sentence of the last error, for the page.
         history: edits made, oldest first. position: index of the one on show; -1: the photograph itself.
     """
 
@@ -149,6 +150,7 @@ class Session:
         self.position = -1
         self._lock = threading.RLock()  # held for moments only
         self._stop = threading.Event()
+        self.trouble = ""
         self._running = False
         self._wanted: dict[type, EditSettings | Preview | Sweep] = {}
         self._folder = Path(tempfile.mkdtemp(prefix="session-", dir=folder))
@@ -282,7 +284,9 @@ class Session:
     def wanted_edit(self, on_step: OnStep | None = None) -> PastEdit | None:
         """The edit that is wanted; None where none is any more."""
         settings = self._take(EditSettings)
-        return None if settings is None else self.edit(settings, on_step)
+        if settings is None or (self.past() is None and not self._asked()):  # a number field was only left
+            return None
+        return self.edit(settings, on_step)
 
     def wanted_preview(self) -> Path | None:
         """The preview that is wanted, as `preview`; None where none is any more."""

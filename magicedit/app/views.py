@@ -12,6 +12,7 @@ from magicedit.editor import FaceEdit
 from magicedit.faces import Face
 from magicedit.faces.measure import SEEN_BY_LANDMARKS
 
+SMALLEST_TOLD = 0.05  # intensity steps: below, a request reads as 0.0
 CHOSEN, OTHER = "#f97316", "#f8fafc"
 
 
@@ -76,7 +77,11 @@ def bars(edits: Mapping[int, FaceEdit]) -> str:
     tables = []
     for index, edit in edits.items():
         reached = reached_levels(edit)
-        rows = [_row(name, delta, edit.before, reached) for name, delta in edit.requested.items() if delta]
+        rows = [
+            _row(name, delta, edit.before, reached)
+            for name, delta in edit.requested.items()
+            if abs(delta) >= SMALLEST_TOLD
+        ]
         notes = [f"identity distance {edit.identity_distance:.2f}"] if edit.identity_distance else []
         if edit.reached is not None:
             told = "reached" if edit.reached else "not reached"
@@ -102,6 +107,8 @@ def _row(name: str, delta: float, before: Mapping[str, float], reached: Mapping[
     wanted = min(max(before[name] + delta, low), high)
     measured = reached.get(name)
     told = "not found" if measured is None else f"{measured:.1f}"
+    if measured is not None and whole_name(name) in SEEN_BY_LANDMARKS:
+        told += "<small>by landmarks</small>"
     bar = (
         "<span class='me-bar' aria-hidden='true'>"
         + ("" if measured is None else f"<i style='width:{100 * measured / high:.0f}%'></i>")

@@ -204,6 +204,11 @@ def test_wrong_files_are_told_and_the_page_goes_on(open_page, photographs, tmp_p
     told(page, "there is no photograph yet")
     page.wait_for_selector("#upload input[type=file]", state="attached")
     opened_photograph(page, photographs / "one.png")
+    # What is open stays in view when the next one is refused, and the reason stays too
+    drop(page, photographs / "grey.png")
+    status(page, "no face was found in grey.png")
+    assert "Error" not in page.inner_text("#compare")
+    assert page.locator("#compare img").nth(1).is_visible()
 
 
 def test_presets_are_saved_loaded_and_refused(open_page, photographs, tmp_path):
@@ -337,9 +342,21 @@ def test_on_a_phone_nothing_sticks_out_and_the_picture_stays_in_view(open_page, 
     page = open_page(viewport={"width": 390, "height": 800}, has_touch=True)
     opened_photograph(page, photographs / "one.png")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.click("#neutral")
+    status(page, "Edit 1 of 1")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.locator("#slider-AU26").scroll_into_view_if_needed()
     box = page.locator("#compare").bounding_box()
     assert -5 <= box["y"] < 60
+
+
+def test_the_picture_stays_in_view_on_a_small_screen(open_page, photographs):
+    page = open_page(viewport={"width": 1366, "height": 768})
+    opened_photograph(page, photographs / "two.png")
+    page.locator("#slider-AU26").scroll_into_view_if_needed()
+    box = page.locator("#compare").bounding_box()
+    assert box["y"] >= -5
+    assert box["y"] + box["height"] <= 768
 
 
 def test_controls_are_reached_by_the_tabulator_and_have_names(open_page, photographs):

@@ -258,6 +258,13 @@ def test_views_tell_requested_and_measured(session):
 # --- Events that wait for the model while other things happen ---
 
 
+def test_nothing_asked_of_the_photograph_is_no_edit(session):
+    session.ask({})
+    session.want(PLAIN)
+    assert session.wanted_edit() is None
+    assert session.history == []
+
+
 def test_the_same_edit_twice_is_one(session):
     session.ask({"AU12": -3.0})
     past = session.edit(PLAIN)
