@@ -112,7 +112,9 @@ class Page:
         ) as self.blocks:
             gr.HTML(HEADER)
             self.status = gr.HTML(said(HINT), elem_id="status")
-            self.progress = gr.HTML("", elem_id="progress")  # where an error would cover nothing
+            self.progress = gr.HTML(  # where an error would cover nothing
+                "", elem_id="progress", elem_classes="" if live else "me-full"
+            )
             with gr.Row(elem_id="workplace"):
                 with gr.Column(scale=6, min_width=320, elem_id="pictures"):
                     self._lay_out_pictures()
