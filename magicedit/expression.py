@@ -5,6 +5,7 @@ expression holds is its `relative`. Names, ranges and sides: `magicedit.action_u
 """
 
 import csv
+import difflib
 import math
 import re
 import reprlib
@@ -140,16 +141,8 @@ class Expression:
             MagicEditError: where the file is missing, no expression, or holds what the class refuses.
         """
         content = read_document(path, FORMAT)
-        kind, values = content.get("kind"), content.get("action_units")
-        if kind not in _KINDS.values() or not isinstance(values, dict):
-            raise ActionUnitError(
-                f"{path} is no expression: it needs `kind` ({' or '.join(_KINDS.values())}) and "
-                "`action_units`, a table of names and numbers"
-            )
-        unknown = content.keys() - {"kind", "action_units", "source", "model"}
-        if unknown:
-            names = ", ".join(sorted(map(reprlib.repr, unknown)))
-            raise ActionUnitError(f"{path} says what an expression does not have: {names}")
+        _check_content(path, content)
+        kind, values = content["kind"], content["action_units"]
         source, model = content.get("source", ""), content.get("model")
         if not isinstance(source, str) or not isinstance(model, str | None):
             raise ActionUnitError(f"{path}: `source` and `model` must be texts")
@@ -246,7 +239,39 @@ class Expression:
 
     def __str__(self) -> str:
         number = "{:+.1f}" if self.relative else "{:.1f}"
-        return ", ".join(f"{name} {number.format(value)}" for name, value in self.values.items())
+        rounded = {name: round(value, 1) + 0.0 for name, value in self.values.items()}  # + 0.0: no "-0.0"
+        return ", ".join(f"{name} {number.format(value)}" for name, value in rounded.items())
+
+
+def _check_content(path: str | Path, content: Mapping[Any, Any]) -> None:
+    """ActionUnitError that names the first key of a file that is unknown, missing or wrong."""
+    known, kinds = ("kind", "action_units", "source", "model"), " or ".join(_KINDS.values())
+    if unknown := [key for key in content if key not in known]:
+        names = ", ".join(sorted(map(reprlib.repr, unknown)))
+        hint = _did_you_mean(unknown[0], [key for key in known if key not in content])
+        raise ActionUnitError(f"{path} says what an expression does not have: {names}{hint}")
+    if missing := [key for key in ("kind", "action_units") if key not in content]:
+        raise ActionUnitError(
+            f"{path} is no expression: `{'` and `'.join(missing)}` is missing; it needs `kind` ({kinds}) and "
+            "`action_units`, a table of names and numbers"
+        )
+    kind, values = content["kind"], content["action_units"]
+    if kind not in _KINDS.values():
+        hint = _did_you_mean(kind, _KINDS.values())
+        raise ActionUnitError(
+            f"{path} is no expression: its `kind` must be {kinds}, got {reprlib.repr(kind)}{hint}"
+        )
+    if not isinstance(values, dict):
+        got = "nothing" if values is None else reprlib.repr(values)
+        raise ActionUnitError(
+            f"{path} is no expression: `action_units` must be a table of names and numbers, a line each such "
+            f"as `AU12: 3`, got {got}"
+        )
+
+
+def _did_you_mean(written: object, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(str(written), known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _joined(left: Mapping[str, float], right: Mapping[str, float]) -> dict[str, float]:

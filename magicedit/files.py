@@ -63,9 +63,12 @@ def read_document(path: str | Path, format: str) -> dict[str, Any]:
     try:
         if path.stat().st_size > LARGEST_DOCUMENT:
             raise ValueError("it is larger than any such file; is it the right one?")
-        text = path.read_text(encoding="utf-8")
+        text = _text(path)
         _check_plain(text)
+        _check_keys(yaml.compose(text, Loader=yaml.SafeLoader))
         content = yaml.safe_load(text)
+    except FileNotFoundError as error:
+        raise MagicEditError(f"{path} does not exist; check the path of the `{format}` file") from error
     except (OSError, ValueError, OverflowError, yaml.YAMLError) as error:  # ValueError: 2020-13-45
         reason = " ".join(str(error).split())[:LONGEST_REASON]
         raise MagicEditError(f"{path} cannot be read as `{format}`: {reason}") from error
@@ -78,6 +81,13 @@ def read_document(path: str | Path, format: str) -> dict[str, Any]:
         )
     del content["magicedit"]
     return content
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError("it is no YAML text (in UTF-8); is it the right file?") from None
 
 
 def _check_plain(text: str) -> None:
@@ -99,3 +109,22 @@ def _check_plain(text: str) -> None:
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
             raise ValueError(f"it is nested more than {DEEPEST} levels deep")
+
+
+def _check_keys(node: Any) -> None:
+    """ValueError for a table that has a key twice: YAML's last one would count, and nobody be told."""
+    import yaml
+
+    if isinstance(node, yaml.MappingNode):
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                line = key.start_mark.line + 1
+                if key.value in lines:
+                    both = f"lines {lines[key.value]} and {line}"
+                    raise ValueError(f"it has {reprlib.repr(key.value)} twice, in {both}; keep one")
+                lines[key.value] = line
+            _check_keys(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _check_keys(item)

@@ -323,7 +323,10 @@ def writable(path: str | Path, *, overwrite: bool = False, forbid: Path | None =
         raise OutputError(f"the folder {path.parent} may not be written to; choose another")
     exist = forbid is not None and target.exists() and Path(forbid).exists()
     if exist and not overwrite and target.samefile(forbid):
-        raise OutputError(f"{path} is the input; choose another output, or allow overwriting it")
+        raise OutputError(
+            f"{path} is the input; choose another output, or allow overwriting it "
+            "(--overwrite, of commands that have it; overwrite=True)"
+        )
     return target
 
 

@@ -1,15 +1,20 @@
 """Many photographs at once, with `mini`: what is edited, skipped and failed, and that nothing is lost."""
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import multiprocessing
 import os
+import pty
 import re
 import resource
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -132,7 +137,9 @@ def test_one_bad_photograph_fails_alone(photos, tmp_path, capsys):
         ["failed", "3"],
     ]
     table = err.split("failed:\n")[1].splitlines()[1:]
-    assert [line.split()[1] for line in table] == ["broken.jpg", "nobody.png", "phone.heic"]
+    assert [line.split()[0] for line in table] == ["broken.jpg", "nobody.png", "phone.heic"]
+    assert "row" not in err.split("failed:\n")[1].splitlines()[0]  # there is no manifest with rows
+    assert err.count("loading mini\n") == 1
     assert "damaged or incomplete" in table[0]
     assert "no face was found" in table[1]
     assert set(digests(tmp_path / "out")) == {"a.png", "sub/b.jpg"}
@@ -566,7 +573,7 @@ def test_workers_where_they_pay():
     assert sensible_workers(1000, "cuda:1") == 1
 
 
-def started(folder: Path, *options: str) -> subprocess.Popen:
+def started(folder: Path, *options: str, stderr: int = subprocess.PIPE) -> subprocess.Popen:
     """A run in a process of its own, and its group."""
     command = [sys.executable, "-m", "magicedit.cli", "edit", "photos", "-o", "out", "--au", "AU12=-3"]
     return subprocess.Popen(
@@ -574,7 +581,7 @@ def started(folder: Path, *options: str) -> subprocess.Popen:
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         text=True,
         start_new_session=True,
     )
@@ -687,6 +694,33 @@ def worker_of(run: subprocess.Popen) -> int:
     """A child that edits: not Python's tracker of resources."""
     commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children_of(run)}
     return next(pid for pid, command in commands.items() if b"spawn_main" in command)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux says so of semaphores")
+def test_workers_that_are_ended_leak_nothing(photos, tmp_path):
+    run = started(tmp_path, "--workers", "2")
+    _, err = run.communicate(timeout=120)  # with what the tracker of resources says, which ends last
+    assert run.returncode == 0
+    assert err == "loading mini\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a pseudo-terminal")
+@pytest.mark.parametrize("columns", [0, 100])
+def test_a_terminal_shows_how_far_a_batch_is(photos, tmp_path, columns):
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    run = started(tmp_path, "--workers", "1", stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # how a pseudo-terminal says that nobody writes any more
+        while chunk := os.read(ours, 4096):
+            shown += chunk
+    os.close(ours)
+    run.communicate(timeout=60)
+    assert run.returncode == 0
+    text = shown.decode()
+    assert text.index("loading mini") < text.index("0/2 ") < text.index("1/2 ") < text.index("2/2 ")
+    assert re.search(r"1/2 \[\d\d:\d\d<\d\d:\d\d", text)  # the time that is left
 
 
 def test_two_runs_do_not_write_into_one_folder(photos, tmp_path):

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,15 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from skimage import data
 
+from magicedit.action_units import ACTION_UNITS, EMOTIONS
 from magicedit.cli import build_parser, main
+from magicedit.cli.common import print_faces
+from magicedit.cli.completion import SHELLS
 from magicedit.cli.training import validation_choice
+from magicedit.cli.video import _resumable
+from magicedit.editor import FaceEdit
 from magicedit.errors import DatasetError
+from magicedit.faces import Pose
 from magicedit.models import PatchModelConfig, create_patch_pipeline
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -144,6 +151,19 @@ def test_edit_prints_requested_and_measured(capsys, photo, tmp_path, model):
     for name in ("AU1", "AU2", "AU5", "AU26"):
         assert f"{name:<5}  +2.0   measured" in out
     assert "loading" in err
+
+
+def test_variations_that_round_to_zero_are_not_printed(capsys):
+    asked = {"AU4": -0.04, "AU12": 3.0, "AU25": 0.0}
+    face = FaceEdit(0, (0, 0, 10, 10), Pose(-0.3, 0.2, 1), asked, {}, None, None, None, ())
+    print_faces([face, replace(face, requested={"AU4": -0.04, "AU25": 0.0}), replace(face, requested={})])
+    assert capsys.readouterr().out.splitlines() == [
+        (place := "face 0: 10 x 10 px at (0, 0), yaw +0°, pitch +0°, roll +1°"),
+        "  AU12   +3.0",
+        place,
+        "  nothing to change: what is asked for (2 units) is less than 0.05 away",
+        place,
+    ]
 
 
 def test_faces_are_called_by_their_number_in_the_photograph(capsys, tmp_path):
@@ -289,6 +309,14 @@ def test_help_is_for_people_who_look_for_a_command(capsys):
             assert [a for a in command._actions if a.option_strings and not a.help] == []
 
 
+def test_help_of_edit_lists_what_can_be_asked_for():
+    (commands,) = (a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction))
+    text = commands.choices["edit"].format_help()
+    assert f"  {', '.join(EMOTIONS)}\n" in text
+    units = re.findall(r"(AU\d+) +([a-z ]+?)(?=  |$)", text.split("names in FACS:\n")[1], re.MULTILINE)
+    assert dict(units) == {unit.name: unit.description for unit in ACTION_UNITS}
+
+
 # --- Completion in a shell ---
 
 
@@ -324,6 +352,29 @@ def test_bash_completes_commands_options_values_and_files(capsys, tmp_path):
     assert completed(script, "magicedit", "edit", "portr") == ["portrait.jpg"]
     assert completed(script, "magicedit", "train", "--train_data") == ["--train_data_dir"]
     assert completed(script, "magicedit", "edit", "--no-such") == []
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_the_script_says_how_it_is_used_as_help_does(capsys, shell):
+    assert main(["completion", shell]) == 0
+    (line,) = re.findall(r"^# Usage: (.*)$", capsys.readouterr().out, re.MULTILINE)
+    with pytest.raises(SystemExit):
+        main(["completion", "--help"])
+    assert f"  {line}" in capsys.readouterr().out
+
+
+def test_a_reader_that_has_enough_of_the_script_is_no_error(tmp_path):
+    reading, writing = os.pipe()
+    os.close(reading)
+    run = subprocess.run(
+        [sys.executable, "-m", "magicedit.cli", "completion", "bash"],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(writing)
+    assert (run.returncode, run.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("shell", ["zsh", "tcsh"])
@@ -480,6 +531,20 @@ def test_a_wrong_option_costs_one_line_too(capsys, arguments, message):
     assert message in err
 
 
+def test_a_video_is_sent_to_its_command(capsys, tmp_path):
+    line = refused(capsys, "edit", tmp_path / "clip.MP4", "-o", tmp_path / "out.mp4", "--au", "AU12=2")
+    assert "`magicedit video`" in line
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_ctrl_c_says_what_is_kept_where_something_is(capsys, tmp_path, begun):
+    if begun:
+        (tmp_path / ".out.mp4.partial").mkdir()
+    with pytest.raises(KeyboardInterrupt), _resumable(tmp_path / "out.mp4"):
+        raise KeyboardInterrupt
+    assert ("kept in .out.mp4.partial" in capsys.readouterr().err) is begun
+
+
 def test_debug_shows_the_traceback(capsys, tmp_path):
     for arguments in (["--debug", "measure"], ["measure", "--debug"]):
         assert main([*arguments, str(tmp_path / "missing.png")]) == 2
@@ -498,6 +563,7 @@ def test_never_over_the_input_unless_told(capsys, photo, tmp_path, model):
     for name in ("photo.png", "link.png", "same.png"):
         line = refused(capsys, "edit", photo, "-o", tmp_path / name, "--au", "AU12=2", "--model", model)
         assert "is the input" in line
+        assert "--overwrite" in line
         assert digest(photo) == before
     arguments = ["edit", photo, "-o", photo, "--au", "AU12=2", "--model", model, "--overwrite"]
     assert main([str(argument) for argument in arguments]) == 0

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 from magicedit import Expression
 from magicedit.action_units import DESCRIPTIONS, NAMES
@@ -17,6 +18,7 @@ def test_values_are_canonical_and_in_the_order_of_numbers():
     expression = Expression({"au 26": 1, "AU012": "2.5", "AU2": 0})
     assert list(expression.values.items()) == [("AU2", 0.0), ("AU12", 2.5), ("AU26", 1.0)]
     assert str(expression) == "AU2 0.0, AU12 2.5, AU26 1.0"
+    assert str(Expression({"AU2": -0.04, "AU12": -0.06}, relative=True)) == "AU2 +0.0, AU12 -0.1"
     with pytest.raises(TypeError):
         expression.values["AU1"] = 1
 
@@ -65,8 +67,17 @@ def test_a_file_brings_back_what_was_saved(tmp_path):
     [
         ("", "no `expression/1` file"),
         ("magicedit: preset/1\n", "says 'preset/1'"),
-        ("magicedit: expression/1\nkind: both\naction_units: {AU12: 1}\n", "needs `kind`"),
-        ("magicedit: expression/1\nkind: intensities\n", "`action_units`"),
+        (
+            "magicedit: expression/1\nkind: both\naction_units: {AU12: 1}\n",
+            "`kind` must be intensities or .*got 'both'",
+        ),
+        ("magicedit: expression/1\nkind: intensities\n", "`action_units` is missing"),
+        ("magicedit: expression/1\nkind: intensity\naction_units: {AU12: 1}\n", "did you mean intensities"),
+        ("magicedit: expression/1\nkind: intensities\nactionunits: {AU12: 1}\n", "did you mean action_units"),
+        (f"{ASKS}\n", "`action_units` must be a table .* got nothing"),
+        (f"{ASKS}\n  AU12 3\n", "`action_units` must be a table .* got 'AU12 3'"),
+        (f"{ASKS}\n  AU12: 3\n  AU12: 1\n", "'AU12' twice, in lines 4 and 5"),
+        (f"{ASKS} {{AU12: 1}}\nkind: variations\n", "'kind' twice, in lines 2 and 4"),
         (
             "magicedit: expression/1\nkind: intensities\naction_units: {AU12: 9}\n",
             "one.yaml: expected an int",
@@ -97,8 +108,15 @@ def test_files_that_are_no_expressions(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(MagicEditError, match=message):
         Expression.load(path)
-    with pytest.raises(MagicEditError, match="cannot be read"):
+
+
+def test_files_that_are_missing_or_pictures(tmp_path):
+    with pytest.raises(MagicEditError, match=r"missing\.yaml does not exist"):
         Expression.load(tmp_path / "missing.yaml")
+    Image.new("RGB", (8, 8)).save(tmp_path / "face.jpg")
+    with pytest.raises(MagicEditError, match="it is no YAML text") as refusal:
+        Expression.load(tmp_path / "face.jpg")
+    assert "codec" not in str(refusal.value)
 
 
 def test_a_small_file_of_aliases_takes_no_memory(tmp_path):

@@ -1,8 +1,9 @@
 """Editing many photographs: `edit_folder` and `edit_manifest`."""
 
 import os
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,7 @@ def edit_folder(
     workers: int | None = 1,
     force: bool = False,
     progress: bool = False,
+    say: Callable[[str], None] | None = None,
 ) -> BatchReport:
     """Applies one request to every photograph in a folder and its sub-folders.
 
@@ -117,6 +119,7 @@ def edit_folder(
             `if __name__ == "__main__":`. None: as many as pay on this machine.
         force: edit again what is done, and replace results of other origin.
         progress: a bar with the time left, on the standard error.
+        say: is told when the model begins to load, which takes a while.
 
     Raises:
         MagicEditError: where nothing can be done at all; what fails of single rows is in the report.
@@ -127,7 +130,7 @@ def edit_folder(
     request.check(action_units_of(model))
     rows = rows_of_folder(folder, output, request, format)
     settings = EditorSettings(folder, output, model, device, dtype, backend, optimize)
-    return _run(rows, settings, workers, force, progress)
+    return _run(rows, settings, workers, force, progress, say)
 
 
 def edit_manifest(
@@ -145,6 +148,7 @@ def edit_manifest(
     workers: int | None = 1,
     force: bool = False,
     progress: bool = False,
+    say: Callable[[str], None] | None = None,
 ) -> BatchReport:
     """Edits photographs of a folder as a CSV file says, one row an edit; see docs/batch.md for its columns.
 
@@ -158,7 +162,7 @@ def edit_manifest(
     check_folders(folder, output)
     rows = rows_of_manifest(manifest, output, request or EditRequest(), format, action_units_of(model))
     settings = EditorSettings(folder, output, model, device, dtype, backend, optimize)
-    return _run(rows, settings, workers, force, progress)
+    return _run(rows, settings, workers, force, progress, say)
 
 
 def _check_arguments(workers: int | None, format: str | None) -> None:
@@ -169,7 +173,12 @@ def _check_arguments(workers: int | None, format: str | None) -> None:
 
 
 def _run(
-    rows: Sequence[Row], settings: EditorSettings, workers: int | None, force: bool, progress: bool
+    rows: Sequence[Row],
+    settings: EditorSettings,
+    workers: int | None,
+    force: bool,
+    progress: bool,
+    say: Callable[[str], None] | None,
 ) -> BatchReport:
     from tqdm import tqdm
 
@@ -204,8 +213,10 @@ def _run(
         def begin(row: Row) -> None:
             journal.add(_about(row, settings) | {"state": "begun"})
 
+        if say is not None and waiting:
+            say(f"loading {settings.model}")
         bar = tqdm(
-            total=len(rows), initial=len(results), unit="photo", disable=not progress, dynamic_ncols=True
+            total=len(rows), initial=len(results), unit="photo", disable=not progress, **_width_of_bar()
         )
         with bar:
             for row, outcome in edit_rows(settings, waiting, workers, begin) if waiting else ():
@@ -217,6 +228,15 @@ def _run(
                 bar.update()
     ordered = [results[row.output] for row in rows]
     return BatchReport(settings.output, ordered, time.perf_counter() - started, workers)
+
+
+def _width_of_bar() -> dict[str, Any]:
+    """For tqdm, which shows nothing at all on a terminal that says it has no columns, as some do."""
+    try:
+        known = os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    except (OSError, ValueError, AttributeError):  # no terminal, or no stderr
+        known = True
+    return {"dynamic_ncols": True} if known else {"ncols": 80}
 
 
 def _about(row: Row, settings: EditorSettings) -> dict[str, str]:

@@ -5,6 +5,7 @@ import hashlib
 import multiprocessing
 import os
 import signal
+import threading
 import time
 import traceback
 import warnings
@@ -196,7 +197,9 @@ def _serve(connection: Connection, settings: EditorSettings, threads: int) -> No
     try:
         import cv2
         import torch
+        from tqdm import tqdm
 
+        tqdm.set_lock(threading.RLock())  # its own has a semaphore, which would outlive our being killed
         torch.set_num_threads(threads)  # cores are shared, not fought for
         cv2.setNumThreads(threads)
         worker = Worker(settings)

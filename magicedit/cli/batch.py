@@ -67,12 +67,13 @@ def run_edit_folder(args: argparse.Namespace) -> int:
         "workers": args.workers,
         "force": args.force,
         "progress": sys.stderr.isatty(),
+        "say": say,
     }
     if args.manifest is not None:
         report = edit_manifest(args.photo, args.manifest, args.output, request, **settings)
     else:
         report = edit_folder(args.photo, args.output, request, **settings)
-    complain(report)
+    complain(report, numbered=args.manifest is not None)
     if args.json:
         print_json(report.to_json())
     else:
@@ -80,8 +81,8 @@ def run_edit_folder(args: argparse.Namespace) -> int:
     return PARTLY_FAILED if report.of_status("failed") else 0
 
 
-def complain(report: "BatchReport") -> None:
-    """Warnings and failures, for people."""
+def complain(report: "BatchReport", numbered: bool) -> None:
+    """Warnings and failures, for people; `numbered`: with the rows of their manifest."""
     from magicedit.batch import JOURNAL
 
     warn_of_copies(sum(r.row.request.is_empty for r in report.results), of=len(report.results))
@@ -93,9 +94,10 @@ def complain(report: "BatchReport") -> None:
     if failures := report.of_status("failed"):
         width = max(len(str(result.row.photo)) for result in failures)
         say("failed:")
-        say(f"  {'row':>5}  {'photo':<{width}}  reason")
+        say(f"  {'row':>5}  {'photo':<{width}}  reason" if numbered else f"  {'photo':<{width}}  reason")
         for result in failures:
-            say(f"  {result.row.number:>5}  {result.row.photo!s:<{width}}  {result.reason}")
+            number = f"{result.row.number:>5}  " if numbered else ""
+            say(f"  {number}{result.row.photo!s:<{width}}  {result.reason}")
 
 
 def print_summary(report: "BatchReport") -> None:

@@ -250,16 +250,22 @@ def load_editor(args: argparse.Namespace, backend: "str | FaceBackend") -> "Expr
 def describe_face(index: int, box: Sequence[float], pose) -> str:
     x0, y0, x1, y1 = (round(edge) for edge in box)
     turned = (
-        "" if pose is None else f", yaw {pose.yaw:+.0f}°, pitch {pose.pitch:+.0f}°, roll {pose.roll:+.0f}°"
+        ""
+        if pose is None
+        else f", yaw {round(pose.yaw):+}°, pitch {round(pose.pitch):+}°, roll {round(pose.roll):+}°"
     )
     return f"face {index}: {x1 - x0} x {y1 - y0} px at ({x0}, {y0}){turned}"
 
 
 def print_faces(edits: Sequence) -> None:
-    """Requested and measured AUs of each edited face."""
+    """Requested and measured AUs of each edited face; without variations that would be printed as 0.0."""
     for edit in edits:
         print(describe_face(edit.index, edit.box, edit.pose))
-        for name, delta in edit.requested.items():
+        shown = {name: delta for name, delta in edit.requested.items() if round(delta, 1)}
+        if edit.requested and not shown:
+            units = "1 unit" if len(edit.requested) == 1 else f"{len(edit.requested)} units"
+            print(f"  nothing to change: what is asked for ({units}) is less than 0.05 away")
+        for name, delta in shown.items():
             before = edit.before.get(name)
             after = None if edit.after is None else edit.after.get(name)
             measured = "" if before is None or after is None else f"   measured {before:.1f} -> {after:.1f}"

@@ -1,16 +1,25 @@
 """`magicedit completion`: a script that completes commands, options and file names in a shell."""
 
 import argparse
+import os
+import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 SHELLS = ("bash", "zsh", "tcsh")
 
-COMPLETION_EXAMPLES = """\
+# How each script is used, as its header says too
+USAGE = {
+    "bash": "source <(magicedit completion bash)",
+    "zsh": "magicedit completion zsh > ~/.zfunc/_magicedit   in a folder of $fpath, before compinit",
+    "tcsh": "magicedit completion tcsh > ~/.magicedit.csh     then in ~/.tcshrc: source ~/.magicedit.csh",
+}
+COMPLETION_EXAMPLES = f"""\
 examples:
-  source <(magicedit completion bash)              in this shell; in ~/.bashrc for every one
-  magicedit completion zsh > ~/.zfunc/_magicedit   in a folder of $fpath, before compinit
-  magicedit completion tcsh > ~/.magicedit.csh     then in ~/.tcshrc: source ~/.magicedit.csh
+  {USAGE["bash"]}              in this shell; in ~/.bashrc for every one
+  {USAGE["zsh"]}
+  {USAGE["tcsh"]}
 """
 
 
@@ -25,7 +34,10 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def run_completion(args: argparse.Namespace) -> int:
-    print(script(args.shell))
+    try:
+        print(script(args.shell), flush=True)
+    except BrokenPipeError:  # whoever reads it, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes the rest as it ends
     return 0
 
 
@@ -43,4 +55,5 @@ def script(shell: str) -> str:
         for action in command._actions:
             if action.type is Path and not action.choices:
                 action.complete = shtab.FILE
-    return shtab.complete(parser, shell)
+    text = shtab.complete(parser, shell)
+    return re.sub(r"# Usage:\n# 1\).*\n# 2\).*\n#    .*", lambda _: f"# Usage: {USAGE[shell]}", text, count=1)

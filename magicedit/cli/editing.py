@@ -22,6 +22,7 @@ from magicedit.cli.common import (
     say,
     warn_of_copies,
 )
+from magicedit.errors import ImageError
 
 EDIT_EXAMPLES = """\
 examples:
@@ -40,7 +41,18 @@ examples:
 Variations (--au) go from -10 to 10, targets (--set) from 0 to 5. Pixels outside the faces stay as they are.
 An expression is a file that `magicedit measure --save` wrote, or a row of a CSV file: FILE.csv:ROW.
 A folder can be run again: what is done, by the journal OUT/edits.jsonl, is skipped.
+
+emotions:
+  happiness, sadness, surprise, fear, anger, disgust
+
+action units, by their names in FACS:
+  AU1   inner brow raiser      AU6   cheek raiser            AU17  chin raiser
+  AU2   outer brow raiser      AU9   nose wrinkler           AU20  lip stretcher
+  AU4   brow lowerer           AU12  lip corner puller       AU25  lips part
+  AU5   upper lid raiser       AU15  lip corner depressor    AU26  jaw drop
 """
+
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".m4v", ".avi", ".webm", ".mpg", ".mpeg", ".wmv")
 
 MEASURE_EXAMPLES = """\
 examples:
@@ -133,6 +145,8 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
 def run_edit(args: argparse.Namespace) -> int:
     if args.photo.is_dir():
         return run_edit_folder(args)
+    if args.photo.suffix.lower() in VIDEO_SUFFIXES:
+        raise ImageError(f"{args.photo} is a video by its name; edit it with `magicedit video`")
     refuse_folder_options(args)
     from magicedit.imaging import check_output, open_photo, save_image
 

@@ -213,11 +213,13 @@ def _backend_apart(args: argparse.Namespace) -> Iterator["str | FaceBackend"]:
 
 @contextlib.contextmanager
 def _resumable(output: Path) -> Iterator[None]:
-    """Tells whoever interrupts the work that it is kept."""
+    """Tells whoever interrupts the work that it is kept, where any was done."""
     try:
         yield
     except KeyboardInterrupt:
-        say(f"\nstopped; the same command goes on from here. What is done is kept in .{output.name}.partial")
+        kept = output.resolve().with_name(f".{output.resolve().name}.partial")
+        if kept.is_dir():
+            say(f"\nstopped; the same command goes on from here. What is done is kept in {kept.name}")
         raise
 
 
