@@ -705,10 +705,10 @@ def test_workers_that_are_ended_leak_nothing(photos, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a pseudo-terminal")
-@pytest.mark.parametrize("columns", [0, 100])
-def test_a_terminal_shows_how_far_a_batch_is(photos, tmp_path, columns):
+@pytest.mark.parametrize("size", [(0, 0), (24, 100)])
+def test_a_terminal_shows_how_far_a_batch_is(photos, tmp_path, size):
     ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
     run = started(tmp_path, "--workers", "1", stderr=theirs)
     os.close(theirs)
     shown = b""

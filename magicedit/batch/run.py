@@ -216,7 +216,7 @@ def _run(
         if say is not None and waiting:
             say(f"loading {settings.model}")
         bar = tqdm(
-            total=len(rows), initial=len(results), unit="photo", disable=not progress, **_width_of_bar()
+            total=len(rows), initial=len(results), unit="photo", disable=not progress, **_size_of_screen()
         )
         with bar:
             for row, outcome in edit_rows(settings, waiting, workers, begin) if waiting else ():
@@ -230,13 +230,13 @@ def _run(
     return BatchReport(settings.output, ordered, time.perf_counter() - started, workers)
 
 
-def _width_of_bar() -> dict[str, Any]:
-    """For tqdm, which shows nothing at all on a terminal that says it has no columns, as some do."""
+def _size_of_screen() -> dict[str, Any]:
+    """For tqdm, which shows nothing at all on a terminal that says it has no size, as some do."""
     try:
-        known = os.get_terminal_size(sys.stderr.fileno()).columns > 0
+        known = all(os.get_terminal_size(sys.stderr.fileno()))
     except (OSError, ValueError, AttributeError):  # no terminal, or no stderr
         known = True
-    return {"dynamic_ncols": True} if known else {"ncols": 80}
+    return {"dynamic_ncols": True} if known else {"ncols": 80, "nrows": 24}
 
 
 def _about(row: Row, settings: EditorSettings) -> dict[str, str]:
