@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -94,7 +95,7 @@ class Sweep:
 
 @dataclass(frozen=True, eq=False)
 class PastEdit:
-    """One edit of the history; pictures are JPEG files of the session.
+    """One edit of the history; pictures are JPEG files of the session, those not on show written later.
 
     Attributes:
         requests: face index -> what was asked of it.
@@ -109,8 +110,8 @@ class PastEdit:
     requests: Mapping[int, Request]
     settings: EditSettings
     faces: Mapping[int, FaceEdit]
-    whole: Path
-    close: Mapping[int, Path]
+    whole: Future[Path]
+    close: Mapping[int, Future[Path]]
     thumbnail: Path
     seconds: float
 
@@ -151,15 +152,18 @@ class Session:
         self._lock = threading.RLock()  # held for moments only
         self._stop = threading.Event()
         self.trouble = ""
+        self._refused: MagicEditError | None = None
         self._running = False
         self._wanted: dict[type, EditSettings | Preview | Sweep] = {}
         self._folder = Path(tempfile.mkdtemp(prefix="session-", dir=folder))
         self._before: dict[int | None, Path] = {}  # the photograph as shown; by face, close up
+        self._writer = ThreadPoolExecutor(2, "pictures")
         self._latest: tuple[PastEdit, EditResult] | None = None  # the only one kept at full resolution
 
     def close(self) -> None:
         """Deletes what was written for this page."""
         self.cancel()
+        self._writer.shutdown()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     # --- the photograph ---
@@ -281,8 +285,21 @@ class Session:
             self._opened()
             self._wanted[type(wanted)] = wanted
 
+    @contextlib.contextmanager
+    def refusing(self) -> Iterator[None]:
+        """Keeps an error of the user for the next `wanted_edit`, which raises it."""
+        try:
+            yield
+        except MagicEditError as error:
+            with self._lock:
+                self._refused = error
+
     def wanted_edit(self, on_step: OnStep | None = None) -> PastEdit | None:
-        """The edit that is wanted; None where none is any more."""
+        """The edit that is wanted; None where none is any more. Raises what was kept by `refusing`."""
+        with self._lock:
+            refused, self._refused = self._refused, None
+        if refused is not None:
+            raise refused
         settings = self._take(EditSettings)
         if settings is None or (self.past() is None and not self._asked()):  # a number field was only left
             return None
@@ -325,14 +342,16 @@ class Session:
                 return shown
         result = self._run(photo, asked, settings, on_step, measure=True)
         pixels = np.asarray(result.image.convert("RGB"))
-        close = {index: self.keep(close_up(pixels, faces[index])) for index in asked or (0,)}
-        first = close_up(pixels, faces[next(iter(close))])
+        close = {index: close_up(pixels, faces[index]) for index in asked or (0,)}
+        first = next(iter(close.values()))
+        write = self._writer.submit
+        kept = {index: write(self.keep, picture) for index, picture in close.items()}
         past = PastEdit(
             requests=asked,
             settings=settings,
             faces=dict(zip(asked, result.faces, strict=True)),
-            whole=self.keep(reduced(pixels)),
-            close=close,
+            whole=write(lambda: self.keep(reduced(pixels))),
+            close=kept,
             thumbnail=self.keep(reduced(first, THUMBNAIL_SIDE)),
             seconds=result.seconds,
         )
@@ -407,7 +426,8 @@ class Session:
             before, past = self.shown_photograph(), self.past()
             if past is None:
                 return before, before
-            return before, past.close.get(self.chosen, before) if self.close_up else past.whole
+            after = past.close.get(self.chosen) if self.close_up else past.whole
+        return before, before if after is None else after.result()
 
     def shown_photograph(self) -> Path:
         """The photograph itself, or the surroundings of the chosen face in it, as a JPEG file."""

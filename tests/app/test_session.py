@@ -80,7 +80,7 @@ def test_history_goes_back_and_forth_and_branches(session):
     session.show(session.position - 1)
     assert session.request() == {"AU12": -2.0}
     before, shown = session.shown()
-    assert shown == session.history[1].close[0]
+    assert shown == session.history[1].close[0].result()
     assert before != shown
     session.show(-1)
     assert session.request() == {}
@@ -258,6 +258,15 @@ def test_views_tell_requested_and_measured(session):
 # --- Events that wait for the model while other things happen ---
 
 
+def test_what_could_not_be_asked_is_told_by_the_edit_that_follows(editor, tmp_path):
+    session = Session(editor, tmp_path)
+    with session.refusing():
+        session.ask_sliders([], "add", True)
+    with pytest.raises(ImageError, match="no photograph yet"):
+        session.wanted_edit()
+    assert session.wanted_edit() is None  # once
+
+
 def test_nothing_asked_of_the_photograph_is_no_edit(session):
     session.ask({})
     session.want(PLAIN)
@@ -342,4 +351,5 @@ def test_state_is_not_locked_while_the_model_works(session):
 def test_history_keeps_no_pictures_in_memory(session):
     session.ask({"AU12": -3.0})
     past = session.edit(PLAIN)
-    assert all(path.suffix == ".jpg" for path in (past.whole, past.thumbnail, *past.close.values()))
+    kept = (past.whole.result(), past.thumbnail, *(picture.result() for picture in past.close.values()))
+    assert all(path.suffix == ".jpg" and path.is_file() for path in kept)
