@@ -13,7 +13,7 @@ from magicedit import __version__
 from magicedit.action_units import ACTION_UNITS, EMOTIONS, STRENGTH_RANGE, sided_names, whole_name
 from magicedit.app.endpoints import add_endpoints
 from magicedit.app.messages import spoken
-from magicedit.app.session import EditSettings, Preview, Session, Sweep
+from magicedit.app.session import EditSettings, Session, Sweep
 from magicedit.app.sliders import (
     STEP,
     Mode,
@@ -112,6 +112,7 @@ class Page:
         ) as self.blocks:
             gr.HTML(HEADER)
             self.status = gr.HTML(said(HINT), elem_id="status")
+            self.ticket = gr.Number(0, visible=False, precision=0)
             self.progress = gr.HTML(  # where an error would cover nothing
                 "", elem_id="progress", elem_classes="" if live else "me-full"
             )
@@ -311,15 +312,14 @@ class Page:
         positions = [self.mode, self.linked, *ordered]
         sampling = [self.quality, self.steps, self.guidance, self.seed, self.loop, self.tolerance]
         pictures = [self.compare, self.bars, self.history, self.undo, self.redo, self.download, self.status]
+        pictures.append(self.ticket)
         sliders = [self.linked, *ordered]
         around = [self.faces, self.outlines, self.view]
         with_model = {"concurrency_id": MODEL, "concurrency_limit": 1, "api_visibility": "private"}
         quick = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
         # As the browser sends them: a number field is empty while somebody types, which Gradio would refuse
-        raw = quick | {"preprocess": False}
-        # What is asked before every edit and preview does not go through the queue, which takes 40 ms more
-        # and alone shows errors: those are kept for the event that follows
-        at_once = raw | {"queue": False}
+        raw = {"preprocess": False}
+        asked = [self.ticket, self.faces, *positions, *sampling]
 
         def empties(event: gr.events.Dependency, place: gr.File) -> None:
             """Whether it went well or not, another file can be dropped there; why not stays to be read."""
@@ -353,32 +353,30 @@ class Page:
                 **with_model,
             ).failure(self.on_trouble, None, self.status, **quick)
 
-        following = gr.on(
+        gr.on(
             [slider.input for slider in ordered],
-            self.on_drag,
-            [self.live, *positions, *sampling],
-            None,
-            trigger_mode="always_last",
-            **at_once,
-        )
-        following.success(
-            self._spoken(self.on_preview),
-            None,
+            self._spoken(self.on_drag),
+            [self.live, *asked],
             [self.compare, self.status],
+            trigger_mode="always_last",
             show_progress="hidden",
             **with_model,
+            **raw,
         )
-        edits(
-            gr.on(
-                [*(slider.release for slider in ordered), self.edit.click],
-                self.on_ask,
-                [*positions, *sampling],
-                None,
-                trigger_mode="always_last",
-                **at_once,
-            )
+        gr.on(
+            [*(slider.release for slider in ordered), self.edit.click],
+            self._spoken(self.on_ask),
+            asked,
+            pictures,
+            trigger_mode="always_last",
+            show_progress=self.shown_progress,
+            show_progress_on=self.progress,
+            **with_model,
+            **raw,
+        ).failure(self.on_trouble, None, self.status, **quick)
+        self.cancel.click(
+            self.on_cancel, None, [self.ticket, self.status], queue=False, api_visibility="private"
         )
-        self.cancel.click(self.on_cancel, None, self.status, queue=False, api_visibility="private")
         for event in (self.mode.input, self.linked.input):
             event(self._spoken(self.on_mode), [self.mode, self.linked], sliders, **quick)
 
@@ -416,7 +414,7 @@ class Page:
             (self.save_steps, self.on_save_steps),
             (self.save_levels, self.on_save_levels),
         ):
-            button.click(self._spoken(handler), positions, self.preset_file, **raw).success(
+            button.click(self._spoken(handler), positions, self.preset_file, **quick, **raw).success(
                 None, self.preset_file, js=FOLLOW, api_visibility="private"
             )
         self.sweep.click(
@@ -439,7 +437,7 @@ class Page:
 
     def on_choose(self, request: gr.Request, label: str, mode: Mode, linked: bool) -> list:
         session = self.sessions.of(request)
-        session.choose(int(label.split()[1]) - 1)
+        session.choose(number_of(label))
         return self._chosen(session, mode, linked)
 
     def on_click(self, request: gr.Request, event: gr.SelectData, mode: Mode, linked: bool) -> list:
@@ -458,39 +456,43 @@ class Page:
             session.join_sides()
         return self._sliders(session, mode, linked)
 
-    def on_drag(self, request: gr.Request, live: bool, mode: Mode, linked: bool, *values: Any) -> None:
+    def on_drag(self, request: gr.Request, live: bool, ticket: int, face: str, *values: Any) -> list:
         session = self.sessions.of(request)
-        with session.refusing():
-            session.ask_sliders(values[: len(self.names)], mode, linked)
-            if live:
-                session.want(Preview(chosen_settings(*values[len(self.names) :])))
-
-    def on_preview(self, request: gr.Request) -> list:
-        session = self.sessions.of(request)
-        preview = session.wanted_preview()
+        settings = self._ask(session, ticket, face, values)
+        preview = session.preview(settings) if live and settings is not None else None
         if preview is None:
             return [gr.skip(), gr.skip()]
         before, _ = session.shown()
         return [comparison(before, preview), said("Preview, not measured.")]
 
-    def on_ask(self, request: gr.Request, mode: Mode, linked: bool, *values: Any) -> None:
+    def on_ask(
+        self,
+        request: gr.Request,
+        ticket: int,
+        face: str,
+        *values: Any,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 (how Gradio hands one over)
+    ) -> list:
         session = self.sessions.of(request)
-        with session.refusing():
-            session.ask_sliders(values[: len(self.names)], mode, linked)
-            session.want(chosen_settings(*values[len(self.names) :]))
+        settings = self._ask(session, ticket, face, values)
+        if settings is not None:
+            session.want(settings)
+        session.wanted_edit(self._telling(progress))
+        return self._pictures(session)
 
     def on_edit(
         self,
         request: gr.Request,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008 (how Gradio hands one over)
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> list:
         session = self.sessions.of(request)
         session.wanted_edit(self._telling(progress))
         return self._pictures(session)
 
-    def on_cancel(self, request: gr.Request) -> str:
-        stopped = self.sessions.of(request).cancel()
-        return said("Stopped." if stopped else "Nothing is running.")
+    def on_cancel(self, request: gr.Request) -> list:
+        session = self.sessions.of(request)
+        stopped = session.cancel()
+        return [session.ticket, said("Stopped." if stopped else "Nothing is running.")]
 
     def on_emotion(self, request: gr.Request, mode: Mode, linked: bool, *values: Any) -> list:
         *sampling, name, strength = values
@@ -581,6 +583,15 @@ class Page:
 
         return spoken(handler, note)
 
+    def _ask(self, session: Session, ticket: int, face: str, values: Sequence[Any]) -> EditSettings | None:
+        """Asks what the sliders said when the event was sent; None where that does not count any more."""
+        mode, linked, *rest = values
+        positions, sampling = rest[: len(self.names)], rest[len(self.names) :]
+        if not session.is_current(int(ticket)):
+            return None
+        session.ask_sliders(positions, mode, linked, number_of(face))
+        return chosen_settings(*sampling)
+
     def _telling(self, progress: gr.Progress) -> Callable[[int, int], None]:
         """What shows denoising steps in the progress bar; it starts anew with each call of the model."""
         return lambda step, total: progress((step, total), unit="steps")
@@ -625,7 +636,7 @@ class Page:
     def _pictures(self, session: Session) -> list:
         """Everything that shows the edit on show: see `pictures` in `_wire`."""
         if session.photo is None:
-            return [gr.skip()] * 7
+            return [gr.skip()] * 8
         past = session.past()
         thumbnails = [(str(edit.thumbnail), caption(edit.requests)) for edit in session.history]
         return [
@@ -636,7 +647,13 @@ class Page:
             gr.Button(interactive=session.position < len(session.history) - 1),
             gr.Button(interactive=past is not None),
             said(summary(session)),
+            session.ticket,
         ]
+
+
+def number_of(label: str) -> int:
+    """The index of the face that `face_labels` called so."""
+    return int(label.split()[1]) - 1
 
 
 def said(text: str) -> str:

@@ -75,13 +75,6 @@ class EditSettings:
 
 
 @dataclass(frozen=True)
-class Preview:
-    """The quickest edit of what is asked, before one by these settings."""
-
-    settings: EditSettings
-
-
-@dataclass(frozen=True)
 class Sweep:
     """One unit of the chosen face at `count` variations from `start` to `stop`, as a strip or animated."""
 
@@ -123,8 +116,9 @@ class Session:
     What asks the model (`edit`, `preview`, `draw`, `save_result`) or opens photographs works on the state as
     it was then. Its caller sees to it that the model serves one at a time.
 
-    An event that waits for the model must not bring values of its own along, which would be old by then:
-    first `want` says at once what is wanted, later `wanted_edit` and its like carry out what is wanted still.
+    An event that waits for the model must not act on what became of the page meanwhile. Either it brings the
+    `ticket` that was valid when it was asked, and the face; or `want` says at once what is
+    wanted, and later `wanted_edit` and its like carry out what is wanted still.
 
     Args:
         editor: shared by all sessions.
@@ -133,6 +127,7 @@ class Session:
     Attributes:
         photo: the opened photograph; None before.
         faces: those found in it, largest first.
+        ticket: changes with the photograph, with each `cancel`, and where the history is gone back to.
         chosen: index of the face that the sliders belong to.
         close_up: whether the chosen face is shown, or the whole photograph.
         requests: face index -> variations asked for, as they stand on the sliders.
@@ -144,6 +139,7 @@ class Session:
         self.editor = editor
         self.photo: Photo | None = None
         self.faces: list[Face] = []
+        self.ticket = 0
         self.chosen = 0
         self.close_up = False
         self.requests: dict[int, Request] = {}
@@ -152,9 +148,8 @@ class Session:
         self._lock = threading.RLock()  # held for moments only
         self._stop = threading.Event()
         self.trouble = ""
-        self._refused: MagicEditError | None = None
         self._running = False
-        self._wanted: dict[type, EditSettings | Preview | Sweep] = {}
+        self._wanted: dict[type, EditSettings | Sweep] = {}
         self._folder = Path(tempfile.mkdtemp(prefix="session-", dir=folder))
         self._before: dict[int | None, Path] = {}  # the photograph as shown; by face, close up
         self._writer = ThreadPoolExecutor(2, "pictures")
@@ -180,6 +175,7 @@ class Session:
             self.photo, self.faces, self.chosen = photo, faces, 0
             self.requests, self.history, self.position = {}, [], -1
             self._wanted, self._before, self._latest = {}, {}, None
+            self.ticket += 1
             height = faces[0].box[3] - faces[0].box[1]
             self.close_up = height < SMALL_FACE * photo.size[1]
 
@@ -226,12 +222,27 @@ class Session:
             self._opened()
             self.requests[self.chosen] = {name: value for name, value in request.items() if value}
 
-    def ask_sliders(self, values: Sequence[float | None], mode: Mode, linked: bool) -> None:
-        """Asks for what the sliders of the model's units say, see `magicedit.app.sliders`."""
+    def ask_sliders(
+        self, values: Sequence[float | None], mode: Mode, linked: bool, face: int | None = None
+    ) -> None:
+        """Asks for what the sliders of the model's units say, see `magicedit.app.sliders`.
+
+        face: that the sliders stand for; default: the chosen one.
+        """
         with self._lock:
             self._opened()
-            names = slider_names(self.editor.action_units)
-            self.ask(slider_request(values, self.measured(), names, mode, linked, self.request()))
+            chosen, names = self.chosen, slider_names(self.editor.action_units)
+            try:
+                self.chosen = chosen if face is None else face
+                self.ask(slider_request(values, self.measured(), names, mode, linked, self.request()))
+            finally:
+                self.chosen = chosen
+
+    def is_current(self, ticket: int) -> bool:
+        """Whether an event that was given this ticket is still to be carried out."""
+        with self._lock:
+            self._opened()
+            return ticket == self.ticket
 
     def join_sides(self) -> None:
         """Asks both sides of the chosen face for the mean of what each is asked for."""
@@ -279,36 +290,18 @@ class Session:
 
     # --- what waits for the model ---
 
-    def want(self, wanted: "EditSettings | Preview | Sweep") -> None:
-        """Says that an edit, a preview or a sweep is to follow; the last one of each kind counts."""
+    def want(self, wanted: "EditSettings | Sweep") -> None:
+        """Says that an edit or a sweep is to follow; the last one of each kind counts."""
         with self._lock:
             self._opened()
             self._wanted[type(wanted)] = wanted
 
-    @contextlib.contextmanager
-    def refusing(self) -> Iterator[None]:
-        """Keeps an error of the user for the next `wanted_edit`, which raises it."""
-        try:
-            yield
-        except MagicEditError as error:
-            with self._lock:
-                self._refused = error
-
     def wanted_edit(self, on_step: OnStep | None = None) -> PastEdit | None:
-        """The edit that is wanted; None where none is any more. Raises what was kept by `refusing`."""
-        with self._lock:
-            refused, self._refused = self._refused, None
-        if refused is not None:
-            raise refused
+        """The edit that is wanted; None where none is any more."""
         settings = self._take(EditSettings)
         if settings is None or (self.past() is None and not self._asked()):  # a number field was only left
             return None
         return self.edit(settings, on_step)
-
-    def wanted_preview(self) -> Path | None:
-        """The preview that is wanted, as `preview`; None where none is any more."""
-        wanted = self._take(Preview)
-        return None if wanted is None else self.preview(wanted.settings)
 
     def wanted_sweep(self, on_step: OnStep | None = None) -> Path | None:
         """The sweep that is wanted; None where none is any more."""
@@ -321,6 +314,7 @@ class Session:
             anything = self._running or bool(self._wanted)
             self._wanted = {}
             self._stop.set()
+            self.ticket += 1
             return anything
 
     # --- editing ---
@@ -391,6 +385,7 @@ class Session:
             past = self.past()
             self.requests = {} if past is None else {i: dict(asked) for i, asked in past.requests.items()}
             self._wanted = {}
+            self.ticket += 1
 
     def go(self, by: int) -> None:
         """Undo (-1) or redo (1)."""

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from magicedit.app import EditSettings, Session
-from magicedit.app.session import CLOSE_SIDE, SHOWN_SIDE, Cancelled, Preview, Sweep
+from magicedit.app.session import CLOSE_SIDE, SHOWN_SIDE, Cancelled, Sweep
+from magicedit.app.sliders import slider_names
 from magicedit.app.views import bars, outlined, reached_levels
 from magicedit.editor import ExpressionEditor
 from magicedit.errors import ActionUnitError, ImageError, MagicEditError, NoFaceError
@@ -258,13 +259,27 @@ def test_views_tell_requested_and_measured(session):
 # --- Events that wait for the model while other things happen ---
 
 
-def test_what_could_not_be_asked_is_told_by_the_edit_that_follows(editor, tmp_path):
+def test_tickets_are_void_after_cancel_undo_and_another_photograph(session, photographs):
+    tickets = [session.ticket]
+    session.cancel()
+    tickets.append(session.ticket)
+    session.ask({"AU12": -1.0})
+    session.edit(PLAIN)
+    assert session.is_current(tickets[-1])
+    session.go(-1)
+    tickets.append(session.ticket)
+    session.open(photographs / "two.png")
+    assert [session.is_current(ticket) for ticket in tickets] == [False, False, False]
+    assert session.is_current(session.ticket)
+
+
+def test_sliders_ask_the_face_they_stood_for(editor, photographs, tmp_path):
     session = Session(editor, tmp_path)
-    with session.refusing():
-        session.ask_sliders([], "add", True)
-    with pytest.raises(ImageError, match="no photograph yet"):
-        session.wanted_edit()
-    assert session.wanted_edit() is None  # once
+    session.open(photographs / "two.png")
+    session.choose(1)
+    values = [-3.0 if name == "AU12L" else 0.0 for name in slider_names(editor.action_units)]
+    session.ask_sliders(values, "add", True, face=0)
+    assert (session.requests, session.chosen) == ({0: {"AU12": -3.0}}, 1)
 
 
 def test_nothing_asked_of_the_photograph_is_no_edit(session):
@@ -295,10 +310,8 @@ def test_what_waited_edits_the_face_it_was_asked_of(editor, photographs, tmp_pat
 def test_another_photograph_drops_what_waited(session, photographs):
     session.ask({"AU12": -3.0})
     session.want(PLAIN)
-    session.want(Preview(PLAIN))
     session.open(photographs / "two.png")
     assert session.wanted_edit() is None
-    assert session.wanted_preview() is None
     assert session.requests == {}
 
 
