@@ -877,6 +877,7 @@ class Run:
         if not config.checkpointing_steps or self.step % config.checkpointing_steps:
             self._save()
         self._finish()
+        self.accelerator.wait_for_everyone()  # while one publishes, no other takes its connections down
         self.accelerator.end_training()
 
     def _resources(self) -> dict[str, float]:

@@ -2,6 +2,7 @@
 RUN`."""
 
 import logging
+import os
 import sys
 
 
@@ -13,9 +14,16 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     try:
         config = parse_config(argv)
-        from magicedit.train.loop import train
+        from magicedit.train.loop import Run
 
-        train(config)
+        run = Run(config)
+        run.train()
+        if run.accelerator.num_processes > 1:
+            # All is written. Freeing the run would join Gloo's threads, which now and then wait for ever for
+            # a process that has gone already.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
     except MagicEditError as error:
         print(f"train.py: error: {error}", file=sys.stderr)
         return 2

@@ -50,7 +50,12 @@ def same_frames(a: Path, b: Path) -> bool:
 def begun(source: Path, output: Path) -> subprocess.Popen:
     command = [sys.executable, "-m", "magicedit.cli", "video", source, "-o", output, *ASKED]
     return subprocess.Popen(
-        list(map(str, command)), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        list(map(str, command)),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        # Whoever runs the tests in the background ignores Ctrl-C, and so would the child
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 
