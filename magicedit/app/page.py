@@ -342,17 +342,7 @@ class Page:
         self.outlines.select(self._spoken(self.on_click), [self.mode, self.linked], choosing, **quick)
         self.view.input(self._spoken(self.on_view), self.view, self.compare, **quick)
 
-        # An event that waits for the model brings no values: those are said at once, see `Session`
-        def edits(asking: gr.events.Dependency) -> None:
-            asking.success(
-                self._spoken(self.on_edit),
-                None,
-                pictures,
-                show_progress=self.shown_progress,
-                show_progress_on=self.progress,
-                **with_model,
-            ).failure(self.on_trouble, None, self.status, **quick)
-
+        # What waits for the model acts on the face and photograph it was asked of: see `Session`
         gr.on(
             [slider.input for slider in ordered],
             self._spoken(self.on_drag),
@@ -390,7 +380,14 @@ class Page:
                 [*sliders, self.status],
                 **(options or quick),
             )
-            edits(asking)
+            asking.success(
+                self._spoken(self.on_edit),
+                None,
+                pictures,
+                show_progress=self.shown_progress,
+                show_progress_on=self.progress,
+                **with_model,
+            ).failure(self.on_trouble, None, self.status, **quick)
             return asking
 
         moves(self.feel.click, self.on_emotion, [self.emotion, self.strength])
