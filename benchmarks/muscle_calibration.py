@@ -3,9 +3,9 @@
     python benchmarks/muscle_calibration.py PHOTOGRAPHS [-o benchmarks/muscle_calibration.json]
 
 PHOTOGRAPHS has one folder per identity with `neutral.jpg` in it. The first, those of validation left out, are
-warped by each AU at 1 to 5 steps, at 256 px, their opened mouths filled with the teeth of another's
-`smiling.jpg`. Changes by MediaPipe's blendshapes and by the movement of landmarks, medians over faces, are
-written as data. One commanded step should measure as one step by a scorer that sees the unit.
+warped by each AU at 1 to 5 steps, at 256 px, their opened mouths filled with a donor's teeth. Changes by
+MediaPipe's blendshapes and by the movement of landmarks, medians over faces, are written as data. One
+commanded step should measure as one step by a scorer that sees the unit.
 """
 
 import argparse
@@ -19,14 +19,12 @@ from mini_quality import VALIDATION
 
 from magicedit.action_units import NAMES, to_vector
 from magicedit.faces import align, crop_face, geometric_change, load_backend
-from magicedit.faces.measure import lip_gap
 from magicedit.imaging import open_photo
-from magicedit.warping import Donor, displacement_fields, warp_photo
+from magicedit.warping import Mouth, choose_mouth, displacement_fields, warp_photo
 
 SIZE, STRIDE = 256, 8
 LEVELS = (1.0, 2.0, 3.0, 4.0, 5.0)
 SCORERS = ("blendshapes", "landmarks")
-TEETH_GAP = 0.1  # interocular distances
 
 
 def crop_of(backend, path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -37,13 +35,13 @@ def crop_of(backend, path: Path) -> tuple[np.ndarray, np.ndarray]:
     return crop_face(pixels, alignment), alignment.apply(face.landmarks)
 
 
-def rows_of(backend, pixels: np.ndarray, landmarks: np.ndarray, donor: Donor | None) -> list[dict]:
+def rows_of(backend, pixels: np.ndarray, landmarks: np.ndarray, mouth: Mouth) -> list[dict]:
     fields = displacement_fields(landmarks, SIZE, stride=STRIDE)
     (before,) = backend.detect(pixels)
     rows = []
     for name in NAMES:
         for level in LEVELS:
-            warped = warp_photo(pixels, fields, to_vector({name: level}), landmarks, donor)
+            warped = warp_photo(pixels, fields, to_vector({name: level}), landmarks, mouth)
             found = backend.detect(warped)
             if found:
                 after = found[0]
@@ -64,11 +62,10 @@ def main() -> None:
     args = parser.parse_args()
     backend = load_backend()
     folders = [f for f in sorted(args.photographs.iterdir()) if f.is_dir() and f.name not in VALIDATION]
-    donors = (crop_of(backend, folder / "smiling.jpg") for folder in reversed(folders))
-    donor = next(Donor(*crop) for crop in donors if lip_gap(crop[1]) > TEETH_GAP)
     rows = []
     for folder in folders[: args.faces]:
-        rows += rows_of(backend, *crop_of(backend, folder / "neutral.jpg"), donor)
+        pixels, landmarks = crop_of(backend, folder / "neutral.jpg")
+        rows += rows_of(backend, pixels, landmarks, choose_mouth(landmarks))
 
     def median(scorer: str, name: str, level: float) -> float:
         return round(

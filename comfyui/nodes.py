@@ -126,6 +126,11 @@ class MagicEditEdit(io.ComfyNode):
                 _faces(),
                 *_sampling(),
                 _keep_faceless(),
+                io.Image.Input(
+                    "reference",
+                    optional=True,
+                    tooltip="other photographs of the person, whose teeth show where the mouth opens",
+                ),
             ],
             outputs=[io.Image.Output(display_name="image"), io.String.Output(display_name="report")],
         )
@@ -144,6 +149,7 @@ class MagicEditEdit(io.ComfyNode):
         quality: str,
         seed: int,
         keep_faceless: bool,
+        reference=None,
         **sliders: float,
     ) -> io.NodeOutput:
         moved = [f"{name}={sliders[name]}" for name in NAMES if sliders.get(name)]
@@ -158,6 +164,7 @@ class MagicEditEdit(io.ComfyNode):
             face=editing.face_choice(face),
             quality=_quality(quality),
             seed=seed,
+            references=() if reference is None else editing.photos_of(reference),
         )
         return io.NodeOutput(images, report)
 

@@ -36,6 +36,14 @@ def astronaut() -> np.ndarray:
     return pytest.importorskip("skimage.data").astronaut()
 
 
+@pytest.fixture(scope="session")
+def closed_mouth() -> np.ndarray:
+    """A synthetic portrait with closed lips, (height, width, 3) uint8 RGB."""
+    from magicedit.imaging import open_photo
+
+    return open_photo(REPOSITORY / "tests" / "portraits" / "closed_mouth.jpg").pixels
+
+
 @pytest.fixture
 def london(shared: Path) -> Callable[[str, str], np.ndarray]:
     """`london("001", "neutral")` -> (height, width, 3) uint8 RGB; expressions: neutral, smiling."""

@@ -74,6 +74,11 @@ class TrainConfig:
     warped: float = _(0.0, "probability of a warped pair of one photograph instead of a real pair, 0 to 1")
     augment: bool = _(False, "random small rotations, shifts, mirroring and colour of each pair")
     au_dropout: float = _(0.1, "probability of the zero AU vector, 0 to 1")
+    zero_keeps: bool | None = _(
+        None,
+        "the target of a pair with the zero AU vector is its source, so that zero means keep; "
+        "none: with flow_mask_paint",
+    )
     cache_latents: bool = _(True, "with a VAE and without augmentation: encode each photograph once")
     dataloader_num_workers: int = _(0, "processes that prepare batches")
 

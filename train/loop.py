@@ -84,7 +84,7 @@ SHAPING = (
 )
 COMPUTED_WITH = (
     *("seed", "train_batch_size", "gradient_accumulation_steps", "learning_rate", "lr_scheduler"),
-    *("max_train_steps", "warped", "augment", "au_dropout", "mixed_precision", "change_weight"),
+    *("max_train_steps", "warped", "augment", "au_dropout", "zero_keeps", "mixed_precision", "change_weight"),
     *("compile", "gradient_checkpointing", "reference_cache_gb"),
     *("edge_weight", "flow_weight", "known_mask_weight", "mask_weight"),
 )
@@ -478,6 +478,8 @@ class Run:
             au_dropout=self.config.au_dropout,
             action_units=self.pipeline.action_units,
             relations=self.composed and self.teacher is None,
+            zero_keeps=self.composed if self.config.zero_keeps is None else self.config.zero_keeps,
+            teeth=not self.composed,
         )
 
     def _cache_latents(self) -> dict[str, torch.Tensor] | None:

@@ -54,7 +54,7 @@ class Relation:
 
     flow: (batch, height, width, 2) px, where a pixel of the target was read in the source. mask: (batch,
     height, width), what movement does not explain, 0..1. Both NaN where they are not known. weight: (batch,
-    height, width), 0 where source and target cannot be compared.
+    height, width), how much a pixel counts for colour and flow, 0 where source and target cannot be compared.
     """
 
     flow: torch.Tensor
@@ -127,7 +127,7 @@ def composed_objective(
 def _related(
     head: HeadOutput, relation: Relation | None, weights: ComposedWeights
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean distance to the known flow, px, and the weighted cost of the mask."""
+    """Mean distance to the known flow, px, by the relation's weight, and the weighted cost of the mask."""
     if relation is None:
         return head.mask.new_zeros(()), weights.mask * head.mask.mean()
     height, width = relation.flow.shape[1:3]
@@ -137,7 +137,8 @@ def _related(
     squared = (predicted - torch.nan_to_num(relation.flow)).pow(2).sum(-1)
     # As distances: a square would hardly see the small movements of brows and lids beside a smile's
     distance = (squared + FLOW_TOLERANCE**2).sqrt() - FLOW_TOLERANCE
-    flow = torch.where(known, distance, 0.0).sum() / known.sum().clamp(min=1)
+    counts = torch.where(known, relation.weight, 0.0)
+    flow = (counts * distance).sum() / counts.sum().clamp(min=1)
 
     known = torch.isfinite(relation.mask)
     entropy = F.binary_cross_entropy_with_logits(

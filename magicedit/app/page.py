@@ -24,8 +24,9 @@ from magicedit.app.sliders import (
     slider_values,
 )
 from magicedit.app.views import SMALLEST_TOLD, bars, describe, face_labels
-from magicedit.editor import QUALITIES, ExpressionEditor
+from magicedit.editor import NO_TEETH, QUALITIES, ExpressionEditor
 from magicedit.errors import MagicEditError
+from magicedit.warping import embedded_mouths
 
 MOST_SESSIONS = 16  # pages that are remembered at once: each keeps a photograph in memory
 REGIONS = (  # headings, and the regions of `ActionUnit` below each
@@ -38,6 +39,7 @@ KEPT_SECONDS = 600  # of uploads, and of results in files; whoever waited longer
 MODEL = "model"  # events of this name wait for each other: the model serves one at a time
 CSS = Path(__file__).with_name("page.css")
 OWN_SETTINGS = "model's own"
+AS_IT_SUITS = "as they suit"
 
 HEADER = f"""\
 <header class='me-header'><h1>magicedit</h1>
@@ -280,6 +282,20 @@ class Page:
                 info="strengthens the whole effect; 0: the model's own",
             )
             self.seed = gr.Number(settings.seed, label="Seed", precision=0, minimum=0, elem_id="seed")
+            self.teeth = gr.Dropdown(
+                [AS_IT_SUITS, NO_TEETH, *map(str, range(len(embedded_mouths())))],
+                value=AS_IT_SUITS if settings.teeth is None else str(settings.teeth),
+                label="Teeth of an opened mouth",
+                info="where the photograph shows none: as they suit the mouth, none, or a donor's",
+                elem_id="teeth",
+            )
+            self.reference = gr.File(
+                label="Another photograph of the person, whose teeth show instead",
+                file_types=PHOTOGRAPHS,
+                type="filepath",
+                height=130,
+                elem_id="reference",
+            )
             self.loop = gr.Checkbox(
                 settings.tolerance is not None,
                 label="measure and correct until the target is reached (up to four edits)",
@@ -310,7 +326,7 @@ class Page:
     def _wire(self) -> None:
         ordered = [self.sliders[name] for name in self.names]
         positions = [self.mode, self.linked, *ordered]
-        sampling = [self.quality, self.steps, self.guidance, self.seed, self.loop, self.tolerance]
+        sampling = [self.quality, self.steps, self.guidance, self.seed, self.loop, self.tolerance, self.teeth]
         pictures = [self.compare, self.bars, self.history, self.undo, self.redo, self.download, self.status]
         pictures.append(self.ticket)
         sliders = [self.linked, *ordered]
@@ -398,6 +414,8 @@ class Page:
             self.copy_from.upload, self.on_copy, [self.copy_from, self.share], **with_model
         )
         empties(copying, self.copy_from)
+        lending = self.reference.upload(self._spoken(self.on_lend), self.reference, self.status, **with_model)
+        empties(lending, self.reference)
 
         back = [*sliders, *pictures]
         self.undo.click(self._spoken(self.on_undo), [self.mode, self.linked], back, **quick)
@@ -513,6 +531,10 @@ class Page:
         expression = session.ask_copy(path, strength)
         told = f"Copied from {expression.source}: {expression.limited_to(self.units)}"
         return self._moved(session, mode, linked, sampling, told)
+
+    def on_lend(self, request: gr.Request, path: str) -> str:
+        self.sessions.of(request).lend_teeth(path)
+        return said("These teeth show from the next edit on, wherever the photograph shows none.")
 
     def on_preset(self, request: gr.Request, mode: Mode, linked: bool, *values: Any) -> list:
         *sampling, path, strength = values
@@ -685,7 +707,13 @@ def comparison(before: Path, after: Path) -> gr.ImageSlider:
 
 
 def chosen_settings(
-    quality: str, steps: float, guidance: float, seed: float | None, loop: bool, tolerance: float
+    quality: str,
+    steps: float,
+    guidance: float,
+    seed: float | None,
+    loop: bool,
+    tolerance: float,
+    teeth: str,
 ) -> EditSettings:
     """Of the fields of the tab, in their order."""
     return EditSettings(
@@ -694,6 +722,7 @@ def chosen_settings(
         guidance=guidance or None,
         seed=whole_seed(seed),
         tolerance=tolerance if loop else None,
+        teeth=None if teeth == AS_IT_SUITS else int(teeth) if teeth.isdecimal() else teeth,
     )
 
 

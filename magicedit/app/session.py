@@ -56,13 +56,19 @@ class Cancelled(MagicEditError):
 
 @dataclass(frozen=True)
 class EditSettings:
-    """How to sample; None: what the model or the quality says. tolerance: of the closed loop, in steps."""
+    """How to sample; None: what the model or the quality says.
+
+    tolerance: of the closed loop, in steps. teeth: as of `ExpressionEditor.edit`. reference: another
+    photograph of the person, whose teeth show.
+    """
 
     quality: str | None = None
     steps: int | None = None
     guidance: float | None = None
     seed: int = 0
     tolerance: float | None = None
+    teeth: int | str | None = None
+    reference: Photo | None = None
 
     def sampling(self) -> dict[str, object]:
         """Arguments of the editor's methods."""
@@ -71,6 +77,8 @@ class EditSettings:
             "steps": self.steps,
             "guidance": self.guidance,
             "seed": self.seed,
+            "teeth": self.teeth,
+            "references": () if self.reference is None else (self.reference,),
         }
 
 
@@ -132,6 +140,7 @@ class Session:
         close_up: whether the chosen face is shown, or the whole photograph.
         requests: face index -> variations asked for, as they stand on the sliders.
         trouble: the sentence of the last error, for the page.
+        reference: another photograph of the person, whose teeth show; None: none was given.
         history: edits made, oldest first. position: index of the one on show; -1: the photograph itself.
     """
 
@@ -148,6 +157,7 @@ class Session:
         self._lock = threading.RLock()  # held for moments only
         self._stop = threading.Event()
         self.trouble = ""
+        self.reference: Photo | None = None
         self._running = False
         self._wanted: dict[type, EditSettings | Sweep] = {}
         self._folder = Path(tempfile.mkdtemp(prefix="session-", dir=folder))
@@ -172,12 +182,25 @@ class Session:
         photo = open_upload(path)
         faces = self.editor.measure(photo)
         with self._lock:
-            self.photo, self.faces, self.chosen = photo, faces, 0
+            self.photo, self.faces, self.chosen, self.reference = photo, faces, 0, None
             self.requests, self.history, self.position = {}, [], -1
             self._wanted, self._before, self._latest = {}, {}, None
             self.ticket += 1
             height = faces[0].box[3] - faces[0].box[1]
             self.close_up = height < SMALL_FACE * photo.size[1]
+
+    def lend_teeth(self, path: str | Path) -> None:
+        """Takes another photograph of the person, whose teeth show from the next edit on.
+
+        Raises:
+            ImageError, NoFaceError: see their docstrings.
+            MagicEditError: where it shows no teeth.
+        """
+        self._opened()
+        photo = open_upload(path)
+        self.editor.mouths_of([photo])
+        with self._lock:
+            self.reference = photo
 
     def choose(self, index: int) -> None:
         """NoFaceError where there is no such face."""
@@ -331,6 +354,7 @@ class Session:
             Cancelled: where `cancel` was called meanwhile, or another photograph opened; nothing changes.
         """
         with self._lock:
+            settings = replace(settings, reference=self.reference)
             photo, faces, asked, shown = self._opened(), self.faces, self._asked(), self.past()
             if shown is not None and (shown.requests, shown.settings) == (asked, settings):
                 return shown
@@ -364,11 +388,12 @@ class Session:
         cover it.
         """
         with self._lock:
+            settings = replace(settings, reference=self.reference)
             photo, asked, shown = self._opened(), self._asked(), self.past()
             face = self.faces[self.chosen] if self.close_up else None
         if shown is not None and (shown.requests, shown.settings) == (asked, settings):
             return None
-        quickest = EditSettings("live", guidance=settings.guidance, seed=settings.seed)
+        quickest = replace(settings, quality="live", steps=None, tolerance=None)
         result = self._run(photo, asked, quickest, None, measure=False)
         pixels = np.asarray(result.image.convert("RGB"))
         return self.keep(reduced(pixels) if face is None else close_up(pixels, face))
@@ -396,6 +421,7 @@ class Session:
         """A sweep as a file: PNG, or GIF where it is animated."""
         with self._lock:
             photo, chosen = self._opened(), self.chosen
+            sampling = replace(sweep.settings, reference=self.reference).sampling()
         pictures, captions = [], []
         variations = np.linspace(sweep.start, sweep.stop, sweep.count)
         with self._watched(on_step, sweep.settings):
@@ -404,7 +430,7 @@ class Session:
                     photo,
                     [{sweep.unit: round(float(value), 3)} for value in some],
                     chosen,
-                    **sweep.settings.sampling(),
+                    **sampling,
                 )
                 pictures += face_pictures(results, 512 if sweep.animated else 384)
                 captions += [sweep_caption(result.faces[0]) for result in results]

@@ -14,7 +14,7 @@ from magicedit.action_units import (
 )
 from magicedit.editor.closed_loop import check_tolerance
 from magicedit.editor.editor import requested_deltas
-from magicedit.editor.settings import SamplingSettings
+from magicedit.editor.settings import MouthSettings, SamplingSettings
 from magicedit.errors import NoFaceError
 from magicedit.expression import Expression
 
@@ -41,6 +41,8 @@ class EditRequest:
     seed: int = 0
     quality: str | None = None
     measure: bool = True
+    teeth: int | str | None = None
+    references: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         names = tuple(DESCRIPTIONS)
@@ -54,7 +56,7 @@ class EditRequest:
         number = isinstance(self.face, int) and not isinstance(self.face, bool) and self.face >= 0
         if not number and self.face not in ("all", "largest"):
             raise NoFaceError(f'face must be "all", "largest" or a number from 0, got {self.face!r}')
-        SamplingSettings(self.steps, self.guidance, self.quality, self.seed)
+        SamplingSettings(self.steps, self.guidance, self.quality, self.seed, MouthSettings(self.teeth))
         check_tolerance(self.tolerance, self.max_edits, self.measure)
         self.check(names)
 

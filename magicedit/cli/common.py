@@ -97,6 +97,27 @@ def loop_arguments(args: argparse.Namespace) -> dict[str, Any]:
     return {"tolerance": args.target_tolerance, "max_edits": args.max_edits}
 
 
+def add_teeth_options(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--reference",
+        action="append",
+        default=[],
+        metavar="PHOTO",
+        help="another photograph of the person, whose teeth show where the mouth opens; give several",
+    )
+    parser.add_argument(
+        "--teeth",
+        type=teeth_choice,
+        metavar="N|none",
+        help="somebody else's teeth, by number, or none (default: by the width of the mouth and the seed)",
+    )
+
+
+def teeth_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of `add_teeth_options` as arguments of `ExpressionEditor.edit`."""
+    return {"teeth": args.teeth, "references": tuple(args.reference)}
+
+
 def edit_request(args: argparse.Namespace) -> "EditRequest":
     """What `magicedit edit` is asked for, checked as far as neither a photograph nor the model is needed.
 
@@ -118,6 +139,7 @@ def edit_request(args: argparse.Namespace) -> "EditRequest":
         quality=args.quality,
         seed=args.seed,
         measure=args.measure,
+        **teeth_arguments(args),
     )
     request.check(action_units_of(args.model))
     return request
@@ -172,6 +194,14 @@ def face_choice(text: str) -> str | int:
     if text.isdecimal():
         return int(text)
     raise argparse.ArgumentTypeError(f'expected "all", "largest" or a number from 0, got {text!r}')
+
+
+def teeth_choice(text: str) -> str | int:
+    if text == "none":
+        return text
+    if text.isdecimal():
+        return int(text)
+    raise argparse.ArgumentTypeError(f'expected "none" or a number from 0, got {text!r}')
 
 
 def chosen_people(option: str, text: str, otherwise: str) -> list[str]:

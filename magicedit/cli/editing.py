@@ -12,6 +12,7 @@ from magicedit.cli.common import (
     add_json_option,
     add_loop_options,
     add_model_options,
+    add_teeth_options,
     backend_beside,
     describe_face,
     edit_request,
@@ -20,6 +21,7 @@ from magicedit.cli.common import (
     print_faces,
     print_json,
     say,
+    teeth_arguments,
     warn_of_copies,
 )
 from magicedit.errors import ImageError
@@ -30,6 +32,7 @@ examples:
   magicedit edit photo.jpg -o calm.png --set AU12=0,AU4=0       down to nothing, whatever it is now
   magicedit edit photo.jpg -o brow.png --au AU2L=+4             the subject's left brow alone; AU2R: right
   magicedit edit photo.jpg -o glad.jpg --emotion happiness:0.8 --face largest
+  magicedit edit photo.jpg -o laugh.png --emotion happiness --reference smile.jpg   with their own teeth
   magicedit edit photo.jpg -o rest.png --neutral                whatever it shows taken back
   magicedit edit photo.jpg -o copy.png --expression smile.yaml --strength 0.7
   magicedit edit photo.jpg -o a.png --set AU12=2 --target-tolerance 0.3   measured, corrected, edited again
@@ -97,6 +100,7 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     how = edit.add_argument_group("the model")
     add_model_options(how)
     how.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the model's own)")
+    add_teeth_options(edit.add_argument_group("what an opened mouth shows"))
     many = edit.add_argument_group("folders of photographs")
     add_folder_options(many)
     out = edit.add_argument_group("output")
@@ -137,6 +141,7 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     how.add_argument(
         "--inference-steps", type=int, metavar="N", help="denoising steps (default: the model's own)"
     )
+    add_teeth_options(sweep.add_argument_group("what an opened mouth shows"))
     out = sweep.add_argument_group("output")
     out.add_argument("--overwrite", action="store_true", help="allow STRIP to be PHOTO itself")
     add_json_option(out)
@@ -220,6 +225,7 @@ def run_sweep(args: argparse.Namespace) -> int:
             guidance=args.guidance,
             quality=args.quality,
             seed=args.seed,
+            **teeth_arguments(args),
         )
     output = save_image(sweep_strip(results), args.output, overwrite=args.overwrite, forbid=args.photo)
     if args.json:

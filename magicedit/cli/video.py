@@ -13,12 +13,14 @@ from magicedit.cli.common import (
     add_face_option,
     add_json_option,
     add_model_options,
+    add_teeth_options,
     expression_arguments,
     face_choice,
     load_editor,
     one_face_choice,
     print_json,
     say,
+    teeth_arguments,
 )
 
 if TYPE_CHECKING:
@@ -115,6 +117,7 @@ def _add_work_options(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
     parser.set_defaults(quality="fast")
     parser.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the quality's)")
+    add_teeth_options(parser)
     parser.add_argument(
         "--crf",
         type=float,
@@ -190,6 +193,7 @@ def _work_arguments(args: argparse.Namespace) -> dict[str, Any]:
         "guidance": args.guidance,
         "seed": args.seed,
         "quality": args.quality,
+        **teeth_arguments(args),
         "settings": VideoSettings(encoding=Encoding(crf=args.crf)),
         "damaged": args.damaged,
         "progress": ProgressLine(sys.stderr),

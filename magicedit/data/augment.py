@@ -5,18 +5,16 @@ that are warped while a model trains. What comes of these, any trainer can read.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from magicedit.action_units import EMOTIONS, INTENSITY_RANGE, NAMES, to_vector
-from magicedit.faces.measure import lip_gap
-from magicedit.warping import Donor, displacement_fields, warp_landmarks, warp_photo
+from magicedit.warping import displacement_fields, embedded_mouths, warp_landmarks, warp_photo
 
 # AUs that come together in faces
 COMPANIONS = (*EMOTIONS.values(), ("AU12", "AU25"), ("AU6", "AU12"), ("AU25", "AU26"), ("AU1", "AU2"))
-DONOR_GAP = 0.1  # interocular distances between the lips from which a mouth shows its inside
 TOGETHER = 0.35  # probability of companions instead of one or two AUs
 _STRIDE = 8  # px between samples of the fields; crops are multiples of it
 
@@ -32,33 +30,27 @@ class Variant:
     command: dict[str, float]
 
 
-def shows_mouth(landmarks: np.ndarray) -> bool:
-    """Whether the lips of (478, 2) landmarks part so far that teeth can be borrowed from them."""
-    return lip_gap(landmarks) > DONOR_GAP
-
-
 def muscle_variants(
     pixels: np.ndarray,
     landmarks: np.ndarray,
     action_units: dict[str, float],
     count: int,
     name: str,
-    donors: Sequence[Donor] = (),
 ) -> Iterator[Variant]:
     """`count` warps of a crop, by the same commands for the same `name` whatever else there is.
 
     pixels (size, size, 3) uint8, landmarks (478, 2) px: of the crop. action_units: its intensities 0..5.
-    donors: whose teeth opened mouths show.
+    Opened mouths show the teeth of the embedded mouths.
     """
     fields = displacement_fields(landmarks, len(pixels), stride=_STRIDE)
     rng = np.random.default_rng(list(hashlib.sha256(name.encode()).digest()))
     for _ in range(count):
         command = _command(rng, action_units)
         vector = to_vector(command)
-        draw = rng.random()
-        donor = donors[int(draw * len(donors))] if donors else None
+        mouths = embedded_mouths()
+        mouth = mouths[rng.integers(len(mouths))]
         yield Variant(
-            warp_photo(pixels, fields, vector, landmarks, donor),
+            warp_photo(pixels, fields, vector, landmarks, mouth),
             warp_landmarks(landmarks, fields, vector, _STRIDE),
             action_units | {unit: action_units[unit] + steps for unit, steps in command.items()},
             command,

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from magicedit.action_units import NAMES, parse_deltas, to_vector
-from magicedit.data.augment import COMPANIONS, shows_mouth
+from magicedit.data.augment import COMPANIONS
 from magicedit.data.description import read_description
 from magicedit.errors import DatasetError
 from magicedit.faces import condition_image
@@ -23,11 +23,13 @@ from magicedit.faces.regions import face_oval, jaw_contour
 from magicedit.faces.types import LANDMARK_COUNTS, Scheme
 from magicedit.imaging import to_tensor
 from magicedit.warping import (
+    LIPS_WEIGHT,
     Correspondence,
-    Donor,
     backward_flow,
     correspond,
     displacement_fields,
+    embedded_mouths,
+    near_lips,
     warp_landmarks,
     warp_photo,
 )
@@ -47,6 +49,10 @@ SOURCE_WARPED = 0.2  # probability; else the source is the photograph itself
 AU_COUNTS = (0, 1, 1, 1, 2, 3)  # how many AUs a command changes, equally likely
 INTENSITIES = (-2.0, 5.0)  # intensity steps
 TOGETHER = 0.25  # probability of AUs that come together in faces, all upwards, instead
+SLIGHT, SLIGHT_SCALE = (
+    0.2,
+    0.2,
+)  # probability and scale of commands that are small: users ask for small changes
 
 EXAMPLE_REQUESTS = ("AU12=+3", "AU1=+3,AU2=+3", "AU4=+3", "AU5=+3", "AU15=+3", "AU20=+3", "AU25=+3,AU26=+2")
 
@@ -71,7 +77,7 @@ class Draw(NamedTuple):
 
     source, target: record indices, equal in a warped pair. au_delta: (aus,) float32, target minus source in
     intensity steps; all zero where `dropped`. source_command, target_command: (aus,) what the two pictures
-    are warped by. donor: record whose teeth an opened mouth shows, None where nobody has any. matrix: (2, 3)
+    are warped by. mouth: embedded one whose teeth an opened mouth shows, None: it is dark. matrix: (2, 3)
     from pixels of the held pictures to pixels of the returned ones, None without augmentation; then mirrored
     where `flip`; then value * gain + bias by channel, in [-1, 1].
     """
@@ -84,7 +90,7 @@ class Draw(NamedTuple):
     dropped: bool
     source_command: np.ndarray
     target_command: np.ndarray
-    donor: int | None
+    mouth: int | None
     matrix: np.ndarray | None
     gain: np.ndarray
     bias: np.ndarray
@@ -104,8 +110,9 @@ class PairDataset(torch.utils.data.Dataset):
     flow: (resolution, resolution, 2) float32 px, x then y, with target(p) = source(p + flow(p)), NaN where
     that is not known: between opened lips, outside the face of a real pair, and in all of a pair whose source
     is warped too. mask: (resolution, resolution), how much of the target movement does not explain, 0..1, NaN
-    where not known. weight: (resolution, resolution), 1 where source and target can be compared; of a real
-    pair that is the face without the eyes, see `magicedit.warping.correspondence`.
+    where not known. weight: (resolution, resolution), how much a pixel counts: 1, around the lips
+    `LIPS_WEIGHT`; of a real pair 0 where source and target cannot be compared, see
+    `magicedit.warping.correspondence`.
 
     With probability `warped` a sample is one photograph, warped by random AUs (and in one of five cases its
     source by others): `au_delta` is then the commanded difference, exact by construction, and both pictures
@@ -123,6 +130,9 @@ class PairDataset(torch.utils.data.Dataset):
             `record_images`.
         relations: whether samples say how the target follows from the source; if not, they have no flow,
             mask and weight.
+        zero_keeps: whether the target of a pair whose AUs are dropped is its source, so that a zero vector
+            means "keep"; if not, the target stays and zero means "any expression", as published.
+        teeth: whether warped mouths that open show the teeth of embedded mouths; if not, they are dark.
         action_units: which AUs, in which order; the dataset must have labels of all of them.
         memory: bytes of pictures and displacement fields that one process may hold; what does not fit is
             decoded and computed again when needed.
@@ -143,12 +153,15 @@ class PairDataset(torch.utils.data.Dataset):
         action_units: Sequence[str] = NAMES,
         memory: int = 2 * 2**30,
         relations: bool = True,
+        zero_keeps: bool = False,
+        teeth: bool = True,
     ) -> None:
         for name, value in (("warped", warped), ("au_dropout", au_dropout)):
             if not 0 <= value <= 1:
                 raise DatasetError(f"{name} is a probability from 0 to 1, got {value}")
         self.folder, self.split, self.resolution, self.seed = Path(folder), split, resolution, seed
         self.warped, self.augment, self.au_dropout = warped, augment, au_dropout
+        self.zero_keeps = zero_keeps
         self.action_units = tuple(action_units)
         self.description = read_description(self.folder)
         self.scheme = self.description["landmarks"]
@@ -166,11 +179,7 @@ class PairDataset(torch.utils.data.Dataset):
         self._pairs_of = self._real_pairs()
         self.relations = relations
         self._related = relations and self.scheme == "mediapipe478"
-        self._donors = [
-            index
-            for index, record in enumerate(self.records)
-            if self.scheme == "mediapipe478" and shows_mouth(record.landmarks)
-        ]
+        self._mouths = embedded_mouths() if teeth else ()
         known = [[self.action_units.index(n) for n in s if n in self.action_units] for s in COMPANIONS]
         self._companions = [together for together in known if len(together) > 1]
         if warped < 1 and not self._pairs_of:
@@ -222,14 +231,14 @@ class PairDataset(torch.utils.data.Dataset):
             raise IndexError(f"samples are numbered from 0, got {n}")
         rng = np.random.default_rng((self.seed, int(n)))
         nothing = np.zeros(len(self.action_units), np.float32)
-        donor = None
+        mouth = None
         if warped := bool(rng.random() < self.warped):
             source = target = int(rng.integers(len(self.records)))
             source_command = self._command(rng) if rng.random() < SOURCE_WARPED else nothing
             target_command = self._command(rng)
             au_delta = target_command - source_command
-            if len(self._donors):
-                donor = int(rng.choice(self._donors))
+            if self._mouths:
+                mouth = int(rng.integers(len(self._mouths)))
         else:
             members = self._pairs_of[int(rng.integers(len(self._pairs_of)))]
             source, target = (int(member) for member in rng.choice(members, 2, replace=False))
@@ -242,6 +251,8 @@ class PairDataset(torch.utils.data.Dataset):
         dropped = bool(rng.random() < self.au_dropout)
         if dropped:
             au_delta = nothing
+            if self.zero_keeps:
+                target, target_command = source, source_command
         return Draw(
             source,
             target,
@@ -251,7 +262,7 @@ class PairDataset(torch.utils.data.Dataset):
             dropped,
             source_command,
             target_command,
-            donor,
+            mouth,
             matrix,
             gain,
             bias,
@@ -303,10 +314,10 @@ class PairDataset(torch.utils.data.Dataset):
         if self._companions and rng.random() < TOGETHER:
             together = self._companions[rng.integers(len(self._companions))]
             command[together] = rng.uniform(0, INTENSITIES[1], len(together))
-            return command
-        count = min(AU_COUNTS[rng.integers(len(AU_COUNTS))], len(command))
-        command[rng.choice(len(command), count, replace=False)] = rng.uniform(*INTENSITIES, count)
-        return command
+        else:
+            count = min(AU_COUNTS[rng.integers(len(AU_COUNTS))], len(command))
+            command[rng.choice(len(command), count, replace=False)] = rng.uniform(*INTENSITIES, count)
+        return command * np.float32(SLIGHT_SCALE) if rng.random() < SLIGHT else command
 
     def _placement(self, rng: np.random.Generator) -> np.ndarray:
         """A random similarity, (2, 3), from held to returned pictures."""
@@ -321,10 +332,8 @@ class PairDataset(torch.utils.data.Dataset):
         pixels, landmarks = self._picture(index), self._landmarks(index, self._working_size)
         if command.any():
             fields = self._fields(index)
-            donor = draw.donor
-            if donor is not None:
-                donor = Donor(self._picture(donor), self._landmarks(donor, self._working_size))
-            pixels = warp_photo(pixels, fields, command, landmarks, donor)
+            mouth = None if draw.mouth is None else self._mouths[draw.mouth]
+            pixels = warp_photo(pixels, fields, command, landmarks, mouth)
             landmarks = warp_landmarks(landmarks, fields, command, self._stride)
         pixels = self._placed(pixels, draw)
         if draw.matrix is not None:
@@ -333,7 +342,7 @@ class PairDataset(torch.utils.data.Dataset):
             landmarks = self._mirrored(landmarks)
         if draw.matrix is not None:
             tone = np.ones(3)
-            if self._related and not draw.warped and index == draw.target:
+            if self._related and not draw.warped and index == draw.target != draw.source:
                 tone = self._correspondence(draw.source, draw.target).tone
             values = (np.arange(256)[None, :, None] * tone / 127.5 - 1) * draw.gain + draw.bias
             pixels = cv2.LUT(pixels, np.rint((values.clip(-1, 1) + 1) * 127.5).astype(np.uint8))
@@ -343,9 +352,12 @@ class PairDataset(torch.utils.data.Dataset):
         """Flow, mask and weight of a pair, see the class."""
         size = self._working_size
         weight = np.ones((size, size), np.float32)
-        if not draw.warped and self._related:
+        same = draw.source == draw.target and np.array_equal(draw.source_command, draw.target_command)
+        if not draw.warped and not same and self._related:
             found = self._correspondence(draw.source, draw.target)
             flow, mask, weight = found.flow, found.mask, found.weight
+        elif same:
+            flow, mask = np.zeros((size, size, 2), np.float32), np.zeros((size, size), np.float32)
         elif not draw.warped or draw.source_command.any():
             flow = np.full((size, size, 2), np.nan, np.float32)
             mask = np.full((size, size), np.nan, np.float32)
@@ -354,8 +366,8 @@ class PairDataset(torch.utils.data.Dataset):
             flow, mask = backward_flow(self._fields(draw.target), draw.target_command, landmarks, size)
             flow = flow.astype(np.float32)
             flow[mask > 0.5] = np.nan
-        else:
-            flow, mask = np.zeros((size, size, 2), np.float32), np.zeros((size, size), np.float32)
+            moved = warp_landmarks(landmarks, self._fields(draw.target), draw.target_command, self._stride)
+            weight[near_lips(moved, size)] = LIPS_WEIGHT
         flow, mask, weight = (self._placed(values, draw) for values in (flow, mask, weight))
         if draw.matrix is not None:
             flow = flow @ draw.matrix[:, :2].T.astype(np.float32)

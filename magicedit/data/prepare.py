@@ -37,13 +37,12 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from magicedit.action_units import DESCRIPTIONS, NAMES
-from magicedit.data.augment import muscle_variants, shows_mouth
+from magicedit.data.augment import muscle_variants
 from magicedit.data.description import DESCRIPTION_FILE, FORMAT_VERSION
 from magicedit.data.labels import PHOTO_SUFFIXES, match_labels, read_label_file
 from magicedit.errors import DatasetError, ImageError
 from magicedit.faces import FaceBackend, align, crop_face, face_region, load_backend
 from magicedit.imaging import open_photo
-from magicedit.warping import Donor
 
 if TYPE_CHECKING:
     import datasets
@@ -57,7 +56,6 @@ _METADATA_KEY = b"magicedit"  # of the Parquet schema: the settings that its row
 _WORK = ".work"  # what an interrupted run has measured
 _WORK_ROWS = 64  # photographs between two writes there
 DEFAULT_VARIANTS = 4
-_DONORS = 32  # faces whose teeth opened mouths show
 _VARIANTS_NOTE = """- Beside each training photograph stand {count} that a model of the face's muscles warped
   (`source` ends in `#muscles-N`, `notes` say by what): their `action_units` are those of the photograph
   plus what was commanded, and nothing was measured on them.
@@ -547,8 +545,6 @@ def _write_dataset(
     fresh.mkdir(parents=True)
     notes: list[dict[str, str]] = []
     schemes: set[str] = set()
-    training = [source for source in kept if splits[source.identity] == "train"]
-    donors = _donors(places[source.sha256] for source in training) if variants else []
 
     def rows(split: str) -> Iterator[dict[str, Any]]:
         read = _RowReader()
@@ -574,7 +570,7 @@ def _write_dataset(
             schemes.add(row["scheme"])
             yield row
             if variants and split == "train":
-                yield from _warped_rows(row, variants, donors, settings)
+                yield from _warped_rows(row, variants, settings)
 
     for split in SPLITS:
         for number, shard in enumerate(_shards(rows(split))):
@@ -608,35 +604,19 @@ def _write_dataset(
     return report
 
 
-def _donors(places: Iterable[_Place]) -> list[Donor]:
-    """Some faces that show their teeth."""
-    read, found = _RowReader(), []
-    for place in places:
-        row = read(place)
-        landmarks = np.array(row["landmarks"], np.float32).reshape(-1, 2)
-        if row["scheme"] != "mediapipe478":
-            raise DatasetError(
-                f"the muscles' warp needs MediaPipe's 478 landmarks, these photographs have {row['scheme']}; "
-                "use the backend mediapipe"
-            )
-        if shows_mouth(landmarks):
-            found.append(Donor(_decode(row["image"]["bytes"]), landmarks))
-        if len(found) == _DONORS:
-            break
-    return found
-
-
-def _warped_rows(
-    row: dict[str, Any], count: int, donors: list[Donor], settings: Mapping[str, Any]
-) -> Iterator[dict[str, Any]]:
+def _warped_rows(row: dict[str, Any], count: int, settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Rows of what the muscles make of a photograph's row."""
+    if row["scheme"] != "mediapipe478":
+        raise DatasetError(
+            f"the muscles' warp needs MediaPipe's 478 landmarks, these photographs have {row['scheme']}; "
+            "use the backend mediapipe"
+        )
     variants = muscle_variants(
         _decode(row["image"]["bytes"]),
         np.array(row["landmarks"], np.float32).reshape(-1, 2),
         dict(zip(NAMES, row["action_units"], strict=True)),
         count,
         row["sha256"],
-        donors,
     )
     for number, variant in enumerate(variants, start=1):
         region = face_region(variant.landmarks, settings["size"], row["scheme"])

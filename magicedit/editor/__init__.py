@@ -11,9 +11,17 @@ from magicedit.editor.editor import (
     usable_expression,
 )
 from magicedit.editor.results import EditResult, FaceEdit, face_pictures, face_to_json, sweep_strip, unreached
-from magicedit.editor.settings import QUALITIES, SamplingSettings, usable_device, usable_dtype
+from magicedit.editor.settings import (
+    NO_TEETH,
+    QUALITIES,
+    MouthSettings,
+    SamplingSettings,
+    usable_device,
+    usable_dtype,
+)
 
 __all__ = [
+    "NO_TEETH",
     "QUALITIES",
     "AttentionMaps",
     "Edit",
@@ -22,6 +30,7 @@ __all__ = [
     "FaceChanger",
     "FaceCut",
     "FaceEdit",
+    "MouthSettings",
     "PhotoLike",
     "SamplingSettings",
     "each_step",

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +17,16 @@ from magicedit.action_units import split_sides, to_vector
 from magicedit.editor.settings import SamplingSettings
 from magicedit.errors import ModelError
 from magicedit.faces import Alignment, Face, align, condition_image, crop_face, editing_region, left_side
-from magicedit.warping import Change, carry_change, estimate_change, join_sides, no_change
+from magicedit.warping import (
+    Change,
+    Mouth,
+    carry_change,
+    carry_mouth,
+    estimate_change,
+    join_sides,
+    no_change,
+    parts_lips,
+)
 
 if TYPE_CHECKING:
     from magicedit.pipelines.pipeline_magicedit import (
@@ -27,6 +36,9 @@ if TYPE_CHECKING:
     )
 
 REMEMBERED_FACES = 4  # encoded ones: about 50 MB each for a model of Stable Diffusion's size in 16 bits
+
+# Requests to models that compose: linear up to the first, at most the second more; intensity steps
+LINEAR_TO, SOFT = 5.0, 1.5
 
 _step_listener: ContextVar[Callable[[int], None] | None] = ContextVar("step_listener", default=None)
 
@@ -61,6 +73,11 @@ class FaceCut:
     def region(self) -> np.ndarray:
         return editing_region(self.landmarks, self.alignment.size, self.scheme)  # (size, size)
 
+    @cached_property
+    def landmarks_in_photo(self) -> np.ndarray:
+        inverse = self.alignment.inverse()
+        return self.landmarks @ inverse[:, :2].T + inverse[:, 2]  # (points, 2), photograph px
+
 
 @dataclass(eq=False)
 class Edit:
@@ -86,6 +103,11 @@ class FaceChanger:
     def action_units(self) -> tuple[str, ...]:
         """The AUs this model was trained on, in its order."""
         return tuple(self.pipeline.action_units)
+
+    @property
+    def composes(self) -> bool:
+        """Whether the model answers with a flow, a mask and paint, instead of with pixels."""
+        return self.pipeline.config.prediction == "flow_mask_paint"
 
     def apply(self, edits: list[Edit], settings: SamplingSettings) -> None:
         """Carries out what was requested of each photograph.
@@ -115,7 +137,41 @@ class FaceChanger:
         changes = self.requested_changes(cuts, [edit.requests[index] for edit in edits], settings)
         for edit, cut, change in zip(edits, cuts, changes, strict=True):
             if change is not None:
-                edit.pixels = carry_change(edit.pixels, cut.alignment, change, cut.region)
+                edit.pixels = self.carry(edit.pixels, cut, change, edit.requests[index], settings)
+
+    def carry(
+        self,
+        pixels: np.ndarray,
+        cut: FaceCut,
+        change: Change,
+        request: Mapping[str, float],
+        settings: SamplingSettings,
+        *,
+        presence: float = 1.0,
+        donor: Mouth | None = None,
+    ) -> np.ndarray:
+        """Does a change of a face's crop to the photograph, the mouth as a layer of its own.
+
+        Models that compose their answer cannot invent teeth; those that paint get the layer where certain
+        teeth are asked for. Faces without MediaPipe's landmarks have none.
+
+        Args:
+            pixels: the photograph, (height, width, 3) uint8 RGB.
+            request: AU name, whole or of one side, -> variation; lips that nothing in it parts stay closed.
+            presence: 0..1, how much of the change is done.
+            donor: whose teeth show where the person's own do not; default: chosen by face and seed.
+
+        Returns:
+            a new photograph.
+        """
+        region = cut.region if presence == 1.0 else cut.region * presence
+        if cut.scheme != "mediapipe478" or not (self.composes or settings.mouths.is_asked):
+            return carry_change(pixels, cut.alignment, change, region)
+        landmarks = cut.landmarks_in_photo
+        donor = donor or settings.mouths.donor(landmarks, settings.seed)
+        mouth = settings.mouths.mouth(pixels, landmarks, cut.alignment, donor)
+        parts = parts_lips(request)
+        return carry_mouth(pixels, cut.alignment, change, region, landmarks, mouth, spare=donor, parts=parts)
 
     def requested_changes(
         self, cuts: list[FaceCut], requests: list[dict[str, float]], settings: SamplingSettings
@@ -127,7 +183,7 @@ class FaceChanger:
         # 1. The vectors of left and right, None: unchanged
         vectors, cut_of, sides_of = [], [], []
         for request, cut in zip(requests, cuts, strict=True):
-            sides = [to_vector(side, self.action_units) for side in split_sides(request)]
+            sides = [self._vector(side) for side in split_sides(request)]
             if np.array_equal(*sides):
                 sides = sides[:1]
             numbers = []
@@ -151,6 +207,18 @@ class FaceChanger:
                 left = join_sides(left, right, left_side(cut.landmarks, size, cut.scheme))
             changes.append(left)
         return changes
+
+    def _vector(self, request: Mapping[str, float]) -> np.ndarray:
+        """(aus,) what the model is asked for.
+
+        Models that compose move pixels as far as they are told, so that requests beyond those in training
+        tear faces: these saturate.
+        """
+        vector = to_vector(request, self.action_units)
+        if not self.composes:
+            return vector
+        beyond = np.maximum(np.abs(vector) - LINEAR_TO, 0)
+        return np.sign(vector) * (np.minimum(np.abs(vector), LINEAR_TO) + SOFT * (1 - np.exp(-beyond / SOFT)))
 
     def cut(self, pixels: np.ndarray, face: Face, alignment: Alignment | None = None) -> FaceCut:
         """Cuts a face out of a photograph, (height, width, 3) uint8 RGB, and encodes it.

@@ -34,7 +34,7 @@ from magicedit.editor.attention import AttentionMaps, record_attention
 from magicedit.editor.changer import Edit, FaceChanger
 from magicedit.editor.closed_loop import Pursuit, check_tolerance
 from magicedit.editor.results import EditResult, FaceEdit, measured_as_asked, unreached
-from magicedit.editor.settings import SamplingSettings, usable_device, usable_dtype
+from magicedit.editor.settings import MouthSettings, SamplingSettings, usable_device, usable_dtype
 from magicedit.errors import ActionUnitError, MagicEditError, ModelError, NoFaceError
 from magicedit.expression import Expression
 from magicedit.faces import (
@@ -48,6 +48,7 @@ from magicedit.faces import (
 )
 from magicedit.faces.types import same_face
 from magicedit.imaging import Photo, open_photo, photo_to_image
+from magicedit.warping import Mouth, own_mouth
 
 if TYPE_CHECKING:
     import torch
@@ -146,6 +147,8 @@ class ExpressionEditor:
         seed: int = 0,
         quality: str | None = None,
         measure: bool = True,
+        teeth: int | str | None = None,
+        references: Sequence[PhotoLike] = (),
     ) -> EditResult:
         """Edits one or all faces of a photograph, at the photograph's own resolution.
 
@@ -173,6 +176,11 @@ class ExpressionEditor:
                 costs stands in the documentation; default: the model's own settings.
             measure: measure the faces again in the result; without, `after`, `moved` and `identity_distance`
                 are None.
+            teeth: whose show where the photograph shows none: the number of a donor that comes with the
+                package, or "none"; default: those of `references`, else of a donor chosen by the width of
+                the mouth and the seed. A model that paints mouths itself keeps its own by default.
+            references: other photographs of the person, the largest face of each; the first that shows its
+                teeth lends them.
 
         Returns:
             the result. When nothing is asked for, its image equals the photograph exactly.
@@ -183,7 +191,7 @@ class ExpressionEditor:
         (result,) = self.edit_batch(
             [photo], add, set, emotion, face, expression=expression, strength=strength, neutral=neutral,
             tolerance=tolerance, max_edits=max_edits, steps=steps, guidance=guidance, seed=seed,
-            quality=quality, measure=measure,
+            quality=quality, measure=measure, teeth=teeth, references=references,
         )  # fmt: skip
         return result
 
@@ -205,6 +213,8 @@ class ExpressionEditor:
         seed: int = 0,
         quality: str | None = None,
         measure: bool = True,
+        teeth: int | str | None = None,
+        references: Sequence[PhotoLike] = (),
     ) -> list[EditResult]:
         """Edits several photographs by the same request; their faces go through the model together.
 
@@ -213,7 +223,7 @@ class ExpressionEditor:
         """
         # 1. What is asked for; malformed requests fail before detection
         started = time.perf_counter()
-        settings = SamplingSettings(steps, guidance, quality, seed)
+        settings = self.sampling(steps, guidance, quality, seed, teeth, references)
         check_tolerance(tolerance, max_edits, measure)
         if isinstance(expression, str | Path):
             expression = Expression.load(expression)
@@ -252,6 +262,8 @@ class ExpressionEditor:
         seed: int = 0,
         quality: str | None = None,
         measure: bool = True,
+        teeth: int | str | None = None,
+        references: Sequence[PhotoLike] = (),
     ) -> EditResult:
         """Edits faces of one photograph, each by a request of its own.
 
@@ -262,7 +274,7 @@ class ExpressionEditor:
         Other arguments, result and errors as of `edit`.
         """
         started = time.perf_counter()
-        settings = SamplingSettings(steps, guidance, quality, seed)
+        settings = self.sampling(steps, guidance, quality, seed, teeth, references)
         check_tolerance(tolerance, max_edits, measure)
         chosen = sorted(adds)
         requests = [parse_deltas(adds[index], self.action_units) for index in chosen]
@@ -301,6 +313,8 @@ class ExpressionEditor:
         seed: int = 0,
         quality: str | None = None,
         measure: bool = True,
+        teeth: int | str | None = None,
+        references: Sequence[PhotoLike] = (),
     ) -> list[EditResult]:
         """Edits with one AU at `steps` evenly spaced variations from `start` to `stop`, both included.
 
@@ -311,7 +325,7 @@ class ExpressionEditor:
         adds = [{au: float(value)} for value in np.linspace(start, stop, steps)]
         return self.variants(
             photo, adds, face, steps=inference_steps, guidance=guidance, seed=seed, quality=quality,
-            measure=measure,
+            measure=measure, teeth=teeth, references=references,
         )  # fmt: skip
 
     def variants(
@@ -325,6 +339,8 @@ class ExpressionEditor:
         seed: int = 0,
         quality: str | None = None,
         measure: bool = True,
+        teeth: int | str | None = None,
+        references: Sequence[PhotoLike] = (),
     ) -> list[EditResult]:
         """Edits one photograph by several AU variations; each face is encoded once for all of them.
 
@@ -338,7 +354,7 @@ class ExpressionEditor:
             ImageError, NoFaceError, ActionUnitError: see their docstrings.
         """
         started = time.perf_counter()
-        settings = SamplingSettings(steps, guidance, quality, seed)
+        settings = self.sampling(steps, guidance, quality, seed, teeth, references)
         deltas = [parse_deltas(add, self.action_units) for add in adds]
         photo = open_photo(photo)
         found = self._detect(photo)
@@ -443,6 +459,49 @@ class ExpressionEditor:
             raise NoFaceError(f'attention is recorded of one face: "largest" or an index, got {face!r}')
         cut = self.changer.cut(photo.pixels, found[0])
         return record_attention(self.pipeline, cut, left, settings, layer)
+
+    def sampling(
+        self,
+        steps: int | None = None,
+        guidance: float | None = None,
+        quality: str | None = None,
+        seed: int = 0,
+        teeth: int | str | None = None,
+        references: Sequence[PhotoLike] = (),
+    ) -> SamplingSettings:
+        """The settings of an edit, arguments as of `edit`; the mouths of the references are found.
+
+        Raises:
+            MagicEditError: where the settings make no sense, or no reference shows its teeth.
+            ImageError, NoFaceError: of a reference.
+        """
+        if isinstance(references, str | Path):
+            raise MagicEditError(f"references must be a list of photographs, got {references!r}")
+        mouths = MouthSettings(teeth, self.mouths_of(references))
+        return SamplingSettings(steps, guidance, quality, seed, mouths)
+
+    def mouths_of(self, references: Sequence[PhotoLike]) -> tuple[Mouth, ...]:
+        """The mouths of other photographs of a person that show teeth.
+
+        Raises:
+            ImageError, NoFaceError: see their docstrings.
+            MagicEditError: where references are given and none shows its teeth.
+        """
+        mouths = []
+        for reference in references:
+            photo = open_photo(reference)
+            (face,) = select_faces(self._detect(photo), "largest", photo)
+            if face.scheme != "mediapipe478":
+                raise MagicEditError("references need MediaPipe's landmarks; use the face backend mediapipe")
+            alignment = align(face, self.pipeline.config.resolution)
+            mouth = own_mouth(photo.pixels, face.landmarks, alignment, "reference")
+            mouths += [] if mouth is None else [mouth]
+        if len(references) and not mouths:
+            which = "the reference shows" if len(references) == 1 else "none of the references shows"
+            raise MagicEditError(
+                f"{which} no teeth; give a photograph in which the person smiles with parted lips"
+            )
+        return tuple(mouths)
 
     def _detect(self, photo: Photo) -> list[Face]:
         pixels = np.ascontiguousarray(photo.pixels)

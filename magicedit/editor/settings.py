@@ -1,10 +1,15 @@
 """How the model samples, and where and in which numbers it runs."""
 
+import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from magicedit.errors import MagicEditError, ModelError
+from magicedit.faces import Alignment
+from magicedit.warping import Mouth, choose_mouth, embedded_mouths, own_mouth
 
 if TYPE_CHECKING:
     import torch
@@ -13,12 +18,72 @@ QUALITIES = ("exact", "balanced", "fast", "live")  # the pipeline's, here becaus
 MOST_STEPS = 1000  # noise levels of the published schedule, and of ours
 
 
+NO_TEETH = "none"
+
+
+@dataclass(frozen=True)
+class MouthSettings:
+    """Whose teeth show in a mouth that opens.
+
+    Shown are, in this order: the photograph's own, where its lips are apart; those of another photograph of
+    the person; those of a donor, chosen by the width of the mouth and the seed.
+
+    teeth: number of a donor, from 0; "none": no teeth; None: as above. references: mouths of other
+    photographs of the person, the first is used.
+
+    Raises:
+        MagicEditError: where there is no such donor.
+    """
+
+    teeth: int | str | None = None
+    references: tuple[Mouth, ...] = ()
+
+    def __post_init__(self):
+        count = len(embedded_mouths())
+        number = isinstance(self.teeth, int) and not isinstance(self.teeth, bool) and 0 <= self.teeth < count
+        if not number and self.teeth not in (None, NO_TEETH):
+            raise MagicEditError(
+                f'teeth must be "{NO_TEETH}" or a number from 0 to {count - 1}, got {self.teeth!r}'
+            )
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether the user asked for certain teeth, so that models that paint mouths do not."""
+        return self.teeth is not None or bool(self.references)
+
+    def donor(self, landmarks: np.ndarray, seed: int) -> Mouth:
+        """Somebody else's mouth for a face with these landmarks (478, 2) px."""
+        return embedded_mouths()[self.teeth] if isinstance(self.teeth, int) else choose_mouth(landmarks, seed)
+
+    def mouth(
+        self, pixels: np.ndarray, landmarks: np.ndarray, alignment: Alignment, donor: Mouth
+    ) -> Mouth | None:
+        """What shows in the opened mouth of a face; None: nothing but the dark.
+
+        pixels (height, width, 3) uint8 RGB, landmarks (478, 2) px of it; alignment: of the face's crop.
+        """
+        own = own_mouth(pixels, landmarks, alignment, "photograph")
+        if own is not None:
+            return own
+        if self.teeth is not None:
+            return None if self.teeth == NO_TEETH else donor
+        return self.references[0] if self.references else donor
+
+    def to_json(self) -> dict[str, Any]:
+        """Equal for equal settings."""
+        digests = [
+            hashlib.sha256(np.ascontiguousarray(mouth.pixels)).hexdigest() for mouth in self.references
+        ]
+        return {"teeth": self.teeth, "references": digests}
+
+
 @dataclass(frozen=True)
 class SamplingSettings:
     """Of the model's calls; None: what the quality or the model itself says.
 
     steps: denoising steps. guidance: classifier-free guidance scale. quality: see
-    `MagicEditPipeline.sampling`. seed: of the initial noise.
+    `MagicEditPipeline.sampling`. seed: of the initial noise, and of the choice of a donor. mouths: whose
+    teeth show.
 
     Raises:
         MagicEditError: unless they make sense.
@@ -28,6 +93,7 @@ class SamplingSettings:
     guidance: float | None = None
     quality: str | None = None
     seed: int = 0
+    mouths: MouthSettings = field(default_factory=MouthSettings)
 
     def __post_init__(self):
         if self.steps is not None and not 1 <= self.steps <= MOST_STEPS:
@@ -42,6 +108,10 @@ class SamplingSettings:
             raise MagicEditError(f"quality must be one of {', '.join(QUALITIES)}, got {self.quality!r}")
         if not 0 <= self.seed < 2**63:
             raise MagicEditError(f"the seed must be an integer from 0 to 2**63 - 1, got {self.seed}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Equal for equal settings."""
+        return vars(self) | {"mouths": self.mouths.to_json()}
 
     def arguments(self) -> dict[str, Any]:
         """Of a pipeline call."""

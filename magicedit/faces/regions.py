@@ -33,7 +33,10 @@ _FOREHEAD_HEIGHT = 0.36
 
 # The face's middle from between the brows to the chin.
 _MIDDLE = {"mediapipe478": (9, 168, 6, 197, 4, 2, 0, 17, 152), "ibug68": (27, 28, 29, 30, 33, 51, 57, 8)}
-_SEAM = 0.3  # interocular distances: about the width of the bridge of the nose
+# Width of the seam between the sides, interocular distances: at the bridge of the nose about its own, at the
+# mouth that of the lips, which are one piece of skin and would twist over a narrow one
+_SEAM, _SEAM_AT_MOUTH = 0.3, 0.9
+_NOSE_BASE = {"mediapipe478": 2, "ibug68": 33}
 
 GROW = 1.03  # the outermost landmarks lie on the skin's edge; a little beyond it the face ends
 # What an edit may change is wider than that, because an opening jaw moves the chin out of it.
@@ -71,14 +74,20 @@ def jaw_contour(landmarks: np.ndarray, scheme: Scheme) -> np.ndarray:
 def left_side(landmarks_in_crop: np.ndarray, size: int, scheme: Scheme) -> np.ndarray:
     """(size, size) float32: 1 on the subject's left, 0 on their right, with a smooth seam.
 
-    The seam follows the face's middle from the brows to the chin, and is `_SEAM` wide.
+    The seam follows the face's middle from the brows to the chin. It is `_SEAM` wide above the nose's tip,
+    and widens below to `_SEAM_AT_MOUTH`.
     """
     frame = face_frame(landmarks_in_crop, scheme)
     middle = frame.to_face(np.asarray(landmarks_in_crop, np.float64)[list(_MIDDLE[scheme])])
     middle = middle[np.argsort(middle[:, 1])]
     grid = frame.to_face(np.stack(np.meshgrid(np.arange(size), np.arange(size)), -1))  # (size, size, 2)
     seam = np.interp(grid[..., 1], middle[:, 1], middle[:, 0])
-    beyond = np.clip((grid[..., 0] - seam) / _SEAM + 0.5, 0, 1)
+    base = frame.to_face(np.asarray(landmarks_in_crop, np.float64)[_NOSE_BASE[scheme]])[1]
+    lower = np.clip(
+        (grid[..., 1] - 0.5 * base) / (0.5 * base), 0, 1
+    )  # 0 half-way down the nose .. 1 at its base
+    width = _SEAM + (_SEAM_AT_MOUTH - _SEAM) * lower
+    beyond = np.clip((grid[..., 0] - seam) / width + 0.5, 0, 1)
     return (beyond * beyond * (3 - 2 * beyond)).astype(np.float32)
 
 

@@ -2,9 +2,10 @@
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +18,7 @@ from magicedit.action_units import (
     whole_name,
     with_sides,
 )
-from magicedit.editor import ExpressionEditor, FaceChanger, SamplingSettings, requested_deltas
+from magicedit.editor import ExpressionEditor, FaceChanger, PhotoLike, SamplingSettings, requested_deltas
 from magicedit.errors import ActionUnitError, NoFaceError, VideoError
 from magicedit.expression import Expression
 from magicedit.video.analysis import (
@@ -43,7 +44,7 @@ from magicedit.video.settings import DEFAULTS, VideoSettings
 from magicedit.video.smoothing import ChangeFilter, Smoothing
 from magicedit.video.threads import ahead, how_many
 from magicedit.video.writing import check_size, check_video_output
-from magicedit.warping import Change, carry_change
+from magicedit.warping import Change, Mouth
 
 Deltas = str | Mapping[str, float]
 Request = Callable[[SteadyFace, float], dict[str, float]]
@@ -68,6 +69,8 @@ def edit_video(
     guidance: float | None = None,
     seed: int = 0,
     quality: str | None = QUALITY,
+    teeth: int | str | None = None,
+    references: Sequence[PhotoLike] = (),
     settings: VideoSettings = DEFAULTS,
     damaged: bool = False,
     progress: ProgressCallback | None = None,
@@ -83,7 +86,8 @@ def edit_video(
             `set`, `neutral` and an expression of intensities start from what that frame measures.
         face: "largest" (by area and time), "all", or an index into the faces of the video in that order.
         curve: variations over time, added to the others.
-        steps, guidance, seed, quality: as of `ExpressionEditor.edit`; the noise is the same in every frame.
+        steps, guidance, seed, quality, teeth, references: as of `ExpressionEditor.edit`; noise and donor are
+            the same in every frame.
         settings: how faces are followed and steadied, and how the output is encoded.
         damaged: edit what can be decoded of a damaged file.
         progress: is told how far the work is, by this thread; what it raises ends the work, which can be gone
@@ -100,7 +104,7 @@ def edit_video(
     started = time.perf_counter()
     import_av()
     source, output = Path(source), Path(output)
-    sampling = SamplingSettings(steps, guidance, quality, seed)
+    sampling = editor.sampling(steps, guidance, quality, seed, teeth, references)
     names = editor.action_units
     asked = {
         "add": None if add is None else parse_deltas(add, names),
@@ -271,6 +275,18 @@ class EditMaker:
             self._filters[key] = ChangeFilter(self.smoothing.change)
             self._filters[key].filter.restore(values)
 
+    @cached_property
+    def _donors(self) -> dict[int, Mouth]:
+        """By number of the face, whose teeth it shows in the whole video: chosen in its first frame."""
+        donors: dict[int, Mouth] = {}
+        for _, faces in self._steady():
+            for number in faces.keys() - donors.keys():
+                landmarks = faces[number].face.landmarks
+                donors[number] = self.sampling.mouths.donor(landmarks, self.sampling.seed)
+            if len(donors) == len(self.tracks):
+                break
+        return donors
+
     def _steady(self) -> Iterator[tuple[Row, dict[int, SteadyFace]]]:
         size = self.changer.pipeline.config.resolution
         return steady_faces(self.analysis.rows(), self.tracks, self._time_base, self.smoothing, size)
@@ -311,8 +327,10 @@ class EditMaker:
                     self._forget(number)
                     continue
                 change = self._smoothed(change, number, faces[i][number].run, row.pts * self._time_base)
-                region = cut.region * faces[i][number].presence
-                edited[i] = carry_change(edited[i], cut.alignment, change, region)
+                edited[i] = self.changer.carry(
+                    edited[i], cut, change, requests[i], self.sampling,
+                    presence=faces[i][number].presence, donor=self._donors[number],
+                )  # fmt: skip
         return edited
 
     def _smoothed(self, change: Change, number: int, run: int, seconds: float) -> Change:

@@ -42,7 +42,7 @@ def identity(editor: ExpressionEditor, settings: SamplingSettings) -> dict[str, 
         "model": editor.model,
         "weights": weights_digest(editor.pipeline.unet),
         "backend": editor.backend.name,
-        "sampling": vars(settings),
+        "sampling": settings.to_json(),
         "versions": {"magicedit": __version__, **{name: _version(name) for name in packages}},
     }
 

@@ -4,14 +4,21 @@ import hashlib
 import itertools
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from magicedit.editor import ExpressionEditor, FaceChanger, FaceCut, SamplingSettings, select_faces
+from magicedit.editor import (
+    ExpressionEditor,
+    FaceChanger,
+    FaceCut,
+    PhotoLike,
+    SamplingSettings,
+    select_faces,
+)
 from magicedit.errors import ActionUnitError, MagicEditError, NoFaceError, VideoError
 from magicedit.faces import Face
 from magicedit.imaging import Photo, open_photo
@@ -25,7 +32,6 @@ from magicedit.video.results import ProgressCallback, VideoResult
 from magicedit.video.settings import DEFAULTS, VideoSettings
 from magicedit.video.smoothing import ChangeFilter, Smoothing
 from magicedit.video.writing import check_size, check_video_output, even_sided
-from magicedit.warping import carry_change
 
 NEUTRAL_PERCENT = 10  # of the frames, by unit: what a face shows no less than nine tenths of the time
 NEUTRAL_SECONDS = 0.2  # around the moment that is given as neutral
@@ -48,6 +54,8 @@ def reenact(
     guidance: float | None = None,
     seed: int = 0,
     quality: str | None = QUALITY,
+    teeth: int | str | None = None,
+    references: Sequence[PhotoLike] = (),
     settings: VideoSettings = DEFAULTS,
     damaged: bool = False,
     progress: ProgressCallback | None = None,
@@ -70,7 +78,7 @@ def reenact(
         neutral_at: seconds at which the driving face is at rest. Default: for each unit the intensity that it
             stays below in a tenth of the frames (the 10th percentile).
         longest: px, to which a larger photograph is reduced by its longer side.
-        steps, guidance, seed, quality, settings, damaged, progress: as of `edit_video`.
+        steps, guidance, seed, quality, teeth, references, settings, damaged, progress: as of `edit_video`.
 
     Raises:
         VideoError, NoFaceError, OutputError, MissingDependencyError: as `edit_video`.
@@ -81,7 +89,7 @@ def reenact(
     started = time.perf_counter()
     import_av()
     driving, output = Path(driving), Path(output)
-    sampling = SamplingSettings(steps, guidance, quality, seed)
+    sampling = editor.sampling(steps, guidance, quality, seed, teeth, references)
     if not (math.isfinite(strength) and STRENGTHS[0] <= strength <= STRENGTHS[1]):
         raise MagicEditError(
             f"the strength must be from {STRENGTHS[0]:g} to {STRENGTHS[1]:g}, got {strength}"
@@ -234,7 +242,7 @@ class ReenactMaker:
                 driving = faces.get(self.track.number)
                 requests.append({} if driving is None else self._request(driving.face, driving.presence))
             changes = self.changer.requested_changes([self._cut] * len(batch), requests, self.sampling)
-            for (row, _), change in zip(batch, changes, strict=True):
+            for (row, _), request, change in zip(batch, requests, changes, strict=True):
                 edited = self._pixels
                 if change is None:
                     self._filter = None
@@ -242,7 +250,7 @@ class ReenactMaker:
                     if self.smoothing.change is not None:
                         self._filter = self._filter or ChangeFilter(self.smoothing.change)
                         change = self._filter(change, row.pts * self._time_base)
-                    edited = carry_change(edited, self._cut.alignment, change, self._cut.region)
+                    edited = self.changer.carry(edited, self._cut, change, request, self.sampling)
                 self.meter.add(self._pixels, edited, {"face": self._face})
                 yield row.pts, replace_pixels(self._planes, self._pixels, edited, self.info)
 

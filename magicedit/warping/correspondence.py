@@ -12,18 +12,21 @@ import numpy as np
 
 from magicedit.faces.frame import face_frame
 from magicedit.faces.regions import face_region, polygon_mask, region_polygon
-from magicedit.warping.muscles import LANDMARKS, LOWER_LIP_EDGE, TISSUES, UPPER_LIP_EDGE
+from magicedit.warping.muscles import LANDMARKS, LOWER_LIP, LOWER_LIP_EDGE, SKIN, UPPER_LIP, UPPER_LIP_EDGE
 from magicedit.warping.warp import read_at
 
 _STRIDE = 4  # px between samples of the field
 _STIFFNESS = 1e-3  # of the spline: landmarks scatter by about a hundredth of the distance between the eyes
 _FINE = 0.02  # interocular distances: detail below this is not compared, for landmarks do not place it
-UNEXPLAINED = (0.05, 0.14)  # colour difference of 1, after moving: nothing is painted below, all above
+UNEXPLAINED = (0.05, 0.14)  # colour difference of 1, after moving: compared in full below, not at all above
+LIPS_WEIGHT = (
+    3.0  # of pixels on and next to the lips: a small part of a face, and the first that eyes look at
+)
+_NEAR_LIPS = 0.06  # interocular distances
 _OPEN = 0.03  # interocular distances between lips that are not closed
 _NEWLY_OPEN = 2.0  # a mouth that opens this much wider shows what the source does not have
 _EYE_GROWTH = 1.35
 _TONE = (0.6, 1.6)  # limits of the factor between the light of two photographs
-_BASE = 468  # landmarks of the skin; the others are irises
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,9 +34,10 @@ class Correspondence:
     """How a target photograph follows from a source, both aligned crops of `size` px.
 
     flow: (size, size, 2) px, target(p) = source(p + flow(p)); NaN where that is not known: outside the
-    target's face and between its lips. mask: (size, size), how much of the target movement does not explain,
-    0..1; 0 in the eyes, which are not to be painted; NaN where that is not known. weight: (size, size), 1
-    where the two can be compared: in the face, but for the eyes, whose gaze is no expression. tone: (3,)
+    target's face and between its lips. mask: (size, size), 1 where the target shows an inside of the mouth
+    that the source does not, else 0; NaN where that is not known. weight: (size, size), how much the two can
+    be compared: 0 outside the face, between opened lips, in the eyes, whose gaze is no expression, and where
+    movement does not explain the target; else up to 1, and LIPS_WEIGHT times that around the lips. tone: (3,)
     factor that brings the target to the source's light.
     """
 
@@ -74,9 +78,8 @@ def correspond(
     centres = np.arange(0, size, _STRIDE) + (_STRIDE - 1) / 2
     grid = frame.to_face(np.stack(np.meshgrid(centres, centres), -1).reshape(-1, 2))
     sheets = []
-    for other_lip in ("lower lip", "upper lip"):
-        hidden = {i for row in TISSUES[other_lip] for i in row}
-        ids = [i for i in range(_BASE) if i not in hidden]
+    for other_lip in (LOWER_LIP, UPPER_LIP):
+        ids = np.setdiff1d(np.arange(SKIN), other_lip)
         spline = RBFInterpolator(
             frame.to_face(target_landmarks[ids]), source_landmarks[ids] - target_landmarks[ids],
             kernel="thin_plate_spline", smoothing=_STIFFNESS,
@@ -108,8 +111,9 @@ def correspond(
     blur = _FINE * frame.interocular
     difference = np.abs(cv2.GaussianBlur(moved - wanted * tone, (0, 0), blur)).mean(-1) / 255
     low, high = UNEXPLAINED
-    mask = np.clip((difference - low) / (high - low), 0, 1)
-    mask[eyes] = 0
+    weight = (face & ~eyes) * (1 - np.clip((difference - low) / (high - low), 0, 1))
+    weight[near_lips(target_landmarks, size)] *= LIPS_WEIGHT
+    mask = np.zeros((size, size))
     gaps = [
         np.linalg.norm(points[list(UPPER_LIP_EDGE)] - points[list(LOWER_LIP_EDGE)], axis=1).max()
         for points in (source_landmarks, target_landmarks)
@@ -117,6 +121,13 @@ def correspond(
     if gaps[1] > _OPEN * frame.interocular:
         mask[mouth] = 1.0 if gaps[1] > _NEWLY_OPEN * gaps[0] else np.nan
         flow[mouth] = np.nan
+        weight[mouth] = 0
     flow[~face] = mask[~face] = np.nan
-    weight = (face & ~eyes).astype(np.float32)
-    return Correspondence(flow.astype(np.float32), mask.astype(np.float32), weight, tone.astype(np.float32))
+    return Correspondence(*(values.astype(np.float32) for values in (flow, mask, weight, tone)))
+
+
+def near_lips(landmarks: np.ndarray, size: int) -> np.ndarray:
+    """(size, size) bool: the lips of landmarks (478, 2) px, and the skin next to them."""
+    lips = polygon_mask(region_polygon(landmarks, "mediapipe478", "lips"), size).astype(np.uint8)
+    reach = max(1, round(_NEAR_LIPS * face_frame(landmarks).interocular))
+    return cv2.dilate(lips, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)) > 0

@@ -1,8 +1,13 @@
-"""What a mouth shows when it opens: teeth borrowed from a photograph that has them.
+"""The mouth as a layer of its own: lips that part are two sheets, and between them a real mouth shows.
 
-Warping a closed mouth cannot show what it never saw. The inside of another open mouth, placed by the skull
-(upper teeth do not move with the lips) and cut by the warped lips, gives training pairs an inside that looks
-like one.
+A network of this size cannot invent teeth, and its flow smears where two lips that touch come apart. So a
+change's flow says where the lips go, and what lies between them is composed at the photograph's resolution:
+
+    lips    the photograph's own pixels, each lip moved by the flow in its flesh, up to its edge
+    teeth   the upper ones fixed to the skull, the lower ones to the jaw: the person's own, or a donor's
+    cavity  dark, with the tongue where the jaw drops
+
+Crop px are pixels of the aligned crop, in which a face stands upright; iod are interocular distances.
 """
 
 from dataclasses import dataclass
@@ -10,91 +15,519 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from magicedit.faces.alignment import Alignment
 from magicedit.faces.frame import face_frame
+from magicedit.warping.change import Change, carry_change
 from magicedit.warping.muscles import LOWER_LIP_EDGE, UPPER_LIP_EDGE
+from magicedit.warping.teeth import (
+    HALF_MOUTH,
+    Mouth,
+    blur_of,
+    choose_mouth,
+    grain_of,
+    light_gain,
+    lip_colour,
+    skin_colour,
+)
 
-NOSE_BASE = 2  # landmark that no expression of the mouth moves much
-_SKIN = (50, 280, 117, 346, 101, 330)  # cheeks, for the light
-_TONE = (0.6, 1.6)  # limits of the colour match between two photographs
-# How far down lips cover what the donor's show: 0 as the skull has it, 1 moved up to the lip. A donor smiles,
-# which raises the lip; at the bare skull's place a relaxed lip would cover most teeth.
-_FOLLOWS_LIP = 0.7
-_STRETCH = 1.4  # at most, to fill a mouth that opens wider than the donor's
+UPPER_LIP_OUTLINE = (61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291)
+LOWER_LIP_OUTLINE = (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291)
+_CHIN = (152, 148, 377)
+
+GATE = (0.030, 0.055)  # iod that lips part beyond what the photograph shows: no layer below, all of it above
+_TOUCHING = 0.012  # iod between lips that are closed
+_FLESH = 0.55  # of the way from a lip's inner edge to its outline: where its movement is read
+_SEAM_REACH = 0.035  # iod around the landmarks in which the dark line between the lips is looked for
+_SAME = 0.02  # crop px: movements that differ by less are the same
+_CORNER_FADE = 0.28  # iod beyond the corners of the mouth over which the two sheets become one
+# Teeth
+_REST = 0.085  # iod that the upper incisors reach below the edge of closed lips
+_LIP_ALONE = 0.060  # iod that the lower lip drops without the jaw, about
+_OVERBITE = 0.030  # iod that the lower incisors hide behind the upper ones
+_STRETCH, _OWN_STRETCH = 1.25, 1.1  # at most, of teeth where the lip uncovers more than their picture shows
+_LOWER_WIDTH, _LOWER_LIGHT = 0.74, 0.80  # of lower teeth, which are a donor's upper ones upside down
+_DONOR_GRAIN = 1.5  # grey levels
+
+
+def _smooth(x: np.ndarray) -> np.ndarray:
+    x = np.clip(x, 0, 1)
+    return x * x * (3 - 2 * x)
 
 
 @dataclass(frozen=True, eq=False)
-class Donor:
-    """A face crop whose parted lips show the mouth's inside: pixels (size, size, 3) uint8 RGB, landmarks
-    (478, 2) px of it."""
+class Parting:
+    """Where a change takes the lips: (11, 2) crop px each, from the subject's right corner to the left one.
 
-    pixels: np.ndarray
-    landmarks: np.ndarray
+    source_upper, source_lower: the lips' inner edges in the photograph. upper, lower: after the change.
+    upper_hold, lower_hold: after the change, the lines in the lips' flesh at which their movement was read.
+    jaw: iod that the chin drops. interocular: crop px.
+    """
+
+    source_upper: np.ndarray
+    source_lower: np.ndarray
+    upper: np.ndarray
+    lower: np.ndarray
+    upper_hold: np.ndarray
+    lower_hold: np.ndarray
+    jaw: float
+    interocular: float
+
+    @property
+    def gap(self) -> float:
+        """iod between the lips after the change, in the middle."""
+        return float(self.lower[5, 1] - self.upper[5, 1]) / self.interocular
+
+    @property
+    def opened(self) -> float:
+        """iod that the lips part beyond what the photograph shows, at the widest place."""
+        more = (self.lower - self.upper)[:, 1] - (self.source_lower - self.source_upper)[:, 1]
+        return float(more[1:-1].max()) / self.interocular
+
+    @property
+    def shown(self) -> float:
+        """iod between the lips in the photograph, at the widest place."""
+        return float((self.source_lower - self.source_upper)[:, 1].max()) / self.interocular
 
 
-def inside_colour(pixels: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
-    """A dark red that fits the photograph's light: a fifth of the lips' median colour; (3,) float32."""
-    return (
-        _median_colour(pixels, landmarks, (*UPPER_LIP_EDGE, *LOWER_LIP_EDGE)) * (0.26, 0.17, 0.17)
-    ).astype(np.float32)
+def part_lips(flow: np.ndarray, landmarks: np.ndarray) -> Parting:
+    """What a flow (size, size, 2) does to the lips of landmarks (478, 2), both in crop px."""
+    landmarks = np.asarray(landmarks, np.float64)
+    interocular = face_frame(landmarks).interocular
+    edges = [landmarks[list(ids)] for ids in (UPPER_LIP_EDGE, LOWER_LIP_EDGE)]
+    outlines = [landmarks[list(ids)] for ids in (UPPER_LIP_OUTLINE, LOWER_LIP_OUTLINE)]
+    seam = (edges[0] + edges[1]) / 2
+    closed = (edges[1] - edges[0])[:, 1] < _TOUCHING * interocular
+    closed[[0, -1]] = True
+    edges = [np.where(closed[:, None], seam, edge) for edge in edges]
+
+    # 1. The flesh of each lip, forwards; the corners hang together
+    along = np.linspace(-1, 1, len(seam))
+    flesh = [edge + _FLESH * (outline - edge) for edge, outline in zip(edges, outlines, strict=True)]
+    shifts = [_forwards(flow, line, from_below=lip == 1) - line for lip, line in enumerate(flesh)]
+    for end in (0, -1):
+        joined = (shifts[0][end] + shifts[1][end]) / 2
+        lowest = (shifts[0][5, 1] + shifts[1][5, 1]) / 2  # a corner hangs half-way of the gap at most
+        shifts[0][end] = shifts[1][end] = joined[0], min(joined[1], max(lowest, shifts[0][end][1]))
+    shifts = [_even(along, shift) for shift in shifts]
+
+    # 2. The jaw: the chin's drop, or as much of the lower lip's as the lip alone cannot do
+    chin = landmarks[list(_CHIN)]
+    drop = np.median((_forwards(flow, chin, from_below=True) - chin)[:, 1])
+    jaw = max(drop, shifts[1][4:7, 1].mean() - _LIP_ALONE * interocular, 0) / interocular
+    upper, lower = (edge + shift for edge, shift in zip(edges, shifts, strict=True))
+    crossed = np.maximum(upper[:, 1] - lower[:, 1], 0) / 2  # lips that would pass through each other meet
+    upper[:, 1] -= crossed
+    lower[:, 1] += crossed
+    holds = [line + shift for line, shift in zip(flesh, shifts, strict=True)]
+    return Parting(*edges, upper, lower, *holds, float(jaw), float(interocular))
 
 
-def paint_inside(
+def _forwards(flow: np.ndarray, points: np.ndarray, from_below: bool) -> np.ndarray:
+    """Where points (n, 2) of the photograph lie after the change.
+
+    In each column the first row that reads them, from above or from below: a flow that parts lips reads about
+    one row all over the gap, and has no other inverse.
+    """
+    rows = np.arange(0, len(flow) - 1, 0.125, np.float32)
+    columns = points[:, 0].astype(np.float32)
+    numbers = np.arange(len(points))
+    for _ in range(4):
+        x = np.repeat(columns[:, None], len(rows), 1)
+        y = np.repeat(rows[None], len(points), 0)
+        found = cv2.remap(flow, x, y, cv2.INTER_LINEAR)  # (n, rows, 2)
+        read = rows + found[..., 1] >= points[:, 1:2]
+        at = len(rows) - (~read[:, ::-1]).argmax(1) if from_below else read.argmax(1)
+        at = at.clip(0, len(rows) - 1)
+        columns = (points[:, 0] - found[numbers, at, 0]).astype(np.float32)
+    return np.stack([columns, rows[at]], 1).astype(np.float64)
+
+
+def _even(along: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """Shifts (n, 2) at places `along` -1..1 of a lip as the nearest even curve with the same ends.
+
+    Ripples of a flow that was learned on a small crop would show as a ragged lip.
+    """
+    base = shift[0] + (shift[-1] - shift[0]) * ((along + 1) / 2)[:, None]
+    bows = (1 - along**2)[:, None] * np.stack([np.ones_like(along), along, along**2, along**4], 1)
+    ridge = np.diag([0.01, 0.05, 0.05, 0.3])
+    return base + bows @ np.linalg.solve(bows.T @ bows + ridge, bows.T @ (shift - base))
+
+
+def snap_seam(pixels: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+    """Landmarks (478, 2) px with the inner lip points on the dark line between lips that touch."""
+    frame, landmarks = face_frame(landmarks), np.array(landmarks, np.float64)
+    interocular, across, down = frame.interocular, *frame.rotation
+    steps = np.linspace(-_SEAM_REACH, _SEAM_REACH, 29)
+    upper, lower = landmarks[list(UPPER_LIP_EDGE)], landmarks[list(LOWER_LIP_EDGE)]
+    moves = np.zeros(len(upper))
+    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    for i in range(1, len(upper) - 1):
+        if (lower[i] - upper[i]) @ down > _TOUCHING * interocular:
+            continue
+        beside = np.linspace(-0.02, 0.02, 5)[:, None, None] * across
+        at = (upper[i] + lower[i]) / 2 + (beside + steps[:, None] * down) * interocular
+        at = at.astype(np.float32)
+        light = cv2.remap(grey, at[..., 0], at[..., 1], cv2.INTER_LINEAR).astype(np.float32).mean(0)
+        far = (steps / _SEAM_REACH) ** 2 * 2.4 * max(light.std(), 1)
+        moves[i] = steps[(light + far).argmin()]
+    moves[1:-1] = [np.median(moves[i - 1 : i + 2]) for i in range(1, len(moves) - 1)]
+    moves[1:-1] = (moves[:-2] + 2 * moves[1:-1] + moves[2:]) / 4
+    shift = moves[1:-1, None] * down * interocular
+    for ids in (UPPER_LIP_EDGE, LOWER_LIP_EDGE):
+        landmarks[list(ids[1:-1])] += shift
+    return landmarks
+
+
+@dataclass(frozen=True, eq=False)
+class _Curves:
+    """Curves over the columns of a crop, read anywhere: heights in crop px."""
+
+    parting: Parting
+    size: int
+    fine: int = 4  # places a crop px
+
+    def through(self, points: np.ndarray) -> np.ndarray:
+        """A polyline (n, 2), level beyond its ends, evened out."""
+        columns = np.arange(self.size * self.fine, dtype=np.float32) / self.fine
+        curve = np.interp(columns, np.maximum.accumulate(points[:, 0]), points[:, 1]).astype(np.float32)
+        return self.even(curve)
+
+    def even(self, curve: np.ndarray) -> np.ndarray:
+        sigma = 0.02 * self.parting.interocular * self.fine
+        return cv2.GaussianBlur(curve[None], (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)[0]
+
+    def read(self, curve: np.ndarray, x: np.ndarray) -> np.ndarray:
+        return _read_curve(curve, x * self.fine)
+
+    def edges(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Heights of the upper and of the lower lip's edge at columns x; the gap closes at the corners."""
+        p = self.parting
+        columns = np.arange(self.size * self.fine, dtype=np.float32) / self.fine
+        upper, lower = self.through(p.upper), self.through(p.lower)
+        inside = np.minimum(columns - p.upper[0, 0], p.upper[-1, 0] - columns)
+        taper = np.sqrt(np.clip(inside / (0.05 * p.interocular), 0, 1))
+        gap, middle = np.maximum(lower - upper, 0) * taper, (upper + lower) / 2
+        return self.read(middle - gap / 2, x), self.read(middle + gap / 2, x)
+
+
+def _read_curve(curve: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """A curve (w,) at places x of any shape (rows, columns)."""
+    return cv2.remap(
+        curve[None].astype(np.float32),
+        x.astype(np.float32),
+        np.zeros(x.shape, np.float32),
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+
+
+def carry_mouth(
+    pixels: np.ndarray,
+    alignment: Alignment,
+    change: Change,
+    region: np.ndarray,
+    landmarks: np.ndarray,
+    mouth: Mouth | None,
+    spare: Mouth | None = None,
+    parts: bool = True,
+) -> np.ndarray:
+    """`carry_change` without paint, with the lips as two sheets and `mouth` between them.
+
+    Args:
+        pixels: the photograph, (height, width, 3) uint8 RGB.
+        alignment, change, region: as of `carry_change`; the change's mask and paint are not used.
+        landmarks: MediaPipe's (478, 2), photograph px.
+        mouth: what shows where the lips part; None: a dark cavity.
+        spare: whose lower teeth show below a person's own upper ones.
+        parts: whether closed lips may part; if not, the layer serves mouths alone that are open already.
+
+    Returns:
+        a new photograph; where the lips do not part by GATE it is `carry_change`'s by the flow alone.
+    """
+    moved = carry_change(
+        pixels, alignment, Change(change.flow, np.zeros_like(change.mask), change.paint), region
+    )
+    landmarks = snap_seam(pixels, landmarks)
+    in_crop = alignment.apply(landmarks).astype(np.float64)
+    parting = part_lips(change.flow, in_crop)
+    if parting.shown < GATE[0] and not (parts and parting.opened > GATE[0]):
+        return moved
+
+    # 1. The window of the photograph that the mouth crosses, and its crop px
+    window = _window(parting, alignment, pixels.shape)
+    if window is None:
+        return moved
+    x0, y0, x1, y1 = window
+    rows, columns = np.mgrid[y0:y1, x0:x1].astype(np.float32)
+    m = alignment.matrix.astype(np.float32)
+    x, y = (m[k, 0] * columns + m[k, 1] * rows + m[k, 2] for k in (0, 1))
+    scale = 1 / alignment.scale  # photograph px a crop px
+    curves = _Curves(parting, alignment.size)
+    upper, lower = curves.edges(x)
+    blur = blur_of(pixels, landmarks)
+
+    # 2. The lips, each its own sheet, and how far they cover what lies behind
+    sheets, covers, differs = _lips(
+        pixels, alignment, change.flow, region, curves, (x, y), (upper, lower), blur
+    )
+    below = y > (upper + lower) / 2
+    skin = np.where(below[..., None], sheets[1], sheets[0])
+    across = (x > parting.upper[0, 0]) & (x < parting.upper[-1, 0])
+    opening = np.where(across, 1 - np.maximum(*covers), 0).astype(np.float32)
+    opening = cv2.GaussianBlur(opening, (0, 0), 0.8)  # steep edges would show steps
+    if parting.shown < GATE[0]:
+        opening *= _smooth((parting.opened - GATE[0]) / (GATE[1] - GATE[0]))
+
+    # 3. What lies behind, as soft and as grainy as the photograph
+    inside = render_inside(
+        pixels,
+        landmarks,
+        in_crop,
+        parting,
+        mouth,
+        (x, y),
+        (upper, lower),
+        opening,
+        scale,
+        alignment.size,
+        spare,
+    )
+    if mouth is not None and mouth.origin != "photograph":
+        inside = _like_photograph(inside, pixels, landmarks, mouth, parting.interocular * scale, blur)
+    composed = np.rint(np.clip(skin + opening[..., None] * (inside - skin), 0, 255)).astype(np.uint8)
+    used = (differs | (opening > 0)) & (cv2.remap(region, x, y, cv2.INTER_LINEAR) > 0)
+    view = moved[y0:y1, x0:x1]
+    view[used] = composed[used]
+    return moved
+
+
+def _window(
+    parting: Parting, alignment: Alignment, shape: tuple[int, ...]
+) -> tuple[int, int, int, int] | None:
+    """x0, y0, x1, y1 of the photograph around the moved mouth; None where that lies outside."""
+    inverse = alignment.inverse()
+    points = np.concatenate([parting.upper, parting.lower, parting.upper_hold, parting.lower_hold])
+    points = points @ inverse[:, :2].T + inverse[:, 2]
+    margin = 0.5 * parting.interocular / alignment.scale
+    x0, y0 = np.maximum(np.floor(points.min(0) - margin).astype(int), 0)
+    x1, y1 = np.minimum(np.ceil(points.max(0) + margin).astype(int), (shape[1], shape[0]))
+    return (int(x0), int(y0), int(x1), int(y1)) if x1 > x0 and y1 > y0 else None
+
+
+def _lips(
+    pixels: np.ndarray,
+    alignment: Alignment,
+    flow: np.ndarray,
+    region: np.ndarray,
+    curves: _Curves,
+    at: tuple[np.ndarray, np.ndarray],
+    edges: tuple[np.ndarray, np.ndarray],
+    blur: float,
+) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
+    """The photograph as moved by the upper and by the lower lip, (h, w, 3) each, their covers (h, w), and
+    where either differs from what the flow alone does, (h, w) bool.
+
+    Beyond the line in the lip's flesh a sheet goes on with the flow of that line, so that its edge reads the
+    edge of the photograph's lip.
+    """
+    p, (x, y) = curves.parting, at
+    inverse = alignment.inverse().astype(np.float32)
+    weight = np.clip(cv2.remap(region, x, y, cv2.INTER_LINEAR), 0, 1)[..., None]
+    plain = cv2.remap(flow, x, y, cv2.INTER_CUBIC)
+    outside = np.maximum(np.maximum(p.upper[0, 0] - x, x - p.upper[-1, 0]), 0)
+    apart = (1 - _smooth(outside / (_CORNER_FADE * p.interocular)))[..., None]
+    soft = max(
+        1.0, 0.006 * p.interocular / alignment.scale, 2 * blur
+    )  # photograph px over which an edge fades
+    corner = _smooth(
+        1 - np.clip(np.minimum(x - p.upper[0, 0], p.upper[-1, 0] - x) / (0.12 * p.interocular), 0, 1)
+    )
+    sheets, covers, differs = [], [], np.zeros(x.shape, bool)
+    lips = (
+        (p.upper_hold, p.source_upper, p.upper, edges[0], 1),
+        (p.lower_hold, p.source_lower, p.lower, edges[1], -1),
+    )
+    for hold, source, moved, edge, sign in lips:
+        line = curves.read(curves.through(hold), x)
+        own = cv2.remap(flow, x, np.minimum(y, line) if sign > 0 else np.maximum(y, line), cv2.INTER_CUBIC)
+        sideways = curves.read(curves.through(np.stack([moved[:, 0], (source - moved)[:, 0]], 1)), x)
+        read_at = curves.read(curves.through(source), x + sideways)
+        at_edge = np.stack([sideways, read_at - edge], -1)  # reads the photograph's edge at the moved one
+        reach = np.maximum(np.abs(line - edge), (0.06 + 0.3 * corner) * p.interocular)
+        near = 1 - _smooth(np.abs(edge - y) / reach)
+        near = np.where(sign * (y - edge) > 0, 1, near)[..., None]
+        sheet = own + near * (at_edge - own)
+        moves = (plain + apart * (sheet - plain)) * weight
+        differs |= (np.abs(apart * (sheet - plain)) > _SAME).any(-1) & (
+            sign * (y - (edges[0] + edges[1]) / 2) <= 0
+        )
+        fx, fy = x + moves[..., 0], y + moves[..., 1]  # read here, crop px
+        rx, ry = (inverse[k, 0] * fx + inverse[k, 1] * fy + inverse[k, 2] for k in (0, 1))
+        read = rx.astype(np.float32), ry.astype(np.float32)
+        picture = cv2.remap(pixels, *read, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
+        sheets.append(picture.astype(np.float32))
+        covers.append(np.clip(0.5 + sign * (edge - y) / alignment.scale / soft, 0, 1))
+    return sheets, covers, differs
+
+
+def _like_photograph(
+    inside: np.ndarray,
     pixels: np.ndarray,
     landmarks: np.ndarray,
-    donor: Donor,
-    edges: tuple[np.ndarray, np.ndarray],
-    rows: slice,
+    mouth: Mouth,
+    interocular: float,
+    blur: float,
 ) -> np.ndarray:
-    """The donor's mouth where that of a face will open: (rows, size, 3) float32 RGB, dark around it.
+    """An inside made of another picture, as soft and as grainy as the photograph. interocular: px of it."""
+    sharp = (
+        0.4 if mouth.scale > interocular else 0.5 * interocular / mouth.scale
+    )  # blur that resampling leaves
+    if blur > sharp:
+        inside = cv2.GaussianBlur(inside, (0, 0), float(np.hypot(blur, 0.3) - 0.7 * sharp))
+    noise = np.sqrt(max(grain_of(pixels, landmarks) ** 2 - _DONOR_GRAIN**2, 0))
+    if noise > 0.5:
+        random = np.random.default_rng(0).standard_normal(inside.shape[:2]).astype(np.float32)
+        random = cv2.GaussianBlur(random, (0, 0), 0.5)
+        light = np.clip(inside.mean(-1) / 120, 0.15, 1)
+        inside = inside + (0.7 * min(noise, 8) * light * random / random.std())[..., None]
+    return inside
 
-    pixels (size, size, 3) uint8 and landmarks (478, 2) px: of the face. edges: (points, 2) px each, where the
-    edges of its upper and its lower lip will be.
+
+def render_inside(
+    pixels: np.ndarray,
+    landmarks: np.ndarray,
+    in_crop: np.ndarray,
+    parting: Parting,
+    mouth: Mouth | None,
+    at: tuple[np.ndarray, np.ndarray],
+    edges: tuple[np.ndarray, np.ndarray],
+    opening: np.ndarray,
+    scale: float,
+    size: int,
+    spare: Mouth | None = None,
+) -> np.ndarray:
+    """The mouth's inside without lips, (h, w, 3) float32 RGB.
+
+    pixels, landmarks (478, 2): of the photograph, for its colours; in_crop: the same landmarks, crop px. at:
+    x and y, edges: heights of the upper and the lower lip, opening: 0..1; (h, w) each, crop px. scale:
+    photograph px a crop px. size: of the crop. spare: of lower teeth, where `mouth` is the person's own.
     """
-    size = len(pixels)
-    frame, theirs = face_frame(landmarks), face_frame(donor.landmarks)
-    lips = [frame.to_face(np.asarray(edge, np.float64)) for edge in edges]
-    nose = frame.to_face(np.asarray(landmarks, np.float64)[NOSE_BASE])
-    their_points = theirs.to_face(np.asarray(donor.landmarks, np.float64))
-    their_lips = their_points[list(UPPER_LIP_EDGE)], their_points[list(LOWER_LIP_EDGE)]
-    their_nose = their_points[NOSE_BASE]
-    middle = len(UPPER_LIP_EDGE) // 2
+    (x, y), (upper, lower), p = at, edges, parting
+    lip = lip_colour(pixels, landmarks).astype(np.float32)
+    corner = np.minimum(x - p.upper[0, 0], p.upper[-1, 0] - x) / ((p.upper[-1, 0] - p.upper[0, 0]) / 2)
 
-    # 1. The face's pixel -> its place in the donor's picture, laid on the lip and stretched with the mouth
-    lip, their_lip = lips[0][middle] - nose, their_lips[0][middle] - their_nose
-    covered = max((1 - _FOLLOWS_LIP) * (lip[1] - their_lip[1]), 0.0)  # by a lip that hangs lower than theirs
-    stretch = [
-        np.clip((own[1] - own[0]) / max(other[1] - other[0], 1e-3), 1, _STRETCH)
-        for own, other in (
-            ((lips[0][0, 0], lips[0][-1, 0]), (their_lips[0][0, 0], their_lips[0][-1, 0])),
-            ((lips[0][middle, 1], lips[1][middle, 1]), (their_lips[0][middle, 1], their_lips[1][middle, 1])),
-        )
-    ]
-    here = frame.origin + (nose + np.array([0, lip[1]])) @ frame.rotation * frame.interocular
-    there = their_nose + np.array([0, their_lip[1] + covered])
-    there = theirs.origin + there @ theirs.rotation * theirs.interocular
-    linear = theirs.rotation.T @ np.diag(1 / np.array(stretch)) @ frame.rotation
-    linear *= theirs.interocular / frame.interocular  # (2, 2)
-    matrix = np.concatenate([linear, (there - linear @ here)[:, None]], axis=1)
-    matrix[:, 2] += matrix[:, 1] * rows.start  # of the band of rows alone
-    side = (size, rows.stop - rows.start)
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    # 1. The cavity: darkest at the back, redder towards the lower lip; a tongue where the jaw drops
+    depth = _smooth((y - upper) / np.maximum(lower - upper, 1e-3))
+    inside = lip * np.float32((0.20, 0.10, 0.09)) * (0.6 + 1.2 * depth**2)[..., None]
+    middle = 0.5 * (in_crop[13, 0] + in_crop[0, 0])
+    if p.jaw > 0.06:
+        back = p.lower[5, 1] - 0.60 * p.gap * p.interocular + 1.1 * (x - middle) ** 2 / p.interocular
+        t = (y - back) / p.interocular
+        groove = 1 - 0.06 * np.exp(-(((x - middle) / (0.045 * p.interocular)) ** 2))
+        light = (0.40 + 0.55 * _smooth(t / 0.16)) * groove * (0.6 + 0.4 * _smooth(corner / 0.6))
+        shown = _smooth(t / 0.06) * _smooth((p.jaw - 0.06) / 0.12) * 0.9
+        inside += shown[..., None] * (lip * np.float32((1.0, 0.86, 0.88)) * light[..., None] - inside)
 
-    # 2. Their mouth's inside, a little narrower than its outline, with a soft edge
-    mouth = np.zeros(donor.pixels.shape[:2], np.uint8)
-    outline = np.asarray(donor.landmarks)[[*UPPER_LIP_EDGE, *LOWER_LIP_EDGE[-2:0:-1]]]
-    cv2.fillPoly(mouth, [np.rint(outline * 16).astype(np.int32)], 255, shift=4)
-    soft = cv2.GaussianBlur(mouth, (0, 0), 0.012 * theirs.interocular + 0.3)
-    inside = np.clip(cv2.warpAffine(soft, matrix, side, flags=flags) / 127.5 - 1, 0, 1)[..., None]
+    # 2. Teeth
+    if mouth is not None:
+        _teeth(inside, pixels, landmarks, in_crop, p, mouth, at, edges, corner, scale, size, spare)
+    skin = skin_colour(pixels, landmarks)
+    if np.ptp(skin) < 0.06 * skin.max():  # a photograph without colour
+        inside[:] = inside.mean(-1, keepdims=True)
 
-    # 3. In this photograph's light
-    tone = _median_colour(pixels, landmarks, _SKIN) / np.maximum(
-        _median_colour(donor.pixels, donor.landmarks, _SKIN), 1
-    )
-    picture = cv2.warpAffine(donor.pixels, matrix, side, flags=flags, borderMode=cv2.BORDER_REFLECT_101)
-    picture = np.clip(picture * tone.mean().clip(*_TONE), 0, 255)
-    return (inside * picture + (1 - inside) * inside_colour(pixels, landmarks)).astype(np.float32)
+    # 3. The shadow of the lips
+    near = cv2.GaussianBlur(opening, (0, 0), max(0.014 * p.interocular * scale, 0.6))
+    return inside * (0.55 + 0.45 * _smooth((near - 0.35) / 0.5))[..., None].astype(np.float32)
 
 
-def _median_colour(pixels: np.ndarray, landmarks: np.ndarray, ids: tuple[int, ...]) -> np.ndarray:
-    at = np.rint(np.asarray(landmarks)[list(ids)]).astype(int).clip(0, len(pixels) - 1)
-    return np.median(pixels[at[:, 1], at[:, 0]], axis=0)
+def _teeth(inside, pixels, landmarks, in_crop, p, mouth, at, edges, corner, scale, size, spare) -> None:
+    """Draws the lower and the upper teeth into `inside`; arguments as of `render_inside`."""
+    (x, y), (upper, lower) = at, edges
+    iod = p.interocular
+    slit = 0.55 + 0.45 * _smooth(p.gap / 0.13)  # little light falls through a slit
+
+    # 1. Where the upper incisors' edge lies, and how the teeth are stretched
+    if mouth.is_own:
+        middle, edge_row = mouth.place * size - 0.5
+        halves = (1.0, 1.0)
+    else:
+        middle = 0.5 * (in_crop[13, 0] + in_crop[0, 0])
+        edge_row = p.source_upper[5, 1] + _REST * iod
+        # A turned head's far side is shorter
+        halves = [(abs(in_crop[c, 0] - in_crop[13, 0]) / iod / HALF_MOUTH) ** 0.5 for c in (78, 308)]
+        halves = np.clip(halves, 0.7, 1.2)
+    limit = _OWN_STRETCH if mouth.is_own else _STRETCH
+    needs = (edge_row - p.upper[5, 1]) / iod
+    stretch = float(np.clip(needs / max(mouth.shown, 1e-3), 1, limit))
+    edge_row = min(
+        edge_row, p.upper[5, 1] + mouth.shown * stretch * iod
+    )  # a lip raised further takes them along
+    across = (x - middle) / iod
+    t = _smooth(across / 0.2 + 0.5)
+    across = across / (halves[0] * (1 - t) + halves[1] * t)  # iod of the mouth's picture
+    down = (y - edge_row) / iod
+
+    # 2. Lower teeth, on the jaw: a donor's upper ones upside down, narrower in front
+    donor = (spare or choose_mouth(landmarks)) if mouth.is_own else mouth
+    gain = light_gain(pixels, landmarks, donor)
+    if mouth.is_own:
+        theirs = mouth.teeth_colour * light_gain(pixels, landmarks, mouth)
+        gain = gain * np.clip(theirs.mean() / max((donor.teeth_colour * gain).mean(), 1), 0.6, 1.3)
+    low_y = down - (p.jaw - _OVERBITE) + 0.22 * across**2
+    low_x = across / (_LOWER_WIDTH + (1 - _LOWER_WIDTH) * np.minimum(np.abs(across) / 0.35, 1))
+    colour, cover = _row(donor, low_x, -low_y, iod * scale, flat=0.8)
+    between = np.abs((across + 0.041) % 0.082 - 0.041)  # one lower incisor and the next
+    colour = colour * (1 - 0.35 * np.exp(-((between / 0.007) ** 2)))[..., None]
+    shade = (0.35 + 0.65 * _smooth(corner / 0.45)) * slit
+    light = _LOWER_LIGHT * shade * (1 - 0.22 * _smooth((p.jaw - 0.05) / 0.3))
+    light = light * (0.75 + 0.25 * _smooth((lower - y) / (0.04 * iod))) * (0.5 + 0.5 * _smooth(down / 0.07))
+    cover = cover * (low_y < 0.16)
+    if mouth.is_own:  # below the person's own teeth it stays dark until the jaw drops
+        cover = cover * (0.0 if mouth.origin == "photograph" else _smooth((p.jaw - 0.08) / 0.06))
+    inside += cover[..., None] * (colour * gain * light[..., None] - inside)
+
+    # 3. Upper teeth, on the skull. Of an own mouth all that lies below them, too, on the jaw
+    gain = light_gain(pixels, landmarks, mouth)
+    if mouth.is_own:
+        shade = (0.75 + 0.25 * _smooth(corner / 0.15)) * (1.0 if mouth.origin == "photograph" else slit)
+        colour, cover = _row(mouth, across, down / stretch - p.jaw, iod * scale, lower=True)
+        inside += cover[..., None] * (colour * gain * shade[..., None] - inside)
+        colour, cover = _row(mouth, across, down / stretch, iod * scale)
+    else:
+        smile = ((p.upper[5, 1] + p.lower[5, 1]) / 2 - p.upper[[0, -1], 1].mean()) / iod
+        flat = 0.55 * (1 - _smooth(smile / 0.12))  # a row's curve follows the lower lip's
+        shade = shade * (0.72 + 0.28 * _smooth((y - upper) / (0.05 * iod)))
+        colour, cover = _row(mouth, across, down / stretch, iod * scale, flat=flat)
+    inside += cover[..., None] * (colour * gain * shade[..., None] - inside)
+
+
+def _row(
+    mouth: Mouth, x: np.ndarray, y: np.ndarray, interocular: float, flat: float = 0.0, lower: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """A mouth's upper teeth, or what lies below them: colours (h, w, 3) and how far they cover (h, w).
+
+    x, y: iod from the middle of the incisors' edge. interocular: px of the picture to be made. flat: how far
+    the row's curve is straightened, 0..1.
+    """
+    grain = mouth.scale / interocular  # px of the mouth's picture a px
+    source = cv2.GaussianBlur(mouth.pixels, (0, 0), 0.45 * grain) if grain > 1.2 else mouth.pixels
+    column = (mouth.middle + x * mouth.scale).astype(np.float32)
+    row = mouth.incisors + y * mouth.scale
+    if flat:
+        curve = cv2.GaussianBlur(mouth.edge[None], (0, 0), 0.06 * mouth.scale)[0]
+        row = row + flat * np.minimum(_read_curve(curve, column) - mouth.incisors, 0)
+    edge, soft = _read_curve(mouth.edge, column), max(1.2 * grain, 0.008 * mouth.scale)
+    if lower:
+        high, low = edge, _read_curve(mouth.lower, column) - 0.02 * mouth.scale
+        cover = np.clip(0.5 + (row - edge) / soft, 0, 1) * np.clip(0.5 + (low - row) / soft, 0, 1)
+        cover = cover * _smooth((low - edge) / (0.04 * mouth.scale))  # a sliver is the lip's wet edge
+    else:
+        high = _read_curve(mouth.upper, column) + 0.012 * mouth.scale
+        low = np.maximum(edge - 0.006 * mouth.scale, high)
+        cover = np.clip(0.5 + (edge - row) / soft, 0, 1)
+    fade = 0.03 * mouth.scale
+    cover = cover * _smooth((column - mouth.ends[0]) / fade) * _smooth((mouth.ends[1] - column) / fade)
+    row = np.clip(row, high, np.maximum(low, high)).astype(np.float32)
+    interpolation = cv2.INTER_LINEAR if grain > 1 else cv2.INTER_CUBIC
+    colour = cv2.remap(source, column, row, interpolation, borderMode=cv2.BORDER_REPLICATE)
+    return colour.astype(np.float32), cover.astype(np.float32)

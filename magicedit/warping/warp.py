@@ -6,10 +6,12 @@ import cv2
 import numpy as np
 
 from magicedit.faces.frame import face_frame
-from magicedit.warping.mouth import Donor, inside_colour, paint_inside
-from magicedit.warping.muscles import LOWER_LIP_EDGE, TISSUES, UPPER_LIP_EDGE
+from magicedit.warping.mouth import Parting, render_inside
+from magicedit.warping.muscles import BELOW_MOUTH, LOWER_LIP, LOWER_LIP_EDGE, UPPER_LIP_EDGE
+from magicedit.warping.teeth import Mouth
 
-_LOWER_SHEET = [i for tissue in ("lower lip", "chin", "jaw") for row in TISSUES[tissue] for i in row]
+_LOWER_SHEET = [*LOWER_LIP, *BELOW_MOUTH]
+CHIN = 152
 _INVERSIONS = 5  # fixed-point steps; the residual falls by the field's steepest slope (below 0.7) each time
 
 
@@ -18,13 +20,15 @@ class _Opening(NamedTuple):
 
     rows: of the picture, those that the mouth's opening crosses. below, opened: (rows, size) weights, how far
     a pixel belongs to the lower sheet, and how far to an inside of the mouth that the photograph does not
-    show. edges: (points, 2) px each, where the edges of the upper and of the lower lip have moved to.
+    show. edges: (points, 2) px each, where the edges of the upper and of the lower lip have moved to. jaw:
+    how far the chin drops, in interocular distances.
     """
 
     rows: slice
     below: np.ndarray
     opened: np.ndarray
     edges: tuple[np.ndarray, np.ndarray]
+    jaw: float
 
 
 def backward_flow(
@@ -62,14 +66,14 @@ def warp_photo(
     fields: np.ndarray,
     au_vector: np.ndarray,
     landmarks: np.ndarray,
-    donor: Donor | None = None,
+    mouth: Mouth | None = None,
 ) -> np.ndarray:
     """Move the skin of a face crop by a change of AUs.
 
     pixels (size, size, 3) uint8 RGB; fields: of the same crop, from `displacement_fields`; au_vector (aus,):
     change in intensity steps, negative to relax a muscle, in the fields' order; landmarks (478, 2) px say
     where the mouth is. Where parting lips open the mouth beyond what the photograph shows of its inside, that
-    inside is painted: with the teeth of `donor`, or dark. Returns uint8 (size, size, 3); an equal copy for a
+    inside is painted: with the teeth of `mouth`, or dark. Returns uint8 (size, size, 3); an equal copy for a
     zero vector.
     """
     size = pixels.shape[0]
@@ -81,11 +85,25 @@ def warp_photo(
     warped = read_at(pixels, backward)
     if opening.opened.any():
         band = warped[opening.rows]
-        inside = inside_colour(pixels, landmarks)
-        if donor is not None:
-            inside = paint_inside(pixels, landmarks, donor, opening.edges, opening.rows)
-        band[:] = np.rint(band + opening.opened[..., None] * (inside - band))
+        inside = _inside(pixels, landmarks, opening, mouth)
+        band[:] = np.rint(np.clip(band + opening.opened[..., None] * (inside - band), 0, 255))
     return warped
+
+
+def _inside(pixels: np.ndarray, landmarks: np.ndarray, opening: _Opening, mouth: Mouth | None) -> np.ndarray:
+    """The mouth's inside in the rows of an opening, (rows, size, 3) float32 RGB."""
+    landmarks = np.asarray(landmarks, np.float64)
+    upper, lower = (np.asarray(edge, np.float64) for edge in opening.edges)
+    source = landmarks[list(UPPER_LIP_EDGE)], landmarks[list(LOWER_LIP_EDGE)]
+    parting = Parting(*source, upper, lower, upper, lower, opening.jaw, face_frame(landmarks).interocular)
+    x, y = np.meshgrid(
+        np.arange(len(pixels), dtype=np.float32),
+        np.arange(opening.rows.start, opening.rows.stop, dtype=np.float32),
+    )
+    heights = [_height_along(x, edge).astype(np.float32) for edge in (upper, lower)]
+    return render_inside(
+        pixels, landmarks, landmarks, parting, mouth, (x, y), heights, opening.opened, 1.0, len(pixels)
+    )
 
 
 def read_at(pixels: np.ndarray, flow: np.ndarray) -> np.ndarray:
@@ -202,7 +220,9 @@ def _mouth(forward: np.ndarray, landmarks: np.ndarray, stride: int, size: int) -
         * np.clip((gap - depth) / soft, 0, 1)
         * (gap > shown + 1.5 * pixel)
     )
-    return _Opening(rows, below.astype(np.float32), opened.astype(np.float32), moved)
+    chin = landmarks[CHIN : CHIN + 1]
+    jaw = max(float((_move(chin, forward[..., 2:], stride) - chin)[0, 1]) / frame.interocular, 0.0)
+    return _Opening(rows, below.astype(np.float32), opened.astype(np.float32), moved, jaw)
 
 
 def _height_along(across: np.ndarray, edge: np.ndarray) -> np.ndarray:

@@ -3,12 +3,19 @@
 import cv2
 import numpy as np
 import pytest
+from scipy.optimize import linear_sum_assignment
 
 from magicedit.action_units import NAMES
 from magicedit.faces import align, crop_face, load_backend
-from magicedit.warping import Donor, backward_flow, displacement_fields, warp_landmarks, warp_photo
-from magicedit.warping.mouth import inside_colour, paint_inside
-from magicedit.warping.muscles import LOWER_LIP_EDGE, UPPER_LIP_EDGE, mirror_ids
+from magicedit.warping import (
+    backward_flow,
+    displacement_fields,
+    embedded_mouths,
+    parts_lips,
+    warp_landmarks,
+    warp_photo,
+)
+from magicedit.warping.muscles import LOWER_LIP_EDGE, UPPER_LIP_EDGE, _table, landmark_displacements
 
 SIZE, STRIDE = 128, 4
 CORNER_LEFT, CORNER_RIGHT, INNER_BROW_LEFT, OUTER_BROW_LEFT, CHIN = 291, 61, 285, 276, 152
@@ -85,15 +92,15 @@ def test_eye_corners_stay(face):
 
 def test_mirrored_faces_get_mirrored_fields(face):
     _, landmarks, fields = face
-    pairs = mirror_ids()
-    swap = np.array([pairs.get(i, i) for i in range(len(landmarks))])
-    mirrored = landmarks[swap].copy()
+    places = [
+        _table()["neutral"] + _table()[shape] for shape in ("jawOpen", "eyeBlink")
+    ]  # touching lips apart
+    distance = sum(np.linalg.norm(p[:, None] * (-1, 1, 1) - p[None], axis=-1) for p in places)
+    mirrored = landmarks[linear_sum_assignment(distance)[1]].copy()
     mirrored[:, 0] = SIZE - 1 - mirrored[:, 0]
     expected = fields[:, :, ::-1] * np.float32([-1, 1, -1, 1])
     got = displacement_fields(mirrored, SIZE, NAMES, STRIDE)
-    # Landmarks without a mirror partner in the table stand where they stood: a tenth of a pixel of slack
-    assert np.abs(got - expected).max() < 0.35
-    assert np.abs(got - expected).mean() < 0.02
+    assert np.abs(got - expected).max() < 0.05  # px
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -160,31 +167,53 @@ def test_wrong_shapes_are_named(face):
         warp_photo(pixels, fields[..., :2], command(AU1=1.0), landmarks)
 
 
-def test_an_opened_mouth_shows_the_donors_teeth(face):
-    """A laughing face opened as far as it is shows its own teeth where they were; the rest is dark."""
-    pixels, landmarks, _ = face  # the astronaut laughs
-    rows = slice(60, 120)
-    edges = landmarks[list(UPPER_LIP_EDGE)], landmarks[list(LOWER_LIP_EDGE)]
-    inside = paint_inside(pixels, landmarks, Donor(pixels, landmarks), edges, rows)
-    middle = (landmarks[13] + landmarks[14]) / 2
-    x, y = np.rint(middle).astype(int)
-    assert rows.start < y < rows.stop
-    np.testing.assert_allclose(inside[y - rows.start, x], pixels[y, x], atol=3)
-    assert inside[y - rows.start, x].mean() > 150
-    np.testing.assert_allclose(inside[0, 0], inside_colour(pixels, landmarks), atol=1)
-    lowered = tuple(edge + np.float32([0, 10]) for edge in edges)
-    lower = paint_inside(pixels, landmarks, Donor(pixels, landmarks), lowered, rows)
-    assert np.abs(lower - inside).max() > 50  # teeth follow the lip most of the way
-
-
-def test_a_donor_changes_nothing_outside_the_mouth(face):
+def test_a_mouth_changes_nothing_outside_the_opening(face):
     pixels, landmarks, fields = face
-    vector = command(AU26=5.0, AU12=-4.0)
+    vector = command(AU25=5.0, AU12=-4.0)
     _, opened = backward_flow(fields, vector, landmarks, SIZE)
     dark = warp_photo(pixels, fields, vector, landmarks)
-    wide_open = landmarks.copy()
-    wide_open[list(LOWER_LIP_EDGE[1:-1])] += np.float32([0, 30])
-    donor = Donor(np.full_like(pixels, 255), wide_open)
-    toothed = warp_photo(pixels, fields, vector, landmarks, donor)
+    toothed = warp_photo(pixels, fields, vector, landmarks, embedded_mouths()[0])
     assert np.array_equal(dark[opened == 0], toothed[opened == 0])
-    assert toothed[opened > 0.9].mean() > dark[opened > 0.9].mean() + 20
+    difference = np.abs(toothed.astype(int) - dark).max(-1)
+    assert difference[opened > 0.9].max() > 60
+
+
+def test_a_smile_curves_and_lifts_the_cheeks(face):
+    """In real smiles the middle of the lips rises 0.40 of the corners' way (79 people).
+
+    A whole mouth that rises is no smile.
+    """
+    corner, middle, cheek = (moved(face, i, AU12=5.0)[1] for i in (CORNER_LEFT, 13, 280))
+    assert 0.1 < corner < 0.2
+    assert 0.2 < middle / corner < 0.5
+    assert cheek > 0.04
+
+
+@pytest.mark.parametrize("name", ["AU1", "AU2", "AU4"])
+def test_brows_keep_their_thickness(face, name):
+    _, landmarks, fields = face
+    after = warp_landmarks(landmarks, fields, command(**{name: 3.0}), STRIDE)
+    for upper, lower in ((336, 285), (334, 282), (293, 283), (107, 55), (105, 52), (63, 53)):
+        before, now = (np.linalg.norm(points[upper] - points[lower]) for points in (landmarks, after))
+        assert 0.9 < now / before < 1.1
+
+
+def test_only_units_that_part_the_lips_part_them(face):
+    for name in NAMES:
+        gap = moved(face, 13, **{name: 5.0})[1] - moved(face, 14, **{name: 5.0})[1]
+        assert (gap > 0.1) == parts_lips({name: 1.0}) == (name in ("AU25", "AU26"))
+        assert gap < 0.03 or parts_lips({name: 1.0})
+    assert not parts_lips({"AU25": -2.0, "AU12L": 3.0})
+    assert parts_lips({"AU27": 1.0})  # a unit that the table does not know might
+
+
+def test_a_turned_head_moves_as_it_is_seen(face):
+    """A head turned by 40 degrees shows sideways movements shortened, and upward ones as they are."""
+    _, landmarks, _ = face
+    squeezed = landmarks * np.float32([np.cos(np.radians(40)), 1])
+    corner = NAMES.index("AU20")
+    straight, turned = (
+        landmark_displacements(points)[CORNER_LEFT, corner] for points in (landmarks, squeezed)
+    )
+    assert turned[0] / straight[0] == pytest.approx(np.cos(np.radians(40)), abs=0.02)
+    assert turned[1] == pytest.approx(straight[1], abs=0.1)

@@ -1,0 +1,201 @@
+"""The mouth's layer: where lips part, a real mouth shows; where they do not, nothing is painted."""
+
+import numpy as np
+import pytest
+
+from magicedit.action_units import NAMES, to_vector
+from magicedit.faces import align, editing_region, load_backend
+from magicedit.warping import (
+    Change,
+    backward_flow,
+    carry_change,
+    carry_mouth,
+    choose_mouth,
+    displacement_fields,
+    embedded_mouths,
+    no_change,
+    own_mouth,
+    parts_lips,
+    warp_landmarks,
+)
+from magicedit.warping.mouth import GATE, part_lips
+from magicedit.warping.muscles import LOWER_LIP_EDGE, UPPER_LIP_EDGE
+from magicedit.warping.teeth import light_gain
+
+SIZE = 128
+
+
+class FaceInPhoto:
+    """A photograph's face with the muscles' fields of its crop."""
+
+    def __init__(self, pixels: np.ndarray):
+        self.pixels = pixels
+        self.face = load_backend().detect(pixels)[0]
+        self.alignment = align(self.face, SIZE)
+        self.in_crop = self.alignment.apply(self.face.landmarks)
+        self.fields = displacement_fields(self.in_crop, SIZE)
+        self.region = editing_region(self.in_crop, SIZE, self.face.scheme)
+
+    def flow(self, **request: float) -> np.ndarray:
+        return backward_flow(self.fields, to_vector(request, NAMES), self.in_crop, SIZE)[0].astype(np.float32)
+
+    def by_flow(self, **request: float) -> np.ndarray:
+        change = Change(self.flow(**request), no_change(SIZE).mask, no_change(SIZE).paint)
+        return carry_change(self.pixels, self.alignment, change, self.region)
+
+    def carry(self, mouth, parts=True, painted=False, **request: float) -> np.ndarray:
+        base = no_change(SIZE)
+        change = Change(self.flow(**request), base.mask + np.float32(painted), base.paint)
+        return carry_mouth(
+            self.pixels, self.alignment, change, self.region, self.face.landmarks, mouth, parts=parts
+        )
+
+    def between_lips(self, picture: np.ndarray, **request: float) -> np.ndarray:
+        """(n, 3) pixels of the middle of the opened mouth, upper half."""
+        after = warp_landmarks(self.in_crop, self.fields, to_vector(request, NAMES))
+        inverse = self.alignment.inverse()
+        after = after @ inverse[:, :2].T + inverse[:, 2]
+        (x0, y0), (x1, y1) = after[82], (after[312] + after[317]) / 2
+        return picture[int(y0) + 2 : int(y1), int(x0) : int(x1)].reshape(-1, 3)
+
+
+@pytest.fixture(scope="module")
+def closed(closed_mouth) -> FaceInPhoto:
+    return FaceInPhoto(closed_mouth)
+
+
+@pytest.fixture(scope="module")
+def laughing() -> FaceInPhoto:
+    return FaceInPhoto(pytest.importorskip("skimage.data").astronaut())
+
+
+# --- where the lips go ---
+
+
+@pytest.mark.parametrize("request_", [{"AU25": 4.0}, {"AU26": 4.0}, {"AU12": 4.0, "AU25": 3.0}])
+def test_the_lips_part_as_the_flow_says(closed, request_):
+    parting = part_lips(closed.flow(**request_), closed.in_crop)
+    after = warp_landmarks(closed.in_crop, closed.fields, to_vector(request_, NAMES))
+    for edge, ids in ((parting.upper, UPPER_LIP_EDGE), (parting.lower, LOWER_LIP_EDGE)):
+        error = np.linalg.norm(edge - after[list(ids)], axis=1) / parting.interocular
+        assert np.median(error[1:-1]) < 0.06  # the flesh near the corners does not move as the edge does
+    gap = after[14, 1] - after[13, 1]
+    assert parting.gap * parting.interocular == pytest.approx(gap, abs=0.03 * parting.interocular)
+    assert (parting.jaw > 0.2) == ("AU26" in request_)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("AU25", "AU26")])
+def test_units_that_part_no_lips_open_no_mouth(closed, name):
+    for steps in (5.0, -3.0):
+        request = {name: steps}
+        assert steps < 0 or part_lips(closed.flow(**request), closed.in_crop).opened < GATE[0]
+        carried = closed.carry(embedded_mouths()[0], parts=parts_lips(request), **request)
+        assert np.array_equal(carried, closed.by_flow(**request))
+
+
+def test_a_request_that_parts_no_lips_keeps_the_layer_away(closed):
+    """Whatever the flow says: a smile that a model opens by mistake stays a smile."""
+    mouth = embedded_mouths()[0]
+    assert np.array_equal(closed.carry(mouth, parts=False, AU25=4.0), closed.by_flow(AU25=4.0))
+    assert not np.array_equal(closed.carry(mouth, AU25=4.0), closed.by_flow(AU25=4.0))
+
+
+# --- what shows between them ---
+
+
+def test_an_opened_mouth_shows_teeth(closed):
+    request = {"AU12": 4.0, "AU25": 3.0}
+    mouth = choose_mouth(closed.face.landmarks)
+    toothed, dark = (closed.between_lips(closed.carry(m, **request), **request) for m in (mouth, None))
+    assert np.median(toothed.mean(1)) > 130
+    assert np.median(dark.mean(1)) < 70
+    # No band: teeth have edges
+    rows = closed.carry(mouth, **request).mean(-1)
+    assert np.abs(np.diff(rows, axis=1)).max() > 15
+
+
+def test_the_models_paint_is_not_used(closed):
+    mouth = embedded_mouths()[0]
+    assert np.array_equal(closed.carry(mouth, painted=True, AU25=3.0), closed.carry(mouth, AU25=3.0))
+    assert np.array_equal(closed.carry(mouth, painted=True, AU1=3.0), closed.by_flow(AU1=3.0))
+
+
+def test_only_the_mouth_is_composed(closed):
+    carried, moved = closed.carry(embedded_mouths()[0], AU25=4.0), closed.by_flow(AU25=4.0)
+    rows, columns = np.nonzero((carried != moved).any(-1))
+    iod = np.linalg.norm(closed.face.landmarks[468] - closed.face.landmarks[473])
+    corners = closed.face.landmarks[[61, 291]]
+    assert len(rows) > 100
+    assert columns.min() > corners[0, 0] - 0.5 * iod
+    assert columns.max() < corners[1, 0] + 0.5 * iod
+    assert rows.min() > closed.face.landmarks[2, 1] - 0.15 * iod  # the base of the nose
+
+
+def test_the_same_edit_gives_the_same_pixels(closed):
+    mouth = choose_mouth(closed.face.landmarks, seed=3)
+    assert np.array_equal(closed.carry(mouth, AU25=3.0), closed.carry(mouth, AU25=3.0))
+
+
+# --- whose mouth ---
+
+
+def test_embedded_mouths_show_teeth_and_nobody():
+    mouths = embedded_mouths()
+    assert len(mouths) >= 8
+    for mouth in mouths:
+        assert mouth.teeth_colour.mean() > 150
+        assert 0.1 < mouth.shown < 0.25
+        rows = np.arange(len(mouth.pixels))[:, None]
+        outside = (rows < mouth.upper - 10) | (rows > mouth.lower + 10)
+        assert outside.mean() > 0.4
+        assert mouth.pixels[outside].std(0).max() < 4  # one colour, but for compression
+
+
+def test_donors_are_chosen_by_face_and_seed(closed):
+    landmarks = closed.face.landmarks
+    assert choose_mouth(landmarks) is choose_mouth(landmarks)
+    assert len({id(choose_mouth(landmarks, seed)) for seed in range(8)}) == 4
+    assert choose_mouth(landmarks * 2) is choose_mouth(landmarks)  # the photograph's size has no say
+
+
+def test_an_open_mouth_is_its_own(laughing, closed):
+    own = own_mouth(laughing.pixels, laughing.face.landmarks, laughing.alignment, "photograph")
+    assert own is not None
+    assert own.is_own
+    assert own.teeth_colour.mean() > 150
+    assert own_mouth(closed.pixels, closed.face.landmarks, closed.alignment, "photograph") is None
+
+
+def test_own_teeth_stay_where_they_are(laughing):
+    """A laugh opened a little further shows the same teeth, at the same place."""
+    own = own_mouth(laughing.pixels, laughing.face.landmarks, laughing.alignment, "photograph")
+    carried = laughing.carry(own, AU26=0.5)
+    x, y = np.rint(laughing.face.landmarks[[13, 14]].mean(0)).astype(int)
+    patch = (slice(y - 2, y + 3), slice(x - 4, x + 5))
+    assert np.abs(carried[patch].astype(int) - laughing.pixels[patch]).mean() < 12
+
+
+def test_the_reference_lends_its_teeth(laughing, closed):
+    reference = own_mouth(laughing.pixels, laughing.face.landmarks, laughing.alignment, "reference")
+    request = {"AU12": 4.0, "AU25": 3.0}
+    inside = closed.between_lips(closed.carry(reference, **request), **request)
+    assert np.median(inside.mean(1)) > 110
+    assert not np.array_equal(
+        closed.carry(reference, **request), closed.carry(embedded_mouths()[0], **request)
+    )
+
+
+def test_teeth_do_not_darken_with_skin(closed):
+    """Half the light on the skin alone is darker skin: teeth lose far less than half."""
+    mouth = embedded_mouths()[0]
+    dark = (closed.pixels * 0.4).astype(np.uint8)
+    eyes = closed.face.landmarks[[33, 133, 362, 263, 159, 145, 386, 374]]
+    (x0, y0), (x1, y1) = np.floor(eyes.min(0)).astype(int), np.ceil(eyes.max(0)).astype(int)
+    dark[y0:y1, x0:x1] = closed.pixels[y0:y1, x0:x1]  # the eyes keep their light
+    before, after = (
+        light_gain(pixels, closed.face.landmarks, mouth).mean() for pixels in (closed.pixels, dark)
+    )
+    assert after > 0.7 * before
+    # A photograph that is dark as a whole has darker teeth
+    night = light_gain((closed.pixels * 0.4).astype(np.uint8), closed.face.landmarks, mouth).mean()
+    assert night < after
