@@ -76,9 +76,12 @@ def unit_text(quality: dict, name: str) -> str:
 
 
 def emotions_table() -> str:
-    """The units of each emotion, in Markdown."""
-    rows = [f"| {emotion} | {', '.join(units)} |" for emotion, units in EMOTIONS.items()]
-    return "\n".join(["| emotion | units |", "|---|---|", *rows])
+    """The recipe of each emotion, in Markdown."""
+    rows = [
+        f"| {emotion} | {', '.join(f'{unit} +{steps:g}' for unit, steps in recipe.items())} |"
+        for emotion, recipe in EMOTIONS.items()
+    ]
+    return "\n".join(["| emotion | units at strength 1 |", "|---|---|", *rows])
 
 
 def blocks(quality: dict) -> dict[str, str]:

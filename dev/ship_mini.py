@@ -36,6 +36,13 @@ SOURCES = (  # name, how its identities are told apart, licence, citation
     ),
     ("Four photographs of Lisa DeBruine", "lisa".__eq__, "CC0", "Lisa DeBruine"),
     (
+        "Synthetic Faces High Quality - Text 2 Image (SFHQ-T2I): portraits of nobody",
+        lambda identity: identity.startswith("syn-"),
+        "MIT",
+        "Copyright (c) 2024 David Beniaguev. Beniaguev, D. (2024). Synthetic Faces High Quality - Text 2 "
+        "Image (SFHQ-T2I) Dataset. doi:10.34740/kaggle/dsv/9548853",
+    ),
+    (
         "Young Adult White Faces with Manipulated Versions (unmanipulated photographs)",
         lambda identity: True,
         "CC BY 4.0",
@@ -96,8 +103,12 @@ def main() -> None:
     pairs = PairDataset(args.dataset, resolution=settings["resolution"], warped=1.0)
     data, identities = training_data(pairs)
     held_out = PairDataset(args.dataset, split="validation", resolution=settings["resolution"], warped=1.0)
-    note = "Frontal, studio light. Identities seen: " + "; ".join(
-        f"{name}: {', '.join(found)}" for name, found in identities.items()
+    note = (
+        "The photographs of people are frontal, in studio light; the synthetic portraits show all adult "
+        "ages and skin tones, beards, glasses, hats, and light from anywhere. Identities seen: "
+    )
+    note += "; ".join(
+        f"{name}: {', '.join(found)}" for name, found in identities.items() if "synthetic" not in name.lower()
     )
     note += ". Held out for validation: " + ", ".join(sorted({r.identity for r in held_out.records})) + "."
     measured = json.loads(RESULTS.read_text()) if RESULTS.is_file() else None
@@ -121,7 +132,9 @@ def main() -> None:
         "mini",
         description="`mini` is the small model inside the package: two UNets of 7 million parameters each on "
         f"4 x 4 patches of a {settings['resolution']} px crop, that answer with a flow, a mask and paint. "
-        "It was trained from nothing.",
+        "It was trained from nothing. A zero vector means keep. What an opened mouth shows is not its own: "
+        "the package composes it of real mouths (eight of them embedded, insides alone, from the Face "
+        "Research Lab London Set); the pipeline alone shows a dark one.",
         data=data,
         data_note=note,
         command="\n".join(commands),

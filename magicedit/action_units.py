@@ -81,17 +81,17 @@ SIDES = {"L": "the subject's left", "R": "the subject's right"}
 INTENSITY_RANGE = (0.0, 5.0)
 DELTA_RANGE = (-10.0, 10.0)
 
-# EMFACS prototypes, limited to the 12 action units above.
-EMOTIONS: dict[str, tuple[str, ...]] = {
-    "happiness": ("AU6", "AU12", "AU25"),
-    "sadness": ("AU1", "AU4", "AU15", "AU17"),
-    "surprise": ("AU1", "AU2", "AU5", "AU26"),
-    "fear": ("AU1", "AU2", "AU4", "AU5", "AU20", "AU26"),
-    "anger": ("AU4", "AU5", "AU17"),
-    "disgust": ("AU9", "AU15", "AU17"),
+# EMFACS prototypes, limited to the 12 action units above: intensity steps at strength 1. Equal steps would
+# open mouths too far, and let AU1 and AU2 undo AU4.
+EMOTIONS: dict[str, dict[str, float]] = {
+    "happiness": {"AU6": 2.5, "AU12": 4.0, "AU25": 2.0},
+    "sadness": {"AU1": 4.0, "AU4": 2.0, "AU15": 3.5, "AU17": 2.0},
+    "surprise": {"AU1": 3.5, "AU2": 3.5, "AU5": 3.0, "AU25": 1.0, "AU26": 3.0},
+    "fear": {"AU1": 4.0, "AU2": 2.5, "AU4": 3.0, "AU5": 4.0, "AU20": 3.5, "AU25": 1.0, "AU26": 0.6},
+    "anger": {"AU4": 5.0, "AU5": 3.0, "AU9": 1.0, "AU15": 1.5, "AU17": 2.0},
+    "disgust": {"AU4": 2.0, "AU6": 1.0, "AU9": 4.5, "AU15": 2.0, "AU17": 2.5},
 }
-EMOTION_STEP = 4.0  # intensity steps on each action unit of an emotion at strength 1
-STRENGTH_RANGE = (0.0, INTENSITY_RANGE[1] / EMOTION_STEP)
+STRENGTH_RANGE = (0.0, 1.25)
 
 _NAME = re.compile(r"\s*AU[\s_]*0*([1-9][0-9]*)\s*([LR]?)\s*", re.IGNORECASE)
 _NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?\s*", re.IGNORECASE)
@@ -257,7 +257,7 @@ def parse_emotion(spec: str | tuple[str, float]) -> tuple[str, float]:
 def emotion_deltas(name: str, strength: float = 1.0) -> dict[str, float]:
     """Deltas in intensity steps of an emotion at a strength from 0 to 1.25; errors as `parse_emotion`."""
     name, strength = parse_emotion((name, strength))
-    return dict.fromkeys(EMOTIONS[name], EMOTION_STEP * strength)
+    return {unit: steps * strength for unit, steps in EMOTIONS[name].items()}
 
 
 def to_vector(values: Mapping[str, float], names: Sequence[str] = NAMES) -> np.ndarray:

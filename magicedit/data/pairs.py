@@ -367,7 +367,7 @@ class PairDataset(torch.utils.data.Dataset):
             flow = flow.astype(np.float32)
             flow[mask > 0.5] = np.nan
             moved = warp_landmarks(landmarks, self._fields(draw.target), draw.target_command, self._stride)
-            weight[near_lips(moved, size)] = LIPS_WEIGHT
+            weight[near_lips(moved, size, "left_eye", "right_eye")] = LIPS_WEIGHT
         flow, mask, weight = (self._placed(values, draw) for values in (flow, mask, weight))
         if draw.matrix is not None:
             flow = flow @ draw.matrix[:, :2].T.astype(np.float32)

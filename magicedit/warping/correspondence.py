@@ -126,8 +126,10 @@ def correspond(
     return Correspondence(*(values.astype(np.float32) for values in (flow, mask, weight, tone)))
 
 
-def near_lips(landmarks: np.ndarray, size: int) -> np.ndarray:
-    """(size, size) bool: the lips of landmarks (478, 2) px, and the skin next to them."""
-    lips = polygon_mask(region_polygon(landmarks, "mediapipe478", "lips"), size).astype(np.uint8)
+def near_lips(landmarks: np.ndarray, size: int, *others: str) -> np.ndarray:
+    """(size, size) bool: the lips of landmarks (478, 2) px, other regions, and the skin beside them."""
+    lips = np.zeros((size, size), np.uint8)
+    for name in ("lips", *others):
+        lips |= polygon_mask(region_polygon(landmarks, "mediapipe478", name), size).astype(np.uint8)
     reach = max(1, round(_NEAR_LIPS * face_frame(landmarks).interocular))
     return cv2.dilate(lips, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)) > 0

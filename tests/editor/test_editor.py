@@ -546,7 +546,7 @@ def test_sides_are_measured_and_judged(editor, photo):
 
 @pytest.mark.parametrize(
     "request_",
-    [{"add": "AU6=-4,AU12L=-4,AU12R=-4,AU25=-4", "emotion": "happiness"}, {"add": {"AU12": 1e-50}}],
+    [{"add": "AU6=-2.5,AU12L=-4,AU12R=-4,AU25=-2", "emotion": "happiness"}, {"add": {"AU12": 1e-50}}],
 )
 def test_what_comes_to_nothing_returns_the_photograph(editor, photo, request_):
     result = editor.edit(photo, **request_)
