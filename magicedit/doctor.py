@@ -30,6 +30,7 @@ OPTIONAL_PACKAGES = {  # package -> the extra that brings it
     "av": "video",
     "dlib-bin": "evaluation",
     "face-recognition-models": "evaluation",
+    "stlpips-pytorch": "lpips",
     "insightface": "insightface",
     "onnxruntime": "insightface",
     "scikit-image": "demo",

@@ -15,10 +15,13 @@ from tiny_models import tiny_patch_pipeline
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 import export_speed  # noqa: E402
+import jury  # noqa: E402
 import mini_quality  # noqa: E402
 import train_tables  # noqa: E402
 from proxy import TINY, make_pipeline  # noqa: E402
 
+from magicedit.action_units import NAMES  # noqa: E402
+from magicedit.errors import DatasetError, MagicEditError, NoFaceError  # noqa: E402
 from magicedit.evaluation import headline_table, load_protocol  # noqa: E402
 
 
@@ -202,3 +205,246 @@ def test_the_pages_medians_follow_from_its_rows():
     assert further["page_median_seconds"] == pytest.approx(
         statistics.median(row["page_seconds"] for row in rows), abs=6e-4
     )
+
+
+# --- The jury -----------------------------------------------------------------------------------------------
+
+
+def dimmed(photo, au_delta, seed):
+    """An editor that darkens the whole photograph, and fails at AU26."""
+    if "AU26" in au_delta:
+        raise NoFaceError("the jaw is lost")
+    return photo.pixels // 2
+
+
+@pytest.fixture
+def jury_folder(tmp_path, astronaut, monkeypatch):
+    """A folder of photographs with one London face, and the jury's command line in this process."""
+    photographs = tmp_path / "faces"
+    (photographs / "london" / "001").mkdir(parents=True)
+    Image.fromarray(astronaut).save(photographs / "london" / "001" / "neutral.jpg", quality=95)
+
+    def run(*words: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["benchmarks/jury.py", *words])
+        return jury.main()
+
+    return photographs, tmp_path / "out", run
+
+
+def sheets_of(
+    jury_folder, *words: str, editors=("copy", f"dim={__name__}:dimmed"), requests="AU25=+3;AU26=+4"
+):
+    photographs, out, run = jury_folder
+    named = [word for editor in editors for word in ("--editor", editor)]
+    options = ["--photographs", str(photographs), "--requests", requests, "--tile", "64", *words]
+    return run("sheets", str(out), *named, *options)
+
+
+def test_jury_requests_are_the_issues():
+    """The five openings, every unit at +3 once, and codes that no later choice renumbers."""
+    texts = [request.text for request in jury.REQUESTS]
+    assert texts[:5] == ["AU25=+3", "AU12=+4,AU25=+3", "AU26=+4", "happiness", "surprise"]
+    assert {f"{name}=+3" for name in NAMES} <= set(texts)
+    assert len(set(texts)) == len(texts) == 23
+    assert [request.number for request in jury.REQUESTS] == list(range(1, 24))
+    assert jury.REQUESTS[3].deltas == {"AU6": 4.0, "AU12": 4.0, "AU25": 4.0}
+    assert jury.chosen_requests("openings") == list(jury.REQUESTS[:5])
+    with pytest.raises(MagicEditError, match="no request AU99"):
+        jury.chosen_requests("AU99=+3")
+
+
+def test_jury_shuffles_editors_by_seed_and_cell():
+    """Each editor comes first in about half of the cells, the same ones whatever else is chosen."""
+    faces = [jury.ValidationFace(n, f"face{n}", "synthetic", Path()) for n in range(1, 53)]
+    cells = [
+        jury.blind_codes(request, face, ("mini", "warp"), 0) for request in jury.REQUESTS for face in faces
+    ]
+    first = [next(iter(cell.values())) for cell in cells]
+    assert 0.45 < first.count("mini") / len(first) < 0.55
+    assert list(cells[0]) == ["01-01a", "01-01b"]
+    assert cells[0] == jury.blind_codes(jury.REQUESTS[0], faces[0], ("warp", "mini"), 0)
+    other_seed = [jury.blind_codes(jury.REQUESTS[0], face, ("mini", "warp"), 1) for face in faces]
+    assert other_seed != cells[: len(faces)]
+
+
+def test_jury_sheets_hold_the_editors_pictures_and_not_their_names(jury_folder, astronaut):
+    _, out, _ = jury_folder
+    assert sheets_of(jury_folder) == 0
+    key = json.loads((out / "key.json").read_text())
+    by_code = {tile["code"]: tile for tile in key["tiles"]}
+    assert {tile["editor"] for tile in by_code.values()} == {"copy", "dim"}
+    assert [tile["error"] for tile in by_code.values() if tile["editor"] == "dim"] == ["", "the jaw is lost"]
+    form = (out / "ratings.tsv").read_text()
+    assert form.startswith("code\trating\treads_as_intended\tpreferred\n")
+    assert form.count("\n") == 4  # the failed edit needs no rating
+    assert "dim" not in form
+    sheet = np.asarray(Image.open(out / "sheets" / "01-1.png"))
+    places = {"unedited": 0} | {by_code[f"01-01{letter}"]["editor"]: n for n, letter in enumerate("ab", 1)}
+    brightness = {
+        name: sheet[34 : 34 + 64, place * 134 + 70 : place * 134 + 128].mean()
+        for name, place in places.items()
+    }
+    assert brightness["copy"] == brightness["unedited"]
+    assert brightness["dim"] == pytest.approx(brightness["unedited"] / 2, abs=1)
+
+
+def test_jury_resumes_and_keeps_ratings(jury_folder):
+    _, out, _ = jury_folder
+    sheets_of(jury_folder, requests="AU25=+3")
+    tile = out / "tiles" / "dim" / "001" / "01.png"
+    Image.new("RGB", (128, 64), "red").save(tile)  # an edit that is there is not made again
+    form = out / "ratings.tsv"
+    filled = form.read_text().replace("01-01a\t\t", "01-01a\t2\tyes").replace("01-01b\t\t", "01-01b\t1\tno")
+    form.write_text(filled)
+    assert sheets_of(jury_folder, requests="AU25=+3;AU1=+3") == 0
+    with Image.open(tile) as picture:
+        assert picture.getpixel((5, 5)) == (255, 0, 0)
+    assert form.read_text().startswith(filled)
+    assert "06-01a\t" in form.read_text()
+
+
+def test_jury_refuses_a_folder_of_other_editors_or_weights(jury_folder, capsys):
+    _, out, _ = jury_folder
+    sheets_of(jury_folder, requests="AU25=+3")
+    assert sheets_of(jury_folder, editors=("copy",), requests="AU25=+3") == 1
+    assert "made with editors copy, dim, this run has copy" in capsys.readouterr().err
+    assert sheets_of(jury_folder, "--seed", "1", requests="AU25=+3") == 1
+    assert "made with seed 0, this run has 1" in capsys.readouterr().err
+    made = out / "tiles" / "copy" / jury.MADE
+    made.write_text(made.read_text().replace('"code": "', '"code": "0'))
+    assert sheets_of(jury_folder, requests="AU25=+3") == 1
+    assert "pictures of copy with another code" in capsys.readouterr().err
+
+
+def test_jury_takes_pictures_of_another_checkout(jury_folder):
+    photographs, out, run = jury_folder
+    options = ("--photographs", str(photographs), "--requests", "AU25=+3", "--tile", "64")
+    assert run("edit", str(out), "--editor", "before=copy", *options) == 0
+    assert not (out / "key.json").exists()
+    made = out / "tiles" / "before" / jury.MADE
+    made.write_text(made.read_text().replace('"code": "', '"code": "0'))
+    assert run("sheets", str(out), "--editor", "copy", "--made", "before", *options) == 0
+    assert set(json.loads((out / "key.json").read_text())["editors"]) == {"before", "copy"}
+    assert run("sheets", str(out), "--made", "nobody", *options) == 1
+
+
+def jury_rows() -> list[dict]:
+    """Two faces of each kind, two requests; a: 3 everywhere but one 0, and preferred but there; b: 1."""
+    rows = []
+    for kind, face in (("london", "001"), ("london", "011"), ("synthetic", "s1"), ("synthetic", "s2")):
+        for request, group in (("AU25=+3", "openings"), ("AU1=+3", "others")):
+            bad = (face, request) == ("s2", "AU25=+3")
+            about = {
+                "face": face,
+                "kind": kind,
+                "request": request,
+                "group": group,
+                "error": "",
+                "juror": "j",
+            }
+            a, b = (0.0, 1.0) if bad else (3.0, 1.0)
+            rows.append(about | {"editor": "a", "rating": a, "reads": "yes", "preferred": not bad})
+            rows.append(about | {"editor": "b", "rating": b, "reads": "half", "preferred": False})
+    return rows
+
+
+def test_jury_table_by_hand():
+    summary = jury.summary_of(jury_rows())
+    openings = summary["openings"]
+    assert openings["all"]["a"] == {
+        "n": 4, "mean": 2.25, "share_0": 0.25, "failed": 0,
+        "reads_yes": 1.0, "reads_half": 0.0, "reads_no": 0.0,
+        "over": {"b": {"cells": 4, "chosen": 3, "preferred": 1.0, "differ": 4, "better": 0.75}},
+    }  # fmt: skip
+    assert openings["london"]["a"]["mean"] == 3.0
+    assert openings["synthetic"]["a"]["mean"] == 1.5
+    assert openings["all"]["b"]["over"]["a"]["preferred"] == 0.0
+    assert summary["AU1=+3"] == summary["others"]
+    assert summary["all"]["all"]["b"]["reads_half"] == 1.0
+    assert "| openings | a | 4 | 2.25 (3.00 / 1.50) | 25.0% | 100% | 0% | 100% of 3 over b |" in (
+        jury.table_of(summary)
+    )
+
+
+def test_jury_names_each_wrong_row(tmp_path):
+    """Good rows beside one of each mistake, a line each; none of the good ones is complained about."""
+    tiles = [
+        jury.Tile(f"01-0{n}{letter}", editor, f"face{n}", "london", "AU25=+3", "openings")
+        for n in (1, 2, 3, 4)
+        for letter, editor in (("a", "mini"), ("b", "warp"))
+    ]
+    form = tmp_path / "form.csv"
+    form.write_text(
+        "code,rating,reads_as_intended,preferred\n"
+        "01-01a,3,yes,yes\n01-01b,2,no,yes\n01-02a,4,yes,\n01-02b,-1,maybe,perhaps\n"
+        "99-01a,2,yes,\n01-03a,2,yes,\n01-03a,2,yes,\n01-03b,,,\n01-04a,good,yes,\n"
+    )
+    rows, problems = jury.read_ratings(form, tiles)
+    assert problems == [
+        "form.csv line 4: 01-02a: the rating must be 0 to 3, got 4",
+        "form.csv line 5: 01-02b: the rating must be 0 to 3, got -1",
+        "form.csv line 5: 01-02b: reads_as_intended must be yes, half or no, got 'maybe'",
+        "form.csv line 5: 01-02b: preferred must be yes or empty, got 'perhaps'",
+        "form.csv line 6: unknown code '99-01a'",
+        "form.csv line 8: a second row of 01-03a",
+        "form.csv line 9: 01-03b has no rating",
+        "form.csv line 10: 01-04a: the rating must be 0 to 3, got 'good'",
+        "form.csv: no row of 01-04b",
+        "form.csv: two pictures of face1, AU25=+3, are preferred; choose one or none",
+    ]
+    assert [row["code"] for row in rows] == ["01-01a", "01-01b", "01-03a"]
+    _, problems = jury.read_ratings(form, tiles, partial=True)
+    assert not [line for line in problems if "no rating" in line or "no row" in line]
+    form.write_text("code,rating\n01-01a,3\n")
+    with pytest.raises(DatasetError, match="lacks the columns reads_as_intended, preferred"):
+        jury.read_ratings(form, tiles)
+
+
+def test_jury_table_counts_failed_edits_as_0(jury_folder, tmp_path, capsys):
+    _, out, run = jury_folder
+    sheets_of(jury_folder)
+    form = out / "ratings.tsv"
+    assert run("table", str(out), "-o", str(tmp_path / "t.json")) == 1
+    assert "has no rating" in capsys.readouterr().err
+    form.write_text(form.read_text().replace("\t\t\t", "\t2\tyes\t"))
+    assert run("table", str(out), "-o", str(tmp_path / "t.json")) == 0
+    found = json.loads((tmp_path / "t.json").read_text())
+    dim = found["summary"]["openings"]["all"]["dim"]
+    assert (dim["mean"], dim["failed"], dim["share_0"]) == (1.0, 1, 0.5)
+    assert found["command"].startswith("python benchmarks/jury.py table")
+    assert found["summary"] == json.loads(json.dumps(jury.summary_of(found["rows"])))
+
+
+def test_jury_measures_small_requests_in_the_mouths_box(jury_folder, astronaut, tmp_path):
+    """Halving the photograph changes the box by half its own mean; a copy by nothing."""
+    photographs, _, run = jury_folder
+    output = tmp_path / "small.json"
+    named = ("--editor", "copy", "--editor", f"dim={__name__}:dimmed")
+    assert run("small", *named, "--photographs", str(photographs), "-o", str(output)) == 0
+    found = json.loads(output.read_text())
+    assert all(row["reached"] and row["max"] == 0 for row in found["summary"]["copy"].values())
+    from magicedit.faces import load_backend
+    from magicedit.imaging import open_photo
+
+    pixels = open_photo(photographs / "london" / "001" / "neutral.jpg").pixels
+    (face,) = load_backend().detect(pixels)
+    lips = face.landmarks[[61, 291, 0, 17]]  # corners, cupid's bow, lower edge
+    box = jury.mouth_box(face, pixels.shape)
+    height, width = (part.stop - part.start for part in box)
+    assert width == pytest.approx(1.2 * np.ptp(lips[:, 0]), rel=0.1)
+    assert height == pytest.approx(1.2 * np.ptp(lips[:, 1]), rel=0.25)  # the bow has two peaks
+    expected = (pixels[box] - pixels[box] // 2).mean()
+    dim = found["summary"]["dim"]["AU1=+0.5"]
+    assert dim["median"] == pytest.approx(expected, abs=1e-3)
+    assert (dim["over_limit"], dim["reached"]) == (1, False)
+
+
+def test_small_requests_have_the_issues_limits():
+    rows = [
+        {"editor": "e", "face": str(n), "kind": "london", "request": "AU12=+0.25", "levels": level}
+        for n, level in enumerate((1.0, 3.5, 4.9))
+    ]
+    assert not jury.small_summary(rows)["e"]["AU12=+0.25"]["reached"]  # the median is above 3
+    assert jury.small_summary([rows[0], rows[0], rows[2]])["e"]["AU12=+0.25"]["reached"]
+    worse = [rows[0], rows[0], rows[2] | {"levels": 5.0}]
+    assert jury.small_summary(worse)["e"]["AU12=+0.25"]["over_limit"] == 1

@@ -6,16 +6,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 
 from magicedit.action_units import whole_name
 from magicedit.errors import MagicEditError, NoFaceError
 from magicedit.evaluation.circumstances import without_folders
-from magicedit.evaluation.metrics.au_error import achieved_share, au_error
+from magicedit.evaluation.metrics.au_error import achieved_share, au_error, possible_change
 from magicedit.evaluation.metrics.background import background_rmse
+from magicedit.evaluation.metrics.expression_gain import expression_gain
 from magicedit.evaluation.metrics.head_pose import pose_rmse_degrees, pose_rmse_matrix
 from magicedit.evaluation.metrics.identity import descriptor_distance, embedding_cosine
+from magicedit.evaluation.metrics.mobileface import load_mobileface
+from magicedit.evaluation.metrics.mouth import mouth_window
 from magicedit.evaluation.metrics.perceptual import load_lpips
+from magicedit.evaluation.metrics.regions import change_by_region, unrequested_change
+from magicedit.evaluation.metrics.st_lpips import load_st_lpips
 from magicedit.evaluation.metrics.structure import ssim
 from magicedit.evaluation.subjects import Subject
 from magicedit.faces import (
@@ -33,9 +39,10 @@ from magicedit.faces.types import same_face
 from magicedit.imaging import Photo
 
 CROP = 384  # px a side of the crops that are compared and kept
+LPIPS_FACE, LPIPS_MOUTH = 192, 128  # px a side of what ST-LPIPS sees, which takes 2 s of a core at 384
 TURNED = 15.0  # degrees of yaw or pitch from which on a head counts as turned
 _REMEMBERED = 2  # originals
-AU_COLUMNS = ("au_mse", "au_mae", "au_mse_asked", "achieved")  # of a row, each by scorer
+AU_COLUMNS = ("au_mse", "au_mae", "au_mse_asked", "achieved", "gain")  # of a row, each by scorer
 
 SCORERS: dict[str, dict[str, Any]] = {
     "blendshapes": {
@@ -62,6 +69,7 @@ class Measured:
     landmarks68: np.ndarray | None
     descriptor: np.ndarray | None
     embedding: np.ndarray | None
+    mobileface: np.ndarray | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +97,8 @@ class Scoring:
             self.skipped |= {"identity_distance": reason, "landmarks68": reason}
         self._lpips = self._optional("lpips", load_lpips)
         self._arcface = self._optional("arcface_cosine", lambda: load_backend("insightface"))
+        self._mobileface = self._optional("mobileface_cosine", load_mobileface)
+        self._st_lpips = self._optional("st_lpips", load_st_lpips)
         self._optional("ssim", lambda: ssim(*[np.zeros((16, 16, 3), np.uint8)] * 2))
         self._originals: OrderedDict[str, Original] = OrderedDict()
 
@@ -154,14 +164,31 @@ class Scoring:
             "arcface_cosine": None
             if before.embedding is None or after.embedding is None
             else embedding_cosine(before.embedding, after.embedding),
+            "mobileface_cosine": None
+            if before.mobileface is None
+            else embedding_cosine(before.mobileface, after.mobileface),
             "background_rmse": background_rmse(before.crop, after.crop, original.mask),
             "pose_degrees": pose_rmse_degrees(before.face.pose, face.pose),
             "pose_matrix": pose_rmse_matrix(before.face.pose, face.pose),
             "ssim": None if "ssim" in self.skipped else ssim(before.crop, after.crop),
             "lpips": None if self._lpips is None else self._lpips(before.crop, after.crop),
+            **self._perceptual(original, after.crop),
+            **region_columns(original, after.crop, asked),
             "pixels_changed": int((pixels != original.photo.pixels).any(-1).sum()),
         }
         return row, after.crop
+
+    def _perceptual(self, original: Original, after: np.ndarray) -> dict[str, float | None]:
+        """ST-LPIPS of the crop and of the square around the original's mouth."""
+        if self._st_lpips is None:
+            return {"st_lpips": None, "st_lpips_mouth": None}
+        face, before = original.measured.face, original.measured.crop
+        mouth = mouth_window(original.alignment.apply(face.landmarks), face.scheme, CROP)
+        whole, close = (
+            self._st_lpips(*(cv2.resize(p, (side, side), interpolation=cv2.INTER_AREA) for p in pair))
+            for side, pair in ((LPIPS_FACE, (before, after)), (LPIPS_MOUTH, (before[mouth], after[mouth])))
+        )
+        return {"st_lpips": whole, "st_lpips_mouth": close}
 
     def _measure(self, pixels: np.ndarray, face: Face, alignment: Alignment) -> Measured:
         landmarks68 = descriptor = embedding = None
@@ -171,7 +198,16 @@ class Scoring:
         if self._arcface is not None:
             same = same_face(self._arcface.detect(pixels), face.box)
             embedding = None if same is None else same.embedding
-        return Measured(face, crop_face(pixels, alignment), landmarks68, descriptor, embedding)
+        mobileface = None if self._mobileface is None else self._mobileface(pixels, face)
+        return Measured(face, crop_face(pixels, alignment), landmarks68, descriptor, embedding, mobileface)
+
+
+def region_columns(original: Original, after: np.ndarray, asked: Mapping[str, float]) -> dict[str, Any]:
+    """`change_by_region` and `unrequested_change` of a row, levels 0..255 of the aligned crop."""
+    face = original.measured.face
+    landmarks = original.alignment.apply(face.landmarks)
+    changes = change_by_region(original.measured.crop, after, landmarks, face.scheme)
+    return {"change_by_region": changes, "unrequested_change": unrequested_change(asked, changes)}
 
 
 def au_columns(
@@ -180,7 +216,7 @@ def au_columns(
     before: Mapping[str, Mapping[str, float]],
     aus: tuple[str, ...],
 ) -> dict[str, dict[str, float | None]]:
-    """`au_mse`, `au_mae`, `au_mse_asked` and `achieved` of a row, each by scorer.
+    """`au_mse`, `au_mae`, `au_mse_asked`, `achieved` and `gain` of a row, each by scorer.
 
     A side that was asked alone counts by itself in `achieved` and the errors of what was asked; among `aus`,
     the whole unit is to change by the mean of its sides. A scorer without intensities of its own takes where
@@ -204,6 +240,9 @@ def au_columns(
             au_error(asked, changes, start, measured).asked_mse if measured else None
         )
         columns["achieved"][scorer] = achieved_share(asked, changes, start)
+        columns["gain"][scorer] = expression_gain(
+            possible_change(whole, start), changes, (au for au in aus if au not in confused)
+        )
     return columns
 
 

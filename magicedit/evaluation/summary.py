@@ -19,8 +19,9 @@ from magicedit.evaluation.scoring import AU_COLUMNS, SCORERS, au_columns, rounde
 
 Rows = Sequence[Mapping[str, Any]]
 SCALARS = (
-    *("identity_distance", "arcface_cosine", "background_rmse", "pose_degrees", "pose_matrix"),
-    *("ssim", "lpips", "pixels_changed", "seconds"),
+    *("identity_distance", "arcface_cosine", "mobileface_cosine"),
+    *("background_rmse", "pose_degrees", "pose_matrix"),
+    *("ssim", "lpips", "st_lpips", "st_lpips_mouth", "unrequested_change", "pixels_changed", "seconds"),
 )
 _LABELS_NOTE = "intensities 0 to 5 that another tool read from the same crops"
 
@@ -137,10 +138,10 @@ def headline(rows: Rows) -> dict[str, dict[str, float]]:
     values: dict[str, list[tuple[float, str]]] = {}
     for row in rows:
         for metric in AU_COLUMNS:
-            for scorer, value in row[metric].items():
+            for scorer, value in row.get(metric, {}).items():  # rows of older runs lack newer metrics
                 values.setdefault(f"{metric}/{scorer}", []).append((value, row["person"]))
         for metric in SCALARS:
-            values.setdefault(metric, []).append((row[metric], row["person"]))
+            values.setdefault(metric, []).append((row.get(metric), row["person"]))
     found = {}
     for name, pairs in values.items():
         known = [(value, person) for value, person in pairs if value is not None and math.isfinite(value)]

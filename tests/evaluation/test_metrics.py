@@ -1,21 +1,44 @@
 """Every metric against numbers by hand, or another implementation."""
 
+import base64
 import importlib.util
+import json
+import os
+import sys
+import types
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
-from magicedit.errors import MissingDependencyError
+from magicedit.action_units import NAMES
+from magicedit.errors import MissingDependencyError, ModelError
 from magicedit.evaluation.metrics.au_error import achieved_share, au_error, possible_change
 from magicedit.evaluation.metrics.background import background_rmse
 from magicedit.evaluation.metrics.control import crosstalk, response, side_leak
+from magicedit.evaluation.metrics.expression_gain import expression_gain
 from magicedit.evaluation.metrics.head_pose import pose_rmse_degrees, pose_rmse_matrix, rotation_matrix
 from magicedit.evaluation.metrics.identity import descriptor_distance, embedding_cosine
 from magicedit.evaluation.metrics.intervals import bootstrap
+from magicedit.evaluation.metrics.mobileface import (
+    FOLDER_VARIABLE,
+    load_mobileface,
+    read_graph,
+    recognition_alignment,
+)
+from magicedit.evaluation.metrics.mouth import BetweenLips, between_lips, mouth_ratios, mouth_window
 from magicedit.evaluation.metrics.perceptual import load_fid, load_lpips
+from magicedit.evaluation.metrics.regions import (
+    REGIONS,
+    change_by_region,
+    region_masks,
+    unrequested_change,
+    untouched_regions,
+)
+from magicedit.evaluation.metrics.st_lpips import PACKAGE, load_st_lpips
 from magicedit.evaluation.metrics.structure import ssim
-from magicedit.faces import Pose
+from magicedit.faces import Face, Pose, align, crop_face, face_region, load_backend
 from magicedit.faces.measure import pose_of
 
 # --- Action units ---
@@ -198,6 +221,351 @@ def test_learned_distances_say_why_they_are_missing(load, reason):
     with pytest.raises(MissingDependencyError, match=reason) as caught:
         load()
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def st_lpips():
+    if importlib.util.find_spec(PACKAGE) is None:
+        pytest.skip("the extra lpips is not installed")
+    return load_st_lpips()
+
+
+def test_st_lpips_is_its_authors(st_lpips, astronaut, monkeypatch):
+    """Their modules, given stand-ins for what they import and do not use."""
+    for name in ("torchvision", "torchvision.models", "torchsummary", "IPython"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    sys.modules["torchvision"].models = sys.modules["torchvision.models"]
+    sys.modules["torchsummary"].summary = sys.modules["IPython"].embed = None
+    theirs = importlib.import_module(f"{PACKAGE}.stlpips").LPIPS(
+        net="alex", variant="shift_tolerant", verbose=False
+    )
+    before = np.ascontiguousarray(astronaut[60:188, 150:290])
+    found = {}
+    for kind, after in _worse(before).items():
+        pair = [torch.from_numpy(p).permute(2, 0, 1)[None].float() / 127.5 - 1 for p in (before, after)]
+        with torch.no_grad():
+            expected = float(theirs(*pair))
+        found[kind] = st_lpips(before, after)
+        assert found[kind] == pytest.approx(expected, rel=1e-5)
+    assert min(found.values()) > 0.1
+    assert len({round(value, 3) for value in found.values()}) == len(found)
+
+
+def test_st_lpips_of_equal_shifted_and_blurred_pictures(st_lpips, astronaut):
+    """A shift of a pixel is nearly nothing to it, and a tenth of a slight blur."""
+    face = np.ascontiguousarray(astronaut[60:188, 150:278])
+    shifted = np.ascontiguousarray(astronaut[60:188, 151:279])
+    blurs = [st_lpips(face, cv2.GaussianBlur(face, (0, 0), sigma)) for sigma in (1.0, 2.0, 4.0)]
+    assert st_lpips(face, face) == 0
+    assert 0 < 10 * st_lpips(face, shifted) < blurs[0] < blurs[1] < blurs[2]
+
+
+def test_st_lpips_refuses_what_it_cannot_compare(st_lpips):
+    big, small = np.zeros((64, 64, 3), np.uint8), np.zeros((16, 64, 3), np.uint8)
+    for pair in ((big, big[:48]), (small, small)):
+        with pytest.raises(ValueError, match="two pictures of one size from 32 px on"):
+            st_lpips(*pair)
+
+
+def test_st_lpips_says_what_is_missing(monkeypatch):
+    monkeypatch.setattr("magicedit.evaluation.metrics.st_lpips.PACKAGE", "no_such_package")
+    with pytest.raises(MissingDependencyError, match=r"magicedit\[lpips\]"):
+        load_st_lpips()
+
+
+# --- The mouth ---
+
+INNER_LIPS = (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308, 415, 310, 311, 312, 13, 82, 81, 80, 191)
+
+
+def square_mouth(left: float, top: float, right: float, bottom: float) -> np.ndarray:
+    """478 landmarks in a crop of 128 px, inner lips on a box, eyes 40 px apart."""
+    landmarks = np.full((478, 2), 64, np.float32)
+    landmarks[[33, 133]], landmarks[[362, 263]] = (44, 40), (84, 40)
+    corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)], np.float32)
+    for place, point in enumerate(INNER_LIPS):
+        side, along = divmod(place, 5)
+        landmarks[point] = corners[side] + (corners[(side + 1) % 4] - corners[side]) * along / 5
+    return landmarks
+
+
+def test_between_lips_by_hand():
+    """A ramp of two levels a column: Sobel's kernel gives 8 times the slope, wherever it is."""
+    ramp = np.broadcast_to((2 * np.arange(128)).astype(np.uint8)[None, :, None], (128, 128, 3)).copy()
+    ramp[:70], ramp[91:] = 255, 0  # lips, which are not looked at
+    found = between_lips(ramp, square_mouth(40, 68, 80, 92), "mediapipe478")
+    columns, rows = np.arange(41, 80), 23  # a pixel off the outline's own, which polygons draw too
+    inner = ramp[70:91, 41:80, 0]
+    assert found.pixels == len(columns) * rows
+    untouched = between_lips(
+        np.broadcast_to((2 * np.arange(128)).astype(np.uint8)[None, :, None], (128, 128, 3)).copy(),
+        square_mouth(40, 68, 80, 92),
+        "mediapipe478",
+    )
+    assert untouched.sharpness == 16
+    assert untouched.detail == 0
+    assert untouched.luminance == inner.mean() == 120
+    assert untouched.teeth == pytest.approx(
+        np.sort(np.tile(2 * columns, rows))[len(columns) * rows // 2 :].mean()
+    )
+    assert found.sharpness > 16  # the edge of the lips, drawn two rows into the mouth
+
+
+def test_detail_is_the_second_difference():
+    """Of alternate columns twice their step."""
+    landmarks = square_mouth(40, 68, 80, 92)
+    columns = np.where(np.arange(128) % 2, 110, 100).astype(np.uint8)
+    striped = np.broadcast_to(columns[None, :, None], (128, 128, 3)).copy()
+    found = between_lips(striped, landmarks, "mediapipe478")
+    assert (found.detail, found.sharpness) == (20, 0)  # Sobel's kernel skips every second column
+
+
+def test_closed_lips_show_nothing():
+    crop = np.full((128, 128, 3), 100, np.uint8)
+    assert between_lips(crop, square_mouth(40, 79.6, 80, 80.4), "mediapipe478") is None
+
+
+def test_mouth_ratios_by_hand():
+    real = BetweenLips(sharpness=20, detail=8, luminance=100, teeth=150, pixels=900)
+    assert mouth_ratios(BetweenLips(5, 4, 125, 150, 80), real) == (0.25, 0.5, 1.25, 1.0)
+    assert mouth_ratios(real, real) == (1, 1, 1, 1)
+
+
+def test_a_blurred_and_a_painted_mouth_are_told_from_a_real_smile(astronaut):
+    (face,) = load_backend().detect(astronaut)
+    alignment = align(face, 384)
+    crop, landmarks = crop_face(astronaut, alignment), alignment.apply(face.landmarks)
+    real = between_lips(crop, landmarks, face.scheme)
+    assert real.teeth > real.luminance > 100
+    mouth = np.rint(landmarks[list(INNER_LIPS)]).astype(np.int32)
+    pit = cv2.fillPoly(crop.copy(), [mouth], (38, 18, 18))
+    band = cv2.GaussianBlur(crop, (0, 0), 6)
+    for picture, luminance in ((pit, (0.05, 0.4)), (band, (0.8, 1.2))):
+        ratios = mouth_ratios(between_lips(picture, landmarks, face.scheme), real)
+        assert ratios.sharpness < 0.5
+        assert ratios.detail < 0.5
+        assert luminance[0] < ratios.luminance < luminance[1]
+
+
+def test_the_mouths_square_lies_in_the_crop():
+    """60 px, around the lips; shifted where it would leave the crop."""
+    landmarks = square_mouth(40, 68, 80, 92)
+    landmarks[[61, 291]], landmarks[[0, 17]] = ((35, 80), (85, 80)), ((60, 60), (60, 100))
+    lips = [61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 409, 270, 269, 267, 0, 37, 39, 40, 185]
+    landmarks[[i for i in lips if i not in (61, 291, 0, 17)]] = (60, 80)
+    assert mouth_window(landmarks, "mediapipe478", 128) == (slice(50, 110), slice(30, 90))
+    low = landmarks + np.float32((0, 45))
+    assert mouth_window(low, "mediapipe478", 128) == (slice(68, 128), slice(30, 90))
+
+
+# --- Parts of the face ---
+
+
+@pytest.fixture
+def two_schemes(astronaut):
+    """Landmarks of the astronaut by scheme; each of iBUG's 68 is the nearest of the 478."""
+    (face,) = load_backend().detect(astronaut)
+    nearest = [162, 234, 93, 58, 172, 136, 149, 148, 152, 377, 378, 365, 397, 288, 323, 454, 389]
+    nearest += [70, 63, 105, 66, 107, 336, 296, 334, 293, 300, 168, 197, 5, 4, 75, 97, 2, 326, 305]
+    nearest += [33, 160, 158, 133, 153, 144, 362, 385, 387, 263, 373, 380]
+    nearest += [61, 39, 37, 0, 267, 269, 291, 405, 314, 17, 84, 181, 78, 82, 13, 312, 308, 317, 14, 87]
+    return {"mediapipe478": face.landmarks, "ibug68": face.landmarks[nearest]}
+
+
+@pytest.mark.parametrize("scheme", ["mediapipe478", "ibug68"])
+def test_parts_share_no_pixel_and_fill_the_face(two_schemes, scheme):
+    landmarks = two_schemes[scheme]
+    masks = region_masks(landmarks, scheme, 512)
+    assert tuple(masks) == REGIONS
+    assert (np.sum(list(masks.values()), axis=0) == face_region(landmarks, 512, scheme)).all()
+    centres = {
+        "eyes": (159, 145, 386),
+        "brows": (105, 334),
+        "nose": (4, 5),
+        "mouth": (0, 17),
+        "elsewhere": (50, 280),
+    }
+    for name, points in centres.items():
+        for x, y in np.rint(two_schemes["mediapipe478"][list(points)]).astype(int):
+            assert masks[name][y, x], (name, x, y)
+
+
+@pytest.mark.parametrize("scheme", ["mediapipe478", "ibug68"])
+def test_change_is_told_by_part(two_schemes, scheme, astronaut):
+    """10 levels brighter brows, everything else as it was; then the background alone."""
+    landmarks = two_schemes[scheme]
+    masks = region_masks(landmarks, scheme, 512)
+    before = astronaut // 2
+    after = before.copy()
+    after[masks["brows"]] += 10
+    assert change_by_region(before, after, landmarks, scheme) == dict.fromkeys(REGIONS, 0) | {"brows": 10}
+    after = before.copy()
+    after[~face_region(landmarks, 512, scheme)] += 99
+    assert change_by_region(before, after, landmarks, scheme) == dict.fromkeys(REGIONS, 0)
+    with pytest.raises(ValueError, match="two square crops"):
+        change_by_region(before, after[:300], landmarks, scheme)
+
+
+def test_what_a_request_touches():
+    assert untouched_regions(["AU1"]) == ["nose", "mouth"]
+    assert untouched_regions(["AU5"]) == ["brows", "nose", "mouth", "elsewhere"]
+    assert untouched_regions(["AU12L", "AU25"]) == ["eyes", "brows"]
+    assert untouched_regions(["AU4", "AU26"]) == ["nose"]
+    assert untouched_regions(["AU9"]) == []
+    assert untouched_regions([]) == list(REGIONS)
+    assert all(set(untouched_regions([name])) <= set(REGIONS) for name in NAMES)
+
+
+def test_unrequested_change_by_hand():
+    changes = {"eyes": 1.0, "brows": 9.0, "nose": 2.0, "mouth": 7.0, "elsewhere": 3.0}
+    assert unrequested_change({"AU1": 3.0}, changes) == 7.0
+    assert unrequested_change({"AU1": 3.0, "AU12": 0.0}, changes) == 7.0  # 0 asks for nothing
+    assert unrequested_change({"AU1": 3.0, "AU26": 1.0}, changes) == 2.0
+    assert unrequested_change({}, changes) == 9.0
+    assert unrequested_change({"AU9": 1.0}, changes) is None
+
+
+# --- Expression gain ---
+
+
+@pytest.mark.parametrize(
+    ("changed", "gain"),
+    [
+        ({"AU1": 0.0, "AU4": 0.0, "AU12": 0.0}, 0),  # did nothing
+        ({"AU1": 3.0, "AU4": 0.0, "AU12": 4.0}, 1),
+        ({"AU1": 6.0, "AU4": 0.0, "AU12": 8.0}, 0),  # twice as much
+        ({"AU1": 1.5, "AU4": 0.0, "AU12": 2.0}, 0.5),
+        ({"AU1": -3.0, "AU4": 0.0, "AU12": -4.0}, -1),
+        ({"AU1": 3.0, "AU4": 5.0, "AU12": 4.0}, 0),  # right, and as much beside it
+        ({"AU1": 3.0, "AU12": 4.0, "AU9": 7.0}, 1),  # AU9 is not looked at
+    ],
+)
+def test_expression_gain_by_hand(changed, gain):
+    """The target is 5 steps away: AU1 by 3, AU12 by 4."""
+    target = {"AU1": 3.0, "AU12": 4.0}
+    assert expression_gain(target, changed, ("AU1", "AU4", "AU12")) == pytest.approx(gain)
+
+
+def test_expression_gain_needs_a_target():
+    assert expression_gain({"AU12": 0.4}, {"AU12": 0.4}, ("AU12",)) is None
+    assert expression_gain({"AU12": 4.0}, {"AU1": 0.0}, ("AU12", "AU1")) is None  # AU12 was not measured
+
+
+# --- MobileFace ---
+
+
+def write_graph(folder, nodes: list[dict], weights: dict[str, np.ndarray], output: str) -> None:
+    folder.mkdir(exist_ok=True)
+    entries = [{"name": name, "shape": list(v.shape), "dtype": str(v.dtype)} for name, v in weights.items()]
+    constants = [{"name": name, "op": "Const"} for name in weights]
+    (folder / "mobileface.json").write_text(
+        json.dumps(
+            {
+                "signature": {"outputs": {"out": {"name": f"{output}:0"}}},
+                "modelTopology": {"node": constants + nodes},
+                "weightsManifest": [{"paths": ["mobileface.bin"], "weights": entries}],
+            }
+        )
+    )
+    (folder / "mobileface.bin").write_bytes(b"".join(v.tobytes() for v in weights.values()))
+
+
+@pytest.fixture
+def small_graph(tmp_path):
+    """Padding, a convolution of stride 2, PReLU by its parts, a depthwise one, a product of matrices; nodes
+    out of order. Its folder, and its weights as arrays."""
+    rng = np.random.default_rng(0)
+    weights = {
+        name: rng.normal(size=shape).astype(np.float32)
+        for name, shape in (("w", (3, 3, 3, 4)), ("slope", (4,)), ("d", (3, 3, 4, 1)), ("dense", (36, 5)))
+    }
+    zero = np.zeros((), np.float32)
+    weights |= {"zero": zero, "shape": np.array([-1, 36], np.int32)}
+    weights["pad"] = np.array([[0, 0], [1, 1], [1, 1], [0, 0]], np.int32)
+
+    def convolution(stride: str) -> dict:
+        padding = {"s": base64.b64encode(b"VALID").decode()}
+        return {"padding": padding, "strides": {"list": {"i": ["1", stride, stride, "1"]}}}
+
+    nodes = [
+        {"name": "out", "op": "MatMul", "input": ["flat", "dense"]},
+        {"name": "x", "op": "Placeholder"},
+        {"name": "padded", "op": "Pad", "input": ["x", "pad"]},
+        {"name": "conv", "op": "Conv2D", "input": ["padded", "w"], "attr": convolution("2")},
+        {"name": "up", "op": "Maximum", "input": ["zero", "conv"]},
+        {"name": "down", "op": "Minimum", "input": ["zero", "conv"]},
+        {"name": "scaled", "op": "Mul", "input": ["slope", "down"]},
+        {"name": "prelu", "op": "AddV2", "input": ["up", "scaled"]},
+        {"name": "deep", "op": "DepthwiseConv2dNative", "input": ["prelu", "d"], "attr": convolution("1")},
+        {"name": "flat", "op": "Reshape", "input": ["deep", "shape"]},
+    ]
+    write_graph(tmp_path / "graph", nodes, weights, "out")
+    return tmp_path / "graph", nodes, weights
+
+
+def test_graphs_compute_what_torchs_layers_do(small_graph):
+    folder, _, weights = small_graph
+    pictures = np.random.default_rng(1).normal(size=(2, 10, 10, 3)).astype(np.float32)
+    w, slope, d, dense = (torch.from_numpy(weights[name]) for name in ("w", "slope", "d", "dense"))
+    convolution = torch.nn.Conv2d(3, 4, 3, stride=2, padding=1, bias=False)
+    deep = torch.nn.Conv2d(4, 4, 3, groups=4, bias=False)
+    prelu = torch.nn.PReLU(4)
+    with torch.no_grad():
+        convolution.weight.copy_(torch.einsum("yxio->oiyx", w))
+        deep.weight.copy_(torch.einsum("yxco->coyx", d))
+        prelu.weight.copy_(slope)
+        x = deep(prelu(convolution(torch.from_numpy(pictures).permute(0, 3, 1, 2))))
+        expected = torch.einsum("bchw->bhwc", x).flatten(1) @ dense
+    torch.testing.assert_close(read_graph(folder / "mobileface.json")(torch.from_numpy(pictures)), expected)
+
+
+def test_damaged_graphs_are_refused(small_graph):
+    folder, nodes, weights = small_graph
+    content = (folder / "mobileface.bin").read_bytes()
+    for damaged in (content[:-4], content + b"0000"):
+        (folder / "mobileface.bin").write_bytes(damaged)
+        with pytest.raises(ModelError, match=r"mobileface\.json is no TensorFlow\.js graph"):
+            load_mobileface(folder)
+    write_graph(folder, [*nodes, {"name": "odd", "op": "PyFunc", "input": ["x"]}], weights, "out")
+    with pytest.raises(ModelError, match="operations that are not known here: PyFunc"):
+        load_mobileface(folder)
+    cut = [node for node in nodes if node["name"] != "padded"]
+    write_graph(folder, cut, weights, "out")
+    with pytest.raises(ModelError, match="lacks an input"):
+        read_graph(folder / "mobileface.json")(torch.zeros(1, 10, 10, 3))
+
+
+def test_mobileface_says_what_is_missing(monkeypatch, tmp_path):
+    monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
+    for folder in (None, tmp_path):
+        with pytest.raises(MissingDependencyError, match=FOLDER_VARIABLE):
+            load_mobileface(folder)
+
+
+def test_mobileface_crop_has_the_eyes_in_their_places():
+    landmarks = np.random.default_rng(0).uniform(0, 400, (478, 2)).astype(np.float32)
+    landmarks[[33, 133]], landmarks[[362, 263]] = (100, 100), (170.46, 99.6)  # twice the template's distance
+    landmarks[[4, 61, 291]] = ((135.46, 140.08), (106.52, 181.34), (164.88, 181.0))
+    alignment = recognition_alignment(Face((0, 0, 1, 1), landmarks, "mediapipe478", 1.0))
+    np.testing.assert_allclose(
+        alignment.apply(landmarks[[33, 263]]), [(38.29, 51.7), (73.53, 51.5)], atol=0.05
+    )
+    assert alignment.scale == pytest.approx(0.5, rel=0.01)
+
+
+def test_mobileface_tells_people_apart(london):
+    """Five people, neutral and smiling: each smile is nearest to its own neutral face."""
+    if FOLDER_VARIABLE not in os.environ:
+        pytest.skip(f"{FOLDER_VARIABLE} names no folder with the network's files")
+    embed, backend = load_mobileface(), load_backend()
+    people = ("001", "011", "024", "036", "062")
+    vectors = {}
+    for expression in ("neutral", "smiling"):
+        photos = [london(person, expression) for person in people]
+        vectors[expression] = np.stack([embed(photo, backend.detect(photo)[0]) for photo in photos])
+    cosines = vectors["neutral"] @ vectors["smiling"].T
+    np.testing.assert_allclose(np.linalg.norm(vectors["neutral"], axis=1), 1, atol=1e-5)
+    assert cosines.diagonal().min() > cosines[~np.eye(5, dtype=bool)].max() + 0.1
 
 
 # --- Control ---

@@ -8,9 +8,10 @@ from PIL import Image
 from magicedit.action_units import NAMES
 from magicedit.baselines import WarpEditor
 from magicedit.errors import MagicEditError, NoFaceError
+from magicedit.evaluation.metrics.regions import REGIONS
 from magicedit.evaluation.scoring import CROP, SCORERS, TURNED, Scoring, au_columns, head_group
 from magicedit.evaluation.subjects import Subject
-from magicedit.faces import Face, Pose, align, crop_face
+from magicedit.faces import Face, Pose, align, crop_face, region_polygon
 from magicedit.faces.backends import dlib as dlib_backend
 
 pytestmark = pytest.mark.skipif(
@@ -74,7 +75,8 @@ def test_a_copy_changes_nothing_and_misses_all(scoring, original, picture):
     found, crop = scoring.score(original, picture.copy(), {"AU12": -3.0, "AU1": 2.0})
     for name, best in (
         *[(metric, 0) for metric in ("identity_distance", "background_rmse", "pose_degrees", "pose_matrix")],
-        ("pixels_changed", 0),
+        *[("pixels_changed", 0), ("unrequested_change", 0)],
+        ("change_by_region", dict.fromkeys(REGIONS, 0)),
         ("ssim", pytest.approx(1, abs=1e-6)),
     ):
         assert found[name] == best, name
@@ -88,18 +90,20 @@ def test_a_copy_changes_nothing_and_misses_all(scoring, original, picture):
         assert found["au_mse"][scorer] == pytest.approx((9 + 4) / count)  # the full error
         assert found["au_mae"][scorer] == pytest.approx((3 + 2) / count)
         assert found["au_mse_asked"][scorer] == pytest.approx((9 + 4) / 2)
-        assert found["achieved"][scorer] == 0
+        assert found["achieved"][scorer] == found["gain"][scorer] == 0
+    if "st_lpips" not in scoring.skipped:
+        assert found["st_lpips"] == found["st_lpips_mouth"] == 0
 
 
 def test_a_copy_is_right_where_nothing_is_asked(row, picture):
     found = row(picture)
     assert found["au_mse"] == found["au_mae"] == dict.fromkeys(SCORERS, 0)
-    assert found["au_mse_asked"] == found["achieved"] == dict.fromkeys(SCORERS)
+    assert found["au_mse_asked"] == found["achieved"] == found["gain"] == dict.fromkeys(SCORERS)
 
 
 def test_what_is_missing_is_told(scoring, row, picture):
     found = row(picture)
-    for metric in ("lpips", "arcface_cosine"):
+    for metric in ("lpips", "arcface_cosine", "mobileface_cosine", "st_lpips"):
         assert (found[metric] is None) == (metric in scoring.skipped)
     for reason in scoring.skipped.values():
         assert len(reason) > 10
@@ -188,11 +192,25 @@ def test_the_face_is_no_background(row, warped):
     assert row(warped(AU12=-4.0))["background_rmse"] < 0.01
 
 
+def test_a_ghost_in_the_mouth_is_unrequested_change_of_the_brows(scoring, row, picture, original):
+    """Darkened lips are asked for by AU12 and not by AU1; the mouth's square sees more of them."""
+    face = original.measured.face
+    lips = np.rint(region_polygon(face.landmarks, face.scheme, "lips")).astype(np.int32)
+    ghost = cv2.fillPoly(picture.copy(), [lips], (40, 20, 20))
+    brows, smile = row(ghost, AU1=3.0), row(ghost, AU12=-3.0)
+    assert brows["change_by_region"] == smile["change_by_region"]
+    assert brows["unrequested_change"] == brows["change_by_region"]["mouth"] > 20
+    assert smile["unrequested_change"] < 0.1
+    if "st_lpips" not in scoring.skipped:
+        assert brows["st_lpips_mouth"] > brows["st_lpips"] > 0.005
+
+
 @pytest.mark.parametrize("scorer", SCORERS)
 def test_action_units_right_missing_and_opposite(row, warped, picture, scorer):
     """A smile that goes as asked, stays, and grows. (She smiles at 4.4, so that less than a step is left.)"""
     right, none, wrong = (row(p, AU12=-4.0) for p in (warped(AU12=-4.0), picture, warped(AU12=3.0)))
     assert right["achieved"][scorer] > 0.5 > 0 == none["achieved"][scorer] > wrong["achieved"][scorer]
+    assert right["gain"][scorer] > 0.3 > 0 == none["gain"][scorer] > wrong["gain"][scorer]
     asked = [found["au_mse_asked"][scorer] for found in (right, none, wrong)]
     assert asked[0] < 3 < asked[1] < asked[2]
     assert asked[1] == pytest.approx(16)
@@ -236,6 +254,7 @@ def test_sides_by_hand():
         "au_mae": {"a": 0.0, "b": 0.5, "c": 0.0},
         "au_mse_asked": {"a": 0.0, "b": 0.0, "c": None},
         "achieved": {"a": 1.0, "b": 1.0, "c": None},
+        "gain": {"a": 1.0, "b": 0.0, "c": 1.0},  # b moved the whole unit by 2 instead of 1
     }
     columns = au_columns({"AU12L": 2.0, "AU12R": -1.0}, {"a": perfect}, before, aus)
     assert columns["au_mse"] == {"a": pytest.approx(0.5**2 / 2)}
