@@ -67,7 +67,10 @@ MOVEMENTS_68: dict[str, Movement] = {
 }
 MOVEMENTS_OF_SCHEME: dict[Scheme, dict[str, Movement]] = {"mediapipe478": MOVEMENTS, "ibug68": MOVEMENTS_68}
 # Units that share no point, and yet the muscles of one were seen to move the points of the other
-_TOGETHER = ({"AU1", "AU2"}, {"AU17", "AU25"}, {"AU15", "AU26"}, {"AU25", "AU26"})
+_TOGETHER = (
+    {"AU1", "AU2"}, {"AU1", "AU9"}, {"AU2", "AU9"}, {"AU4", "AU9"}, {"AU5", "AU9"}, {"AU12", "AU26"},
+    {"AU15", "AU26"}, {"AU17", "AU25"}, {"AU25", "AU26"},
+)  # fmt: skip
 
 
 def entangled(names: Iterable[str], scheme: Scheme = "mediapipe478") -> set[str]:

@@ -35,7 +35,7 @@ _FOREHEAD_HEIGHT = 0.36
 _MIDDLE = {"mediapipe478": (9, 168, 6, 197, 4, 2, 0, 17, 152), "ibug68": (27, 28, 29, 30, 33, 51, 57, 8)}
 # Width of the seam between the sides, interocular distances: at the bridge of the nose about its own, at the
 # mouth that of the lips, which are one piece of skin and would twist over a narrow one
-_SEAM, _SEAM_AT_MOUTH = 0.3, 0.9
+_SEAM, _SEAM_AT_MOUTH = 0.3, 0.65
 _NOSE_BASE = {"mediapipe478": 2, "ibug68": 33}
 
 GROW = 1.03  # the outermost landmarks lie on the skin's edge; a little beyond it the face ends

@@ -39,6 +39,7 @@ _TOUCHING = 0.012  # iod between lips that are closed
 _FLESH = 0.55  # of the way from a lip's inner edge to its outline: where its movement is read
 _SEAM_REACH = 0.035  # iod around the landmarks in which the dark line between the lips is looked for
 _SAME = 0.02  # crop px: movements that differ by less are the same
+_MOVES = 0.15  # crop px beyond that, from which on a column takes all of the layer
 _CORNER_FADE = 0.28  # iod beyond the corners of the mouth over which the two sheets become one
 # Teeth
 _REST = 0.085  # iod that the upper incisors reach below the edge of closed lips
@@ -294,11 +295,23 @@ def carry_mouth(
     )
     if mouth is not None and mouth.origin != "photograph":
         inside = _like_photograph(inside, pixels, landmarks, mouth, parting.interocular * scale, blur)
-    composed = np.rint(np.clip(skin + opening[..., None] * (inside - skin), 0, 255)).astype(np.uint8)
-    used = (differs | (opening > 0)) & (cv2.remap(region, x, y, cv2.INTER_LINEAR) > 0)
+    composed = np.clip(skin + opening[..., None] * (inside - skin), 0, 255)
+    share = _moving(change.flow * region[..., None], parting, x)
+    used = (differs | (opening > 0)) & (share > 0)
     view = moved[y0:y1, x0:x1]
-    view[used] = composed[used]
+    composed = view + share[..., None] * (composed - view)
+    view[used] = np.rint(composed[used]).astype(np.uint8)
     return moved
+
+
+def _moving(flow: np.ndarray, parting: Parting, x: np.ndarray) -> np.ndarray:
+    """How much of the layer columns x (h, w) take, 0..1: none where nothing of the mouth moves, as on the side
+    that a one-sided request leaves alone."""
+    points = np.concatenate([parting.upper, parting.lower, parting.upper_hold, parting.lower_hold])
+    top, bottom = (points[:, 1].min(), points[:, 1].max())
+    rows = slice(max(int(top) - 1, 0), int(bottom) + 2)
+    most = np.linalg.norm(flow[rows], axis=-1).max(0)  # (size,)
+    return _read_curve(_smooth((most - _SAME) / _MOVES), x)
 
 
 def _window(

@@ -31,10 +31,10 @@ TABLE = Path(__file__).with_name("face_shapes.safetensors")
 SHAPES: Mapping[str, Mapping[str, float]] = {
     "AU1": {"browInnerUp": 1.25},
     "AU2": {"browOuterUp": 0.95},
-    "AU4": {"browDown": 1.4},
+    "AU4": {"browDown": 1.7},
     "AU5": {"eyeWide": 1.4},
     "AU6": {"cheekRaiser": 0.9, "eyeSquint": 0.7},
-    "AU9": {"noseWrinkle": 1.15},
+    "AU9": {"noseWrinkle": 1.25},
     "AU12": {"mouthSmile": 0.5, "realSmile": 0.5, "cheekSquint": 0.2},
     "AU15": {"mouthFrown": 1.3},
     "AU17": {"mouthShrugLower": 1.0, "mouthShrugUpper": 0.6},

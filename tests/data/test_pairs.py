@@ -126,7 +126,7 @@ def test_a_warped_target_measures_as_commanded(photographs, backend, tmp_path):
     prepare(photographs, tmp_path / "dataset", size=256, backend=backend, progress=False)
     pairs = PairDataset(tmp_path / "dataset", resolution=256, warped=1.0, augment=False, au_dropout=0.0)
     brow = NAMES.index("AU1")
-    draws = {n: pairs.pair(n) for n in range(400)}
+    draws = {n: pairs.pair(n) for n in range(3000)}
     alone = [
         n for n, draw in draws.items() if draw.au_delta[brow] > 3 and np.count_nonzero(draw.au_delta) == 1
     ]
@@ -167,12 +167,13 @@ def test_the_condition_image_of_a_warped_pair_does_not_tell_the_expression(datas
 
 
 def test_mask_and_weight_of_warped_pairs(dataset):
-    """Paint is needed in opened mouths alone, and everything can be compared."""
+    """Paint is needed in opened mouths alone, everything can be compared, and lips count more."""
     pairs = open_pairs(dataset, warped=1.0)
     opened = 0
     for n in range(60):
         draw, sample = pairs.pair(n), pairs[n]
         assert sample["weight"].min() > 0.99
+        assert (sample["weight"].max() > 2.5) == (draw.target_command.any() and not draw.source_command.any())
         mask, flow = sample["mask"], sample["flow"]
         if draw.source_command.any():
             assert torch.isnan(mask).all()
@@ -197,15 +198,50 @@ def test_real_pairs_are_related_in_the_face(dataset):
         assert np.median(np.abs(source - target)[weight > 0.9]) < 6
 
 
-def test_without_augmentation_the_light_stays_and_the_mask_says_so(dataset):
-    """Two photographs, one at 70 % brightness: what is not matched has to be painted."""
+def test_without_augmentation_what_the_light_changes_is_not_compared(dataset):
+    """Two photographs, one at 70 % brightness: light that is not matched is no movement, and no paint."""
     pairs = open_pairs(dataset, warped=0.0, augment=False)
     for n in range(4):
         sample = pairs[n]
-        source, target = (to_pixels(sample[name]).astype(float) for name in ("source", "target"))
-        inside = sample["weight"].numpy() > 0.9
-        assert np.median(np.abs(source - target)[inside]) > 15
-        assert np.nanmean(sample["mask"].numpy()[inside]) > 0.3
+        source, target = (to_pixels(sample[name]).astype(float).mean(-1) for name in ("source", "target"))
+        face = np.isfinite(sample["flow"].numpy()).all(-1)
+        bright, weight = face & (np.abs(source - target) > 40), sample["weight"].numpy()
+        assert bright.sum() > 50
+        assert np.median(weight[bright]) < 0.1
+        assert np.nanmax(sample["mask"].numpy()) == 0
+
+
+def test_zero_keeps(dataset):
+    """Where the AUs are dropped the target is the source, warped and real; else nothing changes."""
+    kept, published = (open_pairs(dataset, au_dropout=0.5, zero_keeps=keeps) for keeps in (True, False))
+    seen, differs = set(), 0
+    for n in range(40):
+        draw, sample = kept.pair(n), kept[n]
+        if not draw.dropped:
+            assert same(sample, published[n])
+            continue
+        seen.add(draw.warped)
+        differs += not torch.equal(published[n]["source"], published[n]["target"])
+        assert torch.equal(sample["source"], sample["target"])
+        assert not sample["flow"].any()
+        assert not sample["mask"].any()
+    assert seen == {True, False}
+    assert differs > 5
+
+
+def test_a_fifth_of_the_commands_is_small(dataset):
+    pairs = open_pairs(dataset, warped=1.0)
+    largest = [np.abs(pairs.pair(n).target_command).max() for n in range(400)]
+    small = np.mean([0 < value <= 1.0 for value in largest])
+    assert 0.15 < small < 0.4  # 0.2 scaled to at most 1, and a few of the others
+
+
+def test_without_teeth_opened_mouths_are_dark(dataset):
+    light, dark = (open_pairs(dataset, warped=1.0, teeth=teeth) for teeth in (True, False))
+    opened = [n for n in range(60) if light.pair(n).target_command[NAMES.index("AU25")] > 3]
+    assert opened
+    assert all(light.pair(n).mouth is not None and dark.pair(n).mouth is None for n in opened)
+    assert not all(torch.equal(light[n]["target"], dark[n]["target"]) for n in opened)
 
 
 def test_relations_can_be_left_out(dataset):

@@ -249,7 +249,7 @@ def test_requests_add_up_and_targets_follow_the_measurement(editor, photo):
         photo, add="AU1=+1.5,AU12=-1", set={"AU4": 1}, emotion=("happiness", 0.5), measure=False
     )
     assert result.faces[0].requested == pytest.approx(
-        {"AU1": 1.5, "AU4": 1 - face.action_units["AU4"], "AU6": 2.0, "AU12": 1.0, "AU25": 2.0}
+        {"AU1": 1.5, "AU4": 1 - face.action_units["AU4"], "AU6": 1.25, "AU12": 1.0, "AU25": 1.0}
     )
     assert result.faces[0].before == face.action_units
     assert result.faces[0].after is None
