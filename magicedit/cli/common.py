@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from magicedit.action_units import DEAD_ZONE
 from magicedit.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -63,7 +64,9 @@ def add_expression_options(parser: argparse.ArgumentParser) -> None:
         "--strength", type=float, default=1.0, metavar="S", help="how much of --expression (1)"
     )
     parser.add_argument(
-        "--neutral", action="store_true", help="take the measured expression back; --au starts from there"
+        "--neutral",
+        action="store_true",
+        help=f"take the measured expression back, units of {DEAD_ZONE:g} and more; --au starts from there",
     )
 
 
@@ -294,7 +297,7 @@ def print_faces(edits: Sequence) -> None:
         shown = {name: delta for name, delta in edit.requested.items() if round(delta, 1)}
         if edit.requested and not shown:
             units = "1 unit" if len(edit.requested) == 1 else f"{len(edit.requested)} units"
-            print(f"  nothing to change: what is asked for ({units}) is less than 0.05 away")
+            print(f"  nothing to change: what is asked for ({units}) is within {DEAD_ZONE:g} of the measured")
         for name, delta in shown.items():
             before = edit.before.get(name)
             after = None if edit.after is None else edit.after.get(name)

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from magicedit.action_units import DEAD_ZONE
 from magicedit.cli.batch import add_folder_options, refuse_folder_options, run_edit_folder
 from magicedit.cli.common import (
     add_backend_option,
@@ -88,7 +89,11 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     )
     asked = edit.add_argument_group("what to ask for")
     asked.add_argument("--au", metavar="AU12=+3,AU4=-1", help="variations in intensity steps, -10 to 10")
-    asked.add_argument("--set", metavar="AU12=0", help="intensities to arrive at, 0 to 5")
+    asked.add_argument(
+        "--set",
+        metavar="AU12=0",
+        help=f"intensities to arrive at, 0 to 5; what measures within {DEAD_ZONE:g} of them stays",
+    )
     asked.add_argument(
         "--emotion", metavar="NAME[:STRENGTH]", help="one of the six basic emotions; adds to --au"
     )

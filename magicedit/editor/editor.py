@@ -157,7 +157,9 @@ class ExpressionEditor:
             add: variations in intensity steps, -10 to 10: a dict, "AU12=+3,AU4=-1", or a vector in the
                 model's order. "AU12L=+3" changes the subject's left side alone; the change then fades over
                 the bridge of the nose.
-            set: intensities to arrive at, 0 to 5; the variation follows from what the photograph measures.
+            set: intensities to arrive at, 0 to 5; the variation follows from what the photograph measures. A
+                level within half a step of the measured one asks for nothing: measurement noise is no
+                request (`action_units.DEAD_ZONE`). The same holds for `expression` and `neutral`.
             emotion: "happiness", "happiness:0.8" or ("happiness", 0.8); adds to `add`.
             face: "all", "largest", or an index into the faces from the largest (0) to the smallest.
             expression: an `Expression`, or the file of one: arrived at, or added to what else is asked for if
@@ -711,10 +713,11 @@ def requested_deltas(
     expression: Expression | None = None,
     strength: float = 1.0,
     neutral: bool = False,
+    continuous: bool = False,
 ) -> dict[str, float]:
     """What all arguments of an edit ask of a face of `current` intensities, in the order of `names`.
 
-    Arguments as of `ExpressionEditor.edit`.
+    Arguments as of `ExpressionEditor.edit`; `continuous`, for films, as of `action_units.steps_to`.
 
     Raises:
         ActionUnitError: as `resolve_delta`; where the model cannot edit what an expression asks for; where
@@ -722,7 +725,7 @@ def requested_deltas(
     """
     if not math.isfinite(strength):
         raise ActionUnitError(f"the strength of an expression must be a number, got {strength}")
-    parts = [resolve_delta(current, add, set, emotion, names)]
+    parts = [resolve_delta(current, add, set, emotion, names, continuous=continuous)]
     arrived = {whole_name(name) for name in (() if set is None else parse_levels(set, names))}
     if expression is not None:
         expression = usable_expression(expression, names)
@@ -733,7 +736,7 @@ def requested_deltas(
                     f"{', '.join(both)}: set, and in the expression to arrive at; choose one"
                 )
             arrived |= wholes
-        parts.append(expression.variation(current, strength))
+        parts.append(expression.variation(current, strength, continuous=continuous))
     if neutral:
         rest = [name for name in names if name not in arrived]
         if missing := [name for name in rest if name not in current]:
@@ -742,7 +745,8 @@ def requested_deltas(
             )
         sides = {name: value for name, value in current.items() if name != whole_name(name)}
         measured = Expression.measured({name: current[name] for name in rest}, sides)
-        parts.append({name: -value for name, value in measured.values.items()})
+        at_rest = Expression.neutral(measured.values)
+        parts.append(at_rest.variation(measured.values, continuous=continuous))
     return total_delta(parts, names)
 
 
