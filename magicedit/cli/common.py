@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from magicedit.action_units import DEAD_ZONE
 from magicedit.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ def add_expression_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--neutral",
         action="store_true",
-        help=f"take the measured expression back, units of {DEAD_ZONE:g} and more; --au starts from there",
+        help="take the measured expression back, units of 0.5 and more; --au starts from there",
     )
 
 
@@ -156,6 +155,13 @@ def warn_of_copies(copies: int, of: int) -> None:
             f"warning: nothing is asked for{which} (--au, --set, --emotion, --expression, --neutral): "
             "what is written is a copy"
         )
+
+
+def tell_left_alone(count: int) -> None:
+    """Says how many small faces of a photograph with a large one were not looked at."""
+    if count:
+        faces = "1 small face" if count == 1 else f"{count} small faces"
+        say(f"{faces} left alone: far smaller than the largest; crop the photograph to work on them")
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -259,7 +265,7 @@ def backend_beside(args: argparse.Namespace, photo: "Photo") -> Iterator["str | 
         yield args.backend
         return
     with BackendProcess(args.backend) as backend:
-        backend.detect_ahead(photo.pixels)
+        backend.search_ahead(photo.pixels)
         yield backend
 
 
@@ -292,6 +298,8 @@ def describe_face(index: int, box: Sequence[float], pose) -> str:
 
 def print_faces(edits: Sequence) -> None:
     """Requested and measured AUs of each edited face; without variations that would be printed as 0.0."""
+    from magicedit.action_units import DEAD_ZONE  # imports NumPy, which --help can do without
+
     for edit in edits:
         print(describe_face(edit.index, edit.box, edit.pose))
         shown = {name: delta for name, delta in edit.requested.items() if round(delta, 1)}

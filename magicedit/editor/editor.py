@@ -11,7 +11,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,11 +40,13 @@ from magicedit.expression import Expression
 from magicedit.faces import (
     Face,
     FaceBackend,
+    Found,
     align,
     covered_parts,
     geometric_change,
     identity_distance,
     load_backend,
+    search,
 )
 from magicedit.faces.types import same_face
 from magicedit.imaging import Photo, open_photo, photo_to_image
@@ -63,6 +65,17 @@ POSE_LIMIT = 30.0  # degrees of yaw or pitch; roll is undone by the alignment
 REMEMBERED_PHOTOS = 4
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """Which faces of a photograph are edited.
+
+    indices: among those found, largest first. left_alone: see `magicedit.faces.Found`.
+    """
+
+    indices: list[int]
+    left_alone: int
+
+
 class ExpressionEditor:
     """Changes the expression of the faces in a photograph, in FACS action units.
 
@@ -78,7 +91,7 @@ class ExpressionEditor:
         self.backend = backend
         self.model = model
         self.changer = FaceChanger(pipeline)
-        self._faces: OrderedDict[bytes, list[Face]] = OrderedDict()
+        self._found: OrderedDict[bytes, Found] = OrderedDict()
         self._detecting = threading.Lock()  # face backends and this cache serve one thread at a time
         pipeline.set_progress_bar_config(disable=True)
 
@@ -161,7 +174,8 @@ class ExpressionEditor:
                 level within half a step of the measured one asks for nothing: measurement noise is no
                 request (`action_units.DEAD_ZONE`). The same holds for `expression` and `neutral`.
             emotion: "happiness", "happiness:0.8" or ("happiness", 0.8); adds to `add`.
-            face: "all", "largest", or an index into the faces from the largest (0) to the smallest.
+            face: "all", "largest", or an index into the faces from the largest (0) to the smallest. Faces far
+                smaller than a large one are no part of it; `EditResult.left_alone` counts them.
             expression: an `Expression`, or the file of one: arrived at, or added to what else is asked for if
                 it holds variations. Measured units that the model cannot edit are left out.
             strength: how much of `expression`: 1 is all of it.
@@ -238,9 +252,9 @@ class ExpressionEditor:
         opened = [open_photo(photo) for photo in photos]
         edits, chosen = [], []
         for photo in opened:
-            found = self._detect(photo)
-            chosen.append(select_indices(found, face, photo))
-            faces = [found[index] for index in chosen[-1]]
+            found = self._search(photo)
+            chosen.append(Chosen(select_indices(found.faces, face, photo), found.left_alone))
+            faces = [found.faces[index] for index in chosen[-1].indices]
             requests = [
                 requested_deltas(self.action_units, one.action_units | one.sides, **asked) for one in faces
             ]
@@ -278,11 +292,12 @@ class ExpressionEditor:
         started = time.perf_counter()
         settings = self.sampling(steps, guidance, quality, seed, teeth, references)
         check_tolerance(tolerance, max_edits, measure)
-        chosen = sorted(adds)
-        requests = [parse_deltas(adds[index], self.action_units) for index in chosen]
+        indices = sorted(adds)
+        requests = [parse_deltas(adds[index], self.action_units) for index in indices]
         photo = open_photo(photo)
-        found = self._detect(photo)
-        faces = [face for index in chosen for face in select_faces(found, index, photo)]
+        found = self._search(photo)
+        faces = [face for index in indices for face in select_faces(found.faces, index, photo)]
+        chosen = Chosen(indices, found.left_alone)
         edits = [Edit(photo.pixels, faces, requests)]
         if tolerance is None:
             self.changer.apply(edits, settings)
@@ -299,7 +314,7 @@ class ExpressionEditor:
             NoFaceError: where there is none.
         """
         photo = open_photo(photo)
-        return select_faces(self._detect(photo), "all", photo)
+        return select_faces(self._search(photo).faces, "all", photo)
 
     def sweep(
         self,
@@ -359,12 +374,12 @@ class ExpressionEditor:
         settings = self.sampling(steps, guidance, quality, seed, teeth, references)
         deltas = [parse_deltas(add, self.action_units) for add in adds]
         photo = open_photo(photo)
-        found = self._detect(photo)
-        indices = select_indices(found, face, photo)
-        faces = [found[index] for index in indices]
+        found = self._search(photo)
+        chosen = Chosen(select_indices(found.faces, face, photo), found.left_alone)
+        faces = [found.faces[index] for index in chosen.indices]
         edits = [Edit(photo.pixels, faces, [delta] * len(faces)) for delta in deltas]
         self.changer.apply(edits, settings)
-        return self._results([photo] * len(edits), edits, [indices] * len(edits), measure, started)
+        return self._results([photo] * len(edits), edits, [chosen] * len(edits), measure, started)
 
     def expression(self, photo: PhotoLike, face: str | int = "largest") -> Expression:
         """The expression of one face as measured: intensities, by side where the sides differ.
@@ -374,7 +389,7 @@ class ExpressionEditor:
             MagicEditError: where the face backend measures no action units.
         """
         photo = open_photo(photo)
-        (found,) = select_faces(self._detect(photo), "largest" if face == "all" else face, photo)
+        (found,) = select_faces(self._search(photo).faces, "largest" if face == "all" else face, photo)
         return measured_expression(
             found, self.backend.name, str(photo.source.name if photo.source else "a photograph")
         )
@@ -406,7 +421,7 @@ class ExpressionEditor:
         if steps < 2:
             raise ActionUnitError(f"an interpolation needs at least 2 steps, got {steps}")
         photo = open_photo(photo)
-        (found,) = select_faces(self._detect(photo), "largest" if face == "all" else face, photo)
+        (found,) = select_faces(self._search(photo).faces, "largest" if face == "all" else face, photo)
         goal = usable_expression(self.expression(other), self.action_units)
         deltas = goal.variation(found.action_units | found.sides)
         adds = [{name: share * delta for name, delta in deltas.items()} for share in np.linspace(0, 1, steps)]
@@ -456,7 +471,7 @@ class ExpressionEditor:
                 "attention is recorded of one run of the model; ask both sides for the same"
             )
         photo = open_photo(photo)
-        found = select_faces(self._detect(photo), face, photo)
+        found = select_faces(self._search(photo).faces, face, photo)
         if len(found) > 1:
             raise NoFaceError(f'attention is recorded of one face: "largest" or an index, got {face!r}')
         cut = self.changer.cut(photo.pixels, found[0])
@@ -492,7 +507,7 @@ class ExpressionEditor:
         mouths = []
         for reference in references:
             photo = open_photo(reference)
-            (face,) = select_faces(self._detect(photo), "largest", photo)
+            (face,) = select_faces(self._search(photo).faces, "largest", photo)
             if face.scheme != "mediapipe478":
                 raise MagicEditError("references need MediaPipe's landmarks; use the face backend mediapipe")
             alignment = align(face, self.pipeline.config.resolution)
@@ -505,22 +520,22 @@ class ExpressionEditor:
             )
         return tuple(mouths)
 
-    def _detect(self, photo: Photo) -> list[Face]:
+    def _search(self, photo: Photo) -> Found:
         pixels = np.ascontiguousarray(photo.pixels)
         key = hashlib.blake2b(pixels, digest_size=16, salt=b"%d" % pixels.shape[1]).digest()
         with self._detecting:
-            if key not in self._faces:
-                self._faces[key] = self.backend.detect(pixels)
-                if len(self._faces) > REMEMBERED_PHOTOS:
-                    self._faces.popitem(last=False)
-            self._faces.move_to_end(key)
-            return self._faces[key]
+            if key not in self._found:
+                self._found[key] = search(self.backend, pixels)
+                if len(self._found) > REMEMBERED_PHOTOS:
+                    self._found.popitem(last=False)
+            self._found.move_to_end(key)
+            return self._found[key]
 
     def _pursue(
         self,
         photos: list[Photo],
         edits: list[Edit],
-        chosen: list[list[int]],
+        chosen: list[Chosen],
         settings: SamplingSettings,
         tolerance: float,
         max_edits: int,
@@ -570,23 +585,23 @@ class ExpressionEditor:
         self,
         photos: list[Photo],
         edits: list[Edit],
-        chosen: list[list[int]],
+        chosen: list[Chosen],
         measure: bool,
         started: float,
         pursuits: list[list[Pursuit]] | None = None,
         tolerance: float | None = None,
     ) -> list[EditResult]:
-        """chosen: the indices of each edit's faces among those of its photograph."""
         results = []
-        for position, (photo, edit, indices) in enumerate(zip(photos, edits, chosen, strict=True)):
+        for position, (photo, edit, which) in enumerate(zip(photos, edits, chosen, strict=True)):
             faces = [
                 self._face_edit(
                     photo, edit, number, index, measure, pursuits and pursuits[position][number], tolerance
                 )
-                for number, index in enumerate(indices)
+                for number, index in enumerate(which.indices)
             ]
             image = photo_to_image(photo, edit.pixels)
-            results.append(EditResult(image, faces, time.perf_counter() - started, self.model))
+            seconds = time.perf_counter() - started
+            results.append(EditResult(image, faces, seconds, self.model, which.left_alone))
             started = time.perf_counter()  # the first result bears the cost of the shared work
         return results
 

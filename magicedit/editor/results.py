@@ -80,12 +80,14 @@ class EditResult:
         faces: one entry per edited face, largest first.
         seconds: wall time of the edit, loading of the model not counted.
         model: name, folder or hub id of the model.
+        left_alone: number of faces that were seen and not edited, because a far larger one is there.
     """
 
     image: PIL.Image.Image
     faces: list[FaceEdit]
     seconds: float
     model: str
+    left_alone: int = 0
 
 
 def measured_as_asked(face: Face, requested: Mapping[str, float]) -> dict[str, float]:
