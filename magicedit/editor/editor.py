@@ -19,7 +19,6 @@ import numpy as np
 import PIL.Image
 
 from magicedit.action_units import (
-    INTENSITY_RANGE,
     name_order,
     parse_deltas,
     parse_levels,
@@ -33,7 +32,8 @@ from magicedit.action_units import (
 from magicedit.editor.attention import AttentionMaps, record_attention
 from magicedit.editor.changer import Edit, FaceChanger
 from magicedit.editor.closed_loop import Pursuit, check_tolerance
-from magicedit.editor.results import EditResult, FaceEdit, measured_as_asked, unreached
+from magicedit.editor.doubts import doubts_before, doubts_of_change, unreached
+from magicedit.editor.results import EditResult, FaceEdit, measured_as_asked
 from magicedit.editor.settings import MouthSettings, SamplingSettings, usable_device, usable_dtype
 from magicedit.errors import ActionUnitError, MagicEditError, ModelError, NoFaceError
 from magicedit.expression import Expression
@@ -42,7 +42,8 @@ from magicedit.faces import (
     FaceBackend,
     Found,
     align,
-    covered_parts,
+    crop_face,
+    editing_region,
     geometric_change,
     identity_distance,
     load_backend,
@@ -61,7 +62,6 @@ if TYPE_CHECKING:
 PhotoLike = str | Path | PIL.Image.Image | np.ndarray | Photo
 Deltas = str | Mapping[str, float] | Sequence[float] | np.ndarray
 
-POSE_LIMIT = 30.0  # degrees of yaw or pitch; roll is undone by the alignment
 REMEMBERED_PHOTOS = 4
 
 
@@ -573,7 +573,7 @@ class ExpressionEditor:
             if made is None:
                 self.changer.apply([final], settings)
             else:
-                final.pixels = attempts[made].pixels
+                final.pixels, final.changes = attempts[made].pixels, attempts[made].changes
             for pursuit in faces:
                 if pursuit.edits and pursuit.best_edit != made:
                     again = self._find_again(final.pixels, pursuit.face)
@@ -617,7 +617,7 @@ class ExpressionEditor:
     ) -> FaceEdit:
         face, sent = edit.faces[number], edit.requests[number]
         requested = sent if pursuit is None else pursuit.asked
-        moved, distance, warnings = None, None, self._doubts(photo.pixels, face, requested)
+        moved, distance, warnings = None, None, self._doubts(photo.pixels, edit, number, requested)
         before, after = measured_as_asked(face, requested), None
         if measure:
             again = face if edit.pixels is photo.pixels else self._find_again(edit.pixels, face)
@@ -653,6 +653,21 @@ class ExpressionEditor:
             reached=None if pursuit is None else pursuit.error <= tolerance,
         )
 
+    def _doubts(
+        self, pixels: np.ndarray, edit: Edit, number: int, requested: Mapping[str, float]
+    ) -> list[str]:
+        """What the photograph and the change say against the edit of a face, see `doubts`."""
+        face, resolution = edit.faces[number], self.pipeline.config.resolution
+        doubts = doubts_before(pixels, face, requested, resolution)
+        if number in edit.changes:
+            alignment = align(face, resolution)
+            landmarks = alignment.apply(face.landmarks)
+            region = editing_region(landmarks, resolution, face.scheme)
+            doubts += doubts_of_change(
+                edit.changes[number], crop_face(pixels, alignment), landmarks, face.scheme, region, requested
+            )
+        return doubts
+
     def _find_again(self, pixels: np.ndarray, face: Face) -> Face | None:
         """The same face in the edited photograph, looked for around its old place only."""
         height, width = pixels.shape[:2]
@@ -672,40 +687,6 @@ class ExpressionEditor:
             for other in found
         ]
         return same_face(moved, face.box)
-
-    def _doubts(self, pixels: np.ndarray, face: Face, requested: Mapping[str, float]) -> list[str]:
-        """Why this edit may come out worse than others, as far as it can be known before it."""
-        if not any(requested.values()):
-            return []
-        doubts = []
-        if face.pose is not None:
-            for axis in ("yaw", "pitch"):
-                angle = getattr(face.pose, axis)
-                if abs(angle) > POSE_LIMIT:
-                    doubts.append(
-                        f"the head's {axis} of {angle:+.0f}° is beyond the ±{POSE_LIMIT:.0f}° that edit well"
-                    )
-        if covered := covered_parts(pixels, face):
-            doubts.append(f"something seems to cover the {', '.join(covered)}")
-        resolution = self.pipeline.config.resolution
-        native = resolution / align(face, resolution).scale
-        if native < resolution:
-            doubts.append(
-                f"low resolution: the face's crop measures {native:.0f} px, the model's {resolution} px"
-            )
-        low, high = INTENSITY_RANGE
-        for name, delta in requested.items():
-            start = (face.action_units | face.sides).get(name)
-            if start is None:
-                if abs(delta) > high - low:
-                    doubts.append(
-                        f"a variation of {delta:+g} of {name} exceeds those in training (±{high - low:g})"
-                    )
-            elif delta and not low <= round(start + delta, 3) <= high:
-                doubts.append(
-                    f"{name} would become {start + delta:.1f}, outside the training range {low:g} to {high:g}"
-                )
-        return doubts
 
 
 def measured_expression(face: Face, backend: str, source: str = "") -> Expression:
