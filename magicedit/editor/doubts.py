@@ -22,8 +22,8 @@ REACHED_SHARE = 0.5  # a measured change below this share of the request is wort
 SMALLEST_JUDGED = 0.5  # intensity steps: below, the measurement's own scatter decides; less explains no paint
 
 # Areas in squares of the interocular distance. Measured with `mini` at 128 px on 52 faces that it was not
-# trained on: +3 of a unit folds nothing, AU26 = +8 folds 0.001 and more on 20 of them. Its own paint, where no
-# request explains it, covers 0.02 and more on 34 at AU1 = +0.5, on 4 at AU1 = +3 and on none at AU12 = +3.
+# trained on: +3 of a unit folds nothing, AU26 = +8 folds 0.001 and more on 20 of them. Its own paint that no
+# request explains covers 0.02 and more on 34 at AU1 = +0.5, on 4 at AU1 = +3 and on none at AU12 = +3.
 FOLDED_AREA = 0.001
 PAINTED_AREA = 0.02
 VISIBLE = 0.08  # colour difference of 1, mean over channels, that paint makes to the moved photograph
@@ -74,7 +74,20 @@ def doubts_before(
     return doubts
 
 
-def doubts_of_change(
+def doubts_of_folds(change: Change, landmarks: np.ndarray, scheme: Scheme, region: np.ndarray) -> list[str]:
+    """Whether the change folds skin over itself.
+
+    Args:
+        change: what was done to a crop. landmarks: (points, 2), px of the crop, before it.
+        region: (size, size) float32, 0..1: how much of the change happens where.
+    """
+    folds = folded(change, landmarks, scheme, region)
+    if folds.sum() < max(_FEW_PIXELS, FOLDED_AREA * _unit(landmarks, scheme)):
+        return []
+    return [f"the skin folds over itself at {_place(folds, landmarks, scheme)}: ask for less"]
+
+
+def doubts_of_paint(
     change: Change,
     crop: np.ndarray,
     landmarks: np.ndarray,
@@ -82,28 +95,24 @@ def doubts_of_change(
     region: np.ndarray,
     requested: Mapping[str, float],
 ) -> list[str]:
-    """What the picture shows that nobody would ask for: folds, and paint where no request explains it.
+    """Whether paint shows where no request explains it.
 
     Args:
-        change: what was done to the crop; without paint where the mouth is a layer of its own.
-        crop: (size, size, 3) uint8 RGB, before it. landmarks: (points, 2), px of the crop.
-        region: (size, size) float32, 0..1: how much of the change happens where.
+        crop: (size, size, 3) uint8 RGB, before the change.
         requested: AU name -> variation in intensity steps.
+        change, landmarks, region: as of `doubts_of_folds`; a change that carries no paint has a mask of 0.
     """
     doubts = []
-    unit = face_frame(landmarks, scheme).interocular ** 2  # px
-    folds = folded(change, landmarks, scheme, region)
-    if folds.sum() >= max(_FEW_PIXELS, FOLDED_AREA * unit):
-        doubts.append(f"the skin folds over itself at {_place(folds, landmarks, scheme)}: ask for less")
     painted = visible_paint(change, crop, region)
     if not painted.any():
         return doubts
+    enough = PAINTED_AREA * _unit(landmarks, scheme)
     lips = lips_after(change, landmarks, scheme, region)
     outside = painted & ~lips & ~_explained_eyes(landmarks, scheme, len(painted), requested)
-    if outside.sum() >= PAINTED_AREA * unit:
+    if outside.sum() >= enough:
         place = _place(outside, landmarks, scheme)
         doubts.append(f"paint shows outside the lips, at {place}, and no request explains it")
-    if (painted & lips).sum() >= PAINTED_AREA * unit and not _asks_for(requested, "lip", "jaw"):
+    if (painted & lips).sum() >= enough and not _asks_for(requested, "lip", "jaw"):
         doubts.append("the mouth is painted, and no request explains it")
     return doubts
 
@@ -192,6 +201,11 @@ def unreached(
             f"(measured {before[name]:.1f} -> {after[name]:.1f}{by_landmarks})"
         )
     return warnings
+
+
+def _unit(landmarks: np.ndarray, scheme: Scheme) -> float:
+    """px: the square of the interocular distance, in which areas are told."""
+    return face_frame(landmarks, scheme).interocular ** 2
 
 
 def _asks_for(requested: Mapping[str, float], *regions: str) -> bool:

@@ -32,7 +32,7 @@ from magicedit.action_units import (
 from magicedit.editor.attention import AttentionMaps, record_attention
 from magicedit.editor.changer import Edit, FaceChanger
 from magicedit.editor.closed_loop import Pursuit, check_tolerance
-from magicedit.editor.doubts import doubts_before, doubts_of_change, unreached
+from magicedit.editor.doubts import doubts_before, doubts_of_folds, doubts_of_paint, unreached
 from magicedit.editor.results import EditResult, FaceEdit, measured_as_asked
 from magicedit.editor.settings import MouthSettings, SamplingSettings, usable_device, usable_dtype
 from magicedit.errors import ActionUnitError, MagicEditError, ModelError, NoFaceError
@@ -663,9 +663,11 @@ class ExpressionEditor:
             alignment = align(face, resolution)
             landmarks = alignment.apply(face.landmarks)
             region = editing_region(landmarks, resolution, face.scheme)
-            doubts += doubts_of_change(
-                edit.changes[number], crop_face(pixels, alignment), landmarks, face.scheme, region, requested
-            )
+            change = edit.changes[number]
+            doubts += doubts_of_folds(change, landmarks, face.scheme, region)
+            if change.mask.any():  # cutting the crop out of a large photograph takes longer than the rest
+                crop = crop_face(pixels, alignment)
+                doubts += doubts_of_paint(change, crop, landmarks, face.scheme, region, requested)
         return doubts
 
     def _find_again(self, pixels: np.ndarray, face: Face) -> Face | None:

@@ -11,7 +11,7 @@ from skimage import data
 from magicedit import ExpressionEditor
 from magicedit.action_units import NAMES
 from magicedit.editor import unreached
-from magicedit.editor.doubts import REACHED_SHARE, doubts_before, doubts_of_change
+from magicedit.editor.doubts import REACHED_SHARE, doubts_before, doubts_of_folds, doubts_of_paint
 from magicedit.faces import align, crop_face, editing_region, load_backend, region_polygon
 from magicedit.faces.measure import LANDMARKS_SHOW, SEEN_BY_LANDMARKS
 from magicedit.models import PatchModelConfig, create_patch_pipeline
@@ -39,7 +39,10 @@ def cut(face):
 
 def judged(cut, change, **requested):
     crop, landmarks, region = cut
-    return doubts_of_change(change, crop, landmarks, "mediapipe478", region, requested)
+    return [
+        *doubts_of_folds(change, landmarks, "mediapipe478", region),
+        *doubts_of_paint(change, crop, landmarks, "mediapipe478", region, requested),
+    ]
 
 
 def squeezed(place, strength, mask=0.0):
