@@ -80,6 +80,11 @@ SIDES = {"L": "the subject's left", "R": "the subject's right"}
 
 INTENSITY_RANGE = (0.0, 5.0)
 DELTA_RANGE = (-10.0, 10.0)
+# Intensity steps: a level to arrive at that is nearer than this to the measured one asks for nothing. On 20
+# neutral photographs of the London set, JPEG at quality 60 and 90, shifts of 1 and 2 px, scales of 0.97 and
+# 0.5, noise and darker light change the twelve measured units by at most 0.24 in 99 % of cases and by 0.45 in
+# all; on 20 synthetic portraits by 0.49 in 99 %.
+DEAD_ZONE = 0.5
 
 # EMFACS prototypes, limited to the 12 action units above: intensity steps at strength 1. Equal steps would
 # open mouths too far, and let AU1 and AU2 undo AU4.
@@ -279,18 +284,35 @@ def to_mapping(vector: Sequence[float] | np.ndarray, names: Sequence[str] = NAME
     return {name: float(value) for name, value in _pairs(vector, names)}
 
 
+def steps_to(level: float, measured: float, *, continuous: bool = False) -> float:
+    """The variation from a measured intensity to `level`; 0 where they are nearer than DEAD_ZONE.
+
+    continuous: for films: between one and two dead zones the variation grows from 0 to the whole distance, so
+    that a measurement that trembles around the limit makes no request that leaps.
+    """
+    distance = float(level) - float(measured)
+    if abs(distance) < DEAD_ZONE:
+        return 0.0
+    if continuous:
+        return math.copysign(min(abs(distance), 2 * (abs(distance) - DEAD_ZONE)), distance)
+    return distance
+
+
 def resolve_delta(
     current: Mapping[str, float] | None,
     add: str | Mapping[str, float] | Sequence[float] | np.ndarray | None = None,
     set: str | Mapping[str, float] | Sequence[float] | np.ndarray | None = None,
     emotion: str | tuple[str, float] | None = None,
     names: Sequence[str] = NAMES,
+    *,
+    continuous: bool = False,
 ) -> dict[str, float]:
     """What an edit asks for, as one delta per named action unit, in intensity steps, ordered as `names`.
 
     `add` (deltas, -10 to 10) and `emotion` add up; where the two sides come to differ, they are named one by
     one. `set` (intensities, 0 to 5) asks for target minus `current`, the measured intensities, which it
-    needs. `names` is the vocabulary of the model.
+    needs; for nothing within the DEAD_ZONE. `names` is the vocabulary of the model. `continuous`: as of
+    `steps_to`.
     Raises ActionUnitError where an action unit is both set and added to, where `current` lacks one that is
     set, where a sum leaves -10 to 10, and for anything that the parsers refuse.
     """
@@ -315,7 +337,7 @@ def resolve_delta(
             raise ActionUnitError(
                 f"setting {name} needs its measured intensity, which is not known here; give a delta instead"
             )
-        deltas[name] = level - float(current[name])
+        deltas[name] = steps_to(level, current[name], continuous=continuous)
     return total_delta([deltas], names)
 
 

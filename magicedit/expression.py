@@ -27,6 +27,7 @@ from magicedit.action_units import (
     parse_levels,
     sided_names,
     split_sides,
+    steps_to,
     whole_name,
 )
 from magicedit.errors import ActionUnitError
@@ -208,10 +209,15 @@ class Expression:
         """Without the units that `names` (whole units, as a model's) lacks."""
         return replace(self, values={n: v for n, v in self.values.items() if whole_name(n) in names})
 
-    def variation(self, current: Mapping[str, float], strength: float = 1.0) -> dict[str, float]:
+    def variation(
+        self, current: Mapping[str, float], strength: float = 1.0, *, continuous: bool = False
+    ) -> dict[str, float]:
         """What to add to a face of `current` intensities (by name, sides included) to apply the expression.
 
-        strength: 1 goes all the way, 0.7 seven tenths of it.
+        An intensity that lies within `action_units.DEAD_ZONE` of the current one adds 0, because the
+        measurement is no finer than that. Variations are added whatever their size.
+
+        strength: 1 goes all the way, 0.7 seven tenths of it. continuous: as of `action_units.steps_to`.
 
         Raises:
             ActionUnitError: where `current` lacks a unit of an expression of intensities, or a variation
@@ -226,7 +232,8 @@ class Expression:
                 "them, one of variations does not"
             )
         deltas = {
-            name: strength * (value if self.relative else value - current[name])
+            name: strength
+            * (value if self.relative else steps_to(value, current[name], continuous=continuous))
             for name, value in self.values.items()
         }
         low, high = DELTA_RANGE

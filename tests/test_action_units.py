@@ -5,6 +5,7 @@ import pytest
 
 from magicedit.action_units import (
     ACTION_UNITS,
+    DEAD_ZONE,
     DESCRIPTIONS,
     EMOTIONS,
     NAMES,
@@ -17,6 +18,7 @@ from magicedit.action_units import (
     resolve_delta,
     sided_names,
     split_sides,
+    steps_to,
     to_mapping,
     to_vector,
     whole_name,
@@ -191,6 +193,24 @@ def test_an_edit_adds_up_in_the_models_order():
     assert delta == {"AU4": -1.25, "AU6": 1.25, "AU12": 1.0, "AU25": 1.0, "AU26": 1.0}
     assert list(delta) == ["AU4", "AU6", "AU12", "AU25", "AU26"]
     assert resolve_delta(None) == {}
+
+
+def test_levels_within_the_dead_zone_ask_for_nothing():
+    current = {"AU12": 1.0, "AU12L": 1.0, "AU4": 0.3}
+    near, far = 1 + 0.9 * DEAD_ZONE, 1 + DEAD_ZONE
+    assert resolve_delta(current, set={"AU12": near, "AU4": 0}) == {"AU4": 0.0, "AU12": 0.0}
+    assert resolve_delta(current, set={"AU12L": 2 - near}) == {"AU12L": 0.0}
+    assert resolve_delta(current, set={"AU12": far}) == {"AU12": DEAD_ZONE}
+    assert resolve_delta(current, add={"AU4": 0.1}, set={"AU12": near}) == {"AU4": 0.1, "AU12": 0.0}
+
+
+def test_in_films_requests_grow_from_the_dead_zone_without_a_leap():
+    distances = np.linspace(-3, 3, 6001)
+    steps = np.array([steps_to(3 + distance, 3.0, continuous=True) for distance in distances])
+    assert np.abs(np.diff(steps)).max() < 0.0021
+    assert not steps[np.abs(distances) < DEAD_ZONE].any()
+    beyond = np.abs(distances) >= 2 * DEAD_ZONE
+    assert steps[beyond] == pytest.approx(distances[beyond])
 
 
 @pytest.mark.parametrize(

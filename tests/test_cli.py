@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from skimage import data
 
-from magicedit.action_units import ACTION_UNITS, EMOTIONS
+from magicedit.action_units import ACTION_UNITS, DEAD_ZONE, EMOTIONS
 from magicedit.cli import build_parser, main
 from magicedit.cli.common import print_faces
 from magicedit.cli.completion import SHELLS
@@ -161,7 +161,7 @@ def test_variations_that_round_to_zero_are_not_printed(capsys):
         (place := "face 0: 10 x 10 px at (0, 0), yaw +0°, pitch +0°, roll +1°"),
         "  AU12   +3.0",
         place,
-        "  nothing to change: what is asked for (2 units) is less than 0.05 away",
+        "  nothing to change: what is asked for (2 units) is within 0.5 of the measured",
         place,
     ]
 
@@ -181,6 +181,31 @@ def test_faces_are_called_by_their_number_in_the_photograph(capsys, tmp_path):
     assert [face["face"] for face in json.loads(capsys.readouterr().out)["faces"]] == [1]
     assert main(["edit", str(tmp_path / "in"), "-o", str(tmp_path / "out"), *options, "--workers", "1"]) == 0
     assert "warning: pair.png: face 1: AU12 would become" in capsys.readouterr().err
+
+
+def test_small_faces_that_are_left_alone_are_told(capsys, tmp_path, model):
+    """A large face and two tiny ones, in a photograph and in a folder; not of a face that was chosen."""
+    portrait = Image.fromarray(data.astronaut()[:320, 60:380])
+    crowd = Image.new("RGB", (1440, 1700), (96, 104, 112))
+    crowd.paste(portrait.resize((1440, 1440), Image.Resampling.BICUBIC), (0, 0))
+    for left in (100, 900):
+        crowd.paste(portrait.resize((240, 240), Image.Resampling.LANCZOS), (left, 1450))
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / "crowd.png"
+    crowd.save(path)
+    told = "2 small faces left alone"
+    edit = ["--au", "AU12=1", "--model", model, "--no-measure"]
+    assert main(["edit", str(path), "-o", str(tmp_path / "a.png"), *edit, "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert told in err
+    assert (len(json.loads(out)["faces"]), json.loads(out)["left_alone"]) == (1, 2)
+    assert main(["edit", str(path), "-o", str(tmp_path / "b.png"), *edit, "--face", "largest"]) == 0
+    assert "left alone" not in capsys.readouterr().err
+    assert main(["measure", str(path)]) == 0
+    assert told in capsys.readouterr().err
+    options = [*edit[:4], "--workers", "1"]
+    assert main(["edit", str(tmp_path / "in"), "-o", str(tmp_path / "out"), *options]) == 0
+    assert "2  faces left alone" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -283,6 +308,14 @@ def test_help_is_quick_and_shows_examples(tmp_path):
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert "magicedit edit photo.jpg -o smile.png --au AU12=+3" in run.stdout
     assert run.stdout.splitlines()[-1] == "[]"
+
+
+def test_help_tells_the_dead_zone(capsys):
+    with pytest.raises(SystemExit):
+        main(["edit", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"what measures within {DEAD_ZONE:g} of them stays" in told
+    assert f"units of {DEAD_ZONE:g} and more" in told
 
 
 def test_every_command_has_help(capsys):

@@ -164,6 +164,8 @@ def test_applying():
     assert Expression({"AU12": 3}).variation(current, 0.5) == {"AU12": 1.0}
     assert Expression({"AU12": 3}, relative=True).variation({}, 0.5) == {"AU12": 1.5}
     assert Expression.neutral().variation(current) == dict.fromkeys(NAMES, -1.0)
+    assert Expression({"AU12": 1.4, "AU4": 0.5}).variation(current, 2) == {"AU12": 0.0, "AU4": -1.0}
+    assert Expression({"AU12": 0.1}, relative=True).variation(current) == {"AU12": 0.1}
     assert Expression({"AU12": 2, "AU7": 1}).limited_to(NAMES).values == {"AU12": 2}
     with pytest.raises(ActionUnitError, match="not measured"):
         Expression({"AU12": 3}).variation({})

@@ -56,6 +56,7 @@ def add_endpoints(editor: ExpressionEditor, folder: Path, concurrency_id: str) -
             "model": result.model,
             "seconds": round(result.seconds, 3),
             "faces": [found.to_json() for found in result.faces],
+            "left_alone": result.left_alone,
         }
 
     def measure(photo: str) -> dict[str, Any]:

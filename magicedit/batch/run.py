@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ class RowResult:
         reason: why it failed.
         seconds: of the edit.
         faces: as `FaceEdit.to_json`; of a skipped row those of the run that made it.
+        left_alone: number of faces that were seen and not edited, see `EditResult`.
     """
 
     row: Row
@@ -33,6 +34,7 @@ class RowResult:
     reason: str | None = None
     seconds: float | None = None
     faces: list[dict[str, Any]] = field(default_factory=list)
+    left_alone: int = 0
 
     @property
     def warnings(self) -> list[str]:
@@ -52,7 +54,7 @@ class RowResult:
         }
         if self.status == "failed":
             return content | {"reason": self.reason}
-        return content | {"seconds": self.seconds, "faces": self.faces}
+        return content | {"seconds": self.seconds, "faces": self.faces, "left_alone": self.left_alone}
 
 
 @dataclass(frozen=True)
@@ -201,9 +203,7 @@ def _run(
         results: dict[Path, RowResult] = {}  # by output, of which every row has its own
         for row in () if force else rows:
             if (entry := _kept(row, settings, model, journal)) is not None:
-                results[row.output] = RowResult(
-                    row, "skipped", seconds=entry["seconds"], faces=entry["faces"]
-                )
+                results[row.output] = _told(row, "skipped", entry)
         waiting = [row for row in rows if row.output not in results]
         if workers is None:
             workers = sensible_workers(len(waiting), settings.device)
@@ -247,9 +247,14 @@ def _about(row: Row, settings: EditorSettings) -> dict[str, str]:
 
 def _result(row: Row, outcome: dict[str, Any]) -> RowResult:
     if outcome["state"] == "done":
-        return RowResult(row, "done", seconds=outcome["seconds"], faces=outcome["faces"])
+        return _told(row, "done", outcome)
     left = f"; {row.output} there is that of an earlier run" if outcome["left"] else ""
     return RowResult(row, "failed", reason=outcome["reason"] + left)
+
+
+def _told(row: Row, status: str, entry: Mapping[str, Any]) -> RowResult:
+    """What became of a row by its outcome, or by the journal's entry, which earlier versions made shorter."""
+    return RowResult(row, status, None, entry["seconds"], entry["faces"], entry.get("left_alone", 0))
 
 
 def _kept(

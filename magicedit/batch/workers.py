@@ -77,6 +77,7 @@ class Worker:
             "photo_sha256": sha256,
             "seconds": round(time.perf_counter() - started, 3),
             "faces": [face.to_json() for face in result.faces],
+            "left_alone": result.left_alone,
         }
 
 

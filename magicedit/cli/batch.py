@@ -106,6 +106,10 @@ def print_summary(report: "BatchReport") -> None:
     print(f"skipped   {len(skipped):>6}  as an earlier run left them")
     print(f"failed    {len(failed):>6}")
     print(f"warnings  {sum(len(result.warnings) for result in report.results):>6}")
+    if left_alone := sum(result.left_alone for result in report.results):
+        print(
+            f"small     {left_alone:>6}  faces left alone, far smaller than the largest of their photograph"
+        )
     pace = f", {report.seconds / len(done):.2f} s an edit" if done else ""
     worker = "1 worker" if report.workers == 1 else f"{report.workers} workers"
     print(f"{report.output}  ({worker}, {report.seconds:.1f} s{pace})")

@@ -63,7 +63,9 @@ def add_expression_options(parser: argparse.ArgumentParser) -> None:
         "--strength", type=float, default=1.0, metavar="S", help="how much of --expression (1)"
     )
     parser.add_argument(
-        "--neutral", action="store_true", help="take the measured expression back; --au starts from there"
+        "--neutral",
+        action="store_true",
+        help="take the measured expression back, units of 0.5 and more; --au starts from there",
     )
 
 
@@ -153,6 +155,13 @@ def warn_of_copies(copies: int, of: int) -> None:
             f"warning: nothing is asked for{which} (--au, --set, --emotion, --expression, --neutral): "
             "what is written is a copy"
         )
+
+
+def tell_left_alone(count: int) -> None:
+    """Says how many small faces of a photograph with a large one were not looked at."""
+    if count:
+        faces = "1 small face" if count == 1 else f"{count} small faces"
+        say(f"{faces} left alone: far smaller than the largest; crop the photograph to work on them")
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -256,7 +265,7 @@ def backend_beside(args: argparse.Namespace, photo: "Photo") -> Iterator["str | 
         yield args.backend
         return
     with BackendProcess(args.backend) as backend:
-        backend.detect_ahead(photo.pixels)
+        backend.search_ahead(photo.pixels)
         yield backend
 
 
@@ -289,12 +298,14 @@ def describe_face(index: int, box: Sequence[float], pose) -> str:
 
 def print_faces(edits: Sequence) -> None:
     """Requested and measured AUs of each edited face; without variations that would be printed as 0.0."""
+    from magicedit.action_units import DEAD_ZONE  # imports NumPy, which --help can do without
+
     for edit in edits:
         print(describe_face(edit.index, edit.box, edit.pose))
         shown = {name: delta for name, delta in edit.requested.items() if round(delta, 1)}
         if edit.requested and not shown:
             units = "1 unit" if len(edit.requested) == 1 else f"{len(edit.requested)} units"
-            print(f"  nothing to change: what is asked for ({units}) is less than 0.05 away")
+            print(f"  nothing to change: what is asked for ({units}) is within {DEAD_ZONE:g} of the measured")
         for name, delta in shown.items():
             before = edit.before.get(name)
             after = None if edit.after is None else edit.after.get(name)

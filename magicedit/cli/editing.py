@@ -22,6 +22,7 @@ from magicedit.cli.common import (
     print_json,
     say,
     teeth_arguments,
+    tell_left_alone,
     warn_of_copies,
 )
 from magicedit.errors import ImageError
@@ -88,7 +89,11 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     )
     asked = edit.add_argument_group("what to ask for")
     asked.add_argument("--au", metavar="AU12=+3,AU4=-1", help="variations in intensity steps, -10 to 10")
-    asked.add_argument("--set", metavar="AU12=0", help="intensities to arrive at, 0 to 5")
+    asked.add_argument(
+        "--set",
+        metavar="AU12=0",
+        help="intensities to arrive at, 0 to 5; what measures within 0.5 of them stays",
+    )
     asked.add_argument(
         "--emotion", metavar="NAME[:STRENGTH]", help="one of the six basic emotions; adds to --au"
     )
@@ -164,9 +169,17 @@ def run_edit(args: argparse.Namespace) -> int:
         result = editor.edit(photo, **request.arguments())
     output = save_image(result.image, args.output, overwrite=args.overwrite, forbid=args.photo)
     warn_of_copies(int(request.is_empty), of=1)
+    if args.face == "all":
+        tell_left_alone(result.left_alone)
     if args.json:
-        faces = [face.to_json() for face in result.faces]
-        print_json({"output": str(output), "seconds": round(result.seconds, 3), "faces": faces})
+        print_json(
+            {
+                "output": str(output),
+                "seconds": round(result.seconds, 3),
+                "faces": [face.to_json() for face in result.faces],
+                "left_alone": result.left_alone,
+            }
+        )
     else:
         print_faces(result.faces)
         print(f"{output}  ({result.seconds:.1f} s)")
@@ -176,14 +189,16 @@ def run_edit(args: argparse.Namespace) -> int:
 def run_measure(args: argparse.Namespace) -> int:
     with loading(args):
         from magicedit.editor import face_to_json, measured_expression, select_faces
-        from magicedit.faces import load_backend
+        from magicedit.faces import load_backend, search
         from magicedit.imaging import open_photo, writable
 
         photo = open_photo(args.photo)
         backend = load_backend(args.backend)
     if args.save is not None:
         writable(args.save, overwrite=False, forbid=args.photo)
-    faces = select_faces(backend.detect(photo.pixels), "all", photo)
+    found = search(backend, photo.pixels)
+    faces = select_faces(found.faces, "all", photo)
+    tell_left_alone(found.left_alone)
     if args.save is not None:
         (chosen,) = select_faces(faces, args.face, photo)
         expression = measured_expression(chosen, args.backend, source=f"{args.photo.name}, face {args.face}")
@@ -196,6 +211,7 @@ def run_measure(args: argparse.Namespace) -> int:
                 "width": width,
                 "height": height,
                 "faces": [face_to_json(f) for f in faces],
+                "left_alone": found.left_alone,
             }
         )
         return 0

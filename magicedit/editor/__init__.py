@@ -2,6 +2,7 @@
 
 from magicedit.editor.attention import AttentionMaps, named_places
 from magicedit.editor.changer import Edit, FaceChanger, FaceCut, each_step
+from magicedit.editor.doubts import unreached
 from magicedit.editor.editor import (
     ExpressionEditor,
     PhotoLike,
@@ -10,7 +11,7 @@ from magicedit.editor.editor import (
     select_faces,
     usable_expression,
 )
-from magicedit.editor.results import EditResult, FaceEdit, face_pictures, face_to_json, sweep_strip, unreached
+from magicedit.editor.results import EditResult, FaceEdit, face_pictures, face_to_json, sweep_strip
 from magicedit.editor.settings import (
     NO_TEETH,
     QUALITIES,

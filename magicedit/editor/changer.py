@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -81,11 +81,15 @@ class FaceCut:
 
 @dataclass(eq=False)
 class Edit:
-    """One photograph on its way: `pixels` evolve face by face as `requests` ask, one for each of `faces`."""
+    """One photograph on its way: `pixels` evolve face by face as `requests` ask, one for each of `faces`.
+
+    changes: number of a face -> what was done to its crop; without the faces that nothing was asked of.
+    """
 
     pixels: np.ndarray
     faces: list[Face]
     requests: list[dict[str, float]]
+    changes: dict[int, Change] = field(default_factory=dict)
 
 
 class FaceChanger:
@@ -137,7 +141,13 @@ class FaceChanger:
         changes = self.requested_changes(cuts, [edit.requests[index] for edit in edits], settings)
         for edit, cut, change in zip(edits, cuts, changes, strict=True):
             if change is not None:
+                layered = self.has_mouth_layer(cut, settings)
+                edit.changes[index] = replace(change, mask=np.zeros_like(change.mask)) if layered else change
                 edit.pixels = self.carry(edit.pixels, cut, change, edit.requests[index], settings)
+
+    def has_mouth_layer(self, cut: FaceCut, settings: SamplingSettings) -> bool:
+        """Whether the mouth is a layer of its own, in the place of the model's paint."""
+        return cut.scheme == "mediapipe478" and (self.composes or settings.mouths.is_asked)
 
     def carry(
         self,
@@ -165,7 +175,7 @@ class FaceChanger:
             a new photograph.
         """
         region = cut.region if presence == 1.0 else cut.region * presence
-        if cut.scheme != "mediapipe478" or not (self.composes or settings.mouths.is_asked):
+        if not self.has_mouth_layer(cut, settings):
             return carry_change(pixels, cut.alignment, change, region)
         landmarks = cut.landmarks_in_photo
         donor = donor or settings.mouths.donor(landmarks, settings.seed)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 
-from magicedit.action_units import INTENSITY_RANGE, whole_name
+from magicedit.action_units import DEAD_ZONE, INTENSITY_RANGE, whole_name
 from magicedit.errors import MagicEditError
 from magicedit.faces import Face, geometric_change
 from magicedit.faces.measure import SEEN_BY_LANDMARKS
@@ -57,7 +57,8 @@ class Pursuit:
     Each unit is pursued by itself. The photograph is the first point of its curve from request to measured
     intensity, and every edit adds one. While all fall short, the slope of the last two points leads on;
     between one that falls short and one that goes too far, the curve's inverse, a monotone cubic (Fritsch and
-    Carlson, SIAM J. Numer. Anal. 17, 1980), or the middle where the scale's end hides the slope.
+    Carlson, SIAM J. Numer. Anal. 17, 1980), or the middle where the scale's end hides the slope. A unit that
+    is asked for a variation of 0 counts as missed only where it strays by DEAD_ZONE or more: less is noise.
 
     Args:
         face: in the photograph.
@@ -102,7 +103,10 @@ class Pursuit:
                 self.error, self.best, self.best_edit = error, self.request, self.edits
             for name, value in reached.items():
                 self._points[name].append((self.request[name], value))
-            following = {name: self._following(name) for name in self.asked}
+            following = {
+                name: self._following(name) if self._distance(name, value) else self.request[name]
+                for name, value in reached.items()
+            }
         moves = (abs(following[name] - self.request[name]) for name in following)
         self._stuck = max(moves, default=0.0) < SMALLEST_MOVE
         self.request = following
@@ -121,7 +125,12 @@ class Pursuit:
         return self.edits > 0 and self.best_edit == 0
 
     def _missed_by(self, reached: Mapping[str, float]) -> float:
-        return max(abs(self._goal[name] - value) for name, value in reached.items())
+        return max(self._distance(name, value) for name, value in reached.items())
+
+    def _distance(self, name: str, value: float) -> float:
+        """Intensity steps from a measured value to a unit's goal; 0 for noise of a unit not asked to move."""
+        distance = abs(self._goal[name] - value)
+        return 0.0 if not self.asked[name] and distance < DEAD_ZONE else distance
 
     def _following(self, name: str) -> float:
         goal, points = self._goal[name], self._points[name]

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,6 @@ import numpy as np
 import PIL.Image
 
 from magicedit.action_units import (
-    INTENSITY_RANGE,
     name_order,
     parse_deltas,
     parse_levels,
@@ -33,18 +32,22 @@ from magicedit.action_units import (
 from magicedit.editor.attention import AttentionMaps, record_attention
 from magicedit.editor.changer import Edit, FaceChanger
 from magicedit.editor.closed_loop import Pursuit, check_tolerance
-from magicedit.editor.results import EditResult, FaceEdit, measured_as_asked, unreached
+from magicedit.editor.doubts import doubts_before, doubts_of_folds, doubts_of_paint, unreached
+from magicedit.editor.results import EditResult, FaceEdit, measured_as_asked
 from magicedit.editor.settings import MouthSettings, SamplingSettings, usable_device, usable_dtype
 from magicedit.errors import ActionUnitError, MagicEditError, ModelError, NoFaceError
 from magicedit.expression import Expression
 from magicedit.faces import (
     Face,
     FaceBackend,
+    Found,
     align,
-    covered_parts,
+    crop_face,
+    editing_region,
     geometric_change,
     identity_distance,
     load_backend,
+    search,
 )
 from magicedit.faces.types import same_face
 from magicedit.imaging import Photo, open_photo, photo_to_image
@@ -59,8 +62,18 @@ if TYPE_CHECKING:
 PhotoLike = str | Path | PIL.Image.Image | np.ndarray | Photo
 Deltas = str | Mapping[str, float] | Sequence[float] | np.ndarray
 
-POSE_LIMIT = 30.0  # degrees of yaw or pitch; roll is undone by the alignment
 REMEMBERED_PHOTOS = 4
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Which faces of a photograph are edited.
+
+    indices: among those found, largest first. left_alone: see `magicedit.faces.Found`.
+    """
+
+    indices: list[int]
+    left_alone: int
 
 
 class ExpressionEditor:
@@ -78,7 +91,7 @@ class ExpressionEditor:
         self.backend = backend
         self.model = model
         self.changer = FaceChanger(pipeline)
-        self._faces: OrderedDict[bytes, list[Face]] = OrderedDict()
+        self._found: OrderedDict[bytes, Found] = OrderedDict()
         self._detecting = threading.Lock()  # face backends and this cache serve one thread at a time
         pipeline.set_progress_bar_config(disable=True)
 
@@ -157,9 +170,12 @@ class ExpressionEditor:
             add: variations in intensity steps, -10 to 10: a dict, "AU12=+3,AU4=-1", or a vector in the
                 model's order. "AU12L=+3" changes the subject's left side alone; the change then fades over
                 the bridge of the nose.
-            set: intensities to arrive at, 0 to 5; the variation follows from what the photograph measures.
+            set: intensities to arrive at, 0 to 5; the variation follows from what the photograph measures. A
+                level within half a step of the measured one asks for nothing: measurement noise is no
+                request (`action_units.DEAD_ZONE`). The same holds for `expression` and `neutral`.
             emotion: "happiness", "happiness:0.8" or ("happiness", 0.8); adds to `add`.
-            face: "all", "largest", or an index into the faces from the largest (0) to the smallest.
+            face: "all", "largest", or an index into the faces from the largest (0) to the smallest. Faces far
+                smaller than a large one are no part of it; `EditResult.left_alone` counts them.
             expression: an `Expression`, or the file of one: arrived at, or added to what else is asked for if
                 it holds variations. Measured units that the model cannot edit are left out.
             strength: how much of `expression`: 1 is all of it.
@@ -236,9 +252,9 @@ class ExpressionEditor:
         opened = [open_photo(photo) for photo in photos]
         edits, chosen = [], []
         for photo in opened:
-            found = self._detect(photo)
-            chosen.append(select_indices(found, face, photo))
-            faces = [found[index] for index in chosen[-1]]
+            found = self._search(photo)
+            chosen.append(Chosen(select_indices(found.faces, face, photo), found.left_alone))
+            faces = [found.faces[index] for index in chosen[-1].indices]
             requests = [
                 requested_deltas(self.action_units, one.action_units | one.sides, **asked) for one in faces
             ]
@@ -276,11 +292,12 @@ class ExpressionEditor:
         started = time.perf_counter()
         settings = self.sampling(steps, guidance, quality, seed, teeth, references)
         check_tolerance(tolerance, max_edits, measure)
-        chosen = sorted(adds)
-        requests = [parse_deltas(adds[index], self.action_units) for index in chosen]
+        indices = sorted(adds)
+        requests = [parse_deltas(adds[index], self.action_units) for index in indices]
         photo = open_photo(photo)
-        found = self._detect(photo)
-        faces = [face for index in chosen for face in select_faces(found, index, photo)]
+        found = self._search(photo)
+        faces = [face for index in indices for face in select_faces(found.faces, index, photo)]
+        chosen = Chosen(indices, found.left_alone)
         edits = [Edit(photo.pixels, faces, requests)]
         if tolerance is None:
             self.changer.apply(edits, settings)
@@ -297,7 +314,7 @@ class ExpressionEditor:
             NoFaceError: where there is none.
         """
         photo = open_photo(photo)
-        return select_faces(self._detect(photo), "all", photo)
+        return select_faces(self._search(photo).faces, "all", photo)
 
     def sweep(
         self,
@@ -357,12 +374,12 @@ class ExpressionEditor:
         settings = self.sampling(steps, guidance, quality, seed, teeth, references)
         deltas = [parse_deltas(add, self.action_units) for add in adds]
         photo = open_photo(photo)
-        found = self._detect(photo)
-        indices = select_indices(found, face, photo)
-        faces = [found[index] for index in indices]
+        found = self._search(photo)
+        chosen = Chosen(select_indices(found.faces, face, photo), found.left_alone)
+        faces = [found.faces[index] for index in chosen.indices]
         edits = [Edit(photo.pixels, faces, [delta] * len(faces)) for delta in deltas]
         self.changer.apply(edits, settings)
-        return self._results([photo] * len(edits), edits, [indices] * len(edits), measure, started)
+        return self._results([photo] * len(edits), edits, [chosen] * len(edits), measure, started)
 
     def expression(self, photo: PhotoLike, face: str | int = "largest") -> Expression:
         """The expression of one face as measured: intensities, by side where the sides differ.
@@ -372,7 +389,7 @@ class ExpressionEditor:
             MagicEditError: where the face backend measures no action units.
         """
         photo = open_photo(photo)
-        (found,) = select_faces(self._detect(photo), "largest" if face == "all" else face, photo)
+        (found,) = select_faces(self._search(photo).faces, "largest" if face == "all" else face, photo)
         return measured_expression(
             found, self.backend.name, str(photo.source.name if photo.source else "a photograph")
         )
@@ -404,7 +421,7 @@ class ExpressionEditor:
         if steps < 2:
             raise ActionUnitError(f"an interpolation needs at least 2 steps, got {steps}")
         photo = open_photo(photo)
-        (found,) = select_faces(self._detect(photo), "largest" if face == "all" else face, photo)
+        (found,) = select_faces(self._search(photo).faces, "largest" if face == "all" else face, photo)
         goal = usable_expression(self.expression(other), self.action_units)
         deltas = goal.variation(found.action_units | found.sides)
         adds = [{name: share * delta for name, delta in deltas.items()} for share in np.linspace(0, 1, steps)]
@@ -454,7 +471,7 @@ class ExpressionEditor:
                 "attention is recorded of one run of the model; ask both sides for the same"
             )
         photo = open_photo(photo)
-        found = select_faces(self._detect(photo), face, photo)
+        found = select_faces(self._search(photo).faces, face, photo)
         if len(found) > 1:
             raise NoFaceError(f'attention is recorded of one face: "largest" or an index, got {face!r}')
         cut = self.changer.cut(photo.pixels, found[0])
@@ -490,7 +507,7 @@ class ExpressionEditor:
         mouths = []
         for reference in references:
             photo = open_photo(reference)
-            (face,) = select_faces(self._detect(photo), "largest", photo)
+            (face,) = select_faces(self._search(photo).faces, "largest", photo)
             if face.scheme != "mediapipe478":
                 raise MagicEditError("references need MediaPipe's landmarks; use the face backend mediapipe")
             alignment = align(face, self.pipeline.config.resolution)
@@ -503,22 +520,22 @@ class ExpressionEditor:
             )
         return tuple(mouths)
 
-    def _detect(self, photo: Photo) -> list[Face]:
+    def _search(self, photo: Photo) -> Found:
         pixels = np.ascontiguousarray(photo.pixels)
         key = hashlib.blake2b(pixels, digest_size=16, salt=b"%d" % pixels.shape[1]).digest()
         with self._detecting:
-            if key not in self._faces:
-                self._faces[key] = self.backend.detect(pixels)
-                if len(self._faces) > REMEMBERED_PHOTOS:
-                    self._faces.popitem(last=False)
-            self._faces.move_to_end(key)
-            return self._faces[key]
+            if key not in self._found:
+                self._found[key] = search(self.backend, pixels)
+                if len(self._found) > REMEMBERED_PHOTOS:
+                    self._found.popitem(last=False)
+            self._found.move_to_end(key)
+            return self._found[key]
 
     def _pursue(
         self,
         photos: list[Photo],
         edits: list[Edit],
-        chosen: list[list[int]],
+        chosen: list[Chosen],
         settings: SamplingSettings,
         tolerance: float,
         max_edits: int,
@@ -556,7 +573,7 @@ class ExpressionEditor:
             if made is None:
                 self.changer.apply([final], settings)
             else:
-                final.pixels = attempts[made].pixels
+                final.pixels, final.changes = attempts[made].pixels, attempts[made].changes
             for pursuit in faces:
                 if pursuit.edits and pursuit.best_edit != made:
                     again = self._find_again(final.pixels, pursuit.face)
@@ -568,23 +585,23 @@ class ExpressionEditor:
         self,
         photos: list[Photo],
         edits: list[Edit],
-        chosen: list[list[int]],
+        chosen: list[Chosen],
         measure: bool,
         started: float,
         pursuits: list[list[Pursuit]] | None = None,
         tolerance: float | None = None,
     ) -> list[EditResult]:
-        """chosen: the indices of each edit's faces among those of its photograph."""
         results = []
-        for position, (photo, edit, indices) in enumerate(zip(photos, edits, chosen, strict=True)):
+        for position, (photo, edit, which) in enumerate(zip(photos, edits, chosen, strict=True)):
             faces = [
                 self._face_edit(
                     photo, edit, number, index, measure, pursuits and pursuits[position][number], tolerance
                 )
-                for number, index in enumerate(indices)
+                for number, index in enumerate(which.indices)
             ]
             image = photo_to_image(photo, edit.pixels)
-            results.append(EditResult(image, faces, time.perf_counter() - started, self.model))
+            seconds = time.perf_counter() - started
+            results.append(EditResult(image, faces, seconds, self.model, which.left_alone))
             started = time.perf_counter()  # the first result bears the cost of the shared work
         return results
 
@@ -600,7 +617,7 @@ class ExpressionEditor:
     ) -> FaceEdit:
         face, sent = edit.faces[number], edit.requests[number]
         requested = sent if pursuit is None else pursuit.asked
-        moved, distance, warnings = None, None, self._doubts(photo.pixels, face, requested)
+        moved, distance, warnings = None, None, self._doubts(photo.pixels, edit, number, requested)
         before, after = measured_as_asked(face, requested), None
         if measure:
             again = face if edit.pixels is photo.pixels else self._find_again(edit.pixels, face)
@@ -636,6 +653,23 @@ class ExpressionEditor:
             reached=None if pursuit is None else pursuit.error <= tolerance,
         )
 
+    def _doubts(
+        self, pixels: np.ndarray, edit: Edit, number: int, requested: Mapping[str, float]
+    ) -> list[str]:
+        """What the photograph and the change say against the edit of a face, see `doubts`."""
+        face, resolution = edit.faces[number], self.pipeline.config.resolution
+        doubts = doubts_before(pixels, face, requested, resolution)
+        if number in edit.changes:
+            alignment = align(face, resolution)
+            landmarks = alignment.apply(face.landmarks)
+            region = editing_region(landmarks, resolution, face.scheme)
+            change = edit.changes[number]
+            doubts += doubts_of_folds(change, landmarks, face.scheme, region)
+            if change.mask.any():  # cutting the crop out of a large photograph takes longer than the rest
+                crop = crop_face(pixels, alignment)
+                doubts += doubts_of_paint(change, crop, landmarks, face.scheme, region, requested)
+        return doubts
+
     def _find_again(self, pixels: np.ndarray, face: Face) -> Face | None:
         """The same face in the edited photograph, looked for around its old place only."""
         height, width = pixels.shape[:2]
@@ -655,40 +689,6 @@ class ExpressionEditor:
             for other in found
         ]
         return same_face(moved, face.box)
-
-    def _doubts(self, pixels: np.ndarray, face: Face, requested: Mapping[str, float]) -> list[str]:
-        """Why this edit may come out worse than others, as far as it can be known before it."""
-        if not any(requested.values()):
-            return []
-        doubts = []
-        if face.pose is not None:
-            for axis in ("yaw", "pitch"):
-                angle = getattr(face.pose, axis)
-                if abs(angle) > POSE_LIMIT:
-                    doubts.append(
-                        f"the head's {axis} of {angle:+.0f}° is beyond the ±{POSE_LIMIT:.0f}° that edit well"
-                    )
-        if covered := covered_parts(pixels, face):
-            doubts.append(f"something seems to cover the {', '.join(covered)}")
-        resolution = self.pipeline.config.resolution
-        native = resolution / align(face, resolution).scale
-        if native < resolution:
-            doubts.append(
-                f"low resolution: the face's crop measures {native:.0f} px, the model's {resolution} px"
-            )
-        low, high = INTENSITY_RANGE
-        for name, delta in requested.items():
-            start = (face.action_units | face.sides).get(name)
-            if start is None:
-                if abs(delta) > high - low:
-                    doubts.append(
-                        f"a variation of {delta:+g} of {name} exceeds those in training (±{high - low:g})"
-                    )
-            elif delta and not low <= round(start + delta, 3) <= high:
-                doubts.append(
-                    f"{name} would become {start + delta:.1f}, outside the training range {low:g} to {high:g}"
-                )
-        return doubts
 
 
 def measured_expression(face: Face, backend: str, source: str = "") -> Expression:
@@ -711,10 +711,11 @@ def requested_deltas(
     expression: Expression | None = None,
     strength: float = 1.0,
     neutral: bool = False,
+    continuous: bool = False,
 ) -> dict[str, float]:
     """What all arguments of an edit ask of a face of `current` intensities, in the order of `names`.
 
-    Arguments as of `ExpressionEditor.edit`.
+    Arguments as of `ExpressionEditor.edit`; `continuous`, for films, as of `action_units.steps_to`.
 
     Raises:
         ActionUnitError: as `resolve_delta`; where the model cannot edit what an expression asks for; where
@@ -722,7 +723,7 @@ def requested_deltas(
     """
     if not math.isfinite(strength):
         raise ActionUnitError(f"the strength of an expression must be a number, got {strength}")
-    parts = [resolve_delta(current, add, set, emotion, names)]
+    parts = [resolve_delta(current, add, set, emotion, names, continuous=continuous)]
     arrived = {whole_name(name) for name in (() if set is None else parse_levels(set, names))}
     if expression is not None:
         expression = usable_expression(expression, names)
@@ -733,7 +734,7 @@ def requested_deltas(
                     f"{', '.join(both)}: set, and in the expression to arrive at; choose one"
                 )
             arrived |= wholes
-        parts.append(expression.variation(current, strength))
+        parts.append(expression.variation(current, strength, continuous=continuous))
     if neutral:
         rest = [name for name in names if name not in arrived]
         if missing := [name for name in rest if name not in current]:
@@ -742,7 +743,8 @@ def requested_deltas(
             )
         sides = {name: value for name, value in current.items() if name != whole_name(name)}
         measured = Expression.measured({name: current[name] for name in rest}, sides)
-        parts.append({name: -value for name, value in measured.values.items()})
+        at_rest = Expression.neutral(measured.values)
+        parts.append(at_rest.variation(measured.values, continuous=continuous))
     return total_delta(parts, names)
 
 

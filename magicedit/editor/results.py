@@ -4,16 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import PIL.Image
 
-from magicedit.action_units import INTENSITY_RANGE
 from magicedit.faces import Face, Pose
 from magicedit.faces.types import Box
 from magicedit.imaging import strip
-
-REACHED_SHARE = 0.5  # a measured change below this share of the request is worth a warning
-SMALLEST_JUDGED = 0.5  # intensity steps: below, the measurement's own scatter decides
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,45 +75,19 @@ class EditResult:
         faces: one entry per edited face, largest first.
         seconds: wall time of the edit, loading of the model not counted.
         model: name, folder or hub id of the model.
+        left_alone: number of faces that were seen and not edited, because a far larger one is there.
     """
 
     image: PIL.Image.Image
     faces: list[FaceEdit]
     seconds: float
     model: str
+    left_alone: int = 0
 
 
 def measured_as_asked(face: Face, requested: Mapping[str, float]) -> dict[str, float]:
     """The face's AUs, and by side those that were asked for by side."""
     return face.action_units | {name: face.sides[name] for name in requested if name in face.sides}
-
-
-def unreached(
-    requested: Mapping[str, float],
-    before: Mapping[str, float],
-    after: Mapping[str, float],
-    moved: Mapping[str, float],
-) -> list[str]:
-    """Warnings on AUs that moved by less than half of what was asked and the scale leaves room for.
-
-    Either scorer may have seen it: before and after (intensities), or moved (change by landmarks).
-    """
-    warnings = []
-    for name, delta in requested.items():
-        if name not in before or name not in after:
-            continue
-        possible = float(np.clip(before[name] + delta, *INTENSITY_RANGE)) - before[name]
-        change = after[name] - before[name]
-        if abs(possible) < SMALLEST_JUDGED or change / possible >= REACHED_SHARE:
-            continue
-        if moved.get(name, 0.0) / possible >= REACHED_SHARE:
-            continue
-        by_landmarks = f", {moved[name]:+.1f} by landmarks" if name in moved else ""
-        warnings.append(
-            f"{name} changed by {change:+.1f} of the {delta:+.1f} requested "
-            f"(measured {before[name]:.1f} -> {after[name]:.1f}{by_landmarks})"
-        )
-    return warnings
 
 
 def rounded(values: Mapping[str, float]) -> dict[str, float]:

@@ -14,7 +14,7 @@ from magicedit.faces.regions import (
     left_side,
     region_polygon,
 )
-from magicedit.faces.types import Face, FaceBackend, Pose
+from magicedit.faces.types import Face, FaceBackend, Found, Pose, search
 
 BACKENDS = ("mediapipe", "insightface")
 
@@ -23,6 +23,7 @@ __all__ = [
     "Alignment",
     "Face",
     "FaceBackend",
+    "Found",
     "Pose",
     "align",
     "condition_image",
@@ -37,6 +38,7 @@ __all__ = [
     "left_side",
     "load_backend",
     "region_polygon",
+    "search",
 ]
 
 

@@ -36,6 +36,8 @@ BLENDSHAPES_OF_UNIT: dict[str, tuple[str, ...]] = {
 # What the scores hardly respond to even where the muscles themselves are moved, and landmarks do: see
 # benchmarks/muscle_calibration.json.
 SEEN_BY_LANDMARKS = ("AU5", "AU6", "AU9", "AU15")
+# Where landmarks show less than half of what the muscle is commanded to do: the share that they show, ibid.
+LANDMARKS_SHOW = {"AU9": 0.29}
 
 _INNER_BROWS = ((55, 107), (285, 336))  # the subject's right, the left
 FULL_BROW_RAISE = 0.086  # interocular distances at intensity 5, see `magicedit.faces.geometry`

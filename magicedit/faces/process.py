@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from magicedit.errors import MagicEditError
-from magicedit.faces.types import Face, check_pixels
+from magicedit.faces.types import Face, Found, check_pixels
 
 # The child finds the modules that this process found, from wherever it was started.
 _CHILD = "import sys; sys.path[:] = {path!r}; from magicedit.faces.process import serve; serve({descriptor})"
@@ -43,21 +44,26 @@ class BackendProcess:
         # The child reads when it is ready; meanwhile a large photograph does not fit into the pipe.
         self._asking = ThreadPoolExecutor(1, "faces")
         self._asking.submit(self._connection.send, (name, settings))
-        self._ahead: tuple[np.ndarray, Future[list[Face]]] | None = None
+        self._ahead: tuple[np.ndarray, Future[Found]] | None = None
 
-    def detect_ahead(self, pixels: np.ndarray) -> None:
-        """Starts what the next `detect` of this very array, not changed meanwhile, will return."""
-        self._ahead = pixels, self._asking.submit(self._ask, check_pixels(pixels))
+    def search_ahead(self, pixels: np.ndarray) -> None:
+        """Starts what the next `search` of this very array, not changed meanwhile, will return."""
+        self._ahead = pixels, self._asking.submit(self._ask, "search", check_pixels(pixels))
+
+    def search(self, pixels: np.ndarray) -> Found:
+        """As `magicedit.faces.search` of the backend; errors as of `detect`."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is None or ahead[0] is not pixels:
+            ahead = pixels, self._asking.submit(self._ask, "search", check_pixels(pixels))
+        return ahead[1].result()
 
     def detect(self, pixels: np.ndarray) -> list[Face]:
         """Faces of an RGB photograph, (height, width, 3) uint8, largest first.
 
         ImageError for other arrays; MagicEditError where the child has died.
         """
-        ahead, self._ahead = self._ahead, None
-        if ahead is None or ahead[0] is not pixels:
-            ahead = pixels, self._asking.submit(self._ask, check_pixels(pixels))
-        return ahead[1].result()
+        self._ahead = None
+        return self._asking.submit(self._ask, "detect", check_pixels(pixels)).result()
 
     def close(self) -> None:
         """Ends the child, whatever it does at the moment."""
@@ -72,9 +78,9 @@ class BackendProcess:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _ask(self, pixels: np.ndarray) -> list[Face]:
+    def _ask(self, what: str, pixels: np.ndarray) -> Any:
         try:
-            self._connection.send(pixels.shape)
+            self._connection.send((what, pixels.shape))
             self._connection.send_bytes(pixels.data.cast("B"))
             answer = self._connection.recv()
         except (EOFError, OSError) as error:
@@ -89,17 +95,19 @@ class BackendProcess:
 
 def serve(descriptor: int) -> None:
     """The child: reads a backend's name and settings, then photographs, until the other end is closed."""
-    from magicedit.faces import load_backend  # which the parent has no use for
+    from magicedit.faces import load_backend, search  # which the parent has no use for
 
     connection = Connection(descriptor)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         name, settings = connection.recv()
         backend = _outcome(lambda: load_backend(name, **settings))
         while True:
-            pixels = np.empty(connection.recv(), np.uint8)
+            what, shape = connection.recv()
+            pixels = np.empty(shape, np.uint8)
             connection.recv_bytes_into(pixels.data.cast("B"))
             failed = isinstance(backend, Exception)
-            connection.send(backend if failed else _outcome(lambda pixels=pixels: backend.detect(pixels)))
+            look = partial(search, backend) if what == "search" else getattr(backend, "detect", None)
+            connection.send(backend if failed else _outcome(partial(look, pixels)))
 
 
 def _outcome(call: Callable[[], Any]) -> Any:

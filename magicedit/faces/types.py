@@ -62,6 +62,18 @@ class Face:
         return (x1 - x0) * (y1 - y0)
 
 
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a search of a whole photograph gives.
+
+    faces: measured, largest first. left_alone: number of faces that were seen and are too small, beside the
+    largest, to be meant.
+    """
+
+    faces: list[Face]
+    left_alone: int = 0
+
+
 class FaceBackend(Protocol):
     """A library that finds and measures faces."""
 
@@ -70,6 +82,12 @@ class FaceBackend(Protocol):
     def detect(self, pixels: np.ndarray) -> list[Face]:
         """Faces of an RGB photograph, (height, width, 3) uint8, largest first; an empty list for none."""
         ...
+
+
+def search(backend: FaceBackend, pixels: np.ndarray) -> Found:
+    """The faces of a whole photograph by the backend's `search`, or by `detect` where it has none."""
+    thorough = getattr(backend, "search", None)
+    return Found(backend.detect(pixels)) if thorough is None else thorough(pixels)
 
 
 def check_pixels(pixels: np.ndarray) -> np.ndarray:

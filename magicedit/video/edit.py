@@ -117,7 +117,7 @@ def edit_video(
     check_video_output(output, source)
 
     def requested(current: Mapping[str, float], seconds: float) -> dict[str, float]:
-        parts = [requested_deltas(names, current, **asked)]
+        parts = [requested_deltas(names, current, continuous=True, **asked)]
         return total_delta([*parts, curve.at(seconds)] if curve else parts, names)
 
     request = {

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from magicedit import Expression, ExpressionEditor
+from magicedit.action_units import DEAD_ZONE, NAMES
 from magicedit.editor.closed_loop import Pursuit
 from magicedit.errors import ActionUnitError, MagicEditError
 from magicedit.faces import Face, load_backend
@@ -193,9 +194,41 @@ def test_neutral_takes_the_smile_back(editor, astronaut):
     assert rest.requested["AU12"] == pytest.approx(-before["AU12"])
     raised = editor.edit(astronaut, neutral=True, add={"AU12": 2.0, "AU4": 1}, measure=False).faces[0]
     assert raised.requested["AU12"] == pytest.approx(2 - before["AU12"])
-    assert raised.requested["AU4"] == pytest.approx(1 - before["AU4"])
+    assert 0.05 < before["AU4"] < DEAD_ZONE  # noise, which is not taken back
+    assert raised.requested["AU4"] == 1
+    for name in NAMES:
+        taken_back = any(rest.requested.get(side) for side in (name, f"{name}L", f"{name}R"))
+        assert taken_back == (before[name] >= DEAD_ZONE), name
     kept = editor.edit(astronaut, neutral=True, set={"AU12": before["AU12"]}, measure=False).faces[0]
-    assert kept.requested["AU12"] == pytest.approx(0, abs=1e-6)
+    assert kept.requested["AU12"] == 0
+
+
+@pytest.mark.parametrize("distance", [0.4, -0.4])
+def test_a_level_within_the_dead_zone_changes_nothing(editor, astronaut, distance):
+    """By `set`, by an expression, and by the closed loop; what is added is done whatever its size."""
+    measured = editor.measure(astronaut)[0].action_units["AU12"]
+    near = {"AU12": measured + distance}
+    for wish in ({"set": near}, {"expression": Expression(near)}, {"set": near, "tolerance": 0.1}):
+        result = editor.edit(astronaut, **wish)
+        assert np.array_equal(np.asarray(result.image), astronaut)
+        assert result.faces[0].requested == {"AU12": 0.0}
+    added = editor.edit(astronaut, add={"AU12": distance}, measure=False)
+    assert added.faces[0].requested == {"AU12": distance}
+    assert not np.array_equal(np.asarray(added.image), astronaut)
+    further = editor.edit(astronaut, set={"AU12": measured - 0.6}, measure=False).faces[0]
+    assert further.requested["AU12"] == pytest.approx(-0.6)
+
+
+def test_the_loop_leaves_noise_of_units_that_nobody_asked_for():
+    def answer(request):
+        return {"AU12": 0.5 * request["AU12"], "AU4": 0.4 + request["AU4"]}
+
+    pursuit = pursue(Pursuit(face(), {"AU12": 2.0, "AU4": 0.0}), answer, 0.1, 4)
+    assert pursuit.error <= 0.1
+    assert pursuit.best["AU4"] == 0.0
+    strayed = Pursuit(face(), {"AU12": 2.0, "AU4": 0.0})
+    strayed.note(face(AU12=2.0, AU4=0.8))
+    assert strayed.error == pytest.approx(0.8)
 
 
 def test_an_expression_copied_to_another_photograph(editor, astronaut, tmp_path):

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from magicedit.errors import ImageError, MissingDependencyError, ModelError
-from magicedit.faces import load_backend
+from magicedit.faces import load_backend, search
 from magicedit.faces.backends import mediapipe as room
 from magicedit.faces.backends.mediapipe import MediaPipeBackend, landmarker_file
 from magicedit.imaging import open_photo
@@ -200,6 +200,56 @@ def test_when_the_second_look_is_taken(paste):
     assert found == {False: 1, True: 1, "always": 2}
     alone, _ = paste(3000, 2200, [(80, 2000, 1000)])
     assert MediaPipeBackend(second_look=False).detect(alone) == []
+
+
+@pytest.fixture
+def crowd(backend, london) -> tuple[np.ndarray, dict[str, tuple[float, float]]]:
+    """A large face in the middle, one cut by the right border and two tiny ones; their noses, (x, y) px."""
+    photo = np.full((1500, 2000, 3), (96, 104, 112), np.uint8)
+    noses = {}
+    places = {
+        "large": ("001", 600, 1000, 800), "border": ("036", 200, 1965, 1150),
+        "tiny": ("083", 90, 180, 200), "tiny too": ("011", 100, 260, 1200),
+    }  # fmt: skip
+    for name, (identity, height, x, y) in places.items():
+        portrait = london(identity, "neutral")
+        (face,) = backend.detect(portrait)
+        scale = height / (face.box[3] - face.box[1])
+        nose = face.landmarks[4] * scale
+        portrait = cv2.resize(portrait, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        left, top = round(x - nose[0]), round(y - nose[1])
+        x0, y0 = max(0, left), max(0, top)
+        x1, y1 = min(2000, left + portrait.shape[1]), min(1500, top + portrait.shape[0])
+        photo[y0:y1, x0:x1] = portrait[y0 - top : y1 - top, x0 - left : x1 - left]
+        noses[name] = x, y
+    return photo, noses
+
+
+def test_a_face_at_the_border_is_found_beside_a_large_one_and_tiny_ones_are_counted(backend, crowd):
+    photo, noses = crowd
+    assert len(backend.detect(photo)) == 1
+    found = search(backend, photo)
+    assert found.left_alone == 2
+    large, border = found.faces
+    assert large.landmarks[4] == pytest.approx(noses["large"], abs=8)
+    assert border.landmarks[4] == pytest.approx(noses["border"], abs=8)
+    assert border.box[2] > 2000  # a part of it lies outside
+    every = MediaPipeBackend(second_look="always").search(photo)
+    assert (len(every.faces), every.left_alone) == (4, 0)
+    none = MediaPipeBackend(second_look=False).search(photo)
+    assert (len(none.faces), none.left_alone) == (1, 0)
+
+
+def test_a_search_among_small_faces_leaves_none_alone(backend, paste):
+    photo, _ = paste(4000, 3000, [(300, 60, 40), (80, 3500, 100), (80, 1777, 1600)])
+    found = search(backend, photo)
+    assert (len(found.faces), found.left_alone) == (3, 0)
+
+
+def test_a_part_of_a_large_face_is_no_face_of_its_own(backend, london):
+    portrait = cv2.resize(london("024", "smiling"), None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC)
+    found = search(backend, portrait)
+    assert (len(found.faces), found.left_alone) == (1, 0)
 
 
 def test_the_second_look_is_no_matter_of_minutes(backend, paste):

@@ -32,9 +32,11 @@ def test_finds_what_the_backend_finds(astronaut):
     expected = here.detect(astronaut), here.detect(mirrored)
     assert len(expected[0]) == 1
     with BackendProcess() as there:
-        there.detect_ahead(astronaut)
-        assert equal(there.detect(astronaut), expected[0])
-        there.detect_ahead(astronaut)
+        there.search_ahead(astronaut)
+        assert equal(there.search(astronaut).faces, expected[0])
+        there.search_ahead(astronaut)
+        assert equal(there.search(mirrored).faces, expected[1])
+        there.search_ahead(astronaut)
         assert equal(there.detect(mirrored), expected[1])
         assert equal(there.detect(astronaut[::1, ::-1]), expected[1])  # not contiguous
         assert there.detect(np.full((200, 300, 3), 128, np.uint8)) == []
@@ -48,7 +50,7 @@ def test_a_backend_that_cannot_be_loaded_says_the_same(tmp_path, astronaut):
     with pytest.raises(ModelError) as here:
         load_backend(model_path=missing)
     with BackendProcess(model_path=missing) as there:
-        there.detect_ahead(astronaut)  # more than a pipe holds: the child must read what it cannot use
+        there.search_ahead(astronaut)  # more than a pipe holds: the child must read what it cannot use
         for _ in range(2):
             with pytest.raises(ModelError) as elsewhere:
                 there.detect(astronaut)
@@ -71,7 +73,7 @@ def test_a_child_that_dies_is_told(astronaut):
 def test_closing_ends_the_child_at_once():
     pixels = np.zeros((4000, 4000, 3), np.uint8)
     there = BackendProcess()
-    there.detect_ahead(pixels)
+    there.search_ahead(pixels)
     started = time.perf_counter()
     there.close()
     assert time.perf_counter() - started < 1  # loading and this photograph take longer

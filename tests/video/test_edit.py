@@ -187,6 +187,18 @@ def test_set_neutral_and_expressions_ask_each_frame_for_its_own(tmp_path, editor
         assert editor.backend.detect(shown)[0].action_units["AU12"] < smile - 0.7, arguments
 
 
+def test_levels_within_the_dead_zone_leave_a_film_alone(tmp_path, editor, portrait):
+    source = write_video(tmp_path / "in.mp4", [portrait] * 3)
+    level = editor.backend.detect(portrait)[0].action_units["AU12"] - 0.3
+    shown = {}
+    for name, arguments in {"near": {"set": {"AU12": level}}, "far": {"set": {"AU12": level - 1}}}.items():
+        edit_video(editor, source, tmp_path / f"{name}.mp4", quality="live", **arguments)
+        shown[name] = changed(read_pictures(tmp_path / f"{name}.mp4")[-1], read_pictures(source)[-1])
+    edit_video(editor, source, tmp_path / "copy.mp4", add={"AU12": 0}, quality="live")
+    copy = changed(read_pictures(tmp_path / "copy.mp4")[-1], read_pictures(source)[-1])
+    assert shown["near"] == copy < shown["far"]
+
+
 def test_upright_output_of_a_turned_video(tmp_path, editor, portrait):
     source = write_video(tmp_path / "in.mp4", [np.rot90(portrait, -1)] * 3, rotation=90)
     edit_video(editor, source, tmp_path / "out.mp4", add=SMILE, quality="live")

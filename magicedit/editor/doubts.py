@@ -1,0 +1,246 @@
+"""Why one should look twice at an edit: what the photograph says before it, the picture, and the measurement.
+
+Each function returns sentences, none where nothing is wrong. Nothing is said of what no measurement can see.
+"""
+
+from collections.abc import Mapping
+
+import cv2
+import numpy as np
+
+from magicedit.action_units import ACTION_UNITS, INTENSITY_RANGE, whole_name
+from magicedit.faces import Face, align, covered_parts, region_polygon
+from magicedit.faces.frame import face_frame
+from magicedit.faces.measure import LANDMARKS_SHOW, SEEN_BY_LANDMARKS
+from magicedit.faces.regions import polygon_mask
+from magicedit.faces.types import Scheme
+from magicedit.warping import Change
+from magicedit.warping.change import sharpened
+
+POSE_LIMIT = 30.0  # degrees of yaw or pitch; roll is undone by the alignment
+REACHED_SHARE = 0.5  # a measured change below this share of the request is worth a warning
+SMALLEST_JUDGED = 0.5  # intensity steps: below, the measurement's own scatter decides; less explains no paint
+
+# Areas in squares of the interocular distance. Measured with `mini` at 128 px on 52 faces that it was not
+# trained on: +3 of a unit folds nothing, AU26 = +8 folds 0.001 and more on 20 of them. Its own paint that no
+# request explains covers 0.02 and more on 34 at AU1 = +0.5, on 4 at AU1 = +3 and on none at AU12 = +3.
+FOLDED_AREA = 0.001
+PAINTED_AREA = 0.02
+VISIBLE = 0.08  # colour difference of 1, mean over channels, that paint makes to the moved photograph
+_AROUND_LIPS, _AROUND_EYES = 0.06, 0.15  # interocular distances
+_FEW_PIXELS = 2  # of a crop: less is no fold
+
+
+def doubts_before(
+    pixels: np.ndarray, face: Face, requested: Mapping[str, float], resolution: int
+) -> list[str]:
+    """Why an edit may come out worse than others, as far as it can be known before it.
+
+    Args:
+        pixels: the photograph, (height, width, 3) uint8 RGB.
+        requested: AU name -> variation in intensity steps.
+        resolution: px, of the model's crop.
+    """
+    if not any(requested.values()):
+        return []
+    doubts = []
+    if face.pose is not None:
+        for axis in ("yaw", "pitch"):
+            angle = getattr(face.pose, axis)
+            if abs(angle) > POSE_LIMIT:
+                doubts.append(
+                    f"the head's {axis} of {angle:+.0f}° is beyond the ±{POSE_LIMIT:.0f}° that edit well"
+                )
+    if covered := covered_parts(pixels, face):
+        doubts.append(f"something seems to cover the {', '.join(covered)}")
+    native = resolution / align(face, resolution).scale
+    if native < resolution:
+        doubts.append(
+            f"low resolution: the face's crop measures {native:.0f} px, the model's {resolution} px"
+        )
+    low, high = INTENSITY_RANGE
+    measured = face.action_units | face.sides
+    for name, delta in requested.items():
+        start = None if whole_name(name) in SEEN_BY_LANDMARKS else measured.get(name)
+        if start is None:
+            if abs(delta) > high - low:
+                doubts.append(
+                    f"a variation of {delta:+g} of {name} exceeds those in training (±{high - low:g})"
+                )
+        elif delta and not low <= round(start + delta, 3) <= high:
+            doubts.append(
+                f"{name} would become {start + delta:.1f}, outside the training range {low:g} to {high:g}"
+            )
+    return doubts
+
+
+def doubts_of_folds(change: Change, landmarks: np.ndarray, scheme: Scheme, region: np.ndarray) -> list[str]:
+    """Whether the change folds skin over itself.
+
+    Args:
+        change: what was done to a crop. landmarks: (points, 2), px of the crop, before it.
+        region: (size, size) float32, 0..1: how much of the change happens where.
+    """
+    folds = folded(change, landmarks, scheme, region)
+    if folds.sum() < max(_FEW_PIXELS, FOLDED_AREA * _unit(landmarks, scheme)):
+        return []
+    return [f"the skin folds over itself at {_place(folds, landmarks, scheme)}: ask for less"]
+
+
+def doubts_of_paint(
+    change: Change,
+    crop: np.ndarray,
+    landmarks: np.ndarray,
+    scheme: Scheme,
+    region: np.ndarray,
+    requested: Mapping[str, float],
+) -> list[str]:
+    """Whether paint shows where no request explains it.
+
+    Args:
+        crop: (size, size, 3) uint8 RGB, before the change.
+        requested: AU name -> variation in intensity steps.
+        change, landmarks, region: as of `doubts_of_folds`; a change that carries no paint has a mask of 0.
+    """
+    doubts = []
+    painted = visible_paint(change, crop, region)
+    if not painted.any():
+        return doubts
+    enough = PAINTED_AREA * _unit(landmarks, scheme)
+    lips = lips_after(change, landmarks, scheme, region)
+    outside = painted & ~lips & ~_explained_eyes(landmarks, scheme, len(painted), requested)
+    if outside.sum() >= enough:
+        place = _place(outside, landmarks, scheme)
+        doubts.append(f"paint shows outside the lips, at {place}, and no request explains it")
+    if (painted & lips).sum() >= enough and not _asks_for(requested, "lip", "jaw"):
+        doubts.append("the mouth is painted, and no request explains it")
+    return doubts
+
+
+def folded(change: Change, landmarks: np.ndarray, scheme: Scheme, region: np.ndarray) -> np.ndarray:
+    """(size, size) bool: where the change, as far as the region lets it, turns the photograph inside out.
+
+    There the Jacobian determinant of the backward map p -> p + flow(p) is not positive. The mouth, where lips
+    part, and what paint covers are left out.
+    """
+    size = len(region)
+    flow = change.flow * region[..., None]
+    (x_by_y, x_by_x), (y_by_y, y_by_x) = np.gradient(flow[..., 0]), np.gradient(flow[..., 1])
+    determinant = (1 + x_by_x) * (1 + y_by_y) - x_by_y * y_by_x
+    mouth = _grown(
+        polygon_mask(region_polygon(landmarks, scheme, "lips"), size), 2 * _AROUND_LIPS, landmarks, scheme
+    )
+    return (determinant <= 0) & (region > 0) & ~mouth & (change.mask < 0.5)
+
+
+def visible_paint(change: Change, crop: np.ndarray, region: np.ndarray) -> np.ndarray:
+    """(size, size) bool: where paint makes a colour that moving the crop (uint8 RGB) does not."""
+    size = len(region)
+    share = sharpened(np.clip(change.mask, 0, 1)) * region
+    if share.max() <= VISIBLE:  # of a difference of at most 1
+        return np.zeros((size, size), bool)
+    across, down = np.meshgrid(np.arange(size, dtype=np.float32), np.arange(size, dtype=np.float32))
+    flow = (change.flow * region[..., None]).astype(np.float32)
+    moved = cv2.remap(
+        crop, across + flow[..., 0], down + flow[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
+    )
+    difference = np.abs(np.clip(change.paint, 0, 1) - moved.astype(np.float32) / 255).mean(-1)
+    return share * difference > VISIBLE
+
+
+def lips_after(change: Change, landmarks: np.ndarray, scheme: Scheme, region: np.ndarray) -> np.ndarray:
+    """(size, size) bool: lips and mouth before and after the change, and a little around them.
+
+    The convex hull of where the flow reads pixels of the lips, so that a mouth that opens is within it.
+    """
+    size = len(region)
+    lips = polygon_mask(region_polygon(landmarks, scheme, "lips"), size)
+    down, across = np.indices((size, size))
+    flow = change.flow * region[..., None]
+    x = np.rint(across + flow[..., 0]).astype(int).clip(0, size - 1)
+    y = np.rint(down + flow[..., 1]).astype(int).clip(0, size - 1)
+    rows, columns = np.nonzero(lips | lips[y, x])
+    hull = cv2.convexHull(np.stack([columns, rows], -1).astype(np.float32)).reshape(-1, 2)
+    return _grown(polygon_mask(hull, size), _AROUND_LIPS, landmarks, scheme)
+
+
+def unreached(
+    requested: Mapping[str, float],
+    before: Mapping[str, float],
+    after: Mapping[str, float],
+    moved: Mapping[str, float],
+) -> list[str]:
+    """Warnings on AUs that moved by less than half of what was asked and the scale leaves room for.
+
+    Either scorer may have seen it: before and after (intensities), or moved (change by landmarks). Units of
+    SEEN_BY_LANDMARKS are judged by landmarks alone, by as much as these show of them; without landmarks no
+    warning is given.
+    """
+    warnings = []
+    for name, delta in requested.items():
+        if name not in before or name not in after:
+            continue
+        possible = float(np.clip(before[name] + delta, *INTENSITY_RANGE)) - before[name]
+        if abs(possible) < SMALLEST_JUDGED:
+            continue
+        unit = whole_name(name)
+        if name in moved and moved[name] / possible >= REACHED_SHARE * LANDMARKS_SHOW.get(unit, 1.0):
+            continue
+        if unit in SEEN_BY_LANDMARKS:
+            if name in moved:
+                warnings.append(
+                    f"{name} changed by {moved[name]:+.1f} of the {delta:+.1f} requested, by landmarks"
+                )
+            continue
+        change = after[name] - before[name]
+        if change / possible >= REACHED_SHARE:
+            continue
+        by_landmarks = f", {moved[name]:+.1f} by landmarks" if name in moved else ""
+        warnings.append(
+            f"{name} changed by {change:+.1f} of the {delta:+.1f} requested "
+            f"(measured {before[name]:.1f} -> {after[name]:.1f}{by_landmarks})"
+        )
+    return warnings
+
+
+def _unit(landmarks: np.ndarray, scheme: Scheme) -> float:
+    """px: the square of the interocular distance, in which areas are told."""
+    return face_frame(landmarks, scheme).interocular ** 2
+
+
+def _asks_for(requested: Mapping[str, float], *regions: str) -> bool:
+    """Whether a unit of one of the regions is asked to move by SMALLEST_JUDGED or more."""
+    units = {unit.name for unit in ACTION_UNITS if unit.region in regions}
+    return any(
+        whole_name(name) in units and abs(delta) >= SMALLEST_JUDGED for name, delta in requested.items()
+    )
+
+
+def _explained_eyes(
+    landmarks: np.ndarray, scheme: Scheme, size: int, requested: Mapping[str, float]
+) -> np.ndarray:
+    """(size, size) bool: the eyes and their lids where a request moves these, else nothing."""
+    eyes = np.zeros((size, size), bool)
+    if _asks_for(requested, "eye", "cheek"):
+        for name in ("right_eye", "left_eye"):
+            eyes |= polygon_mask(region_polygon(landmarks, scheme, name), size)
+        eyes = _grown(eyes, _AROUND_EYES, landmarks, scheme)
+    return eyes
+
+
+def _grown(mask: np.ndarray, margin: float, landmarks: np.ndarray, scheme: Scheme) -> np.ndarray:
+    """The mask and what lies within `margin` interocular distances of it."""
+    radius = max(1, round(margin * face_frame(landmarks, scheme).interocular))
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+    return cv2.dilate(mask.astype(np.uint8), disc).astype(bool)
+
+
+def _place(mask: np.ndarray, landmarks: np.ndarray, scheme: Scheme) -> str:
+    """In words, where in the face most of a mask lies."""
+    rows, columns = np.nonzero(mask)
+    middle = np.array([np.median(columns), np.median(rows)])
+    # Interocular distances below the eyes; the lips lie at 1.1
+    _, depth = face_frame(landmarks, scheme).to_face(middle)
+    if depth < -0.15:
+        return "the brows"
+    return "the eyes" if depth < 0.25 else "the nose and cheeks" if depth < 0.85 else "the mouth and chin"
