@@ -492,3 +492,10 @@ def test_jury_smiles_by_hand():
     assert found["st_lpips_mouth"] == pytest.approx(0.1)
     rows[1]["teeth"] = 1.6  # the mean is 1.3
     assert not jury_smiles.summary_of(rows)["e"]["happiness"]["reached"]
+
+
+def test_small_requests_follow_from_their_rows():
+    found = committed("jury_small")
+    assert found["command"].startswith("python benchmarks/jury.py small")
+    assert found["summary"] == jury.small_summary(found["rows"])
+    assert len({row["face"] for row in found["rows"]}) == 52
