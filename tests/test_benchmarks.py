@@ -16,6 +16,7 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 import export_speed  # noqa: E402
 import jury  # noqa: E402
+import jury_smiles  # noqa: E402
 import mini_quality  # noqa: E402
 import train_tables  # noqa: E402
 from proxy import TINY, make_pipeline  # noqa: E402
@@ -448,3 +449,53 @@ def test_small_requests_have_the_issues_limits():
     assert jury.small_summary([rows[0], rows[0], rows[2]])["e"]["AU12=+0.25"]["reached"]
     worse = [rows[0], rows[0], rows[2] | {"levels": 5.0}]
     assert jury.small_summary(worse)["e"]["AU12=+0.25"]["over_limit"] == 1
+
+
+def test_jury_compares_mouths_with_the_real_smile(jury_folder, astronaut, tmp_path, monkeypatch):
+    """Where the real smile is the edited photograph, a copy equals it and a darker one is half as bright."""
+    photographs, output = jury_folder[0], tmp_path / "smiles.json"
+    person = photographs / "london" / "001"
+    (person / "smiling.jpg").write_bytes((person / "neutral.jpg").read_bytes())
+    named = ["--editor", "copy", "--editor", f"dim={__name__}:dimmed"]
+    options = ["--photographs", str(photographs), "-o", str(output)]
+    monkeypatch.setattr(sys, "argv", ["benchmarks/jury_smiles.py", *named, *options])
+    assert jury_smiles.main() == 0
+    found = json.loads(output.read_text())
+    assert found["summary"] == json.loads(json.dumps(jury_smiles.summary_of(found["rows"])))
+    for request in jury_smiles.ASKED:
+        same, dim = (found["summary"][name][request] for name in ("copy", "dim"))
+        assert [same[name] for name in ("sharpness", "detail", "luminance", "teeth")] == [1] * 4
+        assert same["reached"]
+        assert same["st_lpips_mouth"] in (0, None)
+        assert dim["teeth"] == pytest.approx(0.5, abs=0.03)
+        assert not dim["reached"]
+
+
+def test_jury_smiles_by_hand():
+    """Two people of light skin and one of dark; one kept the lips closed."""
+    rows = [
+        {
+            "editor": "e",
+            "face": str(n),
+            "request": "happiness",
+            "skin": skin,
+            "sharpness": value,
+            "detail": value,
+        }
+        | {"luminance": value, "teeth": value, "st_lpips_mouth": 0.1 * n}
+        for n, (skin, value) in enumerate(((150.0, 1.0), (60.0, 1.2), (160.0, None)))
+    ]
+    found = jury_smiles.summary_of(rows)["e"]["happiness"]
+    assert (found["n"], found["closed"], found["reached"]) == (3, 1, True)
+    assert found["sharpness"] == pytest.approx(1.1)
+    assert (found["teeth_light"], found["teeth_dark"]) == (1.0, 1.2)
+    assert found["st_lpips_mouth"] == pytest.approx(0.1)
+    rows[1]["teeth"] = 1.6  # the mean is 1.3
+    assert not jury_smiles.summary_of(rows)["e"]["happiness"]["reached"]
+
+
+def test_small_requests_follow_from_their_rows():
+    found = committed("jury_small")
+    assert found["command"].startswith("python benchmarks/jury.py small")
+    assert found["summary"] == jury.small_summary(found["rows"])
+    assert len({row["face"] for row in found["rows"]}) == 52

@@ -39,7 +39,7 @@ from magicedit.faces.types import same_face
 from magicedit.imaging import Photo
 
 CROP = 384  # px a side of the crops that are compared and kept
-LPIPS_FACE, LPIPS_MOUTH = 192, 128  # px a side of what ST-LPIPS sees, which takes 2 s of a core at 384
+LPIPS_FACE = LPIPS_MOUTH = 128  # px a side of what ST-LPIPS sees; at 384 it takes a second of a core
 TURNED = 15.0  # degrees of yaw or pitch from which on a head counts as turned
 _REMEMBERED = 2  # originals
 AU_COLUMNS = ("au_mse", "au_mae", "au_mse_asked", "achieved", "gain")  # of a row, each by scorer

