@@ -1,12 +1,13 @@
 """What an editor shows between the lips, against the same person's real smile.
 
-    python benchmarks/jury_smiles.py --editor mini --editor warp [-o benchmarks/jury_smiles.json]
+    python benchmarks/jury_smiles.py --editor mini --editor warp --references [-o benchmarks/jury_smiles.json]
 
 Of the ten London people that no model is trained on, those whose `smiling.jpg` shows the inside of the mouth.
 Their neutral photograph is edited; edit and smile are compared in crops of 384 px, each aligned by its own
 stable landmarks: mean Sobel magnitude, mean Laplacian, mean grey level and that of the brighter half between
 the lips, as ratios; and ST-LPIPS of the mouth to the real smile, where the extra `lpips` is installed.
-Editors as in `jury.py`.
+Editors as in `jury.py`. `--references` measures models of ours also with the real smile as their reference, under
+NAME+reference.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from machine import circumstances
 
 from magicedit.cli.evaluation import fingerprint, open_editor
 from magicedit.errors import MagicEditError, MissingDependencyError
+from magicedit.evaluation.editors import ModelEditor
 from magicedit.evaluation.metrics.mouth import MouthRatios, between_lips, mouth_ratios, mouth_window
 from magicedit.evaluation.metrics.regions import region_masks
 from magicedit.evaluation.metrics.st_lpips import load_st_lpips
@@ -43,9 +45,9 @@ class Person:
         self.photo = open_photo(face.path)
         (self.face, *_) = backend.detect(self.photo.pixels)
         self.alignment = align(self.face, CROP)
-        smile = open_photo(face.path.with_name("smiling.jpg"))
-        (smiling, *_) = backend.detect(smile.pixels)
-        self.smile, landmarks = _crop(smile.pixels, smiling, align(smiling, CROP))
+        self.smiling = open_photo(face.path.with_name("smiling.jpg"))
+        (smiling, *_) = backend.detect(self.smiling.pixels)
+        self.smile, landmarks = _crop(self.smiling.pixels, smiling, align(smiling, CROP))
         self.real = between_lips(self.smile, landmarks, smiling.scheme)
         self.window = mouth_window(landmarks, smiling.scheme, CROP)
 
@@ -79,15 +81,25 @@ def _crop(pixels: np.ndarray, face: Face, alignment: Alignment) -> tuple[np.ndar
     return crop_face(pixels, alignment), alignment.apply(face.landmarks)
 
 
-def rows_of(juror: Juror, people: Mapping[str, Person], lpips, device: str | None) -> list[dict]:
+def rows_of(
+    juror: Juror, people: Mapping[str, Person], lpips, device: str | None, references: bool
+) -> list[dict]:
+    """A row for each person and request; with `references`, one more of a model of ours."""
     editor, rows = open_editor(juror.spec, device=device), []
     requests = [request for request in REQUESTS if request.text in ASKED]
     for name, person in people.items():
         skin = round(person.skin, 1)
         for request in requests:
-            pixels = np.asarray(editor(person.photo, request.deltas, SEED))
-            row = {"editor": juror.name, "face": name, "request": request.text, "skin": skin}
-            rows.append(row | person.compare(pixels, lpips))
+            made = {juror.name: np.asarray(editor(person.photo, request.deltas, SEED))}
+            if references and isinstance(editor, ModelEditor):
+                result = editor.editor.edit(
+                    person.photo, add=request.deltas, face="largest", seed=SEED, measure=False,
+                    references=[person.smiling],
+                )  # fmt: skip
+                made[f"{juror.name}+reference"] = np.asarray(result.image.convert("RGB"))
+            for title, pixels in made.items():
+                row = {"editor": title, "face": name, "request": request.text, "skin": skin}
+                rows.append(row | person.compare(pixels, lpips))
         print(f"{juror.name}: {name}", flush=True)
     return rows
 
@@ -134,6 +146,7 @@ def table_of(summary: Mapping[str, Mapping[str, Mapping]]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--editor", action="append", required=True, metavar="EDITOR", help="several: again")
+    parser.add_argument("--references", action="store_true", help="also with the real smile as reference")
     parser.add_argument("--faces", metavar="A,B", default="london", help="only these London people")
     parser.add_argument("--photographs", type=Path, default=PHOTOGRAPHS, help="folder of the faces")
     parser.add_argument("--device", metavar="D", help="of models: cpu, cuda, mps (the best present)")
@@ -150,7 +163,9 @@ def main() -> int:
         except MissingDependencyError as error:
             print(error, file=sys.stderr)
             lpips = None
-        rows = [row for juror in entrants for row in rows_of(juror, people, lpips, args.device)]
+        rows = [
+            row for juror in entrants for row in rows_of(juror, people, lpips, args.device, args.references)
+        ]
     except MagicEditError as error:
         print(error, file=sys.stderr)
         return 1

@@ -274,6 +274,10 @@ class PairDataset(torch.utils.data.Dataset):
         condition = condition_image(pixels, self._landmarks(index, self.resolution), self.scheme)
         return to_tensor(pixels), to_tensor(condition)
 
+    def landmarks(self, index: int) -> np.ndarray:
+        """(points, 2) float32 px of a record's picture at `resolution`, as `record_images` has it."""
+        return self._landmarks(index, self.resolution)
+
     def examples(self, count: int = 4, requests: Sequence[str] = EXAMPLE_REQUESTS) -> list[dict[str, Any]]:
         """The same few faces every time, for preview grids: of each identity its least expressive photograph.
 

@@ -39,6 +39,7 @@ REMEMBERED_FACES = 4  # encoded ones: about 50 MB each for a model of Stable Dif
 
 # Requests to models that compose: linear up to the first, at most the second more; intensity steps
 LINEAR_TO, SOFT = 5.0, 1.5
+NOSE_BASE = 2  # of MediaPipe's landmarks
 
 _step_listener: ContextVar[Callable[[int], None] | None] = ContextVar("step_listener", default=None)
 
@@ -141,13 +142,25 @@ class FaceChanger:
         changes = self.requested_changes(cuts, [edit.requests[index] for edit in edits], settings)
         for edit, cut, change in zip(edits, cuts, changes, strict=True):
             if change is not None:
-                layered = self.has_mouth_layer(cut, settings)
-                edit.changes[index] = replace(change, mask=np.zeros_like(change.mask)) if layered else change
+                edit.changes[index] = self.unpainted(change, cut, settings)
                 edit.pixels = self.carry(edit.pixels, cut, change, edit.requests[index], settings)
 
     def has_mouth_layer(self, cut: FaceCut, settings: SamplingSettings) -> bool:
         """Whether the mouth is a layer of its own, in the place of the model's paint."""
         return cut.scheme == "mediapipe478" and (self.composes or settings.mouths.is_asked)
+
+    def unpainted(self, change: Change, cut: FaceCut, settings: SamplingSettings) -> Change:
+        """The change without the paint that the mouth's layer replaces.
+
+        That is all of it for models that compose, whose paint is for mouths alone; of a painted picture it is
+        what lies below the nose.
+        """
+        if not self.has_mouth_layer(cut, settings):
+            return change
+        above = np.zeros(change.mask.shape, np.float32)
+        if not self.composes:
+            above[: max(int(cut.landmarks[NOSE_BASE, 1]), 0)] = 1
+        return replace(change, mask=change.mask * above)
 
     def carry(
         self,
@@ -180,8 +193,16 @@ class FaceChanger:
         landmarks = cut.landmarks_in_photo
         donor = donor or settings.mouths.donor(landmarks, settings.seed)
         mouth = settings.mouths.mouth(pixels, landmarks, cut.alignment, donor)
-        parts = parts_lips(request)
-        return carry_mouth(pixels, cut.alignment, change, region, landmarks, mouth, spare=donor, parts=parts)
+        return carry_mouth(
+            pixels,
+            cut.alignment,
+            self.unpainted(change, cut, settings),
+            region,
+            landmarks,
+            mouth,
+            spare=donor,
+            parts=parts_lips(request),
+        )
 
     def requested_changes(
         self, cuts: list[FaceCut], requests: list[dict[str, float]], settings: SamplingSettings

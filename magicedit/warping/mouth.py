@@ -232,22 +232,20 @@ def carry_mouth(
     spare: Mouth | None = None,
     parts: bool = True,
 ) -> np.ndarray:
-    """`carry_change` without paint, with the lips as two sheets and `mouth` between them.
+    """`carry_change`, with the lips as two sheets and `mouth` between them.
 
     Args:
         pixels: the photograph, (height, width, 3) uint8 RGB.
-        alignment, change, region: as of `carry_change`; the change's mask and paint are not used.
+        alignment, change, region: as of `carry_change`; what the change paints around the mouth is lost.
         landmarks: MediaPipe's (478, 2), photograph px.
         mouth: what shows where the lips part; None: a dark cavity.
         spare: whose lower teeth show below a person's own upper ones.
         parts: whether closed lips may part; if not, the layer serves mouths alone that are open already.
 
     Returns:
-        a new photograph; where the lips do not part by GATE it is `carry_change`'s by the flow alone.
+        a new photograph; where the lips do not part by GATE it is `carry_change`'s.
     """
-    moved = carry_change(
-        pixels, alignment, Change(change.flow, np.zeros_like(change.mask), change.paint), region
-    )
+    moved = carry_change(pixels, alignment, change, region)
     landmarks = snap_seam(pixels, landmarks)
     in_crop = alignment.apply(landmarks).astype(np.float64)
     parting = part_lips(change.flow, in_crop)
@@ -305,8 +303,10 @@ def carry_mouth(
 
 
 def _moving(flow: np.ndarray, parting: Parting, x: np.ndarray) -> np.ndarray:
-    """How much of the layer columns x (h, w) take, 0..1: none where nothing of the mouth moves, as on the side
-    that a one-sided request leaves alone."""
+    """How much of the layer columns x (h, w) take, 0..1.
+
+    None where nothing of the mouth moves, as on the side that a one-sided request leaves alone.
+    """
     points = np.concatenate([parting.upper, parting.lower, parting.upper_hold, parting.lower_hold])
     top, bottom = (points[:, 1].min(), points[:, 1].max())
     rows = slice(max(int(top) - 1, 0), int(bottom) + 2)

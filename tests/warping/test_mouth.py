@@ -43,9 +43,9 @@ class FaceInPhoto:
         change = Change(self.flow(**request), no_change(SIZE).mask, no_change(SIZE).paint)
         return carry_change(self.pixels, self.alignment, change, self.region)
 
-    def carry(self, mouth, parts=True, painted=False, **request: float) -> np.ndarray:
+    def carry(self, mouth, parts=True, **request: float) -> np.ndarray:
         base = no_change(SIZE)
-        change = Change(self.flow(**request), base.mask + np.float32(painted), base.paint)
+        change = Change(self.flow(**request), base.mask, base.paint)
         return carry_mouth(
             self.pixels, self.alignment, change, self.region, self.face.landmarks, mouth, parts=parts
         )
@@ -112,12 +112,6 @@ def test_an_opened_mouth_shows_teeth(closed):
     # No band: teeth have edges
     rows = closed.carry(mouth, **request).mean(-1)
     assert np.abs(np.diff(rows, axis=1)).max() > 15
-
-
-def test_the_models_paint_is_not_used(closed):
-    mouth = embedded_mouths()[0]
-    assert np.array_equal(closed.carry(mouth, painted=True, AU25=3.0), closed.carry(mouth, AU25=3.0))
-    assert np.array_equal(closed.carry(mouth, painted=True, AU1=3.0), closed.by_flow(AU1=3.0))
 
 
 def test_only_the_mouth_is_composed(closed):
