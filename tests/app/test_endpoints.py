@@ -39,7 +39,7 @@ def test_every_argument_arrives(client, editor, photographs):
     edited, report = client.predict(
         photo=handle_file(photo),
         add="AU4=2",
-        set="AU25=0",
+        set="AU12=0",
         emotion="surprise:0.5",
         face="1",
         quality="fast",
@@ -47,7 +47,7 @@ def test_every_argument_arrives(client, editor, photographs):
         api_name="/edit",
     )
     expected = editor.edit(
-        photo, add="AU4=2", set="AU25=0", emotion="surprise:0.5", face=1, quality="fast", seed=5
+        photo, add="AU4=2", set="AU12=0", emotion="surprise:0.5", face=1, quality="fast", seed=5
     )
     assert np.array_equal(pixels(edited), np.asarray(expected.image))
     assert len(report["faces"]) == 1
