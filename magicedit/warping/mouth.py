@@ -33,10 +33,17 @@ from magicedit.warping.teeth import (
 UPPER_LIP_OUTLINE = (61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291)
 LOWER_LIP_OUTLINE = (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291)
 _CHIN = (152, 148, 377)
+NOSE_BASE = 2
 
 GATE = (0.030, 0.055)  # iod that lips part beyond what the photograph shows: no layer below, all of it above
 _TOUCHING = 0.012  # iod between lips that are closed
 _FLESH = 0.55  # of the way from a lip's inner edge to its outline: where its movement is read
+_BESIDE = (
+    0.0,
+    0.35,
+    0.7,
+)  # of the way from a lip's outline to the nose's base or the chin: elsewhere to read it
+_CHIN_DENT = 200  # landmark below the lower lip
 _SEAM_REACH = 0.035  # iod around the landmarks in which the dark line between the lips is looked for
 _SAME = 0.02  # crop px: movements that differ by less are the same
 _MOVES = 0.15  # crop px beyond that, from which on a column takes all of the layer
@@ -90,8 +97,14 @@ class Parting:
         return float((self.source_lower - self.source_upper)[:, 1].max()) / self.interocular
 
 
-def part_lips(flow: np.ndarray, landmarks: np.ndarray) -> Parting:
-    """What a flow (size, size, 2) does to the lips of landmarks (478, 2), both in crop px."""
+def part_lips(flow: np.ndarray, landmarks: np.ndarray, parts: bool = True) -> Parting:
+    """What a flow (size, size, 2) does to the lips of landmarks (478, 2), both in crop px.
+
+    Each lip's movement is read along a line in its flesh. A flow that parts lips folds where they part, and a
+    model may fold it beside a lip instead of between the two, so that one lip goes with the other. So where lips
+    are to part (`parts`) the skin beside each lip is read too, and the line counts that goes farthest away from
+    the other lip: natural differences between these lines are small beside a fold.
+    """
     landmarks = np.asarray(landmarks, np.float64)
     interocular = face_frame(landmarks).interocular
     edges = [landmarks[list(ids)] for ids in (UPPER_LIP_EDGE, LOWER_LIP_EDGE)]
@@ -103,8 +116,20 @@ def part_lips(flow: np.ndarray, landmarks: np.ndarray) -> Parting:
 
     # 1. The flesh of each lip, forwards; the corners hang together
     along = np.linspace(-1, 1, len(seam))
-    flesh = [edge + _FLESH * (outline - edge) for edge, outline in zip(edges, outlines, strict=True)]
-    shifts = [_forwards(flow, line, from_below=lip == 1) - line for lip, line in enumerate(flesh)]
+    flesh, shifts = [], []
+    bow = (1 - along**2)[:, None]
+    for lip, (edge, outline, beside) in enumerate(
+        zip(edges, outlines, landmarks[[NOSE_BASE, _CHIN_DENT]], strict=True)
+    ):
+        lines = [edge + _FLESH * (outline - edge)]
+        if parts:
+            away = np.array([0.0, beside[1] - outline[5, 1]])
+            lines += [outline + share * bow * away for share in _BESIDE]
+        moves = [_forwards(flow, line, from_below=lip == 1) - line for line in lines]
+        down = [np.median(move[3:8, 1]) for move in moves]
+        chosen = int(np.argmax(down) if lip else np.argmin(down))
+        flesh.append(lines[chosen])
+        shifts.append(moves[chosen])
     for end in (0, -1):
         joined = (shifts[0][end] + shifts[1][end]) / 2
         lowest = (shifts[0][5, 1] + shifts[1][5, 1]) / 2  # a corner hangs half-way of the gap at most
@@ -248,7 +273,7 @@ def carry_mouth(
     moved = carry_change(pixels, alignment, change, region)
     landmarks = snap_seam(pixels, landmarks)
     in_crop = alignment.apply(landmarks).astype(np.float64)
-    parting = part_lips(change.flow, in_crop)
+    parting = part_lips(change.flow, in_crop, parts)
     if parting.shown < GATE[0] and not (parts and parting.opened > GATE[0]):
         return moved
 
