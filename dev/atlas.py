@@ -1,11 +1,10 @@
-"""The pictures of docs/atlas.md: what each action unit, side and emotion does to a calm face.
+"""The pictures of docs/atlas.md: what each action unit, side and emotion does to one face.
 
     python dev/atlas.py [-o docs/images/atlas] [--only AU12 AU26]
 
-The face is NASA's portrait of Eileen Collins, public domain, as scikit-image has it. She smiles broadly, so
-her smile is taken back first, in two edits one after the other: corners, then lips. (In one edit the closed
-lips come out purple.) All further edits are edits of that calm picture. Everything is done by the embedded
-model with its default settings and seed 0.
+The face is a synthetic portrait (SFHQ-T2I, MIT licence) that the embedded model has not seen; calm.jpg is NASA's
+portrait of Eileen Collins, public domain, as scikit-image has it. Everything is done by the embedded model with
+its default settings and seed 0.
 """
 
 import argparse
@@ -18,11 +17,12 @@ from magicedit.action_units import BILATERAL, EMOTIONS, NAMES
 from magicedit.demo import astronaut
 from magicedit.editor import ExpressionEditor
 from magicedit.faces import align, crop_face
-from magicedit.imaging import strip
+from magicedit.imaging import open_photo, strip
 
-CALMING = ("AU12=-4", "AU25=-2.4")
+CALMING = ("AU12=-4", "AU12=-4,AU25=-2.4")
 LEVELS = (2, 4)  # intensity steps
-SIDE = 200  # px a picture; the face is 108 px high in the photograph, so more would only enlarge it
+SIDE = 224  # px a picture
+PORTRAIT = Path(__file__).resolve().parents[1] / "tests" / "portraits" / "closed_mouth.jpg"
 MARGIN = 0.75  # how much of the aligned crop is shown each way: brows to chin
 QUALITY = 85  # of JPEG
 
@@ -44,39 +44,35 @@ def main() -> None:
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     editor = ExpressionEditor.from_pretrained("mini", device="cpu")
-    photo = astronaut()
-    alignment = align(editor.measure(photo)[0], SIDE, margin=MARGIN)
 
     def edited(pixels: np.ndarray, **request) -> np.ndarray:
         return np.asarray(editor.edit(pixels, measure=False, **request).image)
 
-    def draw(file: str, pictures: list[np.ndarray], captions: list[str]) -> None:
+    def draw(file: str, photo: np.ndarray, pictures: list[np.ndarray], captions: list[str]) -> None:
         if args.only and file not in args.only:
             return
+        alignment = align(editor.measure(photo)[0], SIDE, margin=MARGIN)
         crops = [PIL.Image.fromarray(crop_face(pixels, alignment)) for pixels in pictures]
         path = args.output / f"{file}.jpg"
         strip(crops, captions).save(path, quality=QUALITY)
         print(f"{path}  {path.stat().st_size / 1000:.0f} kB")
 
-    # 1. The smile taken back, and on one side only
-    steps = [photo]
-    for request in CALMING:
-        steps.append(edited(steps[-1], add=request))
-    calm = steps[-1]
-    draw(
-        "calm",
-        [*steps, edited(photo, add="AU12L=-4")],
-        ["as photographed", CALMING[0], f"then {CALMING[1]}: calm", "AU12L=-4 alone"],
-    )
+    # 1. A smile taken back, and on one side only
+    smiling = astronaut()
+    requests = (*CALMING, "AU12L=-4")
+    pictures = [edited(smiling, add=request) for request in requests]
+    draw("calm", smiling, [smiling, *pictures], ["as photographed", *requests])
 
     # 2. Each action unit, and where it has sides the subject's left one alone
+    portrait = open_photo(PORTRAIT).pixels
     for name, requests in requests_of_units().items():
-        draw(name, [calm, *(edited(calm, add=request) for request in requests)], ["calm", *requests])
+        pictures = [edited(portrait, add=request) for request in requests]
+        draw(name, portrait, [portrait, *pictures], ["as it is", *requests])
 
     # 3. Emotions
     for number, emotions in enumerate((tuple(EMOTIONS)[:3], tuple(EMOTIONS)[3:]), start=1):
-        pictures = [edited(calm, emotion=emotion) for emotion in emotions]
-        draw(f"emotions-{number}", pictures, list(emotions))
+        pictures = [edited(portrait, emotion=emotion) for emotion in emotions]
+        draw(f"emotions-{number}", portrait, pictures, list(emotions))
 
 
 if __name__ == "__main__":

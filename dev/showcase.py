@@ -2,7 +2,8 @@
 
     python dev/showcase.py [-o docs/images]
 
-aus.jpg: action units and emotions by the embedded model, on NASA's portrait of Eileen Collins, public domain,
+hero.jpg: a synthetic portrait with closed lips (SFHQ-T2I, MIT licence), which the embedded model has not seen,
+smiling. aus.jpg: action units and emotions by the embedded model, on NASA's portrait of Eileen Collins, public domain,
 as scikit-image has it. far.jpg: a face far from those that it was trained on, the US Navy's portrait of Grace
 Hopper, public domain, as matplotlib has it. muscles.jpg: the warps that training pairs are made of, without
 any learning.
@@ -20,7 +21,7 @@ from magicedit.demo import astronaut
 from magicedit.editor import ExpressionEditor
 from magicedit.faces import align, crop_face, left_side, load_backend
 from magicedit.imaging import open_photo, strip
-from magicedit.warping import backward_flow, displacement_fields, warp_photo
+from magicedit.warping import backward_flow, choose_mouth, displacement_fields, warp_photo
 from magicedit.warping.warp import read_at
 
 # She smiles broadly, so that most units are shown beside a smile taken back.
@@ -39,6 +40,13 @@ EDITS = (
     *((f"calm, {name}", {"add": CALM, "emotion": name}) for name in ("anger", "disgust")),
 )
 FAR = ("AU1=+3,AU2=+3", "AU4=+3", "AU9=+3", "AU12=+3", "AU15=+3", "AU12L=+4", "AU26=+3", "AU12=+4,AU25=+3")
+PORTRAIT = Path(__file__).resolve().parents[1] / "tests" / "portraits" / "closed_mouth.jpg"
+HERO = (
+    ("as it is", {}),
+    ("AU12 +3", {"add": "AU12=+3"}),
+    ("happiness", {"emotion": "happiness"}),
+    ("surprise", {"emotion": "surprise"}),
+)
 COLUMNS = 6
 SIDE = 224  # px a picture
 WARP_SIZE = 160
@@ -75,6 +83,16 @@ def action_units(editor: ExpressionEditor, photo: np.ndarray) -> PIL.Image.Image
     return grid(pictures, [caption for caption, _ in EDITS], COLUMNS)
 
 
+def hero(editor: ExpressionEditor) -> PIL.Image.Image:
+    photo = open_photo(PORTRAIT).pixels
+    alignment = align(editor.measure(photo)[0], 320, margin=0.9)
+    pictures = [
+        crop_face(np.asarray(editor.edit(photo, measure=False, **request).image), alignment)
+        for _, request in HERO
+    ]
+    return grid(pictures, [caption for caption, _ in HERO], len(HERO))
+
+
 def far(editor: ExpressionEditor) -> PIL.Image.Image:
     photo = open_photo(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg").pixels
     alignment = align(editor.measure(photo)[0], SIDE)
@@ -90,10 +108,11 @@ def muscles(photo: np.ndarray) -> PIL.Image.Image:
     crop, landmarks = crop_face(photo, alignment), alignment.apply(face.landmarks)
     fields = displacement_fields(landmarks, WARP_SIZE, stride=8)
     left = left_side(landmarks, WARP_SIZE, face.scheme)[..., None]
+    mouth = choose_mouth(landmarks)
     pictures, captions = [], []
     for name in NAMES:
         for level in (0.0, 2.5, 5.0):
-            pictures.append(warp_photo(crop, fields, to_vector({name: level}), landmarks))
+            pictures.append(warp_photo(crop, fields, to_vector({name: level}), landmarks, mouth))
             captions.append(f"{name} {level:g}" if level else f"{name}: {DESCRIPTIONS[name]}")
         flow, _ = backward_flow(fields, to_vector({name: 5.0}), landmarks, WARP_SIZE)
         for side, share in (("left", left), ("right", 1 - left)):
@@ -114,7 +133,12 @@ def main() -> None:
     photo = astronaut()
     args.output.mkdir(parents=True, exist_ok=True)
     editor = ExpressionEditor.from_pretrained(args.model)
-    pictures = {"aus": action_units(editor, photo), "far": far(editor), "muscles": muscles(photo)}
+    pictures = {
+        "hero": hero(editor),
+        "aus": action_units(editor, photo),
+        "far": far(editor),
+        "muscles": muscles(open_photo(PORTRAIT).pixels),
+    }
     for name, picture in pictures.items():
         path = args.output / f"{name}.jpg"
         picture.save(path, quality=85)

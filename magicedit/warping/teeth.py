@@ -331,6 +331,6 @@ def light_gain(pixels: np.ndarray, landmarks: np.ndarray, mouth: Mouth) -> np.nd
     by_sclera = (sclera_colour(pixels, landmarks) / np.maximum(mouth.sclera, 1)).clip(0.1, 3) ** 0.8
     if not np.isfinite(by_sclera).all():
         return by_skin
-    level = np.clip(by_sclera.mean(), 0.85 * by_skin.mean(), 1.12 * by_skin.mean())
+    level = np.clip(by_sclera.mean(), 0.75 * by_skin.mean(), 1.12 * by_skin.mean())
     tint = (by_sclera / by_sclera.mean()) ** 0.5 * by_skin / by_skin.mean()
     return level * tint.clip(0.85, 1.12)
