@@ -6,8 +6,8 @@ Of the ten London people that no model is trained on, those whose `smiling.jpg` 
 Their neutral photograph is edited; edit and smile are compared in crops of 384 px, each aligned by its own
 stable landmarks: mean Sobel magnitude, mean Laplacian, mean grey level and that of the brighter half between
 the lips, as ratios; and ST-LPIPS of the mouth to the real smile, where the extra `lpips` is installed.
-Editors as in `jury.py`. `--references` measures models of ours also with the real smile as their reference, under
-NAME+reference.
+Editors as in `jury.py`. `--references` measures models of ours also with the real smile as their reference,
+under NAME+reference.
 """
 
 import argparse

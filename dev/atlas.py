@@ -2,9 +2,9 @@
 
     python dev/atlas.py [-o docs/images/atlas] [--only AU12 AU26]
 
-The face is a synthetic portrait (SFHQ-T2I, MIT licence) that the embedded model has not seen; calm.jpg is NASA's
-portrait of Eileen Collins, public domain, as scikit-image has it. Everything is done by the embedded model with
-its default settings and seed 0.
+The face is a synthetic portrait (SFHQ-T2I, MIT licence) that the embedded model has not seen; calm.jpg is
+NASA's portrait of Eileen Collins, public domain, as scikit-image has it. Everything is done by the embedded
+model with its default settings and seed 0.
 """
 
 import argparse

@@ -1,13 +1,13 @@
-"""Scales what each action unit is worth to a trained model, until its movements have the size that was asked for.
+"""Scales what each action unit is worth to a trained model, until movements have the size that was asked for.
 
     python dev/calibrate_units.py RUN DATASET OUT
 
-RUN: a pipeline of patches that train/train.py wrote; DATASET: what it was trained on; OUT: where the calibrated
-pipeline goes. A short training falls short of its targets evenly: the flow of a request has the right shape and
-is too small. Of training photographs, by least squares over the face, the size of the model's flow at +3 is
-compared with that of the muscles' warp, and the unit's column of the linear layer that reads the AUs is divided by
-the ratio. The layer is linear and the answer nearly so; a few rounds settle it. calibration.json in OUT says by
-how much.
+RUN: a pipeline of patches that train/train.py wrote; DATASET: what it was trained on; OUT: where the
+calibrated pipeline goes. A short training falls short of its targets evenly: the flow of a request has the
+right shape and is too small. Of training photographs, by least squares over the face, the size of the model's
+flow at +3 is compared with that of the muscles' warp, and the unit's column of the linear layer that reads
+the AUs is divided by the ratio. The layer is linear and the answer nearly so; a few rounds settle it.
+calibration.json in OUT says by how much.
 """
 
 import argparse

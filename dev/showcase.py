@@ -2,11 +2,11 @@
 
     python dev/showcase.py [-o docs/images]
 
-hero.jpg: a synthetic portrait with closed lips (SFHQ-T2I, MIT licence), which the embedded model has not seen,
-smiling. aus.jpg: action units and emotions by the embedded model, on NASA's portrait of Eileen Collins, public domain,
-as scikit-image has it. far.jpg: a face far from those that it was trained on, the US Navy's portrait of Grace
-Hopper, public domain, as matplotlib has it. muscles.jpg: the warps that training pairs are made of, without
-any learning.
+hero.jpg: a synthetic portrait with closed lips (SFHQ-T2I, MIT licence), which the embedded model has not
+seen, smiling. aus.jpg: action units and emotions by the embedded model, on NASA's portrait of Eileen Collins,
+public domain, as scikit-image has it. far.jpg: a face far from those that it was trained on, the US Navy's
+portrait of Grace Hopper, public domain, as matplotlib has it. muscles.jpg: the warps that training pairs are
+made of, without any learning.
 """
 
 import argparse

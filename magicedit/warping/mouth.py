@@ -101,9 +101,9 @@ def part_lips(flow: np.ndarray, landmarks: np.ndarray, parts: bool = True) -> Pa
     """What a flow (size, size, 2) does to the lips of landmarks (478, 2), both in crop px.
 
     Each lip's movement is read along a line in its flesh. A flow that parts lips folds where they part, and a
-    model may fold it beside a lip instead of between the two, so that one lip goes with the other. So where lips
-    are to part (`parts`) the skin beside each lip is read too, and the line counts that goes farthest away from
-    the other lip: natural differences between these lines are small beside a fold.
+    model may fold it beside a lip instead of between the two, so that one lip goes with the other. So where
+    lips are to part (`parts`) the skin beside each lip is read too, and the line counts that goes farthest
+    away from the other lip: natural differences between these lines are small beside a fold.
     """
     landmarks = np.asarray(landmarks, np.float64)
     interocular = face_frame(landmarks).interocular
