@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from magicedit.action_units import NAMES, to_vector
 from magicedit.data.pairs import PairDataset
@@ -26,6 +27,7 @@ from magicedit.models import load_pipeline
 from magicedit.warping import backward_flow, displacement_fields
 
 STEPS = 3.0  # intensity steps that the sizes are compared at
+GOAL = 1.06  # share of the warp that sizes are brought to: on faces that it has never seen a model does less
 LIMITS = (0.8, 1.5)  # of a column's factor, all rounds together: beyond, inputs leave those of training
 STRIDE = 4
 
@@ -82,11 +84,12 @@ def main() -> None:
         print(" ".join(f"{name} {value:.2f}" for name, value in log[-1].items()), flush=True)
         if len(log) > args.rounds:
             break
-        new = (factors / np.maximum(share, 0.1)).clip(*LIMITS)
+        new = (factors * GOAL / np.maximum(share, 0.1)).clip(*LIMITS)
         with torch.no_grad():
             columns *= torch.from_numpy(new / factors).to(columns)
         factors = new
-    pipeline.save_pretrained(args.output)
+    saved = load_file(args.run / "unet" / "diffusion_pytorch_model.safetensors")
+    pipeline.to(saved["class_embedding.weight"].dtype).save_pretrained(args.output)
     content = {"factors": dict(zip(NAMES, factors.round(4).tolist(), strict=True)), "share_of_the_warp": log}
     (args.output / "calibration.json").write_text(json.dumps(content, indent=1) + "\n")
 

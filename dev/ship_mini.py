@@ -1,10 +1,12 @@
 """Puts the result of a training run into the package as the embedded model, with its card.
 
-    python dev/ship_mini.py RUN DATASET [--earlier FILE[:REMARK] ...] [--guidance S] [--steps N]
+    python dev/ship_mini.py RUN DATASET [--earlier FILE[:REMARK] ...] [--earlier-card CARD] [--steps N]
 
-RUN: output folder of train/train.py; DATASET: what it was trained on; FILE: train_config.json of the runs
-that it was started from, in their order, where it was. Measure the weights after the first run of this script
-(benchmarks/mini_quality.py) and run it again: the card carries the figures of that file.
+RUN: output folder of train/train.py, or of dev/calibrate_units.py with the run's train_config.json beside it;
+DATASET: what it was trained on; FILE: train_config.json of the runs that it was started from, in their order,
+where it was; CARD: the card of the weights that it was started from, whose commands come first. Measure the
+weights after the first run of this script (benchmarks/mini_quality.py) and run it again: the card carries the
+figures of that file.
 """
 
 import argparse
@@ -85,6 +87,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("dataset", type=Path)
     parser.add_argument("--earlier", nargs="*", default=[], metavar="FILE[:REMARK]")
+    parser.add_argument("--earlier-card", type=Path, metavar="CARD")
     parser.add_argument("--remark", help="on the last command, where settings changed on the way")
     parser.add_argument("--guidance", type=float, help="default guidance of the embedded model")
     parser.add_argument("--steps", type=int, help="default inference steps of the embedded model")
@@ -122,6 +125,9 @@ def main() -> None:
             f"Against what was wanted:\n\n{checks_table_of(measured['checks'])}"
         )
     commands = []
+    if args.earlier_card is not None:
+        training = args.earlier_card.read_text().split("## Training\n")[1]
+        commands.append(training.split("```sh\n")[1].split("\n```")[0])
     for earlier in args.earlier:
         path, _, remark = earlier.partition(":")
         commands += [f"# {remark}"] if remark else []

@@ -153,7 +153,7 @@ def test_emotions():
     assert parse_emotion("happiness") == ("happiness", 1.0)
     assert parse_emotion(" Happiness:0.8") == ("happiness", 0.8)
     assert parse_emotion(("fear", 1.25)) == ("fear", 1.25)
-    assert emotion_deltas("happiness") == {"AU6": 2.5, "AU12": 4.0, "AU25": 2.0}
+    assert emotion_deltas("happiness") == {"AU6": 2.5, "AU12": 4.0, "AU25": 2.5}
     assert emotion_deltas("disgust", 0.5) == {"AU4": 1.0, "AU6": 0.5, "AU9": 2.25, "AU15": 1.0, "AU17": 1.25}
 
 
@@ -190,7 +190,7 @@ def test_an_edit_adds_up_in_the_models_order():
     delta = resolve_delta(
         {"AU4": 1.25}, add="AU26=1,AU12=-1", set={"AU4": 0}, emotion=("happiness", 0.5), names=NAMES
     )
-    assert delta == {"AU4": -1.25, "AU6": 1.25, "AU12": 1.0, "AU25": 1.0, "AU26": 1.0}
+    assert delta == {"AU4": -1.25, "AU6": 1.25, "AU12": 1.0, "AU25": 1.25, "AU26": 1.0}
     assert list(delta) == ["AU4", "AU6", "AU12", "AU25", "AU26"]
     assert resolve_delta(None) == {}
 
@@ -274,7 +274,7 @@ def test_edits_of_sides():
     assert resolve_delta(None, add="AU12R=1,AU12L=2") == {"AU12L": 2.0, "AU12R": 1.0}
     assert resolve_delta({"AU12": 3.0, "AU12L": 4.0}, set={"AU12L": 1}) == {"AU12L": -3.0}
     one_sided = resolve_delta(None, add="AU12L=1", emotion="happiness")
-    assert one_sided == {"AU6": 2.5, "AU12L": 5.0, "AU12R": 4.0, "AU25": 2.0}
+    assert one_sided == {"AU6": 2.5, "AU12L": 5.0, "AU12R": 4.0, "AU25": 2.5}
     assert resolve_delta(None, add="AU12L=1,AU12R=1") == {"AU12": 1.0}
     assert resolve_delta(None, add="AU12L=-4,AU12R=-4", emotion="happiness")["AU12"] == 0.0
     with pytest.raises(ActionUnitError, match="measured intensity"):

@@ -8,8 +8,10 @@ from magicedit.editor import MouthSettings, SamplingSettings
 from magicedit.editor.changer import LINEAR_TO, SOFT
 from magicedit.errors import MagicEditError
 from magicedit.faces import load_backend
+from magicedit.faces.measure import lip_gap
+from magicedit.imaging import open_photo
 from magicedit.models import PatchModelConfig, create_patch_pipeline
-from magicedit.warping import embedded_mouths
+from magicedit.warping import embedded_mouths, parts_lips
 
 LAUGH = {"AU12": 3, "AU25": 4}
 
@@ -103,3 +105,19 @@ def test_requests_beyond_the_training_saturate(editor):
     assert smile[:2] == [4.0, LINEAR_TO]
     assert LINEAR_TO < smile[2] < smile[3] < LINEAR_TO + SOFT
     assert smile[4] == -smile[3]
+
+
+@pytest.mark.slow
+def test_closed_lips_that_no_unit_parts_get_no_layer(editor, shared):
+    """On all validation faces: whose teeth would show makes no difference to a byte."""
+    faces = sorted((shared / "faces" / "synthetic" / "validation").glob("*.jpg"))
+    people = ("001", "011", "024", "036", "062", "083", "101", "115", "126", "138")
+    faces += [shared / "faces" / "london" / person / "neutral.jpg" for person in people]
+    assert len(faces) == 52
+    closed = [path for path in faces if lip_gap(editor.measure(path)[0].landmarks) < 0.03]
+    assert len(closed) > 35
+    units = [name for name in editor.action_units if not parts_lips({name: 1.0})]
+    for path in closed:
+        for unit in units:
+            first, none = (edited(editor, open_photo(path), add={unit: 3}, teeth=t) for t in (0, "none"))
+            assert np.array_equal(first, none), (path.name, unit)
