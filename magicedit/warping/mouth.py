@@ -18,17 +18,9 @@ import numpy as np
 from magicedit.faces.alignment import Alignment
 from magicedit.faces.frame import face_frame
 from magicedit.warping.change import Change, carry_change
+from magicedit.warping.inside import Opening, Parting, like_photograph, read_curve, render_inside, smooth
 from magicedit.warping.muscles import LOWER_LIP_EDGE, UPPER_LIP_EDGE
-from magicedit.warping.teeth import (
-    HALF_MOUTH,
-    Mouth,
-    blur_of,
-    choose_mouth,
-    grain_of,
-    light_gain,
-    lip_colour,
-    skin_colour,
-)
+from magicedit.warping.teeth import Mouth, blur_of
 
 UPPER_LIP_OUTLINE = (61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291)
 LOWER_LIP_OUTLINE = (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291)
@@ -38,63 +30,14 @@ NOSE_BASE = 2
 GATE = (0.030, 0.055)  # iod that lips part beyond what the photograph shows: no layer below, all of it above
 _TOUCHING = 0.012  # iod between lips that are closed
 _FLESH = 0.55  # of the way from a lip's inner edge to its outline: where its movement is read
-_BESIDE = (
-    0.0,
-    0.35,
-    0.7,
-)  # of the way from a lip's outline to the nose's base or the chin: elsewhere to read it
+# Of the way from a lip's outline to the nose's base or the chin: elsewhere to read it
+_BESIDE = (0.0, 0.35, 0.7)
 _CHIN_DENT = 200  # landmark below the lower lip
+_LIP_ALONE = 0.060  # iod that the lower lip drops without the jaw, about
 _SEAM_REACH = 0.035  # iod around the landmarks in which the dark line between the lips is looked for
 _SAME = 0.02  # crop px: movements that differ by less are the same
 _MOVES = 0.15  # crop px beyond that, from which on a column takes all of the layer
 _CORNER_FADE = 0.28  # iod beyond the corners of the mouth over which the two sheets become one
-# Teeth
-_REST = 0.085  # iod that the upper incisors reach below the edge of closed lips
-_LIP_ALONE = 0.060  # iod that the lower lip drops without the jaw, about
-_OVERBITE = 0.030  # iod that the lower incisors hide behind the upper ones
-_STRETCH, _OWN_STRETCH = 1.25, 1.1  # at most, of teeth where the lip uncovers more than their picture shows
-_LOWER_WIDTH, _LOWER_LIGHT = 0.74, 0.80  # of lower teeth, which are a donor's upper ones upside down
-_DONOR_GRAIN = 1.5  # grey levels
-
-
-def _smooth(x: np.ndarray) -> np.ndarray:
-    x = np.clip(x, 0, 1)
-    return x * x * (3 - 2 * x)
-
-
-@dataclass(frozen=True, eq=False)
-class Parting:
-    """Where a change takes the lips: (11, 2) crop px each, from the subject's right corner to the left one.
-
-    source_upper, source_lower: the lips' inner edges in the photograph. upper, lower: after the change.
-    upper_hold, lower_hold: after the change, the lines in the lips' flesh at which their movement was read.
-    jaw: iod that the chin drops. interocular: crop px.
-    """
-
-    source_upper: np.ndarray
-    source_lower: np.ndarray
-    upper: np.ndarray
-    lower: np.ndarray
-    upper_hold: np.ndarray
-    lower_hold: np.ndarray
-    jaw: float
-    interocular: float
-
-    @property
-    def gap(self) -> float:
-        """iod between the lips after the change, in the middle."""
-        return float(self.lower[5, 1] - self.upper[5, 1]) / self.interocular
-
-    @property
-    def opened(self) -> float:
-        """iod that the lips part beyond what the photograph shows, at the widest place."""
-        more = (self.lower - self.upper)[:, 1] - (self.source_lower - self.source_upper)[:, 1]
-        return float(more[1:-1].max()) / self.interocular
-
-    @property
-    def shown(self) -> float:
-        """iod between the lips in the photograph, at the widest place."""
-        return float((self.source_lower - self.source_upper)[:, 1].max()) / self.interocular
 
 
 def part_lips(flow: np.ndarray, landmarks: np.ndarray, parts: bool = True) -> Parting:
@@ -223,7 +166,7 @@ class _Curves:
         return cv2.GaussianBlur(curve[None], (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)[0]
 
     def read(self, curve: np.ndarray, x: np.ndarray) -> np.ndarray:
-        return _read_curve(curve, x * self.fine)
+        return read_curve(curve, x * self.fine)
 
     def edges(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Heights of the upper and of the lower lip's edge at columns x; the gap closes at the corners."""
@@ -234,17 +177,6 @@ class _Curves:
         taper = np.sqrt(np.clip(inside / (0.05 * p.interocular), 0, 1))
         gap, middle = np.maximum(lower - upper, 0) * taper, (upper + lower) / 2
         return self.read(middle - gap / 2, x), self.read(middle + gap / 2, x)
-
-
-def _read_curve(curve: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """A curve (w,) at places x of any shape (rows, columns)."""
-    return cv2.remap(
-        curve[None].astype(np.float32),
-        x.astype(np.float32),
-        np.zeros(x.shape, np.float32),
-        cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_REPLICATE,
-    )
 
 
 def carry_mouth(
@@ -297,30 +229,19 @@ def carry_mouth(
     below = y > (upper + lower) / 2
     skin = np.where(below[..., None], sheets[1], sheets[0])
     across = (x > parting.upper[0, 0]) & (x < parting.upper[-1, 0])
-    opening = np.where(across, 1 - np.maximum(*covers), 0).astype(np.float32)
-    opening = cv2.GaussianBlur(opening, (0, 0), 0.8)  # steep edges would show steps
+    opened = np.where(across, 1 - np.maximum(*covers), 0).astype(np.float32)
+    opened = cv2.GaussianBlur(opened, (0, 0), 0.8)  # steep edges would show steps
     if parting.shown < GATE[0]:
-        opening *= _smooth((parting.opened - GATE[0]) / (GATE[1] - GATE[0]))
+        opened *= smooth((parting.opened - GATE[0]) / (GATE[1] - GATE[0]))
 
     # 3. What lies behind, as soft and as grainy as the photograph
-    inside = render_inside(
-        pixels,
-        landmarks,
-        in_crop,
-        parting,
-        mouth,
-        (x, y),
-        (upper, lower),
-        opening,
-        scale,
-        alignment.size,
-        spare,
-    )
+    opening = Opening(pixels, landmarks, in_crop, parting, alignment.size, scale, x, y, upper, lower, opened)
+    inside = render_inside(opening, mouth, spare)
     if mouth is not None and mouth.origin != "photograph":
-        inside = _like_photograph(inside, pixels, landmarks, mouth, parting.interocular * scale, blur)
-    composed = np.clip(skin + opening[..., None] * (inside - skin), 0, 255)
+        inside = like_photograph(inside, opening, mouth, blur)
+    composed = np.clip(skin + opened[..., None] * (inside - skin), 0, 255)
     share = _moving(change.flow * region[..., None], parting, x)
-    used = (differs | (opening > 0)) & (share > 0)
+    used = (differs | (opened > 0)) & (share > 0)
     view = moved[y0:y1, x0:x1]
     composed = view + share[..., None] * (composed - view)
     view[used] = np.rint(composed[used]).astype(np.uint8)
@@ -336,7 +257,7 @@ def _moving(flow: np.ndarray, parting: Parting, x: np.ndarray) -> np.ndarray:
     top, bottom = (points[:, 1].min(), points[:, 1].max())
     rows = slice(max(int(top) - 1, 0), int(bottom) + 2)
     most = np.linalg.norm(flow[rows], axis=-1).max(0)  # (size,)
-    return _read_curve(_smooth((most - _SAME) / _MOVES), x)
+    return read_curve(smooth((most - _SAME) / _MOVES), x)
 
 
 def _window(
@@ -373,11 +294,11 @@ def _lips(
     weight = np.clip(cv2.remap(region, x, y, cv2.INTER_LINEAR), 0, 1)[..., None]
     plain = cv2.remap(flow, x, y, cv2.INTER_CUBIC)
     outside = np.maximum(np.maximum(p.upper[0, 0] - x, x - p.upper[-1, 0]), 0)
-    apart = (1 - _smooth(outside / (_CORNER_FADE * p.interocular)))[..., None]
+    apart = (1 - smooth(outside / (_CORNER_FADE * p.interocular)))[..., None]
     soft = max(
         1.0, 0.006 * p.interocular / alignment.scale, 2 * blur
     )  # photograph px over which an edge fades
-    corner = _smooth(
+    corner = smooth(
         1 - np.clip(np.minimum(x - p.upper[0, 0], p.upper[-1, 0] - x) / (0.12 * p.interocular), 0, 1)
     )
     sheets, covers, differs = [], [], np.zeros(x.shape, bool)
@@ -392,7 +313,7 @@ def _lips(
         read_at = curves.read(curves.through(source), x + sideways)
         at_edge = np.stack([sideways, read_at - edge], -1)  # reads the photograph's edge at the moved one
         reach = np.maximum(np.abs(line - edge), (0.06 + 0.3 * corner) * p.interocular)
-        near = 1 - _smooth(np.abs(edge - y) / reach)
+        near = 1 - smooth(np.abs(edge - y) / reach)
         near = np.where(sign * (y - edge) > 0, 1, near)[..., None]
         sheet = own + near * (at_edge - own)
         moves = (plain + apart * (sheet - plain)) * weight
@@ -406,166 +327,3 @@ def _lips(
         sheets.append(picture.astype(np.float32))
         covers.append(np.clip(0.5 + sign * (edge - y) / alignment.scale / soft, 0, 1))
     return sheets, covers, differs
-
-
-def _like_photograph(
-    inside: np.ndarray,
-    pixels: np.ndarray,
-    landmarks: np.ndarray,
-    mouth: Mouth,
-    interocular: float,
-    blur: float,
-) -> np.ndarray:
-    """An inside made of another picture, as soft and as grainy as the photograph. interocular: px of it."""
-    sharp = (
-        0.4 if mouth.scale > interocular else 0.5 * interocular / mouth.scale
-    )  # blur that resampling leaves
-    if blur > sharp:
-        inside = cv2.GaussianBlur(inside, (0, 0), float(np.hypot(blur, 0.3) - 0.7 * sharp))
-    noise = np.sqrt(max(grain_of(pixels, landmarks) ** 2 - _DONOR_GRAIN**2, 0))
-    if noise > 0.5:
-        random = np.random.default_rng(0).standard_normal(inside.shape[:2]).astype(np.float32)
-        random = cv2.GaussianBlur(random, (0, 0), 0.5)
-        light = np.clip(inside.mean(-1) / 120, 0.15, 1)
-        inside = inside + (0.7 * min(noise, 8) * light * random / random.std())[..., None]
-    return inside
-
-
-def render_inside(
-    pixels: np.ndarray,
-    landmarks: np.ndarray,
-    in_crop: np.ndarray,
-    parting: Parting,
-    mouth: Mouth | None,
-    at: tuple[np.ndarray, np.ndarray],
-    edges: tuple[np.ndarray, np.ndarray],
-    opening: np.ndarray,
-    scale: float,
-    size: int,
-    spare: Mouth | None = None,
-) -> np.ndarray:
-    """The mouth's inside without lips, (h, w, 3) float32 RGB.
-
-    pixels, landmarks (478, 2): of the photograph, for its colours; in_crop: the same landmarks, crop px. at:
-    x and y, edges: heights of the upper and the lower lip, opening: 0..1; (h, w) each, crop px. scale:
-    photograph px a crop px. size: of the crop. spare: of lower teeth, where `mouth` is the person's own.
-    """
-    (x, y), (upper, lower), p = at, edges, parting
-    lip = lip_colour(pixels, landmarks).astype(np.float32)
-    corner = np.minimum(x - p.upper[0, 0], p.upper[-1, 0] - x) / ((p.upper[-1, 0] - p.upper[0, 0]) / 2)
-
-    # 1. The cavity: darkest at the back, redder towards the lower lip; a tongue where the jaw drops
-    depth = _smooth((y - upper) / np.maximum(lower - upper, 1e-3))
-    inside = lip * np.float32((0.20, 0.10, 0.09)) * (0.6 + 1.2 * depth**2)[..., None]
-    middle = 0.5 * (in_crop[13, 0] + in_crop[0, 0])
-    if p.jaw > 0.06:
-        back = p.lower[5, 1] - 0.60 * p.gap * p.interocular + 1.1 * (x - middle) ** 2 / p.interocular
-        t = (y - back) / p.interocular
-        groove = 1 - 0.06 * np.exp(-(((x - middle) / (0.045 * p.interocular)) ** 2))
-        light = (0.40 + 0.55 * _smooth(t / 0.16)) * groove * (0.6 + 0.4 * _smooth(corner / 0.6))
-        shown = _smooth(t / 0.06) * _smooth((p.jaw - 0.06) / 0.12) * 0.9
-        inside += shown[..., None] * (lip * np.float32((1.0, 0.86, 0.88)) * light[..., None] - inside)
-
-    # 2. Teeth
-    if mouth is not None:
-        _teeth(inside, pixels, landmarks, in_crop, p, mouth, at, edges, corner, scale, size, spare)
-    skin = skin_colour(pixels, landmarks)
-    if np.ptp(skin) < 0.06 * skin.max():  # a photograph without colour
-        inside[:] = inside.mean(-1, keepdims=True)
-
-    # 3. The shadow of the lips
-    near = cv2.GaussianBlur(opening, (0, 0), max(0.014 * p.interocular * scale, 0.6))
-    return inside * (0.55 + 0.45 * _smooth((near - 0.35) / 0.5))[..., None].astype(np.float32)
-
-
-def _teeth(inside, pixels, landmarks, in_crop, p, mouth, at, edges, corner, scale, size, spare) -> None:
-    """Draws the lower and the upper teeth into `inside`; arguments as of `render_inside`."""
-    (x, y), (upper, lower) = at, edges
-    iod = p.interocular
-    slit = 0.55 + 0.45 * _smooth(p.gap / 0.13)  # little light falls through a slit
-
-    # 1. Where the upper incisors' edge lies, and how the teeth are stretched
-    if mouth.is_own:
-        middle, edge_row = mouth.place * size - 0.5
-        halves = (1.0, 1.0)
-    else:
-        middle = 0.5 * (in_crop[13, 0] + in_crop[0, 0])
-        edge_row = p.source_upper[5, 1] + _REST * iod
-        # A turned head's far side is shorter
-        halves = [(abs(in_crop[c, 0] - in_crop[13, 0]) / iod / HALF_MOUTH) ** 0.5 for c in (78, 308)]
-        halves = np.clip(halves, 0.7, 1.2)
-    limit = _OWN_STRETCH if mouth.is_own else _STRETCH
-    needs = (edge_row - p.upper[5, 1]) / iod
-    stretch = float(np.clip(needs / max(mouth.shown, 1e-3), 1, limit))
-    edge_row = min(
-        edge_row, p.upper[5, 1] + mouth.shown * stretch * iod
-    )  # a lip raised further takes them along
-    across = (x - middle) / iod
-    t = _smooth(across / 0.2 + 0.5)
-    across = across / (halves[0] * (1 - t) + halves[1] * t)  # iod of the mouth's picture
-    down = (y - edge_row) / iod
-
-    # 2. Lower teeth, on the jaw: a donor's upper ones upside down, narrower in front
-    donor = (spare or choose_mouth(landmarks)) if mouth.is_own else mouth
-    gain = light_gain(pixels, landmarks, donor)
-    if mouth.is_own:
-        theirs = mouth.teeth_colour * light_gain(pixels, landmarks, mouth)
-        gain = gain * np.clip(theirs.mean() / max((donor.teeth_colour * gain).mean(), 1), 0.6, 1.3)
-    low_y = down - (p.jaw - _OVERBITE) + 0.22 * across**2
-    low_x = across / (_LOWER_WIDTH + (1 - _LOWER_WIDTH) * np.minimum(np.abs(across) / 0.35, 1))
-    colour, cover = _row(donor, low_x, -low_y, iod * scale, flat=0.8)
-    between = np.abs((across + 0.041) % 0.082 - 0.041)  # one lower incisor and the next
-    colour = colour * (1 - 0.35 * np.exp(-((between / 0.007) ** 2)))[..., None]
-    shade = (0.35 + 0.65 * _smooth(corner / 0.45)) * slit
-    light = _LOWER_LIGHT * shade * (1 - 0.22 * _smooth((p.jaw - 0.05) / 0.3))
-    light = light * (0.75 + 0.25 * _smooth((lower - y) / (0.04 * iod))) * (0.5 + 0.5 * _smooth(down / 0.07))
-    cover = cover * (low_y < 0.16)
-    if mouth.is_own:  # below the person's own teeth it stays dark until the jaw drops
-        cover = cover * (0.0 if mouth.origin == "photograph" else _smooth((p.jaw - 0.08) / 0.06))
-    inside += cover[..., None] * (colour * gain * light[..., None] - inside)
-
-    # 3. Upper teeth, on the skull. Of an own mouth all that lies below them, too, on the jaw
-    gain = light_gain(pixels, landmarks, mouth)
-    if mouth.is_own:
-        shade = (0.75 + 0.25 * _smooth(corner / 0.15)) * (1.0 if mouth.origin == "photograph" else slit)
-        colour, cover = _row(mouth, across, down / stretch - p.jaw, iod * scale, lower=True)
-        inside += cover[..., None] * (colour * gain * shade[..., None] - inside)
-        colour, cover = _row(mouth, across, down / stretch, iod * scale)
-    else:
-        smile = ((p.upper[5, 1] + p.lower[5, 1]) / 2 - p.upper[[0, -1], 1].mean()) / iod
-        flat = 0.55 * (1 - _smooth(smile / 0.12))  # a row's curve follows the lower lip's
-        shade = shade * (0.72 + 0.28 * _smooth((y - upper) / (0.05 * iod)))
-        colour, cover = _row(mouth, across, down / stretch, iod * scale, flat=flat)
-    inside += cover[..., None] * (colour * gain * shade[..., None] - inside)
-
-
-def _row(
-    mouth: Mouth, x: np.ndarray, y: np.ndarray, interocular: float, flat: float = 0.0, lower: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
-    """A mouth's upper teeth, or what lies below them: colours (h, w, 3) and how far they cover (h, w).
-
-    x, y: iod from the middle of the incisors' edge. interocular: px of the picture to be made. flat: how far
-    the row's curve is straightened, 0..1.
-    """
-    grain = mouth.scale / interocular  # px of the mouth's picture a px
-    source = cv2.GaussianBlur(mouth.pixels, (0, 0), 0.45 * grain) if grain > 1.2 else mouth.pixels
-    column = (mouth.middle + x * mouth.scale).astype(np.float32)
-    row = mouth.incisors + y * mouth.scale
-    if flat:
-        curve = cv2.GaussianBlur(mouth.edge[None], (0, 0), 0.06 * mouth.scale)[0]
-        row = row + flat * np.minimum(_read_curve(curve, column) - mouth.incisors, 0)
-    edge, soft = _read_curve(mouth.edge, column), max(1.2 * grain, 0.008 * mouth.scale)
-    if lower:
-        high, low = edge, _read_curve(mouth.lower, column) - 0.02 * mouth.scale
-        cover = np.clip(0.5 + (row - edge) / soft, 0, 1) * np.clip(0.5 + (low - row) / soft, 0, 1)
-        cover = cover * _smooth((low - edge) / (0.04 * mouth.scale))  # a sliver is the lip's wet edge
-    else:
-        high = _read_curve(mouth.upper, column) + 0.012 * mouth.scale
-        low = np.maximum(edge - 0.006 * mouth.scale, high)
-        cover = np.clip(0.5 + (edge - row) / soft, 0, 1)
-    fade = 0.03 * mouth.scale
-    cover = cover * _smooth((column - mouth.ends[0]) / fade) * _smooth((mouth.ends[1] - column) / fade)
-    row = np.clip(row, high, np.maximum(low, high)).astype(np.float32)
-    interpolation = cv2.INTER_LINEAR if grain > 1 else cv2.INTER_CUBIC
-    colour = cv2.remap(source, column, row, interpolation, borderMode=cv2.BORDER_REPLICATE)
-    return colour.astype(np.float32), cover.astype(np.float32)

@@ -32,6 +32,7 @@ _AROUND_EYES = (33, 133, 362, 263, 159, 386, 145, 374, 70, 300, 168)
 # Between the first and the second gap a mouth's own inside is shown where it is pale, beyond always, iod
 _SHOWS = (0.045, 0.10)
 _OWN_SCALE = 256  # px an iod, at most
+_TINT = (0.94, 1.06)  # of a donor's colours: glasses reflect, and blue teeth look dead
 
 Origin = Literal["donor", "photograph", "reference"]
 
@@ -333,4 +334,4 @@ def light_gain(pixels: np.ndarray, landmarks: np.ndarray, mouth: Mouth) -> np.nd
         return by_skin
     level = np.clip(by_sclera.mean(), 0.75 * by_skin.mean(), 1.12 * by_skin.mean())
     tint = (by_sclera / by_sclera.mean()) ** 0.5 * by_skin / by_skin.mean()
-    return level * tint.clip(0.85, 1.12)
+    return level * tint.clip(*_TINT)

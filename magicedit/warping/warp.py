@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from magicedit.faces.frame import face_frame
-from magicedit.warping.mouth import Parting, render_inside
+from magicedit.warping.inside import Opening, Parting, render_inside
 from magicedit.warping.muscles import BELOW_MOUTH, LOWER_LIP, LOWER_LIP_EDGE, UPPER_LIP_EDGE
 from magicedit.warping.teeth import Mouth
 
@@ -101,9 +101,8 @@ def _inside(pixels: np.ndarray, landmarks: np.ndarray, opening: _Opening, mouth:
         np.arange(opening.rows.start, opening.rows.stop, dtype=np.float32),
     )
     heights = [_height_along(x, edge).astype(np.float32) for edge in (upper, lower)]
-    return render_inside(
-        pixels, landmarks, landmarks, parting, mouth, (x, y), heights, opening.opened, 1.0, len(pixels)
-    )
+    place = Opening(pixels, landmarks, landmarks, parting, len(pixels), 1.0, x, y, *heights, opening.opened)
+    return render_inside(place, mouth)
 
 
 def read_at(pixels: np.ndarray, flow: np.ndarray) -> np.ndarray:

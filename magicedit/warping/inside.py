@@ -1,0 +1,283 @@
+"""What shows between parted lips: the cavity with the tongue, and teeth out of a picture of a mouth.
+
+Upper teeth are fixed to the skull, lower ones to the jaw; all lengths named iod are interocular distances.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from magicedit.warping.teeth import (
+    HALF_MOUTH,
+    Mouth,
+    choose_mouth,
+    grain_of,
+    light_gain,
+    lip_colour,
+    skin_colour,
+)
+
+_REST = 0.085  # iod that the upper incisors reach below the edge of closed lips
+_OVERBITE = 0.030  # iod that the lower incisors hide behind the upper ones
+_STRETCH, _OWN_STRETCH = 1.25, 1.1  # at most, of teeth where the lip uncovers more than their picture shows
+_LOWER_WIDTH, _LOWER_LIGHT = 0.74, 0.80  # of lower teeth, which are a donor's upper ones upside down
+_DONOR_GRAIN = 1.5  # grey levels
+
+
+@dataclass(frozen=True, eq=False)
+class Parting:
+    """Where a change takes the lips: (11, 2) crop px each, from the subject's right corner to the left one.
+
+    source_upper, source_lower: the lips' inner edges in the photograph. upper, lower: after the change.
+    upper_hold, lower_hold: after the change, the lines in the lips' flesh at which their movement was read.
+    jaw: iod that the chin drops. interocular: crop px.
+    """
+
+    source_upper: np.ndarray
+    source_lower: np.ndarray
+    upper: np.ndarray
+    lower: np.ndarray
+    upper_hold: np.ndarray
+    lower_hold: np.ndarray
+    jaw: float
+    interocular: float
+
+    @property
+    def gap(self) -> float:
+        """iod between the lips after the change, in the middle."""
+        return float(self.lower[5, 1] - self.upper[5, 1]) / self.interocular
+
+    @property
+    def opened(self) -> float:
+        """iod that the lips part beyond what the photograph shows, at the widest place."""
+        more = (self.lower - self.upper)[:, 1] - (self.source_lower - self.source_upper)[:, 1]
+        return float(more[1:-1].max()) / self.interocular
+
+    @property
+    def shown(self) -> float:
+        """iod between the lips in the photograph, at the widest place."""
+        return float((self.source_lower - self.source_upper)[:, 1].max()) / self.interocular
+
+
+@dataclass(frozen=True, eq=False)
+class Opening:
+    """A picture's part in which a mouth opens, of (h, w) pixels.
+
+    photo: (height, width, 3) uint8 RGB, and landmarks (478, 2) px of it: for its colours. in_crop: the same
+    landmarks, and parting: where the lips go, crop px. size: of the crop. scale: px of the picture a crop px.
+    x, y: (h, w) places of the pixels, upper, lower: (h, w) heights of the lips' edges there, crop px. opened:
+    (h, w), 0..1, how far a pixel lies between the lips.
+    """
+
+    photo: np.ndarray
+    landmarks: np.ndarray
+    in_crop: np.ndarray
+    parting: Parting
+    size: int
+    scale: float
+    x: np.ndarray
+    y: np.ndarray
+    upper: np.ndarray
+    lower: np.ndarray
+    opened: np.ndarray
+
+    @property
+    def corner(self) -> np.ndarray:
+        """(h, w): 0 at the corners of the mouth to 1 in its middle."""
+        left, right = self.parting.upper[0, 0], self.parting.upper[-1, 0]
+        return np.minimum(self.x - left, right - self.x) / ((right - left) / 2)
+
+    @property
+    def middle(self) -> float:
+        """Column of the face's middle at the lips, crop px."""
+        return 0.5 * (self.in_crop[13, 0] + self.in_crop[0, 0])
+
+    @property
+    def slit(self) -> float:
+        """Light that comes in, 0..1: little falls through a slit."""
+        return 0.55 + 0.45 * smooth(self.parting.gap / 0.13)
+
+
+def smooth(x: np.ndarray) -> np.ndarray:
+    """Smoothstep of x, 0 below 0 and 1 above 1."""
+    x = np.clip(x, 0, 1)
+    return x * x * (3 - 2 * x)
+
+
+def read_curve(curve: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """A curve (w,) at places x (rows, columns), level beyond its ends."""
+    return cv2.remap(
+        curve[None].astype(np.float32),
+        x.astype(np.float32),
+        np.zeros(x.shape, np.float32),
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+
+
+def render_inside(opening: Opening, mouth: Mouth | None, spare: Mouth | None = None) -> np.ndarray:
+    """The mouth's inside without lips, (h, w, 3) float32 RGB.
+
+    mouth: whose teeth show; None: nobody's. spare: whose lower teeth show where `mouth` is the person's own.
+    """
+    inside = _cavity(opening)
+    if mouth is not None:
+        across, down, stretch = _places(opening, mouth)
+        _draw_lower_teeth(inside, opening, mouth, spare, across, down)
+        _draw_upper_teeth(inside, opening, mouth, across, down, stretch)
+    skin = skin_colour(opening.photo, opening.landmarks)
+    if np.ptp(skin) < 0.06 * skin.max():  # a photograph without colour
+        inside[:] = inside.mean(-1, keepdims=True)
+    shadow = max(0.014 * opening.parting.interocular * opening.scale, 0.6)  # of the lips
+    near = cv2.GaussianBlur(opening.opened, (0, 0), shadow)
+    return inside * (0.55 + 0.45 * smooth((near - 0.35) / 0.5))[..., None].astype(np.float32)
+
+
+def _cavity(opening: Opening) -> np.ndarray:
+    """Darkest at the back, redder towards the lower lip; a tongue where the jaw drops."""
+    p, x, y = opening.parting, opening.x, opening.y
+    lip = lip_colour(opening.photo, opening.landmarks).astype(np.float32)
+    depth = smooth((y - opening.upper) / np.maximum(opening.lower - opening.upper, 1e-3))
+    cavity = lip * np.float32((0.20, 0.10, 0.09)) * (0.6 + 1.2 * depth**2)[..., None]
+    if p.jaw > 0.06:
+        middle = opening.middle
+        back = p.lower[5, 1] - 0.60 * p.gap * p.interocular + 1.1 * (x - middle) ** 2 / p.interocular
+        t = (y - back) / p.interocular
+        groove = 1 - 0.06 * np.exp(-(((x - middle) / (0.045 * p.interocular)) ** 2))
+        light = (0.40 + 0.55 * smooth(t / 0.16)) * groove * (0.6 + 0.4 * smooth(opening.corner / 0.6))
+        shown = smooth(t / 0.06) * smooth((p.jaw - 0.06) / 0.12) * 0.9
+        cavity += shown[..., None] * (lip * np.float32((1.0, 0.86, 0.88)) * light[..., None] - cavity)
+    return cavity
+
+
+def _places(opening: Opening, mouth: Mouth) -> tuple[np.ndarray, np.ndarray, float]:
+    """Where the pixels lie from the middle of the upper incisors' edge, (h, w) iod to the left and down, and
+    how far teeth are stretched."""
+    p, iod = opening.parting, opening.parting.interocular
+    if mouth.is_own:
+        middle, edge_row = mouth.place * opening.size - 0.5
+        halves = (1.0, 1.0)
+    else:
+        middle = opening.middle
+        edge_row = p.source_upper[5, 1] + _REST * iod
+        # A turned head's far side is shorter
+        corners = opening.in_crop[[78, 308], 0]
+        halves = np.clip((abs(corners - opening.in_crop[13, 0]) / iod / HALF_MOUTH) ** 0.5, 0.7, 1.2)
+    needs = (edge_row - p.upper[5, 1]) / iod
+    limit = _OWN_STRETCH if mouth.is_own else _STRETCH
+    stretch = float(np.clip(needs / max(mouth.shown, 1e-3), 1, limit))
+    # A lip that is raised further takes the teeth along
+    edge_row = min(edge_row, p.upper[5, 1] + mouth.shown * stretch * iod)
+    across = (opening.x - middle) / iod
+    t = smooth(across / 0.2 + 0.5)
+    across = across / (halves[0] * (1 - t) + halves[1] * t)  # iod of the mouth's picture
+    return across, (opening.y - edge_row) / iod, stretch
+
+
+def _draw_lower_teeth(
+    inside: np.ndarray,
+    opening: Opening,
+    mouth: Mouth,
+    spare: Mouth | None,
+    across: np.ndarray,
+    down: np.ndarray,
+) -> None:
+    """A donor's upper teeth upside down, on the jaw, narrower in front."""
+    p, iod = opening.parting, opening.parting.interocular
+    donor = (spare or choose_mouth(opening.landmarks)) if mouth.is_own else mouth
+    gain = light_gain(opening.photo, opening.landmarks, donor)
+    if mouth.is_own:
+        theirs = mouth.teeth_colour * light_gain(opening.photo, opening.landmarks, mouth)
+        gain = gain * np.clip(theirs.mean() / max((donor.teeth_colour * gain).mean(), 1), 0.6, 1.3)
+    y = down - (p.jaw - _OVERBITE) + 0.22 * across**2
+    x = across / (_LOWER_WIDTH + (1 - _LOWER_WIDTH) * np.minimum(np.abs(across) / 0.35, 1))
+    colour, cover = _row(donor, x, -y, iod * opening.scale, flat=0.8)
+    between = np.abs((across + 0.041) % 0.082 - 0.041)  # one lower incisor and the next
+    colour = colour * (1 - 0.35 * np.exp(-((between / 0.007) ** 2)))[..., None]
+    shade = (0.35 + 0.65 * smooth(opening.corner / 0.45)) * opening.slit
+    light = _LOWER_LIGHT * shade * (1 - 0.22 * smooth((p.jaw - 0.05) / 0.3))
+    light = light * (0.75 + 0.25 * smooth((opening.lower - opening.y) / (0.04 * iod)))
+    light = light * (0.5 + 0.5 * smooth(down / 0.07))
+    cover = cover * (y < 0.16)
+    if mouth.is_own:  # below the person's own teeth it stays dark until the jaw drops
+        cover = cover * (0.0 if mouth.origin == "photograph" else smooth((p.jaw - 0.08) / 0.06))
+    inside += cover[..., None] * (colour * gain * light[..., None] - inside)
+
+
+def _draw_upper_teeth(
+    inside: np.ndarray,
+    opening: Opening,
+    mouth: Mouth,
+    across: np.ndarray,
+    down: np.ndarray,
+    stretch: float,
+) -> None:
+    """On the skull; of a person's own mouth all that lies below the upper teeth, too, on the jaw."""
+    p, iod = opening.parting, opening.parting.interocular
+    interocular = iod * opening.scale
+    gain = light_gain(opening.photo, opening.landmarks, mouth)
+    if mouth.is_own:
+        slit = 1.0 if mouth.origin == "photograph" else opening.slit
+        shade = (0.75 + 0.25 * smooth(opening.corner / 0.15)) * slit
+        colour, cover = _row(mouth, across, down / stretch - p.jaw, interocular, lower=True)
+        inside += cover[..., None] * (colour * gain * shade[..., None] - inside)
+        colour, cover = _row(mouth, across, down / stretch, interocular)
+    else:
+        smile = ((p.upper[5, 1] + p.lower[5, 1]) / 2 - p.upper[[0, -1], 1].mean()) / iod
+        flat = 0.55 * (1 - smooth(smile / 0.12))  # a row's curve follows the lower lip's
+        shade = (0.35 + 0.65 * smooth(opening.corner / 0.45)) * opening.slit
+        shade = shade * (0.72 + 0.28 * smooth((opening.y - opening.upper) / (0.05 * iod)))
+        colour, cover = _row(mouth, across, down / stretch, interocular, flat=flat)
+    inside += cover[..., None] * (colour * gain * shade[..., None] - inside)
+
+
+def _row(
+    mouth: Mouth, x: np.ndarray, y: np.ndarray, interocular: float, flat: float = 0.0, lower: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """A mouth's upper teeth, or what lies below them: colours (h, w, 3) and how far they cover (h, w).
+
+    x, y: iod from the middle of the incisors' edge. interocular: px of the picture to be made. flat: how far
+    the row's curve is straightened, 0..1.
+    """
+    grain = mouth.scale / interocular  # px of the mouth's picture a px
+    source = cv2.GaussianBlur(mouth.pixels, (0, 0), 0.45 * grain) if grain > 1.2 else mouth.pixels
+    column = (mouth.middle + x * mouth.scale).astype(np.float32)
+    row = mouth.incisors + y * mouth.scale
+    if flat:
+        curve = cv2.GaussianBlur(mouth.edge[None], (0, 0), 0.06 * mouth.scale)[0]
+        row = row + flat * np.minimum(read_curve(curve, column) - mouth.incisors, 0)
+    edge, soft = read_curve(mouth.edge, column), max(1.2 * grain, 0.008 * mouth.scale)
+    if lower:
+        high, low = edge, read_curve(mouth.lower, column) - 0.02 * mouth.scale
+        cover = np.clip(0.5 + (row - edge) / soft, 0, 1) * np.clip(0.5 + (low - row) / soft, 0, 1)
+        cover = cover * smooth((low - edge) / (0.04 * mouth.scale))  # a sliver is the lip's wet edge
+    else:
+        high = read_curve(mouth.upper, column) + 0.012 * mouth.scale
+        low = np.maximum(edge - 0.006 * mouth.scale, high)
+        cover = np.clip(0.5 + (edge - row) / soft, 0, 1)
+    fade = 0.03 * mouth.scale
+    cover = cover * smooth((column - mouth.ends[0]) / fade) * smooth((mouth.ends[1] - column) / fade)
+    row = np.clip(row, high, np.maximum(low, high)).astype(np.float32)
+    interpolation = cv2.INTER_LINEAR if grain > 1 else cv2.INTER_CUBIC
+    colour = cv2.remap(source, column, row, interpolation, borderMode=cv2.BORDER_REPLICATE)
+    return colour.astype(np.float32), cover.astype(np.float32)
+
+
+def like_photograph(inside: np.ndarray, opening: Opening, mouth: Mouth, blur: float) -> np.ndarray:
+    """An inside (h, w, 3) made of another picture, as soft and as grainy as the photograph.
+
+    blur: of the photograph, sigma in px.
+    """
+    interocular = opening.parting.interocular * opening.scale  # px
+    # Blur that resampling leaves
+    sharp = 0.4 if mouth.scale > interocular else 0.5 * interocular / mouth.scale
+    if blur > sharp:
+        inside = cv2.GaussianBlur(inside, (0, 0), float(np.hypot(blur, 0.3) - 0.7 * sharp))
+    noise = np.sqrt(max(grain_of(opening.photo, opening.landmarks) ** 2 - _DONOR_GRAIN**2, 0))
+    if noise > 0.5:
+        random = np.random.default_rng(0).standard_normal(inside.shape[:2]).astype(np.float32)
+        random = cv2.GaussianBlur(random, (0, 0), 0.5)
+        light = np.clip(inside.mean(-1) / 120, 0.15, 1)
+        inside = inside + (0.7 * min(noise, 8) * light * random / random.std())[..., None]
+    return inside
