@@ -32,6 +32,7 @@ _TOUCHING = 0.012  # iod between lips that are closed
 _FLESH = 0.55  # of the way from a lip's inner edge to its outline: where its movement is read
 # Of the way from a lip's outline to the nose's base or the chin: elsewhere to read it
 _BESIDE = (0.0, 0.35, 0.7)
+_DRAGGED = 0.05  # iod that an upper lip moves down where it goes with the lower one; by itself it does less
 _CHIN_DENT = 200  # landmark below the lower lip
 _LIP_ALONE = 0.060  # iod that the lower lip drops without the jaw, about
 _SEAM_REACH = 0.035  # iod around the landmarks in which the dark line between the lips is looked for
@@ -70,7 +71,8 @@ def part_lips(flow: np.ndarray, landmarks: np.ndarray, parts: bool = True) -> Pa
             lines += [outline + share * bow * away for share in _BESIDE]
         moves = [_forwards(flow, line, from_below=lip == 1) - line for line in lines]
         down = [np.median(move[3:8, 1]) for move in moves]
-        chosen = int(np.argmax(down) if lip else np.argmin(down))
+        dragged = lip or down[0] > _DRAGGED * interocular  # a wrinkled nose rises by itself
+        chosen = int(np.argmax(down) if lip else np.argmin(down)) if dragged else 0
         flesh.append(lines[chosen])
         shifts.append(moves[chosen])
     for end in (0, -1):

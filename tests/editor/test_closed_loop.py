@@ -149,7 +149,7 @@ def test_one_lost_face_does_not_keep_the_other_from_its_goal(editor, astronaut):
         editor.pipeline,
         Faces(lambda faces, pixels, call: [] if call and pixels.mean() > bright else faces),
     )
-    looped = lossy.edit(pair, set={"AU12": 2.5}, tolerance=0.3)
+    looped = lossy.edit(pair, set={"AU12": 3}, tolerance=0.3)
     lost, other = sorted(looped.faces, key=lambda face: face.box[0])
     assert (lost.reached, lost.sent) == (False, {"AU12": 0.0})
     assert "not found again" in " ".join(lost.warnings)
