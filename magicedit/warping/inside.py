@@ -20,7 +20,8 @@ from magicedit.warping.teeth import (
 
 _REST = 0.085  # iod that the upper incisors reach below the edge of closed lips
 _OVERBITE = 0.030  # iod that the lower incisors hide behind the upper ones
-_STRETCH, _OWN_STRETCH = 1.25, 1.1  # at most, of teeth where the lip uncovers more than their picture shows
+_STRETCH, _OWN_STRETCH = 1.25, 1.35  # at most, of teeth where the lip uncovers more than their picture shows
+_OWN_BELOW = 1.6  # at most, of what an own mouth shows below the upper teeth
 _LOWER_WIDTH, _LOWER_LIGHT = 0.74, 0.80  # of lower teeth, which are a donor's upper ones upside down
 _DONOR_GRAIN = 1.5  # grey levels
 
@@ -122,10 +123,13 @@ def render_inside(opening: Opening, mouth: Mouth | None, spare: Mouth | None = N
     mouth: whose teeth show; None: nobody's. spare: whose lower teeth show where `mouth` is the person's own.
     """
     inside = _cavity(opening)
-    if mouth is not None:
-        across, down, stretch = _places(opening, mouth)
-        _draw_lower_teeth(inside, opening, mouth, spare, across, down)
-        _draw_upper_teeth(inside, opening, mouth, across, down, stretch)
+    if mouth is not None and mouth.is_own:
+        if mouth.origin == "reference":
+            _draw_lower_teeth(inside, opening, spare or choose_mouth(opening.landmarks), mouth)
+        _draw_own(inside, opening, mouth)
+    elif mouth is not None:
+        _draw_lower_teeth(inside, opening, mouth)
+        _draw_upper_teeth(inside, opening, mouth)
     skin = skin_colour(opening.photo, opening.landmarks)
     if np.ptp(skin) < 0.06 * skin.max():  # a photograph without colour
         inside[:] = inside.mean(-1, keepdims=True)
@@ -142,53 +146,91 @@ def _cavity(opening: Opening) -> np.ndarray:
     cavity = lip * np.float32((0.20, 0.10, 0.09)) * (0.6 + 1.2 * depth**2)[..., None]
     if p.jaw > 0.06:
         middle = opening.middle
-        back = p.lower[5, 1] - 0.60 * p.gap * p.interocular + 1.1 * (x - middle) ** 2 / p.interocular
+        back = p.lower[5, 1] - 0.60 * p.gap * p.interocular + 0.8 * (x - middle) ** 2 / p.interocular
         t = (y - back) / p.interocular
         groove = 1 - 0.06 * np.exp(-(((x - middle) / (0.045 * p.interocular)) ** 2))
         light = (0.40 + 0.55 * smooth(t / 0.16)) * groove * (0.6 + 0.4 * smooth(opening.corner / 0.6))
-        shown = smooth(t / 0.06) * smooth((p.jaw - 0.06) / 0.12) * 0.9
+        shown = smooth(t / 0.11) * smooth((p.jaw - 0.06) / 0.12) * 0.85
         cavity += shown[..., None] * (lip * np.float32((1.0, 0.86, 0.88)) * light[..., None] - cavity)
     return cavity
 
 
-def _places(opening: Opening, mouth: Mouth) -> tuple[np.ndarray, np.ndarray, float]:
-    """Where the pixels lie from the middle of the upper incisors' edge, (h, w) iod to the left and down, and
-    how far teeth are stretched."""
+def _draw_own(inside: np.ndarray, opening: Opening, mouth: Mouth) -> None:
+    """The person's own mouth, stretched with the lips.
+
+    Sideways by the mouth's corners. Between the upper lip and the teeth's edge, which the skull holds, as far
+    as _OWN_STRETCH; a lip that is raised further takes the edge along. What lies below the edge hangs on the
+    lower lip, stretched as far as _OWN_BELOW; above it the cavity shows.
+    """
     p, iod = opening.parting, opening.parting.interocular
-    if mouth.is_own:
-        middle, edge_row = mouth.place * opening.size - 0.5
-        halves = (1.0, 1.0)
-    else:
-        middle = opening.middle
-        edge_row = p.source_upper[5, 1] + _REST * iod
-        # A turned head's far side is shorter
-        corners = opening.in_crop[[78, 308], 0]
-        halves = np.clip((abs(corners - opening.in_crop[13, 0]) / iod / HALF_MOUTH) ** 0.5, 0.7, 1.2)
-    needs = (edge_row - p.upper[5, 1]) / iod
-    limit = _OWN_STRETCH if mouth.is_own else _STRETCH
-    stretch = float(np.clip(needs / max(mouth.shown, 1e-3), 1, limit))
-    # A lip that is raised further takes the teeth along
-    edge_row = min(edge_row, p.upper[5, 1] + mouth.shown * stretch * iod)
-    across = (opening.x - middle) / iod
+    crop_px = iod / mouth.scale  # crop px a px of the mouth's picture
+    left, right = p.upper[0, 0], p.upper[-1, 0]
+    column = mouth.ends[0] + (opening.x - left) / (right - left) * (mouth.ends[1] - mouth.ends[0])
+    upper, edge, lower = (read_curve(curve, column) for curve in (mouth.upper, mouth.edge, mouth.lower))
+    above, below = np.maximum(edge - upper, 1e-3) * crop_px, np.maximum(lower - edge, 1e-3) * crop_px
+    gain = light_gain(opening.photo, opening.landmarks, mouth)
+    slit = 1.0 if mouth.origin == "photograph" else opening.slit
+    light = (gain * (0.75 + 0.25 * smooth(opening.corner / 0.15))[..., None] * slit).astype(np.float32)
+    grain = 1 / (crop_px * opening.scale)  # px of the mouth's picture a px
+    source = cv2.GaussianBlur(mouth.pixels, (0, 0), 0.45 * grain) if grain > 1.2 else mouth.pixels
+    soft = max(1.0 / opening.scale, 0.008 * iod)  # crop px over which an edge fades
+
+    def draw(row: np.ndarray, cover: np.ndarray) -> None:
+        at = column.astype(np.float32), row.astype(np.float32)
+        colour = cv2.remap(source, *at, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+        inside[:] += cover[..., None] * (colour * light - inside)
+
+    # 1. The teeth's edge
+    held = mouth.place[1] * opening.size - 0.5 + (edge - mouth.incisors) * crop_px
+    held = np.minimum(held, opening.upper + _OWN_STRETCH * above)
+
+    # 2. What lies below it
+    height = np.maximum(np.minimum(opening.lower - held, _OWN_BELOW * below), 1e-3)
+    top = opening.lower - height
+    share = (opening.y - top) / height
+    cover = np.clip(0.5 + (opening.y - top) / soft, 0, 1)
+    # A sliver is the lip's wet edge, or tips of teeth, which do not stand alone
+    alone = smooth((top - held) / (0.03 * iod))
+    cover = cover * smooth((below / iod - 0.06 * alone) / 0.04)
+    draw(edge + np.clip(share, 0, 1) * (lower - edge), cover)
+
+    # 3. The upper teeth
+    share = (opening.y - opening.upper) / np.maximum(held - opening.upper, 1e-3)
+    cover = np.clip(0.5 + (held - opening.y) / soft, 0, 1)
+    draw(upper + np.clip(share, 0, 1) * (edge - upper), cover)
+
+
+def _places(opening: Opening, shown: float | None = None) -> tuple[np.ndarray, np.ndarray, float]:
+    """Where the pixels lie from the middle of the upper incisors' edge, (h, w) iod to the left and down, and
+    how far teeth of which `shown` iod are seen are stretched; None: not at all."""
+    p, iod = opening.parting, opening.parting.interocular
+    edge_row = p.source_upper[5, 1] + _REST * iod
+    # A turned head's far side is shorter
+    corners = opening.in_crop[[78, 308], 0]
+    halves = np.clip((abs(corners - opening.in_crop[13, 0]) / iod / HALF_MOUTH) ** 0.5, 0.7, 1.2)
+    stretch = 1.0
+    if shown is not None:
+        needs = (edge_row - p.upper[5, 1]) / iod
+        stretch = float(np.clip(needs / max(shown, 1e-3), 1, _STRETCH))
+        # A lip that is raised further takes the teeth along
+        edge_row = min(edge_row, p.upper[5, 1] + shown * stretch * iod)
+    across = (opening.x - opening.middle) / iod
     t = smooth(across / 0.2 + 0.5)
     across = across / (halves[0] * (1 - t) + halves[1] * t)  # iod of the mouth's picture
     return across, (opening.y - edge_row) / iod, stretch
 
 
-def _draw_lower_teeth(
-    inside: np.ndarray,
-    opening: Opening,
-    mouth: Mouth,
-    spare: Mouth | None,
-    across: np.ndarray,
-    down: np.ndarray,
-) -> None:
-    """A donor's upper teeth upside down, on the jaw, narrower in front."""
+def _draw_lower_teeth(inside: np.ndarray, opening: Opening, donor: Mouth, own: Mouth | None = None) -> None:
+    """A donor's upper teeth upside down, on the jaw, narrower in front.
+
+    own: the person's own mouth, whose teeth's brightness they take; below these it stays dark until the jaw
+    drops.
+    """
     p, iod = opening.parting, opening.parting.interocular
-    donor = (spare or choose_mouth(opening.landmarks)) if mouth.is_own else mouth
+    across, down, _ = _places(opening, donor.shown)
     gain = light_gain(opening.photo, opening.landmarks, donor)
-    if mouth.is_own:
-        theirs = mouth.teeth_colour * light_gain(opening.photo, opening.landmarks, mouth)
+    if own is not None:
+        theirs = own.teeth_colour * light_gain(opening.photo, opening.landmarks, own)
         gain = gain * np.clip(theirs.mean() / max((donor.teeth_colour * gain).mean(), 1), 0.6, 1.3)
     y = down - (p.jaw - _OVERBITE) + 0.22 * across**2
     x = across / (_LOWER_WIDTH + (1 - _LOWER_WIDTH) * np.minimum(np.abs(across) / 0.35, 1))
@@ -200,42 +242,28 @@ def _draw_lower_teeth(
     light = light * (0.75 + 0.25 * smooth((opening.lower - opening.y) / (0.04 * iod)))
     light = light * (0.5 + 0.5 * smooth(down / 0.07))
     cover = cover * (y < 0.16)
-    if mouth.is_own:  # below the person's own teeth it stays dark until the jaw drops
-        cover = cover * (0.0 if mouth.origin == "photograph" else smooth((p.jaw - 0.08) / 0.06))
+    if own is not None:
+        cover = cover * smooth((p.jaw - 0.08) / 0.06)
     inside += cover[..., None] * (colour * gain * light[..., None] - inside)
 
 
-def _draw_upper_teeth(
-    inside: np.ndarray,
-    opening: Opening,
-    mouth: Mouth,
-    across: np.ndarray,
-    down: np.ndarray,
-    stretch: float,
-) -> None:
-    """On the skull; of a person's own mouth all that lies below the upper teeth, too, on the jaw."""
+def _draw_upper_teeth(inside: np.ndarray, opening: Opening, donor: Mouth) -> None:
+    """A donor's upper teeth, on the skull."""
     p, iod = opening.parting, opening.parting.interocular
-    interocular = iod * opening.scale
-    gain = light_gain(opening.photo, opening.landmarks, mouth)
-    if mouth.is_own:
-        slit = 1.0 if mouth.origin == "photograph" else opening.slit
-        shade = (0.75 + 0.25 * smooth(opening.corner / 0.15)) * slit
-        colour, cover = _row(mouth, across, down / stretch - p.jaw, interocular, lower=True)
-        inside += cover[..., None] * (colour * gain * shade[..., None] - inside)
-        colour, cover = _row(mouth, across, down / stretch, interocular)
-    else:
-        smile = ((p.upper[5, 1] + p.lower[5, 1]) / 2 - p.upper[[0, -1], 1].mean()) / iod
-        flat = 0.55 * (1 - smooth(smile / 0.12))  # a row's curve follows the lower lip's
-        shade = (0.35 + 0.65 * smooth(opening.corner / 0.45)) * opening.slit
-        shade = shade * (0.72 + 0.28 * smooth((opening.y - opening.upper) / (0.05 * iod)))
-        colour, cover = _row(mouth, across, down / stretch, interocular, flat=flat)
+    across, down, stretch = _places(opening, donor.shown)
+    smile = ((p.upper[5, 1] + p.lower[5, 1]) / 2 - p.upper[[0, -1], 1].mean()) / iod
+    flat = 0.55 * (1 - smooth(smile / 0.12))  # a row's curve follows the lower lip's
+    shade = (0.35 + 0.65 * smooth(opening.corner / 0.45)) * opening.slit
+    shade = shade * (0.72 + 0.28 * smooth((opening.y - opening.upper) / (0.05 * iod)))
+    colour, cover = _row(donor, across, down / stretch, iod * opening.scale, flat=flat)
+    gain = light_gain(opening.photo, opening.landmarks, donor)
     inside += cover[..., None] * (colour * gain * shade[..., None] - inside)
 
 
 def _row(
-    mouth: Mouth, x: np.ndarray, y: np.ndarray, interocular: float, flat: float = 0.0, lower: bool = False
+    mouth: Mouth, x: np.ndarray, y: np.ndarray, interocular: float, flat: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A mouth's upper teeth, or what lies below them: colours (h, w, 3) and how far they cover (h, w).
+    """A donor's upper teeth: colours (h, w, 3) and how far they cover (h, w).
 
     x, y: iod from the middle of the incisors' edge. interocular: px of the picture to be made. flat: how far
     the row's curve is straightened, 0..1.
@@ -243,24 +271,18 @@ def _row(
     grain = mouth.scale / interocular  # px of the mouth's picture a px
     source = cv2.GaussianBlur(mouth.pixels, (0, 0), 0.45 * grain) if grain > 1.2 else mouth.pixels
     column = (mouth.middle + x * mouth.scale).astype(np.float32)
+    curve = cv2.GaussianBlur(mouth.edge[None], (0, 0), 0.06 * mouth.scale)[0]
     row = mouth.incisors + y * mouth.scale
-    if flat:
-        curve = cv2.GaussianBlur(mouth.edge[None], (0, 0), 0.06 * mouth.scale)[0]
-        row = row + flat * np.minimum(read_curve(curve, column) - mouth.incisors, 0)
+    row = row + flat * np.minimum(read_curve(curve, column) - mouth.incisors, 0)
     edge, soft = read_curve(mouth.edge, column), max(1.2 * grain, 0.008 * mouth.scale)
-    if lower:
-        high, low = edge, read_curve(mouth.lower, column) - 0.02 * mouth.scale
-        cover = np.clip(0.5 + (row - edge) / soft, 0, 1) * np.clip(0.5 + (low - row) / soft, 0, 1)
-        cover = cover * smooth((low - edge) / (0.04 * mouth.scale))  # a sliver is the lip's wet edge
-    else:
-        high = read_curve(mouth.upper, column) + 0.012 * mouth.scale
-        low = np.maximum(edge - 0.006 * mouth.scale, high)
-        cover = np.clip(0.5 + (edge - row) / soft, 0, 1)
+    high = read_curve(mouth.upper, column) + 0.012 * mouth.scale
+    low = np.maximum(edge - 0.006 * mouth.scale, high)
     fade = 0.03 * mouth.scale
+    cover = np.clip(0.5 + (edge - row) / soft, 0, 1)
     cover = cover * smooth((column - mouth.ends[0]) / fade) * smooth((mouth.ends[1] - column) / fade)
-    row = np.clip(row, high, np.maximum(low, high)).astype(np.float32)
     interpolation = cv2.INTER_LINEAR if grain > 1 else cv2.INTER_CUBIC
-    colour = cv2.remap(source, column, row, interpolation, borderMode=cv2.BORDER_REPLICATE)
+    at = column, np.clip(row, high, low).astype(np.float32)
+    colour = cv2.remap(source, *at, interpolation, borderMode=cv2.BORDER_REPLICATE)
     return colour.astype(np.float32), cover.astype(np.float32)
 
 
