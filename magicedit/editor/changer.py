@@ -39,6 +39,7 @@ REMEMBERED_FACES = 4  # encoded ones: about 50 MB each for a model of Stable Dif
 
 # Requests to models that compose: linear up to the first, at most the second more; intensity steps
 LINEAR_TO, SOFT = 5.0, 1.5
+SMALLEST_ASKED = 2.0  # intensity steps; of less such models do a part of that
 NOSE_BASE = 2  # of MediaPipe's landmarks
 
 _step_listener: ContextVar[Callable[[int], None] | None] = ContextVar("step_listener", default=None)
@@ -226,7 +227,13 @@ class FaceChanger:
             sides_of.append((numbers[0], numbers[-1]))
 
         # 2. The model, once for each vector
-        answers = self.changes(cut_of, vectors, settings)
+        shares = [self._share(vector) for vector in vectors]
+        asked = [vector / share for vector, share in zip(vectors, shares, strict=True)]
+        answers = self.changes(cut_of, asked, settings)
+        answers = [
+            answer if share == 1 else replace(answer, flow=answer.flow * share, mask=answer.mask * share)
+            for answer, share in zip(answers, shares, strict=True)
+        ]
         changes: list[Change | None] = []
         for cut, sides in zip(cuts, sides_of, strict=True):
             if sides == (None, None):
@@ -250,6 +257,14 @@ class FaceChanger:
             return vector
         beyond = np.maximum(np.abs(vector) - LINEAR_TO, 0)
         return np.sign(vector) * (np.minimum(np.abs(vector), LINEAR_TO) + SOFT * (1 - np.exp(-beyond / SOFT)))
+
+    def _share(self, vector: np.ndarray) -> np.float32:
+        """How much is done of the answer to `vector / share`, 0..1.
+
+        What a model that composes moves is nearly linear in what it is asked, up to a trembling that does not
+        get smaller with the request. A small request is a part of a larger one, and so is its trembling.
+        """
+        return np.float32(min(np.abs(vector).max() / SMALLEST_ASKED, 1.0)) if self.composes else np.float32(1)
 
     def cut(self, pixels: np.ndarray, face: Face, alignment: Alignment | None = None) -> FaceCut:
         """Cuts a face out of a photograph, (height, width, 3) uint8 RGB, and encodes it.
