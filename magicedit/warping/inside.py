@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 
 from magicedit.warping.teeth import (
-    HALF_MOUTH,
     Mouth,
     choose_mouth,
     grain_of,
@@ -19,10 +18,14 @@ from magicedit.warping.teeth import (
 )
 
 _REST = 0.085  # iod that the upper incisors reach below the edge of closed lips
+_FILLED = 0.93  # of the way from the face's middle to a corner that a row of teeth reaches
+_HALVES = (0.6, 1.4)  # of a donor's half row: limits of its width
 _OVERBITE = 0.030  # iod that the lower incisors hide behind the upper ones
 _STRETCH, _OWN_STRETCH = 1.25, 1.35  # at most, of teeth where the lip uncovers more than their picture shows
 _OWN_BELOW = 1.6  # at most, of what an own mouth shows below the upper teeth
 _LOWER_WIDTH, _LOWER_LIGHT = 0.74, 0.80  # of lower teeth, which are a donor's upper ones upside down
+_PINK = np.float32((1.35, 0.85, 0.85))  # of a tongue, whatever the lips are
+_SOFTENED = 0.6  # of the photograph's own blur: teeth that lose the lines between them look like a slab
 _DONOR_GRAIN = 1.5  # grey levels
 
 
@@ -151,7 +154,8 @@ def _cavity(opening: Opening) -> np.ndarray:
         groove = 1 - 0.06 * np.exp(-(((x - middle) / (0.045 * p.interocular)) ** 2))
         light = (0.40 + 0.55 * smooth(t / 0.16)) * groove * (0.6 + 0.4 * smooth(opening.corner / 0.6))
         shown = smooth(t / 0.11) * smooth((p.jaw - 0.06) / 0.12) * 0.85
-        cavity += shown[..., None] * (lip * np.float32((1.0, 0.86, 0.88)) * light[..., None] - cavity)
+        tongue = 0.5 * lip * np.float32((1.0, 0.86, 0.88)) + 0.5 * lip.mean() * _PINK
+        cavity += shown[..., None] * (tongue * light[..., None] - cavity)
     return cavity
 
 
@@ -200,20 +204,20 @@ def _draw_own(inside: np.ndarray, opening: Opening, mouth: Mouth) -> None:
     draw(upper + np.clip(share, 0, 1) * (edge - upper), cover)
 
 
-def _places(opening: Opening, shown: float | None = None) -> tuple[np.ndarray, np.ndarray, float]:
-    """Where the pixels lie from the middle of the upper incisors' edge, (h, w) iod to the left and down, and
-    how far teeth of which `shown` iod are seen are stretched; None: not at all."""
+def _places(opening: Opening, donor: Mouth) -> tuple[np.ndarray, np.ndarray, float]:
+    """Where the pixels lie from the middle of the upper incisors' edge, and how far teeth are stretched down.
+
+    The places are (h, w) iod of the donor's picture, to the left and down.
+    """
     p, iod = opening.parting, opening.parting.interocular
     edge_row = p.source_upper[5, 1] + _REST * iod
-    # A turned head's far side is shorter
-    corners = opening.in_crop[[78, 308], 0]
-    halves = np.clip((abs(corners - opening.in_crop[13, 0]) / iod / HALF_MOUTH) ** 0.5, 0.7, 1.2)
-    stretch = 1.0
-    if shown is not None:
-        needs = (edge_row - p.upper[5, 1]) / iod
-        stretch = float(np.clip(needs / max(shown, 1e-3), 1, _STRETCH))
-        # A lip that is raised further takes the teeth along
-        edge_row = min(edge_row, p.upper[5, 1] + shown * stretch * iod)
+    # The row of teeth ends near both corners; a turned head's far side is shorter
+    corners = np.abs(p.upper[[0, -1], 0] - opening.middle) / iod
+    halves = np.clip(_FILLED * corners / donor.half_row, *_HALVES)
+    needs = (edge_row - p.upper[5, 1]) / iod
+    stretch = float(np.clip(needs / max(donor.shown, 1e-3), 1, _STRETCH))
+    # A lip that is raised further takes the teeth along
+    edge_row = min(edge_row, p.upper[5, 1] + donor.shown * stretch * iod)
     across = (opening.x - opening.middle) / iod
     t = smooth(across / 0.2 + 0.5)
     across = across / (halves[0] * (1 - t) + halves[1] * t)  # iod of the mouth's picture
@@ -227,7 +231,7 @@ def _draw_lower_teeth(inside: np.ndarray, opening: Opening, donor: Mouth, own: M
     drops.
     """
     p, iod = opening.parting, opening.parting.interocular
-    across, down, _ = _places(opening, donor.shown)
+    across, down, _ = _places(opening, donor)
     gain = light_gain(opening.photo, opening.landmarks, donor)
     if own is not None:
         theirs = own.teeth_colour * light_gain(opening.photo, opening.landmarks, own)
@@ -242,7 +246,9 @@ def _draw_lower_teeth(inside: np.ndarray, opening: Opening, donor: Mouth, own: M
     light = light * (0.75 + 0.25 * smooth((opening.lower - opening.y) / (0.04 * iod)))
     light = light * (0.5 + 0.5 * smooth(down / 0.07))
     cover = cover * (y < 0.16)
-    if own is not None:
+    if own is None:  # in a mouth that is wide open they would lie on the tongue
+        cover = cover * (1 - smooth((p.jaw - 0.08) / 0.10))
+    else:
         cover = cover * smooth((p.jaw - 0.08) / 0.06)
     inside += cover[..., None] * (colour * gain * light[..., None] - inside)
 
@@ -250,7 +256,7 @@ def _draw_lower_teeth(inside: np.ndarray, opening: Opening, donor: Mouth, own: M
 def _draw_upper_teeth(inside: np.ndarray, opening: Opening, donor: Mouth) -> None:
     """A donor's upper teeth, on the skull."""
     p, iod = opening.parting, opening.parting.interocular
-    across, down, stretch = _places(opening, donor.shown)
+    across, down, stretch = _places(opening, donor)
     smile = ((p.upper[5, 1] + p.lower[5, 1]) / 2 - p.upper[[0, -1], 1].mean()) / iod
     flat = 0.55 * (1 - smooth(smile / 0.12))  # a row's curve follows the lower lip's
     shade = (0.35 + 0.65 * smooth(opening.corner / 0.45)) * opening.slit
@@ -294,6 +300,7 @@ def like_photograph(inside: np.ndarray, opening: Opening, mouth: Mouth, blur: fl
     interocular = opening.parting.interocular * opening.scale  # px
     # Blur that resampling leaves
     sharp = 0.4 if mouth.scale > interocular else 0.5 * interocular / mouth.scale
+    blur *= _SOFTENED
     if blur > sharp:
         inside = cv2.GaussianBlur(inside, (0, 0), float(np.hypot(blur, 0.3) - 0.7 * sharp))
     noise = np.sqrt(max(grain_of(opening.photo, opening.landmarks) ** 2 - _DONOR_GRAIN**2, 0))

@@ -21,7 +21,6 @@ from magicedit.faces.regions import region_polygon
 from magicedit.warping.muscles import LOWER_LIP_EDGE, UPPER_LIP_EDGE
 
 DONORS = Path(__file__).with_name("donors")
-HALF_MOUTH = 0.375  # iod: mean of the donors' neutral mouths
 
 _CHEEKS = (50, 280, 117, 346, 101, 330)
 _IRIS = ((468, 469), (473, 474))  # centre and a point of the rim
@@ -32,6 +31,7 @@ _AROUND_EYES = (33, 133, 362, 263, 159, 386, 145, 374, 70, 300, 168)
 # Between the first and the second gap a mouth's own inside is shown where it is pale, beyond always, iod
 _SHOWS = (0.045, 0.10)
 _OWN_SCALE = 256  # px an iod, at most
+_BRIGHTEST = 210.0  # grey level of teeth: beyond they glow
 _TINT = (0.94, 1.06)  # of a donor's colours: glasses reflect, and blue teeth look dead
 
 Origin = Literal["donor", "photograph", "reference"]
@@ -78,6 +78,11 @@ class Mouth:
         """How much of the upper incisors is seen, iod."""
         k = round(self.middle)
         return float((self.incisors - self.upper[max(k - 5, 0) : k + 6].mean()) / self.scale)
+
+    @property
+    def half_row(self) -> float:
+        """Mean distance from the face's middle to the outermost teeth, iod."""
+        return float(self.ends[1] - self.ends[0]) / 2 / self.scale
 
     @property
     def teeth_colour(self) -> np.ndarray:
@@ -332,6 +337,7 @@ def light_gain(pixels: np.ndarray, landmarks: np.ndarray, mouth: Mouth) -> np.nd
     by_sclera = (sclera_colour(pixels, landmarks) / np.maximum(mouth.sclera, 1)).clip(0.1, 3) ** 0.8
     if not np.isfinite(by_sclera).all():
         return by_skin
-    level = np.clip(by_sclera.mean(), 0.75 * by_skin.mean(), 1.12 * by_skin.mean())
+    level = np.clip(by_sclera.mean(), 0.75 * by_skin.mean(), 1.05 * by_skin.mean())
+    level = min(level, _BRIGHTEST / mouth.teeth_colour.mean())
     tint = (by_sclera / by_sclera.mean()) ** 0.5 * by_skin / by_skin.mean()
     return level * tint.clip(*_TINT)
