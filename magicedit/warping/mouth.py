@@ -32,7 +32,9 @@ _TOUCHING = 0.012  # iod between lips that are closed
 _FLESH = 0.55  # of the way from a lip's inner edge to its outline: where its movement is read
 # Of the way from a lip's outline to the nose's base or the chin: elsewhere to read it
 _BESIDE = (0.0, 0.35, 0.7)
-_DRAGGED = 0.05  # iod that an upper lip moves down where it goes with the lower one; by itself it does less
+_HELD = (
+    0.5  # of the widest opening, between an upper lip and the lower one: more where it does not go with it
+)
 _CHIN_DENT = 200  # landmark below the lower lip
 _LIP_ALONE = 0.060  # iod that the lower lip drops without the jaw, about
 _SEAM_REACH = 0.035  # iod around the landmarks in which the dark line between the lips is looked for
@@ -60,21 +62,23 @@ def part_lips(flow: np.ndarray, landmarks: np.ndarray, parts: bool = True) -> Pa
 
     # 1. The flesh of each lip, forwards; the corners hang together
     along = np.linspace(-1, 1, len(seam))
-    flesh, shifts = [], []
     bow = (1 - along**2)[:, None]
-    for lip, (edge, outline, beside) in enumerate(
-        zip(edges, outlines, landmarks[[NOSE_BASE, _CHIN_DENT]], strict=True)
-    ):
-        lines = [edge + _FLESH * (outline - edge)]
+    lines, moves = [], []  # by lip: the line in its flesh first, then those beside it; (lines, 11, 2)
+    for lip, beside in enumerate(landmarks[[NOSE_BASE, _CHIN_DENT]]):
+        edge, outline = edges[lip], outlines[lip]
+        lines.append([edge + _FLESH * (outline - edge)])
         if parts:
             away = np.array([0.0, beside[1] - outline[5, 1]])
-            lines += [outline + share * bow * away for share in _BESIDE]
-        moves = [_forwards(flow, line, from_below=lip == 1) - line for line in lines]
-        down = [np.median(move[3:8, 1]) for move in moves]
-        dragged = lip or down[0] > _DRAGGED * interocular  # a wrinkled nose rises by itself
-        chosen = int(np.argmax(down) if lip else np.argmin(down)) if dragged else 0
-        flesh.append(lines[chosen])
-        shifts.append(moves[chosen])
+            lines[lip] += [outline + share * bow * away for share in _BESIDE]
+        moves.append(np.stack([_forwards(flow, line, from_below=lip == 1) - line for line in lines[lip]]))
+    columns = np.arange(len(seam))
+    highest, lowest = moves[0][..., 1].argmin(0), moves[1][..., 1].argmax(0)  # (11,) numbers of lines
+    widest = moves[1][lowest, columns, 1] - moves[0][highest, columns, 1]
+    held = moves[1][lowest, columns, 1] - moves[0][0, :, 1] > _HELD * widest
+    highest[held] = 0  # the skin below the nose may rise farther by itself, as in a wrinkled nose
+    chosen = highest, lowest
+    flesh = [np.stack(lines[lip])[chosen[lip], columns] for lip in (0, 1)]
+    shifts = [moves[lip][chosen[lip], columns] for lip in (0, 1)]
     for end in (0, -1):
         joined = (shifts[0][end] + shifts[1][end]) / 2
         lowest = (shifts[0][5, 1] + shifts[1][5, 1]) / 2  # a corner hangs half-way of the gap at most

@@ -88,7 +88,8 @@ def test_the_lips_part_as_the_flow_says(closed, request_):
 def test_units_that_part_no_lips_open_no_mouth(closed, name):
     for steps in (5.0, -3.0):
         request = {name: steps}
-        assert steps < 0 or part_lips(closed.flow(**request), closed.in_crop).opened < GATE[0]
+        parting = part_lips(closed.flow(**request), closed.in_crop, parts=parts_lips(request))
+        assert steps < 0 or parting.opened < GATE[0]
         carried = closed.carry(embedded_mouths()[0], parts=parts_lips(request), **request)
         assert np.array_equal(carried, closed.by_flow(**request))
 
