@@ -340,4 +340,5 @@ def light_gain(pixels: np.ndarray, landmarks: np.ndarray, mouth: Mouth) -> np.nd
     level = np.clip(by_sclera.mean(), 0.75 * by_skin.mean(), 1.05 * by_skin.mean())
     level = min(level, _BRIGHTEST / mouth.teeth_colour.mean())
     tint = (by_sclera / by_sclera.mean()) ** 0.5 * by_skin / by_skin.mean()
-    return level * tint.clip(*_TINT)
+    tint = tint.clip(*_TINT)
+    return level * np.minimum(tint, tint[0])  # teeth are never bluer than the donor's
