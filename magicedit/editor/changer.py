@@ -26,6 +26,7 @@ from magicedit.warping import (
     join_sides,
     no_change,
     parts_lips,
+    shade,
 )
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ class FaceChanger:
         presence: float = 1.0,
         donor: Mouth | None = None,
     ) -> np.ndarray:
-        """Does a change of a face's crop to the photograph, the mouth as a layer of its own.
+        """Does a change of a face's crop to the photograph, the light of smiles and the mouth as layers.
 
         Models that compose their answer cannot invent teeth; those that paint get the layer where certain
         teeth are asked for. Faces without MediaPipe's landmarks have none.
@@ -192,6 +193,8 @@ class FaceChanger:
         if not self.has_mouth_layer(cut, settings):
             return carry_change(pixels, cut.alignment, change, region)
         landmarks = cut.landmarks_in_photo
+        if self.composes:
+            pixels = shade(pixels, cut.alignment, region, landmarks, request)
         donor = donor or settings.mouths.donor(landmarks, settings.seed)
         mouth = settings.mouths.mouth(pixels, landmarks, cut.alignment, donor)
         return carry_mouth(

@@ -4,11 +4,13 @@ from magicedit.warping.change import Change, carry_change, estimate_change, join
 from magicedit.warping.correspondence import LIPS_WEIGHT, Correspondence, correspond, near_lips
 from magicedit.warping.mouth import carry_mouth
 from magicedit.warping.muscles import SHAPES, displacement_fields, parts_lips
+from magicedit.warping.shading import SHADES, shade
 from magicedit.warping.teeth import Mouth, choose_mouth, embedded_mouths, own_mouth
 from magicedit.warping.warp import backward_flow, warp_landmarks, warp_photo
 
 __all__ = [
     "LIPS_WEIGHT",
+    "SHADES",
     "SHAPES",
     "Change",
     "Correspondence",
@@ -26,6 +28,7 @@ __all__ = [
     "no_change",
     "own_mouth",
     "parts_lips",
+    "shade",
     "warp_landmarks",
     "warp_photo",
 ]

@@ -60,13 +60,13 @@ BELOW_MOUTH = (
     *(397, 288, 361, 364, 83, 182, 106, 43, 202, 204, 210, 201, 194, 211, 169, 32, 148, 176, 149, 150, 136),
     *(172, 58, 132, 135, 175, 428, 208, 396, 171, 369, 140, 395, 170),
 )
-# A brow is a strip of skin: its upper and its lower edge move together, or it would swell.
-_BROW_EDGES = tuple(
-    zip(
-        (336, 296, 334, 293, 300, 107, 66, 105, 63, 70),
-        (285, 295, 282, 283, 276, 55, 65, 52, 53, 46),
-        strict=True,
-    )
+# A brow is a strip of skin: its edges move together, or it would swell. Hairs grow below the lower row of
+# landmarks too, so the next row goes with it, and the lid's fold some of the way; the lid's skin stretches.
+_BROW_ROWS = (
+    (1.0, (336, 296, 334, 293, 300, 107, 66, 105, 63, 70)),
+    (1.0, (285, 295, 282, 283, 276, 55, 65, 52, 53, 46)),
+    (0.9, (441, 442, 443, 444, 445, 221, 222, 223, 224, 225)),
+    (0.3, (286, 258, 257, 259, 260, 56, 28, 27, 29, 30)),
 )
 _FACE_OVAL = (10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152,
               148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109)  # fmt: skip
@@ -88,8 +88,9 @@ def _table() -> dict[str, np.ndarray]:
     table = {name: values.astype(np.float64) for name, values in load_file(TABLE).items()}
     for name, shape in table.items():
         if name.startswith("brow"):
-            for upper, lower in _BROW_EDGES:
-                shape[[upper, lower]] = (shape[upper] + shape[lower]) / 2
+            edges = [shape[list(ids)] for _, ids in _BROW_ROWS[:2]]
+            for share, ids in _BROW_ROWS:
+                shape[list(ids)] = share * (edges[0] + edges[1]) / 2
     return table
 
 

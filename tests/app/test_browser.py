@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from magicedit.action_units import EMOTIONS
 from magicedit.expression import Expression
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="browser tests need the package playwright")
@@ -143,8 +144,10 @@ def test_undo_redo_and_history(open_page, photographs):
     page.click("#neutral")
     status(page, "Edit 2 of 2")
     page.click("#undo")
-    assert "AU6 +3.2" in status(page, "Edit 1 of 2")
-    assert page.locator("#slider-AU12L input[type=number]").input_value() == "3.2"
+    strength = float(page.get_by_label("its strength").first.input_value())
+    smile = f"{EMOTIONS['happiness']['AU12'] * strength:.1f}"
+    assert f"AU12 +{smile}" in status(page, "Edit 1 of 2")
+    assert page.locator("#slider-AU12L input[type=number]").input_value() == smile
     page.click("#undo")
     status(page, "The photograph itself")
     assert page.locator("#slider-AU12L input[type=number]").input_value() == "0"

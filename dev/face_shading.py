@@ -1,0 +1,128 @@
+"""Writes the table that `magicedit/warping/shading.py` reads: what smiles do to the light on skin.
+
+    python dev/face_shading.py PHOTOGRAPHS
+
+PHOTOGRAPHS: one folder per person with `neutral.jpg` and `smiling.jpg` under the same lamps; those kept for
+validation are left out. Both are laid on the neutral face mesh of `face_shapes.safetensors` by their
+landmarks; the logarithm of their ratio, its median over people, is what movement does not explain. Where
+landmarks do not follow what shows (lips, eyeballs, nostrils, the face's border) it is left out.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+from safetensors.numpy import load_file, save_file
+from scipy.spatial import Delaunay
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+from mini_quality import VALIDATION  # noqa: E402
+
+from magicedit.faces import load_backend  # noqa: E402
+from magicedit.imaging import open_photo  # noqa: E402
+from magicedit.warping.mouth import LOWER_LIP_OUTLINE, UPPER_LIP_OUTLINE  # noqa: E402
+from magicedit.warping.muscles import TABLE as SHAPES_TABLE  # noqa: E402
+from magicedit.warping.shading import SKIN, TABLE  # noqa: E402
+
+PIXEL = 1 / 64  # interocular distances
+TOP, BOTTOM, HALF_WIDTH = -0.95, 1.95, 1.25  # of the picture, interocular distances from between the eyes
+RIGHT_EYE = (33, 246, 161, 160, 159, 158, 157, 173, 133, 155, 154, 153, 145, 144, 163, 7)
+LEFT_EYE = (263, 466, 388, 387, 386, 385, 384, 398, 362, 382, 381, 380, 374, 373, 390, 249)
+LIPS = (*UPPER_LIP_OUTLINE, *LOWER_LIP_OUTLINE[::-1])
+NOSTRILS = (4, 45, 220, 115, 48, 64, 98, 97, 2, 326, 327, 294, 278, 344, 440, 275)
+BORDER = 14  # px of the face's border that are left out
+# Down from between the eyes, interocular distances: what is above goes with the eyes, with both within
+EYES_END = (0.30, 0.45)
+FOLD_DOWN, FOLD_ACROSS = (0.15, 0.35, 0.65, 0.85), (0.5, 0.65)
+FLOOR = 6.0  # levels of light that count as dark
+
+
+def smooth(value: np.ndarray, low: float, high: float) -> np.ndarray:
+    step = np.clip((value - low) / (high - low), 0, 1)
+    return step * step * (3 - 2 * step)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("photographs", type=Path)
+    args = parser.parse_args()
+
+    # 1. The neutral face, laid flat, and which triangle of it each pixel lies in
+    flat = load_file(SHAPES_TABLE)["neutral"][:SKIN, :2].astype(np.float64) * (1, -1)
+    eyes = flat[[*RIGHT_EYE[::8], *LEFT_EYE[::8]]]
+    places = (flat - (0, eyes[:, 1].mean() + TOP)) / PIXEL  # px, the midline at x = 0
+    height, width = round((BOTTOM - TOP) / PIXEL), round(2 * HALF_WIDTH / PIXEL)
+    middle = width / 2
+    centred = places + (middle - 0.5, 0)  # the two halves of the picture mirror each other
+    mesh = Delaunay(centred)
+    grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).reshape(-1, 2).astype(np.float64)
+    found = mesh.find_simplex(grid)
+    skin = found >= 0
+    maps = mesh.transform[found[skin]]
+    weights = np.einsum("nij,nj->ni", maps[:, :2], grid[skin] - maps[:, 2])
+    weights = np.concatenate([weights, 1 - weights.sum(1, keepdims=True)], 1)
+
+    def laid(pixels: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+        """(height, width, 3) float32 logarithms of coded RGB."""
+        at = np.zeros((height * width, 2), np.float32)
+        at[skin] = np.einsum("ni,nij->nj", weights, landmarks[mesh.simplices[found[skin]]])
+        soft = cv2.GaussianBlur(pixels, (0, 0), 1.0)
+        read = cv2.remap(soft, *at.reshape(height, width, 2).transpose(2, 0, 1), cv2.INTER_LINEAR)
+        return np.log(read.astype(np.float32) + FLOOR)
+
+    # 2. The median ratio of smiles
+    backend, ratios, smiles = load_backend(), [], []
+    for person in sorted(args.photographs.iterdir()):
+        paths = [person / "neutral.jpg", person / "smiling.jpg"]
+        if person.name in VALIDATION or not all(path.is_file() for path in paths):
+            continue
+        photos = [open_photo(path).pixels for path in paths]
+        faces = [backend.detect(pixels)[0] for pixels in photos]
+        neutral, smiling = (laid(p, f.landmarks) for p, f in zip(photos, faces, strict=True))
+        ratios.append(smiling - neutral)
+        smiles.append(faces[1].action_units["AU12"] - faces[0].action_units["AU12"])
+    ratio = np.median(np.stack(ratios), 0)
+    ratio = (ratio + ratio[:, ::-1]) / 2
+
+    # 3. Only where landmarks follow what shows
+    def filled(ids: tuple[int, ...]) -> np.ndarray:
+        drawn = np.zeros((height, width), np.uint8)
+        return cv2.fillPoly(drawn, [np.rint(centred[list(ids)] * 16).astype(np.int32)], 1, shift=4)
+
+    holes = np.maximum.reduce([filled(ids) for ids in (RIGHT_EYE, LEFT_EYE, LIPS, NOSTRILS)])
+    holes = 1 - cv2.dilate(holes, np.ones((3, 3))).astype(np.float32)
+    inner = cv2.erode(skin.reshape(height, width).astype(np.uint8), np.ones((2 * BORDER + 1,) * 2))
+    kept = cv2.GaussianBlur(holes, (0, 0), 1.2) * holes
+    kept *= cv2.GaussianBlur(inner.astype(np.float32), (0, 0), BORDER / 3)
+    ratio = (ratio - np.median(ratio[inner > 0], 0)) * kept[..., None]
+
+    # 4. The parts that go with units, the subject's left half of each
+    across, down = (grid.T.reshape(2, height, width) - np.array([[[middle - 0.5]], [[-TOP / PIXEL]]])) * PIXEL
+    below_eyes = smooth(down, *EYES_END)
+    fold = smooth(down, *FOLD_DOWN[:2]) * (1 - smooth(down, *FOLD_DOWN[2:]))
+    fold *= 1 - smooth(np.abs(across), *FOLD_ACROSS)
+    windows = {"cheeks": below_eyes, "eyes": 1 - below_eyes, "fold": fold}
+    scale = np.abs(ratio).max() / 127
+    table = {
+        name: np.rint(ratio * window[..., None] / scale).astype(np.int8)[:, width // 2 :].copy()
+        for name, window in windows.items()
+    }
+    table |= {
+        "scale": np.array([scale], np.float32),
+        "pixel": np.array([PIXEL], np.float32),
+        "places": (places - (0.5, 0)).astype(np.float32),
+        "triangles": mesh.simplices.astype(np.int16),
+    }
+    save_file(
+        table,
+        TABLE,
+        metadata={"smiles": f"{len(smiles)} people, of {np.mean(smiles):.2f} steps of AU12 in the mean"},
+    )
+    print(f"{TABLE.name}: {len(smiles)} people, AU12 {np.mean(smiles):+.2f}, darkest {np.exp(ratio.min()):.2f}")
+
+
+if __name__ == "__main__":
+    main()

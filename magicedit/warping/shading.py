@@ -1,0 +1,141 @@
+"""What a smile does to the light on skin: folds beside the nose, rolls below the eyes, cheeks that swell.
+
+Moved pixels keep the light that fell on them, so that a cheek which a warp lifts stays flat. What real smiles
+change beside movement is laid over the photograph as a ratio of light, an expression ratio image (Z. Liu,
+Y. Shan, Z. Zhang, "Expressive expression mapping with ratio images", SIGGRAPH 2001); the photograph keeps its
+texture. `face_shading.safetensors`, written by `dev/face_shading.py`, holds the median over people of the
+Face Research Lab London Set (CC BY 4.0, without those kept for validation), which shows nobody.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from magicedit.action_units import split_sides
+from magicedit.faces.alignment import Alignment
+
+TABLE = Path(__file__).with_name("face_shading.safetensors")
+SKIN = 468  # landmarks of the skin; the others are irises
+# Of the whole smile's shading, which parts go with which unit, and how much of each at the intensity 5
+SHADES: Mapping[str, Mapping[str, float]] = {
+    "AU6": {"eyes": 2.4},
+    "AU9": {"fold": 2.4},
+    "AU12": {"cheeks": 2.6, "eyes": 0.8},
+}
+# Skin at rest has no fold to smooth, as far as anybody can tell: a relaxed unit takes that much of its own away
+_RELAXED = 0.4
+_MOST = 2.6  # times the shading of the people's mean smile
+_MIDLINE = 0.15  # interocular distances over which one side's shading becomes the other's
+_SIDE = 256  # px of the crop in which the ratio is drawn, whatever the model's
+
+
+@dataclass(frozen=True, eq=False)
+class _Table:
+    """parts: name -> (rows, columns, 3) natural logarithms of the ratio of coded RGB values, of the subject's
+    left half. places: (468, 2) landmarks of the neutral face in its px, the midline at x = 0; triangles
+    (n, 3) of them. pixel: interocular distances of a px."""
+
+    parts: dict[str, np.ndarray]
+    places: np.ndarray
+    triangles: np.ndarray
+    pixel: float
+
+
+@cache
+def _table() -> _Table:
+    from safetensors.numpy import load_file
+
+    arrays = load_file(TABLE)
+    scale = arrays.pop("scale")[0]
+    places, triangles, pixel = (arrays.pop(name) for name in ("places", "triangles", "pixel"))
+    parts = {name: values.astype(np.float32) * scale for name, values in arrays.items()}
+    return _Table(parts, places.astype(np.float64), triangles.astype(np.int64), float(pixel[0]))
+
+
+def flat_places(landmarks: np.ndarray, side: int) -> np.ndarray:
+    """Where pixels of a crop lie on the neutral face of the table, (side, side, 2) px of it; NaN off the skin.
+
+    landmarks: MediaPipe's (478, 2), crop px. Linear within each triangle between them.
+    """
+    table = _table()
+    corners = np.asarray(landmarks, np.float64)[:SKIN][table.triangles]  # (n, 3, 2)
+    numbers = np.zeros((side, side), np.int32)
+    for number, corner in enumerate(np.rint(corners * 16).astype(np.int32), start=1):
+        cv2.fillConvexPoly(numbers, corner, number, shift=4)
+    plane = np.concatenate([corners, np.ones((len(corners), 3, 1))], -1)
+    flat = np.abs(np.linalg.det(plane)) < 1e-3  # seen from the side, or folded
+    plane[flat] = np.eye(3)
+    maps = np.linalg.solve(plane, table.places[table.triangles])  # (n, 3, 2)
+    maps[flat] = np.nan
+    places = np.full((side, side, 2), np.nan, np.float32)
+    y, x = np.nonzero(numbers)
+    at = np.stack([x, y, np.ones_like(x)], -1).astype(np.float64)
+    places[y, x] = np.einsum("ni,nij->nj", at, maps[numbers[y, x] - 1])
+    return places
+
+
+def _amounts(request: Mapping[str, float]) -> dict[str, float]:
+    """How much of each part of the shading, times the table's, whole units' variations in steps."""
+    amounts = dict.fromkeys(_table().parts, 0.0)
+    for unit, steps in request.items():
+        for part, share in SHADES.get(unit, {}).items():
+            amounts[part] += share * steps / 5 * (1 if steps > 0 else _RELAXED)
+    return {part: float(np.clip(amount, -_MOST, _MOST)) for part, amount in amounts.items()}
+
+
+def shade(
+    pixels: np.ndarray,
+    alignment: Alignment,
+    region: np.ndarray,
+    landmarks: np.ndarray,
+    request: Mapping[str, float],
+) -> np.ndarray:
+    """The photograph, unmoved, with the light of a request on its skin.
+
+    Args:
+        pixels: the photograph, (height, width, 3) uint8 RGB.
+        alignment: of the crop in which the face lies upright.
+        region: (size, size), 0..1, in the crop: how much happens where.
+        landmarks: MediaPipe's (478, 2), photograph px.
+        request: AU name, whole or of one side, -> variation in intensity steps; units without SHADES do
+            nothing.
+
+    Returns:
+        `pixels` itself where nothing changes, else a new photograph, which differs where the region is not 0.
+    """
+    sides = [_amounts(side) for side in split_sides(request)]  # the subject's left, right
+    if not any(value for amounts in sides for value in amounts.values()):
+        return pixels
+    table, fine = _table(), alignment.scaled(_SIDE)
+    places = flat_places(fine.apply(landmarks), _SIDE)
+    x, y = places[..., 0], places[..., 1]
+    light = np.zeros((_SIDE, _SIDE, 3), np.float32)
+    towards_left = np.clip(0.5 + x * table.pixel / _MIDLINE, 0, 1)[..., None]
+    for amounts, weight in zip(sides, (towards_left, 1 - towards_left), strict=True):
+        part = sum(amount * table.parts[name] for name, amount in amounts.items())
+        light += weight * cv2.remap(part, np.abs(x), y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+    light[np.isnan(x)] = 0
+    light = cv2.GaussianBlur(light, (0, 0), 0.7)  # pixels between triangles
+    light *= cv2.resize(region, (_SIDE, _SIDE))[..., None]
+
+    rows, columns = np.nonzero(np.abs(light).max(-1) > 1e-3)
+    corners = np.array([(c, r) for c in (columns.min(), columns.max()) for r in (rows.min(), rows.max())])
+    inverse = fine.inverse()
+    corners = corners @ inverse[:, :2].T + inverse[:, 2]
+    limits = pixels.shape[1::-1]
+    x0, y0 = np.floor(corners.min(0)).astype(int).clip(0, limits)
+    x1, y1 = (np.ceil(corners.max(0)).astype(int) + 1).clip(0, limits)
+    to_crop = fine.matrix.copy()
+    to_crop[:, 2] += to_crop[:, :2] @ (x0, y0)
+    result = pixels.copy()
+    if x1 > x0 and y1 > y0:
+        ratio = cv2.warpAffine(
+            light, to_crop, (int(x1 - x0), int(y1 - y0)), flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+        )
+        view = result[y0:y1, x0:x1]
+        view[:] = np.rint(np.clip(view * np.exp(ratio), 0, 255))
+    return result
