@@ -351,6 +351,8 @@ class Run:
         self.config = config
         self.output_dir = Path(config.output_dir)
         self.accelerator = Accelerator(
+            # Else several processes of torchrun without a GPU would each train alone into one folder
+            cpu=not torch.accelerator.is_available(),
             mixed_precision=config.mixed_precision,
             log_with=None if config.report_to == "none" else config.report_to,
             project_dir=str(self.output_dir / "logs"),

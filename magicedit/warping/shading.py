@@ -123,6 +123,8 @@ def shade(
     light *= cv2.resize(region, (_SIDE, _SIDE))[..., None]
 
     rows, columns = np.nonzero(np.abs(light).max(-1) > 1e-3)
+    if not len(rows):
+        return pixels
     corners = np.array([(c, r) for c in (columns.min(), columns.max()) for r in (rows.min(), rows.max())])
     inverse = fine.inverse()
     corners = corners @ inverse[:, :2].T + inverse[:, 2]

@@ -103,11 +103,12 @@ def test_a_killed_and_resumed_run_ends_bit_equal(tiny_flags, tmp_path):
 
 
 def test_two_processes_train_and_save(tiny_flags, tmp_path):
+    """As the docs start them: nothing tells the launcher that there is no GPU."""
     flags = tiny_flags(tmp_path, "--max_train_steps", "3", "--train_batch_size", "1")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", ENTRY]
     result = subprocess.run(
         [*launcher, *flags],
-        env=environment(ACCELERATE_USE_CPU="true"),
+        env=environment(CUDA_VISIBLE_DEVICES=""),
         capture_output=True,
         text=True,
         timeout=300,
