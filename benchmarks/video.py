@@ -1,9 +1,10 @@
 """Videos: frames a second, CPU time, memory, flicker and resuming, measured on this machine.
 
-    python benchmarks/video.py [-o benchmarks/video.json] [--parts speed flicker resume reenact]
+    python benchmarks/video.py [-o benchmarks/video.json] [--parts speed opening flicker resume reenact]
 
-The videos are synthetic: a public-domain photograph (scikit-image's astronaut) that moves, grows and turns
-slowly before a background, with expressions by the muscles' warp and with a sensor's noise. Speed and memory
+The videos are synthetic: a public-domain photograph (scikit-image's astronaut; of closed lips a synthetic
+portrait) that moves, grows and turns slowly before a background, with expressions by the muscles' warp and
+with a sensor's noise. Speed and memory
 are those of `magicedit video` in processes of their own. Parts that are not measured anew are kept from the
 file, with the circumstances under which they were.
 """
@@ -33,6 +34,7 @@ from skimage import data
 from magicedit.action_units import NAMES
 from magicedit.editor import ExpressionEditor, SamplingSettings, requested_deltas
 from magicedit.faces import load_backend
+from magicedit.imaging import open_photo
 from magicedit.video.analysis import analyse, scan
 from magicedit.video.edit import EditMaker
 from magicedit.video.reading import Video
@@ -45,6 +47,8 @@ FACE_SCALE = 2.2  # of the photograph's 512 px: the face is about 250 px high
 NOISE = 2.5  # levels of 255, standard deviation: a camera's in a lit room
 SOUND_HZ = 44_100
 SHORT, LONG = 150, 1200  # frames
+OPENINGS = ("0:AU26=0", "2.5:AU26=4", "5:AU26=0", "7.5:AU26=4", "10:AU26=0")  # keys of ten seconds
+CLOSED = Path(__file__).resolve().parents[1] / "tests" / "portraits" / "closed_mouth.jpg"
 FLICKER_FRAMES = 100
 EDIT = {"AU12": -2.0, "AU26": 3.0, "AU1": 2.0}  # an opened mouth, whose inside is painted
 
@@ -53,7 +57,8 @@ class MovingPhotograph:
     """Frames of a person who moves slowly.
 
     width, height: px. motion: how much, 1: up to 50 px a second and 4 degrees; 0: none but the noise.
-    expression: seconds -> variations of action units; None: none.
+    expression: seconds -> variations of action units; None: none. photo: (height, width, 3) uint8 RGB, whose
+    face fills half of the frame's height or less; default: the astronaut.
     """
 
     def __init__(
@@ -63,9 +68,10 @@ class MovingPhotograph:
         motion: float = 1.0,
         expression: Callable[[float], dict[str, float]] | None = None,
         noise: float = NOISE,
+        photo: np.ndarray | None = None,
     ):
         self.width, self.height, self.motion, self.noise = width, height, motion, noise
-        self.photo = data.astronaut()
+        self.photo = data.astronaut() if photo is None else photo
         (face,) = load_backend().detect(self.photo)[:1]
         self.landmarks, self.expression = face.landmarks, expression
         self.fields = displacement_fields(face.landmarks, len(self.photo)) if expression else None
@@ -191,6 +197,20 @@ def measure_speed(folder: Path) -> dict:
     return result
 
 
+def opening_film(folder: Path) -> Path:
+    """Ten seconds of a person with closed lips, who moves a little."""
+    portrait = open_photo(CLOSED).pixels
+    portrait = cv2.resize(portrait, (512, 512), interpolation=cv2.INTER_CUBIC)
+    return MovingPhotograph(motion=0.3, photo=portrait).save(folder / "closed.mp4", 10 * RATE)
+
+
+def measure_opening(folder: Path) -> dict:
+    """A mouth that opens and closes twice in ten seconds."""
+    keys = [word for key in OPENINGS for word in ("--key", key)]
+    words = ("video", opening_film(folder), "-o", folder / "out.mp4", *keys)
+    return {"keys": OPENINGS, **Watched(*words).report()}
+
+
 def measure_reenact(folder: Path) -> dict:
     """The same of `magicedit reenact`, on a photograph of 1024 px."""
     film = MovingPhotograph(expression=talking).save(folder / "driving.mp4", SHORT)
@@ -287,6 +307,7 @@ def measure_resume(folder: Path) -> dict:
 
 PARTS = {
     "speed": measure_speed,
+    "opening": measure_opening,
     "reenact": measure_reenact,
     "flicker": measure_flicker,
     "resume": measure_resume,

@@ -24,8 +24,9 @@ from mini_quality import VALIDATION  # noqa: E402
 from magicedit.faces import load_backend  # noqa: E402
 from magicedit.imaging import open_photo  # noqa: E402
 from magicedit.warping.mouth import LOWER_LIP_OUTLINE, UPPER_LIP_OUTLINE  # noqa: E402
+from magicedit.warping.muscles import SKIN  # noqa: E402
 from magicedit.warping.muscles import TABLE as SHAPES_TABLE  # noqa: E402
-from magicedit.warping.shading import SKIN, TABLE  # noqa: E402
+from magicedit.warping.shading import TABLE  # noqa: E402
 
 PIXEL = 1 / 64  # interocular distances
 TOP, BOTTOM, HALF_WIDTH = -0.95, 1.95, 1.25  # of the picture, interocular distances from between the eyes
@@ -56,7 +57,7 @@ def main() -> None:
     places = (flat - (0, eyes[:, 1].mean() + TOP)) / PIXEL  # px, the midline at x = 0
     height, width = round((BOTTOM - TOP) / PIXEL), round(2 * HALF_WIDTH / PIXEL)
     middle = width / 2
-    centred = places + (middle - 0.5, 0)  # the two halves of the picture mirror each other
+    centred = places + np.array([middle - 0.5, 0])  # the two halves of the picture mirror each other
     mesh = Delaunay(centred)
     grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).reshape(-1, 2).astype(np.float64)
     found = mesh.find_simplex(grid)
@@ -121,7 +122,9 @@ def main() -> None:
         TABLE,
         metadata={"smiles": f"{len(smiles)} people, of {np.mean(smiles):.2f} steps of AU12 in the mean"},
     )
-    print(f"{TABLE.name}: {len(smiles)} people, AU12 {np.mean(smiles):+.2f}, darkest {np.exp(ratio.min()):.2f}")
+    print(
+        f"{TABLE.name}: {len(smiles)} people, AU12 {np.mean(smiles):+.2f}, darkest {np.exp(ratio.min()):.2f}"
+    )
 
 
 if __name__ == "__main__":

@@ -17,17 +17,16 @@ import numpy as np
 
 from magicedit.action_units import split_sides
 from magicedit.faces.alignment import Alignment
+from magicedit.warping.muscles import SKIN
 
 TABLE = Path(__file__).with_name("face_shading.safetensors")
-SKIN = 468  # landmarks of the skin; the others are irises
 # Of the whole smile's shading, which parts go with which unit, and how much of each at the intensity 5
 SHADES: Mapping[str, Mapping[str, float]] = {
     "AU6": {"eyes": 2.4},
     "AU9": {"fold": 2.4},
     "AU12": {"cheeks": 2.6, "eyes": 0.8},
 }
-# Skin at rest has no fold to smooth, as far as anybody can tell: a relaxed unit takes that much of its own away
-_RELAXED = 0.4
+_RELAXED = 0.4  # of it that a relaxed unit takes away: how deep a photograph's own folds are is not known
 _MOST = 2.6  # times the shading of the people's mean smile
 _MIDLINE = 0.15  # interocular distances over which one side's shading becomes the other's
 _SIDE = 256  # px of the crop in which the ratio is drawn, whatever the model's
@@ -57,7 +56,7 @@ def _table() -> _Table:
 
 
 def flat_places(landmarks: np.ndarray, side: int) -> np.ndarray:
-    """Where pixels of a crop lie on the neutral face of the table, (side, side, 2) px of it; NaN off the skin.
+    """Where pixels of a crop lie on the neutral face of the table, (side, side, 2) px of it; NaN elsewhere.
 
     landmarks: MediaPipe's (478, 2), crop px. Linear within each triangle between them.
     """

@@ -71,7 +71,9 @@ def test_one_side_alone(portrait):
 
 
 def test_the_light_grows_with_the_request_up_to_a_limit(portrait):
-    size = [np.abs(portrait.shaded(AU12=steps).astype(int) - portrait.pixels).mean() for steps in (1, 3, 5, 9)]
+    size = [
+        np.abs(portrait.shaded(AU12=steps).astype(int) - portrait.pixels).mean() for steps in (1, 3, 5, 9)
+    ]
     assert size[0] < size[1] < size[2]
     assert np.array_equal(portrait.shaded(AU6=9.0), portrait.shaded(AU6=30.0))
 
