@@ -132,7 +132,6 @@ def carry_change(
         )
 
     weight = np.clip(upsample(region, cv2.INTER_LINEAR), 0, 1)  # (height, width)
-    mask = sharpened(np.clip(upsample(change.mask, cv2.INTER_CUBIC), 0, 1)) * weight
     to_photo = np.linalg.inv(alignment.matrix[:, :2]).astype(np.float32)
     flow = upsample(change.flow, cv2.INTER_CUBIC) @ to_photo.T * weight[..., None]  # photograph pixels
 
@@ -143,8 +142,9 @@ def carry_change(
     moved = _read(around, flow, cv2.INTER_CUBIC, (x0 - left, y0 - top))  # (height, width, 3) uint8
 
     # 3. Paint what it does not have
-    painted = mask > 0
-    if painted.any():
+    if change.mask.any():
+        mask = sharpened(np.clip(upsample(change.mask, cv2.INTER_CUBIC), 0, 1)) * weight
+        painted = mask > 0
         paint = np.clip(upsample(change.paint, cv2.INTER_CUBIC), 0, 1) * 255
         blended = moved + mask[..., None] * (paint - moved)
         moved = np.where(painted[..., None], np.rint(blended).astype(np.uint8), moved)

@@ -152,8 +152,8 @@ def _cavity(opening: Opening) -> np.ndarray:
         back = p.lower[5, 1] - 0.60 * p.gap * p.interocular + 0.8 * (x - middle) ** 2 / p.interocular
         t = (y - back) / p.interocular
         groove = 1 - 0.06 * np.exp(-(((x - middle) / (0.045 * p.interocular)) ** 2))
-        light = (0.40 + 0.55 * smooth(t / 0.16)) * groove * (0.6 + 0.4 * smooth(opening.corner / 0.6))
-        shown = smooth(t / 0.11) * smooth((p.jaw - 0.06) / 0.12) * 0.85
+        light = (0.26 + 0.56 * smooth(t / 0.26)) * groove * (0.6 + 0.4 * smooth(opening.corner / 0.6))
+        shown = smooth(t / 0.20) * smooth((p.jaw - 0.06) / 0.12) * 0.85
         tongue = 0.5 * lip * np.float32((1.0, 0.86, 0.88)) + 0.5 * lip.mean() * _PINK
         cavity += shown[..., None] * (tongue * light[..., None] - cavity)
     return cavity

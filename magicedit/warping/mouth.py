@@ -40,6 +40,9 @@ _LIP_ALONE = 0.060  # iod that the lower lip drops without the jaw, about
 _SEAM_REACH = 0.035  # iod around the landmarks in which the dark line between the lips is looked for
 _SAME = 0.02  # crop px: movements that differ by less are the same
 _MOVES = 0.15  # crop px beyond that, from which on a column takes all of the layer
+# iod above and below a lip's edge in which its sheet turns into the skin's flow, in the middle, and more of it
+# at the corners
+_LIP_REACH = (0.06, 0.30)
 _CORNER_FADE = 0.28  # iod beyond the corners of the mouth over which the two sheets become one
 
 
@@ -123,8 +126,9 @@ def _even(along: np.ndarray, shift: np.ndarray) -> np.ndarray:
     Ripples of a flow that was learned on a small crop would show as a ragged lip.
     """
     base = shift[0] + (shift[-1] - shift[0]) * ((along + 1) / 2)[:, None]
-    bows = (1 - along**2)[:, None] * np.stack([np.ones_like(along), along, along**2, along**4], 1)
-    ridge = np.diag([0.01, 0.05, 0.05, 0.3])
+    bow = 1 - along**2
+    bows = np.stack([np.sqrt(bow), bow, bow * along, bow * along**2], 1)
+    ridge = np.diag([0.01, 0.03, 0.05, 0.05])
     return base + bows @ np.linalg.solve(bows.T @ bows + ridge, bows.T @ (shift - base))
 
 
@@ -274,7 +278,8 @@ def _window(
     inverse = alignment.inverse()
     points = np.concatenate([parting.upper, parting.lower, parting.upper_hold, parting.lower_hold])
     points = points @ inverse[:, :2].T + inverse[:, 2]
-    margin = 0.5 * parting.interocular / alignment.scale
+    margin = np.array([_CORNER_FADE, sum(_LIP_REACH)]) + 0.02
+    margin *= parting.interocular / alignment.scale
     x0, y0 = np.maximum(np.floor(points.min(0) - margin).astype(int), 0)
     x1, y1 = np.minimum(np.ceil(points.max(0) + margin).astype(int), (shape[1], shape[0]))
     return (int(x0), int(y0), int(x1), int(y1)) if x1 > x0 and y1 > y0 else None
@@ -319,7 +324,8 @@ def _lips(
         sideways = curves.read(curves.through(np.stack([moved[:, 0], (source - moved)[:, 0]], 1)), x)
         read_at = curves.read(curves.through(source), x + sideways)
         at_edge = np.stack([sideways, read_at - edge], -1)  # reads the photograph's edge at the moved one
-        reach = np.maximum(np.abs(line - edge), (0.06 + 0.3 * corner) * p.interocular)
+        reach = _LIP_REACH[0] + _LIP_REACH[1] * corner
+        reach = np.maximum(np.abs(line - edge), reach * p.interocular)
         near = 1 - smooth(np.abs(edge - y) / reach)
         near = np.where(sign * (y - edge) > 0, 1, near)[..., None]
         sheet = own + near * (at_edge - own)

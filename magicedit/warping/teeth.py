@@ -29,6 +29,7 @@ _LOWER_OUTER = (146, 91, 181, 84, 17, 314, 405, 321, 375)
 _AROUND_EYES = (33, 133, 362, 263, 159, 386, 145, 374, 70, 300, 168)
 
 # Between the first and the second gap a mouth's own inside is shown where it is pale, beyond always, iod
+_TALLEST = 0.17  # iod, of upper incisors and the gums above
 _SHOWS = (0.045, 0.10)
 _OWN_SCALE = 256  # px an iod, at most
 _BRIGHTEST = 210.0  # grey level of teeth: beyond they glow
@@ -215,7 +216,9 @@ def _brighter_half(colours: np.ndarray) -> np.ndarray:
 
 def _incisors_edge(picture: np.ndarray, upper: np.ndarray, lower: np.ndarray, scale: float) -> np.ndarray:
     """The lower edge of the upper teeth (width,) px: the smooth path from pale to dark that stands out most
-    in the lower half of the opening, or the lower lip."""
+    in the lower half of the opening, or the lower lip. Of a mouth that is wide open no lower than teeth are
+    tall: its lower teeth and tongue go with the jaw."""
+    lower = np.minimum(lower, upper + _TALLEST * scale)
     lab = cv2.cvtColor(picture, cv2.COLOR_RGB2LAB).astype(np.float32)
     tooth = cv2.GaussianBlur(
         lab[..., 0] - 2 * np.maximum(lab[..., 1] - 134, 0), (0, 0), max(0.8, 0.004 * scale)
