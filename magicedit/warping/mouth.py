@@ -40,8 +40,8 @@ _LIP_ALONE = 0.060  # iod that the lower lip drops without the jaw, about
 _SEAM_REACH = 0.035  # iod around the landmarks in which the dark line between the lips is looked for
 _SAME = 0.02  # crop px: movements that differ by less are the same
 _MOVES = 0.15  # crop px beyond that, from which on a column takes all of the layer
-# iod above and below a lip's edge in which its sheet turns into the skin's flow, in the middle, and more of it
-# at the corners
+# iod above and below a lip's edge in which its sheet turns into the flow of the skin: in the middle, and what
+# is added at the corners
 _LIP_REACH = (0.06, 0.30)
 _CORNER_FADE = 0.28  # iod beyond the corners of the mouth over which the two sheets become one
 
