@@ -21,9 +21,10 @@ _REST = 0.085  # iod that the upper incisors reach below the edge of closed lips
 _FILLED = 0.93  # of the way from the face's middle to a corner that a row of teeth reaches
 _HALVES = (0.6, 1.4)  # of a donor's half row: limits of its width
 _OVERBITE = 0.030  # iod that the lower incisors hide behind the upper ones
+_BARED = 0.035  # iod more that they show above a lip that the jaw draws down
 _STRETCH, _OWN_STRETCH = 1.25, 1.35  # at most, of teeth where the lip uncovers more than their picture shows
 _OWN_BELOW = 1.6  # at most, of what an own mouth shows below the upper teeth
-_LOWER_WIDTH, _LOWER_LIGHT = 0.74, 0.80  # of lower teeth, which are a donor's upper ones upside down
+_LOWER_WIDTH, _LOWER_LIGHT = 0.74, np.float32((0.88, 0.84, 0.80))  # of a donor's upper ones upside down
 _PINK = np.float32((1.35, 0.85, 0.85))  # of a tongue, whatever the lips are
 _SOFTENED = 0.6  # of the photograph's own blur: teeth that lose the lines between them look like a slab
 _DONOR_GRAIN = 1.5  # grey levels
@@ -152,7 +153,7 @@ def _cavity(opening: Opening) -> np.ndarray:
         back = p.lower[5, 1] - 0.60 * p.gap * p.interocular + 0.8 * (x - middle) ** 2 / p.interocular
         t = (y - back) / p.interocular
         groove = 1 - 0.06 * np.exp(-(((x - middle) / (0.045 * p.interocular)) ** 2))
-        light = (0.26 + 0.56 * smooth(t / 0.26)) * groove * (0.6 + 0.4 * smooth(opening.corner / 0.6))
+        light = (0.30 + 0.66 * smooth(t / 0.26)) * groove * (0.6 + 0.4 * smooth(opening.corner / 0.6))
         shown = smooth(t / 0.20) * smooth((p.jaw - 0.06) / 0.12) * 0.85
         tongue = 0.5 * lip * np.float32((1.0, 0.86, 0.88)) + 0.5 * lip.mean() * _PINK
         cavity += shown[..., None] * (tongue * light[..., None] - cavity)
@@ -236,21 +237,20 @@ def _draw_lower_teeth(inside: np.ndarray, opening: Opening, donor: Mouth, own: M
     if own is not None:
         theirs = own.teeth_colour * light_gain(opening.photo, opening.landmarks, own)
         gain = gain * np.clip(theirs.mean() / max((donor.teeth_colour * gain).mean(), 1), 0.6, 1.3)
-    y = down - (p.jaw - _OVERBITE) + 0.22 * across**2
+    rise = _OVERBITE + _BARED * smooth((p.jaw - 0.08) / 0.12)
+    y = down - (p.jaw - rise) + 0.22 * across**2
     x = across / (_LOWER_WIDTH + (1 - _LOWER_WIDTH) * np.minimum(np.abs(across) / 0.35, 1))
     colour, cover = _row(donor, x, -y, iod * opening.scale, flat=0.8)
     between = np.abs((across + 0.041) % 0.082 - 0.041)  # one lower incisor and the next
     colour = colour * (1 - 0.35 * np.exp(-((between / 0.007) ** 2)))[..., None]
     shade = (0.35 + 0.65 * smooth(opening.corner / 0.45)) * opening.slit
-    light = _LOWER_LIGHT * shade * (1 - 0.22 * smooth((p.jaw - 0.05) / 0.3))
+    light = shade * (1 - 0.22 * smooth((p.jaw - 0.05) / 0.3))
     light = light * (0.75 + 0.25 * smooth((opening.lower - opening.y) / (0.04 * iod)))
     light = light * (0.5 + 0.5 * smooth(down / 0.07))
     cover = cover * (y < 0.16)
-    if own is None:  # in a mouth that is wide open they would lie on the tongue
-        cover = cover * (1 - smooth((p.jaw - 0.08) / 0.10))
-    else:
+    if own is not None:
         cover = cover * smooth((p.jaw - 0.08) / 0.06)
-    inside += cover[..., None] * (colour * gain * light[..., None] - inside)
+    inside += cover[..., None] * (colour * gain * _LOWER_LIGHT * light[..., None] - inside)
 
 
 def _draw_upper_teeth(inside: np.ndarray, opening: Opening, donor: Mouth) -> None:

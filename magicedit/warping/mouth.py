@@ -29,6 +29,7 @@ NOSE_BASE = 2
 
 GATE = (0.030, 0.055)  # iod that lips part beyond what the photograph shows: no layer below, all of it above
 _TOUCHING = 0.012  # iod between lips that are closed
+_CORNERS = 0.6  # of the way from the landmarks of the opening's corners to those of the lips'
 _FLESH = 0.55  # of the way from a lip's inner edge to its outline: where its movement is read
 # Of the way from a lip's outline to the nose's base or the chin: elsewhere to read it
 _BESIDE = (0.0, 0.35, 0.7)
@@ -58,6 +59,8 @@ def part_lips(flow: np.ndarray, landmarks: np.ndarray, parts: bool = True) -> Pa
     interocular = face_frame(landmarks).interocular
     edges = [landmarks[list(ids)] for ids in (UPPER_LIP_EDGE, LOWER_LIP_EDGE)]
     outlines = [landmarks[list(ids)] for ids in (UPPER_LIP_OUTLINE, LOWER_LIP_OUTLINE)]
+    for edge, outline in zip(edges, outlines, strict=True):  # lips touch, and part, farther out
+        edge[[0, -1]] += _CORNERS * (outline[[0, -1]] - edge[[0, -1]])
     seam = (edges[0] + edges[1]) / 2
     closed = (edges[1] - edges[0])[:, 1] < _TOUCHING * interocular
     closed[[0, -1]] = True
