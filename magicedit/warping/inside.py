@@ -23,7 +23,8 @@ _HALVES = (0.6, 1.4)  # of a donor's half row: limits of its width
 _OVERBITE = 0.030  # iod that the lower incisors hide behind the upper ones
 _BARED = 0.035  # iod more that they show above a lip that the jaw draws down
 _STRETCH, _OWN_STRETCH = 1.25, 1.35  # at most, of teeth where the lip uncovers more than their picture shows
-_OWN_BELOW = 1.6  # at most, of what an own mouth shows below the upper teeth
+# At most, of what an own mouth shows below the upper teeth, and how much more where it shows tongue and darkness
+_OWN_BELOW, _OWN_DEEP = 1.6, 2.0
 _LOWER_WIDTH, _LOWER_LIGHT = 0.74, np.float32((0.88, 0.84, 0.80))  # of a donor's upper ones upside down
 _PINK = np.float32((1.35, 0.85, 0.85))  # of a tongue, whatever the lips are
 _SOFTENED = 0.6  # of the photograph's own blur: teeth that lose the lines between them look like a slab
@@ -165,7 +166,7 @@ def _draw_own(inside: np.ndarray, opening: Opening, mouth: Mouth) -> None:
 
     Sideways by the mouth's corners. Between the upper lip and the teeth's edge, which the skull holds, as far
     as _OWN_STRETCH; a lip that is raised further takes the edge along. What lies below the edge hangs on the
-    lower lip, stretched as far as _OWN_BELOW; above it the cavity shows.
+    lower lip, stretched as far as _OWN_BELOW, and where it is deep farther; above it the cavity shows.
     """
     p, iod = opening.parting, opening.parting.interocular
     crop_px = iod / mouth.scale  # crop px a px of the mouth's picture
@@ -190,7 +191,8 @@ def _draw_own(inside: np.ndarray, opening: Opening, mouth: Mouth) -> None:
     held = np.minimum(held, opening.upper + _OWN_STRETCH * above)
 
     # 2. What lies below it
-    height = np.maximum(np.minimum(opening.lower - held, _OWN_BELOW * below), 1e-3)
+    most = _OWN_BELOW + _OWN_DEEP * smooth((below / iod - 0.08) / 0.10)
+    height = np.maximum(np.minimum(opening.lower - held, most * below), 1e-3)
     top = opening.lower - height
     share = (opening.y - top) / height
     cover = np.clip(0.5 + (opening.y - top) / soft, 0, 1)
