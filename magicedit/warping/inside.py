@@ -23,7 +23,7 @@ _HALVES = (0.6, 1.4)  # of a donor's half row: limits of its width
 _OVERBITE = 0.030  # iod that the lower incisors hide behind the upper ones
 _BARED = 0.035  # iod more that they show above a lip that the jaw draws down
 _STRETCH, _OWN_STRETCH = 1.25, 1.35  # at most, of teeth where the lip uncovers more than their picture shows
-# At most, of what an own mouth shows below the upper teeth, and how much more where it shows tongue and darkness
+# At most, of what an own mouth shows below the upper teeth, and how much more where it is deep
 _OWN_BELOW, _OWN_DEEP = 1.6, 2.0
 _LOWER_WIDTH, _LOWER_LIGHT = 0.74, np.float32((0.88, 0.84, 0.80))  # of a donor's upper ones upside down
 _PINK = np.float32((1.35, 0.85, 0.85))  # of a tongue, whatever the lips are

@@ -247,10 +247,10 @@ def test_overlapping_faces_are_edited_in_sequence(editor, backend, photo):
 def test_requests_add_up_and_targets_follow_the_measurement(editor, photo):
     (face,) = editor.measure(photo)
     result = editor.edit(
-        photo, add="AU1=+1.5,AU12=-1", set={"AU4": 1}, emotion=("happiness", 0.5), measure=False
+        photo, add="AU1=+1.5,AU12=-1", set={"AU2": 1}, emotion=("happiness", 0.5), measure=False
     )
     assert result.faces[0].requested == pytest.approx(
-        {"AU1": 1.5, "AU4": 1 - face.action_units["AU4"], "AU6": 1.25, "AU12": 1.0, "AU25": 1.25}
+        {"AU1": 1.5, "AU2": 1 - face.action_units["AU2"], "AU4": -1.0, "AU6": 1.25, "AU12": 1.4, "AU25": 1.1}
     )
     assert result.faces[0].before == face.action_units
     assert result.faces[0].after is None
@@ -548,7 +548,10 @@ def test_sides_are_measured_and_judged(editor, photo):
 
 @pytest.mark.parametrize(
     "request_",
-    [{"add": "AU6=-2.5,AU12L=-4,AU12R=-4,AU25=-2.5", "emotion": "happiness"}, {"add": {"AU12": 1e-50}}],
+    [
+        {"add": "AU4=2,AU6=-2.5,AU12L=-4.8,AU12R=-4.8,AU25=-2.2", "emotion": "happiness"},
+        {"add": {"AU12": 1e-50}},
+    ],
 )
 def test_what_comes_to_nothing_returns_the_photograph(editor, photo, request_):
     result = editor.edit(photo, **request_)
