@@ -21,7 +21,7 @@ _REST = 0.085  # iod that the upper incisors reach below the edge of closed lips
 _FILLED = 0.93  # of the way from the face's middle to a corner that a row of teeth reaches
 _HALVES = (0.6, 1.4)  # of a donor's half row: limits of its width
 _OVERBITE = 0.030  # iod that the lower incisors hide behind the upper ones
-_BARED = 0.035  # iod more that they show above a lip that the jaw draws down
+_BARED = 0.022  # iod more that they show above a lip that the jaw draws down
 _STRETCH, _OWN_STRETCH = 1.25, 1.35  # at most, of teeth where the lip uncovers more than their picture shows
 # At most, of what an own mouth shows below the upper teeth, and how much more where it is deep
 _OWN_BELOW, _OWN_DEEP = 1.6, 2.0
