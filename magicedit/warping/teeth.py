@@ -33,6 +33,7 @@ _LINES, _CRISP = 0.012, 0.8  # iod, of what is deepened between teeth, and by ho
 _TALLEST = 0.17  # iod, of upper incisors and the gums above
 _SHOWS = (0.045, 0.10)
 _OWN_SCALE = 256  # px an iod, at most
+_DIMMEST = 0.86  # of the light by the skin: whites of eyes lie in shadow more often than teeth
 _BRIGHTEST = 210.0  # grey level of teeth: beyond they glow
 _TINT = (0.94, 1.06)  # of a donor's colours: glasses reflect, and blue teeth look dead
 
@@ -349,7 +350,7 @@ def light_gain(pixels: np.ndarray, landmarks: np.ndarray, mouth: Mouth) -> np.nd
     by_sclera = (sclera_colour(pixels, landmarks) / np.maximum(mouth.sclera, 1)).clip(0.1, 3) ** 0.8
     if not np.isfinite(by_sclera).all():
         return by_skin
-    level = np.clip(by_sclera.mean(), 0.75 * by_skin.mean(), 1.05 * by_skin.mean())
+    level = np.clip(by_sclera.mean(), _DIMMEST * by_skin.mean(), 1.05 * by_skin.mean())
     level = min(level, _BRIGHTEST / mouth.teeth_colour.mean())
     tint = (by_sclera / by_sclera.mean()) ** 0.5 * by_skin / by_skin.mean()
     tint = tint.clip(*_TINT)
