@@ -185,11 +185,22 @@ class _Curves:
         """Heights of the upper and of the lower lip's edge at columns x; the gap closes at the corners."""
         p = self.parting
         columns = np.arange(self.size * self.fine, dtype=np.float32) / self.fine
-        upper, lower = self.through(p.upper), self.through(p.lower)
+        upper, lower = self.even(_rounded(p.upper, columns)), self.even(_rounded(p.lower, columns))
         inside = np.minimum(columns - p.upper[0, 0], p.upper[-1, 0] - columns)
         taper = np.sqrt(np.clip(inside / (0.05 * p.interocular), 0, 1))
         gap, middle = np.maximum(lower - upper, 0) * taper, (upper + lower) / 2
         return self.read(middle - gap / 2, x), self.read(middle + gap / 2, x)
+
+
+def _rounded(edge: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Heights of a lip's edge (points, 2) at columns: between points by the angle around the mouth's middle, so
+    that an opening is round at its corners."""
+    ends = edge[0, 0], max(edge[-1, 0], edge[0, 0] + 1e-3)
+
+    def angle(x: np.ndarray) -> np.ndarray:
+        return np.arccos(1 - 2 * np.clip((x - ends[0]) / (ends[1] - ends[0]), 0, 1))
+
+    return np.interp(angle(columns), np.maximum.accumulate(angle(edge[:, 0])), edge[:, 1]).astype(np.float32)
 
 
 def carry_mouth(
