@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from magicedit.editor import ExpressionEditor
+from magicedit.embedded import embedded_folder
 from magicedit.hub.push import check_pipeline_folder
 from magicedit.models import load_pipeline
-from magicedit.models.loading import embedded_folder
 from magicedit.pipelines import pipeline_magicedit
 
 MINI = embedded_folder("mini")
