@@ -15,10 +15,12 @@ import contextlib
 import copy
 import importlib
 import inspect
+import itertools
 import json
 import math
 import shutil
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -751,6 +753,38 @@ def all_modules(*networks: torch.nn.Module | None) -> Iterator[torch.nn.Module]:
         found.extend(child for child in module._modules.values() if child is not None)
 
 
+class SerialNumbers:
+    """A number for each tensor, in the order in which they are first seen; unlike its `id`, no tensor that
+    comes later gets it again. Keeps no tensor alive."""
+
+    def __init__(self):
+        self._entries: dict[int, tuple[weakref.ref, int]] = {}  # by id, which the next tensor may inherit
+        self._numbers = itertools.count()
+        self._lock = threading.Lock()
+
+    def of(self, tensor: torch.Tensor) -> int:
+        entry = self._entries.get(id(tensor))
+        if entry is None or entry[0]() is not tensor:
+            entry = self._enter(tensor)
+        return entry[1]
+
+    def _enter(self, tensor: torch.Tensor) -> tuple[weakref.ref, int]:
+        key = id(tensor)
+
+        def forget(reference: weakref.ref) -> None:
+            if (last := self._entries.get(key)) is not None and last[0] is reference:
+                del self._entries[key]
+
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is None or entry[0]() is not tensor:  # no other thread was quicker
+                entry = self._entries[key] = weakref.ref(tensor, forget), next(self._numbers)
+            return entry
+
+
+_PARAMETER_NUMBERS = SerialNumbers()
+
+
 def weights_version(*networks: torch.nn.Module | None) -> int:
     """A number that changes when weights are replaced or written to, or adapters are set, scaled or merged.
 
@@ -761,7 +795,7 @@ def weights_version(*networks: torch.nn.Module | None) -> int:
         for parameter in module._parameters.values():
             if parameter is not None:
                 version = 0 if parameter.is_inference() else parameter._version
-                marks.append((id(parameter), version, parameter.dtype))
+                marks.append((_PARAMETER_NUMBERS.of(parameter), version, parameter.dtype))
         if hasattr(module, "merged_adapters"):  # a LoRA layer of peft
             marks.append((*module.merged_adapters, *module.active_adapters, module.disable_adapters))
             marks.append(tuple(module.scaling.items()))
