@@ -61,6 +61,7 @@ from magicedit.train.state import (
     flatten_optimizer,
     list_checkpoints,
     load_checkpoint,
+    recover_checkpoints,
     restore_optimizer,
     save_checkpoint,
 )
@@ -419,6 +420,9 @@ class Run:
             self.ema.to(device)
         self.prompt_embeds = self.pipeline.encode_prompt(device, torch.float32)
         self.identity_cache = self._make_identity_cache()
+        if self.accelerator.is_main_process:
+            recover_checkpoints(self.output_dir)
+        self.accelerator.wait_for_everyone()
         if config.resume_from_checkpoint:
             self._resume()
         elif list_checkpoints(self.output_dir):
