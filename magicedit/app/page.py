@@ -80,6 +80,11 @@ class Sessions:
             oldest.close()
         return session
 
+    def known(self, request: gr.Request) -> Session | None:
+        """The page's session; None where it had no event yet, or was closed."""
+        with self._lock:
+            return self._sessions.get(request.session_hash)
+
     def end(self, request: gr.Request) -> None:
         """Forgets a page that was closed."""
         with self._lock:
@@ -448,7 +453,8 @@ class Page:
         return [*self._around(session), *self._sliders(session, mode, True), *self._pictures(session)]
 
     def on_trouble(self, request: gr.Request) -> str:
-        return said(self.sessions.of(request).trouble)
+        session = self.sessions.known(request)
+        return said("" if session is None else session.trouble)
 
     def on_choose(self, request: gr.Request, label: str, mode: Mode, linked: bool) -> list:
         session = self.sessions.of(request)
@@ -491,7 +497,7 @@ class Page:
         session = self.sessions.of(request)
         settings = self._ask(session, ticket, face, values)
         if settings is not None:
-            session.want(settings)
+            session.want(settings, int(ticket))
         session.wanted_edit(self._telling(progress))
         return self._pictures(session)
 
@@ -598,7 +604,8 @@ class Page:
         """The handler, whose errors of the user become messages that `on_trouble` can show again."""
 
         def note(request: gr.Request, text: str) -> None:
-            self.sessions.of(request).trouble = text
+            if (session := self.sessions.known(request)) is not None:  # else the page was closed
+                session.trouble = text
 
         return spoken(handler, note)
 

@@ -1,5 +1,8 @@
 """The page's layout, without a browser."""
 
+from types import SimpleNamespace
+
+import gradio as gr
 import numpy as np
 import pytest
 
@@ -39,6 +42,25 @@ def test_units_outside_the_twelve_have_sliders(editor, tmp_path):
         "AU7": "AU7 lid tightener",
     }
     assert page.sweep_unit.value == "AU12"
+
+
+def test_an_edit_that_a_closed_page_cancels_opens_no_session(editor, photographs, tmp_path):
+    """What comes of it is told to nobody."""
+    sessions = Sessions(editor, tmp_path)
+    page, request = Page(sessions, live=True, settings=EditSettings()), SimpleNamespace(session_hash="one")
+    session = sessions.of(request)
+    session.open(photographs / "one.png")
+    session.ask({"AU12": 1.0})
+    session.want(EditSettings())
+
+    def closes(step: tuple[int, int], unit: str) -> None:
+        sessions.end(request)
+
+    with pytest.raises(gr.Error, match="the page was closed"):
+        page._spoken(page.on_edit)(request, progress=closes)
+    page.on_trouble(request)
+    assert sessions.known(request) is None
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_edit_of_a_unit_outside_the_twelve_is_told(editor, photographs, tmp_path):
