@@ -855,15 +855,23 @@ COMPONENT_CLASSES = {  # what a model folder may name; None: any scheduler
 }
 
 
-def load_component(folder: Path, name: str, named, dtype: torch.dtype, variant: str | None = None):
+def load_component(
+    folder: Path,
+    name: str,
+    named,
+    dtype: torch.dtype,
+    variant: str | None = None,
+    pipeline_class: "type[MagicEditPipeline] | None" = None,
+):
     """One component of a pipeline folder: an allowed stock class, from safetensors, every tensor accounted
     for."""
-    library, allowed = COMPONENT_CLASSES[name]
+    pipeline_class = pipeline_class or MagicEditPipeline
+    library, allowed = pipeline_class.component_classes[name]
     if named is not None and not (isinstance(named, list) and len(named) == 2):
         raise ValueError(f"{folder}: model_index.json must name {name} as [library, class], got {named!r}")
     if named is None or named[1] is None:
         # An old folder names no component that came later, but one without a reference says so
-        if name in MagicEditPipeline._optional_components and (named is not None or name != "reference_unet"):
+        if name in pipeline_class._optional_components and (named is not None or name != "reference_unet"):
             return None
         raise ValueError(f"{folder}: model_index.json names no {name}")
     if named[0] != library or not isinstance(named[1], str) or (allowed and named[1] not in allowed):
@@ -910,6 +918,9 @@ def load_component(folder: Path, name: str, named, dtype: torch.dtype, variant: 
 class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     """Edits the expression of an aligned face crop by AU variations.
 
+    A subclass names all arguments of its `__init__`, as diffusers needs it. Further components stand in its
+    `component_classes`, those that may be None also in `_optional_components`.
+
     Args:
         unet: the denoiser; its input channels are noisy latents, condition latents and, with
             `concat_identity`, identity latents; its class embedding takes the AU variation.
@@ -936,6 +947,7 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         *("reference_unet", "vae", "text_encoder", "tokenizer", "image_encoder", "au_map", "tiny_vae")
     ]
     _callback_tensor_inputs: ClassVar = ["latents"]
+    component_classes: ClassVar = COMPONENT_CLASSES
 
     def __init__(
         self,
@@ -1011,13 +1023,22 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     def save_pretrained(
         self, save_directory, safe_serialization: bool = True, push_to_hub: bool = False, **kwargs
     ):
-        """Saves the components as safetensors, and this file beside them as `pipeline.py`.
+        """Saves the components as safetensors, and the file of the class beside them as `pipeline.py`.
+
+        Of a subclass it is the subclass's own file, which works elsewhere as far as its imports do.
 
         Raises:
-            ValueError: where `safe_serialization` is off.
+            ValueError: where `safe_serialization` is off, or the class is not defined in a file.
         """
         if not safe_serialization:
             raise ValueError("weights are saved as safetensors only; leave safe_serialization=True")
+        pipeline_class = type(self)
+        try:
+            source = Path(inspect.getfile(pipeline_class))
+        except (TypeError, OSError) as error:
+            raise ValueError(
+                f"{pipeline_class.__name__} is not defined in a file, which would be saved beside the weights"
+            ) from error
         hub_kwargs = {
             k: kwargs.pop(k)
             for k in ("repo_id", "commit_message", "private", "token", "create_pr")
@@ -1028,11 +1049,11 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         folder = Path(save_directory)
         index_file = folder / "model_index.json"
         index = json.loads(index_file.read_text())
-        index["_class_name"] = ["pipeline", "MagicEditPipeline"]
-        copies = [folder / "pipeline.py"]
+        index["_class_name"] = ["pipeline", pipeline_class.__name__]
+        copies = {folder / "pipeline.py": source}
         if self.au_map is not None:
             index["au_map"] = ["pipeline", "ActionUnitMap"]
-            copies.append(folder / "au_map" / "pipeline.py")
+            copies[folder / "au_map" / "pipeline.py"] = Path(inspect.getfile(ActionUnitMap))
         index.pop("_name_or_path", None)
         index_file.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
         for config_file in folder.glob(
@@ -1041,8 +1062,7 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             config = json.loads(config_file.read_text())
             if config.pop("_name_or_path", None) is not None:
                 config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-        source = Path(inspect.getfile(type(self)))
-        for target in copies:
+        for target, source in copies.items():
             if source.resolve() != target.resolve():
                 shutil.copyfile(source, target)
         if push_to_hub:
@@ -1064,7 +1084,8 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     ) -> "MagicEditPipeline":
         """Loads a folder or hub id without ever running code from it.
 
-        Only the stock classes in `COMPONENT_CLASSES` and safetensors files are accepted.
+        Only the stock classes in `component_classes` and safetensors files are accepted. A subclass loads
+        what it or a class above it has saved.
 
         Args:
             torch_dtype: of the weights; default float32.
@@ -1096,23 +1117,29 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         if not isinstance(index, dict):
             raise ValueError(f"{index_file} must hold an object, got {type(index).__name__}")
         class_name = index.get("_class_name")
-        if (class_name[-1] if isinstance(class_name, list) else class_name) != cls.__name__:
-            raise ValueError(f"{folder} holds a {class_name}, expected a {cls.__name__}")
+        if isinstance(class_name, list) and class_name:
+            class_name = class_name[-1]
+        known = [parent.__name__ for parent in cls.__mro__ if issubclass(parent, MagicEditPipeline)]
+        if class_name not in known:
+            raise ValueError(
+                f"{folder} holds a {class_name}, which {cls.__name__}.from_pretrained cannot load; "
+                "call from_pretrained of that class"
+            )
 
         arguments = {}
         for name, parameter in inspect.signature(cls.__init__).parameters.items():
             if name in overrides:
                 arguments[name] = overrides.pop(name)
-            elif name in COMPONENT_CLASSES:
+            elif name in cls.component_classes:
                 arguments[name] = load_component(
-                    folder, name, index.get(name), torch_dtype or torch.float32, variant
+                    folder, name, index.get(name), torch_dtype or torch.float32, variant, cls
                 )
             elif name in index:
-                expected = (int, float) if isinstance(parameter.default, float) else type(parameter.default)
-                if not isinstance(index[name], expected):
-                    raise ValueError(
-                        f"{index_file}: {name} must be like {parameter.default!r}, got {index[name]!r}"
-                    )
+                default = parameter.default
+                expected = (int, float) if isinstance(default, float) else type(default)
+                typed = default not in (None, inspect.Parameter.empty)  # always, but in subclasses
+                if typed and not isinstance(index[name], expected):
+                    raise ValueError(f"{index_file}: {name} must be like {default!r}, got {index[name]!r}")
                 arguments[name] = index[name]
         if overrides:
             raise ValueError(f"unknown arguments: {', '.join(sorted(overrides))}")
