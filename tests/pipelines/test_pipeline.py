@@ -124,17 +124,14 @@ def test_guidance_follows_its_formula(sd_pipeline):
         diffusers.DPMSolverMultistepScheduler,
         diffusers.EulerDiscreteScheduler,
         diffusers.EulerAncestralDiscreteScheduler,
-        diffusers.HeunDiscreteScheduler,
         diffusers.LMSDiscreteScheduler,
-        diffusers.PNDMScheduler,
         diffusers.UniPCMultistepScheduler,
         diffusers.LCMScheduler,
-        diffusers.KDPM2DiscreteScheduler,
     ],
 )
 @pytest.mark.parametrize("prediction_type", ["sample", "epsilon"])
-def test_any_scheduler_serves_a_composing_model(scheduler, prediction_type):
-    """Whatever the scheduler wants predicted, a model that always gives one clean image gets there."""
+def test_what_schedulers_want_predicted_is_served(scheduler, prediction_type):
+    """A model that always gives one clean image gets there; tests/models/test_mini.py has a real one."""
     pipeline = tiny_patch_pipeline()
     config = {"beta_schedule": "scaled_linear", "prediction_type": prediction_type}
     pipeline.scheduler = scheduler.from_config(config)
@@ -157,6 +154,15 @@ def test_schedulers_without_alphas_are_refused(scheduler):
     pipeline.scheduler = scheduler()
     with pytest.raises(ValueError, match="cumulative alphas"):
         run(pipeline)
+
+
+def test_schedulers_of_higher_order_are_refused_for_composing_models_alone():
+    scheduler = diffusers.HeunDiscreteScheduler()
+    composing, predicting = tiny_patch_pipeline(), tiny_patch_pipeline(prediction="noise")
+    composing.scheduler = predicting.scheduler = scheduler
+    with pytest.raises(ValueError, match="cannot be sampled with HeunDiscreteScheduler"):
+        run(composing)
+    assert torch.isfinite(run(predicting).images).all()
 
 
 def test_flow_prediction_schedulers_are_refused(patch_pipeline):

@@ -835,11 +835,13 @@ QUALITIES = ("exact", "balanced", "fast", "live")
 EXACT_STEPS = 50  # of the published sampler
 
 # Schedulers that cannot be handed the clean sample; a flow-mask-paint model serves them its noise instead.
-NEEDS_NOISE = (
-    "EulerAncestralDiscreteScheduler",
-    "KDPM2AncestralDiscreteScheduler",
-    "KDPM2DiscreteScheduler",
-    "PNDMScheduler",
+NEEDS_NOISE = ("EulerAncestralDiscreteScheduler",)
+# Schedulers that a flow-mask-paint model cannot serve, beside those of a higher order: PNDM extrapolates
+# noise over steps between which its level falls by orders of magnitude; the others add noise.
+NOT_FOR_COMPOSING = (
+    diffusers.PNDMScheduler,
+    diffusers.DDIMInverseScheduler,
+    diffusers.DPMSolverMultistepInverseScheduler,
 )
 
 COMPONENT_CLASSES = {  # what a model folder may name; None: any scheduler
@@ -1330,7 +1332,8 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         """A scheduler of this call's own, so that calls from several threads do not share its state.
 
         Raises:
-            ValueError: where the scheduler does not follow a noise schedule in discrete steps.
+            ValueError: where the scheduler does not follow a noise schedule in discrete steps, or a
+                flow_mask_paint model cannot serve it.
         """
         scheduler = copy.deepcopy(self.scheduler)
         if not hasattr(scheduler, "alphas_cumprod") or not hasattr(scheduler, "init_noise_sigma"):
@@ -1338,6 +1341,14 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
                 f"{type(scheduler).__name__} has no cumulative alphas; use a scheduler such as DDIM or DPM++"
             )
         composed = self.config.prediction == "flow_mask_paint"
+        # A step of a higher order divides the difference of two answers by the lower of two noise levels:
+        # where these are far apart, small differences grow into pictures without a face
+        higher_order = getattr(scheduler, "order", 1) > 1
+        if composed and (higher_order or isinstance(scheduler, NOT_FOR_COMPOSING)):
+            raise ValueError(
+                f"a flow_mask_paint model cannot be sampled with {type(scheduler).__name__}, which would "
+                "destroy the picture; use a scheduler such as DDIM, DPM++ or UniPC"
+            )
         if (
             composed
             and type(scheduler).__name__ in NEEDS_NOISE
@@ -1491,6 +1502,9 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             raise ValueError(f"latents must have shape {shape}, got {tuple(latents.shape)}")
         # The scheduler's arithmetic stays on the CPU, where nothing waits for the device
         scheduler.set_timesteps(steps, device="cpu")
+        if isinstance(scheduler, diffusers.EulerAncestralDiscreteScheduler):
+            # Its step takes the root of a difference, which rounding makes negative between far levels
+            scheduler.sigmas = scheduler.sigmas.double()
         timesteps = scheduler.timesteps
         device_timesteps = timesteps.to(device)
         self._num_timesteps = len(timesteps)
