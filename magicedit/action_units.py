@@ -102,6 +102,11 @@ _NAME = re.compile(r"\s*AU[\s_]*0*([1-9][0-9]*)\s*([LR]?)\s*", re.IGNORECASE)
 _NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?\s*", re.IGNORECASE)
 
 
+def described(name: str) -> str:
+    """ "AU12" -> "AU12 (lip corner puller)"; a name that is not in `DESCRIPTIONS` as it is."""
+    return f"{name} ({DESCRIPTIONS[name]})" if name in DESCRIPTIONS else name
+
+
 def canonical_name(name: str, names: Iterable[str] | None = None) -> str:
     """The canonical spelling of an action unit: "au012", "AU 12" and "AU12" are "AU12", "au12l" is "AU12L".
 
@@ -115,15 +120,12 @@ def canonical_name(name: str, names: Iterable[str] | None = None) -> str:
         side = match[2].upper()
         if not side or canonical in BILATERAL:
             return canonical + side
-        raise ActionUnitError(
-            f"{canonical} ({DESCRIPTIONS[canonical]}) has no sides; those that have: {', '.join(BILATERAL)}"
-        )
+        raise ActionUnitError(f"{described(canonical)} has no sides; those that have: {', '.join(BILATERAL)}")
     problem = f"unknown action unit {reprlib.repr(name)}"
     if canonical in DESCRIPTIONS:
-        problem = f"{canonical} ({DESCRIPTIONS[canonical]}) is measured but cannot be edited here"
+        problem = f"{described(canonical)} is measured but cannot be edited here"
     nearest = _nearest_name(name, canonical, names)
-    described = f" ({DESCRIPTIONS[nearest]})" if nearest in DESCRIPTIONS else ""
-    hint = f"; did you mean {nearest}{described}?" if nearest else "."
+    hint = f"; did you mean {described(nearest)}?" if nearest else "."
     raise ActionUnitError(f"{problem}{hint} Known: {', '.join(names)}")
 
 

@@ -194,8 +194,8 @@ def run_landmarker() -> str:
 
 def run_mini() -> str:
     """Loads the embedded model."""
+    from magicedit.embedded import embedded_folder
     from magicedit.models import load_pipeline
-    from magicedit.models.loading import embedded_folder
 
     pipeline = load_pipeline("mini", device="cpu")
     folder = embedded_folder("mini")

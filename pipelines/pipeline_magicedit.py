@@ -15,10 +15,12 @@ import contextlib
 import copy
 import importlib
 import inspect
+import itertools
 import json
 import math
 import shutil
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -751,6 +753,38 @@ def all_modules(*networks: torch.nn.Module | None) -> Iterator[torch.nn.Module]:
         found.extend(child for child in module._modules.values() if child is not None)
 
 
+class SerialNumbers:
+    """A number for each tensor, in the order in which they are first seen; unlike its `id`, no tensor that
+    comes later gets it again. Keeps no tensor alive."""
+
+    def __init__(self):
+        self._entries: dict[int, tuple[weakref.ref, int]] = {}  # by id, which the next tensor may inherit
+        self._numbers = itertools.count()
+        self._lock = threading.Lock()
+
+    def of(self, tensor: torch.Tensor) -> int:
+        entry = self._entries.get(id(tensor))
+        if entry is None or entry[0]() is not tensor:
+            entry = self._enter(tensor)
+        return entry[1]
+
+    def _enter(self, tensor: torch.Tensor) -> tuple[weakref.ref, int]:
+        key = id(tensor)
+
+        def forget(reference: weakref.ref) -> None:
+            if (last := self._entries.get(key)) is not None and last[0] is reference:
+                del self._entries[key]
+
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is None or entry[0]() is not tensor:  # no other thread was quicker
+                entry = self._entries[key] = weakref.ref(tensor, forget), next(self._numbers)
+            return entry
+
+
+_PARAMETER_NUMBERS = SerialNumbers()
+
+
 def weights_version(*networks: torch.nn.Module | None) -> int:
     """A number that changes when weights are replaced or written to, or adapters are set, scaled or merged.
 
@@ -761,7 +795,7 @@ def weights_version(*networks: torch.nn.Module | None) -> int:
         for parameter in module._parameters.values():
             if parameter is not None:
                 version = 0 if parameter.is_inference() else parameter._version
-                marks.append((id(parameter), version, parameter.dtype))
+                marks.append((_PARAMETER_NUMBERS.of(parameter), version, parameter.dtype))
         if hasattr(module, "merged_adapters"):  # a LoRA layer of peft
             marks.append((*module.merged_adapters, *module.active_adapters, module.disable_adapters))
             marks.append(tuple(module.scaling.items()))
@@ -801,11 +835,13 @@ QUALITIES = ("exact", "balanced", "fast", "live")
 EXACT_STEPS = 50  # of the published sampler
 
 # Schedulers that cannot be handed the clean sample; a flow-mask-paint model serves them its noise instead.
-NEEDS_NOISE = (
-    "EulerAncestralDiscreteScheduler",
-    "KDPM2AncestralDiscreteScheduler",
-    "KDPM2DiscreteScheduler",
-    "PNDMScheduler",
+NEEDS_NOISE = ("EulerAncestralDiscreteScheduler",)
+# Schedulers that a flow-mask-paint model cannot serve, beside those of a higher order: PNDM extrapolates
+# noise over steps between which its level falls by orders of magnitude; the others add noise.
+NOT_FOR_COMPOSING = (
+    diffusers.PNDMScheduler,
+    diffusers.DDIMInverseScheduler,
+    diffusers.DPMSolverMultistepInverseScheduler,
 )
 
 COMPONENT_CLASSES = {  # what a model folder may name; None: any scheduler
@@ -821,15 +857,23 @@ COMPONENT_CLASSES = {  # what a model folder may name; None: any scheduler
 }
 
 
-def load_component(folder: Path, name: str, named, dtype: torch.dtype, variant: str | None = None):
+def load_component(
+    folder: Path,
+    name: str,
+    named,
+    dtype: torch.dtype,
+    variant: str | None = None,
+    pipeline_class: "type[MagicEditPipeline] | None" = None,
+):
     """One component of a pipeline folder: an allowed stock class, from safetensors, every tensor accounted
     for."""
-    library, allowed = COMPONENT_CLASSES[name]
+    pipeline_class = pipeline_class or MagicEditPipeline
+    library, allowed = pipeline_class.component_classes[name]
     if named is not None and not (isinstance(named, list) and len(named) == 2):
         raise ValueError(f"{folder}: model_index.json must name {name} as [library, class], got {named!r}")
     if named is None or named[1] is None:
         # An old folder names no component that came later, but one without a reference says so
-        if name in MagicEditPipeline._optional_components and (named is not None or name != "reference_unet"):
+        if name in pipeline_class._optional_components and (named is not None or name != "reference_unet"):
             return None
         raise ValueError(f"{folder}: model_index.json names no {name}")
     if named[0] != library or not isinstance(named[1], str) or (allowed and named[1] not in allowed):
@@ -876,6 +920,9 @@ def load_component(folder: Path, name: str, named, dtype: torch.dtype, variant: 
 class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     """Edits the expression of an aligned face crop by AU variations.
 
+    A subclass names all arguments of its `__init__`, as diffusers needs it. Further components stand in its
+    `component_classes`, those that may be None also in `_optional_components`.
+
     Args:
         unet: the denoiser; its input channels are noisy latents, condition latents and, with
             `concat_identity`, identity latents; its class embedding takes the AU variation.
@@ -902,6 +949,7 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         *("reference_unet", "vae", "text_encoder", "tokenizer", "image_encoder", "au_map", "tiny_vae")
     ]
     _callback_tensor_inputs: ClassVar = ["latents"]
+    component_classes: ClassVar = COMPONENT_CLASSES
 
     def __init__(
         self,
@@ -977,13 +1025,22 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     def save_pretrained(
         self, save_directory, safe_serialization: bool = True, push_to_hub: bool = False, **kwargs
     ):
-        """Saves the components as safetensors, and this file beside them as `pipeline.py`.
+        """Saves the components as safetensors, and the file of the class beside them as `pipeline.py`.
+
+        Of a subclass it is the subclass's own file, which works elsewhere as far as its imports do.
 
         Raises:
-            ValueError: where `safe_serialization` is off.
+            ValueError: where `safe_serialization` is off, or the class is not defined in a file.
         """
         if not safe_serialization:
             raise ValueError("weights are saved as safetensors only; leave safe_serialization=True")
+        pipeline_class = type(self)
+        try:
+            source = Path(inspect.getfile(pipeline_class))
+        except (TypeError, OSError) as error:
+            raise ValueError(
+                f"{pipeline_class.__name__} is not defined in a file, which would be saved beside the weights"
+            ) from error
         hub_kwargs = {
             k: kwargs.pop(k)
             for k in ("repo_id", "commit_message", "private", "token", "create_pr")
@@ -994,11 +1051,11 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         folder = Path(save_directory)
         index_file = folder / "model_index.json"
         index = json.loads(index_file.read_text())
-        index["_class_name"] = ["pipeline", "MagicEditPipeline"]
-        copies = [folder / "pipeline.py"]
+        index["_class_name"] = ["pipeline", pipeline_class.__name__]
+        copies = {folder / "pipeline.py": source}
         if self.au_map is not None:
             index["au_map"] = ["pipeline", "ActionUnitMap"]
-            copies.append(folder / "au_map" / "pipeline.py")
+            copies[folder / "au_map" / "pipeline.py"] = Path(inspect.getfile(ActionUnitMap))
         index.pop("_name_or_path", None)
         index_file.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
         for config_file in folder.glob(
@@ -1007,8 +1064,7 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             config = json.loads(config_file.read_text())
             if config.pop("_name_or_path", None) is not None:
                 config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-        source = Path(inspect.getfile(type(self)))
-        for target in copies:
+        for target, source in copies.items():
             if source.resolve() != target.resolve():
                 shutil.copyfile(source, target)
         if push_to_hub:
@@ -1030,7 +1086,8 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     ) -> "MagicEditPipeline":
         """Loads a folder or hub id without ever running code from it.
 
-        Only the stock classes in `COMPONENT_CLASSES` and safetensors files are accepted.
+        Only the stock classes in `component_classes` and safetensors files are accepted. A subclass loads
+        what it or a class above it has saved.
 
         Args:
             torch_dtype: of the weights; default float32.
@@ -1062,23 +1119,29 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         if not isinstance(index, dict):
             raise ValueError(f"{index_file} must hold an object, got {type(index).__name__}")
         class_name = index.get("_class_name")
-        if (class_name[-1] if isinstance(class_name, list) else class_name) != cls.__name__:
-            raise ValueError(f"{folder} holds a {class_name}, expected a {cls.__name__}")
+        if isinstance(class_name, list) and class_name:
+            class_name = class_name[-1]
+        known = [parent.__name__ for parent in cls.__mro__ if issubclass(parent, MagicEditPipeline)]
+        if class_name not in known:
+            raise ValueError(
+                f"{folder} holds a {class_name}, which {cls.__name__}.from_pretrained cannot load; "
+                "call from_pretrained of that class"
+            )
 
         arguments = {}
         for name, parameter in inspect.signature(cls.__init__).parameters.items():
             if name in overrides:
                 arguments[name] = overrides.pop(name)
-            elif name in COMPONENT_CLASSES:
+            elif name in cls.component_classes:
                 arguments[name] = load_component(
-                    folder, name, index.get(name), torch_dtype or torch.float32, variant
+                    folder, name, index.get(name), torch_dtype or torch.float32, variant, cls
                 )
             elif name in index:
-                expected = (int, float) if isinstance(parameter.default, float) else type(parameter.default)
-                if not isinstance(index[name], expected):
-                    raise ValueError(
-                        f"{index_file}: {name} must be like {parameter.default!r}, got {index[name]!r}"
-                    )
+                default = parameter.default
+                expected = (int, float) if isinstance(default, float) else type(default)
+                typed = default not in (None, inspect.Parameter.empty)  # always, but in subclasses
+                if typed and not isinstance(index[name], expected):
+                    raise ValueError(f"{index_file}: {name} must be like {default!r}, got {index[name]!r}")
                 arguments[name] = index[name]
         if overrides:
             raise ValueError(f"unknown arguments: {', '.join(sorted(overrides))}")
@@ -1269,7 +1332,8 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         """A scheduler of this call's own, so that calls from several threads do not share its state.
 
         Raises:
-            ValueError: where the scheduler does not follow a noise schedule in discrete steps.
+            ValueError: where the scheduler does not follow a noise schedule in discrete steps, or a
+                flow_mask_paint model cannot serve it.
         """
         scheduler = copy.deepcopy(self.scheduler)
         if not hasattr(scheduler, "alphas_cumprod") or not hasattr(scheduler, "init_noise_sigma"):
@@ -1277,6 +1341,14 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
                 f"{type(scheduler).__name__} has no cumulative alphas; use a scheduler such as DDIM or DPM++"
             )
         composed = self.config.prediction == "flow_mask_paint"
+        # A step of a higher order divides the difference of two answers by the lower of two noise levels:
+        # where these are far apart, small differences grow into pictures without a face
+        higher_order = getattr(scheduler, "order", 1) > 1
+        if composed and (higher_order or isinstance(scheduler, NOT_FOR_COMPOSING)):
+            raise ValueError(
+                f"a flow_mask_paint model cannot be sampled with {type(scheduler).__name__}, which would "
+                "destroy the picture; use a scheduler such as DDIM, DPM++ or UniPC"
+            )
         if (
             composed
             and type(scheduler).__name__ in NEEDS_NOISE
@@ -1430,6 +1502,9 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             raise ValueError(f"latents must have shape {shape}, got {tuple(latents.shape)}")
         # The scheduler's arithmetic stays on the CPU, where nothing waits for the device
         scheduler.set_timesteps(steps, device="cpu")
+        if isinstance(scheduler, diffusers.EulerAncestralDiscreteScheduler):
+            # Its step takes the root of a difference, which rounding makes negative between far levels
+            scheduler.sigmas = scheduler.sigmas.double()
         timesteps = scheduler.timesteps
         device_timesteps = timesteps.to(device)
         self._num_timesteps = len(timesteps)

@@ -31,9 +31,9 @@ from magicedit.batch.journal import open_journal
 from magicedit.batch.rows import COLUMNS, Row, rows_of_manifest
 from magicedit.batch.workers import EditorSettings, cores, edit_rows, sensible_workers
 from magicedit.cli import main
+from magicedit.embedded import embedded_folder
 from magicedit.errors import ActionUnitError, ImageError, MagicEditError, ModelError, OutputError
 from magicedit.expression import Expression
-from magicedit.models.loading import embedded_folder
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CALM = EditRequest(add={"AU12": -3}, quality="live", measure=False)

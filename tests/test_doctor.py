@@ -6,7 +6,7 @@ import pytest
 
 from magicedit import doctor
 from magicedit.cli import main
-from magicedit.models.loading import embedded_folder
+from magicedit.embedded import embedded_folder
 
 trained = (embedded_folder("mini") / "model_index.json").is_file()
 

@@ -27,6 +27,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from magicedit.action_units import NAMES
 from magicedit.data.pairs import PairDataset
+from magicedit.embedded import EMBEDDED, model_origin
 from magicedit.errors import DatasetError, MissingDependencyError, ModelError, TrainingError
 from magicedit.imaging import to_pixels
 from magicedit.models import (
@@ -43,7 +44,6 @@ from magicedit.models import (
     refine_patch_pipeline,
     weights_digest,
 )
-from magicedit.models.loading import EMBEDDED
 from magicedit.pipelines.pipeline_magicedit import Features, MagicEditPipeline, ReferenceCache
 from magicedit.train.compiled import CompiledReference, check_compiler, compilation_explained, compiled
 from magicedit.train.config import TrainConfig
@@ -61,6 +61,7 @@ from magicedit.train.state import (
     flatten_optimizer,
     list_checkpoints,
     load_checkpoint,
+    recover_checkpoints,
     restore_optimizer,
     save_checkpoint,
 )
@@ -168,7 +169,8 @@ def build_pipeline(config: TrainConfig) -> MagicEditPipeline:
         )
     hub_kwargs = {"revision": config.revision} if config.revision else {}
     folder = Path(source)
-    if (folder / "denoising_unet").is_dir():
+    origin = model_origin(source)
+    if origin == "folder" and (folder / "denoising_unet").is_dir():
         if config.base_model is None:
             raise ModelError(
                 f"{source} is a MagicFace checkpoint: name its Stable Diffusion with --base_model"
@@ -176,7 +178,7 @@ def build_pipeline(config: TrainConfig) -> MagicEditPipeline:
         base, (unet, reference_unet) = config.base_model, load_magicface(folder)
     else:
         index = {}
-        if source in EMBEDDED or not folder.is_dir() or (folder / "model_index.json").is_file():
+        if origin != "folder" or (folder / "model_index.json").is_file():
             index = _read_model_index(source, hub_kwargs)
         class_name = index.get("_class_name", "")
         if "MagicEditPipeline" in class_name:
@@ -418,6 +420,9 @@ class Run:
             self.ema.to(device)
         self.prompt_embeds = self.pipeline.encode_prompt(device, torch.float32)
         self.identity_cache = self._make_identity_cache()
+        if self.accelerator.is_main_process:
+            recover_checkpoints(self.output_dir)
+        self.accelerator.wait_for_everyone()
         if config.resume_from_checkpoint:
             self._resume()
         elif list_checkpoints(self.output_dir):

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from magicedit.data.pairs import PairDataset
+from magicedit.embedded import model_origin
 from magicedit.hub.cards import TrainingData, model_card
 from magicedit.hub.push import push_folder
 from magicedit.models import TRAINED_NETWORKS
@@ -39,7 +40,7 @@ def _description(config: TrainConfig) -> str:
     if config.objective != "distill":
         return ""
     teacher = config.pretrained_model_name_or_path
-    teacher = Path(teacher).name if Path(teacher).is_dir() else teacher
+    teacher = Path(teacher).name if model_origin(teacher) == "folder" else teacher
     return (
         f"It is distilled: in {config.distill_steps} steps without guidance it does what its teacher, "
         f"`{teacher}`, does in {config.distill_teacher_steps} steps with guidance "
@@ -81,7 +82,7 @@ def publish(
         description=_description(config),
         data=[data],
         data_note=f"Identities: {', '.join(sorted(identities))}." if len(identities) <= 200 else "",
-        base_model=base if base and not Path(base).is_dir() else None,
+        base_model=base if base and model_origin(base) != "folder" else None,
         command=command_of(config),
         results={"optimiser steps": step, "pairs seen": samples_seen, "seed": config.seed},
         results_note="Training only; editing quality was not measured when this card was written.",

@@ -65,7 +65,9 @@ def save_checkpoint(
     _sync(temporary / MANIFEST)
     _sync(temporary)
     old = output_dir / f"old-{step}"
-    if final.exists():  # the step was reached before: a kill between these lines leaves one of the two whole
+    # A kill between these lines leaves a whole checkpoint, which `recover_checkpoints` gives its name again
+    if final.exists():  # the step was reached before
+        shutil.rmtree(old, ignore_errors=True)
         final.rename(old)
     temporary.rename(final)
     _sync(output_dir)
@@ -97,6 +99,23 @@ def list_checkpoints(output_dir: Path) -> list[Path]:
     """Checkpoint folders, newest first, verified or not."""
     found = [p for p in output_dir.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name)]
     return sorted(found, key=checkpoint_step, reverse=True)
+
+
+def recover_checkpoints(output_dir: Path) -> None:
+    """Names whole checkpoints `checkpoint-N` again that a kill left under the names of their writing.
+
+    One that was written anew counts before the one that it was to replace, which is deleted then. Call it
+    while nothing is saved there, and in one process.
+    """
+    for prefix in ("tmp", "old"):
+        for folder in output_dir.glob(f"{prefix}-*"):
+            if not re.fullmatch(rf"{prefix}-\d+", folder.name):
+                continue
+            final = output_dir / f"checkpoint-{checkpoint_step(folder)}"
+            if not final.exists() and verify_checkpoint(folder):
+                folder.rename(final)
+            elif prefix == "old" and verify_checkpoint(final):
+                shutil.rmtree(folder)
 
 
 def find_checkpoint(output_dir: Path, which: str) -> Path | None:

@@ -23,7 +23,7 @@ from magicedit.app.sliders import (
     slider_range,
     slider_values,
 )
-from magicedit.app.views import SMALLEST_TOLD, bars, describe, face_labels
+from magicedit.app.views import SMALLEST_TOLD, bars, face_labels, titled
 from magicedit.editor import NO_TEETH, QUALITIES, ExpressionEditor
 from magicedit.errors import MagicEditError
 from magicedit.warping import embedded_mouths
@@ -34,6 +34,7 @@ REGIONS = (  # headings, and the regions of `ActionUnit` below each
     ("Eyes, cheeks and nose", ("eye", "cheek", "nose")),
     ("Lips and jaw", ("lip", "jaw")),
 )
+OTHER_UNITS = "Others"  # heading of units that only this model has
 PHOTOGRAPHS = [".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"]
 KEPT_SECONDS = 600  # of uploads, and of results in files; whoever waited longer in the queue uploads again
 MODEL = "model"  # events of this name wait for each other: the model serves one at a time
@@ -78,6 +79,11 @@ class Sessions:
         if oldest is not None:
             oldest.close()
         return session
+
+    def known(self, request: gr.Request) -> Session | None:
+        """The page's session; None where it had no event yet, or was closed."""
+        with self._lock:
+            return self._sessions.get(request.session_hash)
 
     def end(self, request: gr.Request) -> None:
         """Forgets a page that was closed."""
@@ -207,11 +213,10 @@ class Page:
                 self.cancel = gr.Button("Cancel", variant="stop", elem_id="cancel")
                 self.neutral = gr.Button("Neutralise", elem_id="neutral")
                 self.reset = gr.Button("All to zero", elem_id="reset")
-            for heading, regions in REGIONS:
+            for heading, units in by_region(self.units).items():
                 with gr.Accordion(heading, open=True):
-                    for unit in ACTION_UNITS:
-                        if unit.region in regions and unit.name in self.units:
-                            self._lay_out_unit(unit.name)
+                    for unit in units:
+                        self._lay_out_unit(unit)
             self.live = gr.Checkbox(
                 live,
                 label="preview while dragging",
@@ -240,7 +245,7 @@ class Page:
             self.preset_file = gr.DownloadButton(visible="hidden", elem_id="preset-file")
         with gr.Tab("Sweep", elem_id="tab-sweep"):
             self.sweep_unit = gr.Dropdown(
-                [(f"{name} {describe(name)}", name) for name in self.units],
+                [(titled(name), name) for name in self.units],
                 value="AU12" if "AU12" in self.units else self.units[0],
                 label="Action unit",
             )
@@ -315,7 +320,7 @@ class Page:
                 high,
                 value=0,
                 step=STEP,
-                label=f"{label} {describe(label)}",
+                label=titled(label),
                 visible=whole,
                 elem_id=f"slider-{name}",
                 elem_classes="me-unit",
@@ -448,7 +453,8 @@ class Page:
         return [*self._around(session), *self._sliders(session, mode, True), *self._pictures(session)]
 
     def on_trouble(self, request: gr.Request) -> str:
-        return said(self.sessions.of(request).trouble)
+        session = self.sessions.known(request)
+        return said("" if session is None else session.trouble)
 
     def on_choose(self, request: gr.Request, label: str, mode: Mode, linked: bool) -> list:
         session = self.sessions.of(request)
@@ -491,7 +497,7 @@ class Page:
         session = self.sessions.of(request)
         settings = self._ask(session, ticket, face, values)
         if settings is not None:
-            session.want(settings)
+            session.want(settings, int(ticket))
         session.wanted_edit(self._telling(progress))
         return self._pictures(session)
 
@@ -598,7 +604,8 @@ class Page:
         """The handler, whose errors of the user become messages that `on_trouble` can show again."""
 
         def note(request: gr.Request, text: str) -> None:
-            self.sessions.of(request).trouble = text
+            if (session := self.sessions.known(request)) is not None:  # else the page was closed
+                session.trouble = text
 
         return spoken(handler, note)
 
@@ -635,9 +642,7 @@ class Page:
             label = unit if linked else name
             shown = not linked or name == unit or name == sided_names(unit)[0]
             updates.append(
-                gr.Slider(
-                    minimum=low, maximum=high, value=value, label=f"{label} {describe(label)}", visible=shown
-                )
+                gr.Slider(minimum=low, maximum=high, value=value, label=titled(label), visible=shown)
             )
         return [linked, *updates]
 
@@ -668,6 +673,20 @@ class Page:
             said(summary(session)),
             session.ticket,
         ]
+
+
+def by_region(units: Sequence[str]) -> dict[str, list[str]]:
+    """A model's units by heading: those of `ACTION_UNITS` by their region, all others below OTHER_UNITS.
+
+    Headings without a unit are left out.
+    """
+    region_of = {unit.name: unit.region for unit in ACTION_UNITS}
+    groups = {
+        heading: [name for name, region in region_of.items() if region in regions and name in units]
+        for heading, regions in REGIONS
+    }
+    groups[OTHER_UNITS] = [name for name in units if name not in region_of]
+    return {heading: names for heading, names in groups.items() if names}
 
 
 def number_of(label: str) -> int:

@@ -43,6 +43,7 @@ THUMBNAIL_SIDE = 128  # px
 SHOWN_SIDE = 1280  # px: the longer side of what the page shows; downloads have the photograph's own
 AT_ONCE = 4  # pictures of a sweep that are held at full resolution
 MOST_EDITS = 50  # of a page's history; older ones are forgotten
+PAGE_CLOSED = "the page was closed"
 NOTHING_OPEN = "there is no photograph yet: drop one first"
 
 
@@ -51,7 +52,7 @@ OnStep = Callable[[int, int], None]  # denoising steps done, from 1, of so many
 
 
 class Cancelled(MagicEditError):
-    """An edit that the user stopped."""
+    """An edit that the user stopped, or whose page was closed."""
 
 
 @dataclass(frozen=True)
@@ -155,10 +156,11 @@ class Session:
         self.history: list[PastEdit] = []
         self.position = -1
         self._lock = threading.RLock()  # held for moments only
-        self._stop = threading.Event()
+        self._stop = threading.Event()  # of what runs
+        self._closed = False
         self.trouble = ""
         self.reference: Photo | None = None
-        self._running = False
+        self._running = 0  # nested calls of `_work`
         self._wanted: dict[type, EditSettings | Sweep] = {}
         self._folder = Path(tempfile.mkdtemp(prefix="session-", dir=folder))
         self._before: dict[int | None, Path] = {}  # the photograph as shown; by face, close up
@@ -166,8 +168,10 @@ class Session:
         self._latest: tuple[PastEdit, EditResult] | None = None  # the only one kept at full resolution
 
     def close(self) -> None:
-        """Deletes what was written for this page."""
-        self.cancel()
+        """Deletes what was written for this page; what runs is cancelled."""
+        with self._lock:
+            self._closed = True
+            self.cancel()
         self._writer.shutdown()
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -313,28 +317,32 @@ class Session:
 
     # --- what waits for the model ---
 
-    def want(self, wanted: "EditSettings | Sweep") -> None:
-        """Says that an edit or a sweep is to follow; the last one of each kind counts."""
+    def want(self, wanted: "EditSettings | Sweep", ticket: int | None = None) -> None:
+        """Says that an edit or a sweep is to follow; the last one of each kind counts.
+
+        ticket: nothing is wanted where it is void by now.
+        """
         with self._lock:
             self._opened()
-            self._wanted[type(wanted)] = wanted
+            if ticket is None or self.is_current(ticket):
+                self._wanted[type(wanted)] = wanted
 
     def wanted_edit(self, on_step: OnStep | None = None) -> PastEdit | None:
         """The edit that is wanted; None where none is any more."""
-        settings = self._take(EditSettings)
-        if settings is None or (self.past() is None and not self._asked()):  # a number field was only left
-            return None
-        return self.edit(settings, on_step)
+        with self._work(EditSettings) as settings:
+            if settings is None or (self.past() is None and not self._asked()):  # a field was only left
+                return None
+            return self.edit(settings, on_step)
 
     def wanted_sweep(self, on_step: OnStep | None = None) -> Path | None:
         """The sweep that is wanted; None where none is any more."""
-        wanted = self._take(Sweep)
-        return None if wanted is None else self.draw(wanted, on_step)
+        with self._work(Sweep) as wanted:
+            return None if wanted is None else self.draw(wanted, on_step)
 
     def cancel(self) -> bool:
         """Stops what runs at its next step, and drops what is wanted. Whether there was anything to stop."""
         with self._lock:
-            anything = self._running or bool(self._wanted)
+            anything = self._running > 0 or bool(self._wanted)
             self._wanted = {}
             self._stop.set()
             self.ticket += 1
@@ -358,27 +366,27 @@ class Session:
             photo, faces, asked, shown = self._opened(), self.faces, self._asked(), self.past()
             if shown is not None and (shown.requests, shown.settings) == (asked, settings):
                 return shown
-        result = self._run(photo, asked, settings, on_step, measure=True)
-        pixels = np.asarray(result.image.convert("RGB"))
-        close = {index: close_up(pixels, faces[index]) for index in asked or (0,)}
-        first = next(iter(close.values()))
-        write = self._writer.submit
-        kept = {index: write(self.keep, picture) for index, picture in close.items()}
-        past = PastEdit(
-            requests=asked,
-            settings=settings,
-            faces=dict(zip(asked, result.faces, strict=True)),
-            whole=write(lambda: self.keep(reduced(pixels))),
-            close=kept,
-            thumbnail=self.keep(reduced(first, THUMBNAIL_SIDE)),
-            seconds=result.seconds,
-        )
-        with self._lock:
-            if self.photo is not photo:
-                raise Cancelled("another photograph was opened meanwhile")
-            self._latest = past, result
-            self.history = [*self.history[: self.position + 1], past][-MOST_EDITS:]
-            self.position = len(self.history) - 1
+        with self._work():
+            result = self._run(photo, asked, settings, on_step, measure=True)
+            pixels = np.asarray(result.image.convert("RGB"))
+            close = {index: close_up(pixels, faces[index]) for index in asked or (0,)}
+            first = next(iter(close.values()))
+            past = PastEdit(
+                requests=asked,
+                settings=settings,
+                faces=dict(zip(asked, result.faces, strict=True)),
+                whole=self._keep_later(lambda: reduced(pixels)),
+                close={index: self._keep_later(lambda p=picture: p) for index, picture in close.items()},
+                thumbnail=self.keep(reduced(first, THUMBNAIL_SIDE)),
+                seconds=result.seconds,
+            )
+            with self._lock:
+                if self.photo is not photo:
+                    raise Cancelled("another photograph was opened meanwhile")
+                self._raise_if_cancelled()
+                self._latest = past, result
+                self.history = [*self.history[: self.position + 1], past][-MOST_EDITS:]
+                self.position = len(self.history) - 1
         return past
 
     def preview(self, settings: EditSettings) -> Path | None:
@@ -514,13 +522,22 @@ class Session:
         return expression.save(self._folder / f"preset-{'variations' if relative else 'intensities'}.yaml")
 
     def keep(self, pixels: np.ndarray) -> Path:
-        """Writes a picture for the browser as a JPEG file, once; deleted with the session."""
+        """Writes a picture for the browser as a JPEG file, once; deleted with the session.
+
+        Raises:
+            Cancelled: where the session is closed.
+        """
         pixels = np.ascontiguousarray(pixels)
         path = self._folder / f"{hashlib.blake2b(pixels, digest_size=12).hexdigest()}.jpg"
-        if not path.exists():
-            whole = path.with_suffix(f".{threading.get_ident()}.tmp")
-            PIL.Image.fromarray(pixels).save(whole, "JPEG", quality=92)
-            whole.replace(path)
+        try:
+            if not path.exists():
+                whole = path.with_suffix(f".{threading.get_ident()}.tmp")
+                PIL.Image.fromarray(pixels).save(whole, "JPEG", quality=92)
+                whole.replace(path)
+        except OSError as error:
+            if self._closed:
+                raise Cancelled(PAGE_CLOSED) from error
+            raise
         return path
 
     # --- inside ---
@@ -537,28 +554,50 @@ class Session:
     def _asked(self) -> dict[int, Request]:
         return {index: dict(asked) for index, asked in sorted(self.requests.items()) if asked}
 
-    def _take(self, kind: type[Wanted]) -> Wanted | None:
+    def _keep_later(self, pixels: Callable[[], np.ndarray]) -> "Future[Path]":
+        """Writes a picture, which is computed then too, in another thread. Raises as `keep`."""
         with self._lock:
-            return self._wanted.pop(kind, None)
+            if self._closed:
+                raise Cancelled(PAGE_CLOSED)
+            return self._writer.submit(lambda: self.keep(pixels()))
+
+    @contextlib.contextmanager
+    def _work(self, kind: type[Wanted] | None = None) -> Iterator[Wanted | None]:
+        """What `cancel` stops, from the moment on at which it is no longer wanted only; may be nested.
+
+        Yields what is wanted of a kind, and takes it; None where nothing is.
+        """
+        with self._lock:
+            if not self._running:
+                self._stop.clear()
+            self._running += 1
+            wanted = self._wanted.pop(kind, None)
+        try:
+            yield wanted
+        finally:
+            with self._lock:
+                self._running -= 1
+
+    def _raise_if_cancelled(self) -> None:
+        if self._closed:
+            raise Cancelled(PAGE_CLOSED)
+        if self._stop.is_set():
+            raise Cancelled("stopped, as you asked")
 
     @contextlib.contextmanager
     def _watched(self, on_step: OnStep | None, settings: EditSettings) -> Iterator[None]:
+        """Tells `on_step` of the model's steps, and ends at one of them where `cancel` was called."""
         total = settings.steps or self.editor.pipeline.sampling(settings.quality).steps
 
         def listener(step: int) -> None:
-            if self._stop.is_set():
-                raise Cancelled("stopped, as you asked")
+            self._raise_if_cancelled()
             if on_step is not None:
                 on_step(step + 1, total)
 
-        with self._lock:
-            self._stop.clear()
-            self._running = True
-        try:
+        with self._work():
+            self._raise_if_cancelled()
             with each_step(listener):
                 yield
-        finally:
-            self._running = False
 
     def _run(
         self,

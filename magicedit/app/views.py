@@ -17,10 +17,15 @@ CHOSEN, OTHER = "#f97316", "#f8fafc"
 
 
 def describe(name: str) -> str:
-    """ "AU12L" -> "lip corner puller, the subject's left"."""
+    """ "AU12L" -> "lip corner puller, the subject's left"; nothing for a unit without a description."""
     whole = whole_name(name)
-    side = SIDES.get(name.removeprefix(whole))
-    return DESCRIPTIONS[whole] + (f", {side}" if side else "")
+    told = (DESCRIPTIONS.get(whole), SIDES.get(name.removeprefix(whole)))
+    return ", ".join(filter(None, told))
+
+
+def titled(name: str) -> str:
+    """ "AU12L" -> "AU12L lip corner puller, the subject's left"."""
+    return f"{name} {describe(name)}".rstrip()
 
 
 def outlined(shown: np.ndarray, faces: Sequence[Face], scale: float, chosen: int) -> PIL.Image.Image:

@@ -2,23 +2,15 @@
 
 import hashlib
 import json
-from importlib.resources import files
-from pathlib import Path
+
+from magicedit.embedded import model_folder
 
 ENDS = 2**20  # bytes at either end of a file that are read to tell it from others
 
 
-def folder_of(model: str) -> Path | None:
-    """Of a model that is a folder, or inside the package; None for one of a hub."""
-    for folder in (Path(model), Path(str(files("magicedit"))) / "pretrained" / model):
-        if folder.is_dir():
-            return folder
-    return None
-
-
 def action_units_of(model: str) -> tuple[str, ...] | None:
     """What it can edit, in its order; None where its files do not tell: loading it will."""
-    folder = folder_of(model)
+    folder = model_folder(model)
     try:
         index = json.loads((folder / "model_index.json").read_text("utf-8")) if folder else {}
         return tuple(index["action_units"].split(","))
@@ -28,7 +20,7 @@ def action_units_of(model: str) -> tuple[str, ...] | None:
 
 def digest_of(model: str) -> str | None:
     """Of its files, of large ones the ends; None for a model of a hub, which its name stands for."""
-    folder = folder_of(model)
+    folder = model_folder(model)
     if folder is None:
         return None
     patterns = ("*.json", "*/*.json", "*/*.safetensors")  # not of checkpoints, which lie deeper

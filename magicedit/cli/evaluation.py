@@ -168,10 +168,10 @@ def _entrant(
 
 def fingerprint(spec: str) -> str | None:
     """Of a manifest, or of a model folder's files (of large ones their ends); None for everything else."""
-    from magicedit.models.loading import EMBEDDED, embedded_folder
+    from magicedit.embedded import model_folder
 
     kind, _, rest = spec.partition(":")
-    place = embedded_folder(spec) if spec in EMBEDDED else Path(rest if kind == "pictures" else spec)
+    place = Path(rest) if kind == "pictures" else model_folder(spec) or Path(spec)
     if place.is_dir():
         files = sorted(p for p in place.rglob("*") if p.name.endswith((".json", ".safetensors")))
         files = [p for p in files if "checkpoint" not in p.relative_to(place).parts[0]]
@@ -188,10 +188,12 @@ def fingerprint(spec: str) -> str | None:
 
 def short_name(spec: str) -> str:
     """A folder or file by its name alone; hub ids and everything else as they are."""
+    from magicedit.embedded import model_origin
+
     kind, colon, rest = spec.partition(":")
     if colon and kind == "pictures":
         return f"pictures:{Path(rest).name}"
-    return Path(spec).resolve().name if Path(spec).is_dir() else spec
+    return Path(spec).resolve().name if model_origin(spec) == "folder" else spec
 
 
 def run_evaluate(args: argparse.Namespace) -> int:

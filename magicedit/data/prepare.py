@@ -54,6 +54,7 @@ MAX_YAW, MAX_PITCH = 40.0, 30.0  # degrees; beyond, half of the face is hidden a
 JPEG_QUALITY = 95
 _METADATA_KEY = b"magicedit"  # of the Parquet schema: the settings that its rows were measured with
 _WORK = ".work"  # what an interrupted run has measured
+_FRESH, _REPLACED = "data", "replaced"  # there: shards being written, and those that they replace
 _WORK_ROWS = 64  # photographs between two writes there
 DEFAULT_VARIANTS = 4
 _VARIANTS_NOTE = """- Beside each training photograph stand {count} that a model of the face's muscles warped
@@ -497,9 +498,13 @@ def _encode(pixels: np.ndarray, image_format: str) -> bytes:
 
 
 def _measured_before(output: Path, settings: Mapping[str, Any]) -> dict[str, _Place]:
-    """By SHA-256, the rows of earlier runs, finished or not, that were measured with these settings."""
-    places = {}
-    for path in sorted(output.rglob("*.parquet")):
+    """By SHA-256, the rows of earlier runs, finished or not, that were measured with these settings.
+
+    Shards that an interrupted run was still writing repeat rows of other files, and are deleted before they
+    are written again.
+    """
+    places, unfinished = {}, output / _WORK / _FRESH
+    for path in sorted(path for path in output.rglob("*.parquet") if path.parent != unfinished):
         try:
             with pq.ParquetFile(path) as file:
                 written_with = json.loads(file.schema_arrow.metadata.get(_METADATA_KEY, b"null"))
@@ -540,7 +545,7 @@ def _write_dataset(
 
     Returns what report.json says.
     """
-    fresh, data = output / _WORK / "data", output / "data"
+    fresh, replaced, data = output / _WORK / _FRESH, output / _WORK / _REPLACED, output / "data"
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     notes: list[dict[str, str]] = []
@@ -595,7 +600,8 @@ def _write_dataset(
     # Until magicedit.json is back, an interruption leaves a dataset that nobody takes for complete.
     (output / DESCRIPTION_FILE).unlink(missing_ok=True)
     if data.exists():
-        data.rename(output / _WORK / "replaced")
+        shutil.rmtree(replaced, ignore_errors=True)  # of a run that was interrupted below
+        data.rename(replaced)
     fresh.rename(data)
     _write_text(output / REPORT_FILE, json.dumps(report, indent=2, ensure_ascii=False))
     _write_text(output / CARD_FILE, _card(description))

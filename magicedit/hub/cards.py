@@ -241,7 +241,7 @@ def _usage(repo_id: str | None, units: Sequence[str], resolution: int | None) ->
 
 
 def _action_units(units: Sequence[str]) -> str:
-    rows = [(position, unit, DESCRIPTIONS[unit]) for position, unit in enumerate(units)]
+    rows = [(position, unit, DESCRIPTIONS.get(unit, "not named here")) for position, unit in enumerate(units)]
     return _paragraphs("The condition vector, in this order:", _table(("position", "AU", "movement"), rows))
 
 

@@ -1,6 +1,6 @@
 """Configuring, initialising, converting and loading the two UNets."""
 
-from magicedit.models.export import export_onnx, use_onnx, weights_digest
+from magicedit.models.export import export_onnx, pipeline_digest, use_onnx, weights_digest
 from magicedit.models.loading import load_pipeline, model_origin
 from magicedit.models.magicface import convert, load_magicface
 from magicedit.models.optimize import Optimization, call_in_batches, optimize_pipeline, rows_that_fit
@@ -38,6 +38,7 @@ __all__ = [
     "load_pipeline",
     "model_origin",
     "optimize_pipeline",
+    "pipeline_digest",
     "predict_noise",
     "project_reference",
     "refine_patch_pipeline",

@@ -6,7 +6,9 @@ evaluated one after the other. The ID encoder runs once a face and stays in PyTo
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -60,13 +62,31 @@ def projections_of(unet: UNet2DConditionModel, cache: ReferenceCache) -> list[to
     return found
 
 
-def weights_digest(unet: torch.nn.Module) -> str:
+def weights_digest(network: torch.nn.Module) -> str:
     """SHA-256 over names, shapes and numbers of all weights."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(unet.state_dict().items()):
+    for name, tensor in sorted(network.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def pipeline_digest(pipeline: MagicEditPipeline) -> str:
+    """SHA-256 over all that an edit depends on: the weights of every network, the scheduler, the settings.
+
+    Not over where these were loaded from.
+    """
+    parts: dict[str, Any] = {"settings": _plain(pipeline.config)}
+    for name, part in pipeline.components.items():
+        if isinstance(part, torch.nn.Module):
+            parts[name] = weights_digest(part)
+    parts["scheduler"] = [type(pipeline.scheduler).__name__, _plain(pipeline.scheduler.config)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _plain(config: Mapping[str, Any]) -> dict[str, str]:
+    """A config without what says where its component came from, and which version saved it."""
+    return {name: repr(value) for name, value in config.items() if not name.startswith("_")}
 
 
 @torch.no_grad()

@@ -1,26 +1,12 @@
 """Finding and loading a pipeline: the embedded model, a folder, or a hub id."""
 
-from importlib.resources import files
 from pathlib import Path
 
 import torch
 
+from magicedit.embedded import EMBEDDED, embedded_folder, model_origin
 from magicedit.errors import ModelError
 from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline, load_component
-
-EMBEDDED = {"mini": None, "mini-live": "mini"}  # name -> the one whose ID encoder it shares
-
-
-def embedded_folder(name: str) -> Path:
-    """Folder of a model that ships inside the package."""
-    return Path(str(files("magicedit"))) / "pretrained" / name
-
-
-def model_origin(model: str | Path) -> str:
-    """Where `load_pipeline` would take the model from: "embedded", "folder" or "hub"."""
-    if str(model) in EMBEDDED:
-        return "embedded"
-    return "folder" if Path(model).is_dir() else "hub"
 
 
 def load_pipeline(

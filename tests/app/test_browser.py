@@ -1,8 +1,11 @@
 """The page in a real browser: what a person does with it, and what may go wrong for them."""
 
+import contextlib
 import json
+import queue
 import re
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +15,8 @@ import pytest
 from PIL import Image
 
 from magicedit.action_units import EMOTIONS
+from magicedit.app.server import serve
+from magicedit.editor import ExpressionEditor
 from magicedit.expression import Expression
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="browser tests need the package playwright")
@@ -19,6 +24,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 if CHROMIUM is None:
     pytest.skip("needs chromium, which is not installed", allow_module_level=True)
 
+PATIENCE = 300  # seconds, for what has no limit but that a machine may be slow
 # Without these the browser itself looks for its maker's hosts
 QUIET = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 
@@ -31,9 +37,9 @@ def browser() -> Iterator["sync_api.Browser"]:
         browser.close()
 
 
-@pytest.fixture
-def open_page(browser, address) -> Iterator[Callable[..., "sync_api.Page"]]:
-    """A new tab with the page; none may have failing scripts or fetch from elsewhere."""
+@contextlib.contextmanager
+def tabs(browser, address: str) -> Iterator[Callable[..., "sync_api.Page"]]:
+    """What opens a new tab with the page; none may have failing scripts or fetch from elsewhere."""
     pages, failed, fetched = [], [], []
 
     def opened(**options) -> "sync_api.Page":
@@ -50,6 +56,65 @@ def open_page(browser, address) -> Iterator[Callable[..., "sync_api.Page"]]:
         page.close()
     assert failed == []
     assert [url for url in fetched if not url.startswith((address, "data:", "blob:"))] == []
+
+
+@pytest.fixture
+def open_page(browser, address) -> Iterator[Callable[..., "sync_api.Page"]]:
+    with tabs(browser, address) as opened:
+        yield opened
+
+
+class HeldModel:
+    """An editor whose sweeps wait, with the model in their hands, until they are let go."""
+
+    def __init__(self):
+        self.editor = ExpressionEditor.from_pretrained("mini", device="cpu")
+        self.taken, self.let_go = threading.Event(), threading.Event()
+        draw = self.editor.variants
+
+        def held(*arguments, **settings):
+            self.taken.set()
+            self.let_go.wait()
+            return draw(*arguments, **settings)
+
+        self.editor.variants = held
+
+    def take(self, page) -> None:
+        """Draws a sweep in this tab, and returns when it has the model."""
+        page.get_by_role("tab", name="Sweep").click()
+        page.click("#draw-sweep")
+        assert self.taken.wait(PATIENCE)
+
+
+@pytest.fixture
+def held() -> Iterator[HeldModel]:
+    model = HeldModel()
+    yield model
+    model.let_go.set()
+
+
+@pytest.fixture
+def open_held_page(browser, held) -> Iterator[Callable[..., "sync_api.Page"]]:
+    """As `open_page`, of a server in this process whose model `held` can hold."""
+    told, ended = queue.Queue(), threading.Event()
+    server = threading.Thread(
+        target=serve, args=(lambda: held.editor,), kwargs={"port": 0, "say": told.put, "until": ended}
+    )
+    server.start()
+    try:
+        address = re.search(r"http\S+", told.get(timeout=PATIENCE))[0].rstrip("/")
+        with tabs(browser, address) as opened:
+
+            def patient(**options) -> "sync_api.Page":
+                page = opened(**options)
+                page.set_default_timeout(1000 * PATIENCE)
+                return page
+
+            yield patient
+    finally:
+        held.let_go.set()
+        ended.set()
+        server.join()
 
 
 def drop(page, path: Path, place: str = "#upload") -> None:
@@ -274,43 +339,36 @@ def test_cancel_stops_a_long_edit(open_page, photographs):
     status(page, "Nothing is running.")
 
 
-def long_sweep(page) -> None:
-    """Keeps the model busy for some seconds."""
-    page.get_by_role("tab", name="Settings").click()
-    page.get_by_label("exact", exact=True).check()
-    page.get_by_role("tab", name="Sweep").click()
-    page.click("#draw-sweep")
-    time.sleep(0.5)
-
-
-def test_while_an_edit_waits_other_things_go_on_and_it_stays_what_it_was(open_page, photographs):
+def test_while_an_edit_waits_other_things_go_on_and_it_stays_what_it_was(open_held_page, held, photographs):
     """Another tab has the model; meanwhile a face is chosen, and the edit is of the one it was asked of."""
-    busy, page = open_page(), open_page()
+    busy, page = open_held_page(), open_held_page()
     opened_photograph(busy, photographs / "one.png")
     opened_photograph(page, photographs / "two.png")
-    long_sweep(busy)
+    held.take(busy)
     page.click("#use-emotion")
     status(page, "Happiness, 0.8.")
     page.locator("#faces input").nth(1).check()
-    page.wait_for_function(  # at once, although the model is busy
-        "document.querySelector('#slider-AU12L input[type=number]').value == '0'", timeout=3000
+    page.wait_for_function(  # although the model is busy
+        "document.querySelector('#slider-AU12L input[type=number]').value == '0'"
     )
     assert not busy.locator("#sweep img").is_visible()
+    held.let_go.set()
     page.wait_for_function("document.querySelector('#status').innerText.includes('Edit 1 of 1')")
-    assert "AU12 +3.2" in page.inner_text("#status")
+    assert f"AU12 +{0.8 * EMOTIONS['happiness']['AU12']:.1f}" in page.inner_text("#status")
     assert "face 2" not in page.inner_text("#status")
 
 
-def test_cancel_drops_an_edit_that_waits(open_page, photographs):
-    busy, page = open_page(), open_page()
+def test_cancel_drops_an_edit_that_waits(open_held_page, held, photographs):
+    busy, page = open_held_page(), open_held_page()
     opened_photograph(busy, photographs / "one.png")
     opened_photograph(page, photographs / "one.png")
-    long_sweep(busy)
+    held.take(busy)
     page.click("#use-emotion")
     status(page, "Happiness, 0.8.")
     page.click("#cancel")
     status(page, "Stopped.")
-    busy.wait_for_selector("#sweep img", timeout=60_000)
+    held.let_go.set()
+    busy.wait_for_selector("#sweep img")
     status(page, "The photograph itself")  # the event that waited changed nothing
 
 

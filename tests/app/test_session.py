@@ -326,6 +326,70 @@ def test_cancelling_drops_what_waited(session):
     assert not session.cancel()  # nothing is left to stop
 
 
+@pytest.mark.parametrize("kind", ["edit", "sweep"])
+def test_cancelling_stops_what_was_taken_and_does_not_run_yet(session, monkeypatch, kind):
+    """Between the moment at which an edit no longer waits, and the model's first step."""
+    told, seen = [], []
+    carry_out = {"edit": session.edit, "sweep": session.draw}[kind]
+
+    def cancelled_first(*arguments):
+        told.append(session.cancel())
+        return carry_out(*arguments)
+
+    monkeypatch.setattr(session, carry_out.__name__, cancelled_first)
+    session.ask({"AU12": -3.0})
+    session.want(PLAIN if kind == "edit" else Sweep("AU12", -3, 0, 3, False, PLAIN))
+    wanted = {"edit": session.wanted_edit, "sweep": session.wanted_sweep}[kind]
+    with pytest.raises(Cancelled, match="as you asked"):
+        wanted(lambda step, total: seen.append(step))
+    assert told == [True]
+    assert seen == []
+    assert session.history == []
+    assert not session.cancel()
+    session.edit(PLAIN) if kind == "sweep" else carry_out(PLAIN)  # goes on afterwards
+    assert len(session.history) == 1
+
+
+def test_cancelling_between_the_ticket_and_the_wish_drops_it(session):
+    session.ask({"AU12": -3.0})
+    ticket = session.ticket
+    assert session.is_current(ticket)
+    session.cancel()
+    session.want(PLAIN, ticket)
+    assert session.wanted_edit() is None
+
+
+@pytest.mark.parametrize("moment", ["at the first step", "after the last step", "when pictures are written"])
+def test_closing_during_an_edit_cancels_it(editor, photographs, tmp_path, monkeypatch, moment):
+    session = Session(editor, tmp_path)
+    session.open(photographs / "one.png")
+    session.ask({"AU12": -3.0})
+    if moment == "after the last step":
+        edit_faces = editor.edit_faces
+
+        def closed_after(*arguments, **settings):
+            result = edit_faces(*arguments, **settings)
+            session.close()
+            return result
+
+        monkeypatch.setattr(editor, "edit_faces", closed_after)
+    elif moment == "when pictures are written":
+        keep = session.keep
+
+        def closed_before(picture):
+            session.close()
+            return keep(picture)
+
+        monkeypatch.setattr(session, "keep", closed_before)
+        monkeypatch.setattr(session._writer, "submit", lambda call: None)  # its threads close it, too
+    with pytest.raises(Cancelled):
+        session.edit(PLAIN, lambda step, total: session.close() if moment == "at the first step" else None)
+    assert session.history == []
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(Cancelled, match="closed"):
+        session.preview(PLAIN)
+
+
 def test_a_photograph_opened_during_an_edit_keeps_its_empty_history(session, photographs):
     session.ask({"AU12": -3.0})
 

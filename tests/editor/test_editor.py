@@ -18,11 +18,11 @@ from magicedit import ExpressionEditor
 from magicedit.action_units import NAMES
 from magicedit.editor import QUALITIES, each_step, sweep_strip, unreached
 from magicedit.editor.doubts import doubts_before
+from magicedit.embedded import embedded_folder
 from magicedit.errors import ActionUnitError, MagicEditError, ModelError, NoFaceError
 from magicedit.faces import load_backend
 from magicedit.imaging import save_image
 from magicedit.models import PatchModelConfig, create_patch_pipeline, optimize
-from magicedit.models.loading import embedded_folder
 from magicedit.pipelines import pipeline_magicedit
 
 TINY = {"block_out_channels": (16, 32), "resolution": 64, "default_steps": 2}

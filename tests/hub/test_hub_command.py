@@ -10,10 +10,10 @@ from machines import OWNER, STRANGER
 from magicedit.action_units import NAMES
 from magicedit.cli import main
 from magicedit.cli.evaluation import fingerprint
+from magicedit.embedded import embedded_folder
 from magicedit.errors import ModelError
 from magicedit.hub import describe_folder, gated_card, measured_card, model_card, read_results
 from magicedit.hub.cards import GATE
-from magicedit.models.loading import embedded_folder
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 REPORT = REPOSITORY / "benchmarks" / "evaluation" / "table1-small" / "summary.json"

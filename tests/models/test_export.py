@@ -9,7 +9,15 @@ from peft import LoraConfig
 from tiny_models import random_crop, tiny_patch_pipeline, tiny_stable_diffusion_pipeline
 
 from magicedit.errors import ModelError
-from magicedit.models.export import DenoiserGraph, export_onnx, projections_of, use_onnx, weights_digest
+from magicedit.models import load_pipeline
+from magicedit.models.export import (
+    DenoiserGraph,
+    export_onnx,
+    pipeline_digest,
+    projections_of,
+    use_onnx,
+    weights_digest,
+)
 
 PARITY = 1e-4  # greatest absolute difference, what the specification asks for
 SMILE = np.eye(12, dtype=np.float32)[6] * 3
@@ -113,6 +121,20 @@ def test_a_digest_sees_every_number():
     with torch.no_grad():
         other.conv_out.bias[-1] += 1e-6
     assert weights_digest(one) != weights_digest(other)
+
+
+def test_the_digest_of_a_pipeline_sees_every_network_and_setting(tmp_path):
+    first = pipeline_digest(tiny_patch_pipeline())
+    folder = tmp_path / "elsewhere"
+    tiny_patch_pipeline().save_pretrained(folder)
+    assert pipeline_digest(load_pipeline(folder, device="cpu")) == first
+    others = [tiny_patch_pipeline() for _ in range(4)]
+    with torch.no_grad():
+        others[0].unet.conv_out.bias[-1] += 1e-6
+        others[1].reference_unet.conv_in.bias[-1] += 1e-6
+    others[2].scheduler = type(others[2].scheduler).from_config(others[2].scheduler.config, beta_end=0.013)
+    others[3].register_to_config(default_steps=3)
+    assert len({first, *map(pipeline_digest, others)}) == 5
 
 
 def test_adapters_and_other_dtypes_are_refused(tmp_path):

@@ -3,16 +3,18 @@
 import concurrent.futures
 import contextlib
 import copy
+import weakref
 
 import diffusers
 import numpy as np
 import pytest
 import torch
-from tiny_models import random_crop
+from tiny_models import random_crop, tiny_patch_pipeline
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from magicedit.pipelines.pipeline_magicedit import (
     EncodedFaces,
+    SerialNumbers,
     encode_reference,
     is_compiled,
     transformer_blocks,
@@ -135,6 +137,33 @@ def test_changed_weights_make_encoded_faces_stale(pipeline):
                 EncodedFaces.join([faces, fresh])
         finally:
             weight.div_(1.5)
+
+
+def test_a_weight_at_the_address_of_the_one_it_replaces_makes_encoded_faces_stale():
+    pipeline = tiny_patch_pipeline()
+    layer = pipeline.unet.conv_in
+    layer.weight = torch.nn.Parameter(layer.weight.detach().clone())  # never written to, as a loaded one
+    faces = pipeline.encode_faces(*crops(pipeline))
+    values = layer.weight.detach() + 1
+    place, version = id(layer.weight), layer.weight._version
+    layer.weight = None
+    others = []  # hold other places, until the next parameter lies where the old one lay
+    while id(parameter := torch.nn.Parameter(values)) != place:
+        others.append(parameter)
+        assert len(others) < 10_000
+    layer.weight = parameter
+    assert parameter._version == version
+    assert not pipeline.is_current(faces)
+
+
+def test_the_numbers_of_weights_keep_none_of_them_alive():
+    numbers = SerialNumbers()
+    tensor = torch.zeros(3)
+    assert [numbers.of(tensor), numbers.of(torch.ones(3)), numbers.of(tensor)] == [0, 1, 0]
+    gone = weakref.ref(tensor)
+    del tensor
+    assert gone() is None
+    assert not numbers._entries
 
 
 def test_an_adapter_makes_encoded_faces_stale(sd_pipeline):

@@ -1,6 +1,8 @@
 import concurrent.futures
+import importlib
 import json
 import shutil
+import sys
 
 import accelerate
 import diffusers
@@ -122,17 +124,14 @@ def test_guidance_follows_its_formula(sd_pipeline):
         diffusers.DPMSolverMultistepScheduler,
         diffusers.EulerDiscreteScheduler,
         diffusers.EulerAncestralDiscreteScheduler,
-        diffusers.HeunDiscreteScheduler,
         diffusers.LMSDiscreteScheduler,
-        diffusers.PNDMScheduler,
         diffusers.UniPCMultistepScheduler,
         diffusers.LCMScheduler,
-        diffusers.KDPM2DiscreteScheduler,
     ],
 )
 @pytest.mark.parametrize("prediction_type", ["sample", "epsilon"])
-def test_any_scheduler_serves_a_composing_model(scheduler, prediction_type):
-    """Whatever the scheduler wants predicted, a model that always gives one clean image gets there."""
+def test_what_schedulers_want_predicted_is_served(scheduler, prediction_type):
+    """A model that always gives one clean image gets there; tests/models/test_mini.py has a real one."""
     pipeline = tiny_patch_pipeline()
     config = {"beta_schedule": "scaled_linear", "prediction_type": prediction_type}
     pipeline.scheduler = scheduler.from_config(config)
@@ -155,6 +154,15 @@ def test_schedulers_without_alphas_are_refused(scheduler):
     pipeline.scheduler = scheduler()
     with pytest.raises(ValueError, match="cumulative alphas"):
         run(pipeline)
+
+
+def test_schedulers_of_higher_order_are_refused_for_composing_models_alone():
+    scheduler = diffusers.HeunDiscreteScheduler()
+    composing, predicting = tiny_patch_pipeline(), tiny_patch_pipeline(prediction="noise")
+    composing.scheduler = predicting.scheduler = scheduler
+    with pytest.raises(ValueError, match="cannot be sampled with HeunDiscreteScheduler"):
+        run(composing)
+    assert torch.isfinite(run(predicting).images).all()
 
 
 def test_flow_prediction_schedulers_are_refused(patch_pipeline):
@@ -289,6 +297,90 @@ EDIT_AND_SAVE = """
     assert image.size == (32, 32)
     pipeline.save_pretrained(sys.argv[2])  # from an instance that was itself loaded from a folder's file
 """
+
+
+SUBCLASS = """
+from diffusers import UNet2DConditionModel
+
+from magicedit.pipelines.pipeline_magicedit import COMPONENT_CLASSES, MagicEditPipeline
+
+
+class GentlePipeline(MagicEditPipeline):
+    \"\"\"Asks for a share of what it is asked for, of the denoiser or of a second one.\"\"\"
+
+    component_classes = COMPONENT_CLASSES | {"second": COMPONENT_CLASSES["unet"]}
+    _optional_components = [*MagicEditPipeline._optional_components, "second"]
+
+    def __init__(
+        self, unet, reference_unet, scheduler, vae=None, text_encoder=None, tokenizer=None,
+        image_encoder=None, au_map=None, tiny_vae=None, prediction="noise", patch_size=4, resolution=512,
+        action_units="AU1", concat_identity=False, prompt="", default_steps=50, default_guidance_scale=3.0,
+        distilled_steps=0, second=None, share=0.5, remark=None,
+    ):
+        super().__init__(
+            unet, reference_unet, scheduler, vae, text_encoder, tokenizer, image_encoder, au_map, tiny_vae,
+            prediction, patch_size, resolution, action_units, concat_identity, prompt, default_steps,
+            default_guidance_scale, distilled_steps,
+        )
+        self.register_modules(second=second)
+        self.register_to_config(share=share, remark=remark)
+
+    def __call__(self, image, condition_image, au_delta, **settings):
+        return super().__call__(image, condition_image, au_delta * self.config.share, **settings)
+"""
+
+
+@pytest.fixture
+def gentle_class(tmp_path, monkeypatch):
+    (tmp_path / "gentle_pipeline.py").write_text(SUBCLASS)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield importlib.import_module("gentle_pipeline").GentlePipeline
+    del sys.modules["gentle_pipeline"]
+
+
+def as_subclass(subclass, pipeline, **more):
+    settings = {n: v for n, v in pipeline.config.items() if n[0] != "_" and n not in pipeline.components}
+    return subclass(**pipeline.components, **settings, **more)
+
+
+def test_a_subclass_is_saved_and_loaded_as_itself(patch_pipeline, gentle_class, tmp_path):
+    second = tiny_patch_pipeline().unet
+    gentle = as_subclass(gentle_class, patch_pipeline, second=second, share=0.25, remark="mild")
+    gentle.set_progress_bar_config(disable=True)
+    expected = run(patch_pipeline, SMILE * 0.25).images
+    assert torch.equal(run(gentle).images, expected)
+    assert (expected - run(patch_pipeline).images).abs().max() > 0.01
+    folder = tmp_path / "saved"
+    gentle.save_pretrained(folder)
+    loaded = gentle_class.from_pretrained(folder)
+    generic = diffusers.DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
+    for again in (loaded, generic):
+        again.set_progress_bar_config(disable=True)
+        assert type(again).__name__ == "GentlePipeline"
+        assert (again.config.share, again.config.remark) == (0.25, "mild")
+        assert torch.equal(again.second.conv_in.weight, second.conv_in.weight)
+        torch.testing.assert_close(run(again).images, expected, rtol=0, atol=1e-3)
+    loaded.save_pretrained(tmp_path / "again")
+    assert (tmp_path / "again" / "pipeline.py").read_text() == SUBCLASS
+    with pytest.raises(ModelError, match="holds a GentlePipeline, which MagicEditPipeline"):
+        load_pipeline(folder)
+
+
+def test_a_subclass_loads_what_the_class_above_it_saved(patch_pipeline, gentle_class, tmp_path):
+    patch_pipeline.save_pretrained(tmp_path / "saved")
+    loaded = gentle_class.from_pretrained(tmp_path / "saved", share=1.0)
+    loaded.set_progress_bar_config(disable=True)
+    assert loaded.second is None
+    torch.testing.assert_close(run(loaded).images, run(patch_pipeline).images, rtol=0, atol=1e-3)
+
+
+def test_a_class_without_a_file_is_not_saved(patch_pipeline, tmp_path):
+    space = {"MagicEditPipeline": MagicEditPipeline, "__name__": "a_notebook"}
+    exec("class Notebook(MagicEditPipeline):\n    pass", space)
+    pipeline = as_subclass(space["Notebook"], patch_pipeline)
+    with pytest.raises(ValueError, match="Notebook is not defined in a file"):
+        pipeline.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
 
 
 def test_loads_where_the_package_is_not_installed(patch_pipeline, tmp_path):

@@ -1,4 +1,6 @@
 import json
+from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from magicedit.train.state import (
     flatten_optimizer,
     list_checkpoints,
     load_checkpoint,
+    recover_checkpoints,
     restore_optimizer,
     save_checkpoint,
     verify_checkpoint,
@@ -73,6 +76,43 @@ def test_a_step_may_be_written_again(tmp_path):
     save(tmp_path, 3, value=1)
     folder = save(tmp_path, 3, value=2)
     assert load_checkpoint(folder)[0]["model"]["weight"].unique().tolist() == [2.0]
+
+
+@pytest.mark.parametrize("target", ["old-3", "checkpoint-3"])
+@pytest.mark.parametrize("before", [True, False])
+def test_a_checkpoint_killed_between_its_renames_is_found(tmp_path, monkeypatch, target, before):
+    """Killed before the old folder, or the new one, gets its name; with and without an old one."""
+    if before:
+        save(tmp_path, 3, value=1)
+    rename = Path.rename
+
+    def killed(self, to):
+        if Path(to).name == target:
+            raise KeyboardInterrupt
+        return rename(self, to)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", killed)
+        with pytest.raises(KeyboardInterrupt) if before or target == "checkpoint-3" else nullcontext():
+            save(tmp_path, 3, value=2)
+    recover_checkpoints(tmp_path)
+    assert not (tmp_path / "old-3").exists()
+    found = find_checkpoint(tmp_path, "latest")
+    assert found == find_checkpoint(tmp_path, "checkpoint-3") == tmp_path / "checkpoint-3"
+    expected = 1.0 if before and target == "old-3" else 2.0
+    assert load_checkpoint(found)[0]["model"]["weight"].unique().tolist() == [expected]
+    save(tmp_path, 3, value=4)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-3"]
+
+
+def test_an_old_checkpoint_is_found_where_the_new_one_is_torn(tmp_path):
+    save(tmp_path, 3, value=1).rename(tmp_path / "old-3")
+    (tmp_path / "tmp-3").mkdir()
+    (tmp_path / "tmp-3" / "model.safetensors").write_bytes(b"half")
+    (tmp_path / "old-times").mkdir()
+    recover_checkpoints(tmp_path)
+    assert load_checkpoint(find_checkpoint(tmp_path, "latest"))[1] == {"step": 3}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-3", "old-times", "tmp-3"]
 
 
 def test_optimizer_round_trip_continues_bit_equal(tmp_path):

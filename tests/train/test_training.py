@@ -304,6 +304,17 @@ def test_a_run_starts_from_another_at_another_resolution(tiny_flags, tmp_path):
     assert new.unet.conv_out.weight[66:].abs().max() < 1e-6
 
 
+def test_training_resumes_from_a_checkpoint_that_was_being_replaced(tiny_flags, tmp_path):
+    """As a kill between the two renames leaves it."""
+    train(parse_config(tiny_flags(tmp_path, "--max_train_steps", "2")))
+    (tmp_path / "checkpoint-2").rename(tmp_path / "old-2")
+    with pytest.raises(TrainingError, match="holds checkpoints of an earlier run"):
+        train(parse_config(tiny_flags(tmp_path, "--max_train_steps", "3")))
+    (tmp_path / "checkpoint-2").rename(tmp_path / "old-2")
+    flags = tiny_flags(tmp_path, "--max_train_steps", "3", "--resume_from_checkpoint", "latest")
+    assert Run(parse_config(flags)).step == 2
+
+
 def test_a_checkpoint_of_before_fine_flow_says_what_differs(tiny_flags, tmp_path):
     train(parse_config(tiny_flags(tmp_path, "--max_train_steps", "1", "--fine_flow", "false")))
     (checkpoint,) = tmp_path.glob("checkpoint-*")

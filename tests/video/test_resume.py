@@ -9,9 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import write_video
 
+from magicedit.editor import ExpressionEditor
 from magicedit.errors import OutputError
+from magicedit.models import load_pipeline
 from magicedit.video import VideoResult, edit_video, reenact
 from magicedit.video.partial import Partial
 from magicedit.video.reading import Video
@@ -134,7 +137,7 @@ def test_what_the_filters_and_the_meter_know_is_kept(tmp_path, editor, source, r
     assert same_frames(output, result.path)
 
 
-@pytest.mark.parametrize("change", ["request", "input"])
+@pytest.mark.parametrize("change", ["request", "input", "ID encoder"])
 def test_other_work_does_not_mix_with_it(tmp_path, editor, source, moving, whole, change):
     output, film = tmp_path / "out.mp4", tmp_path / "in.mp4"
     film.write_bytes(source.read_bytes())
@@ -143,6 +146,11 @@ def test_other_work_does_not_mix_with_it(tmp_path, editor, source, moving, whole
     arguments = dict(ARGUMENTS)
     if change == "request":
         arguments["add"] = "AU12=-3,AU26=1"
+    elif change == "ID encoder":
+        pipeline = load_pipeline("mini", device="cpu")
+        with torch.no_grad():
+            pipeline.reference_unet.conv_in.weight.mul_(0.5)
+        editor = ExpressionEditor(pipeline, editor.backend, model=editor.model)
     else:
         write_video(film, moving(PIECE + 3)[::-1])
     assert edit_video(editor, film, output, **arguments).resumed == 0

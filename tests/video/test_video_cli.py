@@ -9,6 +9,7 @@ from PIL import Image
 
 from magicedit.cli import main
 from magicedit.cli.video import ProgressLine, clock
+from magicedit.models import PatchModelConfig, create_patch_pipeline
 from magicedit.video import Progress
 
 
@@ -46,6 +47,19 @@ def test_video_as_json(capsys):
     assert "looking for faces" in err
     assert "editing: frame" in err
     assert len(read_pictures("out.mp4")) == 4
+
+
+def test_units_are_the_models_own_whatever_its_name(folder, monkeypatch, capsys):
+    """A model named like the embedded one, which has a unit that `mini` does not have and lacks others."""
+    config = PatchModelConfig(action_units=("AU12", "AU7"), block_out_channels=(16, 32), resolution=64)
+    create_patch_pipeline(config, seed=1).save_pretrained(folder / "mini-of-mine")
+    monkeypatch.setattr("magicedit.cli.video.load_editor", lambda *_: pytest.fail("the model was loaded"))
+    words = ("video", "clip.mp4", "-o", "out.mp4", "--model", "mini-of-mine", "--au")
+    code, _, err = run(capsys, *words, "AU4=1")
+    assert code == 2
+    assert "AU4 (brow lowerer) is measured but cannot be edited here; did you mean AU7" in err
+    with pytest.raises(pytest.fail.Exception, match="the model was loaded"):
+        run(capsys, *words, "AU7=1")
 
 
 def test_reenact_as_text(capsys):

@@ -1,0 +1,29 @@
+"""Models that ship inside the package, and what the name of a model stands for."""
+
+from importlib.resources import files
+from pathlib import Path
+
+EMBEDDED = {"mini": None, "mini-live": "mini"}  # name -> the one whose ID encoder it shares
+
+
+def embedded_folder(name: str) -> Path:
+    """Folder of a model that ships inside the package."""
+    return Path(str(files("magicedit"))) / "pretrained" / name
+
+
+def model_origin(model: str | Path) -> str:
+    """Where a model of that name is loaded from: "embedded", "folder" or "hub".
+
+    The name of an embedded model never means a folder: `./mini` does.
+    """
+    if str(model) in EMBEDDED:
+        return "embedded"
+    return "folder" if Path(model).is_dir() else "hub"
+
+
+def model_folder(model: str | Path) -> Path | None:
+    """Folder of an embedded model, or of one that is a folder; None for a model of a hub."""
+    origin = model_origin(model)
+    if origin == "embedded":
+        return embedded_folder(str(model))
+    return Path(model) if origin == "folder" else None

@@ -1,0 +1,75 @@
+"""The page's layout, without a browser."""
+
+from types import SimpleNamespace
+
+import gradio as gr
+import numpy as np
+import pytest
+
+from magicedit.action_units import NAMES
+from magicedit.app import EditSettings, Session
+from magicedit.app.page import OTHER_UNITS, Page, Sessions, by_region
+from magicedit.app.views import bars
+from magicedit.editor import ExpressionEditor
+from magicedit.faces import load_backend
+from magicedit.models import PatchModelConfig, create_patch_pipeline
+
+
+@pytest.fixture(scope="module")
+def editor() -> ExpressionEditor:
+    """A tiny random model of two known units, one that is measured only, and one without a description."""
+    units = ("AU43", "AU12", "AU7", "AU26")
+    config = PatchModelConfig(action_units=units, block_out_channels=(16, 32), resolution=64, default_steps=1)
+    return ExpressionEditor(create_patch_pipeline(config, seed=1), load_backend("mediapipe"))
+
+
+def test_each_unit_of_the_published_twelve_stands_below_its_region():
+    groups = by_region(NAMES)
+    assert sorted(name for units in groups.values() for name in units) == sorted(NAMES)
+    assert groups["Brows"] == ["AU1", "AU2", "AU4"]
+    assert OTHER_UNITS not in groups
+
+
+def test_units_outside_the_twelve_have_sliders(editor, tmp_path):
+    assert by_region(editor.action_units) == {"Lips and jaw": ["AU12", "AU26"], OTHER_UNITS: ["AU43", "AU7"]}
+    page = Page(Sessions(editor, tmp_path), live=True, settings=EditSettings())
+    labels = {name: slider.label for name, slider in page.sliders.items()}
+    assert labels == {
+        "AU12L": "AU12 lip corner puller",
+        "AU12R": "AU12R lip corner puller, the subject's right",
+        "AU26": "AU26 jaw drop",
+        "AU43": "AU43",
+        "AU7": "AU7 lid tightener",
+    }
+    assert page.sweep_unit.value == "AU12"
+
+
+def test_an_edit_that_a_closed_page_cancels_opens_no_session(editor, photographs, tmp_path):
+    """What comes of it is told to nobody."""
+    sessions = Sessions(editor, tmp_path)
+    page, request = Page(sessions, live=True, settings=EditSettings()), SimpleNamespace(session_hash="one")
+    session = sessions.of(request)
+    session.open(photographs / "one.png")
+    session.ask({"AU12": 1.0})
+    session.want(EditSettings())
+
+    def closes(step: tuple[int, int], unit: str) -> None:
+        sessions.end(request)
+
+    with pytest.raises(gr.Error, match="the page was closed"):
+        page._spoken(page.on_edit)(request, progress=closes)
+    page.on_trouble(request)
+    assert sessions.known(request) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_edit_of_a_unit_outside_the_twelve_is_told(editor, photographs, tmp_path):
+    session = Session(editor, tmp_path)
+    session.open(photographs / "one.png")
+    session.ask_sliders(np.array([2.0, 0.0, 0.0, 1.0, 0.0]), "add", True)
+    past = session.edit(EditSettings())
+    assert past.requests == {0: {"AU43": 2.0, "AU7": 1.0}}
+    table = bars(past.faces)
+    assert "AU43<small></small>" in table
+    assert "AU7<small>lid tightener</small>" in table
+    session.close()
