@@ -193,8 +193,8 @@ class _Curves:
 
 
 def _rounded(edge: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Heights of a lip's edge (points, 2) at columns: between points by the angle around the mouth's middle, so
-    that an opening is round at its corners."""
+    """Heights of a lip's edge (points, 2) at columns: between points by the angle around its middle,
+    so that an opening is round at its corners."""
     ends = edge[0, 0], max(edge[-1, 0], edge[0, 0] + 1e-3)
 
     def angle(x: np.ndarray) -> np.ndarray:
