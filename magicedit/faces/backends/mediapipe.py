@@ -7,12 +7,14 @@ own, enlarged or reduced to one size, so that landmarks, blendshapes and pose do
 photograph is.
 """
 
+import atexit
 import contextlib
 import hashlib
 import http.client
 import importlib.util
 import io
 import os
+import queue
 import re
 import sys
 import tempfile
@@ -21,6 +23,7 @@ import urllib.request
 import weakref
 import zipfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -176,6 +179,30 @@ def _close(tasks: list[Any]) -> None:
                 task._handle = None  # the process frees it, and its __del__ must not try again
 
 
+# Closing takes locks that the thread may hold in which a garbage collection finds a backend: it is done in
+# another thread. SimpleQueue may be put to at any moment.
+_collected: "queue.SimpleQueue[list[Any]]" = queue.SimpleQueue()
+_open: "weakref.WeakSet[MediaPipeBackend]" = weakref.WeakSet()
+
+
+def _close_collected() -> None:
+    while True:
+        _close(_collected.get())
+
+
+@atexit.register
+def _close_open() -> None:
+    for backend in list(_open):
+        backend.close()
+
+
+@cache
+def _closing_thread() -> threading.Thread:
+    thread = threading.Thread(target=_close_collected, name="mediapipe-closing", daemon=True)
+    thread.start()
+    return thread
+
+
 # --- the backend ---
 class MediaPipeBackend:
     """Finds and measures faces with MediaPipe; not to be called from two threads at once.
@@ -231,7 +258,15 @@ class MediaPipeBackend:
             for height, width in ((_SHOWN, _SHOWN), (_SHOWN, 2 * _SHOWN), (2 * _SHOWN, 2 * _SHOWN)):
                 self._detector.detect(self._image(np.zeros((height, width, 3), np.uint8)))
             self._landmarker.detect(self._image(np.zeros((_CROP_SIZE, _CROP_SIZE, 3), np.uint8)))
-        self.close = weakref.finalize(self, _close, [self._detector, self._landmarker])
+        _closing_thread()
+        self._collecting = weakref.finalize(self, _collected.put, [self._detector, self._landmarker])
+        self._collecting.atexit = False
+        _open.add(self)
+
+    def close(self) -> None:
+        """Frees MediaPipe's graphs, as garbage collection does too; may be called again."""
+        if self._collecting.detach():
+            _close([self._detector, self._landmarker])
 
     def detect(self, pixels: np.ndarray) -> list[Face]:
         """Faces of an RGB photograph, (height, width, 3) uint8, largest first.
