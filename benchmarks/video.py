@@ -4,9 +4,8 @@
 
 The videos are synthetic: a public-domain photograph (scikit-image's astronaut; of closed lips a synthetic
 portrait) that moves, grows and turns slowly before a background, with expressions by the muscles' warp and
-with a sensor's noise. Speed and memory
-are those of `magicedit video` in processes of their own. Parts that are not measured anew are kept from the
-file, with the circumstances under which they were.
+with a sensor's noise. Speed and memory are those of `magicedit video` in processes of their own. Parts that
+are not measured anew are kept from the file, with the circumstances under which they were.
 """
 
 import argparse

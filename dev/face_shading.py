@@ -23,6 +23,7 @@ from mini_quality import VALIDATION  # noqa: E402
 
 from magicedit.faces import load_backend  # noqa: E402
 from magicedit.imaging import open_photo  # noqa: E402
+from magicedit.warping.inside import smooth  # noqa: E402
 from magicedit.warping.mouth import LOWER_LIP_OUTLINE, UPPER_LIP_OUTLINE  # noqa: E402
 from magicedit.warping.muscles import SKIN  # noqa: E402
 from magicedit.warping.muscles import TABLE as SHAPES_TABLE  # noqa: E402
@@ -41,9 +42,8 @@ FOLD_DOWN, FOLD_ACROSS = (0.15, 0.35, 0.65, 0.85), (0.5, 0.65)
 FLOOR = 6.0  # levels of light that count as dark
 
 
-def smooth(value: np.ndarray, low: float, high: float) -> np.ndarray:
-    step = np.clip((value - low) / (high - low), 0, 1)
-    return step * step * (3 - 2 * step)
+def between(value: np.ndarray, low: float, high: float) -> np.ndarray:
+    return smooth((value - low) / (high - low))
 
 
 def main() -> None:
@@ -102,9 +102,9 @@ def main() -> None:
 
     # 4. The parts that go with units, the subject's left half of each
     across, down = (grid.T.reshape(2, height, width) - np.array([[[middle - 0.5]], [[-TOP / PIXEL]]])) * PIXEL
-    below_eyes = smooth(down, *EYES_END)
-    fold = smooth(down, *FOLD_DOWN[:2]) * (1 - smooth(down, *FOLD_DOWN[2:]))
-    fold *= 1 - smooth(np.abs(across), *FOLD_ACROSS)
+    below_eyes = between(down, *EYES_END)
+    fold = between(down, *FOLD_DOWN[:2]) * (1 - between(down, *FOLD_DOWN[2:]))
+    fold *= 1 - between(np.abs(across), *FOLD_ACROSS)
     windows = {"cheeks": below_eyes, "eyes": 1 - below_eyes, "fold": fold}
     scale = np.abs(ratio).max() / 127
     table = {

@@ -6,6 +6,7 @@ arXiv:1611.09961); what the photograph does not have (teeth, say) is painted thr
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import cv2
@@ -112,28 +113,16 @@ def carry_change(
             f"got {change.mask.shape} and {region.shape}"
         )
     result = pixels.copy()
-    window = _window(region, alignment, pixels.shape)
+    window = window_of(region > 0, alignment, pixels.shape)
     if window is None:
         return result
     x0, y0, x1, y1 = window
-    width, height = x1 - x0, y1 - y0
 
-    # 1. Upsample the change to the photograph: its pixel p lies at matrix (p, 1) of the crop
-    to_crop = alignment.matrix.copy()
-    to_crop[:, 2] += to_crop[:, :2] @ (x0, y0)
-
-    def upsample(values: np.ndarray, interpolation: int) -> np.ndarray:
-        return cv2.warpAffine(
-            np.ascontiguousarray(values, np.float32),
-            to_crop,
-            (width, height),
-            flags=interpolation | cv2.WARP_INVERSE_MAP,
-            borderMode=cv2.BORDER_CONSTANT,
-        )
-
-    weight = np.clip(upsample(region, cv2.INTER_LINEAR), 0, 1)  # (height, width)
+    # 1. Upsample the change to the photograph
+    upsample = partial(upsampled, alignment=alignment, window=window)
+    weight = np.clip(upsample(region, interpolation=cv2.INTER_LINEAR), 0, 1)  # (height, width)
     to_photo = np.linalg.inv(alignment.matrix[:, :2]).astype(np.float32)
-    flow = upsample(change.flow, cv2.INTER_CUBIC) @ to_photo.T * weight[..., None]  # photograph pixels
+    flow = upsample(change.flow) @ to_photo.T * weight[..., None]  # photograph pixels
 
     # 2. Move the photograph's own pixels, from as far around the rectangle as the flow reaches
     reach = int(np.ceil(np.abs(flow).max(initial=0))) + 4
@@ -143,9 +132,9 @@ def carry_change(
 
     # 3. Paint what it does not have
     if change.mask.any():
-        mask = sharpened(np.clip(upsample(change.mask, cv2.INTER_CUBIC), 0, 1)) * weight
+        mask = sharpened(np.clip(upsample(change.mask), 0, 1)) * weight
         painted = mask > 0
-        paint = np.clip(upsample(change.paint, cv2.INTER_CUBIC), 0, 1) * 255
+        paint = np.clip(upsample(change.paint), 0, 1) * 255
         blended = moved + mask[..., None] * (paint - moved)
         moved = np.where(painted[..., None], np.rint(blended).astype(np.uint8), moved)
 
@@ -164,11 +153,30 @@ def sharpened(mask: np.ndarray) -> np.ndarray:
     return yes / (yes + no)
 
 
-def _window(
-    region: np.ndarray, alignment: "Alignment", shape: tuple[int, ...]
+def upsampled(
+    values: np.ndarray,
+    alignment: "Alignment",
+    window: tuple[int, int, int, int],
+    interpolation: int = cv2.INTER_CUBIC,
+) -> np.ndarray:
+    """Values (size, size, ...) of a crop at pixels x0, y0, x1, y1 of the photograph; 0 beyond the crop."""
+    x0, y0, x1, y1 = window
+    to_crop = alignment.matrix.copy()  # the photograph's pixel p lies at matrix (p, 1) of the crop
+    to_crop[:, 2] += to_crop[:, :2] @ (x0, y0)
+    return cv2.warpAffine(
+        np.ascontiguousarray(values, np.float32),
+        to_crop,
+        (x1 - x0, y1 - y0),
+        flags=interpolation | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_CONSTANT,
+    )
+
+
+def window_of(
+    where: np.ndarray, alignment: "Alignment", shape: tuple[int, ...]
 ) -> tuple[int, int, int, int] | None:
-    """x0, y0, x1, y1 of the photograph that may show the region; None where nothing does."""
-    rows, columns = np.nonzero(region > 0)
+    """x0, y0, x1, y1 of the photograph that may show where a crop is True; None where nothing does."""
+    rows, columns = np.nonzero(where)
     if not len(rows):
         return None
     x0, x1, y0, y1 = columns.min() - 1, columns.max() + 1, rows.min() - 1, rows.max() + 1

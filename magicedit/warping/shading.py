@@ -17,6 +17,7 @@ import numpy as np
 
 from magicedit.action_units import split_sides
 from magicedit.faces.alignment import Alignment
+from magicedit.warping.change import upsampled, window_of
 from magicedit.warping.muscles import SKIN
 
 TABLE = Path(__file__).with_name("face_shading.safetensors")
@@ -55,7 +56,7 @@ def _table() -> _Table:
     return _Table(parts, places.astype(np.float64), triangles.astype(np.int64), float(pixel[0]))
 
 
-def flat_places(landmarks: np.ndarray, side: int) -> np.ndarray:
+def _flat_places(landmarks: np.ndarray, side: int) -> np.ndarray:
     """Where pixels of a crop lie on the neutral face of the table, (side, side, 2) px of it; NaN elsewhere.
 
     landmarks: MediaPipe's (478, 2), crop px. Linear within each triangle between them.
@@ -110,7 +111,7 @@ def shade(
     if not any(value for amounts in sides for value in amounts.values()):
         return pixels
     table, fine = _table(), alignment.scaled(_SIDE)
-    places = flat_places(fine.apply(landmarks), _SIDE)
+    places = _flat_places(fine.apply(landmarks), _SIDE)
     x, y = places[..., 0], places[..., 1]
     light = np.zeros((_SIDE, _SIDE, 3), np.float32)
     towards_left = np.clip(0.5 + x * table.pixel / _MIDLINE, 0, 1)[..., None]
@@ -121,22 +122,11 @@ def shade(
     light = cv2.GaussianBlur(light, (0, 0), 0.7)  # pixels between triangles
     light *= cv2.resize(region, (_SIDE, _SIDE))[..., None]
 
-    rows, columns = np.nonzero(np.abs(light).max(-1) > 1e-3)
-    if not len(rows):
+    window = window_of(np.abs(light).max(-1) > 1e-3, fine, pixels.shape)
+    if window is None:
         return pixels
-    corners = np.array([(c, r) for c in (columns.min(), columns.max()) for r in (rows.min(), rows.max())])
-    inverse = fine.inverse()
-    corners = corners @ inverse[:, :2].T + inverse[:, 2]
-    limits = pixels.shape[1::-1]
-    x0, y0 = np.floor(corners.min(0)).astype(int).clip(0, limits)
-    x1, y1 = (np.ceil(corners.max(0)).astype(int) + 1).clip(0, limits)
-    to_crop = fine.matrix.copy()
-    to_crop[:, 2] += to_crop[:, :2] @ (x0, y0)
+    x0, y0, x1, y1 = window
     result = pixels.copy()
-    if x1 > x0 and y1 > y0:
-        ratio = cv2.warpAffine(
-            light, to_crop, (int(x1 - x0), int(y1 - y0)), flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
-        )
-        view = result[y0:y1, x0:x1]
-        view[:] = np.rint(np.clip(view * np.exp(ratio), 0, 255))
+    view = result[y0:y1, x0:x1]
+    view[:] = np.rint(np.clip(view * np.exp(upsampled(light, fine, window)), 0, 255))
     return result

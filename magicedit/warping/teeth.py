@@ -29,9 +29,9 @@ _LOWER_OUTER = (146, 91, 181, 84, 17, 314, 405, 321, 375)
 _AROUND_EYES = (33, 133, 362, 263, 159, 386, 145, 374, 70, 300, 168)
 
 # Between the first and the second gap a mouth's own inside is shown where it is pale, beyond always, iod
-_LINES, _CRISP = 0.012, 0.8  # iod, of what is deepened between teeth, and by how much
-_TALLEST = 0.17  # iod, of upper incisors and the gums above
 _SHOWS = (0.045, 0.10)
+_TALLEST = 0.17  # iod, of upper incisors and the gums above
+_LINES, _CRISP = 0.012, 0.8  # iod, of what is deepened between teeth, and by how much
 _OWN_SCALE = 256  # px an iod, at most
 _DIMMEST = 0.86  # of the light by the skin: whites of eyes lie in shadow more often than teeth
 _BRIGHTEST = 210.0  # grey level of teeth: beyond they glow
