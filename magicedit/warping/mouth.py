@@ -106,8 +106,9 @@ def part_lips(flow: np.ndarray, landmarks: np.ndarray, parts: bool = True) -> Pa
 def _forwards(flow: np.ndarray, points: np.ndarray, from_below: bool) -> np.ndarray:
     """Where points (n, 2) of the photograph lie after the change.
 
-    In each column the first row that reads them, from above or from below: a flow that parts lips reads about
-    one row all over the gap, and has no other inverse.
+    In each column the first place that reads them, from above or from below: a flow that parts lips reads
+    about one row all over the gap, and has no other inverse. Between rows it is interpolated, so that a
+    rounding of the flow moves no lip by a whole step.
     """
     rows = np.arange(0, len(flow) - 1, 0.125, np.float32)
     columns = points[:, 0].astype(np.float32)
@@ -116,11 +117,15 @@ def _forwards(flow: np.ndarray, points: np.ndarray, from_below: bool) -> np.ndar
         x = np.repeat(columns[:, None], len(rows), 1)
         y = np.repeat(rows[None], len(points), 0)
         found = cv2.remap(flow, x, y, cv2.INTER_LINEAR)  # (n, rows, 2)
-        read = rows + found[..., 1] >= points[:, 1:2]
+        beyond = rows + found[..., 1] - points[:, 1:2]  # px; from 0 on the row reads the point or more
+        read = beyond >= 0
         at = len(rows) - (~read[:, ::-1]).argmax(1) if from_below else read.argmax(1)
-        at = at.clip(0, len(rows) - 1)
-        columns = (points[:, 0] - found[numbers, at, 0]).astype(np.float32)
-    return np.stack([columns, rows[at]], 1).astype(np.float64)
+        at = at.clip(1, len(rows) - 1)
+        before, after = beyond[numbers, at - 1], beyond[numbers, at]
+        share = np.clip(before / np.minimum(before - after, -1e-6), 0, 1)  # of the way to row `at`
+        sideways = found[numbers, at - 1, 0] * (1 - share) + found[numbers, at, 0] * share
+        columns = (points[:, 0] - sideways).astype(np.float32)
+    return np.stack([columns, rows[at - 1] + share * (rows[1] - rows[0])], 1).astype(np.float64)
 
 
 def _even(along: np.ndarray, shift: np.ndarray) -> np.ndarray:
