@@ -31,9 +31,10 @@ from machine import circumstances
 from skimage import data
 
 from magicedit.action_units import NAMES
-from magicedit.editor import ExpressionEditor, SamplingSettings, requested_deltas
+from magicedit.editor import ExpressionEditor, SamplingSettings
 from magicedit.faces import load_backend
 from magicedit.imaging import open_photo
+from magicedit.request import EditRequest
 from magicedit.video.analysis import analyse, scan
 from magicedit.video.edit import EditMaker
 from magicedit.video.reading import Video
@@ -251,7 +252,7 @@ def measure_flicker(folder: Path) -> dict:
             editor = editors[model]
 
             def requested(current, seconds, names=editor.action_units):
-                return requested_deltas(names, current, add=EDIT)
+                return EditRequest(EDIT).deltas(names, current)
 
             maker = EditMaker(
                 video,

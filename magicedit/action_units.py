@@ -320,6 +320,20 @@ def resolve_delta(
     """
     deltas = {} if add is None else parse_deltas(add, names)
     levels = {} if set is None else parse_levels(set, names)
+    return resolved(current, deltas, levels, emotion, names, continuous=continuous)
+
+
+def resolved(
+    current: Mapping[str, float] | None,
+    deltas: Mapping[str, float],
+    levels: Mapping[str, float],
+    emotion: str | tuple[str, float] | None,
+    names: Sequence[str],
+    *,
+    continuous: bool = False,
+) -> dict[str, float]:
+    """`resolve_delta` of what is parsed already: `deltas` and `levels` by canonical names among `names`."""
+    deltas = dict(deltas)
     if emotion is not None:
         emotion_name, strength = parse_emotion(emotion)
         for name, value in emotion_deltas(emotion_name, strength).items():

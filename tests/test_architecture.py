@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # the weights stands alone.
 _BASE = {"errors", "embedded", "files", "action_units", "imaging"}
 _GENERATION = {"models", "pipelines"}
-_ROOMS_BELOW_EDITOR = _BASE | {"expression", "faces", "warping"} | _GENERATION
+_ROOMS_BELOW_EDITOR = _BASE | {"expression", "request", "faces", "warping"} | _GENERATION
 _TRAINING = _ROOMS_BELOW_EDITOR | {"data", "baselines", "evaluation", "hub"}
 _DOORS = {"app", "batch", "cli", "demo", "doctor"}  # what people open: they may import anything
 
@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "files": {"errors"},
     "embedded": set(),  # names of models; imports no torch, since commands ask before they load anything
     "expression": {"errors", "files", "action_units"},
+    "request": {"errors", "action_units", "expression"},
     "imaging": {"errors", "files", "action_units", "expression"},
     "pipelines": set(),
     "models": {"errors", "embedded", "action_units", "pipelines"},

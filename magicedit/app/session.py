@@ -29,13 +29,13 @@ from magicedit.editor import (
     FaceEdit,
     each_step,
     measured_expression,
-    usable_expression,
 )
 from magicedit.editor.results import face_pictures, face_window, rounded, sweep_caption
 from magicedit.errors import ImageError, MagicEditError, NoFaceError
 from magicedit.expression import Expression
 from magicedit.faces import Face
 from magicedit.imaging import Photo, open_photo, save_animation, save_image, strip
+from magicedit.request import usable_expression
 
 SMALL_FACE = 0.3  # of the photograph's height: below, the face is shown and not the whole
 CLOSE_SIDE = 640  # px a side of the shown surroundings of a face, at most

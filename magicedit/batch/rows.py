@@ -15,10 +15,10 @@ from typing import Any
 
 from magicedit.action_units import DESCRIPTIONS, canonical_name, parse_deltas
 from magicedit.batch.journal import JOURNAL
-from magicedit.batch.request import EditRequest
 from magicedit.errors import ActionUnitError, ImageError, MagicEditError, OutputError
 from magicedit.expression import Expression
 from magicedit.imaging import check_output
+from magicedit.request import EditRequest
 
 # What cannot be edited is not passed over in silence: it fails with the reason.
 PHOTO_SUFFIXES = frozenset(

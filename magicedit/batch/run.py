@@ -10,10 +10,11 @@ from typing import Any
 
 from magicedit.batch.journal import JOURNAL, Journal, open_journal
 from magicedit.batch.model import action_units_of, digest_of
-from magicedit.batch.request import EditRequest
 from magicedit.batch.rows import FORMATS, Row, check_folders, check_targets, rows_of_folder, rows_of_manifest
 from magicedit.batch.workers import EditorSettings, edit_rows, sensible_workers, sha256_of
+from magicedit.editor.settings import MouthSettings
 from magicedit.errors import MagicEditError, OutputError
+from magicedit.request import EditRequest
 
 
 @dataclass(frozen=True)
@@ -186,6 +187,8 @@ def _run(
 
     started = time.perf_counter()
     # 1. What is done already
+    for teeth in {row.request.teeth for row in rows}:
+        MouthSettings(teeth)
     try:
         settings.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -66,7 +66,7 @@ class Worker:
             sha256 = sha256_of(source)
             target.parent.mkdir(parents=True, exist_ok=True)
             check_output(target, forbid=source)
-            result = self.editor.edit(photo, **row.request.arguments())
+            (result,) = self.editor.apply([photo], row.request)
             save_image(result.image, target, forbid=source)
         except MagicEditError as error:
             return failed(" ".join(str(error).split()))

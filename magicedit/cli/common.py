@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from magicedit.errors import DatasetError
 
 if TYPE_CHECKING:
-    from magicedit.batch import EditRequest
     from magicedit.editor import ExpressionEditor
     from magicedit.expression import Expression
     from magicedit.faces import FaceBackend
     from magicedit.imaging import Photo
+    from magicedit.request import EditRequest
 
 
 def say(message: str) -> None:
@@ -115,9 +115,12 @@ def add_teeth_options(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def teeth_arguments(args: argparse.Namespace) -> dict[str, Any]:
-    """The options of `add_teeth_options` as arguments of `ExpressionEditor.edit`."""
-    return {"teeth": args.teeth, "references": tuple(args.reference)}
+def sampling_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of a command that say how the model samples, as arguments of the editor's methods."""
+    given = vars(args) | {"references": tuple(getattr(args, "reference", ()))}
+    steps = "inference_steps" if "inference_steps" in given else "steps"  # --steps may count pictures
+    fields = (steps, "guidance", "quality", "seed", "teeth", "references")
+    return {name: given[name] for name in fields if name in given}
 
 
 def edit_request(args: argparse.Namespace) -> "EditRequest":
@@ -126,8 +129,9 @@ def edit_request(args: argparse.Namespace) -> "EditRequest":
     Raises:
         MagicEditError: where it cannot be done whatever a face shows.
     """
-    from magicedit.batch import EditRequest
     from magicedit.batch.model import action_units_of
+    from magicedit.editor.settings import MouthSettings
+    from magicedit.request import EditRequest
 
     request = EditRequest(
         add=args.au,
@@ -136,14 +140,11 @@ def edit_request(args: argparse.Namespace) -> "EditRequest":
         face=args.face,
         **expression_arguments(args),
         **loop_arguments(args),
-        steps=args.steps,
-        guidance=args.guidance,
-        quality=args.quality,
-        seed=args.seed,
         measure=args.measure,
-        **teeth_arguments(args),
+        **sampling_arguments(args),
     )
     request.check(action_units_of(args.model))
+    MouthSettings(request.teeth)
     return request
 
 

@@ -20,8 +20,8 @@ from magicedit.cli.common import (
     loading,
     print_faces,
     print_json,
+    sampling_arguments,
     say,
-    teeth_arguments,
     tell_left_alone,
     warn_of_copies,
 )
@@ -166,7 +166,7 @@ def run_edit(args: argparse.Namespace) -> int:
     check_output(args.output, overwrite=args.overwrite, forbid=args.photo)
     with backend_beside(args, photo) as backend:
         editor = load_editor(args, backend)
-        result = editor.edit(photo, **request.arguments())
+        (result,) = editor.apply([photo], request)
     output = save_image(result.image, args.output, overwrite=args.overwrite, forbid=args.photo)
     warn_of_copies(int(request.is_empty), of=1)
     if args.face == "all":
@@ -237,11 +237,7 @@ def run_sweep(args: argparse.Namespace) -> int:
             args.stop,
             args.steps,
             args.face,
-            inference_steps=args.inference_steps,
-            guidance=args.guidance,
-            quality=args.quality,
-            seed=args.seed,
-            **teeth_arguments(args),
+            **sampling_arguments(args),
         )
     output = save_image(sweep_strip(results), args.output, overwrite=args.overwrite, forbid=args.photo)
     if args.json:

@@ -14,6 +14,7 @@ from magicedit.cli.common import (
     loop_arguments,
     print_faces,
     print_json,
+    sampling_arguments,
     say,
 )
 from magicedit.errors import OutputError
@@ -109,10 +110,7 @@ def run_transfer(args: argparse.Namespace) -> int:
             expression=expression,
             strength=args.strength,
             face=args.face,
-            steps=args.steps,
-            guidance=args.guidance,
-            quality=args.quality,
-            seed=args.seed,
+            **sampling_arguments(args),
             **loop_arguments(args),
         )
     output = save_image(result.image, args.output, overwrite=args.overwrite, forbid=args.photo)
@@ -151,10 +149,7 @@ def run_interpolate(args: argparse.Namespace) -> int:
             other,
             args.steps,
             args.face,
-            inference_steps=args.inference_steps,
-            guidance=args.guidance,
-            quality=args.quality,
-            seed=args.seed,
+            **sampling_arguments(args),
         )
     from magicedit.editor import face_pictures, sweep_strip
 

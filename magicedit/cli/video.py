@@ -19,8 +19,8 @@ from magicedit.cli.common import (
     load_editor,
     one_face_choice,
     print_json,
+    sampling_arguments,
     say,
-    teeth_arguments,
 )
 
 if TYPE_CHECKING:
@@ -134,6 +134,7 @@ def _add_work_options(parser: argparse.ArgumentParser) -> None:
 def run_video(args: argparse.Namespace) -> int:
     from magicedit.action_units import DESCRIPTIONS
     from magicedit.batch.model import action_units_of
+    from magicedit.request import EditRequest
     from magicedit.video import Curve, Video, check_request, check_video_output, edit_video
 
     # Whatever can be seen to be wrong now is said before the model loads.
@@ -144,7 +145,8 @@ def run_video(args: argparse.Namespace) -> int:
         curve = Curve.from_keys(args.key)
     asked = {"add": args.au, "set": args.set, "emotion": args.emotion, **expression_arguments(args)}
     # Those of a model of a hub are not known before it is loaded
-    check_request(action_units_of(args.model) or tuple(DESCRIPTIONS), asked, curve)
+    names = action_units_of(args.model) or tuple(DESCRIPTIONS)
+    check_request(names, EditRequest(names=names, **asked), curve)
     Video(args.video)
     check_video_output(args.output, args.video)
     with _backend_apart(args) as backend, _resumable(args.output):
@@ -190,11 +192,7 @@ def _work_arguments(args: argparse.Namespace) -> dict[str, Any]:
     from magicedit.video import Encoding, VideoSettings
 
     return {
-        "steps": args.steps,
-        "guidance": args.guidance,
-        "seed": args.seed,
-        "quality": args.quality,
-        **teeth_arguments(args),
+        **sampling_arguments(args),
         "settings": VideoSettings(encoding=Encoding(crf=args.crf)),
         "damaged": args.damaged,
         "progress": ProgressLine(sys.stderr),

@@ -7,19 +7,17 @@ from magicedit.editor.editor import (
     ExpressionEditor,
     PhotoLike,
     measured_expression,
-    requested_deltas,
     select_faces,
-    usable_expression,
 )
 from magicedit.editor.results import EditResult, FaceEdit, face_pictures, face_to_json, sweep_strip
 from magicedit.editor.settings import (
     NO_TEETH,
-    QUALITIES,
     MouthSettings,
     SamplingSettings,
     usable_device,
     usable_dtype,
 )
+from magicedit.request import QUALITIES
 
 __all__ = [
     "NO_TEETH",
@@ -39,11 +37,9 @@ __all__ = [
     "face_to_json",
     "measured_expression",
     "named_places",
-    "requested_deltas",
     "select_faces",
     "sweep_strip",
     "unreached",
     "usable_device",
     "usable_dtype",
-    "usable_expression",
 ]

@@ -18,18 +18,6 @@ SMALLEST_MOVE = 0.05  # intensity steps: closer requests make no other picture
 UNMOVED = 0.5  # intensity steps: units of which less was asked should stay where they measured
 
 
-def check_tolerance(tolerance: float | None, max_edits: int, measure: bool) -> None:
-    """MagicEditError unless the settings of a closed loop make sense; None: no loop."""
-    if tolerance is None:
-        return
-    if not (math.isfinite(tolerance) and tolerance > 0):
-        raise MagicEditError(f"the tolerance must be a positive number of intensity steps, got {tolerance}")
-    if max_edits < 1:
-        raise MagicEditError(f"the closed loop needs at least 1 edit, got {max_edits}")
-    if not measure:
-        raise MagicEditError("the closed loop measures its results; do not switch measuring off")
-
-
 def achieved(before: Face, after: Face, asked: Mapping[str, float]) -> dict[str, float]:
     """Intensities of what was asked for in an edited face, by the scorer that sees the unit.
 

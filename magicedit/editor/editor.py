@@ -13,25 +13,15 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 import PIL.Image
 
-from magicedit.action_units import (
-    name_order,
-    parse_deltas,
-    parse_levels,
-    resolve_delta,
-    split_sides,
-    to_vector,
-    total_delta,
-    whole_name,
-    with_sides,
-)
+from magicedit.action_units import parse_deltas, resolve_delta, split_sides, to_vector, with_sides
 from magicedit.editor.attention import AttentionMaps, record_attention
 from magicedit.editor.changer import Edit, FaceChanger
-from magicedit.editor.closed_loop import Pursuit, check_tolerance
+from magicedit.editor.closed_loop import Pursuit
 from magicedit.editor.doubts import doubts_before, doubts_of_folds, doubts_of_paint, unreached
 from magicedit.editor.results import EditResult, FaceEdit, measured_as_asked
 from magicedit.editor.settings import MouthSettings, SamplingSettings, usable_device, usable_dtype
@@ -51,6 +41,15 @@ from magicedit.faces import (
 )
 from magicedit.faces.types import same_face
 from magicedit.imaging import Photo, open_photo, photo_to_image
+from magicedit.request import (
+    Deltas,
+    EditOptions,
+    EditRequest,
+    Sampling,
+    SamplingOptions,
+    check_face,
+    usable_expression,
+)
 from magicedit.warping import Mouth, own_mouth
 
 if TYPE_CHECKING:
@@ -60,8 +59,6 @@ if TYPE_CHECKING:
     from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
 
 PhotoLike = str | Path | PIL.Image.Image | np.ndarray | Photo
-Deltas = str | Mapping[str, float] | Sequence[float] | np.ndarray
-
 REMEMBERED_PHOTOS = 4
 
 
@@ -149,19 +146,7 @@ class ExpressionEditor:
         set: Deltas | None = None,
         emotion: str | tuple[str, float] | None = None,
         face: str | int = "all",
-        *,
-        expression: Expression | str | Path | None = None,
-        strength: float = 1.0,
-        neutral: bool = False,
-        tolerance: float | None = None,
-        max_edits: int = 4,
-        steps: int | None = None,
-        guidance: float | None = None,
-        seed: int = 0,
-        quality: str | None = None,
-        measure: bool = True,
-        teeth: int | str | None = None,
-        references: Sequence[PhotoLike] = (),
+        **options: Unpack[EditOptions],
     ) -> EditResult:
         """Edits one or all faces of a photograph, at the photograph's own resolution.
 
@@ -204,11 +189,7 @@ class ExpressionEditor:
         Raises:
             ImageError, NoFaceError, ActionUnitError: see their docstrings.
         """
-        (result,) = self.edit_batch(
-            [photo], add, set, emotion, face, expression=expression, strength=strength, neutral=neutral,
-            tolerance=tolerance, max_edits=max_edits, steps=steps, guidance=guidance, seed=seed,
-            quality=quality, measure=measure, teeth=teeth, references=references,
-        )  # fmt: skip
+        (result,) = self.edit_batch([photo], add, set, emotion, face, **options)
         return result
 
     def edit_batch(
@@ -218,53 +199,33 @@ class ExpressionEditor:
         set: Deltas | None = None,
         emotion: str | tuple[str, float] | None = None,
         face: str | int = "all",
-        *,
-        expression: Expression | str | Path | None = None,
-        strength: float = 1.0,
-        neutral: bool = False,
-        tolerance: float | None = None,
-        max_edits: int = 4,
-        steps: int | None = None,
-        guidance: float | None = None,
-        seed: int = 0,
-        quality: str | None = None,
-        measure: bool = True,
-        teeth: int | str | None = None,
-        references: Sequence[PhotoLike] = (),
+        **options: Unpack[EditOptions],
     ) -> list[EditResult]:
         """Edits several photographs by the same request; their faces go through the model together.
 
         Each result is that of `edit`, up to the rounding of other batch sizes. Arguments and errors as of
         `edit`; an error in one photograph ends the whole.
         """
-        # 1. What is asked for; malformed requests fail before detection
+        request = EditRequest(add, set, emotion, face, names=self.action_units, **options)
+        return self.apply(photos, request)
+
+    def apply(self, photos: Sequence[PhotoLike], request: EditRequest) -> list[EditResult]:
+        """Edits several photographs by one request, which was checked before; as `edit_batch`."""
+        # 1. What is asked of each face
         started = time.perf_counter()
-        settings = self.sampling(steps, guidance, quality, seed, teeth, references)
-        check_tolerance(tolerance, max_edits, measure)
-        if isinstance(expression, str | Path):
-            expression = Expression.load(expression)
-        asked = {
-            "add": add, "set": set, "emotion": emotion, "expression": expression, "strength": strength,
-            "neutral": neutral,
-        }  # fmt: skip
-        known = dict.fromkeys(with_sides(self.action_units), 0.0)
-        requested_deltas(self.action_units, known, **asked)
+        request.check(self.action_units)
+        settings = self.sampling(**request.sampling())
         opened = [open_photo(photo) for photo in photos]
         edits, chosen = [], []
         for photo in opened:
             found = self._search(photo)
-            chosen.append(Chosen(select_indices(found.faces, face, photo), found.left_alone))
+            chosen.append(Chosen(select_indices(found.faces, request.face, photo), found.left_alone))
             faces = [found.faces[index] for index in chosen[-1].indices]
-            requests = [
-                requested_deltas(self.action_units, one.action_units | one.sides, **asked) for one in faces
-            ]
-            edits.append(Edit(photo.pixels, faces, requests))
+            asked = [request.deltas(self.action_units, face.action_units | face.sides) for face in faces]
+            edits.append(Edit(photo.pixels, faces, asked))
 
         # 2. The edits
-        if tolerance is None:
-            self.changer.apply(edits, settings)
-            return self._results(opened, edits, chosen, measure, started)
-        return self._pursue(opened, edits, chosen, settings, tolerance, max_edits, started)
+        return self._edited(opened, edits, chosen, settings, request, started)
 
     def edit_faces(
         self,
@@ -273,13 +234,8 @@ class ExpressionEditor:
         *,
         tolerance: float | None = None,
         max_edits: int = 4,
-        steps: int | None = None,
-        guidance: float | None = None,
-        seed: int = 0,
-        quality: str | None = None,
         measure: bool = True,
-        teeth: int | str | None = None,
-        references: Sequence[PhotoLike] = (),
+        **sampling: Unpack[SamplingOptions],
     ) -> EditResult:
         """Edits faces of one photograph, each by a request of its own.
 
@@ -290,8 +246,8 @@ class ExpressionEditor:
         Other arguments, result and errors as of `edit`.
         """
         started = time.perf_counter()
-        settings = self.sampling(steps, guidance, quality, seed, teeth, references)
-        check_tolerance(tolerance, max_edits, measure)
+        settings = self.sampling(**sampling)
+        loop = EditRequest(tolerance=tolerance, max_edits=max_edits, measure=measure)
         indices = sorted(adds)
         requests = [parse_deltas(adds[index], self.action_units) for index in indices]
         photo = open_photo(photo)
@@ -299,11 +255,7 @@ class ExpressionEditor:
         faces = [face for index in indices for face in select_faces(found.faces, index, photo)]
         chosen = Chosen(indices, found.left_alone)
         edits = [Edit(photo.pixels, faces, requests)]
-        if tolerance is None:
-            self.changer.apply(edits, settings)
-            (result,) = self._results([photo], edits, [chosen], measure, started)
-        else:
-            (result,) = self._pursue([photo], edits, [chosen], settings, tolerance, max_edits, started)
+        (result,) = self._edited([photo], edits, [chosen], settings, loop, started)
         return result
 
     def measure(self, photo: PhotoLike) -> list[Face]:
@@ -326,12 +278,8 @@ class ExpressionEditor:
         face: str | int = "largest",
         *,
         inference_steps: int | None = None,
-        guidance: float | None = None,
-        seed: int = 0,
-        quality: str | None = None,
         measure: bool = True,
-        teeth: int | str | None = None,
-        references: Sequence[PhotoLike] = (),
+        **sampling: Unpack[SamplingOptions],
     ) -> list[EditResult]:
         """Edits with one AU at `steps` evenly spaced variations from `start` to `stop`, both included.
 
@@ -340,24 +288,16 @@ class ExpressionEditor:
         if steps < 2:
             raise ActionUnitError(f"a sweep needs at least 2 steps, got {steps}")
         adds = [{au: float(value)} for value in np.linspace(start, stop, steps)]
-        return self.variants(
-            photo, adds, face, steps=inference_steps, guidance=guidance, seed=seed, quality=quality,
-            measure=measure, teeth=teeth, references=references,
-        )  # fmt: skip
+        return self.variants(photo, adds, face, steps=inference_steps, measure=measure, **sampling)
 
     def variants(
         self,
         photo: PhotoLike,
-        adds: Sequence[str | Mapping[str, float] | Sequence[float] | np.ndarray],
+        adds: Sequence[Deltas],
         face: str | int = "largest",
         *,
-        steps: int | None = None,
-        guidance: float | None = None,
-        seed: int = 0,
-        quality: str | None = None,
         measure: bool = True,
-        teeth: int | str | None = None,
-        references: Sequence[PhotoLike] = (),
+        **sampling: Unpack[SamplingOptions],
     ) -> list[EditResult]:
         """Edits one photograph by several AU variations; each face is encoded once for all of them.
 
@@ -371,7 +311,7 @@ class ExpressionEditor:
             ImageError, NoFaceError, ActionUnitError: see their docstrings.
         """
         started = time.perf_counter()
-        settings = self.sampling(steps, guidance, quality, seed, teeth, references)
+        settings = self.sampling(**sampling)
         deltas = [parse_deltas(add, self.action_units) for add in adds]
         photo = open_photo(photo)
         found = self._search(photo)
@@ -402,10 +342,8 @@ class ExpressionEditor:
         face: str | int = "largest",
         *,
         inference_steps: int | None = None,
-        guidance: float | None = None,
-        seed: int = 0,
-        quality: str | None = None,
         measure: bool = True,
+        **sampling: Unpack[SamplingOptions],
     ) -> list[EditResult]:
         """Edits a photograph by evenly spaced levels between its expression and that of another one.
 
@@ -425,10 +363,7 @@ class ExpressionEditor:
         goal = usable_expression(self.expression(other), self.action_units)
         deltas = goal.variation(found.action_units | found.sides)
         adds = [{name: share * delta for name, delta in deltas.items()} for share in np.linspace(0, 1, steps)]
-        return self.variants(
-            photo, adds, face, steps=inference_steps, guidance=guidance, seed=seed, quality=quality,
-            measure=measure,
-        )  # fmt: skip
+        return self.variants(photo, adds, face, steps=inference_steps, measure=measure, **sampling)
 
     def attention_maps(
         self,
@@ -477,25 +412,16 @@ class ExpressionEditor:
         cut = self.changer.cut(photo.pixels, found[0])
         return record_attention(self.pipeline, cut, left, settings, layer)
 
-    def sampling(
-        self,
-        steps: int | None = None,
-        guidance: float | None = None,
-        quality: str | None = None,
-        seed: int = 0,
-        teeth: int | str | None = None,
-        references: Sequence[PhotoLike] = (),
-    ) -> SamplingSettings:
+    def sampling(self, **options: Unpack[SamplingOptions]) -> SamplingSettings:
         """The settings of an edit, arguments as of `edit`; the mouths of the references are found.
 
         Raises:
             MagicEditError: where the settings make no sense, or no reference shows its teeth.
             ImageError, NoFaceError: of a reference.
         """
-        if isinstance(references, str | Path):
-            raise MagicEditError(f"references must be a list of photographs, got {references!r}")
-        mouths = MouthSettings(teeth, self.mouths_of(references))
-        return SamplingSettings(steps, guidance, quality, seed, mouths)
+        asked = Sampling(**options)
+        mouths = MouthSettings(asked.teeth, self.mouths_of(asked.references))
+        return SamplingSettings(asked.steps, asked.guidance, asked.quality, asked.seed, mouths)
 
     def mouths_of(self, references: Sequence[PhotoLike]) -> tuple[Mouth, ...]:
         """The mouths of other photographs of a person that show teeth.
@@ -530,6 +456,21 @@ class ExpressionEditor:
                     self._found.popitem(last=False)
             self._found.move_to_end(key)
             return self._found[key]
+
+    def _edited(
+        self,
+        photos: list[Photo],
+        edits: list[Edit],
+        chosen: list[Chosen],
+        settings: SamplingSettings,
+        loop: EditRequest,
+        started: float,
+    ) -> list[EditResult]:
+        """The results of `edits`, by the closed loop where one is asked for."""
+        if loop.tolerance is not None:
+            return self._pursue(photos, edits, chosen, settings, loop.tolerance, loop.max_edits, started)
+        self.changer.apply(edits, settings)
+        return self._results(photos, edits, chosen, loop.measure, started)
 
     def _pursue(
         self,
@@ -701,66 +642,6 @@ def measured_expression(face: Face, backend: str, source: str = "") -> Expressio
     return Expression.measured(face.action_units, face.sides, source)
 
 
-def requested_deltas(
-    names: Sequence[str],
-    current: Mapping[str, float],
-    *,
-    add: Deltas | None = None,
-    set: Deltas | None = None,
-    emotion: str | tuple[str, float] | None = None,
-    expression: Expression | None = None,
-    strength: float = 1.0,
-    neutral: bool = False,
-    continuous: bool = False,
-) -> dict[str, float]:
-    """What all arguments of an edit ask of a face of `current` intensities, in the order of `names`.
-
-    Arguments as of `ExpressionEditor.edit`; `continuous`, for films, as of `action_units.steps_to`.
-
-    Raises:
-        ActionUnitError: as `resolve_delta`; where the model cannot edit what an expression asks for; where
-            a unit is both arrived at by the expression and by `set`.
-    """
-    if not math.isfinite(strength):
-        raise ActionUnitError(f"the strength of an expression must be a number, got {strength}")
-    parts = [resolve_delta(current, add, set, emotion, names, continuous=continuous)]
-    arrived = {whole_name(name) for name in (() if set is None else parse_levels(set, names))}
-    if expression is not None:
-        expression = usable_expression(expression, names)
-        wholes = {whole_name(name) for name in expression.values}
-        if not expression.relative:
-            if both := sorted(arrived & wholes, key=name_order):
-                raise ActionUnitError(
-                    f"{', '.join(both)}: set, and in the expression to arrive at; choose one"
-                )
-            arrived |= wholes
-        parts.append(expression.variation(current, strength, continuous=continuous))
-    if neutral:
-        rest = [name for name in names if name not in arrived]
-        if missing := [name for name in rest if name not in current]:
-            raise ActionUnitError(
-                f"a neutral face needs {', '.join(missing)} measured, which the face backend does not"
-            )
-        sides = {name: value for name, value in current.items() if name != whole_name(name)}
-        measured = Expression.measured({name: current[name] for name in rest}, sides)
-        at_rest = Expression.neutral(measured.values)
-        parts.append(at_rest.variation(measured.values, continuous=continuous))
-    return total_delta(parts, names)
-
-
-def usable_expression(expression: Expression, names: Sequence[str]) -> Expression:
-    """The expression without what was only measured; ActionUnitError where a request goes beyond `names`."""
-    lacking = sorted({whole_name(name) for name in expression.values} - {*names}, key=name_order)
-    limited = expression.limited_to(names)
-    if lacking and (expression.relative or not limited.values):
-        made_with = f", made with {expression.model}" if expression.model else ""
-        raise ActionUnitError(
-            f"this expression{made_with} asks for {', '.join(lacking)}, which this model cannot edit; "
-            f"it knows {', '.join(names)}"
-        )
-    return limited
-
-
 def select_faces(faces: list[Face], which: str | int, photo: Photo) -> list[Face]:
     """The faces meant by "all", "largest" or an index, out of those found; errors as of `select_indices`."""
     return [faces[index] for index in select_indices(faces, which, photo)]
@@ -772,10 +653,7 @@ def select_indices(faces: list[Face], which: str | int, photo: Photo) -> list[in
     Raises:
         NoFaceError: where there is no face, or fewer than the index needs.
     """
-    if not isinstance(which, (str, int)) or isinstance(which, bool) or which in ("", None):
-        raise NoFaceError(f'face must be "all", "largest" or an index from 0, got {which!r}')
-    if isinstance(which, str) and which not in ("all", "largest"):
-        raise NoFaceError(f'face must be "all", "largest" or an index from 0, got {which!r}')
+    check_face(which)
     if not faces:
         height, width = photo.pixels.shape[:2]
         name = f"{photo.source}" if photo.source else "the photograph"

@@ -1,7 +1,6 @@
 """How the model samples, and where and in which numbers it runs."""
 
 import hashlib
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -9,14 +8,11 @@ import numpy as np
 
 from magicedit.errors import MagicEditError, ModelError
 from magicedit.faces import Alignment
+from magicedit.request import Sampling
 from magicedit.warping import Mouth, choose_mouth, embedded_mouths, own_mouth
 
 if TYPE_CHECKING:
     import torch
-
-QUALITIES = ("exact", "balanced", "fast", "live")  # the pipeline's, here because its import takes seconds
-MOST_STEPS = 1000  # noise levels of the published schedule, and of ours
-
 
 NO_TEETH = "none"
 
@@ -79,11 +75,9 @@ class MouthSettings:
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """Of the model's calls; None: what the quality or the model itself says.
+    """A `Sampling` whose mouths are found.
 
-    steps: denoising steps. guidance: classifier-free guidance scale. quality: see
-    `MagicEditPipeline.sampling`. seed: of the initial noise, and of the choice of a donor. mouths: whose
-    teeth show.
+    steps, guidance, quality, seed: as of `Sampling`. mouths: whose teeth show.
 
     Raises:
         MagicEditError: unless they make sense.
@@ -96,18 +90,7 @@ class SamplingSettings:
     mouths: MouthSettings = field(default_factory=MouthSettings)
 
     def __post_init__(self):
-        if self.steps is not None and not 1 <= self.steps <= MOST_STEPS:
-            raise MagicEditError(
-                f"the number of denoising steps must be at least 1 and at most {MOST_STEPS}, got {self.steps}"
-            )
-        if self.guidance is not None and not (math.isfinite(self.guidance) and self.guidance >= 0):
-            raise MagicEditError(
-                f"the guidance scale must be a number from 0 (3 is usual), got {self.guidance}"
-            )
-        if self.quality is not None and self.quality not in QUALITIES:
-            raise MagicEditError(f"quality must be one of {', '.join(QUALITIES)}, got {self.quality!r}")
-        if not 0 <= self.seed < 2**63:
-            raise MagicEditError(f"the seed must be an integer from 0 to 2**63 - 1, got {self.seed}")
+        Sampling(steps=self.steps, guidance=self.guidance, quality=self.quality, seed=self.seed)
 
     def to_json(self) -> dict[str, Any]:
         """Equal for equal settings."""

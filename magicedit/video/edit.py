@@ -2,25 +2,20 @@
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar, Unpack
 
 import numpy as np
 
-from magicedit.action_units import (
-    parse_deltas,
-    parse_levels,
-    total_delta,
-    whole_name,
-    with_sides,
-)
-from magicedit.editor import ExpressionEditor, FaceChanger, PhotoLike, SamplingSettings, requested_deltas
+from magicedit.action_units import total_delta, whole_name, with_sides
+from magicedit.editor import ExpressionEditor, FaceChanger, SamplingSettings
 from magicedit.errors import ActionUnitError, NoFaceError, VideoError
 from magicedit.expression import Expression
+from magicedit.request import Deltas, EditRequest, SamplingOptions
 from magicedit.video.analysis import (
     DECODED_AHEAD,
     DECODED_BYTES,
@@ -46,7 +41,6 @@ from magicedit.video.threads import ahead, how_many
 from magicedit.video.writing import check_size, check_video_output
 from magicedit.warping import Change, Mouth
 
-Deltas = str | Mapping[str, float]
 Request = Callable[[SteadyFace, float], dict[str, float]]
 Item = TypeVar("Item")
 QUALITY = "fast"  # what videos are made in unless another is asked for: see docs/video.md
@@ -65,15 +59,11 @@ def edit_video(
     expression: Expression | None = None,
     strength: float = 1.0,
     neutral: bool = False,
-    steps: int | None = None,
-    guidance: float | None = None,
-    seed: int = 0,
     quality: str | None = QUALITY,
-    teeth: int | str | None = None,
-    references: Sequence[PhotoLike] = (),
     settings: VideoSettings = DEFAULTS,
     damaged: bool = False,
     progress: ProgressCallback | None = None,
+    **sampling: Unpack[SamplingOptions],
 ) -> VideoResult:
     """Edits one or all faces of a video; sound, timestamps and everything outside the faces stay.
 
@@ -96,7 +86,7 @@ def edit_video(
     Raises:
         VideoError: where the video cannot be read, is damaged, or its pictures cannot be held by H.264.
         NoFaceError: where there is no face, or fewer than the index needs.
-        ActionUnitError: as `requested_deltas`; where a unit is both arrived at and in the curve.
+        ActionUnitError: as `EditRequest`; where a unit is both arrived at and in the curve.
         OutputError: where the output cannot be written, is the input, or is being made by another program.
         MissingDependencyError: without the extra `video`.
     """
@@ -104,26 +94,24 @@ def edit_video(
     started = time.perf_counter()
     import_av()
     source, output = Path(source), Path(output)
-    sampling = editor.sampling(steps, guidance, quality, seed, teeth, references)
     names = editor.action_units
-    asked = {
-        "add": None if add is None else parse_deltas(add, names),
-        "set": None if set is None else parse_levels(set, names),
-        "emotion": emotion, "expression": expression, "strength": strength, "neutral": neutral,
-    }  # fmt: skip
+    asked = EditRequest(
+        add, set, emotion, expression=expression, strength=strength, neutral=neutral, names=names
+    )
     check_request(names, asked, curve)
+    chosen = editor.sampling(quality=quality, **sampling)
     video = Video(source)
     check_size(video.info, str(source), "scale it first")
     check_video_output(output, source)
 
     def requested(current: Mapping[str, float], seconds: float) -> dict[str, float]:
-        parts = [requested_deltas(names, current, continuous=True, **asked)]
+        parts = [asked.deltas(names, current, continuous=True)]
         return total_delta([*parts, curve.at(seconds)] if curve else parts, names)
 
     request = {
         "command": "edit", "input": video.digest(), "suffix": output.suffix.lower(), "face": face,
-        "asked": asked | {"expression": expression and expression.to_dict()},
-        "curve": curve and curve.to_json(), "settings": asdict(settings), **identity(editor, sampling),
+        "asked": asked.to_json(),
+        "curve": curve and curve.to_json(), "settings": asdict(settings), **identity(editor, chosen),
     }  # fmt: skip
     with Partial(output, request) as partial:
         # 2. The faces
@@ -133,10 +121,8 @@ def edit_video(
         try:
             warnings = check_damage(analysis, source, damaged) + remarks_on(video.info)
             tracks = choose(scan(analysis.rows(), time_base), face, source)
-            maker = EditMaker(
-                video, analysis, tracks, requested, editor.changer, sampling, settings.smoothing
-            )
-            if set is not None or neutral or expression is not None:  # then each frame asks for its own
+            maker = EditMaker(video, analysis, tracks, requested, editor.changer, chosen, settings.smoothing)
+            if asked.set is not None or neutral or expression is not None:  # then each frame asks for its own
                 maker.check()
         except (VideoError, NoFaceError, ActionUnitError):
             partial.remove()  # what was asked for cannot be had
@@ -160,29 +146,25 @@ def edit_video(
     )  # fmt: skip
 
 
-def check_request(names: tuple[str, ...], asked: Mapping[str, Any], curve: Curve | None) -> None:
+def check_request(names: tuple[str, ...], asked: EditRequest, curve: Curve | None) -> None:
     """Raises what is wrong with a request whatever the video shows.
 
     Args:
-        names: of the model's units. asked: arguments of `requested_deltas`.
+        names: of the model's units.
 
     Raises:
-        ActionUnitError: as `requested_deltas`; where the curve has a unit that the model cannot edit, or one
-            that is also arrived at, or where sums leave -10 to 10.
+        ActionUnitError: as `EditRequest.deltas`; where the curve has a unit that the model cannot edit, or
+            one that is also arrived at, or where sums leave -10 to 10.
     """
-    constant = requested_deltas(names, dict.fromkeys(with_sides(names), 0.0), **asked)
+    constant = asked.deltas(names, dict.fromkeys(with_sides(names), 0.0))
     if curve is None:
         return
     curve.usable_by(names)
-    arrived = {whole_name(name) for name in parse_levels(asked["set"], names)} if asked["set"] else set()
-    expression = asked["expression"]
-    if expression is not None and not expression.relative:
-        arrived |= {whole_name(name) for name in expression.values}
-    if both := sorted(arrived & {whole_name(name) for name in curve.values}):
+    if both := sorted(asked.arrived_at & {whole_name(name) for name in curve.values}):
         raise ActionUnitError(
             f"{', '.join(both)}: both arrived at (set, expression) and changed by {curve.source}; choose one"
         )
-    if not asked["neutral"]:
+    if not asked.neutral:
         for seconds in curve.times:  # sums are extreme where the curve is
             total_delta([constant, curve.at(float(seconds))], names)
 

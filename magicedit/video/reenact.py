@@ -4,9 +4,10 @@ import hashlib
 import itertools
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Unpack
 
 import cv2
 import numpy as np
@@ -15,13 +16,13 @@ from magicedit.editor import (
     ExpressionEditor,
     FaceChanger,
     FaceCut,
-    PhotoLike,
     SamplingSettings,
     select_faces,
 )
 from magicedit.errors import ActionUnitError, MagicEditError, NoFaceError, VideoError
 from magicedit.faces import Face
 from magicedit.imaging import Photo, open_photo
+from magicedit.request import SamplingOptions
 from magicedit.video.analysis import Analysis, Track, analyse, check_damage, choose, scan, steady_faces
 from magicedit.video.edit import QUALITY, batches, described
 from magicedit.video.flicker import FlickerMeter
@@ -50,15 +51,11 @@ def reenact(
     driving_face: str | int = "largest",
     neutral_at: float | None = None,
     longest: int | None = None,
-    steps: int | None = None,
-    guidance: float | None = None,
-    seed: int = 0,
     quality: str | None = QUALITY,
-    teeth: int | str | None = None,
-    references: Sequence[PhotoLike] = (),
     settings: VideoSettings = DEFAULTS,
     damaged: bool = False,
     progress: ProgressCallback | None = None,
+    **sampling: Unpack[SamplingOptions],
 ) -> VideoResult:
     """Gives a photograph the expressions of a video, with the video's timing and sound.
 
@@ -89,7 +86,7 @@ def reenact(
     started = time.perf_counter()
     import_av()
     driving, output = Path(driving), Path(output)
-    sampling = editor.sampling(steps, guidance, quality, seed, teeth, references)
+    chosen = editor.sampling(quality=quality, **sampling)
     if not (math.isfinite(strength) and STRENGTHS[0] <= strength <= STRENGTHS[1]):
         raise MagicEditError(
             f"the strength must be from {STRENGTHS[0]:g} to {STRENGTHS[1]:g}, got {strength}"
@@ -108,7 +105,7 @@ def reenact(
         "command": "reenact", "input": video.digest(), "suffix": output.suffix.lower(),
         "photo": hashlib.blake2b(np.ascontiguousarray(pixels)).hexdigest(), "size": pixels.shape,
         "face": face, "driving_face": driving_face, "neutral_at": neutral_at, "strength": strength,
-        "settings": asdict(settings), **identity(editor, sampling),
+        "settings": asdict(settings), **identity(editor, chosen),
     }  # fmt: skip
     with Partial(output, request) as partial:
         # 2. The driving face and its neutral
@@ -125,7 +122,7 @@ def reenact(
 
         # 3. The frames
         maker = ReenactMaker(
-            pixels, face_in_photo, info, analysis, track, neutral, strength, editor.changer, sampling,
+            pixels, face_in_photo, info, analysis, track, neutral, strength, editor.changer, chosen,
             settings.smoothing,
         )  # fmt: skip
         resumed, remarks = render(maker, analysis, info, video, output, partial, settings.encoding, progress)

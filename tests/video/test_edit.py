@@ -10,10 +10,11 @@ from conftest import SIDE, av, read_pictures, seconds_of, sound_of, write_video
 from PIL import Image
 from test_smoothing import PASSING
 
-from magicedit.editor import SamplingSettings, requested_deltas
+from magicedit.editor import SamplingSettings
 from magicedit.errors import ActionUnitError, MagicEditError, NoFaceError, OutputError, VideoError
 from magicedit.expression import Expression
 from magicedit.faces import align, editing_region
+from magicedit.request import EditRequest
 from magicedit.video import Curve, Encoding, VideoSettings, edit_video
 from magicedit.video.analysis import analyse, scan
 from magicedit.video.edit import EditMaker
@@ -33,7 +34,7 @@ def maker(
     tracks = scan(analysis.rows(), float(video.info.time_base))[which]
 
     def requested(current, seconds):
-        return requested_deltas(editor.action_units, current, add=add(seconds) if callable(add) else add)
+        return EditRequest(add(seconds) if callable(add) else add).deltas(editor.action_units, current)
 
     sampling = SamplingSettings(quality="live")
     return EditMaker(video, analysis, tracks, requested, editor.changer, sampling, smoothing)

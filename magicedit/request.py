@@ -1,0 +1,249 @@
+"""What one edit asks for and how the model samples it: checked and parsed once, resolved against a face.
+
+Every interface builds an `EditRequest`: `ExpressionEditor.edit` from its arguments, the command line from its
+options, batches from rows of a manifest.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import InitVar, dataclass, fields
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+
+from magicedit.action_units import (
+    DESCRIPTIONS,
+    by_number,
+    canonical_name,
+    name_order,
+    parse_deltas,
+    parse_emotion,
+    parse_levels,
+    resolved,
+    total_delta,
+    whole_name,
+    with_sides,
+)
+from magicedit.errors import ActionUnitError, MagicEditError, NoFaceError
+from magicedit.expression import Expression
+
+Deltas = str | Mapping[str, float] | Sequence[float] | np.ndarray
+QUALITIES = ("exact", "balanced", "fast", "live")  # the pipeline's, here because its import takes seconds
+MOST_STEPS = 1000  # noise levels of the published schedule, and of ours
+
+
+class SamplingOptions(TypedDict, total=False):
+    """Keyword arguments of everything that edits; each is a field of `Sampling`."""
+
+    steps: int | None
+    guidance: float | None
+    quality: str | None
+    seed: int
+    teeth: int | str | None
+    references: Sequence[Any]
+
+
+class EditOptions(SamplingOptions, total=False):
+    """Keyword arguments of an edit of photographs; each is a field of `EditRequest`."""
+
+    expression: Expression | str | Path | None
+    strength: float
+    neutral: bool
+    tolerance: float | None
+    max_edits: int
+    measure: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the model makes a picture. None stands for what the quality or the model itself says.
+
+    Attributes:
+        steps: denoising steps.
+        guidance: classifier-free guidance scale.
+        quality: one of QUALITIES, see `MagicEditPipeline.sampling`.
+        seed: of the initial noise, and of the choice of a donor's mouth.
+        teeth: number of the donor whose teeth show where the photograph shows none, or "none".
+        references: other photographs of the person; the first that shows its teeth lends them.
+
+    Raises:
+        MagicEditError: where a value is out of range.
+    """
+
+    steps: int | None = None
+    guidance: float | None = None
+    quality: str | None = None
+    seed: int = 0
+    teeth: int | str | None = None
+    references: Sequence[Any] = ()
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and not 1 <= self.steps <= MOST_STEPS:
+            raise MagicEditError(
+                f"the number of denoising steps must be at least 1 and at most {MOST_STEPS}, got {self.steps}"
+            )
+        if self.guidance is not None and not (math.isfinite(self.guidance) and self.guidance >= 0):
+            raise MagicEditError(
+                f"the guidance scale must be a number from 0 (3 is usual), got {self.guidance}"
+            )
+        if self.quality is not None and self.quality not in QUALITIES:
+            raise MagicEditError(f"quality must be one of {', '.join(QUALITIES)}, got {self.quality!r}")
+        if not 0 <= self.seed < 2**63:
+            raise MagicEditError(f"the seed must be an integer from 0 to 2**63 - 1, got {self.seed}")
+        if isinstance(self.references, str) or not isinstance(self.references, Sequence):
+            raise MagicEditError(f"references must be a list of photographs, got {self.references!r}")
+
+
+@dataclass(frozen=True)
+class EditRequest(Sampling):
+    """The arguments of `ExpressionEditor.edit` under the same names, checked as far as no face is needed.
+
+    `add` and `set` become mappings of canonical names and `emotion` a name and a strength, so that equal
+    requests compare equal; the file of an expression is read.
+
+    Attributes:
+        names: what a model can edit, for `add` and `set`; default: every unit that is known.
+
+    Raises:
+        MagicEditError: where one of them is malformed or out of range, or two contradict each other.
+    """
+
+    add: Deltas | None = None
+    set: Deltas | None = None
+    emotion: str | tuple[str, float] | None = None
+    face: str | int = "all"
+    expression: Expression | str | Path | None = None
+    strength: float = 1.0
+    neutral: bool = False
+    tolerance: float | None = None
+    max_edits: int = 4
+    measure: bool = True
+    names: InitVar[Sequence[str] | None] = None
+
+    def __post_init__(self, names: Sequence[str] | None) -> None:
+        super().__post_init__()
+        if isinstance(self.expression, str | Path):
+            object.__setattr__(self, "expression", Expression.load(self.expression))
+        known = tuple(DESCRIPTIONS) if names is None else tuple(names)
+        for field, parse in (("add", parse_deltas), ("set", parse_levels)):
+            value = getattr(self, field)
+            if value is not None:
+                object.__setattr__(self, field, by_number(parse(value, known)))
+        if self.emotion is not None:
+            object.__setattr__(self, "emotion", parse_emotion(self.emotion))
+        check_face(self.face)
+        self._check_loop()
+        if not math.isfinite(self.strength):
+            raise ActionUnitError(f"the strength of an expression must be a number, got {self.strength}")
+        self.check(known)
+
+    def _check_loop(self) -> None:
+        """MagicEditError unless the settings of a closed loop make sense."""
+        if self.tolerance is None:
+            return
+        if not (math.isfinite(self.tolerance) and self.tolerance > 0):
+            raise MagicEditError(
+                f"the tolerance must be a positive number of intensity steps, got {self.tolerance}"
+            )
+        if self.max_edits < 1:
+            raise MagicEditError(f"the closed loop needs at least 1 edit, got {self.max_edits}")
+        if not self.measure:
+            raise MagicEditError("the closed loop measures its results; do not switch measuring off")
+
+    def check(self, names: Sequence[str] | None) -> None:
+        """ActionUnitError where a model that edits `names` could not do this whatever a face shows.
+
+        names: None: not known yet.
+        """
+        if names is not None:
+            self.deltas(names, dict.fromkeys(with_sides(names), 0.0))
+
+    def deltas(
+        self, names: Sequence[str], current: Mapping[str, float], *, continuous: bool = False
+    ) -> dict[str, float]:
+        """What is asked of a face of `current` intensities: variations in the order of `names`.
+
+        Args:
+            names: what the model can edit. current: by name, sides included.
+            continuous: for films, as of `action_units.steps_to`.
+
+        Raises:
+            ActionUnitError: where the model cannot edit what is asked for, `current` lacks a unit that is
+                arrived at, a unit is both added to and arrived at, or a sum leaves -10 to 10.
+        """
+        add, levels = (
+            {canonical_name(n, names): v for n, v in (p or {}).items()} for p in (self.add, self.set)
+        )
+        parts = [resolved(current, add, levels, self.emotion, names, continuous=continuous)]
+        arrived = {whole_name(name) for name in levels}
+        if self.expression is not None:
+            expression = usable_expression(self.expression, names)
+            wholes = {whole_name(name) for name in expression.values}
+            if not expression.relative:
+                if both := sorted(arrived & wholes, key=name_order):
+                    raise ActionUnitError(
+                        f"{', '.join(both)}: set, and in the expression to arrive at; choose one"
+                    )
+                arrived |= wholes
+            parts.append(expression.variation(current, self.strength, continuous=continuous))
+        if self.neutral:
+            rest = [name for name in names if name not in arrived]
+            if missing := [name for name in rest if name not in current]:
+                raise ActionUnitError(
+                    f"a neutral face needs {', '.join(missing)} measured, which the face backend does not"
+                )
+            sides = {name: value for name, value in current.items() if name != whole_name(name)}
+            measured = Expression.measured({name: current[name] for name in rest}, sides)
+            at_rest = Expression.neutral(measured.values)
+            parts.append(at_rest.variation(measured.values, continuous=continuous))
+        return total_delta(parts, names)
+
+    @property
+    def arrived_at(self) -> frozenset[str]:
+        """Whole units that `set` and an expression of intensities ask for, whatever a face shows now."""
+        of_expression = self.expression is not None and not self.expression.relative
+        return frozenset(
+            map(whole_name, (*(self.set or ()), *(self.expression.values if of_expression else ())))
+        )
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it asks for nothing at all, so that results are copies."""
+        return not (self.add or self.set or self.emotion or self.expression or self.neutral)
+
+    def sampling(self) -> dict[str, Any]:
+        """The fields of `Sampling` by name."""
+        return {field.name: getattr(self, field.name) for field in fields(Sampling)}
+
+    def to_json(self) -> dict[str, Any]:
+        """What differs from a request for nothing; equal for equal requests."""
+        content = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        if self.emotion is not None:
+            content["emotion"] = f"{self.emotion[0]}:{self.emotion[1]:g}"
+        if self.expression is not None:
+            content["expression"] = {
+                "values": dict(self.expression.values),
+                "relative": self.expression.relative,
+            }
+        return content
+
+
+def check_face(face: str | int) -> None:
+    """NoFaceError unless `face` is "all", "largest" or an index from 0."""
+    number = isinstance(face, int) and not isinstance(face, bool) and face >= 0
+    if not number and face not in ("all", "largest"):
+        raise NoFaceError(f'face must be "all", "largest" or an index from 0, got {face!r}')
+
+
+def usable_expression(expression: Expression, names: Sequence[str]) -> Expression:
+    """The expression without what was only measured; ActionUnitError where a request goes beyond `names`."""
+    lacking = sorted({whole_name(name) for name in expression.values} - {*names}, key=name_order)
+    limited = expression.limited_to(names)
+    if lacking and (expression.relative or not limited.values):
+        made_with = f", made with {expression.model}" if expression.model else ""
+        raise ActionUnitError(
+            f"this expression{made_with} asks for {', '.join(lacking)}, which this model cannot edit; "
+            f"it knows {', '.join(names)}"
+        )
+    return limited

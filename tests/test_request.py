@@ -1,0 +1,96 @@
+"""What an edit asks for: parsed once, checked without a face, resolved against one."""
+
+import pytest
+from PIL import Image
+
+from magicedit import action_units
+from magicedit.action_units import NAMES
+from magicedit.cli import main
+from magicedit.errors import ActionUnitError, MagicEditError, NoFaceError
+from magicedit.expression import Expression
+from magicedit.request import EditRequest, Sampling
+
+REST = dict.fromkeys(action_units.with_sides(NAMES), 0.0)
+
+
+@pytest.fixture
+def parsed(monkeypatch):
+    """The texts that were parsed for action units."""
+    texts, parse = [], action_units._pairs
+
+    def counted(spec, names):
+        if isinstance(spec, str):
+            texts.append(spec)
+        return parse(spec, names)
+
+    monkeypatch.setattr(action_units, "_pairs", counted)
+    return texts
+
+
+def test_the_command_line_parses_each_text_once(parsed, astronaut, tmp_path):
+    photo = tmp_path / "photo.png"
+    Image.fromarray(astronaut).save(photo)
+    asked = ["--au", "AU12=-2", "--set", "AU4=1", "--emotion", "surprise:0.1", "--quality", "live"]
+    assert main(["edit", str(photo), "-o", str(tmp_path / "out.png"), *asked]) == 0
+    assert sorted(parsed) == ["AU12=-2", "AU4=1"]
+
+
+def test_equal_requests_are_equal():
+    one = EditRequest("AU4=1,au012=3", emotion="happiness:0.50")
+    assert one == EditRequest({"AU12": 3.0, "AU4": 1}, emotion=("happiness", 0.5))
+    assert one.to_json() == {"add": {"AU4": 1.0, "AU12": 3.0}, "emotion": "happiness:0.5"}
+    assert EditRequest().to_json() == {}
+    assert EditRequest().is_empty
+    assert not one.is_empty
+
+
+def test_a_vector_is_in_the_order_of_the_models_names():
+    request = EditRequest([1.0, -2.0], names=("AU26", "AU1"))
+    assert request.deltas(("AU26", "AU1"), REST) == {"AU26": 1.0, "AU1": -2.0}
+
+
+def test_what_is_arrived_at_whatever_a_face_shows():
+    request = EditRequest({"AU1": 1}, {"AU4L": 2}, expression=Expression({"AU12": 3, "AU26": 1}))
+    assert request.arrived_at == {"AU4", "AU12", "AU26"}
+    assert EditRequest(expression=Expression({"AU12": 3}, relative=True)).arrived_at == set()
+
+
+def test_the_file_of_an_expression_is_read(tmp_path):
+    Expression({"AU12": 3}).save(tmp_path / "smile.yaml")
+    request = EditRequest(expression=tmp_path / "smile.yaml")
+    assert request.deltas(NAMES, REST | {"AU12": 1.0}) == {"AU12": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"add": "AU7=1", "names": NAMES}, ActionUnitError, "AU7 .* is measured but cannot be edited here"),
+        ({"add": "AU12=1", "set": "AU12=1"}, ActionUnitError, "both set to an intensity and changed"),
+        ({"strength": float("nan")}, ActionUnitError, "strength"),
+        ({"face": -1}, NoFaceError, "an index from 0, got -1"),
+        ({"face": "both"}, NoFaceError, "an index from 0, got 'both'"),
+        ({"tolerance": 0}, MagicEditError, "tolerance must be a positive number"),
+        ({"tolerance": 1, "max_edits": 0}, MagicEditError, "at least 1 edit"),
+        ({"tolerance": 1, "measure": False}, MagicEditError, "do not switch measuring off"),
+        ({"steps": 0}, MagicEditError, "denoising steps"),
+        ({"guidance": -1.0}, MagicEditError, "guidance"),
+        ({"quality": "best"}, MagicEditError, "exact, balanced, fast, live"),
+        ({"seed": -1}, MagicEditError, "seed"),
+        ({"references": "me.jpg"}, MagicEditError, "list of photographs"),
+    ],
+)
+def test_what_is_wrong_is_said_before_a_face_is_looked_for(arguments, error, message):
+    with pytest.raises(error, match=message):
+        EditRequest(**arguments)
+
+
+def test_a_model_refuses_what_it_lacks_when_it_is_known():
+    request = EditRequest("AU7=1")
+    request.check(None)
+    with pytest.raises(ActionUnitError, match="AU7"):
+        request.check(NAMES)
+
+
+def test_an_unknown_setting_is_an_error():
+    with pytest.raises(TypeError, match="step"):
+        Sampling(step=3)
