@@ -78,7 +78,7 @@ def unit_text(quality: dict, name: str) -> str:
 def emotions_table() -> str:
     """The recipe of each emotion, in Markdown."""
     rows = [
-        f"| {emotion} | {', '.join(f'{unit} +{steps:g}' for unit, steps in recipe.items())} |"
+        f"| {emotion} | {', '.join(f'{unit} {steps:+g}' for unit, steps in recipe.items())} |"
         for emotion, recipe in EMOTIONS.items()
     ]
     return "\n".join(["| emotion | units at strength 1 |", "|---|---|", *rows])
