@@ -24,10 +24,10 @@ from machine import circumstances
 from mini_quality import VALIDATION
 
 from magicedit import ExpressionEditor
-from magicedit.action_units import INTENSITY_RANGE
 from magicedit.editor.closed_loop import UNMOVED, Pursuit, achieved
 from magicedit.faces import Face
 from magicedit.imaging import open_photo
+from magicedit.vocabulary import INTENSITY_RANGE
 
 TOLERANCE = 0.3  # intensity steps
 MAX_EDITS = 4

@@ -39,7 +39,7 @@ from mini_quality import VALIDATION
 from PIL import Image, ImageDraw, ImageFont
 
 import magicedit
-from magicedit.action_units import DESCRIPTIONS, EMOTIONS, NAMES, emotion_deltas, parse_deltas, whole_name
+from magicedit.action_units import DESCRIPTIONS, EMOTIONS, NAMES, emotion_deltas, parse_deltas
 from magicedit.cli.evaluation import fingerprint, open_editor, short_name
 from magicedit.errors import DatasetError, MagicEditError, NoFaceError, OutputError
 from magicedit.evaluation.circumstances import without_folders
@@ -49,6 +49,7 @@ from magicedit.faces.frame import face_frame
 from magicedit.files import replacing
 from magicedit.imaging import Photo, open_photo
 from magicedit.pipelines import pipeline_magicedit
+from magicedit.vocabulary import whole_name
 
 # Rooms and files of the package that no edit depends on
 BESIDE = {"app", "batch", "cli", "data", "demo.py", "doctor.py", "evaluation", "hub", "pretrained", "video"}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from magicedit.action_units import DESCRIPTIONS, parse_deltas, parse_levels
+from magicedit.action_units import FACS
 from magicedit.editor import EditResult, ExpressionEditor, face_to_json
 from magicedit.errors import ImageError, NoFaceError
 from magicedit.expression import Expression
@@ -62,8 +62,8 @@ def expression_of(editor: ExpressionEditor, images: torch.Tensor, face: int) -> 
 
 def expression_of_text(units: str, arrive: bool) -> Expression:
     """Of "AU12=3,AU25=1": intensities to arrive at, or variations to add. ActionUnitError as the parser."""
-    parse = parse_levels if arrive else parse_deltas
-    return Expression(parse(units, tuple(DESCRIPTIONS)), relative=not arrive, source="text")
+    parse = FACS.levels if arrive else FACS.deltas
+    return Expression(parse(units), relative=not arrive, source="text")
 
 
 def text_of(expression: Expression) -> str:

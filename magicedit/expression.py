@@ -16,22 +16,16 @@ from types import MappingProxyType
 from typing import Any
 
 from magicedit.action_units import (
-    DELTA_RANGE,
-    DESCRIPTIONS,
-    INTENSITY_RANGE,
+    FACS,
     NAMES,
-    by_number,
     canonical_name,
     emotion_deltas,
-    parse_deltas,
-    parse_levels,
     sided_names,
-    split_sides,
     steps_to,
-    whole_name,
 )
 from magicedit.errors import ActionUnitError
 from magicedit.files import read_document, write_document
+from magicedit.vocabulary import DELTA_RANGE, INTENSITY_RANGE, by_number, split_sides, whole_name
 
 FORMAT = "expression/1"
 ASYMMETRY = 0.5  # intensity steps: sides of a face that measure closer together are one
@@ -58,8 +52,8 @@ class Expression:
     model: str | None = None
 
     def __post_init__(self) -> None:
-        parse = parse_deltas if self.relative else parse_levels
-        values = by_number(parse(dict(self.values), tuple(DESCRIPTIONS)))
+        parse = FACS.deltas if self.relative else FACS.levels
+        values = by_number(parse(dict(self.values)))
         object.__setattr__(self, "values", MappingProxyType(values))
 
     def __reduce__(self):  # a mapping proxy cannot be pickled
@@ -121,7 +115,7 @@ class Expression:
         if not columns:
             raise ActionUnitError(
                 f"{path} has no column of a known action unit, such as AU12 or AU12_r; "
-                f"known: {', '.join(DESCRIPTIONS)}"
+                f"known: {', '.join(FACS)}"
             )
         if row < 0 or chosen is None:
             raise ActionUnitError(f"{path} has no row {row}; rows below the header count from 0")

@@ -12,21 +12,10 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from magicedit.action_units import (
-    DESCRIPTIONS,
-    by_number,
-    canonical_name,
-    name_order,
-    parse_deltas,
-    parse_emotion,
-    parse_levels,
-    resolved,
-    total_delta,
-    whole_name,
-    with_sides,
-)
+from magicedit.action_units import parse_emotion, resolved, vocabulary_of
 from magicedit.errors import ActionUnitError, MagicEditError, NoFaceError
 from magicedit.expression import Expression
+from magicedit.vocabulary import by_number, name_order, whole_name
 
 Deltas = str | Mapping[str, float] | Sequence[float] | np.ndarray
 QUALITIES = ("exact", "balanced", "fast", "live")  # the pipeline's, here because its import takes seconds
@@ -125,11 +114,11 @@ class EditRequest(Sampling):
         super().__post_init__()
         if isinstance(self.expression, str | Path):
             object.__setattr__(self, "expression", Expression.load(self.expression))
-        known = tuple(DESCRIPTIONS) if names is None else tuple(names)
-        for field, parse in (("add", parse_deltas), ("set", parse_levels)):
+        known = vocabulary_of(names)
+        for field, parse in (("add", known.deltas), ("set", known.levels)):
             value = getattr(self, field)
             if value is not None:
-                object.__setattr__(self, field, by_number(parse(value, known)))
+                object.__setattr__(self, field, by_number(parse(value)))
         if self.emotion is not None:
             object.__setattr__(self, "emotion", parse_emotion(self.emotion))
         check_face(self.face)
@@ -157,7 +146,7 @@ class EditRequest(Sampling):
         names: None: not known yet.
         """
         if names is not None:
-            self.deltas(names, dict.fromkeys(with_sides(names), 0.0))
+            self.deltas(names, dict.fromkeys(vocabulary_of(names).with_sides(), 0.0))
 
     def deltas(
         self, names: Sequence[str], current: Mapping[str, float], *, continuous: bool = False
@@ -172,8 +161,9 @@ class EditRequest(Sampling):
             ActionUnitError: where the model cannot edit what is asked for, `current` lacks a unit that is
                 arrived at, a unit is both added to and arrived at, or a sum leaves -10 to 10.
         """
+        names = vocabulary_of(names)
         add, levels = (
-            {canonical_name(n, names): v for n, v in (p or {}).items()} for p in (self.add, self.set)
+            {names.canonical(n): v for n, v in (part or {}).items()} for part in (self.add, self.set)
         )
         parts = [resolved(current, add, levels, self.emotion, names, continuous=continuous)]
         arrived = {whole_name(name) for name in levels}
@@ -197,7 +187,7 @@ class EditRequest(Sampling):
             measured = Expression.measured({name: current[name] for name in rest}, sides)
             at_rest = Expression.neutral(measured.values)
             parts.append(at_rest.variation(measured.values, continuous=continuous))
-        return total_delta(parts, names)
+        return names.total(parts)
 
     @property
     def arrived_at(self) -> frozenset[str]:

@@ -1,17 +1,18 @@
 """The vocabulary and its one parser."""
 
+import pickle
+
 import numpy as np
 import pytest
 
 from magicedit.action_units import (
     ACTION_UNITS,
     DEAD_ZONE,
-    DELTA_RANGE,
     DESCRIPTIONS,
     EMOTIONS,
+    FACS,
     NAMES,
     STRENGTH_RANGE,
-    by_number,
     canonical_name,
     emotion_deltas,
     parse_deltas,
@@ -19,13 +20,12 @@ from magicedit.action_units import (
     parse_levels,
     resolve_delta,
     sided_names,
-    split_sides,
     steps_to,
-    to_mapping,
     to_vector,
-    whole_name,
+    vocabulary_of,
 )
 from magicedit.errors import ActionUnitError, MagicEditError
+from magicedit.vocabulary import DELTA_RANGE, Control, Vocabulary, by_number, split_sides, whole_name
 
 
 def test_the_published_order_stands():
@@ -184,11 +184,11 @@ def test_vectors_and_mappings_invert_each_other():
     vector = to_vector({"au26": 1.5, "AU1": -2})
     assert vector.dtype == np.float32
     np.testing.assert_array_equal(vector, [-2] + [0] * 10 + [1.5])
-    assert to_mapping(vector) == dict.fromkeys(NAMES, 0.0) | {"AU1": -2.0, "AU26": 1.5}
+    assert NAMES.mapping(vector) == dict.fromkeys(NAMES, 0.0) | {"AU1": -2.0, "AU26": 1.5}
     with pytest.raises(ActionUnitError):
         to_vector({"AU7": 1.0})
     with pytest.raises(ActionUnitError):
-        to_mapping([1.0])
+        NAMES.mapping([1.0])
 
 
 def test_an_edit_adds_up_in_the_models_order():
@@ -295,3 +295,60 @@ def test_edits_of_sides():
 def test_vectors_have_no_sides():
     with pytest.raises(ActionUnitError, match="split AU12L first"):
         to_vector({"AU12L": 1.0})
+
+
+# --- Vocabularies of other models ---
+
+THREE = Vocabulary(
+    (Control("smile", "corners of the mouth up", "lip", has_sides=True), Control("blink"), Control("gaze_x"))
+)
+
+
+def test_words_are_names_too():
+    assert THREE == ("smile", "blink", "gaze_x")
+    assert THREE.deltas("Smile=1, blinK=-2") == {"smile": 1.0, "blink": -2.0}
+    assert THREE.deltas("smileL=1") == {"smileL": 1.0}
+    assert THREE.total([{"smileL": 1.0, "blink": 2.0}, {"smile": 1.0}]) == {
+        "smileL": 2.0,
+        "smileR": 1.0,
+        "blink": 2.0,
+    }
+    np.testing.assert_array_equal(THREE.vector({"gaze_x": 3}), [0, 0, 3])
+    assert THREE["smile"].region == "lip"
+    assert THREE[1] == "blink"
+    assert pickle.loads(pickle.dumps(THREE)).controls == THREE.controls
+    assert list(by_number({"blink": 1, "AU12": 2, "AU4": 3})) == ["AU4", "AU12", "blink"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("smle=1", r"unknown action unit 'smle'; did you mean smile \(corners .*Known: smile, blink, gaze_x"),
+        ("blinkL=1", "blink has no sides; those that have: smile"),
+        ("AU12=1", "unknown action unit 'AU12'. Known: smile"),
+        ("smile=1,smileR=1", "give smileL and smileR"),
+    ],
+)
+def test_unknown_words_say_what_is_known(text, message):
+    with pytest.raises(ActionUnitError, match=message):
+        THREE.deltas(text)
+
+
+@pytest.mark.parametrize("name", ["", "gazeL", "a,b", " AU1", "x="])
+def test_names_that_no_text_could_ask_for_are_refused(name):
+    with pytest.raises(ValueError, match="a control's name"):
+        Control(name)
+
+
+def test_names_twice_are_refused():
+    with pytest.raises(ValueError, match="once"):
+        Vocabulary((Control("blink"), Control("blink")))
+
+
+def test_a_models_units_keep_what_facs_says_of_them():
+    own = vocabulary_of(("AU26", "AU99", "AU12"))
+    assert own == ("AU26", "AU99", "AU12")
+    assert own["AU12"] == FACS["AU12"]
+    assert own.with_sides() == ("AU26", "AU99", "AU12", "AU12L", "AU12R")
+    assert vocabulary_of(own) is own
+    assert vocabulary_of(None) is FACS

@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 # A room is a module or folder right under the package. `errors` is the bottom; the file that ships with
 # the weights stands alone.
-_BASE = {"errors", "embedded", "files", "action_units", "imaging"}
+_BASE = {"errors", "embedded", "files", "vocabulary", "action_units", "imaging"}
 _GENERATION = {"models", "pipelines"}
 _ROOMS_BELOW_EDITOR = _BASE | {"expression", "request", "faces", "warping"} | _GENERATION
 _TRAINING = _ROOMS_BELOW_EDITOR | {"data", "baselines", "evaluation", "hub"}
@@ -20,11 +20,12 @@ _DOORS = {"app", "batch", "cli", "demo", "doctor"}  # what people open: they may
 
 MAY_IMPORT = {
     "errors": set(),
-    "action_units": {"errors"},
+    "vocabulary": {"errors"},
+    "action_units": {"errors", "vocabulary"},
     "files": {"errors"},
     "embedded": set(),  # names of models; imports no torch, since commands ask before they load anything
-    "expression": {"errors", "files", "action_units"},
-    "request": {"errors", "action_units", "expression"},
+    "expression": {"errors", "files", "vocabulary", "action_units"},
+    "request": {"errors", "vocabulary", "action_units", "expression"},
     "imaging": {"errors", "files", "action_units", "expression"},
     "pipelines": set(),
     "models": {"errors", "embedded", "action_units", "pipelines"},

@@ -3,27 +3,27 @@
 import pytest
 from PIL import Image
 
-from magicedit import action_units
 from magicedit.action_units import NAMES
 from magicedit.cli import main
 from magicedit.errors import ActionUnitError, MagicEditError, NoFaceError
 from magicedit.expression import Expression
 from magicedit.request import EditRequest, Sampling
+from magicedit.vocabulary import Vocabulary
 
-REST = dict.fromkeys(action_units.with_sides(NAMES), 0.0)
+REST = dict.fromkeys(NAMES.with_sides(), 0.0)
 
 
 @pytest.fixture
 def parsed(monkeypatch):
     """The texts that were parsed for action units."""
-    texts, parse = [], action_units._pairs
+    texts, parse = [], Vocabulary._pairs
 
-    def counted(spec, names):
+    def counted(vocabulary, spec):
         if isinstance(spec, str):
             texts.append(spec)
-        return parse(spec, names)
+        return parse(vocabulary, spec)
 
-    monkeypatch.setattr(action_units, "_pairs", counted)
+    monkeypatch.setattr(Vocabulary, "_pairs", counted)
     return texts
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from magicedit import __version__
-from magicedit.action_units import ACTION_UNITS, EMOTIONS, STRENGTH_RANGE, sided_names, whole_name
+from magicedit.action_units import ACTION_UNITS, EMOTIONS, STRENGTH_RANGE, sided_names
 from magicedit.app.endpoints import add_endpoints
 from magicedit.app.messages import spoken
 from magicedit.app.session import EditSettings, Session, Sweep
@@ -26,6 +26,7 @@ from magicedit.app.sliders import (
 from magicedit.app.views import SMALLEST_TOLD, bars, face_labels, titled
 from magicedit.editor import NO_TEETH, QUALITIES, ExpressionEditor
 from magicedit.errors import MagicEditError
+from magicedit.vocabulary import whole_name
 from magicedit.warping import embedded_mouths
 
 MOST_SESSIONS = 16  # pages that are remembered at once: each keeps a photograph in memory

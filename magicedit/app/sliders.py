@@ -7,15 +7,9 @@ variation, in mode "set" the intensity to arrive at.
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from magicedit.action_units import (
-    INTENSITY_RANGE,
-    by_number,
-    sided_names,
-    split_sides,
-    total_delta,
-    whole_name,
-)
+from magicedit.action_units import sided_names, vocabulary_of
 from magicedit.errors import ActionUnitError
+from magicedit.vocabulary import INTENSITY_RANGE, by_number, split_sides, whole_name
 
 Mode = Literal["add", "set"]
 Request = dict[str, float]  # canonical AU name, whole or of one side -> variation in intensity steps
@@ -89,7 +83,7 @@ def slider_request(
         both = [request.get(name, 0.0) for name in sided_names(unit)]
         if any(both) and abs(both[0] - both[1]) < STEP / 2:  # else the model would answer for each
             request |= dict.fromkeys(sided_names(unit), sum(both) / 2)
-    return {name: value for name, value in total_delta([request], units).items() if value}
+    return {name: value for name, value in vocabulary_of(units).total([request]).items() if value}
 
 
 def joined_sides(request: Request, units: Sequence[str]) -> Request:

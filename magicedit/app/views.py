@@ -7,10 +7,11 @@ import numpy as np
 import PIL.Image
 from PIL import ImageDraw, ImageFont
 
-from magicedit.action_units import DESCRIPTIONS, INTENSITY_RANGE, SIDES, whole_name
+from magicedit.action_units import DESCRIPTIONS
 from magicedit.editor import FaceEdit
 from magicedit.faces import Face
 from magicedit.faces.measure import SEEN_BY_LANDMARKS
+from magicedit.vocabulary import INTENSITY_RANGE, SIDES, whole_name
 
 SMALLEST_TOLD = 0.05  # intensity steps: below, a request reads as 0.0
 CHOSEN, OTHER = "#f97316", "#f8fafc"

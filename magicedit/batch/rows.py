@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from magicedit.action_units import DESCRIPTIONS, canonical_name, parse_deltas
+from magicedit.action_units import FACS, canonical_name
 from magicedit.batch.journal import JOURNAL
 from magicedit.errors import ActionUnitError, ImageError, MagicEditError, OutputError
 from magicedit.expression import Expression
@@ -261,7 +261,7 @@ def _row(
             expressions[file] = Expression.read(str(beside / file))
         changes["expression"] = expressions[file]
     if units := {n: text for n, text in values.items() if n not in COLUMNS and n not in _PLACES}:
-        numbers = parse_deltas(units, tuple(DESCRIPTIONS))  # a cell holds one number, not further units
+        numbers = FACS.deltas(units)  # a cell holds one number, not further units
         written = [f"{name}={number}" for name, number in numbers.items()]
         changes["add"] = ",".join([*([changes["add"]] if "add" in changes else []), *written])
     return Row(number, photo, target, dataclasses.replace(request, **changes))

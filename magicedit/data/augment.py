@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from magicedit.action_units import EMOTIONS, INTENSITY_RANGE, NAMES, to_vector
+from magicedit.action_units import EMOTIONS, NAMES, to_vector
+from magicedit.vocabulary import INTENSITY_RANGE
 from magicedit.warping import displacement_fields, embedded_mouths, warp_landmarks, warp_photo
 
 # AUs that come together in faces

@@ -36,7 +36,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 from tqdm.auto import tqdm
 
-from magicedit.action_units import DESCRIPTIONS, NAMES
+from magicedit.action_units import FACS, NAMES
 from magicedit.data.augment import muscle_variants
 from magicedit.data.description import DESCRIPTION_FILE, FORMAT_VERSION
 from magicedit.data.labels import PHOTO_SUFFIXES, match_labels, read_label_file
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     import datasets
 
 REPORT_FILE, CARD_FILE = "report.json", "README.md"
-MEASURED = tuple(DESCRIPTIONS)
+MEASURED = tuple(FACS)
 SPLITS = ("train", "validation")
 MAX_YAW, MAX_PITCH = 40.0, 30.0  # degrees; beyond, half of the face is hidden and its landmarks are guesses
 JPEG_QUALITY = 95

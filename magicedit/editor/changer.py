@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import PIL.Image
 
-from magicedit.action_units import split_sides, to_vector
+from magicedit.action_units import vocabulary_of
 from magicedit.editor.settings import SamplingSettings
 from magicedit.errors import ModelError
 from magicedit.faces import Alignment, Face, align, condition_image, crop_face, editing_region, left_side
+from magicedit.vocabulary import Vocabulary, split_sides
 from magicedit.warping import (
     Change,
     Mouth,
@@ -107,9 +108,9 @@ class FaceChanger:
         self._encoding = threading.Lock()
 
     @property
-    def action_units(self) -> tuple[str, ...]:
+    def action_units(self) -> Vocabulary:
         """The AUs this model was trained on, in its order."""
-        return tuple(self.pipeline.action_units)
+        return vocabulary_of(self.pipeline.action_units)
 
     @property
     def composes(self) -> bool:
@@ -255,7 +256,7 @@ class FaceChanger:
         Models that compose move pixels as far as they are told, so that requests beyond those in training
         tear faces: these saturate.
         """
-        vector = to_vector(request, self.action_units)
+        vector = self.action_units.vector(request)
         if not self.composes:
             return vector
         beyond = np.maximum(np.abs(vector) - LINEAR_TO, 0)

@@ -3,10 +3,11 @@
 import math
 from collections.abc import Mapping
 
-from magicedit.action_units import DEAD_ZONE, INTENSITY_RANGE, whole_name
+from magicedit.action_units import DEAD_ZONE
 from magicedit.errors import MagicEditError
 from magicedit.faces import Face, geometric_change
 from magicedit.faces.measure import SEEN_BY_LANDMARKS
+from magicedit.vocabulary import INTENSITY_RANGE, whole_name
 
 FURTHEST = 5.0  # intensity steps that a corrected request may ask for: models are trained on no more
 # Where no request has gone too far yet: the flattest answer that is believed, in measured intensity steps

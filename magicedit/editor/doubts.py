@@ -8,12 +8,13 @@ from collections.abc import Mapping
 import cv2
 import numpy as np
 
-from magicedit.action_units import ACTION_UNITS, INTENSITY_RANGE, whole_name
+from magicedit.action_units import FACS
 from magicedit.faces import Face, align, covered_parts, region_polygon
 from magicedit.faces.frame import face_frame
 from magicedit.faces.measure import LANDMARKS_SHOW, SEEN_BY_LANDMARKS
 from magicedit.faces.regions import polygon_mask
 from magicedit.faces.types import Scheme
+from magicedit.vocabulary import INTENSITY_RANGE, whole_name
 from magicedit.warping import Change
 from magicedit.warping.change import sharpened
 
@@ -210,7 +211,7 @@ def _unit(landmarks: np.ndarray, scheme: Scheme) -> float:
 
 def _asks_for(requested: Mapping[str, float], *regions: str) -> bool:
     """Whether a unit of one of the regions is asked to move by SMALLEST_JUDGED or more."""
-    units = {unit.name for unit in ACTION_UNITS if unit.region in regions}
+    units = {unit.name for unit in FACS.controls if unit.region in regions}
     return any(
         whole_name(name) in units and abs(delta) >= SMALLEST_JUDGED for name, delta in requested.items()
     )

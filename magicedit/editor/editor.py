@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Unpack
 import numpy as np
 import PIL.Image
 
-from magicedit.action_units import parse_deltas, resolve_delta, split_sides, to_vector, with_sides
+from magicedit.action_units import resolve_delta
 from magicedit.editor.attention import AttentionMaps, record_attention
 from magicedit.editor.changer import Edit, FaceChanger
 from magicedit.editor.closed_loop import Pursuit
@@ -50,6 +50,7 @@ from magicedit.request import (
     check_face,
     usable_expression,
 )
+from magicedit.vocabulary import Vocabulary, split_sides
 from magicedit.warping import Mouth, own_mouth
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ class ExpressionEditor:
         return cls(pipeline, load_backend(backend) if isinstance(backend, str) else backend, model=str(model))
 
     @property
-    def action_units(self) -> tuple[str, ...]:
+    def action_units(self) -> Vocabulary:
         """The AUs this model was trained on, in its order."""
         return self.changer.action_units
 
@@ -249,7 +250,7 @@ class ExpressionEditor:
         settings = self.sampling(**sampling)
         loop = EditRequest(tolerance=tolerance, max_edits=max_edits, measure=measure)
         indices = sorted(adds)
-        requests = [parse_deltas(adds[index], self.action_units) for index in indices]
+        requests = [self.action_units.deltas(adds[index]) for index in indices]
         photo = open_photo(photo)
         found = self._search(photo)
         faces = [face for index in indices for face in select_faces(found.faces, index, photo)]
@@ -312,7 +313,7 @@ class ExpressionEditor:
         """
         started = time.perf_counter()
         settings = self.sampling(**sampling)
-        deltas = [parse_deltas(add, self.action_units) for add in adds]
+        deltas = [self.action_units.deltas(add) for add in adds]
         photo = open_photo(photo)
         found = self._search(photo)
         chosen = Chosen(select_indices(found.faces, face, photo), found.left_alone)
@@ -398,9 +399,9 @@ class ExpressionEditor:
         if layer is not None and layer not in layers:
             raise ModelError(f"the model {self.model} has no layer {layer!r}; it has {', '.join(layers)}")
         delta = resolve_delta(
-            dict.fromkeys(with_sides(self.action_units), 0.0), add=add, names=self.action_units
+            dict.fromkeys(self.action_units.with_sides(), 0.0), add=add, names=self.action_units
         )
-        left, right = (to_vector(side, self.action_units) for side in split_sides(delta))
+        left, right = (self.action_units.vector(side) for side in split_sides(delta))
         if not np.array_equal(left, right):
             raise ActionUnitError(
                 "attention is recorded of one run of the model; ask both sides for the same"

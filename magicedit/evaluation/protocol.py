@@ -8,9 +8,10 @@ from typing import Any
 
 import yaml
 
-from magicedit.action_units import NAMES, by_number, canonical_name, parse_deltas, sided_names
+from magicedit.action_units import NAMES, canonical_name, parse_deltas, sided_names
 from magicedit.errors import MagicEditError
 from magicedit.evaluation.subjects import RENDERINGS
+from magicedit.vocabulary import by_number
 
 _FOLDER = Path(str(files("magicedit"))) / "evaluation" / "protocols"
 _PUBLISHED_FILE = "published.yaml"

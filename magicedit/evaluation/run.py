@@ -22,13 +22,13 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from magicedit.action_units import name_order, whole_name
 from magicedit.errors import MagicEditError, OutputError
 from magicedit.evaluation.circumstances import without_folders
 from magicedit.evaluation.editors import Entrant, PictureFolder
 from magicedit.evaluation.protocol import Edit, Protocol
 from magicedit.evaluation.scoring import Scoring, head_group, rounded
 from magicedit.evaluation.subjects import Subject
+from magicedit.vocabulary import name_order, whole_name
 
 logger = logging.getLogger(__name__)
 

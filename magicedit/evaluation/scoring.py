@@ -9,7 +9,6 @@ from typing import Any
 import cv2
 import numpy as np
 
-from magicedit.action_units import whole_name
 from magicedit.errors import MagicEditError, NoFaceError
 from magicedit.evaluation.circumstances import without_folders
 from magicedit.evaluation.metrics.au_error import achieved_share, au_error, possible_change
@@ -37,6 +36,7 @@ from magicedit.faces import (
 from magicedit.faces.backends import dlib as dlib_backend
 from magicedit.faces.types import same_face
 from magicedit.imaging import Photo
+from magicedit.vocabulary import whole_name
 
 CROP = 384  # px a side of the crops that are compared and kept
 LPIPS_FACE = LPIPS_MOUTH = 128  # px a side of what ST-LPIPS sees; at 384 it takes a second of a core

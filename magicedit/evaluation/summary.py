@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from magicedit.action_units import sided_names, whole_name
+from magicedit.action_units import sided_names
 from magicedit.data.labels import match_labels, read_labels
 from magicedit.errors import DatasetError
 from magicedit.evaluation.editors import Entrant
@@ -16,6 +16,7 @@ from magicedit.evaluation.metrics.control import crosstalk, response, side_leak
 from magicedit.evaluation.metrics.intervals import bootstrap
 from magicedit.evaluation.protocol import Protocol
 from magicedit.evaluation.scoring import AU_COLUMNS, SCORERS, au_columns, rounded
+from magicedit.vocabulary import whole_name
 
 Rows = Sequence[Mapping[str, Any]]
 SCALARS = (

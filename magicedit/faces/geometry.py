@@ -13,11 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from magicedit.action_units import by_number, sided_names, whole_name
+from magicedit.action_units import sided_names
 from magicedit.faces.alignment import similarity, stable_landmarks
 from magicedit.faces.frame import face_frame
 from magicedit.faces.measure import FULL_BROW_RAISE, FULL_INTENSITY, FULL_LIP_GAP, lip_gap
 from magicedit.faces.types import Scheme
+from magicedit.vocabulary import by_number, whole_name
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from magicedit.action_units import BILATERAL, by_number
+from magicedit.action_units import BILATERAL
 from magicedit.faces.frame import EYE_CORNERS, face_frame
 from magicedit.faces.types import Pose, Scheme
+from magicedit.vocabulary import by_number
 
 FULL_INTENSITY = 5.0  # a blendshape of 1 is intensity E
 

@@ -8,13 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from magicedit.action_units import (
-    DESCRIPTIONS,
-    canonical_name,
-    name_order,
-    parse_deltas,
-)
+from magicedit.action_units import FACS, canonical_name, parse_deltas
 from magicedit.errors import ActionUnitError
+from magicedit.vocabulary import name_order
 
 TIME_COLUMNS = ("time", "seconds", "timestamp")
 _MOST_ROWS = 1_000_000
@@ -53,7 +49,7 @@ class Curve:
         checked: dict[str, np.ndarray] = {}
         for index in range(len(times)):
             try:
-                row = parse_deltas({name: column[index] for name, column in self.values.items()}, _KNOWN)
+                row = parse_deltas({name: column[index] for name, column in self.values.items()}, FACS)
             except ActionUnitError as error:
                 raise ActionUnitError(f"{self.source}, at {times[index]:g} s: {error}") from error
             for name, value in row.items():
@@ -99,7 +95,7 @@ class Curve:
             if index == columns[0]:
                 continue
             try:
-                canonical = canonical_name(name, _KNOWN)
+                canonical = canonical_name(name, FACS)
             except ActionUnitError as error:
                 raise ActionUnitError(f"{path}: {error}") from error
             if canonical in names:
@@ -141,7 +137,7 @@ class Curve:
                 raise ActionUnitError(
                     f"a keyframe is SECONDS:AU12=+3, such as 1.5:AU12=+3,AU4=-1; got {key!r}"
                 )
-            rows.append((_number(time, f"the keyframe {key!r}, its time"), parse_deltas(units, _KNOWN)))
+            rows.append((_number(time, f"the keyframe {key!r}, its time"), parse_deltas(units, FACS)))
         times = np.array([time for time, _ in rows])
         values = {}
         for name in {name: None for _, row in rows for name in row}:
@@ -177,9 +173,6 @@ class Curve:
     def to_json(self) -> dict[str, list[float]]:
         """Times and values, for comparing."""
         return {"time": self.times.tolist()} | {name: column.tolist() for name, column in self.values.items()}
-
-
-_KNOWN = tuple(DESCRIPTIONS)
 
 
 def _number(text: str, where: str) -> float:

@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from functools import cached_property
@@ -11,7 +11,7 @@ from typing import TypeVar, Unpack
 
 import numpy as np
 
-from magicedit.action_units import total_delta, whole_name, with_sides
+from magicedit.action_units import vocabulary_of
 from magicedit.editor import ExpressionEditor, FaceChanger, SamplingSettings
 from magicedit.errors import ActionUnitError, NoFaceError, VideoError
 from magicedit.expression import Expression
@@ -39,6 +39,7 @@ from magicedit.video.settings import DEFAULTS, VideoSettings
 from magicedit.video.smoothing import ChangeFilter, Smoothing
 from magicedit.video.threads import ahead, how_many
 from magicedit.video.writing import check_size, check_video_output
+from magicedit.vocabulary import whole_name
 from magicedit.warping import Change, Mouth
 
 Request = Callable[[SteadyFace, float], dict[str, float]]
@@ -106,7 +107,7 @@ def edit_video(
 
     def requested(current: Mapping[str, float], seconds: float) -> dict[str, float]:
         parts = [asked.deltas(names, current, continuous=True)]
-        return total_delta([*parts, curve.at(seconds)] if curve else parts, names)
+        return names.total([*parts, curve.at(seconds)] if curve else parts)
 
     request = {
         "command": "edit", "input": video.digest(), "suffix": output.suffix.lower(), "face": face,
@@ -146,7 +147,7 @@ def edit_video(
     )  # fmt: skip
 
 
-def check_request(names: tuple[str, ...], asked: EditRequest, curve: Curve | None) -> None:
+def check_request(names: Sequence[str], asked: EditRequest, curve: Curve | None) -> None:
     """Raises what is wrong with a request whatever the video shows.
 
     Args:
@@ -156,7 +157,8 @@ def check_request(names: tuple[str, ...], asked: EditRequest, curve: Curve | Non
         ActionUnitError: as `EditRequest.deltas`; where the curve has a unit that the model cannot edit, or
             one that is also arrived at, or where sums leave -10 to 10.
     """
-    constant = asked.deltas(names, dict.fromkeys(with_sides(names), 0.0))
+    names = vocabulary_of(names)
+    constant = asked.deltas(names, dict.fromkeys(names.with_sides(), 0.0))
     if curve is None:
         return
     curve.usable_by(names)
@@ -166,7 +168,7 @@ def check_request(names: tuple[str, ...], asked: EditRequest, curve: Curve | Non
         )
     if not asked.neutral:
         for seconds in curve.times:  # sums are extreme where the curve is
-            total_delta([constant, curve.at(float(seconds))], names)
+            names.total([constant, curve.at(float(seconds))])
 
 
 def remarks_on(info: VideoInfo) -> list[str]:

@@ -19,8 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from magicedit.action_units import NAMES, whole_name
+from magicedit.action_units import NAMES
 from magicedit.faces.frame import face_frame
+from magicedit.vocabulary import whole_name
 
 LANDMARKS = 478
 SKIN = 468  # landmarks of the skin; the others are irises

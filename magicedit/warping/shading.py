@@ -15,8 +15,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from magicedit.action_units import split_sides
 from magicedit.faces.alignment import Alignment
+from magicedit.vocabulary import split_sides
 from magicedit.warping.change import upsampled, window_of
 from magicedit.warping.muscles import SKIN
 

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from magicedit.action_units import NAMES, split_sides, to_vector
+from magicedit.action_units import NAMES, to_vector
 from magicedit.errors import NoFaceError
 from magicedit.faces import FaceBackend, align, editing_region, left_side, load_backend
 from magicedit.imaging import Photo
+from magicedit.vocabulary import split_sides
 from magicedit.warping import (
     Change,
     backward_flow,

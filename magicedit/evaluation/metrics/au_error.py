@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from magicedit.action_units import INTENSITY_RANGE
+from magicedit.vocabulary import INTENSITY_RANGE
 
 LEAST_ROOM = 0.5  # steps: the scorers' own scatter
 

@@ -5,10 +5,11 @@ from collections.abc import Iterable, Mapping
 import cv2
 import numpy as np
 
-from magicedit.action_units import ACTION_UNITS, whole_name
+from magicedit.action_units import FACS
 from magicedit.faces import face_region, region_polygon
 from magicedit.faces.regions import polygon_mask
 from magicedit.faces.types import Scheme
+from magicedit.vocabulary import whole_name
 
 REGIONS = ("eyes", "brows", "nose", "mouth", "elsewhere")  # elsewhere: the rest of the face
 # Region of an action unit -> the parts of the face whose skin it moves on real faces
@@ -82,7 +83,7 @@ def change_by_region(
 
 def untouched_regions(names: Iterable[str]) -> list[str]:
     """The parts of the face that none of these action units moves; one side counts as the whole unit."""
-    region_of = {unit.name: unit.region for unit in ACTION_UNITS}
+    region_of = {unit.name: unit.region for unit in FACS.controls}
     touched = set().union(*(_TOUCHES[region_of[whole_name(name)]] for name in names))
     return [name for name in REGIONS if name not in touched]
 

@@ -1,0 +1,283 @@
+"""What a model can be asked for: its controls in order, and the one parser of requests in their names.
+
+A control's name never ends in L or R: "AU12L" is the subject's left side of "AU12". A *delta* is target minus
+source in intensity steps, a *level* an intensity to arrive at. The known FACS units and the published model's
+twelve stand in `magicedit.action_units`.
+"""
+
+import difflib
+import math
+import re
+import reprlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from magicedit.errors import ActionUnitError
+
+SIDES = {"L": "the subject's left", "R": "the subject's right"}
+INTENSITY_RANGE = (0.0, 5.0)
+DELTA_RANGE = (-10.0, 10.0)
+
+_NUMBERED = re.compile(r"\s*([a-z]+)[\s_]*0*([1-9][0-9]*)\s*([lr]?)\s*", re.IGNORECASE)
+_NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?\s*", re.IGNORECASE)
+
+Spec = str | Mapping[str, Any] | Sequence[float] | np.ndarray
+
+
+@dataclass(frozen=True)
+class Control:
+    """One thing a model can be asked for.
+
+    Attributes:
+        name: canonical, such as "AU12".
+        description: for people, such as "lip corner puller".
+        region: where it acts: brow, eye, nose, cheek, lip or jaw.
+        has_sides: whether the two sides of the face can be asked for one by one.
+    """
+
+    name: str
+    description: str = ""
+    region: str = ""
+    has_sides: bool = False
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[^\s,=]([^,=]*[^\s,=])?", self.name) or self.name[-1] in SIDES:
+            raise ValueError(
+                "a control's name must have no comma or =, no blank at an end, and must not end in L or R, "
+                f"which name sides; got {self.name!r}"
+            )
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.description})" if self.description else self.name
+
+
+class Vocabulary(tuple[str, ...]):
+    """The names of a model's controls in the order of its condition vector, which knows each `Control`.
+
+    Args:
+        controls: in order, each name once.
+        known: a larger vocabulary, of which unknown names are looked up to say what they are.
+    """
+
+    controls: tuple[Control, ...]
+    known: "Vocabulary | None"
+
+    def __new__(cls, controls: Iterable[Control], known: "Vocabulary | None" = None) -> "Vocabulary":
+        controls = tuple(controls)
+        vocabulary = super().__new__(cls, [control.name for control in controls])
+        if len(set(vocabulary)) < len(vocabulary):
+            raise ValueError(f"each control must be named once, got {', '.join(vocabulary)}")
+        vocabulary.controls, vocabulary.known = controls, known
+        return vocabulary
+
+    def __reduce__(self) -> tuple[type, tuple[tuple[Control, ...], "Vocabulary | None"]]:
+        return Vocabulary, (self.controls, self.known)
+
+    def named(self, names: Iterable[str]) -> "Vocabulary":
+        """The vocabulary of these names; those that this one lacks become controls without a description."""
+        by_name = dict(zip(self, self.controls, strict=True))
+        return Vocabulary([by_name.get(name) or Control(name) for name in names], self)
+
+    def __getitem__(self, key: Any) -> Any:
+        """The name at a position, or the `Control` of a name; KeyError where there is none."""
+        if not isinstance(key, str):
+            return super().__getitem__(key)
+        if key not in self:
+            raise KeyError(key)
+        return self.controls[self.index(key)]
+
+    # --- names ---
+
+    def canonical(self, text: str) -> str:
+        """The canonical spelling of a control: "au012", "AU 12" and "AU12" are "AU12", "au12l" is "AU12L".
+
+        Raises ActionUnitError for any other, listing the known ones and suggesting the nearest.
+        """
+        whole, side = self._read(text)
+        if whole in self:
+            if not side or self[whole].has_sides:
+                return whole + side
+            sided = ", ".join(control.name for control in self._all if control.has_sides)
+            raise ActionUnitError(f"{self[whole]} has no sides; those that have: {sided}")
+        problem = f"unknown action unit {reprlib.repr(text)}"
+        if self.known is not None and whole in self.known:
+            problem = f"{self.known[whole]} is measured but cannot be edited here"
+        nearest = self._nearest(text, whole)
+        hint = f"; did you mean {self[nearest]}?" if nearest else "."
+        raise ActionUnitError(f"{problem}{hint} Known: {', '.join(self)}")
+
+    @property
+    def _all(self) -> tuple[Control, ...]:
+        return self.controls if self.known is None else self.known.controls
+
+    def _read(self, text: object) -> tuple[str, str]:
+        """Canonical name, if it is one, and side of what was written."""
+        if not isinstance(text, str):
+            return "", ""
+        match = _NUMBERED.fullmatch(text)
+        numbered = (match[1].upper() + match[2], match[3].upper()) if match else ("", "")
+        spelled = {(name + side).lower(): (name, side) for name in self for side in SIDES}
+        spelled |= {name.lower(): (name, "") for name in self}
+        return numbered if numbered[0] in self else spelled.get(text.strip().lower(), numbered)
+
+    def _nearest(self, text: object, whole: str) -> str | None:
+        """The name that was probably meant: by number if one was given, else by spelling or description."""
+        numbers = {name: match for name in self if (match := _NUMBERED.fullmatch(name))}
+        written = _NUMBERED.fullmatch(whole)
+        if written and written[1] in {match[1] for match in numbers.values()}:
+            return min(numbers, key=lambda name: abs(int(numbers[name][2]) - int(written[2])))
+        spellings = {name.lower(): name for name in self}
+        spellings |= {control.description: control.name for control in self.controls if control.description}
+        close = difflib.get_close_matches(str(text).strip().lower(), spellings, n=1, cutoff=0.5)
+        return spellings[close[0]] if close else None
+
+    def sided(self, name: str) -> tuple[str, ...]:
+        """ "AU12" -> ("AU12L", "AU12R"); nothing for what has no sides."""
+        return tuple(name + side for side in SIDES) if name in self and self[name].has_sides else ()
+
+    def with_sides(self) -> tuple[str, ...]:
+        """The names, each followed by those of its two sides."""
+        return tuple(sided for name in self for sided in (name, *self.sided(name)))
+
+    # --- requests ---
+
+    def deltas(self, spec: Spec) -> dict[str, float]:
+        """Deltas in intensity steps, -10 to 10, by canonical name, in the order they were given.
+
+        `spec` is "AU12=+3,AU4=-1", a mapping of names to numbers, or a vector with one value per control
+        (which gives a dict of all of them, zeros included). Fractions are fine.
+        Raises ActionUnitError for what is unknown, malformed, repeated, not finite or out of range.
+        """
+        return self._parsed(spec, DELTA_RANGE, "a delta")
+
+    def levels(self, spec: Spec) -> dict[str, float]:
+        """Intensities, 0 to 5, by canonical name; forms and errors as of `deltas`."""
+        return self._parsed(spec, INTENSITY_RANGE, "an intensity")
+
+    def _parsed(self, spec: object, limits: tuple[float, float], what: str) -> dict[str, float]:
+        values: dict[str, float] = {}
+        for text, value in self._pairs(spec):
+            name = self.canonical(text)
+            if name in values:
+                raise ActionUnitError(f"{name} is given twice; give each action unit once")
+            base = whole_name(name)
+            if base in values or (name == base and not values.keys().isdisjoint(self.sided(base))):
+                raise ActionUnitError(f"{base} is given for both sides and for one; give {base}L and {base}R")
+            values[name] = number_within(value, name, limits, what)
+        return values
+
+    def _pairs(self, spec: object) -> list[tuple[str, object]]:
+        """(name, value) as written, whichever form `spec` has."""
+        if isinstance(spec, Mapping):
+            return list(spec.items())
+        if isinstance(spec, str):
+            pairs = [part.split("=") for part in spec.split(",")]
+            for part in pairs:
+                if len(part) != 2 or not part[0].strip() or not part[1].strip():
+                    raise ActionUnitError(
+                        "expected NAME=NUMBER, separated by commas, such as AU12=+3,AU4=-1; "
+                        f"got {'='.join(part)!r} in {spec!r}"
+                    )
+            return [(name, value) for name, value in pairs]
+        if spec is None or not isinstance(spec, Iterable):
+            raise ActionUnitError(
+                f'expected "AU12=+3,AU4=-1", a mapping or a vector of {len(self)} numbers, got {spec!r}'
+            )
+        values = list(spec)
+        if len(values) != len(self):
+            raise ActionUnitError(
+                f"a vector of action units needs {len(self)} values, in the order {', '.join(self)};"
+                f" got {len(values)}"
+            )
+        return list(zip(self, values, strict=True))
+
+    def vector(self, values: Mapping[str, float]) -> np.ndarray:
+        """float32 (controls,) in order; what `values` does not name is 0.
+
+        Raises ActionUnitError for an unknown name, or one that is one side's: see `split_sides`.
+        """
+        by_name = {self.canonical(name): value for name, value in values.items()}
+        if sided := [name for name in by_name if name not in self]:
+            raise ActionUnitError(f"a vector has no sides; split {', '.join(sided)} first")
+        return np.array([by_name.get(name, 0.0) for name in self], dtype=np.float32)
+
+    def mapping(self, vector: Sequence[float] | np.ndarray) -> dict[str, float]:
+        """The inverse of `vector`: all names in order, with the values of `vector` (controls,).
+
+        Raises ActionUnitError where the lengths differ.
+        """
+        return {name: float(value) for name, value in self._pairs(vector)}
+
+    def total(self, parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
+        """Deltas by name added up: whole controls where the sides agree, else by side, in order.
+
+        Raises ActionUnitError where a sum leaves -10 to 10.
+        """
+        left: dict[str, float] = {}
+        right: dict[str, float] = {}
+        given: set[str] = set()
+        for part in parts:
+            for side, values in zip((left, right), split_sides(part), strict=True):
+                for name, value in values.items():
+                    side[name] = side.get(name, 0.0) + value
+            given |= part.keys()
+        totals = {}
+        for name in self:
+            sided = self.sided(name)
+            if name in given or (sided and all(side in given for side in sided)):
+                both = left[name], right[name]
+                totals |= {name: both[0]} if both[0] == both[1] else dict(zip(sided, both, strict=True))
+            else:
+                values = (left.get(name, 0.0), right.get(name, 0.0))
+                totals |= {side: value for side, value in zip(sided, values, strict=False) if side in given}
+        for name, value in totals.items():
+            number_within(value, name, DELTA_RANGE, "a total delta")
+        return totals
+
+
+def whole_name(name: str) -> str:
+    """ "AU12L" -> "AU12"; a name without a side as it is."""
+    return name.rstrip("LR")
+
+
+def name_order(name: str) -> tuple[int, str]:
+    """To sort canonical names: by number, the whole control before its left side; words come last."""
+    match = _NUMBERED.fullmatch(name)
+    return (int(match[2]), name) if match else (10**6, name)
+
+
+def by_number(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The mapping in `name_order` of its canonical names."""
+    return {name: values[name] for name in sorted(values, key=name_order)}
+
+
+def split_sides(values: Mapping[str, float]) -> tuple[dict[str, float], dict[str, float]]:
+    """What each side of the face is asked for, the subject's left first: by names without a side.
+
+    "AU12" counts on both, "AU12L" on the left; what is given as both adds up.
+    """
+    sides: tuple[dict[str, float], dict[str, float]] = ({}, {})
+    for name, value in values.items():
+        base = whole_name(name)
+        for side, asked in zip(SIDES, sides, strict=True):
+            if name in (base, base + side):
+                asked[base] = asked.get(base, 0.0) + value
+    return sides
+
+
+def number_within(value: object, name: str, limits: tuple[float, float], what: str) -> float:
+    """`value` as a float within `limits`; `name` says whose it is, `what` what it is, in the message."""
+    wanted = f"expected {what} between {limits[0]:g} and {limits[1]:g} for {name}"
+    # float() alone would also take True, "1_0" and digits of other scripts
+    if isinstance(value, bool | np.bool_) or (isinstance(value, str) and not _NUMBER.fullmatch(value)):
+        raise ActionUnitError(f"{wanted}, got {reprlib.repr(value)}")
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ActionUnitError(f"{wanted}, got {reprlib.repr(value)}") from error
+    if not math.isfinite(number) or not limits[0] <= number <= limits[1]:
+        raise ActionUnitError(f"{wanted}, got {number:g}")
+    return number
