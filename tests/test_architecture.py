@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 # A room is a module or folder right under the package. `errors` is the bottom; the file that ships with
 # the weights stands alone.
-_BASE = {"errors", "embedded", "files", "action_units", "imaging"}
+_BASE = {"errors", "embedded", "files", "action_units", "imaging", "tables"}
 _GENERATION = {"models", "pipelines"}
 _ROOMS_BELOW_EDITOR = _BASE | {"expression", "faces", "warping"} | _GENERATION
 _TRAINING = _ROOMS_BELOW_EDITOR | {"data", "baselines", "evaluation", "hub"}
@@ -23,7 +23,8 @@ MAY_IMPORT = {
     "action_units": {"errors"},
     "files": {"errors"},
     "embedded": set(),  # names of models; imports no torch, since commands ask before they load anything
-    "expression": {"errors", "files", "action_units"},
+    "tables": {"errors", "action_units"},
+    "expression": {"errors", "files", "action_units", "tables"},
     "imaging": {"errors", "files", "action_units", "expression"},
     "pipelines": set(),
     "models": {"errors", "embedded", "action_units", "pipelines"},

@@ -456,7 +456,7 @@ def test_decimal_commas_and_blank_lines_of_spreadsheets(photos, tmp_path):
         ("photo,neutral\na.png,perhaps\n", "row 2: column neutral: expected yes or no"),
         ("photo,quality\na.png,best\n", "row 2: quality must be one of"),
         ("photo,expression\na.png,none.yaml\n", "none.yaml"),
-        ("photo,au\na.png,AU12=3,AU4=1\n", "row 2: 3 cells below 2 columns; quote cells with commas"),
+        ("photo,au\na.png,AU12=3,AU4=1\n", "row 2: expected 2 cells, got 3; quote cells with ','"),
         ("photo,au\na.png,AU12=3\na.png,AU4=1\n", "row 2 and row 3 would both be written to a.png"),
         ("photo,output\na.png,a.png\nsub/b.jpg,./a.png\n", "row 2 and row 3 would both be written"),
         ("photo,output\na.png,../a.png\n", "row 2: column output: expected a path inside the output folder"),
