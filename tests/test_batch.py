@@ -29,11 +29,12 @@ from magicedit.action_units import DEAD_ZONE, EMOTIONS
 from magicedit.batch import JOURNAL, EditRequest, edit_folder, edit_manifest
 from magicedit.batch.journal import open_journal
 from magicedit.batch.rows import COLUMNS, Row, rows_of_manifest
-from magicedit.batch.workers import EditorSettings, cores, edit_rows, sensible_workers
+from magicedit.batch.workers import EditorSettings, edit_rows, sensible_workers
 from magicedit.cli import main
 from magicedit.embedded import embedded_folder
 from magicedit.errors import ActionUnitError, ImageError, MagicEditError, ModelError, OutputError
 from magicedit.expression import Expression
+from magicedit.workers import cores
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CALM = EditRequest(add={"AU12": -3}, quality="live", measure=False)
@@ -684,7 +685,7 @@ def test_workers_that_cannot_load_again_fail_the_rest(many, tmp_path):
     outcomes = {row.number: outcome for row, outcome in edit_rows(settings, rows, 2, begin)}
     assert set(outcomes) == {0, 1, 2, 3}
     assert outcomes[3]["state"] == "failed"
-    assert "no worker could load the model again" in outcomes[3]["reason"]
+    assert "no worker could start again" in outcomes[3]["reason"]
 
 
 def settings_of(photos: Path, folder: Path, **settings) -> EditorSettings:

@@ -3,18 +3,15 @@
 import hashlib
 import json
 import logging
-import multiprocessing
 import os
 import pickle
 import re
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +26,7 @@ from magicedit.evaluation.editors import Entrant, PictureFolder
 from magicedit.evaluation.protocol import Edit, Protocol
 from magicedit.evaluation.scoring import Scoring, head_group, rounded
 from magicedit.evaluation.subjects import Subject
+from magicedit.workers import each
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +105,12 @@ def run_protocol(
     some_replaced = any(task.key in rows for task in waiting)
 
     with (output / ROWS).open("a", encoding="utf-8") as file:
-        results = ((t, worker.run(t)) for t in waiting) if jobs == 1 else _in_processes(worker, waiting, jobs)
+        results = each(
+            (lambda: worker) if jobs == 1 else partial(Worker, protocol, output),
+            waiting,
+            jobs,
+            failed=lambda task, reason: _empty_row(task, protocol) | {"error": reason},
+        )
         for task, row in tqdm(
             results, total=len(tasks), initial=len(tasks) - len(waiting), disable=not progress
         ):
@@ -144,15 +147,12 @@ def _tasks_of(entrant: Entrant, editor, protocol: Protocol, subjects: Sequence[S
 
 
 class Worker:
-    """What a process needs to make and measure edits, opened on first use; one editor at a time."""
+    """Makes and measures edits. What that needs is opened on first use; one editor at a time."""
 
     def __init__(self, protocol: Protocol, output: Path):
         self.protocol, self.output = protocol, output
         self._editor: tuple[str, Any] | None = None
         self._scoring: Scoring | None = None
-
-    def __getstate__(self):
-        return {"protocol": self.protocol, "output": self.output, "_editor": None, "_scoring": None}
 
     @property
     def scoring(self) -> Scoring:
@@ -166,7 +166,7 @@ class Worker:
             self._editor = entrant.name, entrant.open()
         return self._editor[1]
 
-    def run(self, task: Task) -> dict[str, Any]:
+    def __call__(self, task: Task) -> dict[str, Any]:
         """The row of one edit. What fails is in it: one edit must not end thousands."""
         row = _empty_row(task, self.protocol)
         subject, edit = task.subject, task.edit
@@ -232,54 +232,6 @@ def _empty_row(task: Task, protocol: Protocol) -> dict[str, Any]:
         "seconds": None,
         "group": dict(subject.group) | rendering,
     }
-
-
-# --- Several processes ---
-
-_WORKER: Worker | None = None
-
-
-def _start(worker: Worker, threads: int) -> None:
-    """Makes a process ready. Ctrl-C is the parent's, and cores are shared, not fought for."""
-    global _WORKER
-    import cv2
-    import torch
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(threads)
-    cv2.setNumThreads(threads)
-    _WORKER = worker
-
-
-def _run_here(task: Task) -> dict[str, Any]:
-    return _WORKER.run(task)
-
-
-def _in_processes(worker: Worker, tasks: Sequence[Task], jobs: int) -> Iterator[tuple[Task, dict[str, Any]]]:
-    """Rows as they are done; never more under way than processes, so that no more can be lost.
-
-    A process that dies, of memory for instance, fails the edits that were under way, and others follow it.
-    """
-    context = multiprocessing.get_context("spawn")  # libraries with threads of their own do not fork
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    left = list(reversed(tasks))
-    while left:
-        pool = ProcessPoolExecutor(jobs, context, initializer=_start, initargs=(worker, threads))
-        under_way: dict[Future, Task] = {}
-        try:
-            while left or under_way:
-                while left and len(under_way) < jobs:
-                    task = left.pop()
-                    under_way[pool.submit(_run_here, task)] = task
-                done, _ = wait(under_way, return_when=FIRST_COMPLETED)
-                for future in done:
-                    row = future.result()
-                    yield under_way.pop(future), row
-        except BrokenProcessPool as error:
-            for task in under_way.values():
-                yield task, _empty_row(task, worker.protocol) | {"error": f"BrokenProcessPool: {error}"}
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def _cold(entrant: Entrant, subject: Subject, edit: Edit) -> dict[str, float] | None:

@@ -110,6 +110,21 @@ def test_two_processes_write_what_one_writes(run):
     assert untimed(run(open_warp, to="one")) == untimed(run(open_warp, to="two", jobs=2))
 
 
+class Deadly:
+    """Ends its process at one request, as a lack of memory does."""
+
+    def __call__(self, photo, au_delta, seed):
+        if au_delta == {"AU12": 3.0}:
+            os._exit(9)
+        return photo.pixels
+
+
+def test_run_protocol_fails_only_the_edit_whose_process_died(run):
+    rows = run(Deadly, jobs=2)
+    assert [row["request"] for row in rows if row["error"]] == ["AU12=+3"] * 2
+    assert "ended with code 9" in next(row["error"] for row in rows if row["error"])
+
+
 class Interrupted:
     """Warps, and is interrupted at one call."""
 
