@@ -130,12 +130,13 @@ class Table:
         return values
 
     @contextlib.contextmanager
-    def at(self, number: int) -> Iterator[None]:
-        """Errors that are raised inside get the file and the row's number in front."""
+    def at(self, number: int | None = None) -> Iterator[None]:
+        """Errors that are raised inside get the file in front, and the row's number."""
+        line = "" if number is None else f" line {number}"
         try:
             yield
         except ValueError as error:
-            raise self.error(f"{self.path} line {number}: {error}") from error
+            raise self.error(f"{self.path}{line}: {error}") from error
 
 
 def read_table(path: str | Path, error: type[MagicEditError] = MagicEditError) -> Table:

@@ -98,7 +98,10 @@ def _in_processes(
                     answer = process.connection.recv()
                 except (EOFError, OSError):
                     process.process.join(timeout=10)  # its own exit code, not that of our kill
-                    died = MagicEditError(_death(process.end()))
+                    died = MagicEditError(
+                        f"the worker process ended with code {process.end()} (-9: out of memory, as a rule); "
+                        "try fewer workers, or a smaller photograph"
+                    )
                 error = died or (answer if not process.started else None)
                 if error is not None:
                     at_work.remove(process)
@@ -125,13 +128,6 @@ def _in_processes(
     finally:
         for process in at_work:
             process.end()
-
-
-def _death(code: int | None) -> str:
-    return (
-        f"the worker process ended with code {code} (-9: out of memory, as a rule); "
-        "try fewer workers, or a smaller photograph"
-    )
 
 
 def _serve(connection: Connection, start: Start, threads: int) -> None:

@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 # A room is a module or folder right under the package. `errors` is the bottom; the file that ships with
 # the weights stands alone.
-_BASE = {"errors", "embedded", "files", "action_units", "imaging", "tables", "workers"}
+_BASE = {"errors", "embedded", "files", "action_units", "imaging", "ledger", "tables", "workers"}
 _GENERATION = {"models", "pipelines"}
 _ROOMS_BELOW_EDITOR = _BASE | {"expression", "faces", "warping"} | _GENERATION
 _TRAINING = _ROOMS_BELOW_EDITOR | {"data", "baselines", "evaluation", "hub"}
@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "embedded": set(),  # names of models; imports no torch, since commands ask before they load anything
     "tables": {"errors", "action_units"},
     "workers": {"errors"},
+    "ledger": {"errors", "files"},
     "expression": {"errors", "files", "action_units", "tables"},
     "imaging": {"errors", "files", "action_units", "expression"},
     "pipelines": set(),

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -45,6 +46,22 @@ def test_each_fails_only_the_item_whose_process_died():
     assert list(reasons) == [DEADLY]
     assert "ended with code 3" in reasons[DEADLY]
     assert {results[n][0] for n in (0, 1, 3, 4, 5)} == {0, 2, 6, 8, 10}
+
+
+def started_twice(folder: Path) -> Doubled:
+    """Two processes may start, no third."""
+    if len(list(folder.iterdir())) == 2:
+        raise MagicEditError("the model is gone")
+    (folder / str(os.getpid())).touch()
+    return Doubled()
+
+
+def test_each_fails_what_is_left_when_no_process_can_start_again(tmp_path):
+    results = list(each(partial(started_twice, tmp_path), [DEADLY, DEADLY, 0, 1], 2, failed))
+    reasons = [(number, reason) for number, (reason, _) in results]
+    assert [number for number, _ in reasons] == [DEADLY, DEADLY, 0, 1]
+    assert all("ended with code 3" in reason for _, reason in reasons[:2])
+    assert all("no worker could start again: the model is gone" in reason for _, reason in reasons[2:])
 
 
 @pytest.mark.parametrize("workers", [1, 2])

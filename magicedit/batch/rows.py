@@ -5,20 +5,22 @@ Whatever can be seen to be wrong with them is said before a model loads.
 
 import dataclasses
 import difflib
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from magicedit.action_units import DESCRIPTIONS, canonical_name, parse_deltas
-from magicedit.batch.journal import JOURNAL
 from magicedit.batch.request import EditRequest
 from magicedit.errors import ActionUnitError, ImageError, MagicEditError, OutputError
 from magicedit.expression import Expression
+from magicedit.files import walk
 from magicedit.imaging import check_output
 from magicedit.tables import read_table
 
+# In the output folder, a line when an edit begins or ends. The "state" of an output's last line is "begun"
+# (what lies there may be older), "done" or "failed".
+JOURNAL = "edits.jsonl"
 # What cannot be edited is not passed over in silence: it fails with the reason.
 PHOTO_SUFFIXES = frozenset(
     f".{kind}"
@@ -54,25 +56,11 @@ def photographs_below(folder: Path, leave_out: Path) -> list[Path]:
     Raises:
         ImageError: where there are none.
     """
-    found, visited = [], set()
-    for root, folders, names in os.walk(folder, followlinks=True):
-        here = Path(root)
-        if here.resolve() in visited:  # a link to a folder above
-            folders.clear()
-            continue
-        visited.add(here.resolve())
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith(".")
-            and (here / name).resolve() != leave_out
-            and not (here / name / JOURNAL).exists()
-        ]
-        found += [
-            (here / name).relative_to(folder)
-            for name in names
-            if not name.startswith(".") and Path(name).suffix.lower() in PHOTO_SUFFIXES
-        ]
+    found = [
+        path.relative_to(folder)
+        for path in walk(folder, lambda sub: sub.resolve() == leave_out or (sub / JOURNAL).exists())
+        if path.suffix.lower() in PHOTO_SUFFIXES
+    ]
     if not found:
         raise ImageError(
             f"{folder} holds no photographs; expected files ending in {' '.join(sorted(PHOTO_SUFFIXES))}, "
@@ -160,10 +148,8 @@ def rows_of_manifest(
     table = read_table(manifest)
     if not table.header:
         raise MagicEditError(f"{manifest} is empty; its first row names the columns, such as photo,au")
-    try:
+    with table.at():
         columns = {column: _column(column) for column in table.header}
-    except MagicEditError as error:
-        raise MagicEditError(f"{manifest}: {error}") from error
     written = ", ".join(table.header)
     if len(set(columns.values())) < len(table.header):
         raise MagicEditError(f"{manifest} has two columns for one thing: {written}")

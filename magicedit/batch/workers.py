@@ -1,6 +1,5 @@
 """Editing the rows of a batch, in this process or in several with a model each."""
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 
 from magicedit.batch.rows import Row
 from magicedit.errors import MagicEditError
+from magicedit.files import sha256_of
 from magicedit.imaging import check_output, open_photo, save_image
 from magicedit.workers import cores, each
 
@@ -75,11 +75,6 @@ class Worker:
 
 def failed(reason: str) -> Outcome:
     return {"state": "failed", "reason": reason}
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def edit_rows(

@@ -84,7 +84,7 @@ class Curve:
                 f'{path} needs one column called "time" (seconds), and has {", ".join(table.header)}'
             )
         names: dict[str, str] = {}  # column -> action unit
-        with table.at(1):
+        with table.at():
             for column in table.header:
                 if column != timed[0]:
                     names[column] = canonical_name(column, _KNOWN)
