@@ -4,7 +4,6 @@ Intensities run from 0 to 5 and are arrived at; variations from -10 to 10 and ar
 expression holds is its `relative`. Names, ranges and sides: `magicedit.action_units`.
 """
 
-import csv
 import difflib
 import math
 import re
@@ -15,16 +14,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from magicedit.action_units import (
-    FACS,
-    NAMES,
-    canonical_name,
-    emotion_deltas,
-    sided_names,
-    steps_to,
-)
+from magicedit.action_units import FACS, NAMES, emotion_deltas, sided_names, steps_to
 from magicedit.errors import ActionUnitError
 from magicedit.files import read_document, write_document
+from magicedit.tables import read_table
 from magicedit.vocabulary import DELTA_RANGE, INTENSITY_RANGE, by_number, split_sides, whole_name
 
 FORMAT = "expression/1"
@@ -98,29 +91,31 @@ class Expression:
     def from_csv(cls, path: str | Path, row: int = 0) -> "Expression":
         """Intensities of one row (counted from 0) of a CSV file with a column per action unit.
 
-        Columns may be called as here ("AU12", "AU12L") or as by OpenFace ("AU12_r", intensities); other
-        columns, such as those of presence ("AU12_c"), are left alone. Surrounding blanks do not matter.
+        Columns may be called as here ("AU12", "AU12L", intensities) or as by OpenFace, py-feat or LibreFace,
+        see `magicedit.tables`; other columns, such as those of presence ("AU12_c"), are left alone.
 
         Raises:
-            ActionUnitError: where the file cannot be read, has no such row or column, or a value is wrong.
+            ActionUnitError: where the file cannot be read, has no such row or column, a value is wrong, or
+                the tool found no face in the row.
         """
-        path = Path(path)
-        try:
-            with path.open(newline="", encoding="utf-8-sig") as file:
-                table = csv.DictReader(file, skipinitialspace=True)
-                columns = _unit_columns(table.fieldnames or ())
-                chosen = next((line for index, line in enumerate(table) if index == row), None)
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise ActionUnitError(f"{path} cannot be read as a CSV file: {error}") from error
+        table = read_table(path, ActionUnitError)
+        units = table.units()
+        known = FACS.with_sides()
+        columns = {n: column for n, column in units.columns.items() if n in known} if units else {}
         if not columns:
             raise ActionUnitError(
                 f"{path} has no column of a known action unit, such as AU12 or AU12_r; "
                 f"known: {', '.join(FACS)}"
             )
-        if row < 0 or chosen is None:
+        if not 0 <= row < len(table.rows):
             raise ActionUnitError(f"{path} has no row {row}; rows below the header count from 0")
-        values = {name: (chosen[column] or "").strip() for column, name in columns.items()}
-        return cls({n: v for n, v in values.items() if v}, source=f"{path.name}, row {row}")
+        number, cells = table.rows[row]
+        units = replace(units, scale=units.scale or INTENSITY_RANGE[1], columns=columns)
+        with table.at(number):
+            values = table.intensities(table.cells(cells), units)
+            if not values:
+                raise ActionUnitError("no face was found there, or its cells are empty; choose another row")
+        return cls(values, source=f"{table.path.name}, row {row}")
 
     @classmethod
     def read(cls, text: str) -> "Expression":
@@ -282,14 +277,3 @@ def _joined(left: Mapping[str, float], right: Mapping[str, float]) -> dict[str, 
         both = (left[name], right[name])
         values |= {name: both[0]} if both[0] == both[1] else dict(zip(sided_names(name), both, strict=True))
     return values
-
-
-def _unit_columns(header: Sequence[str]) -> dict[str, str]:
-    """Column -> canonical name, for those columns that hold an action unit's intensity."""
-    columns = {}
-    for column in header:
-        try:
-            columns[column] = canonical_name((column or "").strip().removesuffix("_r"))
-        except ActionUnitError:
-            continue
-    return columns

@@ -1,10 +1,11 @@
 """Files written all or nothing, and small YAML documents that people may change."""
 
 import contextlib
+import hashlib
 import os
 import reprlib
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,6 +40,25 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def walk(folder: Path, leave_out: Callable[[Path], bool]) -> Iterator[Path]:
+    """Files in a folder and its sub-folders, links followed, each folder once; hidden ones and sub-folders to
+    leave out are not among them."""
+    visited = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        here = Path(root)
+        if here.resolve() in visited:  # a link to a folder above
+            folders.clear()
+            continue
+        visited.add(here.resolve())
+        folders[:] = [name for name in folders if not name.startswith(".") and not leave_out(here / name)]
+        yield from (here / name for name in names if not name.startswith("."))
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_document(path: str | Path, format: str, content: Mapping[str, Any]) -> Path:

@@ -12,7 +12,17 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 # A room is a module or folder right under the package. `errors` is the bottom; the file that ships with
 # the weights stands alone.
-_BASE = {"errors", "embedded", "files", "vocabulary", "action_units", "imaging"}
+_BASE = {
+    "errors",
+    "embedded",
+    "files",
+    "vocabulary",
+    "action_units",
+    "imaging",
+    "ledger",
+    "tables",
+    "workers",
+}
 _GENERATION = {"models", "pipelines"}
 _ROOMS_BELOW_EDITOR = _BASE | {"expression", "request", "faces", "warping"} | _GENERATION
 _TRAINING = _ROOMS_BELOW_EDITOR | {"data", "baselines", "evaluation", "hub"}
@@ -24,7 +34,10 @@ MAY_IMPORT = {
     "action_units": {"errors", "vocabulary"},
     "files": {"errors"},
     "embedded": set(),  # names of models; imports no torch, since commands ask before they load anything
-    "expression": {"errors", "files", "vocabulary", "action_units"},
+    "tables": {"errors", "vocabulary"},
+    "workers": {"errors"},
+    "ledger": {"errors", "files"},
+    "expression": {"errors", "files", "vocabulary", "action_units", "tables"},
     "request": {"errors", "vocabulary", "action_units", "expression"},
     "imaging": {"errors", "files", "action_units", "expression"},
     "pipelines": set(),

@@ -1,7 +1,6 @@
 """Batches: one request for every photograph of a folder, or one row of a manifest an edit."""
 
-from magicedit.batch.journal import JOURNAL
-from magicedit.batch.rows import FORMATS, Row
+from magicedit.batch.rows import FORMATS, JOURNAL, Row
 from magicedit.batch.run import BatchReport, RowResult, edit_folder, edit_manifest
 from magicedit.request import EditRequest
 

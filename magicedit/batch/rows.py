@@ -3,23 +3,24 @@
 Whatever can be seen to be wrong with them is said before a model loads.
 """
 
-import csv
 import dataclasses
 import difflib
-import os
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from magicedit.action_units import FACS, canonical_name
-from magicedit.batch.journal import JOURNAL
 from magicedit.errors import ActionUnitError, ImageError, MagicEditError, OutputError
 from magicedit.expression import Expression
+from magicedit.files import walk
 from magicedit.imaging import check_output
 from magicedit.request import EditRequest
+from magicedit.tables import read_table
 
+# In the output folder, a line when an edit begins or ends. The "state" of an output's last line is "begun"
+# (what lies there may be older), "done" or "failed".
+JOURNAL = "edits.jsonl"
 # What cannot be edited is not passed over in silence: it fails with the reason.
 PHOTO_SUFFIXES = frozenset(
     f".{kind}"
@@ -27,7 +28,6 @@ PHOTO_SUFFIXES = frozenset(
 )
 FORMATS = {"png": ".png", "jpg": ".jpg", "webp": ".webp", "tif": ".tif"}
 _WRITTEN = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"})
-_DECIMAL_COMMA = re.compile(r"([+-]?\d+),(\d+)")
 MOST_PROBLEMS = 5  # of a manifest that one message names
 
 
@@ -56,25 +56,11 @@ def photographs_below(folder: Path, leave_out: Path) -> list[Path]:
     Raises:
         ImageError: where there are none.
     """
-    found, visited = [], set()
-    for root, folders, names in os.walk(folder, followlinks=True):
-        here = Path(root)
-        if here.resolve() in visited:  # a link to a folder above
-            folders.clear()
-            continue
-        visited.add(here.resolve())
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith(".")
-            and (here / name).resolve() != leave_out
-            and not (here / name / JOURNAL).exists()
-        ]
-        found += [
-            (here / name).relative_to(folder)
-            for name in names
-            if not name.startswith(".") and Path(name).suffix.lower() in PHOTO_SUFFIXES
-        ]
+    found = [
+        path.relative_to(folder)
+        for path in walk(folder, lambda sub: sub.resolve() == leave_out or (sub / JOURNAL).exists())
+        if path.suffix.lower() in PHOTO_SUFFIXES
+    ]
     if not found:
         raise ImageError(
             f"{folder} holds no photographs; expected files ending in {' '.join(sorted(PHOTO_SUFFIXES))}, "
@@ -159,28 +145,24 @@ def rows_of_manifest(
     Raises:
         MagicEditError: naming rows and columns, where the file or any row of it cannot be used.
     """
-    header, lines, delimiter = _table(manifest)
-    try:
-        columns = {column: _column(column) for column in header}
-    except MagicEditError as error:
-        raise MagicEditError(f"{manifest}: {error}") from error
-    if len(set(columns.values())) < len(header):
-        raise MagicEditError(f"{manifest} has two columns for one thing: {', '.join(header)}")
+    table = read_table(manifest)
+    if not table.header:
+        raise MagicEditError(f"{manifest} is empty; its first row names the columns, such as photo,au")
+    with table.at():
+        columns = {column: _column(column) for column in table.header}
+    written = ", ".join(table.header)
+    if len(set(columns.values())) < len(table.header):
+        raise MagicEditError(f"{manifest} has two columns for one thing: {written}")
     if "photo" not in columns.values():
-        raise MagicEditError(f"{manifest} has no column `photo`; its first row is {', '.join(header)}")
-    if not lines:
+        raise MagicEditError(f"{manifest} has no column `photo`; its first row is {written}")
+    if not table.rows:
         raise MagicEditError(f"{manifest} has no rows below its header")
 
     rows, problems, expressions = [], [], {}
-    for number, cells in lines:
+    for number, row in table.rows:
         try:
-            if len(cells) > len(header):
-                raise MagicEditError(
-                    f"{len(cells)} cells below {len(header)} columns; quote cells with commas"
-                )
-            values = {columns[c]: v.strip() for c, v in zip(header, cells, strict=False) if v.strip()}
-            if delimiter != ",":  # such spreadsheets write 1,5
-                values = {c: v if c in _PLACES else _with_point(v) for c, v in values.items()}
+            values = {columns[c]: cell for c, cell in table.cells(row).items() if cell}
+            values = {c: v if c in _PLACES else table.pointed(v) for c, v in values.items()}
             rows.append(_row(number, values, request, format, manifest.parent, expressions))
             rows[-1].request.check(names)
         except MagicEditError as error:
@@ -194,27 +176,6 @@ def rows_of_manifest(
     except OutputError as error:
         raise OutputError(f"{manifest}: {error}") from error
     return rows
-
-
-def _with_point(cell: str) -> str:
-    """ "1,5" -> "1.5"; anything but one number as it is."""
-    return ".".join(number.groups()) if (number := _DECIMAL_COMMA.fullmatch(cell)) else cell
-
-
-def _table(manifest: Path) -> tuple[list[str], list[tuple[int, list[str]]], str]:
-    """Header, the numbered lines that are not empty, and what separates their cells."""
-    try:
-        with manifest.open(newline="", encoding="utf-8-sig") as file:
-            first = next((line for line in file if line.strip(",;\t \r\n")), "")
-            file.seek(0)
-            delimiter = max(",;\t", key=first.count)  # some spreadsheets write semicolons
-            lines = list(enumerate(csv.reader(file, delimiter=delimiter, strict=True), start=1))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise MagicEditError(f"{manifest} cannot be read as a CSV file: {error}") from error
-    lines = [(number, cells) for number, cells in lines if any(cell.strip() for cell in cells)]
-    if not lines:
-        raise MagicEditError(f"{manifest} is empty; its first row names the columns, such as photo,au")
-    return [cell.strip() for cell in lines[0][1]], lines[1:], delimiter
 
 
 def _column(name: str) -> str:

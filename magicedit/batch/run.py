@@ -5,15 +5,25 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from magicedit.batch.journal import JOURNAL, Journal, open_journal
 from magicedit.batch.model import action_units_of, digest_of
-from magicedit.batch.rows import FORMATS, Row, check_folders, check_targets, rows_of_folder, rows_of_manifest
-from magicedit.batch.workers import EditorSettings, edit_rows, sensible_workers, sha256_of
+from magicedit.batch.rows import (
+    FORMATS,
+    JOURNAL,
+    Row,
+    check_folders,
+    check_targets,
+    rows_of_folder,
+    rows_of_manifest,
+)
+from magicedit.batch.workers import EditorSettings, edit_rows, sensible_workers
 from magicedit.editor.settings import MouthSettings
 from magicedit.errors import MagicEditError, OutputError
+from magicedit.files import sha256_of
+from magicedit.ledger import Ledger
 from magicedit.request import EditRequest
 
 
@@ -200,7 +210,7 @@ def _run(
         "dtype": settings.dtype,
         "backend": settings.backend,
     }
-    with open_journal(settings.output) as journal:
+    with Ledger(settings.output / JOURNAL, itemgetter("output")) as journal:
         if not force:
             _check_strangers(rows, settings, journal)
         results: dict[Path, RowResult] = {}  # by output, of which every row has its own
@@ -261,7 +271,7 @@ def _told(row: Row, status: str, entry: Mapping[str, Any]) -> RowResult:
 
 
 def _kept(
-    row: Row, settings: EditorSettings, model: dict[str, Any], journal: Journal
+    row: Row, settings: EditorSettings, model: dict[str, Any], journal: Ledger
 ) -> dict[str, Any] | None:
     """The journal's entry of a row that need not be edited again."""
     entry = journal.entries.get(row.output.as_posix(), {})
@@ -287,7 +297,7 @@ def _same_photo(entry: dict[str, Any], row: Row, settings: EditorSettings) -> bo
         return False  # it will fail, and say why
 
 
-def _check_strangers(rows: Sequence[Row], settings: EditorSettings, journal: Journal) -> None:
+def _check_strangers(rows: Sequence[Row], settings: EditorSettings, journal: Ledger) -> None:
     """OutputError where files would be overwritten that are not of the same photographs by a run of ours."""
     strangers = [
         row.output
@@ -302,7 +312,7 @@ def _check_strangers(rows: Sequence[Row], settings: EditorSettings, journal: Jou
         )
 
 
-def _is_ours(row: Row, settings: EditorSettings, journal: Journal) -> bool:
+def _is_ours(row: Row, settings: EditorSettings, journal: Ledger) -> bool:
     """Whether an earlier run made what lies at the row's output, of the row's photograph."""
     entry = journal.entries.get(row.output.as_posix(), {})
     made = entry.get("state") in ("begun", "done") or (entry.get("state") == "failed" and entry.get("left"))

@@ -1,35 +1,22 @@
 """Action-unit labels from the files of other tools, brought to names AU1..AU45 and intensities 0 to 5.
 
-| tool | intensity columns | scale |
-|---|---|---|
-| OpenFace 2 | `AU12_r` (headers carry a leading space; rows with `success` 0 hold no face) | 0-5 |
-| py-feat | `AU12` beside `FaceRectX`, `FaceScore` | 0-1 |
-| LibreFace | `au_12_intensity` | 0-5 |
-
-Presence columns (OpenFace's `_c`, LibreFace's `au_12`) say whether, not how much, and are not read.
+Which tools, by which columns: `magicedit.tables`.
 """
 
-import csv
 import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from magicedit.errors import DatasetError
+from magicedit.tables import Table, Units, read_table
 
-_TOOLS = (  # name, its intensity columns, its scale
-    ("OpenFace", re.compile(r"AU(\d+)_r", re.IGNORECASE), 5.0),
-    ("LibreFace", re.compile(r"au_(\d+)_intensity", re.IGNORECASE), 5.0),
-    ("py-feat", re.compile(r"AU(\d+)", re.IGNORECASE), 1.0),
-)
-_PY_FEAT_MARKS = {"facerectx", "facescore"}
 _NAME_COLUMNS = ("input", "filename", "file", "file_name", "image", "image_path", "path", "name")
 PHOTO_SUFFIXES = tuple(
     f".{kind}" for kind in ("jpg", "jpeg", "jfif", "png", "webp", "bmp", "tif", "tiff", "gif", "avif", "heic")
 )
-_SLACK = 1e-3  # of the scale: regressors write 5.0003; anything further out means another scale
 
 
 @dataclass(frozen=True)
@@ -132,93 +119,60 @@ def _is_tail(a: tuple[str, ...], b: tuple[str, ...]) -> bool:
 
 
 def _read_csv(path: Path, name: str, scale: float | None) -> LabelFile:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [[cell.strip() for cell in row] for row in csv.reader(file) if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(f"cannot read the label file {path}: {error}") from error
-    if not rows:
-        raise DatasetError(f"the label file {path} is empty; expected CSV of OpenFace, py-feat or LibreFace")
-    header, rows = rows[0], rows[1:]
-    tool, columns, scale = _recognise(path, header, scale)
-    lower = [column.lower() for column in header]
-    name_column = next((lower.index(column) for column in _NAME_COLUMNS if column in lower), None)
-    success = lower.index("success") if "success" in lower else None
-
+    table = read_table(path, DatasetError)
+    units = _units(table, scale)
+    named = table.columns(*_NAME_COLUMNS)[:1]
     best: dict[str, tuple[float, dict[str, float]]] = {}
-    for line, row in enumerate(rows, start=2):
-        if len(row) != len(header):
-            raise DatasetError(f"{path} line {line}: expected {len(header)} columns, got {len(row)}")
-        if success is not None and _number(row[success], path, line) == 0:
-            continue
-        values = {au: _number(row[index], path, line) for au, index in columns.items()}
-        if any(math.isnan(value) for value in values.values()):
-            continue  # py-feat writes such rows where it found no face
-        wrong = {au: v for au, v in values.items() if not -_SLACK <= v / scale <= 1 + _SLACK}
-        if wrong:
-            au, value = next(iter(wrong.items()))
-            raise DatasetError(
-                f"{path} line {line}: {au} = {value:g} is outside the scale 0-{scale:g} of {tool} files; "
-                "if this one is on another scale, set --labels-scale to its number for full intensity"
-            )
-        key = row[name_column] if name_column is not None else name
-        size = _face_size(dict(zip(lower, row, strict=True)))
-        if name_column is None and key in best and "frame" in lower:
+    for number, row in table.rows:
+        with table.at(number):
+            cells = table.cells(row, whole=True)
+            values = table.intensities(cells, units, "; if this one is on another scale, set --labels-scale")
+        if len(values) < len(units.columns):
+            continue  # no face was found there
+        key = cells[named[0]] if named else name
+        size = _face_size(table, cells)
+        if not named and key in best and table.columns("frame"):
             raise DatasetError(
                 f"{path} holds frames of a video and no photograph names; expected a column "
                 f"{' or '.join(_NAME_COLUMNS[:2])}, or one CSV file per photograph"
             )
         if key not in best or size > best[key][0]:
-            best[key] = size, {au: min(max(value / scale, 0.0), 1.0) * 5.0 for au, value in values.items()}
-    return LabelFile(tool, scale, {key: aus for key, (_, aus) in best.items()})
+            best[key] = size, values
+    return LabelFile(units.tool, units.scale, {key: aus for key, (_, aus) in best.items()})
 
 
-def _recognise(path: Path, header: list[str], scale: float | None) -> tuple[str, dict[str, int], float]:
-    """The tool, the column of each AU and the scale, from a CSV header."""
-    for tool, pattern, own_scale in _TOOLS:
-        matches = [(index, pattern.fullmatch(column)) for index, column in enumerate(header)]
-        columns = {f"AU{int(match[1])}": index for index, match in matches if match}
-        if not columns:
-            continue
-        if tool == "py-feat" and not _PY_FEAT_MARKS & {column.lower() for column in header}:
-            if scale is None:
-                raise DatasetError(
-                    f"{path}: columns such as {header[min(columns.values())]!r} do not tell their scale; "
-                    "set --labels-scale to the number for full intensity, such as 1 or 5"
-                )
-            tool = "AU columns"
-        return tool, columns, scale or own_scale
-    presence = [column for column in header if re.fullmatch(r"AU\d+_c|au_\d+", column, re.IGNORECASE)]
-    if presence:
+def _units(table: Table, scale: float | None) -> Units:
+    """The columns of whole action units, on the given scale or the tool's own."""
+    if not table.header:
         raise DatasetError(
-            f"{path} holds presence only ({', '.join(presence[:3])}...); intensity columns are needed: "
-            "AU12_r (OpenFace), AU12 (py-feat) or au_12_intensity (LibreFace)"
+            f"the label file {table.path} is empty; expected CSV of OpenFace, py-feat or LibreFace"
         )
-    raise DatasetError(
-        f"{path} has no action-unit columns (expected AU12_r, AU12 or au_12_intensity); "
-        f"its columns are {', '.join(header[:8])}"
-    )
+    units = table.units()
+    whole = {name: column for name, column in units.columns.items() if name[-1].isdigit()} if units else {}
+    if not whole:
+        presence = [c for c in table.header if re.fullmatch(r"AU\d+_c|au_\d+", c, re.IGNORECASE)]
+        what = f"presence only ({', '.join(presence[:3])}...)" if presence else "no action-unit columns"
+        raise DatasetError(
+            f"{table.path} has {what}; intensity columns are needed: AU12_r (OpenFace), AU12 (py-feat) or "
+            f"au_12_intensity (LibreFace); its columns are {', '.join(table.header[:8])}"
+        )
+    if units.scale is None and scale is None:
+        raise DatasetError(
+            f"{table.path}: columns such as {next(iter(whole.values()))!r} do not tell their scale; "
+            "set --labels-scale to the number for full intensity, such as 1 or 5"
+        )
+    return replace(units, scale=scale or units.scale, columns=whole)
 
 
-def _number(text: str, path: Path, line: int) -> float:
-    if text == "" or text.lower() in ("nan", "none"):
-        return math.nan
-    try:
-        value = float(text)
-    except ValueError:
-        raise DatasetError(f"{path} line {line}: expected a number, got {text!r}") from None
-    if math.isinf(value):
-        raise DatasetError(f"{path} line {line}: expected a finite number, got {text!r}")
-    return value
-
-
-def _face_size(row: Mapping[str, str]) -> float:
+def _face_size(table: Table, cells: Mapping[str, str]) -> float:
     """Area or extent of the row's face by whatever the tool wrote, else its confidence, else 0."""
     try:
-        if "facerectwidth" in row:
-            return float(row["facerectwidth"]) * float(row["facerectheight"])
-        if "x_0" in row and "x_16" in row:  # OpenFace's 2-D landmarks: jaw corners
-            return abs(float(row["x_16"]) - float(row["x_0"]))
-        return float(row.get("confidence", 0.0))
-    except (ValueError, KeyError):
+        box = [table.number(cells, c) for c in table.columns("facerectwidth", "facerectheight")]
+        jaw = [table.number(cells, c) for c in table.columns("x_0", "x_16")]  # OpenFace's corners, 2-D
+        if len(box) == 2:
+            return box[0] * box[1]
+        if len(jaw) == 2:
+            return abs(jaw[1] - jaw[0])
+        return sum(table.number(cells, column) for column in table.columns("confidence"))
+    except DatasetError:
         return 0.0

@@ -15,10 +15,11 @@ only these are measured. A run that was interrupted goes on where it stopped.
 """
 
 import dataclasses
+import functools
 import hashlib
 import io
+import itertools
 import json
-import os
 import shutil
 import threading
 import time
@@ -42,6 +43,7 @@ from magicedit.data.description import DESCRIPTION_FILE, FORMAT_VERSION
 from magicedit.data.labels import PHOTO_SUFFIXES, match_labels, read_label_file
 from magicedit.errors import DatasetError, ImageError
 from magicedit.faces import FaceBackend, align, crop_face, face_region, load_backend
+from magicedit.files import sha256_of, walk
 from magicedit.imaging import open_photo
 
 if TYPE_CHECKING:
@@ -329,16 +331,7 @@ def _check_settings(
 
 def _find_sources(folder: Path, output: Path) -> tuple[list[_Source], list[str], list[dict[str, str]]]:
     """Photographs in order of their names, other files, and copies of a photograph that is already there."""
-    files, visited = [], set()
-    for root, folders, names in os.walk(folder, followlinks=True):
-        here = Path(root)
-        if here.resolve() in visited:  # a link to a folder above
-            folders.clear()
-            continue
-        visited.add(here.resolve())
-        files += [here / name for name in names if not name.startswith(".")]
-        visible = [name for name in folders if not name.startswith(".")]
-        folders[:] = [name for name in visible if (here / name).resolve() != output.resolve()]
+    files = walk(folder, lambda sub: sub.resolve() == output.resolve())
     sources, ignored, rejected, first_of = [], [], [], {}
     for path in sorted(files, key=lambda path: path.relative_to(folder).as_posix()):
         relative = path.relative_to(folder)
@@ -346,15 +339,13 @@ def _find_sources(folder: Path, output: Path) -> tuple[list[_Source], list[str],
             ignored.append(relative.as_posix())
             continue
         try:
-            with path.open("rb") as file:
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            sha256 = sha256_of(path)
         except OSError as error:
             rejected.append({"source": relative.as_posix(), "reason": f"cannot be read: {error.strerror}"})
             continue
         source = _Source(relative.as_posix(), path, relative.parts[0], sha256)
-        if (
-            sha256 in first_of
-        ):  # a pair of them teaches nothing; under two identities it could cross the split
+        # A pair of copies teaches nothing, and under two identities it could cross the split
+        if sha256 in first_of:
             rejected.append({"source": source.name, "reason": f"same file as {first_of[sha256]}"})
             continue
         first_of[sha256] = source.name
@@ -518,12 +509,8 @@ def _measured_before(output: Path, settings: Mapping[str, Any]) -> dict[str, _Pl
 
 def _failed_before(output: Path, settings: Mapping[str, Any]) -> dict[str, str]:
     """By SHA-256, why photographs could not be used in an earlier run with these settings."""
-    try:
-        description = json.loads((output / DESCRIPTION_FILE).read_text(encoding="utf-8"))
-        report = json.loads((output / REPORT_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    if description["settings"] != settings:
+    description, report = _earlier(output)
+    if description.get("settings") != settings:
         return {}
     return {entry["sha256"]: entry["reason"] for entry in report["rejected"] if "sha256" in entry}
 
@@ -552,19 +539,18 @@ def _write_dataset(
     schemes: set[str] = set()
 
     def rows(split: str) -> Iterator[dict[str, Any]]:
-        read = _RowReader()
+        group_of = functools.lru_cache(maxsize=1)(_row_group)  # the next row lies in the same, as a rule
         for source in kept:
             if splits[source.identity] != split:
                 continue
-            row = read(places[source.sha256])
+            place = places[source.sha256]
+            row = dict(group_of(place.file, place.row // _ROW_GROUP)[place.row % _ROW_GROUP])
             if labels.by_source is None and not row["measured"]:
                 raise DatasetError(
                     f"the face backend {settings['backend']} measures no action units; "
                     "give --labels with a CSV of OpenFace, py-feat or LibreFace, or use the backend mediapipe"
                 )
-            measured = dict(
-                zip(MEASURED, row["measured"], strict=False)
-            )  # empty where the backend measures none
+            measured = dict(zip(MEASURED, row["measured"], strict=False))  # empty where none are measured
             aus = measured if labels.by_source is None else labels.by_source[source.name]
             row |= {
                 "identity": source.identity,
@@ -578,7 +564,9 @@ def _write_dataset(
                 yield from _warped_rows(row, variants, settings)
 
     for split in SPLITS:
-        for number, shard in enumerate(_shards(rows(split))):
+        groups = _groups(rows(split))
+        for number, first in enumerate(groups):
+            shard = _one_shard(itertools.chain([first], groups))
             _write_parquet(fresh / f"{split}-{number:05}.parquet", shard, settings)
 
     counts = _counts(kept, splits, variants)
@@ -643,41 +631,24 @@ def _decode(encoded: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
 
 
-class _RowReader:
-    """Reads single rows; neighbours come from the row group that was read last."""
-
-    def __init__(self) -> None:
-        self._path: Path | None = None
-        self._rows: list[dict[str, Any]] = []
-        self._group = -1
-
-    def __call__(self, place: _Place) -> dict[str, Any]:
-        if (place.file, place.row // _ROW_GROUP) != (self._path, self._group):
-            self._path, self._group = place.file, place.row // _ROW_GROUP
-            with pq.ParquetFile(place.file) as file:
-                self._rows = file.read_row_group(self._group).to_pylist()
-        return dict(self._rows[place.row % _ROW_GROUP])
+def _row_group(file: Path, number: int) -> list[dict[str, Any]]:
+    with pq.ParquetFile(file) as parquet:
+        return parquet.read_row_group(number).to_pylist()
 
 
-def _shards(rows: Iterator[dict[str, Any]]) -> Iterator[Iterator[list[dict[str, Any]]]]:
-    """Rows as row groups, in shards of about _SHARD_BYTES; each shard is to be consumed before the next."""
-    waiting = next(rows, None)
+def _groups(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    while group := list(itertools.islice(rows, _ROW_GROUP)):
+        yield group
 
-    def shard() -> Iterator[list[dict[str, Any]]]:
-        nonlocal waiting
-        group, written = [], 0
-        while waiting is not None and written < _SHARD_BYTES:
-            group.append(waiting)
-            written += len(waiting["image"]["bytes"])
-            waiting = next(rows, None)
-            if len(group) == _ROW_GROUP:
-                yield group
-                group = []
-        if group:
-            yield group
 
-    while waiting is not None:
-        yield shard()
+def _one_shard(groups: Iterable[list[dict[str, Any]]]) -> Iterator[list[dict[str, Any]]]:
+    """As many of the groups as have about _SHARD_BYTES."""
+    size = 0
+    for group in groups:
+        yield group
+        size += sum(len(row["image"]["bytes"]) for row in group)
+        if size >= _SHARD_BYTES:
+            return
 
 
 def _write_parquet(path: Path, groups: Iterable[list[dict[str, Any]]], settings: Mapping[str, Any]) -> None:
@@ -710,15 +681,20 @@ def _counts(kept: list[_Source], splits: Mapping[str, str], variants: int) -> di
 
 def _up_to_date(output: Path, fingerprint: str) -> dict[str, Any] | None:
     """The report of the earlier run, if it had the same input and finished."""
-    try:
-        description = json.loads((output / DESCRIPTION_FILE).read_text(encoding="utf-8"))
-        report = json.loads((output / REPORT_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+    description, report = _earlier(output)
     complete = description.get("fingerprint") == fingerprint and all(
         any((output / "data").glob(f"{split}-*.parquet")) for split in report["photographs"]
     )
     return report if complete else None
+
+
+def _earlier(output: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What magicedit.json and report.json of the earlier run say; empty where one of them is missing."""
+    try:
+        description, report = (output / DESCRIPTION_FILE, output / REPORT_FILE)
+        return json.loads(description.read_text("utf-8")), json.loads(report.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}, {}
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from magicedit.workers import cores
+
 PACKAGES = ("magicedit", "torch", "diffusers", "mediapipe", "numpy", "opencv-python", "pillow")
 
 
@@ -15,10 +17,9 @@ def hardware() -> dict[str, object]:
     """CPU model, cores that this process may use, memory in GB, operating system."""
     cpuinfo = Path("/proc/cpuinfo")
     found = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text()) if cpuinfo.is_file() else None
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "cpu": found[1] if found else platform.processor() or platform.machine(),
-        "cores": cores,
+        "cores": cores(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "system": f"{platform.system()} {platform.release()}",
     }

@@ -1,6 +1,5 @@
 """What can be evaluated: anything that turns a photograph and AU variations into a photograph."""
 
-import csv
 import importlib
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -15,6 +14,7 @@ from magicedit.errors import MagicEditError, MissingDependencyError
 from magicedit.evaluation.protocol import Edit, request_text
 from magicedit.evaluation.subjects import Subject
 from magicedit.imaging import Photo, open_photo
+from magicedit.tables import read_table
 
 
 class Editor(Protocol):
@@ -80,36 +80,27 @@ class PictureFolder:
 
     def __init__(self, manifest: str | Path):
         self.manifest = Path(manifest)
-        try:
-            with self.manifest.open(newline="", encoding="utf-8-sig") as file:
-                rows = list(csv.DictReader(file))
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise MagicEditError(f"cannot read the manifest {manifest}: {error}") from error
-        columns = set(rows[0]) if rows else set()
-        if missing := {"identity", "request", "picture"} - columns:
+        table = read_table(self.manifest)
+        if not table.rows or not {"identity", "request", "picture"} <= set(table.header):
+            missing = {"identity", "request", "picture"} - set(table.header if table.rows else ())
             raise MagicEditError(
                 f"{manifest} lacks {', '.join(sorted(missing))}; expected identity, request, picture"
             )
         self._pictures: dict[tuple[str, str, int | None], Path] = {}
         gone = []
-        for number, row in enumerate(rows, start=2):
-            try:
-                request = request_text(parse_deltas({} if row["request"] == "none" else row["request"]))
-                seed = int(row["seed"]) if row.get("seed") else None
-            except ValueError as error:
-                raise MagicEditError(f"{manifest} line {number}: {error}") from error
-            if (row["identity"], request, seed) in self._pictures:
-                raise MagicEditError(
-                    f"{manifest} line {number}: a second picture of {row['identity']} {request}"
-                )
-            path = self.manifest.parent / (row["picture"] or "")
-            if not path.resolve().is_relative_to(self.manifest.parent.resolve()):
-                raise MagicEditError(
-                    f"{manifest} line {number}: {row['picture']} must lie in the manifest's folder or below"
-                )
+        for number, row in table.rows:
+            with table.at(number):
+                cells = dict.fromkeys(("identity", "request", "picture", "seed"), "") | table.cells(row)
+                request = request_text(parse_deltas({} if cells["request"] == "none" else cells["request"]))
+                key = cells["identity"], request, int(cells["seed"]) if cells["seed"] else None
+                if key in self._pictures:
+                    raise MagicEditError(f"a second picture of {cells['identity']} {request}")
+                path = self.manifest.parent / cells["picture"]
+                if not path.resolve().is_relative_to(self.manifest.parent.resolve()):
+                    raise MagicEditError(f"{cells['picture']} must lie in the manifest's folder or below")
             if not path.is_file():
-                gone.append(f"line {number}: {row['picture']}")
-            self._pictures[row["identity"], request, seed] = path
+                gone.append(f"line {number}: {cells['picture']}")
+            self._pictures[key] = path
         if gone:
             more = f" and {len(gone) - 8} more" if len(gone) > 8 else ""
             raise MagicEditError(f"{manifest} names missing pictures: {'; '.join(gone[:8])}{more}")

@@ -20,7 +20,7 @@ from magicedit.evaluation.editors import Entrant
 from magicedit.evaluation.metrics.perceptual import FID_LEAST, load_fid
 from magicedit.evaluation.protocol import Protocol, load_protocol
 from magicedit.evaluation.report import write_report
-from magicedit.evaluation.run import read_rows, read_run, rewrite_rows, run_protocol
+from magicedit.evaluation.run import open_rows, read_run, run_protocol
 from magicedit.evaluation.subjects import read_subjects
 from magicedit.evaluation.summary import add_labels, read_intensities, summarise
 from magicedit.imaging import open_photo
@@ -73,27 +73,20 @@ def evaluate(
     if labels is not None:
         read_intensities(labels, labels_scale, protocol.action_units)
     subjects = read_subjects(data, identities=identities, attributes=attributes)
-    run_protocol(
-        entrants,
-        protocol,
-        subjects,
-        output,
-        jobs=jobs,
-        retry_failed=retry_failed,
-        cold_start=cold_start,
-        progress=progress,
-    )
+    options = {"jobs": jobs, "retry_failed": retry_failed, "cold_start": cold_start, "progress": progress}
+    run_protocol(entrants, protocol, subjects, output, **options)
 
     # Editors of earlier runs stay in the report, and what is known of people may have been added since
-    rows, run = list(read_rows(output).values()), read_run(output)
-    groups = {subject.identity: dict(subject.group) for subject in subjects}
-    known = json.dumps(rows)
-    for row in rows:
-        row["group"] |= groups.get(row["person"], {})
-    if labels is not None:
-        add_labels(rows, labels, labels_scale, protocol.action_units)
-    if json.dumps(rows) != known:
-        rewrite_rows(output, rows)
+    with open_rows(output) as ledger:
+        rows, run = list(ledger.entries.values()), read_run(output)
+        groups = {subject.identity: dict(subject.group) for subject in subjects}
+        known = json.dumps(rows)
+        for row in rows:
+            row["group"] |= groups.get(row["person"], {})
+        if labels is not None:
+            add_labels(rows, labels, labels_scale, protocol.action_units)
+        if json.dumps(rows) != known:
+            ledger.rewrite()
     others = [Entrant(name, None, of) for name, of in run["editors"].items() if name not in names]
     summary = summarise(rows, protocol, [*others, *entrants], run)
     _add_fid(summary, rows, Path(output))

@@ -3,18 +3,14 @@
 import hashlib
 import json
 import logging
-import multiprocessing
-import os
 import pickle
 import re
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +24,10 @@ from magicedit.evaluation.editors import Entrant, PictureFolder
 from magicedit.evaluation.protocol import Edit, Protocol
 from magicedit.evaluation.scoring import Scoring, head_group, rounded
 from magicedit.evaluation.subjects import Subject
+from magicedit.files import replacing
+from magicedit.ledger import Ledger, read_ledger
 from magicedit.vocabulary import name_order, whole_name
+from magicedit.workers import each
 
 logger = logging.getLogger(__name__)
 
@@ -97,32 +96,30 @@ def run_protocol(
         raise OutputError(f"{output} was measured with other packages ({lacking}); choose another folder")
     output.mkdir(parents=True, exist_ok=True)
     about["editors"] = run.get("editors", {}) | about["editors"]
-    _update_run(output, about)
-    rows = _rows_to_append_to(output)
-    waiting = [
-        task
-        for task in tasks
-        if task.key not in rows or (retry_failed and rows[task.key]["error"] is not None)
-    ]
-    some_replaced = any(task.key in rows for task in waiting)
-
-    with (output / ROWS).open("a", encoding="utf-8") as file:
-        results = ((t, worker.run(t)) for t in waiting) if jobs == 1 else _in_processes(worker, waiting, jobs)
-        for task, row in tqdm(
-            results, total=len(tasks), initial=len(tasks) - len(waiting), disable=not progress
-        ):
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-            rows[task.key] = row
-    if some_replaced:
-        rewrite_rows(output, rows.values())
-    known = run.get("cold", {})
-    for entrant in runnable if cold_start else ():
-        if entrant.name not in known:
-            edit = next((t.edit for t in tasks if t.entrant is entrant and t.edit.asked), None)
-            known[entrant.name] = edit and _cold(entrant, subjects[0], edit)
-    _update_run(output, {"cold": known})
+    with open_rows(output) as ledger:
+        _update_run(output, about)
+        rows = ledger.entries
+        waiting = [
+            task
+            for task in tasks
+            if task.key not in rows or (retry_failed and rows[task.key]["error"] is not None)
+        ]
+        results = each(
+            (lambda: worker) if jobs == 1 else partial(Worker, protocol, output),
+            waiting,
+            jobs,
+            failed=lambda task, reason: _empty_row(task, protocol) | {"error": reason},
+        )
+        known = len(tasks) - len(waiting)
+        for _, row in tqdm(results, total=len(tasks), initial=known, disable=not progress):
+            ledger.add(row)
+        ledger.compact()
+        cold = run.get("cold", {})
+        for entrant in runnable if cold_start else ():
+            if entrant.name not in cold:
+                edit = next((t.edit for t in tasks if t.entrant is entrant and t.edit.asked), None)
+                cold[entrant.name] = edit and _cold(entrant, subjects[0], edit)
+        _update_run(output, {"cold": cold})
     return [rows[task.key] for task in tasks]
 
 
@@ -144,15 +141,12 @@ def _tasks_of(entrant: Entrant, editor, protocol: Protocol, subjects: Sequence[S
 
 
 class Worker:
-    """What a process needs to make and measure edits, opened on first use; one editor at a time."""
+    """Makes and measures edits. What that needs is opened on first use; one editor at a time."""
 
     def __init__(self, protocol: Protocol, output: Path):
         self.protocol, self.output = protocol, output
         self._editor: tuple[str, Any] | None = None
         self._scoring: Scoring | None = None
-
-    def __getstate__(self):
-        return {"protocol": self.protocol, "output": self.output, "_editor": None, "_scoring": None}
 
     @property
     def scoring(self) -> Scoring:
@@ -166,7 +160,7 @@ class Worker:
             self._editor = entrant.name, entrant.open()
         return self._editor[1]
 
-    def run(self, task: Task) -> dict[str, Any]:
+    def __call__(self, task: Task) -> dict[str, Any]:
         """The row of one edit. What fails is in it: one edit must not end thousands."""
         row = _empty_row(task, self.protocol)
         subject, edit = task.subject, task.edit
@@ -200,9 +194,8 @@ class Worker:
             if name == "original" and target.exists():
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = target.with_name(f".{os.getpid()}-{target.name}")
-            Image.fromarray(crop).save(temporary, "JPEG", quality=JPEG_QUALITY)
-            temporary.replace(target)
+            with replacing(target) as file:
+                Image.fromarray(crop).save(file, "JPEG", quality=JPEG_QUALITY)
         return {name: path.as_posix() for name, path in paths.items()}
 
     def _attention(self, task: Task, editor, original) -> None:
@@ -232,54 +225,6 @@ def _empty_row(task: Task, protocol: Protocol) -> dict[str, Any]:
         "seconds": None,
         "group": dict(subject.group) | rendering,
     }
-
-
-# --- Several processes ---
-
-_WORKER: Worker | None = None
-
-
-def _start(worker: Worker, threads: int) -> None:
-    """Makes a process ready. Ctrl-C is the parent's, and cores are shared, not fought for."""
-    global _WORKER
-    import cv2
-    import torch
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(threads)
-    cv2.setNumThreads(threads)
-    _WORKER = worker
-
-
-def _run_here(task: Task) -> dict[str, Any]:
-    return _WORKER.run(task)
-
-
-def _in_processes(worker: Worker, tasks: Sequence[Task], jobs: int) -> Iterator[tuple[Task, dict[str, Any]]]:
-    """Rows as they are done; never more under way than processes, so that no more can be lost.
-
-    A process that dies, of memory for instance, fails the edits that were under way, and others follow it.
-    """
-    context = multiprocessing.get_context("spawn")  # libraries with threads of their own do not fork
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    left = list(reversed(tasks))
-    while left:
-        pool = ProcessPoolExecutor(jobs, context, initializer=_start, initargs=(worker, threads))
-        under_way: dict[Future, Task] = {}
-        try:
-            while left or under_way:
-                while left and len(under_way) < jobs:
-                    task = left.pop()
-                    under_way[pool.submit(_run_here, task)] = task
-                done, _ = wait(under_way, return_when=FIRST_COMPLETED)
-                for future in done:
-                    row = future.result()
-                    yield under_way.pop(future), row
-        except BrokenProcessPool as error:
-            for task in under_way.values():
-                yield task, _empty_row(task, worker.protocol) | {"error": f"BrokenProcessPool: {error}"}
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def _cold(entrant: Entrant, subject: Subject, edit: Edit) -> dict[str, float] | None:
@@ -331,37 +276,22 @@ def safe_name(text: str) -> str:
     return f"{plain.strip('. ')}-{hashlib.sha256(text.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
 
 
+def open_rows(output: str | Path) -> Ledger:
+    """The rows of a report by editor, subject, request and seed, to add to."""
+    return Ledger(Path(output) / ROWS, _key)
+
+
 def read_rows(output: str | Path) -> dict[Key, dict[str, Any]]:
-    """Rows of a report by editor, subject, request and seed; of an edit that was made again, the last.
+    """The rows of a report by editor, subject, request and seed; of an edit that was made again, the last.
 
     A last line that is still being written, or was cut off, is not among them. OutputError where any other
     is no row.
     """
-    path = Path(output) / ROWS
-    rows: dict[Key, dict[str, Any]] = {}
-    lines = path.read_bytes().split(b"\n") if path.exists() else []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            rows[row["editor"], row["identity"], row["request"], row["seed"]] = row
-        except (ValueError, KeyError, TypeError) as error:
-            if number == len(lines) and isinstance(error, ValueError):  # no end of line, and no whole JSON
-                break
-            raise OutputError(f"{path} line {number} is no row of an evaluation: {error}") from error
-    return rows
+    return read_ledger(Path(output) / ROWS, _key)
 
 
-def _rows_to_append_to(output: Path) -> dict[Key, dict[str, Any]]:
-    """`read_rows`, whose file then holds these alone, one a line: none cut off, none that a later one
-    replaced."""
-    path, rows = output / ROWS, read_rows(output)
-    if path.exists():
-        content = path.read_bytes()
-        if not content.endswith(b"\n") or content.count(b"\n") != len(rows):
-            rewrite_rows(output, rows.values())
-    return rows
+def _key(row: Mapping[str, Any]) -> Key:
+    return row["editor"], row["identity"], row["request"], row["seed"]
 
 
 def read_run(output: str | Path) -> dict[str, Any]:
@@ -391,7 +321,9 @@ def check_output_folder(output: Path, about: Mapping[str, Any]) -> None:
     """
     run = read_run(output)
     if not run:
-        if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        begun = output / ROWS  # empty where a kill came before run.json
+        others = output.is_dir() and [p for p in output.iterdir() if p != begun or p.stat().st_size]
+        if output.exists() and others != []:
             raise OutputError(f"{output} exists and is no report of an evaluation; choose another folder")
         return
     for what in ("protocol", "version", "photographs"):
@@ -405,16 +337,7 @@ def check_output_folder(output: Path, about: Mapping[str, Any]) -> None:
         )
 
 
-def rewrite_rows(output: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Replaces the rows of a report, all at once."""
-    path = Path(output) / ROWS
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    temporary.replace(path)
-
-
 def _update_run(output: Path, changes: Mapping[str, Any]) -> None:
-    path = output / RUN
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(read_run(output) | changes, indent=1, ensure_ascii=False) + "\n")
-    temporary.replace(path)
+    text = json.dumps(read_run(output) | changes, indent=1, ensure_ascii=False)
+    with replacing(output / RUN) as file:
+        file.write(text.encode() + b"\n")

@@ -1,6 +1,5 @@
 """Whom to edit: one photograph a person, from folders of photographs or a prepared dataset."""
 
-import csv
 import functools
 import hashlib
 import io
@@ -15,6 +14,7 @@ from magicedit.data.description import DESCRIPTION_FILE, read_description
 from magicedit.data.labels import PHOTO_SUFFIXES
 from magicedit.errors import DatasetError
 from magicedit.imaging import Photo, open_photo
+from magicedit.tables import read_table
 
 RENDERINGS = ("photograph", "drawn", "cartoon")
 ATTRIBUTES_FILE = "attributes.csv"
@@ -184,21 +184,19 @@ def _encoded_crop(file: Path, row: int) -> bytes:
 def read_attributes(path: str | Path) -> dict[str, dict[str, str]]:
     """By identity what a CSV says of each, an age binned by tens ("30-39"). DatasetError without a column
     `identity`."""
-    try:
-        with Path(path).open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(f"cannot read the attributes {path}: {error}") from error
-    if not rows or "identity" not in rows[0]:
+    table = read_table(path, DatasetError)
+    if not table.rows or "identity" not in table.header:
         raise DatasetError(f"{path} must have a column `identity` and rows, beside columns such as gender")
-    return {
-        row["identity"]: {
-            key: _binned(value.strip()) if "age" in key.lower().split("_") else value.strip()
-            for key, value in row.items()
-            if key and key != "identity" and isinstance(value, str) and value.strip()
+    found = {}
+    for number, row in table.rows:
+        with table.at(number):
+            cells = {"identity": ""} | table.cells(row)
+        found[cells["identity"]] = {
+            key: _binned(table.pointed(value)) if "age" in key.lower().split("_") else value
+            for key, value in cells.items()
+            if key and key != "identity" and value
         }
-        for row in rows
-    }
+    return found
 
 
 def _binned(value: str) -> str:

@@ -5,7 +5,6 @@ work, which the threads of one process cannot share.
 """
 
 import contextlib
-import os
 import subprocess
 import sys
 import traceback
@@ -20,6 +19,7 @@ import numpy as np
 
 from magicedit.errors import MagicEditError
 from magicedit.faces.types import Face, Found, check_pixels
+from magicedit.workers import cores
 
 # The child finds the modules that this process found, from wherever it was started.
 _CHILD = "import sys; sys.path[:] = {path!r}; from magicedit.faces.process import serve; serve({descriptor})"
@@ -122,6 +122,4 @@ def _outcome(call: Callable[[], Any]) -> Any:
 
 def spare_core() -> bool:
     """Whether a second process would find a core to run on."""
-    if hasattr(os, "sched_getaffinity"):  # Linux
-        return len(os.sched_getaffinity(0)) > 1
-    return (os.cpu_count() or 1) > 1
+    return cores() > 1

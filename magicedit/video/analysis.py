@@ -3,7 +3,6 @@
 import base64
 import bisect
 import json
-import os
 from collections import deque
 from collections.abc import Iterator
 from contextlib import closing
@@ -17,6 +16,7 @@ from magicedit.errors import NoFaceError, VideoError
 from magicedit.faces import Alignment, Face, FaceBackend, Pose
 from magicedit.faces.types import box_around
 from magicedit.files import replacing
+from magicedit.ledger import drop_torn_line
 from magicedit.video.reading import Damage, Frame, Video, to_rgb
 from magicedit.video.results import Pace, ProgressCallback
 from magicedit.video.smoothing import FaceFilter, Smoothing
@@ -48,14 +48,7 @@ class Row:
         return next((tracked.face for tracked in self.faces if tracked.number == number), None)
 
     def to_line(self) -> str:
-        content = {
-            "index": self.index,
-            "pts": self.pts,
-            "duration": self.duration,
-            "difference": self.difference,
-            "cut": self.cut,
-            "faces": [_tracked_to_json(tracked) for tracked in self.faces],
-        }
+        content = vars(self) | {"faces": [_tracked_to_json(tracked) for tracked in self.faces]}
         return json.dumps(content, separators=(",", ":")) + "\n"
 
     @staticmethod
@@ -158,7 +151,8 @@ def analyse(
             if last.index > 0:
                 cuts.is_cut(last.difference)
             tracker.note(last.faces, last.cut)
-        drop_torn_line(rows_file)
+        with rows_file.open("r+b") as file:
+            drop_torn_line(file)
     known = 0 if last is None else last.index + 1
     pace = Pace(progress, "faces", video.info.frames, known)
 
@@ -190,18 +184,6 @@ def analyse(
     with replacing(done_file) as file:
         file.write(json.dumps(content | {"damage": damage and vars(damage)}).encode())
     return Analysis(rows_file, damage=damage, **content)
-
-
-def drop_torn_line(path: Path) -> None:
-    """Cuts a file of lines behind its last whole one."""
-    with path.open("r+b") as file:
-        end = file.seek(0, os.SEEK_END)
-        tail = b""
-        while end and b"\n" not in tail:
-            start = max(0, end - 65536)
-            file.seek(start)
-            tail, end = file.read(end - start), start
-        file.truncate(end + tail.rfind(b"\n") + 1)
 
 
 # --- Who is there when --------------------------------------------------------------------------------------

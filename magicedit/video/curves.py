@@ -1,6 +1,6 @@
 """Curves of action units over time: keyframes, from a CSV file or one by one, and what lies between them."""
 
-import csv
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ import numpy as np
 
 from magicedit.action_units import FACS, canonical_name, parse_deltas
 from magicedit.errors import ActionUnitError
+from magicedit.tables import TIME_COLUMNS, read_table
 from magicedit.vocabulary import name_order
 
-TIME_COLUMNS = ("time", "seconds", "timestamp")
 _MOST_ROWS = 1_000_000
 
 
@@ -67,59 +67,37 @@ class Curve:
             ActionUnitError: where the file cannot be read; where it has no column of time or another column
                 that is no action unit, or as the class.
         """
-        path = Path(path)
-        try:
-            with path.open(newline="", encoding="utf-8-sig") as file:
-                rows = [
-                    row
-                    for row in csv.reader(file, skipinitialspace=True, strict=True)
-                    if any(map(str.strip, row))
-                ]
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise ActionUnitError(f"{path} cannot be read as a CSV file: {error}") from error
-        if len(rows) < 2:
+        table = read_table(path, ActionUnitError)
+        if not table.rows:
             raise ActionUnitError(
                 f"{path} has no keyframes; it needs a line of names such as time,AU12 and lines of numbers"
             )
-        header = [name.strip() for name in rows[0]]
-        lowered = [name.lower() for name in header]
-        columns = [lowered.index(name) for name in TIME_COLUMNS if name in lowered]
-        if len(columns) != 1:
+        if len(table.rows) > _MOST_ROWS:
+            raise ActionUnitError(f"{path} has {len(table.rows):,} lines; a curve may have {_MOST_ROWS:,}")
+        timed = table.columns(*TIME_COLUMNS)
+        if len(timed) != 1:
             raise ActionUnitError(
-                f'{path} needs one column called "time" (seconds), and has {", ".join(header) or "none"}'
+                f'{path} needs one column called "time" (seconds), and has {", ".join(table.header)}'
             )
-        if len(rows) > _MOST_ROWS:
-            raise ActionUnitError(f"{path} has {len(rows):,} lines; a curve may have {_MOST_ROWS:,}")
-        names = {}
-        for index, name in enumerate(header):
-            if index == columns[0]:
-                continue
-            try:
-                canonical = canonical_name(name, FACS)
-            except ActionUnitError as error:
-                raise ActionUnitError(f"{path}: {error}") from error
-            if canonical in names:
-                raise ActionUnitError(f"{path} has two columns for {canonical}; give each action unit once")
-            names[canonical] = index
-        for number, row in enumerate(rows[1:], 2):
-            if len(row) != len(header):
-                raise ActionUnitError(f"{path}, line {number}: expected {len(header)} cells, got {len(row)}")
-        times = [_number(row[columns[0]], f"{path}, line {n}, time") for n, row in enumerate(rows[1:], 2)]
-        ascending = np.array(times)
-        values = {}
-        for name, index in names.items():
-            cells = [
-                _number(row[index], f"{path}, line {n}, {name}") if row[index].strip() else math.nan
-                for n, row in enumerate(rows[1:], 2)
-            ]
-            column = np.array(cells)
-            given = np.isfinite(column)
-            if not given.any():
-                raise ActionUnitError(f"{path}: the column {name} is empty; fill it or leave it out")
-            if (np.diff(ascending) > 0).all():  # else the class says so
-                column = np.interp(ascending, ascending[given], column[given])
-            values[name] = column
-        return cls(ascending, values, str(path))
+        names: dict[str, str] = {}  # column -> action unit
+        with table.at():
+            for column in table.header:
+                if column != timed[0]:
+                    names[column] = canonical_name(column, FACS)
+                    if list(names.values()).count(names[column]) > 1:
+                        raise ActionUnitError(f"two columns for {names[column]}; give each action unit once")
+        times: list[float] = []
+        given: dict[str, list[tuple[float, float]]] = {name: [] for name in names.values()}
+        for number, row in table.rows:
+            with table.at(number):
+                cells = table.cells(row, whole=True)
+                times.append(_number(table.pointed(cells[timed[0]]), timed[0]))
+                for column, name in names.items():
+                    if not math.isnan(value := table.number(cells, column)):
+                        given[name].append((times[-1], value))
+        if empty := [name for name, keys in given.items() if not keys]:
+            raise ActionUnitError(f"{path}: the column {empty[0]} is empty; fill it or leave it out")
+        return cls._through(times, given, str(path))
 
     @classmethod
     def from_keys(cls, keys: Sequence[str]) -> "Curve":
@@ -138,16 +116,24 @@ class Curve:
                     f"a keyframe is SECONDS:AU12=+3, such as 1.5:AU12=+3,AU4=-1; got {key!r}"
                 )
             rows.append((_number(time, f"the keyframe {key!r}, its time"), parse_deltas(units, FACS)))
-        times = np.array([time for time, _ in rows])
-        values = {}
-        for name in {name: None for _, row in rows for name in row}:
-            given = [index for index, (_, row) in enumerate(rows) if name in row]
-            column = [rows[index][1][name] for index in given]
-            if (np.diff(times) > 0).all():
-                values[name] = np.interp(times, times[given], column)
-            else:
-                values[name] = np.zeros(len(times))  # the class refuses the times
-        return cls(times, values, "the keyframes")
+        names = dict.fromkeys(name for _, row in rows for name in row)
+        given = {name: [(time, row[name]) for time, row in rows if name in row] for name in names}
+        return cls._through([time for time, _ in rows], given, "the keyframes")
+
+    @classmethod
+    def _through(
+        cls, times: Sequence[float], given: Mapping[str, Sequence[tuple[float, float]]], source: str
+    ) -> "Curve":
+        """The curve of units that are given at some of the times, as (time, variation).
+
+        The class refuses times that do not ascend.
+        """
+        ascend = all(earlier < later for earlier, later in itertools.pairwise(times))
+        values = {
+            name: np.interp(times, *zip(*keys, strict=True)) if ascend else np.zeros(len(times))
+            for name, keys in given.items()
+        }
+        return cls(np.array(times), values, source)
 
     @property
     def names(self) -> tuple[str, ...]:

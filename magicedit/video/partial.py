@@ -11,7 +11,6 @@ Nothing else is deleted with the folder, so a file that somebody else put there 
 """
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -26,6 +25,7 @@ from magicedit import __version__
 from magicedit.editor import ExpressionEditor, SamplingSettings
 from magicedit.errors import OutputError
 from magicedit.files import replacing
+from magicedit.ledger import hold
 from magicedit.video.reading import import_av
 from magicedit.video.writing import Piece
 
@@ -68,22 +68,14 @@ class Partial:
         target = output.resolve()
         self.folder = target.with_name(f".{target.name}.partial")
         self._request = json.dumps(request, sort_keys=True, ensure_ascii=False)
-        self._lock: int | None = None
         self.began_anew = False
 
     def __enter__(self) -> "Partial":
         try:
             self.folder.mkdir(exist_ok=True)
-            self._lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             raise OutputError(f"{self.folder} cannot be made ({error}); choose another place") from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._lock)
-            raise OutputError(
-                f"another program is making the same output in {self.folder}; wait for it, or write elsewhere"
-            ) from error
+        self._lock = hold(self.folder / "lock")
         request = self.folder / "request.json"
         if not request.is_file() or request.read_text(encoding="utf-8") != self._request:
             self.began_anew = request.is_file()
@@ -95,8 +87,7 @@ class Partial:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
+        self._lock.close()
         if isinstance(error, (OSError, import_av().error.FFmpegError)):
             raise OutputError(
                 f"{self.folder} cannot be worked in ({error}); make room or choose another place"

@@ -76,9 +76,9 @@ def test_a_scale_is_a_positive_number(tmp_path, scale):
         (["filename,AU12_c,AU28_c", "a,1,0"], "presence only"),
         (["filename,au_12", "a,1"], "presence only"),
         (["filename,smile", "a,1"], "no action-unit columns"),
-        (["filename,AU12_r", "a,much"], "line 2: expected a number, got 'much'"),
+        (["filename,AU12_r", "a,much"], "line 2: AU12_r: expected a number, got 'much'"),
         (["filename,AU12_r", "a,inf"], "finite"),
-        (["filename,AU12_r", "a,1,2"], "expected 2 columns, got 3"),
+        (["filename,AU12_r", "a,1,2"], "expected 2 cells, got 3"),
         (["frame, timestamp, AU12_r", "1, 0.0, 1", "2, 0.1, 2"], "frames of a video"),
         ([""], "is empty"),
     ],
@@ -89,7 +89,7 @@ def test_files_that_cannot_be_read_say_why(tmp_path, lines, message):
 
 
 def test_missing_files_and_mixed_folders(tmp_path):
-    with pytest.raises(DatasetError, match="cannot read"):
+    with pytest.raises(DatasetError, match="cannot be read"):
         read_labels(tmp_path / "nowhere.csv")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match="found none"):

@@ -22,7 +22,7 @@ from magicedit.errors import MagicEditError, OutputError
 from magicedit.evaluation import Entrant, PictureFolder, evaluate, load_protocol, read_subjects
 from magicedit.evaluation.circumstances import plain_command, without_folders
 from magicedit.evaluation.report import load_report
-from magicedit.evaluation.run import ROWS, read_rows, read_run, run_protocol, safe_name
+from magicedit.evaluation.run import ROWS, open_rows, read_rows, read_run, run_protocol, safe_name
 
 PROTOCOL = """
 name: brief
@@ -110,6 +110,21 @@ def test_two_processes_write_what_one_writes(run):
     assert untimed(run(open_warp, to="one")) == untimed(run(open_warp, to="two", jobs=2))
 
 
+class Deadly:
+    """Ends its process at one request, as a lack of memory does."""
+
+    def __call__(self, photo, au_delta, seed):
+        if au_delta == {"AU12": 3.0}:
+            os._exit(9)
+        return photo.pixels
+
+
+def test_run_protocol_fails_only_the_edit_whose_process_died(run):
+    rows = run(Deadly, jobs=2)
+    assert [row["request"] for row in rows if row["error"]] == ["AU12=+3"] * 2
+    assert "ended with code 9" in next(row["error"] for row in rows if row["error"])
+
+
 class Interrupted:
     """Warps, and is interrupted at one call."""
 
@@ -148,6 +163,20 @@ def test_a_line_cut_off_is_edited_again(run, tmp_path):
     path.write_bytes(content.replace(b'"editor"', b'"edotir"', 1))
     with pytest.raises(OutputError, match="line 1"):
         run(open_copy)
+
+
+def test_run_protocol_refuses_a_folder_that_another_run_writes_into(run, tmp_path):
+    run(open_copy)
+    with open_rows(tmp_path / "out"), pytest.raises(OutputError, match="another run is writing"):
+        run(open_copy, name="another")
+    assert list(read_run(tmp_path / "out")["editors"]) == ["it"]
+    assert len(run(open_copy, name="another")) == EDITS
+
+
+def test_run_protocol_begins_in_a_folder_left_before_its_first_row(run, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ROWS).touch()
+    assert len(run(open_copy)) == EDITS
 
 
 class Moody:

@@ -168,7 +168,7 @@ def test_a_reenacted_photograph_goes_on_too(tmp_path, editor, source, portrait):
 
 
 def test_only_one_program_at_a_time(tmp_path):
-    with Partial(tmp_path / "out.mp4", {"a": 1}), pytest.raises(OutputError, match="another program"):
+    with Partial(tmp_path / "out.mp4", {"a": 1}), pytest.raises(OutputError, match="another run"):
         Partial(tmp_path / "out.mp4", {"a": 1}).__enter__()
     with Partial(tmp_path / "out.mp4", {"a": 1}) as partial:
         partial.remove()

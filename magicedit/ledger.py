@@ -1,0 +1,142 @@
+"""The record of a run that can be interrupted: a file of JSON lines, which the next run reads and continues.
+
+A line is on the disk when `Ledger.add` returns: a kill or a power cut loses at most the entry that was being
+written. One process at a time writes; anybody may read meanwhile.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import IO, Any
+
+from magicedit.errors import OutputError
+from magicedit.files import replacing
+
+Entry = dict[str, Any]
+Key = Callable[[Entry], Hashable]
+
+
+class Ledger:
+    """A record; use as a context, which holds the file.
+
+    key: tells which entries are about one thing; the last of them counts.
+    entries: by key, in the order of the keys' first lines.
+
+    Raises:
+        OutputError: where the file cannot be written, another process holds it, or it has other lines.
+    """
+
+    def __init__(self, path: Path, key: Key):
+        self.path, self._key = path, key
+        self.entries: dict[Hashable, Entry] = {}
+
+    def __enter__(self) -> "Ledger":
+        self._file = hold(self.path)
+        try:
+            drop_torn_line(self._file)
+            self.entries = read_ledger(self.path, self._key)
+        except BaseException:
+            self._file.close()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+
+    def add(self, entry: Entry) -> None:
+        """Appends a line. OutputError where that fails."""
+        line = _line(entry)
+        try:
+            if self._file.write(line) < len(line):
+                raise OSError("there was no room for a whole line")
+            os.fsync(self._file.fileno())  # else a power cut could leave a result that no line knows
+        except OSError as error:
+            raise OutputError(
+                f"{self.path} could not be written ({error}); make room, then run again to go on"
+            ) from error
+        self.entries[self._key(entry)] = entry
+
+    def rewrite(self) -> None:
+        """Leaves in the file one line for each entry, all at once."""
+        with replacing(self.path) as file:
+            file.writelines(map(_line, self.entries.values()))
+        with self._file:  # held until the new one is
+            self._file = hold(self.path)
+
+    def compact(self) -> None:
+        """As `rewrite`, where the file has more lines than entries."""
+        if self.path.read_bytes().count(b"\n") > len(self.entries):
+            self.rewrite()
+
+
+def _line(entry: Entry) -> bytes:
+    return json.dumps(entry, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
+
+
+def read_ledger(path: Path, key: Key) -> dict[Hashable, Entry]:
+    """The entries of a record by key; none where the file does not exist.
+
+    A last line that is still being written, or was cut off, is not among them. OutputError where any other
+    is no entry.
+    """
+    entries: dict[Hashable, Entry] = {}
+    lines = path.read_bytes().split(b"\n") if path.exists() else []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or b"\0" in line:  # NUL: what a disk had not written yet when the power went
+            continue
+        try:
+            entry = json.loads(line)
+            entries[key(entry)] = entry
+        except (ValueError, KeyError, TypeError) as error:
+            if number == len(lines) and isinstance(error, ValueError):
+                break
+            raise OutputError(
+                f"{path} line {number} was not written by magicedit ({error!r}); choose another output "
+                "folder, or move the file away to begin anew"
+            ) from error
+    return entries
+
+
+def hold(path: Path) -> IO[bytes]:
+    """A file, made where it does not exist, to read and append to; no other process holds it until it is
+    closed. OutputError where it cannot be written, or another process holds it."""
+    try:
+        file = path.open("a+b", buffering=0)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written ({error}); choose another folder") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.path.samestat(os.fstat(file.fileno()), path.stat()):  # replaced before it was ours
+            raise BlockingIOError("it was replaced")
+        _sync_folder(path.parent)
+    except OSError as error:
+        file.close()
+        if isinstance(error, BlockingIOError):
+            problem = f"another run is writing into {path.parent}; wait for it"
+        else:
+            problem = f"{path} cannot be locked ({error}); use a disk of this machine"
+        raise OutputError(f"{problem}, or choose another folder") from error
+    return file
+
+
+def drop_torn_line(file: IO[bytes]) -> None:
+    """Cuts a file of lines behind its last whole one."""
+    size = end = file.seek(0, os.SEEK_END)
+    tail = b""
+    while end and b"\n" not in tail:
+        start = max(0, end - 65536)
+        file.seek(start)
+        tail, end = file.read(end - start), start
+    if (whole := end + tail.rfind(b"\n") + 1) < size:
+        file.truncate(whole)
+
+
+def _sync_folder(folder: Path) -> None:
+    """The names in a folder are on the disk when this returns, where its file system can do that."""
+    handle = os.open(folder, os.O_RDONLY)
+    with contextlib.suppress(OSError):
+        os.fsync(handle)
+    os.close(handle)
