@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from magicedit.batch.journal import JOURNAL, Journal, open_journal
-from magicedit.batch.model import action_units_of, digest_of
 from magicedit.batch.request import EditRequest
 from magicedit.batch.rows import FORMATS, Row, check_folders, check_targets, rows_of_folder, rows_of_manifest
 from magicedit.batch.workers import EditorSettings, edit_rows, sensible_workers, sha256_of
 from magicedit.errors import MagicEditError, OutputError
+from magicedit.models.folder import ModelFolder
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def edit_folder(
     folder, output = Path(folder), Path(output)
     _check_arguments(workers, format)
     check_folders(folder, output)
-    request.check(action_units_of(model))
+    request.check(ModelFolder.find(model).action_units)
     rows = rows_of_folder(folder, output, request, format)
     settings = EditorSettings(folder, output, model, device, dtype, backend, optimize)
     return _run(rows, settings, workers, force, progress, say)
@@ -162,7 +162,9 @@ def edit_manifest(
     folder, manifest, output = Path(folder), Path(manifest), Path(output)
     _check_arguments(workers, format)
     check_folders(folder, output)
-    rows = rows_of_manifest(manifest, output, request or EditRequest(), format, action_units_of(model))
+    rows = rows_of_manifest(
+        manifest, output, request or EditRequest(), format, ModelFolder.find(model).action_units
+    )
     settings = EditorSettings(folder, output, model, device, dtype, backend, optimize)
     return _run(rows, settings, workers, force, progress, say)
 
@@ -193,7 +195,7 @@ def _run(
     check_targets(rows, settings.folder, settings.output)
     model = {
         "name": settings.model,
-        "digest": digest_of(settings.model),
+        "digest": ModelFolder.find(settings.model).fingerprint,
         "dtype": settings.dtype,
         "backend": settings.backend,
     }

@@ -127,7 +127,7 @@ def edit_request(args: argparse.Namespace) -> "EditRequest":
         MagicEditError: where it cannot be done whatever a face shows.
     """
     from magicedit.batch import EditRequest
-    from magicedit.batch.model import action_units_of
+    from magicedit.models.folder import ModelFolder
 
     request = EditRequest(
         add=args.au,
@@ -143,7 +143,7 @@ def edit_request(args: argparse.Namespace) -> "EditRequest":
         measure=args.measure,
         **teeth_arguments(args),
     )
-    request.check(action_units_of(args.model))
+    request.check(ModelFolder.find(args.model).action_units)
     return request
 
 
