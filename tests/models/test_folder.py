@@ -17,7 +17,6 @@ from magicedit.models import load_pipeline
 from magicedit.models.folder import ModelFolder
 
 
-
 @pytest.fixture
 def folder(tmp_path) -> Path:
     tiny_patch_pipeline().save_pretrained(tmp_path / "model")
