@@ -96,7 +96,6 @@ def main() -> None:
     MINI.mkdir(parents=True, exist_ok=True)
     for name in ("unet", "reference_unet", "scheduler"):
         shutil.copytree(args.run / name, MINI / name, dirs_exist_ok=True)
-    shutil.copyfile(ROOT / "pipelines" / "pipeline_magicedit.py", MINI / "pipeline.py")
     index = json.loads((args.run / "model_index.json").read_text())
     index |= {"default_guidance_scale": args.guidance} if args.guidance is not None else {}
     index |= {"default_steps": args.steps} if args.steps is not None else {}

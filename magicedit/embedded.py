@@ -19,11 +19,3 @@ def model_origin(model: str | Path) -> str:
     if str(model) in EMBEDDED:
         return "embedded"
     return "folder" if Path(model).is_dir() else "hub"
-
-
-def model_folder(model: str | Path) -> Path | None:
-    """Folder of an embedded model, or of one that is a folder; None for a model of a hub."""
-    origin = model_origin(model)
-    if origin == "embedded":
-        return embedded_folder(str(model))
-    return Path(model) if origin == "folder" else None

@@ -78,13 +78,12 @@ ONLY_IN = {
 
 
 def _sources() -> dict[str, Path]:
-    """Every source file by its path in the installed package, such as train/loop.py; not the copy of the
-    pipeline that lies beside the embedded weights."""
+    """Every source file by its path in the installed package, such as train/loop.py."""
     files = {}
     for top, prefix in (("magicedit", ""), ("pipelines", "pipelines/"), ("train", "train/")):
         root = REPOSITORY / top
         files |= {f"{prefix}{path.relative_to(root).as_posix()}": path for path in root.rglob("*.py")}
-    return {place: path for place, path in files.items() if not place.startswith("pretrained/")}
+    return files
 
 
 def _imports(source: str, place: str) -> Iterator[str]:

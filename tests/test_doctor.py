@@ -45,7 +45,7 @@ def test_command_prints_json_and_text(capsys):
 
 
 def test_a_missing_model_is_essential(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr("magicedit.models.loading.embedded_folder", lambda name: tmp_path / name)
+    monkeypatch.setattr("magicedit.models.folder.embedded_folder", lambda name: tmp_path / name)
     assert main(["doctor", "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert found["models"]["mini"]["status"] == "broken"

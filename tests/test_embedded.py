@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 
-from magicedit.batch.model import action_units_of, digest_of
 from magicedit.cli.evaluation import fingerprint, short_name
-from magicedit.embedded import embedded_folder, model_folder, model_origin
+from magicedit.embedded import embedded_folder, model_origin
 from magicedit.models import load_pipeline
+from magicedit.models.folder import ModelFolder
 
 
 @pytest.fixture
@@ -25,9 +25,8 @@ def namesake(tmp_path, monkeypatch):
 def test_the_name_of_an_embedded_model_never_means_a_local_folder(namesake):
     pipeline = load_pipeline("mini", device="cpu")
     assert model_origin("mini") == "embedded"
-    assert model_folder("mini") == embedded_folder("mini")
-    assert action_units_of("mini") == pipeline.action_units
-    assert digest_of("mini") == digest_of(str(embedded_folder("mini"))) != digest_of("./mini")
+    assert ModelFolder.find("mini").path == embedded_folder("mini")
+    assert ModelFolder.find("mini").action_units == pipeline.action_units
     assert fingerprint("mini") == fingerprint(str(embedded_folder("mini"))) != fingerprint("./mini")
     assert short_name("mini") == "mini"
 
@@ -35,10 +34,10 @@ def test_the_name_of_an_embedded_model_never_means_a_local_folder(namesake):
 def test_a_local_folder_of_the_same_name_is_meant_by_its_path(namesake):
     for name in ("./mini", str(namesake)):
         assert model_origin(name) == "folder"
-        assert action_units_of(name) == ("AU1", "AU2")
+        assert ModelFolder.find(name).action_units == ("AU1", "AU2")
 
 
 def test_other_folders_inside_the_package_are_no_models(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert model_folder("mini/unet") is None
-    assert digest_of("mini/unet") is None
+    assert ModelFolder.find("mini/unet").path is None
+    assert ModelFolder.find("mini/unet").fingerprint is None

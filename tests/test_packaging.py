@@ -71,8 +71,6 @@ def test_the_list_of_packages_is_complete():
         ("train", "magicedit.train"),
     ):
         for file in (REPOSITORY / top).rglob("*.py"):
-            if "pretrained" in file.parts:  # data: the pipeline file that travels with the weights
-                continue
             folders.add(".".join([name, *file.parent.relative_to(REPOSITORY / top).parts]))
     assert listed == folders
 

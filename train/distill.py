@@ -12,7 +12,7 @@ import torch
 from diffusers import DDIMScheduler
 
 from magicedit.errors import ModelError
-from magicedit.models import predict_noise
+from magicedit.models import pipeline_digest, predict_noise
 from magicedit.pipelines.pipeline_magicedit import (
     Features,
     HeadOutput,
@@ -196,6 +196,7 @@ class Teacher:
         self.intervals = Intervals(intervals.timesteps.to(device), intervals.alphas.to(device))
         self.guidance = guidance
         self.pipeline = pipeline
+        self.digest = pipeline_digest(pipeline)  # of all networks and settings, before the student's change
         self.unet = copy.deepcopy(pipeline.unet).requires_grad_(False).eval().to(device)
         self._predict_noise = predict_noise
 

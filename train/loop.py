@@ -27,7 +27,6 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from magicedit.action_units import NAMES
 from magicedit.data.pairs import PairDataset
-from magicedit.embedded import EMBEDDED, model_origin
 from magicedit.errors import DatasetError, MissingDependencyError, ModelError, TrainingError
 from magicedit.imaging import to_pixels
 from magicedit.models import (
@@ -42,8 +41,8 @@ from magicedit.models import (
     load_pipeline,
     predict_noise,
     refine_patch_pipeline,
-    weights_digest,
 )
+from magicedit.models.folder import PIPELINE_CLASS, ModelFolder
 from magicedit.pipelines.pipeline_magicedit import Features, MagicEditPipeline, ReferenceCache
 from magicedit.train.compiled import CompiledReference, check_compiler, compilation_explained, compiled
 from magicedit.train.config import TrainConfig
@@ -168,20 +167,15 @@ def build_pipeline(config: TrainConfig) -> MagicEditPipeline:
             seed=config.seed,
         )
     hub_kwargs = {"revision": config.revision} if config.revision else {}
-    folder = Path(source)
-    origin = model_origin(source)
-    if origin == "folder" and (folder / "denoising_unet").is_dir():
+    found = ModelFolder.find(source)
+    if found.origin == "folder" and (found.path / "denoising_unet").is_dir():
         if config.base_model is None:
             raise ModelError(
                 f"{source} is a MagicFace checkpoint: name its Stable Diffusion with --base_model"
             )
-        base, (unet, reference_unet) = config.base_model, load_magicface(folder)
+        base, (unet, reference_unet) = config.base_model, load_magicface(found.path)
     else:
-        index = {}
-        if origin != "folder" or (folder / "model_index.json").is_file():
-            index = _read_model_index(source, hub_kwargs)
-        class_name = index.get("_class_name", "")
-        if "MagicEditPipeline" in class_name:
+        if found.pipeline_class(**hub_kwargs) == PIPELINE_CLASS:
             pipeline = load_pipeline(source, device="cpu", **hub_kwargs)
             return refine_patch_pipeline(pipeline, config.resolution) if config.refine else pipeline
         if config.objective == "distill":
@@ -201,17 +195,6 @@ def build_pipeline(config: TrainConfig) -> MagicEditPipeline:
         )
     except (OSError, ValueError) as error:
         raise ModelError(f"{base} must be a Stable Diffusion 1.x folder or hub id: {error}") from error
-
-
-def _read_model_index(source: str, hub_kwargs: dict) -> dict:
-    if source in EMBEDDED:
-        return {"_class_name": "MagicEditPipeline"}
-    try:
-        return MagicEditPipeline.load_config(source, **hub_kwargs)
-    except OSError as error:
-        raise ModelError(
-            f"{source} is no model folder and cannot be fetched from the hub: {error}"
-        ) from error
 
 
 def prepare_for_training(pipeline: MagicEditPipeline, config: TrainConfig) -> None:
@@ -714,7 +697,7 @@ class Run:
         }
         state["lr_scheduler"].pop("lr_lambdas", None)  # functions; `get_scheduler` makes them again
         if self.teacher is not None:
-            state["teacher"] = weights_digest(self.teacher.unet)
+            state["teacher"] = self.teacher.digest
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
         if self.ema is not None:
@@ -740,7 +723,7 @@ class Run:
         changed = {k for k, v in self.config.to_dict().items() if v != earlier.get(k, v)}
         if unfit := sorted(changed & set(SHAPING)):
             raise TrainingError(f"{folder} was trained with other settings: {', '.join(unfit)}")
-        if self.teacher is not None and state["teacher"] != weights_digest(self.teacher.unet):
+        if self.teacher is not None and state["teacher"] != self.teacher.digest:
             raise TrainingError(
                 f"{folder} learned from another teacher than {self.config.pretrained_model_name_or_path}: "
                 "name that one, or another --output_dir"

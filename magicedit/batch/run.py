@@ -9,7 +9,6 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from magicedit.batch.model import action_units_of, digest_of
 from magicedit.batch.rows import (
     FORMATS,
     JOURNAL,
@@ -24,6 +23,7 @@ from magicedit.editor.settings import MouthSettings
 from magicedit.errors import MagicEditError, OutputError
 from magicedit.files import sha256_of
 from magicedit.ledger import Ledger
+from magicedit.models.folder import ModelFolder
 from magicedit.request import EditRequest
 
 
@@ -140,7 +140,7 @@ def edit_folder(
     folder, output = Path(folder), Path(output)
     _check_arguments(workers, format)
     check_folders(folder, output)
-    request.check(action_units_of(model))
+    request.check(ModelFolder.find(model).action_units)
     rows = rows_of_folder(folder, output, request, format)
     settings = EditorSettings(folder, output, model, device, dtype, backend, optimize)
     return _run(rows, settings, workers, force, progress, say)
@@ -173,7 +173,9 @@ def edit_manifest(
     folder, manifest, output = Path(folder), Path(manifest), Path(output)
     _check_arguments(workers, format)
     check_folders(folder, output)
-    rows = rows_of_manifest(manifest, output, request or EditRequest(), format, action_units_of(model))
+    rows = rows_of_manifest(
+        manifest, output, request or EditRequest(), format, ModelFolder.find(model).action_units
+    )
     settings = EditorSettings(folder, output, model, device, dtype, backend, optimize)
     return _run(rows, settings, workers, force, progress, say)
 
@@ -206,7 +208,7 @@ def _run(
     check_targets(rows, settings.folder, settings.output)
     model = {
         "name": settings.model,
-        "digest": digest_of(settings.model),
+        "digest": ModelFolder.find(settings.model).fingerprint,
         "dtype": settings.dtype,
         "backend": settings.backend,
     }

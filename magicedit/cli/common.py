@@ -129,8 +129,8 @@ def edit_request(args: argparse.Namespace) -> "EditRequest":
     Raises:
         MagicEditError: where it cannot be done whatever a face shows.
     """
-    from magicedit.batch.model import action_units_of
     from magicedit.editor.settings import MouthSettings
+    from magicedit.models.folder import ModelFolder
     from magicedit.request import EditRequest
 
     request = EditRequest(
@@ -143,7 +143,7 @@ def edit_request(args: argparse.Namespace) -> "EditRequest":
         measure=args.measure,
         **sampling_arguments(args),
     )
-    request.check(action_units_of(args.model))
+    request.check(ModelFolder.find(args.model).action_units)
     MouthSettings(request.teeth)
     return request
 

@@ -2,7 +2,6 @@
 
 import argparse
 import functools
-import hashlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -126,6 +125,7 @@ def open_editor(
 def entrants(args: argparse.Namespace, protocol: "Protocol") -> list["Entrant"]:
     """The editors of a command line: those of `--editor`, and the protocol's variants among `--runs`."""
     from magicedit.evaluation.editors import Entrant
+    from magicedit.models.folder import ModelFolder
 
     if bool(protocol.variants) != (args.runs is not None):
         raise MagicEditError(
@@ -145,7 +145,7 @@ def entrants(args: argparse.Namespace, protocol: "Protocol") -> list["Entrant"]:
     for variant in protocol.variants:
         folder = args.runs / variant.run
         settings = {"run": variant.run, "train": variant.train}
-        if (folder / "model_index.json").is_file():
+        if ModelFolder.find(folder).has_index:
             guidance = args.guidance if variant.guidance is None else variant.guidance
             found.append(_entrant(args, variant.name, str(folder), settings, guidance))
         else:
@@ -167,23 +167,13 @@ def _entrant(
 
 
 def fingerprint(spec: str) -> str | None:
-    """Of a manifest, or of a model folder's files (of large ones their ends); None for everything else."""
-    from magicedit.embedded import model_folder
+    """Of a manifest or a model's files; None for everything else."""
+    from magicedit.models.folder import ModelFolder, digest_of_files
 
     kind, _, rest = spec.partition(":")
-    place = Path(rest) if kind == "pictures" else model_folder(spec) or Path(spec)
-    if place.is_dir():
-        files = sorted(p for p in place.rglob("*") if p.name.endswith((".json", ".safetensors")))
-        files = [p for p in files if "checkpoint" not in p.relative_to(place).parts[0]]
-    else:
-        files = [place] if place.is_file() else []
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            digest.update(f"{path.name} {path.stat().st_size} ".encode() + file.read(2**20))
-            file.seek(max(0, path.stat().st_size - 2**20))
-            digest.update(file.read())
-    return digest.hexdigest()[:16] if files else None
+    if kind == "pictures":
+        return digest_of_files([Path(rest)]) if Path(rest).is_file() else None
+    return ModelFolder.find(spec).fingerprint
 
 
 def short_name(spec: str) -> str:

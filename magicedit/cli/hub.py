@@ -4,9 +4,13 @@ import argparse
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from magicedit.cli.common import add_json_option, print_json, say
 from magicedit.errors import ModelError, OutputError
+
+if TYPE_CHECKING:
+    from magicedit.models.folder import ModelFolder
 
 PUSH_EXAMPLES = """\
 examples:
@@ -63,12 +67,14 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
 
 def run_push(args: argparse.Namespace) -> int:
     from magicedit.hub import check_pipeline_folder, push_folder
+    from magicedit.models.folder import ModelFolder
 
     if not re.fullmatch(r"[^/\s]+/[^/\s]+", args.repo):
         raise OutputError(f"--repo must be OWNER/NAME, such as your-name/my-model, got {args.repo!r}")
     check_pipeline_folder(args.folder)
-    old = args.folder / "README.md"
-    card = card_of(args)
+    found = ModelFolder.local(args.folder)
+    old = found.path / "README.md"
+    card = card_of(args, found)
     changed = not old.is_file() or card_text(old, args.card) != card
     if args.dry_run:
         if args.json:
@@ -84,7 +90,7 @@ def run_push(args: argparse.Namespace) -> int:
         card=card if changed else None,
         commit_message=args.message,
     )
-    if changed:
+    if changed and found.origin == "folder":
         say(f"wrote the card {old}")
     if args.json:
         print_json({"url": url, "card_changed": changed, "private": args.private, "gated": args.gated})
@@ -93,9 +99,8 @@ def run_push(args: argparse.Namespace) -> int:
     return 0
 
 
-def card_of(args: argparse.Namespace) -> str:
+def card_of(args: argparse.Namespace, found: "ModelFolder") -> str:
     """The folder's own card, or a new one, with what the options ask for."""
-    from magicedit.cli.evaluation import fingerprint
     from magicedit.hub import (
         describe_folder,
         gated_card,
@@ -108,15 +113,15 @@ def card_of(args: argparse.Namespace) -> str:
     measured = None
     if args.results is not None:
         measured = read_results(args.results, args.editor)
-        here = fingerprint(str(args.folder))
         if measured.fingerprint is None:
             say(f"warning: {args.results} does not tell of which weights it is")
-        elif measured.fingerprint != here:
+        elif measured.fingerprint != found.fingerprint:
             raise ModelError(
                 f"{args.results} is of other weights than those in {args.folder} (fingerprints "
-                f"{measured.fingerprint} and {here}); measure these: `magicedit evaluate --editor`"
+                f"{measured.fingerprint} and {found.fingerprint}); measure these: "
+                "`magicedit evaluate --editor`"
             )
-    old = args.folder / "README.md"
+    old = found.path / "README.md"
     text = card_text(old, args.card)
     license = args.license or license_of(text)
     if args.card or not old.is_file():

@@ -133,7 +133,7 @@ def _add_work_options(parser: argparse.ArgumentParser) -> None:
 
 def run_video(args: argparse.Namespace) -> int:
     from magicedit.action_units import FACS
-    from magicedit.batch.model import action_units_of
+    from magicedit.models.folder import ModelFolder
     from magicedit.request import EditRequest
     from magicedit.video import Curve, Video, check_request, check_video_output, edit_video
 
@@ -145,7 +145,7 @@ def run_video(args: argparse.Namespace) -> int:
         curve = Curve.from_keys(args.key)
     asked = {"add": args.au, "set": args.set, "emotion": args.emotion, **expression_arguments(args)}
     # Those of a model of a hub are not known before it is loaded
-    names = action_units_of(args.model) or FACS
+    names = ModelFolder.find(args.model).action_units or FACS
     check_request(names, EditRequest(names=names, **asked), curve)
     Video(args.video)
     check_video_output(args.output, args.video)

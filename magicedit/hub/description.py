@@ -1,6 +1,5 @@
 """What a pipeline folder says of itself, for its card."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -8,8 +7,9 @@ from typing import Any
 from safetensors import safe_open
 
 from magicedit.action_units import canonical_name
-from magicedit.errors import ModelError
+from magicedit.errors import ActionUnitError, ModelError
 from magicedit.hub.push import check_pipeline_folder
+from magicedit.models.folder import ModelFolder
 
 ANSWERS = {
     "flow_mask_paint": "It answers with a flow that moves the photograph's own pixels, a mask, and paint for "
@@ -24,23 +24,24 @@ def describe_folder(folder: str | Path) -> dict[str, Any]:
     Raises:
         ModelError: where the folder is not fit to be published, or is another pipeline's.
     """
-    folder = Path(folder)
     components = check_pipeline_folder(folder)
-    index = json.loads((folder / "model_index.json").read_text("utf-8"))
+    found = ModelFolder.local(folder)
     try:
-        units = [canonical_name(unit) for unit in index["action_units"].split(",")]
-        resolution = int(index["resolution"])
-    except (KeyError, AttributeError, TypeError, ValueError) as error:
+        units = [canonical_name(unit) for unit in found.action_units or ()]
+    except ActionUnitError:
+        units = []
+    resolution = found.resolution
+    if not units or resolution is None:
         raise ModelError(
             f"{folder} is not the pipeline of an expression editor: its model_index.json says no usable "
-            f"action_units and resolution ({error!r})"
-        ) from error
-    sizes = {name: size for name in components if (size := _parameters(folder / name))}
+            "action_units and resolution"
+        )
+    sizes = {name: size for name in components if (size := _parameters(found.component(name)))}
     networks = ", ".join(f"`{name}` {_rounded(size)}" for name, size in sizes.items())
-    steps = index.get("default_steps")
+    steps = found.index.get("default_steps")
     parts = [
         f"It edits square crops of {resolution} px. Parameters: {networks}.",
-        ANSWERS.get(index.get("prediction"), ""),
+        ANSWERS.get(found.index.get("prediction"), ""),
         f"It is sampled in {steps} steps unless asked otherwise." if isinstance(steps, int) else "",
     ]
     return {

@@ -1,11 +1,12 @@
 """Pushing a pipeline folder to a model hub."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.resources import files
 from pathlib import Path
 
 import huggingface_hub
+from huggingface_hub import CommitOperationAdd
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -16,8 +17,7 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError, safe_open
 
 from magicedit.errors import ModelError, OutputError
-
-PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"})
+from magicedit.models.folder import PIPELINE_CLASS, ModelFolder, is_pickle
 
 
 def check_pipeline_folder(folder: str | Path) -> tuple[str, ...]:
@@ -29,47 +29,19 @@ def check_pipeline_folder(folder: str | Path) -> tuple[str, ...]:
     Raises:
         ModelError: where that is not so; names the files.
     """
-    folder = Path(folder)
-    try:
-        index = json.loads((folder / "model_index.json").read_text("utf-8"))
-    except FileNotFoundError:
-        raise ModelError(
-            f"{folder} is not a pipeline folder: it has no model_index.json. Name the folder that "
-            "save_pretrained or the training wrote"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"{folder}/model_index.json cannot be read ({error}); save the pipeline again"
-        ) from error
-    if not isinstance(index, dict):
-        raise ModelError(f"{folder}/model_index.json must hold an object; save the pipeline again")
-
-    pickles = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICKLE_SUFFIXES)
+    found = ModelFolder.local(folder)
+    components = found.components
+    pickles = sorted(path for path in found.path.rglob("*") if is_pickle(path))
     if pickles:
-        names = ", ".join(str(path.relative_to(folder)) for path in pickles)
+        names = ", ".join(str(path.relative_to(found.path)) for path in pickles)
         raise ModelError(
             f"{folder} holds files that may run code when opened, and are not published: {names}. Save "
             "weights with save_pretrained (safetensors) and move other files out of the folder"
         )
 
-    # a component is [library, class]; one that the pipeline does without is [null, null]
-    components = tuple(
-        name
-        for name, value in sorted(index.items())
-        if not name.startswith("_") and isinstance(value, list) and len(value) == 2 and value[1] is not None
-    )
-    if not components:
-        raise ModelError(f"{folder}/model_index.json names no components; save the pipeline again")
+    found.check()
     for name in components:
-        path = folder / name
-        if not path.is_dir():
-            raise ModelError(f"{folder} has no folder {name}, which its model_index.json names")
-        weights = sorted(path.glob("*.safetensors"))
-        if (path / "config.json").is_file() and not weights:  # a network; schedulers and tokenizers have none
-            raise ModelError(
-                f"{path} has a configuration but no safetensors weights; save the pipeline again"
-            )
-        for file in weights:
+        for file in sorted(found.component(name).glob("*.safetensors")):
             _check_safetensors(file)
     return components
 
@@ -101,16 +73,19 @@ def push_folder(
     """Publishes a pipeline folder, creating the repository where there is none.
 
     The components that `model_index.json` names and the files beside it (`pipeline.py`, `README.md`) are
-    sent; hidden files and other sub-folders, such as training checkpoints, stay.
+    sent; hidden files and other sub-folders, such as training checkpoints, stay. Where a folder of our
+    pipelines has no `pipeline.py`, as that of an embedded model, the package's own is sent.
 
     Args:
+        folder: a folder, or the name of an embedded model where there is no folder of that name.
         repo_id: "owner/name", or "name" for the token's owner.
         private: of a repository that is created. One that exists keeps its visibility, and if it is public
             where `private` is asked for, nothing is sent.
         gated: "auto" lets people have the weights once they have answered what the card asks (see
             `cards.GATE`), "manual" once the owner has let each of them; set before anything is sent. None:
             as the repository is.
-        card: what README.md is to say from now on; written to the folder when the hub has taken the name.
+        card: what README.md is to say from now on; written to the folder when the hub has taken the name,
+            but not into the package.
         token: with write permission; default: that of `hf auth login` or `HF_TOKEN`.
         endpoint: the hub's address; default: `HF_ENDPOINT` or the public hub.
 
@@ -121,12 +96,10 @@ def push_folder(
         ModelError: where the folder is not fit to be published (see `check_pipeline_folder`).
         OutputError: where there is no token, the hub refuses, or it cannot be reached.
     """
-    folder = Path(folder)
     if gated not in (None, "auto", "manual"):
         raise OutputError(f'gated must be "auto", "manual" or None, got {gated!r}')
-    components = check_pipeline_folder(folder)
-    beside = ["README.md"] if card is not None else []
-    beside += [path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
+    check_pipeline_folder(folder)
+    contents = _contents(ModelFolder.local(folder))
     token = token or huggingface_hub.get_token()
     if token is None:
         raise OutputError(
@@ -145,20 +118,27 @@ def push_folder(
         if gated is not None:
             api.update_repo_settings(url.repo_id, gated=gated)
         if card is not None:
-            (folder / "README.md").write_text(card, encoding="utf-8")
-        api.upload_folder(
-            repo_id=url.repo_id,
-            folder_path=folder,
-            commit_message=commit_message,
-            allow_patterns=[*map(_literal, beside), *(f"{_literal(name)}/*" for name in components)],
-            ignore_patterns=[".*", "*/.*"],
-        )
+            contents["README.md"] = card.encode()
+            if (found := ModelFolder.local(folder)).origin != "embedded":
+                (found.path / "README.md").write_bytes(contents["README.md"])
+        additions = [CommitOperationAdd(name, content) for name, content in sorted(contents.items())]
+        api.create_commit(url.repo_id, additions, commit_message=commit_message)
     return str(url)
 
 
-def _literal(name: str) -> str:
-    """A file name as a pattern that matches it alone."""
-    return "".join(f"[{character}]" if character in "*?[" else character for character in name)
+def _contents(found: ModelFolder) -> dict[str, Path | bytes]:
+    """What of a folder is published, by its path in the repository."""
+    folders = {"": found.path} | {f"{name}/": found.component(name) for name in found.components}
+    contents: dict[str, Path | bytes] = {
+        f"{prefix}{path.relative_to(folder).as_posix()}": path
+        for prefix, folder in folders.items()
+        for path in (folder.rglob("*") if prefix else folder.iterdir())
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    }
+    if found.pipeline_class() == PIPELINE_CLASS:
+        ours = Path(str(files("magicedit.pipelines"))) / "pipeline_magicedit.py"
+        contents.setdefault("pipeline.py", ours)
+    return contents
 
 
 @contextmanager

@@ -1,25 +1,34 @@
-"""Configuring, initialising, converting and loading the two UNets."""
+"""Configuring, initialising, converting and loading the two UNets.
 
-from magicedit.models.export import export_onnx, pipeline_digest, use_onnx, weights_digest
-from magicedit.models.loading import load_pipeline, model_origin
-from magicedit.models.magicface import convert, load_magicface
-from magicedit.models.optimize import Optimization, call_in_batches, optimize_pipeline, rows_that_fit
-from magicedit.models.unets import (
-    TRAINED_NETWORKS,
-    PatchModelConfig,
-    create_patch_pipeline,
-    freeze_unused_reference,
-    from_stable_diffusion,
-    refine_patch_pipeline,
-    unused_reference_parameters,
-)
-from magicedit.pipelines.pipeline_magicedit import (
-    encode_identity,
-    encode_reference,
-    install_reference_attention,
-    predict_noise,
-    project_reference,
-)
+Importing this package alone is cheap, so that `models.folder` is: torch and diffusers are imported with the
+first name that is used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from magicedit.embedded import model_origin
+    from magicedit.models.export import export_onnx, pipeline_digest, use_onnx, weights_digest
+    from magicedit.models.loading import load_pipeline
+    from magicedit.models.magicface import convert, load_magicface
+    from magicedit.models.optimize import Optimization, call_in_batches, optimize_pipeline, rows_that_fit
+    from magicedit.models.unets import (
+        TRAINED_NETWORKS,
+        PatchModelConfig,
+        create_patch_pipeline,
+        freeze_unused_reference,
+        from_stable_diffusion,
+        refine_patch_pipeline,
+        unused_reference_parameters,
+    )
+    from magicedit.pipelines.pipeline_magicedit import (
+        encode_identity,
+        encode_reference,
+        install_reference_attention,
+        predict_noise,
+        project_reference,
+    )
 
 __all__ = [
     "TRAINED_NETWORKS",
@@ -47,3 +56,17 @@ __all__ = [
     "use_onnx",
     "weights_digest",
 ]
+
+_HOMES = (
+    "magicedit.embedded",
+    *("magicedit.models.export", "magicedit.models.loading", "magicedit.models.magicface"),
+    *("magicedit.models.optimize", "magicedit.models.unets", "magicedit.pipelines.pipeline_magicedit"),
+)
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        for module in map(importlib.import_module, _HOMES):
+            if hasattr(module, name):
+                return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

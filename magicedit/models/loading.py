@@ -4,8 +4,9 @@ from pathlib import Path
 
 import torch
 
-from magicedit.embedded import EMBEDDED, embedded_folder, model_origin
+from magicedit.embedded import EMBEDDED
 from magicedit.errors import ModelError
+from magicedit.models.folder import ModelFolder
 from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline, load_component
 
 
@@ -26,13 +27,8 @@ def load_pipeline(
     Raises:
         ModelError: where there is no such model, or its files or tensors do not fit (they are named).
     """
-    origin = model_origin(model)
-    source = embedded_folder(str(model)) if origin == "embedded" else model
-    if origin == "embedded" and not (source / "model_index.json").is_file():
-        raise ModelError(
-            f"the embedded model {model} is missing from this installation; reinstall the package"
-        )
-    if origin == "hub" and (
+    folder = ModelFolder.find(model)
+    if folder.origin == "hub" and (
         Path(model).exists() or str(model).count("/") != 1 or str(model).startswith((".", "/"))
     ):
         embedded = ", ".join(f'"{name}"' for name in EMBEDDED)
@@ -40,16 +36,19 @@ def load_pipeline(
             f'model must be {embedded}, a pipeline folder or a hub id like "owner/name"; '
             f"there is no folder {model}"
         )
+    parts = {}
+    if folder.path is not None:
+        folder.check()
+        parts = {name: folder.component(name).parent for name in folder.components}
     try:
-        shared = {}
-        if origin == "embedded" and (donor := EMBEDDED[str(model)]) is not None:
-            shared["reference_unet"] = load_component(
-                embedded_folder(donor),
-                "reference_unet",
-                ["diffusers", "UNet2DConditionModel"],
-                dtype or torch.float32,
-            )
-        pipeline = MagicEditPipeline.from_pretrained(source, torch_dtype=dtype, **shared, **hub_kwargs)
+        borrowed = {
+            name: load_component(place, name, folder.index[name], dtype or torch.float32)
+            for name, place in parts.items()
+            if place != folder.path
+        }
+        pipeline = MagicEditPipeline.from_pretrained(
+            folder.path or model, torch_dtype=dtype, **borrowed, **hub_kwargs
+        )
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"cannot load the model {model}: {error}") from error
     pipeline.set_progress_bar_config(disable=True)

@@ -427,6 +427,7 @@ def test_other_weights_or_photographs_are_another_evaluation(people, protocol_fi
 
     model = tmp_path / "model"
     (model / "unet").mkdir(parents=True)
+    (model / "model_index.json").write_text('{"unet": ["diffusers", "UNet2DConditionModel"]}')
     (model / "unet" / "weights.safetensors").write_bytes(b"1" * 100)
     first = fingerprint(str(model))
     (model / "unet" / "weights.safetensors").write_bytes(b"1" * 99 + b"2")

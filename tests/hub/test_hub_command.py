@@ -285,3 +285,32 @@ def test_reports_of_one_person_have_no_intervals(tmp_path):
     results = read_results(tmp_path / "summary.json")
     assert results.rows["AU12"]["landmarks68"].endswith(" [–]")
     assert "seconds an edit: " in results.note
+
+
+# --- Embedded models ---
+
+
+@pytest.mark.parametrize("model", ["mini", "mini-live"])
+def test_an_embedded_model_is_published_whole_with_its_code(hub, machine, model):
+    """The package holds the code once and the ID encoder once, and stays as it is."""
+    card = (embedded_folder(model) / "README.md").read_bytes()
+    done = push(machine, model, f"alice/{model}")
+    assert done["code"] == 0, done["err"]
+    assert "wrote" not in done["err"]
+    files = hub.files(f"alice/{model}")
+    assert files["pipeline.py"] == (REPOSITORY / "pipelines" / "pipeline_magicedit.py").read_bytes()
+    weights = "diffusion_pytorch_model.safetensors"
+    for name, owner in (("unet", model), ("reference_unet", "mini")):
+        assert files[f"{name}/{weights}"] == (embedded_folder(owner) / name / weights).read_bytes()
+    assert f"# {model}\n".encode() in files["README.md"]
+    assert (b"alice/mini" in files["README.md"]) == (
+        model == "mini"
+    )  # the one whose card names its repository
+    assert (embedded_folder(model) / "README.md").read_bytes() == card
+
+
+def test_a_folder_of_that_name_is_published_in_its_place(folder, tmp_path, monkeypatch, capsys):
+    folder.rename(tmp_path / "mini")
+    monkeypatch.chdir(tmp_path)
+    assert main(["push", "mini", "--repo", "alice/mini", "--license", "mit", "--dry-run"]) == 0
+    assert "square crops of 32 px" in capsys.readouterr().out  # 128 px in the package

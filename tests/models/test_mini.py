@@ -1,5 +1,7 @@
 """The embedded models: what lies in the package, and that they answer."""
 
+from pathlib import Path
+
 import diffusers
 import numpy as np
 import pytest
@@ -24,10 +26,12 @@ def test_is_a_small_pipeline_folder_without_pickles():
     assert pipeline.vae is None
 
 
-def test_travels_with_the_current_pipeline_file():
-    """After a change of pipelines/pipeline_magicedit.py copy it over the one beside the weights."""
-    with open(pipeline_magicedit.__file__) as current:
-        assert (MINI / "pipeline.py").read_text() == current.read()
+@pytest.mark.parametrize("model", ["mini", "mini-live"])
+def test_a_saved_copy_has_the_code_of_its_class(model, tmp_path):
+    """The package holds that code once; where the weights go, it goes."""
+    assert not list(embedded_folder(model).rglob("*.py"))
+    load_pipeline(model, device="cpu").save_pretrained(tmp_path)
+    assert (tmp_path / "pipeline.py").read_bytes() == Path(pipeline_magicedit.__file__).read_bytes()
 
 
 def test_names_no_path_of_the_machine_that_trained_it():

@@ -309,10 +309,14 @@ def test_a_distillation_is_not_continued_as_another(distill_flags, tmp_path):
     ):
         with pytest.raises(TrainingError, match=f"other settings: .*{name}"):
             train(parse_config(distill_flags(tmp_path, *again, f"--{name}", value)))
-    other = tmp_path / "other"
-    tiny_patch_pipeline(seed=1, default_guidance_scale=3.0).save_pretrained(other)
-    with pytest.raises(TrainingError, match="another teacher"):
-        train(parse_config(distill_flags(tmp_path, *again, "--pretrained_model_name_or_path", str(other))))
+    for part in ("unet", "reference_unet"):
+        other = tiny_patch_pipeline(default_guidance_scale=3.0)
+        with torch.no_grad():
+            getattr(other, part).conv_in.bias[-1] += 1e-6
+        other.save_pretrained(tmp_path / part)
+        flags = distill_flags(tmp_path, *again, "--pretrained_model_name_or_path", str(tmp_path / part))
+        with pytest.raises(TrainingError, match="another teacher"):
+            train(parse_config(flags))
     train(parse_config(distill_flags(tmp_path, *again, "--distill_guidance", "3")))  # as the default was
 
 

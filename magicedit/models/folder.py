@@ -1,0 +1,177 @@
+"""The one reader of model folders: what the files of a model say of it before it is loaded.
+
+Imports no torch, because commands ask before they load anything.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from magicedit.embedded import EMBEDDED, embedded_folder, model_origin
+from magicedit.errors import ModelError
+
+INDEX = "model_index.json"
+PIPELINE_CLASS = "MagicEditPipeline"
+PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"})
+ENDS = 2**20  # bytes at either end of a file that tell it from others
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model as it was named, and its folder where there is one. Files are read on first use, once.
+
+    name: "mini", a path or a hub id.
+    origin: "embedded", "folder" or "hub".
+    path: None for a model of a hub.
+    """
+
+    name: str
+    origin: str
+    path: Path | None
+
+    @classmethod
+    def find(cls, model: str | Path) -> "ModelFolder":
+        """The model of that name; the name of an embedded model never means a local folder."""
+        origin = model_origin(model)
+        if origin == "embedded":
+            return cls(str(model), origin, embedded_folder(str(model)))
+        return cls(str(model), origin, Path(model) if origin == "folder" else None)
+
+    @classmethod
+    def local(cls, folder: str | Path) -> "ModelFolder":
+        """The folder at that path; an embedded model where there is no such folder but one of that name."""
+        return cls(str(folder), "folder", Path(folder)) if Path(folder).is_dir() else cls.find(folder)
+
+    @property
+    def has_index(self) -> bool:
+        return self.path is not None and (self.path / INDEX).is_file()
+
+    @cached_property
+    def index(self) -> dict[str, Any]:
+        """The content of `model_index.json`. ModelError where it is missing or unusable."""
+        if not self.has_index:
+            if self.origin == "embedded":
+                raise ModelError(
+                    f"the embedded model {self.name} is missing from this installation; reinstall the package"
+                )
+            raise ModelError(
+                f"{self.name} is not a pipeline folder: it has no {INDEX}. Name the folder that "
+                "save_pretrained or the training wrote"
+            )
+        file = self.path / INDEX
+        try:
+            index = json.loads(file.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{file} cannot be read ({error}); save the pipeline again") from error
+        if not isinstance(index, dict):
+            raise ModelError(f"{file} must hold an object; save the pipeline again")
+        return index
+
+    def pipeline_class(self, **hub_kwargs: Any) -> str | None:
+        """Name of the pipeline's class; None for a folder without an index. A hub's index is downloaded.
+
+        Raises:
+            ModelError: where the index is unusable, or cannot be downloaded.
+        """
+        if self.origin != "hub":
+            index = self.index if self.has_index else {}
+        else:
+            from diffusers import DiffusionPipeline
+
+            try:
+                index = DiffusionPipeline.load_config(self.name, **hub_kwargs)
+            except OSError as error:
+                raise ModelError(
+                    f"{self.name} is no model folder and cannot be fetched from the hub: {error}"
+                ) from error
+        named = index.get("_class_name")  # a class of its own is [file, class]
+        return named[-1] if isinstance(named, list) and named else named
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """Names of the components that the index names; ModelError where it cannot be read."""
+        return tuple(
+            name
+            for name, value in sorted(self.index.items())
+            if name.isidentifier() and not name.startswith("_")  # no path that leads out of the folder
+            # a component is [library, class]; one that the pipeline does without is [null, null]
+            if isinstance(value, list) and len(value) == 2 and value[1] is not None
+        )
+
+    def component(self, name: str) -> Path:
+        """Folder of a component: its own, or that of the embedded model from which it borrows."""
+        own = self.path / name
+        donor = EMBEDDED[self.name] if self.origin == "embedded" else None
+        return embedded_folder(donor) / name if donor and not own.is_dir() else own
+
+    def check(self) -> None:
+        """Raises ModelError unless index, component folders and weights are there; names what is missing."""
+        if not self.components:
+            raise ModelError(f"{self.path}/{INDEX} names no components; save the pipeline again")
+        for name in self.components:
+            folder = self.component(name)
+            if not folder.is_dir():
+                raise ModelError(f"{self.path} has no folder {name}, which its {INDEX} names")
+            # a network has a config.json; schedulers and tokenizers have none
+            if (folder / "config.json").is_file() and not any(folder.glob("*.safetensors")):
+                pickles = sorted(file.name for file in folder.iterdir() if is_pickle(file))
+                found = f" ({', '.join(pickles)} may run code when opened and is refused)" if pickles else ""
+                raise ModelError(
+                    f"{folder} has a configuration but no safetensors weights{found}; save the pipeline again"
+                )
+
+    def _value(self, key: str, kind: type) -> Any:
+        """A value of the index; None where there is none of that kind, or no readable index."""
+        try:
+            value = self.index.get(key)
+        except ModelError:
+            return None
+        return value if isinstance(value, kind) else None
+
+    @property
+    def action_units(self) -> tuple[str, ...] | None:
+        """The AUs that it can edit, in its order; None where the files do not say it."""
+        names = self._value("action_units", str)
+        return None if names is None else tuple(names.split(","))
+
+    @property
+    def resolution(self) -> int | None:
+        """Pixels a side of its crops; None where the files do not say it."""
+        return self._value("resolution", int)
+
+    @cached_property
+    def fingerprint(self) -> str | None:
+        """Digest over the settings and all networks, borrowed ones too; None for a model of a hub, and where
+        the index cannot be read."""
+        try:
+            folders = {"": self.path} | {name: self.component(name) for name in self.components}
+        except ModelError:
+            return None
+        files = {
+            Path(name, path.name): path
+            for name, folder in folders.items()
+            for path in folder.glob("*")
+            if path.name.endswith((".json", ".safetensors")) and path.is_file()
+        }
+        return digest_of_files(files[name] for name in sorted(files))
+
+
+def is_pickle(file: Path) -> bool:
+    """Whether a file may run code when it is opened, by its name."""
+    return file.suffix.lower() in PICKLE_SUFFIXES
+
+
+def digest_of_files(paths: Iterable[Path]) -> str:
+    """16 digits over names, sizes and contents, in this order; of large files only the ends are read."""
+    digest = hashlib.sha256()
+    for path in paths:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            digest.update(f"{path.name} {size} ".encode() + file.read(ENDS))
+            file.seek(max(0, size - ENDS))
+            digest.update(file.read())
+    return digest.hexdigest()[:16]
