@@ -150,27 +150,15 @@ def _cavity(opening: Opening) -> np.ndarray:
     depth = smooth((y - opening.upper) / np.maximum(opening.lower - opening.upper, 1e-3))
     cavity = lip * np.float32((0.20, 0.10, 0.09)) * (0.6 + 1.2 * depth**2)[..., None]
     if p.jaw > 0.06:
-        across = (x - opening.middle) / p.interocular
-        back = p.lower[5, 1] - 0.74 * p.gap * p.interocular
-        t = (y - back) / p.interocular - 0.8 * across**2  # iod in front of the tongue's back
-        light = 0.40 + 0.68 * smooth(t / 0.11)
-        light = (
-            light * (1 - 0.10 * np.exp(-((across / 0.03) ** 2))) * (0.6 + 0.4 * smooth(opening.corner / 0.6))
-        )
-        wet = np.exp(-(((t - 0.12) / 0.035) ** 2) - ((np.abs(across) - 0.075) / 0.05) ** 2)
-        light = light * _surface(across, t) + 0.14 * wet
-        shown = smooth(t / 0.10) * smooth((p.jaw - 0.06) / 0.12) * 0.9
+        middle = opening.middle
+        back = p.lower[5, 1] - 0.60 * p.gap * p.interocular + 0.8 * (x - middle) ** 2 / p.interocular
+        t = (y - back) / p.interocular
+        groove = 1 - 0.06 * np.exp(-(((x - middle) / (0.045 * p.interocular)) ** 2))
+        light = (0.30 + 0.66 * smooth(t / 0.26)) * groove * (0.6 + 0.4 * smooth(opening.corner / 0.6))
+        shown = smooth(t / 0.20) * smooth((p.jaw - 0.06) / 0.12) * 0.85
         tongue = 0.5 * lip * np.float32((1.0, 0.86, 0.88)) + 0.5 * lip.mean() * _PINK
         cavity += shown[..., None] * (tongue * light[..., None] - cavity)
     return cavity
-
-
-def _surface(across: np.ndarray, along: np.ndarray) -> np.ndarray:
-    """The tongue's roughness, a factor around 1 at places (h, w) iod, the same in every frame."""
-    random = np.random.default_rng(0).standard_normal((96, 128)).astype(np.float32)
-    rough = cv2.GaussianBlur(random, (0, 0), 0.8) * 1.6 + cv2.GaussianBlur(random, (0, 0), 3.0) * 5
-    at = (64 + across / 0.006).astype(np.float32), (16 + along / 0.006).astype(np.float32)
-    return 1 + 0.035 * cv2.remap(rough, *at, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
 
 
 def _draw_own(inside: np.ndarray, opening: Opening, mouth: Mouth) -> None:
