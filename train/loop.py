@@ -13,7 +13,6 @@ from pathlib import Path
 import accelerate
 import diffusers
 import torch
-from accelerate import Accelerator
 from accelerate.utils import set_seed
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
@@ -54,12 +53,13 @@ class Run:
         self.schedules = {name: self._schedule(optimizer) for name, optimizer in self.optimizers.items()}
         # Entries of logs and checkpoints; those of a single optimizer have no prefix
         self.prefixes = {name: f"{name}_" if len(self.optimizers) > 1 else "" for name in self.optimizers}
-        self.parameters = [p for name in self.optimizers for p in self._updated(name)]
-        self.ema = (
-            EMAModel(self.parameters, decay=config.ema_decay, use_ema_warmup=True, power=0.75)
-            if config.use_ema
-            else None
-        )
+        self.updated = {
+            name: [p for group in optimizer.param_groups for p in group["params"]]
+            for name, optimizer in self.optimizers.items()
+        }
+        self.parameters = [p for parameters in self.updated.values() for p in parameters]
+        average = {"decay": config.ema_decay, "use_ema_warmup": True, "power": 0.75}
+        self.ema = EMAModel(self.parameters, **average) if config.use_ema else None
         self.step = self.samples_seen = self.bad_steps = 0
         prepared = self.accelerator.prepare(*self.modules.values(), *self.optimizers.values())
         self.networks = dict(zip(self.modules, prepared, strict=False))
@@ -81,29 +81,17 @@ class Run:
 
     def _schedule(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LambdaLR:
         config = self.config
+        steps = {"num_warmup_steps": config.lr_warmup_steps, "num_training_steps": config.max_train_steps}
         try:
-            return get_scheduler(
-                config.lr_scheduler,
-                optimizer,
-                num_warmup_steps=config.lr_warmup_steps,
-                num_training_steps=config.max_train_steps,
-            )
+            return get_scheduler(config.lr_scheduler, optimizer, **steps)
         except ValueError as error:
             raise TrainingError(f"--lr_scheduler {config.lr_scheduler}: {error}") from error
-
-    def _updated(self, name: str) -> list[torch.nn.Parameter]:
-        """The parameters of an optimizer."""
-        return [p for group in self.optimizers[name].param_groups for p in group["params"]]
 
     def _loader(self) -> torch.utils.data.DataLoader:
         config = self.config
         order = SampleOrder(
-            start_step=self.step,
-            stop_step=config.max_train_steps,
-            micro_steps=config.gradient_accumulation_steps,
-            batch_size=config.train_batch_size,
-            rank=self.accelerator.process_index,
-            world_size=self.accelerator.num_processes,
+            *(self.step, config.max_train_steps, config.gradient_accumulation_steps),
+            *(config.train_batch_size, self.accelerator.process_index, self.accelerator.num_processes),
         )
         return torch.utils.data.DataLoader(
             self.method.samples(),
@@ -137,29 +125,28 @@ class Run:
         """Gradients of the next loss of every micro-batch: its optimizer, values to log, and whether it is
         finite; None after the last."""
         values: dict[str, float] = {}
-        finite, share = True, len(micro_batches)
+        name, finite, share = None, True, len(micro_batches)
         for number, losses in enumerate(micro_batches, start=1):
             with contextlib.ExitStack() as stack:
                 for network in self.networks.values() if number < share else ():
                     stack.enter_context(self.accelerator.no_sync(network))
-                found = next(losses, None)
-                if found is None:
-                    return None
+                if (found := next(losses, None)) is None:
+                    continue  # no loss is left, in no micro-batch
                 name, loss, parts = found
                 # All processes have to agree, and each has to run backward, or the others wait for its
                 # gradients
                 finite &= bool(torch.isfinite(self.accelerator.gather(loss.detach())).all())
-                only = {"inputs": self._updated(name)} if len(self.optimizers) > 1 else {}
+                only = {"inputs": self.updated[name]} if len(self.optimizers) > 1 else {}
                 self.accelerator.backward(loss / share, **only)
             for key, value in {"loss": loss, **parts}.items():
                 values[key] = values.get(key, 0.0) + float(value.detach()) / share
-        return name, values, finite
+        return None if name is None else (name, values, finite)
 
     def _update(self, name: str, finite: bool) -> tuple[float, bool]:
         """Applies an optimizer's gradients where they and its loss, `finite`, are finite: their norm, and
         whether it did."""
         optimizer, scaler = self.wrapped[name], self.accelerator.scaler
-        norm = float(self.accelerator.clip_grad_norm_(self._updated(name), self.config.max_grad_norm))
+        norm = float(self.accelerator.clip_grad_norm_(self.updated[name], self.config.max_grad_norm))
         if scaler is None:
             finite &= math.isfinite(norm)
         elif not finite:  # without its `step`, the scaler has to be told to try a smaller scale
@@ -193,9 +180,8 @@ class Run:
             tensors[optimizer], state[optimizer] = flatten_optimizer(self.optimizers[name])
             schedule = self.schedules[name].state_dict()
             schedule.pop("lr_lambdas", None)  # functions; `get_scheduler` makes them again
-            state[f"{prefix}lr_scheduler"] = {
-                k: v for k, v in schedule.items() if isinstance(v, int | float | list)
-            }
+            plain = {k: v for k, v in schedule.items() if isinstance(v, int | float | list)}
+            state[f"{prefix}lr_scheduler"] = plain
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
         if self.ema is not None:
@@ -216,10 +202,9 @@ class Run:
         self.method.check(state)
         if others:
             logger.warning("resuming with other settings than before: %s", ", ".join(others))
-        if state["world_size"] != self.accelerator.num_processes:
-            logger.warning(
-                "resuming a run of %d processes with %d", state["world_size"], self.accelerator.num_processes
-            )
+        before, now = state["world_size"], self.accelerator.num_processes
+        if before != now:
+            logger.warning("resuming a run of %d processes with %d", before, now)
         for name, module in self.modules.items():
             module.load_state_dict(tensors[name])
         for name, prefix in self.prefixes.items():
@@ -240,15 +225,14 @@ class Run:
     @contextlib.contextmanager
     def _averaged(self) -> Iterator[None]:
         """Meanwhile the modules hold averaged weights, where there are such."""
-        if self.ema is None:
-            yield
-            return
-        self.ema.store(self.parameters)
-        self.ema.copy_to(self.parameters)
+        if self.ema is not None:
+            self.ema.store(self.parameters)
+            self.ema.copy_to(self.parameters)
         try:
             yield
         finally:
-            self.ema.restore(self.parameters)
+            if self.ema is not None:
+                self.ema.restore(self.parameters)
 
     def _preview(self) -> None:
         if not self.accelerator.is_main_process:
@@ -265,25 +249,18 @@ class Run:
                 layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
                 tracker.log_images({"preview": picture[None]}, step=self.step, **layout)
 
-    def _finish(self) -> None:
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            with self._averaged():
-                self.method.export(self.output_dir, self.step, self.samples_seen)
-
     # -- the loop --
 
     def train(self) -> None:
-        config, main = self.config, self.accelerator.is_main_process
-        if main:
+        config, accelerator = self.config, self.accelerator
+        if accelerator.is_main_process:
             self.output_dir.mkdir(parents=True, exist_ok=True)
-            settings = {**config.to_dict(), "world_size": self.accelerator.num_processes}
+            settings = {**config.to_dict(), "world_size": accelerator.num_processes}
             (self.output_dir / "train_config.json").write_text(json.dumps(settings, indent=1))
         batches = iter(self._loader())
-        per_step = (
-            config.train_batch_size * config.gradient_accumulation_steps * self.accelerator.num_processes
-        )
-        progress = tqdm(total=config.max_train_steps, initial=self.step, desc="training", disable=not main)
+        per_step = config.train_batch_size * config.gradient_accumulation_steps * accelerator.num_processes
+        hidden = not accelerator.is_main_process
+        progress = tqdm(total=config.max_train_steps, initial=self.step, desc="training", disable=hidden)
         last_time, last_step = time.perf_counter(), self.step
         explained = compilation_explained if config.compile else contextlib.nullcontext
         while self.step < config.max_train_steps:
@@ -292,15 +269,14 @@ class Run:
             self.step += 1
             self.samples_seen += per_step
             progress.update()
+            self.bad_steps = 0 if logged is not None else self.bad_steps + 1
             if logged is None:
                 self._not_finite()
-            else:
-                self.bad_steps = 0
-                if self.step % config.logging_steps == 0 or self.step == config.max_train_steps:
-                    now = time.perf_counter()
-                    logged["images_per_second"] = per_step * (self.step - last_step) / (now - last_time)
-                    last_time, last_step = now, self.step
-                    self._log(logged | self._resources(), progress)
+            elif self.step % config.logging_steps == 0 or self.step == config.max_train_steps:
+                now = time.perf_counter()
+                logged["images_per_second"] = per_step * (self.step - last_step) / (now - last_time)
+                last_time, last_step = now, self.step
+                self._log(logged | self._resources(), progress)
             if config.checkpointing_steps and self.step % config.checkpointing_steps == 0:
                 self._save()
             if config.validation_steps and self.step % config.validation_steps == 0:
@@ -308,13 +284,15 @@ class Run:
         progress.close()
         if not config.checkpointing_steps or self.step % config.checkpointing_steps:
             self._save()
-        self._finish()
-        self.accelerator.wait_for_everyone()  # while one publishes, no other takes its connections down
-        self.accelerator.end_training()
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            with self._averaged():
+                self.method.export(self.output_dir, self.step, self.samples_seen)
+        accelerator.wait_for_everyone()  # while one publishes, no other takes its connections down
+        accelerator.end_training()
 
     def _not_finite(self) -> None:
-        self.bad_steps += 1
-        logger.warning("step %d was not finite and changed nothing", self.step)
+        logger.warning("step %d was not finite and left its update out", self.step)
         if self.bad_steps >= MAX_BAD_STEPS:
             raise TrainingError(
                 f"{MAX_BAD_STEPS} steps in a row were not finite; lower --learning_rate or use bf16. "
@@ -326,8 +304,8 @@ class Run:
         counters = self.method.counters()
         own = [peak_memory(self.accelerator.device), *counters.values()]
         gathered = self.accelerator.gather(torch.tensor([own], device=self.accelerator.device))
-        counts = gathered[:, 1:].sum(dim=0).tolist()
-        return {"memory_mb": float(gathered[:, 0].max()), **dict(zip(counters, counts, strict=True))}
+        counts = dict(zip(counters, gathered[:, 1:].sum(dim=0).tolist(), strict=True))
+        return {"memory_mb": float(gathered[:, 0].max()), **counts}
 
     def _log(self, values: dict[str, float], progress: tqdm) -> None:
         self.accelerator.log(values, step=self.step)
@@ -339,8 +317,8 @@ class Run:
                 file.write(json.dumps(line) + "\n")
 
 
-def _accelerator(config: TrainConfig) -> Accelerator:
-    accelerator = Accelerator(
+def _accelerator(config: TrainConfig) -> accelerate.Accelerator:
+    accelerator = accelerate.Accelerator(
         # Else several processes of torchrun without a GPU would each train alone into one folder
         cpu=not torch.accelerator.is_available(),
         mixed_precision=config.mixed_precision,
@@ -366,9 +344,5 @@ def peak_memory(device: torch.device) -> float:
 
 
 def train(config: TrainConfig) -> None:
-    """Trains as `config` says and writes its result to the folder `config.output_dir`.
-
-    Raises:
-        MagicEditError: a subclass, for data, model or settings that do not fit.
-    """
+    """Trains as `config` says into `config.output_dir`; raises MagicEditError where that cannot be done."""
     Run(config).train()

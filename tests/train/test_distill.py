@@ -275,7 +275,9 @@ def test_nothing_but_the_denoiser_changes(distill_flags, tmp_path, encoder):
     run = Run(parse_config(distill_flags(tmp_path / "student", *more)))
     run.train()
     before = load_file(tmp_path / "teacher" / "unet" / "diffusion_pytorch_model.safetensors")
-    assert all(torch.equal(tensor, run.method.teacher.unet.state_dict()[name]) for name, tensor in before.items())
+    assert all(
+        torch.equal(tensor, run.method.teacher.unet.state_dict()[name]) for name, tensor in before.items()
+    )
     for part in ("unet", "reference_unet", "image_encoder", "au_map"):
         files = list((tmp_path / "teacher" / part).glob("*.safetensors"))
         for file in files:

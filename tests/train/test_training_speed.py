@@ -99,7 +99,9 @@ FROZEN = ("--freeze_reference", "--no_augment")
 def count_encodings(run):
     """Rows of every call of the ID encoder from now on."""
     calls = []
-    run.method.networks.reference_unet.register_forward_pre_hook(lambda module, args: calls.append(len(args[0])))
+    run.method.networks.reference_unet.register_forward_pre_hook(
+        lambda module, args: calls.append(len(args[0]))
+    )
     return calls
 
 
@@ -146,7 +148,9 @@ def test_every_row_has_the_features_of_its_own_picture(tiny_flags, tmp_path):
         features, tokens = run.method._frozen_identity(batch, latents)
         assert tokens is run.method.prompt_embeds
         for row in range(4):
-            direct = encode_reference(run.method.networks.reference_unet, latents[row : row + 1], run.method.prompt_embeds)
+            direct = encode_reference(
+                run.method.networks.reference_unet, latents[row : row + 1], run.method.prompt_embeds
+            )
             assert all(torch.equal(direct[layer][0], x[row]) for layer, x in features.items())
             record, as_stored = int(batch["source_index"][row]), bool(batch["source_as_stored"][row])
             stored = run.method.pairs.record_images(record)[0]
@@ -161,7 +165,9 @@ def test_tokens_of_a_frozen_image_encoder_are_kept_too(tiny_flags, tmp_path):
     variant = ("--au_encoder", "latent_map", "--identity_encoder", "clip", "--concat_identity", "false")
     run = Run(parse_config(tiny_flags(tmp_path, *FROZEN, *variant, "--warped", "0")))
     calls = []
-    run.method.networks.image_encoder.register_forward_pre_hook(lambda module, args: calls.append(len(args[0])))
+    run.method.networks.image_encoder.register_forward_pre_hook(
+        lambda module, args: calls.append(len(args[0]))
+    )
     batches = [batch for batch, _ in zip(run._loader(), range(3), strict=False)]
     for batch in batches:
         latents = run.method._encode(batch)["identity"]
@@ -178,7 +184,9 @@ def test_under_augmentation_nothing_is_kept(tiny_flags, tmp_path, caplog):
     assert run.method.identity_cache is None
     assert "--augment: reference features are computed at every step" in caplog.text
     assert not next(iter(run._loader()))["source_as_stored"].any()
-    assert Run(parse_config(tiny_flags(tmp_path, "--no_augment"))).method.identity_cache is None  # it is trained
+    assert (
+        Run(parse_config(tiny_flags(tmp_path, "--no_augment"))).method.identity_cache is None
+    )  # it is trained
 
 
 def test_distillation_encodes_a_photograph_once_too(tiny_flags, tmp_path):

@@ -49,7 +49,7 @@ class Method(Protocol):
         """Writes the result, in one process. Meanwhile the modules hold averaged weights; leave them so."""
 
     def preview(self) -> "np.ndarray | None":
-        """A picture (height, width, 3), uint8, of what the modules' present weights do; None: there is none."""
+        """A picture (height, width, 3), uint8, of what the present weights do; None: there is none."""
         return None
 
     def counters(self) -> dict[str, float]:
