@@ -94,7 +94,7 @@ class NaiveNetworks(torch.nn.Module):
             self._reference = None
 
     def forward(self, noisy, condition_latents, identity_latents, timesteps, prompt_embeds, au_delta):
-        """What a training step evaluates, see `magicedit.train.loop.Networks`."""
+        """What a training step evaluates, see `magicedit.train.networks.Networks`."""
         features = self.encode_identity(identity_latents, prompt_embeds)
         return self.predict_noise(noisy, condition_latents, timesteps, prompt_embeds, au_delta, features)
 

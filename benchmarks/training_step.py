@@ -10,7 +10,7 @@ from proxy import ModelSize
 
 from magicedit.models import encode_reference, freeze_unused_reference
 from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
-from magicedit.train.loop import Networks
+from magicedit.train.networks import Networks
 from magicedit.train.objectives import add_noise, noise_objective
 
 

@@ -1,12 +1,15 @@
 """Who may import whom: the table of rooms, held by reading every import in the source."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from magicedit.train.config import SHAPING
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -160,6 +163,15 @@ def test_the_reader_sees_what_is_forbidden(place, source):
 )
 def test_the_reader_lets_pass_what_is_allowed(place, source):
     assert _violations(source, place) == []
+
+
+def test_the_training_loop_does_not_know_what_it_trains():
+    """It imports no method but by the registry, and reads no setting that shapes a model."""
+    source = (REPOSITORY / "train" / "loop.py").read_text()
+    ours = {name.rpartition(".")[0] for name in _imports(source, "train/loop.py") if "magicedit" in name}
+    known = {f"magicedit.train.{name}" for name in ("compiled", "config", "methods", "samples", "state")}
+    assert ours == known | {"magicedit.errors"}
+    assert set(re.findall(r"config\.(\w+)", source)) & set(SHAPING) == {"objective", "use_ema"}
 
 
 def test_what_ships_with_the_weights_needs_no_other_package():

@@ -11,6 +11,23 @@ from pathlib import Path
 import yaml
 
 from magicedit.errors import TrainingError
+from magicedit.train.methods import OBJECTIVES
+
+# Settings that a checkpoint's tensors depend on, and those that its continuation depends on
+SHAPING = (
+    *("block_out_channels", "layers_per_block", "attention_heads", "patch_size", "prediction"),
+    *("au_encoder", "identity_encoder", "concat_identity", "fine_flow", "resolution", "lora_rank"),
+    *("objective", "distill_steps", "distill_teacher_steps", "distill_guidance", "freeze_reference"),
+    *("use_ema", "use_8bit_adam"),
+)
+COMPUTED_WITH = (
+    *("seed", "train_batch_size", "gradient_accumulation_steps", "learning_rate", "lr_scheduler"),
+    *("max_train_steps", "warped", "augment", "au_dropout", "zero_keeps", "mixed_precision", "change_weight"),
+    *("compile", "gradient_checkpointing", "reference_cache_gb"),
+    *("edge_weight", "flow_weight", "known_mask_weight", "mask_weight"),
+)
+# What runs were before these were settings
+BEFORE = {"fine_flow": False, "au_encoder": "linear", "identity_encoder": "unet", "objective": "pairs"}
 
 
 @dataclass(frozen=True)
@@ -144,14 +161,8 @@ class TrainConfig:
             if not valid:
                 raise TrainingError(f"--{field} must be {expected}, got {getattr(self, field)!r}")
 
-        for field in (
-            "logging_steps",
-            "resolution",
-            "patch_size",
-            "train_batch_size",
-            "max_train_steps",
-            "gradient_accumulation_steps",
-        ):
+        for field in ("logging_steps", "resolution", "patch_size", "train_batch_size", "max_train_steps",
+                      "gradient_accumulation_steps"):  # fmt: skip
             check(getattr(self, field) >= 1, field, "at least 1")
         for field in ("checkpointing_steps", "validation_steps", "lora_rank", "lr_warmup_steps"):
             check(getattr(self, field) >= 0, field, "0 or more")
@@ -163,35 +174,34 @@ class TrainConfig:
         check(limit is None or limit >= 1, "checkpoints_total_limit", "at least 1, or none")
         check(self.prediction in ("flow_mask_paint", "noise"), "prediction", "flow_mask_paint or noise")
         check(self.mixed_precision in (None, "no", "fp16", "bf16"), "mixed_precision", "no, fp16 or bf16")
-        check(
-            self.save_dtype in ("float32", "float16", "bfloat16"),
-            "save_dtype",
-            "float32, float16 or bfloat16",
-        )
+        dtypes = ("float32", "float16", "bfloat16")
+        check(self.save_dtype in dtypes, "save_dtype", "float32, float16 or bfloat16")
         if self.compile and self.gradient_checkpointing:
             raise TrainingError(
                 "--compile and --gradient_checkpointing exclude each other: the first, too, decides what the "
                 "backward pass computes again, and cannot read reference features inside of the second"
             )
-        check(self.objective in ("pairs", "distill"), "objective", "pairs or distill")
+        check(self.objective in OBJECTIVES, "objective", " or ".join(OBJECTIVES))
         check(1 <= self.distill_steps <= 4, "distill_steps", "1 to 4")
         steps, guidance = self.distill_teacher_steps, self.distill_guidance
-        check(
-            steps >= 1 and steps % self.distill_steps == 0,
-            "distill_teacher_steps",
-            f"a multiple of --distill_steps {self.distill_steps}",
-        )
+        multiple = steps >= 1 and steps % self.distill_steps == 0
+        check(multiple, "distill_teacher_steps", f"a multiple of --distill_steps {self.distill_steps}")
         check(guidance is None or 0 < guidance < math.inf, "distill_guidance", "above 0, or none")
         if self.objective == "distill":
             if self.pretrained_model_name_or_path is None:
                 raise TrainingError("--objective distill needs a teacher: --pretrained_model_name_or_path")
-            check(
-                not self.refine, "refine", "off with --objective distill: the student is the teacher's copy"
-            )
+            refined = "off with --objective distill: the student is the teacher's copy"
+            check(not self.refine, "refine", refined)
         elif guidance is not None:
             raise TrainingError("--distill_guidance is of --objective distill; name that too, or leave it")
         if (self.train_data_dir is None) == (self.dataset_name is None):
             raise TrainingError("name the data: either --train_data_dir FOLDER or --dataset_name ID")
+
+    def changed_since(self, earlier: dict) -> tuple[list[str], list[str]]:
+        """Names of settings that differ from a checkpoint's: those of `SHAPING`, and of `COMPUTED_WITH`."""
+        earlier = BEFORE | earlier
+        changed = {name for name, value in self.to_dict().items() if value != earlier.get(name, value)}
+        return sorted(changed & set(SHAPING)), sorted(changed & set(COMPUTED_WITH))
 
     def to_dict(self) -> dict:
         """Plain values without secrets, for YAML and JSON."""

@@ -52,15 +52,19 @@ def _description(config: TrainConfig) -> str:
 
 
 def publish(
-    pipeline: MagicEditPipeline, config: TrainConfig, pairs: PairDataset, step: int, samples_seen: int
+    pipeline: MagicEditPipeline,
+    config: TrainConfig,
+    pairs: PairDataset,
+    output_dir: Path,
+    step: int,
+    samples_seen: int,
 ) -> None:
-    """Writes `pipeline` and its card to `config.output_dir`, and pushes both where `config.push_to_hub`.
+    """Writes `pipeline` and its card to `output_dir`, and pushes both where `config.push_to_hub`.
 
     Args:
         pipeline: with the final (averaged, merged) weights.
         step: optimiser steps done. samples_seen: pairs seen, counted with repetition.
     """
-    output_dir = Path(config.output_dir)
     dtype = getattr(torch, config.save_dtype)
     for network in filter(None, (getattr(pipeline, name) for name in TRAINED_NETWORKS)):
         torch.nn.Module.to(network, dtype)  # diffusers' own `to` warns at every change of precision

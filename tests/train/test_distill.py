@@ -206,7 +206,7 @@ def learn(flags, steps):
 
     @torch.no_grad()
     def loss():
-        return np.mean([float(run._loss(batch)[0]) for batch in batches])
+        return np.mean([float(next(run.method.losses(batch, run.networks))[1]) for batch in batches])
 
     before, endless = loss(), itertools.cycle(batches)
     for _ in range(steps):
@@ -238,9 +238,9 @@ def test_guidance_is_baked_in(distill_flags, tmp_path):
             call = (*((faces[key] + 1) / 2 for key in faces), au_delta, steps, scale)
             return pipeline(*call, latents=noise).change["flow"]
 
-        flows[f"{name} student"] = edit(run.pipeline, 1, 1.0)
-        run.pipeline.unet = run.teacher.unet
-        flows[f"{name} teacher"] = edit(run.pipeline, 2, float(guidance))
+        flows[f"{name} student"] = edit(run.method.pipeline, 1, 1.0)
+        run.method.pipeline.unet = run.method.teacher.unet
+        flows[f"{name} teacher"] = edit(run.method.pipeline, 2, float(guidance))
     apart = (flows["guided teacher"] - flows["unguided teacher"]).norm()
     for name in ("guided", "unguided"):
         assert (flows[f"{name} student"] - flows[f"{name} teacher"]).norm() < 0.3 * apart
@@ -275,7 +275,9 @@ def test_nothing_but_the_denoiser_changes(distill_flags, tmp_path, encoder):
     run = Run(parse_config(distill_flags(tmp_path / "student", *more)))
     run.train()
     before = load_file(tmp_path / "teacher" / "unet" / "diffusion_pytorch_model.safetensors")
-    assert all(torch.equal(tensor, run.teacher.unet.state_dict()[name]) for name, tensor in before.items())
+    assert all(
+        torch.equal(tensor, run.method.teacher.unet.state_dict()[name]) for name, tensor in before.items()
+    )
     for part in ("unet", "reference_unet", "image_encoder", "au_map"):
         files = list((tmp_path / "teacher" / part).glob("*.safetensors"))
         for file in files:
@@ -283,7 +285,7 @@ def test_nothing_but_the_denoiser_changes(distill_flags, tmp_path, encoder):
             moved = {name for name, tensor in old.items() if not torch.equal(tensor, new[name])}
             # With one zero token for a text, some of the denoiser's layers have no effect
             assert len(moved) > 0.8 * len(old) if part == "unet" else not moved, part
-    named = dict(run.model.named_parameters())
+    named = dict(run.method.networks.named_parameters())
     assert {name.split(".")[0] for name, p in named.items() if p.requires_grad} == {"unet"}
 
 
@@ -369,7 +371,7 @@ def test_stable_diffusion_layout_is_distilled(pairs_folder, tmp_path, more):
 def test_a_non_finite_lesson_changes_nothing(distill_flags, tmp_path):
     run = Run(parse_config(distill_flags(tmp_path, "--max_train_steps", "3")))
     with torch.no_grad():
-        run.teacher.unet.conv_out.bias.fill_(torch.nan)
+        run.method.teacher.unet.conv_out.bias.fill_(torch.nan)
     before = [p.detach().clone() for p in run.parameters]
     assert run._train_step(iter(run._loader())) is None
     assert all(torch.equal(a, b) for a, b in zip(before, run.parameters, strict=True))

@@ -20,6 +20,8 @@ from magicedit.models import from_stable_diffusion, load_pipeline
 from magicedit.train import loop
 from magicedit.train.config import parse_config
 from magicedit.train.loop import Run, train
+from magicedit.train.methods import composed
+from magicedit.train.samples import SampleOrder
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ENTRY = str(REPOSITORY / "train" / "train.py")
@@ -136,7 +138,7 @@ def test_a_used_folder_is_not_trained_into_unasked(tiny_flags, tmp_path):
 
 def test_two_processes_see_what_one_sees():
     def order(rank, world_size, batch_size):
-        return list(loop.SampleOrder(2, 4, 2, batch_size, rank, world_size))
+        return list(SampleOrder(2, 4, 2, batch_size, rank, world_size))
 
     together = sorted(order(0, 2, 3) + order(1, 2, 3))
     assert together == sorted(order(0, 1, 6)) == list(range(24, 48))
@@ -145,7 +147,7 @@ def test_two_processes_see_what_one_sees():
 
 def test_non_finite_steps_change_nothing(tiny_flags, tmp_path, monkeypatch):
     run = Run(parse_config(tiny_flags(tmp_path, "--max_train_steps", "8")))
-    objective = loop.composed_objective
+    objective = composed.composed_objective
     calls = iter(range(100))
 
     def sometimes_infinite(*args, **kwargs):
@@ -153,7 +155,7 @@ def test_non_finite_steps_change_nothing(tiny_flags, tmp_path, monkeypatch):
         factor = float("nan") if next(calls) in (2, 3) else 1.0
         return dataclasses.replace(result, total=result.total * factor)
 
-    monkeypatch.setattr(loop, "composed_objective", sometimes_infinite)
+    monkeypatch.setattr(composed, "composed_objective", sometimes_infinite)
     batches = iter(run._loader())
     for step in range(6):
         before = [p.detach().clone() for p in run.parameters]
@@ -227,14 +229,14 @@ def test_stable_diffusion_layout_trains(pairs_folder, sd_folder, tmp_path, more)
 
 def test_cached_latents_are_those_of_the_images(pairs_folder, sd_folder, tmp_path):
     run = Run(parse_config(sd_flags(pairs_folder, sd_folder, tmp_path)))
-    assert set(run.latents) == {"image", "condition"}
+    assert set(run.method.latents) == {"image", "condition"}
     cached = next(iter(run._loader()))
-    from_cache = run._encode({k: v for k, v in cached.items() if torch.is_tensor(v)})
+    from_cache = run.method._encode({k: v for k, v in cached.items() if torch.is_tensor(v)})
     for row in range(2):
-        image, _ = run.pairs.record_images(int(cached["source_index"][row]))
-        _, condition = run.pairs.record_images(int(cached["target_index"][row]))
+        image, _ = run.method.pairs.record_images(int(cached["source_index"][row]))
+        _, condition = run.method.pairs.record_images(int(cached["target_index"][row]))
         with torch.no_grad():
-            identity, background = (run.pipeline.encode_images(x[None])[0] for x in (image, condition))
+            identity, background = (run.method.pipeline.encode_images(x[None])[0] for x in (image, condition))
         torch.testing.assert_close(from_cache["identity"][row], identity, rtol=0, atol=1e-5)
         torch.testing.assert_close(from_cache["condition"][row], background, rtol=0, atol=1e-5)
 
@@ -373,9 +375,9 @@ def variant_flags(au_encoder, identity_encoder):
 def test_a_variant_trains_and_is_saved(tiny_flags, tmp_path, au_encoder, identity_encoder):
     flags = tiny_flags(tmp_path, *variant_flags(au_encoder, identity_encoder), "--max_train_steps", "2")
     run = Run(parse_config(flags))
-    start = {k: v.clone() for k, v in run.model.state_dict().items()}
+    start = {k: v.clone() for k, v in run.method.networks.state_dict().items()}
     run.train()
-    trained = {k: v for k, v in run.model.state_dict().items() if not torch.equal(v, start[k])}
+    trained = {k: v for k, v in run.method.networks.state_dict().items() if not torch.equal(v, start[k])}
     folders = {name.split(".")[0] for name in start}
     assert {name.split(".")[0] for name in trained} == folders
     assert folders == {"unet"} | (
@@ -386,7 +388,7 @@ def test_a_variant_trains_and_is_saved(tiny_flags, tmp_path, au_encoder, identit
 
     averaged = dict(zip([id(p) for p in run.parameters], run.ema.shadow_params, strict=True))
     loaded = load_pipeline(tmp_path, device="cpu")
-    for name, parameter in run.model.named_parameters():
+    for name, parameter in run.method.networks.named_parameters():
         part, rest = name.split(".", 1)
         expected = averaged.get(id(parameter), parameter)
         assert torch.equal(getattr(loaded, part).get_parameter(rest), expected), name
@@ -403,9 +405,9 @@ def test_every_trained_parameter_of_a_variant_gets_a_gradient(
     """Else data parallelism waits for it in vain and refuses to go on."""
     flags = tiny_flags(tmp_path, *variant_flags(au_encoder, identity_encoder), "--prediction", prediction)
     run = Run(parse_config(flags))
-    loss, _ = run._loss(next(iter(run._loader())))
+    _, loss, _ = next(run.method.losses(next(iter(run._loader())), run.networks))
     loss.backward()
-    named = dict(run.model.named_parameters())
+    named = dict(run.method.networks.named_parameters())
     assert not [name for name, p in named.items() if p.requires_grad and p.grad is None]
     frozen = {name for name, p in named.items() if not p.requires_grad}
     assert all("reference_unet" in name or "post_layernorm" in name for name in frozen), frozen
@@ -437,9 +439,9 @@ def test_a_variant_goes_on_from_its_folder_with_lora(tiny_flags, tmp_path):
 def test_freezing_the_reference_freezes_the_image_encoder(tiny_flags, tmp_path):
     flags = variant_flags("linear", "clip")
     run = Run(parse_config(tiny_flags(tmp_path, *flags, "--freeze_reference", "--max_train_steps", "1")))
-    start = {k: v.clone() for k, v in run.model.image_encoder.state_dict().items()}
+    start = {k: v.clone() for k, v in run.method.networks.image_encoder.state_dict().items()}
     run.train()
-    assert all(torch.equal(v, start[k]) for k, v in run.model.image_encoder.state_dict().items())
+    assert all(torch.equal(v, start[k]) for k, v in run.method.networks.image_encoder.state_dict().items())
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["now", "before there were variants"])

@@ -61,19 +61,19 @@ def sd_flags(pairs_folder, sd_folder):
 def test_text_projected_once_has_the_same_gradients(sd_flags, tmp_path):
     run = Run(parse_config(sd_flags(tmp_path)))
     with torch.no_grad():  # else the AU layer, which starts at zero, hides what it does
-        run.networks.unet.class_embedding.weight.normal_(generator=torch.Generator().manual_seed(0))
+        run.method.networks.unet.class_embedding.weight.normal_(generator=torch.Generator().manual_seed(0))
     batch = next(iter(run._loader()))
     rows = []
-    blocks = transformer_blocks(run.networks.unet).values()
+    blocks = transformer_blocks(run.method.networks.unet).values()
     for block in blocks:
         block.attn2.to_k.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
 
     def gradients(once):
         rows.clear()
-        run.networks.gradient_checkpointing = not once  # it alone decides who projects
-        run.model.zero_grad()
-        run._loss(batch)[0].backward()
-        return {name: p.grad.clone() for name, p in run.model.named_parameters() if p.requires_grad}
+        run.method.networks.gradient_checkpointing = not once  # it alone decides who projects
+        run.method.networks.zero_grad()
+        next(run.method.losses(batch, run.networks))[1].backward()
+        return {name: p.grad.clone() for name, p in run.method.networks.named_parameters() if p.requires_grad}
 
     once = gradients(True)
     assert rows == [1] * len(blocks)
@@ -99,7 +99,9 @@ FROZEN = ("--freeze_reference", "--no_augment")
 def count_encodings(run):
     """Rows of every call of the ID encoder from now on."""
     calls = []
-    run.networks.reference_unet.register_forward_pre_hook(lambda module, args: calls.append(len(args[0])))
+    run.method.networks.reference_unet.register_forward_pre_hook(
+        lambda module, args: calls.append(len(args[0]))
+    )
     return calls
 
 
@@ -107,7 +109,7 @@ def test_a_photograph_is_encoded_once(sd_flags, tmp_path):
     run = Run(parse_config(sd_flags(tmp_path, "--freeze_reference")))
     calls = count_encodings(run)
     run.train()
-    assert len(run.pairs) == 2
+    assert len(run.method.pairs) == 2
     assert calls == [1, 1]
     assert sum(line["reference_misses"] for line in log(tmp_path)) == 2
     assert sum(line["reference_hits"] for line in log(tmp_path)) == 3 * 2 - 2
@@ -142,31 +144,35 @@ def test_every_row_has_the_features_of_its_own_picture(tiny_flags, tmp_path):
     run = Run(parse_config(tiny_flags(tmp_path, *FROZEN, "--warped", "1", "--train_batch_size", "4")))
     warped_again, seen = 0, set()
     for batch, _ in zip(run._loader(), range(6), strict=False):
-        latents = run._encode(batch)["identity"]
-        features, tokens = run._frozen_identity(batch, latents)
-        assert tokens is run.prompt_embeds
+        latents = run.method._encode(batch)["identity"]
+        features, tokens = run.method._frozen_identity(batch, latents)
+        assert tokens is run.method.prompt_embeds
         for row in range(4):
-            direct = encode_reference(run.networks.reference_unet, latents[row : row + 1], run.prompt_embeds)
+            direct = encode_reference(
+                run.method.networks.reference_unet, latents[row : row + 1], run.method.prompt_embeds
+            )
             assert all(torch.equal(direct[layer][0], x[row]) for layer, x in features.items())
             record, as_stored = int(batch["source_index"][row]), bool(batch["source_as_stored"][row])
-            stored = run.pairs.record_images(record)[0]
+            stored = run.method.pairs.record_images(record)[0]
             assert torch.equal(batch["source"][row], stored) == as_stored
             warped_again += not as_stored and record in seen
             seen.add(record)
     assert warped_again > 0
-    assert run.identity_cache.hits > 12
+    assert run.method.identity_cache.hits > 12
 
 
 def test_tokens_of_a_frozen_image_encoder_are_kept_too(tiny_flags, tmp_path):
     variant = ("--au_encoder", "latent_map", "--identity_encoder", "clip", "--concat_identity", "false")
     run = Run(parse_config(tiny_flags(tmp_path, *FROZEN, *variant, "--warped", "0")))
     calls = []
-    run.networks.image_encoder.register_forward_pre_hook(lambda module, args: calls.append(len(args[0])))
+    run.method.networks.image_encoder.register_forward_pre_hook(
+        lambda module, args: calls.append(len(args[0]))
+    )
     batches = [batch for batch, _ in zip(run._loader(), range(3), strict=False)]
     for batch in batches:
-        latents = run._encode(batch)["identity"]
-        _, tokens = run._frozen_identity(batch, latents)
-        direct = run.networks.image_encoder(latents).last_hidden_state
+        latents = run.method._encode(batch)["identity"]
+        _, tokens = run.method._frozen_identity(batch, latents)
+        direct = run.method.networks.image_encoder(latents).last_hidden_state
         torch.testing.assert_close(tokens, direct, rtol=0, atol=1e-5)  # other kernels at another batch size
     assert calls.count(1) == 2
     assert calls.count(2) == len(batches)  # the direct ones
@@ -175,10 +181,12 @@ def test_tokens_of_a_frozen_image_encoder_are_kept_too(tiny_flags, tmp_path):
 def test_under_augmentation_nothing_is_kept(tiny_flags, tmp_path, caplog):
     with caplog.at_level("INFO"):
         run = Run(parse_config(tiny_flags(tmp_path, "--freeze_reference", "--augment")))
-    assert run.identity_cache is None
+    assert run.method.identity_cache is None
     assert "--augment: reference features are computed at every step" in caplog.text
     assert not next(iter(run._loader()))["source_as_stored"].any()
-    assert Run(parse_config(tiny_flags(tmp_path, "--no_augment"))).identity_cache is None  # it is trained
+    assert (
+        Run(parse_config(tiny_flags(tmp_path, "--no_augment"))).method.identity_cache is None
+    )  # it is trained
 
 
 def test_distillation_encodes_a_photograph_once_too(tiny_flags, tmp_path):
@@ -218,7 +226,7 @@ def test_the_fused_optimiser_is_adamw(tiny_flags, tmp_path):
     """The same operations in one pass; what they round differs in the last bit of every step."""
     config = parse_config(tiny_flags(tmp_path, "--adam_beta2", "0.99"))
     run = Run(config)
-    assert run.optimizer.param_groups[0]["fused"] is True
+    assert run.method.optimizer.param_groups[0]["fused"] is True
     plain = [torch.nn.Parameter(p.detach().clone()) for p in run.parameters]
     reference = torch.optim.AdamW(
         plain, lr=1e-3, betas=(0.9, 0.99), weight_decay=config.adam_weight_decay, eps=1e-8, foreach=False
@@ -228,7 +236,7 @@ def test_the_fused_optimiser_is_adamw(tiny_flags, tmp_path):
         for p, q in zip(run.parameters, plain, strict=True):
             p.grad = torch.randn(p.shape, generator=generator)
             q.grad = p.grad.clone()
-        run.optimizer.step()
+        run.method.optimizer.step()
         reference.step()
     for p, q in zip(run.parameters, plain, strict=True):
         torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-8)  # 1e-5 of a step

@@ -1,0 +1,87 @@
+"""What the loop trains: a `Method`, chosen by `--objective`.
+
+A new family is one more method and a line in `OBJECTIVES`; the loop and its checkpoints stay as they are.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:  # the command line reads the names of objectives without waiting for torch
+    import numpy as np
+    import torch
+    from accelerate import Accelerator
+
+    from magicedit.train.config import TrainConfig
+
+Losses = Iterator[tuple[str, "torch.Tensor", Mapping[str, "torch.Tensor"]]]
+
+
+class Method(Protocol):
+    """Networks, what they learn from, and what they become. It is made after the seed is set.
+
+    config: settings with what the method resolved in them; they are saved with every checkpoint.
+    """
+
+    config: "TrainConfig"
+
+    def modules(self) -> dict[str, "torch.nn.Module"]:
+        """Networks by name, each a file of a checkpoint; parameters that are not trained need no gradient."""
+
+    def optimizers(self) -> dict[str, "torch.optim.Optimizer"]:
+        """Optimizers by name, each of the parameters that its losses train; no parameter is in two."""
+
+    def samples(self) -> "torch.utils.data.Dataset":
+        """What batches are collated from: sample n is a function of (seed, n), for every n >= 0."""
+
+    def losses(self, batch: dict, networks: Mapping[str, "torch.nn.Module"]) -> Losses:
+        """Yields optimizer name, loss and further values to log, one update after the other.
+
+        The loop updates between two yields, so that a later loss sees the networks after the earlier one.
+        Under gradient accumulation every micro-batch gives its first loss before any gives its second. A
+        loss gives gradients to the parameters of its own optimizer only.
+
+        networks: the modules as data parallelism wraps them. What a loss trains is called through these,
+            once; what it passes through untrained is called as the module itself.
+        """
+
+    def export(self, folder: Path, step: int, samples_seen: int) -> None:
+        """Writes the result, in one process. Meanwhile the modules hold averaged weights; leave them so."""
+
+    def preview(self) -> "np.ndarray | None":
+        """A picture (height, width, 3), uint8, of what the present weights do; None: there is none."""
+        return None
+
+    def counters(self) -> dict[str, float]:
+        """Counts since the last call, for the log; the loop sums them over processes."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """JSON values that a checkpoint keeps for `check`."""
+        return {}
+
+    def check(self, state: dict[str, Any]) -> None:
+        """Raises TrainingError where a checkpoint of this `state` was of something else."""
+
+
+def _pairs(config: "TrainConfig", accelerator: "Accelerator") -> Method:
+    from magicedit.train.methods.composed import Composed
+    from magicedit.train.methods.noise import Noise
+    from magicedit.train.networks import open_pipeline
+
+    pipeline = open_pipeline(config)
+    predictions = {"flow_mask_paint": Composed, "noise": Noise}
+    return predictions[pipeline.config.prediction](config, accelerator, pipeline)
+
+
+def _distill(config: "TrainConfig", accelerator: "Accelerator") -> Method:
+    from magicedit.train.methods.distill import Distillation
+    from magicedit.train.networks import open_pipeline
+
+    return Distillation(config, accelerator, open_pipeline(config))
+
+
+OBJECTIVES: dict[str, Callable[["TrainConfig", "Accelerator"], Method]] = {
+    "pairs": _pairs,
+    "distill": _distill,
+}

@@ -1,0 +1,273 @@
+"""What all methods share that train an editing pipeline from pairs: data, identities, previews, results."""
+
+import copy
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from diffusers import UNet2DConditionModel
+
+from magicedit.data.pairs import PairDataset
+from magicedit.errors import DatasetError, MissingDependencyError
+from magicedit.imaging import to_pixels
+from magicedit.models import TRAINED_NETWORKS
+from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
+from magicedit.train.config import TrainConfig
+from magicedit.train.identity_cache import Identity, IdentityCache
+from magicedit.train.methods import Losses, Method
+from magicedit.train.networks import Networks, prepare_for_training
+from magicedit.train.objectives import add_noise
+from magicedit.train.publish import publish
+from magicedit.train.samples import TrainingSamples, cache_latents
+
+logger = logging.getLogger(__name__)
+
+KEPT_SETTINGS = (
+    *("prediction", "patch_size", "resolution", "action_units", "concat_identity"),
+    *("prompt", "default_steps", "default_guidance_scale"),
+)
+
+
+def adamw(parameters: list[torch.nn.Parameter], config: TrainConfig, device) -> torch.optim.Optimizer:
+    """AdamW as `config` sets it: fused, or with 8-bit state."""
+    optimizer_class, options = torch.optim.AdamW, {}
+    if device.type in ("cpu", "cuda"):  # one pass over all states; elsewhere untried
+        options["fused"] = True
+    if config.use_8bit_adam:
+        try:
+            import bitsandbytes
+        except ImportError as error:
+            raise MissingDependencyError("--use_8bit_adam needs `pip install bitsandbytes`") from error
+        optimizer_class, options = bitsandbytes.optim.AdamW8bit, {}
+    return optimizer_class(
+        parameters,
+        lr=config.learning_rate,
+        betas=(config.adam_beta1, config.adam_beta2),
+        weight_decay=config.adam_weight_decay,
+        eps=config.adam_epsilon,
+        **options,
+    )
+
+
+@dataclass(frozen=True)
+class Noised:
+    """A batch on the device, at its noise levels.
+
+    clean: (batch, channels, height, width), the target's latents, scaled. alphas: (batch,), cumulative.
+    inputs: arguments of `Networks.forward`.
+    """
+
+    batch: dict
+    clean: torch.Tensor
+    alphas: torch.Tensor
+    inputs: dict
+
+
+class Editing(Method):
+    """An editing pipeline, its networks under one forward, and pairs of photographs to learn from.
+
+    relations: whether pairs bring how a target follows from its source. denoiser_only: train nothing else.
+    timesteps: those to draw from, where not all. result_settings: settings of the pipeline that is saved.
+    """
+
+    relations = False
+    denoiser_only = False
+    timesteps: tuple[int, ...] | None = None
+
+    def __init__(self, config: TrainConfig, accelerator: Accelerator, pipeline: MagicEditPipeline):
+        self.config, self.accelerator, self.pipeline = config, accelerator, pipeline
+        device = self.device = accelerator.device
+        self.composed = pipeline.config.prediction == "flow_mask_paint"
+        self.reference_frozen = config.freeze_reference or self.denoiser_only
+        prepare_for_training(pipeline, config, self.denoiser_only)
+        self.networks = Networks(pipeline, config.gradient_checkpointing)
+        if config.compile:
+            self.networks.compile_networks()
+        trained = [p for p in self.networks.parameters() if p.requires_grad]
+        self.optimizer = adamw(trained, config, device)
+        for part in (pipeline.vae, pipeline.text_encoder):
+            if part is not None:
+                part.to(device)
+        self.alphas = pipeline.scheduler.alphas_cumprod.float().to(device)
+        self.pairs = self._open_data("train", config.warped)
+        self.latents = None
+        if config.cache_latents and pipeline.vae is not None and not (config.augment or config.warped):
+            self.latents = cache_latents(pipeline, self.pairs, device, config.train_batch_size)
+        self.prompt_embeds = pipeline.encode_prompt(device, torch.float32)
+        self.identity_cache = self._make_identity_cache()
+
+    def modules(self) -> dict[str, torch.nn.Module]:
+        return {"model": self.networks}
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {"model": self.optimizer}
+
+    # -- data --
+
+    def _open_data(self, split: str, warped: float) -> PairDataset:
+        folder = self.config.train_data_dir
+        if folder is None:
+            import huggingface_hub
+
+            folder = huggingface_hub.snapshot_download(self.config.dataset_name, repo_type="dataset")
+        return PairDataset(
+            folder,
+            split=split,
+            resolution=self.config.resolution,
+            seed=self.config.seed,
+            warped=warped,
+            augment=self.config.augment,
+            au_dropout=self.config.au_dropout,
+            action_units=self.pipeline.action_units,
+            relations=self.relations,
+            zero_keeps=self.composed if self.config.zero_keeps is None else self.config.zero_keeps,
+            teeth=not self.composed,
+        )
+
+    def samples(self) -> TrainingSamples:
+        channels, au_map = self.pipeline.unet.config.in_channels, self.pipeline.au_map
+        if au_map is not None:
+            channels -= au_map.config.channels
+        channels //= 3 if self.pipeline.config.concat_identity else 2
+        side = self.config.resolution // self.pipeline.latent_scale
+        return TrainingSamples(
+            self.pairs,
+            (channels, side, side),
+            self.config.seed,
+            noise_levels=len(self.alphas),
+            noisy_end=self.composed,
+            images=self.latents is None,
+            timesteps=self.timesteps,
+        )
+
+    # -- identities --
+
+    def _make_identity_cache(self) -> IdentityCache | None:
+        capacity = int(self.config.reference_cache_gb * 1e9)
+        encoders = (self.networks.reference_unet, self.networks.image_encoder)
+        if not self.reference_frozen or not capacity or encoders == (None, None):
+            return None
+        if self.config.augment:
+            logger.info("--augment: reference features are computed at every step, no picture comes twice")
+            return None
+        return IdentityCache(self._encode_frozen_identity, capacity, len(self.pairs))
+
+    @torch.no_grad()
+    def _encode_frozen_identity(self, identity_latents: torch.Tensor) -> Identity:
+        with self.accelerator.autocast():
+            return self.networks.encode_identity(identity_latents, self.prompt_embeds)
+
+    def _frozen_identity(self, batch: dict, identity_latents: torch.Tensor) -> Identity:
+        """Features and tokens of a batch's identities where what encodes them is not trained."""
+        if self.identity_cache is None:
+            return self._encode_frozen_identity(identity_latents)
+        stored = zip(batch["source_index"].tolist(), batch["source_as_stored"].tolist(), strict=True)
+        return self.identity_cache.identities(
+            [record if as_stored else None for record, as_stored in stored], identity_latents
+        )
+
+    def counters(self) -> dict[str, float]:
+        cache = self.identity_cache
+        if cache is None:
+            return {}
+        counts = {"reference_hits": cache.hits, "reference_misses": cache.misses}
+        cache.hits = cache.misses = 0
+        return counts
+
+    # -- one step --
+
+    @torch.no_grad()
+    def _encode(self, batch: dict) -> dict[str, torch.Tensor]:
+        """Latents of a batch on the device: identity and condition unscaled, clean (the target's) scaled."""
+        if self.latents is not None:
+            source, target = batch["source_index"], batch["target_index"]
+            identity = self.latents["image"][source].to(self.device)
+            condition = self.latents["condition"][target].to(self.device)
+            clean = self.latents["image"][target].to(self.device)
+        else:
+            identity, condition, clean = (
+                self.pipeline.encode_images(batch[name]) for name in ("source", "condition", "target")
+            )
+        if self.pipeline.vae is not None:
+            clean = clean * self.pipeline.vae.config.scaling_factor
+        if self.pipeline.config.concat_identity:
+            condition = torch.cat([condition, identity], dim=1)
+        return {"identity": identity, "condition": condition, "clean": clean}
+
+    def _noised(self, batch: dict) -> Noised:
+        batch = {k: v.to(self.device) if torch.is_tensor(v) else v for k, v in batch.items()}
+        latents = self._encode(batch)
+        alphas = self.alphas[batch["timestep"]]
+        identity, features, prompt_embeds = latents["identity"], None, self.prompt_embeds
+        if self.reference_frozen:
+            features, prompt_embeds = self._frozen_identity(batch, identity)
+            identity = None
+        inputs = {
+            "noisy": add_noise(latents["clean"], batch["noise"], alphas),
+            "condition_latents": latents["condition"],
+            "identity_latents": identity,
+            "timesteps": batch["timestep"],
+            "prompt_embeds": prompt_embeds,
+            "au_delta": batch["au_delta"],
+            "features": features,
+        }
+        return Noised(batch, latents["clean"], alphas, inputs)
+
+    def losses(self, batch: dict, networks) -> Losses:
+        noised = self._noised(batch)
+        with self.accelerator.autocast():
+            output = networks["model"](**noised.inputs)
+        yield ("model", *self._loss(noised, output))
+
+    def _loss(self, noised: Noised, output: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The loss and its parts, from what `Networks` give for `noised.inputs`."""
+        raise NotImplementedError
+
+    # -- results --
+
+    def _result(self) -> MagicEditPipeline:
+        """A copy of the pipeline as it is now, LoRA merged, for previews and for saving."""
+        networks = {name: copy.deepcopy(getattr(self.networks, name)) for name in TRAINED_NETWORKS}
+        for network in filter(None, networks.values()):
+            if self.config.lora_rank and getattr(network, "peft_config", None):
+                network.fuse_lora()
+                network.unload_lora()
+            if isinstance(network, UNet2DConditionModel):
+                network.disable_gradient_checkpointing()
+            network.eval().requires_grad_(False)
+        settings = {key: self.pipeline.config[key] for key in KEPT_SETTINGS} | self._result_settings()
+        pipeline = MagicEditPipeline(**{**self.pipeline.components, **networks}, **settings)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    def _result_settings(self) -> dict:
+        """Settings in which the result differs from the pipeline that is trained."""
+        return {}
+
+    def preview(self) -> np.ndarray:
+        """A grid of fixed faces under fixed requests: source, then one column a request."""
+        try:
+            examples = self._open_data("validation", warped=1.0).examples(self.config.validation_faces)
+        except DatasetError:  # no validation split, or other landmarks: show training faces
+            examples = self.pairs.examples(self.config.validation_faces)
+        pipeline = self._result()
+        rows = []
+        for example in examples:
+            source, condition = ((example[name][None] + 1) / 2 for name in ("source", "condition"))
+            requests = torch.as_tensor(np.asarray(example["au_deltas"]), dtype=torch.float32)
+            edited = pipeline(
+                source,
+                condition,
+                requests,  # (requests, aus)
+                num_inference_steps=min(20, pipeline.config.default_steps),
+                generator=torch.Generator().manual_seed(self.config.seed),
+                output_type="pt",
+            ).images.cpu()
+            rows.append(torch.cat(list(torch.cat([source, edited])), dim=-1))
+        return to_pixels(torch.cat(rows, dim=-2) * 2 - 1)
+
+    def export(self, folder: Path, step: int, samples_seen: int) -> None:
+        publish(self._result(), self.config, self.pairs, folder, step, samples_seen)

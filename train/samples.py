@@ -1,0 +1,80 @@
+"""Pairs of photographs with what a step draws for them, and their latents."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from magicedit.data.pairs import PairDataset
+from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
+
+
+@dataclass(frozen=True)
+class TrainingSamples(torch.utils.data.Dataset):
+    """Pairs with the noise and the timestep that they are trained with, all a function of (seed, n).
+
+    noise_levels: timesteps of the schedule. noisy_end: draw more of the noisy ones. timesteps: draw these
+    alone, equally often. images: pictures rather than the record numbers under which their latents are
+    cached.
+    """
+
+    pairs: PairDataset
+    latent_shape: tuple[int, int, int]
+    seed: int
+    noise_levels: int
+    noisy_end: bool
+    images: bool
+    timesteps: tuple[int, ...] | None = None
+
+    def __getitem__(self, n: int) -> dict:
+        rng = np.random.default_rng((self.seed, n, 1))  # pairs draw from (seed, n)
+        # Movement is decided at the noisy end: towards the clean one the noisy image itself shows the target
+        u = rng.random()
+        share = 1 - u**2 if self.noisy_end else u
+        timestep = min(self.noise_levels - 1, int(self.noise_levels * share))
+        if self.timesteps is not None:
+            timestep = self.timesteps[int(len(self.timesteps) * u)]
+        sample = self.pairs[n] if self.images else self._indices(n)
+        return sample | {
+            "noise": torch.from_numpy(rng.standard_normal(self.latent_shape, dtype=np.float32)),
+            "timestep": timestep,
+            # Whether the source is the record's picture as `record_images` has it
+            "source_as_stored": not self.pairs.augment and not self.pairs.pair(n).source_command.any(),
+        }
+
+    def _indices(self, n: int) -> dict:
+        source, target, au_delta = self.pairs.pair(n)[:3]
+        return {"source_index": source, "target_index": target, "au_delta": torch.as_tensor(au_delta)}
+
+
+@dataclass(frozen=True)
+class SampleOrder(torch.utils.data.Sampler):
+    """Sample numbers of one process: step by step, micro-step by micro-step, disjoint between processes."""
+
+    start_step: int
+    stop_step: int
+    micro_steps: int
+    batch_size: int
+    rank: int
+    world_size: int
+
+    def __iter__(self):
+        for micro in range(self.start_step * self.micro_steps, self.stop_step * self.micro_steps):
+            first = (micro * self.world_size + self.rank) * self.batch_size
+            yield from range(first, first + self.batch_size)
+
+    def __len__(self) -> int:
+        return (self.stop_step - self.start_step) * self.micro_steps * self.batch_size
+
+
+@torch.no_grad()
+def cache_latents(
+    pipeline: MagicEditPipeline, pairs: PairDataset, device, batch_size: int
+) -> dict[str, torch.Tensor]:
+    """Unscaled latents of every photograph and of its condition image, float32 on the CPU."""
+    cached = {"image": [], "condition": []}
+    for first in range(0, len(pairs), batch_size):
+        records = [pairs.record_images(i) for i in range(first, min(first + batch_size, len(pairs)))]
+        for name, images in zip(cached, zip(*records, strict=True), strict=True):
+            cached[name].append(pipeline.encode_images(torch.stack(images).to(device)).float().cpu())
+    return {name: torch.cat(parts) for name, parts in cached.items()}
