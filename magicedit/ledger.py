@@ -5,7 +5,6 @@ written. One process at a time writes; anybody may read meanwhile.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Callable, Hashable
@@ -108,7 +107,7 @@ def hold(path: Path) -> IO[bytes]:
     except OSError as error:
         raise OutputError(f"{path} cannot be written ({error}); choose another folder") from error
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(file)
         if not os.path.samestat(os.fstat(file.fileno()), path.stat()):  # replaced before it was ours
             raise BlockingIOError("it was replaced")
         _sync_folder(path.parent)
@@ -120,6 +119,15 @@ def hold(path: Path) -> IO[bytes]:
             problem = f"{path} cannot be locked ({error}); use a disk of this machine"
         raise OutputError(f"{problem}, or choose another folder") from error
     return file
+
+
+def _lock(file: IO[bytes]) -> None:
+    """BlockingIOError where another process has it; Windows, without `flock`, locks nothing."""
+    try:
+        import fcntl
+    except ImportError:
+        return
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def drop_torn_line(file: IO[bytes]) -> None:
@@ -136,7 +144,9 @@ def drop_torn_line(file: IO[bytes]) -> None:
 
 def _sync_folder(folder: Path) -> None:
     """The names in a folder are on the disk when this returns, where its file system can do that."""
-    handle = os.open(folder, os.O_RDONLY)
     with contextlib.suppress(OSError):
-        os.fsync(handle)
-    os.close(handle)
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
