@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL.Image
 
 from magicedit.editor import ExpressionEditor
 from magicedit.errors import MagicEditError, MissingDependencyError
+from magicedit.request import Sampling
 
 LIVE_SECONDS = 0.6  # an edit that takes longer does not follow a slider
 LARGEST_UPLOAD = "64mb"
@@ -160,12 +160,12 @@ def known_hosts(host: str) -> list[Any]:
 
 def live_seconds(editor: ExpressionEditor) -> float:
     """Seconds that the quickest call of the model takes, the better of two; the first one warms it up."""
-    size = editor.pipeline.config.resolution
-    grey = PIL.Image.fromarray(np.full((size, size, 3), 128, np.uint8))
-    encoded = editor.pipeline.encode_faces(grey, grey)
+    model = editor.changer.model
+    grey = np.full((model.resolution, model.resolution, 3), 128, np.uint8)
+    encoded = model.encode(grey, grey)
     taken = []
     for _ in range(2):
         started = time.perf_counter()
-        editor.pipeline(faces=encoded, au_delta=np.ones((1, len(editor.action_units))), quality="live")
+        model.change([encoded], [np.ones(len(model.vocabulary))], Sampling(quality="live"))
         taken.append(time.perf_counter() - started)
     return min(taken)

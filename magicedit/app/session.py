@@ -587,7 +587,7 @@ class Session:
     @contextlib.contextmanager
     def _watched(self, on_step: OnStep | None, settings: EditSettings) -> Iterator[None]:
         """Tells `on_step` of the model's steps, and ends at one of them where `cancel` was called."""
-        total = settings.steps or self.editor.pipeline.sampling(settings.quality).steps
+        total = self.editor.changer.model.steps(settings.steps, settings.quality)
 
         def listener(step: int) -> None:
             self._raise_if_cancelled()

@@ -142,8 +142,8 @@ def edit_request(args: argparse.Namespace) -> "EditRequest":
         **loop_arguments(args),
         measure=args.measure,
         **sampling_arguments(args),
+        names=ModelFolder.find(args.model).action_units,
     )
-    request.check(ModelFolder.find(args.model).action_units)
     MouthSettings(request.teeth)
     return request
 
@@ -283,7 +283,7 @@ def load_editor(args: argparse.Namespace, backend: "str | FaceBackend") -> "Expr
         )
     if args.fast:
         say(f"fastest here: {editor.optimize()}")
-    editor.pipeline.set_progress_bar_config(disable=not sys.stderr.isatty(), leave=False)
+    editor.changer.model.show_progress(sys.stderr.isatty())
     return editor
 
 

@@ -84,7 +84,9 @@ def record_attention(
             faces=cut.encoded,
             au_delta=au_delta[None],
             feature_cache_interval=1,  # all layers in every step
-            **settings.arguments(),
+            num_inference_steps=settings.steps,
+            guidance_scale=settings.guidance,
+            quality=settings.quality,
             generator=[torch.Generator("cpu").manual_seed(settings.seed)],
             output_type="latent",
             callback_on_step_end=note_timestep,

@@ -8,34 +8,24 @@ from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import PIL.Image
 
-from magicedit.action_units import vocabulary_of
+from magicedit.change import Change, no_change
 from magicedit.editor.settings import SamplingSettings
-from magicedit.errors import ModelError
 from magicedit.faces import Alignment, Face, align, condition_image, crop_face, editing_region, left_side
-from magicedit.vocabulary import Vocabulary, split_sides
+from magicedit.models.face_model import FaceModel
+from magicedit.vocabulary import split_sides
 from magicedit.warping import (
-    Change,
     Mouth,
     carry_change,
     carry_mouth,
     estimate_change,
     join_sides,
-    no_change,
     parts_lips,
     shade,
 )
-
-if TYPE_CHECKING:
-    from magicedit.pipelines.pipeline_magicedit import (
-        EncodedFaces,
-        MagicEditPipeline,
-        MagicEditPipelineOutput,
-    )
 
 REMEMBERED_FACES = 4  # encoded ones: about 50 MB each for a model of Stable Diffusion's size in 16 bits
 
@@ -64,14 +54,14 @@ def each_step(listener: Callable[[int], None]) -> Iterator[None]:
 class FaceCut:
     """A face as the model sees it.
 
-    crop: (size, size, 3) uint8 RGB. landmarks: (points, 2), crop px. encoded: what the pipeline keeps of it.
+    crop: (size, size, 3) uint8 RGB. landmarks: (points, 2), crop px. encoded: what the model keeps of it.
     """
 
     crop: np.ndarray
     alignment: Alignment
     landmarks: np.ndarray
     scheme: str
-    encoded: "EncodedFaces"
+    encoded: Any
 
     @cached_property
     def region(self) -> np.ndarray:
@@ -97,25 +87,20 @@ class Edit:
 
 
 class FaceChanger:
-    """Asks a pipeline for the changes of faces, and carries them to the photographs.
+    """Asks a model for the changes of faces, and carries them to the photographs.
 
     What the model encodes of a face is remembered for the next few changes of the same crop.
     """
 
-    def __init__(self, pipeline: "MagicEditPipeline"):
-        self.pipeline = pipeline
-        self._encoded: OrderedDict[bytes, EncodedFaces] = OrderedDict()
+    def __init__(self, model: FaceModel):
+        self.model = model
+        self._encoded: OrderedDict[bytes, Any] = OrderedDict()
         self._encoding = threading.Lock()
 
     @property
-    def action_units(self) -> Vocabulary:
-        """The AUs this model was trained on, in its order."""
-        return vocabulary_of(self.pipeline.action_units)
-
-    @property
     def composes(self) -> bool:
-        """Whether the model answers with a flow, a mask and paint, instead of with pixels."""
-        return self.pipeline.config.prediction == "flow_mask_paint"
+        """See `FaceModel.composes`."""
+        return self.model.composes
 
     def apply(self, edits: list[Edit], settings: SamplingSettings) -> None:
         """Carries out what was requested of each photograph.
@@ -256,7 +241,7 @@ class FaceChanger:
         Models that compose move pixels as far as they are told, so that requests beyond those in training
         tear faces: these saturate.
         """
-        vector = self.action_units.vector(request)
+        vector = self.model.vocabulary.vector(request)
         if not self.composes:
             return vector
         beyond = np.maximum(np.abs(vector) - LINEAR_TO, 0)
@@ -275,23 +260,21 @@ class FaceChanger:
 
         alignment: of the model's resolution; default: by the face's own landmarks.
         """
-        alignment = alignment or align(face, self.pipeline.config.resolution)
+        alignment = alignment or align(face, self.model.resolution)
         landmarks = alignment.apply(face.landmarks)  # (points, 2), crop px
         crop = crop_face(pixels, alignment)  # (size, size, 3)
         condition = condition_image(crop, landmarks, face.scheme)
         return FaceCut(crop, alignment, landmarks, face.scheme, self._encode(crop, condition))
 
-    def _encode(self, crop: np.ndarray, condition: np.ndarray) -> "EncodedFaces":
-        """The pipeline's encoding of a crop, remembered for a few of them while the weights stay."""
+    def _encode(self, crop: np.ndarray, condition: np.ndarray) -> Any:
+        """The model's encoding of a crop, remembered for a few of them while the weights stay."""
         key = hashlib.blake2b(np.ascontiguousarray(crop), digest_size=16)
         key.update(np.ascontiguousarray(condition))
         key = key.digest()
         with self._encoding:
             encoded = self._encoded.pop(key, None)
-            if encoded is None or not self.pipeline.is_current(encoded):
-                encoded = self.pipeline.encode_faces(
-                    PIL.Image.fromarray(crop), PIL.Image.fromarray(condition)
-                )
+            if encoded is None or not self.model.is_current(encoded):
+                encoded = self.model.encode(crop, condition)
             self._encoded[key] = encoded
             if len(self._encoded) > REMEMBERED_FACES:
                 self._encoded.popitem(last=False)
@@ -301,49 +284,8 @@ class FaceChanger:
         self, cuts: list[FaceCut], vectors: list[np.ndarray], settings: SamplingSettings
     ) -> list[Change]:
         """What the model does to each of `cuts` by the AU vector (aus,) of the same number."""
-        import torch
-
-        from magicedit.models import call_in_batches
-
-        listener = _step_listener.get()
-
-        def tell_listener(
-            pipeline: "MagicEditPipeline", step: int, timestep: Any, tensors: dict[str, Any]
-        ) -> dict[str, Any]:
-            listener(step)
-            return tensors
-
-        def call(rows: slice) -> list[Change]:
-            encoded = [cut.encoded for cut in cuts[rows]]
-            alone = all(part is encoded[0] for part in encoded)  # then the vectors share its reference
-            output = self.pipeline(
-                faces=encoded[0] if alone else type(encoded[0]).join(encoded),
-                au_delta=np.stack(vectors[rows]),
-                generator=[torch.Generator("cpu").manual_seed(settings.seed) for _ in encoded],
-                output_type="np",
-                callback_on_step_end=None if listener is None else tell_listener,
-                **settings.arguments(),
-            )
-            return changes_of(output, [cut.crop for cut in cuts[rows]])
-
-        return call_in_batches(call, len(vectors), self.pipeline)
-
-
-def changes_of(output: "MagicEditPipelineOutput", crops: list[np.ndarray]) -> list[Change]:
-    """What a pipeline did to each of the crops (size, size, 3) uint8.
-
-    Raises:
-        ModelError: where its answer is not finite.
-    """
-    changes = []
-    for row, crop in enumerate(crops):
-        if output.change is None:
-            changes.append(estimate_change(crop, np.rint(output.images[row] * 255).astype(np.uint8)))
-            continue
-        flow, mask, paint = (
-            output.change[name][row].float().cpu().numpy() for name in ("flow", "mask", "paint")
-        )
-        if not all(np.isfinite(part).all() for part in (flow, mask, paint)):
-            raise ModelError("the model's answer is not finite; its weights are broken, or use float32")
-        changes.append(Change(flow=flow, mask=mask, paint=paint))
-    return changes
+        answers = self.model.change([cut.encoded for cut in cuts], vectors, settings, _step_listener.get())
+        return [
+            answer if isinstance(answer, Change) else estimate_change(cut.crop, answer)
+            for cut, answer in zip(cuts, answers, strict=True)
+        ]

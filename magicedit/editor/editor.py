@@ -41,6 +41,8 @@ from magicedit.faces import (
 )
 from magicedit.faces.types import same_face
 from magicedit.imaging import Photo, open_photo, photo_to_image
+from magicedit.models.face_model import FaceModel, PipelineModel, load_face_model
+from magicedit.models.folder import PIPELINE_CLASS
 from magicedit.request import (
     Deltas,
     EditOptions,
@@ -85,17 +87,21 @@ class ExpressionEditor:
     the same pixels.
     """
 
-    def __init__(self, pipeline: "MagicEditPipeline", backend: FaceBackend, *, model: str = "custom"):
+    def __init__(
+        self, pipeline: "MagicEditPipeline | FaceModel", backend: FaceBackend, *, model: str = "custom"
+    ):
         self.backend = backend
         self.model = model
-        self.changer = FaceChanger(pipeline)
+        self.changer = FaceChanger(pipeline if isinstance(pipeline, FaceModel) else PipelineModel(pipeline))
         self._found: OrderedDict[bytes, Found] = OrderedDict()
         self._detecting = threading.Lock()  # face backends and this cache serve one thread at a time
-        pipeline.set_progress_bar_config(disable=True)
 
     @property
     def pipeline(self) -> "MagicEditPipeline":
-        return self.changer.pipeline
+        """The model's pipeline; ModelError for a model of another family."""
+        if not isinstance(self.changer.model, PipelineModel):
+            raise ModelError(f"the model {self.model} is no {PIPELINE_CLASS}, which this needs")
+        return self.changer.model.pipeline
 
     @classmethod
     def from_pretrained(
@@ -118,15 +124,13 @@ class ExpressionEditor:
             ModelError: where the model or the backend's model file is missing, incomplete or unsafe.
             MissingDependencyError: where the backend is an extra that is not installed.
         """
-        from magicedit.models import load_pipeline
-
-        pipeline = load_pipeline(model, device=usable_device(device), dtype=usable_dtype(dtype))
-        return cls(pipeline, load_backend(backend) if isinstance(backend, str) else backend, model=str(model))
+        loaded = load_face_model(model, device=usable_device(device), dtype=usable_dtype(dtype))
+        return cls(loaded, load_backend(backend) if isinstance(backend, str) else backend, model=str(model))
 
     @property
     def action_units(self) -> Vocabulary:
         """The AUs this model was trained on, in its order."""
-        return self.changer.action_units
+        return self.changer.model.vocabulary
 
     def optimize(
         self, *, compile: bool | None = None, dtype: "str | torch.dtype | None" = None
@@ -437,7 +441,7 @@ class ExpressionEditor:
             (face,) = select_faces(self._search(photo).faces, "largest", photo)
             if face.scheme != "mediapipe478":
                 raise MagicEditError("references need MediaPipe's landmarks; use the face backend mediapipe")
-            alignment = align(face, self.pipeline.config.resolution)
+            alignment = align(face, self.changer.model.resolution)
             mouth = own_mouth(photo.pixels, face.landmarks, alignment, "reference")
             mouths += [] if mouth is None else [mouth]
         if len(references) and not mouths:
@@ -599,7 +603,7 @@ class ExpressionEditor:
         self, pixels: np.ndarray, edit: Edit, number: int, requested: Mapping[str, float]
     ) -> list[str]:
         """What the photograph and the change say against the edit of a face, see `doubts`."""
-        face, resolution = edit.faces[number], self.pipeline.config.resolution
+        face, resolution = edit.faces[number], self.changer.model.resolution
         doubts = doubts_before(pixels, face, requested, resolution)
         if number in edit.changes:
             alignment = align(face, resolution)

@@ -96,14 +96,6 @@ class SamplingSettings:
         """Equal for equal settings."""
         return vars(self) | {"mouths": self.mouths.to_json()}
 
-    def arguments(self) -> dict[str, Any]:
-        """Of a pipeline call."""
-        return {
-            "num_inference_steps": self.steps,
-            "guidance_scale": self.guidance,
-            "quality": self.quality,
-        }
-
 
 def usable_device(device: "str | torch.device | None") -> "torch.device | None":
     """The device, if this machine has it.

@@ -272,7 +272,7 @@ class EditMaker:
         return donors
 
     def _steady(self) -> Iterator[tuple[Row, dict[int, SteadyFace]]]:
-        size = self.changer.pipeline.config.resolution
+        size = self.changer.model.resolution
         return steady_faces(self.analysis.rows(), self.tracks, self._time_base, self.smoothing, size)
 
     def _decoded(self, first: int) -> Iterator[tuple[Frame, np.ndarray]]:

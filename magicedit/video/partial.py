@@ -35,12 +35,10 @@ _PATTERNS = ("piece-*.mp4", "piece-*.json", "piece-*.tmp", "state-*.npz", ".*.tm
 
 def identity(editor: ExpressionEditor, settings: SamplingSettings) -> dict[str, Any]:
     """What of the model, the settings and this installation a result depends on, JSON-ready."""
-    from magicedit.models.export import pipeline_digest
-
     packages = ("av", "mediapipe", "numpy", "opencv-contrib-python", "torch")
     return {
         "model": editor.model,
-        "weights": pipeline_digest(editor.pipeline),
+        "weights": editor.changer.model.fingerprint(),
         "backend": editor.backend.name,
         "sampling": settings.to_json(),
         "versions": {"magicedit": __version__, **{name: _version(name) for name in packages}},

@@ -231,7 +231,7 @@ class ReenactMaker:
         """Timestamp and planes of each frame from number `first` on, a multiple of PIECE."""
         if self._cut is None:
             self._cut = self.changer.cut(self._pixels, self._face)
-        size = self.changer.pipeline.config.resolution
+        size = self.changer.model.resolution
         rows = steady_faces(self.analysis.rows(), [self.track], self._time_base, self.smoothing, size)
         for batch in batches(itertools.islice(rows, first, None), batch_size(self.info)):
             requests = []

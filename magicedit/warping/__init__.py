@@ -1,6 +1,7 @@
 """Dense displacement fields: the face's muscles, optical flow, and applying them."""
 
-from magicedit.warping.change import Change, carry_change, estimate_change, join_sides, no_change
+from magicedit.change import Change, no_change
+from magicedit.warping.change import carry_change, estimate_change, join_sides
 from magicedit.warping.correspondence import LIPS_WEIGHT, Correspondence, correspond, near_lips
 from magicedit.warping.mouth import carry_mouth
 from magicedit.warping.muscles import SHAPES, displacement_fields, parts_lips

@@ -5,12 +5,13 @@ pixels by the upsampled flow does not, and keeps their resolution (the flow upsa
 arXiv:1611.09961); what the photograph does not have (teeth, say) is painted through a mask.
 """
 
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+
+from magicedit.change import Change, no_change
 
 if TYPE_CHECKING:
     from magicedit.faces import Alignment
@@ -19,34 +20,6 @@ if TYPE_CHECKING:
 # painted, above the second all is. JPEG noise and interpolation stay below the first.
 UNEXPLAINED = (0.04, 0.12)
 CONTRAST = 4.0
-
-
-@dataclass(frozen=True, eq=False)
-class Change:
-    """What an edit does to a square crop: `(1 - mask) * crop(p + flow(p)) + mask * paint(p)`.
-
-    flow: (size, size, 2) float32, x then y, in pixels of the crop. mask: (size, size) float32, 0..1.
-    paint: (size, size, 3) float32, RGB in 0..1.
-    """
-
-    flow: np.ndarray
-    mask: np.ndarray
-    paint: np.ndarray
-
-    def __post_init__(self) -> None:
-        size = len(self.mask)
-        for name, shape in (("flow", (size, size, 2)), ("mask", (size, size)), ("paint", (size, size, 3))):
-            if getattr(self, name).shape != shape:
-                raise ValueError(f"{name} must have shape {shape}, got {getattr(self, name).shape}")
-
-
-def no_change(size: int) -> Change:
-    """The change of a crop of `size` px that leaves it as it is."""
-    return Change(
-        np.zeros((size, size, 2), np.float32),
-        np.zeros((size, size), np.float32),
-        np.zeros((size, size, 3), np.float32),
-    )
 
 
 def join_sides(left: Change, right: Change, left_share: np.ndarray) -> Change:

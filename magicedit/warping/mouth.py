@@ -15,9 +15,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from magicedit.change import Change
 from magicedit.faces.alignment import Alignment
 from magicedit.faces.frame import face_frame
-from magicedit.warping.change import Change, carry_change
+from magicedit.warping.change import carry_change
 from magicedit.warping.inside import Opening, Parting, like_photograph, read_curve, render_inside, smooth
 from magicedit.warping.muscles import LOWER_LIP_EDGE, UPPER_LIP_EDGE
 from magicedit.warping.teeth import Mouth, blur_of

@@ -1,0 +1,183 @@
+"""What edits faces: a `FaceModel`. Editor, videos and evaluation know nothing else of a model.
+
+A family of editors joins by a class with these methods and a line in `LOADERS`, by the name of the class that
+the index of its folders names.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from magicedit.action_units import vocabulary_of
+from magicedit.change import Change
+from magicedit.errors import ModelError
+from magicedit.models.folder import PIPELINE_CLASS, ModelFolder
+from magicedit.request import Sampling
+from magicedit.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    import torch
+
+    from magicedit.pipelines.pipeline_magicedit import EncodedFaces, MagicEditPipeline
+
+OnStep = Callable[[int], None]  # denoising steps done before, from 0
+
+
+@runtime_checkable
+class FaceModel(Protocol):
+    """A trained editor of aligned face crops.
+
+    Attributes:
+        vocabulary: what it can be asked for.
+        resolution: pixels a side of its crops.
+        composes: whether it answers with a flow, a mask and paint, so that what it moves is proportional to
+            what it is asked for; else it paints pictures.
+    """
+
+    vocabulary: Vocabulary
+    resolution: int
+    composes: bool
+
+    def encode(self, crop: np.ndarray, condition: np.ndarray) -> Any:
+        """What the model keeps of a face, for any number of changes.
+
+        crop: (size, size, 3) uint8 RGB. condition: the same size, of pose and background, see
+        `faces.condition_image`.
+        """
+
+    def is_current(self, encoded: Any) -> bool:
+        """Whether an encoding is what `encode` would still answer: the weights have not changed since."""
+
+    def change(
+        self,
+        encoded: Sequence[Any],
+        deltas: Sequence[np.ndarray],
+        sampling: Sampling,
+        on_step: OnStep | None = None,
+    ) -> list[Change | np.ndarray]:
+        """Changes of faces by variations, (controls,) in the vocabulary's order, one for each encoding.
+
+        Answers with `Change`s, or with pictures (size, size, 3) uint8 RGB of which these are estimated.
+        What `on_step` raises ends the work. Equal arguments give equal answers.
+        """
+
+    def steps(self, steps: int | None, quality: str | None) -> int:
+        """How many denoising steps a change takes, for progress; None: as the quality or the model says."""
+
+    def show_progress(self, shown: bool) -> None:
+        """Whether a bar on the standard error shows the steps."""
+
+    def fingerprint(self) -> str:
+        """Digest of the weights and settings as they are in memory."""
+
+
+class PipelineModel:
+    """A `MagicEditPipeline` as a `FaceModel`; a call takes as many faces as the device's memory holds."""
+
+    def __init__(self, pipeline: "MagicEditPipeline"):
+        self.pipeline = pipeline
+        self.show_progress(False)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return vocabulary_of(self.pipeline.action_units)
+
+    @property
+    def resolution(self) -> int:
+        return self.pipeline.config.resolution
+
+    @property
+    def composes(self) -> bool:
+        return self.pipeline.config.prediction == "flow_mask_paint"
+
+    def encode(self, crop: np.ndarray, condition: np.ndarray) -> "EncodedFaces":
+        import PIL.Image
+
+        return self.pipeline.encode_faces(PIL.Image.fromarray(crop), PIL.Image.fromarray(condition))
+
+    def is_current(self, encoded: "EncodedFaces") -> bool:
+        return self.pipeline.is_current(encoded)
+
+    def change(
+        self,
+        encoded: "Sequence[EncodedFaces]",
+        deltas: Sequence[np.ndarray],
+        sampling: Sampling,
+        on_step: OnStep | None = None,
+    ) -> list[Change | np.ndarray]:
+        """See `FaceModel.change`. ModelError where an answer is not finite."""
+        import torch
+
+        from magicedit.models.optimize import call_in_batches
+
+        def tell(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            on_step(step)
+            return tensors
+
+        def call(rows: slice) -> list[Change | np.ndarray]:
+            faces = encoded[rows]
+            alone = all(part is faces[0] for part in faces)  # then the vectors share its reference
+            output = self.pipeline(
+                faces=faces[0] if alone else type(faces[0]).join(faces),
+                au_delta=np.stack(deltas[rows]),
+                num_inference_steps=sampling.steps,
+                guidance_scale=sampling.guidance,
+                quality=sampling.quality,
+                generator=[torch.Generator("cpu").manual_seed(sampling.seed) for _ in faces],
+                output_type="np",
+                callback_on_step_end=None if on_step is None else tell,
+            )
+            if output.change is None:
+                return [np.rint(image * 255).astype(np.uint8) for image in output.images]
+            parts = {name: part.float().cpu().numpy() for name, part in output.change.items()}
+            if not all(np.isfinite(parts[name]).all() for name in ("flow", "mask", "paint")):
+                raise ModelError("the model's answer is not finite; its weights are broken, or use float32")
+            return [
+                Change(parts["flow"][row], parts["mask"][row], parts["paint"][row])
+                for row in range(len(faces))
+            ]
+
+        return call_in_batches(call, len(deltas), self.pipeline)
+
+    def steps(self, steps: int | None, quality: str | None) -> int:
+        return steps or self.pipeline.sampling(quality).steps
+
+    def show_progress(self, shown: bool) -> None:
+        self.pipeline.set_progress_bar_config(disable=not shown, leave=False)
+
+    def fingerprint(self) -> str:
+        from magicedit.models.export import pipeline_digest
+
+        return pipeline_digest(self.pipeline)
+
+
+Loader = Callable[..., FaceModel]
+
+
+def _load_pipeline_model(
+    model: str | Path, device: "torch.device | None" = None, dtype: "torch.dtype | None" = None
+) -> FaceModel:
+    from magicedit.models.loading import load_pipeline
+
+    return PipelineModel(load_pipeline(model, device=device, dtype=dtype))
+
+
+LOADERS: dict[str, Loader] = {PIPELINE_CLASS: _load_pipeline_model}
+
+
+def load_face_model(
+    model: str | Path = "mini",
+    device: "torch.device | None" = None,
+    dtype: "torch.dtype | None" = None,
+) -> FaceModel:
+    """Loads what edits faces by the class that its folder names, without running code from there.
+
+    Models of a hub, and classes without a loader, are loaded as a `MagicEditPipeline`.
+
+    Args, raises: as `load_pipeline`.
+    """
+    folder = ModelFolder.find(model)
+    named = None if folder.origin == "hub" else folder.pipeline_class()
+    return LOADERS.get(named, _load_pipeline_model)(model, device=device, dtype=dtype)
