@@ -119,9 +119,11 @@ class Vocabulary(tuple[str, ...]):
             return "", ""
         match = _NUMBERED.fullmatch(text)
         numbered = (match[1].upper() + match[2], match[3].upper()) if match else ("", "")
+        if numbered[0] in self:
+            return numbered
         spelled = {(name + side).lower(): (name, side) for name in self for side in SIDES}
         spelled |= {name.lower(): (name, "") for name in self}
-        return numbered if numbered[0] in self else spelled.get(text.strip().lower(), numbered)
+        return spelled.get(text.strip().lower(), numbered)
 
     def _nearest(self, text: object, whole: str) -> str | None:
         """The name that was probably meant: by number if one was given, else by spelling or description."""

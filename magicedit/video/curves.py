@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from magicedit.action_units import FACS, canonical_name, parse_deltas
+from magicedit.action_units import FACS, canonical_name
 from magicedit.errors import ActionUnitError
 from magicedit.tables import TIME_COLUMNS, read_table
 from magicedit.vocabulary import name_order
@@ -49,7 +49,7 @@ class Curve:
         checked: dict[str, np.ndarray] = {}
         for index in range(len(times)):
             try:
-                row = parse_deltas({name: column[index] for name, column in self.values.items()}, FACS)
+                row = FACS.deltas({name: column[index] for name, column in self.values.items()})
             except ActionUnitError as error:
                 raise ActionUnitError(f"{self.source}, at {times[index]:g} s: {error}") from error
             for name, value in row.items():
@@ -83,7 +83,7 @@ class Curve:
         with table.at():
             for column in table.header:
                 if column != timed[0]:
-                    names[column] = canonical_name(column, FACS)
+                    names[column] = FACS.canonical(column)
                     if list(names.values()).count(names[column]) > 1:
                         raise ActionUnitError(f"two columns for {names[column]}; give each action unit once")
         times: list[float] = []
@@ -115,7 +115,7 @@ class Curve:
                 raise ActionUnitError(
                     f"a keyframe is SECONDS:AU12=+3, such as 1.5:AU12=+3,AU4=-1; got {key!r}"
                 )
-            rows.append((_number(time, f"the keyframe {key!r}, its time"), parse_deltas(units, FACS)))
+            rows.append((_number(time, f"the keyframe {key!r}, its time"), FACS.deltas(units)))
         names = dict.fromkeys(name for _, row in rows for name in row)
         given = {name: [(time, row[name]) for time, row in rows if name in row] for name in names}
         return cls._through([time for time, _ in rows], given, "the keyframes")
