@@ -1,11 +1,15 @@
-"""Cuts the embedded mouths, whose teeth opened mouths show, out of photographs of smiles.
+"""Cuts the embedded mouths, whose teeth opened mouths show, out of photographs.
 
-    python dev/mouth_donors.py PHOTOGRAPHS MOUTHS
+    python dev/mouth_donors.py donors PHOTOGRAPHS MOUTHS
+    python dev/mouth_donors.py floor PHOTOGRAPH
 
 PHOTOGRAPHS: one folder per person with `neutral.jpg` and `smiling.jpg` (Face Research Lab London Set).
 MOUTHS: `ID.jpg`, the smile's mouth at the original resolution, and `index.csv` with its place there. What is
 kept shows nobody: everything but the inside of the mouth is painted over with its mean colour. EDGES was
 drawn by hand, roughly, along the lower edge of the upper teeth, and is snapped to the picture.
+
+PHOTOGRAPH: the synthetic portrait schnell_0019770 of the training set. FLOOR was drawn by hand: where the
+palate ends, along the upper edge of the lower teeth, and along the lower lip.
 """
 
 import argparse
@@ -41,20 +45,34 @@ EDGES = {
     "117": "42,68 56,73 69,76 88,78 110,80 114,87 149,88 188,89 191,84 212,83 231,82 246,77 260,70",
 }
 
+FLOOR_SIZE, FLOOR_CENTRE = (280, 70), (140, 10)  # px: the picture, and the middle of the lips in it
+TONGUE_EVENED = 6  # px sideways
+FLOOR = {
+    "upper": "0,5 280,5",
+    "edge": "40,-6 48,2 60,16 75,27 92,30 115,28 140,27 165,27 182,29 188,31 205,22 222,6 234,-8",
+    "lower": "40,-6 48,2 60,16 75,27 90,33 109,40 138,44 165,41 188,32 205,22 222,6 234,-8",
+}
 
-def cut(pixels: np.ndarray, landmarks: np.ndarray, incisors: float) -> tuple[np.ndarray, np.ndarray]:
-    """The mouth in the donors' frame, (HEIGHT, WIDTH, 3), and the landmarks there.
 
-    incisors: how far the upper incisors' edge lies below the middle of the lips, interocular distances.
+def cut(
+    pixels: np.ndarray,
+    landmarks: np.ndarray,
+    incisors: float = 0.0,
+    size: tuple[int, int] = (WIDTH, HEIGHT),
+    place: tuple[int, int] = INCISORS,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The mouth in an upright picture of `size` (width, height), and the landmarks there.
+
+    incisors: how far what is put to `place` lies below the middle of the lips, interocular distances.
     """
     frame = face_frame(landmarks)
     points = frame.to_face(np.asarray(landmarks, np.float64))
     centre = np.array([(points[0, 0] + points[13, 0]) / 2, (points[13, 1] + points[14, 1]) / 2 + incisors])
     linear = frame.rotation.T * frame.interocular / SCALE
-    corner = frame.origin + frame.rotation.T @ centre * frame.interocular - linear @ INCISORS
+    corner = frame.origin + frame.rotation.T @ centre * frame.interocular - linear @ place
     matrix = np.concatenate([linear, corner[:, None]], 1)
     flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(pixels, matrix, (WIDTH, HEIGHT), flags=flags), (points - centre) * SCALE + INCISORS
+    return cv2.warpAffine(pixels, matrix, size, flags=flags), (points - centre) * SCALE + place
 
 
 def snapped(picture: np.ndarray, rough: np.ndarray) -> np.ndarray:
@@ -84,24 +102,19 @@ def snapped(picture: np.ndarray, rough: np.ndarray) -> np.ndarray:
     return cv2.GaussianBlur((rough + steps[path])[None].astype(np.float32), (0, 0), 1.0)[0]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("photographs", type=Path)
-    parser.add_argument("mouths", type=Path)
-    args = parser.parse_args()
+def cut_donors(photographs: Path, mouths: Path) -> None:
     backend = load_backend()
-    index = {row["id"]: row for row in csv.DictReader((args.mouths / "index.csv").open())}
-    DONORS.mkdir(exist_ok=True)
+    index = {row["id"]: row for row in csv.DictReader((mouths / "index.csv").open())}
     donors = []
     for number, (person, drawn) in enumerate(EDGES.items()):
         smiling, neutral = (
-            open_photo(args.photographs / person / f"{n}.jpg").pixels for n in ("smiling", "neutral")
+            open_photo(photographs / person / f"{n}.jpg").pixels for n in ("smiling", "neutral")
         )
         face, at_rest = backend.detect(smiling)[0], backend.detect(neutral)[0]
         row = index[person]
         factor = int(row["original_width"]) / smiling.shape[1]
         landmarks = (face.landmarks + 0.5) * factor - 0.5 - (int(row["x0"]), int(row["y0"]))
-        pixels = open_photo(args.mouths / f"{person}.jpg").pixels
+        pixels = open_photo(mouths / f"{person}.jpg").pixels
 
         # 1. The edge of the teeth, from the frame that it was drawn in to the donors'
         columns = np.arange(WIDTH)
@@ -127,7 +140,7 @@ def main() -> None:
             {
                 "file": f"{number}.webp",
                 "scale": SCALE,
-                "incisors": INCISORS,
+                "middle": INCISORS[0],
                 "upper": [round(float(v), 1) for v in curves["upper"]],
                 "lower": [round(float(v), 1) for v in curves["lower"]],
                 "edge": [round(float(v - shift), 1) for v in edge],
@@ -139,8 +152,54 @@ def main() -> None:
             }
         )
     (DONORS / "donors.json").write_text(json.dumps(donors) + "\n")
+
+
+def cut_floor(photograph: Path) -> None:
+    pixels = open_photo(photograph).pixels
+    landmarks = load_backend().detect(pixels)[0].landmarks
+    picture, _ = cut(pixels, landmarks, size=FLOOR_SIZE, place=FLOOR_CENTRE)
+    columns = np.arange(FLOOR_SIZE[0])
+    lines = {name: np.array([[float(v) for v in point.split(",")] for point in drawn.split()])
+             for name, drawn in FLOOR.items()}  # fmt: skip
+    curves = {name: np.interp(columns, *line.T).astype(np.float32) for name, line in lines.items()}
+    curves = {name: cv2.GaussianBlur(curve[None], (0, 0), SNAP)[0] for name, curve in curves.items()}
+    rows = np.arange(FLOOR_SIZE[1])[:, None]
+    tongue = np.clip((curves["edge"] - 1 - rows) / 3, 0, 1)[..., None]
+    even = cv2.GaussianBlur(picture, (0, 0), TONGUE_EVENED, sigmaY=1)  # else a stretched tongue has stripes
+    picture = np.rint(picture + tongue * (even.astype(float) - picture)).astype(np.uint8)
+    inside = (rows > curves["upper"] - MARGIN) & (rows < curves["lower"] + MARGIN)
+    picture[~inside] = picture[inside].mean(0)
+    Image.fromarray(picture).save(DONORS / "floor.webp", quality=QUALITY, method=6)
+    ends = lines["lower"][[0, -1], 0]
+    floor = {
+        "file": "floor.webp",
+        "scale": SCALE,
+        "middle": FLOOR_CENTRE[0],
+        **{name: [round(float(v), 1) for v in curve] for name, curve in curves.items()},
+        "ends": ends.tolist(),
+        "skin": skin_colour(pixels, landmarks).round(1).tolist(),
+        "sclera": sclera_colour(pixels, landmarks).round(1).tolist(),
+        "half_width": round(float(np.ptp(ends)) / 2 / SCALE, 4),
+        "sharpness": round(float(face_frame(landmarks).interocular), 1),
+    }
+    (DONORS / "floor.json").write_text(json.dumps(floor) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    donors = kinds.add_parser("donors")
+    donors.add_argument("photographs", type=Path)
+    donors.add_argument("mouths", type=Path)
+    kinds.add_parser("floor").add_argument("photograph", type=Path)
+    args = parser.parse_args()
+    DONORS.mkdir(exist_ok=True)
+    if args.kind == "donors":
+        cut_donors(args.photographs, args.mouths)
+    else:
+        cut_floor(args.photograph)
     size = sum(path.stat().st_size for path in DONORS.iterdir())
-    print(f"{DONORS.name}: {len(donors)} mouths, {size / 1e3:.0f} kB")
+    print(f"{DONORS.name}: {size / 1e3:.0f} kB")
 
 
 if __name__ == "__main__":

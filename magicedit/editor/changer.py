@@ -190,7 +190,6 @@ class FaceChanger:
             region,
             landmarks,
             mouth,
-            spare=donor,
             parts=parts_lips(request),
         )
 

@@ -1,6 +1,7 @@
-"""What shows between parted lips: the cavity with the tongue, and teeth out of a picture of a mouth.
+"""What shows between parted lips: upper teeth out of a picture of a mouth, lower teeth and tongue.
 
-Upper teeth are fixed to the skull, lower ones to the jaw; all lengths named iod are interocular distances.
+Upper teeth are fixed to the skull, the floor of the mouth hangs on the lower lip. Lengths named iod are
+interocular distances.
 """
 
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import numpy as np
 
 from magicedit.warping.teeth import (
     Mouth,
-    choose_mouth,
+    embedded_floor,
     grain_of,
     light_gain,
     lip_colour,
@@ -18,15 +19,18 @@ from magicedit.warping.teeth import (
 )
 
 _REST = 0.085  # iod that the upper incisors reach below the edge of closed lips
+_TILT = 0.3  # of the closed lips that the teeth follow: limit
 _FILLED = 0.93  # of the way from the face's middle to a corner that a row of teeth reaches
 _HALVES = (0.6, 1.4)  # of a donor's half row: limits of its width
-_OVERBITE = 0.030  # iod that the lower incisors hide behind the upper ones
-_BARED = 0.022  # iod more that they show above a lip that the jaw draws down
 _STRETCH, _OWN_STRETCH = 1.25, 1.35  # at most, of teeth where the lip uncovers more than their picture shows
 # At most, of what an own mouth shows below the upper teeth, and how much more where it is deep
 _OWN_BELOW, _OWN_DEEP = 1.6, 2.0
-_LOWER_WIDTH, _LOWER_LIGHT = 0.74, np.float32((0.88, 0.84, 0.80))  # of a donor's upper ones upside down
-_PINK = np.float32((1.35, 0.85, 0.85))  # of a tongue, whatever the lips are
+_FLOOR_WIDTH = (0.7, 1.3)  # of the floor's picture: limits
+_FLOOR_STRETCH = 2.3  # at most, of a tongue in a mouth deeper than its picture
+_FLOOR_HIGH = 0.8  # of the way from the lower teeth to the upper lip that the tongue reaches at most
+_LOWER_LIGHT = 0.75  # of the lower teeth, by the upper ones
+_LOWER_TOOTH, _LOWER_LINE = 0.082, 0.007  # iod: a lower incisor's width, and the line beside it
+_JAW_SHOWS = (0.08, 0.14)  # iod that the jaw drops before a floor shows below a person's own teeth
 _SOFTENED = 0.6  # of the photograph's own blur: teeth that lose the lines between them look like a slab
 _DONOR_GRAIN = 1.5  # grey levels
 
@@ -100,6 +104,14 @@ class Opening:
         return 0.5 * (self.in_crop[13, 0] + self.in_crop[0, 0])
 
     @property
+    def teeth(self) -> np.ndarray:
+        """(h, w) heights of the upper incisors' edge, crop px: the skull's, level with the closed lips."""
+        source = self.parting.source_upper
+        across, down = source[-1] - source[0]
+        tilt = np.clip(down / max(across, 1e-3), -_TILT, _TILT)
+        return source[5, 1] + _REST * self.parting.interocular + tilt * (self.x - self.middle)
+
+    @property
     def slit(self) -> float:
         """Light that comes in, 0..1: little falls through a slit."""
         return 0.55 + 0.45 * smooth(self.parting.gap / 0.13)
@@ -122,18 +134,16 @@ def read_curve(curve: np.ndarray, x: np.ndarray) -> np.ndarray:
     )
 
 
-def render_inside(opening: Opening, mouth: Mouth | None, spare: Mouth | None = None) -> np.ndarray:
+def render_inside(opening: Opening, mouth: Mouth | None) -> np.ndarray:
     """The mouth's inside without lips, (h, w, 3) float32 RGB.
 
-    mouth: whose teeth show; None: nobody's. spare: whose lower teeth show where `mouth` is the person's own.
+    mouth: whose upper teeth show; None: no teeth.
     """
     inside = _cavity(opening)
+    _draw_floor(inside, opening, mouth)
     if mouth is not None and mouth.is_own:
-        if mouth.origin == "reference":
-            _draw_lower_teeth(inside, opening, spare or choose_mouth(opening.landmarks), mouth)
         _draw_own(inside, opening, mouth)
     elif mouth is not None:
-        _draw_lower_teeth(inside, opening, mouth)
         _draw_upper_teeth(inside, opening, mouth)
     skin = skin_colour(opening.photo, opening.landmarks)
     if np.ptp(skin) < 0.06 * skin.max():  # a photograph without colour
@@ -144,21 +154,55 @@ def render_inside(opening: Opening, mouth: Mouth | None, spare: Mouth | None = N
 
 
 def _cavity(opening: Opening) -> np.ndarray:
-    """Darkest at the back, redder towards the lower lip; a tongue where the jaw drops."""
-    p, x, y = opening.parting, opening.x, opening.y
+    """Darkest at the back, redder towards the lower lip."""
     lip = lip_colour(opening.photo, opening.landmarks).astype(np.float32)
-    depth = smooth((y - opening.upper) / np.maximum(opening.lower - opening.upper, 1e-3))
-    cavity = lip * np.float32((0.20, 0.10, 0.09)) * (0.6 + 1.2 * depth**2)[..., None]
-    if p.jaw > 0.06:
-        middle = opening.middle
-        back = p.lower[5, 1] - 0.60 * p.gap * p.interocular + 0.8 * (x - middle) ** 2 / p.interocular
-        t = (y - back) / p.interocular
-        groove = 1 - 0.06 * np.exp(-(((x - middle) / (0.045 * p.interocular)) ** 2))
-        light = (0.30 + 0.66 * smooth(t / 0.26)) * groove * (0.6 + 0.4 * smooth(opening.corner / 0.6))
-        shown = smooth(t / 0.20) * smooth((p.jaw - 0.06) / 0.12) * 0.85
-        tongue = 0.5 * lip * np.float32((1.0, 0.86, 0.88)) + 0.5 * lip.mean() * _PINK
-        cavity += shown[..., None] * (tongue * light[..., None] - cavity)
-    return cavity
+    depth = smooth((opening.y - opening.upper) / np.maximum(opening.lower - opening.upper, 1e-3))
+    return lip * np.float32((0.20, 0.10, 0.09)) * (0.6 + 1.2 * depth**2)[..., None]
+
+
+def _draw_floor(inside: np.ndarray, opening: Opening, mouth: Mouth | None) -> None:
+    """The embedded floor of the mouth: lower teeth and tongue, which hang on the lower lip.
+
+    mouth: whose upper teeth it is lit like; None: in the photograph's light, with the lower teeth behind the
+    lip. Below a person's own teeth it shows where the jaw drops.
+    """
+    p, iod, floor = opening.parting, opening.parting.interocular, embedded_floor()
+
+    # 1. Columns: the floor is as wide as the lower lip
+    left, right = p.lower[0, 0], p.lower[-1, 0]
+    across = (opening.x - (left + right) / 2) / iod
+    width = float(np.clip((right - left) / 2 / iod / floor.half_row, *_FLOOR_WIDTH))
+    column = (floor.ends.mean() + across / width * floor.scale).astype(np.float32)
+    top, edge, lip = (read_curve(curve, column) for curve in (floor.upper, floor.edge, floor.lower))
+
+    # 2. Rows: the teeth as they are, the tongue stretched up
+    grain = floor.scale / iod / width  # px of the floor's picture a crop px
+    bottom = opening.lower + (0 if mouth is not None else (lip - edge) / grain)
+    tips = bottom - (lip - edge) / grain  # crop px
+    tall = np.maximum(edge - top, 1) / grain
+    stretch = np.clip(_FLOOR_HIGH * (tips - opening.upper) / tall, 1, _FLOOR_STRETCH)
+    above = (tips - opening.y) * grain
+    row = edge - np.where(above > 0, above / stretch, above)
+    at = column, np.clip(row, top, lip).astype(np.float32)
+    blur = 0.45 * grain / opening.scale
+    source = cv2.GaussianBlur(floor.pixels, (0, 0), blur) if blur > 0.54 else floor.pixels
+    colour = cv2.remap(source, *at, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
+
+    # 3. Light: less falls behind the upper teeth, into the corners and down the throat
+    gain = light_gain(opening.photo, opening.landmarks, floor if mouth is None else mouth)
+    if mouth is not None:
+        gain = gain * _LOWER_LIGHT * mouth.teeth_colour / floor.lower_teeth_colour
+    between = np.abs((across + _LOWER_TOOTH / 2) % _LOWER_TOOTH - _LOWER_TOOTH / 2)
+    is_tooth = np.clip(0.5 + (opening.y - tips) * opening.scale, 0, 1)
+    lines = 1 - 0.3 * is_tooth * np.exp(-((between / _LOWER_LINE) ** 2))
+    behind = (opening.y - opening.teeth) / iod
+    deep = smooth((opening.y - tips + 1.15 * stretch * tall) / (0.5 * stretch * tall))
+    light = lines * (0.25 + 0.75 * deep) * (0.3 + 0.7 * smooth(opening.corner / 0.4)) * opening.slit
+    light = light * (0.3 + 0.7 * smooth(behind / 0.08))
+    shown = (
+        smooth((p.jaw - _JAW_SHOWS[0]) / np.ptp(_JAW_SHOWS)) if mouth is not None and mouth.is_own else 1.0
+    )
+    inside += shown * (colour * (gain * light[..., None]).astype(np.float32) - inside)
 
 
 def _draw_own(inside: np.ndarray, opening: Opening, mouth: Mouth) -> None:
@@ -213,46 +257,19 @@ def _places(opening: Opening, donor: Mouth) -> tuple[np.ndarray, np.ndarray, flo
     The places are (h, w) iod of the donor's picture, to the left and down.
     """
     p, iod = opening.parting, opening.parting.interocular
-    edge_row = p.source_upper[5, 1] + _REST * iod
+    edge = opening.teeth
     # The row of teeth ends near both corners; a turned head's far side is shorter
     corners = np.abs(p.upper[[0, -1], 0] - opening.middle) / iod
     halves = np.clip(_FILLED * corners / donor.half_row, *_HALVES)
-    needs = (edge_row - p.upper[5, 1]) / iod
+    rest = p.source_upper[5, 1] + _REST * iod  # height of the edge in the middle
+    needs = (rest - p.upper[5, 1]) / iod
     stretch = float(np.clip(needs / max(donor.shown, 1e-3), 1, _STRETCH))
     # A lip that is raised further takes the teeth along
-    edge_row = min(edge_row, p.upper[5, 1] + donor.shown * stretch * iod)
+    edge = edge + min(0, p.upper[5, 1] + donor.shown * stretch * iod - rest)
     across = (opening.x - opening.middle) / iod
     t = smooth(across / 0.2 + 0.5)
     across = across / (halves[0] * (1 - t) + halves[1] * t)  # iod of the mouth's picture
-    return across, (opening.y - edge_row) / iod, stretch
-
-
-def _draw_lower_teeth(inside: np.ndarray, opening: Opening, donor: Mouth, own: Mouth | None = None) -> None:
-    """A donor's upper teeth upside down, on the jaw, narrower in front.
-
-    own: the person's own mouth, whose teeth's brightness they take; below these it stays dark until the jaw
-    drops.
-    """
-    p, iod = opening.parting, opening.parting.interocular
-    across, down, _ = _places(opening, donor)
-    gain = light_gain(opening.photo, opening.landmarks, donor)
-    if own is not None:
-        theirs = own.teeth_colour * light_gain(opening.photo, opening.landmarks, own)
-        gain = gain * np.clip(theirs.mean() / max((donor.teeth_colour * gain).mean(), 1), 0.6, 1.3)
-    rise = _OVERBITE + _BARED * smooth((p.jaw - 0.08) / 0.12)
-    y = down - (p.jaw - rise) + 0.22 * across**2
-    x = across / (_LOWER_WIDTH + (1 - _LOWER_WIDTH) * np.minimum(np.abs(across) / 0.35, 1))
-    colour, cover = _row(donor, x, -y, iod * opening.scale, flat=0.8)
-    between = np.abs((across + 0.041) % 0.082 - 0.041)  # one lower incisor and the next
-    colour = colour * (1 - 0.35 * np.exp(-((between / 0.007) ** 2)))[..., None]
-    shade = (0.35 + 0.65 * smooth(opening.corner / 0.45)) * opening.slit
-    light = shade * (1 - 0.22 * smooth((p.jaw - 0.05) / 0.3))
-    light = light * (0.75 + 0.25 * smooth((opening.lower - opening.y) / (0.04 * iod)))
-    light = light * (0.5 + 0.5 * smooth(down / 0.07))
-    cover = cover * (y < 0.16)
-    if own is not None:
-        cover = cover * smooth((p.jaw - 0.08) / 0.06)
-    inside += cover[..., None] * (colour * gain * _LOWER_LIGHT * light[..., None] - inside)
+    return across, (opening.y - edge) / iod, stretch
 
 
 def _draw_upper_teeth(inside: np.ndarray, opening: Opening, donor: Mouth) -> None:

@@ -4,8 +4,8 @@ A network of this size cannot invent teeth, and its flow smears where two lips t
 change's flow says where the lips go, and what lies between them is composed at the photograph's resolution:
 
     lips    the photograph's own pixels, each lip moved by the flow in its flesh, up to its edge
-    teeth   the upper ones fixed to the skull, the lower ones to the jaw: the person's own, or a donor's
-    cavity  dark, with the tongue where the jaw drops
+    teeth   fixed to the skull: the person's own, or a donor's
+    floor   tongue and lower teeth, on the lower lip
 
 Crop px are pixels of the aligned crop, in which a face stands upright; iod are interocular distances.
 """
@@ -39,6 +39,8 @@ _HELD = (
 )
 _CHIN_DENT = 200  # landmark below the lower lip
 _LIP_ALONE = 0.060  # iod that the lower lip drops without the jaw, about
+# How near to an ellipse a jaw brings an opening, 0..1, and iod that it drops from the first sign to that
+_OVAL, _JAW_ROUNDS = 0.8, (0.05, 0.15)
 _SEAM_REACH = 0.035  # iod around the landmarks in which the dark line between the lips is looked for
 _SAME = 0.02  # crop px: movements that differ by less are the same
 _MOVES = 0.15  # crop px beyond that, from which on a column takes all of the layer
@@ -96,6 +98,8 @@ def part_lips(flow: np.ndarray, landmarks: np.ndarray, parts: bool = True) -> Pa
     chin = landmarks[list(_CHIN)]
     drop = np.median((_forwards(flow, chin, from_below=True) - chin)[:, 1])
     jaw = max(drop, shifts[1][4:7, 1].mean() - _LIP_ALONE * interocular, 0) / interocular
+    oval = _OVAL * smooth((jaw - _JAW_ROUNDS[0]) / np.ptp(_JAW_ROUNDS))
+    shifts = [_round(edge, shift, oval) for edge, shift in zip(edges, shifts, strict=True)]
     upper, lower = (edge + shift for edge, shift in zip(edges, shifts, strict=True))
     crossed = np.maximum(upper[:, 1] - lower[:, 1], 0) / 2  # lips that would pass through each other meet
     upper[:, 1] -= crossed
@@ -139,6 +143,20 @@ def _even(along: np.ndarray, shift: np.ndarray) -> np.ndarray:
     bows = np.stack([np.sqrt(bow), bow, bow * along, bow * along**2], 1)
     ridge = np.diag([0.01, 0.03, 0.05, 0.05])
     return base + bows @ np.linalg.solve(bows.T @ bows + ridge, bows.T @ (shift - base))
+
+
+def _round(edge: np.ndarray, shift: np.ndarray, share: float) -> np.ndarray:
+    """Shifts (n, 2) of a lip's edge (n, 2), by a share 0..1 nearer to half an ellipse.
+
+    Its ends and its middle stay. A jaw opens the mouth as an oval; a flow that was learned on a small crop
+    makes it a diamond.
+    """
+    columns = (edge + shift)[:, 0]
+    along = 2 * (columns - columns[0]) / max(columns[-1] - columns[0], 1e-3) - 1
+    bow, middle = np.sqrt(np.clip(1 - along**2, 0, 1)), len(edge) // 2
+    ends = shift[0, 1] + (shift[-1, 1] - shift[0, 1]) * (along + 1) / 2
+    oval = ends + bow / bow[middle] * (shift[middle, 1] - ends[middle])
+    return np.stack([shift[:, 0], shift[:, 1] + share * (oval - shift[:, 1])], 1)
 
 
 def snap_seam(pixels: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
@@ -216,7 +234,6 @@ def carry_mouth(
     region: np.ndarray,
     landmarks: np.ndarray,
     mouth: Mouth | None,
-    spare: Mouth | None = None,
     parts: bool = True,
 ) -> np.ndarray:
     """`carry_change`, with the lips as two sheets and `mouth` between them.
@@ -225,8 +242,7 @@ def carry_mouth(
         pixels: the photograph, (height, width, 3) uint8 RGB.
         alignment, change, region: as of `carry_change`; what the change paints around the mouth is lost.
         landmarks: MediaPipe's (478, 2), photograph px.
-        mouth: what shows where the lips part; None: a dark cavity.
-        spare: whose lower teeth show below a person's own upper ones.
+        mouth: whose teeth show where the lips part; None: nobody's.
         parts: whether closed lips may part; if not, the layer serves mouths alone whose inside is seen.
 
     Returns:
@@ -267,7 +283,7 @@ def carry_mouth(
 
     # 3. What lies behind, as soft and as grainy as the photograph
     opening = Opening(pixels, landmarks, in_crop, parting, alignment.size, scale, x, y, upper, lower, opened)
-    inside = render_inside(opening, mouth, spare)
+    inside = render_inside(opening, mouth)
     if mouth is not None and mouth.origin != "photograph":
         inside = like_photograph(inside, opening, mouth, blur)
     composed = np.clip(skin + opened[..., None] * (inside - skin), 0, 255)

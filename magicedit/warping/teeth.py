@@ -1,15 +1,16 @@
 """Mouths that show their teeth: those embedded in the package, and those of a person's own photographs.
 
-The embedded ones are cut out of the Face Research Lab London Set (DeBruine & Jones 2017, CC BY 4.0,
-doi:10.6084/m9.figshare.5047666.v5) by `dev/mouth_donors.py`; they show the inside of mouths, and nobody.
+`dev/mouth_donors.py` cuts the embedded ones out of photographs. The donors of upper teeth come from the Face
+Research Lab London Set (DeBruine & Jones 2017, CC BY 4.0, doi:10.6084/m9.figshare.5047666.v5), the floor of
+the mouth with lower teeth and tongue from a synthetic portrait. They show the inside of mouths, and nobody.
 Lengths named iod are interocular distances.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -34,8 +35,10 @@ _TALLEST = 0.17  # iod, of upper incisors and the gums above
 _LINES, _CRISP = 0.012, 0.8  # iod, of what is deepened between teeth, and by how much
 _OWN_SCALE = 256  # px an iod, at most
 _DIMMEST = 0.86  # of the light by the skin: whites of eyes lie in shadow more often than teeth
-_BRIGHTEST = 210.0  # grey level of teeth: beyond they glow
-_TINT = (0.94, 1.06)  # of a donor's colours: glasses reflect, and blue teeth look dead
+_BRIGHTEST = 205.0  # grey level of teeth: beyond they glow
+# Of a donor's teeth, measured on 105 smiles of the training photographs: see `light_gain`
+_LEVEL, _WARMTH = 0.94, np.float64((1.02, 1.0, 0.98))
+_TINT = (0.85, 1.15)  # of a donor's colours: glasses reflect
 
 Origin = Literal["donor", "photograph", "reference"]
 
@@ -90,39 +93,47 @@ class Mouth:
     @property
     def teeth_colour(self) -> np.ndarray:
         """(3,) of the brighter half of what lies between the upper lip and the teeth's edge."""
-        rows = np.arange(len(self.pixels))[:, None]
-        between = (rows > self.upper + 0.2 * (self.edge - self.upper)) & (rows < self.edge - 1)
-        columns = np.arange(len(self.upper))
-        between &= (columns > self.ends[0]) & (columns < self.ends[1])
-        return _brighter_half(self.pixels[between])
+        return self._colour_between(self.upper + 0.2 * (self.edge - self.upper), self.edge - 1)
+
+    @property
+    def lower_teeth_colour(self) -> np.ndarray:
+        """(3,) of the brighter half of what lies between `edge` and `lower`."""
+        return self._colour_between(self.edge + 1, self.lower - 1)
+
+    def _colour_between(self, top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
+        rows, columns = np.arange(len(self.pixels))[:, None], np.arange(len(top))
+        within = (columns > self.ends[0]) & (columns < self.ends[1])
+        return _brighter_half(self.pixels[(rows > top) & (rows < bottom) & within])
 
 
 @cache
 def embedded_mouths() -> tuple[Mouth, ...]:
     """The donors that ship with the package."""
-    mouths = []
-    for entry in json.loads((DONORS / "donors.json").read_text()):
-        with PIL.Image.open(DONORS / entry["file"]) as image:
-            pixels = _crisp(np.asarray(image.convert("RGB")), float(entry["scale"]))
-        upper, lower, edge, ends, skin, sclera = (
-            np.array(entry[name], np.float32) for name in ("upper", "lower", "edge", "ends", "skin", "sclera")
-        )
-        mouths.append(
-            Mouth(
-                pixels=pixels,
-                upper=upper,
-                lower=lower,
-                edge=edge,
-                ends=ends,
-                middle=float(entry["incisors"][0]),
-                scale=float(entry["scale"]),
-                skin=skin,
-                sclera=sclera,
-                half_width=entry["half_width"],
-                sharpness=entry["sharpness"],
-            )
-        )
-    return tuple(mouths)
+    mouths = [_load_mouth(entry) for entry in json.loads((DONORS / "donors.json").read_text())]
+    return tuple(replace(mouth, pixels=_crisp(mouth.pixels, mouth.scale)) for mouth in mouths)
+
+
+@cache
+def embedded_floor() -> Mouth:
+    """The floor of an open mouth: tongue between `upper` and `edge`, lower teeth between `edge` and `lower`.
+
+    Here `edge` is the upper edge of the lower teeth, and `ends` are the corners of the lower lip.
+    """
+    return _load_mouth(json.loads((DONORS / "floor.json").read_text()))
+
+
+def _load_mouth(entry: dict[str, Any]) -> Mouth:
+    with PIL.Image.open(DONORS / entry["file"]) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    curves = ("upper", "lower", "edge", "ends", "skin", "sclera")
+    return Mouth(
+        pixels=pixels,
+        **{name: np.array(entry[name], np.float32) for name in curves},
+        middle=float(entry["middle"]),
+        scale=float(entry["scale"]),
+        half_width=entry["half_width"],
+        sharpness=entry["sharpness"],
+    )
 
 
 def _crisp(pixels: np.ndarray, scale: float) -> np.ndarray:
@@ -338,8 +349,10 @@ def light_gain(pixels: np.ndarray, landmarks: np.ndarray, mouth: Mouth) -> np.nd
     """(3,) factor that brings a mouth's colours into the light of a photograph.
 
     Teeth do not darken with skin: over 41 people of the London set they correlate 0.28 with the skin's
-    brightness and 0.49 with the white of the eye. So a donor's are brought by the sclera (ratio to the power
-    0.8), within bounds by the skin (ratio to the power 0.25); a person's own by the skin's brightness alone.
+    brightness and 0.49 with the white of the eye. So a donor's level follows the sclera (ratio to the power
+    0.8) within bounds by the skin (ratio to the power 0.25). Their tint follows both, to the powers that
+    fit 44 smiles of synthetic portraits; those of the London set lie all in one light. A person's own follow
+    the skin's brightness alone.
     """
     skin = (skin_colour(pixels, landmarks) / np.maximum(mouth.skin, 1)).clip(0.05, 5)
     if mouth.origin == "photograph":
@@ -349,9 +362,9 @@ def light_gain(pixels: np.ndarray, landmarks: np.ndarray, mouth: Mouth) -> np.nd
     by_skin = skin**0.25
     by_sclera = (sclera_colour(pixels, landmarks) / np.maximum(mouth.sclera, 1)).clip(0.1, 3) ** 0.8
     if not np.isfinite(by_sclera).all():
-        return by_skin
+        return _LEVEL * by_skin
     level = np.clip(by_sclera.mean(), _DIMMEST * by_skin.mean(), 1.05 * by_skin.mean())
-    level = min(level, _BRIGHTEST / mouth.teeth_colour.mean())
-    tint = (by_sclera / by_sclera.mean()) ** 0.5 * by_skin / by_skin.mean()
+    level = min(_LEVEL * level, _BRIGHTEST / mouth.teeth_colour.mean())
+    tint = (by_sclera / by_sclera.mean()) ** 0.6 * (by_skin / by_skin.mean()) ** 1.2
     tint = tint.clip(*_TINT)
-    return level * np.minimum(tint, tint[0])  # teeth are never bluer than the donor's
+    return level * np.minimum(tint, tint[0]) * _WARMTH  # teeth are never bluer than the donor's
