@@ -30,6 +30,7 @@ _FLOOR_STRETCH = 2.3  # at most, of a tongue in a mouth deeper than its picture
 _FLOOR_HIGH = 0.8  # of the way from the lower teeth to the upper lip that the tongue reaches at most
 _LOWER_LIGHT = 0.75  # of the lower teeth, by the upper ones
 _LOWER_TOOTH, _LOWER_LINE = 0.082, 0.007  # iod: a lower incisor's width, and the line beside it
+_TEETH_SHOW = 0.06  # iod of upper teeth, from which on a mouth shows them
 _JAW_SHOWS = (0.08, 0.14)  # iod that the jaw drops before a floor shows below a person's own teeth
 _SOFTENED = 0.6  # of the photograph's own blur: teeth that lose the lines between them look like a slab
 _DONOR_GRAIN = 1.5  # grey levels
@@ -189,9 +190,10 @@ def _draw_floor(inside: np.ndarray, opening: Opening, mouth: Mouth | None) -> No
     colour = cv2.remap(source, *at, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
 
     # 3. Light: less falls behind the upper teeth, into the corners and down the throat
-    gain = light_gain(opening.photo, opening.landmarks, floor if mouth is None else mouth)
-    if mouth is not None:
-        gain = gain * _LOWER_LIGHT * mouth.teeth_colour / floor.lower_teeth_colour
+    lit_like = mouth if mouth is not None and mouth.shown > _TEETH_SHOW else None
+    gain = light_gain(opening.photo, opening.landmarks, lit_like or floor)
+    if lit_like is not None:
+        gain = gain * _LOWER_LIGHT * lit_like.teeth_colour / floor.lower_teeth_colour
     between = np.abs((across + _LOWER_TOOTH / 2) % _LOWER_TOOTH - _LOWER_TOOTH / 2)
     is_tooth = np.clip(0.5 + (opening.y - tips) * opening.scale, 0, 1)
     lines = 1 - 0.3 * is_tooth * np.exp(-((between / _LOWER_LINE) ** 2))
@@ -210,7 +212,8 @@ def _draw_own(inside: np.ndarray, opening: Opening, mouth: Mouth) -> None:
 
     Sideways by the mouth's corners. Between the upper lip and the teeth's edge, which the skull holds, as far
     as _OWN_STRETCH; a lip that is raised further takes the edge along. What lies below the edge hangs on the
-    lower lip, stretched as far as _OWN_BELOW, and where it is deep farther; above it the cavity shows.
+    lower lip, stretched as far as _OWN_BELOW, and where it is deep farther; lower teeth that show without
+    upper ones as far as _OWN_STRETCH. Above it the cavity shows.
     """
     p, iod = opening.parting, opening.parting.interocular
     crop_px = iod / mouth.scale  # crop px a px of the mouth's picture
@@ -236,6 +239,8 @@ def _draw_own(inside: np.ndarray, opening: Opening, mouth: Mouth) -> None:
 
     # 2. What lies below it
     most = _OWN_BELOW + _OWN_DEEP * smooth((below / iod - 0.08) / 0.10)
+    if mouth.shown < _TEETH_SHOW:  # it shows its lower teeth
+        most = _OWN_STRETCH
     height = np.maximum(np.minimum(opening.lower - held, most * below), 1e-3)
     top = opening.lower - height
     share = (opening.y - top) / height

@@ -31,6 +31,8 @@ _AROUND_EYES = (33, 133, 362, 263, 159, 386, 145, 374, 70, 300, 168)
 
 # Between the first and the second gap a mouth's own inside is shown where it is pale, beyond always, iod
 _SHOWS = (0.045, 0.10)
+# What is darker than this share of the palest is no tooth; and how much of a mouth it is above lower teeth
+_DARK, _DARK_SHARE = 0.2, 0.2
 _TALLEST = 0.17  # iod, of upper incisors and the gums above
 _LINES, _CRISP = 0.012, 0.8  # iod, of what is deepened between teeth, and by how much
 _OWN_SCALE = 256  # px an iod, at most
@@ -238,7 +240,7 @@ def _brighter_half(colours: np.ndarray) -> np.ndarray:
 def _incisors_edge(picture: np.ndarray, upper: np.ndarray, lower: np.ndarray, scale: float) -> np.ndarray:
     """The lower edge of the upper teeth (width,) px: the smooth path from pale to dark that stands out most
     in the lower half of the opening, or the lower lip. Of a mouth that is wide open no lower than teeth are
-    tall: its lower teeth and tongue go with the jaw."""
+    tall: its lower teeth and tongue go with the jaw. The upper lip where no upper teeth show."""
     lower = np.minimum(lower, upper + _TALLEST * scale)
     lab = cv2.cvtColor(picture, cv2.COLOR_RGB2LAB).astype(np.float32)
     tooth = cv2.GaussianBlur(
@@ -262,7 +264,18 @@ def _incisors_edge(picture: np.ndarray, upper: np.ndarray, lower: np.ndarray, sc
     path, k = np.zeros(len(upper), int), int(best[:, -1].argmax())
     for x in range(len(upper) - 1, -1, -1):
         path[x], k = k, back[k, x]
-    return cv2.GaussianBlur(rows[path, np.arange(len(upper))][None].astype(np.float32), (0, 0), 1.0)[0]
+    edge = cv2.GaussianBlur(rows[path, np.arange(len(upper))][None].astype(np.float32), (0, 0), 1.0)[0]
+
+    # Dark above it: these are the lower teeth, and the upper ones end where the dark begins
+    shares = np.linspace(0, 1, 33)[:, None]
+    middle = slice(int(0.4 * len(upper)), int(0.6 * len(upper)) + 1)
+    rows = (upper + shares * (edge - upper))[:, middle].astype(np.float32)
+    across = np.tile(columns[middle], (len(shares), 1))
+    profile = cv2.remap(tooth, across, rows, cv2.INTER_LINEAR).mean(1)
+    dark = profile[: int(profile.argmax()) + 1] < _DARK * profile.max()
+    if dark.sum() > _DARK_SHARE * len(shares):
+        edge = upper + np.float32(shares[dark.argmax(), 0]) * (edge - upper)
+    return edge
 
 
 # --- Colours and sharpness that the light is read from ------------------------------------------------------
