@@ -18,9 +18,10 @@ from magicedit.warping import (
     parts_lips,
     warp_landmarks,
 )
+from magicedit.warping.inside import Opening, Parting
 from magicedit.warping.mouth import GATE, part_lips
 from magicedit.warping.muscles import LOWER_LIP_EDGE, UPPER_LIP_EDGE
-from magicedit.warping.teeth import light_gain
+from magicedit.warping.teeth import _incisors_edge, light_gain
 
 SIZE = 128
 
@@ -101,7 +102,63 @@ def test_a_request_that_parts_no_lips_keeps_the_layer_away(closed):
     assert not np.array_equal(closed.carry(mouth, AU25=4.0), closed.by_flow(AU25=4.0))
 
 
+def test_a_jaw_opens_an_oval(closed):
+    """Near its corners the opening is as high as an ellipse, not as a diamond, and lips that part alone keep
+    the shape that the flow gives them."""
+
+    def fullness(**request):  # of an opening's height at three fifths of its half width, by the middle's
+        parting = part_lips(closed.flow(**request), closed.in_crop)
+        middle, half = parting.lower[[0, -1], 0].mean(), np.ptp(parting.lower[[0, -1], 0]) / 2
+        heights = [
+            np.interp(middle + share * half, parting.lower[:, 0], parting.lower[:, 1])
+            - np.interp(middle + share * half, parting.upper[:, 0], parting.upper[:, 1])
+            for share in (-0.6, 0.0, 0.6)
+        ]
+        return (heights[0] + heights[2]) / 2 / heights[1]
+
+    assert fullness(AU26=4.0) == pytest.approx(0.8, abs=0.08)  # of an ellipse; 0.4 of a diamond
+
+
 # --- what shows between them ---
+
+
+def test_a_dropped_jaw_shows_the_tongue(closed):
+    """Between the upper teeth and the lower lip it is red, neither black nor pale."""
+    for mouth in (embedded_mouths()[0], None):
+        carried = closed.carry(mouth, AU26=4.0)
+        after = warp_landmarks(closed.in_crop, closed.fields, to_vector({"AU26": 4.0}, NAMES))
+        inverse = closed.alignment.inverse()
+        after = after @ inverse[:, :2].T + inverse[:, 2]
+        (x, top), bottom = after[13], after[14, 1]
+        reach = 0.15 * (bottom - top)
+        tongue = carried[int(top + 0.6 * (bottom - top)) : int(top + 0.75 * (bottom - top))]
+        red, green, _ = tongue[:, int(x - reach) : int(x + reach)].reshape(-1, 3).mean(0)
+        assert red > 1.3 * green
+        assert 35 < red < 170
+
+
+def test_no_teeth_means_neither_upper_nor_lower_ones(closed):
+    request = {"AU26": 4.0}
+    toothed, toothless = (closed.carry(mouth, **request) for mouth in (embedded_mouths()[0], None))
+    parting = part_lips(closed.flow(**request), closed.in_crop)
+    inverse = closed.alignment.inverse()
+    x, y = parting.lower[5] @ inverse[:, :2].T + inverse[:, 2]
+    tall = 0.05 * parting.interocular / closed.alignment.scale
+    above_lip = (slice(int(y - tall), int(y - 0.3 * tall)), slice(int(x - tall), int(x + tall)))
+    whiteness = [np.median(p[above_lip][..., 1] / p[above_lip][..., 0]) for p in (toothed, toothless)]
+    assert whiteness[0] > 0.85
+    assert whiteness[1] < 0.75
+
+
+def test_upper_teeth_follow_the_tilt_of_closed_lips():
+    columns = np.linspace(20, 80, 11)
+    edge = np.stack([columns, 60 + 0.2 * (columns - 50)], 1)
+    parting = Parting(edge, edge, edge, edge + np.array([0, 10]), edge, edge, jaw=0.0, interocular=60.0)
+    y, x = np.mgrid[40:90, 20:81].astype(np.float32)
+    landmarks = np.full((478, 2), 50.0)
+    opening = Opening(np.zeros((9, 9, 3), np.uint8), landmarks, landmarks, parting, 128, 1.0, x, y, y, y, y)
+    assert opening.teeth[0, 60] - opening.teeth[0, 0] == pytest.approx(0.2 * 60)
+    assert opening.teeth[0, 30] == pytest.approx(60 + 0.085 * 60)
 
 
 def test_an_opened_mouth_shows_teeth(closed):
@@ -168,6 +225,28 @@ def test_own_teeth_stay_where_they_are(laughing):
     x, y = np.rint(laughing.face.landmarks[[13, 14]].mean(0)).astype(int)
     patch = (slice(y - 2, y + 3), slice(x - 4, x + 5))
     assert np.abs(carried[patch].astype(int) - laughing.pixels[patch]).mean() < 12
+
+
+def test_lower_teeth_below_a_dark_gap_are_not_taken_for_upper_ones():
+    """They go with the jaw; of teeth right below the upper lip the edge is their lower end."""
+    size, upper, lower = 120, np.full(120, 20.0), np.full(120, 90.0)
+    picture = np.full((size, size, 3), (160, 80, 80), np.uint8)
+    picture[20:90] = (20, 8, 8)
+    lower_teeth, upper_teeth = picture.copy(), picture.copy()
+    lower_teeth[60:88] = 220
+    upper_teeth[20:62] = 220
+    assert _incisors_edge(lower_teeth, upper, lower, scale=500.0)[40:80] == pytest.approx(20, abs=4)
+    assert _incisors_edge(upper_teeth, upper, lower, scale=500.0)[40:80] == pytest.approx(62, abs=4)
+
+
+def test_teeth_take_the_tint_of_the_light(closed):
+    mouth, warm = embedded_mouths()[0], np.float64((1.0, 0.94, 0.82))
+    gains = [
+        light_gain((closed.pixels * tint).astype(np.uint8), closed.face.landmarks, mouth)
+        for tint in (np.ones(3), warm)
+    ]
+    neutral, warmed = (gain[2] / gain[0] for gain in gains)  # blue by red
+    assert 0.8 < warmed / neutral < 0.93  # less than the light's 0.82: its colour is not sure
 
 
 def test_the_reference_lends_its_teeth(laughing, closed):
