@@ -54,7 +54,7 @@ class MouthSettings:
     def mouth(
         self, pixels: np.ndarray, landmarks: np.ndarray, alignment: Alignment, donor: Mouth
     ) -> Mouth | None:
-        """What shows in the opened mouth of a face; None: nothing but the dark.
+        """What shows in the opened mouth of a face; None: no teeth.
 
         pixels (height, width, 3) uint8 RGB, landmarks (478, 2) px of it; alignment: of the face's crop.
         """
