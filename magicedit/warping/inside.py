@@ -28,7 +28,7 @@ _OWN_BELOW, _OWN_DEEP = 1.6, 2.0
 _FLOOR_WIDTH = (0.7, 1.3)  # of the floor's picture: limits
 _FLOOR_STRETCH = 2.3  # at most, of a tongue in a mouth deeper than its picture
 _FLOOR_HIGH = 0.8  # of the way from the lower teeth to the upper lip that the tongue reaches at most
-_LOWER_LIGHT = 0.75  # of the lower teeth, by the upper ones
+_LOWER_LIGHT = np.float32((0.78, 0.73, 0.69))  # of the lower teeth, by the upper ones
 _LOWER_TOOTH, _LOWER_LINE = 0.082, 0.007  # iod: a lower incisor's width, and the line beside it
 _TEETH_SHOW = 0.06  # iod of upper teeth, from which on a mouth shows them
 _JAW_SHOWS = (0.08, 0.14)  # iod that the jaw drops before a floor shows below a person's own teeth
@@ -196,7 +196,7 @@ def _draw_floor(inside: np.ndarray, opening: Opening, mouth: Mouth | None) -> No
         gain = gain * _LOWER_LIGHT * lit_like.teeth_colour / floor.lower_teeth_colour
     between = np.abs((across + _LOWER_TOOTH / 2) % _LOWER_TOOTH - _LOWER_TOOTH / 2)
     is_tooth = np.clip(0.5 + (opening.y - tips) * opening.scale, 0, 1)
-    lines = 1 - 0.3 * is_tooth * np.exp(-((between / _LOWER_LINE) ** 2))
+    lines = 1 - 0.22 * is_tooth * np.exp(-((between / _LOWER_LINE) ** 2))
     behind = (opening.y - opening.teeth) / iod
     deep = smooth((opening.y - tips + 1.15 * stretch * tall) / (0.5 * stretch * tall))
     light = lines * (0.25 + 0.75 * deep) * (0.3 + 0.7 * smooth(opening.corner / 0.4)) * opening.slit

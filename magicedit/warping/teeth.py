@@ -99,12 +99,13 @@ class Mouth:
 
     @property
     def lower_teeth_colour(self) -> np.ndarray:
-        """(3,) of the brighter half of what lies between `edge` and `lower`."""
-        return self._colour_between(self.edge + 1, self.lower - 1)
+        """(3,) of the brighter half of what lies between `edge` and `lower`, in front."""
+        height = self.lower - self.edge
+        return self._colour_between(self.edge + 0.2 * height, self.lower - 0.3 * height, 0.3)
 
-    def _colour_between(self, top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
+    def _colour_between(self, top: np.ndarray, bottom: np.ndarray, share: float = 1.0) -> np.ndarray:
         rows, columns = np.arange(len(self.pixels))[:, None], np.arange(len(top))
-        within = (columns > self.ends[0]) & (columns < self.ends[1])
+        within = np.abs(columns - self.ends.mean()) < share * np.ptp(self.ends) / 2
         return _brighter_half(self.pixels[(rows > top) & (rows < bottom) & within])
 
 
