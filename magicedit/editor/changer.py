@@ -15,6 +15,7 @@ import numpy as np
 from magicedit.change import Change, no_change
 from magicedit.editor.settings import SamplingSettings
 from magicedit.faces import Alignment, Face, align, condition_image, crop_face, editing_region, left_side
+from magicedit.faces.glasses import glasses_presence, glasses_region
 from magicedit.models.face_model import FaceModel
 from magicedit.vocabulary import split_sides
 from magicedit.warping import (
@@ -55,6 +56,7 @@ class FaceCut:
     """A face as the model sees it.
 
     crop: (size, size, 3) uint8 RGB. landmarks: (points, 2), crop px. encoded: what the model keeps of it.
+    glasses: 0..1, how far they are held in place.
     """
 
     crop: np.ndarray
@@ -62,10 +64,15 @@ class FaceCut:
     landmarks: np.ndarray
     scheme: str
     encoded: Any
+    glasses: float = 0.0
 
     @cached_property
     def region(self) -> np.ndarray:
-        return editing_region(self.landmarks, self.alignment.size, self.scheme)  # (size, size)
+        """(size, size) 0..1, how much of a change is carried to the photograph."""
+        region = editing_region(self.landmarks, self.alignment.size, self.scheme)
+        if self.glasses > 0:
+            region = region * (1 - self.glasses * glasses_region(self.landmarks, len(region), self.scheme))
+        return region
 
     @cached_property
     def landmarks_in_photo(self) -> np.ndarray:
@@ -263,7 +270,8 @@ class FaceChanger:
         landmarks = alignment.apply(face.landmarks)  # (points, 2), crop px
         crop = crop_face(pixels, alignment)  # (size, size, 3)
         condition = condition_image(crop, landmarks, face.scheme)
-        return FaceCut(crop, alignment, landmarks, face.scheme, self._encode(crop, condition))
+        encoded = self._encode(crop, condition)
+        return FaceCut(crop, alignment, landmarks, face.scheme, encoded, glasses_presence(pixels, face))
 
     def _encode(self, crop: np.ndarray, condition: np.ndarray) -> Any:
         """The model's encoding of a crop, remembered for a few of them while the weights stay."""

@@ -33,6 +33,7 @@ _LOWER_TOOTH, _LOWER_LINE = 0.082, 0.007  # iod: a lower incisor's width, and th
 _TEETH_SHOW = 0.06  # iod of upper teeth, from which on a mouth shows them
 _JAW_SHOWS = (0.08, 0.14)  # iod that the jaw drops before a floor shows below a person's own teeth
 _SOFTENED = 0.6  # of the photograph's own blur: teeth that lose the lines between them look like a slab
+_EDGE_EVEN = 0.02  # iod along a donor's row of teeth: its drawn edge is more ragged than teeth are
 _DONOR_GRAIN = 1.5  # grey levels
 
 
@@ -158,7 +159,7 @@ def _cavity(opening: Opening) -> np.ndarray:
     """Darkest at the back, redder towards the lower lip."""
     lip = lip_colour(opening.photo, opening.landmarks).astype(np.float32)
     depth = smooth((opening.y - opening.upper) / np.maximum(opening.lower - opening.upper, 1e-3))
-    return lip * np.float32((0.20, 0.10, 0.09)) * (0.6 + 1.2 * depth**2)[..., None]
+    return lip * np.float32((0.24, 0.11, 0.10)) * (0.7 + 1.1 * depth**2)[..., None]
 
 
 def _draw_floor(inside: np.ndarray, opening: Opening, mouth: Mouth | None) -> None:
@@ -199,12 +200,13 @@ def _draw_floor(inside: np.ndarray, opening: Opening, mouth: Mouth | None) -> No
     lines = 1 - 0.22 * is_tooth * np.exp(-((between / _LOWER_LINE) ** 2))
     behind = (opening.y - opening.teeth) / iod
     deep = smooth((opening.y - tips + 1.15 * stretch * tall) / (0.5 * stretch * tall))
-    light = lines * (0.25 + 0.75 * deep) * (0.3 + 0.7 * smooth(opening.corner / 0.4)) * opening.slit
-    light = light * (0.3 + 0.7 * smooth(behind / 0.08))
+    light = lines * (0.25 + 0.75 * deep) * (0.4 + 0.6 * smooth(opening.corner / 0.35)) * opening.slit
+    light = light * (0.15 + 0.85 * smooth(behind / 0.12))
     shown = (
         smooth((p.jaw - _JAW_SHOWS[0]) / np.ptp(_JAW_SHOWS)) if mouth is not None and mouth.is_own else 1.0
     )
-    inside += shown * (colour * (gain * light[..., None]).astype(np.float32) - inside)
+    lit = np.maximum(colour * (gain * light[..., None]).astype(np.float32), inside)  # cheeks are never black
+    inside += shown * (lit - inside)
 
 
 def _draw_own(inside: np.ndarray, opening: Opening, mouth: Mouth) -> None:
@@ -304,7 +306,8 @@ def _row(
     curve = cv2.GaussianBlur(mouth.edge[None], (0, 0), 0.06 * mouth.scale)[0]
     row = mouth.incisors + y * mouth.scale
     row = row + flat * np.minimum(read_curve(curve, column) - mouth.incisors, 0)
-    edge, soft = read_curve(mouth.edge, column), max(1.2 * grain, 0.008 * mouth.scale)
+    smoothed = cv2.GaussianBlur(mouth.edge[None], (0, 0), _EDGE_EVEN * mouth.scale)[0]
+    edge, soft = read_curve(smoothed, column), max(1.2 * grain, 0.010 * mouth.scale)
     high = read_curve(mouth.upper, column) + 0.012 * mouth.scale
     low = np.maximum(edge - 0.006 * mouth.scale, high)
     fade = 0.03 * mouth.scale

@@ -39,7 +39,7 @@ _OWN_SCALE = 256  # px an iod, at most
 _DIMMEST = 0.86  # of the light by the skin: whites of eyes lie in shadow more often than teeth
 _BRIGHTEST = 205.0  # grey level of teeth: beyond they glow
 # Of a donor's teeth, measured on 105 smiles of the training photographs: see `light_gain`
-_LEVEL, _WARMTH = 0.94, np.float64((1.02, 1.0, 0.98))
+_LEVEL, _WARMTH = 0.96, np.float64((1.02, 1.0, 0.98))
 _TINT = (0.85, 1.15)  # of a donor's colours: glasses reflect
 
 Origin = Literal["donor", "photograph", "reference"]
