@@ -27,7 +27,6 @@ from magicedit.editor import (
     EditResult,
     ExpressionEditor,
     FaceEdit,
-    each_step,
     measured_expression,
 )
 from magicedit.editor.results import face_pictures, face_window, rounded, sweep_caption
@@ -432,12 +431,13 @@ class Session:
             sampling = replace(sweep.settings, reference=self.reference).sampling()
         pictures, captions = [], []
         variations = np.linspace(sweep.start, sweep.stop, sweep.count)
-        with self._watched(on_step, sweep.settings):
+        with self._watched(on_step, sweep.settings) as listener:
             for some in np.array_split(variations, -(-sweep.count // AT_ONCE)):  # not all at full resolution
                 results = self.editor.variants(
                     photo,
                     [{sweep.unit: round(float(value), 3)} for value in some],
                     chosen,
+                    on_step=listener,
                     **sampling,
                 )
                 pictures += face_pictures(results, 512 if sweep.animated else 384)
@@ -585,8 +585,8 @@ class Session:
             raise Cancelled("stopped, as you asked")
 
     @contextlib.contextmanager
-    def _watched(self, on_step: OnStep | None, settings: EditSettings) -> Iterator[None]:
-        """Tells `on_step` of the model's steps, and ends at one of them where `cancel` was called."""
+    def _watched(self, on_step: OnStep | None, settings: EditSettings) -> Iterator[Callable[[int], None]]:
+        """A listener of the model's steps: tells `on_step`, and raises where `cancel` was called."""
         total = self.editor.changer.model.steps(settings.steps, settings.quality)
 
         def listener(step: int) -> None:
@@ -596,8 +596,7 @@ class Session:
 
         with self._work():
             self._raise_if_cancelled()
-            with each_step(listener):
-                yield
+            yield listener
 
     def _run(
         self,
@@ -607,12 +606,13 @@ class Session:
         on_step: OnStep | None,
         measure: bool,
     ) -> EditResult:
-        with self._watched(on_step, settings):
+        with self._watched(on_step, settings) as listener:
             return self.editor.edit_faces(
                 photo,
                 asked,
                 tolerance=settings.tolerance if measure else None,
                 measure=measure,
+                on_step=listener,
                 **settings.sampling(),
             )
 

@@ -1,7 +1,7 @@
 """The editor: whole photographs in, the same photographs with other expressions out."""
 
 from magicedit.editor.attention import AttentionMaps, named_places
-from magicedit.editor.changer import Edit, FaceChanger, FaceCut, each_step
+from magicedit.editor.changer import Edit, FaceChanger, FaceCut
 from magicedit.editor.doubts import unreached
 from magicedit.editor.editor import (
     ExpressionEditor,
@@ -32,7 +32,6 @@ __all__ = [
     "MouthSettings",
     "PhotoLike",
     "SamplingSettings",
-    "each_step",
     "face_pictures",
     "face_to_json",
     "measured_expression",

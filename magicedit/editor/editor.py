@@ -41,7 +41,7 @@ from magicedit.faces import (
 )
 from magicedit.faces.types import same_face
 from magicedit.imaging import Photo, open_photo, photo_to_image
-from magicedit.models.face_model import FaceModel, PipelineModel, load_face_model
+from magicedit.models.face_model import FaceModel, OnStep, PipelineModel, load_face_model
 from magicedit.models.folder import PIPELINE_CLASS
 from magicedit.request import (
     Deltas,
@@ -151,6 +151,8 @@ class ExpressionEditor:
         set: Deltas | None = None,
         emotion: str | tuple[str, float] | None = None,
         face: str | int = "all",
+        *,
+        on_step: OnStep | None = None,
         **options: Unpack[EditOptions],
     ) -> EditResult:
         """Edits one or all faces of a photograph, at the photograph's own resolution.
@@ -187,6 +189,8 @@ class ExpressionEditor:
                 the mouth and the seed. A model that paints mouths itself keeps its own by default.
             references: other photographs of the person, the largest face of each; the first that shows its
                 teeth lends them.
+            on_step: called as `on_step(step)`, counted from 0, after every denoising step, for progress; what
+                it raises ends the edit. Counts begin anew with each call of the model.
 
         Returns:
             the result. When nothing is asked for, its image equals the photograph exactly.
@@ -194,7 +198,7 @@ class ExpressionEditor:
         Raises:
             ImageError, NoFaceError, ActionUnitError: see their docstrings.
         """
-        (result,) = self.edit_batch([photo], add, set, emotion, face, **options)
+        (result,) = self.edit_batch([photo], add, set, emotion, face, on_step=on_step, **options)
         return result
 
     def edit_batch(
@@ -204,6 +208,8 @@ class ExpressionEditor:
         set: Deltas | None = None,
         emotion: str | tuple[str, float] | None = None,
         face: str | int = "all",
+        *,
+        on_step: OnStep | None = None,
         **options: Unpack[EditOptions],
     ) -> list[EditResult]:
         """Edits several photographs by the same request; their faces go through the model together.
@@ -212,9 +218,11 @@ class ExpressionEditor:
         `edit`; an error in one photograph ends the whole.
         """
         request = EditRequest(add, set, emotion, face, names=self.action_units, **options)
-        return self.apply(photos, request)
+        return self.apply(photos, request, on_step)
 
-    def apply(self, photos: Sequence[PhotoLike], request: EditRequest) -> list[EditResult]:
+    def apply(
+        self, photos: Sequence[PhotoLike], request: EditRequest, on_step: OnStep | None = None
+    ) -> list[EditResult]:
         """Edits several photographs by one request, which was checked before; as `edit_batch`."""
         # 1. What is asked of each face
         started = time.perf_counter()
@@ -230,7 +238,7 @@ class ExpressionEditor:
             edits.append(Edit(photo.pixels, faces, asked))
 
         # 2. The edits
-        return self._edited(opened, edits, chosen, settings, request, started)
+        return self._edited(opened, edits, chosen, settings, request, started, on_step)
 
     def edit_faces(
         self,
@@ -240,6 +248,7 @@ class ExpressionEditor:
         tolerance: float | None = None,
         max_edits: int = 4,
         measure: bool = True,
+        on_step: OnStep | None = None,
         **sampling: Unpack[SamplingOptions],
     ) -> EditResult:
         """Edits faces of one photograph, each by a request of its own.
@@ -260,7 +269,7 @@ class ExpressionEditor:
         faces = [face for index in indices for face in select_faces(found.faces, index, photo)]
         chosen = Chosen(indices, found.left_alone)
         edits = [Edit(photo.pixels, faces, requests)]
-        (result,) = self._edited([photo], edits, [chosen], settings, loop, started)
+        (result,) = self._edited([photo], edits, [chosen], settings, loop, started, on_step)
         return result
 
     def measure(self, photo: PhotoLike) -> list[Face]:
@@ -284,6 +293,7 @@ class ExpressionEditor:
         *,
         inference_steps: int | None = None,
         measure: bool = True,
+        on_step: OnStep | None = None,
         **sampling: Unpack[SamplingOptions],
     ) -> list[EditResult]:
         """Edits with one AU at `steps` evenly spaced variations from `start` to `stop`, both included.
@@ -293,7 +303,9 @@ class ExpressionEditor:
         if steps < 2:
             raise ActionUnitError(f"a sweep needs at least 2 steps, got {steps}")
         adds = [{au: float(value)} for value in np.linspace(start, stop, steps)]
-        return self.variants(photo, adds, face, steps=inference_steps, measure=measure, **sampling)
+        return self.variants(
+            photo, adds, face, steps=inference_steps, measure=measure, on_step=on_step, **sampling
+        )
 
     def variants(
         self,
@@ -302,6 +314,7 @@ class ExpressionEditor:
         face: str | int = "largest",
         *,
         measure: bool = True,
+        on_step: OnStep | None = None,
         **sampling: Unpack[SamplingOptions],
     ) -> list[EditResult]:
         """Edits one photograph by several AU variations; each face is encoded once for all of them.
@@ -323,7 +336,7 @@ class ExpressionEditor:
         chosen = Chosen(select_indices(found.faces, face, photo), found.left_alone)
         faces = [found.faces[index] for index in chosen.indices]
         edits = [Edit(photo.pixels, faces, [delta] * len(faces)) for delta in deltas]
-        self.changer.apply(edits, settings)
+        self.changer.apply(edits, settings, on_step)
         return self._results([photo] * len(edits), edits, [chosen] * len(edits), measure, started)
 
     def expression(self, photo: PhotoLike, face: str | int = "largest") -> Expression:
@@ -348,6 +361,7 @@ class ExpressionEditor:
         *,
         inference_steps: int | None = None,
         measure: bool = True,
+        on_step: OnStep | None = None,
         **sampling: Unpack[SamplingOptions],
     ) -> list[EditResult]:
         """Edits a photograph by evenly spaced levels between its expression and that of another one.
@@ -368,7 +382,9 @@ class ExpressionEditor:
         goal = usable_expression(self.expression(other), self.action_units)
         deltas = goal.variation(found.action_units | found.sides)
         adds = [{name: share * delta for name, delta in deltas.items()} for share in np.linspace(0, 1, steps)]
-        return self.variants(photo, adds, face, steps=inference_steps, measure=measure, **sampling)
+        return self.variants(
+            photo, adds, face, steps=inference_steps, measure=measure, on_step=on_step, **sampling
+        )
 
     def attention_maps(
         self,
@@ -470,11 +486,14 @@ class ExpressionEditor:
         settings: SamplingSettings,
         loop: EditRequest,
         started: float,
+        on_step: OnStep | None,
     ) -> list[EditResult]:
         """The results of `edits`, by the closed loop where one is asked for."""
         if loop.tolerance is not None:
-            return self._pursue(photos, edits, chosen, settings, loop.tolerance, loop.max_edits, started)
-        self.changer.apply(edits, settings)
+            return self._pursue(
+                photos, edits, chosen, settings, loop.tolerance, loop.max_edits, started, on_step
+            )
+        self.changer.apply(edits, settings, on_step)
         return self._results(photos, edits, chosen, loop.measure, started)
 
     def _pursue(
@@ -486,6 +505,7 @@ class ExpressionEditor:
         tolerance: float,
         max_edits: int,
         started: float,
+        on_step: OnStep | None,
     ) -> list[EditResult]:
         """The closed loop: edit, measure, correct the requests, until all are near enough."""
         pursuits = [
@@ -503,7 +523,7 @@ class ExpressionEditor:
             for i in left:
                 requests = [p.best if p.is_done(tolerance) else p.request for p in pursuits[i]]
                 tries.append(Edit(photos[i].pixels, edits[i].faces, requests))
-            self.changer.apply(tries, settings)
+            self.changer.apply(tries, settings, on_step)
             for i, attempt in zip(left, tries, strict=True):
                 for pursuit in pursuits[i]:
                     if not pursuit.is_done(tolerance):
@@ -517,7 +537,7 @@ class ExpressionEditor:
             final = Edit(edit.pixels, edit.faces, [pursuit.best for pursuit in faces])
             made = next((n for n, attempt in attempts.items() if attempt.requests == final.requests), None)
             if made is None:
-                self.changer.apply([final], settings)
+                self.changer.apply([final], settings, on_step)
             else:
                 final.pixels, final.changes = attempts[made].pixels, attempts[made].changes
             for pursuit in faces:

@@ -16,7 +16,7 @@ from skimage import data
 
 from magicedit import ExpressionEditor
 from magicedit.action_units import NAMES
-from magicedit.editor import QUALITIES, each_step, sweep_strip, unreached
+from magicedit.editor import QUALITIES, sweep_strip, unreached
 from magicedit.editor.doubts import doubts_before
 from magicedit.embedded import embedded_folder
 from magicedit.errors import ActionUnitError, MagicEditError, ModelError, NoFaceError
@@ -624,13 +624,23 @@ def test_faces_of_one_photograph_are_edited_by_requests_of_their_own(editor, gro
         editor.edit_faces(group, {0: {"AU99": 1.0}})
 
 
-def test_every_step_is_told_to_the_thread_that_edits_and_may_end_it(editor, photo):
+def test_every_step_is_told_to_the_edit_that_asks_and_may_end_it(editor, photo, closed_mouth):
     steps = []
-    with each_step(steps.append):
-        editor.edit(photo, {"AU12": 3.0}, steps=5)
-        with concurrent.futures.ThreadPoolExecutor(1) as pool:  # another thread's edits are not ours
-            pool.submit(editor.edit, photo, {"AU12": 1.0}, steps=3).result()
+    editor.edit(photo, {"AU12": 3.0}, steps=5, on_step=steps.append)
+    editor.edit(photo, {"AU12": 1.0}, steps=3)
     assert steps == [0, 1, 2, 3, 4]
+    for told in (
+        lambda tell: editor.edit_faces(photo, {0: {"AU12": 2.0}}, steps=2, on_step=tell),
+        lambda tell: editor.variants(photo, [{"AU12": 2.0}], steps=2, on_step=tell),
+        lambda tell: editor.sweep(photo, "AU12", 1, 2, 2, inference_steps=2, on_step=tell),
+        lambda tell: editor.interpolate(photo, closed_mouth, 2, inference_steps=2, on_step=tell),
+    ):
+        told_of: list[int] = []
+        told(told_of.append)
+        assert set(told_of) == {0, 1}
+    loop: list[int] = []
+    editor.edit(photo, {"AU12": 3.0}, tolerance=0.01, max_edits=2, steps=2, on_step=loop.append)
+    assert loop[:4] == [0, 1, 0, 1]
 
     class Enough(Exception):
         pass
@@ -639,7 +649,7 @@ def test_every_step_is_told_to_the_thread_that_edits_and_may_end_it(editor, phot
         if step == 1:
             raise Enough
 
-    with pytest.raises(Enough), each_step(stop):
-        editor.edit(photo, {"AU12": 3.0}, steps=50)
+    with pytest.raises(Enough):
+        editor.edit(photo, {"AU12": 3.0}, steps=50, on_step=stop)
     editor.edit(photo, {"AU12": 3.0}, steps=2)
     assert len(steps) == 5
