@@ -3,12 +3,8 @@
 from magicedit.editor.attention import AttentionMaps, named_places
 from magicedit.editor.changer import Edit, FaceChanger, FaceCut
 from magicedit.editor.doubts import unreached
-from magicedit.editor.editor import (
-    ExpressionEditor,
-    PhotoLike,
-    measured_expression,
-    select_faces,
-)
+from magicedit.editor.editor import ExpressionEditor
+from magicedit.editor.finding import PhotoLike, measured_expression, select_faces
 from magicedit.editor.results import EditResult, FaceEdit, face_pictures, face_to_json, sweep_strip
 from magicedit.editor.settings import (
     NO_TEETH,

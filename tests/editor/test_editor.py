@@ -18,6 +18,7 @@ from magicedit import ExpressionEditor
 from magicedit.action_units import NAMES
 from magicedit.editor import QUALITIES, sweep_strip, unreached
 from magicedit.editor.doubts import doubts_before
+from magicedit.editor.finding import FaceFinder
 from magicedit.embedded import embedded_folder
 from magicedit.errors import ActionUnitError, MagicEditError, ModelError, NoFaceError
 from magicedit.faces import load_backend
@@ -336,7 +337,7 @@ def test_the_result_is_measured_around_the_face_only(editor, backend, group):
     assert set(result.faces[0].after) == set(result.faces[0].before)
     # ... and in the photograph's own coordinates: the unchanged face would be where it was.
     (_, face) = backend.detect(group)
-    again = ExpressionEditor(editor.pipeline, backend)._find_again(group, face)
+    again = FaceFinder(backend).find_again(group, face)
     assert np.abs(again.landmarks - face.landmarks).max() < 2.0  # px, of a face 130 px wide
     for name, value in face.action_units.items():
         assert again.action_units[name] == pytest.approx(value, abs=0.5), name
