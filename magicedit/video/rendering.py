@@ -1,18 +1,26 @@
 """The second pass: frames of any kind made in batches, encoded in pieces, joined with the sound."""
 
-from collections.abc import Iterator
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import TypeVar
 
 import numpy as np
 
+from magicedit.change import Change
+from magicedit.editor import FaceChanger, FaceCut, SamplingSettings
+from magicedit.models.face_model import OnStep
 from magicedit.video.analysis import Analysis
+from magicedit.video.flicker import FlickerMeter
 from magicedit.video.partial import Partial
 from magicedit.video.reading import Video, VideoInfo
 from magicedit.video.results import Pace, Progress, ProgressCallback
+from magicedit.video.smoothing import ChangeFilters, Smoothing, within
 from magicedit.video.threads import Behind, how_many
 from magicedit.video.writing import Encoding, PieceWriter, join
 
+Item = TypeVar("Item")
 # Both count from frame 0, so that a resumed run makes the same batches and pieces.
 BATCH = 8  # frames that go through the model together, fewer where they are large: see `batch_size`
 BATCH_BYTES = 150_000_000  # of its pictures: RGB before and after, and yuv420p, 7.5 bytes a pixel
@@ -28,16 +36,43 @@ def batch_size(info: VideoInfo) -> int:
     return size
 
 
-class FrameMaker(Protocol):
+class FrameMaker(ABC):
     """Makes the output's frames; what a frame depends on of those before is in `state`."""
 
+    def __init__(
+        self,
+        changer: FaceChanger,
+        sampling: SamplingSettings,
+        smoothing: Smoothing,
+        on_step: OnStep | None = None,
+    ):
+        self.changer, self.sampling, self.smoothing, self.on_step = changer, sampling, smoothing, on_step
+        self.meter = FlickerMeter()
+        self.filters = ChangeFilters(smoothing.change)
+
+    @abstractmethod
     def frames(self, first: int) -> Iterator[tuple[int, np.ndarray]]:
         """Timestamp and yuv420p planes of each frame from number `first` on, a multiple of PIECE."""
-        ...
 
-    def state(self) -> dict[str, np.ndarray]: ...
+    def changes(self, cuts: list[FaceCut], requests: list[dict[str, float]]) -> list[Change | None]:
+        """See `FaceChanger.requested_changes`."""
+        return self.changer.requested_changes(cuts, requests, self.sampling, self.on_step)
 
-    def restore(self, state: dict[str, np.ndarray]) -> None: ...
+    def state(self) -> dict[str, np.ndarray]:
+        parts = {"flicker": self.meter.state(), "change": self.filters.state()}
+        return {f"{part}/{name}": value for part, state in parts.items() for name, value in state.items()}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        if state:
+            self.meter.restore(within(state, "flicker"))
+            self.filters.restore(within(state, "change"))
+
+
+def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """The items in lists of `size`, the last one shorter."""
+    iterator = iter(items)
+    while batch := list(itertools.islice(iterator, size)):
+        yield batch
 
 
 def render(
