@@ -94,9 +94,9 @@ def validation_choice(text: str | None) -> dict[str, Any]:
 
 
 def run_prepare(args: argparse.Namespace) -> int:
-    from magicedit.data.prepare import prepare
+    from magicedit.data import prepare_dataset
 
-    report = prepare(
+    report = prepare_dataset(
         args.folder,
         args.output,
         size=args.size,

@@ -1,6 +1,5 @@
 """From a prepared dataset to training pairs: two pictures of one identity and the AUs that differ."""
 
-import io
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from PIL import Image
 
 from magicedit.action_units import NAMES, parse_deltas, to_vector
 from magicedit.data.augment import COMPANIONS
 from magicedit.data.description import read_description
+from magicedit.data.shards import decoded
 from magicedit.errors import DatasetError
 from magicedit.faces import condition_image
 from magicedit.faces.regions import face_oval, jaw_contour
@@ -458,7 +457,7 @@ class PairDataset(torch.utils.data.Dataset):
         path, group, row = self._places[index]
         with pq.ParquetFile(path) as file:  # opened each time: an open file cannot go to worker processes
             column = file.read_row_group(group, ["image"]).column(0)
-        return np.asarray(Image.open(io.BytesIO(column[row].as_py()["bytes"])).convert("RGB"))
+        return decoded(column[row].as_py())
 
     def _picture(self, index: int) -> np.ndarray:
         return self._held.get(("picture", index), lambda: _resized(self._stored(index), self._working_size))
