@@ -14,7 +14,7 @@ from typing import Any
 import gradio as gr
 
 from magicedit.app.messages import spoken
-from magicedit.app.session import open_upload
+from magicedit.app.picture_files import open_upload
 from magicedit.editor import ExpressionEditor, face_to_json
 from magicedit.errors import MagicEditError
 from magicedit.imaging import save_image
