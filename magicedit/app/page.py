@@ -133,26 +133,33 @@ class Page:
             event(self._spoken(self.on_mode), tab.way, tab.shown, **QUICK)
 
     def _wire_requests(self) -> None:
-        """What moves the sliders by itself, and then edits."""
         tab, copy, sent = self.expression, self.copy, {*self.expression.way, *self.settings.inputs}
 
         def moves(
-            event: Callable[..., Any], handler: Callable[..., Any], *inputs: Any, **options: Any
+            event: Callable[..., Any], ask: Callable[[Session, Values], str], *inputs: Any, **options: Any
         ) -> gr.events.Dependency:
+            """The event asks something of the chosen face: the sliders follow, then an edit."""
+
+            def on_request(request: gr.Request, values: Values) -> Updates:
+                session = self.sessions.of(request)
+                told = ask(session, values)
+                session.want(self.settings.read(values))
+                return self._show_sliders(session, values) | {self.status: said(told)}
+
             shown = [*tab.shown, self.status]
-            asking = event(self._spoken(handler), sent | {*inputs}, shown, **(options or QUICK))
+            asking = event(self._spoken(on_request), sent | {*inputs}, shown, **(options or QUICK))
             editing = asking.success(
                 self._spoken(self.on_edit), None, self.edit_shown, **self.with_progress, **WITH_MODEL
             )
             self._tells_trouble(editing)
             return asking
 
-        moves(tab.feel.click, self.on_emotion, tab.emotion, tab.strength)
-        moves(tab.neutral.click, self.on_neutral)
-        moves(tab.reset.click, self.on_reset)
-        self._empties(moves(copy.preset.upload, self.on_preset, copy.preset, copy.share), copy.preset)
+        moves(tab.feel.click, tab.ask_emotion, tab.emotion, tab.strength)
+        moves(tab.neutral.click, tab.ask_neutral)
+        moves(tab.reset.click, tab.ask_nothing)
+        self._empties(moves(copy.preset.upload, copy.ask_preset, copy.preset, copy.share), copy.preset)
         copying = moves(  # looks for a face, as edits do
-            copy.photograph.upload, self.on_copy, copy.photograph, copy.share, **WITH_MODEL
+            copy.photograph.upload, copy.ask_copy, copy.photograph, copy.share, **WITH_MODEL
         )
         self._empties(copying, copy.photograph)
         reference = self.settings.reference
@@ -267,33 +274,6 @@ class Page:
         stopped = session.cancel()
         return [session.ticket, said("Stopped." if stopped else "Nothing is running.")]
 
-    def on_emotion(self, request: gr.Request, values: Values) -> Updates:
-        session = self.sessions.of(request)
-        name, strength = values[self.expression.emotion], values[self.expression.strength]
-        session.ask_emotion(name, strength)
-        return self._moved(session, values, f"{name.capitalize()}, {strength:g}.")
-
-    def on_neutral(self, request: gr.Request, values: Values) -> Updates:
-        session = self.sessions.of(request)
-        session.ask_neutral()
-        return self._moved(session, values, "What was measured is taken back.")
-
-    def on_reset(self, request: gr.Request, values: Values) -> Updates:
-        session = self.sessions.of(request)
-        session.ask({})
-        return self._moved(session, values, "Nothing is asked of this face.")
-
-    def on_copy(self, request: gr.Request, values: Values) -> Updates:
-        session = self.sessions.of(request)
-        expression = session.ask_copy(values[self.copy.photograph], values[self.copy.share])
-        copied = expression.limited_to(self.sessions.editor.action_units)
-        return self._moved(session, values, f"Copied from {expression.source}: {copied}")
-
-    def on_preset(self, request: gr.Request, values: Values) -> Updates:
-        session = self.sessions.of(request)
-        expression = session.ask_preset(values[self.copy.preset], values[self.copy.share])
-        return self._moved(session, values, f"Loaded: {expression}")
-
     def on_lend(self, request: gr.Request, values: Values) -> str:
         self.sessions.of(request).lend_teeth(values[self.settings.reference])
         return said("These teeth show from the next edit on, wherever the photograph shows none.")
@@ -350,11 +330,6 @@ class Page:
     def _edit(self, session: Session, progress: gr.Progress) -> Updates:
         session.wanted_edit(telling(progress))
         return self._show_edit(session)
-
-    def _moved(self, session: Session, values: Values, told: str) -> Updates:
-        """After the request changed by itself: an edit is wanted, and the sliders follow."""
-        session.want(self.settings.read(values))
-        return self._show_sliders(session, values) | {self.status: said(told)}
 
     def _show_chosen(self, session: Session, values: Values) -> Updates:
         """After another face was chosen."""

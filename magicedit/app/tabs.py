@@ -96,6 +96,20 @@ class ExpressionTab:
         positions = [values[self.sliders[name]] for name in self.names]
         session.ask_sliders(positions, values[self.mode], values[self.linked], face)
 
+    def ask_emotion(self, session: Session, values: Values) -> str:
+        """Asks for an emotion alone, and says so; its like below."""
+        name, strength = values[self.emotion], values[self.strength]
+        session.ask_emotion(name, strength)
+        return f"{name.capitalize()}, {strength:g}."
+
+    def ask_neutral(self, session: Session, values: Values) -> str:
+        session.ask_neutral()
+        return "What was measured is taken back."
+
+    def ask_nothing(self, session: Session, values: Values) -> str:
+        session.ask({})
+        return "Nothing is asked of this face."
+
     def show(self, session: Session, mode: Mode, linked: bool) -> Updates:
         """The checkbox and all sliders, as the session's request has them."""
         request, (low, high) = session.request(), slider_range(mode)
@@ -130,6 +144,16 @@ class CopyTab:
                 self.save_steps = gr.Button("Save as steps to add", elem_id="save-variations")
                 self.save_levels = gr.Button("Save as levels to reach", elem_id="save-intensities")
             self.preset_file = gr.DownloadButton(visible="hidden", elem_id="preset-file")
+
+    def ask_copy(self, session: Session, values: Values) -> str:
+        """Asks for the expression of the dropped photograph, and says so."""
+        expression = session.ask_copy(values[self.photograph], values[self.share])
+        copied = expression.limited_to(session.editor.action_units)
+        return f"Copied from {expression.source}: {copied}"
+
+    def ask_preset(self, session: Session, values: Values) -> str:
+        """Asks for the expression of the dropped file, and says so."""
+        return f"Loaded: {session.ask_preset(values[self.preset], values[self.share])}"
 
 
 class SweepTab:
