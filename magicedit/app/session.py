@@ -194,11 +194,13 @@ class Session:
         """Pixels of the shown photograph per pixel of the photograph itself."""
         return min(1.0, SHOWN_SIDE / max(self._opened().size))
 
-    def measured(self) -> dict[str, float]:
-        """Intensities of the chosen face, of whole units and of sides; empty where they are not measured."""
+    def measured(self, face: int | None = None) -> dict[str, float]:
+        """Intensities of a face, the chosen one unless told, with both sides; empty where not measured."""
         with self._lock:
-            face = self.faces[self.chosen] if self.faces else None
-            return {} if face is None else face.action_units | face.sides
+            if not self.faces:
+                return {}
+            found = self.faces[self.chosen if face is None else face]
+            return found.action_units | found.sides
 
     def request(self) -> Request:
         """What is asked of the chosen face."""
@@ -222,12 +224,9 @@ class Session:
         """
         with self._lock:
             self._opened()
-            chosen, names = self.chosen, slider_names(self.editor.action_units)
-            try:
-                self.chosen = chosen if face is None else face
-                self.ask(slider_request(values, self.measured(), names, mode, linked, self.request()))
-            finally:
-                self.chosen = chosen
+            face = self.chosen if face is None else face
+            names, before = slider_names(self.editor.action_units), self.requests.get(face, {})
+            self.requests[face] = slider_request(values, self.measured(face), names, mode, linked, before)
 
     def is_current(self, ticket: int) -> bool:
         """Whether an event that was given this ticket is still to be carried out."""

@@ -148,8 +148,9 @@ def prepare_dataset(
     output.mkdir(parents=True, exist_ok=True)
     if force:
         shutil.rmtree(output / WORK, ignore_errors=True)
-    places = {} if force else measured_before(output, settings)
-    failures = {} if force else failed_before(output, settings)
+        places, failures = {}, {}
+    else:
+        places, failures = measured_before(output, settings), failed_before(output, settings)
     known = places.keys() | failures.keys()
     pending = [source for source in sources.photographs if source.sha256 not in known]
     failures |= measure_all(pending, places, backend, settings, output / WORK, jobs, progress)
