@@ -15,15 +15,7 @@ from magicedit.editor.settings import SamplingSettings
 from magicedit.faces import Alignment, Face, align, condition_image, crop_face, editing_region, left_side
 from magicedit.models.face_model import FaceModel, OnStep
 from magicedit.vocabulary import split_sides
-from magicedit.warping import (
-    Mouth,
-    carry_change,
-    carry_mouth,
-    estimate_change,
-    join_sides,
-    parts_lips,
-    shade,
-)
+from magicedit.warping import Mouth, carry_change, carry_mouth, estimate_change, join_sides, parts_lips, shade
 
 REMEMBERED_FACES = 4  # encoded ones: about 50 MB each for a model of Stable Diffusion's size in 16 bits
 

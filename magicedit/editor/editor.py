@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 
-from magicedit.action_units import resolve_delta
 from magicedit.editor.attention import AttentionMaps, record_attention
 from magicedit.editor.changer import Edit, FaceChanger
 from magicedit.editor.closed_loop import pursue
@@ -32,6 +31,7 @@ from magicedit.request import (
     Deltas,
     EditOptions,
     EditRequest,
+    ModelOptions,
     SamplingOptions,
     usable_expression,
 )
@@ -43,6 +43,13 @@ if TYPE_CHECKING:
 
     from magicedit.models import Optimization
     from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
+
+
+class VariantOptions(SamplingOptions, total=False):
+    """Keyword arguments of `ExpressionEditor.variants`, see `ExpressionEditor.edit`."""
+
+    measure: bool
+    on_step: OnStep | None
 
 
 class ExpressionEditor:
@@ -258,9 +265,7 @@ class ExpressionEditor:
         face: str | int = "largest",
         *,
         inference_steps: int | None = None,
-        measure: bool = True,
-        on_step: OnStep | None = None,
-        **sampling: Unpack[SamplingOptions],
+        **options: Unpack[VariantOptions],
     ) -> list[EditResult]:
         """Edits with one AU at `steps` evenly spaced variations from `start` to `stop`, both included.
 
@@ -269,9 +274,7 @@ class ExpressionEditor:
         if steps < 2:
             raise ActionUnitError(f"a sweep needs at least 2 steps, got {steps}")
         adds = [{au: float(value)} for value in np.linspace(start, stop, steps)]
-        return self.variants(
-            photo, adds, face, steps=inference_steps, measure=measure, on_step=on_step, **sampling
-        )
+        return self.variants(photo, adds, face, steps=inference_steps, **options)
 
     def variants(
         self,
@@ -321,9 +324,7 @@ class ExpressionEditor:
         face: str | int = "largest",
         *,
         inference_steps: int | None = None,
-        measure: bool = True,
-        on_step: OnStep | None = None,
-        **sampling: Unpack[SamplingOptions],
+        **options: Unpack[VariantOptions],
     ) -> list[EditResult]:
         """Edits a photograph by evenly spaced levels between its expression and that of another one.
 
@@ -343,9 +344,7 @@ class ExpressionEditor:
         goal = usable_expression(self.expression(other), self.action_units)
         deltas = goal.variation(found.action_units | found.sides)
         adds = [{name: share * delta for name, delta in deltas.items()} for share in np.linspace(0, 1, steps)]
-        return self.variants(
-            photo, adds, face, steps=inference_steps, measure=measure, on_step=on_step, **sampling
-        )
+        return self.variants(photo, adds, face, steps=inference_steps, **options)
 
     def attention_maps(
         self,
@@ -353,11 +352,8 @@ class ExpressionEditor:
         add: Deltas,
         face: str | int = "largest",
         *,
-        seed: int = 0,
-        steps: int | None = None,
-        guidance: float | None = None,
-        quality: str | None = None,
         layer: str | None = None,
+        **sampling: Unpack[ModelOptions],
     ) -> AttentionMaps:
         """The reference attention of an edit of one face, under the AU variation where it is guided.
 
@@ -371,7 +367,7 @@ class ExpressionEditor:
         """
         from magicedit.pipelines.pipeline_magicedit import transformer_blocks
 
-        settings = SamplingSettings(steps=steps, guidance=guidance, quality=quality, seed=seed)
+        settings = SamplingSettings(**sampling)
         if self.pipeline.reference_unet is None:
             raise ModelError(
                 f"the model {self.model} has no reference UNet, so nothing in it attends to a reference face"
@@ -379,9 +375,7 @@ class ExpressionEditor:
         layers = tuple(transformer_blocks(self.pipeline.unet))
         if layer is not None and layer not in layers:
             raise ModelError(f"the model {self.model} has no layer {layer!r}; it has {', '.join(layers)}")
-        delta = resolve_delta(
-            dict.fromkeys(self.action_units.with_sides(), 0.0), add=add, names=self.action_units
-        )
+        delta = self.action_units.deltas(add)
         left, right = (self.action_units.vector(side) for side in split_sides(delta))
         if not np.array_equal(left, right):
             raise ActionUnitError(

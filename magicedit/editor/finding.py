@@ -5,7 +5,7 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from magicedit.editor.changer import Edit
 from magicedit.errors import MagicEditError, NoFaceError
 from magicedit.expression import Expression
 from magicedit.faces import Face, FaceBackend, Found, align, search
-from magicedit.faces.types import same_face
+from magicedit.faces.types import same_face, shifted
 from magicedit.imaging import Photo, open_photo
 from magicedit.request import check_face, check_references
 from magicedit.warping import Mouth, own_mouth
@@ -85,16 +85,7 @@ class FaceFinder:
         right, bottom = min(width, math.ceil(x1 + margin)), min(height, math.ceil(y1 + margin))
         with self._detecting:
             found = self.backend.detect(np.ascontiguousarray(pixels[top:bottom, left:right]))
-        offset = np.array([left, top], np.float32)
-        moved = [
-            replace(
-                other,
-                box=tuple(float(edge) for edge in np.asarray(other.box) + np.tile(offset, 2)),
-                landmarks=other.landmarks + offset,
-            )
-            for other in found
-        ]
-        return same_face(moved, face.box)
+        return same_face([shifted(other, left, top) for other in found], face.box)
 
 
 def select_faces(faces: list[Face], which: str | int, photo: Photo) -> list[Face]:
