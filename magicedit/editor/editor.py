@@ -17,7 +17,7 @@ import numpy as np
 from magicedit.editor.attention import AttentionMaps, record_attention
 from magicedit.editor.changer import Edit, FaceChanger
 from magicedit.editor.closed_loop import pursue
-from magicedit.editor.finding import Chosen, FaceFinder, PhotoLike, measured_expression, reference_mouths
+from magicedit.editor.finding import FaceFinder, PhotoLike, measured_expression, reference_mouths
 from magicedit.editor.judging import judged
 from magicedit.editor.results import EditResult
 from magicedit.editor.settings import MouthSettings, SamplingSettings, usable_device, usable_dtype
@@ -208,15 +208,14 @@ class ExpressionEditor:
         request.check(self.action_units)
         settings = self.sampling(**request.sampling())
         opened = [open_photo(photo) for photo in photos]
-        edits, chosen = [], []
+        edits = []
         for photo in opened:
-            which = self._finder.choose(photo, request.face)
-            measured = [face.action_units | face.sides for face in which.faces]
-            edits.append(which.asked([request.deltas(self.action_units, current) for current in measured]))
-            chosen.append(which)
+            chosen = self._finder.choose(photo, request.face)
+            measured = [face.action_units | face.sides for face in chosen.faces]
+            edits.append(Edit(chosen, [request.deltas(self.action_units, current) for current in measured]))
 
         # 2. The edits
-        return self._results(chosen, edits, request, settings, on_step, started)
+        return self._results(edits, request, settings, on_step, started)
 
     def edit_faces(
         self,
@@ -242,8 +241,8 @@ class ExpressionEditor:
         loop = EditRequest(tolerance=tolerance, max_edits=max_edits, measure=measure)
         indices = sorted(adds)
         requests = [self.action_units.deltas(adds[index]) for index in indices]
-        chosen = self._finder.choose(photo, *indices)
-        (result,) = self._results([chosen], [chosen.asked(requests)], loop, settings, on_step, started)
+        edit = Edit(self._finder.choose(photo, *indices), requests)
+        (result,) = self._results([edit], loop, settings, on_step, started)
         return result
 
     def measure(self, photo: PhotoLike) -> list[Face]:
@@ -301,9 +300,8 @@ class ExpressionEditor:
         settings = self.sampling(**sampling)
         deltas = [self.action_units.deltas(add) for add in adds]
         chosen = self._finder.choose(photo, face)
-        edits = [chosen.asked([delta] * len(chosen.faces)) for delta in deltas]
-        loop = EditRequest(measure=measure)
-        return self._results([chosen] * len(edits), edits, loop, settings, on_step, started)
+        edits = [Edit(chosen, [delta] * len(chosen.faces)) for delta in deltas]
+        return self._results(edits, EditRequest(measure=measure), settings, on_step, started)
 
     def expression(self, photo: PhotoLike, face: str | int = "largest") -> Expression:
         """The expression of one face as measured: intensities, by side where the sides differ.
@@ -404,7 +402,6 @@ class ExpressionEditor:
 
     def _results(
         self,
-        chosen: list[Chosen],
         edits: list[Edit],
         loop: EditRequest,
         settings: SamplingSettings,
@@ -413,7 +410,7 @@ class ExpressionEditor:
     ) -> list[EditResult]:
         """Carries out `edits`, by the closed loop where one is asked for, and judges them.
 
-        chosen: the faces of each. loop: whether to measure, tolerance and number of edits.
+        loop: whether to measure, tolerance and number of edits.
         """
         change = partial(self.changer.apply, settings=settings, on_step=on_step)
         pursuits: list = [[None] * len(edit.faces) for edit in edits]
@@ -423,13 +420,13 @@ class ExpressionEditor:
             edits, pursuits = pursue(edits, change, self._finder.find_again, loop.tolerance, loop.max_edits)
         finder = self._finder if loop.measure else None
         results = []
-        for which, edit, pursued in zip(chosen, edits, pursuits, strict=True):
+        for edit, pursued in zip(edits, pursuits, strict=True):
             faces = [
-                judged(which, edit, number, self.changer.model.resolution, finder, pursuit, loop.tolerance)
+                judged(edit, number, self.changer.model.resolution, finder, pursuit, loop.tolerance)
                 for number, pursuit in enumerate(pursued)
             ]
-            image = photo_to_image(which.photo, edit.pixels)
+            image = photo_to_image(edit.chosen.photo, edit.pixels)
             seconds = time.perf_counter() - started
-            results.append(EditResult(image, faces, seconds, self.model, which.left_alone))
+            results.append(EditResult(image, faces, seconds, self.model, edit.chosen.left_alone))
             started = time.perf_counter()  # the first result bears the cost of the shared work
         return results

@@ -5,13 +5,12 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 
-from magicedit.editor.changer import Edit
+from magicedit.editor.changer import Chosen
 from magicedit.errors import MagicEditError, NoFaceError
 from magicedit.expression import Expression
 from magicedit.faces import Face, FaceBackend, Found, align, search
@@ -22,23 +21,6 @@ from magicedit.warping import Mouth, own_mouth
 
 PhotoLike = str | Path | PIL.Image.Image | np.ndarray | Photo
 REMEMBERED_PHOTOS = 4
-
-
-@dataclass(frozen=True, eq=False)
-class Chosen:
-    """The faces of a photograph that are meant.
-
-    indices: of `faces` among those found, largest first. left_alone: see `magicedit.faces.Found`.
-    """
-
-    photo: Photo
-    indices: list[int]
-    faces: list[Face]
-    left_alone: int
-
-    def asked(self, requests: list[dict[str, float]]) -> Edit:
-        """The edit by these requests, one for each face."""
-        return Edit(self.photo.pixels, self.faces, requests)
 
 
 class FaceFinder:
