@@ -22,13 +22,18 @@ QUALITIES = ("exact", "balanced", "fast", "live")  # the pipeline's, here becaus
 MOST_STEPS = 1000  # noise levels of the published schedule, and of ours
 
 
-class SamplingOptions(TypedDict, total=False):
-    """Keyword arguments of everything that edits: the fields of `Sampling`, and whose teeth show."""
+class ModelOptions(TypedDict, total=False):
+    """Keyword arguments that say how the model samples; each is a field of `Sampling`."""
 
     steps: int | None
     guidance: float | None
     quality: str | None
     seed: int
+
+
+class SamplingOptions(ModelOptions, total=False):
+    """Keyword arguments of everything that edits: how the model samples, and whose teeth show."""
+
     teeth: int | str | None
     references: Sequence[Any]
 
@@ -203,7 +208,7 @@ class EditRequest(Sampling):
 
     def sampling(self) -> dict[str, Any]:
         """The `SamplingOptions` among the fields, by name."""
-        return {name: getattr(self, name) for name in SamplingOptions.__annotations__}
+        return {name: getattr(self, name) for name in SamplingOptions.__optional_keys__}
 
     def to_json(self) -> dict[str, Any]:
         """What differs from a request for nothing; equal for equal requests."""

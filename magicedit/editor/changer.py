@@ -13,17 +13,10 @@ import numpy as np
 from magicedit.change import Change, no_change
 from magicedit.editor.settings import SamplingSettings
 from magicedit.faces import Alignment, Face, align, condition_image, crop_face, editing_region, left_side
+from magicedit.imaging import Photo
 from magicedit.models.face_model import FaceModel, OnStep
 from magicedit.vocabulary import split_sides
-from magicedit.warping import (
-    Mouth,
-    carry_change,
-    carry_mouth,
-    estimate_change,
-    join_sides,
-    parts_lips,
-    shade,
-)
+from magicedit.warping import Mouth, carry_change, carry_mouth, estimate_change, join_sides, parts_lips, shade
 
 REMEMBERED_FACES = 4  # encoded ones: about 50 MB each for a model of Stable Diffusion's size in 16 bits
 
@@ -56,17 +49,36 @@ class FaceCut:
         return self.landmarks @ inverse[:, :2].T + inverse[:, 2]  # (points, 2), photograph px
 
 
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """The faces of a photograph that are meant.
+
+    indices: of `faces` among those found, largest first. left_alone: see `magicedit.faces.Found`.
+    """
+
+    photo: Photo
+    indices: list[int]
+    faces: list[Face]
+    left_alone: int
+
+
 @dataclass(eq=False)
 class Edit:
-    """One photograph on its way: `pixels` evolve face by face as `requests` ask, one for each of `faces`.
+    """A photograph on its way: `pixels` evolve face by face as `requests` ask, one for each that is chosen.
 
     changes: number of a face -> what was done to its crop; without the faces that nothing was asked of.
     """
 
-    pixels: np.ndarray
-    faces: list[Face]
+    chosen: Chosen
     requests: list[dict[str, float]]
     changes: dict[int, Change] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.pixels = self.chosen.photo.pixels
+
+    @property
+    def faces(self) -> list[Face]:
+        return self.chosen.faces
 
 
 class FaceChanger:

@@ -186,7 +186,7 @@ def pursue(
     ]
     # Those that are the nearest of some face, by number; 0 is the photograph
     kept = [
-        {0: Edit(edit.pixels, edit.faces, [pursuit.best for pursuit in faces])}
+        {0: Edit(edit.chosen, [pursuit.best for pursuit in faces])}
         for edit, faces in zip(edits, pursuits, strict=True)
     ]
     for number in range(1, max_edits + 1):
@@ -194,7 +194,7 @@ def pursue(
         for i, (edit, faces) in enumerate(zip(edits, pursuits, strict=True)):
             if not all(pursuit.is_done(tolerance) for pursuit in faces):
                 requests = [p.best if p.is_done(tolerance) else p.request for p in faces]
-                tries[i] = Edit(edit.pixels, edit.faces, requests)
+                tries[i] = Edit(edit.chosen, requests)
         change([*tries.values()])
         for i, attempt in tries.items():
             for pursuit in pursuits[i]:
@@ -206,7 +206,7 @@ def pursue(
     # Faces may have come nearest in different edits; then one more joins their best requests
     finals = []
     for edit, faces, attempts in zip(edits, pursuits, kept, strict=True):
-        final = Edit(edit.pixels, edit.faces, [pursuit.best for pursuit in faces])
+        final = Edit(edit.chosen, [pursuit.best for pursuit in faces])
         made = next((n for n, attempt in attempts.items() if attempt.requests == final.requests), None)
         if made is None:
             change([final])

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 
-from magicedit.action_units import resolve_delta
 from magicedit.editor.attention import AttentionMaps, record_attention
 from magicedit.editor.changer import Edit, FaceChanger
 from magicedit.editor.closed_loop import pursue
-from magicedit.editor.finding import Chosen, FaceFinder, PhotoLike, measured_expression, reference_mouths
+from magicedit.editor.finding import FaceFinder, PhotoLike, measured_expression, reference_mouths
 from magicedit.editor.judging import judged
 from magicedit.editor.results import EditResult
 from magicedit.editor.settings import MouthSettings, SamplingSettings, usable_device, usable_dtype
@@ -32,6 +31,7 @@ from magicedit.request import (
     Deltas,
     EditOptions,
     EditRequest,
+    ModelOptions,
     SamplingOptions,
     usable_expression,
 )
@@ -43,6 +43,13 @@ if TYPE_CHECKING:
 
     from magicedit.models import Optimization
     from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
+
+
+class VariantOptions(SamplingOptions, total=False):
+    """Keyword arguments of `ExpressionEditor.variants`, see `ExpressionEditor.edit`."""
+
+    measure: bool
+    on_step: OnStep | None
 
 
 class ExpressionEditor:
@@ -201,15 +208,14 @@ class ExpressionEditor:
         request.check(self.action_units)
         settings = self.sampling(**request.sampling())
         opened = [open_photo(photo) for photo in photos]
-        edits, chosen = [], []
+        edits = []
         for photo in opened:
-            which = self._finder.choose(photo, request.face)
-            measured = [face.action_units | face.sides for face in which.faces]
-            edits.append(which.asked([request.deltas(self.action_units, current) for current in measured]))
-            chosen.append(which)
+            chosen = self._finder.choose(photo, request.face)
+            measured = [face.action_units | face.sides for face in chosen.faces]
+            edits.append(Edit(chosen, [request.deltas(self.action_units, current) for current in measured]))
 
         # 2. The edits
-        return self._results(chosen, edits, request, settings, on_step, started)
+        return self._results(edits, request, settings, on_step, started)
 
     def edit_faces(
         self,
@@ -235,8 +241,8 @@ class ExpressionEditor:
         loop = EditRequest(tolerance=tolerance, max_edits=max_edits, measure=measure)
         indices = sorted(adds)
         requests = [self.action_units.deltas(adds[index]) for index in indices]
-        chosen = self._finder.choose(photo, *indices)
-        (result,) = self._results([chosen], [chosen.asked(requests)], loop, settings, on_step, started)
+        edit = Edit(self._finder.choose(photo, *indices), requests)
+        (result,) = self._results([edit], loop, settings, on_step, started)
         return result
 
     def measure(self, photo: PhotoLike) -> list[Face]:
@@ -258,9 +264,7 @@ class ExpressionEditor:
         face: str | int = "largest",
         *,
         inference_steps: int | None = None,
-        measure: bool = True,
-        on_step: OnStep | None = None,
-        **sampling: Unpack[SamplingOptions],
+        **options: Unpack[VariantOptions],
     ) -> list[EditResult]:
         """Edits with one AU at `steps` evenly spaced variations from `start` to `stop`, both included.
 
@@ -269,9 +273,7 @@ class ExpressionEditor:
         if steps < 2:
             raise ActionUnitError(f"a sweep needs at least 2 steps, got {steps}")
         adds = [{au: float(value)} for value in np.linspace(start, stop, steps)]
-        return self.variants(
-            photo, adds, face, steps=inference_steps, measure=measure, on_step=on_step, **sampling
-        )
+        return self.variants(photo, adds, face, steps=inference_steps, **options)
 
     def variants(
         self,
@@ -298,9 +300,8 @@ class ExpressionEditor:
         settings = self.sampling(**sampling)
         deltas = [self.action_units.deltas(add) for add in adds]
         chosen = self._finder.choose(photo, face)
-        edits = [chosen.asked([delta] * len(chosen.faces)) for delta in deltas]
-        loop = EditRequest(measure=measure)
-        return self._results([chosen] * len(edits), edits, loop, settings, on_step, started)
+        edits = [Edit(chosen, [delta] * len(chosen.faces)) for delta in deltas]
+        return self._results(edits, EditRequest(measure=measure), settings, on_step, started)
 
     def expression(self, photo: PhotoLike, face: str | int = "largest") -> Expression:
         """The expression of one face as measured: intensities, by side where the sides differ.
@@ -321,9 +322,7 @@ class ExpressionEditor:
         face: str | int = "largest",
         *,
         inference_steps: int | None = None,
-        measure: bool = True,
-        on_step: OnStep | None = None,
-        **sampling: Unpack[SamplingOptions],
+        **options: Unpack[VariantOptions],
     ) -> list[EditResult]:
         """Edits a photograph by evenly spaced levels between its expression and that of another one.
 
@@ -343,9 +342,7 @@ class ExpressionEditor:
         goal = usable_expression(self.expression(other), self.action_units)
         deltas = goal.variation(found.action_units | found.sides)
         adds = [{name: share * delta for name, delta in deltas.items()} for share in np.linspace(0, 1, steps)]
-        return self.variants(
-            photo, adds, face, steps=inference_steps, measure=measure, on_step=on_step, **sampling
-        )
+        return self.variants(photo, adds, face, steps=inference_steps, **options)
 
     def attention_maps(
         self,
@@ -353,11 +350,8 @@ class ExpressionEditor:
         add: Deltas,
         face: str | int = "largest",
         *,
-        seed: int = 0,
-        steps: int | None = None,
-        guidance: float | None = None,
-        quality: str | None = None,
         layer: str | None = None,
+        **sampling: Unpack[ModelOptions],
     ) -> AttentionMaps:
         """The reference attention of an edit of one face, under the AU variation where it is guided.
 
@@ -371,7 +365,7 @@ class ExpressionEditor:
         """
         from magicedit.pipelines.pipeline_magicedit import transformer_blocks
 
-        settings = SamplingSettings(steps=steps, guidance=guidance, quality=quality, seed=seed)
+        settings = SamplingSettings(**sampling)
         if self.pipeline.reference_unet is None:
             raise ModelError(
                 f"the model {self.model} has no reference UNet, so nothing in it attends to a reference face"
@@ -379,9 +373,7 @@ class ExpressionEditor:
         layers = tuple(transformer_blocks(self.pipeline.unet))
         if layer is not None and layer not in layers:
             raise ModelError(f"the model {self.model} has no layer {layer!r}; it has {', '.join(layers)}")
-        delta = resolve_delta(
-            dict.fromkeys(self.action_units.with_sides(), 0.0), add=add, names=self.action_units
-        )
+        delta = self.action_units.deltas(add)
         left, right = (self.action_units.vector(side) for side in split_sides(delta))
         if not np.array_equal(left, right):
             raise ActionUnitError(
@@ -410,7 +402,6 @@ class ExpressionEditor:
 
     def _results(
         self,
-        chosen: list[Chosen],
         edits: list[Edit],
         loop: EditRequest,
         settings: SamplingSettings,
@@ -419,7 +410,7 @@ class ExpressionEditor:
     ) -> list[EditResult]:
         """Carries out `edits`, by the closed loop where one is asked for, and judges them.
 
-        chosen: the faces of each. loop: whether to measure, tolerance and number of edits.
+        loop: whether to measure, tolerance and number of edits.
         """
         change = partial(self.changer.apply, settings=settings, on_step=on_step)
         pursuits: list = [[None] * len(edit.faces) for edit in edits]
@@ -429,13 +420,13 @@ class ExpressionEditor:
             edits, pursuits = pursue(edits, change, self._finder.find_again, loop.tolerance, loop.max_edits)
         finder = self._finder if loop.measure else None
         results = []
-        for which, edit, pursued in zip(chosen, edits, pursuits, strict=True):
+        for edit, pursued in zip(edits, pursuits, strict=True):
             faces = [
-                judged(which, edit, number, self.changer.model.resolution, finder, pursuit, loop.tolerance)
+                judged(edit, number, self.changer.model.resolution, finder, pursuit, loop.tolerance)
                 for number, pursuit in enumerate(pursued)
             ]
-            image = photo_to_image(which.photo, edit.pixels)
+            image = photo_to_image(edit.chosen.photo, edit.pixels)
             seconds = time.perf_counter() - started
-            results.append(EditResult(image, faces, seconds, self.model, which.left_alone))
+            results.append(EditResult(image, faces, seconds, self.model, edit.chosen.left_alone))
             started = time.perf_counter()  # the first result bears the cost of the shared work
         return results

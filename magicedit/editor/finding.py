@@ -5,40 +5,22 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 
-from magicedit.editor.changer import Edit
+from magicedit.editor.changer import Chosen
 from magicedit.errors import MagicEditError, NoFaceError
 from magicedit.expression import Expression
 from magicedit.faces import Face, FaceBackend, Found, align, search
-from magicedit.faces.types import same_face
+from magicedit.faces.types import same_face, shifted
 from magicedit.imaging import Photo, open_photo
 from magicedit.request import check_face, check_references
 from magicedit.warping import Mouth, own_mouth
 
 PhotoLike = str | Path | PIL.Image.Image | np.ndarray | Photo
 REMEMBERED_PHOTOS = 4
-
-
-@dataclass(frozen=True, eq=False)
-class Chosen:
-    """The faces of a photograph that are meant.
-
-    indices: of `faces` among those found, largest first. left_alone: see `magicedit.faces.Found`.
-    """
-
-    photo: Photo
-    indices: list[int]
-    faces: list[Face]
-    left_alone: int
-
-    def asked(self, requests: list[dict[str, float]]) -> Edit:
-        """The edit by these requests, one for each face."""
-        return Edit(self.photo.pixels, self.faces, requests)
 
 
 class FaceFinder:
@@ -85,16 +67,7 @@ class FaceFinder:
         right, bottom = min(width, math.ceil(x1 + margin)), min(height, math.ceil(y1 + margin))
         with self._detecting:
             found = self.backend.detect(np.ascontiguousarray(pixels[top:bottom, left:right]))
-        offset = np.array([left, top], np.float32)
-        moved = [
-            replace(
-                other,
-                box=tuple(float(edge) for edge in np.asarray(other.box) + np.tile(offset, 2)),
-                landmarks=other.landmarks + offset,
-            )
-            for other in found
-        ]
-        return same_face(moved, face.box)
+        return same_face([shifted(other, left, top) for other in found], face.box)
 
 
 def select_faces(faces: list[Face], which: str | int, photo: Photo) -> list[Face]:

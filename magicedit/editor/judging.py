@@ -3,13 +3,12 @@
 from magicedit.editor.changer import Edit
 from magicedit.editor.closed_loop import Pursuit
 from magicedit.editor.doubts import doubts_of_edit, unreached
-from magicedit.editor.finding import Chosen, FaceFinder
+from magicedit.editor.finding import FaceFinder
 from magicedit.editor.results import FaceEdit, measured_as_asked
 from magicedit.faces import geometric_change, identity_distance
 
 
 def judged(
-    chosen: Chosen,
     edit: Edit,
     number: int,
     resolution: int,
@@ -17,14 +16,14 @@ def judged(
     pursuit: Pursuit | None = None,
     tolerance: float | None = None,
 ) -> FaceEdit:
-    """The face of that number in `chosen`, as its edit came out.
+    """The chosen face of that number, as its edit came out.
 
     Args:
         resolution: px, of the model's crop.
         again_by: finds the face in the result, to measure it; None: it is not measured.
         pursuit: where it was a closed loop's, within `tolerance` intensity steps.
     """
-    pixels, face, sent = chosen.photo.pixels, edit.faces[number], edit.requests[number]
+    pixels, face, sent = edit.chosen.photo.pixels, edit.faces[number], edit.requests[number]
     requested = sent if pursuit is None else pursuit.asked
     warnings = doubts_of_edit(pixels, face, edit.changes.get(number), requested, resolution)
     moved = distance = after = None
@@ -42,7 +41,7 @@ def judged(
     if pursuit is not None:
         warnings += pursuit.shortfall(tolerance)
     return FaceEdit(
-        index=chosen.indices[number],
+        index=edit.chosen.indices[number],
         box=face.box,
         pose=face.pose,
         requested=requested,

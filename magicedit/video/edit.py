@@ -10,29 +10,17 @@ from typing import Unpack
 import numpy as np
 
 from magicedit.action_units import vocabulary_of
-from magicedit.editor import ExpressionEditor, FaceChanger, SamplingSettings
+from magicedit.editor import ExpressionEditor
 from magicedit.errors import ActionUnitError, VideoError
 from magicedit.expression import Expression
-from magicedit.models.face_model import OnStep
 from magicedit.request import Deltas, EditRequest
-from magicedit.video.analysis import (
-    DECODED_AHEAD,
-    DECODED_BYTES,
-    Analysis,
-    Row,
-    SteadyFace,
-    Track,
-    choose,
-    scan,
-    steady_faces,
-)
+from magicedit.video.analysis import Analysis, Row, SteadyFace, Track, choose, scan
 from magicedit.video.curves import Curve
 from magicedit.video.job import VideoJob, VideoOptions
-from magicedit.video.reading import HDR_TRANSFERS, Frame, Video, VideoInfo, replace_pixels, to_rgb
+from magicedit.video.reading import HDR_TRANSFERS, VideoInfo, replace_pixels
 from magicedit.video.rendering import FrameMaker, batch_size, batches
 from magicedit.video.results import VideoResult
-from magicedit.video.smoothing import Smoothing
-from magicedit.video.threads import ahead, how_many
+from magicedit.video.threads import pictures_ahead
 from magicedit.video.writing import check_size, check_video_output
 from magicedit.vocabulary import whole_name
 from magicedit.warping import Mouth
@@ -89,12 +77,9 @@ def edit_video(
         parts = [asked.deltas(names, current, continuous=True)]
         return names.total([*parts, curve.at(seconds)] if curve else parts)
 
-    def prepare(analysis: Analysis) -> tuple[EditMaker, list[Track], list[str]]:
+    def prepare(analysis: Analysis) -> tuple[EditMaker, list[str]]:
         tracks = choose(scan(analysis.rows(), job.time_base), face, path)
-        maker = EditMaker(
-            job.video, analysis, tracks, requested, editor.changer, job.sampling, job.settings.smoothing,
-            job.on_step,
-        )  # fmt: skip
+        maker = EditMaker(job, analysis, tracks, requested)
         if asked.set is not None or neutral or expression is not None:  # then each frame asks for its own
             maker.check()
         remarks, last = remarks_on(info), analysis.last_pts * job.time_base
@@ -103,7 +88,7 @@ def edit_video(
                 f"{curve.source} goes on to {curve.end:.2f} s, and the last frame is at {last:.2f} s; "
                 "what is beyond was not needed"
             )
-        return maker, tracks, remarks
+        return maker, remarks
 
     about = {"command": "edit", "face": face, "asked": asked.to_json(), "curve": curve and curve.to_json()}
     return job.run(info, about, prepare)
@@ -154,31 +139,24 @@ class EditMaker(FrameMaker):
 
     def __init__(
         self,
-        video: Video,
+        job: VideoJob,
         analysis: Analysis,
         tracks: list[Track],
         requested: Callable[[Mapping[str, float], float], dict[str, float]],
-        changer: FaceChanger,
-        sampling: SamplingSettings,
-        smoothing: Smoothing,
-        on_step: OnStep | None = None,
     ):
-        super().__init__(changer, sampling, smoothing, on_step)
-        self.video, self.analysis, self.tracks = video, analysis, tracks
+        super().__init__(job, analysis, tracks)
         self._requested = requested
-        self._time_base = float(video.info.time_base)
 
     def check(self) -> None:
         """ActionUnitError where the request of some frame cannot be made."""
-        for row, faces in self._steady():
+        for row, faces in self.steady():
             for face in faces.values():
                 self._request(face, row)
 
     def frames(self, first: int) -> Iterator[tuple[int, np.ndarray]]:
         """Timestamp and planes of each frame from number `first` on, a multiple of PIECE."""
-        steady = itertools.islice(self._steady(), first, None)
-        depth = how_many(DECODED_AHEAD, self.video.info, DECODED_BYTES)
-        with closing(ahead(self._decoded(first), depth)) as decoded:
+        steady = itertools.islice(self.steady(), first, None)
+        with closing(pictures_ahead(self.video, first)) as decoded:
             for batch in batches(zip(steady, decoded, strict=True), batch_size(self.video.info)):
                 rows = [row for (row, _), _ in batch]
                 before = [pixels for _, (_, pixels) in batch]
@@ -198,7 +176,7 @@ class EditMaker(FrameMaker):
     def _donors(self) -> dict[int, Mouth]:
         """By number of the face, whose teeth it shows in the whole video: chosen in its first frame."""
         donors: dict[int, Mouth] = {}
-        for _, faces in self._steady():
+        for _, faces in self.steady():
             for number in faces.keys() - donors.keys():
                 landmarks = faces[number].face.landmarks
                 donors[number] = self.sampling.mouths.donor(landmarks, self.sampling.seed)
@@ -206,16 +184,8 @@ class EditMaker(FrameMaker):
                 break
         return donors
 
-    def _steady(self) -> Iterator[tuple[Row, dict[int, SteadyFace]]]:
-        size = self.changer.model.resolution
-        return steady_faces(self.analysis.rows(), self.tracks, self._time_base, self.smoothing, size)
-
-    def _decoded(self, first: int) -> Iterator[tuple[Frame, np.ndarray]]:
-        for frame in self.video.frames(first):
-            yield frame, to_rgb(frame.planes, self.video.info)
-
     def _request(self, face: SteadyFace, row: Row) -> dict[str, float]:
-        return self._requested(face.face.action_units | face.face.sides, row.pts * self._time_base)
+        return self._requested(face.face.action_units | face.face.sides, row.pts * self.time_base)
 
     def _edited(
         self, rows: list[Row], faces: list[dict[int, SteadyFace]], pixels: list[np.ndarray]
@@ -245,7 +215,7 @@ class EditMaker(FrameMaker):
                 if change is None:  # nothing is asked, or the face is not there
                     self.filters.forget(number)
                     continue
-                change = self.filters(change, number, faces[i][number].run, row.pts * self._time_base)
+                change = self.filters(change, number, faces[i][number].run, row.pts * self.time_base)
                 edited[i] = self.changer.carry(
                     edited[i], cut, change, requests[i], self.sampling,
                     presence=faces[i][number].presence, donor=self._donors[number],

@@ -19,8 +19,7 @@ from magicedit.video.settings import DEFAULTS, VideoSettings
 
 QUALITY = "fast"  # what videos are made in unless another is asked for: see docs/video.md
 
-# From the first pass: what makes the frames, of which faces, and remarks for the user
-Prepare = Callable[[Analysis], tuple[FrameMaker, list[Track], list[str]]]
+Prepare = Callable[[Analysis], tuple[FrameMaker, list[str]]]  # from the first pass; remarks for the user
 
 
 class VideoOptions(SamplingOptions, total=False):
@@ -91,18 +90,16 @@ class VideoJob:
             analysis = analyse(self.video, editor.backend, partial.faces, settings.tracking, self.progress)
             try:
                 warnings = check_damage(analysis, self.video.path, self.damaged)
-                maker, tracks, remarks = prepare(analysis)
+                maker, remarks = prepare(analysis)
             except MagicEditError:
                 partial.remove()
                 raise
-            resumed, sound = render(
-                maker, analysis, info, self.video, self.output, partial, settings.encoding, self.progress
-            )
+            resumed, sound = render(maker, info, partial)
             partial.remove()
         return VideoResult(
             path=self.output, width=info.width, height=info.height, frames=analysis.frames,
             video_seconds=analysis.last_pts * self.time_base,
-            faces=[described(number, track) for number, track in enumerate(tracks)],
+            faces=[described(number, track) for number, track in enumerate(maker.tracks)],
             flicker=maker.meter.result(), seconds=time.perf_counter() - self._started, resumed=resumed,
             model=editor.model, warnings=warnings + remarks + sound,
         )  # fmt: skip

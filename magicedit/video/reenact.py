@@ -10,17 +10,15 @@ from typing import Unpack
 import cv2
 import numpy as np
 
-from magicedit.editor import ExpressionEditor, FaceChanger, FaceCut, SamplingSettings, select_faces
+from magicedit.editor import ExpressionEditor, FaceCut, select_faces
 from magicedit.errors import MagicEditError
 from magicedit.faces import Face
 from magicedit.imaging import Photo, open_photo
-from magicedit.models.face_model import OnStep
-from magicedit.video.analysis import Analysis, Track, choose, scan, steady_faces
+from magicedit.video.analysis import Analysis, Track, choose, scan
 from magicedit.video.job import VideoJob, VideoOptions
 from magicedit.video.reading import VideoInfo, from_rgb, replace_pixels, still_info
 from magicedit.video.rendering import FrameMaker, batch_size, batches
 from magicedit.video.results import VideoResult
-from magicedit.video.smoothing import Smoothing
 from magicedit.video.writing import check_size, check_video_output, even_sided
 
 NEUTRAL_PERCENT = 10  # of the frames, by unit: what a face shows no less than nine tenths of the time
@@ -82,15 +80,11 @@ def reenact(
     faces = editor.backend.detect(np.ascontiguousarray(pixels))
     (face_in_photo,) = select_faces(faces, "largest" if face == "all" else face, photo)
 
-    def prepare(analysis: Analysis) -> tuple[ReenactMaker, list[Track], list[str]]:
+    def prepare(analysis: Analysis) -> tuple[ReenactMaker, list[str]]:
         (track,) = choose(scan(analysis.rows(), job.time_base), driving_face, job.video.path)
         names, backend = editor.action_units, editor.backend.name
         neutral = neutral_of(analysis, track, job.time_base, names, neutral_at, backend)
-        maker = ReenactMaker(
-            pixels, face_in_photo, info, analysis, track, neutral, strength, editor.changer, job.sampling,
-            job.settings.smoothing, job.on_step,
-        )  # fmt: skip
-        return maker, [track], []
+        return ReenactMaker(job, analysis, track, info, pixels, face_in_photo, neutral, strength), []
 
     about = {
         "command": "reenact",
@@ -164,43 +158,36 @@ class ReenactMaker(FrameMaker):
     """Makes the frames of a reenacted photograph, see `rendering.FrameMaker`.
 
     Args:
-        pixels: of the photograph, (height, width, 3) uint8 RGB. face: that is edited in it.
-        info: of the output.
         track, neutral: of the driving video, whose faces are in `analysis`.
+        info: of the output.
+        pixels: of the photograph, (height, width, 3) uint8 RGB. face: that is edited in it.
     """
 
     def __init__(
         self,
-        pixels: np.ndarray,
-        face: Face,
-        info: VideoInfo,
+        job: VideoJob,
         analysis: Analysis,
         track: Track,
+        info: VideoInfo,
+        pixels: np.ndarray,
+        face: Face,
         neutral: Mapping[str, float],
         strength: float,
-        changer: FaceChanger,
-        sampling: SamplingSettings,
-        smoothing: Smoothing,
-        on_step: OnStep | None = None,
     ):
-        super().__init__(changer, sampling, smoothing, on_step)
-        self.info, self.analysis, self.track = info, analysis, track
-        self.neutral, self.strength = neutral, strength
+        super().__init__(job, analysis, [track])
+        self.info, self.neutral, self.strength = info, neutral, strength
         self._pixels, self._face = even_sided(pixels), face
         self._planes = from_rgb(self._pixels, info)
-        self._time_base = float(info.time_base)
         self._cut: FaceCut | None = None
 
     def frames(self, first: int) -> Iterator[tuple[int, np.ndarray]]:
         """Timestamp and planes of each frame from number `first` on, a multiple of PIECE."""
         if self._cut is None:
             self._cut = self.changer.cut(self._pixels, self._face)
-        size = self.changer.model.resolution
-        rows = steady_faces(self.analysis.rows(), [self.track], self._time_base, self.smoothing, size)
-        for batch in batches(itertools.islice(rows, first, None), batch_size(self.info)):
+        for batch in batches(itertools.islice(self.steady(), first, None), batch_size(self.info)):
             requests = []
             for _, faces in batch:
-                driving = faces.get(self.track.number)
+                driving = faces.get(self.tracks[0].number)
                 requests.append({} if driving is None else self._request(driving.face, driving.presence))
             changes = self.changes([self._cut] * len(batch), requests)
             for (row, _), request, change in zip(batch, requests, changes, strict=True):
@@ -208,7 +195,7 @@ class ReenactMaker(FrameMaker):
                 if change is None:
                     self.filters.forget(0)
                 else:
-                    change = self.filters(change, 0, 0, row.pts * self._time_base)
+                    change = self.filters(change, 0, 0, row.pts * self.time_base)
                     edited = self.changer.carry(edited, self._cut, change, request, self.sampling)
                 self.meter.add(self._pixels, edited, {"face": self._face})
                 yield row.pts, replace_pixels(self._planes, self._pixels, edited, self.info)
