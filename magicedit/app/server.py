@@ -59,6 +59,7 @@ def serve(
     from magicedit.app.page import CSS, Page
     from magicedit.app.sessions import Sessions
 
+    settings = EditRequest(quality=quality, guidance=guidance, seed=seed)
     address, port = free_address(host, port)
     alone = ipaddress.ip_address(address).is_loopback
     until = until or threading.Event()
@@ -68,7 +69,6 @@ def serve(
             return
         sessions = Sessions(editor, folder)
         live = live_seconds(editor) <= LIVE_SECONDS
-        settings = EditRequest(quality=quality, guidance=guidance, seed=seed)
         blocks = Page(sessions, live=live, settings=settings).blocks
         blocks.queue(default_concurrency_limit=4)
         try:

@@ -169,6 +169,7 @@ def write_dataset(
             shard = _one_shard(itertools.chain([first], groups))
             write_rows(fresh / f"{split}-{number:05}.parquet", shard, settings)
 
+    labeller, scale_in_file = sources.labelled_by(settings["backend"])
     identities = [source.identity for source in sources.photographs]
     counts = {**count_by_split(identities, sources.splits, variants), "variants": variants}
     report = {**counts, "rejected": sources.rejected, "notes": notes, "ignored": sources.ignored}
@@ -177,8 +178,8 @@ def write_dataset(
         "action_units": list(NAMES),
         "measured": list(MEASURED),
         "scale": [0, 5],
-        "labeller": sources.labels.tool if sources.labels else settings["backend"],
-        "labels_scale_in_file": sources.labels.scale if sources.labels else None,
+        "labeller": labeller,
+        "labels_scale_in_file": scale_in_file,
         "landmarks": schemes.pop(),  # one backend, one scheme
         "crop_size": settings["size"],
         "settings": dict(settings),

@@ -50,12 +50,16 @@ class Sources:
         self.reject({s.name: {"reason": failures[s.sha256], "sha256": s.sha256} for s in failed})
         self.rejected.sort(key=lambda entry: entry["source"])
 
+    def labelled_by(self, backend: str) -> tuple[str, float | None]:
+        """The tool of the labels, and the number that its file writes for full intensity."""
+        return (backend, None) if self.labels is None else (self.labels.tool, self.labels.scale)
+
     def fingerprint(self, settings: Mapping[str, Any], variants: int) -> str:
         """Equal where a run with these settings and variants would write the same dataset."""
-        labels = self.labels or LabelFile(settings["backend"], None, None)
+        tool, scale = self.labelled_by(settings["backend"])
         inputs = [
             settings,
-            {"tool": labels.tool, "scale": labels.scale, "by_source": labels.intensities},
+            {"tool": tool, "scale": scale, "by_source": self.labels and self.labels.intensities},
             [[source.name, source.sha256, self.splits[source.identity]] for source in self.photographs],
             [self.rejected, self.ignored],
             *([["muscles", variants]] if variants else []),
