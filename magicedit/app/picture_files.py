@@ -40,12 +40,12 @@ class PictureFiles:
         self._closed = False
 
     def stop(self) -> None:
-        """From now on nothing is kept."""
+        """Ends keeping: `keep_later` raises Cancelled from now on."""
         with self._lock:
             self._closed = True
 
     def delete(self) -> None:
-        """Deletes the folder when what is being written is written; after `stop`."""
+        """Waits for pictures that are being written, then deletes the folder; call `stop` first."""
         self._writer.shutdown()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -73,7 +73,7 @@ class PictureFiles:
         return path
 
     def keep_later(self, pixels: Callable[[], np.ndarray]) -> Future[Path]:
-        """Writes a picture, which is computed then too, in another thread. Raises as `keep`."""
+        """Computes and writes a picture in another thread. Raises as `keep`."""
         with self._lock:
             self.raise_if_closed()
             return self._writer.submit(lambda: self.keep(pixels()))

@@ -15,7 +15,7 @@ Updates = dict[gr.blocks.Block, Any]  # what an event shows: component -> its ne
 
 
 class Pictures:
-    """Its components.
+    """The components of the left side.
 
     Attributes:
         of_faces, of_edit: what `show_faces` and `show_edit` update.

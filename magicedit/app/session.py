@@ -16,22 +16,10 @@ import numpy as np
 
 from magicedit import __version__
 from magicedit.action_units import emotion_deltas
-from magicedit.app.picture_files import (
-    SHOWN_SIDE,
-    Cancelled,
-    PictureFiles,
-    close_up,
-    open_upload,
-    reduced,
-)
+from magicedit.app.picture_files import SHOWN_SIDE, Cancelled, PictureFiles, close_up, open_upload, reduced
 from magicedit.app.sliders import Mode, Request, joined_sides, levels, slider_names, slider_request
 from magicedit.app.views import outlined
-from magicedit.editor import (
-    EditResult,
-    ExpressionEditor,
-    FaceEdit,
-    measured_expression,
-)
+from magicedit.editor import EditResult, ExpressionEditor, FaceEdit, measured_expression
 from magicedit.editor.results import face_pictures, rounded, sweep_caption
 from magicedit.errors import ImageError, MagicEditError, NoFaceError
 from magicedit.expression import Expression
@@ -95,6 +83,9 @@ class Session:
     An event that waits for the model must not act on what became of the page meanwhile. Either it brings the
     `ticket` that was valid when it was asked, and the face; or `want` says at once what is
     wanted, and later `wanted_edit` and its like carry out what is wanted still.
+
+    Settings are an `EditRequest` that asks for nothing: its sampling, teeth and tolerance count. What is
+    asked of the faces stands in `requests`.
 
     Args:
         editor: shared by all sessions.

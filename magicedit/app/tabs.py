@@ -29,7 +29,7 @@ Values = Mapping[gr.blocks.Block, Any]  # what the browser sends with an event
 
 
 class ExpressionTab:
-    """Sliders of a model's units, emotions, and what starts an edit.
+    """Sliders of a model's units, emotions, and the buttons that start an edit.
 
     Attributes:
         sliders: by `slider_names`.
@@ -97,7 +97,7 @@ class ExpressionTab:
         session.ask_sliders(positions, values[self.mode], values[self.linked], face)
 
     def ask_emotion(self, session: Session, values: Values) -> str:
-        """Asks for an emotion alone, and says so; its like below."""
+        """Asks the chosen face for an emotion alone; returns the sentence for the status line."""
         name, strength = values[self.emotion], values[self.strength]
         session.ask_emotion(name, strength)
         return f"{name.capitalize()}, {strength:g}."
@@ -146,13 +146,13 @@ class CopyTab:
             self.preset_file = gr.DownloadButton(visible="hidden", elem_id="preset-file")
 
     def ask_copy(self, session: Session, values: Values) -> str:
-        """Asks for the expression of the dropped photograph, and says so."""
+        """Asks for the expression of the dropped photograph; returns the sentence for the status line."""
         expression = session.ask_copy(values[self.photograph], values[self.share])
         copied = expression.limited_to(session.editor.action_units)
         return f"Copied from {expression.source}: {copied}"
 
     def ask_preset(self, session: Session, values: Values) -> str:
-        """Asks for the expression of the dropped file, and says so."""
+        """Asks for the expression of the dropped file; returns the sentence for the status line."""
         return f"Loaded: {session.ask_preset(values[self.preset], values[self.share])}"
 
 
