@@ -31,14 +31,15 @@ from machine import circumstances
 from skimage import data
 
 from magicedit.action_units import NAMES
-from magicedit.editor import ExpressionEditor, SamplingSettings
+from magicedit.editor import ExpressionEditor
 from magicedit.faces import load_backend
 from magicedit.imaging import open_photo
 from magicedit.request import EditRequest
 from magicedit.video.analysis import analyse, scan
 from magicedit.video.edit import EditMaker
+from magicedit.video.job import VideoJob
 from magicedit.video.reading import Video
-from magicedit.video.settings import DEFAULTS
+from magicedit.video.settings import DEFAULTS, VideoSettings
 from magicedit.video.smoothing import OneEuro, Smoothing
 from magicedit.warping import displacement_fields, warp_photo
 
@@ -254,15 +255,9 @@ def measure_flicker(folder: Path) -> dict:
             def requested(current, seconds, names=editor.action_units):
                 return EditRequest(EDIT).deltas(names, current)
 
-            maker = EditMaker(
-                video,
-                analysis,
-                tracks,
-                requested,
-                editor.changer,
-                SamplingSettings(quality=quality),
-                ways[way],
-            )
+            settings = VideoSettings(smoothing=ways[way])
+            job = VideoJob(editor, video.path, folder / "out.mp4", quality=quality, settings=settings)
+            maker = EditMaker(job, analysis, tracks, requested)
             for _ in maker.frames(0):
                 pass
             row = {"video": name, "model": model, "quality": quality, "smoothed": way}

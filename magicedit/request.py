@@ -6,7 +6,7 @@ options, batches from rows of a manifest.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import InitVar, dataclass, fields
+from dataclasses import InitVar, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -22,13 +22,18 @@ QUALITIES = ("exact", "balanced", "fast", "live")  # the pipeline's, here becaus
 MOST_STEPS = 1000  # noise levels of the published schedule, and of ours
 
 
-class SamplingOptions(TypedDict, total=False):
-    """Keyword arguments of everything that edits; each is a field of `Sampling`."""
+class ModelOptions(TypedDict, total=False):
+    """Keyword arguments that say how the model samples; each is a field of `Sampling`."""
 
     steps: int | None
     guidance: float | None
     quality: str | None
     seed: int
+
+
+class SamplingOptions(ModelOptions, total=False):
+    """Keyword arguments of everything that edits: how the model samples, and whose teeth show."""
+
     teeth: int | str | None
     references: Sequence[Any]
 
@@ -53,8 +58,6 @@ class Sampling:
         guidance: classifier-free guidance scale.
         quality: one of QUALITIES, see `MagicEditPipeline.sampling`.
         seed: of the initial noise, and of the choice of a donor's mouth.
-        teeth: number of the donor whose teeth show where the photograph shows none, or "none".
-        references: other photographs of the person; the first that shows its teeth lends them.
 
     Raises:
         MagicEditError: where a value is out of range.
@@ -64,8 +67,6 @@ class Sampling:
     guidance: float | None = None
     quality: str | None = None
     seed: int = 0
-    teeth: int | str | None = None
-    references: Sequence[Any] = ()
 
     def __post_init__(self) -> None:
         if self.steps is not None and not 1 <= self.steps <= MOST_STEPS:
@@ -80,8 +81,6 @@ class Sampling:
             raise MagicEditError(f"quality must be one of {', '.join(QUALITIES)}, got {self.quality!r}")
         if not 0 <= self.seed < 2**63:
             raise MagicEditError(f"the seed must be an integer from 0 to 2**63 - 1, got {self.seed}")
-        if isinstance(self.references, str) or not isinstance(self.references, Sequence):
-            raise MagicEditError(f"references must be a list of photographs, got {self.references!r}")
 
 
 @dataclass(frozen=True)
@@ -92,12 +91,16 @@ class EditRequest(Sampling):
     requests compare equal; the file of an expression is read.
 
     Attributes:
+        teeth: number of the donor whose teeth show where the photograph shows none, or "none".
+        references: other photographs of the person; the first that shows its teeth lends them.
         names: what a model can edit, for `add` and `set`; default: every unit that is known.
 
     Raises:
         MagicEditError: where one of them is malformed or out of range, or two contradict each other.
     """
 
+    teeth: int | str | None = field(default=None, kw_only=True)
+    references: Sequence[Any] = field(default=(), kw_only=True)
     add: Deltas | None = None
     set: Deltas | None = None
     emotion: str | tuple[str, float] | None = None
@@ -112,13 +115,14 @@ class EditRequest(Sampling):
 
     def __post_init__(self, names: Sequence[str] | None) -> None:
         super().__post_init__()
+        check_references(self.references)
         if isinstance(self.expression, str | Path):
             object.__setattr__(self, "expression", Expression.load(self.expression))
         known = vocabulary_of(names)
-        for field, parse in (("add", known.deltas), ("set", known.levels)):
-            value = getattr(self, field)
+        for name, parse in (("add", known.deltas), ("set", known.levels)):
+            value = getattr(self, name)
             if value is not None:
-                object.__setattr__(self, field, by_number(parse(value)))
+                object.__setattr__(self, name, by_number(parse(value)))
         if self.emotion is not None:
             object.__setattr__(self, "emotion", parse_emotion(self.emotion))
         check_face(self.face)
@@ -203,8 +207,8 @@ class EditRequest(Sampling):
         return not (self.add or self.set or self.emotion or self.expression or self.neutral)
 
     def sampling(self) -> dict[str, Any]:
-        """The fields of `Sampling` by name."""
-        return {field.name: getattr(self, field.name) for field in fields(Sampling)}
+        """The `SamplingOptions` among the fields, by name."""
+        return {name: getattr(self, name) for name in SamplingOptions.__optional_keys__}
 
     def to_json(self) -> dict[str, Any]:
         """What differs from a request for nothing; equal for equal requests."""
@@ -217,6 +221,12 @@ class EditRequest(Sampling):
                 "relative": self.expression.relative,
             }
         return content
+
+
+def check_references(references: Any) -> None:
+    """MagicEditError unless these are several photographs, or none."""
+    if isinstance(references, str) or not isinstance(references, Sequence):
+        raise MagicEditError(f"references must be a list of photographs, got {references!r}")
 
 
 def check_face(face: str | int) -> None:

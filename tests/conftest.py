@@ -73,7 +73,7 @@ TINY_MODEL = [
 @pytest.fixture(scope="session")
 def pairs_folder(tmp_path_factory) -> Path:
     """Two people of two photographs each, at 64 px; the second pair is for validation."""
-    from magicedit.data import prepare
+    from magicedit.data import prepare_dataset
 
     astronaut = pytest.importorskip("skimage.data").astronaut()
     photographs = tmp_path_factory.mktemp("photographs")
@@ -82,7 +82,7 @@ def pairs_folder(tmp_path_factory) -> Path:
         Image.fromarray(picture).save(photographs / name / "light.png")
         Image.fromarray((picture * 0.7).astype(np.uint8)).save(photographs / name / "dark.png")
     output = tmp_path_factory.mktemp("datasets") / "pairs"
-    prepare(photographs, output, size=64, validation=["bob"], progress=False)
+    prepare_dataset(photographs, output, size=64, validation=["bob"], progress=False)
     return output
 
 

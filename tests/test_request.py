@@ -1,13 +1,16 @@
 """What an edit asks for: parsed once, checked without a face, resolved against one."""
 
+from dataclasses import fields
+
 import pytest
 from PIL import Image
 
 from magicedit.action_units import NAMES
 from magicedit.cli import main
+from magicedit.editor import SamplingSettings
 from magicedit.errors import ActionUnitError, MagicEditError, NoFaceError
 from magicedit.expression import Expression
-from magicedit.request import EditRequest, Sampling
+from magicedit.request import EditRequest, ModelOptions, Sampling
 from magicedit.vocabulary import Vocabulary
 
 REST = dict.fromkeys(NAMES.with_sides(), 0.0)
@@ -94,3 +97,21 @@ def test_a_model_refuses_what_it_lacks_when_it_is_known():
 def test_an_unknown_setting_is_an_error():
     with pytest.raises(TypeError, match="step"):
         Sampling(step=3)
+
+
+def test_no_setting_of_sampling_is_a_field_twice():
+    inherited = {field.name for field in fields(Sampling)}
+    for kind in (EditRequest, SamplingSettings):
+        assert inherited.isdisjoint(kind.__annotations__)
+        assert inherited < {field.name for field in fields(kind)}
+    assert inherited == set(ModelOptions.__annotations__)
+
+
+def test_what_an_editor_samples_by_is_part_of_the_request():
+    request = EditRequest("AU12=1", quality="live", seed=3, teeth=2)
+    assert request.sampling() == {
+        **{"steps": None, "guidance": None, "quality": "live", "seed": 3},
+        **{"teeth": 2, "references": ()},
+    }
+    with pytest.raises(MagicEditError, match="list of photographs"):
+        EditRequest(references="smile.jpg")

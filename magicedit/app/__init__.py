@@ -1,6 +1,6 @@
 """The web page: `magicedit app`. Needs the extra `app` (Gradio)."""
 
 from magicedit.app.server import serve
-from magicedit.app.session import EditSettings, PastEdit, Session
+from magicedit.app.session import PastEdit, Session
 
-__all__ = ["EditSettings", "PastEdit", "Session", "serve"]
+__all__ = ["PastEdit", "Session", "serve"]

@@ -7,6 +7,7 @@ edited, report = client.predict(handle_file("photo.jpg"), "AU12=+3", api_name="/
 """
 
 import contextlib
+import inspect
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import gradio as gr
 
 from magicedit.app.messages import spoken
-from magicedit.app.session import open_upload
+from magicedit.app.picture_files import open_upload
 from magicedit.editor import ExpressionEditor, face_to_json
 from magicedit.errors import MagicEditError
 from magicedit.imaging import save_image
@@ -26,28 +27,12 @@ def add_endpoints(editor: ExpressionEditor, folder: Path, concurrency_id: str) -
     Errors of the caller arrive as messages.
     """
 
-    def edit(
-        photo: str,
-        add: str = "",
-        set: str = "",
-        emotion: str = "",
-        neutral: bool = False,
-        face: str | None = "all",
-        quality: str = "",
-        seed: float | None = 0,
-        tolerance: float | None = 0,
-    ) -> tuple[str, dict[str, Any]]:
-        result = editor.edit(
-            opened(photo),
-            add=add or None,
-            set=set or None,
-            emotion=emotion or None,
-            neutral=neutral,
-            face=int(face) if face and face.isdecimal() else face or "all",
-            quality=quality or None,
-            seed=int(seed or 0),
-            tolerance=tolerance or None,
-        )
+    def edit(photo: str, *values: Any) -> tuple[str, dict[str, Any]]:
+        given = dict(zip(fields, values, strict=True))
+        asked = {name: value for name, value in given.items() if value not in ("", 0, None)}
+        if asked.get("face", "").isdecimal():
+            asked["face"] = int(asked["face"])
+        result = editor.edit(opened(photo), **asked)
         for left in folder.glob("edit-*"):  # Gradio has taken the pictures out
             with contextlib.suppress(OSError):
                 left.rmdir()
@@ -64,17 +49,22 @@ def add_endpoints(editor: ExpressionEditor, folder: Path, concurrency_id: str) -
 
     with gr.Column(visible=False):
         photo = gr.File(label="photo", type="filepath")
-        add = gr.Textbox("", label="add, such as AU12=+3,AU4=-1")
-        levels = gr.Textbox("", label="set, such as AU12=0")
-        emotion = gr.Textbox("", label="emotion, such as happiness:0.8")
-        neutral = gr.Checkbox(False, label="neutral")
-        face = gr.Textbox("all", label="face: all, largest or a number from 0")
-        quality = gr.Textbox("", label="quality: live, fast, balanced, exact")
-        seed = gr.Number(0, label="seed", precision=0)
-        tolerance = gr.Number(0, label="tolerance of the closed loop in intensity steps, 0: none")
+        fields = {  # of `EditRequest`, by name; what is empty or 0 is not asked
+            "add": gr.Textbox("", label="add, such as AU12=+3,AU4=-1"),
+            "set": gr.Textbox("", label="set, such as AU12=0"),
+            "emotion": gr.Textbox("", label="emotion, such as happiness:0.8"),
+            "neutral": gr.Checkbox(False, label="neutral"),
+            "face": gr.Textbox("all", label="face: all, largest or a number from 0"),
+            "quality": gr.Textbox("", label="quality: live, fast, balanced, exact"),
+            "seed": gr.Number(0, label="seed", precision=0),
+            "tolerance": gr.Number(0, label="tolerance of the closed loop in intensity steps, 0: none"),
+        }
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        options = [inspect.Parameter(name, kind, default=part.value) for name, part in fields.items()]
+        edit.__signature__ = inspect.Signature([inspect.Parameter("photo", kind), *options])  # for callers
         picture = gr.File(label="edited photograph, PNG")
         report = gr.JSON(label="report")
-        inputs = [photo, add, levels, emotion, neutral, face, quality, seed, tolerance]
+        inputs = [photo, *fields.values()]
         shared = {"concurrency_id": concurrency_id, "concurrency_limit": 1}
         gr.Button("edit").click(spoken(edit), inputs, [picture, report], api_name="edit", **shared)
         gr.Button("measure").click(spoken(measure), photo, report, api_name="measure", **shared)

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from magicedit.app.session import Cancelled
+from magicedit.app.picture_files import Cancelled
 from magicedit.errors import MagicEditError
 
 
@@ -38,3 +38,8 @@ def spoken(
             raise gr.Error(text(error, args[0]), duration=12, print_exception=False) from error
 
     return wrapped
+
+
+def said(text: str) -> str:
+    """The line of the page that screen readers read out when it changes."""
+    return f"<p class='me-status' role='status' aria-live='polite'>{html.escape(text)}</p>"

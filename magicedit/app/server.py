@@ -16,7 +16,7 @@ import numpy as np
 
 from magicedit.editor import ExpressionEditor
 from magicedit.errors import MagicEditError, MissingDependencyError
-from magicedit.request import Sampling
+from magicedit.request import EditRequest, Sampling
 
 LIVE_SECONDS = 0.6  # an edit that takes longer does not follow a slider
 LARGEST_UPLOAD = "64mb"
@@ -56,9 +56,10 @@ def serve(
             f"the web page needs the package gradio ({error}); pip install 'magicedit[app]'"
         ) from error
 
-    from magicedit.app.page import CSS, Page, Sessions
-    from magicedit.app.session import EditSettings
+    from magicedit.app.page import CSS, Page
+    from magicedit.app.sessions import Sessions
 
+    settings = EditRequest(quality=quality, guidance=guidance, seed=seed)
     address, port = free_address(host, port)
     alone = ipaddress.ip_address(address).is_loopback
     until = until or threading.Event()
@@ -68,9 +69,7 @@ def serve(
             return
         sessions = Sessions(editor, folder)
         live = live_seconds(editor) <= LIVE_SECONDS
-        blocks = Page(
-            sessions, live=live, settings=EditSettings(quality, guidance=guidance, seed=seed)
-        ).blocks
+        blocks = Page(sessions, live=live, settings=settings).blocks
         blocks.queue(default_concurrency_limit=4)
         try:
             blocks.launch(

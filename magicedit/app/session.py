@@ -4,83 +4,38 @@ No word of the web here: `magicedit.app.page` shows this, and tests drive it dir
 """
 
 import contextlib
-import hashlib
 import json
-import shutil
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-import cv2
 import numpy as np
-import PIL.Image
 
 from magicedit import __version__
 from magicedit.action_units import emotion_deltas
+from magicedit.app.picture_files import SHOWN_SIDE, Cancelled, PictureFiles, close_up, open_upload, reduced
 from magicedit.app.sliders import Mode, Request, joined_sides, levels, slider_names, slider_request
 from magicedit.app.views import outlined
-from magicedit.editor import (
-    EditResult,
-    ExpressionEditor,
-    FaceEdit,
-    each_step,
-    measured_expression,
-)
-from magicedit.editor.results import face_pictures, face_window, rounded, sweep_caption
+from magicedit.editor import EditResult, ExpressionEditor, FaceEdit, measured_expression
+from magicedit.editor.results import face_pictures, rounded, sweep_caption
 from magicedit.errors import ImageError, MagicEditError, NoFaceError
 from magicedit.expression import Expression
 from magicedit.faces import Face
-from magicedit.imaging import Photo, open_photo, save_animation, save_image, strip
-from magicedit.request import usable_expression
+from magicedit.imaging import Photo, save_animation, save_image, strip
+from magicedit.request import EditRequest, usable_expression
 
 SMALL_FACE = 0.3  # of the photograph's height: below, the face is shown and not the whole
-CLOSE_SIDE = 640  # px a side of the shown surroundings of a face, at most
 THUMBNAIL_SIDE = 128  # px
-SHOWN_SIDE = 1280  # px: the longer side of what the page shows; downloads have the photograph's own
 AT_ONCE = 4  # pictures of a sweep that are held at full resolution
 MOST_EDITS = 50  # of a page's history; older ones are forgotten
-PAGE_CLOSED = "the page was closed"
 NOTHING_OPEN = "there is no photograph yet: drop one first"
 
 
 Wanted = TypeVar("Wanted")
 OnStep = Callable[[int, int], None]  # denoising steps done, from 1, of so many
-
-
-class Cancelled(MagicEditError):
-    """An edit that the user stopped, or whose page was closed."""
-
-
-@dataclass(frozen=True)
-class EditSettings:
-    """How to sample; None: what the model or the quality says.
-
-    tolerance: of the closed loop, in steps. teeth: as of `ExpressionEditor.edit`. reference: another
-    photograph of the person, whose teeth show.
-    """
-
-    quality: str | None = None
-    steps: int | None = None
-    guidance: float | None = None
-    seed: int = 0
-    tolerance: float | None = None
-    teeth: int | str | None = None
-    reference: Photo | None = None
-
-    def sampling(self) -> dict[str, object]:
-        """Arguments of the editor's methods."""
-        return {
-            "quality": self.quality,
-            "steps": self.steps,
-            "guidance": self.guidance,
-            "seed": self.seed,
-            "teeth": self.teeth,
-            "references": () if self.reference is None else (self.reference,),
-        }
 
 
 @dataclass(frozen=True)
@@ -92,7 +47,7 @@ class Sweep:
     stop: float
     count: int
     animated: bool
-    settings: EditSettings
+    settings: EditRequest
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +65,7 @@ class PastEdit:
     """
 
     requests: Mapping[int, Request]
-    settings: EditSettings
+    settings: EditRequest
     faces: Mapping[int, FaceEdit]
     whole: Future[Path]
     close: Mapping[int, Future[Path]]
@@ -128,6 +83,9 @@ class Session:
     An event that waits for the model must not act on what became of the page meanwhile. Either it brings the
     `ticket` that was valid when it was asked, and the face; or `want` says at once what is
     wanted, and later `wanted_edit` and its like carry out what is wanted still.
+
+    Settings are an `EditRequest` that asks for nothing: its sampling, teeth and tolerance count. What is
+    asked of the faces stands in `requests`.
 
     Args:
         editor: shared by all sessions.
@@ -157,23 +115,20 @@ class Session:
         self.position = -1
         self._lock = threading.RLock()  # held for moments only
         self._stop = threading.Event()  # of what runs
-        self._closed = False
         self.trouble = ""
         self.reference: Photo | None = None
         self._running = 0  # nested calls of `_work`
-        self._wanted: dict[type, EditSettings | Sweep] = {}
-        self._folder = Path(tempfile.mkdtemp(prefix="session-", dir=folder))
+        self._wanted: dict[type, EditRequest | Sweep] = {}
+        self.files = PictureFiles(folder)
         self._before: dict[int | None, Path] = {}  # the photograph as shown; by face, close up
-        self._writer = ThreadPoolExecutor(2, "pictures")
         self._latest: tuple[PastEdit, EditResult] | None = None  # the only one kept at full resolution
 
     def close(self) -> None:
         """Deletes what was written for this page; what runs is cancelled."""
         with self._lock:
-            self._closed = True
+            self.files.stop()
             self.cancel()
-        self._writer.shutdown()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self.files.delete()
 
     # --- the photograph ---
 
@@ -230,11 +185,13 @@ class Session:
         """Pixels of the shown photograph per pixel of the photograph itself."""
         return min(1.0, SHOWN_SIDE / max(self._opened().size))
 
-    def measured(self) -> dict[str, float]:
-        """Intensities of the chosen face, of whole units and of sides; empty where they are not measured."""
+    def measured(self, face: int | None = None) -> dict[str, float]:
+        """Intensities of a face, the chosen one unless told, with both sides; empty where not measured."""
         with self._lock:
-            face = self.faces[self.chosen] if self.faces else None
-            return {} if face is None else face.action_units | face.sides
+            if not self.faces:
+                return {}
+            found = self.faces[self.chosen if face is None else face]
+            return found.action_units | found.sides
 
     def request(self) -> Request:
         """What is asked of the chosen face."""
@@ -258,12 +215,9 @@ class Session:
         """
         with self._lock:
             self._opened()
-            chosen, names = self.chosen, slider_names(self.editor.action_units)
-            try:
-                self.chosen = chosen if face is None else face
-                self.ask(slider_request(values, self.measured(), names, mode, linked, self.request()))
-            finally:
-                self.chosen = chosen
+            face = self.chosen if face is None else face
+            names, before = slider_names(self.editor.action_units), self.requests.get(face, {})
+            self.requests[face] = slider_request(values, self.measured(face), names, mode, linked, before)
 
     def is_current(self, ticket: int) -> bool:
         """Whether an event that was given this ticket is still to be carried out."""
@@ -317,7 +271,7 @@ class Session:
 
     # --- what waits for the model ---
 
-    def want(self, wanted: "EditSettings | Sweep", ticket: int | None = None) -> None:
+    def want(self, wanted: "EditRequest | Sweep", ticket: int | None = None) -> None:
         """Says that an edit or a sweep is to follow; the last one of each kind counts.
 
         ticket: nothing is wanted where it is void by now.
@@ -329,7 +283,7 @@ class Session:
 
     def wanted_edit(self, on_step: OnStep | None = None) -> PastEdit | None:
         """The edit that is wanted; None where none is any more."""
-        with self._work(EditSettings) as settings:
+        with self._work(EditRequest) as settings:
             if settings is None or (self.past() is None and not self._asked()):  # a field was only left
                 return None
             return self.edit(settings, on_step)
@@ -350,7 +304,7 @@ class Session:
 
     # --- editing ---
 
-    def edit(self, settings: EditSettings, on_step: OnStep | None = None) -> PastEdit:
+    def edit(self, settings: EditRequest, on_step: OnStep | None = None) -> PastEdit:
         """Edits every face of which something is asked, and adds the result to the history.
 
         Where the edit on show has the same requests and settings, it is returned.
@@ -362,7 +316,7 @@ class Session:
             Cancelled: where `cancel` was called meanwhile, or another photograph opened; nothing changes.
         """
         with self._lock:
-            settings = replace(settings, reference=self.reference)
+            settings = self._lent(settings)
             photo, faces, asked, shown = self._opened(), self.faces, self._asked(), self.past()
             if shown is not None and (shown.requests, shown.settings) == (asked, settings):
                 return shown
@@ -375,9 +329,9 @@ class Session:
                 requests=asked,
                 settings=settings,
                 faces=dict(zip(asked, result.faces, strict=True)),
-                whole=self._keep_later(lambda: reduced(pixels)),
-                close={index: self._keep_later(lambda p=picture: p) for index, picture in close.items()},
-                thumbnail=self.keep(reduced(first, THUMBNAIL_SIDE)),
+                whole=self.files.keep_later(lambda: reduced(pixels)),
+                close={index: self.files.keep_later(lambda p=picture: p) for index, picture in close.items()},
+                thumbnail=self.files.keep(reduced(first, THUMBNAIL_SIDE)),
                 seconds=result.seconds,
             )
             with self._lock:
@@ -389,14 +343,14 @@ class Session:
                 self.position = len(self.history) - 1
         return past
 
-    def preview(self, settings: EditSettings) -> Path | None:
+    def preview(self, settings: EditRequest) -> Path | None:
         """The quickest edit of what is asked, unmeasured, as the page shows it.
 
         None where the edit on show has the same request and settings: a preview that comes late must not
         cover it.
         """
         with self._lock:
-            settings = replace(settings, reference=self.reference)
+            settings = self._lent(settings)
             photo, asked, shown = self._opened(), self._asked(), self.past()
             face = self.faces[self.chosen] if self.close_up else None
         if shown is not None and (shown.requests, shown.settings) == (asked, settings):
@@ -404,7 +358,7 @@ class Session:
         quickest = replace(settings, quality="live", steps=None, tolerance=None)
         result = self._run(photo, asked, quickest, None, measure=False)
         pixels = np.asarray(result.image.convert("RGB"))
-        return self.keep(reduced(pixels) if face is None else close_up(pixels, face))
+        return self.files.keep(reduced(pixels) if face is None else close_up(pixels, face))
 
     def past(self) -> PastEdit | None:
         """The edit on show; None: the photograph itself."""
@@ -429,23 +383,24 @@ class Session:
         """A sweep as a file: PNG, or GIF where it is animated."""
         with self._lock:
             photo, chosen = self._opened(), self.chosen
-            sampling = replace(sweep.settings, reference=self.reference).sampling()
+            sampling = self._lent(sweep.settings).sampling()
         pictures, captions = [], []
         variations = np.linspace(sweep.start, sweep.stop, sweep.count)
-        with self._watched(on_step, sweep.settings):
+        with self._watched(on_step, sweep.settings) as listener:
             for some in np.array_split(variations, -(-sweep.count // AT_ONCE)):  # not all at full resolution
                 results = self.editor.variants(
                     photo,
                     [{sweep.unit: round(float(value), 3)} for value in some],
                     chosen,
+                    on_step=listener,
                     **sampling,
                 )
                 pictures += face_pictures(results, 512 if sweep.animated else 384)
                 captions += [sweep_caption(result.faces[0]) for result in results]
         if sweep.animated:
-            path = self._folder / f"sweep-{sweep.unit}.gif"
+            path = self.files.folder / f"sweep-{sweep.unit}.gif"
             return save_animation([*pictures, *pictures[-2:0:-1]], path, 0.12)
-        return save_image(strip(pictures, captions), self._folder / f"sweep-{sweep.unit}.png")
+        return save_image(strip(pictures, captions), self.files.folder / f"sweep-{sweep.unit}.png")
 
     # --- results ---
 
@@ -464,14 +419,14 @@ class Session:
             pixels, face = self._opened().pixels, self.chosen if self.close_up else None
             if face not in self._before:
                 picture = reduced(pixels) if face is None else close_up(pixels, self.faces[face])
-                self._before[face] = self.keep(picture)
+                self._before[face] = self.files.keep(picture)
             return self._before[face]
 
     def outlined(self) -> Path:
         """The photograph with a numbered frame around each face, as a JPEG file."""
         with self._lock:
             shown, scale = reduced(self._opened().pixels), self.shown_scale
-            return self.keep(np.asarray(outlined(shown, self.faces, scale, self.chosen)))
+            return self.files.keep(np.asarray(outlined(shown, self.faces, scale, self.chosen)))
 
     def save_result(self) -> Path:
         """Writes the edit on show as a PNG of the photograph's own resolution, with its metadata and ours.
@@ -505,7 +460,7 @@ class Session:
             "magicedit": json.dumps(told),
         }
         name = photo.source.stem if photo.source else "photograph"
-        return save_image(image, self._folder / f"{name}-edited.png")
+        return save_image(image, self.files.folder / f"{name}-edited.png")
 
     def save_preset(self, relative: bool) -> Path:
         """Writes what is asked of the chosen face as an expression file.
@@ -519,26 +474,9 @@ class Session:
             raise MagicEditError("nothing is asked for: move a slider before saving a preset")
         values = request if relative else levels(request, measured)
         expression = Expression(values, relative, source="the page", model=self.editor.model)
-        return expression.save(self._folder / f"preset-{'variations' if relative else 'intensities'}.yaml")
-
-    def keep(self, pixels: np.ndarray) -> Path:
-        """Writes a picture for the browser as a JPEG file, once; deleted with the session.
-
-        Raises:
-            Cancelled: where the session is closed.
-        """
-        pixels = np.ascontiguousarray(pixels)
-        path = self._folder / f"{hashlib.blake2b(pixels, digest_size=12).hexdigest()}.jpg"
-        try:
-            if not path.exists():
-                whole = path.with_suffix(f".{threading.get_ident()}.tmp")
-                PIL.Image.fromarray(pixels).save(whole, "JPEG", quality=92)
-                whole.replace(path)
-        except OSError as error:
-            if self._closed:
-                raise Cancelled(PAGE_CLOSED) from error
-            raise
-        return path
+        return expression.save(
+            self.files.folder / f"preset-{'variations' if relative else 'intensities'}.yaml"
+        )
 
     # --- inside ---
 
@@ -554,12 +492,9 @@ class Session:
     def _asked(self) -> dict[int, Request]:
         return {index: dict(asked) for index, asked in sorted(self.requests.items()) if asked}
 
-    def _keep_later(self, pixels: Callable[[], np.ndarray]) -> "Future[Path]":
-        """Writes a picture, which is computed then too, in another thread. Raises as `keep`."""
-        with self._lock:
-            if self._closed:
-                raise Cancelled(PAGE_CLOSED)
-            return self._writer.submit(lambda: self.keep(pixels()))
+    def _lent(self, settings: EditRequest) -> EditRequest:
+        """The settings with the photograph of `lend_teeth`."""
+        return settings if self.reference is None else replace(settings, references=(self.reference,))
 
     @contextlib.contextmanager
     def _work(self, kind: type[Wanted] | None = None) -> Iterator[Wanted | None]:
@@ -579,14 +514,13 @@ class Session:
                 self._running -= 1
 
     def _raise_if_cancelled(self) -> None:
-        if self._closed:
-            raise Cancelled(PAGE_CLOSED)
+        self.files.raise_if_closed()
         if self._stop.is_set():
             raise Cancelled("stopped, as you asked")
 
     @contextlib.contextmanager
-    def _watched(self, on_step: OnStep | None, settings: EditSettings) -> Iterator[None]:
-        """Tells `on_step` of the model's steps, and ends at one of them where `cancel` was called."""
+    def _watched(self, on_step: OnStep | None, settings: EditRequest) -> Iterator[Callable[[int], None]]:
+        """A listener of the model's steps: tells `on_step`, and raises where `cancel` was called."""
         total = self.editor.changer.model.steps(settings.steps, settings.quality)
 
         def listener(step: int) -> None:
@@ -596,47 +530,22 @@ class Session:
 
         with self._work():
             self._raise_if_cancelled()
-            with each_step(listener):
-                yield
+            yield listener
 
     def _run(
         self,
         photo: Photo,
         asked: Mapping[int, Request],
-        settings: EditSettings,
+        settings: EditRequest,
         on_step: OnStep | None,
         measure: bool,
     ) -> EditResult:
-        with self._watched(on_step, settings):
+        with self._watched(on_step, settings) as listener:
             return self.editor.edit_faces(
                 photo,
                 asked,
                 tolerance=settings.tolerance if measure else None,
                 measure=measure,
+                on_step=listener,
                 **settings.sampling(),
             )
-
-
-def open_upload(path: str | Path) -> Photo:
-    """Opens a photograph of the browser's; errors name it as its owner does, without our folder."""
-    path = Path(path)
-    try:
-        photo = open_photo(path)
-    except ImageError as error:
-        raise ImageError(str(error).replace(str(path), path.name)) from error
-    return replace(photo, source=Path(path.name))
-
-
-def close_up(pixels: np.ndarray, face: Face) -> np.ndarray:
-    """The surroundings of a face of a photograph (height, width, 3) uint8, at no more than CLOSE_SIDE px."""
-    height, width = pixels.shape[:2]
-    left, top, right, bottom = face_window(face.box, (width, height))
-    return reduced(pixels[top:bottom, left:right], CLOSE_SIDE)
-
-
-def reduced(pixels: np.ndarray, side: int = SHOWN_SIDE) -> np.ndarray:
-    """A picture (height, width, 3) uint8 at no more than `side` px a side."""
-    height, width = pixels.shape[:2]
-    scale = min(1.0, side / max(height, width))
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    return pixels if scale == 1 else cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)

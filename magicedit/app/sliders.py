@@ -36,11 +36,10 @@ def slider_values(
     request: Request, measured: Mapping[str, float], names: Sequence[str], mode: Mode, linked: bool
 ) -> list[float]:
     """Positions of the sliders `names`, rounded to STEP, by what is asked of a face of `measured` levels."""
-    sides = dict(zip("LR", split_sides(request), strict=True))
     values = []
     for name in names:
         unit = whole_name(name)
-        delta = sides["R" if name.endswith("R") else "L"].get(unit, 0.0)
+        delta = _asked(request, name)
         start = 0.0 if mode == "add" else measured.get(unit if linked else name, 0.0)
         low, high = slider_range(mode)
         values.append(round(min(max(start + delta, low), high), 1))
@@ -63,7 +62,6 @@ def slider_request(
     Raises:
         ActionUnitError: where a level is set of a unit that is not measured.
     """
-    sides = dict(zip("LR", split_sides(current), strict=True))
     request: Request = {}
     for name, value, shown in zip(
         names, values, slider_values(current, measured, names, mode, linked), strict=True
@@ -73,7 +71,7 @@ def slider_request(
             continue  # the left one speaks for both
         meant = unit if linked else name
         if value is None or abs(value - shown) < STEP / 2:
-            request[meant] = sides["R" if name.endswith("R") else "L"].get(unit, 0.0)
+            request[meant] = _asked(current, name)
         elif mode == "add":
             request[meant] = value
         else:
@@ -102,6 +100,11 @@ def levels(request: Request, measured: Mapping[str, float]) -> dict[str, float]:
     low, high = INTENSITY_RANGE
     arrived = {name: _level(name, measured) + delta for name, delta in request.items()}
     return by_number({name: min(max(value, low), high) for name, value in arrived.items()})
+
+
+def _asked(request: Request, name: str) -> float:
+    """Of the unit on the slider's side, the left one where the unit has no sides."""
+    return split_sides(request)[name.endswith("R")].get(whole_name(name), 0.0)
 
 
 def _level(name: str, measured: Mapping[str, float]) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from magicedit.batch.rows import (
     FORMATS,
@@ -99,21 +99,23 @@ class BatchReport:
         }
 
 
+class BatchOptions(TypedDict, total=False):
+    """Keyword arguments of `edit_folder` and `edit_manifest`."""
+
+    model: str
+    device: str | None
+    dtype: str | None
+    backend: str
+    optimize: bool
+    format: str | None
+    workers: int | None
+    force: bool
+    progress: bool
+    say: Callable[[str], None] | None
+
+
 def edit_folder(
-    folder: str | Path,
-    output: str | Path,
-    request: EditRequest,
-    *,
-    model: str = "mini",
-    device: str | None = None,
-    dtype: str | None = None,
-    backend: str = "mediapipe",
-    optimize: bool = False,
-    format: str | None = None,
-    workers: int | None = 1,
-    force: bool = False,
-    progress: bool = False,
-    say: Callable[[str], None] | None = None,
+    folder: str | Path, output: str | Path, request: EditRequest, **options: Unpack[BatchOptions]
 ) -> BatchReport:
     """Applies one request to every photograph in a folder and its sub-folders.
 
@@ -125,10 +127,10 @@ def edit_folder(
     Args:
         output: made where it does not exist; results of other origin in it are not overwritten.
         request: what is asked of each photograph.
-        model, device, dtype, backend: see `ExpressionEditor.from_pretrained`.
+        model, device, dtype, backend: see `ExpressionEditor.from_pretrained`; "mini" by default.
         optimize: first find this machine's fastest settings, see `ExpressionEditor.optimize`.
         format: "png", "jpg", "webp" or "tif"; default: the photograph's own, PNG where that is not written.
-        workers: processes, each with a model of its own; above 1, a script that calls this needs
+        workers: processes, each with a model of its own (1); above 1, a script that calls this needs
             `if __name__ == "__main__":`. None: as many as pay on this machine.
         force: edit again what is done, and replace results of other origin.
         progress: a bar with the time left, on the standard error.
@@ -137,13 +139,12 @@ def edit_folder(
     Raises:
         MagicEditError: where nothing can be done at all; what fails of single rows is in the report.
     """
-    folder, output = Path(folder), Path(output)
-    _check_arguments(workers, format)
-    check_folders(folder, output)
-    request.check(ModelFolder.find(model).action_units)
-    rows = rows_of_folder(folder, output, request, format)
-    settings = EditorSettings(folder, output, model, device, dtype, backend, optimize)
-    return _run(rows, settings, workers, force, progress, say)
+
+    def rows(settings: EditorSettings, format: str | None) -> list[Row]:
+        request.check(ModelFolder.find(settings.model).action_units)
+        return rows_of_folder(settings.folder, settings.output, request, format)
+
+    return _run(rows, Path(folder), Path(output), **options)
 
 
 def edit_manifest(
@@ -151,17 +152,7 @@ def edit_manifest(
     manifest: str | Path,
     output: str | Path,
     request: EditRequest | None = None,
-    *,
-    model: str = "mini",
-    device: str | None = None,
-    dtype: str | None = None,
-    backend: str = "mediapipe",
-    optimize: bool = False,
-    format: str | None = None,
-    workers: int | None = 1,
-    force: bool = False,
-    progress: bool = False,
-    say: Callable[[str], None] | None = None,
+    **options: Unpack[BatchOptions],
 ) -> BatchReport:
     """Edits photographs of a folder as a CSV file says, one row an edit; see docs/batch.md for its columns.
 
@@ -170,35 +161,38 @@ def edit_manifest(
 
     Everything else as `edit_folder`.
     """
-    folder, manifest, output = Path(folder), Path(manifest), Path(output)
-    _check_arguments(workers, format)
-    check_folders(folder, output)
-    rows = rows_of_manifest(
-        manifest, output, request or EditRequest(), format, ModelFolder.find(model).action_units
-    )
-    settings = EditorSettings(folder, output, model, device, dtype, backend, optimize)
-    return _run(rows, settings, workers, force, progress, say)
+
+    def rows(settings: EditorSettings, format: str | None) -> list[Row]:
+        names = ModelFolder.find(settings.model).action_units
+        return rows_of_manifest(Path(manifest), settings.output, request or EditRequest(), format, names)
+
+    return _run(rows, Path(folder), Path(output), **options)
 
 
-def _check_arguments(workers: int | None, format: str | None) -> None:
+def _run(
+    rows_of: Callable[[EditorSettings, str | None], list[Row]],
+    folder: Path,
+    output: Path,
+    *,
+    format: str | None = None,
+    workers: int | None = 1,
+    force: bool = False,
+    progress: bool = False,
+    say: Callable[[str], None] | None = None,
+    **loaded: Any,
+) -> BatchReport:
+    """What both share. loaded: what an `EditorSettings` says beside the folders."""
+    from tqdm import tqdm
+
+    started = time.perf_counter()
+    # 1. The rows, and what is done already
     if workers is not None and workers < 1:
         raise MagicEditError(f"the number of workers must be at least 1, got {workers}")
     if format is not None and format not in FORMATS:
         raise OutputError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
-
-
-def _run(
-    rows: Sequence[Row],
-    settings: EditorSettings,
-    workers: int | None,
-    force: bool,
-    progress: bool,
-    say: Callable[[str], None] | None,
-) -> BatchReport:
-    from tqdm import tqdm
-
-    started = time.perf_counter()
-    # 1. What is done already
+    check_folders(folder, output)
+    settings = EditorSettings(folder, output, **loaded)
+    rows = rows_of(settings, format)
     for teeth in {row.request.teeth for row in rows}:
         MouthSettings(teeth)
     try:

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable
 
-from magicedit.cli.common import add_model_options, load_editor, say
+from magicedit.cli.common import add_model_options, load_editor, options, say
 
 APP_EXAMPLES = """\
 examples:
@@ -36,11 +36,7 @@ def run_app(args: argparse.Namespace) -> int:
 
     serve(
         lambda: load_editor(args, args.backend),
-        host=args.host,
-        port=args.port,
-        quality=args.quality,
-        guidance=args.guidance,
-        seed=args.seed,
+        **options(args, "host", "port", "quality", "guidance", "seed"),
         open_browser=args.open,
         say=say,
     )

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from magicedit.cli.common import edit_request, print_json, say, warn_of_copies
+from magicedit.cli.common import edit_request, options, print_json, say, warn_of_copies
 from magicedit.errors import MagicEditError, OutputError
 
 if TYPE_CHECKING:
@@ -34,13 +34,8 @@ def add_folder_options(parser: argparse._ActionsContainer) -> None:
 
 def refuse_folder_options(args: argparse.Namespace) -> None:
     """MagicEditError where options of folders are given with a photograph."""
-    given = {
-        "--manifest": args.manifest is not None,
-        "--format": args.format is not None,
-        "--workers": args.workers is not None,
-        "--force": args.force,
-    }
-    if used := [name for name, is_given in given.items() if is_given]:
+    given = options(args, "manifest", "format", "workers", "force")
+    if used := [f"--{name}" for name, value in given.items() if value is not None and value is not False]:
         raise MagicEditError(
             f"{', '.join(used)}: for a folder of photographs, and {args.photo} is none; "
             "give the folder, or leave the option out"
@@ -57,18 +52,8 @@ def run_edit_folder(args: argparse.Namespace) -> int:
             f"{args.photo} is a folder, not a file, so -o names a folder too; {args.output} looks like a file"
         )
     request = edit_request(args)
-    settings = {
-        "model": args.model,
-        "device": args.device,
-        "dtype": args.dtype,
-        "backend": args.backend,
-        "optimize": args.fast,
-        "format": args.format,
-        "workers": args.workers,
-        "force": args.force,
-        "progress": sys.stderr.isatty(),
-        "say": say,
-    }
+    settings = options(args, "model", "device", "dtype", "backend", "format", "workers", "force")
+    settings |= {"optimize": args.fast, "progress": sys.stderr.isatty(), "say": say}
     if args.manifest is not None:
         report = edit_manifest(args.photo, args.manifest, args.output, request, **settings)
     else:

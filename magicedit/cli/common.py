@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 from magicedit.errors import DatasetError
 
 if TYPE_CHECKING:
-    from magicedit.editor import ExpressionEditor
-    from magicedit.expression import Expression
+    from magicedit.editor import EditResult, ExpressionEditor
     from magicedit.faces import FaceBackend
     from magicedit.imaging import Photo
     from magicedit.request import EditRequest
@@ -42,14 +41,39 @@ def add_backend_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_face_option(parser: argparse.ArgumentParser, default: str, what: str = "which faces") -> None:
-    """`default` "all" allows several faces, "largest" one alone."""
+def add_output_option(parser: argparse.ArgumentParser, metavar: str, what: str) -> None:
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar=metavar, help=what)
+
+
+def add_face_option(
+    parser: argparse._ActionsContainer,
+    default: str,
+    what: str = "which faces",
+    *,
+    flag: str = "--face",
+    several: bool = False,
+    largest: str = "the largest",
+) -> None:
+    """One face, or several where the default is "all".
+
+    several: allow "all" whatever the default. largest: what 0 is, for the help.
+    """
+    several = several or default == "all"
     parser.add_argument(
-        "--face",
-        type=face_choice if default == "all" else one_face_choice,
+        flag,
+        type=face_choice if several else one_face_choice,
         default=default,
-        metavar="all|largest|N" if default == "all" else "largest|N",
-        help=f"{what}; N counts from 0, the largest (default: {default})",
+        metavar="all|largest|N" if several else "largest|N",
+        help=f"{what}; N counts from 0, {largest} (default: {default})",
+    )
+
+
+def add_request_options(parser: argparse._ActionsContainer, what_set: str) -> None:
+    """What is asked of faces; `what_set` is said of --set."""
+    parser.add_argument("--au", metavar="AU12=+3,AU4=-1", help="variations in intensity steps, -10 to 10")
+    parser.add_argument("--set", metavar="AU12=0", help=what_set)
+    parser.add_argument(
+        "--emotion", metavar="NAME[:STRENGTH]", help="one of the six basic emotions; adds to --au"
     )
 
 
@@ -71,15 +95,10 @@ def add_expression_options(parser: argparse.ArgumentParser) -> None:
 
 def expression_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """The options of `add_expression_options` as arguments of `ExpressionEditor.edit`."""
-    expression = None if args.expression is None else read_expression(args.expression)
-    return {"expression": expression, "strength": args.strength, "neutral": args.neutral}
-
-
-def read_expression(text: str) -> "Expression":
-    """Of FILE.yaml, FILE.csv (its first row) or FILE.csv:ROW. MagicEditError where it cannot be read."""
     from magicedit.expression import Expression
 
-    return Expression.read(text)
+    expression = None if args.expression is None else Expression.read(args.expression)
+    return {"expression": expression, "strength": args.strength, "neutral": args.neutral}
 
 
 def add_loop_options(parser: argparse.ArgumentParser) -> None:
@@ -121,6 +140,11 @@ def sampling_arguments(args: argparse.Namespace) -> dict[str, Any]:
     steps = "inference_steps" if "inference_steps" in given else "steps"  # --steps may count pictures
     fields = (steps, "guidance", "quality", "seed", "teeth", "references")
     return {name: given[name] for name in fields if name in given}
+
+
+def options(args: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Options as arguments of the same names."""
+    return {name: getattr(args, name) for name in names}
 
 
 def edit_request(args: argparse.Namespace) -> "EditRequest":
@@ -165,7 +189,10 @@ def tell_left_alone(count: int) -> None:
         say(f"{faces} left alone: far smaller than the largest; crop the photograph to work on them")
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
+def add_model_options(
+    parser: argparse._ActionsContainer, steps: str | None = None, otherwise: str = "the model's own"
+) -> None:
+    """steps: the flag of the number of denoising steps, whose default is `otherwise`."""
     parser.add_argument(
         "--model",
         default="mini",
@@ -189,29 +216,30 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="first find this machine's fastest memory format and, on a GPU, dtype and compilation",
     )
+    if steps is not None:
+        parser.add_argument(steps, type=int, metavar="N", help=f"denoising steps (default: {otherwise})")
+
+
+def word_or_number(text: str, *words: str, expected: str = "") -> str | int:
+    """One of the words, or a number from 0; ArgumentTypeError for anything else."""
+    if text in words:
+        return text
+    if text.isdecimal():
+        return int(text)
+    known = ", ".join(f'"{word}"' for word in words)
+    raise argparse.ArgumentTypeError(f"expected {expected}{known} or a number from 0, got {text!r}")
 
 
 def one_face_choice(text: str) -> str | int:
-    choice = face_choice(text)
-    if choice == "all":
-        raise argparse.ArgumentTypeError(f'expected one face, "largest" or a number from 0, got {text!r}')
-    return choice
+    return word_or_number(text, "largest", expected="one face, ")
 
 
 def face_choice(text: str) -> str | int:
-    if text in ("all", "largest"):
-        return text
-    if text.isdecimal():
-        return int(text)
-    raise argparse.ArgumentTypeError(f'expected "all", "largest" or a number from 0, got {text!r}')
+    return word_or_number(text, "all", "largest")
 
 
 def teeth_choice(text: str) -> str | int:
-    if text == "none":
-        return text
-    if text.isdecimal():
-        return int(text)
-    raise argparse.ArgumentTypeError(f'expected "none" or a number from 0, got {text!r}')
+    return word_or_number(text, "none")
 
 
 def chosen_people(option: str, text: str, otherwise: str) -> list[str]:
@@ -255,8 +283,9 @@ def loading(args: argparse.Namespace) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def backend_beside(args: argparse.Namespace, photo: "Photo") -> Iterator["str | FaceBackend"]:
-    """The face backend, looking at the photograph in another process while this one loads the model.
+def backend_beside(args: argparse.Namespace, photo: "Photo | None" = None) -> Iterator["str | FaceBackend"]:
+    """The face backend in a process of its own: it looks at the photograph while this one loads the model,
+    at a frame while this one decodes the next.
 
     Its name alone where there is no core for that, or where `--debug` is to show whole tracebacks.
     """
@@ -266,7 +295,8 @@ def backend_beside(args: argparse.Namespace, photo: "Photo") -> Iterator["str | 
         yield args.backend
         return
     with BackendProcess(args.backend) as backend:
-        backend.search_ahead(photo.pixels)
+        if photo is not None:
+            backend.search_ahead(photo.pixels)
         yield backend
 
 
@@ -316,3 +346,28 @@ def print_faces(edits: Sequence) -> None:
             print(f"  identity distance {edit.identity_distance:.2f}")
         for warning in edit.warnings:
             say(f"warning: face {edit.index}: {warning}")
+
+
+def report_edits(
+    args: argparse.Namespace,
+    output: Path,
+    results: "Sequence[EditResult]",
+    content: dict[str, Any],
+    shown: "Sequence[EditResult] | None" = None,
+) -> int:
+    """Prints what edits of one photograph came to; returns the exit code.
+
+    content: of the JSON object, beside `output` and `seconds`. shown: as text; default: all.
+    """
+    seconds = sum(result.seconds for result in results)
+    if args.json:
+        print_json({"output": str(output), "seconds": round(seconds, 3)} | content)
+        return 0
+    for result in results if shown is None else shown:
+        print_faces(result.faces)
+    print(f"{output}  ({seconds:.1f} s)")
+    return 0
+
+
+def faces_json(result: "EditResult") -> list[dict[str, Any]]:
+    return [face.to_json() for face in result.faces]

@@ -12,14 +12,17 @@ from magicedit.cli.common import (
     add_json_option,
     add_loop_options,
     add_model_options,
+    add_output_option,
+    add_request_options,
     add_teeth_options,
     backend_beside,
     describe_face,
     edit_request,
+    faces_json,
     load_editor,
     loading,
-    print_faces,
     print_json,
+    report_edits,
     sampling_arguments,
     say,
     tell_left_alone,
@@ -72,52 +75,26 @@ example:
 
 
 def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
-    edit = add_command(
-        "edit",
-        "change the expression of the faces in a photograph, or in a folder of them",
-        run_edit,
-        EDIT_EXAMPLES,
-    )
+    what = "change the expression of the faces in a photograph, or in a folder of them"
+    edit = add_command("edit", what, run_edit, EDIT_EXAMPLES)
     edit.add_argument("photo", type=Path, metavar="PHOTO", help="a photograph, or a folder of them")
-    edit.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        required=True,
-        metavar="OUT",
-        help="where to write the result; a folder for a folder",
-    )
+    add_output_option(edit, "OUT", "where to write the result; a folder for a folder")
     asked = edit.add_argument_group("what to ask for")
-    asked.add_argument("--au", metavar="AU12=+3,AU4=-1", help="variations in intensity steps, -10 to 10")
-    asked.add_argument(
-        "--set",
-        metavar="AU12=0",
-        help="intensities to arrive at, 0 to 5; what measures within 0.5 of them stays",
-    )
-    asked.add_argument(
-        "--emotion", metavar="NAME[:STRENGTH]", help="one of the six basic emotions; adds to --au"
-    )
+    add_request_options(asked, "intensities to arrive at, 0 to 5; what measures within 0.5 of them stays")
     add_expression_options(asked)
     add_face_option(asked, "all")
     loop = edit.add_argument_group("how near to come to it")
     add_loop_options(loop)
     loop.add_argument("--no-measure", dest="measure", action="store_false", help="do not measure the result")
-    how = edit.add_argument_group("the model")
-    add_model_options(how)
-    how.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the model's own)")
+    add_model_options(edit.add_argument_group("the model"), "--steps")
     add_teeth_options(edit.add_argument_group("what an opened mouth shows"))
-    many = edit.add_argument_group("folders of photographs")
-    add_folder_options(many)
+    add_folder_options(edit.add_argument_group("folders of photographs"))
     out = edit.add_argument_group("output")
     out.add_argument("--overwrite", action="store_true", help="allow OUT to be PHOTO itself")
     add_json_option(out)
 
-    measure = add_command(
-        "measure",
-        "print the faces of a photograph with their action units",
-        run_measure,
-        MEASURE_EXAMPLES,
-    )
+    what = "print the faces of a photograph with their action units"
+    measure = add_command("measure", what, run_measure, MEASURE_EXAMPLES)
     measure.add_argument("photo", type=Path, metavar="PHOTO", help="a photograph")
     measure.add_argument(
         "--save", type=Path, metavar="FILE.yaml", help="keep the expression of one face in a file"
@@ -126,13 +103,10 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     add_backend_option(measure)
     add_json_option(measure)
 
-    sweep = add_command(
-        "sweep", "draw a strip of one action unit at several variations", run_sweep, SWEEP_EXAMPLES
-    )
+    what = "draw a strip of one action unit at several variations"
+    sweep = add_command("sweep", what, run_sweep, SWEEP_EXAMPLES)
     sweep.add_argument("photo", type=Path, metavar="PHOTO", help="a photograph")
-    sweep.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="STRIP", help="where to write the strip"
-    )
+    add_output_option(sweep, "STRIP", "where to write the strip")
     asked = sweep.add_argument_group("what to ask for")
     asked.add_argument("--au", required=True, metavar="AU12", help="the action unit to vary")
     asked.add_argument(
@@ -141,11 +115,7 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     asked.add_argument("--to", dest="stop", type=float, default=5.0, metavar="X", help="last variation (5)")
     asked.add_argument("--steps", type=int, default=9, metavar="N", help="number of pictures (9)")
     add_face_option(asked, "largest", "which face")
-    how = sweep.add_argument_group("the model")
-    add_model_options(how)
-    how.add_argument(
-        "--inference-steps", type=int, metavar="N", help="denoising steps (default: the model's own)"
-    )
+    add_model_options(sweep.add_argument_group("the model"), "--inference-steps")
     add_teeth_options(sweep.add_argument_group("what an opened mouth shows"))
     out = sweep.add_argument_group("output")
     out.add_argument("--overwrite", action="store_true", help="allow STRIP to be PHOTO itself")
@@ -171,19 +141,8 @@ def run_edit(args: argparse.Namespace) -> int:
     warn_of_copies(int(request.is_empty), of=1)
     if args.face == "all":
         tell_left_alone(result.left_alone)
-    if args.json:
-        print_json(
-            {
-                "output": str(output),
-                "seconds": round(result.seconds, 3),
-                "faces": [face.to_json() for face in result.faces],
-                "left_alone": result.left_alone,
-            }
-        )
-    else:
-        print_faces(result.faces)
-        print(f"{output}  ({result.seconds:.1f} s)")
-    return 0
+    content = {"faces": faces_json(result), "left_alone": result.left_alone}
+    return report_edits(args, output, [result], content)
 
 
 def run_measure(args: argparse.Namespace) -> int:
@@ -230,24 +189,8 @@ def run_sweep(args: argparse.Namespace) -> int:
     check_output(args.output, overwrite=args.overwrite, forbid=args.photo)
     with backend_beside(args, photo) as backend:
         editor = load_editor(args, backend)
-        results = editor.sweep(
-            photo,
-            args.au,
-            args.start,
-            args.stop,
-            args.steps,
-            args.face,
-            **sampling_arguments(args),
-        )
+        sweep = (args.au, args.start, args.stop, args.steps, args.face)
+        results = editor.sweep(photo, *sweep, **sampling_arguments(args))
     output = save_image(sweep_strip(results), args.output, overwrite=args.overwrite, forbid=args.photo)
-    if args.json:
-        edits = [
-            {"seconds": round(r.seconds, 3), "faces": [face.to_json() for face in r.faces]} for r in results
-        ]
-        seconds = round(sum(r.seconds for r in results), 3)
-        print_json({"output": str(output), "seconds": seconds, "edits": edits})
-        return 0
-    for result in results:
-        print_faces(result.faces)
-    print(f"{output}  ({sum(r.seconds for r in results):.1f} s)")
-    return 0
+    edits = [{"seconds": round(r.seconds, 3), "faces": faces_json(r)} for r in results]
+    return report_edits(args, output, results, {"edits": edits})

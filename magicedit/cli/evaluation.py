@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from magicedit.cli.common import add_json_option, chosen_people, print_json, say
+from magicedit.cli.common import add_json_option, add_output_option, chosen_people, options, print_json, say
 from magicedit.errors import MagicEditError
 
 if TYPE_CHECKING:
@@ -38,12 +38,9 @@ examples:
 
 
 def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
-    evaluate = add_command(
-        "evaluate", "measure editors by a protocol and write a report", run_evaluate, EVALUATE_EXAMPLES
-    )
-    evaluate.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="REPORT", help="folder to write"
-    )
+    summary = "measure editors by a protocol and write a report"
+    evaluate = add_command("evaluate", summary, run_evaluate, EVALUATE_EXAMPLES)
+    add_output_option(evaluate, "REPORT", "folder to write")
     what = evaluate.add_argument_group("what to evaluate")
     what.add_argument(
         "--editor", action="append", default=[], metavar="EDITOR", help="what to evaluate; several: again"
@@ -96,7 +93,7 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     )
     compare.add_argument("a", type=Path, metavar="A", help="a report's folder")
     compare.add_argument("b", type=Path, metavar="B", help="another, or the same")
-    compare.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder to write")
+    add_output_option(compare, "OUT", "folder to write")
     compare.add_argument("--editor-a", metavar="NAME", help="which editor of A, where it has several")
     compare.add_argument("--editor-b", metavar="NAME", help="which editor of B")
     add_json_option(compare)
@@ -201,11 +198,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
         args.data,
         args.output,
         identities=identities,
-        attributes=args.attributes,
-        labels=args.labels,
-        labels_scale=args.labels_scale,
-        jobs=args.jobs,
-        retry_failed=args.retry_failed,
+        **options(args, "attributes", "labels", "labels_scale", "jobs", "retry_failed"),
         command=plain_command("magicedit", sys.argv[1:]),
         progress=sys.stderr.isatty(),
     )

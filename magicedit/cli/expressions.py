@@ -9,11 +9,12 @@ from magicedit.cli.common import (
     add_json_option,
     add_loop_options,
     add_model_options,
+    add_output_option,
     backend_beside,
+    faces_json,
     load_editor,
     loop_arguments,
-    print_faces,
-    print_json,
+    report_edits,
     sampling_arguments,
     say,
 )
@@ -40,16 +41,13 @@ All pictures are edits of the first photograph: it takes on the expression of th
 
 
 def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
-    transfer = add_command(
-        "transfer", "copy the expression of one photograph to another", run_transfer, TRANSFER_EXAMPLES
-    )
+    what = "copy the expression of one photograph to another"
+    transfer = add_command("transfer", what, run_transfer, TRANSFER_EXAMPLES)
     transfer.add_argument(
         "--from", dest="source", type=Path, required=True, metavar="A", help="whose expression"
     )
     transfer.add_argument("--to", dest="photo", type=Path, required=True, metavar="B", help="what is edited")
-    transfer.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="OUT", help="where to write the result"
-    )
+    add_output_option(transfer, "OUT", "where to write the result")
     asked = transfer.add_argument_group("what to ask for")
     asked.add_argument(
         "--strength", type=float, default=1.0, metavar="S", help="how much of the expression (1)"
@@ -60,35 +58,23 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     )
     add_face_option(asked, "all", "which faces of B")
     add_loop_options(transfer.add_argument_group("how near to come to it"))
-    how = transfer.add_argument_group("the model")
-    add_model_options(how)
-    how.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the model's own)")
+    add_model_options(transfer.add_argument_group("the model"), "--steps")
     out = transfer.add_argument_group("output")
     out.add_argument("--overwrite", action="store_true", help="allow OUT to be B itself")
     add_json_option(out)
 
-    interpolate = add_command(
-        "interpolate",
-        "draw what lies between the expressions of two photographs of a person",
-        run_interpolate,
-        INTERPOLATE_EXAMPLES,
-    )
+    what = "draw what lies between the expressions of two photographs of a person"
+    interpolate = add_command("interpolate", what, run_interpolate, INTERPOLATE_EXAMPLES)
     interpolate.add_argument("photo", type=Path, metavar="A", help="what is edited")
     interpolate.add_argument("other", type=Path, metavar="B", help="whose expression is taken on")
-    interpolate.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="OUT", help="a picture (strip), .gif or .mp4"
-    )
+    add_output_option(interpolate, "OUT", "a picture (strip), .gif or .mp4")
     asked = interpolate.add_argument_group("what to ask for")
     asked.add_argument("--steps", type=int, default=9, metavar="N", help="number of pictures (9)")
     asked.add_argument(
         "--seconds", type=float, default=2.0, metavar="S", help="length of a .gif or .mp4, there and back (2)"
     )
     add_face_option(asked, "largest", "which face of A")
-    how = interpolate.add_argument_group("the model")
-    add_model_options(how)
-    how.add_argument(
-        "--inference-steps", type=int, metavar="N", help="denoising steps (default: the model's own)"
-    )
+    add_model_options(interpolate.add_argument_group("the model"), "--inference-steps")
     add_json_option(interpolate.add_argument_group("output"))
 
 
@@ -114,20 +100,8 @@ def run_transfer(args: argparse.Namespace) -> int:
             **loop_arguments(args),
         )
     output = save_image(result.image, args.output, overwrite=args.overwrite, forbid=args.photo)
-    if args.json:
-        faces = [face.to_json() for face in result.faces]
-        print_json(
-            {
-                "output": str(output),
-                "seconds": round(result.seconds, 3),
-                "expression": expression.to_dict(),
-                "faces": faces,
-            }
-        )
-        return 0
-    print_faces(result.faces)
-    print(f"{output}  ({result.seconds:.1f} s)")
-    return 0
+    content = {"expression": expression.to_dict(), "faces": faces_json(result)}
+    return report_edits(args, output, [result], content)
 
 
 def run_interpolate(args: argparse.Namespace) -> int:
@@ -144,13 +118,7 @@ def run_interpolate(args: argparse.Namespace) -> int:
         raise OutputError(f"--seconds must be above 0, got {args.seconds:g}")
     with backend_beside(args, photo) as backend:
         editor = load_editor(args, backend)
-        results = editor.interpolate(
-            photo,
-            other,
-            args.steps,
-            args.face,
-            **sampling_arguments(args),
-        )
+        results = editor.interpolate(photo, other, args.steps, args.face, **sampling_arguments(args))
     from magicedit.editor import face_pictures, sweep_strip
 
     if suffix in (".gif", ".mp4"):
@@ -166,11 +134,4 @@ def run_interpolate(args: argparse.Namespace) -> int:
     else:
         shares = [f"{100 * index / (args.steps - 1):.0f} %" for index in range(args.steps)]
         output = save_image(sweep_strip(results, captions=shares), args.output)
-    seconds = round(sum(result.seconds for result in results), 3)
-    if args.json:
-        edits = [[face.to_json() for face in result.faces] for result in results]
-        print_json({"output": str(output), "seconds": seconds, "edits": edits})
-        return 0
-    print_faces(results[-1].faces)
-    print(f"{output}  ({seconds:.1f} s)")
-    return 0
+    return report_edits(args, output, results, {"edits": list(map(faces_json, results))}, shown=results[-1:])

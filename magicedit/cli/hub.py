@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from magicedit.cli.common import add_json_option, print_json, say
+from magicedit.cli.common import add_json_option, options, print_json, say
 from magicedit.errors import ModelError, OutputError
 
 if TYPE_CHECKING:
@@ -82,14 +82,8 @@ def run_push(args: argparse.Namespace) -> int:
         else:
             print(card, end="")
         return 0
-    url = push_folder(
-        args.folder,
-        args.repo,
-        private=args.private,
-        gated=args.gated,
-        card=card if changed else None,
-        commit_message=args.message,
-    )
+    sent = {"card": card if changed else None, "commit_message": args.message}
+    url = push_folder(args.folder, args.repo, **options(args, "private", "gated"), **sent)
     if changed and found.origin == "folder":
         say(f"wrote the card {old}")
     if args.json:
@@ -101,14 +95,7 @@ def run_push(args: argparse.Namespace) -> int:
 
 def card_of(args: argparse.Namespace, found: "ModelFolder") -> str:
     """The folder's own card, or a new one, with what the options ask for."""
-    from magicedit.hub import (
-        describe_folder,
-        gated_card,
-        measured_card,
-        model_card,
-        named_card,
-        read_results,
-    )
+    from magicedit.hub import describe_folder, gated_card, measured_card, model_card, named_card, read_results
 
     measured = None
     if args.results is not None:

@@ -8,7 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from magicedit.cli.common import add_backend_option, add_json_option, chosen_people, print_json, say
+from magicedit.cli.common import (
+    add_backend_option,
+    add_json_option,
+    add_output_option,
+    chosen_people,
+    options,
+    print_json,
+    say,
+)
 
 PREPARE_EXAMPLES = """\
 examples:
@@ -25,13 +33,10 @@ example:
 
 
 def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
-    prepare = add_command(
-        "prepare", "turn a folder of photographs into a training dataset", run_prepare, PREPARE_EXAMPLES
-    )
+    what = "turn a folder of photographs into a training dataset"
+    prepare = add_command("prepare", what, run_prepare, PREPARE_EXAMPLES)
     prepare.add_argument("folder", type=Path, metavar="FOLDER", help="photographs, one sub-folder per person")
-    prepare.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="DATASET", help="folder to write"
-    )
+    add_output_option(prepare, "DATASET", "folder to write")
     kept = prepare.add_argument_group("what is kept")
     kept.add_argument("--size", type=int, default=512, metavar="PX", help="side of the aligned crops (512)")
     labels = prepare.add_argument_group("labels")
@@ -64,12 +69,8 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
 
     add_command("train", "train a model; flags as in `magicedit train --help`")  # and read there
 
-    convert = add_command(
-        "convert",
-        "turn the published MagicFace checkpoint into a pipeline folder",
-        run_convert,
-        CONVERT_EXAMPLES,
-    )
+    what = "turn the published MagicFace checkpoint into a pipeline folder"
+    convert = add_command("convert", what, run_convert, CONVERT_EXAMPLES)
     convert.add_argument(
         "checkpoint", type=Path, metavar="MAGICFACE_FOLDER", help="with denoising_unet/ and ID_enc/"
     )
@@ -79,9 +80,7 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
         metavar="SD_FOLDER",
         help="Stable Diffusion 1.5: VAE, text encoder, scheduler",
     )
-    convert.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="PIPELINE_FOLDER", help="folder to write"
-    )
+    add_output_option(convert, "PIPELINE_FOLDER", "folder to write")
 
 
 def validation_choice(text: str | None) -> dict[str, Any]:
@@ -94,19 +93,12 @@ def validation_choice(text: str | None) -> dict[str, Any]:
 
 
 def run_prepare(args: argparse.Namespace) -> int:
-    from magicedit.data.prepare import prepare
+    from magicedit.data import prepare_dataset
 
-    report = prepare(
+    report = prepare_dataset(
         args.folder,
         args.output,
-        size=args.size,
-        labels=args.labels,
-        labels_scale=args.labels_scale,
-        backend=args.backend,
-        augment=args.augment,
-        variants=args.variants,
-        jobs=args.jobs,
-        force=args.force,
+        **options(args, "size", "labels", "labels_scale", "backend", "augment", "variants", "jobs", "force"),
         progress=sys.stderr.isatty(),
         **validation_choice(args.validation),
     )

@@ -13,18 +13,19 @@ from magicedit.cli.common import (
     add_face_option,
     add_json_option,
     add_model_options,
+    add_output_option,
+    add_request_options,
     add_teeth_options,
+    backend_beside,
     expression_arguments,
-    face_choice,
     load_editor,
-    one_face_choice,
+    options,
     print_json,
     sampling_arguments,
     say,
 )
 
 if TYPE_CHECKING:
-    from magicedit.faces import FaceBackend
     from magicedit.video import Progress, VideoResult
 
 VIDEO_EXAMPLES = """\
@@ -47,16 +48,14 @@ examples:
 The photograph shows what the face in the video does, relative to that face at rest.
 """
 
+OUTPUT, LARGEST = "where to write: .mp4, .mov or .mkv", "the largest by area and time"
+
 
 def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     video = add_command("video", "change the expression of faces in a video", run_video, VIDEO_EXAMPLES)
     video.add_argument("video", type=Path, metavar="VIDEO")
-    _add_output(video)
-    video.add_argument("--au", metavar="AU12=+3,AU4=-1", help="variations in intensity steps, -10 to 10")
-    video.add_argument("--set", metavar="AU12=0", help="intensities to arrive at in every frame, 0 to 5")
-    video.add_argument(
-        "--emotion", metavar="NAME[:STRENGTH]", help="one of the six basic emotions; adds to --au"
-    )
+    add_output_option(video, "OUT", OUTPUT)
+    add_request_options(video, "intensities to arrive at in every frame, 0 to 5")
     curves = video.add_mutually_exclusive_group()
     curves.add_argument(
         "--curve", type=Path, metavar="FILE.csv", help="variations over time: columns time (s), AU12, AU4 ..."
@@ -69,13 +68,7 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
         help="a keyframe of such a curve; give several",
     )
     add_expression_options(video)
-    video.add_argument(
-        "--face",
-        type=face_choice,
-        default="largest",
-        metavar="all|largest|N",
-        help="which faces; N counts from 0, the largest by area and time (default: largest)",
-    )
+    add_face_option(video, "largest", several=True, largest=LARGEST)
     _add_work_options(video)
 
     reenact = add_command(
@@ -83,7 +76,7 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     )
     reenact.add_argument("--source", type=Path, required=True, metavar="PHOTO", help="what is edited")
     reenact.add_argument("--driving", type=Path, required=True, metavar="VIDEO", help="whose expressions")
-    _add_output(reenact)
+    add_output_option(reenact, "OUT", OUTPUT)
     reenact.add_argument(
         "--strength", type=float, default=1.0, metavar="S", help="how much of the expressions (1)"
     )
@@ -94,36 +87,19 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
         help="when the face in the video is at rest (default: what it shows least, unit by unit)",
     )
     add_face_option(reenact, "largest", "which face of PHOTO")
-    reenact.add_argument(
-        "--driving-face",
-        type=one_face_choice,
-        default="largest",
-        metavar="largest|N",
-        help="which face of VIDEO; N counts from 0, the largest by area and time (default: largest)",
-    )
+    add_face_option(reenact, "largest", "which face of VIDEO", flag="--driving-face", largest=LARGEST)
     reenact.add_argument(
         "--longest", type=int, metavar="PX", help="reduce a larger photograph to this longer side"
     )
     _add_work_options(reenact)
 
 
-def _add_output(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="OUT", help="where to write: .mp4, .mov or .mkv"
-    )
-
-
 def _add_work_options(parser: argparse.ArgumentParser) -> None:
-    add_model_options(parser)
+    add_model_options(parser, "--steps", "the quality's")
     parser.set_defaults(quality="fast")
-    parser.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the quality's)")
     add_teeth_options(parser)
     parser.add_argument(
-        "--crf",
-        type=float,
-        default=17.0,
-        metavar="N",
-        help="of the encoding, 0 (lossless) to 51 (17)",
+        "--crf", type=float, default=17.0, metavar="N", help="of the encoding, 0 (lossless) to 51 (17)"
     )
     parser.add_argument(
         "--damaged", action="store_true", help="edit what can be decoded of a damaged or incomplete video"
@@ -149,17 +125,10 @@ def run_video(args: argparse.Namespace) -> int:
     check_request(names, EditRequest(names=names, **asked), curve)
     Video(args.video)
     check_video_output(args.output, args.video)
-    with _backend_apart(args) as backend, _resumable(args.output):
+    with backend_beside(args) as backend, _resumable(args.output):
         editor = load_editor(args, backend)
-        result = edit_video(
-            editor,
-            args.video,
-            args.output,
-            face=args.face,
-            curve=curve,
-            **asked,
-            **_work_arguments(args),
-        )
+        asked |= {"face": args.face, "curve": curve, **_work_arguments(args)}
+        result = edit_video(editor, args.video, args.output, **asked)
     return _report(args, result)
 
 
@@ -170,20 +139,10 @@ def run_reenact(args: argparse.Namespace) -> int:
     photo = open_photo(args.source)
     Video(args.driving)
     check_video_output(args.output, args.driving, args.source)
-    with _backend_apart(args) as backend, _resumable(args.output):
+    with backend_beside(args) as backend, _resumable(args.output):
         editor = load_editor(args, backend)
-        result = reenact(
-            editor,
-            photo,
-            args.driving,
-            args.output,
-            strength=args.strength,
-            face=args.face,
-            driving_face=args.driving_face,
-            neutral_at=args.neutral_at,
-            longest=args.longest,
-            **_work_arguments(args),
-        )
+        asked = options(args, "strength", "face", "driving_face", "neutral_at", "longest")
+        result = reenact(editor, photo, args.driving, args.output, **asked, **_work_arguments(args))
     return _report(args, result)
 
 
@@ -197,21 +156,6 @@ def _work_arguments(args: argparse.Namespace) -> dict[str, Any]:
         "damaged": args.damaged,
         "progress": ProgressLine(sys.stderr),
     }
-
-
-@contextlib.contextmanager
-def _backend_apart(args: argparse.Namespace) -> Iterator["str | FaceBackend"]:
-    """The face backend in a process of its own, which looks at a frame while this one decodes the next.
-
-    Its name alone where there is no core for that, or where `--debug` is to show whole tracebacks.
-    """
-    from magicedit.faces.process import BackendProcess, spare_core
-
-    if not args.own_process or getattr(args, "debug", False) or not spare_core():
-        yield args.backend
-        return
-    with BackendProcess(args.backend) as backend:
-        yield backend
 
 
 @contextlib.contextmanager

@@ -2,6 +2,6 @@
 
 from magicedit.data.labels import read_labels
 from magicedit.data.pairs import PairDataset
-from magicedit.data.prepare import PrepareReport, prepare
+from magicedit.data.prepare import PrepareReport, prepare_dataset
 
-__all__ = ["PairDataset", "PrepareReport", "prepare", "read_labels"]
+__all__ = ["PairDataset", "PrepareReport", "prepare_dataset", "read_labels"]

@@ -1,13 +1,20 @@
-"""magicedit.json: what the columns of a prepared dataset mean."""
+"""The files beside the shards of a prepared dataset: magicedit.json, report.json and the dataset card."""
 
 import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from magicedit.errors import DatasetError
 
 FORMAT_VERSION = 1
-DESCRIPTION_FILE = "magicedit.json"
+DESCRIPTION_FILE, REPORT_FILE, CARD_FILE = "magicedit.json", "report.json", "README.md"
+SPLITS = ("train", "validation")
+_VARIANTS_NOTE = """- Beside each training photograph stand {count} that a model of the face's muscles warped
+  (`source` ends in `#muscles-N`, `notes` say by what): their `action_units` are those of the photograph
+  plus what was commanded, and nothing was measured on them.
+"""
 
 
 def read_description(folder: str | Path) -> dict[str, Any]:
@@ -28,3 +35,108 @@ def read_description(folder: str | Path) -> dict[str, Any]:
             f"{path} has format {found!r}, this version reads {FORMAT_VERSION}; run `magicedit prepare` again"
         )
     return description
+
+
+def up_to_date(output: Path, fingerprint: str) -> dict[str, Any] | None:
+    """The report of the earlier run, if it had the same input and finished."""
+    description, report = _earlier(output)
+    complete = description.get("fingerprint") == fingerprint and all(
+        any((output / "data").glob(f"{split}-*.parquet")) for split in report["photographs"]
+    )
+    return report if complete else None
+
+
+def failed_before(output: Path, settings: Mapping[str, Any]) -> dict[str, str]:
+    """By SHA-256, why photographs could not be used in an earlier run with these settings."""
+    description, report = _earlier(output)
+    if description.get("settings") != settings:
+        return {}
+    return {entry["sha256"]: entry["reason"] for entry in report["rejected"] if "sha256" in entry}
+
+
+def _earlier(output: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What magicedit.json and report.json of the earlier run say; empty where one of them is missing."""
+    try:
+        description, report = (output / DESCRIPTION_FILE, output / REPORT_FILE)
+        return json.loads(description.read_text("utf-8")), json.loads(report.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}, {}
+
+
+def count_by_split(
+    identities: Iterable[str], splits: Mapping[str, str], variants: int
+) -> dict[str, dict[str, int]]:
+    """Photographs, identities and pairs by split.
+
+    identities: one for each photograph. splits: identity -> split. variants: of each training photograph.
+    """
+    by_split: dict[str, list[int]] = {split: [] for split in SPLITS}
+    for identity, count in Counter(identities).items():
+        by_split[splits[identity]].append(count)
+    present = {split: numbers for split, numbers in by_split.items() if numbers}
+    copies = {"train": 1 + variants, "validation": 1}
+    return {
+        "photographs": {split: sum(numbers) for split, numbers in present.items()},
+        "identities": {split: len(numbers) for split, numbers in present.items()},
+        "pairs": {
+            split: sum(count * (count - 1) for count in (n * copies[split] for n in numbers))
+            for split, numbers in present.items()
+        },
+    }
+
+
+def write_descriptions(output: Path, report: Mapping[str, Any], description: Mapping[str, Any]) -> None:
+    """Writes the three files, each whole or not at all, magicedit.json last."""
+    _write_text(output / REPORT_FILE, json.dumps(report, indent=2, ensure_ascii=False))
+    _write_text(output / CARD_FILE, _card(description))
+    _write_text(output / DESCRIPTION_FILE, json.dumps(description, indent=2, ensure_ascii=False))
+
+
+def _write_text(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def _card(description: Mapping[str, Any]) -> str:
+    """Dataset card; its YAML head tells `datasets` which files are which split."""
+    counts = description["photographs"]
+    files = "\n".join(f"  - split: {split}\n    path: data/{split}-*.parquet" for split in counts)
+    rows = "\n".join(
+        f"| {split} | {counts[split]} | {description['identities'][split]} | {description['pairs'][split]} |"
+        for split in counts
+    )
+    size, variants = description["crop_size"], ""
+    if description["variants"]:
+        variants = _VARIANTS_NOTE.format(count=description["variants"])
+    return f"""---
+configs:
+- config_name: default
+  data_files:
+{files}
+tags:
+- faces
+- action-units
+- magicedit
+---
+# Aligned faces with action units
+
+Written by `magicedit prepare`; read by `magicedit train` and `datasets.load_dataset`.
+
+| split | photographs | identities | pairs |
+|---|---|---|---|
+{rows}
+
+No identity is in two splits. A pair is two photographs of one identity, in one direction.
+
+- `image`: face, aligned by what expressions do not move, {size} x {size} px; `mask`: 255 in the face region.
+- `action_units`: intensities 0 to 5, by {description["labeller"]}, in this order:
+  {", ".join(description["action_units"])}.
+- `measured`: what the face backend {description["settings"]["backend"]} measured itself, if anything, of
+  {", ".join(description["measured"])}.
+- `landmarks`: x0, y0, x1, y1 ... ({description["landmarks"]}) in pixels of `image` (centres: whole numbers).
+{variants}- `pose`: yaw, pitch, roll in degrees. `box`: x0, y0, x1, y1 in pixels of the photograph `source`.
+
+Labels of an automatic estimator are noisy, most of all where it hardly responds (MediaPipe: AU6, AU9, AU15).
+Rejected photographs and why: `{REPORT_FILE}`. The licence of this dataset is that of its photographs.
+"""

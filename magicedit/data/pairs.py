@@ -1,6 +1,5 @@
 """From a prepared dataset to training pairs: two pictures of one identity and the AUs that differ."""
 
-import io
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from PIL import Image
 
 from magicedit.action_units import NAMES, parse_deltas, to_vector
 from magicedit.data.augment import COMPANIONS
 from magicedit.data.description import read_description
+from magicedit.data.shards import decoded
 from magicedit.errors import DatasetError
 from magicedit.faces import condition_image
 from magicedit.faces.regions import face_oval, jaw_contour
@@ -49,10 +48,8 @@ SOURCE_WARPED = 0.2  # probability; else the source is the photograph itself
 AU_COUNTS = (0, 1, 1, 1, 2, 3)  # how many AUs a command changes, equally likely
 INTENSITIES = (-2.0, 5.0)  # intensity steps
 TOGETHER = 0.25  # probability of AUs that come together in faces, all upwards, instead
-SLIGHT, SLIGHT_SCALE = (
-    0.2,
-    0.2,
-)  # probability and scale of commands that are small: users ask for small changes
+# Probability and scale of commands that are small: users ask for small changes
+SLIGHT, SLIGHT_SCALE = 0.2, 0.2
 
 EXAMPLE_REQUESTS = ("AU12=+3", "AU1=+3,AU2=+3", "AU4=+3", "AU5=+3", "AU15=+3", "AU20=+3", "AU25=+3,AU26=+2")
 
@@ -100,13 +97,13 @@ class PairDataset(torch.utils.data.Dataset):
     """Samples of a dataset that `prepare` wrote.
 
     `dataset[n]` is defined for every n >= 0 and depends on nothing but (seed, n), whichever process asks and
-    in whichever order (DESIGN.md decision 7). `len` is the number of photographs, for want of a better epoch.
+    in whichever order. `len` is the number of photographs.
 
     A sample: source, target, condition: (3, resolution, resolution) float32 in [-1, 1], the condition image
     drawn from the *target* of a real pair, whose head may be turned otherwise, and from the *source* of a
-    warped one, lest its jaw tell the expression; au_delta: (aus,) float32, target minus source in intensity
-    steps, zero with probability `au_dropout`; kind: 0 real, 1 warped; source_index, target_index: positions
-    in `records`; and what is known about how the target follows from the source:
+    warped one, because the target's jaw would tell the expression; au_delta: (aus,) float32, target minus
+    source in intensity steps, zero with probability `au_dropout`; kind: 0 real, 1 warped; source_index,
+    target_index: positions in `records`; and what is known about how the target follows from the source:
     flow: (resolution, resolution, 2) float32 px, x then y, with target(p) = source(p + flow(p)), NaN where
     that is not known: between opened lips, outside the face of a real pair, and in all of a pair whose source
     is warped too. mask: (resolution, resolution), how much of the target movement does not explain, 0..1, NaN
@@ -404,7 +401,7 @@ class PairDataset(torch.utils.data.Dataset):
                 f"{self.folder} has no split {self.split!r} (there is {there}); name validation identities "
                 "to `magicedit prepare --validation`"
             )
-        columns = [self.description["action_units"].index(name) for name in self._known_action_units()]
+        columns = self._columns()
         records, places = [], []
         for path in files:
             try:
@@ -432,14 +429,15 @@ class PairDataset(torch.utils.data.Dataset):
             raise DatasetError(f"the split {self.split!r} of {self.folder} is empty; prepare it again")
         return records, places
 
-    def _known_action_units(self) -> tuple[str, ...]:
-        missing = [name for name in self.action_units if name not in self.description["action_units"]]
-        if missing:
+    def _columns(self) -> list[int]:
+        """Where the dataset's labels have the action units."""
+        labelled = self.description["action_units"]
+        if missing := [name for name in self.action_units if name not in labelled]:
             raise DatasetError(
-                f"the dataset {self.folder} has labels of {', '.join(self.description['action_units'])}, "
+                f"the dataset {self.folder} has labels of {', '.join(labelled)}, "
                 f"not of {', '.join(missing)}; prepare it again, or train a model for its action units"
             )
-        return self.action_units
+        return [labelled.index(name) for name in self.action_units]
 
     def _real_pairs(self) -> list[np.ndarray]:
         """Record indices of each identity with two photographs or more."""
@@ -458,7 +456,7 @@ class PairDataset(torch.utils.data.Dataset):
         path, group, row = self._places[index]
         with pq.ParquetFile(path) as file:  # opened each time: an open file cannot go to worker processes
             column = file.read_row_group(group, ["image"]).column(0)
-        return np.asarray(Image.open(io.BytesIO(column[row].as_py()["bytes"])).convert("RGB"))
+        return decoded(column[row].as_py())
 
     def _picture(self, index: int) -> np.ndarray:
         return self._held.get(("picture", index), lambda: _resized(self._stored(index), self._working_size))
@@ -493,9 +491,8 @@ def _mirror_order(scheme: Scheme) -> np.ndarray:
     The condition image colours the jaw from the subject's right to the left, which the mirror swaps.
     """
     order = np.arange(LANDMARK_COUNTS[scheme])
-    numbers = np.stack(
-        [order, order], axis=1
-    )  # in place of coordinates: the contours then tell landmark numbers
+    # In place of coordinates: the contours then tell landmark numbers
+    numbers = np.stack([order, order], axis=1)
     jaw = jaw_contour(numbers, scheme)[:, 0].astype(int)
     order[jaw] = jaw[::-1]
     if scheme == "mediapipe478":  # 68 points have no forehead; there the outline is made from the jaw
@@ -524,8 +521,5 @@ class _Held:
 
 
 def _resized(pixels: np.ndarray, size: int) -> np.ndarray:
-    if len(pixels) == size:
-        return pixels
-    return cv2.resize(
-        pixels, (size, size), interpolation=cv2.INTER_AREA
-    )  # never larger: the constructor sees to it
+    """A square picture at `size` px a side, never larger than it is: the constructor sees to it."""
+    return pixels if len(pixels) == size else cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA)

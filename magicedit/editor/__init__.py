@@ -1,22 +1,12 @@
 """The editor: whole photographs in, the same photographs with other expressions out."""
 
 from magicedit.editor.attention import AttentionMaps, named_places
-from magicedit.editor.changer import Edit, FaceChanger, FaceCut, each_step
+from magicedit.editor.changer import Edit, FaceChanger, FaceCut
 from magicedit.editor.doubts import unreached
-from magicedit.editor.editor import (
-    ExpressionEditor,
-    PhotoLike,
-    measured_expression,
-    select_faces,
-)
+from magicedit.editor.editor import ExpressionEditor
+from magicedit.editor.finding import PhotoLike, measured_expression, select_faces
 from magicedit.editor.results import EditResult, FaceEdit, face_pictures, face_to_json, sweep_strip
-from magicedit.editor.settings import (
-    NO_TEETH,
-    MouthSettings,
-    SamplingSettings,
-    usable_device,
-    usable_dtype,
-)
+from magicedit.editor.settings import NO_TEETH, MouthSettings, SamplingSettings, usable_device, usable_dtype
 from magicedit.request import QUALITIES
 
 __all__ = [
@@ -32,7 +22,6 @@ __all__ = [
     "MouthSettings",
     "PhotoLike",
     "SamplingSettings",
-    "each_step",
     "face_pictures",
     "face_to_json",
     "measured_expression",

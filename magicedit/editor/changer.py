@@ -1,11 +1,9 @@
 """The core that photographs and videos share: a face cut out, encoded, changed, and carried back."""
 
-import contextlib
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from contextvars import ContextVar
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -16,17 +14,10 @@ from magicedit.change import Change, no_change
 from magicedit.editor.settings import SamplingSettings
 from magicedit.faces import Alignment, Face, align, condition_image, crop_face, editing_region, left_side
 from magicedit.faces.glasses import glasses_presence, glasses_region
-from magicedit.models.face_model import FaceModel
+from magicedit.imaging import Photo
+from magicedit.models.face_model import FaceModel, OnStep
 from magicedit.vocabulary import split_sides
-from magicedit.warping import (
-    Mouth,
-    carry_change,
-    carry_mouth,
-    estimate_change,
-    join_sides,
-    parts_lips,
-    shade,
-)
+from magicedit.warping import Mouth, carry_change, carry_mouth, estimate_change, join_sides, parts_lips, shade
 
 REMEMBERED_FACES = 4  # encoded ones: about 50 MB each for a model of Stable Diffusion's size in 16 bits
 
@@ -34,21 +25,6 @@ REMEMBERED_FACES = 4  # encoded ones: about 50 MB each for a model of Stable Dif
 LINEAR_TO, SOFT = 5.0, 1.5
 SMALLEST_ASKED = 2.0  # intensity steps; of less such models do a part of that
 NOSE_BASE = 2  # of MediaPipe's landmarks
-
-_step_listener: ContextVar[Callable[[int], None] | None] = ContextVar("step_listener", default=None)
-
-
-@contextlib.contextmanager
-def each_step(listener: Callable[[int], None]) -> Iterator[None]:
-    """Calls `listener(step)`, counted from 0, after every denoising step of the edits made in this block.
-
-    For progress, and to stop: what the listener raises ends the edit. Of this thread (or task) alone.
-    """
-    token = _step_listener.set(listener)
-    try:
-        yield
-    finally:
-        _step_listener.reset(token)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,23 +56,43 @@ class FaceCut:
         return self.landmarks @ inverse[:, :2].T + inverse[:, 2]  # (points, 2), photograph px
 
 
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """The faces of a photograph that are meant.
+
+    indices: of `faces` among those found, largest first. left_alone: see `magicedit.faces.Found`.
+    """
+
+    photo: Photo
+    indices: list[int]
+    faces: list[Face]
+    left_alone: int
+
+
 @dataclass(eq=False)
 class Edit:
-    """One photograph on its way: `pixels` evolve face by face as `requests` ask, one for each of `faces`.
+    """A photograph on its way: `pixels` evolve face by face as `requests` ask, one for each that is chosen.
 
     changes: number of a face -> what was done to its crop; without the faces that nothing was asked of.
     """
 
-    pixels: np.ndarray
-    faces: list[Face]
+    chosen: Chosen
     requests: list[dict[str, float]]
     changes: dict[int, Change] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.pixels = self.chosen.photo.pixels
+
+    @property
+    def faces(self) -> list[Face]:
+        return self.chosen.faces
 
 
 class FaceChanger:
     """Asks a model for the changes of faces, and carries them to the photographs.
 
-    What the model encodes of a face is remembered for the next few changes of the same crop.
+    What the model encodes of a face is remembered for the next few changes of the same crop. `on_step(step)`,
+    counted from 0, is called after every denoising step, for progress; what it raises ends the work.
     """
 
     def __init__(self, model: FaceModel):
@@ -109,7 +105,7 @@ class FaceChanger:
         """See `FaceModel.composes`."""
         return self.model.composes
 
-    def apply(self, edits: list[Edit], settings: SamplingSettings) -> None:
+    def apply(self, edits: list[Edit], settings: SamplingSettings, on_step: OnStep | None = None) -> None:
         """Carries out what was requested of each photograph.
 
         Its faces are edited one after the other on the evolving pixels, lest overlapping ones undo each
@@ -120,9 +116,11 @@ class FaceChanger:
                 edit for edit in edits if index < len(edit.faces) and any(edit.requests[index].values())
             ]
             if changing:
-                self._edit_faces(changing, index, settings)
+                self._edit_faces(changing, index, settings, on_step)
 
-    def _edit_faces(self, edits: list[Edit], index: int, settings: SamplingSettings) -> None:
+    def _edit_faces(
+        self, edits: list[Edit], index: int, settings: SamplingSettings, on_step: OnStep | None
+    ) -> None:
         """The face of number `index` in each photograph."""
         # 1. Crops of the model's size, encoded; variants share photograph and face
         known: dict[tuple[int, int], FaceCut] = {}
@@ -134,11 +132,12 @@ class FaceChanger:
             cuts.append(known[key])
 
         # 2. What the model does to them, carried to the photographs
-        changes = self.requested_changes(cuts, [edit.requests[index] for edit in edits], settings)
-        for edit, cut, change in zip(edits, cuts, changes, strict=True):
+        requests = [edit.requests[index] for edit in edits]
+        changes = self.requested_changes(cuts, requests, settings, on_step)
+        for edit, cut, request, change in zip(edits, cuts, requests, changes, strict=True):
             if change is not None:
                 edit.changes[index] = self.unpainted(change, cut, settings)
-                edit.pixels = self.carry(edit.pixels, cut, change, edit.requests[index], settings)
+                edit.pixels = self.carry(edit.pixels, cut, change, request, settings)
 
     def has_mouth_layer(self, cut: FaceCut, settings: SamplingSettings) -> bool:
         """Whether the mouth is a layer of its own, in the place of the model's paint."""
@@ -201,7 +200,11 @@ class FaceChanger:
         )
 
     def requested_changes(
-        self, cuts: list[FaceCut], requests: list[dict[str, float]], settings: SamplingSettings
+        self,
+        cuts: list[FaceCut],
+        requests: list[dict[str, float]],
+        settings: SamplingSettings,
+        on_step: OnStep | None = None,
     ) -> list[Change | None]:
         """What the model does to each of `cuts` by the request of the same number; None: nothing is asked.
 
@@ -224,7 +227,7 @@ class FaceChanger:
         # 2. The model, once for each vector
         shares = [self._share(vector) for vector in vectors]
         asked = [vector / share for vector, share in zip(vectors, shares, strict=True)]
-        answers = self.changes(cut_of, asked, settings)
+        answers = self.changes(cut_of, asked, settings, on_step)
         answers = [
             answer if share == 1 else replace(answer, flow=answer.flow * share, mask=answer.mask * share)
             for answer, share in zip(answers, shares, strict=True)
@@ -288,10 +291,14 @@ class FaceChanger:
             return encoded
 
     def changes(
-        self, cuts: list[FaceCut], vectors: list[np.ndarray], settings: SamplingSettings
+        self,
+        cuts: list[FaceCut],
+        vectors: list[np.ndarray],
+        settings: SamplingSettings,
+        on_step: OnStep | None = None,
     ) -> list[Change]:
         """What the model does to each of `cuts` by the AU vector (aus,) of the same number."""
-        answers = self.model.change([cut.encoded for cut in cuts], vectors, settings, _step_listener.get())
+        answers = self.model.change([cut.encoded for cut in cuts], vectors, settings, on_step)
         return [
             answer if isinstance(answer, Change) else estimate_change(cut.crop, answer)
             for cut, answer in zip(cuts, answers, strict=True)

@@ -1,9 +1,12 @@
 """The closed loop: measure what an edit reached, correct the request, edit again."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+
+import numpy as np
 
 from magicedit.action_units import DEAD_ZONE
+from magicedit.editor.changer import Edit
 from magicedit.errors import MagicEditError
 from magicedit.faces import Face, geometric_change
 from magicedit.faces.measure import SEEN_BY_LANDMARKS
@@ -113,6 +116,17 @@ class Pursuit:
         """Whether the face was found in no edit, so that it stays as it is."""
         return self.edits > 0 and self.best_edit == 0
 
+    def shortfall(self, tolerance: float) -> list[str]:
+        """A warning where the goal was missed by more than the tolerance, in intensity steps."""
+        if self.is_lost:
+            return [f"the face was not found again in any of {self.edits} edits, so it was left as it is"]
+        if tolerance < self.error < math.inf:
+            return [
+                f"after {self.edits} edits the request was missed by {self.error:.1f} intensity steps, "
+                f"more than the tolerance of {tolerance:g}"
+            ]
+        return []
+
     def _missed_by(self, reached: Mapping[str, float]) -> float:
         return max(self._distance(name, value) for name, value in reached.items())
 
@@ -148,3 +162,59 @@ class Pursuit:
 
         requests, measured = zip(*curve, strict=True)
         return float(PchipInterpolator(measured, requests)(goal))
+
+
+def pursue(
+    edits: list[Edit],
+    change: Callable[[list[Edit]], None],
+    find_again: Callable[[np.ndarray, Face], Face | None],
+    tolerance: float,
+    max_edits: int,
+) -> tuple[list[Edit], list[list[Pursuit]]]:
+    """The closed loop: edit, measure, correct the requests, until all are near enough.
+
+    Args:
+        edits: what is asked, not carried out.
+        change: carries out some. find_again: the same face in other pixels; None where it is lost.
+
+    Returns:
+        edits that came nearest, and for each the pursuits of its faces.
+    """
+    pursuits = [
+        [Pursuit(face, asked) for face, asked in zip(edit.faces, edit.requests, strict=True)]
+        for edit in edits
+    ]
+    # Those that are the nearest of some face, by number; 0 is the photograph
+    kept = [
+        {0: Edit(edit.chosen, [pursuit.best for pursuit in faces])}
+        for edit, faces in zip(edits, pursuits, strict=True)
+    ]
+    for number in range(1, max_edits + 1):
+        tries = {}
+        for i, (edit, faces) in enumerate(zip(edits, pursuits, strict=True)):
+            if not all(pursuit.is_done(tolerance) for pursuit in faces):
+                requests = [p.best if p.is_done(tolerance) else p.request for p in faces]
+                tries[i] = Edit(edit.chosen, requests)
+        change([*tries.values()])
+        for i, attempt in tries.items():
+            for pursuit in pursuits[i]:
+                if not pursuit.is_done(tolerance):
+                    pursuit.note(find_again(attempt.pixels, pursuit.face))
+            nearest = {0, *(pursuit.best_edit for pursuit in pursuits[i])}
+            kept[i] = {n: old for n, old in (kept[i] | {number: attempt}).items() if n in nearest}
+
+    # Faces may have come nearest in different edits; then one more joins their best requests
+    finals = []
+    for edit, faces, attempts in zip(edits, pursuits, kept, strict=True):
+        final = Edit(edit.chosen, [pursuit.best for pursuit in faces])
+        made = next((n for n, attempt in attempts.items() if attempt.requests == final.requests), None)
+        if made is None:
+            change([final])
+        else:
+            final = attempts[made]
+        for pursuit in faces:
+            if pursuit.edits and pursuit.best_edit != made:
+                again = find_again(final.pixels, pursuit.face)
+                pursuit.settle(again, edited=made is None and not pursuit.is_lost)
+        finals.append(final)
+    return finals, pursuits

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from magicedit.action_units import FACS
-from magicedit.faces import Face, align, covered_parts, region_polygon
+from magicedit.faces import Face, align, covered_parts, crop_face, editing_region, region_polygon
 from magicedit.faces.frame import face_frame
 from magicedit.faces.measure import LANDMARKS_SHOW, SEEN_BY_LANDMARKS
 from magicedit.faces.regions import polygon_mask
@@ -30,6 +30,25 @@ PAINTED_AREA = 0.02
 VISIBLE = 0.08  # colour difference of 1, mean over channels, that paint makes to the moved photograph
 _AROUND_LIPS, _AROUND_EYES = 0.06, 0.15  # interocular distances
 _FEW_PIXELS = 2  # of a crop: less is no fold
+
+
+def doubts_of_edit(
+    pixels: np.ndarray, face: Face, change: Change | None, requested: Mapping[str, float], resolution: int
+) -> list[str]:
+    """What the photograph and the change of a face's crop say against an edit.
+
+    change: None: nothing was asked. Other arguments as of `doubts_before`.
+    """
+    doubts = doubts_before(pixels, face, requested, resolution)
+    if change is not None:
+        alignment = align(face, resolution)
+        landmarks = alignment.apply(face.landmarks)
+        region = editing_region(landmarks, resolution, face.scheme)
+        doubts += doubts_of_folds(change, landmarks, face.scheme, region)
+        if change.mask.any():  # cutting the crop out of a large photograph takes longer than the rest
+            crop = crop_face(pixels, alignment)
+            doubts += doubts_of_paint(change, crop, landmarks, face.scheme, region, requested)
+    return doubts
 
 
 def doubts_before(

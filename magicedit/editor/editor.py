@@ -5,55 +5,38 @@ a flow that moves the photograph's own pixels, and paint for what was not there 
 region of the face (see `magicedit.warping.change`). Everything outside equals the input to the byte.
 """
 
-import hashlib
-import math
-import threading
 import time
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
-import PIL.Image
 
-from magicedit.action_units import resolve_delta
 from magicedit.editor.attention import AttentionMaps, record_attention
 from magicedit.editor.changer import Edit, FaceChanger
-from magicedit.editor.closed_loop import Pursuit
-from magicedit.editor.doubts import doubts_before, doubts_of_folds, doubts_of_paint, unreached
-from magicedit.editor.results import EditResult, FaceEdit, measured_as_asked
+from magicedit.editor.closed_loop import pursue
+from magicedit.editor.finding import FaceFinder, PhotoLike, measured_expression, reference_mouths
+from magicedit.editor.judging import judged
+from magicedit.editor.results import EditResult
 from magicedit.editor.settings import MouthSettings, SamplingSettings, usable_device, usable_dtype
-from magicedit.errors import ActionUnitError, MagicEditError, ModelError, NoFaceError
+from magicedit.errors import ActionUnitError, ModelError, NoFaceError
 from magicedit.expression import Expression
-from magicedit.faces import (
-    Face,
-    FaceBackend,
-    Found,
-    align,
-    crop_face,
-    editing_region,
-    geometric_change,
-    identity_distance,
-    load_backend,
-    search,
-)
-from magicedit.faces.types import same_face
-from magicedit.imaging import Photo, open_photo, photo_to_image
-from magicedit.models.face_model import FaceModel, PipelineModel, load_face_model
+from magicedit.faces import Face, FaceBackend, load_backend
+from magicedit.imaging import open_photo, photo_to_image
+from magicedit.models.face_model import FaceModel, OnStep, PipelineModel, load_face_model
 from magicedit.models.folder import PIPELINE_CLASS
 from magicedit.request import (
     Deltas,
     EditOptions,
     EditRequest,
-    Sampling,
+    ModelOptions,
     SamplingOptions,
-    check_face,
     usable_expression,
 )
 from magicedit.vocabulary import Vocabulary, split_sides
-from magicedit.warping import Mouth, own_mouth
+from magicedit.warping import Mouth
 
 if TYPE_CHECKING:
     import torch
@@ -61,19 +44,12 @@ if TYPE_CHECKING:
     from magicedit.models import Optimization
     from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
 
-PhotoLike = str | Path | PIL.Image.Image | np.ndarray | Photo
-REMEMBERED_PHOTOS = 4
 
+class VariantOptions(SamplingOptions, total=False):
+    """Keyword arguments of `ExpressionEditor.variants`, see `ExpressionEditor.edit`."""
 
-@dataclass(frozen=True)
-class Chosen:
-    """Which faces of a photograph are edited.
-
-    indices: among those found, largest first. left_alone: see `magicedit.faces.Found`.
-    """
-
-    indices: list[int]
-    left_alone: int
+    measure: bool
+    on_step: OnStep | None
 
 
 class ExpressionEditor:
@@ -90,11 +66,14 @@ class ExpressionEditor:
     def __init__(
         self, pipeline: "MagicEditPipeline | FaceModel", backend: FaceBackend, *, model: str = "custom"
     ):
-        self.backend = backend
         self.model = model
         self.changer = FaceChanger(pipeline if isinstance(pipeline, FaceModel) else PipelineModel(pipeline))
-        self._found: OrderedDict[bytes, Found] = OrderedDict()
-        self._detecting = threading.Lock()  # face backends and this cache serve one thread at a time
+        self._finder = FaceFinder(backend)
+
+    @property
+    def backend(self) -> FaceBackend:
+        """What finds and measures faces."""
+        return self._finder.backend
 
     @property
     def pipeline(self) -> "MagicEditPipeline":
@@ -151,6 +130,8 @@ class ExpressionEditor:
         set: Deltas | None = None,
         emotion: str | tuple[str, float] | None = None,
         face: str | int = "all",
+        *,
+        on_step: OnStep | None = None,
         **options: Unpack[EditOptions],
     ) -> EditResult:
         """Edits one or all faces of a photograph, at the photograph's own resolution.
@@ -187,6 +168,8 @@ class ExpressionEditor:
                 the mouth and the seed. A model that paints mouths itself keeps its own by default.
             references: other photographs of the person, the largest face of each; the first that shows its
                 teeth lends them.
+            on_step: called as `on_step(step)`, counted from 0, after every denoising step, for progress; what
+                it raises ends the edit. Counts begin anew with each call of the model.
 
         Returns:
             the result. When nothing is asked for, its image equals the photograph exactly.
@@ -194,7 +177,7 @@ class ExpressionEditor:
         Raises:
             ImageError, NoFaceError, ActionUnitError: see their docstrings.
         """
-        (result,) = self.edit_batch([photo], add, set, emotion, face, **options)
+        (result,) = self.edit_batch([photo], add, set, emotion, face, on_step=on_step, **options)
         return result
 
     def edit_batch(
@@ -204,6 +187,8 @@ class ExpressionEditor:
         set: Deltas | None = None,
         emotion: str | tuple[str, float] | None = None,
         face: str | int = "all",
+        *,
+        on_step: OnStep | None = None,
         **options: Unpack[EditOptions],
     ) -> list[EditResult]:
         """Edits several photographs by the same request; their faces go through the model together.
@@ -212,25 +197,25 @@ class ExpressionEditor:
         `edit`; an error in one photograph ends the whole.
         """
         request = EditRequest(add, set, emotion, face, names=self.action_units, **options)
-        return self.apply(photos, request)
+        return self.apply(photos, request, on_step)
 
-    def apply(self, photos: Sequence[PhotoLike], request: EditRequest) -> list[EditResult]:
+    def apply(
+        self, photos: Sequence[PhotoLike], request: EditRequest, on_step: OnStep | None = None
+    ) -> list[EditResult]:
         """Edits several photographs by one request, which was checked before; as `edit_batch`."""
         # 1. What is asked of each face
         started = time.perf_counter()
         request.check(self.action_units)
         settings = self.sampling(**request.sampling())
         opened = [open_photo(photo) for photo in photos]
-        edits, chosen = [], []
+        edits = []
         for photo in opened:
-            found = self._search(photo)
-            chosen.append(Chosen(select_indices(found.faces, request.face, photo), found.left_alone))
-            faces = [found.faces[index] for index in chosen[-1].indices]
-            asked = [request.deltas(self.action_units, face.action_units | face.sides) for face in faces]
-            edits.append(Edit(photo.pixels, faces, asked))
+            chosen = self._finder.choose(photo, request.face)
+            measured = [face.action_units | face.sides for face in chosen.faces]
+            edits.append(Edit(chosen, [request.deltas(self.action_units, current) for current in measured]))
 
         # 2. The edits
-        return self._edited(opened, edits, chosen, settings, request, started)
+        return self._results(edits, request, settings, on_step, started)
 
     def edit_faces(
         self,
@@ -240,6 +225,7 @@ class ExpressionEditor:
         tolerance: float | None = None,
         max_edits: int = 4,
         measure: bool = True,
+        on_step: OnStep | None = None,
         **sampling: Unpack[SamplingOptions],
     ) -> EditResult:
         """Edits faces of one photograph, each by a request of its own.
@@ -255,12 +241,8 @@ class ExpressionEditor:
         loop = EditRequest(tolerance=tolerance, max_edits=max_edits, measure=measure)
         indices = sorted(adds)
         requests = [self.action_units.deltas(adds[index]) for index in indices]
-        photo = open_photo(photo)
-        found = self._search(photo)
-        faces = [face for index in indices for face in select_faces(found.faces, index, photo)]
-        chosen = Chosen(indices, found.left_alone)
-        edits = [Edit(photo.pixels, faces, requests)]
-        (result,) = self._edited([photo], edits, [chosen], settings, loop, started)
+        edit = Edit(self._finder.choose(photo, *indices), requests)
+        (result,) = self._results([edit], loop, settings, on_step, started)
         return result
 
     def measure(self, photo: PhotoLike) -> list[Face]:
@@ -270,8 +252,7 @@ class ExpressionEditor:
             ImageError: where the photograph cannot be read.
             NoFaceError: where there is none.
         """
-        photo = open_photo(photo)
-        return select_faces(self._search(photo).faces, "all", photo)
+        return self._finder.choose(photo, "all").faces
 
     def sweep(
         self,
@@ -283,8 +264,7 @@ class ExpressionEditor:
         face: str | int = "largest",
         *,
         inference_steps: int | None = None,
-        measure: bool = True,
-        **sampling: Unpack[SamplingOptions],
+        **options: Unpack[VariantOptions],
     ) -> list[EditResult]:
         """Edits with one AU at `steps` evenly spaced variations from `start` to `stop`, both included.
 
@@ -293,7 +273,7 @@ class ExpressionEditor:
         if steps < 2:
             raise ActionUnitError(f"a sweep needs at least 2 steps, got {steps}")
         adds = [{au: float(value)} for value in np.linspace(start, stop, steps)]
-        return self.variants(photo, adds, face, steps=inference_steps, measure=measure, **sampling)
+        return self.variants(photo, adds, face, steps=inference_steps, **options)
 
     def variants(
         self,
@@ -302,6 +282,7 @@ class ExpressionEditor:
         face: str | int = "largest",
         *,
         measure: bool = True,
+        on_step: OnStep | None = None,
         **sampling: Unpack[SamplingOptions],
     ) -> list[EditResult]:
         """Edits one photograph by several AU variations; each face is encoded once for all of them.
@@ -318,13 +299,9 @@ class ExpressionEditor:
         started = time.perf_counter()
         settings = self.sampling(**sampling)
         deltas = [self.action_units.deltas(add) for add in adds]
-        photo = open_photo(photo)
-        found = self._search(photo)
-        chosen = Chosen(select_indices(found.faces, face, photo), found.left_alone)
-        faces = [found.faces[index] for index in chosen.indices]
-        edits = [Edit(photo.pixels, faces, [delta] * len(faces)) for delta in deltas]
-        self.changer.apply(edits, settings)
-        return self._results([photo] * len(edits), edits, [chosen] * len(edits), measure, started)
+        chosen = self._finder.choose(photo, face)
+        edits = [Edit(chosen, [delta] * len(chosen.faces)) for delta in deltas]
+        return self._results(edits, EditRequest(measure=measure), settings, on_step, started)
 
     def expression(self, photo: PhotoLike, face: str | int = "largest") -> Expression:
         """The expression of one face as measured: intensities, by side where the sides differ.
@@ -334,10 +311,8 @@ class ExpressionEditor:
             MagicEditError: where the face backend measures no action units.
         """
         photo = open_photo(photo)
-        (found,) = select_faces(self._search(photo).faces, "largest" if face == "all" else face, photo)
-        return measured_expression(
-            found, self.backend.name, str(photo.source.name if photo.source else "a photograph")
-        )
+        source = photo.source.name if photo.source else "a photograph"
+        return measured_expression(self._finder.one(photo, face), self.backend.name, source)
 
     def interpolate(
         self,
@@ -347,8 +322,7 @@ class ExpressionEditor:
         face: str | int = "largest",
         *,
         inference_steps: int | None = None,
-        measure: bool = True,
-        **sampling: Unpack[SamplingOptions],
+        **options: Unpack[VariantOptions],
     ) -> list[EditResult]:
         """Edits a photograph by evenly spaced levels between its expression and that of another one.
 
@@ -364,11 +338,11 @@ class ExpressionEditor:
         if steps < 2:
             raise ActionUnitError(f"an interpolation needs at least 2 steps, got {steps}")
         photo = open_photo(photo)
-        (found,) = select_faces(self._search(photo).faces, "largest" if face == "all" else face, photo)
+        found = self._finder.one(photo, face)
         goal = usable_expression(self.expression(other), self.action_units)
         deltas = goal.variation(found.action_units | found.sides)
         adds = [{name: share * delta for name, delta in deltas.items()} for share in np.linspace(0, 1, steps)]
-        return self.variants(photo, adds, face, steps=inference_steps, measure=measure, **sampling)
+        return self.variants(photo, adds, face, steps=inference_steps, **options)
 
     def attention_maps(
         self,
@@ -376,11 +350,8 @@ class ExpressionEditor:
         add: Deltas,
         face: str | int = "largest",
         *,
-        seed: int = 0,
-        steps: int | None = None,
-        guidance: float | None = None,
-        quality: str | None = None,
         layer: str | None = None,
+        **sampling: Unpack[ModelOptions],
     ) -> AttentionMaps:
         """The reference attention of an edit of one face, under the AU variation where it is guided.
 
@@ -394,7 +365,7 @@ class ExpressionEditor:
         """
         from magicedit.pipelines.pipeline_magicedit import transformer_blocks
 
-        settings = SamplingSettings(steps, guidance, quality, seed)
+        settings = SamplingSettings(**sampling)
         if self.pipeline.reference_unet is None:
             raise ModelError(
                 f"the model {self.model} has no reference UNet, so nothing in it attends to a reference face"
@@ -402,19 +373,16 @@ class ExpressionEditor:
         layers = tuple(transformer_blocks(self.pipeline.unet))
         if layer is not None and layer not in layers:
             raise ModelError(f"the model {self.model} has no layer {layer!r}; it has {', '.join(layers)}")
-        delta = resolve_delta(
-            dict.fromkeys(self.action_units.with_sides(), 0.0), add=add, names=self.action_units
-        )
+        delta = self.action_units.deltas(add)
         left, right = (self.action_units.vector(side) for side in split_sides(delta))
         if not np.array_equal(left, right):
             raise ActionUnitError(
                 "attention is recorded of one run of the model; ask both sides for the same"
             )
-        photo = open_photo(photo)
-        found = select_faces(self._search(photo).faces, face, photo)
-        if len(found) > 1:
+        found = self._finder.choose(photo, face)
+        if len(found.faces) > 1:
             raise NoFaceError(f'attention is recorded of one face: "largest" or an index, got {face!r}')
-        cut = self.changer.cut(photo.pixels, found[0])
+        cut = self.changer.cut(found.photo.pixels, found.faces[0])
         return record_attention(self.pipeline, cut, left, settings, layer)
 
     def sampling(self, **options: Unpack[SamplingOptions]) -> SamplingSettings:
@@ -424,254 +392,41 @@ class ExpressionEditor:
             MagicEditError: where the settings make no sense, or no reference shows its teeth.
             ImageError, NoFaceError: of a reference.
         """
-        asked = Sampling(**options)
-        mouths = MouthSettings(asked.teeth, self.mouths_of(asked.references))
-        return SamplingSettings(asked.steps, asked.guidance, asked.quality, asked.seed, mouths)
+        teeth, references = options.pop("teeth", None), options.pop("references", ())
+        settings = SamplingSettings(**options)
+        return replace(settings, mouths=MouthSettings(teeth, self.mouths_of(references)))
 
     def mouths_of(self, references: Sequence[PhotoLike]) -> tuple[Mouth, ...]:
-        """The mouths of other photographs of a person that show teeth.
-
-        Raises:
-            ImageError, NoFaceError: see their docstrings.
-            MagicEditError: where references are given and none shows its teeth.
-        """
-        mouths = []
-        for reference in references:
-            photo = open_photo(reference)
-            (face,) = select_faces(self._search(photo).faces, "largest", photo)
-            if face.scheme != "mediapipe478":
-                raise MagicEditError("references need MediaPipe's landmarks; use the face backend mediapipe")
-            alignment = align(face, self.changer.model.resolution)
-            mouth = own_mouth(photo.pixels, face.landmarks, alignment, "reference")
-            mouths += [] if mouth is None else [mouth]
-        if len(references) and not mouths:
-            which = "the reference shows" if len(references) == 1 else "none of the references shows"
-            raise MagicEditError(
-                f"{which} no teeth; give a photograph in which the person smiles with parted lips"
-            )
-        return tuple(mouths)
-
-    def _search(self, photo: Photo) -> Found:
-        pixels = np.ascontiguousarray(photo.pixels)
-        key = hashlib.blake2b(pixels, digest_size=16, salt=b"%d" % pixels.shape[1]).digest()
-        with self._detecting:
-            if key not in self._found:
-                self._found[key] = search(self.backend, pixels)
-                if len(self._found) > REMEMBERED_PHOTOS:
-                    self._found.popitem(last=False)
-            self._found.move_to_end(key)
-            return self._found[key]
-
-    def _edited(
-        self,
-        photos: list[Photo],
-        edits: list[Edit],
-        chosen: list[Chosen],
-        settings: SamplingSettings,
-        loop: EditRequest,
-        started: float,
-    ) -> list[EditResult]:
-        """The results of `edits`, by the closed loop where one is asked for."""
-        if loop.tolerance is not None:
-            return self._pursue(photos, edits, chosen, settings, loop.tolerance, loop.max_edits, started)
-        self.changer.apply(edits, settings)
-        return self._results(photos, edits, chosen, loop.measure, started)
-
-    def _pursue(
-        self,
-        photos: list[Photo],
-        edits: list[Edit],
-        chosen: list[Chosen],
-        settings: SamplingSettings,
-        tolerance: float,
-        max_edits: int,
-        started: float,
-    ) -> list[EditResult]:
-        """The closed loop: edit, measure, correct the requests, until all are near enough."""
-        pursuits = [
-            [Pursuit(face, asked) for face, asked in zip(edit.faces, edit.requests, strict=True)]
-            for edit in edits
-        ]
-        # Those that are the nearest of some face, by number; 0 is the photograph
-        kept = [
-            {0: Edit(edit.pixels, edit.faces, [pursuit.best for pursuit in faces])}
-            for edit, faces in zip(edits, pursuits, strict=True)
-        ]
-        for number in range(1, max_edits + 1):
-            left = [i for i, faces in enumerate(pursuits) if not all(p.is_done(tolerance) for p in faces)]
-            tries = []
-            for i in left:
-                requests = [p.best if p.is_done(tolerance) else p.request for p in pursuits[i]]
-                tries.append(Edit(photos[i].pixels, edits[i].faces, requests))
-            self.changer.apply(tries, settings)
-            for i, attempt in zip(left, tries, strict=True):
-                for pursuit in pursuits[i]:
-                    if not pursuit.is_done(tolerance):
-                        pursuit.note(self._find_again(attempt.pixels, pursuit.face))
-                nearest = {0, *(pursuit.best_edit for pursuit in pursuits[i])}
-                kept[i] = {n: old for n, old in (kept[i] | {number: attempt}).items() if n in nearest}
-
-        # Faces may have come nearest in different edits; then one more joins their best requests
-        finals = []
-        for edit, faces, attempts in zip(edits, pursuits, kept, strict=True):
-            final = Edit(edit.pixels, edit.faces, [pursuit.best for pursuit in faces])
-            made = next((n for n, attempt in attempts.items() if attempt.requests == final.requests), None)
-            if made is None:
-                self.changer.apply([final], settings)
-            else:
-                final.pixels, final.changes = attempts[made].pixels, attempts[made].changes
-            for pursuit in faces:
-                if pursuit.edits and pursuit.best_edit != made:
-                    again = self._find_again(final.pixels, pursuit.face)
-                    pursuit.settle(again, edited=made is None and not pursuit.is_lost)
-            finals.append(final)
-        return self._results(photos, finals, chosen, True, started, pursuits, tolerance)
+        """The mouths of other photographs of a person that show teeth, see `finding.reference_mouths`."""
+        return reference_mouths(self._finder, references, self.changer.model.resolution)
 
     def _results(
         self,
-        photos: list[Photo],
         edits: list[Edit],
-        chosen: list[Chosen],
-        measure: bool,
+        loop: EditRequest,
+        settings: SamplingSettings,
+        on_step: OnStep | None,
         started: float,
-        pursuits: list[list[Pursuit]] | None = None,
-        tolerance: float | None = None,
     ) -> list[EditResult]:
+        """Carries out `edits`, by the closed loop where one is asked for, and judges them.
+
+        loop: whether to measure, tolerance and number of edits.
+        """
+        change = partial(self.changer.apply, settings=settings, on_step=on_step)
+        pursuits: list = [[None] * len(edit.faces) for edit in edits]
+        if loop.tolerance is None:
+            change(edits)
+        else:
+            edits, pursuits = pursue(edits, change, self._finder.find_again, loop.tolerance, loop.max_edits)
+        finder = self._finder if loop.measure else None
         results = []
-        for position, (photo, edit, which) in enumerate(zip(photos, edits, chosen, strict=True)):
+        for edit, pursued in zip(edits, pursuits, strict=True):
             faces = [
-                self._face_edit(
-                    photo, edit, number, index, measure, pursuits and pursuits[position][number], tolerance
-                )
-                for number, index in enumerate(which.indices)
+                judged(edit, number, self.changer.model.resolution, finder, pursuit, loop.tolerance)
+                for number, pursuit in enumerate(pursued)
             ]
-            image = photo_to_image(photo, edit.pixels)
+            image = photo_to_image(edit.chosen.photo, edit.pixels)
             seconds = time.perf_counter() - started
-            results.append(EditResult(image, faces, seconds, self.model, which.left_alone))
+            results.append(EditResult(image, faces, seconds, self.model, edit.chosen.left_alone))
             started = time.perf_counter()  # the first result bears the cost of the shared work
         return results
-
-    def _face_edit(
-        self,
-        photo: Photo,
-        edit: Edit,
-        number: int,
-        index: int,
-        measure: bool,
-        pursuit: Pursuit | None,
-        tolerance: float | None,
-    ) -> FaceEdit:
-        face, sent = edit.faces[number], edit.requests[number]
-        requested = sent if pursuit is None else pursuit.asked
-        moved, distance, warnings = None, None, self._doubts(photo.pixels, edit, number, requested)
-        before, after = measured_as_asked(face, requested), None
-        if measure:
-            again = face if edit.pixels is photo.pixels else self._find_again(edit.pixels, face)
-            if again is None:
-                warnings.append("the face was not found again in the result: look at it")
-            else:
-                distance = identity_distance(photo.pixels, face, edit.pixels, again)
-                after = measured_as_asked(again, requested)
-                if face.scheme == again.scheme == "mediapipe478":
-                    moved = geometric_change(face.landmarks, again.landmarks)
-                warnings += unreached(requested, before, after, moved or {})
-        if pursuit is not None and pursuit.is_lost:
-            warnings.append(
-                f"the face was not found again in any of {pursuit.edits} edits, so it was left as it is"
-            )
-        elif pursuit is not None and tolerance < pursuit.error < math.inf:
-            warnings.append(
-                f"after {pursuit.edits} edits the request was missed by {pursuit.error:.1f} intensity steps, "
-                f"more than the tolerance of {tolerance:g}"
-            )
-        return FaceEdit(
-            index=index,
-            box=face.box,
-            pose=face.pose,
-            requested=requested,
-            before=before,
-            after=after,
-            moved=moved,
-            identity_distance=distance,
-            warnings=tuple(warnings),
-            edits=1 if pursuit is None else pursuit.edits,
-            sent=sent,
-            reached=None if pursuit is None else pursuit.error <= tolerance,
-        )
-
-    def _doubts(
-        self, pixels: np.ndarray, edit: Edit, number: int, requested: Mapping[str, float]
-    ) -> list[str]:
-        """What the photograph and the change say against the edit of a face, see `doubts`."""
-        face, resolution = edit.faces[number], self.changer.model.resolution
-        doubts = doubts_before(pixels, face, requested, resolution)
-        if number in edit.changes:
-            alignment = align(face, resolution)
-            landmarks = alignment.apply(face.landmarks)
-            region = editing_region(landmarks, resolution, face.scheme)
-            change = edit.changes[number]
-            doubts += doubts_of_folds(change, landmarks, face.scheme, region)
-            if change.mask.any():  # cutting the crop out of a large photograph takes longer than the rest
-                crop = crop_face(pixels, alignment)
-                doubts += doubts_of_paint(change, crop, landmarks, face.scheme, region, requested)
-        return doubts
-
-    def _find_again(self, pixels: np.ndarray, face: Face) -> Face | None:
-        """The same face in the edited photograph, looked for around its old place only."""
-        height, width = pixels.shape[:2]
-        x0, y0, x1, y1 = face.box
-        margin = max(x1 - x0, y1 - y0)
-        left, top = max(0, int(x0 - margin)), max(0, int(y0 - margin))
-        right, bottom = min(width, math.ceil(x1 + margin)), min(height, math.ceil(y1 + margin))
-        with self._detecting:
-            found = self.backend.detect(np.ascontiguousarray(pixels[top:bottom, left:right]))
-        offset = np.array([left, top], np.float32)
-        moved = [
-            replace(
-                other,
-                box=tuple(float(edge) for edge in np.asarray(other.box) + np.tile(offset, 2)),
-                landmarks=other.landmarks + offset,
-            )
-            for other in found
-        ]
-        return same_face(moved, face.box)
-
-
-def measured_expression(face: Face, backend: str, source: str = "") -> Expression:
-    """The expression of a measured face; MagicEditError where its backend measures no action units."""
-    if not face.action_units:
-        raise MagicEditError(
-            f"the face backend {backend} measures no action units, so there is no expression to read; "
-            "use mediapipe"
-        )
-    return Expression.measured(face.action_units, face.sides, source)
-
-
-def select_faces(faces: list[Face], which: str | int, photo: Photo) -> list[Face]:
-    """The faces meant by "all", "largest" or an index, out of those found; errors as of `select_indices`."""
-    return [faces[index] for index in select_indices(faces, which, photo)]
-
-
-def select_indices(faces: list[Face], which: str | int, photo: Photo) -> list[int]:
-    """The indices of the faces meant by "all", "largest" or an index, out of those found, largest first.
-
-    Raises:
-        NoFaceError: where there is no face, or fewer than the index needs.
-    """
-    check_face(which)
-    if not faces:
-        height, width = photo.pixels.shape[:2]
-        name = f"{photo.source}" if photo.source else "the photograph"
-        raise NoFaceError(
-            f"no face was found in {name} ({width} x {height} px): use one that shows a face upright, from "
-            "the front or half side, well lit and at least about 75 px high"
-        )
-    if which == "all":
-        return list(range(len(faces)))
-    index = 0 if which == "largest" else which
-    if not 0 <= index < len(faces):
-        found = f"{len(faces)} face was" if len(faces) == 1 else f"{len(faces)} faces were"
-        raise NoFaceError(
-            f"face {index} does not exist: {found} found, counted from 0 (the largest) to {len(faces) - 1}"
-        )
-    return [index]

@@ -73,24 +73,11 @@ class MouthSettings:
         return {"teeth": self.teeth, "references": digests}
 
 
-@dataclass(frozen=True)
-class SamplingSettings:
-    """A `Sampling` whose mouths are found.
+@dataclass(frozen=True, kw_only=True)
+class SamplingSettings(Sampling):
+    """A `Sampling` and whose teeth show: `mouths` are found."""
 
-    steps, guidance, quality, seed: as of `Sampling`. mouths: whose teeth show.
-
-    Raises:
-        MagicEditError: unless they make sense.
-    """
-
-    steps: int | None = None
-    guidance: float | None = None
-    quality: str | None = None
-    seed: int = 0
     mouths: MouthSettings = field(default_factory=MouthSettings)
-
-    def __post_init__(self):
-        Sampling(steps=self.steps, guidance=self.guidance, quality=self.quality, seed=self.seed)
 
     def to_json(self) -> dict[str, Any]:
         """Equal for equal settings."""

@@ -11,6 +11,7 @@ from magicedit.evaluation.report import (
     METRICS,
     Cell,
     Table,
+    by_unit,
     interval,
     load_report,
     markdown,
@@ -61,11 +62,7 @@ def compare(a: Path, b: Path, output: Path, editor_a: str | None = None, editor_
             f"{folders[1]}; evaluate both with the same protocol, people and seed"
         )
     sides = [
-        {
-            "folder": str(folder),
-            "protocol": s.get("protocol", {}),
-            "circumstances": s.get("circumstances", {}),
-        }
+        {"folder": str(folder)} | {key: s.get(key, {}) for key in ("protocol", "circumstances")}
         for folder, s in zip(folders, summaries, strict=True)
     ]
     result = {"a": sides[0], "b": sides[1], "notes": notes, "pairs": pairs}
@@ -108,12 +105,9 @@ def _notes(summaries: list[dict]) -> list[str]:
             f"different protocols: a {protocols[0]}, b {protocols[1]}; only common edits are compared"
         )
     for side, summary, other in (("a", *summaries), ("b", *summaries[::-1])):
-        alone = [name for name in ran(summary) if name not in ran(other)]
-        if alone:
-            notes.append(f"editors only in {side}: {', '.join(alone)}")
-        alone = [name for name in summary.get("scorers", {}) if name not in other.get("scorers", {})]
-        if alone:
-            notes.append(f"scorers only in {side}: {', '.join(alone)}")
+        for what, there in (("editors", ran), ("scorers", lambda s: s.get("scorers", {}))):
+            if alone := [name for name in there(summary) if name not in there(other)]:
+                notes.append(f"{what} only in {side}: {', '.join(alone)}")
     return notes
 
 
@@ -198,16 +192,11 @@ def _table(pair: dict, headlines: Sequence[dict]) -> Table:
 
 
 def _units_table(pair: dict) -> Table:
-    units = pair["action_units"]
-    rows = [
-        [Cell(au)]
-        + [
-            Cell(number(f.get("difference"), 2, "+"), f"{interval(f, 2, '+')} n={f['n']}" if f else "")
-            for f in (table.get(au, {}) for table in units.values())
-        ]
-        for au in dict.fromkeys(au for table in units.values() for au in table)
-    ]
-    return Table(["AU", *units], rows)
+    def cell(found: dict) -> Cell:
+        note = f"{interval(found, 2, '+')} n={found['n']}" if found else ""
+        return Cell(number(found.get("difference"), 2, "+"), note)
+
+    return by_unit(pair["action_units"], cell)
 
 
 def _write(result: dict, reports: Sequence[tuple], folders: Sequence[Path], output: Path) -> None:

@@ -47,28 +47,19 @@ class ModelEditor:
     """An `ExpressionEditor` with fixed sampling settings as an editor to evaluate."""
 
     def __init__(self, editor, *, steps: int | None = None, guidance: float | None = None):
-        self.editor, self.steps, self.guidance = editor, steps, guidance
+        self.editor, self._sampling = editor, {"steps": steps, "guidance": guidance}
 
     @property
     def action_units(self) -> tuple[str, ...]:
         return self.editor.action_units
 
     def __call__(self, photo: Photo, au_delta: Mapping[str, float], seed: int) -> np.ndarray:
-        result = self.editor.edit(
-            photo,
-            add=au_delta,
-            face="largest",
-            steps=self.steps,
-            guidance=self.guidance,
-            seed=seed,
-            measure=False,
-        )
+        how = self._sampling | {"seed": seed, "measure": False}
+        result = self.editor.edit(photo, add=au_delta, face="largest", **how)
         return np.asarray(result.image.convert("RGB"))
 
     def attention_maps(self, photo: Photo, au_delta: Mapping[str, float], seed: int):
-        return self.editor.attention_maps(
-            photo, au_delta, seed=seed, steps=self.steps, guidance=self.guidance
-        )
+        return self.editor.attention_maps(photo, au_delta, seed=seed, **self._sampling)
 
 
 class PictureFolder:

@@ -9,13 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from magicedit.errors import MagicEditError, MissingDependencyError
-from magicedit.evaluation.circumstances import (
-    PACKAGES,
-    hardware,
-    plain_command,
-    versions,
-    without_folders,
-)
+from magicedit.evaluation.circumstances import PACKAGES, hardware, plain_command, versions, without_folders
 from magicedit.evaluation.editors import Entrant
 from magicedit.evaluation.metrics.perceptual import FID_LEAST, load_fid
 from magicedit.evaluation.protocol import Protocol, load_protocol

@@ -8,7 +8,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -251,20 +251,18 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def by_unit(tables: dict[str, dict[str, Any]], cell: Callable[[Any], Cell]) -> Table:
+    """A row per action unit that any table has, a column for each table; `cell` of {} where it lacks one."""
+    aus = dict.fromkeys(au for table in tables.values() for au in table)
+    rows = [[Cell(au), *(cell(table.get(au, {})) for table in tables.values())] for au in aus]
+    return Table(["AU", *tables], rows)
+
+
 def _correlations(summary: dict, scorer: str) -> Table:
     """Pearson's r, Spearman's rho and the slope of measured on asked change, by action unit."""
-    editors = ran(summary)
-    control = {name: data.get("control", {}).get(scorer, {}) for name, data in editors.items()}
-    rows = []
-    for au in dict.fromkeys(au for table in control.values() for au in table):
-        cells = [
-            Cell(
-                " / ".join(number(table.get(au, {}).get(key), 2) for key in ("pearson", "spearman", "slope"))
-            )
-            for table in control.values()
-        ]
-        rows.append([Cell(au), *cells])
-    return Table(["AU", *control], rows)
+    control = {name: data.get("control", {}).get(scorer, {}) for name, data in ran(summary).items()}
+    keys = ("pearson", "spearman", "slope")
+    return by_unit(control, lambda found: Cell(" / ".join(number(found.get(key), 2) for key in keys)))
 
 
 def _sides(summary: dict) -> Table:
@@ -300,20 +298,15 @@ def _steadiness(summary: dict) -> Table:
 
 def _groups(summary: dict) -> Table:
     keys = _keys(summary, GROUPED)
+    groups = {name: data.get("groups") or {} for name, data in ran(summary).items()}
     rows = [
-        [
-            Cell(f"{column}: {value}"),
-            Cell(name),
-            Cell(str(group.get("people", DASH))),
-            Cell(str(group.get("n", DASH))),
-        ]
+        [Cell(f"{column}: {value}"), Cell(name)]
+        + [Cell(str(group.get(count, DASH))) for count in ("people", "n")]
         + [_cell(group.get("headline", {}), key) for key in keys]
-        for column in sorted({c for data in ran(summary).values() for c in data.get("groups") or {}})
-        for value in sorted(
-            {v for data in ran(summary).values() for v in (data.get("groups") or {}).get(column, {})}
-        )
-        for name, data in ran(summary).items()
-        if (group := (data.get("groups") or {}).get(column, {}).get(value))
+        for column in sorted({column for by in groups.values() for column in by})
+        for value in sorted({value for by in groups.values() for value in by.get(column, {})})
+        for name, by in groups.items()
+        if (group := by.get(column, {}).get(value))
     ]
     return Table(["group", "editor", "people", "edits", *map(title, keys)], rows)
 

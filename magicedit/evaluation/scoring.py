@@ -2,7 +2,7 @@
 
 import re
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,26 +147,16 @@ class Scoring:
         after = self._measure(pixels, face, original.alignment)
 
         intensities = {"blendshapes": before.face.action_units | before.face.sides}
-        changed = {
-            "blendshapes": {
-                name: value - intensities["blendshapes"][name]
-                for name, value in (face.action_units | face.sides).items()
-            }
-        }
+        seen = (face.action_units | face.sides).items()
+        changed = {"blendshapes": {name: value - intensities["blendshapes"][name] for name, value in seen}}
         if after.landmarks68 is not None:
             changed["landmarks68"] = geometric_change(before.landmarks68, after.landmarks68, "ibug68")
         row: dict[str, Any] = {"before": intensities, "changed": changed}
         row |= au_columns(asked, changed, intensities, self.aus)
         row |= {
-            "identity_distance": None
-            if before.descriptor is None
-            else descriptor_distance(before.descriptor, after.descriptor),
-            "arcface_cosine": None
-            if before.embedding is None or after.embedding is None
-            else embedding_cosine(before.embedding, after.embedding),
-            "mobileface_cosine": None
-            if before.mobileface is None
-            else embedding_cosine(before.mobileface, after.mobileface),
+            "identity_distance": _where_known(descriptor_distance, before.descriptor, after.descriptor),
+            "arcface_cosine": _where_known(embedding_cosine, before.embedding, after.embedding),
+            "mobileface_cosine": _where_known(embedding_cosine, before.mobileface, after.mobileface),
             "background_rmse": background_rmse(before.crop, after.crop, original.mask),
             "pose_degrees": pose_rmse_degrees(before.face.pose, face.pose),
             "pose_matrix": pose_rmse_matrix(before.face.pose, face.pose),
@@ -200,6 +190,12 @@ class Scoring:
             embedding = None if same is None else same.embedding
         mobileface = None if self._mobileface is None else self._mobileface(pixels, face)
         return Measured(face, crop_face(pixels, alignment), landmarks68, descriptor, embedding, mobileface)
+
+
+def _where_known(
+    compare: Callable[[np.ndarray, np.ndarray], float], before: np.ndarray | None, after: np.ndarray | None
+) -> float | None:
+    return None if before is None or after is None else compare(before, after)
 
 
 def region_columns(original: Original, after: np.ndarray, asked: Mapping[str, float]) -> dict[str, Any]:

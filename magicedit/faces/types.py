@@ -5,7 +5,7 @@ All positions are in pixels of the upright photograph with *pixel centres at who
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -82,6 +82,16 @@ class FaceBackend(Protocol):
     def detect(self, pixels: np.ndarray) -> list[Face]:
         """Faces of an RGB photograph, (height, width, 3) uint8, largest first; an empty list for none."""
         ...
+
+
+def shifted(face: Face, x: int, y: int) -> Face:
+    """The face of a part of a picture that begins at (x, y), in the picture's pixels."""
+    x0, y0, x1, y1 = face.box
+    return replace(
+        face,
+        box=(x0 + x, y0 + y, x1 + x, y1 + y),
+        landmarks=(face.landmarks + np.float32((x, y))).astype(np.float32),
+    )
 
 
 def search(backend: FaceBackend, pixels: np.ndarray) -> Found:

@@ -3,6 +3,7 @@
 from magicedit.video.curves import Curve
 from magicedit.video.edit import check_request, edit_video
 from magicedit.video.flicker import Flicker
+from magicedit.video.job import VideoJob
 from magicedit.video.reading import Video
 from magicedit.video.reenact import reenact
 from magicedit.video.results import FaceInVideo, Progress, VideoResult
@@ -21,6 +22,7 @@ __all__ = [
     "Smoothing",
     "Tracking",
     "Video",
+    "VideoJob",
     "VideoResult",
     "VideoSettings",
     "check_request",

@@ -17,16 +17,14 @@ from magicedit.faces import Alignment, Face, FaceBackend, Pose
 from magicedit.faces.types import box_around
 from magicedit.files import replacing
 from magicedit.ledger import drop_torn_line
-from magicedit.video.reading import Damage, Frame, Video, to_rgb
+from magicedit.video.reading import Damage, Video
 from magicedit.video.results import Pace, ProgressCallback
 from magicedit.video.smoothing import FaceFilter, Smoothing
-from magicedit.video.threads import ahead, how_many
+from magicedit.video.threads import pictures_ahead
 from magicedit.video.tracking import CutDetector, Tracked, Tracker, Tracking
 
 BRIDGED = 0.25  # seconds for which a face may be missed: it is taken to have moved evenly meanwhile
 FADE = 0.15  # seconds in which an edit comes and goes with a face that appears or leaves within a scene
-DECODED_AHEAD = 8  # frames at most
-DECODED_BYTES = 4.5  # a pixel of a decoded frame: RGB and yuv420p
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,19 +55,18 @@ class Row:
         return Row(**(content | {"faces": tuple(map(_tracked_from_json, content["faces"]))}))
 
 
+_PLAIN = ("scheme", "score", "action_units", "sides")  # of a face, as they are
+
+
 def _tracked_to_json(tracked: Tracked) -> dict[str, Any]:
     face = tracked.face
-    pose = face.pose
     return {
         "number": tracked.number,
         "box": list(face.box),
         "landmarks": _encoded(face.landmarks),
-        "scheme": face.scheme,
-        "score": face.score,
-        "action_units": face.action_units,
-        "sides": face.sides,
-        "pose": None if pose is None else [pose.yaw, pose.pitch, pose.roll],
+        "pose": None if face.pose is None else list(vars(face.pose).values()),
         "looks": None if tracked.looks is None else _encoded(tracked.looks),
+        **{name: getattr(face, name) for name in _PLAIN},
     }
 
 
@@ -77,11 +74,8 @@ def _tracked_from_json(content: dict[str, Any]) -> Tracked:
     face = Face(
         box=tuple(content["box"]),
         landmarks=_decoded(content["landmarks"]).reshape(-1, 2),
-        scheme=content["scheme"],
-        score=content["score"],
-        action_units=content["action_units"],
-        sides=content["sides"],
-        pose=None if content["pose"] is None else Pose(*content["pose"]),
+        pose=content["pose"] and Pose(*content["pose"]),
+        **{name: content[name] for name in _PLAIN},
     )
     looks = content["looks"]
     return Tracked(content["number"], face, None if looks is None else _decoded(looks))
@@ -157,12 +151,10 @@ def analyse(
     pace = Pace(progress, "faces", video.info.frames, known)
 
     # 2. The frames from there on; the one before tells how much the next differs
-    def prepared() -> Iterator[tuple[Frame, np.ndarray]]:
-        for frame in video.frames(max(0, known - 1)):
-            yield frame, to_rgb(frame.planes, video.info)
-
-    depth = how_many(DECODED_AHEAD, video.info, DECODED_BYTES)
-    with rows_file.open("a", encoding="utf-8") as file, closing(ahead(prepared(), depth)) as frames:
+    with (
+        rows_file.open("a", encoding="utf-8") as file,
+        closing(pictures_ahead(video, max(0, known - 1))) as frames,
+    ):
         for frame, pixels in frames:
             difference = cuts.difference(frame.planes)
             if frame.index < known:

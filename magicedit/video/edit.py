@@ -1,50 +1,29 @@
 """Editing the faces of a video: looked for in a first pass, edited and encoded in a second."""
 
 import itertools
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar, Unpack
+from typing import Unpack
 
 import numpy as np
 
 from magicedit.action_units import vocabulary_of
-from magicedit.editor import ExpressionEditor, FaceChanger, SamplingSettings
-from magicedit.errors import ActionUnitError, NoFaceError, VideoError
+from magicedit.editor import ExpressionEditor
+from magicedit.errors import ActionUnitError, VideoError
 from magicedit.expression import Expression
-from magicedit.request import Deltas, EditRequest, SamplingOptions
-from magicedit.video.analysis import (
-    DECODED_AHEAD,
-    DECODED_BYTES,
-    Analysis,
-    Row,
-    SteadyFace,
-    Track,
-    analyse,
-    check_damage,
-    choose,
-    scan,
-    steady_faces,
-)
+from magicedit.request import Deltas, EditRequest
+from magicedit.video.analysis import Analysis, Row, SteadyFace, Track, choose, scan
 from magicedit.video.curves import Curve
-from magicedit.video.flicker import FlickerMeter
-from magicedit.video.partial import Partial, identity
-from magicedit.video.reading import HDR_TRANSFERS, Frame, Video, VideoInfo, import_av, replace_pixels, to_rgb
-from magicedit.video.rendering import batch_size, render
-from magicedit.video.results import FaceInVideo, ProgressCallback, VideoResult
-from magicedit.video.settings import DEFAULTS, VideoSettings
-from magicedit.video.smoothing import ChangeFilter, Smoothing
-from magicedit.video.threads import ahead, how_many
+from magicedit.video.job import VideoJob, VideoOptions
+from magicedit.video.reading import HDR_TRANSFERS, VideoInfo, replace_pixels
+from magicedit.video.rendering import FrameMaker, batch_size, batches
+from magicedit.video.results import VideoResult
+from magicedit.video.threads import pictures_ahead
 from magicedit.video.writing import check_size, check_video_output
 from magicedit.vocabulary import whole_name
-from magicedit.warping import Change, Mouth
-
-Request = Callable[[SteadyFace, float], dict[str, float]]
-Item = TypeVar("Item")
-QUALITY = "fast"  # what videos are made in unless another is asked for: see docs/video.md
+from magicedit.warping import Mouth
 
 
 def edit_video(
@@ -60,16 +39,12 @@ def edit_video(
     expression: Expression | None = None,
     strength: float = 1.0,
     neutral: bool = False,
-    quality: str | None = QUALITY,
-    settings: VideoSettings = DEFAULTS,
-    damaged: bool = False,
-    progress: ProgressCallback | None = None,
-    **sampling: Unpack[SamplingOptions],
+    **options: Unpack[VideoOptions],
 ) -> VideoResult:
     """Edits one or all faces of a video; sound, timestamps and everything outside the faces stay.
 
-    Work that is interrupted stays in a folder beside the output; the same call goes on with it and makes the
-    same frames as one that was never interrupted.
+    Interrupted work stays in a folder beside the output; the same call resumes it and makes the same frames
+    as one that was never interrupted.
 
     Args:
         source: the video. output: .mp4, .mov or .mkv, in H.264; it appears when it is whole.
@@ -78,11 +53,8 @@ def edit_video(
         face: "largest" (by area and time), "all", or an index into the faces of the video in that order.
         curve: variations over time, added to the others.
         steps, guidance, seed, quality, teeth, references: as of `ExpressionEditor.edit`; noise and donor are
-            the same in every frame.
-        settings: how faces are followed and steadied, and how the output is encoded.
-        damaged: edit what can be decoded of a damaged file.
-        progress: is told how far the work is, by this thread; what it raises ends the work, which can be gone
-            on with.
+            the same in every frame, and the quality is QUALITY by default.
+        settings, damaged, progress, on_step: see `VideoJob`.
 
     Raises:
         VideoError: where the video cannot be read, is damaged, or its pictures cannot be held by H.264.
@@ -91,60 +63,35 @@ def edit_video(
         OutputError: where the output cannot be written, is the input, or is being made by another program.
         MissingDependencyError: without the extra `video`.
     """
-    # 1. What can be seen to be wrong now
-    started = time.perf_counter()
-    import_av()
-    source, output = Path(source), Path(output)
     names = editor.action_units
     asked = EditRequest(
         add, set, emotion, expression=expression, strength=strength, neutral=neutral, names=names
     )
     check_request(names, asked, curve)
-    chosen = editor.sampling(quality=quality, **sampling)
-    video = Video(source)
-    check_size(video.info, str(source), "scale it first")
-    check_video_output(output, source)
+    job = VideoJob(editor, source, output, **options)
+    info, path = job.video.info, job.video.path
+    check_size(info, str(path), "scale it first")
+    check_video_output(job.output, path)
 
     def requested(current: Mapping[str, float], seconds: float) -> dict[str, float]:
         parts = [asked.deltas(names, current, continuous=True)]
         return names.total([*parts, curve.at(seconds)] if curve else parts)
 
-    request = {
-        "command": "edit", "input": video.digest(), "suffix": output.suffix.lower(), "face": face,
-        "asked": asked.to_json(),
-        "curve": curve and curve.to_json(), "settings": asdict(settings), **identity(editor, chosen),
-    }  # fmt: skip
-    with Partial(output, request) as partial:
-        # 2. The faces
-        analysis = analyse(video, editor.backend, partial.faces, settings.tracking, progress)
-        time_base = float(video.info.time_base)
-        seconds = analysis.last_pts * time_base
-        try:
-            warnings = check_damage(analysis, source, damaged) + remarks_on(video.info)
-            tracks = choose(scan(analysis.rows(), time_base), face, source)
-            maker = EditMaker(video, analysis, tracks, requested, editor.changer, chosen, settings.smoothing)
-            if asked.set is not None or neutral or expression is not None:  # then each frame asks for its own
-                maker.check()
-        except (VideoError, NoFaceError, ActionUnitError):
-            partial.remove()  # what was asked for cannot be had
-            raise
-        if curve is not None and curve.end > seconds + analysis.last_duration * time_base:
-            warnings.append(
-                f"{curve.source} goes on to {curve.end:.2f} s, and the last frame is at {seconds:.2f} s; "
+    def prepare(analysis: Analysis) -> tuple[EditMaker, list[str]]:
+        tracks = choose(scan(analysis.rows(), job.time_base), face, path)
+        maker = EditMaker(job, analysis, tracks, requested)
+        if asked.set is not None or neutral or expression is not None:  # then each frame asks for its own
+            maker.check()
+        remarks, last = remarks_on(info), analysis.last_pts * job.time_base
+        if curve is not None and curve.end > last + analysis.last_duration * job.time_base:
+            remarks.append(
+                f"{curve.source} goes on to {curve.end:.2f} s, and the last frame is at {last:.2f} s; "
                 "what is beyond was not needed"
             )
+        return maker, remarks
 
-        # 3. The frames
-        resumed, remarks = render(
-            maker, analysis, video.info, video, output, partial, settings.encoding, progress
-        )
-        partial.remove()
-    return VideoResult(
-        path=output, width=video.info.width, height=video.info.height, frames=analysis.frames,
-        video_seconds=seconds, faces=[described(i, t) for i, t in enumerate(tracks)],
-        flicker=maker.meter.result(), seconds=time.perf_counter() - started, resumed=resumed,
-        model=editor.model, warnings=warnings + remarks,
-    )  # fmt: skip
+    about = {"command": "edit", "face": face, "asked": asked.to_json(), "curve": curve and curve.to_json()}
+    return job.run(info, about, prepare)
 
 
 def check_request(names: Sequence[str], asked: EditRequest, curve: Curve | None) -> None:
@@ -184,12 +131,7 @@ def remarks_on(info: VideoInfo) -> list[str]:
     return remarks
 
 
-def described(number: int, track: Track) -> FaceInVideo:
-    """A face for the report."""
-    return FaceInVideo(number, track.seen, (track.runs[0].starts, track.runs[-1].ends), len(track.runs))
-
-
-class EditMaker:
+class EditMaker(FrameMaker):
     """Makes the edited frames of a video, see `rendering.FrameMaker`.
 
     requested: current intensities and seconds -> variations.
@@ -197,32 +139,24 @@ class EditMaker:
 
     def __init__(
         self,
-        video: Video,
+        job: VideoJob,
         analysis: Analysis,
         tracks: list[Track],
         requested: Callable[[Mapping[str, float], float], dict[str, float]],
-        changer: FaceChanger,
-        sampling: SamplingSettings,
-        smoothing: Smoothing,
     ):
-        self.video, self.analysis, self.tracks = video, analysis, tracks
-        self.changer, self.sampling, self.smoothing = changer, sampling, smoothing
-        self.meter = FlickerMeter()
+        super().__init__(job, analysis, tracks)
         self._requested = requested
-        self._time_base = float(video.info.time_base)
-        self._filters: dict[str, ChangeFilter] = {}
 
     def check(self) -> None:
         """ActionUnitError where the request of some frame cannot be made."""
-        for row, faces in self._steady():
+        for row, faces in self.steady():
             for face in faces.values():
                 self._request(face, row)
 
     def frames(self, first: int) -> Iterator[tuple[int, np.ndarray]]:
         """Timestamp and planes of each frame from number `first` on, a multiple of PIECE."""
-        steady = itertools.islice(self._steady(), first, None)
-        depth = how_many(DECODED_AHEAD, self.video.info, DECODED_BYTES)
-        with closing(ahead(self._decoded(first), depth)) as decoded:
+        steady = itertools.islice(self.steady(), first, None)
+        with closing(pictures_ahead(self.video, first)) as decoded:
             for batch in batches(zip(steady, decoded, strict=True), batch_size(self.video.info)):
                 rows = [row for (row, _), _ in batch]
                 before = [pixels for _, (_, pixels) in batch]
@@ -238,32 +172,11 @@ class EditMaker:
                     )
                     yield frame.pts, replace_pixels(frame.planes, pixels, edited, self.video.info)
 
-    def state(self) -> dict[str, np.ndarray]:
-        state = {f"flicker/{name}": value for name, value in self.meter.state().items()}
-        for key, change in self._filters.items():
-            state |= {f"change/{key}/{name}": value for name, value in change.filter.state().items()}
-        return state
-
-    def restore(self, state: dict[str, np.ndarray]) -> None:
-        if not state:
-            return
-        self.meter.restore(
-            {name.split("/")[1]: value for name, value in state.items() if name.startswith("flicker/")}
-        )
-        kept: dict[str, dict[str, np.ndarray]] = {}
-        for name, value in state.items():
-            if name.startswith("change/"):
-                _, key, part = name.split("/")
-                kept.setdefault(key, {})[part] = value
-        for key, values in kept.items():
-            self._filters[key] = ChangeFilter(self.smoothing.change)
-            self._filters[key].filter.restore(values)
-
     @cached_property
     def _donors(self) -> dict[int, Mouth]:
         """By number of the face, whose teeth it shows in the whole video: chosen in its first frame."""
         donors: dict[int, Mouth] = {}
-        for _, faces in self._steady():
+        for _, faces in self.steady():
             for number in faces.keys() - donors.keys():
                 landmarks = faces[number].face.landmarks
                 donors[number] = self.sampling.mouths.donor(landmarks, self.sampling.seed)
@@ -271,16 +184,8 @@ class EditMaker:
                 break
         return donors
 
-    def _steady(self) -> Iterator[tuple[Row, dict[int, SteadyFace]]]:
-        size = self.changer.model.resolution
-        return steady_faces(self.analysis.rows(), self.tracks, self._time_base, self.smoothing, size)
-
-    def _decoded(self, first: int) -> Iterator[tuple[Frame, np.ndarray]]:
-        for frame in self.video.frames(first):
-            yield frame, to_rgb(frame.planes, self.video.info)
-
     def _request(self, face: SteadyFace, row: Row) -> dict[str, float]:
-        return self._requested(face.face.action_units | face.face.sides, row.pts * self._time_base)
+        return self._requested(face.face.action_units | face.face.sides, row.pts * self.time_base)
 
     def _edited(
         self, rows: list[Row], faces: list[dict[int, SteadyFace]], pixels: list[np.ndarray]
@@ -303,37 +208,16 @@ class EditMaker:
                 self.changer.cut(edited[i], faces[i][number].face, faces[i][number].alignment)
                 for i in requests
             ]
-            changes = self.changer.requested_changes(cuts, [*requests.values()], self.sampling)
+            changes = self.changes(cuts, [*requests.values()])
             made = dict(zip(requests, zip(cuts, changes, strict=True), strict=True))
             for i, row in enumerate(rows):
                 cut, change = made.get(i, (None, None))
                 if change is None:  # nothing is asked, or the face is not there
-                    self._forget(number)
+                    self.filters.forget(number)
                     continue
-                change = self._smoothed(change, number, faces[i][number].run, row.pts * self._time_base)
+                change = self.filters(change, number, faces[i][number].run, row.pts * self.time_base)
                 edited[i] = self.changer.carry(
                     edited[i], cut, change, requests[i], self.sampling,
                     presence=faces[i][number].presence, donor=self._donors[number],
                 )  # fmt: skip
         return edited
-
-    def _smoothed(self, change: Change, number: int, run: int, seconds: float) -> Change:
-        """The model's answer for a face, smoothed over the frames of its run."""
-        if self.smoothing.change is None:
-            return change
-        key = f"{number}-{run}"
-        if key not in self._filters:
-            self._forget(number)
-            self._filters[key] = ChangeFilter(self.smoothing.change)
-        return self._filters[key](change, seconds)
-
-    def _forget(self, number: int) -> None:
-        """Lets the filter of a face start anew."""
-        self._filters = {k: f for k, f in self._filters.items() if k.split("-")[0] != str(number)}
-
-
-def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """The items in lists of `size`, the last one shorter."""
-    iterator = iter(items)
-    while batch := list(itertools.islice(iterator, size)):
-        yield batch

@@ -3,35 +3,22 @@
 import hashlib
 import itertools
 import math
-import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Unpack
 
 import cv2
 import numpy as np
 
-from magicedit.editor import (
-    ExpressionEditor,
-    FaceChanger,
-    FaceCut,
-    SamplingSettings,
-    select_faces,
-)
-from magicedit.errors import ActionUnitError, MagicEditError, NoFaceError, VideoError
+from magicedit.editor import ExpressionEditor, FaceCut, select_faces
+from magicedit.errors import MagicEditError
 from magicedit.faces import Face
 from magicedit.imaging import Photo, open_photo
-from magicedit.request import SamplingOptions
-from magicedit.video.analysis import Analysis, Track, analyse, check_damage, choose, scan, steady_faces
-from magicedit.video.edit import QUALITY, batches, described
-from magicedit.video.flicker import FlickerMeter
-from magicedit.video.partial import Partial, identity
-from magicedit.video.reading import Video, VideoInfo, from_rgb, import_av, replace_pixels, still_info
-from magicedit.video.rendering import batch_size, render
-from magicedit.video.results import ProgressCallback, VideoResult
-from magicedit.video.settings import DEFAULTS, VideoSettings
-from magicedit.video.smoothing import ChangeFilter, Smoothing
+from magicedit.video.analysis import Analysis, Track, choose, scan
+from magicedit.video.job import VideoJob, VideoOptions
+from magicedit.video.reading import VideoInfo, from_rgb, replace_pixels, still_info
+from magicedit.video.rendering import FrameMaker, batch_size, batches
+from magicedit.video.results import VideoResult
 from magicedit.video.writing import check_size, check_video_output, even_sided
 
 NEUTRAL_PERCENT = 10  # of the frames, by unit: what a face shows no less than nine tenths of the time
@@ -51,19 +38,15 @@ def reenact(
     driving_face: str | int = "largest",
     neutral_at: float | None = None,
     longest: int | None = None,
-    quality: str | None = QUALITY,
-    settings: VideoSettings = DEFAULTS,
-    damaged: bool = False,
-    progress: ProgressCallback | None = None,
-    **sampling: Unpack[SamplingOptions],
+    **options: Unpack[VideoOptions],
 ) -> VideoResult:
     """Gives a photograph the expressions of a video, with the video's timing and sound.
 
     In each frame the face of the photograph is asked for the driving face's measured intensities minus those
     of its neutral, times `strength`: what the photograph shows itself stays the start. Only the units that
     the model can edit go over; sides of the face are not told apart; pose and gaze stay those of the
-    photograph. Where the driving face is not seen, the photograph is shown as it is. Interrupted work is gone
-    on with, as by `edit_video`.
+    photograph. Where the driving face is not seen, the photograph is shown as it is. Interrupted work is
+    resumed, as by `edit_video`.
 
     Args:
         source: the photograph; the video shows all of it, with sides rounded up to even numbers by repeating
@@ -75,64 +58,40 @@ def reenact(
         neutral_at: seconds at which the driving face is at rest. Default: for each unit the intensity that it
             stays below in a tenth of the frames (the 10th percentile).
         longest: px, to which a larger photograph is reduced by its longer side.
-        steps, guidance, seed, quality, teeth, references, settings, damaged, progress: as of `edit_video`.
+        steps, guidance, seed, quality, teeth, references, settings, damaged, progress, on_step: as of
+            `edit_video`.
 
     Raises:
         VideoError, NoFaceError, OutputError, MissingDependencyError: as `edit_video`.
         ImageError: where the photograph cannot be read.
         MagicEditError: where `strength` or `neutral_at` make no sense, or the backend measures no units.
     """
-    # 1. What can be seen to be wrong now
-    started = time.perf_counter()
-    import_av()
-    driving, output = Path(driving), Path(output)
-    chosen = editor.sampling(quality=quality, **sampling)
     if not (math.isfinite(strength) and STRENGTHS[0] <= strength <= STRENGTHS[1]):
         raise MagicEditError(
             f"the strength must be from {STRENGTHS[0]:g} to {STRENGTHS[1]:g}, got {strength}"
         )
+    job = VideoJob(editor, driving, output, **options)
     photo = open_photo(source)
     pixels = photo.pixels if longest is None else reduced(photo.pixels, longest)
-    video = Video(driving)
-    info = still_info(video.info, pixels.shape[1], pixels.shape[0])
+    info = still_info(job.video.info, pixels.shape[1], pixels.shape[0])
     check_size(info, f"{photo.source or 'the photograph'}", "reduce it, as by --longest 1920")
-    inputs = (driving,) if photo.source is None else (driving, photo.source)
-    check_video_output(output, *inputs)
+    inputs = (job.video.path,) if photo.source is None else (job.video.path, photo.source)
+    check_video_output(job.output, *inputs)
     faces = editor.backend.detect(np.ascontiguousarray(pixels))
     (face_in_photo,) = select_faces(faces, "largest" if face == "all" else face, photo)
 
-    request = {
-        "command": "reenact", "input": video.digest(), "suffix": output.suffix.lower(),
+    def prepare(analysis: Analysis) -> tuple[ReenactMaker, list[str]]:
+        (track,) = choose(scan(analysis.rows(), job.time_base), driving_face, job.video.path)
+        names, backend = editor.action_units, editor.backend.name
+        neutral = neutral_of(analysis, track, job.time_base, names, neutral_at, backend)
+        return ReenactMaker(job, analysis, track, info, pixels, face_in_photo, neutral, strength), []
+
+    about = {
+        "command": "reenact",
         "photo": hashlib.blake2b(np.ascontiguousarray(pixels)).hexdigest(), "size": pixels.shape,
         "face": face, "driving_face": driving_face, "neutral_at": neutral_at, "strength": strength,
-        "settings": asdict(settings), **identity(editor, chosen),
     }  # fmt: skip
-    with Partial(output, request) as partial:
-        # 2. The driving face and its neutral
-        analysis = analyse(video, editor.backend, partial.faces, settings.tracking, progress)
-        time_base = float(video.info.time_base)
-        try:
-            warnings = check_damage(analysis, driving, damaged)
-            (track,) = choose(scan(analysis.rows(), time_base), driving_face, driving)
-            names = editor.action_units
-            neutral = neutral_of(analysis, track, time_base, names, neutral_at, editor.backend.name)
-        except (VideoError, NoFaceError, ActionUnitError, MagicEditError):
-            partial.remove()  # what was asked for cannot be had
-            raise
-
-        # 3. The frames
-        maker = ReenactMaker(
-            pixels, face_in_photo, info, analysis, track, neutral, strength, editor.changer, chosen,
-            settings.smoothing,
-        )  # fmt: skip
-        resumed, remarks = render(maker, analysis, info, video, output, partial, settings.encoding, progress)
-        partial.remove()
-    return VideoResult(
-        path=output, width=info.width, height=info.height, frames=analysis.frames,
-        video_seconds=analysis.last_pts * time_base, faces=[described(0, track)],
-        flicker=maker.meter.result(), seconds=time.perf_counter() - started, resumed=resumed,
-        model=editor.model, warnings=warnings + remarks,
-    )  # fmt: skip
+    return job.run(info, about, prepare)
 
 
 def reduced(pixels: np.ndarray, longest: int) -> np.ndarray:
@@ -195,78 +154,51 @@ def neutral_of(
     return neutral
 
 
-class ReenactMaker:
+class ReenactMaker(FrameMaker):
     """Makes the frames of a reenacted photograph, see `rendering.FrameMaker`.
 
     Args:
-        pixels: of the photograph, (height, width, 3) uint8 RGB. face: that is edited in it.
-        info: of the output.
         track, neutral: of the driving video, whose faces are in `analysis`.
+        info: of the output.
+        pixels: of the photograph, (height, width, 3) uint8 RGB. face: that is edited in it.
     """
 
     def __init__(
         self,
-        pixels: np.ndarray,
-        face: Face,
-        info: VideoInfo,
+        job: VideoJob,
         analysis: Analysis,
         track: Track,
+        info: VideoInfo,
+        pixels: np.ndarray,
+        face: Face,
         neutral: Mapping[str, float],
         strength: float,
-        changer: FaceChanger,
-        sampling: SamplingSettings,
-        smoothing: Smoothing,
     ):
-        self.info, self.analysis, self.track = info, analysis, track
-        self.neutral, self.strength = neutral, strength
-        self.changer, self.sampling, self.smoothing = changer, sampling, smoothing
-        self.meter = FlickerMeter()
+        super().__init__(job, analysis, [track])
+        self.info, self.neutral, self.strength = info, neutral, strength
         self._pixels, self._face = even_sided(pixels), face
         self._planes = from_rgb(self._pixels, info)
-        self._time_base = float(info.time_base)
         self._cut: FaceCut | None = None
-        self._filter: ChangeFilter | None = None
 
     def frames(self, first: int) -> Iterator[tuple[int, np.ndarray]]:
         """Timestamp and planes of each frame from number `first` on, a multiple of PIECE."""
         if self._cut is None:
             self._cut = self.changer.cut(self._pixels, self._face)
-        size = self.changer.model.resolution
-        rows = steady_faces(self.analysis.rows(), [self.track], self._time_base, self.smoothing, size)
-        for batch in batches(itertools.islice(rows, first, None), batch_size(self.info)):
+        for batch in batches(itertools.islice(self.steady(), first, None), batch_size(self.info)):
             requests = []
             for _, faces in batch:
-                driving = faces.get(self.track.number)
+                driving = faces.get(self.tracks[0].number)
                 requests.append({} if driving is None else self._request(driving.face, driving.presence))
-            changes = self.changer.requested_changes([self._cut] * len(batch), requests, self.sampling)
+            changes = self.changes([self._cut] * len(batch), requests)
             for (row, _), request, change in zip(batch, requests, changes, strict=True):
                 edited = self._pixels
                 if change is None:
-                    self._filter = None
+                    self.filters.forget(0)
                 else:
-                    if self.smoothing.change is not None:
-                        self._filter = self._filter or ChangeFilter(self.smoothing.change)
-                        change = self._filter(change, row.pts * self._time_base)
+                    change = self.filters(change, 0, 0, row.pts * self.time_base)
                     edited = self.changer.carry(edited, self._cut, change, request, self.sampling)
                 self.meter.add(self._pixels, edited, {"face": self._face})
                 yield row.pts, replace_pixels(self._planes, self._pixels, edited, self.info)
-
-    def state(self) -> dict[str, np.ndarray]:
-        state = {f"flicker/{name}": value for name, value in self.meter.state().items()}
-        if self._filter is not None:
-            state |= {f"change/{name}": value for name, value in self._filter.filter.state().items()}
-        return state
-
-    def restore(self, state: dict[str, np.ndarray]) -> None:
-        groups: dict[str, dict[str, np.ndarray]] = {"flicker": {}, "change": {}}
-        for name, value in state.items():
-            group, part = name.split("/")
-            groups[group][part] = value
-        if groups["flicker"]:
-            self.meter.restore(groups["flicker"])
-        if groups["change"]:
-            self._filter = ChangeFilter(self.smoothing.change)
-            self._filter.filter.restore(groups["change"])
 
     def _request(self, face: Face, presence: float) -> dict[str, float]:
         """Variations for the photograph when the driving face shows this."""

@@ -1,18 +1,27 @@
 """The second pass: frames of any kind made in batches, encoded in pieces, joined with the sound."""
 
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Protocol
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from magicedit.video.analysis import Analysis
+from magicedit.change import Change
+from magicedit.editor import FaceCut
+from magicedit.video.analysis import Analysis, Row, SteadyFace, Track, steady_faces
+from magicedit.video.flicker import FlickerMeter
 from magicedit.video.partial import Partial
-from magicedit.video.reading import Video, VideoInfo
-from magicedit.video.results import Pace, Progress, ProgressCallback
+from magicedit.video.reading import VideoInfo
+from magicedit.video.results import Pace, Progress
+from magicedit.video.smoothing import ChangeFilters, within
 from magicedit.video.threads import Behind, how_many
-from magicedit.video.writing import Encoding, PieceWriter, join
+from magicedit.video.writing import PieceWriter, join
 
+if TYPE_CHECKING:
+    from magicedit.video.job import VideoJob
+
+Item = TypeVar("Item")
 # Both count from frame 0, so that a resumed run makes the same batches and pieces.
 BATCH = 8  # frames that go through the model together, fewer where they are large: see `batch_size`
 BATCH_BYTES = 150_000_000  # of its pictures: RGB before and after, and yuv420p, 7.5 bytes a pixel
@@ -28,32 +37,54 @@ def batch_size(info: VideoInfo) -> int:
     return size
 
 
-class FrameMaker(Protocol):
-    """Makes the output's frames; what a frame depends on of those before is in `state`."""
+class FrameMaker(ABC):
+    """Makes the output's frames; what a frame depends on of those before is in `state`.
 
+    job: says how. tracks: the faces among those of `analysis` that count.
+    """
+
+    def __init__(self, job: "VideoJob", analysis: Analysis, tracks: list[Track]):
+        self.job, self.analysis, self.tracks = job, analysis, tracks
+        self.video, self.time_base = job.video, job.time_base
+        self.changer, self.sampling, self.smoothing = job.editor.changer, job.sampling, job.settings.smoothing
+        self.meter = FlickerMeter()
+        self.filters = ChangeFilters(self.smoothing.change)
+
+    @abstractmethod
     def frames(self, first: int) -> Iterator[tuple[int, np.ndarray]]:
         """Timestamp and yuv420p planes of each frame from number `first` on, a multiple of PIECE."""
-        ...
 
-    def state(self) -> dict[str, np.ndarray]: ...
+    def steady(self) -> Iterator[tuple[Row, dict[int, SteadyFace]]]:
+        """See `steady_faces`."""
+        size = self.changer.model.resolution
+        return steady_faces(self.analysis.rows(), self.tracks, self.time_base, self.smoothing, size)
 
-    def restore(self, state: dict[str, np.ndarray]) -> None: ...
+    def changes(self, cuts: list[FaceCut], requests: list[dict[str, float]]) -> list[Change | None]:
+        """See `FaceChanger.requested_changes`."""
+        return self.changer.requested_changes(cuts, requests, self.sampling, self.job.on_step)
+
+    def state(self) -> dict[str, np.ndarray]:
+        parts = {"flicker": self.meter.state(), "change": self.filters.state()}
+        return {f"{part}/{name}": value for part, state in parts.items() for name, value in state.items()}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        if state:
+            self.meter.restore(within(state, "flicker"))
+            self.filters.restore(within(state, "change"))
 
 
-def render(
-    maker: FrameMaker,
-    analysis: Analysis,
-    info: VideoInfo,
-    source: Video,
-    output: Path,
-    partial: Partial,
-    encoding: Encoding,
-    progress: ProgressCallback | None,
-) -> tuple[int, list[str]]:
+def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """The items in lists of `size`, the last one shorter."""
+    iterator = iter(items)
+    while batch := list(itertools.islice(iterator, size)):
+        yield batch
+
+
+def render(maker: FrameMaker, info: VideoInfo, partial: Partial) -> tuple[int, list[str]]:
     """Makes all frames and the output of them; goes on where an interrupted run has ended.
 
     Args:
-        info: of the output. source: whose sound it gets.
+        info: of the output.
 
     Returns:
         how many frames were there already, and remarks on the sound.
@@ -62,10 +93,10 @@ def render(
         OutputError: where the output cannot be written.
     """
     # 1. What is there already
-    total = analysis.frames
+    job, total = maker.job, maker.analysis.frames
     already = len(partial.pieces())
     maker.restore(partial.state(already))
-    pace = Pace(progress, "frames", total, min(already * PIECE, total))
+    pace = Pace(job.progress, "frames", total, min(already * PIECE, total))
 
     # 2. The pieces from there on
     made = maker.frames(already * PIECE)
@@ -73,7 +104,7 @@ def render(
     try:
         for number in range(already, -(-total // PIECE)):
             stop = min((number + 1) * PIECE, total)
-            writer = PieceWriter(partial.begin_piece(number), info, encoding, PIECE)
+            writer = PieceWriter(partial.begin_piece(number), info, job.settings.encoding, PIECE)
             stamps = []
             try:
                 for index in range(number * PIECE, stop):
@@ -91,7 +122,8 @@ def render(
         encoder.close()
 
     # 3. All of them, with the sound
-    if progress is not None:
-        progress(Progress("joining", total, total, None))
-    remarks = join(partial.pieces(), analysis.last_duration, info, source, output, partial.joined)
+    if job.progress is not None:
+        job.progress(Progress("joining", total, total, None))
+    last_duration = maker.analysis.last_duration
+    remarks = join(partial.pieces(), last_duration, info, job.video, job.output, partial.joined)
     return min(already * PIECE, total), remarks

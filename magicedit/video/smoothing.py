@@ -165,3 +165,44 @@ class ChangeFilter:
         stacked = np.dstack([change.flow / np.float32(size), change.mask, change.paint])  # (size, size, 6)
         smooth = self.filter(stacked, time)
         return Change(smooth[..., :2] * np.float32(size), smooth[..., 2], smooth[..., 3:])
+
+
+class ChangeFilters:
+    """A `ChangeFilter` for each face of a video; each run of a face starts anew.
+
+    parameters: None: changes stay as the model answers.
+    """
+
+    def __init__(self, parameters: OneEuro | None):
+        self._parameters = parameters
+        self._filters: dict[str, ChangeFilter] = {}  # by face and run, "0-17"
+
+    def __call__(self, change: Change, face: int, run: int, time: float) -> Change:
+        if self._parameters is None:
+            return change
+        key = f"{face}-{run}"
+        if key not in self._filters:
+            self.forget(face)
+            self._filters[key] = ChangeFilter(self._parameters)
+        return self._filters[key](change, time)
+
+    def forget(self, face: int) -> None:
+        """Lets the filter of a face start anew."""
+        self._filters = {k: f for k, f in self._filters.items() if k.split("-")[0] != str(face)}
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {
+            f"{key}/{name}": value
+            for key, change in self._filters.items()
+            for name, value in change.filter.state().items()
+        }
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        for key in {name.rpartition("/")[0] for name in state} if self._parameters else ():
+            self._filters[key] = ChangeFilter(self._parameters)
+            self._filters[key].filter.restore(within(state, key))
+
+
+def within(state: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
+    """The part of a state whose keys begin with `name/`, without that."""
+    return {key.removeprefix(f"{name}/"): value for key, value in state.items() if key.startswith(f"{name}/")}

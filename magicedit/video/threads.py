@@ -1,17 +1,18 @@
 """Work ahead in another thread, with a bound on how far: decoding and encoding beside the model."""
 
-import queue
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from magicedit.video.reading import VideoInfo
+import numpy as np
+
+from magicedit.video.reading import Frame, Video, VideoInfo, to_rgb
 
 Item = TypeVar("Item")
+DECODED_AHEAD = 8  # frames at most
+DECODED_BYTES = 4.5  # a pixel of a decoded frame: RGB and yuv420p
 MOST_WAITING = 100_000_000  # bytes of pictures between two threads
-_LOOK = 0.1  # seconds after which a waiting thread looks whether it is still needed
 
 
 def how_many(most: int, info: VideoInfo, bytes_a_pixel: float) -> int:
@@ -24,41 +25,21 @@ def ahead(items: Iterable[Item], depth: int) -> Iterator[Item]:
 
     What making them raises is raised here.
     """
-    ready: queue.Queue[tuple[bool, Any]] = queue.Queue(depth)
-    unwanted = threading.Event()
-
-    def hand_over(entry: tuple[bool, Any]) -> bool:
-        while not unwanted.is_set():
-            try:
-                ready.put(entry, timeout=_LOOK)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def make() -> None:
-        try:
-            for item in items:
-                if not hand_over((True, item)):
-                    return
-            hand_over((False, None))
-        except BaseException as error:
-            hand_over((False, error))
-
-    thread = threading.Thread(target=make, name="ahead", daemon=True)
-    thread.start()
+    iterator, end = iter(items), object()
+    executor = ThreadPoolExecutor(1, "ahead")
     try:
-        while True:
-            more, item = ready.get()
-            if more:
-                yield item
-            elif item is None:
-                return
-            else:
-                raise item
+        ready = deque(executor.submit(next, iterator, end) for _ in range(depth))
+        while (item := ready.popleft().result()) is not end:
+            ready.append(executor.submit(next, iterator, end))
+            yield item
     finally:
-        unwanted.set()
-        thread.join()
+        executor.shutdown(cancel_futures=True)
+
+
+def pictures_ahead(video: Video, start: int) -> Iterator[tuple[Frame, np.ndarray]]:
+    """Frames of a video from number `start` on, each with its RGB (height, width, 3) uint8, decoded ahead."""
+    pictures = ((frame, to_rgb(frame.planes, video.info)) for frame in video.frames(start))
+    return ahead(pictures, how_many(DECODED_AHEAD, video.info, DECODED_BYTES))
 
 
 class Behind:

@@ -1,13 +1,13 @@
 """Faces from frame to frame: found again near where they were, numbered, and known again when they return."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 
 from magicedit.faces import Face, FaceBackend, align, crop_face
-from magicedit.faces.types import Box, overlap
+from magicedit.faces.types import Box, overlap, shifted
 from magicedit.video.reading import split_planes
 
 _THUMBNAIL = (32, 18)  # px, width and height, in which frames are compared
@@ -160,16 +160,6 @@ class Tracker:
 
 def _doubled(face: Face, others) -> bool:
     return any(overlap(face.box, other.box) > 0.4 for other in others)
-
-
-def shifted(face: Face, x: int, y: int) -> Face:
-    """The face of a part of a picture that begins at (x, y), in the picture's pixels."""
-    x0, y0, x1, y1 = face.box
-    return replace(
-        face,
-        box=(x0 + x, y0 + y, x1 + x, y1 + y),
-        landmarks=(face.landmarks + np.float32((x, y))).astype(np.float32),
-    )
 
 
 def looks_of(pixels: np.ndarray, face: Face) -> np.ndarray:

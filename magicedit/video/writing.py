@@ -120,10 +120,6 @@ class PieceWriter:
         self._container.mux(self._stream.encode())
         self._container.close()
 
-    def abandon(self) -> None:
-        """Leaves the file as it is, without an end."""
-        self._container.close()
-
 
 @dataclass(frozen=True)
 class Piece:

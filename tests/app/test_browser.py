@@ -160,9 +160,15 @@ def shown(page, number: int) -> np.ndarray:
     return np.asarray(Image.open(BytesIO(response.body())).convert("RGB")).astype(int)
 
 
-def test_upload_slide_edit_compare_download(open_page, photographs, tmp_path):
+@pytest.fixture
+def page(open_page, photographs) -> "sync_api.Page":
+    """The page with one.png on it."""
     page = open_page()
     opened_photograph(page, photographs / "one.png")
+    return page
+
+
+def test_upload_slide_edit_compare_download(page, tmp_path):
     assert "512 x 512 px, 1 face found" in page.inner_text("#status")
     # Keyboard: a preview follows the slider, and Edit measures
     slide(page, "AU12L", -3.0)
@@ -183,9 +189,7 @@ def test_upload_slide_edit_compare_download(open_page, photographs, tmp_path):
     assert json.loads(image.text["magicedit"])["faces"][0]["requested"] == {"AU12": -3.0}
 
 
-def test_the_mouse_drags_a_slider_to_a_measured_edit(open_page, photographs):
-    page = open_page()
-    opened_photograph(page, photographs / "one.png")
+def test_the_mouse_drags_a_slider_to_a_measured_edit(page):
     slider = page.locator("#slider-AU12L input[type=range]")
     slider.scroll_into_view_if_needed()
     box = slider.bounding_box()
@@ -201,9 +205,7 @@ def test_the_mouse_drags_a_slider_to_a_measured_edit(open_page, photographs):
     assert "Edit 1 of 1" in page.inner_text("#status")
 
 
-def test_undo_redo_and_history(open_page, photographs):
-    page = open_page()
-    opened_photograph(page, photographs / "one.png")
+def test_undo_redo_and_history(page):
     assert page.locator("#undo").is_disabled()
     page.click("#use-emotion")
     status(page, "Edit 1 of 1")
@@ -224,9 +226,7 @@ def test_undo_redo_and_history(open_page, photographs):
     status(page, "Edit 2 of 2")
 
 
-def test_set_mode_shows_what_is_measured_and_sides_come_apart(open_page, photographs):
-    page = open_page()
-    opened_photograph(page, photographs / "one.png")
+def test_set_mode_shows_what_is_measured_and_sides_come_apart(page):
     page.get_by_label("set a level").check()
     page.wait_for_function("document.querySelector('#slider-AU12L input[type=number]').value == '4.5'")
     assert not page.locator("#slider-AU12R").is_visible()
@@ -281,9 +281,7 @@ def test_wrong_files_are_told_and_the_page_goes_on(open_page, photographs, tmp_p
     assert page.locator("#compare img").nth(1).is_visible()
 
 
-def test_presets_are_saved_loaded_and_refused(open_page, photographs, tmp_path):
-    page = open_page()
-    opened_photograph(page, photographs / "one.png")
+def test_presets_are_saved_loaded_and_refused(page, photographs, tmp_path):
     slide(page, "AU12L", -2.0)
     page.click("#edit")
     status(page, "Edit 1 of 1")
@@ -315,17 +313,13 @@ def test_presets_are_saved_loaded_and_refused(open_page, photographs, tmp_path):
     status(page, "Edit 4 of 4")
 
 
-def test_a_sweep_is_drawn(open_page, photographs):
-    page = open_page()
-    opened_photograph(page, photographs / "one.png")
+def test_a_sweep_is_drawn(page):
     page.get_by_role("tab", name="Sweep").click()
     page.click("#draw-sweep")
     page.wait_for_selector("#sweep img", timeout=60_000)
 
 
-def test_cancel_stops_a_long_edit(open_page, photographs):
-    page = open_page()
-    opened_photograph(page, photographs / "one.png")
+def test_cancel_stops_a_long_edit(page):
     page.get_by_role("tab", name="Settings").click()
     page.get_by_label("exact", exact=True).check()
     page.locator("#steps input[type=number]").fill("50")
@@ -374,9 +368,7 @@ def test_cancel_drops_an_edit_that_waits(open_held_page, held, photographs):
     status(page, "The photograph itself")  # the event that waited changed nothing
 
 
-def test_typing_a_number_is_one_edit_and_an_empty_one_no_error(open_page, photographs):
-    page = open_page()
-    opened_photograph(page, photographs / "one.png")
+def test_typing_a_number_is_one_edit_and_an_empty_one_no_error(page):
     number = page.locator("#slider-AU12L input[type=number]")
     number.fill("-2")
     page.click("#edit")  # leaving the field lets go of the slider, too
@@ -422,9 +414,7 @@ def test_the_picture_stays_in_view_on_a_small_screen(open_page, photographs):
     assert box["y"] + box["height"] <= 768
 
 
-def test_controls_are_reached_by_the_tabulator_and_have_names(open_page, photographs):
-    page = open_page()
-    opened_photograph(page, photographs / "one.png")
+def test_controls_are_reached_by_the_tabulator_and_have_names(page):
     reached = set()
     page.locator("#upload").focus()
     for _ in range(120):

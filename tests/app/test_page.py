@@ -7,12 +7,16 @@ import numpy as np
 import pytest
 
 from magicedit.action_units import NAMES
-from magicedit.app import EditSettings, Session
-from magicedit.app.page import OTHER_UNITS, Page, Sessions, by_region
+from magicedit.app import Session
+from magicedit.app.page import Page
+from magicedit.app.sessions import Sessions
+from magicedit.app.tabs import OTHER_UNITS, by_region
 from magicedit.app.views import bars
 from magicedit.editor import ExpressionEditor
+from magicedit.errors import MagicEditError
 from magicedit.faces import load_backend
 from magicedit.models import PatchModelConfig, create_patch_pipeline
+from magicedit.request import EditRequest, SamplingOptions
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +36,8 @@ def test_each_unit_of_the_published_twelve_stands_below_its_region():
 
 def test_units_outside_the_twelve_have_sliders(editor, tmp_path):
     assert by_region(editor.action_units) == {"Lips and jaw": ["AU12", "AU26"], OTHER_UNITS: ["AU43", "AU7"]}
-    page = Page(Sessions(editor, tmp_path), live=True, settings=EditSettings())
-    labels = {name: slider.label for name, slider in page.sliders.items()}
+    page = Page(Sessions(editor, tmp_path), live=True, settings=EditRequest())
+    labels = {name: slider.label for name, slider in page.expression.sliders.items()}
     assert labels == {
         "AU12L": "AU12 lip corner puller",
         "AU12R": "AU12R lip corner puller, the subject's right",
@@ -41,17 +45,29 @@ def test_units_outside_the_twelve_have_sliders(editor, tmp_path):
         "AU43": "AU43",
         "AU7": "AU7 lid tightener",
     }
-    assert page.sweep_unit.value == "AU12"
+    assert page.sweep.unit.value == "AU12"
+
+
+def test_the_page_offers_every_option_of_sampling_and_reads_what_it_shows(editor, tmp_path):
+    asked = EditRequest(quality="fast", steps=7, guidance=2.5, seed=9, teeth=1, tolerance=0.4)
+    for settings in (asked, EditRequest(teeth="none"), EditRequest()):
+        tab = Page(Sessions(editor, tmp_path), live=True, settings=settings).settings
+        assert set(tab.fields) == {*SamplingOptions.__optional_keys__, "tolerance"}
+        shown = {part: part.value for part in tab.inputs}
+        assert tab.read(shown) == settings
+        assert tab.read(shown | {tab.fields["seed"]: None}).seed == 0  # while somebody types
+    with pytest.raises(MagicEditError, match="from 0"):
+        tab.read(shown | {tab.fields["seed"]: -1})
 
 
 def test_an_edit_that_a_closed_page_cancels_opens_no_session(editor, photographs, tmp_path):
     """What comes of it is told to nobody."""
     sessions = Sessions(editor, tmp_path)
-    page, request = Page(sessions, live=True, settings=EditSettings()), SimpleNamespace(session_hash="one")
+    page, request = Page(sessions, live=True, settings=EditRequest()), SimpleNamespace(session_hash="one")
     session = sessions.of(request)
     session.open(photographs / "one.png")
     session.ask({"AU12": 1.0})
-    session.want(EditSettings())
+    session.want(EditRequest())
 
     def closes(step: tuple[int, int], unit: str) -> None:
         sessions.end(request)
@@ -67,7 +83,7 @@ def test_an_edit_of_a_unit_outside_the_twelve_is_told(editor, photographs, tmp_p
     session = Session(editor, tmp_path)
     session.open(photographs / "one.png")
     session.ask_sliders(np.array([2.0, 0.0, 0.0, 1.0, 0.0]), "add", True)
-    past = session.edit(EditSettings())
+    past = session.edit(EditRequest())
     assert past.requests == {0: {"AU43": 2.0, "AU7": 1.0}}
     table = bars(past.faces)
     assert "AU43<small></small>" in table

@@ -9,15 +9,17 @@ import pytest
 from PIL import Image
 
 from magicedit.action_units import EMOTIONS
-from magicedit.app import EditSettings, Session
-from magicedit.app.session import CLOSE_SIDE, SHOWN_SIDE, Cancelled, Sweep
+from magicedit.app import Session
+from magicedit.app.picture_files import CLOSE_SIDE, SHOWN_SIDE, Cancelled
+from magicedit.app.session import Sweep
 from magicedit.app.sliders import slider_names
 from magicedit.app.views import bars, outlined, reached_levels
 from magicedit.editor import ExpressionEditor
 from magicedit.errors import ActionUnitError, ImageError, MagicEditError, NoFaceError
 from magicedit.expression import Expression
+from magicedit.request import EditRequest
 
-PLAIN = EditSettings()
+PLAIN = EditRequest()
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -99,7 +101,7 @@ def test_history_goes_back_and_forth_and_branches(session):
 
 def test_a_closed_loop_is_saved_as_it_came_out(session):
     session.ask({"AU12": -2.0})
-    past = session.edit(EditSettings(tolerance=0.3))
+    past = session.edit(EditRequest(tolerance=0.3))
     assert past.faces[0].edits > 1
     kept = np.asarray(Image.open(session.save_result()))
     session.ask({"AU12": -1.0})
@@ -117,7 +119,7 @@ def test_a_preview_is_quick_and_never_covers_the_edit(session):
     assert session.history == []
     session.edit(PLAIN)
     assert session.preview(PLAIN) is None
-    assert session.preview(EditSettings(seed=1)) is not None
+    assert session.preview(EditRequest(seed=1)) is not None
 
 
 def test_cancelling_ends_at_the_next_step_and_changes_nothing(session):
@@ -130,7 +132,7 @@ def test_cancelling_ends_at_the_next_step_and_changes_nothing(session):
             threading.Thread(target=session.cancel).start()
 
     with pytest.raises(Cancelled):
-        session.edit(EditSettings(quality="exact", steps=200), on_step)
+        session.edit(EditRequest(quality="exact", steps=200), on_step)
     assert set(seen) == {200}
     assert len(seen) < 50
     assert session.history == []
@@ -224,9 +226,9 @@ def test_neutral_copy_and_emotion_ask_what_they_say(session, photographs):
 
 
 def test_a_sweep_is_a_strip_or_an_animation(session):
-    strip = Image.open(session.draw(Sweep("AU12", -3, 0, 6, False, EditSettings("live"))))
+    strip = Image.open(session.draw(Sweep("AU12", -3, 0, 6, False, EditRequest(quality="live"))))
     assert strip.width > 5 * strip.height
-    film = Image.open(session.draw(Sweep("AU12", -3, 0, 3, True, EditSettings("live"))))
+    film = Image.open(session.draw(Sweep("AU12", -3, 0, 3, True, EditRequest(quality="live"))))
     assert (film.format, film.n_frames) == ("GIF", 4)  # there and back
 
 
@@ -295,7 +297,7 @@ def test_the_same_edit_twice_is_one(session):
     past = session.edit(PLAIN)
     assert session.edit(PLAIN) is past
     assert len(session.history) == 1
-    assert session.edit(EditSettings(seed=1)) is not past
+    assert session.edit(EditRequest(seed=1)) is not past
 
 
 def test_what_waited_edits_the_face_it_was_asked_of(editor, photographs, tmp_path):
@@ -374,14 +376,14 @@ def test_closing_during_an_edit_cancels_it(editor, photographs, tmp_path, monkey
 
         monkeypatch.setattr(editor, "edit_faces", closed_after)
     elif moment == "when pictures are written":
-        keep = session.keep
+        keep = session.files.keep
 
         def closed_before(picture):
             session.close()
             return keep(picture)
 
-        monkeypatch.setattr(session, "keep", closed_before)
-        monkeypatch.setattr(session._writer, "submit", lambda call: None)  # its threads close it, too
+        monkeypatch.setattr(session.files, "keep", closed_before)
+        monkeypatch.setattr(session.files._writer, "submit", lambda call: None)  # its threads close it, too
     with pytest.raises(Cancelled):
         session.edit(PLAIN, lambda step, total: session.close() if moment == "at the first step" else None)
     assert session.history == []
@@ -421,7 +423,7 @@ def test_state_is_not_locked_while_the_model_works(session):
             other.start()
             other.join(timeout=5)
 
-    session.edit(EditSettings(quality="exact"), on_step)
+    session.edit(EditRequest(quality="exact"), on_step)
     assert answered == [{}]  # undone, before the edit came to its end
     assert [past.requests[0] for past in session.history] == [{"AU12": -3.0}]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from magicedit.data import PrepareReport, prepare
+from magicedit.data import PrepareReport, prepare_dataset
 from magicedit.faces import FaceBackend, load_backend
 
 
@@ -57,7 +57,9 @@ def photographs(tmp_path_factory) -> Path:
 def prepared(photographs, backend, tmp_path_factory) -> tuple[Path, PrepareReport]:
     """The dataset of `photographs` at 128 px, bob for validation, and the report; not to be changed."""
     output = tmp_path_factory.mktemp("datasets") / "small"
-    return output, prepare(photographs, output, size=128, backend=backend, validation=["bob"], progress=False)
+    return output, prepare_dataset(
+        photographs, output, size=128, backend=backend, validation=["bob"], progress=False
+    )
 
 
 @pytest.fixture(scope="session")

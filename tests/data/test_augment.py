@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from magicedit.action_units import NAMES
-from magicedit.data import PairDataset, prepare
+from magicedit.data import PairDataset, prepare_dataset
 from magicedit.data.augment import muscle_variants
 from magicedit.errors import DatasetError
 from magicedit.faces import align, crop_face
@@ -17,7 +17,7 @@ VARIANTS = 3
 @pytest.fixture(scope="module")
 def augmented(photographs, backend, tmp_path_factory):
     output = tmp_path_factory.mktemp("datasets") / "augmented"
-    report = prepare(
+    report = prepare_dataset(
         photographs, output, size=128, backend=backend, validation=["bob"], augment="muscles",
         variants=VARIANTS, image_format="png", progress=False,
     )  # fmt: skip
@@ -72,13 +72,15 @@ def test_single_photographs_make_pairs(augmented):
 def test_again_is_unchanged_and_without_is_another_dataset(augmented, photographs, backend):
     output, _ = augmented
     settings = {"size": 128, "backend": backend, "validation": ["bob"], "image_format": "png"}
-    again = prepare(photographs, output, **settings, augment="muscles", variants=VARIANTS, progress=False)
+    again = prepare_dataset(
+        photographs, output, **settings, augment="muscles", variants=VARIANTS, progress=False
+    )
     assert again.unchanged
     assert again.variants == VARIANTS
-    fewer = prepare(photographs, output, **settings, augment="muscles", variants=1, progress=False)
+    fewer = prepare_dataset(photographs, output, **settings, augment="muscles", variants=1, progress=False)
     assert (fewer.unchanged, fewer.measured) == (False, 0)
     assert json.loads((output / "magicedit.json").read_text())["variants"] == 1
-    prepare(photographs, output, **settings, augment="muscles", variants=VARIANTS, progress=False)
+    prepare_dataset(photographs, output, **settings, augment="muscles", variants=VARIANTS, progress=False)
 
 
 def test_variants_depend_on_the_photograph_alone(backend, astronaut):
@@ -111,10 +113,10 @@ def test_commands_lead_into_the_range_from_wherever_the_face_is(backend, astrona
 )
 def test_settings_that_make_no_sense(photographs, backend, tmp_path, wrong):
     with pytest.raises(DatasetError, match=str(next(reversed(wrong)))):
-        prepare(photographs, tmp_path / "out", backend=backend, **wrong)
+        prepare_dataset(photographs, tmp_path / "out", backend=backend, **wrong)
 
 
 def test_other_landmarks_are_refused_before_measuring(photographs, tmp_path):
     with pytest.raises(DatasetError, match="MediaPipe"):
-        prepare(photographs, tmp_path / "out", backend="insightface", augment="muscles")
+        prepare_dataset(photographs, tmp_path / "out", backend="insightface", augment="muscles")
     assert not (tmp_path / "out").exists()

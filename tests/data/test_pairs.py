@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from magicedit.action_units import NAMES
-from magicedit.data import PairDataset, prepare
+from magicedit.data import PairDataset, prepare_dataset
 from magicedit.data.pairs import AU_COUNTS, COMPANIONS
 from magicedit.errors import DatasetError
 from magicedit.imaging import to_pixels
@@ -57,7 +57,7 @@ def test_smiling_minus_neutral_is_positive(shared, backend, tmp_path):
         folder = shared / "faces" / "london" / identity
         if folder.is_dir():
             shutil.copytree(folder, tmp_path / "photographs" / identity)
-    prepare(tmp_path / "photographs", tmp_path / "dataset", size=64, backend=backend, progress=False)
+    prepare_dataset(tmp_path / "photographs", tmp_path / "dataset", size=64, backend=backend, progress=False)
     pairs = open_pairs(tmp_path / "dataset", warped=0.0, au_dropout=0.0)
     smile, seen = NAMES.index("AU12"), set()
     for n in range(30):
@@ -123,7 +123,7 @@ def test_the_flow_says_where_a_warped_target_was_read_in_its_source(dataset):
 
 def test_a_warped_target_measures_as_commanded(photographs, backend, tmp_path):
     """The pictures and the sign of au_delta agree: where it is positive, the target shows more of it."""
-    prepare(photographs, tmp_path / "dataset", size=256, backend=backend, progress=False)
+    prepare_dataset(photographs, tmp_path / "dataset", size=256, backend=backend, progress=False)
     pairs = PairDataset(tmp_path / "dataset", resolution=256, warped=1.0, augment=False, au_dropout=0.0)
     brow = NAMES.index("AU1")
     draws = {n: pairs.pair(n) for n in range(3000)}

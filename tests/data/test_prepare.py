@@ -1,5 +1,6 @@
 import csv
 import dataclasses
+import inspect
 import json
 import socket
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from magicedit.action_units import NAMES
-from magicedit.data import PairDataset, prepare
+from magicedit.data import PairDataset, prepare_dataset
 from magicedit.errors import DatasetError
 from magicedit.faces import face_region
 
@@ -93,7 +94,7 @@ def test_photographs_land_in_one_frame(dataset):
 
 def test_a_second_run_writes_nothing(dataset, photographs, backend):
     before = times(dataset)
-    report = prepare(photographs, dataset, backend=backend, **SETTINGS)
+    report = prepare_dataset(photographs, dataset, backend=backend, **SETTINGS)
     assert report.unchanged
     assert (report.measured, report.reused) == (0, 7)
     assert report.rejected == json.loads((dataset / "report.json").read_text())["rejected"]
@@ -102,11 +103,11 @@ def test_a_second_run_writes_nothing(dataset, photographs, backend):
 
 def test_only_what_changed_is_measured_again(tmp_path, write_photographs, backend, astronaut):
     folder, output = write_photographs(tmp_path / "photographs"), tmp_path / "dataset"
-    assert prepare(folder, output, backend=backend, **SETTINGS).measured == 7
+    assert prepare_dataset(folder, output, backend=backend, **SETTINGS).measured == 7
     before = {row["source"]: row for row in rows(output)}
     Image.fromarray((astronaut * 0.5).astype(np.uint8)).save(folder / "ann" / "dark.png")
     (folder / "carol.png").rename(folder / "dora.png")
-    report = prepare(folder, output, backend=backend, **SETTINGS)
+    report = prepare_dataset(folder, output, backend=backend, **SETTINGS)
     assert (report.measured, report.reused, report.unchanged) == (1, 6, False)
     after = {row["source"]: row for row in rows(output)}
     assert sorted(after) == ["ann/dark.png", "ann/light.png", "dora.png"]
@@ -115,9 +116,21 @@ def test_only_what_changed_is_measured_again(tmp_path, write_photographs, backen
     assert after["dora.png"]["image"] == before["carol.png"]["image"]
     assert after["dora.png"]["identity"] == "dora.png"
     # Another crop size is another measurement; the split alone is not.
-    assert prepare(folder, output, backend=backend, **(SETTINGS | {"validation": ["ann"]})).measured == 0
-    assert prepare(folder, output, backend=backend, **(SETTINGS | {"size": 64})).measured == 7
-    assert prepare(folder, output, backend=backend, force=True, **(SETTINGS | {"size": 64})).measured == 7
+    assert (
+        prepare_dataset(folder, output, backend=backend, **(SETTINGS | {"validation": ["ann"]})).measured == 0
+    )
+    assert prepare_dataset(folder, output, backend=backend, **(SETTINGS | {"size": 64})).measured == 7
+    assert (
+        prepare_dataset(folder, output, backend=backend, force=True, **(SETTINGS | {"size": 64})).measured
+        == 7
+    )
+
+
+def test_the_module_of_prepare_dataset_is_not_hidden_by_a_function():
+    import magicedit.data.prepare as module
+
+    assert inspect.ismodule(module)
+    assert module.prepare_dataset is prepare_dataset
 
 
 class StopsAfter:
@@ -136,10 +149,10 @@ class StopsAfter:
 def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, photographs, dataset, backend):
     output = tmp_path / "dataset"
     with pytest.raises(KeyboardInterrupt):
-        prepare(photographs, output, backend=StopsAfter(backend, 2), **SETTINGS)
+        prepare_dataset(photographs, output, backend=StopsAfter(backend, 2), **SETTINGS)
     with pytest.raises(DatasetError, match="no prepared dataset"):
         PairDataset(output)
-    assert prepare(photographs, output, backend=backend, **SETTINGS).measured == 5
+    assert prepare_dataset(photographs, output, backend=backend, **SETTINGS).measured == 5
     assert rows(output) == rows(dataset)
 
 
@@ -153,7 +166,7 @@ def test_prepare_killed_while_it_replaces_a_dataset_goes_on(
 ):
     """Killed before one of the files or folders gets its final name."""
     folder, output = write_photographs(tmp_path / "photographs"), tmp_path / "dataset"
-    prepare(folder, output, backend=backend, **SETTINGS)
+    prepare_dataset(folder, output, backend=backend, **SETTINGS)
     (folder / "carol.png").rename(folder / "dora.png")
 
     def killed(move):
@@ -169,8 +182,8 @@ def test_prepare_killed_while_it_replaces_a_dataset_goes_on(
         patched.setattr(Path, "replace", killed(Path.replace))
         for _ in range(2):
             with pytest.raises(Killed):
-                prepare(folder, output, backend=backend, **SETTINGS)
-    report = prepare(folder, output, backend=backend, **SETTINGS)
+                prepare_dataset(folder, output, backend=backend, **SETTINGS)
+    report = prepare_dataset(folder, output, backend=backend, **SETTINGS)
     # Rows are kept; why three files show no face stands in the report, which is void from the swap on
     assert report.measured == (0 if target.startswith("validation") else 3)
     assert [row["source"] for row in rows(output)] == ["ann/dark.png", "ann/light.png", "dora.png"]
@@ -179,12 +192,12 @@ def test_prepare_killed_while_it_replaces_a_dataset_goes_on(
 
 
 def test_jobs_change_nothing_but_the_time(tmp_path, photographs, dataset):
-    prepare(photographs, tmp_path / "dataset", backend="mediapipe", jobs=2, **SETTINGS)
+    prepare_dataset(photographs, tmp_path / "dataset", backend="mediapipe", jobs=2, **SETTINGS)
     assert rows(tmp_path / "dataset") == rows(dataset)
 
 
 def test_png_keeps_the_crop_exactly(tmp_path, photographs, dataset, backend):
-    prepare(photographs, tmp_path / "dataset", backend=backend, image_format="png", **SETTINGS)
+    prepare_dataset(photographs, tmp_path / "dataset", backend=backend, image_format="png", **SETTINGS)
     folders = (tmp_path / "dataset", dataset)
     lossless, lossy = (PairDataset(folder, resolution=128).record_images(0)[0] for folder in folders)
     difference = (lossless - lossy).abs() * 127.5
@@ -195,14 +208,14 @@ def test_a_share_of_the_identities_for_validation_does_not_depend_on_the_others(
     tmp_path, photographs, backend
 ):
     settings = {"size": 64, "progress": False, "backend": backend}
-    prepare(photographs, tmp_path / "all", validation_fraction=0.5, **settings)
+    prepare_dataset(photographs, tmp_path / "all", validation_fraction=0.5, **settings)
     everyone = {row["identity"]: "train" for row in rows(tmp_path / "all")}
     everyone |= {row["identity"]: "validation" for row in rows(tmp_path / "all", "validation")}
     assert sorted(everyone) == ["ann", "bob", "carol.png"]
     fewer = tmp_path / "fewer"
     (fewer / "ann").mkdir(parents=True)
     (fewer / "ann" / "light.png").write_bytes((photographs / "ann" / "light.png").read_bytes())
-    prepare(fewer, tmp_path / "one", validation_fraction=0.5, **settings)
+    prepare_dataset(fewer, tmp_path / "one", validation_fraction=0.5, **settings)
     assert len(rows(tmp_path / "one", everyone["ann"])) == 1
 
 
@@ -220,14 +233,14 @@ def write_labels(path, intensities):
 def test_labels_replace_the_measured_action_units(tmp_path, photographs, backend):
     labels = write_labels(tmp_path / "labels.csv", {"ann/light.png": [1.5] * 12, "ann/dark.png": [0.5] * 12})
     settings = {"size": 64, "backend": backend, "progress": False}
-    report = prepare(photographs, tmp_path / "dataset", labels=labels, **settings)
+    report = prepare_dataset(photographs, tmp_path / "dataset", labels=labels, **settings)
     assert [row["action_units"] for row in rows(tmp_path / "dataset")] == [[0.5] * 12, [1.5] * 12]
     assert all(row["measured"] for row in rows(tmp_path / "dataset"))
     assert {"source": "carol.png", "reason": "no label in labels.csv"} in report.rejected
     assert json.loads((tmp_path / "dataset" / "magicedit.json").read_text())["labeller"] == "LibreFace"
 
     write_labels(labels, {"ann/light.png": [2.5] * 12, "ann/dark.png": [0.5] * 12})
-    report = prepare(photographs, tmp_path / "dataset", labels=labels, **settings)
+    report = prepare_dataset(photographs, tmp_path / "dataset", labels=labels, **settings)
     assert (report.measured, report.unchanged) == (0, False)  # other labels, same pictures
     assert [row["action_units"][0] for row in rows(tmp_path / "dataset")] == [0.5, 2.5]
 
@@ -235,15 +248,15 @@ def test_labels_replace_the_measured_action_units(tmp_path, photographs, backend
 def test_labels_of_other_photographs_or_other_action_units_are_errors(tmp_path, photographs, backend):
     other = write_labels(tmp_path / "other.csv", {"zoe/1.png": [0] * 12})
     with pytest.raises(DatasetError, match=r"no label in .* is of a photograph"):
-        prepare(photographs, tmp_path / "dataset", labels=other, backend=backend, progress=False)
+        prepare_dataset(photographs, tmp_path / "dataset", labels=other, backend=backend, progress=False)
     few = tmp_path / "few.csv"
     few.write_text("filename,AU12_r\nann/light.png,1\n")
     with pytest.raises(DatasetError, match="lacks AU1, AU2"):
-        prepare(photographs, tmp_path / "dataset", labels=few, backend=backend, progress=False)
+        prepare_dataset(photographs, tmp_path / "dataset", labels=few, backend=backend, progress=False)
     bare = tmp_path / "bare.csv"
     bare.write_text("filename,AU12\nann/light.png,1\n")
     with pytest.raises(DatasetError, match="--labels-scale"):
-        prepare(photographs, tmp_path / "dataset", labels=bare, backend=backend, progress=False)
+        prepare_dataset(photographs, tmp_path / "dataset", labels=bare, backend=backend, progress=False)
     assert not (tmp_path / "dataset").exists()
 
 
@@ -262,9 +275,9 @@ class WithoutActionUnits:
 def test_a_backend_without_action_units_needs_labels(tmp_path, photographs, backend):
     settings = {"size": 64, "backend": WithoutActionUnits(backend), "progress": False}
     with pytest.raises(DatasetError, match="measures no action units; give --labels"):
-        prepare(photographs, tmp_path / "dataset", **settings)
+        prepare_dataset(photographs, tmp_path / "dataset", **settings)
     labels = write_labels(tmp_path / "labels.csv", {"ann/light.png": [1] * 12, "ann/dark.png": [0] * 12})
-    report = prepare(photographs, tmp_path / "dataset", labels=labels, **settings)
+    report = prepare_dataset(photographs, tmp_path / "dataset", labels=labels, **settings)
     assert report.photographs == {"train": 2}
     assert report.measured == 0  # nothing was lost with the first attempt
     assert [(row["measured"], row["pose"]) for row in rows(tmp_path / "dataset")] == [([], []), ([], [])]
@@ -288,33 +301,33 @@ def test_a_backend_without_action_units_needs_labels(tmp_path, photographs, back
 )
 def test_settings_that_make_no_sense(tmp_path, photographs, backend, settings, message):
     with pytest.raises(DatasetError, match=message):
-        prepare(photographs, tmp_path / "dataset", backend=backend, progress=False, **settings)
+        prepare_dataset(photographs, tmp_path / "dataset", backend=backend, progress=False, **settings)
     assert not (tmp_path / "dataset").exists()
 
 
 def test_folders_without_photographs(tmp_path, backend):
     with pytest.raises(DatasetError, match="expected a folder of photographs"):
-        prepare(tmp_path / "nowhere", tmp_path / "dataset", backend=backend)
+        prepare_dataset(tmp_path / "nowhere", tmp_path / "dataset", backend=backend)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match="no photographs in"):
-        prepare(tmp_path / "empty", tmp_path / "dataset", backend=backend)
+        prepare_dataset(tmp_path / "empty", tmp_path / "dataset", backend=backend)
     (tmp_path / "walls").mkdir()
     Image.fromarray(np.full((300, 300, 3), 90, np.uint8)).save(tmp_path / "walls" / "wall.png")
     with pytest.raises(DatasetError, match=r"none of the 1 photographs .* \(wall.png: no face found\)"):
-        prepare(tmp_path / "walls", tmp_path / "dataset", backend=backend, progress=False)
+        prepare_dataset(tmp_path / "walls", tmp_path / "dataset", backend=backend, progress=False)
 
 
 def test_other_peoples_folders_are_not_written_into(tmp_path, photographs, backend):
     with pytest.raises(DatasetError, match="choose another"):
-        prepare(photographs, photographs, backend=backend)
+        prepare_dataset(photographs, photographs, backend=backend)
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
     with pytest.raises(DatasetError, match="is no dataset of magicedit"):
-        prepare(photographs, tmp_path / "thesis", backend=backend)
+        prepare_dataset(photographs, tmp_path / "thesis", backend=backend)
     assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["chapter.txt"]
 
 
 def test_a_dataset_inside_the_folder_is_not_taken_for_photographs(tmp_path, write_photographs, backend):
     folder = write_photographs(tmp_path / "photographs")
-    prepare(folder, folder / "dataset", backend=backend, **SETTINGS)
-    assert prepare(folder, folder / "dataset", backend=backend, **SETTINGS).unchanged
+    prepare_dataset(folder, folder / "dataset", backend=backend, **SETTINGS)
+    assert prepare_dataset(folder, folder / "dataset", backend=backend, **SETTINGS).unchanged

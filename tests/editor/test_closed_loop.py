@@ -124,9 +124,9 @@ def test_a_face_that_is_never_found_again_stays_as_it_is(editor, astronaut):
     lossy = ExpressionEditor(editor.pipeline, Faces(lambda faces, pixels, call: [] if call else faces))
     apply, pictures = lossy.changer.apply, []
 
-    def noting(edits, settings):
+    def noting(edits, settings, on_step):
         assert sum(picture() is not None for picture in pictures) <= 1  # what leads nowhere is not kept
-        apply(edits, settings)
+        apply(edits, settings, on_step)
         pictures.extend(weakref.ref(edit.pixels) for edit in edits)
 
     lossy.changer.apply = noting

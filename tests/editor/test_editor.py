@@ -16,8 +16,9 @@ from skimage import data
 
 from magicedit import ExpressionEditor
 from magicedit.action_units import NAMES
-from magicedit.editor import QUALITIES, each_step, sweep_strip, unreached
+from magicedit.editor import QUALITIES, sweep_strip, unreached
 from magicedit.editor.doubts import doubts_before
+from magicedit.editor.finding import FaceFinder
 from magicedit.embedded import embedded_folder
 from magicedit.errors import ActionUnitError, MagicEditError, ModelError, NoFaceError
 from magicedit.faces import load_backend
@@ -336,7 +337,7 @@ def test_the_result_is_measured_around_the_face_only(editor, backend, group):
     assert set(result.faces[0].after) == set(result.faces[0].before)
     # ... and in the photograph's own coordinates: the unchanged face would be where it was.
     (_, face) = backend.detect(group)
-    again = ExpressionEditor(editor.pipeline, backend)._find_again(group, face)
+    again = FaceFinder(backend).find_again(group, face)
     assert np.abs(again.landmarks - face.landmarks).max() < 2.0  # px, of a face 130 px wide
     for name, value in face.action_units.items():
         assert again.action_units[name] == pytest.approx(value, abs=0.5), name
@@ -624,13 +625,23 @@ def test_faces_of_one_photograph_are_edited_by_requests_of_their_own(editor, gro
         editor.edit_faces(group, {0: {"AU99": 1.0}})
 
 
-def test_every_step_is_told_to_the_thread_that_edits_and_may_end_it(editor, photo):
+def test_every_step_is_told_to_the_edit_that_asks_and_may_end_it(editor, photo, closed_mouth):
     steps = []
-    with each_step(steps.append):
-        editor.edit(photo, {"AU12": 3.0}, steps=5)
-        with concurrent.futures.ThreadPoolExecutor(1) as pool:  # another thread's edits are not ours
-            pool.submit(editor.edit, photo, {"AU12": 1.0}, steps=3).result()
+    editor.edit(photo, {"AU12": 3.0}, steps=5, on_step=steps.append)
+    editor.edit(photo, {"AU12": 1.0}, steps=3)
     assert steps == [0, 1, 2, 3, 4]
+    for told in (
+        lambda tell: editor.edit_faces(photo, {0: {"AU12": 2.0}}, steps=2, on_step=tell),
+        lambda tell: editor.variants(photo, [{"AU12": 2.0}], steps=2, on_step=tell),
+        lambda tell: editor.sweep(photo, "AU12", 1, 2, 2, inference_steps=2, on_step=tell),
+        lambda tell: editor.interpolate(photo, closed_mouth, 2, inference_steps=2, on_step=tell),
+    ):
+        told_of: list[int] = []
+        told(told_of.append)
+        assert set(told_of) == {0, 1}
+    loop: list[int] = []
+    editor.edit(photo, {"AU12": 3.0}, tolerance=0.01, max_edits=2, steps=2, on_step=loop.append)
+    assert loop[:4] == [0, 1, 0, 1]
 
     class Enough(Exception):
         pass
@@ -639,7 +650,7 @@ def test_every_step_is_told_to_the_thread_that_edits_and_may_end_it(editor, phot
         if step == 1:
             raise Enough
 
-    with pytest.raises(Enough), each_step(stop):
-        editor.edit(photo, {"AU12": 3.0}, steps=50)
+    with pytest.raises(Enough):
+        editor.edit(photo, {"AU12": 3.0}, steps=50, on_step=stop)
     editor.edit(photo, {"AU12": 3.0}, steps=2)
     assert len(steps) == 5

@@ -10,7 +10,6 @@ from conftest import SIDE, av, read_pictures, seconds_of, sound_of, write_video
 from PIL import Image
 from test_smoothing import PASSING
 
-from magicedit.editor import SamplingSettings
 from magicedit.errors import ActionUnitError, MagicEditError, NoFaceError, OutputError, VideoError
 from magicedit.expression import Expression
 from magicedit.faces import align, editing_region
@@ -18,6 +17,7 @@ from magicedit.request import EditRequest
 from magicedit.video import Curve, Encoding, VideoSettings, edit_video
 from magicedit.video.analysis import analyse, scan
 from magicedit.video.edit import EditMaker
+from magicedit.video.job import VideoJob
 from magicedit.video.reading import Video, split_planes
 from magicedit.video.settings import DEFAULTS
 from magicedit.video.smoothing import Smoothing
@@ -29,15 +29,15 @@ LOSSLESS = VideoSettings(encoding=Encoding(crf=0, preset="ultrafast"))
 def maker(
     editor, path, folder, add, which=slice(0, 1), smoothing: Smoothing = DEFAULTS.smoothing
 ) -> EditMaker:
-    video = Video(path)
-    analysis = analyse(video, editor.backend, folder / "faces.jsonl", DEFAULTS.tracking)
-    tracks = scan(analysis.rows(), float(video.info.time_base))[which]
+    settings = VideoSettings(smoothing=smoothing)
+    job = VideoJob(editor, path, folder / "out.mp4", quality="live", settings=settings)
+    analysis = analyse(job.video, editor.backend, folder / "faces.jsonl", DEFAULTS.tracking)
+    tracks = scan(analysis.rows(), job.time_base)[which]
 
     def requested(current, seconds):
         return EditRequest(add(seconds) if callable(add) else add).deltas(editor.action_units, current)
 
-    sampling = SamplingSettings(quality="live")
-    return EditMaker(video, analysis, tracks, requested, editor.changer, sampling, smoothing)
+    return EditMaker(job, analysis, tracks, requested)
 
 
 def planes_of(path) -> list[np.ndarray]:

@@ -137,6 +137,21 @@ def test_what_the_filters_and_the_meter_know_is_kept(tmp_path, editor, source, r
     assert same_frames(output, result.path)
 
 
+def test_a_step_of_the_model_may_stop_the_work_which_is_resumed(tmp_path, editor, source, whole):
+    output, steps = tmp_path / "out.mp4", []
+
+    def stop(step: int) -> None:
+        steps.append(step)
+        if len(steps) > PIECE // BATCH:  # the first batch of the second piece
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        edit_video(editor, source, output, on_step=stop, **ARGUMENTS)
+    assert steps == [0] * (PIECE // BATCH + 1)  # quality "live": one step a batch
+    assert edit_video(editor, source, output, **ARGUMENTS).resumed == PIECE
+    assert same_frames(output, whole)
+
+
 @pytest.mark.parametrize("change", ["request", "input", "ID encoder"])
 def test_other_work_does_not_mix_with_it(tmp_path, editor, source, moving, whole, change):
     output, film = tmp_path / "out.mp4", tmp_path / "in.mp4"

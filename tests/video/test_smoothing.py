@@ -8,7 +8,15 @@ import pytest
 
 from magicedit.faces import Face, align
 from magicedit.faces.types import box_around
-from magicedit.video.smoothing import ChangeFilter, FaceFilter, Filter, OneEuro, Smoothing, smoothing_factor
+from magicedit.video.smoothing import (
+    ChangeFilter,
+    ChangeFilters,
+    FaceFilter,
+    Filter,
+    OneEuro,
+    Smoothing,
+    smoothing_factor,
+)
 from magicedit.warping import Change
 
 STEP = 1 / 30  # seconds
@@ -132,6 +140,31 @@ def test_a_change_is_smoothed_in_the_crop():
         passed = same(change, index * STEP)
         for name in ("flow", "mask", "paint"):
             np.testing.assert_allclose(getattr(passed, name), getattr(change, name), atol=1e-5)
+
+
+def test_each_run_of_each_face_has_a_filter_and_restored_ones_go_on():
+    rng = np.random.default_rng(0)
+    changes = [
+        Change(*(rng.random(shape, np.float32) for shape in ((8, 8, 2), (8, 8), (8, 8, 3)))) for _ in range(3)
+    ]
+    first, second, third = changes
+    filters, alone = ChangeFilters(OneEuro(1, 0)), ChangeFilter(OneEuro(1, 0))
+    for at, change in enumerate((first, second)):
+        smooth = filters(change, 0, 0, at * STEP)
+        assert np.array_equal(smooth.flow, alone(change, at * STEP).flow)
+        filters(change, 1, 0, at * STEP)
+    assert not np.array_equal(smooth.flow, second.flow)
+    restored = ChangeFilters(OneEuro(1, 0))
+    restored.restore(filters.state())
+    assert np.array_equal(restored(third, 0, 0, 2 * STEP).flow, alone(third, 2 * STEP).flow)
+
+    assert np.array_equal(filters(third, 0, 5, 2 * STEP).flow, third.flow)  # another run starts anew
+    filters.forget(1)
+    assert np.array_equal(filters(third, 1, 0, 2 * STEP).flow, third.flow)
+    assert set(filters.state()) == {
+        f"{key}/{part}" for key in ("0-5", "1-0") for part in ("time", "value", "speed")
+    }
+    assert ChangeFilters(None)(third, 0, 0, 0.0) is third
 
 
 def test_parameters_are_data():

@@ -1,0 +1,263 @@
+"""The rows of a prepared dataset: their columns, Parquet files, and how a new dataset replaces an old one."""
+
+import functools
+import io
+import itertools
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from magicedit.action_units import FACS, NAMES
+from magicedit.data.augment import muscle_variants
+from magicedit.data.description import (
+    DESCRIPTION_FILE,
+    FORMAT_VERSION,
+    SPLITS,
+    count_by_split,
+    write_descriptions,
+)
+from magicedit.data.sources import Sources
+from magicedit.errors import DatasetError
+from magicedit.faces import face_region
+
+if TYPE_CHECKING:
+    import datasets
+
+MEASURED = tuple(FACS)
+WORK = ".work"  # what an interrupted run has measured
+_FRESH, _REPLACED = "data", "replaced"  # there: shards being written, and those that they replace
+JPEG_QUALITY = 95
+_METADATA_KEY = b"magicedit"  # of the Parquet schema: the settings that its rows were measured with
+_SHARD_BYTES = 256 * 2**20
+_ROW_GROUP = 16  # rows that random access has to read at once: about one megabyte
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a measured photograph's row lies."""
+
+    file: Path
+    row: int
+
+
+def features() -> "datasets.Features":
+    """Columns of the dataset.
+
+    image: the aligned crop (size, size) RGB. mask: (size, size) grey, 255 in the face region.
+    action_units: intensities 0..5 by the labeller, in the order of `action_units` in magicedit.json;
+    measured: what the face backend itself measured, in the order of `measured` there (empty where it
+    measures none).
+    landmarks: x0, y0, x1, y1, ... in pixels of the crop; scheme: what their numbers mean.
+    box: x0, y0, x1, y1 in pixels of the photograph. pose: yaw, pitch, roll in degrees (empty where unknown).
+    sha256: of the photograph's file.
+    """
+    from datasets import Features, List, Value  # a slow import that nothing but writing needs
+    from datasets import Image as ImageFeature
+
+    floats = List(Value("float32"))
+    return Features(
+        {
+            "image": ImageFeature(),
+            "mask": ImageFeature(),
+            "identity": Value("string"),
+            "source": Value("string"),
+            "action_units": floats,
+            "measured": floats,
+            "landmarks": floats,
+            "scheme": Value("string"),
+            "pose": floats,
+            "box": floats,
+            "notes": List(Value("string")),
+            "sha256": Value("string"),
+        }
+    )
+
+
+# --- pictures ---
+def encoded(pixels: np.ndarray, image_format: str) -> dict[str, Any]:
+    """A picture as a cell of the columns `image` and `mask`."""
+    buffer = io.BytesIO()
+    options = {"quality": JPEG_QUALITY, "subsampling": 0} if image_format == "jpeg" else {}
+    Image.fromarray(pixels).save(buffer, image_format, **options)
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+def decoded(cell: Mapping[str, Any]) -> np.ndarray:
+    """(height, width, 3) uint8 RGB of a cell of the column `image`."""
+    return np.asarray(Image.open(io.BytesIO(cell["bytes"])).convert("RGB"))
+
+
+def encoded_region(landmarks: np.ndarray, size: int, scheme: str) -> dict[str, Any]:
+    """The cell `mask` of a crop with these landmarks."""
+    return encoded(np.where(face_region(landmarks, size, scheme), 255, 0).astype(np.uint8), "png")
+
+
+# --- files of rows ---
+def write_rows(path: Path, groups: Iterable[list[Row]], settings: Mapping[str, Any]) -> None:
+    """Write rows in groups of _ROW_GROUP. The images are compressed already, so the file is not."""
+    schema = features().arrow_schema
+    schema = schema.with_metadata({**schema.metadata, _METADATA_KEY: json.dumps(settings).encode()})
+    partial = path.with_suffix(".partial")
+    with pq.ParquetWriter(partial, schema, compression="none") as writer:
+        for group in groups:
+            writer.write_table(pa.Table.from_pylist(group, schema), row_group_size=_ROW_GROUP)
+    partial.rename(path)
+
+
+def measured_before(output: Path, settings: Mapping[str, Any]) -> dict[str, Place]:
+    """By SHA-256, the rows of earlier runs, finished or not, that were measured with these settings.
+
+    Shards that an interrupted run was still writing repeat rows of other files, and are deleted before they
+    are written again.
+    """
+    places, unfinished = {}, output / WORK / _FRESH
+    for path in sorted(path for path in output.rglob("*.parquet") if path.parent != unfinished):
+        try:
+            with pq.ParquetFile(path) as file:
+                written_with = json.loads(file.schema_arrow.metadata.get(_METADATA_KEY, b"null"))
+                if written_with == settings:
+                    hashes = file.read(["sha256"]).column(0).to_pylist()
+                    places.update({sha256: Place(path, row) for row, sha256 in enumerate(hashes)})
+        except (pa.ArrowInvalid, OSError):
+            continue  # torn by an interruption: its photographs are measured again
+    return places
+
+
+def _row_group(file: Path, number: int) -> list[Row]:
+    with pq.ParquetFile(file) as parquet:
+        return parquet.read_row_group(number).to_pylist()
+
+
+# --- the dataset ---
+def write_dataset(
+    output: Path,
+    sources: Sources,
+    places: Mapping[str, Place],
+    settings: Mapping[str, Any],
+    fingerprint: str,
+    variants: int,
+) -> dict[str, Any]:
+    """Write shards beside the old ones, swap them, then the other files, magicedit.json last.
+
+    Returns what report.json says.
+    """
+    fresh, notes, schemes = output / WORK / _FRESH, [], set()
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+
+    def rows(split: str) -> Iterator[Row]:
+        for row in _labelled_rows(sources, split, places, settings["backend"]):
+            notes.extend({"source": row["source"], "note": note} for note in row["notes"])
+            schemes.add(row["scheme"])
+            yield row
+            if variants and split == "train":
+                yield from _warped_rows(row, variants, settings)
+
+    for split in SPLITS:
+        groups = _groups(rows(split))
+        for number, first in enumerate(groups):
+            shard = _one_shard(itertools.chain([first], groups))
+            write_rows(fresh / f"{split}-{number:05}.parquet", shard, settings)
+
+    labeller, scale_in_file = sources.labelled_by(settings["backend"])
+    identities = [source.identity for source in sources.photographs]
+    counts = {**count_by_split(identities, sources.splits, variants), "variants": variants}
+    report = {**counts, "rejected": sources.rejected, "notes": notes, "ignored": sources.ignored}
+    description = {
+        "format": FORMAT_VERSION,
+        "action_units": list(NAMES),
+        "measured": list(MEASURED),
+        "scale": [0, 5],
+        "labeller": labeller,
+        "labels_scale_in_file": scale_in_file,
+        "landmarks": schemes.pop(),  # one backend, one scheme
+        "crop_size": settings["size"],
+        "settings": dict(settings),
+        **counts,
+        "fingerprint": fingerprint,
+    }
+    # Until magicedit.json is back, an interruption leaves a dataset that nobody takes for complete.
+    (output / DESCRIPTION_FILE).unlink(missing_ok=True)
+    replaced, data = output / WORK / _REPLACED, output / "data"
+    if data.exists():
+        shutil.rmtree(replaced, ignore_errors=True)  # of a run that was interrupted below
+        data.rename(replaced)
+    fresh.rename(data)
+    write_descriptions(output, report, description)
+    shutil.rmtree(output / WORK)
+    return report
+
+
+def _labelled_rows(sources: Sources, split: str, places: Mapping[str, Place], backend: str) -> Iterator[Row]:
+    """The measured rows of a split, named and labelled as this run has it."""
+    group_of = functools.lru_cache(maxsize=1)(_row_group)  # the next row lies in the same, as a rule
+    for source in sources.photographs:
+        if sources.splits[source.identity] != split:
+            continue
+        place = places[source.sha256]
+        row = group_of(place.file, place.row // _ROW_GROUP)[place.row % _ROW_GROUP]
+        if sources.labels is None and not row["measured"]:
+            raise DatasetError(
+                f"the face backend {backend} measures no action units; "
+                "give --labels with a CSV of OpenFace, py-feat or LibreFace, or use the backend mediapipe"
+            )
+        measured = dict(zip(MEASURED, row["measured"], strict=False))  # empty where none are measured
+        aus = sources.labels.intensities[source.name] if sources.labels else measured
+        yield row | {
+            "identity": source.identity,
+            "source": source.name,
+            "action_units": [aus[name] for name in NAMES],
+        }
+
+
+def _warped_rows(row: Row, count: int, settings: Mapping[str, Any]) -> Iterator[Row]:
+    """Rows of what the muscles make of a photograph's row."""
+    if row["scheme"] != "mediapipe478":
+        raise DatasetError(
+            f"the muscles' warp needs MediaPipe's 478 landmarks, these photographs have {row['scheme']}; "
+            "use the backend mediapipe"
+        )
+    variants = muscle_variants(
+        decoded(row["image"]),
+        np.array(row["landmarks"], np.float32).reshape(-1, 2),
+        dict(zip(NAMES, row["action_units"], strict=True)),
+        count,
+        row["sha256"],
+    )
+    for number, variant in enumerate(variants, start=1):
+        command = ",".join(f"{name}={steps:+.2f}" for name, steps in variant.command.items())
+        yield row | {
+            "image": encoded(variant.pixels, settings["image_format"]),
+            "mask": encoded_region(variant.landmarks, settings["size"], row["scheme"]),
+            "source": f"{row['source']}#muscles-{number}",
+            "action_units": [variant.action_units[name] for name in NAMES],
+            "measured": [],
+            "landmarks": variant.landmarks.reshape(-1).tolist(),
+            "notes": [f"warped by {command}"],
+            "sha256": "",  # of no file
+        }
+
+
+def _groups(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    while group := list(itertools.islice(rows, _ROW_GROUP)):
+        yield group
+
+
+def _one_shard(groups: Iterable[list[Row]]) -> Iterator[list[Row]]:
+    """As many of the groups as have about _SHARD_BYTES."""
+    size = 0
+    for group in groups:
+        yield group
+        size += sum(len(row["image"]["bytes"]) for row in group)
+        if size >= _SHARD_BYTES:
+            return

@@ -1,0 +1,157 @@
+"""What a folder of photographs holds: sources, identities, splits and the labels of other tools."""
+
+import hashlib
+import json
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from magicedit.action_units import NAMES
+from magicedit.data.labels import PHOTO_SUFFIXES, LabelFile, match_labels, read_label_file
+from magicedit.errors import DatasetError
+from magicedit.files import sha256_of, walk
+
+
+@dataclass(frozen=True)
+class Source:
+    """A photograph. name: path relative to the folder, with forward slashes."""
+
+    name: str
+    path: Path
+    identity: str
+    sha256: str
+
+
+@dataclass
+class Sources:
+    """What a folder holds, and what of it is used.
+
+    photographs: those used, in order of their names. splits: identity -> split. labels: intensities by
+    photograph; None: those that the face backend measures. rejected: {"source", "reason", ...} of photographs
+    left out. ignored: files that are no photographs.
+    """
+
+    photographs: list[Source]
+    splits: dict[str, str]
+    labels: LabelFile | None
+    rejected: list[dict[str, str]]
+    ignored: list[str]
+
+    def reject(self, reasons: Mapping[str, Mapping[str, str]]) -> None:
+        """Leaves photographs out. reasons: name -> what the report says beside it."""
+        out = [source.name for source in self.photographs if source.name in reasons]
+        self.rejected += [{"source": name, **reasons[name]} for name in out]
+        self.photographs = [source for source in self.photographs if source.name not in reasons]
+
+    def keep_measured(self, measured: Container[str], failures: Mapping[str, str]) -> None:
+        """Rejects what is not measured. measured: SHA-256s; failures: SHA-256 -> why it cannot be used."""
+        failed = [source for source in self.photographs if source.sha256 not in measured]
+        self.reject({s.name: {"reason": failures[s.sha256], "sha256": s.sha256} for s in failed})
+        self.rejected.sort(key=lambda entry: entry["source"])
+
+    def labelled_by(self, backend: str) -> tuple[str, float | None]:
+        """The tool of the labels, and the number that its file writes for full intensity."""
+        return (backend, None) if self.labels is None else (self.labels.tool, self.labels.scale)
+
+    def fingerprint(self, settings: Mapping[str, Any], variants: int) -> str:
+        """Equal where a run with these settings and variants would write the same dataset."""
+        tool, scale = self.labelled_by(settings["backend"])
+        inputs = [
+            settings,
+            {"tool": tool, "scale": scale, "by_source": self.labels and self.labels.intensities},
+            [[source.name, source.sha256, self.splits[source.identity]] for source in self.photographs],
+            [self.rejected, self.ignored],
+            *([["muscles", variants]] if variants else []),
+        ]
+        return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+
+def find_sources(
+    folder: Path,
+    output: Path,
+    validation: list[str],
+    validation_fraction: float,
+    labels: str | Path | None,
+    labels_scale: float | None,
+) -> Sources:
+    """The sources of a folder, without what lies in `output`; arguments as of `prepare_dataset`."""
+    if not folder.is_dir():
+        raise DatasetError(f"expected a folder of photographs, one sub-folder per identity, got {folder}")
+    if not 0 <= validation_fraction < 1:
+        raise DatasetError(f"validation_fraction must be from 0 to below 1, got {validation_fraction}")
+    if validation and validation_fraction:
+        raise DatasetError("give either validation identities or validation_fraction, not both")
+    if labels_scale is not None and labels is None:
+        raise DatasetError("--labels-scale is about the file of --labels, which is missing")
+    photographs, ignored, rejected = _find_photographs(folder, output)
+    splits = _split({source.identity for source in photographs}, validation, validation_fraction)
+    found = None if labels is None else _read_labels(labels, labels_scale, photographs)
+    sources = Sources(photographs, splits, found, rejected, ignored)
+    if found is not None:
+        missing = {"reason": f"no label in {Path(labels).name}"}
+        sources.reject({s.name: missing for s in photographs if s.name not in found.intensities})
+    return sources
+
+
+def _find_photographs(folder: Path, output: Path) -> tuple[list[Source], list[str], list[dict[str, str]]]:
+    """Photographs in order of their names, other files, and copies of a photograph that is already there."""
+    files = walk(folder, lambda sub: sub.resolve() == output.resolve())
+    sources, ignored, rejected, first_of = [], [], [], {}
+    for path in sorted(files, key=lambda path: path.relative_to(folder).as_posix()):
+        relative = path.relative_to(folder)
+        if path.suffix.lower() not in PHOTO_SUFFIXES:
+            ignored.append(relative.as_posix())
+            continue
+        try:
+            sha256 = sha256_of(path)
+        except OSError as error:
+            rejected.append({"source": relative.as_posix(), "reason": f"cannot be read: {error.strerror}"})
+            continue
+        source = Source(relative.as_posix(), path, relative.parts[0], sha256)
+        # A pair of copies teaches nothing, and under two identities it could cross the split
+        if sha256 in first_of:
+            rejected.append({"source": source.name, "reason": f"same file as {first_of[sha256]}"})
+            continue
+        first_of[sha256] = source.name
+        sources.append(source)
+    if not sources:
+        raise DatasetError(
+            f"no photographs in {folder}; expected FOLDER/identity/photograph with one of the endings "
+            f"{' '.join(PHOTO_SUFFIXES)}"
+        )
+    return sources, ignored, rejected
+
+
+def _split(identities: set[str], validation: list[str], fraction: float) -> dict[str, str]:
+    """Identity to split."""
+    unknown = [identity for identity in validation if identity not in identities]
+    if unknown:
+        known = ", ".join(sorted(identities)[:5])
+        raise DatasetError(f"no such identities to validate on: {', '.join(unknown)}; there are {known}...")
+
+    def chosen(identity: str) -> bool:
+        if not fraction:
+            return identity in validation
+        draw = int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], "big") / 2**64
+        return draw < fraction
+
+    return {identity: "validation" if chosen(identity) else "train" for identity in identities}
+
+
+def _read_labels(labels: str | Path, scale: float | None, photographs: list[Source]) -> LabelFile:
+    found = read_label_file(labels, scale)
+    matched = match_labels(found.intensities, [source.name for source in photographs])
+    if not matched:
+        names = ", ".join(list(found.intensities)[:3])
+        raise DatasetError(
+            f"no label in {labels} is of a photograph in the folder; its names are {names}..., "
+            f"the photographs' {', '.join(source.name for source in photographs[:3])}..."
+        )
+    missing = [name for name in NAMES if any(name not in aus for aus in found.intensities.values())]
+    if missing:
+        raise DatasetError(f"{labels} lacks {', '.join(missing)}; needed are {', '.join(NAMES)}")
+    by_source = {
+        source: {name: found.intensities[label][name] for name in NAMES} for source, label in matched.items()
+    }
+    return replace(found, intensities=by_source)

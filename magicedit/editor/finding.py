@@ -1,0 +1,138 @@
+"""Faces of photographs: found once for each, chosen among those found, found again in what became of them."""
+
+import hashlib
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+
+from magicedit.editor.changer import Chosen
+from magicedit.errors import MagicEditError, NoFaceError
+from magicedit.expression import Expression
+from magicedit.faces import Face, FaceBackend, Found, align, search
+from magicedit.faces.types import same_face, shifted
+from magicedit.imaging import Photo, open_photo
+from magicedit.request import check_face, check_references
+from magicedit.warping import Mouth, own_mouth
+
+PhotoLike = str | Path | PIL.Image.Image | np.ndarray | Photo
+REMEMBERED_PHOTOS = 4
+
+
+class FaceFinder:
+    """A face backend that serves one thread at a time; the faces of a few photographs are remembered."""
+
+    def __init__(self, backend: FaceBackend):
+        self.backend = backend
+        self._found: OrderedDict[bytes, Found] = OrderedDict()
+        self._detecting = threading.Lock()
+
+    def choose(self, photo: PhotoLike, *which: str | int) -> Chosen:
+        """The faces that each of `which` means, see `select_indices`.
+
+        Raises:
+            ImageError: where the photograph cannot be read.
+            NoFaceError: as `select_indices`.
+        """
+        photo = open_photo(photo)
+        found = self._search(photo)
+        indices = [index for each in which for index in select_indices(found.faces, each, photo)]
+        return Chosen(photo, indices, [found.faces[index] for index in indices], found.left_alone)
+
+    def one(self, photo: PhotoLike, which: str | int = "largest") -> Face:
+        """The one face meant, the largest of "all"; errors as of `choose`."""
+        return self.choose(photo, "largest" if which == "all" else which).faces[0]
+
+    def _search(self, photo: Photo) -> Found:
+        pixels = np.ascontiguousarray(photo.pixels)
+        key = hashlib.blake2b(pixels, digest_size=16, salt=b"%d" % pixels.shape[1]).digest()
+        with self._detecting:
+            if key not in self._found:
+                self._found[key] = search(self.backend, pixels)
+                if len(self._found) > REMEMBERED_PHOTOS:
+                    self._found.popitem(last=False)
+            self._found.move_to_end(key)
+            return self._found[key]
+
+    def find_again(self, pixels: np.ndarray, face: Face) -> Face | None:
+        """The same face in the edited photograph, looked for around its old place only."""
+        height, width = pixels.shape[:2]
+        x0, y0, x1, y1 = face.box
+        margin = max(x1 - x0, y1 - y0)
+        left, top = max(0, int(x0 - margin)), max(0, int(y0 - margin))
+        right, bottom = min(width, math.ceil(x1 + margin)), min(height, math.ceil(y1 + margin))
+        with self._detecting:
+            found = self.backend.detect(np.ascontiguousarray(pixels[top:bottom, left:right]))
+        return same_face([shifted(other, left, top) for other in found], face.box)
+
+
+def select_faces(faces: list[Face], which: str | int, photo: Photo) -> list[Face]:
+    """The faces meant by "all", "largest" or an index, out of those found; errors as of `select_indices`."""
+    return [faces[index] for index in select_indices(faces, which, photo)]
+
+
+def select_indices(faces: list[Face], which: str | int, photo: Photo) -> list[int]:
+    """The indices of the faces meant by "all", "largest" or an index, out of those found, largest first.
+
+    Raises:
+        NoFaceError: where there is no face, or fewer than the index needs.
+    """
+    check_face(which)
+    if not faces:
+        height, width = photo.pixels.shape[:2]
+        name = f"{photo.source}" if photo.source else "the photograph"
+        raise NoFaceError(
+            f"no face was found in {name} ({width} x {height} px): use one that shows a face upright, from "
+            "the front or half side, well lit and at least about 75 px high"
+        )
+    if which == "all":
+        return list(range(len(faces)))
+    index = 0 if which == "largest" else which
+    if not 0 <= index < len(faces):
+        found = f"{len(faces)} face was" if len(faces) == 1 else f"{len(faces)} faces were"
+        raise NoFaceError(
+            f"face {index} does not exist: {found} found, counted from 0 (the largest) to {len(faces) - 1}"
+        )
+    return [index]
+
+
+def reference_mouths(
+    finder: FaceFinder, references: Sequence[PhotoLike], resolution: int
+) -> tuple[Mouth, ...]:
+    """The mouths of other photographs of a person that show teeth.
+
+    resolution: px, of the model's crop.
+
+    Raises:
+        ImageError, NoFaceError: see their docstrings.
+        MagicEditError: where references are given and none shows its teeth.
+    """
+    check_references(references)
+    mouths = []
+    for reference in references:
+        photo = open_photo(reference)
+        face = finder.one(photo)
+        if face.scheme != "mediapipe478":
+            raise MagicEditError("references need MediaPipe's landmarks; use the face backend mediapipe")
+        mouth = own_mouth(photo.pixels, face.landmarks, align(face, resolution), "reference")
+        mouths += [] if mouth is None else [mouth]
+    if len(references) and not mouths:
+        which = "the reference shows" if len(references) == 1 else "none of the references shows"
+        raise MagicEditError(
+            f"{which} no teeth; give a photograph in which the person smiles with parted lips"
+        )
+    return tuple(mouths)
+
+
+def measured_expression(face: Face, backend: str, source: str = "") -> Expression:
+    """The expression of a measured face; MagicEditError where its backend measures no action units."""
+    if not face.action_units:
+        raise MagicEditError(
+            f"the face backend {backend} measures no action units, so there is no expression to read; "
+            "use mediapipe"
+        )
+    return Expression.measured(face.action_units, face.sides, source)

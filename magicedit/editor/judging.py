@@ -1,0 +1,56 @@
+"""What is said of a finished edit: the face measured again, the second scorer, and the warnings."""
+
+from magicedit.editor.changer import Edit
+from magicedit.editor.closed_loop import Pursuit
+from magicedit.editor.doubts import doubts_of_edit, unreached
+from magicedit.editor.finding import FaceFinder
+from magicedit.editor.results import FaceEdit, measured_as_asked
+from magicedit.faces import geometric_change, identity_distance
+
+
+def judged(
+    edit: Edit,
+    number: int,
+    resolution: int,
+    again_by: FaceFinder | None,
+    pursuit: Pursuit | None = None,
+    tolerance: float | None = None,
+) -> FaceEdit:
+    """The chosen face of that number, as its edit came out.
+
+    Args:
+        resolution: px, of the model's crop.
+        again_by: finds the face in the result, to measure it; None: it is not measured.
+        pursuit: where it was a closed loop's, within `tolerance` intensity steps.
+    """
+    pixels, face, sent = edit.chosen.photo.pixels, edit.faces[number], edit.requests[number]
+    requested = sent if pursuit is None else pursuit.asked
+    warnings = doubts_of_edit(pixels, face, edit.changes.get(number), requested, resolution)
+    moved = distance = after = None
+    before = measured_as_asked(face, requested)
+    if again_by is not None:
+        again = face if edit.pixels is pixels else again_by.find_again(edit.pixels, face)
+        if again is None:
+            warnings.append("the face was not found again in the result: look at it")
+        else:
+            distance = identity_distance(pixels, face, edit.pixels, again)
+            after = measured_as_asked(again, requested)
+            if face.scheme == again.scheme == "mediapipe478":
+                moved = geometric_change(face.landmarks, again.landmarks)
+            warnings += unreached(requested, before, after, moved or {})
+    if pursuit is not None:
+        warnings += pursuit.shortfall(tolerance)
+    return FaceEdit(
+        index=edit.chosen.indices[number],
+        box=face.box,
+        pose=face.pose,
+        requested=requested,
+        before=before,
+        after=after,
+        moved=moved,
+        identity_distance=distance,
+        warnings=tuple(warnings),
+        edits=1 if pursuit is None else pursuit.edits,
+        sent=sent,
+        reached=None if pursuit is None else pursuit.error <= tolerance,
+    )
