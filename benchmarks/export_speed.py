@@ -31,12 +31,8 @@ from proxy import PROXY, make_pipeline, random_au_deltas
 
 from magicedit.evaluation.circumstances import PACKAGES, versions
 from magicedit.models import export_onnx, load_pipeline, predict_noise, use_onnx
-from magicedit.pipelines.pipeline_magicedit import (
-    MagicEditPipeline,
-    ReferenceCache,
-    encode_reference,
-    transformer_blocks,
-)
+from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
+from magicedit.pipelines.reference_attention import ReferenceCache, encode_reference, transformer_blocks
 
 Tensors = tuple[torch.Tensor, ...]
 Run = Callable[[], Tensors]

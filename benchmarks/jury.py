@@ -219,7 +219,7 @@ def code_fingerprint() -> str:
     """Of the sources that an edit depends on."""
     package = Path(magicedit.__file__).parent
     files = [path for path in package.rglob("*.py") if path.relative_to(package).parts[0] not in BESIDE]
-    files.append(Path(pipeline_magicedit.__file__))
+    files += Path(pipeline_magicedit.__file__).parent.glob("*.py")
     digest = hashlib.sha256()
     for path in sorted(files):
         digest.update(path.name.encode() + path.read_bytes())

@@ -18,7 +18,8 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor2_0
 from diffusers.utils.torch_utils import randn_tensor
 
-from magicedit.pipelines.pipeline_magicedit import Features, MagicEditPipeline, transformer_blocks
+from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
+from magicedit.pipelines.reference_attention import Features, transformer_blocks
 
 
 def stock_twin(unet: UNet2DConditionModel) -> UNet2DConditionModel:

@@ -10,7 +10,7 @@ import math
 import re
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -36,12 +36,16 @@ class Control:
         description: for people, such as "lip corner puller".
         region: where it acts: brow, eye, nose, cheek, lip or jaw.
         has_sides: whether the two sides of the face can be asked for one by one.
+        range: the smallest and the largest delta that can be asked for, in intensity steps.
+        kind: such as "action unit", "gaze", "head", "emotion" or "attribute".
     """
 
     name: str
     description: str = ""
     region: str = ""
     has_sides: bool = False
+    range: tuple[float, float] = DELTA_RANGE
+    kind: str = "action unit"
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[^\s,=]([^,=]*[^\s,=])?", self.name) or self.name[-1] in SIDES:
@@ -49,9 +53,28 @@ class Control:
                 "a control's name must have no comma or =, no blank at an end, and must not end in L or R, "
                 f"which name sides; got {self.name!r}"
             )
+        for end in self.range:
+            number_within(end, self.name, DELTA_RANGE, "an end of its range")
+        if len(self.range) != 2 or self.range[0] >= self.range[1]:
+            raise ValueError(f"the range of {self.name} must be two deltas in order, got {self.range}")
 
     def __str__(self) -> str:
         return f"{self.name} ({self.description})" if self.description else self.name
+
+    @classmethod
+    def from_json(cls, entry: object) -> "Control":
+        """The control that `to_json` wrote. ValueError for anything else."""
+        types = dict.fromkeys(("name", "description", "region", "kind"), str)
+        types |= {"has_sides": bool, "range": list}
+        values = dict(entry) if isinstance(entry, Mapping) else {}
+        if "name" not in values or not all(isinstance(v, types.get(k, ())) for k, v in values.items()):
+            raise ValueError(f"a control must be an object of {', '.join(types)}, got {entry!r}")
+        return cls(**{key: tuple(value) if key == "range" else value for key, value in values.items()})
+
+    def to_json(self) -> dict[str, Any]:
+        """Its name, and what differs from the defaults."""
+        values = {field.name: (getattr(self, field.name), field.default) for field in fields(self)}
+        return {name: value for name, (value, default) in values.items() if value != default}
 
 
 class Vocabulary(tuple[str, ...]):
@@ -81,6 +104,19 @@ class Vocabulary(tuple[str, ...]):
         by_name = dict(zip(self, self.controls, strict=True))
         return Vocabulary([by_name.get(name) or Control(name) for name in names], self)
 
+    def described(self, controls: Iterable[Control]) -> "Vocabulary":
+        """This vocabulary with `controls` in place of its own of their names; ValueError for other names."""
+        by_name = {control.name: control for control in controls}
+        if strangers := [name for name in by_name if name not in self]:
+            raise ValueError(f"{', '.join(strangers)} is described, but the names are {', '.join(self)}")
+        return Vocabulary([by_name.get(control.name, control) for control in self.controls], self.known)
+
+    def to_index(self) -> dict[str, Any]:
+        """Its entries in a `model_index.json`: the names, and in full each control that `known` lacks."""
+        plain = () if self.known is None else self.known.controls
+        own = [control.to_json() for control in self.controls if control not in plain]
+        return {"action_units": ",".join(self)} | ({"controls": own} if own else {})
+
     def __getitem__(self, key: Any) -> Any:
         """The name at a position, or the `Control` of a name; KeyError where there is none."""
         if not isinstance(key, str):
@@ -102,7 +138,8 @@ class Vocabulary(tuple[str, ...]):
                 return whole + side
             sided = ", ".join(control.name for control in self._all if control.has_sides)
             raise ActionUnitError(f"{self[whole]} has no sides; those that have: {sided}")
-        problem = f"unknown action unit {reprlib.repr(text)}"
+        kind = "action unit" if all(control.kind == "action unit" for control in self.controls) else "control"
+        problem = f"unknown {kind} {reprlib.repr(text)}"
         if self.known is not None and whole in self.known:
             problem = f"{self.known[whole]} is measured but cannot be edited here"
         nearest = self._nearest(text, whole)
@@ -147,19 +184,19 @@ class Vocabulary(tuple[str, ...]):
     # --- requests ---
 
     def deltas(self, spec: Spec) -> dict[str, float]:
-        """Deltas in intensity steps, -10 to 10, by canonical name, in the order they were given.
+        """Deltas in intensity steps, within each control's range, by canonical name, in the order given.
 
         `spec` is "AU12=+3,AU4=-1", a mapping of names to numbers, or a vector with one value per control
         (which gives a dict of all of them, zeros included). Fractions are fine.
         Raises ActionUnitError for what is unknown, malformed, repeated, not finite or out of range.
         """
-        return self._parsed(spec, DELTA_RANGE, "a delta")
+        return self._parsed(spec, None, "a delta")
 
     def levels(self, spec: Spec) -> dict[str, float]:
         """Intensities, 0 to 5, by canonical name; forms and errors as of `deltas`."""
         return self._parsed(spec, INTENSITY_RANGE, "an intensity")
 
-    def _parsed(self, spec: object, limits: tuple[float, float], what: str) -> dict[str, float]:
+    def _parsed(self, spec: object, limits: tuple[float, float] | None, what: str) -> dict[str, float]:
         values: dict[str, float] = {}
         for text, value in self._pairs(spec):
             name = self.canonical(text)
@@ -168,7 +205,7 @@ class Vocabulary(tuple[str, ...]):
             base = whole_name(name)
             if base in values or (name == base and not values.keys().isdisjoint(self.sided(base))):
                 raise ActionUnitError(f"{base} is given for both sides and for one; give {base}L and {base}R")
-            values[name] = number_within(value, name, limits, what)
+            values[name] = number_within(value, name, limits or self[base].range, what)
         return values
 
     def _pairs(self, spec: object) -> list[tuple[str, object]]:
@@ -216,7 +253,7 @@ class Vocabulary(tuple[str, ...]):
     def total(self, parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
         """Deltas by name added up: whole controls where the sides agree, else by side, in order.
 
-        Raises ActionUnitError where a sum leaves -10 to 10.
+        Raises ActionUnitError where a sum leaves its control's range.
         """
         left: dict[str, float] = {}
         right: dict[str, float] = {}
@@ -236,7 +273,7 @@ class Vocabulary(tuple[str, ...]):
                 values = (left.get(name, 0.0), right.get(name, 0.0))
                 totals |= {side: value for side, value in zip(sided, values, strict=False) if side in given}
         for name, value in totals.items():
-            number_within(value, name, DELTA_RANGE, "a total delta")
+            number_within(value, name, self[whole_name(name)].range, "a total delta")
         return totals
 
 

@@ -1,1 +1,1 @@
-"""What ships with the weights: one self-contained pipeline file."""
+"""What ships with the weights: a pipeline, and the files that are written into it when it is saved."""

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from magicedit.pipelines import pipeline_magicedit
+from magicedit.pipelines.pipeline_magicedit import self_contained
 from magicedit.train.config import SHAPING
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -167,15 +169,20 @@ def test_the_training_loop_does_not_know_what_it_trains():
 
 
 def test_what_ships_with_the_weights_needs_no_other_package():
-    """Loading from a hub id downloads this one file alone."""
+    """Loading from a hub id downloads one file, into which these are written."""
     allowed = {"torch", "numpy", "PIL", "diffusers", "transformers", *sys.stdlib_module_names}
     allowed |= {"huggingface_hub"}  # diffusers itself cannot be imported without it
-    source = (REPOSITORY / "pipelines" / "pipeline_magicedit.py").read_text()
-    imported = {name.split(".")[0] for name in _imports(source, "pipelines/pipeline_magicedit.py")}
-    assert imported - allowed == set()
-    assert [path.name for path in (REPOSITORY / "pipelines").glob("*.py") if path.stem != "__init__"] == [
-        "pipeline_magicedit.py"
+    shipped = self_contained(Path(pipeline_magicedit.__file__))
+    assert {name.split(".")[0] for name in _imports(shipped, "pipelines/pipeline.py")} - allowed == set()
+    defined = [
+        name
+        for node in ast.parse(shipped).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Assign)
+        for name in ([target.id for target in node.targets] if isinstance(node, ast.Assign) else [node.name])
     ]
+    assert len(set(defined)) == len(defined)  # a later one would silently replace an earlier one
+    for path in (REPOSITORY / "pipelines").glob("[!_]*.py"):
+        assert path.read_text().splitlines()[0] in shipped, path  # each of them is written into it
 
 
 def test_third_party_face_libraries_stand_behind_one_file_each():

@@ -17,13 +17,14 @@ from magicedit.action_units import FACS
 from magicedit.cli import main
 from magicedit.errors import ActionUnitError, ModelError
 from magicedit.models.face_model import LOADERS, FaceModel
+from magicedit.models.folder import ModelFolder
 from magicedit.train.config import parse_config
 from magicedit.train.loop import train
 from magicedit.train.methods import OBJECTIVES, Losses, Method
 from magicedit.vocabulary import Control, Vocabulary
 
 SIZE = 64
-TAN = Control("tan", "darker skin", "cheek", has_sides=True)
+TAN = Control("tan", "darker skin", "cheek", has_sides=True, range=(-4, 4), kind="attribute")
 VOCABULARY = Vocabulary((FACS["AU12"], FACS["AU26"], TAN), known=FACS)
 
 
@@ -90,7 +91,7 @@ class TintMethod(Method):
     def export(self, folder, step, samples_seen):
         for name, net in self.modules().items():
             save_file(net.state_dict(), folder / f"{name}.safetensors")
-        index = {"_class_name": "Tint", "action_units": ",".join(VOCABULARY), "resolution": SIZE}
+        index = {"_class_name": "Tint", "resolution": SIZE} | VOCABULARY.to_index()
         (folder / "model_index.json").write_text(json.dumps(index))
 
 
@@ -153,6 +154,55 @@ def test_the_commands_know_it(folder, astronaut, tmp_path, capsys):
     edited = ["video", str(film), "-o", str(tmp_path / "o.mp4"), "--key", "0:AU26=0", "--key", "0.3:AU26=2"]
     assert main([*edited, "--model", folder]) == 0
     assert (tmp_path / "o.mp4").stat().st_size > 0
+
+
+def test_the_index_says_the_sides_of_a_word(folder, tmp_path):
+    index = json.loads((Path(folder) / "model_index.json").read_text())
+    assert index["controls"] == [
+        {"name": "tan", "description": "darker skin", "region": "cheek", "has_sides": True, "range": [-4, 4]}
+        | {"kind": "attribute"}
+    ]
+    read = ModelFolder.find(folder).action_units
+    assert read == VOCABULARY
+    assert read.controls == VOCABULARY.controls
+
+    del index["controls"]  # as folders were written before
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    old = ModelFolder.find(tmp_path).action_units
+    assert old == VOCABULARY
+    assert old.with_sides() == ("AU12", "AU12L", "AU12R", "AU26", "tan")
+
+
+def test_commands_know_its_words_before_they_load_it(folder, astronaut, tmp_path, capsys, monkeypatch):
+    photo = tmp_path / "photo.png"
+    PIL.Image.fromarray(astronaut).save(photo)
+    command = ["edit", str(photo), "-o", str(tmp_path / "o.png"), "--model", folder, "--au"]
+    assert main([*command, "tanL=1"]) == 0
+    monkeypatch.setitem(LOADERS, "Tint", None)  # loading would fail
+    assert main([*command, "AU26L=1"]) == 2
+    assert "AU26 (jaw drop) has no sides" in capsys.readouterr().err
+    assert main([*command, "tanR=5"]) == 2
+    assert "expected a delta between -4 and 4 for tanR, got 5" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "controls",
+    [
+        [{"name": "tint"}],  # not among the names
+        [{"description": "no name"}],
+        [{"name": "tan", "weight": 1}],
+        [{"name": "tan", "has_sides": "yes"}],
+        [{"name": "tan", "range": [4, -4]}],
+        [{"name": "tan", "range": [0, 1, 2]}],
+        [{"name": "tan", "range": [0, 50]}],
+        ["tan"],
+    ],
+)
+def test_unusable_controls_of_an_index_are_refused(tmp_path, controls):
+    index = {"_class_name": "Tint"} | VOCABULARY.to_index() | {"controls": controls}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match="has unusable controls"):
+        ModelFolder.find(tmp_path).action_units  # noqa: B018
 
 
 def test_it_is_evaluated(folder, astronaut, tmp_path):

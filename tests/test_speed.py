@@ -21,7 +21,7 @@ from naive import NaiveNetworks, NaiveSystem  # noqa: E402
 from proxy import FULL, PROXY, TINY, make_pipeline, random_au_deltas, random_faces  # noqa: E402
 from training_step import training_batch, training_losses  # noqa: E402
 
-from magicedit.pipelines.pipeline_magicedit import ReferenceAttnProcessor, transformer_blocks  # noqa: E402
+from magicedit.pipelines.reference_attention import ReferenceAttnProcessor, transformer_blocks  # noqa: E402
 
 TOLERANCE = 1e-5  # relative, float32: what the issue asks for
 

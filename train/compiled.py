@@ -13,7 +13,7 @@ from diffusers import UNet2DConditionModel
 
 from magicedit.errors import TrainingError
 from magicedit.models.optimize import cpp_compiler
-from magicedit.pipelines.pipeline_magicedit import Features, transformer_blocks
+from magicedit.pipelines.reference_attention import Features, transformer_blocks
 
 BACKEND = "inductor"
 

@@ -13,15 +13,9 @@ from diffusers import DDIMScheduler
 
 from magicedit.errors import ModelError
 from magicedit.models import pipeline_digest, predict_noise
-from magicedit.pipelines.pipeline_magicedit import (
-    Features,
-    HeadOutput,
-    MagicEditPipeline,
-    ReferenceCache,
-    compose_head,
-    guide_head,
-    split_head,
-)
+from magicedit.pipelines.heads import HeadOutput, compose_head, guide_head, split_head
+from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
+from magicedit.pipelines.reference_attention import Features, ReferenceCache
 from magicedit.train.compiled import compiled
 from magicedit.train.objectives import Relation
 

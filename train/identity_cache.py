@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from magicedit.pipelines.pipeline_magicedit import Features
+from magicedit.pipelines.reference_attention import Features
 
 logger = logging.getLogger(__name__)
 

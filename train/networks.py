@@ -22,7 +22,8 @@ from magicedit.models import (
     refine_patch_pipeline,
 )
 from magicedit.models.folder import PIPELINE_CLASS, ModelFolder
-from magicedit.pipelines.pipeline_magicedit import Features, MagicEditPipeline, ReferenceCache
+from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
+from magicedit.pipelines.reference_attention import Features, ReferenceCache
 from magicedit.train.compiled import CompiledReference, compiled
 from magicedit.train.config import TrainConfig
 

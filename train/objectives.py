@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from magicedit.pipelines.pipeline_magicedit import HeadOutput, compose_head, split_head
+from magicedit.pipelines.heads import HeadOutput, compose_head, split_head
 
 FLOW_TOLERANCE = 0.1  # px below which the distance of flows is smooth
 

@@ -67,7 +67,7 @@ def record_attention(
     """
     import torch
 
-    from magicedit.pipelines.pipeline_magicedit import record_reference_attention
+    from magicedit.editor.recording import record_reference_attention
 
     # 1. Edit, recording
     places = named_places(cut.landmarks, cut.scheme)

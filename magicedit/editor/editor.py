@@ -363,7 +363,7 @@ class ExpressionEditor:
             ModelError: where the model has no reference UNet, or no such layer.
             ImageError, NoFaceError, ActionUnitError: see their docstrings.
         """
-        from magicedit.pipelines.pipeline_magicedit import transformer_blocks
+        from magicedit.pipelines.reference_attention import transformer_blocks
 
         settings = SamplingSettings(**sampling)
         if self.pipeline.reference_unet is None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.resources import files
 from pathlib import Path
 
 import huggingface_hub
@@ -135,9 +134,11 @@ def _contents(found: ModelFolder) -> dict[str, Path | bytes]:
         for path in (folder.rglob("*") if prefix else folder.iterdir())
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     }
-    if found.pipeline_class() == PIPELINE_CLASS:
-        ours = Path(str(files("magicedit.pipelines"))) / "pipeline_magicedit.py"
-        contents.setdefault("pipeline.py", ours)
+    if found.pipeline_class() == PIPELINE_CLASS and "pipeline.py" not in contents:
+        from magicedit.pipelines import pipeline_magicedit  # imports torch
+
+        code = pipeline_magicedit.self_contained(Path(pipeline_magicedit.__file__))
+        contents["pipeline.py"] = code.encode()
     return contents
 
 

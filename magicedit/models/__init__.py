@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         refine_patch_pipeline,
         unused_reference_parameters,
     )
-    from magicedit.pipelines.pipeline_magicedit import (
+    from magicedit.pipelines.reference_attention import (
         encode_identity,
         encode_reference,
         install_reference_attention,
@@ -60,7 +60,7 @@ __all__ = [
 _HOMES = (
     "magicedit.embedded",
     *("magicedit.models.export", "magicedit.models.loading", "magicedit.models.magicface"),
-    *("magicedit.models.optimize", "magicedit.models.unets", "magicedit.pipelines.pipeline_magicedit"),
+    *("magicedit.models.optimize", "magicedit.models.unets", "magicedit.pipelines.reference_attention"),
 )
 
 

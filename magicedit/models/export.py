@@ -15,13 +15,8 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 
 from magicedit.errors import ModelError
-from magicedit.pipelines.pipeline_magicedit import (
-    MagicEditPipeline,
-    ReferenceCache,
-    is_compiled,
-    transformer_blocks,
-    weights_version,
-)
+from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline, weights_version
+from magicedit.pipelines.reference_attention import ReferenceCache, is_compiled, transformer_blocks
 
 GRAPH, ABOUT = "denoiser.onnx", "denoiser.json"
 

@@ -164,6 +164,7 @@ def _load_pipeline_model(
     return PipelineModel(load_pipeline(model, device=device, dtype=dtype))
 
 
+# By the class that an index names; each takes the name of a model, or its folder where a hub has it
 LOADERS: dict[str, Loader] = {PIPELINE_CLASS: _load_pipeline_model}
 
 
@@ -172,12 +173,17 @@ def load_face_model(
     device: "torch.device | None" = None,
     dtype: "torch.dtype | None" = None,
 ) -> FaceModel:
-    """Loads what edits faces by the class that its folder names, without running code from there.
+    """Loads what edits faces by the class that its index names, without running code from its folder.
 
-    Models of a hub, and classes without a loader, are loaded as a `MagicEditPipeline`.
+    A hub's model has its index downloaded first, then the files that its loader reads. Classes without a
+    loader are loaded as a `MagicEditPipeline`.
 
     Args, raises: as `load_pipeline`.
     """
     folder = ModelFolder.find(model)
-    named = None if folder.origin == "hub" else folder.pipeline_class()
-    return LOADERS.get(named, _load_pipeline_model)(model, device=device, dtype=dtype)
+    folder.check_name()
+    named = folder.pipeline_class()
+    if named not in LOADERS or named == PIPELINE_CLASS:
+        return _load_pipeline_model(model, device=device, dtype=dtype)
+    place = folder.fetched().path if folder.origin == "hub" else model
+    return LOADERS[named](place, device=device, dtype=dtype)

@@ -11,12 +11,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from magicedit.action_units import vocabulary_of
 from magicedit.embedded import EMBEDDED, embedded_folder, model_origin
 from magicedit.errors import ModelError
+from magicedit.vocabulary import Control, Vocabulary
 
 INDEX = "model_index.json"
 PIPELINE_CLASS = "MagicEditPipeline"
 PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"})
+FETCHED = ("json", "safetensors", "txt", "model")  # suffixes of what is downloaded from a hub
 ENDS = 2**20  # bytes at either end of a file that tell it from others
 
 
@@ -77,19 +80,45 @@ class ModelFolder:
         Raises:
             ModelError: where the index is unusable, or cannot be downloaded.
         """
-        if self.origin != "hub":
-            index = self.index if self.has_index else {}
-        else:
-            from diffusers import DiffusionPipeline
-
-            try:
-                index = DiffusionPipeline.load_config(self.name, **hub_kwargs)
-            except OSError as error:
-                raise ModelError(
-                    f"{self.name} is no model folder and cannot be fetched from the hub: {error}"
-                ) from error
-        named = index.get("_class_name")  # a class of its own is [file, class]
+        if self.origin == "hub":
+            return self.fetched(INDEX, **hub_kwargs).pipeline_class()
+        named = self.index.get("_class_name") if self.has_index else None  # a class of its own: [file, class]
         return named[-1] if isinstance(named, list) and named else named
+
+    def check_name(self) -> None:
+        """Raises ModelError where the name is that of no folder and cannot be a hub's."""
+        name = self.name
+        if self.origin == "hub" and (
+            Path(name).exists() or name.count("/") != 1 or name.startswith((".", "/"))
+        ):
+            embedded = ", ".join(f'"{known}"' for known in EMBEDDED)
+            raise ModelError(
+                f'model must be {embedded}, a pipeline folder or a hub id like "owner/name"; '
+                f"there is no folder {name}"
+            )
+
+    def fetched(self, *patterns: str, **hub_kwargs: Any) -> "ModelFolder":
+        """Downloads a hub's model, without code and pickles, and returns its folder; other models unchanged.
+
+        Args:
+            patterns: of the files to download; default: all that a model is loaded from.
+            hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`.
+
+        Raises:
+            ModelError: where it cannot be downloaded.
+        """
+        if self.origin != "hub":
+            return self
+        import huggingface_hub
+
+        patterns = patterns or tuple(f"{place}*.{suffix}" for place in ("", "*/") for suffix in FETCHED)
+        try:
+            path = huggingface_hub.snapshot_download(self.name, allow_patterns=list(patterns), **hub_kwargs)
+        except (OSError, ValueError) as error:
+            raise ModelError(
+                f"{self.name} is no model folder and cannot be fetched from the hub: {error}"
+            ) from error
+        return ModelFolder(self.name, "folder", Path(path))
 
     @property
     def components(self) -> tuple[str, ...]:
@@ -132,11 +161,21 @@ class ModelFolder:
             return None
         return value if isinstance(value, kind) else None
 
-    @property
-    def action_units(self) -> tuple[str, ...] | None:
-        """The AUs that it can edit, in its order; None where the files do not say it."""
+    @cached_property
+    def action_units(self) -> Vocabulary | None:
+        """What it can be asked for, in its order; None where the files do not say it.
+
+        `action_units` of the index holds the names, `controls` what is no plain action unit, see
+        `Vocabulary.to_index`. ModelError where these cannot be read.
+        """
         names = self._value("action_units", str)
-        return None if names is None else tuple(names.split(","))
+        if names is None:
+            return None
+        try:
+            controls = [Control.from_json(entry) for entry in self._value("controls", list) or ()]
+            return vocabulary_of(names.split(",")).described(controls)
+        except ValueError as error:
+            raise ModelError(f"{self.path / INDEX} has unusable controls ({error})") from error
 
     @property
     def resolution(self) -> int | None:

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import torch
 
-from magicedit.embedded import EMBEDDED
 from magicedit.errors import ModelError
 from magicedit.models.folder import ModelFolder
 from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline, load_component
@@ -28,14 +27,7 @@ def load_pipeline(
         ModelError: where there is no such model, or its files or tensors do not fit (they are named).
     """
     folder = ModelFolder.find(model)
-    if folder.origin == "hub" and (
-        Path(model).exists() or str(model).count("/") != 1 or str(model).startswith((".", "/"))
-    ):
-        embedded = ", ".join(f'"{name}"' for name in EMBEDDED)
-        raise ModelError(
-            f'model must be {embedded}, a pipeline folder or a hub id like "owner/name"; '
-            f"there is no folder {model}"
-        )
+    folder.check_name()
     parts = {}
     if folder.path is not None:
         folder.check()

@@ -10,7 +10,8 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from magicedit.action_units import NAMES
 from magicedit.errors import ModelError
-from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline, install_reference_attention
+from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
+from magicedit.pipelines.reference_attention import install_reference_attention
 
 PUBLISHED_AU_LAYER = "au_aug_mlp."
 

@@ -13,7 +13,8 @@ import psutil
 import torch
 
 from magicedit.errors import ModelError
-from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline, is_compiled
+from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
+from magicedit.pipelines.reference_attention import is_compiled
 
 Result = TypeVar("Result")
 

@@ -9,10 +9,10 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from magicedit.action_units import NAMES
 from magicedit.errors import ModelError
-from magicedit.pipelines.pipeline_magicedit import (
+from magicedit.pipelines.heads import head_channels
+from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
+from magicedit.pipelines.reference_attention import (
     ActionUnitMap,
-    MagicEditPipeline,
-    head_channels,
     install_reference_attention,
     transformer_blocks,
 )
@@ -189,11 +189,44 @@ def create_patch_pipeline(config: PatchModelConfig, seed: int = 0) -> MagicEditP
             f"au_encoder is one of {', '.join(AU_ENCODERS)} and identity_encoder of "
             f"{', '.join(IDENTITY_ENCODERS)}, got {config.au_encoder} and {config.identity_encoder}"
         )
-    channels, side = 3 * config.patch_size**2, config.resolution // config.patch_size
-    by_clip, by_map = config.identity_encoder == "clip", config.au_encoder == "latent_map"
     concat_identity = {"convolution": True, "none": False}.get(
         config.identity_encoder, config.concat_identity
     )
+    composed = config.prediction == "flow_mask_paint"
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)  # the CPU's alone; other devices keep theirs
+        networks = _patch_networks(config, concat_identity, composed)
+    if composed and config.fine_flow:  # random displacements of single pixels would be snow
+        smooth, last = head_channels(config.patch_size), networks["unet"].conv_out
+        with torch.no_grad():
+            last.weight[smooth:] = 0
+            last.bias[smooth:] = 0
+    scheduler = DDIMScheduler(
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="sample" if composed else "epsilon",
+        timestep_spacing="trailing",
+        clip_sample=False,
+    )
+    return MagicEditPipeline(
+        **networks,
+        scheduler=scheduler,
+        prediction=config.prediction,
+        patch_size=config.patch_size,
+        resolution=config.resolution,
+        action_units=",".join(config.action_units),
+        concat_identity=concat_identity,
+        default_steps=config.default_steps,
+        default_guidance_scale=config.default_guidance_scale,
+    )
+
+
+def _patch_networks(
+    config: PatchModelConfig, concat_identity: bool, composed: bool
+) -> dict[str, torch.nn.Module | None]:
+    """The networks of `create_patch_pipeline` by component, drawn from the global generator in this order."""
+    levels = len(config.block_out_channels)
+    channels, side = 3 * config.patch_size**2, config.resolution // config.patch_size
+    by_clip, by_map = config.identity_encoder == "clip", config.au_encoder == "latent_map"
     shared = {
         "sample_size": side,
         "block_out_channels": config.block_out_channels,
@@ -204,58 +237,35 @@ def create_patch_pipeline(config: PatchModelConfig, seed: int = 0) -> MagicEditP
         "down_block_types": ("DownBlock2D",) + ("CrossAttnDownBlock2D",) * (levels - 1),
         "up_block_types": ("CrossAttnUpBlock2D",) * (levels - 1) + ("UpBlock2D",),
     }
-    composed = config.prediction == "flow_mask_paint"
-    with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed)  # the CPU's alone; other devices keep theirs
-        unet = UNet2DConditionModel(
+    networks: dict[str, torch.nn.Module | None] = {
+        "unet": UNet2DConditionModel(
             in_channels=channels * (3 if concat_identity else 2) + (AU_MAP_CHANNELS if by_map else 0),
             out_channels=head_channels(config.patch_size, config.fine_flow) if composed else channels,
             class_embed_type={"linear": "simple_projection", "padded": "identity"}.get(config.au_encoder),
             projection_class_embeddings_input_dim=len(config.action_units),
             **shared,
+        ),
+        "reference_unet": None,
+    }
+    if config.identity_encoder == "unet":
+        networks["reference_unet"] = UNet2DConditionModel(
+            in_channels=channels, out_channels=channels, **shared
         )
-        reference_unet = image_encoder = au_map = None
-        if config.identity_encoder == "unet":
-            reference_unet = UNet2DConditionModel(in_channels=channels, out_channels=channels, **shared)
-        if by_clip:
-            image_encoder = CLIPVisionModel(
-                CLIPVisionConfig(
-                    hidden_size=CLIP_WIDTH,
-                    intermediate_size=4 * CLIP_WIDTH,
-                    num_hidden_layers=6,
-                    num_attention_heads=4,
-                    num_channels=channels,  # it looks at latents, as the ID encoder does
-                    image_size=side,
-                    patch_size=2,
-                )
+    if by_clip:
+        networks["image_encoder"] = CLIPVisionModel(
+            CLIPVisionConfig(
+                hidden_size=CLIP_WIDTH,
+                intermediate_size=4 * CLIP_WIDTH,
+                num_hidden_layers=6,
+                num_attention_heads=4,
+                num_channels=channels,  # it looks at latents, as the ID encoder does
+                image_size=side,
+                patch_size=2,
             )
-        if by_map:
-            au_map = ActionUnitMap(len(config.action_units), AU_MAP_CHANNELS, side)
-    if composed and config.fine_flow:  # random displacements of single pixels would be snow
-        smooth = head_channels(config.patch_size)
-        with torch.no_grad():
-            unet.conv_out.weight[smooth:] = 0
-            unet.conv_out.bias[smooth:] = 0
-    scheduler = DDIMScheduler(
-        beta_schedule="squaredcos_cap_v2",
-        prediction_type="sample" if composed else "epsilon",
-        timestep_spacing="trailing",
-        clip_sample=False,
-    )
-    return MagicEditPipeline(
-        unet=unet,
-        reference_unet=reference_unet,
-        scheduler=scheduler,
-        image_encoder=image_encoder,
-        au_map=au_map,
-        prediction=config.prediction,
-        patch_size=config.patch_size,
-        resolution=config.resolution,
-        action_units=",".join(config.action_units),
-        concat_identity=concat_identity,
-        default_steps=config.default_steps,
-        default_guidance_scale=config.default_guidance_scale,
-    )
+        )
+    if by_map:
+        networks["au_map"] = ActionUnitMap(len(config.action_units), AU_MAP_CHANNELS, side)
+    return networks
 
 
 def refine_patch_pipeline(pipeline: MagicEditPipeline, resolution: int) -> MagicEditPipeline:

@@ -12,14 +12,12 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from magicedit import ExpressionEditor
 from magicedit.editor import named_places
+from magicedit.editor.recording import record_reference_attention
 from magicedit.errors import ActionUnitError, MagicEditError, ModelError, NoFaceError
 from magicedit.faces import align, crop_face, load_backend
 from magicedit.models import PatchModelConfig, create_patch_pipeline, from_stable_diffusion
-from magicedit.pipelines.pipeline_magicedit import (
-    MagicEditPipeline,
-    record_reference_attention,
-    transformer_blocks,
-)
+from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
+from magicedit.pipelines.reference_attention import transformer_blocks
 
 QUERIES = ("left mouth corner", "right mouth corner", "left brow", "right eye", "nose")
 

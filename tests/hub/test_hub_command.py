@@ -14,6 +14,8 @@ from magicedit.embedded import embedded_folder
 from magicedit.errors import ModelError
 from magicedit.hub import describe_folder, gated_card, measured_card, model_card, read_results
 from magicedit.hub.cards import GATE
+from magicedit.pipelines import pipeline_magicedit
+from magicedit.pipelines.pipeline_magicedit import self_contained
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 REPORT = REPOSITORY / "benchmarks" / "evaluation" / "table1-small" / "summary.json"
@@ -298,7 +300,7 @@ def test_an_embedded_model_is_published_whole_with_its_code(hub, machine, model)
     assert done["code"] == 0, done["err"]
     assert "wrote" not in done["err"]
     files = hub.files(f"alice/{model}")
-    assert files["pipeline.py"] == (REPOSITORY / "pipelines" / "pipeline_magicedit.py").read_bytes()
+    assert files["pipeline.py"].decode() == self_contained(Path(pipeline_magicedit.__file__))
     weights = "diffusion_pytorch_model.safetensors"
     for name, owner in (("unet", model), ("reference_unet", "mini")):
         assert files[f"{name}/{weights}"] == (embedded_folder(owner) / name / weights).read_bytes()

@@ -13,6 +13,7 @@ from magicedit.embedded import embedded_folder
 from magicedit.hub.push import check_pipeline_folder
 from magicedit.models import load_pipeline
 from magicedit.pipelines import pipeline_magicedit
+from magicedit.pipelines.pipeline_magicedit import self_contained
 
 MINI = embedded_folder("mini")
 VALIDATION = ["001", "011", "024", "036", "062", "083", "101", "115", "126", "138"]
@@ -31,7 +32,7 @@ def test_a_saved_copy_has_the_code_of_its_class(model, tmp_path):
     """The package holds that code once; where the weights go, it goes."""
     assert not list(embedded_folder(model).rglob("*.py"))
     load_pipeline(model, device="cpu").save_pretrained(tmp_path)
-    assert (tmp_path / "pipeline.py").read_bytes() == Path(pipeline_magicedit.__file__).read_bytes()
+    assert (tmp_path / "pipeline.py").read_text() == self_contained(Path(pipeline_magicedit.__file__))
 
 
 def test_names_no_path_of_the_machine_that_trained_it():

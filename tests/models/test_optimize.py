@@ -9,7 +9,7 @@ from tiny_models import random_crop, tiny_patch_pipeline
 
 from magicedit.errors import ModelError
 from magicedit.models import call_in_batches, optimize, optimize_pipeline, rows_that_fit
-from magicedit.pipelines.pipeline_magicedit import is_compiled
+from magicedit.pipelines.reference_attention import is_compiled
 
 SMILE = np.eye(12, dtype=np.float32)[6] * 3
 

@@ -12,7 +12,8 @@ from tiny_models import TINY_PATCH, random_crop, run_without_package, tiny_patch
 from magicedit.errors import ModelError
 from magicedit.models import encode_identity, load_pipeline, predict_noise, refine_patch_pipeline
 from magicedit.models.unets import AU_ENCODERS, IDENTITY_ENCODERS
-from magicedit.pipelines.pipeline_magicedit import ActionUnitMap, MagicEditPipeline
+from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
+from magicedit.pipelines.reference_attention import ActionUnitMap
 
 SMILE = np.eye(12, dtype=np.float32)[6] * 3
 FROWN = np.eye(12, dtype=np.float32)[2] * 2

@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import copy
+import io
 import weakref
 
 import diffusers
@@ -12,13 +13,8 @@ import torch
 from tiny_models import random_crop, tiny_patch_pipeline
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from magicedit.pipelines.pipeline_magicedit import (
-    EncodedFaces,
-    SerialNumbers,
-    encode_reference,
-    is_compiled,
-    transformer_blocks,
-)
+from magicedit.pipelines.pipeline_magicedit import EncodedFaces, weights_version
+from magicedit.pipelines.reference_attention import encode_reference, is_compiled, transformer_blocks
 
 SMILE = np.eye(12, dtype=np.float32)[6] * 3
 FROWN = np.eye(12, dtype=np.float32)[2] * 2
@@ -156,14 +152,25 @@ def test_a_weight_at_the_address_of_the_one_it_replaces_makes_encoded_faces_stal
     assert not pipeline.is_current(faces)
 
 
-def test_the_numbers_of_weights_keep_none_of_them_alive():
-    numbers = SerialNumbers()
-    tensor = torch.zeros(3)
-    assert [numbers.of(tensor), numbers.of(torch.ones(3)), numbers.of(tensor)] == [0, 1, 0]
-    gone = weakref.ref(tensor)
-    del tensor
+def test_weights_version_tells_copies_apart_and_keeps_no_weight_alive():
+    layer = torch.nn.Linear(3, 3)
+    version, copied = weights_version(layer), copy.deepcopy(layer)
+    assert weights_version(copied) != version
+    assert weights_version(layer) == version
+    with torch.inference_mode():
+        made = torch.nn.Linear(3, 3)
+        assert weights_version(made) == weights_version(made)  # these have no version of their own
+    gone = weakref.ref(layer.weight)
+    del layer
     assert gone() is None
-    assert not numbers._entries
+
+
+def test_weights_version_leaves_no_trace_in_what_is_saved():
+    layer, files = torch.nn.Linear(3, 3), (io.BytesIO(), io.BytesIO())
+    torch.save(layer.state_dict(), files[0])
+    weights_version(layer)
+    torch.save(layer.state_dict(), files[1])
+    assert files[0].getvalue() == files[1].getvalue()
 
 
 def test_an_adapter_makes_encoded_faces_stale(sd_pipeline):

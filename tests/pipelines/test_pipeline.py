@@ -18,8 +18,9 @@ from tiny_models import (
 
 from magicedit.errors import ModelError
 from magicedit.models import load_pipeline
-from magicedit.pipelines import pipeline_magicedit
-from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline, compose_head, split_head
+from magicedit.pipelines import pipeline_magicedit, reference_attention
+from magicedit.pipelines.heads import compose_head, split_head
+from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
 
 SMILE = np.eye(12, dtype=np.float32)[6] * 3
 FROWN = np.eye(12, dtype=np.float32)[2] * 2
@@ -64,9 +65,9 @@ def test_batch_equals_singles_with_a_list_of_generators(kind, request):
 
 def test_one_face_with_many_aus_is_encoded_once(sd_pipeline, monkeypatch):
     calls = []
-    encode = pipeline_magicedit.encode_reference
+    encode = reference_attention.encode_reference
     monkeypatch.setattr(
-        pipeline_magicedit, "encode_reference", lambda *args: calls.append(len(args[1])) or encode(*args)
+        reference_attention, "encode_reference", lambda *args: calls.append(len(args[1])) or encode(*args)
     )
     many = run(sd_pipeline, np.stack([SMILE, FROWN, 0 * SMILE]), size=64, generator=seeded(1, 1, 1)).images
     assert calls == [1]
@@ -77,14 +78,14 @@ def test_one_face_with_many_aus_is_encoded_once(sd_pipeline, monkeypatch):
 
 def test_reference_is_projected_once_a_call(patch_pipeline, monkeypatch):
     projected = []
-    project = pipeline_magicedit.ReferenceAttnProcessor.project
+    project = reference_attention.ReferenceAttnProcessor.project
     monkeypatch.setattr(
-        pipeline_magicedit.ReferenceAttnProcessor,
+        reference_attention.ReferenceAttnProcessor,
         "project",
         lambda self, attn, x: projected.append(self.layer) or project(self, attn, x),
     )
     run(patch_pipeline, num_inference_steps=4)
-    layers = list(pipeline_magicedit.transformer_blocks(patch_pipeline.unet))
+    layers = list(reference_attention.transformer_blocks(patch_pipeline.unet))
     assert sorted(projected) == sorted(layers)
 
 

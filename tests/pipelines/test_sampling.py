@@ -8,13 +8,8 @@ import pytest
 import torch
 from tiny_models import random_crop
 
-from magicedit.pipelines.pipeline_magicedit import (
-    QUALITIES,
-    DeepFeatures,
-    MagicEditPipeline,
-    Sampling,
-    predict_noise,
-)
+from magicedit.pipelines.pipeline_magicedit import QUALITIES, MagicEditPipeline, Sampling
+from magicedit.pipelines.reference_attention import DeepFeatures, predict_noise
 
 SMILE = np.eye(12, dtype=np.float32)[6] * 3
 

@@ -16,7 +16,7 @@ from tiny_models import tiny_patch_pipeline, tiny_stable_diffusion
 
 from magicedit.errors import ModelError, TrainingError
 from magicedit.models import encode_identity, load_pipeline
-from magicedit.pipelines.pipeline_magicedit import HeadOutput
+from magicedit.pipelines.heads import HeadOutput
 from magicedit.train.config import parse_config
 from magicedit.train.distill import (
     Teacher,

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from magicedit.pipelines.pipeline_magicedit import FLOW_SCALE, MASK_BIAS, split_head
+from magicedit.pipelines.heads import FLOW_SCALE, MASK_BIAS, split_head
 from magicedit.train.objectives import (
     FLOW_TOLERANCE,
     ComposedWeights,

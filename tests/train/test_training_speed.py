@@ -16,7 +16,7 @@ from tiny_models import tiny_patch_pipeline, tiny_stable_diffusion
 
 from magicedit.errors import TrainingError
 from magicedit.models import encode_reference, load_pipeline
-from magicedit.pipelines.pipeline_magicedit import transformer_blocks
+from magicedit.pipelines.reference_attention import transformer_blocks
 from magicedit.train import compiled
 from magicedit.train.config import parse_config
 from magicedit.train.identity_cache import IdentityCache

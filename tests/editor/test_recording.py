@@ -8,10 +8,11 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
 from tiny_models import random_crop, randomise_new_layers, tiny_patch_pipeline, tiny_unet
 
+from magicedit.editor import recording
+from magicedit.editor.recording import record_reference_attention
 from magicedit.models import encode_reference, predict_noise
 from magicedit.models.unets import make_denoiser
-from magicedit.pipelines import pipeline_magicedit
-from magicedit.pipelines.pipeline_magicedit import record_reference_attention, transformer_blocks
+from magicedit.pipelines.reference_attention import transformer_blocks
 
 SMILE = np.eye(12, dtype=np.float32)[6] * 3
 
@@ -118,7 +119,7 @@ def test_large_layers_are_recorded_in_parts(stable_diffusion, monkeypatch):
         return record
 
     whole = run()
-    monkeypatch.setattr(pipeline_magicedit, "QUERIES_AT_ONCE", 7)
+    monkeypatch.setattr(recording, "QUERIES_AT_ONCE", 7)
     parts = run()
     for kind in ("reference", "reference_share", "text"):
         for name, expected in getattr(whole, kind)[0].items():
