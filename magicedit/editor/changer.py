@@ -13,7 +13,7 @@ import numpy as np
 from magicedit.change import Change, no_change
 from magicedit.editor.settings import SamplingSettings
 from magicedit.faces import Alignment, Face, align, condition_image, crop_face, editing_region, left_side
-from magicedit.faces.glasses import glasses_presence, glasses_region
+from magicedit.faces.glasses import glasses_presence, glasses_score
 from magicedit.imaging import Photo
 from magicedit.models.face_model import FaceModel, OnStep
 from magicedit.vocabulary import split_sides
@@ -45,10 +45,7 @@ class FaceCut:
     @cached_property
     def region(self) -> np.ndarray:
         """(size, size) 0..1, how much of a change is carried to the photograph."""
-        region = editing_region(self.landmarks, self.alignment.size, self.scheme)
-        if self.glasses > 0:
-            region = region * (1 - self.glasses * glasses_region(self.landmarks, len(region), self.scheme))
-        return region
+        return editing_region(self.landmarks, self.alignment.size, self.scheme, self.glasses)
 
     @cached_property
     def landmarks_in_photo(self) -> np.ndarray:
@@ -264,17 +261,25 @@ class FaceChanger:
         """
         return np.float32(min(np.abs(vector).max() / SMALLEST_ASKED, 1.0)) if self.composes else np.float32(1)
 
-    def cut(self, pixels: np.ndarray, face: Face, alignment: Alignment | None = None) -> FaceCut:
+    def cut(
+        self,
+        pixels: np.ndarray,
+        face: Face,
+        alignment: Alignment | None = None,
+        glasses: float | None = None,
+    ) -> FaceCut:
         """Cuts a face out of a photograph, (height, width, 3) uint8 RGB, and encodes it.
 
-        alignment: of the model's resolution; default: by the face's own landmarks.
+        alignment: of the model's resolution; default: by the face's own landmarks. glasses: `glasses_score`,
+        where it is known from elsewhere.
         """
         alignment = alignment or align(face, self.model.resolution)
         landmarks = alignment.apply(face.landmarks)  # (points, 2), crop px
         crop = crop_face(pixels, alignment)  # (size, size, 3)
         condition = condition_image(crop, landmarks, face.scheme)
         encoded = self._encode(crop, condition)
-        return FaceCut(crop, alignment, landmarks, face.scheme, encoded, glasses_presence(pixels, face))
+        score = glasses_score(pixels, face) if glasses is None else glasses
+        return FaceCut(crop, alignment, landmarks, face.scheme, encoded, glasses_presence(score))
 
     def _encode(self, crop: np.ndarray, condition: np.ndarray) -> Any:
         """The model's encoding of a crop, remembered for a few of them while the weights stay."""

@@ -11,6 +11,7 @@ import numpy as np
 from magicedit.action_units import FACS
 from magicedit.faces import Face, align, covered_parts, crop_face, editing_region, region_polygon
 from magicedit.faces.frame import face_frame
+from magicedit.faces.glasses import glasses_presence, glasses_score
 from magicedit.faces.measure import LANDMARKS_SHOW, SEEN_BY_LANDMARKS
 from magicedit.faces.regions import polygon_mask
 from magicedit.faces.types import Scheme
@@ -43,7 +44,8 @@ def doubts_of_edit(
     if change is not None:
         alignment = align(face, resolution)
         landmarks = alignment.apply(face.landmarks)
-        region = editing_region(landmarks, resolution, face.scheme)
+        glasses = glasses_presence(glasses_score(pixels, face))
+        region = editing_region(landmarks, resolution, face.scheme, glasses)
         doubts += doubts_of_folds(change, landmarks, face.scheme, region)
         if change.mask.any():  # cutting the crop out of a large photograph takes longer than the rest
             crop = crop_face(pixels, alignment)
@@ -73,6 +75,8 @@ def doubts_before(
                 )
     if covered := covered_parts(pixels, face):
         doubts.append(f"something seems to cover the {', '.join(covered)}")
+    if _asks_for(requested, "brow") and glasses_presence(glasses_score(pixels, face)) > 0:
+        doubts.append("the face seems to wear glasses; their rims stay in place, and the brows beside them")
     native = resolution / align(face, resolution).scale
     if native < resolution:
         doubts.append(

@@ -1,7 +1,7 @@
-"""Whether a face wears glasses, and where they are: rims are rigid, so an edit leaves them in place.
+"""Whether a face wears glasses. Their rims are rigid, so an edit leaves them in place.
 
 A linear classifier of oriented gradients (Dalal and Triggs, CVPR 2005) around the eyes, fitted by
-`dev/glasses.py`. Lengths named iod are interocular distances.
+`dev/glasses.py`.
 """
 
 from functools import cache
@@ -13,21 +13,16 @@ from safetensors.numpy import load_file
 
 from magicedit.faces.alignment import align, crop_face
 from magicedit.faces.frame import face_frame
-from magicedit.faces.regions import polygon_mask, region_polygon
-from magicedit.faces.types import Face, Scheme
+from magicedit.faces.regions import between_eyes
+from magicedit.faces.types import Face
 
 TABLE = Path(__file__).with_name("glasses.safetensors")
-WIDTH, HEIGHT, SCALE = 112, 56, 40  # px: the picture around the eyes, and px an iod in it
+WIDTH, HEIGHT, SCALE = 112, 56, 40  # px: the picture around the eyes, and px an interocular distance
 _CROP = 192  # px: the aligned crop that it is cut from
 _EYES_AT = (0.5, 0.4)  # of the picture: the middle between the eyes
 _CELL, _BINS = 8, 6  # px, and directions of a half turn
 # Score from which on glasses are held in place, and from which on all of the way
 _UNSURE, _SURE = 0.5, 1.5
-# Where frames lie: iod above and below the eyes' line, and beside the face's middle
-_ABOVE, _BELOW, _BESIDE = 0.45, 0.50, 1.15
-# iod over which the face begins to move, beside and above: a brow that rises there would take the rim along
-_FADE, _FADE_ABOVE = 0.12, 0.30
-_LIDS = 0.05  # iod around the eyes that go on moving behind the glass
 
 
 def eye_features(pixels: np.ndarray, face: Face) -> np.ndarray:
@@ -39,16 +34,11 @@ def eye_features(pixels: np.ndarray, face: Face) -> np.ndarray:
     crop, landmarks = crop_face(pixels, alignment), alignment.apply(face.landmarks)
     frame = face_frame(landmarks, face.scheme)
     linear = frame.rotation.T * frame.interocular / SCALE
-    corner = _between_eyes(landmarks, face.scheme) - linear @ (np.array(_EYES_AT) * (WIDTH, HEIGHT))
+    corner = between_eyes(landmarks, face.scheme) - linear @ (np.array(_EYES_AT) * (WIDTH, HEIGHT))
     matrix = np.concatenate([linear, corner[:, None]], 1)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     picture = cv2.warpAffine(crop, matrix, (WIDTH, HEIGHT), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
     return gradient_histograms(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY))
-
-
-def _between_eyes(landmarks: np.ndarray, scheme: Scheme) -> np.ndarray:
-    eyes = [region_polygon(landmarks, scheme, name).mean(0) for name in ("right_eye", "left_eye")]
-    return np.mean(eyes, 0)
 
 
 def gradient_histograms(picture: np.ndarray) -> np.ndarray:
@@ -71,33 +61,11 @@ def glasses_score(pixels: np.ndarray, face: Face) -> float:
     return float(eye_features(pixels, face) @ weights["weight"] + weights["bias"][0])
 
 
-def glasses_presence(pixels: np.ndarray, face: Face) -> float:
-    """How far glasses are to be held in place, 0..1; arguments as of `glasses_score`."""
-    return float(np.clip((glasses_score(pixels, face) - _UNSURE) / (_SURE - _UNSURE), 0, 1))
+def glasses_presence(score: float) -> float:
+    """How far glasses with a `glasses_score` are held in place, 0..1."""
+    return float(np.clip((score - _UNSURE) / (_SURE - _UNSURE), 0, 1))
 
 
 @cache
 def _weights() -> dict[str, np.ndarray]:
     return load_file(TABLE)
-
-
-def glasses_region(landmarks: np.ndarray, size: int, scheme: Scheme) -> np.ndarray:
-    """(size, size) float32, 0..1: where the frames of glasses lie in a crop with landmarks (points, 2) px."""
-    frame = face_frame(landmarks, scheme)
-    iod = frame.interocular
-    y, x = np.mgrid[:size, :size].astype(np.float32)
-    places = (np.stack([x, y], -1) - _between_eyes(landmarks, scheme)) @ frame.rotation.T / iod
-    across, down = np.moveaxis(places, -1, 0)
-
-    beside = np.minimum(_BELOW - down, _BESIDE - np.abs(across)) / _FADE
-    region = _fade(1 + np.minimum(beside, (down + _ABOVE) / _FADE_ABOVE))
-    for name in ("right_eye", "left_eye"):
-        mask = polygon_mask(region_polygon(landmarks, scheme, name), size).astype(np.uint8)
-        far = cv2.distanceTransform(1 - mask, cv2.DIST_L2, 5) / iod
-        region *= _fade((far - _LIDS) / (0.6 * _FADE))
-    return region.astype(np.float32)
-
-
-def _fade(x: np.ndarray) -> np.ndarray:
-    x = np.clip(x, 0, 1)
-    return x * x * (3 - 2 * x)

@@ -41,6 +41,11 @@ _NOSE_BASE = {"mediapipe478": 2, "ibug68": 33}
 GROW = 1.03  # the outermost landmarks lie on the skin's edge; a little beyond it the face ends
 # What an edit may change is wider than that, because an opening jaw moves the chin out of it.
 EDIT_GROW = 1.2
+# Where rims of glasses lie, interocular distances: above and below the eyes' line, beside the face's middle
+_RIMS_ABOVE, _RIMS_BELOW, _RIMS_BESIDE = 0.45, 0.50, 1.15
+# The same, over which the face begins to move, beside and above: a brow that rises there takes the rim along
+_RIMS_FADE, _RIMS_FADE_ABOVE = 0.12, 0.30
+_LIDS = 0.05  # interocular distances around the eyes that go on moving behind the glass
 _EDIT_FEATHER = 0.06  # of the crop's side: about what the growth adds, so the face itself keeps full weight
 _DISC_RADIUS = 1 / 128  # of the crop's side: 4 px at 512
 _SUBPIXEL_BITS = 4
@@ -124,9 +129,42 @@ def feathered_region(
     return (ramp * ramp * (3 - 2 * ramp)).astype(np.float32)
 
 
-def editing_region(landmarks_in_crop: np.ndarray, size: int, scheme: Scheme) -> np.ndarray:
-    """(size, size) float32: the weight of an edit, 1 on the face and around it, 0 from `EDIT_GROW` on."""
-    return feathered_region(landmarks_in_crop, size, scheme, feather=_EDIT_FEATHER * size, grow=EDIT_GROW)
+def editing_region(
+    landmarks_in_crop: np.ndarray, size: int, scheme: Scheme, glasses: float = 0.0
+) -> np.ndarray:
+    """(size, size) float32: the weight of an edit, 1 on the face and around it, 0 from `EDIT_GROW` on.
+
+    glasses: 0..1, how far the rims of glasses are held in place, see `magicedit.faces.glasses`.
+    """
+    region = feathered_region(landmarks_in_crop, size, scheme, feather=_EDIT_FEATHER * size, grow=EDIT_GROW)
+    return region * (1 - glasses * glasses_region(landmarks_in_crop, size, scheme)) if glasses else region
+
+
+def between_eyes(landmarks: np.ndarray, scheme: Scheme) -> np.ndarray:
+    """(2,) the place between the middles of the eyes, in the units of the landmarks (points, 2)."""
+    return np.mean([region_polygon(landmarks, scheme, name).mean(0) for name in ("right_eye", "left_eye")], 0)
+
+
+def glasses_region(landmarks: np.ndarray, size: int, scheme: Scheme) -> np.ndarray:
+    """(size, size) float32, 0..1: where the frames of glasses lie in a crop with landmarks (points, 2) px."""
+    frame = face_frame(landmarks, scheme)
+    iod = frame.interocular
+    y, x = np.mgrid[:size, :size].astype(np.float32)
+    places = (np.stack([x, y], -1) - between_eyes(landmarks, scheme)) @ frame.rotation.T / iod
+    across, down = np.moveaxis(places, -1, 0)
+
+    beside = np.minimum(_RIMS_BELOW - down, _RIMS_BESIDE - np.abs(across)) / _RIMS_FADE
+    region = _fade(1 + np.minimum(beside, (down + _RIMS_ABOVE) / _RIMS_FADE_ABOVE))
+    for name in ("right_eye", "left_eye"):
+        mask = polygon_mask(region_polygon(landmarks, scheme, name), size).astype(np.uint8)
+        far = cv2.distanceTransform(1 - mask, cv2.DIST_L2, 5) / iod
+        region *= _fade((far - _LIDS) / (0.6 * _RIMS_FADE))
+    return region.astype(np.float32)
+
+
+def _fade(x: np.ndarray) -> np.ndarray:
+    x = np.clip(x, 0, 1)
+    return x * x * (3 - 2 * x)
 
 
 def condition_image(crop: np.ndarray, landmarks_in_crop: np.ndarray, scheme: Scheme) -> np.ndarray:

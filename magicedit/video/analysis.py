@@ -66,6 +66,7 @@ def _tracked_to_json(tracked: Tracked) -> dict[str, Any]:
         "landmarks": _encoded(face.landmarks),
         "pose": None if face.pose is None else list(vars(face.pose).values()),
         "looks": None if tracked.looks is None else _encoded(tracked.looks),
+        "glasses": tracked.glasses,
         **{name: getattr(face, name) for name in _PLAIN},
     }
 
@@ -78,7 +79,7 @@ def _tracked_from_json(content: dict[str, Any]) -> Tracked:
         **{name: content[name] for name in _PLAIN},
     )
     looks = content["looks"]
-    return Tracked(content["number"], face, None if looks is None else _decoded(looks))
+    return Tracked(content["number"], face, None if looks is None else _decoded(looks), content["glasses"])
 
 
 def _encoded(values: np.ndarray) -> str:
@@ -195,12 +196,16 @@ class Run:
 
 @dataclass(eq=False)
 class Track:
-    """A face through the video. seen: in how many frames. area: sum of its boxes' areas over them, px."""
+    """A face through the video.
+
+    seen: in how many frames. area: sum of its boxes' areas over them, px. glasses: scores of the close looks.
+    """
 
     number: int
     runs: list[Run] = field(default_factory=list)
     seen: int = 0
     area: float = 0.0
+    glasses: list[float] = field(default_factory=list)
 
     def run(self, index: int) -> Run | None:
         """The run that covers a frame; None where the face is not there."""
@@ -221,6 +226,8 @@ def scan(rows: Iterator[Row], time_base: float) -> list[Track]:
             track = tracks.setdefault(tracked.number, Track(tracked.number))
             track.seen += 1
             track.area += tracked.face.area
+            if tracked.glasses is not None:
+                track.glasses.append(tracked.glasses)
             run = track.runs[-1] if track.runs else None
             if (
                 run

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import cached_property
 from pathlib import Path
+from statistics import median
 from typing import Unpack
 
 import numpy as np
@@ -205,7 +206,9 @@ class EditMaker(FrameMaker):
             }
             requests = {i: request for i, request in requests.items() if any(request.values())}
             cuts = [
-                self.changer.cut(edited[i], faces[i][number].face, faces[i][number].alignment)
+                self.changer.cut(
+                    edited[i], faces[i][number].face, faces[i][number].alignment, median(track.glasses)
+                )
                 for i in requests
             ]
             changes = self.changes(cuts, [*requests.values()])

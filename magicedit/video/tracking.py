@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from magicedit.faces import Face, FaceBackend, align, crop_face
+from magicedit.faces.glasses import glasses_score
 from magicedit.faces.types import Box, overlap, shifted
 from magicedit.video.reading import split_planes
 
@@ -49,11 +50,15 @@ class Tracking:
 
 @dataclass(frozen=True, eq=False)
 class Tracked:
-    """A face with the number it keeps through the video. looks: see `looks_of`, where it was asked for."""
+    """A face with the number it keeps through the video.
+
+    looks, glasses: see `looks_of` and `glasses_score`, where a close look was taken.
+    """
 
     number: int
     face: Face
     looks: np.ndarray | None = None
+    glasses: float | None = None
 
 
 @dataclass(eq=False)
@@ -95,7 +100,9 @@ class Tracker:
                     found[self._number(pixels, face, lost, found, cut)] = face
         fresh = [number for number in found if number not in followed]
         return [
-            Tracked(number, face, looks_of(pixels, face) if close_look or number in fresh else None)
+            Tracked(number, face, looks_of(pixels, face), glasses_score(pixels, face))
+            if close_look or number in fresh
+            else Tracked(number, face)
             for number, face in sorted(found.items())
         ]
 
