@@ -199,12 +199,12 @@ def test_an_encoding_that_does_not_exist():
             Encoding(**arguments)
 
 
-def test_without_the_extra_its_name_is_said(tmp_path, portrait, monkeypatch):
+def test_without_the_extra_its_name_is_said(tmp_path, portrait, editor, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     for call in (
         lambda: save_film([Image.fromarray(portrait)], tmp_path / "film.mp4", 0.1),
-        lambda: edit_video(None, "in.mp4", tmp_path / "out.mp4"),
-        lambda: reenact(None, portrait, "in.mp4", tmp_path / "out.mp4"),
+        lambda: edit_video(editor, "in.mp4", tmp_path / "out.mp4"),
+        lambda: reenact(editor, portrait, "in.mp4", tmp_path / "out.mp4"),
     ):
         with pytest.raises(MissingDependencyError, match=r"magicedit\[video\]"):
             call()
