@@ -1,4 +1,4 @@
-"""Fits the classifier of glasses, `magicedit/faces/glasses.safetensors`.
+"""Fits the classifier of glasses, `magicedit/faces/glasses.safetensors`; figures: `benchmarks/glasses.json`.
 
     python dev/glasses.py INDEX PHOTOGRAPHS [PHOTOGRAPHS ...]
 
@@ -10,6 +10,8 @@ classes balanced, mirrored pictures added; five folds tell how well it does.
 
 import argparse
 import csv
+import json
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +19,10 @@ from safetensors.numpy import save_file
 
 from magicedit.errors import MagicEditError
 from magicedit.faces import load_backend
-from magicedit.faces.glasses import TABLE, eye_features
+from magicedit.faces.glasses import SURE, TABLE, UNSURE, eye_features
 from magicedit.imaging import open_photo
 
+FIGURES = Path(__file__).resolve().parents[1] / "benchmarks" / "glasses.json"
 VALIDATION = {"001", "011", "024", "036", "062", "083", "101", "115", "126", "138"}
 RIDGE = 30.0
 FOLDS = 5
@@ -80,11 +83,20 @@ def main() -> None:
         scores[tested] = x[tested] @ weights[:-1] + weights[-1]
     weights = fit(np.r_[x[train], flipped[train]], np.r_[y[train], y[train]])
     scores[apart] = x[apart] @ weights[:-1] + weights[-1]
-    for name, part in (("five folds of training", ~apart), ("validation", apart)):
+    figures = {"command": "python dev/glasses.py INDEX PHOTOGRAPHS ...", "date": f"{date.today()}"}
+    for name, part in (("five_folds", ~apart), ("validation", apart)):
         with_them, without = np.sort(scores[part & (y > 0)]), np.sort(scores[part & (y == 0)])[::-1]
-        ranked = (with_them[:, None] > without).mean()
-        print(f"{name}: {len(with_them)} with glasses, {len(without)} without; AUC {ranked:.4f}")
-        print(f"  least with {with_them[:6].round(2)}, most without {without[:4].round(2)}")
+        figures[name] = {
+            "with_glasses": len(with_them),
+            "without": len(without),
+            "auc": round(float((with_them[:, None] > without).mean()), 4),
+            "held_of_those_with": int((with_them > SURE).sum()),
+            "touched_of_those_without": int((without > UNSURE).sum()),
+            "lowest_with": with_them[:6].round(2).tolist(),
+            "highest_without": without[:4].round(2).tolist(),
+        }
+    FIGURES.write_text(json.dumps(figures, indent=1) + "\n")
+    print(json.dumps(figures, indent=1))
 
     weight = weights[:-1] / deviation
     bias = weights[-1:] - mean @ weight

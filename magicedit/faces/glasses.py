@@ -22,7 +22,7 @@ _CROP = 192  # px: the aligned crop that it is cut from
 _EYES_AT = (0.5, 0.4)  # of the picture: the middle between the eyes
 _CELL, _BINS = 8, 6  # px, and directions of a half turn
 # Score from which on glasses are held in place, and from which on all of the way
-_UNSURE, _SURE = 0.5, 1.5
+UNSURE, SURE = 0.5, 1.5
 
 
 def eye_features(pixels: np.ndarray, face: Face) -> np.ndarray:
@@ -63,7 +63,7 @@ def glasses_score(pixels: np.ndarray, face: Face) -> float:
 
 def glasses_presence(score: float) -> float:
     """How far glasses with a `glasses_score` are held in place, 0..1."""
-    return float(np.clip((score - _UNSURE) / (_SURE - _UNSURE), 0, 1))
+    return float(np.clip((score - UNSURE) / (SURE - UNSURE), 0, 1))
 
 
 @cache
