@@ -18,14 +18,20 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from magicedit.errors import MagicEditError
-from magicedit.faces import load_backend
+from magicedit.faces import Face, align, crop_face, load_backend
 from magicedit.faces.glasses import SURE, TABLE, UNSURE, eye_features
 from magicedit.imaging import open_photo
 
 FIGURES = Path(__file__).resolve().parents[1] / "benchmarks" / "glasses.json"
 VALIDATION = {"001", "011", "024", "036", "062", "083", "101", "115", "126", "138"}
+CROP = 128  # px, that of `mini`
 RIDGE = 30.0
 FOLDS = 5
+
+
+def features_of(pixels: np.ndarray, face: Face) -> np.ndarray:
+    alignment = align(face, CROP)
+    return eye_features(crop_face(pixels, alignment), alignment.apply(face.landmarks), face.scheme)
 
 
 def fit(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -64,10 +70,10 @@ def main() -> None:
             face = backend.detect(pixels)[0]
         except (MagicEditError, IndexError):
             continue
-        features.append(eye_features(pixels, face))
+        features.append(features_of(pixels, face))
         flipped = np.ascontiguousarray(pixels[:, ::-1])
         found = backend.detect(flipped)
-        mirrored.append(eye_features(flipped, found[0]) if found else features[-1])
+        mirrored.append(features_of(flipped, found[0]) if found else features[-1])
         labels.append(float(wears))
         held_out.append(is_validation)
     x, flipped, y, apart = (np.array(values) for values in (features, mirrored, labels, held_out))

@@ -44,6 +44,27 @@ def closed_mouth() -> np.ndarray:
     return open_photo(REPOSITORY / "tests" / "portraits" / "closed_mouth.jpg").pixels
 
 
+@pytest.fixture(scope="session")
+def with_glasses(closed_mouth) -> np.ndarray:
+    """The portrait with dark round rims drawn on it."""
+    import cv2
+
+    from magicedit.faces import load_backend
+    from magicedit.faces.frame import face_frame
+
+    face = load_backend().detect(closed_mouth)[0]
+    picture, iod = closed_mouth.copy(), face_frame(face.landmarks).interocular
+    eyes = face.landmarks[[468, 473]] + (0, 0.06 * iod)
+    rim, width = round(0.38 * iod), max(2, round(0.04 * iod))
+    for (x, y), side in zip(np.rint(eyes).astype(int), (-1, 1), strict=True):
+        cv2.circle(picture, (x, y), rim, (25, 20, 20), width, cv2.LINE_AA)
+        temple = (int(x + side * iod), int(y - 0.15 * rim))
+        cv2.line(picture, (x + side * rim, y), temple, (25, 20, 20), width, cv2.LINE_AA)
+    bridge = np.rint(eyes + np.array([[1, -0.1], [-1, -0.1]]) * rim).astype(int)
+    cv2.line(picture, *map(tuple, bridge.tolist()), (25, 20, 20), width, cv2.LINE_AA)
+    return picture
+
+
 @pytest.fixture
 def london(shared: Path) -> Callable[[str, str], np.ndarray]:
     """`london("001", "neutral")` -> (height, width, 3) uint8 RGB; expressions: neutral, smiling."""

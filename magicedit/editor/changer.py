@@ -71,11 +71,13 @@ class Edit:
     """A photograph on its way: `pixels` evolve face by face as `requests` ask, one for each that is chosen.
 
     changes: number of a face -> what was done to its crop; without the faces that nothing was asked of.
+    glasses: of the same faces, see `FaceCut`.
     """
 
     chosen: Chosen
     requests: list[dict[str, float]]
     changes: dict[int, Change] = field(default_factory=dict)
+    glasses: dict[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.pixels = self.chosen.photo.pixels
@@ -134,6 +136,7 @@ class FaceChanger:
         for edit, cut, request, change in zip(edits, cuts, requests, changes, strict=True):
             if change is not None:
                 edit.changes[index] = self.unpainted(change, cut, settings)
+                edit.glasses[index] = cut.glasses
                 edit.pixels = self.carry(edit.pixels, cut, change, request, settings)
 
     def has_mouth_layer(self, cut: FaceCut, settings: SamplingSettings) -> bool:
@@ -278,7 +281,7 @@ class FaceChanger:
         crop = crop_face(pixels, alignment)  # (size, size, 3)
         condition = condition_image(crop, landmarks, face.scheme)
         encoded = self._encode(crop, condition)
-        score = glasses_score(pixels, face) if glasses is None else glasses
+        score = glasses_score(crop, landmarks, face.scheme) if glasses is None else glasses
         return FaceCut(crop, alignment, landmarks, face.scheme, encoded, glasses_presence(score))
 
     def _encode(self, crop: np.ndarray, condition: np.ndarray) -> Any:

@@ -11,7 +11,6 @@ import numpy as np
 from magicedit.action_units import FACS
 from magicedit.faces import Face, align, covered_parts, crop_face, editing_region, region_polygon
 from magicedit.faces.frame import face_frame
-from magicedit.faces.glasses import glasses_presence, glasses_score
 from magicedit.faces.measure import LANDMARKS_SHOW, SEEN_BY_LANDMARKS
 from magicedit.faces.regions import polygon_mask
 from magicedit.faces.types import Scheme
@@ -34,17 +33,21 @@ _FEW_PIXELS = 2  # of a crop: less is no fold
 
 
 def doubts_of_edit(
-    pixels: np.ndarray, face: Face, change: Change | None, requested: Mapping[str, float], resolution: int
+    pixels: np.ndarray,
+    face: Face,
+    change: Change | None,
+    requested: Mapping[str, float],
+    resolution: int,
+    glasses: float = 0.0,
 ) -> list[str]:
     """What the photograph and the change of a face's crop say against an edit.
 
     change: None: nothing was asked. Other arguments as of `doubts_before`.
     """
-    doubts = doubts_before(pixels, face, requested, resolution)
+    doubts = doubts_before(pixels, face, requested, resolution, glasses)
     if change is not None:
         alignment = align(face, resolution)
         landmarks = alignment.apply(face.landmarks)
-        glasses = glasses_presence(glasses_score(pixels, face))
         region = editing_region(landmarks, resolution, face.scheme, glasses)
         doubts += doubts_of_folds(change, landmarks, face.scheme, region)
         if change.mask.any():  # cutting the crop out of a large photograph takes longer than the rest
@@ -54,7 +57,11 @@ def doubts_of_edit(
 
 
 def doubts_before(
-    pixels: np.ndarray, face: Face, requested: Mapping[str, float], resolution: int
+    pixels: np.ndarray,
+    face: Face,
+    requested: Mapping[str, float],
+    resolution: int,
+    glasses: float = 0.0,
 ) -> list[str]:
     """Why an edit may come out worse than others, as far as it can be known before it.
 
@@ -62,6 +69,7 @@ def doubts_before(
         pixels: the photograph, (height, width, 3) uint8 RGB.
         requested: AU name -> variation in intensity steps.
         resolution: px, of the model's crop.
+        glasses: 0..1, how far they are held in place, see `magicedit.faces.glasses`.
     """
     if not any(requested.values()):
         return []
@@ -75,7 +83,7 @@ def doubts_before(
                 )
     if covered := covered_parts(pixels, face):
         doubts.append(f"something seems to cover the {', '.join(covered)}")
-    if _asks_for(requested, "brow") and glasses_presence(glasses_score(pixels, face)) > 0:
+    if glasses > 0 and _asks_for(requested, "brow"):
         doubts.append("the face seems to wear glasses; their rims stay in place, and the brows beside them")
     native = resolution / align(face, resolution).scale
     if native < resolution:

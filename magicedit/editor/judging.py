@@ -25,7 +25,8 @@ def judged(
     """
     pixels, face, sent = edit.chosen.photo.pixels, edit.faces[number], edit.requests[number]
     requested = sent if pursuit is None else pursuit.asked
-    warnings = doubts_of_edit(pixels, face, edit.changes.get(number), requested, resolution)
+    change, glasses = edit.changes.get(number), edit.glasses.get(number, 0.0)
+    warnings = doubts_of_edit(pixels, face, change, requested, resolution, glasses)
     moved = distance = after = None
     before = measured_as_asked(face, requested)
     if again_by is not None:

@@ -11,30 +11,29 @@ import cv2
 import numpy as np
 from safetensors.numpy import load_file
 
-from magicedit.faces.alignment import align, crop_face
 from magicedit.faces.frame import face_frame
 from magicedit.faces.regions import between_eyes
-from magicedit.faces.types import Face
+from magicedit.faces.types import Scheme
 
 TABLE = Path(__file__).with_name("glasses.safetensors")
 WIDTH, HEIGHT, SCALE = 112, 56, 40  # px: the picture around the eyes, and px an interocular distance
-_CROP = 192  # px: the aligned crop that it is cut from
 _EYES_AT = (0.5, 0.4)  # of the picture: the middle between the eyes
 _CELL, _BINS = 8, 6  # px, and directions of a half turn
 # Score from which on glasses are held in place, and from which on all of the way
 UNSURE, SURE = 0.5, 1.5
 
 
-def eye_features(pixels: np.ndarray, face: Face) -> np.ndarray:
+def eye_features(crop: np.ndarray, landmarks: np.ndarray, scheme: Scheme) -> np.ndarray:
     """(features,) float32: histograms of gradient directions around the eyes, normalized by their blocks.
 
-    pixels: the photograph, (height, width, 3) uint8 RGB.
+    crop: an aligned one, (size, size, 3) uint8 RGB. landmarks: (points, 2) px of it.
     """
-    alignment = align(face, _CROP)
-    crop, landmarks = crop_face(pixels, alignment), alignment.apply(face.landmarks)
-    frame = face_frame(landmarks, face.scheme)
-    linear = frame.rotation.T * frame.interocular / SCALE
-    corner = between_eyes(landmarks, face.scheme) - linear @ (np.array(_EYES_AT) * (WIDTH, HEIGHT))
+    frame = face_frame(landmarks, scheme)
+    grain = frame.interocular / SCALE
+    if grain > 1.2:
+        crop = cv2.GaussianBlur(crop, (0, 0), 0.45 * grain)
+    linear = frame.rotation.T * grain
+    corner = between_eyes(landmarks, scheme) - linear @ (np.array(_EYES_AT) * (WIDTH, HEIGHT))
     matrix = np.concatenate([linear, corner[:, None]], 1)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     picture = cv2.warpAffine(crop, matrix, (WIDTH, HEIGHT), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
@@ -55,10 +54,10 @@ def gradient_histograms(picture: np.ndarray) -> np.ndarray:
     return (cells / np.sqrt(energy + 0.01 * energy.mean() + 1e-6)[..., None]).ravel()
 
 
-def glasses_score(pixels: np.ndarray, face: Face) -> float:
-    """Log-odds that a face of a photograph, (height, width, 3) uint8 RGB, wears glasses."""
+def glasses_score(crop: np.ndarray, landmarks: np.ndarray, scheme: Scheme) -> float:
+    """Log-odds that a face wears glasses; arguments as of `eye_features`."""
     weights = _weights()
-    return float(eye_features(pixels, face) @ weights["weight"] + weights["bias"][0])
+    return float(eye_features(crop, landmarks, scheme) @ weights["weight"] + weights["bias"][0])
 
 
 def glasses_presence(score: float) -> float:

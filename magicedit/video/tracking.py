@@ -13,6 +13,7 @@ from magicedit.video.reading import split_planes
 
 _THUMBNAIL = (32, 18)  # px, width and height, in which frames are compared
 _LOOKS_SIZE, _LOOKS_MARGIN = 16, 1.3  # px and margin of the crop by which a face is known again
+_GLASSES_SIZE = 128  # px, of the crop in which glasses are looked for
 _REMEMBERED_LOOKS = 8  # of each face
 
 
@@ -100,7 +101,7 @@ class Tracker:
                     found[self._number(pixels, face, lost, found, cut)] = face
         fresh = [number for number in found if number not in followed]
         return [
-            Tracked(number, face, looks_of(pixels, face), glasses_score(pixels, face))
+            Tracked(number, face, looks_of(pixels, face), _glasses_of(pixels, face))
             if close_look or number in fresh
             else Tracked(number, face)
             for number, face in sorted(found.items())
@@ -167,6 +168,11 @@ class Tracker:
 
 def _doubled(face: Face, others) -> bool:
     return any(overlap(face.box, other.box) > 0.4 for other in others)
+
+
+def _glasses_of(pixels: np.ndarray, face: Face) -> float:
+    alignment = align(face, _GLASSES_SIZE)
+    return glasses_score(crop_face(pixels, alignment), alignment.apply(face.landmarks), face.scheme)
 
 
 def looks_of(pixels: np.ndarray, face: Face) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from statistics import median
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ from conftest import SIDE, write_video
 from test_smoothing import UNFILTERED
 
 from magicedit.errors import NoFaceError
+from magicedit.faces import load_backend
+from magicedit.faces.glasses import SURE
 from magicedit.video.analysis import (
     BRIDGED,
     FADE,
@@ -203,3 +206,12 @@ def test_a_torn_line_is_no_row(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text(Row(0, 0, 1, 0.0, False, ()).to_line() + '{"index": 1')
     assert [row.index for row in read_rows(path)] == [0]
+
+
+def test_a_track_knows_its_glasses(tmp_path, with_glasses, closed_mouth):
+    """One decision for a face's whole time: the scores of the close looks are kept with the rows."""
+    for name, picture, wears in (("with", with_glasses, True), ("without", closed_mouth, False)):
+        path = write_video(tmp_path / f"{name}.mp4", [picture[:472, :472]] * 3)
+        analysis = analyse(Video(path), load_backend(), tmp_path / f"{name}.jsonl", Tracking())
+        (track,) = scan(analysis.rows(), 1 / 12_800)
+        assert (median(track.glasses) > SURE) == wears
