@@ -151,14 +151,15 @@ def test_live_is_a_denoiser_beside_the_id_encoder_of_mini(tmp_path):
 
 @pytest.mark.parametrize("identity", ["001", "115"])
 def test_live_opens_a_mouth_as_mini_does_in_more_steps(london, identity):
-    """The student comes nearer to the four steps of `mini` than `mini` does in one."""
+    """The student's flow comes nearer to that of `mini` in four steps than that of `mini` in one does."""
     photo = london(identity, "neutral")
 
     def opened(model, steps):
         editor = ExpressionEditor.from_pretrained(model, device="cpu")
-        edited = editor.edit(photo, add={"AU26": 3}, face="largest", steps=steps, measure=False)
-        return np.asarray(edited.image, int)
+        cut = editor.changer.cut(photo, editor.backend.detect(photo)[0])
+        (change,) = editor.changer.requested_changes([cut], [{"AU26": 3.0}], editor.sampling(steps=steps))
+        return change.flow
 
     aim = opened("mini", 4)
     far, near = (np.abs(opened(model, 1) - aim).mean() for model in ("mini", "mini-live"))
-    assert near < far
+    assert near < 0.97 * far
