@@ -79,7 +79,7 @@ class Expression:
 
     @classmethod
     def of_emotion(cls, name: str, strength: float = 1.0) -> "Expression":
-        """The variations of one of the six emotions; strength 0 to 1.25. Errors as `parse_emotion`."""
+        """Returns one of the six emotions as variations; strength 0 to 1.25. Errors as `parse_emotion`."""
         return cls(emotion_deltas(name, strength), relative=True, source=f"emotion {name}:{strength:g}")
 
     @classmethod
@@ -160,7 +160,7 @@ class Expression:
     # --- operations ---
 
     def scaled(self, strength: float) -> "Expression":
-        """All values times `strength`; ActionUnitError where one leaves its range."""
+        """Returns all values times `strength`; ActionUnitError if one leaves its range."""
         return replace(self, values={name: value * strength for name, value in self.values.items()})
 
     def mirrored(self) -> "Expression":
@@ -201,7 +201,7 @@ class Expression:
     def variation(
         self, current: Mapping[str, float], strength: float = 1.0, *, continuous: bool = False
     ) -> dict[str, float]:
-        """What to add to a face of `current` intensities (by name, sides included) to apply the expression.
+        """Returns the variations that apply the expression to `current` intensities (by name, with sides).
 
         A target within `action_units.DEAD_ZONE` of the current intensity gives 0, because the measurement is
         no more precise. Variations of any size are added.

@@ -224,7 +224,7 @@ class EditRequest(Sampling):
 
 
 def check_references(references: Any) -> None:
-    """Raises MagicEditError unless these are a collection of photographs, which may be empty."""
+    """Raises MagicEditError unless `references` is a list of photographs, which may be empty."""
     if isinstance(references, str) or not isinstance(references, Sequence):
         raise MagicEditError(f"references must be a list of photographs, got {references!r}")
 
@@ -237,7 +237,7 @@ def check_face(face: str | int) -> None:
 
 
 def usable_expression(expression: Expression, names: Sequence[str]) -> Expression:
-    """The expression without what was only measured; ActionUnitError where a request goes beyond `names`."""
+    """The expression without measured units beyond `names`; ActionUnitError if such units are requested."""
     lacking = sorted({whole_name(name) for name in expression.values} - {*names}, key=name_order)
     limited = expression.limited_to(names)
     if lacking and (expression.relative or not limited.values):

@@ -100,12 +100,12 @@ class Vocabulary(tuple[str, ...]):
         return Vocabulary, (self.controls, self.known)
 
     def named(self, names: Iterable[str]) -> "Vocabulary":
-        """The vocabulary of these names; those that this one lacks become controls without a description."""
+        """Returns the vocabulary of these names; unknown ones become controls without a description."""
         by_name = dict(zip(self, self.controls, strict=True))
         return Vocabulary([by_name.get(name) or Control(name) for name in names], self)
 
     def described(self, controls: Iterable[Control]) -> "Vocabulary":
-        """This vocabulary with `controls` in place of its own of their names; ValueError for other names."""
+        """Returns this vocabulary with the controls of these names replaced; ValueError for other names."""
         by_name = {control.name: control for control in controls}
         if strangers := [name for name in by_name if name not in self]:
             raise ValueError(f"{', '.join(strangers)} is described, but the names are {', '.join(self)}")
@@ -184,7 +184,7 @@ class Vocabulary(tuple[str, ...]):
     # --- requests ---
 
     def deltas(self, spec: Spec) -> dict[str, float]:
-        """Deltas in intensity steps, within each control's range, by canonical name, in the order given.
+        """Returns deltas in intensity steps, in each control's range, by canonical name, in the given order.
 
         `spec` is "AU12=+3,AU4=-1", a mapping of names to numbers, or a vector with one value per control
         (which gives a dict of all of them, zeros included). Fractions are allowed. Raises ActionUnitError for

@@ -21,7 +21,7 @@ from magicedit.warping import Mouth, carry_change, carry_mouth, estimate_change,
 
 REMEMBERED_FACES = 4  # encodings kept: about 50 MB each for a 16-bit model of Stable Diffusion's size
 
-# Requests to composing models: linear up to the first value, then saturating, by at most the second; steps
+# Requests to composing models stay linear up to the first value and gain at most the second; intensity steps
 LINEAR_TO, SOFT = 5.0, 1.5
 SMALLEST_ASKED = 2.0  # intensity steps; composing models do a share of this for smaller requests
 NOSE_BASE = 2  # of MediaPipe's landmarks
@@ -57,7 +57,7 @@ class FaceCut:
 class Chosen:
     """The chosen faces of a photograph.
 
-    indices: of `faces` among those found, largest first. left_alone: see `magicedit.faces.Found`.
+    indices: of `faces` among all found, largest first. left_alone: see `magicedit.faces.Found`.
     """
 
     photo: Photo
@@ -70,8 +70,8 @@ class Chosen:
 class Edit:
     """A photograph being edited: `pixels` change face by face; `requests` holds one request per chosen face.
 
-    changes: number of a face -> the change of its crop; faces with empty requests are absent. glasses: of the
-    same faces, see `FaceCut`.
+    changes: number of a face -> the change of its crop; faces with empty requests are absent.
+    glasses: of the same faces, see `FaceCut`.
     """
 
     chosen: Chosen
@@ -169,13 +169,13 @@ class FaceChanger:
     ) -> np.ndarray:
         """Applies a change of a face's crop to the photograph, with smile shading and the mouth as layers.
 
-        Models that compose cannot invent teeth and always get the mouth layer; models that paint get it when
-        specific teeth are requested. Faces without MediaPipe's landmarks get no layers.
+        Models that compose cannot invent teeth and always get both layers; models that paint get the mouth
+        layer when specific teeth are requested. Faces without MediaPipe's landmarks get no layers.
 
         Args:
             pixels: the photograph, (height, width, 3) uint8 RGB.
-            request: AU name, whole or of one side, -> variation; lips stay closed unless a requested AU parts
-            them. presence: 0..1, the share of the change that is applied.
+            request: AU name, whole or of one side, -> variation; lips part only if a requested AU parts them.
+            presence: 0..1, the share of the change that is applied.
             donor: mouth whose teeth show where the person's own do not; default: chosen by face and seed.
 
         Returns:

@@ -131,7 +131,7 @@ class Pursuit:
         return max(self._distance(name, value) for name, value in reached.items())
 
     def _distance(self, name: str, value: float) -> float:
-        """Intensity steps from a measured value to a unit's goal; 0 for noise of a unit not asked to move."""
+        """Returns the steps from a measured value to a unit's goal; 0 for noise of an unrequested unit."""
         distance = abs(self._goal[name] - value)
         return 0.0 if not self.asked[name] and distance < DEAD_ZONE else distance
 

@@ -1,6 +1,6 @@
 """Warnings about an edit, from the photograph before it, the edited picture and the measurement.
 
-Each function returns sentences, none where nothing is wrong. Nothing is said of what no measurement can see.
+Each function returns a list of sentences, empty if nothing is wrong or no measurement sees it.
 """
 
 from collections.abc import Mapping
@@ -202,11 +202,11 @@ def unreached(
     after: Mapping[str, float],
     moved: Mapping[str, float],
 ) -> list[str]:
-    """Warnings on AUs that moved by less than half of what was asked and the scale leaves room for.
+    """Warns about AUs that moved less than half of the request, as far as the scale leaves room for it.
 
-    Either scorer may have seen it: before and after (intensities), or moved (change by landmarks). Units of
-    SEEN_BY_LANDMARKS are judged by landmarks alone, by as much as these show of them; without landmarks no
-    warning is given.
+    It is enough that one scorer sees it: before and after (intensities), or moved (change by landmarks).
+    Units of SEEN_BY_LANDMARKS are judged by landmarks alone, scaled by how much landmarks show of them;
+    without landmarks there is no warning.
     """
     warnings = []
     for name, delta in requested.items():

@@ -125,7 +125,7 @@ def record_reference_attention(
             by the token it lies in; None: all queries, a tokens x tokens matrix per layer and step.
 
     Raises:
-        ValueError: where a self-attention layer has a foreign processor, or for points in oblong pictures.
+        ValueError: for self-attention layers with an unknown processor, or points in non-square pictures.
     """
     check_reference_attention(unet)
     record = AttentionRecord(points)

@@ -27,8 +27,8 @@ class FaceEdit:
             landmarks.
         identity_distance: L2 of dlib's descriptors before and after; None when not measured or without the
             `evaluation` extra.
-        warnings: reasons to check the result by eye, in sentences. edits: number of edits made of this face;
-        more than 1 in a closed loop.
+        warnings: reasons to check the result by eye, in sentences.
+        edits: number of edits made of this face; more than 1 in a closed loop.
         sent: AU name -> variation sent to the model. A closed loop corrects the request, and sends 0 if no
             edit shows the face. `ExpressionEditor.edit_faces` makes the same picture from it.
         reached: whether a closed loop came within its tolerance; None without one.
@@ -111,7 +111,7 @@ def face_to_json(face: Face) -> dict[str, Any]:
 
 
 def face_window(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """left, top, right, bottom in px: a face's surroundings in a photograph of `size` (width, height)."""
+    """Returns left, top, right, bottom px of a face's surroundings; `size`: the photograph's width, height."""
     x0, y0, x1, y1 = box
     half = 0.8 * max(x1 - x0, y1 - y0)
     centre_x, centre_y = (x0 + x1) / 2, (y0 + y1) / 2
