@@ -111,7 +111,7 @@ def face_to_json(face: Face) -> dict[str, Any]:
 
 
 def face_window(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Returns left, top, right, bottom px of a face's surroundings; `size`: the photograph's width, height."""
+    """Returns left, top, right, bottom px of a face's surroundings; `size`: photograph's width, height."""
     x0, y0, x1, y1 = box
     half = 0.8 * max(x1 - x0, y1 - y0)
     centre_x, centre_y = (x0 + x1) / 2, (y0 + y1) / 2
