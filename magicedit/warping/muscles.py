@@ -79,7 +79,7 @@ _PARTED = 0.05  # interocular distances between lips that a unit parts
 _BORDER = (
     0.03,
     0.12,
-) # of the crop's side, from its border: fields are zero up to the first, full from the second
+)  # of the crop's side, from its border: fields are zero up to the first, full from the second
 
 
 @cache
