@@ -1,7 +1,7 @@
-"""An expression as a thing to keep: read from a face, mixed, scaled, mirrored, written to a file, applied.
+"""Expressions: read from a face, mixed, scaled, mirrored, written to a file, applied.
 
-Intensities run from 0 to 5 and are arrived at; variations from -10 to 10 and are added. Which of the two an
-expression holds is its `relative`. Names, ranges and sides: `magicedit.action_units`.
+Intensities, 0 to 5, are targets; variations, -10 to 10, are added. An expression holds one of the two, as
+`relative` says. Names, ranges and sides: `magicedit.action_units`.
 """
 
 import difflib
@@ -21,22 +21,22 @@ from magicedit.tables import read_table
 from magicedit.vocabulary import DELTA_RANGE, INTENSITY_RANGE, by_number, split_sides, whole_name
 
 FORMAT = "expression/1"
-ASYMMETRY = 0.5  # intensity steps: sides of a face that measure closer together are one
+ASYMMETRY = 0.5  # intensity steps: sides that differ by less are treated as equal
 _KINDS = {False: "intensities", True: "variations"}
 
 
 @dataclass(frozen=True)
 class Expression:
-    """Action units of a face, to arrive at or to add.
+    """Action units of a face, as targets or as variations to add.
 
     Attributes:
         values: canonical name ("AU12", or one side, "AU12L") -> intensity 0 to 5, or variation -10 to 10.
         relative: whether `values` are variations.
-        source: where it comes from, for people.
-        model: the model that a request was made with, where that matters.
+        source: origin, as text for people.
+        model: the model that a request was made for, if that matters.
 
     Raises:
-        ActionUnitError: where a name is unknown, given twice, or its value out of range.
+        ActionUnitError: where a name is unknown or given twice, or its value is out of range.
     """
 
     values: Mapping[str, float]
@@ -61,7 +61,7 @@ class Expression:
         sides: Mapping[str, float] | None = None,
         source: str = "",
     ) -> "Expression":
-        """Of a face's measured intensities, as `Face.action_units` and `Face.sides`.
+        """Returns the expression of measured intensities, as in `Face.action_units` and `Face.sides`.
 
         A unit whose sides differ by more than half a step is kept by side.
         """
@@ -79,23 +79,23 @@ class Expression:
 
     @classmethod
     def of_emotion(cls, name: str, strength: float = 1.0) -> "Expression":
-        """The variations of one of the six emotions; strength 0 to 1.25. Errors as `parse_emotion`."""
+        """Returns one of the six emotions as variations; strength 0 to 1.25. Errors as `parse_emotion`."""
         return cls(emotion_deltas(name, strength), relative=True, source=f"emotion {name}:{strength:g}")
 
     @classmethod
     def neutral(cls, names: Iterable[str] = NAMES) -> "Expression":
-        """No action at all: intensity 0 of each of `names`."""
+        """Returns the neutral expression: intensity 0 of each of `names`."""
         return cls(dict.fromkeys(names, 0.0), source="neutral")
 
     @classmethod
     def from_csv(cls, path: str | Path, row: int = 0) -> "Expression":
-        """Intensities of one row (counted from 0) of a CSV file with a column per action unit.
+        """Reads intensities from one row (counted from 0) of a CSV file with a column per action unit.
 
-        Columns may be called as here ("AU12", "AU12L", intensities) or as by OpenFace, py-feat or LibreFace,
-        see `magicedit.tables`; other columns, such as those of presence ("AU12_c"), are left alone.
+        Columns have our names ("AU12", "AU12L", intensities) or those of OpenFace, py-feat or LibreFace, see
+        `magicedit.tables`; other columns, such as presence ("AU12_c"), are ignored.
 
         Raises:
-            ActionUnitError: where the file cannot be read, has no such row or column, a value is wrong, or
+            ActionUnitError: where the file cannot be read, has no such row or column, a value is invalid, or
                 the tool found no face in the row.
         """
         table = read_table(path, ActionUnitError)
@@ -119,7 +119,7 @@ class Expression:
 
     @classmethod
     def read(cls, text: str) -> "Expression":
-        """Of what people write: FILE.yaml, FILE.csv (its first row) or FILE.csv:ROW. Errors as of the two."""
+        """Reads FILE.yaml, FILE.csv (its first row) or FILE.csv:ROW; errors as in `load` and `from_csv`."""
         table = re.fullmatch(r"(.*\.csv)(?::(\d+))?", text, re.IGNORECASE)
         return cls.from_csv(table[1], int(table[2] or 0)) if table else cls.load(text)
 
@@ -128,7 +128,7 @@ class Expression:
         """Reads what `save` wrote.
 
         Raises:
-            MagicEditError: where the file is missing, no expression, or holds what the class refuses.
+            MagicEditError: where the file is missing, is not an expression or has invalid values.
         """
         content = read_document(path, FORMAT)
         _check_content(path, content)
@@ -142,11 +142,11 @@ class Expression:
             raise ActionUnitError(f"{path}: {error}") from error
 
     def save(self, path: str | Path) -> Path:
-        """Writes a YAML file that people can read and change. OutputError where that fails."""
+        """Writes a readable, editable YAML file. OutputError where that fails."""
         return write_document(path, FORMAT, self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
-        """What the file holds, rounded to what measurements can tell."""
+        """Returns the file's content, rounded to the precision of measurements."""
         content: dict[str, Any] = {
             "kind": _KINDS[self.relative],
             "action_units": {name: round(float(value), 3) for name, value in self.values.items()},
@@ -157,14 +157,14 @@ class Expression:
             content["model"] = self.model
         return content
 
-    # --- what can be done with them ---
+    # --- operations ---
 
     def scaled(self, strength: float) -> "Expression":
-        """All values times `strength`; ActionUnitError where one leaves its range."""
+        """Returns all values times `strength`; ActionUnitError if one leaves its range."""
         return replace(self, values={name: value * strength for name, value in self.values.items()})
 
     def mirrored(self) -> "Expression":
-        """Left and right exchanged."""
+        """Returns the expression with left and right exchanged."""
         other = {"L": "R", "R": "L"}
         values = {}
         for name, value in self.values.items():
@@ -173,7 +173,7 @@ class Expression:
         return replace(self, values=values)
 
     def mixed(self, other: "Expression", share: float) -> "Expression":
-        """`1 - share` of this one and `share` (0 to 1) of `other`; what one of them lacks counts as 0.
+        """Returns `1 - share` of this one plus `share` (0 to 1) of `other`; a missing unit counts as 0.
 
         Raises:
             ActionUnitError: where one holds intensities and the other variations, or `share` is out of range.
@@ -195,22 +195,22 @@ class Expression:
         return Expression(_joined(*sides), self.relative, source, self.model or other.model)
 
     def limited_to(self, names: Sequence[str]) -> "Expression":
-        """Without the units that `names` (whole units, as a model's) lacks."""
+        """Returns the expression without units absent from `names` (whole units, as of a model)."""
         return replace(self, values={n: v for n, v in self.values.items() if whole_name(n) in names})
 
     def variation(
         self, current: Mapping[str, float], strength: float = 1.0, *, continuous: bool = False
     ) -> dict[str, float]:
-        """What to add to a face of `current` intensities (by name, sides included) to apply the expression.
+        """Returns the variations that apply the expression to `current` intensities (by name, with sides).
 
-        An intensity that lies within `action_units.DEAD_ZONE` of the current one adds 0, because the
-        measurement is no finer than that. Variations are added whatever their size.
+        A target within `action_units.DEAD_ZONE` of the current intensity gives 0, because the measurement is
+        no more precise. Variations of any size are added.
 
-        strength: 1 goes all the way, 0.7 seven tenths of it. continuous: as of `action_units.steps_to`.
+        strength: 1 applies all of it, 0.7 seven tenths. continuous: as in `action_units.steps_to`.
 
         Raises:
-            ActionUnitError: where `current` lacks a unit of an expression of intensities, or a variation
-                leaves -10 to 10.
+            ActionUnitError: where `current` lacks a unit with a target intensity, or a variation leaves -10
+                to 10.
         """
         if not math.isfinite(strength):
             raise ActionUnitError(f"the strength of an expression must be a number, got {strength}")
@@ -240,7 +240,7 @@ class Expression:
 
 
 def _check_content(path: str | Path, content: Mapping[Any, Any]) -> None:
-    """ActionUnitError that names the first key of a file that is unknown, missing or wrong."""
+    """Raises ActionUnitError naming the first unknown, missing or invalid key of a file."""
     known, kinds = ("kind", "action_units", "source", "model"), " or ".join(_KINDS.values())
     if unknown := [key for key in content if key not in known]:
         names = ", ".join(sorted(map(reprlib.repr, unknown)))

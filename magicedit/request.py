@@ -1,7 +1,7 @@
-"""What one edit asks for and how the model samples it: checked and parsed once, resolved against a face.
+"""The request of one edit and its sampling settings: checked and parsed once, resolved against a face.
 
-Every interface builds an `EditRequest`: `ExpressionEditor.edit` from its arguments, the command line from its
-options, batches from rows of a manifest.
+Every interface builds an `EditRequest`: `ExpressionEditor.edit` from arguments, the command line from
+options, batches from manifest rows.
 """
 
 import math
@@ -18,12 +18,12 @@ from magicedit.expression import Expression
 from magicedit.vocabulary import by_number, name_order, whole_name
 
 Deltas = str | Mapping[str, float] | Sequence[float] | np.ndarray
-QUALITIES = ("exact", "balanced", "fast", "live")  # the pipeline's, here because its import takes seconds
+QUALITIES = ("exact", "balanced", "fast", "live")  # as in the pipeline, whose import takes seconds
 MOST_STEPS = 1000  # noise levels of the published schedule, and of ours
 
 
 class ModelOptions(TypedDict, total=False):
-    """Keyword arguments that say how the model samples; each is a field of `Sampling`."""
+    """Keyword arguments for the model's sampling; each is a field of `Sampling`."""
 
     steps: int | None
     guidance: float | None
@@ -32,7 +32,7 @@ class ModelOptions(TypedDict, total=False):
 
 
 class SamplingOptions(ModelOptions, total=False):
-    """Keyword arguments of everything that edits: how the model samples, and whose teeth show."""
+    """Keyword arguments shared by all edits: the model's sampling and the teeth to show."""
 
     teeth: int | str | None
     references: Sequence[Any]
@@ -51,7 +51,7 @@ class EditOptions(SamplingOptions, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How the model makes a picture. None stands for what the quality or the model itself says.
+    """Sampling settings of the model. None means the default of the quality or of the model.
 
     Attributes:
         steps: denoising steps.
@@ -85,18 +85,18 @@ class Sampling:
 
 @dataclass(frozen=True)
 class EditRequest(Sampling):
-    """The arguments of `ExpressionEditor.edit` under the same names, checked as far as no face is needed.
+    """The arguments of `ExpressionEditor.edit` under the same names; all checks that need no face are done.
 
     `add` and `set` become mappings of canonical names and `emotion` a name and a strength, so that equal
-    requests compare equal; the file of an expression is read.
+    requests compare equal. An expression file is read.
 
     Attributes:
         teeth: number of the donor whose teeth show where the photograph shows none, or "none".
-        references: other photographs of the person; the first that shows its teeth lends them.
-        names: what a model can edit, for `add` and `set`; default: every unit that is known.
+        references: other photographs of the person; the teeth come from the first that shows them.
+        names: units that a model can edit, for `add` and `set`; default: every known unit.
 
     Raises:
-        MagicEditError: where one of them is malformed or out of range, or two contradict each other.
+        MagicEditError: where an argument is malformed or out of range, or two contradict each other.
     """
 
     teeth: int | str | None = field(default=None, kw_only=True)
@@ -132,7 +132,7 @@ class EditRequest(Sampling):
         self.check(known)
 
     def _check_loop(self) -> None:
-        """MagicEditError unless the settings of a closed loop make sense."""
+        """Raises MagicEditError where the settings of a closed loop are invalid."""
         if self.tolerance is None:
             return
         if not (math.isfinite(self.tolerance) and self.tolerance > 0):
@@ -145,7 +145,7 @@ class EditRequest(Sampling):
             raise MagicEditError("the closed loop measures its results; do not switch measuring off")
 
     def check(self, names: Sequence[str] | None) -> None:
-        """ActionUnitError where a model that edits `names` could not do this whatever a face shows.
+        """Raises ActionUnitError where a model that edits `names` cannot do this for any face.
 
         names: None: not known yet.
         """
@@ -155,15 +155,15 @@ class EditRequest(Sampling):
     def deltas(
         self, names: Sequence[str], current: Mapping[str, float], *, continuous: bool = False
     ) -> dict[str, float]:
-        """What is asked of a face of `current` intensities: variations in the order of `names`.
+        """Returns the requested variations of a face with `current` intensities, in the order of `names`.
 
         Args:
-            names: what the model can edit. current: by name, sides included.
-            continuous: for films, as of `action_units.steps_to`.
+            names: units that the model can edit. current: by name, sides included.
+            continuous: for films, as in `action_units.steps_to`.
 
         Raises:
-            ActionUnitError: where the model cannot edit what is asked for, `current` lacks a unit that is
-                arrived at, a unit is both added to and arrived at, or a sum leaves -10 to 10.
+            ActionUnitError: where the model cannot edit a requested unit, `current` lacks a unit with a
+                target, a unit has both a variation and a target, or a sum leaves -10 to 10.
         """
         names = vocabulary_of(names)
         add, levels = (
@@ -195,7 +195,7 @@ class EditRequest(Sampling):
 
     @property
     def arrived_at(self) -> frozenset[str]:
-        """Whole units that `set` and an expression of intensities ask for, whatever a face shows now."""
+        """Whole units with a target intensity, from `set` or an expression of intensities."""
         of_expression = self.expression is not None and not self.expression.relative
         return frozenset(
             map(whole_name, (*(self.set or ()), *(self.expression.values if of_expression else ())))
@@ -203,15 +203,15 @@ class EditRequest(Sampling):
 
     @property
     def is_empty(self) -> bool:
-        """Whether it asks for nothing at all, so that results are copies."""
+        """Whether the request is empty, so that results are copies."""
         return not (self.add or self.set or self.emotion or self.expression or self.neutral)
 
     def sampling(self) -> dict[str, Any]:
-        """The `SamplingOptions` among the fields, by name."""
+        """Returns the fields that are `SamplingOptions`, by name."""
         return {name: getattr(self, name) for name in SamplingOptions.__optional_keys__}
 
     def to_json(self) -> dict[str, Any]:
-        """What differs from a request for nothing; equal for equal requests."""
+        """Returns the fields that differ from an empty request; equal for equal requests."""
         content = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
         if self.emotion is not None:
             content["emotion"] = f"{self.emotion[0]}:{self.emotion[1]:g}"
@@ -224,20 +224,20 @@ class EditRequest(Sampling):
 
 
 def check_references(references: Any) -> None:
-    """MagicEditError unless these are several photographs, or none."""
+    """Raises MagicEditError unless `references` is a list of photographs, which may be empty."""
     if isinstance(references, str) or not isinstance(references, Sequence):
         raise MagicEditError(f"references must be a list of photographs, got {references!r}")
 
 
 def check_face(face: str | int) -> None:
-    """NoFaceError unless `face` is "all", "largest" or an index from 0."""
+    """Raises NoFaceError unless `face` is "all", "largest" or an index from 0."""
     number = isinstance(face, int) and not isinstance(face, bool) and face >= 0
     if not number and face not in ("all", "largest"):
         raise NoFaceError(f'face must be "all", "largest" or an index from 0, got {face!r}')
 
 
 def usable_expression(expression: Expression, names: Sequence[str]) -> Expression:
-    """The expression without what was only measured; ActionUnitError where a request goes beyond `names`."""
+    """The expression without measured units beyond `names`; ActionUnitError if such units are requested."""
     lacking = sorted({whole_name(name) for name in expression.values} - {*names}, key=name_order)
     limited = expression.limited_to(names)
     if lacking and (expression.relative or not limited.values):

@@ -1,8 +1,8 @@
-"""What a model can be asked for: its controls in order, and the one parser of requests in their names.
+"""A model's controls in order, and the only parser of requests in their names.
 
 A control's name never ends in L or R: "AU12L" is the subject's left side of "AU12". A *delta* is target minus
-source in intensity steps, a *level* an intensity to arrive at. The known FACS units and the published model's
-twelve stand in `magicedit.action_units`.
+source in intensity steps, a *level* a target intensity. `magicedit.action_units` lists the known FACS units
+and the published model's twelve.
 """
 
 import difflib
@@ -29,14 +29,14 @@ Spec = str | Mapping[str, Any] | Sequence[float] | np.ndarray
 
 @dataclass(frozen=True)
 class Control:
-    """One thing a model can be asked for.
+    """One control of a model.
 
     Attributes:
         name: canonical, such as "AU12".
         description: for people, such as "lip corner puller".
         region: where it acts: brow, eye, nose, cheek, lip or jaw.
-        has_sides: whether the two sides of the face can be asked for one by one.
-        range: the smallest and the largest delta that can be asked for, in intensity steps.
+        has_sides: whether the two sides of the face can be requested separately.
+        range: the smallest and the largest delta allowed, in intensity steps.
         kind: such as "action unit", "gaze", "head", "emotion" or "attribute".
     """
 
@@ -63,7 +63,7 @@ class Control:
 
     @classmethod
     def from_json(cls, entry: object) -> "Control":
-        """The control that `to_json` wrote. ValueError for anything else."""
+        """Reads what `to_json` wrote. ValueError for anything else."""
         types = dict.fromkeys(("name", "description", "region", "kind"), str)
         types |= {"has_sides": bool, "range": list}
         values = dict(entry) if isinstance(entry, Mapping) else {}
@@ -72,17 +72,17 @@ class Control:
         return cls(**{key: tuple(value) if key == "range" else value for key, value in values.items()})
 
     def to_json(self) -> dict[str, Any]:
-        """Its name, and what differs from the defaults."""
+        """Returns the name and the fields that differ from the defaults."""
         values = {field.name: (getattr(self, field.name), field.default) for field in fields(self)}
         return {name: value for name, (value, default) in values.items() if value != default}
 
 
 class Vocabulary(tuple[str, ...]):
-    """The names of a model's controls in the order of its condition vector, which knows each `Control`.
+    """A tuple of a model's control names, in the order of its condition vector, with each `Control`.
 
     Args:
         controls: in order, each name once.
-        known: a larger vocabulary, of which unknown names are looked up to say what they are.
+        known: a larger vocabulary; error messages describe unknown names from it.
     """
 
     controls: tuple[Control, ...]
@@ -100,25 +100,25 @@ class Vocabulary(tuple[str, ...]):
         return Vocabulary, (self.controls, self.known)
 
     def named(self, names: Iterable[str]) -> "Vocabulary":
-        """The vocabulary of these names; those that this one lacks become controls without a description."""
+        """Returns the vocabulary of these names; unknown ones become controls without a description."""
         by_name = dict(zip(self, self.controls, strict=True))
         return Vocabulary([by_name.get(name) or Control(name) for name in names], self)
 
     def described(self, controls: Iterable[Control]) -> "Vocabulary":
-        """This vocabulary with `controls` in place of its own of their names; ValueError for other names."""
+        """Returns this vocabulary with the controls of these names replaced; ValueError for other names."""
         by_name = {control.name: control for control in controls}
         if strangers := [name for name in by_name if name not in self]:
             raise ValueError(f"{', '.join(strangers)} is described, but the names are {', '.join(self)}")
         return Vocabulary([by_name.get(control.name, control) for control in self.controls], self.known)
 
     def to_index(self) -> dict[str, Any]:
-        """Its entries in a `model_index.json`: the names, and in full each control that `known` lacks."""
+        """Returns its `model_index.json` entries: all names, and in full each control absent from `known`."""
         plain = () if self.known is None else self.known.controls
         own = [control.to_json() for control in self.controls if control not in plain]
         return {"action_units": ",".join(self)} | ({"controls": own} if own else {})
 
     def __getitem__(self, key: Any) -> Any:
-        """The name at a position, or the `Control` of a name; KeyError where there is none."""
+        """Returns the name at a position, or the `Control` of a name; KeyError if there is none."""
         if not isinstance(key, str):
             return super().__getitem__(key)
         if key not in self:
@@ -130,7 +130,7 @@ class Vocabulary(tuple[str, ...]):
     def canonical(self, text: str) -> str:
         """The canonical spelling of a control: "au012", "AU 12" and "AU12" are "AU12", "au12l" is "AU12L".
 
-        Raises ActionUnitError for any other, listing the known ones and suggesting the nearest.
+        Raises ActionUnitError for unknown names; it lists the known ones and suggests the nearest.
         """
         whole, side = self._read(text)
         if whole in self:
@@ -151,7 +151,7 @@ class Vocabulary(tuple[str, ...]):
         return self.controls if self.known is None else self.known.controls
 
     def _read(self, text: object) -> tuple[str, str]:
-        """Canonical name, if it is one, and side of what was written."""
+        """Returns the canonical name, if there is one, and the side of the given text."""
         if not isinstance(text, str):
             return "", ""
         match = _NUMBERED.fullmatch(text)
@@ -163,7 +163,7 @@ class Vocabulary(tuple[str, ...]):
         return spelled.get(text.strip().lower(), numbered)
 
     def _nearest(self, text: object, whole: str) -> str | None:
-        """The name that was probably meant: by number if one was given, else by spelling or description."""
+        """Returns the nearest name: by number if one was given, else by spelling or description."""
         numbers = {name: match for name in self if (match := _NUMBERED.fullmatch(name))}
         written = _NUMBERED.fullmatch(whole)
         if written and written[1] in {match[1] for match in numbers.values()}:
@@ -174,26 +174,26 @@ class Vocabulary(tuple[str, ...]):
         return spellings[close[0]] if close else None
 
     def sided(self, name: str) -> tuple[str, ...]:
-        """ "AU12" -> ("AU12L", "AU12R"); nothing for what has no sides."""
+        """ "AU12" -> ("AU12L", "AU12R"); an empty tuple for a control without sides."""
         return tuple(name + side for side in SIDES) if name in self and self[name].has_sides else ()
 
     def with_sides(self) -> tuple[str, ...]:
-        """The names, each followed by those of its two sides."""
+        """Returns the names, each followed by the names of its two sides."""
         return tuple(sided for name in self for sided in (name, *self.sided(name)))
 
     # --- requests ---
 
     def deltas(self, spec: Spec) -> dict[str, float]:
-        """Deltas in intensity steps, within each control's range, by canonical name, in the order given.
+        """Returns deltas in intensity steps, in each control's range, by canonical name, in the given order.
 
         `spec` is "AU12=+3,AU4=-1", a mapping of names to numbers, or a vector with one value per control
-        (which gives a dict of all of them, zeros included). Fractions are fine.
-        Raises ActionUnitError for what is unknown, malformed, repeated, not finite or out of range.
+        (which gives a dict of all of them, zeros included). Fractions are allowed. Raises ActionUnitError for
+        unknown or repeated names and for malformed, infinite or out-of-range values.
         """
         return self._parsed(spec, None, "a delta")
 
     def levels(self, spec: Spec) -> dict[str, float]:
-        """Intensities, 0 to 5, by canonical name; forms and errors as of `deltas`."""
+        """Returns intensities, 0 to 5, by canonical name; forms and errors as in `deltas`."""
         return self._parsed(spec, INTENSITY_RANGE, "an intensity")
 
     def _parsed(self, spec: object, limits: tuple[float, float] | None, what: str) -> dict[str, float]:
@@ -209,7 +209,7 @@ class Vocabulary(tuple[str, ...]):
         return values
 
     def _pairs(self, spec: object) -> list[tuple[str, object]]:
-        """(name, value) as written, whichever form `spec` has."""
+        """Returns (name, value) pairs as written, for every form of `spec`."""
         if isinstance(spec, Mapping):
             return list(spec.items())
         if isinstance(spec, str):
@@ -234,9 +234,9 @@ class Vocabulary(tuple[str, ...]):
         return list(zip(self, values, strict=True))
 
     def vector(self, values: Mapping[str, float]) -> np.ndarray:
-        """float32 (controls,) in order; what `values` does not name is 0.
+        """Returns float32 (controls,) in order; controls absent from `values` are 0.
 
-        Raises ActionUnitError for an unknown name, or one that is one side's: see `split_sides`.
+        Raises ActionUnitError for an unknown name or the name of one side, see `split_sides`.
         """
         by_name = {self.canonical(name): value for name, value in values.items()}
         if sided := [name for name in by_name if name not in self]:
@@ -251,7 +251,7 @@ class Vocabulary(tuple[str, ...]):
         return {name: float(value) for name, value in self._pairs(vector)}
 
     def total(self, parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
-        """Deltas by name added up: whole controls where the sides agree, else by side, in order.
+        """Returns the sums of deltas by name: whole controls where the sides agree, else by side, in order.
 
         Raises ActionUnitError where a sum leaves its control's range.
         """
@@ -278,12 +278,12 @@ class Vocabulary(tuple[str, ...]):
 
 
 def whole_name(name: str) -> str:
-    """ "AU12L" -> "AU12"; a name without a side as it is."""
+    """ "AU12L" -> "AU12"; a name without a side is unchanged."""
     return name.rstrip("LR")
 
 
 def name_order(name: str) -> tuple[int, str]:
-    """To sort canonical names: by number, the whole control before its left side; words come last."""
+    """Sort key of canonical names: by number, the whole control before its left side; words come last."""
     match = _NUMBERED.fullmatch(name)
     return (int(match[2]), name) if match else (10**6, name)
 
@@ -294,9 +294,9 @@ def by_number(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def split_sides(values: Mapping[str, float]) -> tuple[dict[str, float], dict[str, float]]:
-    """What each side of the face is asked for, the subject's left first: by names without a side.
+    """Returns the request of each side of the face, the subject's left first, by names without a side.
 
-    "AU12" counts on both, "AU12L" on the left; what is given as both adds up.
+    "AU12" counts for both sides, "AU12L" for the left; a name given both ways adds up.
     """
     sides: tuple[dict[str, float], dict[str, float]] = ({}, {})
     for name, value in values.items():
@@ -308,7 +308,7 @@ def split_sides(values: Mapping[str, float]) -> tuple[dict[str, float], dict[str
 
 
 def number_within(value: object, name: str, limits: tuple[float, float], what: str) -> float:
-    """`value` as a float within `limits`; `name` says whose it is, `what` what it is, in the message."""
+    """Returns `value` as a float within `limits`; `name` and `what` describe it in the error message."""
     wanted = f"expected {what} between {limits[0]:g} and {limits[1]:g} for {name}"
     # float() alone would also take True, "1_0" and digits of other scripts
     if isinstance(value, bool | np.bool_) or (isinstance(value, str) and not _NUMBER.fullmatch(value)):

@@ -1,4 +1,4 @@
-"""Batches: one request for every photograph of a folder, or one row of a manifest an edit."""
+"""Batch editing: one request for all photographs of a folder, or a manifest with one edit per row."""
 
 from magicedit.batch.rows import FORMATS, JOURNAL, Row
 from magicedit.batch.run import BatchReport, RowResult, edit_folder, edit_manifest

@@ -1,6 +1,6 @@
 """The rows of a batch, one an edit: from the photographs of a folder, or from a manifest.
 
-Whatever can be seen to be wrong with them is said before a model loads.
+Rows are validated before a model loads.
 """
 
 import dataclasses
@@ -18,10 +18,10 @@ from magicedit.imaging import check_output
 from magicedit.request import EditRequest
 from magicedit.tables import read_table
 
-# In the output folder, a line when an edit begins or ends. The "state" of an output's last line is "begun"
-# (what lies there may be older), "done" or "failed".
+# A file in the output folder with a line when an edit begins or ends. The "state" of an output's last line is
+# "begun" (the existing output may be older), "done" or "failed".
 JOURNAL = "edits.jsonl"
-# What cannot be edited is not passed over in silence: it fails with the reason.
+# Unsupported formats are not silently skipped: they fail with the reason.
 PHOTO_SUFFIXES = frozenset(
     f".{kind}"
     for kind in "jpg jpeg jfif png webp bmp tif tiff gif ppm pgm avif heic".split()  # noqa: SIM905
@@ -36,10 +36,10 @@ class Row:
     """One edit.
 
     Attributes:
-        number: in a manifest as spreadsheets count, the header being 1; of a folder's photographs from 1.
+        number: in a manifest the spreadsheet row (the header is 1); in a folder counted from 1.
         photo: relative to the folder of photographs.
         output: relative to the output folder.
-        request: what is asked for.
+        request: the request of this edit.
     """
 
     number: int
@@ -49,9 +49,9 @@ class Row:
 
 
 def photographs_below(folder: Path, leave_out: Path) -> list[Path]:
-    """Photographs in a folder and its sub-folders, by their names' endings, relative and sorted.
+    """Returns the photographs in a folder and its sub-folders by file extension, as sorted relative paths.
 
-    Hidden ones, those below `leave_out`, and results in sub-folders with a journal are not among them.
+    Hidden files, files below `leave_out` and results in sub-folders with a journal are excluded.
 
     Raises:
         ImageError: where there are none.
@@ -70,14 +70,14 @@ def photographs_below(folder: Path, leave_out: Path) -> list[Path]:
 
 
 def output_of(photo: Path, format: str | None) -> Path:
-    """The same place and name; another ending where the format says so, or where it cannot be written."""
+    """Returns the same path, with another extension if `format` says so or it cannot be written."""
     if format is not None:
         return photo.with_suffix(FORMATS[format])
     return photo if photo.suffix.lower() in _WRITTEN else photo.with_suffix(".png")
 
 
 def rows_of_folder(folder: Path, output: Path, request: EditRequest, format: str | None) -> list[Row]:
-    """One edit for every photograph."""
+    """Returns one edit for every photograph."""
     photos = photographs_below(folder, output.resolve())
     rows = [
         Row(number, photo, output_of(photo, format), request) for number, photo in enumerate(photos, start=1)
@@ -110,7 +110,7 @@ def _yes(text: str) -> bool:
 
 
 def _units(text: str) -> str:
-    """Cells of tables that are separated by commas may separate their units otherwise."""
+    """Lets cells of comma-separated tables use another separator between units."""
     return text.replace(";", ",").replace("\n", ",")
 
 
@@ -136,14 +136,14 @@ _PLACES = ("photo", "output")
 def rows_of_manifest(
     manifest: Path, output: Path, request: EditRequest, format: str | None, names: Sequence[str] | None
 ) -> list[Row]:
-    """The rows of a CSV file, see docs/batch.md.
+    """Reads the rows of a CSV file, see docs/batch.md.
 
     Args:
-        request: what empty cells and missing columns stand for.
-        names: what the model can edit, as of `EditRequest.check`.
+        request: defaults of empty cells and missing columns.
+        names: units that the model can edit, as in `EditRequest.check`.
 
     Raises:
-        MagicEditError: naming rows and columns, where the file or any row of it cannot be used.
+        MagicEditError: naming rows and columns, where the file or any row is unusable.
     """
     table = read_table(manifest)
     if not table.header:
@@ -179,7 +179,7 @@ def rows_of_manifest(
 
 
 def _column(name: str) -> str:
-    """Of this header: one of _PLACES or COLUMNS, or the canonical name of an action unit."""
+    """Returns the column of a header: one of _PLACES or COLUMNS, or the canonical name of an action unit."""
     written = name.lower().replace("-", "_").replace(" ", "_")
     known = (*_PLACES, *COLUMNS)
     if written in known:
@@ -202,7 +202,7 @@ def _row(
     beside: Path,
     expressions: dict[str, Expression],
 ) -> Row:
-    """One row of a manifest from its cells that are not empty, by column."""
+    """Builds one row of a manifest from its non-empty cells, by column."""
     if "photo" not in values:
         raise MagicEditError("names no photo")
     photo = _inside(values["photo"], "photo", "the folder of photographs")
@@ -229,7 +229,7 @@ def _row(
 
 
 def _inside(text: str, column: str, whole: str) -> Path:
-    """A path that cannot lead out of the folder it is relative to."""
+    """Returns a path that stays inside the folder it is relative to."""
     path = Path(text)
     if path.is_absolute() or ".." in path.parts or path == Path():
         raise MagicEditError(f"column {column}: expected a path inside {whole}, got {text!r}")
@@ -240,7 +240,7 @@ def _inside(text: str, column: str, whole: str) -> Path:
 
 
 def check_folders(folder: Path, output: Path) -> None:
-    """MagicEditError unless results of `folder` may be written to `output`, which need not exist."""
+    """Raises MagicEditError unless results of `folder` may be written to `output`, which may be missing."""
     if not folder.is_dir():
         raise ImageError(f"{folder} is not a folder of photographs")
     if output.exists() and not output.is_dir():
@@ -252,9 +252,9 @@ def check_folders(folder: Path, output: Path) -> None:
 
 
 def _check_outputs(rows: Sequence[Row], output: Path, name: Callable[[Row], str]) -> None:
-    """OutputError where two rows have one output, or one of them cannot be a picture.
+    """Raises OutputError where two rows share an output, or an output cannot be a picture.
 
-    Upper and lower case are one: they are on many disks, and results are copied to others.
+    Case is ignored: many file systems ignore it, and results may be copied to one.
     """
     first: dict[Path, Row] = {}
     for row in rows:
@@ -281,7 +281,7 @@ def _folded(path: Path) -> Path:
 
 
 def check_targets(rows: Iterable[Row], folder: Path, output: Path) -> None:
-    """OutputError where a link would lead a result out of the output folder, or onto a photograph.
+    """Raises OutputError where a link leads a result out of the output folder or onto a photograph.
 
     Args:
         output: exists.
@@ -306,7 +306,7 @@ def check_targets(rows: Iterable[Row], folder: Path, output: Path) -> None:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Of the file behind a path, whatever its name; None where there is none."""
+    """Returns the identity of the file behind a path, independent of its name; None if there is none."""
     try:
         status = path.stat()
     except OSError:

@@ -29,15 +29,15 @@ from magicedit.request import EditRequest
 
 @dataclass(frozen=True)
 class RowResult:
-    """What became of one row.
+    """Result of one row.
 
     Attributes:
-        row: what was to be done.
-        status: "done", "skipped" (as an earlier run left it) or "failed".
+        row: the edit.
+        status: "done", "skipped" (done by an earlier run) or "failed".
         reason: why it failed.
         seconds: of the edit.
-        faces: as `FaceEdit.to_json`; of a skipped row those of the run that made it.
-        left_alone: number of faces that were seen and not edited, see `EditResult`.
+        faces: as `FaceEdit.to_json`; for a skipped row, from the run that made it.
+        left_alone: number of detected faces that were not edited, see `EditResult`.
     """
 
     row: Row
@@ -49,9 +49,9 @@ class RowResult:
 
     @property
     def warnings(self) -> list[str]:
-        """Of all faces, each with the face's number."""
+        """Warnings of all faces, each with the face's number."""
         return [
-            f"face {face.get('face', number)}: {text}"  # journals of earlier versions do not say which
+            f"face {face.get('face', number)}: {text}"  # journals of earlier versions lack the number
             for number, face in enumerate(self.faces)
             for text in face["warnings"]
         ]
@@ -70,13 +70,13 @@ class RowResult:
 
 @dataclass(frozen=True)
 class BatchReport:
-    """What became of a batch.
+    """Result of a batch.
 
     Attributes:
         output: the folder of results, with the journal in it.
-        results: a row each, in the order of the rows.
+        results: one per row, in the order of the rows.
         seconds: wall time, loading of models included.
-        workers: how many processes edited; 0 where nothing was left to do.
+        workers: number of editing processes; 0 if nothing was left to do.
     """
 
     output: Path
@@ -121,23 +121,23 @@ def edit_folder(
 
         edit_folder("photos", "edited", EditRequest(add={"AU12": 3}))
 
-    Results have the photographs' names below `output`. Run again, it skips what is done: where the output
-    is there, and photograph, request and model are the same. A photograph that cannot be edited fails alone.
+    Results have the photographs' names below `output`. A repeated run skips finished edits: the
+    output exists, and photograph, request and model are unchanged. One failed photograph stops no other.
 
     Args:
-        output: made where it does not exist; results of other origin in it are not overwritten.
-        request: what is asked of each photograph.
+        output: created if missing; files from other sources in it are not overwritten.
+        request: the request for each photograph.
         model, device, dtype, backend: see `ExpressionEditor.from_pretrained`; "mini" by default.
-        optimize: first find this machine's fastest settings, see `ExpressionEditor.optimize`.
-        format: "png", "jpg", "webp" or "tif"; default: the photograph's own, PNG where that is not written.
-        workers: processes, each with a model of its own (1); above 1, a script that calls this needs
-            `if __name__ == "__main__":`. None: as many as pay on this machine.
-        force: edit again what is done, and replace results of other origin.
-        progress: a bar with the time left, on the standard error.
-        say: is told when the model begins to load, which takes a while.
+        optimize: find this machine's fastest settings first, see `ExpressionEditor.optimize`.
+        format: "png", "jpg", "webp" or "tif"; default: the photograph's own, PNG if that cannot be written.
+        workers: processes, each with its own model (default: 1); above 1, the calling script needs `if
+            __name__ == "__main__":`. None: a sensible number for this machine.
+        force: repeat finished edits, and replace files from other sources.
+        progress: show a bar with the time left on standard error.
+        say: called when the model begins to load, which takes a while.
 
     Raises:
-        MagicEditError: where nothing can be done at all; what fails of single rows is in the report.
+        MagicEditError: where the whole batch cannot run; errors of single rows are in the report.
     """
 
     def rows(settings: EditorSettings, format: str | None) -> list[Row]:
@@ -154,10 +154,10 @@ def edit_manifest(
     request: EditRequest | None = None,
     **options: Unpack[BatchOptions],
 ) -> BatchReport:
-    """Edits photographs of a folder as a CSV file says, one row an edit; see docs/batch.md for its columns.
+    """Edits photographs of a folder by a CSV file, one edit per row; docs/batch.md lists its columns.
 
     Args:
-        request: what empty cells stand for; default: nothing.
+        request: defaults of empty cells; default: an empty request.
 
     Everything else as `edit_folder`.
     """
@@ -181,11 +181,11 @@ def _run(
     say: Callable[[str], None] | None = None,
     **loaded: Any,
 ) -> BatchReport:
-    """What both share. loaded: what an `EditorSettings` says beside the folders."""
+    """Runs a batch for both functions. loaded: fields of `EditorSettings` other than the folders."""
     from tqdm import tqdm
 
     started = time.perf_counter()
-    # 1. The rows, and what is done already
+    # 1. The rows, and finished edits among them
     if workers is not None and workers < 1:
         raise MagicEditError(f"the number of workers must be at least 1, got {workers}")
     if format is not None and format not in FORMATS:
@@ -209,7 +209,7 @@ def _run(
     with Ledger(settings.output / JOURNAL, itemgetter("output")) as journal:
         if not force:
             _check_strangers(rows, settings, journal)
-        results: dict[Path, RowResult] = {}  # by output, of which every row has its own
+        results: dict[Path, RowResult] = {}  # by output, which is unique to each row
         for row in () if force else rows:
             if (entry := _kept(row, settings, model, journal)) is not None:
                 results[row.output] = _told(row, "skipped", entry)
@@ -229,7 +229,7 @@ def _run(
         )
         with bar:
             for row, outcome in edit_rows(settings, waiting, workers, begin) if waiting else ():
-                if outcome["state"] == "failed":  # what lies there now is of an earlier run, or replaceable
+                if outcome["state"] == "failed":  # an existing output is from an earlier run, or replaceable
                     outcome = outcome | {"left": (settings.output / row.output).exists()}
                 asked = {"request": row.request.to_json(), "model": model}
                 journal.add(_about(row, settings) | outcome | asked)
@@ -240,7 +240,7 @@ def _run(
 
 
 def _size_of_screen() -> dict[str, Any]:
-    """For tqdm, which shows nothing at all on a terminal that says it has no size, as some do."""
+    """Returns a size for tqdm, which shows nothing on terminals that report no size."""
     try:
         known = all(os.get_terminal_size(sys.stderr.fileno()))
     except (OSError, ValueError, AttributeError):  # no terminal, or no stderr
@@ -249,7 +249,7 @@ def _size_of_screen() -> dict[str, Any]:
 
 
 def _about(row: Row, settings: EditorSettings) -> dict[str, str]:
-    """Which output a line of the journal is about, and of which photograph it is."""
+    """Returns the output and the photograph that a line of the journal describes."""
     folder = os.path.relpath(settings.folder.resolve(), settings.output.resolve())
     return {"output": row.output.as_posix(), "photo": row.photo.as_posix(), "folder": folder}
 
@@ -262,14 +262,14 @@ def _result(row: Row, outcome: dict[str, Any]) -> RowResult:
 
 
 def _told(row: Row, status: str, entry: Mapping[str, Any]) -> RowResult:
-    """What became of a row by its outcome, or by the journal's entry, which earlier versions made shorter."""
+    """Returns the result of a row from its outcome or journal entry; earlier versions wrote fewer fields."""
     return RowResult(row, status, None, entry["seconds"], entry["faces"], entry.get("left_alone", 0))
 
 
 def _kept(
     row: Row, settings: EditorSettings, model: dict[str, Any], journal: Ledger
 ) -> dict[str, Any] | None:
-    """The journal's entry of a row that need not be edited again."""
+    """Returns the journal entry of a row that is already finished."""
     entry = journal.entries.get(row.output.as_posix(), {})
     if entry.get("state") != "done" or not (settings.output / row.output).is_file():
         return None
@@ -279,22 +279,22 @@ def _kept(
 
 
 def _same_model(earlier: Any, model: dict[str, Any]) -> bool:
-    """Whether they edit alike. A folder has many names: what its files say counts, where there are any."""
+    """Whether two models edit alike. A folder may have several names, so its files are compared, if any."""
     if model["digest"] is not None and isinstance(earlier, dict):
         return earlier | {"name": model["name"]} == model
     return earlier == model
 
 
 def _same_photo(entry: dict[str, Any], row: Row, settings: EditorSettings) -> bool:
-    """Whether a journal's entry is of a photograph that is, to the byte, the row's own."""
+    """Whether a journal entry's photograph equals the row's photograph to the byte."""
     try:
         return entry.get("photo_sha256") == sha256_of(settings.folder / row.photo)
     except OSError:
-        return False  # it will fail, and say why
+        return False  # its edit will fail with the reason
 
 
 def _check_strangers(rows: Sequence[Row], settings: EditorSettings, journal: Ledger) -> None:
-    """OutputError where files would be overwritten that are not of the same photographs by a run of ours."""
+    """Raises OutputError where a file would be overwritten that no run of ours made of that photograph."""
     strangers = [
         row.output
         for row in rows
@@ -309,7 +309,7 @@ def _check_strangers(rows: Sequence[Row], settings: EditorSettings, journal: Led
 
 
 def _is_ours(row: Row, settings: EditorSettings, journal: Ledger) -> bool:
-    """Whether an earlier run made what lies at the row's output, of the row's photograph."""
+    """Whether an earlier run made the file at the row's output from the row's photograph."""
     entry = journal.entries.get(row.output.as_posix(), {})
     made = entry.get("state") in ("begun", "done") or (entry.get("state") == "failed" and entry.get("left"))
     about = _about(row, settings)

@@ -1,4 +1,4 @@
-"""Editing the rows of a batch, in this process or in several with a model each."""
+"""Edits the rows of a batch, in this process or in several that each load a model."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +13,7 @@ from magicedit.files import sha256_of
 from magicedit.imaging import check_output, open_photo, save_image
 from magicedit.workers import cores, each
 
-# What became of a row: JSON-ready, with "state" "done" or "failed"
+# Result of a row: JSON-ready, with "state" "done" or "failed"
 Outcome = dict[str, Any]
 
 ROWS_A_WORKER = 6  # loading a model takes as long as a few edits
@@ -24,7 +24,7 @@ MEMORY_A_WORKER = 1.2e9  # bytes; with `mini` 0.8e9 were measured
 class EditorSettings:
     """What a worker loads, and the folders it reads and writes; see `ExpressionEditor.from_pretrained`.
 
-    optimize: whether it first finds this machine's fastest settings.
+    optimize: whether to find this machine's fastest settings first.
     """
 
     folder: Path
@@ -37,7 +37,7 @@ class EditorSettings:
 
 
 class Worker:
-    """An editor; called with a row, it makes one edit and writes it."""
+    """An editor that makes and writes one edit per call, given a row."""
 
     def __init__(self, settings: EditorSettings):
         from magicedit.editor import ExpressionEditor
@@ -50,7 +50,7 @@ class Worker:
             self.editor.optimize()
 
     def __call__(self, row: Row) -> Outcome:
-        """What became of the row. What fails is in it: one row must not end thousands."""
+        """Returns the result of the row, errors included: one row must not stop thousands."""
         started = time.perf_counter()
         source, target = self.settings.folder / row.photo, self.settings.output / row.output
         try:
@@ -62,7 +62,7 @@ class Worker:
             save_image(result.image, target, forbid=source)
         except MagicEditError as error:
             return failed(" ".join(str(error).split()))
-        except Exception as error:  # our own fault, and still not the other rows'
+        except Exception as error:  # a bug of ours must not stop the other rows
             return failed(f"{type(error).__name__}: {' '.join(str(error).split())}")
         return {
             "state": "done",
@@ -80,12 +80,12 @@ def failed(reason: str) -> Outcome:
 def edit_rows(
     settings: EditorSettings, rows: Sequence[Row], workers: int, begin: Callable[[Row], None]
 ) -> Iterator[tuple[Row, Outcome]]:
-    """Rows with what became of them, see `magicedit.workers.each`; MagicEditError without a model."""
+    """Yields rows with their results, see `magicedit.workers.each`; MagicEditError without a model."""
     return each(partial(Worker, settings), rows, workers, lambda row, reason: failed(reason), begin)
 
 
 def sensible_workers(rows: int, device: str | None) -> int:
-    """One a core, as far as memory and the number of rows make it worth while; on a GPU one alone."""
+    """Returns one worker per core, limited by memory and the number of rows; on a GPU only one."""
     import psutil
 
     on_gpu = Path("/dev/nvidia0").exists() if device is None else device != "cpu"

@@ -1,7 +1,7 @@
-"""More photographs of a person from one: warped by the muscles of the face, with the labels that follow.
+"""More photographs of a person from one: warps by face muscles, with the resulting labels.
 
-The commands are drawn so that the labels stay within 0 to 5; `magicedit.data.pairs` draws others for pairs
-that are warped while a model trains. What comes of these, any trainer can read.
+The commands are drawn so that the labels stay within 0 to 5. `magicedit.data.pairs` draws its own commands
+for pairs warped during training. Any trainer can read the photographs made here.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from magicedit.action_units import EMOTIONS, NAMES, to_vector
 from magicedit.vocabulary import INTENSITY_RANGE
 from magicedit.warping import displacement_fields, embedded_mouths, warp_landmarks, warp_photo
 
-# AUs that come together in faces
+# AUs that occur together in faces
 COMPANIONS = (*EMOTIONS.values(), ("AU12", "AU25"), ("AU6", "AU12"), ("AU25", "AU26"), ("AU1", "AU2"))
 TOGETHER = 0.35  # probability of companions instead of one or two AUs
 _STRIDE = 8  # px between samples of the fields; crops are multiples of it
@@ -23,7 +23,7 @@ _STRIDE = 8  # px between samples of the fields; crops are multiples of it
 @dataclass(frozen=True, eq=False)
 class Variant:
     """A warped crop: pixels (size, size, 3) uint8 RGB, landmarks (478, 2) px, action_units: intensity by
-    name, command: by name the steps it was warped by."""
+    name, command: steps of the warp by name."""
 
     pixels: np.ndarray
     landmarks: np.ndarray
@@ -38,7 +38,7 @@ def muscle_variants(
     count: int,
     name: str,
 ) -> Iterator[Variant]:
-    """`count` warps of a crop, by the same commands for the same `name` whatever else there is.
+    """Yields `count` warps of a crop, by commands drawn with a seed from `name`.
 
     pixels (size, size, 3) uint8, landmarks (478, 2) px: of the crop. action_units: its intensities 0..5.
     Opened mouths show the teeth of the embedded mouths.
@@ -59,7 +59,7 @@ def muscle_variants(
 
 
 def _command(rng: np.random.Generator, action_units: dict[str, float]) -> dict[str, float]:
-    """Steps by AU that lead to intensities drawn evenly from the whole range."""
+    """Returns steps by AU that lead to intensities drawn uniformly from the whole range."""
     if rng.random() < TOGETHER:
         chosen = COMPANIONS[rng.integers(len(COMPANIONS))]
     else:

@@ -18,7 +18,7 @@ _VARIANTS_NOTE = """- Beside each training photograph stand {count} that a model
 
 
 def read_description(folder: str | Path) -> dict[str, Any]:
-    """What magicedit.json of a dataset says. DatasetError where there is none, or of another format."""
+    """Reads magicedit.json of a dataset. DatasetError if it is missing or has another format."""
     path = Path(folder) / DESCRIPTION_FILE
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
@@ -38,7 +38,7 @@ def read_description(folder: str | Path) -> dict[str, Any]:
 
 
 def up_to_date(output: Path, fingerprint: str) -> dict[str, Any] | None:
-    """The report of the earlier run, if it had the same input and finished."""
+    """Returns the report of the earlier run if it had the same input and finished."""
     description, report = _earlier(output)
     complete = description.get("fingerprint") == fingerprint and all(
         any((output / "data").glob(f"{split}-*.parquet")) for split in report["photographs"]
@@ -47,7 +47,7 @@ def up_to_date(output: Path, fingerprint: str) -> dict[str, Any] | None:
 
 
 def failed_before(output: Path, settings: Mapping[str, Any]) -> dict[str, str]:
-    """By SHA-256, why photographs could not be used in an earlier run with these settings."""
+    """Returns by SHA-256 why photographs were unusable in an earlier run with these settings."""
     description, report = _earlier(output)
     if description.get("settings") != settings:
         return {}
@@ -55,7 +55,7 @@ def failed_before(output: Path, settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _earlier(output: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What magicedit.json and report.json of the earlier run say; empty where one of them is missing."""
+    """Returns magicedit.json and report.json of the earlier run; empty if one of them is missing."""
     try:
         description, report = (output / DESCRIPTION_FILE, output / REPORT_FILE)
         return json.loads(description.read_text("utf-8")), json.loads(report.read_text("utf-8"))
@@ -66,7 +66,7 @@ def _earlier(output: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def count_by_split(
     identities: Iterable[str], splits: Mapping[str, str], variants: int
 ) -> dict[str, dict[str, int]]:
-    """Photographs, identities and pairs by split.
+    """Returns the counts of photographs, identities and pairs by split.
 
     identities: one for each photograph. splits: identity -> split. variants: of each training photograph.
     """
@@ -86,7 +86,7 @@ def count_by_split(
 
 
 def write_descriptions(output: Path, report: Mapping[str, Any], description: Mapping[str, Any]) -> None:
-    """Writes the three files, each whole or not at all, magicedit.json last."""
+    """Writes the three files, each atomically, magicedit.json last."""
     _write_text(output / REPORT_FILE, json.dumps(report, indent=2, ensure_ascii=False))
     _write_text(output / CARD_FILE, _card(description))
     _write_text(output / DESCRIPTION_FILE, json.dumps(description, indent=2, ensure_ascii=False))
@@ -99,7 +99,7 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def _card(description: Mapping[str, Any]) -> str:
-    """Dataset card; its YAML head tells `datasets` which files are which split."""
+    """Returns the dataset card; its YAML header maps files to splits for `datasets`."""
     counts = description["photographs"]
     files = "\n".join(f"  - split: {split}\n    path: data/{split}-*.parquet" for split in counts)
     rows = "\n".join(

@@ -1,6 +1,6 @@
-"""Action-unit labels from the files of other tools, brought to names AU1..AU45 and intensities 0 to 5.
+"""Action-unit labels from the files of other tools, converted to names AU1..AU45 and intensities 0 to 5.
 
-Which tools, by which columns: `magicedit.tables`.
+`magicedit.tables` lists the tools and their columns.
 """
 
 import math
@@ -21,7 +21,7 @@ PHOTO_SUFFIXES = tuple(
 
 @dataclass(frozen=True)
 class LabelFile:
-    """What a label file holds.
+    """Content of a label file.
 
     tool: "OpenFace", "py-feat", "LibreFace" or "AU columns". scale: the number that the file writes for full
     intensity. intensities: by photograph name, then by action unit, rescaled to 0..5.
@@ -33,24 +33,24 @@ class LabelFile:
 
 
 def read_labels(path: str | Path, scale: float | None = None) -> dict[str, dict[str, float]]:
-    """Read a CSV file, or a folder of CSV files, of OpenFace 2, py-feat or LibreFace.
+    """Reads a CSV file, or a folder of CSV files, of OpenFace 2, py-feat or LibreFace.
 
     The photograph's name is taken from a column such as `input` or `filename`; a file without one describes
     one photograph and carries its name (`001/neutral.csv`), as OpenFace and LibreFace write it. Where a
     photograph has several rows (faces), the row of the largest face counts.
 
     Args:
-        scale: the number that the file writes for full intensity, such as 1 or 5; needed where the header
-            does not tell it, and stronger than the header where it does.
+        scale: the number for full intensity in the file, such as 1 or 5; needed if the header does not state
+            it, and overrides the header otherwise.
 
     Returns: photograph name or path, as written in the file, to {"AU12": intensity 0..5}.
-    Raises: DatasetError for a missing or malformed file, a scale that cannot be told, values outside it.
+    Raises: DatasetError for a missing or malformed file, an unknown scale, or values outside it.
     """
     return read_label_file(path, scale).intensities
 
 
 def read_label_file(path: str | Path, scale: float | None = None) -> LabelFile:
-    """As `read_labels`, with the tool and the scale that were found."""
+    """Like `read_labels`, but also returns the detected tool and scale."""
     path = Path(path)
     if scale is not None and not (math.isfinite(scale) and scale > 0):
         raise DatasetError(f"--labels-scale must be a number above 0 (full intensity, e.g. 5), got {scale!r}")
@@ -68,13 +68,13 @@ def read_label_file(path: str | Path, scale: float | None = None) -> LabelFile:
 
 
 def match_labels(names: Iterable[str], sources: Iterable[str]) -> dict[str, str]:
-    """Which label belongs to which photograph: {source: label name}.
+    """Assigns labels to photographs: {source: label name}.
 
-    A label matches where its path ends with the photograph's relative path or the other way round, file
-    extensions aside; else by the filename's stem, if that is unique among labels and photographs. Sources
-    without a label are absent from the result.
+    A label matches if its path ends with the photograph's relative path or vice versa, without file
+    extensions; else by the filename's stem, if that is unique among labels and photographs. Sources without a
+    label are absent from the result.
 
-    Raises: DatasetError where a label could be of several photographs, or several labels are of one.
+    Raises: DatasetError where a label matches several photographs, or several labels match one.
     """
     sources, names = sorted(sources), sorted(names)
     by_stem: dict[str, list[str]] = defaultdict(list)
@@ -142,7 +142,7 @@ def _read_csv(path: Path, name: str, scale: float | None) -> LabelFile:
 
 
 def _units(table: Table, scale: float | None) -> Units:
-    """The columns of whole action units, on the given scale or the tool's own."""
+    """Returns the columns of whole action units, on the given scale or the tool's own."""
     if not table.header:
         raise DatasetError(
             f"the label file {table.path} is empty; expected CSV of OpenFace, py-feat or LibreFace"
@@ -165,7 +165,7 @@ def _units(table: Table, scale: float | None) -> Units:
 
 
 def _face_size(table: Table, cells: Mapping[str, str]) -> float:
-    """Area or extent of the row's face by whatever the tool wrote, else its confidence, else 0."""
+    """Returns area or extent of the row's face from the tool's columns, else its confidence, else 0."""
     try:
         box = [table.number(cells, c) for c in table.columns("facerectwidth", "facerectheight")]
         jaw = [table.number(cells, c) for c in table.columns("x_0", "x_16")]  # OpenFace's corners, 2-D

@@ -1,4 +1,4 @@
-"""Measuring photographs: from a file to a row of the dataset that lacks only its labels."""
+"""Measures photographs: turns a file into a row of the dataset without labels."""
 
 import threading
 from collections.abc import Iterable, Mapping
@@ -16,7 +16,7 @@ from magicedit.errors import ImageError
 from magicedit.faces import FaceBackend, align, crop_face, load_backend
 from magicedit.imaging import open_photo
 
-MAX_YAW, MAX_PITCH = 40.0, 30.0  # degrees; beyond, half of the face is hidden and its landmarks are guesses
+MAX_YAW, MAX_PITCH = 40.0, 30.0  # degrees; beyond, half of the face is hidden and its landmarks unreliable
 _WORK_ROWS = 64  # photographs between two writes to the work folder
 
 
@@ -29,7 +29,7 @@ def measure_all(
     jobs: int,
     progress: bool,
 ) -> dict[str, str]:
-    """Measure into files under `work`, add them to `places`; returns {sha256: why it cannot be used}."""
+    """Measures into files under `work` and adds them to `places`; returns {sha256: reason of rejection}."""
     own = threading.local()  # backends are not safe to share between threads
 
     def measure(source: Source) -> tuple[Source, Row | str]:
@@ -54,7 +54,7 @@ def measure_all(
             rows.clear()
 
     with ExitStack() as stack:
-        stack.callback(flush)  # whatever stops the loop, Ctrl-C included, keeps what has been measured
+        stack.callback(flush)  # measurements are kept however the loop stops, Ctrl-C included
         pool = stack.enter_context(ThreadPoolExecutor(jobs))
         outcomes: Iterable = pool.map(measure, pending) if jobs > 1 else map(measure, pending)
         for source, outcome in tqdm(
@@ -70,11 +70,11 @@ def measure_all(
 
 
 def _measure(source: Source, backend: FaceBackend, settings: Mapping[str, Any]) -> Row | str:
-    """The row of a photograph, its labels still missing; or why it cannot be used."""
+    """Returns the row of a photograph without labels, or the reason of its rejection."""
     try:
         photo = open_photo(source.path)
     except ImageError as error:
-        return str(error).replace(str(source.path), source.name)  # the report tells nothing of this machine
+        return str(error).replace(str(source.path), source.name)  # the report names no paths of this machine
     faces = backend.detect(photo.pixels)
     if not faces:
         return "no face found"
@@ -92,7 +92,7 @@ def _measure(source: Source, backend: FaceBackend, settings: Mapping[str, Any]) 
         "mask": encoded_region(landmarks, size, face.scheme),
         "identity": source.identity,
         "source": source.name,
-        "action_units": [],  # comes with the labels, when the dataset is written
+        "action_units": [],  # filled from the labels when the dataset is written
         "measured": [face.action_units.get(name, np.nan) for name in MEASURED] if face.action_units else [],
         "landmarks": np.asarray(landmarks, np.float32).reshape(-1).tolist(),
         "scheme": face.scheme,

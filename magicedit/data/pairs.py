@@ -1,4 +1,4 @@
-"""From a prepared dataset to training pairs: two pictures of one identity and the AUs that differ."""
+"""Training pairs from a prepared dataset: two pictures of one identity and their AU difference."""
 
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -40,14 +40,14 @@ ROTATION = 0.15  # radians, both ways
 SCALE = (0.95, 1.15)
 SHIFT = 0.04  # of the side, both ways
 GAIN, BIAS = (0.75, 1.25), 0.15  # by channel, of values in [-1, 1]
-# Pictures are held larger than they are returned, for turning and scaling them costs sharpness.
+# Pictures are stored larger than they are returned, because rotation and scaling cost sharpness.
 WORKING_SCALE = 4 / 3
 
 # Commands of warped pairs
 SOURCE_WARPED = 0.2  # probability; else the source is the photograph itself
 AU_COUNTS = (0, 1, 1, 1, 2, 3)  # how many AUs a command changes, equally likely
 INTENSITIES = (-2.0, 5.0)  # intensity steps
-TOGETHER = 0.25  # probability of AUs that come together in faces, all upwards, instead
+TOGETHER = 0.25  # probability of AUs that occur together in faces, all upwards, instead
 # Probability and scale of commands that are small: users ask for small changes
 SLIGHT, SLIGHT_SCALE = 0.2, 0.2
 
@@ -58,8 +58,8 @@ EXAMPLE_REQUESTS = ("AU12=+3", "AU1=+3,AU2=+3", "AU4=+3", "AU5=+3", "AU15=+3", "
 class Record:
     """One photograph of the dataset.
 
-    action_units: (aus,) float32, 0..5, in the order that the PairDataset was asked for. landmarks: (points,
-    2) float32, px of the stored crop. pose: yaw, pitch, roll in degrees, or empty.
+    action_units: (aus,) float32, 0..5, in the order of the PairDataset. landmarks: (points, 2) float32, px of
+    the stored crop. pose: yaw, pitch, roll in degrees, or empty.
     """
 
     identity: str
@@ -70,13 +70,13 @@ class Record:
 
 
 class Draw(NamedTuple):
-    """What sample n is made of.
+    """The random draw that defines sample n.
 
     source, target: record indices, equal in a warped pair. au_delta: (aus,) float32, target minus source in
-    intensity steps; all zero where `dropped`. source_command, target_command: (aus,) what the two pictures
-    are warped by. mouth: embedded one whose teeth an opened mouth shows, None: it is dark. matrix: (2, 3)
-    from pixels of the held pictures to pixels of the returned ones, None without augmentation; then mirrored
-    where `flip`; then value * gain + bias by channel, in [-1, 1].
+    intensity steps; all zero where `dropped`. source_command, target_command: (aus,) AU steps that warp the
+    two pictures. mouth: embedded mouth whose teeth an opened mouth shows; None: dark. matrix: (2, 3) from
+    pixels of the stored pictures to pixels of the returned ones, None without augmentation; then mirrored if
+    `flip`; then value * gain + bias by channel, in [-1, 1].
     """
 
     source: int
@@ -96,26 +96,25 @@ class Draw(NamedTuple):
 class PairDataset(torch.utils.data.Dataset):
     """Samples of a dataset that `prepare` wrote.
 
-    `dataset[n]` is defined for every n >= 0 and depends on nothing but (seed, n), whichever process asks and
-    in whichever order. `len` is the number of photographs.
+    `dataset[n]` is defined for every n >= 0 and depends only on (seed, n), for every process and order. `len`
+    is the number of photographs.
 
     A sample: source, target, condition: (3, resolution, resolution) float32 in [-1, 1], the condition image
-    drawn from the *target* of a real pair, whose head may be turned otherwise, and from the *source* of a
-    warped one, because the target's jaw would tell the expression; au_delta: (aus,) float32, target minus
-    source in intensity steps, zero with probability `au_dropout`; kind: 0 real, 1 warped; source_index,
-    target_index: positions in `records`; and what is known about how the target follows from the source:
+    is drawn from the *target* of a real pair, whose head pose may differ, and from the *source* of a warped
+    one, because the target's jaw would reveal the expression; au_delta: (aus,) float32, target minus source
+    in intensity steps, zero with probability `au_dropout`; kind: 0 real, 1 warped; source_index,
+    target_index: positions in `records`; and the known relation of target to source:
     flow: (resolution, resolution, 2) float32 px, x then y, with target(p) = source(p + flow(p)), NaN where
-    that is not known: between opened lips, outside the face of a real pair, and in all of a pair whose source
-    is warped too. mask: (resolution, resolution), how much of the target movement does not explain, 0..1, NaN
-    where not known. weight: (resolution, resolution), how much a pixel counts: 1, around the lips
-    `LIPS_WEIGHT`; of a real pair 0 where source and target cannot be compared, see
-    `magicedit.warping.correspondence`.
+    unknown: between opened lips, outside the face of a real pair, and everywhere if the source is warped too.
+    mask: (resolution, resolution), share of the target that movement does not explain, 0..1, NaN where
+    unknown. weight: (resolution, resolution), weight of each pixel: 1, around the lips `LIPS_WEIGHT`; in a
+    real pair 0 where source and target cannot be compared, see `magicedit.warping.correspondence`.
 
     With probability `warped` a sample is one photograph, warped by random AUs (and in one of five cases its
     source by others): `au_delta` is then the commanded difference, exact by construction, and both pictures
-    agree to the pixel elsewhere. Else it is two photographs of one identity, either way round, identities
-    equally likely: `au_delta` is then the difference of their labels as they stand in the dataset, with the
-    estimator's noise (and with MediaPipe little but noise for AU6, AU9 and AU15).
+    agree to the pixel elsewhere. Else it is two photographs of one identity in either order, with identities
+    equally likely: `au_delta` is then the difference of their labels in the dataset, including the
+    estimator's noise (with MediaPipe mostly noise for AU6, AU9 and AU15).
 
     Args:
         folder: what `prepare` wrote.
@@ -123,19 +122,19 @@ class PairDataset(torch.utils.data.Dataset):
         resolution: side of the returned pictures in px, at most the dataset's crop size.
         warped: probability of a warped pair.
         augment: turn, scale, shift, mirror, and change gain and bias of all three pictures alike. Without it
-            and with warped=0, the pictures depend on their record alone and can be cached: see `pair`,
+            and with warped=0, the pictures depend only on their record and can be cached: see `pair`,
             `record_images`.
-        relations: whether samples say how the target follows from the source; if not, they have no flow,
-            mask and weight.
-        zero_keeps: whether the target of a pair whose AUs are dropped is its source, so that a zero vector
-            means "keep"; if not, the target stays and zero means "any expression", as published.
+        relations: whether samples contain the relation of target to source; if not, they have no flow, mask
+            and weight.
+        zero_keeps: whether a pair with dropped AUs has its source as target, so that a zero vector means
+            "keep"; if not, the target stays and zero means "any expression", as published.
         teeth: whether warped mouths that open show the teeth of embedded mouths; if not, they are dark.
-        action_units: which AUs, in which order; the dataset must have labels of all of them.
-        memory: bytes of pictures and displacement fields that one process may hold; what does not fit is
-            decoded and computed again when needed.
+        action_units: the AUs in order; the dataset must have labels for all of them.
+        memory: bytes of pictures and displacement fields that one process may cache; the rest is decoded and
+            computed again when needed.
 
-    Raises: DatasetError for a folder that is no such dataset, an empty or missing split, other action units,
-    a split without real pairs where `warped` < 1, or landmarks that cannot be warped where `warped` > 0.
+    Raises: DatasetError for a folder without such a dataset, an empty or missing split, other action units, a
+    split without real pairs where `warped` < 1, or landmarks that cannot be warped where `warped` > 0.
     """
 
     def __init__(
@@ -185,7 +184,7 @@ class PairDataset(torch.utils.data.Dataset):
                 "set warped to 1, or add photographs: one sub-folder per person, two or more in each"
             )
         self._working_size = self._choose_working_size() if augment else resolution
-        # Coarser for large pictures: the fields are smooth, and a grid of about 32 shows all there is.
+        # Coarser for large pictures: the fields are smooth, and a grid of about 32 resolves them.
         self._stride = next(
             (s for s in (16, 8, 4, 2) if self._working_size % s == 0 and self._working_size // s >= 24), 1
         )
@@ -223,7 +222,7 @@ class PairDataset(torch.utils.data.Dataset):
         }
 
     def pair(self, n: int) -> Draw:
-        """What `dataset[n]` is made of, drawn without touching a pixel."""
+        """Returns the draw that defines `dataset[n]`, without reading pixels."""
         if n < 0:
             raise IndexError(f"samples are numbered from 0, got {n}")
         rng = np.random.default_rng((self.seed, int(n)))
@@ -266,20 +265,20 @@ class PairDataset(torch.utils.data.Dataset):
         )
 
     def record_images(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """A record's picture and its condition image, (3, resolution, resolution) in [-1, 1], as they are."""
+        """A record's picture and its condition image, (3, resolution, resolution) in [-1, 1], unmodified."""
         pixels = _resized(self._stored(index), self.resolution)
         condition = condition_image(pixels, self._landmarks(index, self.resolution), self.scheme)
         return to_tensor(pixels), to_tensor(condition)
 
     def landmarks(self, index: int) -> np.ndarray:
-        """(points, 2) float32 px of a record's picture at `resolution`, as `record_images` has it."""
+        """Returns (points, 2) float32 px of a record's picture at `resolution`, as in `record_images`."""
         return self._landmarks(index, self.resolution)
 
     def examples(self, count: int = 4, requests: Sequence[str] = EXAMPLE_REQUESTS) -> list[dict[str, Any]]:
-        """The same few faces every time, for preview grids: of each identity its least expressive photograph.
+        """Returns a fixed set of faces for preview grids: the least expressive photograph of each identity.
 
-        source and condition: as in `record_images`, for an edit knows no target. requests: those of
-        `requests` whose AUs the dataset was opened with; au_deltas: the same as (requests, aus) float32.
+        source and condition: as in `record_images`, because an edit has no target. requests: those of
+        `requests` whose AUs are among the dataset's; au_deltas: the same as (requests, aus) float32.
         identity; index in `records`.
         `count` faces, or as many as there are.
         """
@@ -321,7 +320,7 @@ class PairDataset(torch.utils.data.Dataset):
         return command * np.float32(SLIGHT_SCALE) if rng.random() < SLIGHT else command
 
     def _placement(self, rng: np.random.Generator) -> np.ndarray:
-        """A random similarity, (2, 3), from held to returned pictures."""
+        """Returns a random similarity, (2, 3), from stored to returned pictures."""
         held, size = self._working_size, self.resolution
         angle, scale = rng.uniform(-ROTATION, ROTATION), rng.uniform(*SCALE) * size / held
         linear = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -350,7 +349,7 @@ class PairDataset(torch.utils.data.Dataset):
         return pixels, landmarks
 
     def _relation(self, draw: Draw) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Flow, mask and weight of a pair, see the class."""
+        """Returns flow, mask and weight of a pair, see the class."""
         size = self._working_size
         weight = np.ones((size, size), np.float32)
         same = draw.source == draw.target and np.array_equal(draw.source_command, draw.target_command)
@@ -377,7 +376,7 @@ class PairDataset(torch.utils.data.Dataset):
         return tuple(np.ascontiguousarray(values, np.float32) for values in (flow, mask, weight))
 
     def _placed(self, values: np.ndarray, draw: Draw) -> np.ndarray:
-        """Values at the pixels of a held picture, turned, scaled, shifted and mirrored as drawn."""
+        """Returns values of a stored picture's pixels, rotated, scaled, shifted and mirrored as drawn."""
         if draw.matrix is not None:
             side = (self.resolution, self.resolution)
             values = cv2.warpAffine(
@@ -386,14 +385,14 @@ class PairDataset(torch.utils.data.Dataset):
         return values[:, ::-1] if draw.flip else values
 
     def _mirrored(self, landmarks: np.ndarray) -> np.ndarray:
-        """Landmarks of the mirrored picture, as far as the condition image needs them."""
+        """Returns the landmarks of the mirrored picture that the condition image needs."""
         mirrored = landmarks[self._mirror_order]
         mirrored[:, 0] = self.resolution - 1 - mirrored[:, 0]
         return mirrored
 
     # --- records ---
     def _read_records(self) -> tuple[list[Record], list[tuple[Path, int, int]]]:
-        """The split's records, and where each picture lies: file, row group, row in it."""
+        """Returns the split's records, and the place of each picture: file, row group, row in it."""
         files = sorted((self.folder / "data").glob(f"{self.split}-*.parquet"))
         if not files:
             there = ", ".join(self.description.get("photographs", {})) or "none"
@@ -430,7 +429,7 @@ class PairDataset(torch.utils.data.Dataset):
         return records, places
 
     def _columns(self) -> list[int]:
-        """Where the dataset's labels have the action units."""
+        """Returns the positions of the action units in the dataset's labels."""
         labelled = self.description["action_units"]
         if missing := [name for name in self.action_units if name not in labelled]:
             raise DatasetError(
@@ -440,7 +439,7 @@ class PairDataset(torch.utils.data.Dataset):
         return [labelled.index(name) for name in self.action_units]
 
     def _real_pairs(self) -> list[np.ndarray]:
-        """Record indices of each identity with two photographs or more."""
+        """Returns the record indices of each identity with two photographs or more."""
         members: dict[str, list[int]] = defaultdict(list)
         for index, record in enumerate(self.records):
             members[record.identity].append(index)
@@ -450,11 +449,11 @@ class PairDataset(torch.utils.data.Dataset):
         wanted = int(np.ceil(self.resolution * WORKING_SCALE / 16)) * 16  # strides divide it
         return min(wanted, self.description["crop_size"])
 
-    # --- pictures, held or made ---
+    # --- pictures, cached or computed ---
     def _stored(self, index: int) -> np.ndarray:
         """The crop as the dataset has it, (crop_size, crop_size, 3) uint8."""
         path, group, row = self._places[index]
-        with pq.ParquetFile(path) as file:  # opened each time: an open file cannot go to worker processes
+        with pq.ParquetFile(path) as file:  # opened each time: worker processes cannot inherit an open file
             column = file.read_row_group(group, ["image"]).column(0)
         return decoded(column[row].as_py())
 
@@ -466,7 +465,7 @@ class PairDataset(torch.utils.data.Dataset):
         return (self.records[index].landmarks + 0.5) * factor - 0.5  # pixel centres at whole numbers
 
     def _correspondence(self, source: int, target: int) -> Correspondence:
-        """Of two held pictures."""
+        """Relates two stored pictures."""
         size = self._working_size
         return self._held.get(
             ("correspondence", source, target),
@@ -477,7 +476,7 @@ class PairDataset(torch.utils.data.Dataset):
         )  # fmt: skip
 
     def _fields(self, index: int) -> np.ndarray:
-        """Displacement fields of a held picture."""
+        """Returns the displacement fields of a stored picture."""
         size = self._working_size
         return self._held.get(
             ("fields", index),
@@ -486,23 +485,23 @@ class PairDataset(torch.utils.data.Dataset):
 
 
 def _mirror_order(scheme: Scheme) -> np.ndarray:
-    """For each landmark the one whose place it takes in the mirror, along the face's outline; others stay.
+    """Returns the mirror partner of each landmark of the face's outline; other landmarks map to themselves.
 
     The condition image colours the jaw from the subject's right to the left, which the mirror swaps.
     """
     order = np.arange(LANDMARK_COUNTS[scheme])
-    # In place of coordinates: the contours then tell landmark numbers
+    # Used instead of coordinates: the contours then return landmark numbers
     numbers = np.stack([order, order], axis=1)
     jaw = jaw_contour(numbers, scheme)[:, 0].astype(int)
     order[jaw] = jaw[::-1]
-    if scheme == "mediapipe478":  # 68 points have no forehead; there the outline is made from the jaw
+    if scheme == "mediapipe478":  # 68 points have no forehead; their outline comes from the jaw
         oval = face_oval(numbers, scheme)[:, 0].astype(int)  # starts at the top of the forehead
         order[oval] = oval[-np.arange(len(oval))]
     return order
 
 
 class _Held:
-    """Arrays, or what has `nbytes`, by key up to a number of bytes; those unused for longest go first."""
+    """Cache of objects with `nbytes`, up to a number of bytes; evicts the least recently used first."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity, self._bytes = capacity, 0
@@ -521,5 +520,5 @@ class _Held:
 
 
 def _resized(pixels: np.ndarray, size: int) -> np.ndarray:
-    """A square picture at `size` px a side, never larger than it is: the constructor sees to it."""
+    """Reduces a square picture to `size` px a side; the constructor ensures that it is no smaller."""
     return pixels if len(pixels) == size else cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA)

@@ -7,11 +7,11 @@ becomes a folder that `datasets.load_dataset` reads as it is:
 
     DATASET/data/train-00000.parquet, validation-00000.parquet    one row per photograph, see `features`
     DATASET/magicedit.json    what the columns mean: action-unit order, labeller, crop size, counts
-    DATASET/report.json       what became of every source: rejects with reasons, notes
+    DATASET/report.json       result for every source: rejects with reasons, notes
     DATASET/README.md         dataset card
 
 Running it again with the same photographs and settings writes nothing; with some photographs new or changed,
-only these are measured. A run that was interrupted goes on where it stopped.
+only these are measured. Interrupted runs resume.
 """
 
 import dataclasses
@@ -40,14 +40,13 @@ DEFAULT_VARIANTS = 4
 
 @dataclass(frozen=True)
 class PrepareReport:
-    """What became of a folder of photographs.
+    """Result of preparing a folder of photographs.
 
-    photographs, identities, pairs: counts by split; a pair is two photographs of one identity, one way round.
+    photographs, identities, pairs: counts by split; a pair is two photographs of one identity, in one order.
     rejected: {"source", "reason", ...} of every photograph left out; notes: {"source", "note"} of kept ones.
-    ignored: files in the folder that are no photographs. variants: warped ones written beside each training
-    photograph, which `pairs` counts and `photographs` does not. measured, reused: photographs that went
-    through the face backend in this run, and that an earlier run had measured. unchanged: nothing had to be
-    written.
+    ignored: files in the folder that are not photographs. variants: warped copies of each training
+    photograph, counted in `pairs` but not in `photographs`. measured, reused: photographs measured by the
+    face backend in this run and in earlier runs. unchanged: whether nothing had to be written.
     """
 
     output: str
@@ -102,27 +101,27 @@ def prepare_dataset(
     force: bool = False,
     progress: bool = True,
 ) -> PrepareReport:
-    """Measure, align and mask the photographs of `folder` and write the dataset `output`.
+    """Measures, aligns and masks the photographs of `folder` and writes the dataset `output`.
 
     Args:
         size: side of the aligned crops in pixels, a multiple of 8.
         labels: CSV file or folder of CSV files of OpenFace, py-feat or LibreFace, in place of the face
             backend's own action units; a photograph without a label is rejected.
-        labels_scale: the number that the label file writes for full intensity, where its header tells none.
+        labels_scale: the number for full intensity in the label file, if its header does not state it.
         backend: name for `magicedit.faces.load_backend`, or a backend.
         validation: identities (folder names; file names of loose photographs) of the validation split.
-        validation_fraction: instead of `validation`, the share of identities to validate on. Who is decided
-            by a hash of the identity's name, so that adding photographs moves nobody between splits; with few
-            identities the share is met roughly.
+        validation_fraction: instead of `validation`, the share of identities to validate on. A hash of the
+            identity's name decides, so that adding photographs moves no identity between splits; with few
+            identities the share is approximate.
         image_format: "jpeg" (quality 95, full chroma) or "png" (lossless, about five times the size).
-        augment: "muscles": beside each photograph of the training split write `variants` (4) that are warped
-            by a model of the face's muscles, labelled by what was commanded (see `magicedit.warping`), so
-            that a single photograph makes pairs. Needs MediaPipe's landmarks.
-        jobs: photographs measured at the same time; more than one needs `backend` by name.
-        force: measure again what an earlier run has measured.
+        augment: "muscles": for each training photograph, also write `variants` (default: 4) copies warped by
+            a model of the face's muscles and labelled by the command (see `magicedit.warping`), so that a
+            single photograph makes pairs. Needs MediaPipe's landmarks.
+        jobs: photographs measured in parallel; more than one needs `backend` by name.
+        force: repeat the measurements of earlier runs.
 
-    Raises: DatasetError when there is nothing to prepare, when nothing is usable, for contradicting
-    settings, or when `output` holds something else than a dataset of ours.
+    Raises: DatasetError when there is nothing to prepare, when nothing is usable, for contradicting settings,
+    or when `output` holds anything but a dataset of ours.
     """
     started = time.perf_counter()
     folder, output, validation = Path(folder), Path(output), sorted(set(validation))
@@ -135,16 +134,16 @@ def prepare_dataset(
     def report(content: dict[str, Any], **counts: int) -> PrepareReport:
         return PrepareReport(str(output), **content, **counts, seconds=time.perf_counter() - started)
 
-    # 1. Which photographs, of whom, in which split, with which labels
+    # 1. Photographs, identities, splits and labels
     sources = find_sources(folder, output, validation, validation_fraction, labels, labels_scale)
     found = len(sources.photographs)
 
-    # 2. Is all of it there already?
+    # 2. Is the dataset up to date?
     fingerprint = sources.fingerprint(settings, variants)
     if not force and (before := up_to_date(output, fingerprint)):
         return report(before, reused=found, unchanged=True)
 
-    # 3. Measure what no earlier run has measured with these settings
+    # 3. Measure photographs that no earlier run measured with these settings
     output.mkdir(parents=True, exist_ok=True)
     if force:
         shutil.rmtree(output / WORK, ignore_errors=True)
@@ -191,7 +190,7 @@ def _check_measuring(size: int, image_format: str, backend: str | FaceBackend, j
 
 
 def _checked_variants(augment: str | None, variants: int | None, backend: str | FaceBackend) -> int:
-    """How many variants of each photograph to write."""
+    """Returns the number of variants to write for each photograph."""
     if augment not in (None, "muscles"):
         raise DatasetError(f'augment must be "muscles" or nothing, got {augment!r}')
     if variants is not None and not augment:

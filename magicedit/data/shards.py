@@ -32,19 +32,19 @@ if TYPE_CHECKING:
     import datasets
 
 MEASURED = tuple(FACS)
-WORK = ".work"  # what an interrupted run has measured
-_FRESH, _REPLACED = "data", "replaced"  # there: shards being written, and those that they replace
+WORK = ".work"  # measurements of an interrupted run
+_FRESH, _REPLACED = "data", "replaced"  # in WORK: new shards, and the shards they replace
 JPEG_QUALITY = 95
 _METADATA_KEY = b"magicedit"  # of the Parquet schema: the settings that its rows were measured with
 _SHARD_BYTES = 256 * 2**20
-_ROW_GROUP = 16  # rows that random access has to read at once: about one megabyte
+_ROW_GROUP = 16  # rows that random access reads at once: about one megabyte
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a measured photograph's row lies."""
+    """Location of a measured photograph's row."""
 
     file: Path
     row: int
@@ -61,7 +61,7 @@ def features() -> "datasets.Features":
     box: x0, y0, x1, y1 in pixels of the photograph. pose: yaw, pitch, roll in degrees (empty where unknown).
     sha256: of the photograph's file.
     """
-    from datasets import Features, List, Value  # a slow import that nothing but writing needs
+    from datasets import Features, List, Value  # a slow import that only writing needs
     from datasets import Image as ImageFeature
 
     floats = List(Value("float32"))
@@ -85,7 +85,7 @@ def features() -> "datasets.Features":
 
 # --- pictures ---
 def encoded(pixels: np.ndarray, image_format: str) -> dict[str, Any]:
-    """A picture as a cell of the columns `image` and `mask`."""
+    """Encodes a picture as a cell of the columns `image` and `mask`."""
     buffer = io.BytesIO()
     options = {"quality": JPEG_QUALITY, "subsampling": 0} if image_format == "jpeg" else {}
     Image.fromarray(pixels).save(buffer, image_format, **options)
@@ -104,7 +104,7 @@ def encoded_region(landmarks: np.ndarray, size: int, scheme: str) -> dict[str, A
 
 # --- files of rows ---
 def write_rows(path: Path, groups: Iterable[list[Row]], settings: Mapping[str, Any]) -> None:
-    """Write rows in groups of _ROW_GROUP. The images are compressed already, so the file is not."""
+    """Writes rows in groups of _ROW_GROUP, without compression because the images are compressed."""
     schema = features().arrow_schema
     schema = schema.with_metadata({**schema.metadata, _METADATA_KEY: json.dumps(settings).encode()})
     partial = path.with_suffix(".partial")
@@ -115,10 +115,9 @@ def write_rows(path: Path, groups: Iterable[list[Row]], settings: Mapping[str, A
 
 
 def measured_before(output: Path, settings: Mapping[str, Any]) -> dict[str, Place]:
-    """By SHA-256, the rows of earlier runs, finished or not, that were measured with these settings.
+    """Returns by SHA-256 the rows that finished and interrupted runs measured with these settings.
 
-    Shards that an interrupted run was still writing repeat rows of other files, and are deleted before they
-    are written again.
+    Incomplete shards of an interrupted run repeat rows of other files; they are deleted and written again.
     """
     places, unfinished = {}, output / WORK / _FRESH
     for path in sorted(path for path in output.rglob("*.parquet") if path.parent != unfinished):
@@ -129,7 +128,7 @@ def measured_before(output: Path, settings: Mapping[str, Any]) -> dict[str, Plac
                     hashes = file.read(["sha256"]).column(0).to_pylist()
                     places.update({sha256: Place(path, row) for row, sha256 in enumerate(hashes)})
         except (pa.ArrowInvalid, OSError):
-            continue  # torn by an interruption: its photographs are measured again
+            continue  # incomplete after an interruption: its photographs are measured again
     return places
 
 
@@ -147,9 +146,9 @@ def write_dataset(
     fingerprint: str,
     variants: int,
 ) -> dict[str, Any]:
-    """Write shards beside the old ones, swap them, then the other files, magicedit.json last.
+    """Writes shards beside the old ones, swaps them, then writes the other files, magicedit.json last.
 
-    Returns what report.json says.
+    Returns the content of report.json.
     """
     fresh, notes, schemes = output / WORK / _FRESH, [], set()
     shutil.rmtree(fresh, ignore_errors=True)
@@ -186,11 +185,11 @@ def write_dataset(
         **counts,
         "fingerprint": fingerprint,
     }
-    # Until magicedit.json is back, an interruption leaves a dataset that nobody takes for complete.
+    # Until magicedit.json is back, an interrupted dataset does not count as complete.
     (output / DESCRIPTION_FILE).unlink(missing_ok=True)
     replaced, data = output / WORK / _REPLACED, output / "data"
     if data.exists():
-        shutil.rmtree(replaced, ignore_errors=True)  # of a run that was interrupted below
+        shutil.rmtree(replaced, ignore_errors=True)  # left by a run interrupted below
         data.rename(replaced)
     fresh.rename(data)
     write_descriptions(output, report, description)
@@ -199,8 +198,8 @@ def write_dataset(
 
 
 def _labelled_rows(sources: Sources, split: str, places: Mapping[str, Place], backend: str) -> Iterator[Row]:
-    """The measured rows of a split, named and labelled as this run has it."""
-    group_of = functools.lru_cache(maxsize=1)(_row_group)  # the next row lies in the same, as a rule
+    """Yields the measured rows of a split with the names and labels of this run."""
+    group_of = functools.lru_cache(maxsize=1)(_row_group)  # the next row is usually in the same group
     for source in sources.photographs:
         if sources.splits[source.identity] != split:
             continue
@@ -221,7 +220,7 @@ def _labelled_rows(sources: Sources, split: str, places: Mapping[str, Place], ba
 
 
 def _warped_rows(row: Row, count: int, settings: Mapping[str, Any]) -> Iterator[Row]:
-    """Rows of what the muscles make of a photograph's row."""
+    """Yields rows of muscle warps of a photograph's row."""
     if row["scheme"] != "mediapipe478":
         raise DatasetError(
             f"the muscles' warp needs MediaPipe's 478 landmarks, these photographs have {row['scheme']}; "
@@ -254,7 +253,7 @@ def _groups(rows: Iterator[Row]) -> Iterator[list[Row]]:
 
 
 def _one_shard(groups: Iterable[list[Row]]) -> Iterator[list[Row]]:
-    """As many of the groups as have about _SHARD_BYTES."""
+    """Yields groups up to about _SHARD_BYTES."""
     size = 0
     for group in groups:
         yield group

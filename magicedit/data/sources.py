@@ -1,4 +1,4 @@
-"""What a folder of photographs holds: sources, identities, splits and the labels of other tools."""
+"""Contents of a folder of photographs: sources, identities, splits and labels of other tools."""
 
 import hashlib
 import json
@@ -25,11 +25,11 @@ class Source:
 
 @dataclass
 class Sources:
-    """What a folder holds, and what of it is used.
+    """Contents of a folder, and the part that is used.
 
-    photographs: those used, in order of their names. splits: identity -> split. labels: intensities by
-    photograph; None: those that the face backend measures. rejected: {"source", "reason", ...} of photographs
-    left out. ignored: files that are no photographs.
+    photographs: the used ones, in order of their names. splits: identity -> split. labels: intensities by
+    photograph; None: measured by the face backend. rejected: {"source", "reason", ...} of photographs left
+    out. ignored: files that are not photographs.
     """
 
     photographs: list[Source]
@@ -39,23 +39,23 @@ class Sources:
     ignored: list[str]
 
     def reject(self, reasons: Mapping[str, Mapping[str, str]]) -> None:
-        """Leaves photographs out. reasons: name -> what the report says beside it."""
+        """Rejects photographs. reasons: name -> entries for the report."""
         out = [source.name for source in self.photographs if source.name in reasons]
         self.rejected += [{"source": name, **reasons[name]} for name in out]
         self.photographs = [source for source in self.photographs if source.name not in reasons]
 
     def keep_measured(self, measured: Container[str], failures: Mapping[str, str]) -> None:
-        """Rejects what is not measured. measured: SHA-256s; failures: SHA-256 -> why it cannot be used."""
+        """Rejects unmeasured photographs. measured: SHA-256s; failures: SHA-256 -> reason of rejection."""
         failed = [source for source in self.photographs if source.sha256 not in measured]
         self.reject({s.name: {"reason": failures[s.sha256], "sha256": s.sha256} for s in failed})
         self.rejected.sort(key=lambda entry: entry["source"])
 
     def labelled_by(self, backend: str) -> tuple[str, float | None]:
-        """The tool of the labels, and the number that its file writes for full intensity."""
+        """Returns the tool of the labels, and the number for full intensity in its file."""
         return (backend, None) if self.labels is None else (self.labels.tool, self.labels.scale)
 
     def fingerprint(self, settings: Mapping[str, Any], variants: int) -> str:
-        """Equal where a run with these settings and variants would write the same dataset."""
+        """Returns a hash that is equal for runs that write the same dataset."""
         tool, scale = self.labelled_by(settings["backend"])
         inputs = [
             settings,
@@ -75,7 +75,7 @@ def find_sources(
     labels: str | Path | None,
     labels_scale: float | None,
 ) -> Sources:
-    """The sources of a folder, without what lies in `output`; arguments as of `prepare_dataset`."""
+    """Returns the sources of a folder, without files in `output`; arguments as in `prepare_dataset`."""
     if not folder.is_dir():
         raise DatasetError(f"expected a folder of photographs, one sub-folder per identity, got {folder}")
     if not 0 <= validation_fraction < 1:
@@ -95,7 +95,7 @@ def find_sources(
 
 
 def _find_photographs(folder: Path, output: Path) -> tuple[list[Source], list[str], list[dict[str, str]]]:
-    """Photographs in order of their names, other files, and copies of a photograph that is already there."""
+    """Returns photographs in order of their names, other files, and duplicates of other photographs."""
     files = walk(folder, lambda sub: sub.resolve() == output.resolve())
     sources, ignored, rejected, first_of = [], [], [], {}
     for path in sorted(files, key=lambda path: path.relative_to(folder).as_posix()):
@@ -109,7 +109,7 @@ def _find_photographs(folder: Path, output: Path) -> tuple[list[Source], list[st
             rejected.append({"source": relative.as_posix(), "reason": f"cannot be read: {error.strerror}"})
             continue
         source = Source(relative.as_posix(), path, relative.parts[0], sha256)
-        # A pair of copies teaches nothing, and under two identities it could cross the split
+        # A pair of duplicates teaches nothing, and under two identities it could be in both splits
         if sha256 in first_of:
             rejected.append({"source": source.name, "reason": f"same file as {first_of[sha256]}"})
             continue

@@ -1,4 +1,4 @@
-"""The editor: whole photographs in, the same photographs with other expressions out."""
+"""The editor: changes the expressions of faces in whole photographs."""
 
 from magicedit.editor.attention import AttentionMaps, named_places
 from magicedit.editor.changer import Edit, FaceChanger, FaceCut

@@ -1,4 +1,4 @@
-"""Where places of a face look in the reference while it is edited."""
+"""Attention from named places of a face to the reference during an edit."""
 
 import math
 from dataclasses import dataclass
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class AttentionMaps:
-    """Where named places of a face look while it is edited (the figure 9 of MagicFace, arXiv:2501.02260).
+    """Attention of named places of a face during an edit (figure 9 of MagicFace, arXiv:2501.02260).
 
     Attributes:
         maps: (steps, queries, h, w) float32, the attention of each query to the tokens of the reference; each
-            map's sum is the share that goes to the reference, the rest of 1 goes to the image itself.
+            map sums to the share that goes to the reference; the remainder to 1 goes to the image itself.
         queries: the names of the places; sides are the subject's.
         points: (queries, 2) float32, x then y, pixels of the crop, centres at whole numbers.
         crop: (size, size, 3) uint8 RGB, the reference as the model sees it.
         timesteps: (steps,) of the scheduler.
         reference_share: (steps, layers) float32, the share that goes to the reference, mean over all queries.
         layers: the names of the layers, in execution order.
-        map_layers: the names of those that `maps` is the mean of.
+        map_layers: the names of the layers that `maps` averages.
         text_share: (steps, layers, text tokens) float32, the cross-attention's weights, mean over all of the
-            image's queries; None for a model without a text encoder: its cross-attention sees one zero token.
+            image's queries; None without a text encoder, where cross-attention sees one zero token.
     """
 
     maps: np.ndarray
@@ -59,11 +59,11 @@ def record_attention(
     settings: SamplingSettings,
     layer: str | None = None,
 ) -> AttentionMaps:
-    """The reference attention of one edit, under the AU variation where it is guided.
+    """Returns the reference attention of one edit; under guidance, of the conditioned half.
 
     Args:
-        au_delta: (aus,), of the model's order.
-        layer: its maps; default: the mean of all layers with the finest token grid.
+        au_delta: (aus,), in the model's order.
+        layer: whose maps to return; default: the mean of all layers with the finest token grid.
     """
     import torch
 
@@ -92,7 +92,7 @@ def record_attention(
             callback_on_step_end=note_timestep,
         )
 
-    # 2. Of a guided batch the last row is the conditioned one
+    # 2. The last row of a guided batch is the conditioned one
     layers = tuple(record.reference[0])
     tokens = {name: weights.shape[-1] for name, weights in record.reference[0].items()}
     chosen = tuple(n for n in layers if (tokens[n] == max(tokens.values()) if layer is None else n == layer))
@@ -117,7 +117,7 @@ def record_attention(
 
 def named_places(landmarks: np.ndarray, scheme: str) -> dict[str, np.ndarray]:
     """Places of a face, x and y in the landmarks' pixels; sides are the subject's."""
-    lips = region_polygon(landmarks, scheme, "lips")  # from the right corner over the left one and back
+    lips = region_polygon(landmarks, scheme, "lips")  # from the right corner to the left one and back
     movements = MOVEMENTS_OF_SCHEME[scheme]
     brow = movements["AU1"].left + movements["AU2"].left
     return {

@@ -1,4 +1,4 @@
-"""The core that photographs and videos share: a face cut out, encoded, changed, and carried back."""
+"""The core shared by photographs and videos: cuts out a face, encodes it, changes it and carries it back."""
 
 import hashlib
 import threading
@@ -19,11 +19,11 @@ from magicedit.models.face_model import FaceModel, OnStep
 from magicedit.vocabulary import split_sides
 from magicedit.warping import Mouth, carry_change, carry_mouth, estimate_change, join_sides, parts_lips, shade
 
-REMEMBERED_FACES = 4  # encoded ones: about 50 MB each for a model of Stable Diffusion's size in 16 bits
+REMEMBERED_FACES = 4  # encodings kept: about 50 MB each for a 16-bit model of Stable Diffusion's size
 
-# Requests to models that compose: linear up to the first, at most the second more; intensity steps
+# Requests to composing models stay linear up to the first value and gain at most the second; intensity steps
 LINEAR_TO, SOFT = 5.0, 1.5
-SMALLEST_ASKED = 2.0  # intensity steps; of less such models do a part of that
+SMALLEST_ASKED = 2.0  # intensity steps; composing models do a share of this for smaller requests
 NOSE_BASE = 2  # of MediaPipe's landmarks
 
 
@@ -31,7 +31,7 @@ NOSE_BASE = 2  # of MediaPipe's landmarks
 class FaceCut:
     """A face as the model sees it.
 
-    crop: (size, size, 3) uint8 RGB. landmarks: (points, 2), crop px. encoded: what the model keeps of it.
+    crop: (size, size, 3) uint8 RGB. landmarks: (points, 2), crop px. encoded: the model's encoding of it.
     glasses: 0..1, how far they are held in place.
     """
 
@@ -44,7 +44,7 @@ class FaceCut:
 
     @cached_property
     def region(self) -> np.ndarray:
-        """(size, size) 0..1, how much of a change is carried to the photograph."""
+        """Weight of a change when it is carried to the photograph, (size, size) 0..1."""
         return editing_region(self.landmarks, self.alignment.size, self.scheme, self.glasses)
 
     @cached_property
@@ -55,9 +55,9 @@ class FaceCut:
 
 @dataclass(frozen=True, eq=False)
 class Chosen:
-    """The faces of a photograph that are meant.
+    """The chosen faces of a photograph.
 
-    indices: of `faces` among those found, largest first. left_alone: see `magicedit.faces.Found`.
+    indices: of `faces` among all found, largest first. left_alone: see `magicedit.faces.Found`.
     """
 
     photo: Photo
@@ -68,9 +68,9 @@ class Chosen:
 
 @dataclass(eq=False)
 class Edit:
-    """A photograph on its way: `pixels` evolve face by face as `requests` ask, one for each that is chosen.
+    """A photograph being edited: `pixels` change face by face; `requests` holds one request per chosen face.
 
-    changes: number of a face -> what was done to its crop; without the faces that nothing was asked of.
+    changes: number of a face -> the change of its crop; faces with empty requests are absent.
     glasses: of the same faces, see `FaceCut`.
     """
 
@@ -88,10 +88,10 @@ class Edit:
 
 
 class FaceChanger:
-    """Asks a model for the changes of faces, and carries them to the photographs.
+    """Gets the changes of faces from a model and carries them to the photographs.
 
-    What the model encodes of a face is remembered for the next few changes of the same crop. `on_step(step)`,
-    counted from 0, is called after every denoising step, for progress; what it raises ends the work.
+    The encoding of a face is cached for the next few changes of the same crop. `on_step(step)`, counted from
+    0, is called after every denoising step, for progress; if it raises, the work stops.
     """
 
     def __init__(self, model: FaceModel):
@@ -105,10 +105,10 @@ class FaceChanger:
         return self.model.composes
 
     def apply(self, edits: list[Edit], settings: SamplingSettings, on_step: OnStep | None = None) -> None:
-        """Carries out what was requested of each photograph.
+        """Carries out the requests of each photograph.
 
-        Its faces are edited one after the other on the evolving pixels, lest overlapping ones undo each
-        other; the photographs together.
+        Faces of a photograph are edited one after the other, so that overlapping faces do not undo each
+        other. Photographs are edited together.
         """
         for index in range(max((len(edit.faces) for edit in edits), default=0)):
             changing = [
@@ -120,7 +120,7 @@ class FaceChanger:
     def _edit_faces(
         self, edits: list[Edit], index: int, settings: SamplingSettings, on_step: OnStep | None
     ) -> None:
-        """The face of number `index` in each photograph."""
+        """Edits face number `index` of each photograph."""
         # 1. Crops of the model's size, encoded; variants share photograph and face
         known: dict[tuple[int, int], FaceCut] = {}
         cuts = []
@@ -130,7 +130,7 @@ class FaceChanger:
                 known[key] = self.cut(edit.pixels, edit.faces[index])
             cuts.append(known[key])
 
-        # 2. What the model does to them, carried to the photographs
+        # 2. The model's changes, carried to the photographs
         requests = [edit.requests[index] for edit in edits]
         changes = self.requested_changes(cuts, requests, settings, on_step)
         for edit, cut, request, change in zip(edits, cuts, requests, changes, strict=True):
@@ -140,14 +140,14 @@ class FaceChanger:
                 edit.pixels = self.carry(edit.pixels, cut, change, request, settings)
 
     def has_mouth_layer(self, cut: FaceCut, settings: SamplingSettings) -> bool:
-        """Whether the mouth is a layer of its own, in the place of the model's paint."""
+        """Whether the mouth is a separate layer that replaces the model's paint."""
         return cut.scheme == "mediapipe478" and (self.composes or settings.mouths.is_asked)
 
     def unpainted(self, change: Change, cut: FaceCut, settings: SamplingSettings) -> Change:
-        """The change without the paint that the mouth's layer replaces.
+        """Returns the change without the paint that the mouth layer replaces.
 
-        That is all of it for models that compose, whose paint is for mouths alone; of a painted picture it is
-        what lies below the nose.
+        Models that compose paint only mouths, so all their paint is removed. For models that paint the whole
+        picture, the paint below the nose is removed.
         """
         if not self.has_mouth_layer(cut, settings):
             return change
@@ -167,16 +167,16 @@ class FaceChanger:
         presence: float = 1.0,
         donor: Mouth | None = None,
     ) -> np.ndarray:
-        """Does a change of a face's crop to the photograph, the light of smiles and the mouth as layers.
+        """Applies a change of a face's crop to the photograph, with smile shading and the mouth as layers.
 
-        Models that compose their answer cannot invent teeth; those that paint get the layer where certain
-        teeth are asked for. Faces without MediaPipe's landmarks have none.
+        Models that compose cannot invent teeth and always get both layers; models that paint get the mouth
+        layer when specific teeth are requested. Faces without MediaPipe's landmarks get no layers.
 
         Args:
             pixels: the photograph, (height, width, 3) uint8 RGB.
-            request: AU name, whole or of one side, -> variation; lips that nothing in it parts stay closed.
-            presence: 0..1, how much of the change is done.
-            donor: whose teeth show where the person's own do not; default: chosen by face and seed.
+            request: AU name, whole or of one side, -> variation; lips part only if a requested AU parts them.
+            presence: 0..1, the share of the change that is applied.
+            donor: mouth whose teeth show where the person's own do not; default: chosen by face and seed.
 
         Returns:
             a new photograph.
@@ -206,9 +206,9 @@ class FaceChanger:
         settings: SamplingSettings,
         on_step: OnStep | None = None,
     ) -> list[Change | None]:
-        """What the model does to each of `cuts` by the request of the same number; None: nothing is asked.
+        """Returns the model's change of each of `cuts` for its request; None for an empty request.
 
-        requests: AU name, whole or of one side, -> variation. Where the sides differ the model answers twice.
+        requests: AU name, whole or of one side, -> variation. Where the sides differ, the model runs twice.
         """
         # 1. The vectors of left and right, None: unchanged
         vectors, cut_of, sides_of = [], [], []
@@ -219,7 +219,7 @@ class FaceChanger:
             numbers = []
             for vector in sides:
                 numbers.append(len(vectors) if vector.any() else None)
-                if vector.any():  # else below what float32 can tell from nothing
+                if vector.any():  # else below what float32 distinguishes from 0
                     vectors.append(vector)
                     cut_of.append(cut)
             sides_of.append((numbers[0], numbers[-1]))
@@ -245,10 +245,10 @@ class FaceChanger:
         return changes
 
     def _vector(self, request: Mapping[str, float]) -> np.ndarray:
-        """(aus,) what the model is asked for.
+        """Returns the AU vector (aus,) that the model gets.
 
-        Models that compose move pixels as far as they are told, so that requests beyond those in training
-        tear faces: these saturate.
+        Models that compose move pixels as far as requested, so requests beyond the training range tear faces.
+        Such requests saturate.
         """
         vector = self.model.vocabulary.vector(request)
         if not self.composes:
@@ -257,10 +257,10 @@ class FaceChanger:
         return np.sign(vector) * (np.minimum(np.abs(vector), LINEAR_TO) + SOFT * (1 - np.exp(-beyond / SOFT)))
 
     def _share(self, vector: np.ndarray) -> np.float32:
-        """How much is done of the answer to `vector / share`, 0..1.
+        """Returns the share, 0..1, to apply of the model's answer to `vector / share`.
 
-        What a model that composes moves is nearly linear in what it is asked, up to a trembling that does not
-        get smaller with the request. A small request is a part of a larger one, and so is its trembling.
+        Movement by a composing model is nearly linear in the request, but its jitter does not shrink with the
+        request. A share of a larger request therefore has less jitter than a small request.
         """
         return np.float32(min(np.abs(vector).max() / SMALLEST_ASKED, 1.0)) if self.composes else np.float32(1)
 
@@ -273,8 +273,8 @@ class FaceChanger:
     ) -> FaceCut:
         """Cuts a face out of a photograph, (height, width, 3) uint8 RGB, and encodes it.
 
-        alignment: of the model's resolution; default: by the face's own landmarks. glasses: `glasses_score`,
-        where it is known from elsewhere.
+        alignment: at the model's resolution; default: from the face's own landmarks. glasses: the
+        `glasses_score`, if already known.
         """
         alignment = alignment or align(face, self.model.resolution)
         landmarks = alignment.apply(face.landmarks)  # (points, 2), crop px
@@ -285,7 +285,7 @@ class FaceChanger:
         return FaceCut(crop, alignment, landmarks, face.scheme, encoded, glasses_presence(score))
 
     def _encode(self, crop: np.ndarray, condition: np.ndarray) -> Any:
-        """The model's encoding of a crop, remembered for a few of them while the weights stay."""
+        """Returns the model's encoding of a crop; a few are cached until the weights change."""
         key = hashlib.blake2b(np.ascontiguousarray(crop), digest_size=16)
         key.update(np.ascontiguousarray(condition))
         key = key.digest()
@@ -305,7 +305,7 @@ class FaceChanger:
         settings: SamplingSettings,
         on_step: OnStep | None = None,
     ) -> list[Change]:
-        """What the model does to each of `cuts` by the AU vector (aus,) of the same number."""
+        """Returns the model's change of each of `cuts` for the AU vector (aus,) of the same index."""
         answers = self.model.change([cut.encoded for cut in cuts], vectors, settings, on_step)
         return [
             answer if isinstance(answer, Change) else estimate_change(cut.crop, answer)

@@ -1,4 +1,4 @@
-"""The closed loop: measure what an edit reached, correct the request, edit again."""
+"""The closed loop: measures the result of an edit, corrects the request and edits again."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -12,21 +12,21 @@ from magicedit.faces import Face, geometric_change
 from magicedit.faces.measure import SEEN_BY_LANDMARKS
 from magicedit.vocabulary import INTENSITY_RANGE, whole_name
 
-FURTHEST = 5.0  # intensity steps that a corrected request may ask for: models are trained on no more
-# Where no request has gone too far yet: the flattest answer that is believed, in measured intensity steps
-# per requested one, and how far the next request goes. Blendshapes hardly answer a first step and leap at the
-# third.
+FURTHEST = 5.0  # intensity steps, largest corrected request: models are trained up to this
+# Used until a request overshoots: the smallest slope that is trusted, in measured intensity steps per
+# requested one, and the largest increase of the next request. Blendshapes hardly respond to a first step and
+# jump at the third.
 FLATTEST = 0.3
 STRIDE = 1.5  # intensity steps
-SMALLEST_MOVE = 0.05  # intensity steps: closer requests make no other picture
-UNMOVED = 0.5  # intensity steps: units of which less was asked should stay where they measured
+SMALLEST_MOVE = 0.05  # intensity steps: closer requests give the same picture
+UNMOVED = 0.5  # intensity steps: units with smaller requests should keep their measured level
 
 
 def achieved(before: Face, after: Face, asked: Mapping[str, float]) -> dict[str, float]:
-    """Intensities of what was asked for in an edited face, by the scorer that sees the unit.
+    """Returns the intensities of the requested units in an edited face, each by a scorer that sees the unit.
 
-    Measured ones; of SEEN_BY_LANDMARKS, where a change was asked for, as before plus the movement of
-    landmarks, which other units move too.
+    Most are the measured ones. Units of SEEN_BY_LANDMARKS with a requested change are the earlier level plus
+    the movement of landmarks, which other units move too.
 
     Args:
         asked: AU name -> variation.
@@ -44,20 +44,20 @@ def achieved(before: Face, after: Face, asked: Mapping[str, float]) -> dict[str,
 
 
 class Pursuit:
-    """One face on the way to what was asked of it.
+    """Closed-loop state of one face: requests tried so far and the best one.
 
-    Each unit is pursued by itself. The photograph is the first point of its curve from request to measured
-    intensity, and every edit adds one. While all fall short, the slope of the last two points leads on;
-    between one that falls short and one that goes too far, the curve's inverse, a monotone cubic (Fritsch and
-    Carlson, SIAM J. Numer. Anal. 17, 1980), or the middle where the scale's end hides the slope. A unit that
-    is asked for a variation of 0 counts as missed only where it strays by DEAD_ZONE or more: less is noise.
+    Each unit is corrected independently. Its curve maps requests to measured intensities; the photograph is
+    the first point, and every edit adds one. While all points fall short, the slope of the last two
+    extrapolates. Between a point that falls short and one that overshoots, the inverse of a monotone cubic
+    interpolates (Fritsch and Carlson, SIAM J. Numer. Anal. 17, 1980), or the midpoint where the scale's end
+    hides the slope. A unit with a requested variation of 0 is missed only if it moves by DEAD_ZONE or more.
 
     Args:
         face: in the photograph.
         asked: AU name -> variation.
 
     Raises:
-        MagicEditError: where a unit that was asked for is not measured.
+        MagicEditError: where a requested unit is not measured.
     """
 
     def __init__(self, face: Face, asked: Mapping[str, float]):
@@ -70,9 +70,9 @@ class Pursuit:
                 "leave the tolerance out, or use the backend mediapipe"
             )
         self.edits = 0
-        self.request = dict(asked)  # what to ask the model for next
-        self.best = dict.fromkeys(asked, 0.0)  # the request that came nearest
-        self.best_edit = 0  # its number, from 1; 0, the photograph, while the face was not found in any edit
+        self.request = dict(asked)  # the next request to the model
+        self.best = dict.fromkeys(asked, 0.0)  # the request with the smallest error
+        self.best_edit = 0  # its number, from 1; 0 (the photograph) until an edit shows the face
         self.error = math.inf if any(asked.values()) else 0.0  # the largest of all units, intensity steps
         low, high = INTENSITY_RANGE
         self._goal = {name: min(max(start[name] + delta, low), high) for name, delta in asked.items()}
@@ -80,11 +80,11 @@ class Pursuit:
         self._stuck = False
 
     def is_done(self, tolerance: float) -> bool:
-        """Whether the goal is within `tolerance`, or no other request is left to try."""
+        """Whether the goal is reached within `tolerance`, or no request is left to try."""
         return self.error <= tolerance or self._stuck
 
     def note(self, after: Face | None) -> None:
-        """Takes in what the last request came to; None: the face was not found in the result."""
+        """Records the result of the last request; None: the face was not found in it."""
         self.edits += 1
         if after is None:
             following = {name: value / 2 for name, value in self.request.items()}
@@ -104,20 +104,20 @@ class Pursuit:
         self.request = following
 
     def settle(self, after: Face | None, edited: bool) -> None:
-        """Takes in the final picture where it is another than that of the best edit, whose error counted.
+        """Records the error of the final picture where that differs from the best edit's picture.
 
-        edited: whether it took one more edit.
+        edited: whether the final picture took one more edit.
         """
         self.edits += edited
         self.error = math.inf if after is None else self._missed_by(achieved(self.face, after, self.asked))
 
     @property
     def is_lost(self) -> bool:
-        """Whether the face was found in no edit, so that it stays as it is."""
+        """Whether no edit shows the face, so that it stays unedited."""
         return self.edits > 0 and self.best_edit == 0
 
     def shortfall(self, tolerance: float) -> list[str]:
-        """A warning where the goal was missed by more than the tolerance, in intensity steps."""
+        """Returns a warning where the goal is missed by more than `tolerance`, in intensity steps."""
         if self.is_lost:
             return [f"the face was not found again in any of {self.edits} edits, so it was left as it is"]
         if tolerance < self.error < math.inf:
@@ -131,7 +131,7 @@ class Pursuit:
         return max(self._distance(name, value) for name, value in reached.items())
 
     def _distance(self, name: str, value: float) -> float:
-        """Intensity steps from a measured value to a unit's goal; 0 for noise of a unit not asked to move."""
+        """Returns the steps from a measured value to a unit's goal; 0 for noise of an unrequested unit."""
         distance = abs(self._goal[name] - value)
         return 0.0 if not self.asked[name] and distance < DEAD_ZONE else distance
 
@@ -149,16 +149,16 @@ class Pursuit:
         high = min(beyond, key=lambda point: (point[1], -point[0]))
         if low[1] <= INTENSITY_RANGE[0] < goal or high[1] >= INTENSITY_RANGE[1]:
             return (low[0] + high[0]) / 2
-        # The points around the two, as far as larger requests measure more
+        # The points around the two, as long as larger requests measure more
         curve = [low, high] if low[0] < high[0] else []
         for x, y in sorted(points, key=lambda point: abs(point[0] - (low[0] + high[0]) / 2)):
             if curve and x < curve[0][0] and y < curve[0][1]:
                 curve.insert(0, (x, y))
             elif curve and x > curve[-1][0] and y > curve[-1][1]:
                 curve.append((x, y))
-        if not curve:  # the measurement scatters: more was asked and less came
+        if not curve:  # noisy measurement: a larger request measured less
             return low[0] + (goal - low[1]) * (high[0] - low[0]) / (high[1] - low[1])
-        from scipy.interpolate import PchipInterpolator  # half a second that other edits need not pay
+        from scipy.interpolate import PchipInterpolator  # takes half a second, needed only here
 
         requests, measured = zip(*curve, strict=True)
         return float(PchipInterpolator(measured, requests)(goal))
@@ -171,20 +171,20 @@ def pursue(
     tolerance: float,
     max_edits: int,
 ) -> tuple[list[Edit], list[list[Pursuit]]]:
-    """The closed loop: edit, measure, correct the requests, until all are near enough.
+    """Runs the closed loop: edits, measures and corrects requests until all are within tolerance.
 
     Args:
-        edits: what is asked, not carried out.
-        change: carries out some. find_again: the same face in other pixels; None where it is lost.
+        edits: the requested edits, not yet carried out.
+        change: carries out edits. find_again: finds the same face in other pixels; None if it is not found.
 
     Returns:
-        edits that came nearest, and for each the pursuits of its faces.
+        the best edits, and for each the closed-loop states of its faces.
     """
     pursuits = [
         [Pursuit(face, asked) for face, asked in zip(edit.faces, edit.requests, strict=True)]
         for edit in edits
     ]
-    # Those that are the nearest of some face, by number; 0 is the photograph
+    # Edits that are best for some face, by number; 0 is the photograph
     kept = [
         {0: Edit(edit.chosen, [pursuit.best for pursuit in faces])}
         for edit, faces in zip(edits, pursuits, strict=True)
@@ -203,7 +203,7 @@ def pursue(
             nearest = {0, *(pursuit.best_edit for pursuit in pursuits[i])}
             kept[i] = {n: old for n, old in (kept[i] | {number: attempt}).items() if n in nearest}
 
-    # Faces may have come nearest in different edits; then one more joins their best requests
+    # Faces may have their best results in different edits; then a final edit combines their best requests
     finals = []
     for edit, faces, attempts in zip(edits, pursuits, kept, strict=True):
         final = Edit(edit.chosen, [pursuit.best for pursuit in faces])

@@ -1,6 +1,6 @@
-"""Why one should look twice at an edit: what the photograph says before it, the picture, and the measurement.
+"""Warnings about an edit, from the photograph before it, the edited picture and the measurement.
 
-Each function returns sentences, none where nothing is wrong. Nothing is said of what no measurement can see.
+Each function returns a list of sentences, empty if nothing is wrong or no measurement sees it.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from magicedit.warping.change import sharpened
 
 POSE_LIMIT = 30.0  # degrees of yaw or pitch; roll is undone by the alignment
 REACHED_SHARE = 0.5  # a measured change below this share of the request is worth a warning
-SMALLEST_JUDGED = 0.5  # intensity steps: below, the measurement's own scatter decides; less explains no paint
+SMALLEST_JUDGED = 0.5  # intensity steps: smaller changes are measurement noise, and explain no paint
 
 # Areas in squares of the interocular distance. Measured with `mini` at 128 px on 52 faces that it was not
 # trained on: +3 of a unit folds nothing, AU26 = +8 folds 0.001 and more on 20 of them. Its own paint that no
@@ -40,9 +40,9 @@ def doubts_of_edit(
     resolution: int,
     glasses: float = 0.0,
 ) -> list[str]:
-    """What the photograph and the change of a face's crop say against an edit.
+    """Returns warnings about an edit, from the photograph and the change of a face's crop.
 
-    change: None: nothing was asked. Other arguments as of `doubts_before`.
+    change: None for an empty request. Other arguments as in `doubts_before`.
     """
     doubts = doubts_before(pixels, face, requested, resolution, glasses)
     if change is not None:
@@ -63,7 +63,7 @@ def doubts_before(
     resolution: int,
     glasses: float = 0.0,
 ) -> list[str]:
-    """Why an edit may come out worse than others, as far as it can be known before it.
+    """Returns the reasons known before an edit why its result may be poor.
 
     Args:
         pixels: the photograph, (height, width, 3) uint8 RGB.
@@ -107,11 +107,11 @@ def doubts_before(
 
 
 def doubts_of_folds(change: Change, landmarks: np.ndarray, scheme: Scheme, region: np.ndarray) -> list[str]:
-    """Whether the change folds skin over itself.
+    """Warns where the change folds skin over itself.
 
     Args:
-        change: what was done to a crop. landmarks: (points, 2), px of the crop, before it.
-        region: (size, size) float32, 0..1: how much of the change happens where.
+        change: of a crop. landmarks: (points, 2), px of the crop, before the change.
+        region: (size, size) float32, 0..1: weight of the change at each pixel.
     """
     folds = folded(change, landmarks, scheme, region)
     if folds.sum() < max(_FEW_PIXELS, FOLDED_AREA * _unit(landmarks, scheme)):
@@ -127,12 +127,12 @@ def doubts_of_paint(
     region: np.ndarray,
     requested: Mapping[str, float],
 ) -> list[str]:
-    """Whether paint shows where no request explains it.
+    """Warns where paint is visible that no request explains.
 
     Args:
         crop: (size, size, 3) uint8 RGB, before the change.
         requested: AU name -> variation in intensity steps.
-        change, landmarks, region: as of `doubts_of_folds`; a change that carries no paint has a mask of 0.
+        change, landmarks, region: as in `doubts_of_folds`; a change without paint has a mask of 0.
     """
     doubts = []
     painted = visible_paint(change, crop, region)
@@ -150,10 +150,10 @@ def doubts_of_paint(
 
 
 def folded(change: Change, landmarks: np.ndarray, scheme: Scheme, region: np.ndarray) -> np.ndarray:
-    """(size, size) bool: where the change, as far as the region lets it, turns the photograph inside out.
+    """Returns (size, size) bool: where the change, weighted by the region, folds the photograph over itself.
 
     There the Jacobian determinant of the backward map p -> p + flow(p) is not positive. The mouth, where lips
-    part, and what paint covers are left out.
+    part, and painted pixels are excluded.
     """
     size = len(region)
     flow = change.flow * region[..., None]
@@ -166,7 +166,7 @@ def folded(change: Change, landmarks: np.ndarray, scheme: Scheme, region: np.nda
 
 
 def visible_paint(change: Change, crop: np.ndarray, region: np.ndarray) -> np.ndarray:
-    """(size, size) bool: where paint makes a colour that moving the crop (uint8 RGB) does not."""
+    """Returns (size, size) bool: where paint gives a colour that moving the crop (uint8 RGB) does not."""
     size = len(region)
     share = sharpened(np.clip(change.mask, 0, 1)) * region
     if share.max() <= VISIBLE:  # of a difference of at most 1
@@ -202,11 +202,11 @@ def unreached(
     after: Mapping[str, float],
     moved: Mapping[str, float],
 ) -> list[str]:
-    """Warnings on AUs that moved by less than half of what was asked and the scale leaves room for.
+    """Warns about AUs that moved less than half of the request, as far as the scale leaves room for it.
 
-    Either scorer may have seen it: before and after (intensities), or moved (change by landmarks). Units of
-    SEEN_BY_LANDMARKS are judged by landmarks alone, by as much as these show of them; without landmarks no
-    warning is given.
+    It is enough that one scorer sees it: before and after (intensities), or moved (change by landmarks).
+    Units of SEEN_BY_LANDMARKS are judged by landmarks alone, scaled by how much landmarks show of them;
+    without landmarks there is no warning.
     """
     warnings = []
     for name, delta in requested.items():
@@ -236,12 +236,12 @@ def unreached(
 
 
 def _unit(landmarks: np.ndarray, scheme: Scheme) -> float:
-    """px: the square of the interocular distance, in which areas are told."""
+    """Returns the squared interocular distance in px, the unit of areas."""
     return face_frame(landmarks, scheme).interocular ** 2
 
 
 def _asks_for(requested: Mapping[str, float], *regions: str) -> bool:
-    """Whether a unit of one of the regions is asked to move by SMALLEST_JUDGED or more."""
+    """Whether a unit of one of the regions has a request of SMALLEST_JUDGED or more."""
     units = {unit.name for unit in FACS.controls if unit.region in regions}
     return any(
         whole_name(name) in units and abs(delta) >= SMALLEST_JUDGED for name, delta in requested.items()
@@ -251,7 +251,7 @@ def _asks_for(requested: Mapping[str, float], *regions: str) -> bool:
 def _explained_eyes(
     landmarks: np.ndarray, scheme: Scheme, size: int, requested: Mapping[str, float]
 ) -> np.ndarray:
-    """(size, size) bool: the eyes and their lids where a request moves these, else nothing."""
+    """Returns (size, size) bool: the eyes and their lids if a request moves them, else all False."""
     eyes = np.zeros((size, size), bool)
     if _asks_for(requested, "eye", "cheek"):
         for name in ("right_eye", "left_eye"):
@@ -261,14 +261,14 @@ def _explained_eyes(
 
 
 def _grown(mask: np.ndarray, margin: float, landmarks: np.ndarray, scheme: Scheme) -> np.ndarray:
-    """The mask and what lies within `margin` interocular distances of it."""
+    """Returns the mask grown by `margin` interocular distances."""
     radius = max(1, round(margin * face_frame(landmarks, scheme).interocular))
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
     return cv2.dilate(mask.astype(np.uint8), disc).astype(bool)
 
 
 def _place(mask: np.ndarray, landmarks: np.ndarray, scheme: Scheme) -> str:
-    """In words, where in the face most of a mask lies."""
+    """Names the part of the face that holds most of a mask."""
     rows, columns = np.nonzero(mask)
     middle = np.array([np.median(columns), np.median(rows)])
     # Interocular distances below the eyes; the lips lie at 1.1

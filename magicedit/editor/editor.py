@@ -1,8 +1,8 @@
-"""Editing whole photographs: find the faces, edit each in an aligned crop, carry the change back.
+"""Editing whole photographs: finds the faces, edits each in an aligned crop and carries the change back.
 
-A model sees a square crop of its own size. What returns to the photograph is not that crop but its *change*:
-a flow that moves the photograph's own pixels, and paint for what was not there before, within a feathered
-region of the face (see `magicedit.warping.change`). Everything outside equals the input to the byte.
+A model sees a square crop of its own size. The photograph receives not that crop but its *change*: a flow
+that moves the photograph's own pixels, and paint for new content, within a feathered region of the face (see
+`magicedit.warping.change`). Everything outside equals the input to the byte.
 """
 
 import time
@@ -59,8 +59,7 @@ class ExpressionEditor:
         result = editor.edit("photo.jpg", add={"AU12": 3}, face="largest")
         result.image.save("smile.png")
 
-    Faces found in a photograph, and what the model encodes of them, are remembered for the next few edits of
-    the same pixels.
+    Detected faces and their encodings are cached for the next few edits of the same pixels.
     """
 
     def __init__(
@@ -72,7 +71,7 @@ class ExpressionEditor:
 
     @property
     def backend(self) -> FaceBackend:
-        """What finds and measures faces."""
+        """The backend that finds and measures faces."""
         return self._finder.backend
 
     @property
@@ -96,12 +95,12 @@ class ExpressionEditor:
         Args:
             model: "mini" (embedded in the package), a pipeline folder, or a hub id.
             device: default: the best present (CUDA, then MPS, then CPU).
-            dtype: of the model's weights; default: float32.
-            backend: the name of a face backend ("mediapipe", "insightface"), or one that is already loaded.
+            dtype: dtype of the model's weights; default: float32.
+            backend: the name of a face backend ("mediapipe", "insightface"), or a loaded one.
 
         Raises:
             ModelError: where the model or the backend's model file is missing, incomplete or unsafe.
-            MissingDependencyError: where the backend is an extra that is not installed.
+            MissingDependencyError: where the backend belongs to an extra that is not installed.
         """
         loaded = load_face_model(model, device=usable_device(device), dtype=usable_dtype(dtype))
         return cls(loaded, load_backend(backend) if isinstance(backend, str) else backend, model=str(model))
@@ -114,10 +113,10 @@ class ExpressionEditor:
     def optimize(
         self, *, compile: bool | None = None, dtype: "str | torch.dtype | None" = None
     ) -> "Optimization":
-        """Makes the model as fast as this machine can, see `magicedit.models.optimize_pipeline`.
+        """Finds the model's fastest settings on this machine, see `magicedit.models.optimize_pipeline`.
 
         Returns:
-            `Optimization`: what was chosen, and what the alternatives took; its `str` is a sentence.
+            `Optimization`: the chosen settings and the times of all alternatives; its `str` is a sentence.
         """
         from magicedit.models import optimize_pipeline
 
@@ -139,40 +138,40 @@ class ExpressionEditor:
         Args:
             photo: a path, PIL image, (height, width, 3) uint8 RGB array or `Photo`.
             add: variations in intensity steps, -10 to 10: a dict, "AU12=+3,AU4=-1", or a vector in the
-                model's order. "AU12L=+3" changes the subject's left side alone; the change then fades over
+                model's order. "AU12L=+3" changes only the subject's left side; the change fades out across
                 the bridge of the nose.
-            set: intensities to arrive at, 0 to 5; the variation follows from what the photograph measures. A
-                level within half a step of the measured one asks for nothing: measurement noise is no
-                request (`action_units.DEAD_ZONE`). The same holds for `expression` and `neutral`.
+            set: target intensities, 0 to 5; the variation is the target minus the measured level. A target
+                within half a step of the measured level changes nothing, because that is measurement noise
+                (`action_units.DEAD_ZONE`). The same holds for `expression` and `neutral`.
             emotion: "happiness", "happiness:0.8" or ("happiness", 0.8); adds to `add`.
             face: "all", "largest", or an index into the faces from the largest (0) to the smallest. Faces far
-                smaller than a large one are no part of it; `EditResult.left_alone` counts them.
-            expression: an `Expression`, or the file of one: arrived at, or added to what else is asked for if
-                it holds variations. Measured units that the model cannot edit are left out.
-            strength: how much of `expression`: 1 is all of it.
-            neutral: take the measured expression back first, so that `add` and `emotion` start from a face
-                at rest: whatever is not asked for goes to 0.
-            tolerance: intensity steps, the closed loop: the result is measured and the request corrected
-                until every unit that was asked for is as near as this, or `max_edits` edits were made. Each
-                starts from the photograph; the nearest is kept, and `FaceEdit.reached` tells. Where several
-                faces came nearest in different edits, one more joins these, and is what is measured.
+                smaller than a large one are excluded; `EditResult.left_alone` counts them.
+            expression: an `Expression` or its file. Intensities are targets; variations are added to the
+                other requests. Measured units that the model cannot edit are left out.
+            strength: share of `expression` to apply; 1 is all of it.
+            neutral: remove the measured expression first, so that `add` and `emotion` start from a face at
+                rest; units without a request go to 0.
+            tolerance: intensity steps; turns on the closed loop: the result is measured and the request
+                corrected until every requested unit is this close, or `max_edits` edits were made. Each edit
+                starts from the photograph. The closest is kept; `FaceEdit.reached` says whether it suffices.
+                If the best edits of several faces differ, a final edit combines them and is measured.
             steps: denoising steps; default: the quality's.
             guidance: classifier-free guidance scale; default: the model's own.
-            seed: of the initial noise, the same for each face, so that none depends on the others.
-            quality: "exact", "balanced", "fast" or "live": how much time the model takes, and what that
-                costs stands in the documentation; default: the model's own settings.
+            seed: of the initial noise, the same for each face, so that faces do not depend on each other.
+            quality: "exact", "balanced", "fast" or "live": trades quality for speed, see the documentation;
+                default: the model's own settings.
             measure: measure the faces again in the result; without, `after`, `moved` and `identity_distance`
                 are None.
-            teeth: whose show where the photograph shows none: the number of a donor that comes with the
-                package, or "none"; default: those of `references`, else of a donor chosen by the width of
-                the mouth and the seed. A model that paints mouths itself keeps its own by default.
-            references: other photographs of the person, the largest face of each; the first that shows its
-                teeth lends them.
-            on_step: called as `on_step(step)`, counted from 0, after every denoising step, for progress; what
-                it raises ends the edit. Counts begin anew with each call of the model.
+            teeth: teeth to show where the photograph shows none: the number of a donor in the package, or
+                "none"; default: those of `references`, else of a donor chosen by the width of the mouth and
+                the seed. A model that paints mouths itself keeps its own by default.
+            references: other photographs of the person; the largest face of each is used, and the teeth come
+                from the first that shows them.
+            on_step: called as `on_step(step)`, counted from 0, after every denoising step, for progress; if
+                it raises, the edit stops. Counting restarts with each call of the model.
 
         Returns:
-            the result. When nothing is asked for, its image equals the photograph exactly.
+            the result. For an empty request, its image equals the photograph exactly.
 
         Raises:
             ImageError, NoFaceError, ActionUnitError: see their docstrings.
@@ -191,10 +190,10 @@ class ExpressionEditor:
         on_step: OnStep | None = None,
         **options: Unpack[EditOptions],
     ) -> list[EditResult]:
-        """Edits several photographs by the same request; their faces go through the model together.
+        """Edits several photographs with the same request; the model processes their faces together.
 
-        Each result is that of `edit`, up to the rounding of other batch sizes. Arguments and errors as of
-        `edit`; an error in one photograph ends the whole.
+        Each result equals that of `edit` up to rounding, which depends on the batch size. Arguments and
+        errors are those of `edit`; an error in one photograph stops the batch.
         """
         request = EditRequest(add, set, emotion, face, names=self.action_units, **options)
         return self.apply(photos, request, on_step)
@@ -202,8 +201,8 @@ class ExpressionEditor:
     def apply(
         self, photos: Sequence[PhotoLike], request: EditRequest, on_step: OnStep | None = None
     ) -> list[EditResult]:
-        """Edits several photographs by one request, which was checked before; as `edit_batch`."""
-        # 1. What is asked of each face
+        """Edits several photographs with one checked request, like `edit_batch`."""
+        # 1. The request of each face
         started = time.perf_counter()
         request.check(self.action_units)
         settings = self.sampling(**request.sampling())
@@ -228,11 +227,11 @@ class ExpressionEditor:
         on_step: OnStep | None = None,
         **sampling: Unpack[SamplingOptions],
     ) -> EditResult:
-        """Edits faces of one photograph, each by a request of its own.
+        """Edits faces of one photograph, each with its own request.
 
         Args:
-            adds: a face's index, from the largest (0) -> its variations, as `add` of `edit`. The result has
-                these faces alone, by index.
+            adds: a face's index, from the largest (0) -> its variations, as `add` of `edit`. The result lists
+                only these faces, by index.
 
         Other arguments, result and errors as of `edit`.
         """
@@ -287,8 +286,8 @@ class ExpressionEditor:
     ) -> list[EditResult]:
         """Edits one photograph by several AU variations; each face is encoded once for all of them.
 
-        As many variations go through the model together as its device's memory holds. Each result is that of
-        `edit`, up to the rounding of other batch sizes.
+        The model processes as many variations at once as its device's memory holds. Each result equals that
+        of `edit` up to rounding, which depends on the batch size.
 
         Args:
             adds: a variation for each result, each as `add` of `edit`.
@@ -304,7 +303,7 @@ class ExpressionEditor:
         return self._results(edits, EditRequest(measure=measure), settings, on_step, started)
 
     def expression(self, photo: PhotoLike, face: str | int = "largest") -> Expression:
-        """The expression of one face as measured: intensities, by side where the sides differ.
+        """Returns the measured expression of one face: intensities, by side where the sides differ.
 
         Raises:
             ImageError, NoFaceError: see their docstrings.
@@ -324,13 +323,13 @@ class ExpressionEditor:
         inference_steps: int | None = None,
         **options: Unpack[VariantOptions],
     ) -> list[EditResult]:
-        """Edits a photograph by evenly spaced levels between its expression and that of another one.
+        """Edits a photograph in evenly spaced levels between its expression and that of another one.
 
-        The first result is the photograph itself, the last has the other's measured expression; pose, light
+        The first result is the photograph itself; the last has the other's measured expression. Pose, light
         and everything else stay those of `photo`.
 
         Args:
-            other: whose largest face is measured.
+            other: photograph whose largest face is measured.
             steps: number of results, at least 2.
 
         Returns, raises: as `variants`.
@@ -353,11 +352,11 @@ class ExpressionEditor:
         layer: str | None = None,
         **sampling: Unpack[ModelOptions],
     ) -> AttentionMaps:
-        """The reference attention of an edit of one face, under the AU variation where it is guided.
+        """Returns the reference attention of an edit of one face; under guidance, of the conditioned half.
 
         Args:
             photo, add, face, seed, steps, guidance, quality: as of `edit`; sides of the face cannot differ.
-            layer: its maps; default: the mean of all layers with the finest token grid.
+            layer: whose maps to return; default: the mean of all layers with the finest token grid.
 
         Raises:
             ModelError: where the model has no reference UNet, or no such layer.
@@ -386,10 +385,10 @@ class ExpressionEditor:
         return record_attention(self.pipeline, cut, left, settings, layer)
 
     def sampling(self, **options: Unpack[SamplingOptions]) -> SamplingSettings:
-        """The settings of an edit, arguments as of `edit`; the mouths of the references are found.
+        """Returns the settings of an edit; finds the mouths of the references. Arguments as in `edit`.
 
         Raises:
-            MagicEditError: where the settings make no sense, or no reference shows its teeth.
+            MagicEditError: where the settings are invalid, or no reference shows its teeth.
             ImageError, NoFaceError: of a reference.
         """
         teeth, references = options.pop("teeth", None), options.pop("references", ())
@@ -408,7 +407,7 @@ class ExpressionEditor:
         on_step: OnStep | None,
         started: float,
     ) -> list[EditResult]:
-        """Carries out `edits`, by the closed loop where one is asked for, and judges them.
+        """Carries out `edits`, in a closed loop if requested, and measures the results.
 
         loop: whether to measure, tolerance and number of edits.
         """
@@ -428,5 +427,5 @@ class ExpressionEditor:
             image = photo_to_image(edit.chosen.photo, edit.pixels)
             seconds = time.perf_counter() - started
             results.append(EditResult(image, faces, seconds, self.model, edit.chosen.left_alone))
-            started = time.perf_counter()  # the first result bears the cost of the shared work
+            started = time.perf_counter()  # the first result's time includes the shared work
         return results

@@ -1,4 +1,4 @@
-"""Faces of photographs: found once for each, chosen among those found, found again in what became of them."""
+"""Faces of photographs: finds them once, chooses among them, and finds them again in the edited result."""
 
 import hashlib
 import math
@@ -24,7 +24,7 @@ REMEMBERED_PHOTOS = 4
 
 
 class FaceFinder:
-    """A face backend that serves one thread at a time; the faces of a few photographs are remembered."""
+    """A face backend that serves one thread at a time and caches the faces of a few photographs."""
 
     def __init__(self, backend: FaceBackend):
         self.backend = backend
@@ -32,7 +32,7 @@ class FaceFinder:
         self._detecting = threading.Lock()
 
     def choose(self, photo: PhotoLike, *which: str | int) -> Chosen:
-        """The faces that each of `which` means, see `select_indices`.
+        """Returns the faces selected by each of `which`, see `select_indices`.
 
         Raises:
             ImageError: where the photograph cannot be read.
@@ -44,7 +44,7 @@ class FaceFinder:
         return Chosen(photo, indices, [found.faces[index] for index in indices], found.left_alone)
 
     def one(self, photo: PhotoLike, which: str | int = "largest") -> Face:
-        """The one face meant, the largest of "all"; errors as of `choose`."""
+        """Returns the selected face, for "all" the largest; errors as in `choose`."""
         return self.choose(photo, "largest" if which == "all" else which).faces[0]
 
     def _search(self, photo: Photo) -> Found:
@@ -59,7 +59,7 @@ class FaceFinder:
             return self._found[key]
 
     def find_again(self, pixels: np.ndarray, face: Face) -> Face | None:
-        """The same face in the edited photograph, looked for around its old place only."""
+        """Returns the same face in the edited photograph, searched only around its old place."""
         height, width = pixels.shape[:2]
         x0, y0, x1, y1 = face.box
         margin = max(x1 - x0, y1 - y0)
@@ -71,15 +71,15 @@ class FaceFinder:
 
 
 def select_faces(faces: list[Face], which: str | int, photo: Photo) -> list[Face]:
-    """The faces meant by "all", "largest" or an index, out of those found; errors as of `select_indices`."""
+    """Returns the found faces selected by "all", "largest" or an index; errors as in `select_indices`."""
     return [faces[index] for index in select_indices(faces, which, photo)]
 
 
 def select_indices(faces: list[Face], which: str | int, photo: Photo) -> list[int]:
-    """The indices of the faces meant by "all", "largest" or an index, out of those found, largest first.
+    """Returns the indices of the found faces, largest first, that "all", "largest" or an index selects.
 
     Raises:
-        NoFaceError: where there is no face, or fewer than the index needs.
+        NoFaceError: where there is no face, or the index is too large.
     """
     check_face(which)
     if not faces:
@@ -103,7 +103,7 @@ def select_indices(faces: list[Face], which: str | int, photo: Photo) -> list[in
 def reference_mouths(
     finder: FaceFinder, references: Sequence[PhotoLike], resolution: int
 ) -> tuple[Mouth, ...]:
-    """The mouths of other photographs of a person that show teeth.
+    """Returns the mouths that show teeth in other photographs of a person.
 
     resolution: px, of the model's crop.
 
@@ -129,7 +129,7 @@ def reference_mouths(
 
 
 def measured_expression(face: Face, backend: str, source: str = "") -> Expression:
-    """The expression of a measured face; MagicEditError where its backend measures no action units."""
+    """Returns the expression of a measured face; MagicEditError if its backend measures no action units."""
     if not face.action_units:
         raise MagicEditError(
             f"the face backend {backend} measures no action units, so there is no expression to read; "

@@ -1,4 +1,4 @@
-"""What is said of a finished edit: the face measured again, the second scorer, and the warnings."""
+"""The report on a finished edit: the face measured again, the second scorer and the warnings."""
 
 from magicedit.editor.changer import Edit
 from magicedit.editor.closed_loop import Pursuit
@@ -16,12 +16,12 @@ def judged(
     pursuit: Pursuit | None = None,
     tolerance: float | None = None,
 ) -> FaceEdit:
-    """The chosen face of that number, as its edit came out.
+    """Returns the report on one chosen face, by its number.
 
     Args:
         resolution: px, of the model's crop.
-        again_by: finds the face in the result, to measure it; None: it is not measured.
-        pursuit: where it was a closed loop's, within `tolerance` intensity steps.
+        again_by: finds and measures the face in the result; None: it is not measured.
+        pursuit: state of the closed loop, if there was one; its `tolerance` is in intensity steps.
     """
     pixels, face, sent = edit.chosen.photo.pixels, edit.faces[number], edit.requests[number]
     requested = sent if pursuit is None else pursuit.asked

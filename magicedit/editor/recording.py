@@ -1,4 +1,4 @@
-"""Records where places of a picture look in the reference, while a denoiser runs."""
+"""Records the attention from places of a picture to the reference while a denoiser runs."""
 
 import contextlib
 import math
@@ -24,8 +24,8 @@ class AttentionRecord:
     """What `record_reference_attention` saw: a list of denoiser calls, each a dict by layer name in execution
     order; everything float32 on the CPU, weights as means over the heads.
 
-    reference: (batch, queries, reference tokens); a query's sum is what it gives to the reference, the rest
-        of 1 goes to the image's own tokens.
+    reference: (batch, queries, reference tokens); a query's weights sum to its share for the reference, the
+        remainder to 1 goes to the image's own tokens.
     reference_share: (batch,) in (0, 1): the mass on the reference, mean over all of the image's queries.
     text: (batch, text tokens): the cross-attention's weights, mean over all of the image's queries.
     """
@@ -44,8 +44,8 @@ class AttentionRecord:
                 calls.append({})
 
     def add_reference(self, layer: str, query: torch.Tensor, key: torch.Tensor) -> None:
-        """`query` and `key` (batch, heads, tokens, head_dim); keys beyond the queries' number are the
-        reference's."""
+        """`query` and `key` (batch, heads, tokens, head_dim); keys beyond the number of queries belong to the
+        reference."""
         tokens = query.shape[2]
         if threading.get_ident() != self.thread or key.shape[2] == tokens:
             return
@@ -65,7 +65,7 @@ class AttentionRecord:
             self.text[-1][layer] = (sum(parts) / query.shape[2]).cpu()
 
     def rows(self, tokens: int) -> torch.Tensor:
-        """Numbers of the tokens that `points` lie in, or of all."""
+        """Returns the numbers of the tokens that contain `points`, or of all tokens."""
         if self.points is None:
             return torch.arange(tokens)
         side = math.isqrt(tokens)
@@ -82,7 +82,7 @@ def mean_attention(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
 
 
 class RecordingReferenceAttnProcessor(ReferenceAttnProcessor):
-    """Attends as its parent does, and computes the weights once more for a record."""
+    """Attends like its parent, and computes the weights once more for a record."""
 
     def __init__(self, layer: str, norm1: torch.nn.Module, record: AttentionRecord):
         super().__init__(layer, norm1)
@@ -112,7 +112,7 @@ class RecordingTextAttnProcessor(TextAttnProcessor):
 def record_reference_attention(
     unet: UNet2DConditionModel, points: torch.Tensor | None = None
 ) -> Iterator[AttentionRecord]:
-    """Records the attention of what this thread runs through the denoiser; results stay what they are.
+    """Records the attention of denoiser calls of this thread without changing their results.
 
         with record_reference_attention(pipeline.unet) as record:
             pipeline(...)
@@ -122,10 +122,10 @@ def record_reference_attention(
 
     Args:
         points: (n, 2), x then y, as parts of the picture's sides: the places whose queries are recorded, each
-            by the token it lies in; None: all queries, a matrix of tokens x tokens a layer and step.
+            by the token it lies in; None: all queries, a tokens x tokens matrix per layer and step.
 
     Raises:
-        ValueError: where a self-attention layer has a foreign processor, or for points in oblong pictures.
+        ValueError: for self-attention layers with an unknown processor, or points in non-square pictures.
     """
     check_reference_attention(unet)
     record = AttentionRecord(points)

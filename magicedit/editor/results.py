@@ -1,4 +1,4 @@
-"""What an edit gives back: the picture, and what the measurement says of each face."""
+"""The result of an edit: the picture and the measurements of each face."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from magicedit.imaging import strip
 
 @dataclass(frozen=True, eq=False)
 class FaceEdit:
-    """What was asked of one face, and what the measurement says about it.
+    """The request and the measurements of one face.
 
     Attributes:
         index: among the faces of the photograph, from the largest, 0.
@@ -21,16 +21,16 @@ class FaceEdit:
         pose: of the head, in degrees; None where the face backend measures none.
         requested: AU name -> variation in intensity steps, target minus source.
         before: AU name -> intensity 0 to 5 in the photograph; empty where the backend measures none.
-        after: the same in the result; None when it was not measured or the face was not found again.
-        moved: AU name -> change in intensity steps by the movement of landmarks alone, a second scorer that
-            sees what the first is blind to, see `magicedit.faces.geometry`; None as `after`, or without such
+        after: the same in the result; None if it was not measured or the face was not found again.
+        moved: AU name -> change in intensity steps from landmark movement alone, a second scorer that sees
+            units the first misses, see `magicedit.faces.geometry`; None as for `after`, or without such
             landmarks.
         identity_distance: L2 of dlib's descriptors before and after; None when not measured or without the
             `evaluation` extra.
-        warnings: what should make one look twice, in sentences.
-        edits: how many were made of this face; more than 1 in a closed loop.
-        sent: AU name -> variation that the model was asked for; in a closed loop not what was requested, and
-            0 where the face was found in no edit. `ExpressionEditor.edit_faces` makes the same picture of it.
+        warnings: reasons to check the result by eye, in sentences.
+        edits: number of edits made of this face; more than 1 in a closed loop.
+        sent: AU name -> variation sent to the model. A closed loop corrects the request, and sends 0 if no
+            edit shows the face. `ExpressionEditor.edit_faces` makes the same picture from it.
         reached: whether a closed loop came within its tolerance; None without one.
     """
 
@@ -48,7 +48,7 @@ class FaceEdit:
     reached: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """JSON-ready, rounded to what the measurements can tell."""
+        """Returns JSON-ready values, rounded to the precision of the measurements."""
         loop = {}
         if self.reached is not None:
             loop = {"reached": self.reached, "edits": self.edits, "sent": rounded(self.sent)}
@@ -73,9 +73,9 @@ class EditResult:
     Attributes:
         image: upright, in the mode of the photograph, with its colour profile and metadata in `image.info`.
         faces: one entry per edited face, largest first.
-        seconds: wall time of the edit, loading of the model not counted.
+        seconds: wall time of the edit, without loading the model.
         model: name, folder or hub id of the model.
-        left_alone: number of faces that were seen and not edited, because a far larger one is there.
+        left_alone: number of detected faces that were not edited because a far larger one is present.
     """
 
     image: PIL.Image.Image
@@ -86,7 +86,7 @@ class EditResult:
 
 
 def measured_as_asked(face: Face, requested: Mapping[str, float]) -> dict[str, float]:
-    """The face's AUs, and by side those that were asked for by side."""
+    """Returns the face's AUs, and those requested by side also by side."""
     return face.action_units | {name: face.sides[name] for name in requested if name in face.sides}
 
 
@@ -100,7 +100,7 @@ def pose_to_json(pose: Pose | None) -> dict[str, float] | None:
 
 
 def face_to_json(face: Face) -> dict[str, Any]:
-    """What `magicedit measure --json` prints of one face."""
+    """Returns what `magicedit measure --json` prints for one face."""
     return {
         "box": [round(float(edge), 1) for edge in face.box],
         "action_units": rounded(face.action_units),
@@ -111,7 +111,7 @@ def face_to_json(face: Face) -> dict[str, Any]:
 
 
 def face_window(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """left, top, right, bottom in px: a face's surroundings in a photograph of `size` (width, height)."""
+    """Returns left, top, right, bottom px of a face's surroundings; `size`: photograph's width, height."""
     x0, y0, x1, y1 = box
     half = 0.8 * max(x1 - x0, y1 - y0)
     centre_x, centre_y = (x0 + x1) / 2, (y0 + y1) / 2
@@ -125,9 +125,9 @@ def face_window(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
 
 
 def face_pictures(results: Sequence[EditResult], side: int = 384) -> list[PIL.Image.Image]:
-    """The surroundings of the first edited face of each result of one photograph, in RGB, of one size.
+    """Returns the surroundings of the first edited face of each result of one photograph, RGB, equally sized.
 
-    At native resolution unless that exceeds `side` pixels.
+    They have native resolution unless that exceeds `side` pixels.
     """
     window = face_window(results[0].faces[0].box, results[0].image.size)
     pictures = []
@@ -139,7 +139,7 @@ def face_pictures(results: Sequence[EditResult], side: int = 384) -> list[PIL.Im
 
 
 def sweep_caption(face: FaceEdit) -> str:
-    """What was requested of a face, one unit, and measured."""
+    """Returns a caption with the request of one unit and its measurement."""
     ((name, delta),) = face.requested.items()
     measured = face.after.get(name) if face.after else None
     return f"{name} {delta:+.1f}" + ("" if measured is None else f" ({measured:.1f})")
@@ -148,9 +148,9 @@ def sweep_caption(face: FaceEdit) -> str:
 def sweep_strip(
     results: Sequence[EditResult], side: int = 384, captions: Sequence[str] | None = None
 ) -> PIL.Image.Image:
-    """A row of the first edited face of each result of one photograph, with captions.
+    """Returns a row of pictures, the first edited face of each result of one photograph, with captions.
 
-    captions: default: what was requested, and measured, of results whose request is one unit each.
+    captions: default: request and measurement, for results that each request one unit.
     """
     if captions is None:
         captions = [sweep_caption(result.faces[0]) for result in results]

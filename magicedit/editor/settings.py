@@ -1,4 +1,4 @@
-"""How the model samples, and where and in which numbers it runs."""
+"""The model's sampling settings, device and dtype."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -19,13 +19,13 @@ NO_TEETH = "none"
 
 @dataclass(frozen=True)
 class MouthSettings:
-    """Whose teeth show in a mouth that opens.
+    """Which teeth show in a mouth that opens.
 
-    Shown are, in this order: the photograph's own, where its lips are apart; those of another photograph of
-    the person; those of a donor, chosen by the width of the mouth and the seed.
+    In order of preference: the photograph's own teeth, where its lips are apart; those of another photograph
+    of the person; those of a donor, chosen by the width of the mouth and the seed.
 
     teeth: number of a donor, from 0; "none": no teeth; None: as above. references: mouths of other
-    photographs of the person, the first is used.
+    photographs of the person; the first is used.
 
     Raises:
         MagicEditError: where there is no such donor.
@@ -44,17 +44,17 @@ class MouthSettings:
 
     @property
     def is_asked(self) -> bool:
-        """Whether the user asked for certain teeth, so that models that paint mouths do not."""
+        """Whether the user requested specific teeth; models that paint mouths then do not."""
         return self.teeth is not None or bool(self.references)
 
     def donor(self, landmarks: np.ndarray, seed: int) -> Mouth:
-        """Somebody else's mouth for a face with these landmarks (478, 2) px."""
+        """Returns a donor's mouth for a face with landmarks (478, 2) px."""
         return embedded_mouths()[self.teeth] if isinstance(self.teeth, int) else choose_mouth(landmarks, seed)
 
     def mouth(
         self, pixels: np.ndarray, landmarks: np.ndarray, alignment: Alignment, donor: Mouth
     ) -> Mouth | None:
-        """What shows in the opened mouth of a face; None: no teeth.
+        """Returns the mouth that shows in a face's opened lips; None: no teeth.
 
         pixels (height, width, 3) uint8 RGB, landmarks (478, 2) px of it; alignment: of the face's crop.
         """
@@ -75,7 +75,7 @@ class MouthSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingSettings(Sampling):
-    """A `Sampling` and whose teeth show: `mouths` are found."""
+    """A `Sampling` with the teeth to show: `mouths` are already found."""
 
     mouths: MouthSettings = field(default_factory=MouthSettings)
 
@@ -85,10 +85,10 @@ class SamplingSettings(Sampling):
 
 
 def usable_device(device: "str | torch.device | None") -> "torch.device | None":
-    """The device, if this machine has it.
+    """Returns the device if this machine has it.
 
     Raises:
-        ModelError: naming the devices that are here.
+        ModelError: where it does not; the message names the available devices.
     """
     import torch
 
@@ -110,7 +110,7 @@ def usable_dtype(dtype: "str | torch.dtype | None") -> "torch.dtype | None":
     """`torch.float16` from "float16", and so on.
 
     Raises:
-        ModelError: for anything but the three that models run in.
+        ModelError: for any dtype but the three that models support.
     """
     import torch
 

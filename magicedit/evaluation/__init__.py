@@ -1,4 +1,4 @@
-"""Measuring editors: protocols, metrics, tables, reports. Editors are passed in."""
+"""Evaluation of editors: protocols, metrics, tables, reports. The caller passes the editors."""
 
 from magicedit.evaluation.circumstances import plain_command
 from magicedit.evaluation.compare import compare

@@ -1,4 +1,4 @@
-"""What a measurement needs beside its figures: hardware and versions."""
+"""The circumstances of a measurement: hardware and versions."""
 
 import os
 import platform
@@ -26,7 +26,7 @@ def hardware() -> dict[str, object]:
 
 
 def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
-    """Of Python and of these packages, "not installed" where they are not."""
+    """Returns the versions of Python and of these packages, or "not installed"."""
     found = {"python": platform.python_version()}
     for package in packages:
         try:
@@ -37,10 +37,10 @@ def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
 
 
 def without_folders(text: str) -> str:
-    """The text with paths that begin at a root, a home or a folder above cut to their last name."""
+    """Shortens paths that begin at a root, a home or a parent folder to their last name."""
     return re.sub(r"(?<![\w.~])(?:~|\.{0,2})/(?:[^\s/:,;='\"]+/)*(?=[^\s/:,;='\"])", "", text)
 
 
 def plain_command(name: str, words: Iterable[str]) -> str:
-    """A command line as one would type it, in which folders of this machine are cut to their names."""
+    """Returns a command line as typed, with folders of this machine shortened to their names."""
     return f"{name} {shlex.join(without_folders(word).rstrip('/') for word in words)}".rstrip()

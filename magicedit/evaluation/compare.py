@@ -1,4 +1,4 @@
-"""Two reports against each other, edit by edit: the same person, photograph, request and seed in both."""
+"""Compares two reports edit by edit: the same person, photograph, request and seed in both."""
 
 import json
 import math
@@ -26,15 +26,15 @@ from magicedit.evaluation.scoring import AU_COLUMNS
 
 _PAIRED_BY = ("identity", "photograph_sha256", "request", "seed")  # a file's name tells less than its content
 _SHOWN = ("identity", "photograph", "request", "seed")
-_MOST = 6  # edits shown that differ most
+_MOST = 6  # number of most different edits shown
 _ARROWS = {"lower": "← b better ({})", "higher": "b better → ({})", "near 1": "{}"}
 
 
 def compare(a: Path, b: Path, output: Path, editor_a: str | None = None, editor_b: str | None = None) -> dict:
     """Pairs the edits of two REPORT folders, writes compare.html, .md and .json, returns the last.
 
-    Editors of the same name are compared with each other, the only one of each report with the other's; names
-    choose otherwise. Every difference is b minus a, a mean over pairs with its 95 % bootstrap interval over
+    Editors of the same name are compared; so are the only editors of two reports. `editor_a` and `editor_b`
+    choose others. Every difference is b minus a, a mean over pairs with its 95 % bootstrap interval over
     identities (of one identity there is none: low and high are None), with the shares of pairs in which
     each is better. Achieved changes are in steps in the direction asked for, by action unit.
     Raises DatasetError for folders that are no reports, editors that are not in them and reports without a
@@ -71,7 +71,7 @@ def compare(a: Path, b: Path, output: Path, editor_a: str | None = None, editor_
 
 
 def _editors(a: list[str], b: list[str], editor_a: str | None, editor_b: str | None) -> list[tuple[str, str]]:
-    """Who is compared with whom."""
+    """Returns the pairs of editors to compare."""
     for side, name, there in (("a", editor_a, a), ("b", editor_b, b)):
         if not there:
             raise DatasetError(f"no editor ran in report {side}; evaluate one first")
@@ -95,7 +95,7 @@ def _editors(a: list[str], b: list[str], editor_a: str | None, editor_b: str | N
 
 
 def _notes(summaries: list[dict]) -> list[str]:
-    """Why the two may not be comparable."""
+    """Returns reasons why the two may not be comparable."""
     protocols = [
         " ".join(str(s.get("protocol", {}).get(key, "?")) for key in ("name", "version")) for s in summaries
     ]
@@ -112,7 +112,7 @@ def _notes(summaries: list[dict]) -> list[str]:
 
 
 def _edits(rows: list[dict], editor: str) -> dict[tuple, dict]:
-    """Edits that succeeded, by what they were."""
+    """Returns successful edits by person, photograph, request and seed."""
     own = (row for row in rows if row["editor"] == editor and not row.get("error"))
     return {tuple(row[key] for key in _PAIRED_BY): row for row in own}
 
@@ -123,7 +123,7 @@ def _value(row: dict, key: str) -> float | None:
 
 
 def _badness(key: str, value: float) -> float:
-    """What is lower where the metric is better."""
+    """Returns a number that is lower for a better value of the metric."""
     return {"lower": value, "higher": -value, "near 1": abs(value - 1)}[metric(key).better]
 
 

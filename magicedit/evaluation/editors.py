@@ -1,4 +1,4 @@
-"""What can be evaluated: anything that turns a photograph and AU variations into a photograph."""
+"""Editors to evaluate: anything that maps a photograph and AU variations to a photograph."""
 
 import importlib
 import sys
@@ -33,9 +33,9 @@ class Editor(Protocol):
 class Entrant:
     """An editor under its name in the report.
 
-    open: makes the editor; called once in each process that edits, so it must be picklable for `jobs` above
-    1. None: was to be evaluated and is not there, such as a model that was not trained. settings: what makes
-    this editor this one, for the report and for a resumed run.
+    open: creates the editor; called once in each editing process, so it must be picklable for `jobs` above 1.
+    None: the editor is missing, such as an untrained model. settings: values that identify this editor, for
+    the report and for resuming.
     """
 
     name: str
@@ -66,7 +66,7 @@ class PictureFolder:
     """Pictures that another system made, by a manifest: CSV with columns `identity`, `request`, `picture`.
 
     `request` as on the command line ("AU12=+3,AU4=-1"), `picture` relative to the manifest; a column `seed`
-    is read where it is there, else the pictures are of any seed.
+    is optional; without it the pictures count for every seed.
     """
 
     def __init__(self, manifest: str | Path):
@@ -97,7 +97,7 @@ class PictureFolder:
             raise MagicEditError(f"{manifest} names missing pictures: {'; '.join(gone[:8])}{more}")
 
     def check(self, wanted: Iterable[tuple[Subject, Edit]]) -> None:
-        """Raises MagicEditError, naming them, where the manifest lacks edits."""
+        """Raises MagicEditError that names edits missing from the manifest."""
         lacking = [
             f"{subject.name} {edit.request}" for subject, edit in wanted if self._find(subject, edit) is None
         ]
@@ -115,7 +115,7 @@ class PictureFolder:
 
 
 def entry_point(spec: str) -> Editor:
-    """The editor that `module:name` names: a callable as it is, or what a class makes without arguments.
+    """Returns the editor `module:name`: the callable itself, or a class instance created without arguments.
 
     Raises:
         MagicEditError: where there is no such module or name.

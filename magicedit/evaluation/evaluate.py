@@ -39,23 +39,23 @@ def evaluate(
     command: str | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Runs a protocol and writes the report into the folder `output`; a run that was interrupted goes on.
+    """Runs a protocol and writes the report into the folder `output`; an interrupted run resumes.
 
     Args:
-        entrants: the editors; those that are not there are rows that say "not run".
+        entrants: the editors; missing ones get rows that say "not run".
         protocol: name, file, or a loaded one.
         data: identity folders or a prepared dataset, see `read_subjects`, which also takes `identities` and
             `attributes`.
         labels: CSV or folder by OpenFace, py-feat or LibreFace of the report's `pictures/`, of a second run;
-            labels_scale: its number for full intensity where the file does not tell.
+            labels_scale: its number for full intensity if the file does not state it.
         jobs, retry_failed, cold_start: see `run_protocol`.
         command: for the report; default: this process's own.
 
     Returns:
-        the summary: what summary.json holds.
+        the summary: the content of summary.json.
 
     Raises:
-        MagicEditError: subclasses, before the first edit, on what does not fit together.
+        MagicEditError: subclasses, before the first edit, for inconsistent arguments.
     """
     protocol = protocol if isinstance(protocol, Protocol) else load_protocol(protocol)
     names = [entrant.name for entrant in entrants]
@@ -70,7 +70,7 @@ def evaluate(
     options = {"jobs": jobs, "retry_failed": retry_failed, "cold_start": cold_start, "progress": progress}
     run_protocol(entrants, protocol, subjects, output, **options)
 
-    # Editors of earlier runs stay in the report, and what is known of people may have been added since
+    # Editors of earlier runs stay in the report, and attributes of people may have been added since
     with open_rows(output) as ledger:
         rows, run = list(ledger.entries.values()), read_run(output)
         groups = {subject.identity: dict(subject.group) for subject in subjects}
@@ -100,14 +100,14 @@ def evaluate(
 
 
 def _check_packages() -> None:
-    """MissingDependencyError now, and not after hours, where the report could not be drawn."""
+    """Raises MissingDependencyError before the run, not after hours, if the report cannot be drawn."""
     for package in ("matplotlib", "jinja2"):
         if importlib.util.find_spec(package) is None:
             raise MissingDependencyError(f"the report needs {package}: pip install 'magicedit[evaluation]'")
 
 
 def _add_fid(summary: dict[str, Any], rows: Sequence[dict[str, Any]], output: Path) -> None:
-    """The distance of each editor's crops from the originals', where network and people are enough."""
+    """Adds FID between each editor's crops and the originals, given the network and enough people."""
     good = [row for row in rows if row["error"] is None]
     originals = sorted({row["original"] for row in good})
     if len(originals) < FID_LEAST:

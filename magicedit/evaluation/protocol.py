@@ -1,4 +1,4 @@
-"""What is asked of every editor: protocols as data files."""
+"""Protocols as data files: the edits requested of every editor."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class Edit:
 
     @property
     def request(self) -> str:
-        """As on the command line, such as "AU1=+2,AU12=+3"; "none" for nothing."""
+        """As on the command line, such as "AU1=+2,AU12=+3"; "none" for an empty request."""
         return request_text(self.asked)
 
 
@@ -41,8 +41,8 @@ class Variant:
     """A row of a table of architectures or settings: a training run, and how it is sampled.
 
     name: of the row. run: the folder of the trained pipeline among the runs. train: settings of
-    `train/train.py` in which it differs from the recipe, None: the recipe cannot train it. guidance: scale,
-    None: the pipeline's own. published: name of the paper's row beside it.
+    `train/train.py` that differ from the recipe, None: the recipe cannot train it. guidance: scale, None: the
+    pipeline's own. published: name of the paper's row to compare with.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Protocol:
-    """A set of edits of each of a number of people. Fields as in the files of `protocols/`."""
+    """A set of edits for each of a number of people. Fields as in the files of `protocols/`."""
 
     name: str
     version: int
@@ -80,20 +80,20 @@ class Protocol:
 
 
 def request_text(asked: Mapping[str, float]) -> str:
-    """The one spelling of a request: by the number of the AU, its left side first, zeros left out."""
+    """Returns the canonical spelling of a request: by AU number, left side first, without zeros."""
     return ",".join(f"{name}={value:+g}" for name, value in by_number(asked).items() if value) or "none"
 
 
 def protocol_names() -> list[str]:
-    """Of the protocols that ship with the package."""
+    """Returns the names of the protocols that ship with the package."""
     return sorted(path.stem for path in _FOLDER.glob("*.yaml") if path.name != _PUBLISHED_FILE)
 
 
 def load_protocol(name_or_file: str | Path) -> Protocol:
-    """A protocol of the package by its name, or any YAML file of the same keys.
+    """Loads a protocol of the package by its name, or any YAML file with the same keys.
 
     Raises:
-        MagicEditError: on a name that is not there, and on files that say something else than protocols do.
+        MagicEditError: for unknown names, and for files that are not valid protocols.
     """
     path = Path(name_or_file)
     if not path.is_file():

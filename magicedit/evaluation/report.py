@@ -1,7 +1,7 @@
-"""The report of an evaluation: one page that needs nothing else, its tables in Markdown, the rows.
+"""The report of an evaluation: one self-contained page, its tables in Markdown, the rows.
 
-It reads `rows.jsonl` and `summary.json` of a folder and computes no metric of its own but the achieved
-change of an edit, for plotting.
+It reads `rows.jsonl` and `summary.json` of a folder. The only metric computed here is the achieved change of
+an edit, for plotting.
 """
 
 import csv
@@ -82,7 +82,7 @@ class Table(NamedTuple):
 
 
 def load_report(folder: Path) -> tuple[list[dict], dict]:
-    """The rows, one an edit, and the summary of a REPORT folder. DatasetError for a folder that is none."""
+    """Reads the rows, one per edit, and the summary of a REPORT folder. DatasetError for other folders."""
     folder = Path(folder)
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
@@ -105,9 +105,9 @@ def ran(summary: dict) -> dict[str, dict]:
 
 
 def achieved_steps(row: dict, scorer: str) -> float | None:
-    """The measured change along the asked one, in intensity steps; below 0 the wrong way.
+    """Returns the measured change along the requested one, in steps; below 0 in the wrong direction.
 
-    Over the asked action units that the scorer measures; None where there are none.
+    It covers the requested action units that the scorer measures; None if there are none.
     """
     changed = (row.get("changed") or {}).get(scorer) or {}
     asked = {au: value for au, value in row["asked"].items() if value and changed.get(au) is not None}
@@ -121,13 +121,13 @@ def metric(key: str) -> Metric:
 
 
 def title(key: str) -> str:
-    """ "au_mse/blendshapes" as the head of a column: "AU MSE, blendshapes (steps²)"."""
+    """Returns a column head: "au_mse/blendshapes" -> "AU MSE, blendshapes (steps²)"."""
     of, scorer = metric(key), key.partition("/")[2]
     return of.title + (f", {scorer}" if scorer else "") + (f" ({of.unit})" if of.unit else "")
 
 
 def number(value: float | None, digits: int = 3, sign: str = "") -> str:
-    """Rounded, or a dash where nothing was measured."""
+    """Returns the rounded number, or a dash if nothing was measured."""
     if value is None or not math.isfinite(value):
         return DASH
     return f"{round(value, digits) + 0.0:{sign}.{digits}f}"  # + 0.0: no "-0.00"
@@ -140,7 +140,7 @@ def interval(found: dict, digits: int, sign: str = "") -> str:
 
 
 def _cell(headline: dict, key: str, best: bool = False, edits: int | None = None) -> Cell:
-    """`edits`: how many there were; a mean over fewer says so."""
+    """`edits`: total number; a mean over fewer edits says so."""
     found, digits = headline.get(key) or {}, metric(key).digits
     note = interval(found, digits)
     if edits and found and found["n"] < edits:
@@ -149,7 +149,7 @@ def _cell(headline: dict, key: str, best: bool = False, edits: int | None = None
 
 
 def _best(editors: dict[str, dict], key: str) -> str | None:
-    """The editor that is better than every other by more than the intervals; None where they overlap."""
+    """Returns the editor that is best by more than the intervals; None where they overlap."""
     sign = {"lower": 1, "higher": -1}.get(metric(key).better)
     found = [(name, data.get("headline", {}).get(key) or {}) for name, data in editors.items()]
     found = [(name, of) for name, of in found if of.get("low") is not None and of.get("high") is not None]
@@ -160,7 +160,7 @@ def _best(editors: dict[str, dict], key: str) -> str | None:
 
 
 def _keys(summary: dict, metrics: Iterable[str]) -> list[str]:
-    """The headline keys of these metrics that any editor has, a column for each scorer."""
+    """Returns the headline keys of these metrics that any editor has, one column per scorer."""
     there = {key for data in ran(summary).values() for key in data.get("headline", {})}
     return [
         key
@@ -171,7 +171,7 @@ def _keys(summary: dict, metrics: Iterable[str]) -> list[str]:
 
 
 def _values(summary: dict, keys: Sequence[str]) -> Table:
-    """Editors by metrics, those that did not run included, published numbers apart."""
+    """Editors by metrics, including those that did not run; published numbers are separate."""
     editors, rows = ran(summary), []
     best = {key: _best(editors, key) for key in keys}
     for name, data in summary.get("editors", {}).items():
@@ -215,7 +215,7 @@ def _paper_number(value: float | None) -> str:
 
 
 def headline_table(summary: dict) -> str:
-    """The headline as Markdown: our editors with 95 % intervals, published rows in a table of their own."""
+    """The headline as Markdown: our editors with 95 % intervals, published rows in a second table."""
     table = _headline(summary)
     text = markdown(table.head, table.rows)
     if paper := table.published and summary["published"]:
@@ -284,7 +284,7 @@ def _sides(summary: dict) -> Table:
 
 
 def _steadiness(summary: dict) -> Table:
-    """What an edit of zero changes, and how much seeds differ."""
+    """Returns a table of changes by a zero edit, and of the spread over seeds."""
     scorers = summary.get("scorers", {})
     rows = []
     for name, data in ran(summary).items():
@@ -325,7 +325,7 @@ def _speed(summary: dict) -> Table:
 
 
 def _failures(rows: list[dict]) -> Table:
-    """The first `FAILURES` failed edits; how many there are stands by each editor's name."""
+    """Returns the first `FAILURES` failed edits; their total is beside each editor's name."""
     keys = ("editor", "identity", "photograph", "request", "seed", "error")
     failed = [[Cell(str(row.get(key, DASH))) for key in keys] for row in rows if row.get("error")]
     return Table(list(keys), failed[:FAILURES])
@@ -352,7 +352,7 @@ def picture(folder: Path, place: str | None) -> str | None:
 def _wall(rows: list[dict], folder: Path, editor: str, scorer: str) -> list[tuple[str, list[dict]]]:
     """The best, median and worst edits of an editor by the MSE of the asked action units, no edit twice.
 
-    None of an editor that changed no pixel at all.
+    Empty for an editor that changed no pixel.
     """
     scored = [
         (row["au_mse_asked"][scorer], row)
@@ -450,9 +450,9 @@ def _figures(drawn: dict, folder: Path) -> list[Path]:
 def write_report(folder: Path) -> list[Path]:
     """Writes report.html, report.md, rows.csv, rows.parquet and plots/ into REPORT and returns the paths.
 
-    The page is one file: styles, plots and pictures are in it and nothing is fetched. What is missing
-    (metrics, pictures, editors that did not run) shows as such. Raises DatasetError for a folder that is no
-    report, OutputError where it cannot be written, MissingDependencyError without matplotlib or jinja2.
+    The page is one file: styles, plots and pictures are in it and nothing is fetched. Missing metrics,
+    pictures and editors are marked as missing. Raises DatasetError for a folder that is not a report,
+    OutputError where it cannot be written, MissingDependencyError without matplotlib or jinja2.
     """
     from magicedit.evaluation import plots
 

@@ -1,4 +1,4 @@
-"""Running a protocol: every edit a row, written as soon as it is measured, so that a run can be stopped."""
+"""Runs a protocol: each edit is a row, written as soon as it is measured, so that a run can be resumed."""
 
 import hashlib
 import json
@@ -61,22 +61,22 @@ def run_protocol(
     cold_start: bool = True,
     progress: bool = False,
 ) -> list[dict[str, Any]]:
-    """Edits every subject with every editor, and measures. Rows that an earlier run wrote are kept.
+    """Edits every subject with every editor and measures the results. Rows of earlier runs are kept.
 
     Args:
-        entrants: what is evaluated; those without `open` are left out.
-        subjects: as many as the protocol asks for are taken, from the first.
+        entrants: the editors; those without `open` are left out.
+        subjects: the first ones are used, as many as the protocol requires.
         output: the report's folder.
         jobs: processes; above 1, a script that calls this needs `if __name__ == "__main__":`.
-        retry_failed: edit again what failed in an earlier run.
+        retry_failed: repeat edits that failed in an earlier run.
         cold_start: also measure time and memory of opening each editor for a first edit.
 
     Returns:
         all rows, in the order of the protocol; a failed edit has its message under "error".
 
     Raises:
-        MagicEditError: before the first edit, where an editor lacks AUs or pictures that the protocol asks
-            for, or where `output` holds something else.
+        MagicEditError: before the first edit, where an editor lacks AUs or pictures that the protocol
+            requires, or where `output` holds anything else.
     """
     output = Path(output)
     subjects = [
@@ -87,7 +87,7 @@ def run_protocol(
     runnable = [entrant for entrant in entrants if entrant.open is not None]
     worker = Worker(protocol, output)
     tasks = []
-    for entrant in runnable:  # a broken one ends the run before anything is edited
+    for entrant in runnable:  # a broken editor stops the run before the first edit
         tasks += _tasks_of(entrant, worker.editor(entrant), protocol, subjects)
     about["skipped"] = worker.scoring.skipped
     run = read_run(output)
@@ -141,7 +141,7 @@ def _tasks_of(entrant: Entrant, editor, protocol: Protocol, subjects: Sequence[S
 
 
 class Worker:
-    """Makes and measures edits. What that needs is opened on first use; one editor at a time."""
+    """Makes and measures edits. Its resources are opened on first use, one editor at a time."""
 
     def __init__(self, protocol: Protocol, output: Path):
         self.protocol, self.output = protocol, output
@@ -161,7 +161,7 @@ class Worker:
         return self._editor[1]
 
     def __call__(self, task: Task) -> dict[str, Any]:
-        """The row of one edit. What fails is in it: one edit must not end thousands."""
+        """Returns the row of one edit, errors included: one edit must not stop thousands."""
         row = _empty_row(task, self.protocol)
         subject, edit = task.subject, task.edit
         try:
@@ -208,7 +208,7 @@ class Worker:
 
 
 def _empty_row(task: Task, protocol: Protocol) -> dict[str, Any]:
-    """What is known of an edit before it is made."""
+    """Returns the columns that are known before the edit."""
     subject, edit = task.subject, task.edit
     rendering = {"rendering": subject.style} if len(protocol.renderings) > 1 else {}
     return {
@@ -243,7 +243,7 @@ def _cold(entrant: Entrant, subject: Subject, edit: Edit) -> dict[str, float] | 
         return cost and cost | {"seconds": round(seconds, 2)}
     except (pickle.PicklingError, AttributeError, TypeError, IndexError, ValueError):
         return None  # an editor that another process cannot make, or that writes to stdout
-    except subprocess.CalledProcessError:  # the edits' own rows tell what is wrong with it
+    except subprocess.CalledProcessError:  # the edits' own rows contain the error
         return None
 
 
@@ -255,7 +255,7 @@ def measure_cold() -> None:
         print("null")
         return
     editor(subject.open(), edit.asked, edit.seed)
-    status = Path("/proc/self/status")  # getrusage would also tell the peak of the process we came from
+    status = Path("/proc/self/status")  # getrusage would include the peak of the parent process
     peak = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.exists() else None
     cost = {"peak_memory_mb": round(int(peak[1]) / 1024, 1) if peak else None}
     torch = sys.modules.get("torch")
@@ -268,8 +268,8 @@ def measure_cold() -> None:
 
 
 def safe_name(text: str) -> str:
-    """As a file name: whatever is no letter, digit or one of `=+-,._ ()` becomes an underscore, and names
-    that this changes or cuts get a hash, so that no two become one."""
+    """Returns a file name: characters other than letters, digits and `=+-,._ ()` become underscores; changed
+    or shortened names get a hash, so that they stay distinct."""
     plain = re.sub(r"[^\w=+\-,. ()]", "_", text)[:120]
     if plain == text and plain.strip(". "):
         return plain
@@ -282,10 +282,9 @@ def open_rows(output: str | Path) -> Ledger:
 
 
 def read_rows(output: str | Path) -> dict[Key, dict[str, Any]]:
-    """The rows of a report by editor, subject, request and seed; of an edit that was made again, the last.
+    """Reads the rows of a report by editor, subject, request and seed; for repeated edits the last row.
 
-    A last line that is still being written, or was cut off, is not among them. OutputError where any other
-    is no row.
+    An incomplete last line is ignored. OutputError where any other line is not a row.
     """
     return read_ledger(Path(output) / ROWS, _key)
 
@@ -305,7 +304,7 @@ def read_run(output: str | Path) -> dict[str, Any]:
 
 
 def _about(protocol: Protocol, subjects: Sequence[Subject], entrants: Iterable[Entrant]) -> dict[str, Any]:
-    """What run.json says of an evaluation, so that another one is not mixed with it."""
+    """Returns the content of run.json, which keeps different evaluations apart."""
     return {
         "protocol": protocol.name,
         "version": protocol.version,
@@ -315,13 +314,13 @@ def _about(protocol: Protocol, subjects: Sequence[Subject], entrants: Iterable[E
 
 
 def check_output_folder(output: Path, about: Mapping[str, Any]) -> None:
-    """OutputError where the folder holds something else than an evaluation that began like this one.
+    """Raises OutputError where the folder holds anything but an evaluation with the same run.json.
 
-    Editors may be added to a report; what an editor of a known name is, may not change.
+    Editors may be added to a report, but an editor's settings may not change under its name.
     """
     run = read_run(output)
     if not run:
-        begun = output / ROWS  # empty where a kill came before run.json
+        begun = output / ROWS  # empty if the run was killed before run.json
         others = output.is_dir() and [p for p in output.iterdir() if p != begun or p.stat().st_size]
         if output.exists() and others != []:
             raise OutputError(f"{output} exists and is no report of an evaluation; choose another folder")

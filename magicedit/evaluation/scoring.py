@@ -1,4 +1,4 @@
-"""What is seen of one edit: the original measured once, each result against it."""
+"""Scores of one edit: measures the original once, and each result against it."""
 
 import re
 from collections import OrderedDict
@@ -62,7 +62,7 @@ SCORERS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """A face as all scorers see it. crop: (CROP, CROP, 3) by the original's alignment."""
+    """A face measured by all scorers. crop: (CROP, CROP, 3) by the original's alignment."""
 
     face: Face
     crop: np.ndarray
@@ -103,7 +103,7 @@ class Scoring:
         self._originals: OrderedDict[str, Original] = OrderedDict()
 
     def _optional(self, name: str, load):
-        """What `load` makes; None, and the reason in `skipped`, where packages or weights are missing."""
+        """Result of `load`; None, with the reason in `skipped`, if packages or weights are missing."""
         try:
             return load()
         except MagicEditError as error:
@@ -214,10 +214,10 @@ def au_columns(
 ) -> dict[str, dict[str, float | None]]:
     """`au_mse`, `au_mae`, `au_mse_asked`, `achieved` and `gain` of a row, each by scorer.
 
-    A side that was asked alone counts by itself in `achieved` and the errors of what was asked; among `aus`,
-    the whole unit is to change by the mean of its sides. A scorer without intensities of its own takes where
-    the scale starts from the blendshapes. Landmarks say nothing of units that move the same points as those
-    that were asked for, so these are left out of their errors.
+    A side requested alone counts separately in `achieved` and in the errors of the request; among `aus`, the
+    whole unit should change by the mean of its sides. A scorer without intensities takes the starting level
+    from the blendshapes. Landmarks cannot separate units that move the same points as the requested ones, so
+    their errors leave these units out.
     """
     whole = dict(asked)
     for name, value in asked.items():
@@ -250,7 +250,7 @@ def head_group(face: Face) -> str:
 
 
 def rounded(value: Any) -> Any:
-    """Floats to five places: what the measurements can tell, and files of half the size."""
+    """Rounds floats to five places: the precision of the measurements, and files of half the size."""
     if isinstance(value, Mapping):
         return {key: rounded(item) for key, item in value.items()}
     return round(value, 5) if isinstance(value, float) else value

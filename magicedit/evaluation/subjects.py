@@ -1,4 +1,4 @@
-"""Whom to edit: one photograph a person, from folders of photographs or a prepared dataset."""
+"""Subjects of an evaluation: one photograph per person, from folders or a prepared dataset."""
 
 import functools
 import hashlib
@@ -18,7 +18,7 @@ from magicedit.tables import read_table
 
 RENDERINGS = ("photograph", "drawn", "cartoon")
 ATTRIBUTES_FILE = "attributes.csv"
-_PREFERRED = "neutral"  # of several photographs of a person, the one of this name
+_PREFERRED = "neutral"  # name of the photograph preferred among several of a person
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Subject:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Of the photograph's pixels: the same file or dataset row has the same, whatever it is called."""
+        """Hash of the photograph's pixels: equal for the same file or dataset row under any name."""
         content = self.source.read_bytes() if self.row is None else _encoded_crop(self.source, self.row)
         return hashlib.sha256(content).hexdigest()[:16]
 
@@ -76,19 +76,19 @@ def read_subjects(
     identities: list[str] | None = None,
     attributes: str | Path | None = None,
 ) -> list[Subject]:
-    """The people of a folder, in order of their names.
+    """Reads the people of a folder, in order of their names.
 
     Args:
         data: a folder with one sub-folder of photographs a person (of several, `neutral.*` is taken, else the
             first; a loose photograph is a person of its own), or a dataset of `magicedit prepare` (its
             validation split where it has one; of a person the least expressive photograph).
-        limit: how many of them at most.
+        limit: maximum number of people.
         identities: only these, in this order.
-        attributes: CSV with a column `identity` and whatever is known of each; default: attributes.csv in the
-            folder, if it is there. An age is binned by tens.
+        attributes: CSV with a column `identity` and any attributes of each person; default: attributes.csv in
+            the folder, if present. Ages are binned by tens.
 
     Raises:
-        DatasetError: where there are no photographs or no identities, or names that are not there.
+        DatasetError: where there are no photographs or no identities, or for unknown names.
     """
     folder = Path(data)
     if not folder.is_dir():
@@ -182,7 +182,7 @@ def _encoded_crop(file: Path, row: int) -> bytes:
 
 
 def read_attributes(path: str | Path) -> dict[str, dict[str, str]]:
-    """By identity what a CSV says of each, an age binned by tens ("30-39"). DatasetError without a column
+    """Reads a CSV of attributes by identity, ages binned by tens ("30-39"). DatasetError without a column
     `identity`."""
     table = read_table(path, DatasetError)
     if not table.rows or "identity" not in table.header:

@@ -1,4 +1,4 @@
-"""From rows to the figures of the report; nothing here looks at pictures."""
+"""Computes the report's figures from rows, without reading pictures."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,10 +30,10 @@ _LABELS_NOTE = "intensities 0 to 5 that another tool read from the same crops"
 def read_intensities(
     labels: str | Path, scale: float | None, aus: tuple[str, ...]
 ) -> dict[str, dict[str, float]]:
-    """By picture the AU intensities 0 to 5 of a label file.
+    """Reads the AU intensities, 0 to 5, of a label file by picture.
 
     Raises:
-        DatasetError: where it is unreadable, its scale cannot be told, or it has none of the AUs `aus`.
+        DatasetError: where it is unreadable, its scale is unknown, or it has none of the AUs `aus`.
     """
     intensities = read_labels(labels, scale)
     known = {au for values in intensities.values() for au in values}
@@ -51,7 +51,7 @@ def add_labels(
     report's `pictures/`, originals included. Returns how many rows it could score.
 
     Raises:
-        DatasetError: where the file is unreadable, its scale cannot be told, or it names no picture.
+        DatasetError: where the file is unreadable, its scale is unknown, or it names no picture.
     """
     intensities = read_intensities(labels, scale, aus)
     pictures = {row[name] for row in rows for name in ("picture", "original") if row.get(name)}
@@ -78,11 +78,11 @@ def add_labels(
 def summarise(
     rows: Rows, protocol: Protocol, entrants: Sequence[Entrant], run: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """`summary.json` without its circumstances.
+    """Returns the content of `summary.json` without its circumstances.
 
     Args:
         rows: of all editors, as `run_protocol` gives them.
-        run: what run.json says, for what was skipped and the cold starts.
+        run: content of run.json, for skipped metrics and cold starts.
     """
     scorers = {name: about for name, about in SCORERS.items() if name not in run.get("skipped", {})}
     if scored := sum("labels" in row.get("changed", {}) for row in rows):
@@ -135,7 +135,7 @@ def _editor_summary(
 
 
 def headline(rows: Rows) -> dict[str, dict[str, float]]:
-    """Mean and 95 % interval of every metric that was measured, those by scorer as "au_mse/blendshapes"."""
+    """Returns mean and 95 % interval of every measured metric, those by scorer as "au_mse/blendshapes"."""
     values: dict[str, list[tuple[float, str]]] = {}
     for row in rows:
         for metric in AU_COLUMNS:
@@ -152,8 +152,8 @@ def headline(rows: Rows) -> dict[str, dict[str, float]]:
 
 
 def control(levels: Rows, scorer: str, aus: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """By AU the measured change at each level, and how it follows what the scale had room for; nothing for
-    AUs that were not asked."""
+    """Returns by AU the measured change at each level and its relation to the possible change; unrequested
+    AUs are absent."""
     found = {}
     for au in aus:
         rows = [row for row in levels if au in row["asked"] and au in row["changed"].get(scorer, {})]
@@ -171,7 +171,7 @@ def control(levels: Rows, scorer: str, aus: Iterable[str]) -> dict[str, dict[str
 
 
 def _possible(row: Mapping[str, Any], scorer: str) -> float:
-    """What the scale had room for of a request of one AU, steps."""
+    """Returns the possible part of a one-AU request on the scale, steps."""
     before = row["before"].get(scorer) or row["before"]["blendshapes"]
     return possible_change(row["asked"], before)[next(iter(row["asked"]))]
 
@@ -190,7 +190,7 @@ def _crosstalk(levels: Rows, scorer: str, aus: Sequence[str]) -> dict[str, Any]:
 
 
 def _sides(rows: Rows, scorer: str) -> dict[str, dict[str, float | None]]:
-    """By AU the mean change of the asked side and of the other, steps."""
+    """Returns by AU the mean change of the requested side and of the other, steps."""
     pairs: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
         ((name, _),) = row["asked"].items()
@@ -208,7 +208,7 @@ def _sides(rows: Rows, scorer: str) -> dict[str, dict[str, float | None]]:
 
 
 def _zero_drift(rows: Rows) -> dict[str, float] | None:
-    """The largest change of any AU, by any scorer, and pixels, where nothing was asked."""
+    """Returns the largest change of any AU, by any scorer, and of pixels, for empty requests."""
     if not rows:
         return None
     changes = [abs(v) for row in rows for changed in row["changed"].values() for v in changed.values()]
@@ -237,7 +237,7 @@ def _seed_spread(rows: Rows, scorers: Iterable[str]) -> dict[str, float] | None:
 
 
 def groups(rows: Rows) -> dict[str, dict[str, dict[str, Any]]]:
-    """The headline by each value of each column that the data gives and that has more than one."""
+    """Returns the headline for each value of each data column with more than one value."""
     rows = [row for row in rows if row["kind"] != "zero"]
     columns = sorted({column for row in rows for column in row["group"]})
     found = {}

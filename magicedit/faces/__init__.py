@@ -43,7 +43,7 @@ __all__ = [
 
 
 def load_backend(name: str = "mediapipe", **settings: Any) -> FaceBackend:
-    """The backend of that name, made with these settings; its library is imported here and not before."""
+    """Creates the named backend with these settings; its library is imported only here."""
     if name == "mediapipe":
         from magicedit.faces.backends.mediapipe import MediaPipeBackend
 

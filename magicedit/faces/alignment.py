@@ -1,4 +1,4 @@
-"""The square crop in which a face is edited: where it lies in the photograph, and cutting it out."""
+"""The square crop in which a face is edited: its place in the photograph, and cutting it out."""
 
 from dataclasses import dataclass
 
@@ -7,8 +7,8 @@ import numpy as np
 
 from magicedit.faces.types import Face, Scheme, check_pixels
 
-# Points that keep their place whatever the expression: eye corners, nose bridge, base of the nose, temples.
-# No mouth, brow, nose wing or jaw, so that opening the mouth neither moves nor rescales the crop.
+# Points that no expression moves: eye corners, nose bridge, base of the nose, temples. No mouth, brow, nose
+# wing or jaw, so that opening the mouth neither moves nor rescales the crop.
 # Rows: index among MediaPipe's 478, index among iBUG's 68, place in the unit square.
 #
 # Made as the mean of the neutral photographs of 79 people (the Face Research Lab London Set without the ten
@@ -51,7 +51,7 @@ class Alignment:
         return float(np.hypot(self.matrix[0, 0], self.matrix[1, 0]))
 
     def apply(self, points: np.ndarray) -> np.ndarray:
-        """Points (..., 2) of the photograph, in crop pixels; float32."""
+        """Returns points (..., 2) of the photograph in crop pixels; float32."""
         return (points @ self.matrix[:, :2].T + self.matrix[:, 2]).astype(np.float32)
 
     def inverse(self) -> np.ndarray:
@@ -60,7 +60,7 @@ class Alignment:
         return np.concatenate([linear, -linear @ self.matrix[:, 2:]], axis=1)
 
     def scaled(self, size: int) -> "Alignment":
-        """The same square of the photograph at another size in pixels."""
+        """Returns the alignment of the same square of the photograph at another size in pixels."""
         if size < 1:
             raise ValueError(f"the size of a crop must be at least 1 pixel, got {size}")
         factor = size / self.size
@@ -70,11 +70,11 @@ class Alignment:
 
 
 def align(face: Face, size: int, *, margin: float = 1.0) -> Alignment:
-    """The upright square crop of a face, `size` pixels a side.
+    """Returns the alignment of a face's upright square crop, `size` pixels a side.
 
     It is the similarity (scale, rotation, shift) that maps the face's stable landmarks nearest to a fixed
-    template in the least-squares sense (S. Umeyama, PAMI 13(4), 1991), so that photographs of one person land
-    in the same frame whatever the expression. At margin 1 a frontal face, hairline to chin, fills 75 % of the
+    template in the least-squares sense (S. Umeyama, PAMI 13(4), 1991), so that photographs of one person
+    share a frame for every expression. At margin 1 a frontal face, hairline to chin, fills 75 % of the
     height; the crop shows `margin` times that much of the photograph in each direction.
     """
     if size < 1:
@@ -90,12 +90,12 @@ def align(face: Face, size: int, *, margin: float = 1.0) -> Alignment:
 
 
 def stable_landmarks(landmarks: np.ndarray, scheme: Scheme) -> np.ndarray:
-    """The ten landmarks (10, 2) that keep their place whatever the expression."""
+    """Returns the ten landmarks (10, 2) that no expression moves."""
     return np.asarray(landmarks)[_INDICES[scheme]]
 
 
 def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """(2, 3) matrix of the rotation, uniform scale and shift that bring `source` nearest to `target`.
+    """Returns the (2, 3) matrix of the rotation, uniform scale and shift that best map `source` to `target`.
 
     Least squares; in two dimensions Umeyama's solution is a complex regression, target = a * source + b.
     ValueError where all source points coincide.
@@ -112,10 +112,10 @@ def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def crop_face(pixels: np.ndarray, alignment: Alignment) -> np.ndarray:
-    """The crop of an RGB photograph, (size, size, 3) uint8; beyond the photograph's border it is reflected.
+    """Returns the crop of an RGB photograph, (size, size, 3) uint8, reflected beyond the photograph's border.
 
-    A crop smaller than what it shows is drawn at a whole multiple of its size, at least the photograph's own
-    resolution, and averaged down, so that hair and fabric do not alias.
+    A crop below the photograph's resolution is drawn at a whole multiple of its size, at least at the
+    photograph's resolution, and averaged down, so that hair and fabric do not alias.
     """
     pixels = check_pixels(pixels)
     factor = max(1, int(np.ceil(1 / alignment.scale - 0.01)))

@@ -1,4 +1,4 @@
-"""The face's own axes in a picture, in which lengths do not depend on its size and turn."""
+"""The face's own axes in a picture; lengths in them do not depend on the face's size and rotation."""
 
 from dataclasses import dataclass
 
@@ -36,7 +36,7 @@ class FaceFrame:
 
 
 def face_frame(landmarks: np.ndarray, scheme: Scheme = "mediapipe478") -> FaceFrame:
-    """The frame of landmarks (points, 2) px. ValueError for another scheme, or eyes that coincide."""
+    """Returns the frame of landmarks (points, 2) px. ValueError for another scheme, or eyes that coincide."""
     landmarks = np.asarray(landmarks, np.float64)
     count = LANDMARK_COUNTS[scheme]
     if landmarks.shape != (count, 2):

@@ -1,10 +1,10 @@
-"""How the face moved between two photographs of a person, in action units: a scorer that sees no blendshapes.
+"""Movement of a face between two photographs of a person, in action units: a scorer without blendshapes.
 
 Each action unit is read from the one movement that defines it (P. Ekman, W. Friesen, J. Hager, "Facial Action
-Coding System", 2002): how far a few landmarks went in its direction, in interocular distances, after the
-second face was laid on the first by landmarks that no expression moves. The distances that count as full
+Coding System", 2002): how far a few landmarks moved in its direction, in interocular distances, after the
+second face was aligned to the first by landmarks that no expression moves. The distances that count as full
 intensity are those of a face mesh with FACS-like blendshapes (ICT-FaceKit, MIT licence) at full activation,
-seen from the front. Units that move the same skin cannot be told apart so: where a smile draws a corner up,
+seen from the front. This does not separate units that move the same skin: where a smile draws a corner up,
 AU15 reads negative.
 """
 
@@ -51,7 +51,7 @@ MOVEMENTS: dict[str, Movement] = {
     "AU26": Movement((152, 377, 400), (152, 148, 176), (0.0, -0.43)),
 }
 
-# The same by iBUG's 68 points, with the same mesh's displacements of these points; no point sees the cheek.
+# The same for iBUG's 68 points, with the same mesh's displacements of these points; none lies on the cheek.
 _BROW_68, _CORNER_68 = ((22, 23, 24), (21, 20, 19)), ((54, 64), (48, 60))
 MOVEMENTS_68: dict[str, Movement] = {
     "AU1": Movement((22, 23), (21, 20), (0.0, 0.075)),
@@ -67,7 +67,7 @@ MOVEMENTS_68: dict[str, Movement] = {
     "AU26": Movement((8, 9), (8, 7), (0.0, -0.419)),
 }
 MOVEMENTS_OF_SCHEME: dict[Scheme, dict[str, Movement]] = {"mediapipe478": MOVEMENTS, "ibug68": MOVEMENTS_68}
-# Units that share no point, and yet the muscles of one were seen to move the points of the other
+# Units that share no point, but the muscles of one were observed to move the points of the other
 _TOGETHER = (
     {"AU1", "AU2"}, {"AU1", "AU9"}, {"AU2", "AU9"}, {"AU4", "AU9"}, {"AU5", "AU9"}, {"AU12", "AU26"},
     {"AU15", "AU26"}, {"AU17", "AU25"}, {"AU25", "AU26"},
@@ -75,10 +75,10 @@ _TOGETHER = (
 
 
 def entangled(names: Iterable[str], scheme: Scheme = "mediapipe478") -> set[str]:
-    """Units, other than these, that are read from points that these move: a smile's corners are AU15's too.
+    """Returns the other units read from points that these units move: a smile's corners also belong to AU15.
 
-    Of the units with sides, such as "AU12L", the whole unit counts. Some that share no point move skin
-    together all the same: brows, and what an opening mouth or a dropping jaw draws along.
+    A side such as "AU12L" counts as its whole unit. Some units that share no point still move skin together:
+    those of the brows, and those moved along by an opening mouth or a dropping jaw.
     """
     movements = MOVEMENTS_OF_SCHEME[scheme]
     units = {whole_name(name) for name in names}
@@ -90,11 +90,11 @@ def entangled(names: Iterable[str], scheme: Scheme = "mediapipe478") -> set[str]
 def geometric_change(
     before: np.ndarray, after: np.ndarray, scheme: Scheme = "mediapipe478"
 ) -> dict[str, float]:
-    """Change of action units in intensity steps, from the landmarks (points, 2) px of two photographs.
+    """Returns the change of action units in steps, from the landmarks (points, 2) px of two photographs.
 
-    Units of `MOVEMENTS` and AU25, the gap of the lips, which is how one photograph's AU25 is measured too;
-    those with sides also by side, such as "AU12L". A step is a fifth of the full movement; nothing is
-    clipped. ValueError for landmarks of another shape than the scheme's.
+    It covers the units of `MOVEMENTS`, and AU25 from the gap of the lips, as in a single photograph; units
+    with sides also by side, such as "AU12L". A step is a fifth of the full movement; nothing is clipped.
+    ValueError for landmarks whose shape does not fit the scheme.
     """
     before, after = np.asarray(before, np.float64), np.asarray(after, np.float64)
     frame = face_frame(before, scheme)

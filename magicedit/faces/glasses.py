@@ -17,14 +17,14 @@ from magicedit.faces.types import Scheme
 
 TABLE = Path(__file__).with_name("glasses.safetensors")
 WIDTH, HEIGHT, SCALE = 112, 56, 40  # px: the picture around the eyes, and px an interocular distance
-_EYES_AT = (0.5, 0.4)  # of the picture: the middle between the eyes
+_EYES_AT = (0.5, 0.4)  # share of the picture: the middle between the eyes
 _CELL, _BINS = 8, 6  # px, and directions of a half turn
-# Score from which on glasses are held in place, and from which on all of the way
+# Score above which glasses begin to be held in place, and score above which they are held fully
 UNSURE, SURE = 0.5, 1.5
 
 
 def eye_features(crop: np.ndarray, landmarks: np.ndarray, scheme: Scheme) -> np.ndarray:
-    """(features,) float32: histograms of gradient directions around the eyes, normalized by their blocks.
+    """Returns (features,) float32: block-normalized histograms of gradient directions around the eyes.
 
     crop: an aligned one, (size, size, 3) uint8 RGB. landmarks: (points, 2) px of it.
     """
@@ -41,7 +41,7 @@ def eye_features(crop: np.ndarray, landmarks: np.ndarray, scheme: Scheme) -> np.
 
 
 def gradient_histograms(picture: np.ndarray) -> np.ndarray:
-    """(features,) of a grey picture (HEIGHT, WIDTH) uint8."""
+    """Returns (features,) of a grey picture (HEIGHT, WIDTH) uint8."""
     light = np.sqrt(picture.astype(np.float32))
     x, y = (cv2.Sobel(light, cv2.CV_32F, *order) for order in ((1, 0), (0, 1)))
     strength, direction = np.hypot(x, y), np.arctan2(y, x) % np.pi / np.pi * _BINS
@@ -55,13 +55,13 @@ def gradient_histograms(picture: np.ndarray) -> np.ndarray:
 
 
 def glasses_score(crop: np.ndarray, landmarks: np.ndarray, scheme: Scheme) -> float:
-    """Log-odds that a face wears glasses; arguments as of `eye_features`."""
+    """Returns the log-odds that a face wears glasses; arguments as in `eye_features`."""
     weights = _weights()
     return float(eye_features(crop, landmarks, scheme) @ weights["weight"] + weights["bias"][0])
 
 
 def glasses_presence(score: float) -> float:
-    """How far glasses with a `glasses_score` are held in place, 0..1."""
+    """Returns how strongly glasses with a `glasses_score` are held in place, 0..1."""
     return float(np.clip((score - UNSURE) / (SURE - UNSURE), 0, 1))
 
 

@@ -1,4 +1,4 @@
-"""From what MediaPipe measures to FACS: blendshapes to action units, transformation matrix to pose."""
+"""Converts MediaPipe's measurements: blendshapes to action units, transformation matrix to pose."""
 
 from collections.abc import Mapping
 
@@ -34,10 +34,10 @@ BLENDSHAPES_OF_UNIT: dict[str, tuple[str, ...]] = {
     "AU45": ("eyeBlinkLeft", "eyeBlinkRight"),
 }
 
-# What the scores hardly respond to even where the muscles themselves are moved, and landmarks do: see
+# Units that landmarks show but the scores hardly respond to, even when the muscles themselves move: see
 # benchmarks/muscle_calibration.json.
 SEEN_BY_LANDMARKS = ("AU5", "AU6", "AU9", "AU15")
-# Where landmarks show less than half of what the muscle is commanded to do: the share that they show, ibid.
+# Share of the commanded muscle movement that landmarks show, for units where it is below half, ibid.
 LANDMARKS_SHOW = {"AU9": 0.29}
 
 _INNER_BROWS = ((55, 107), (285, 336))  # the subject's right, the left
@@ -59,7 +59,7 @@ def lip_gap(landmarks: np.ndarray, scheme: Scheme = "mediapipe478") -> float:
 
 
 def lip_opening(landmarks: np.ndarray) -> float:
-    """AU25 of (478, 2) landmarks: 0 where the lips touch, 5 from 0.30 interocular distances on."""
+    """Returns AU25 of (478, 2) landmarks: 0 where the lips touch, 5 from 0.30 interocular distances."""
     opening = (lip_gap(landmarks) - _LIPS_CLOSED) / FULL_LIP_GAP
     return FULL_INTENSITY * float(np.clip(opening, 0.0, 1.0))
 
@@ -67,9 +67,9 @@ def lip_opening(landmarks: np.ndarray) -> float:
 def blendshapes_to_action_units(blendshapes: Mapping[str, float], landmarks: np.ndarray) -> dict[str, float]:
     """Action units 0..5 from blendshape scores 0..1 and (478, 2) landmarks in pixels.
 
-    Every unit but AU25 is 5 times the mean score of its blendshapes. AU25, lips part, has none of its own: it
-    is the gap of the inner lips, 0 where they touch and 5 from 0.30 interocular distances on. (The maximum of
-    the opening blendshapes would call a closed-lip smile open, for mouthUpperUp moves with it.)
+    Every unit but AU25 is 5 times the mean score of its blendshapes. AU25, lips part, has no blendshape: it
+    is the gap of the inner lips, 0 where they touch and 5 from 0.30 interocular distances. (The maximum of
+    the opening blendshapes would rate a closed-lip smile as open, because mouthUpperUp moves with it.)
     """
     units = {
         unit: FULL_INTENSITY * float(np.mean([blendshapes[name] for name in names]))
@@ -82,8 +82,8 @@ def blendshapes_to_action_units(blendshapes: Mapping[str, float], landmarks: np.
 def blendshapes_to_sides(blendshapes: Mapping[str, float], landmarks: np.ndarray) -> dict[str, float]:
     """Action units 0..5 by side, such as "AU12L" for the subject's left.
 
-    From the blendshape of that side; AU1, whose blendshape has no sides, from its own intensity and how much
-    higher the inner brow of that side stands over its eye than the other's.
+    Each comes from the blendshape of that side. The blendshape of AU1 has no sides; they come from its
+    intensity and from how much higher the inner brow of that side is above its eye than the other one.
     """
     sides = {}
     for unit in BILATERAL:

@@ -1,7 +1,7 @@
-"""Whether something covers a part of the face that an edit would move: a mask, dark glasses, a scarf.
+"""Detects coverings of face parts that an edit would move: masks, dark glasses, scarves.
 
-Skin has one colour, up to light. A part of a face whose colour is far from the rest's is covered. That finds
-coloured, white and black coverings and dark glasses; it does not find hands, and clear glasses do not matter.
+Skin has one colour, apart from lighting. A part whose colour is far from that of the rest is covered. This
+finds coloured, white and black coverings and dark glasses. It does not find hands; clear glasses are ignored.
 """
 
 import cv2
@@ -11,7 +11,7 @@ from magicedit.faces.alignment import align, crop_face
 from magicedit.faces.regions import polygon_mask
 from magicedit.faces.types import Face
 
-_SIZE = 128  # px a side of the crop that is looked at
+_SIZE = 128  # px a side of the examined crop
 # MediaPipe's landmarks on the skin of each part, and around each eye from the brow to below the lids.
 _SKIN = {"forehead": (108, 151, 337, 9), "bridge": (168, 8, 193, 417), "below eyes": (118, 347)}
 _PARTS = {
@@ -28,21 +28,21 @@ _EYES = {
 }
 # In 212 photographs of 120 people, dark-skinned ones among them, parts differ by 13.8 at most (a black
 # beard), 99 % by less than 10.5; the brighter fifth around the eyes has 0.53 of the skin's lightness or more.
-# In gaudy pictures all distances of colour grow, and with them the skin's own from grey.
+# In saturated pictures all colour distances grow, including that of skin from grey.
 _FOREIGN = 14.5  # distance in the a, b plane of CIE L*a*b*, and at least
 _FADED = 0.85  # of the skin's distance from grey
 _DARK = 0.40
 
 
 def prepare_colours() -> None:
-    """Has OpenCV make its table for L*a*b* now: 0.1 s which the first photograph would bear."""
+    """Makes OpenCV build its L*a*b* table now, which saves the first photograph 0.1 s."""
     cv2.cvtColor(np.zeros((1, 1, 3), np.float32), cv2.COLOR_RGB2LAB)
 
 
 def covered_parts(pixels: np.ndarray, face: Face) -> list[str]:
-    """Names of the face's parts that seem covered, in the photograph (height, width, 3) uint8 RGB.
+    """Returns the names of face parts that seem covered in the photograph (height, width, 3) uint8 RGB.
 
-    Empty too for landmarks of another scheme than MediaPipe's, which have no cheeks.
+    The list is empty for schemes other than MediaPipe's, which have no cheek landmarks.
     """
     if face.scheme != "mediapipe478":
         return []

@@ -1,7 +1,7 @@
-"""A face backend in a process of its own, for programs that start, measure and end.
+"""A face backend in its own process, for short-lived programs.
 
-Its library then loads beside torch and diffusers, on another core, not after them: importing is Python's own
-work, which the threads of one process cannot share.
+Its library then loads in parallel with torch and diffusers on another core. Threads of one process cannot do
+this, because importing runs Python code.
 """
 
 import contextlib
@@ -21,16 +21,16 @@ from magicedit.errors import MagicEditError
 from magicedit.faces.types import Face, Found, check_pixels
 from magicedit.workers import cores
 
-# The child finds the modules that this process found, from wherever it was started.
+# The child finds the same modules as this process, in every working directory.
 _CHILD = "import sys; sys.path[:] = {path!r}; from magicedit.faces.process import serve; serve({descriptor})"
 
 
 class BackendProcess:
-    """Hands photographs to the backend of that name in a child process, and its faces or errors back.
+    """Sends photographs to the named backend in a child process and returns its faces or raises its errors.
 
-    name, settings: as of `load_backend`; what it raises is raised by the first `detect`.
+    name, settings: as in `load_backend`; the first `detect` raises its errors.
     Not to be called from two threads at once. The child ends with `close`, or with this process. It ignores
-    Python's warnings, and a Ctrl-C in the terminal is left to this process.
+    Python's warnings; only this process handles Ctrl-C in the terminal.
     """
 
     def __init__(self, name: str = "mediapipe", **settings: Any) -> None:
@@ -41,17 +41,17 @@ class BackendProcess:
             self._process = subprocess.Popen(
                 [sys.executable, "-W", "ignore", "-c", code], pass_fds=[theirs.fileno()], process_group=0
             )
-        # The child reads when it is ready; meanwhile a large photograph does not fit into the pipe.
+        # The child reads only once it is ready; until then a large photograph does not fit into the pipe.
         self._asking = ThreadPoolExecutor(1, "faces")
         self._asking.submit(self._connection.send, (name, settings))
         self._ahead: tuple[np.ndarray, Future[Found]] | None = None
 
     def search_ahead(self, pixels: np.ndarray) -> None:
-        """Starts what the next `search` of this very array, not changed meanwhile, will return."""
+        """Starts the next `search` early; it must get the same array, unchanged."""
         self._ahead = pixels, self._asking.submit(self._ask, "search", check_pixels(pixels))
 
     def search(self, pixels: np.ndarray) -> Found:
-        """As `magicedit.faces.search` of the backend; errors as of `detect`."""
+        """As `magicedit.faces.search` with the backend; errors as in `detect`."""
         ahead, self._ahead = self._ahead, None
         if ahead is None or ahead[0] is not pixels:
             ahead = pixels, self._asking.submit(self._ask, "search", check_pixels(pixels))
@@ -66,10 +66,10 @@ class BackendProcess:
         return self._asking.submit(self._ask, "detect", check_pixels(pixels)).result()
 
     def close(self) -> None:
-        """Ends the child, whatever it does at the moment."""
+        """Stops the child immediately."""
         self._process.kill()
         self._process.wait()
-        self._asking.shutdown(cancel_futures=True)  # what was asked fails now: nobody is there to answer
+        self._asking.shutdown(cancel_futures=True)  # pending requests fail now, since the child is gone
         self._connection.close()
 
     def __enter__(self) -> "BackendProcess":
@@ -94,8 +94,8 @@ class BackendProcess:
 
 
 def serve(descriptor: int) -> None:
-    """The child: reads a backend's name and settings, then photographs, until the other end is closed."""
-    from magicedit.faces import load_backend, search  # which the parent has no use for
+    """Runs the child: reads a backend's name and settings, then photographs until the other end closes."""
+    from magicedit.faces import load_backend, search  # not needed by the parent
 
     connection = Connection(descriptor)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
@@ -111,7 +111,7 @@ def serve(descriptor: int) -> None:
 
 
 def _outcome(call: Callable[[], Any]) -> Any:
-    """What a call returns or raises; of an error that is our own fault the traceback, which alone helps."""
+    """Returns what a call returns or raises; for errors in our own code, the traceback."""
     try:
         return call()
     except MagicEditError as error:
@@ -121,5 +121,5 @@ def _outcome(call: Callable[[], Any]) -> Any:
 
 
 def spare_core() -> bool:
-    """Whether a second process would find a core to run on."""
+    """Whether a core is free for a second process."""
     return cores() > 1

@@ -1,4 +1,4 @@
-"""Which pixels of a crop are face: masks from landmarks, and the condition image that hides them."""
+"""Face masks of a crop from landmarks, and the condition image that hides the face."""
 
 import cv2
 import numpy as np
@@ -23,7 +23,7 @@ _POLYGONS_68: dict[str, tuple[int, ...]] = {
     "lips": tuple(range(48, 60)),
     "mouth": tuple(range(60, 68)),
 }
-# The 17 jaw points of the 68-point scheme, from the subject's right temple over the chin to the left one, as
+# The 17 jaw points of the 68-point scheme, from the subject's right temple via the chin to the left one, as
 # the nearest points of MediaPipe's mesh.
 _JAW_478 = (162, 234, 93, 58, 172, 136, 149, 148, 152, 377, 378, 365, 397, 288, 323, 454, 389)
 _JAW_68 = tuple(range(17))
@@ -33,26 +33,26 @@ _FOREHEAD_HEIGHT = 0.36
 
 # The face's middle from between the brows to the chin.
 _MIDDLE = {"mediapipe478": (9, 168, 6, 197, 4, 2, 0, 17, 152), "ibug68": (27, 28, 29, 30, 33, 51, 57, 8)}
-# Width of the seam between the sides, interocular distances: at the bridge of the nose about its own, at the
-# mouth that of the lips, which are one piece of skin and would twist over a narrow one
+# Width of the seam between the sides, interocular distances: at the bridge of the nose about the bridge's
+# width, at the mouth that of the lips, because lips would twist across a narrower seam
 _SEAM, _SEAM_AT_MOUTH = 0.3, 0.65
 _NOSE_BASE = {"mediapipe478": 2, "ibug68": 33}
 
-GROW = 1.03  # the outermost landmarks lie on the skin's edge; a little beyond it the face ends
-# What an edit may change is wider than that, because an opening jaw moves the chin out of it.
+GROW = 1.03  # the outermost landmarks lie on the skin's edge; the face ends slightly beyond
+# An edit may change a wider area, because an opening jaw moves the chin out of the outline.
 EDIT_GROW = 1.2
 # Where rims of glasses lie, interocular distances: above and below the eyes' line, beside the face's middle
 _RIMS_ABOVE, _RIMS_BELOW, _RIMS_BESIDE = 0.45, 0.50, 1.15
-# The same, over which the face begins to move, beside and above: a brow that rises there takes the rim along
+# The same, for the transition to moving skin beside and above: a brow that rises there would move the rim
 _RIMS_FADE, _RIMS_FADE_ABOVE = 0.12, 0.30
-_LIDS = 0.05  # interocular distances around the eyes that go on moving behind the glass
+_LIDS = 0.05  # interocular distances around the eyes that still move behind the lenses
 _EDIT_FEATHER = 0.06  # of the crop's side: about what the growth adds, so the face itself keeps full weight
 _DISC_RADIUS = 1 / 128  # of the crop's side: 4 px at 512
 _SUBPIXEL_BITS = 4
 
 
 def face_oval(landmarks: np.ndarray, scheme: Scheme) -> np.ndarray:
-    """The face's outline, hairline included, as a closed polygon (points, 2) float32."""
+    """Returns the face's outline, including the hairline, as a closed polygon (points, 2) float32."""
     if scheme == "mediapipe478":
         return np.asarray(landmarks, np.float32)[list(_OVAL_478)]
     jaw = np.asarray(landmarks, np.float32)[list(_JAW_68)]
@@ -72,7 +72,7 @@ def region_polygon(landmarks: np.ndarray, scheme: Scheme, name: str) -> np.ndarr
 
 
 def jaw_contour(landmarks: np.ndarray, scheme: Scheme) -> np.ndarray:
-    """The 17 jaw points, (17, 2), from the subject's right temple over the chin to the left one."""
+    """Returns the 17 jaw points, (17, 2), from the subject's right temple via the chin to the left one."""
     return np.asarray(landmarks, np.float32)[list(_JAW_478 if scheme == "mediapipe478" else _JAW_68)]
 
 
@@ -106,7 +106,7 @@ def polygon_mask(polygon: np.ndarray, size: int) -> np.ndarray:
 def face_region(
     landmarks_in_crop: np.ndarray, size: int, scheme: Scheme, *, grow: float = GROW
 ) -> np.ndarray:
-    """(size, size) bool, True inside the face's outline grown by the factor `grow` about its centre."""
+    """Returns (size, size) bool, True inside the face's outline scaled by `grow` about its centre."""
     polygon = face_oval(landmarks_in_crop, scheme)
     centre = polygon.mean(0)
     return polygon_mask(centre + (polygon - centre) * grow, size)
@@ -117,8 +117,8 @@ def feathered_region(
 ) -> np.ndarray:
     """(size, size) float32: 1 inside the face, falling smoothly to 0 over the last `feather` pixels.
 
-    Exactly 0 outside the grown outline. The crop's own border counts as outline, so that what is pasted
-    back with this weight never ends in an edge.
+    Exactly 0 outside the grown outline. The crop's own border counts as outline, so that content pasted back
+    with this weight has no hard edge.
     """
     if feather <= 0:
         raise ValueError(f"feather must be positive, got {feather}")
@@ -132,21 +132,21 @@ def feathered_region(
 def editing_region(
     landmarks_in_crop: np.ndarray, size: int, scheme: Scheme, glasses: float = 0.0
 ) -> np.ndarray:
-    """(size, size) float32: the weight of an edit, 1 on the face and around it, 0 from `EDIT_GROW` on.
+    """Returns an edit's weight, (size, size) float32: 1 on the face and near it, 0 beyond `EDIT_GROW`.
 
-    glasses: 0..1, how far the rims of glasses are held in place, see `magicedit.faces.glasses`.
+    glasses: 0..1, how strongly the rims of glasses are held in place, see `magicedit.faces.glasses`.
     """
     region = feathered_region(landmarks_in_crop, size, scheme, feather=_EDIT_FEATHER * size, grow=EDIT_GROW)
     return region * (1 - glasses * glasses_region(landmarks_in_crop, size, scheme)) if glasses else region
 
 
 def between_eyes(landmarks: np.ndarray, scheme: Scheme) -> np.ndarray:
-    """(2,) the place between the middles of the eyes, in the units of the landmarks (points, 2)."""
+    """Returns the point (2,) between the middles of the eyes, in the units of the landmarks (points, 2)."""
     return np.mean([region_polygon(landmarks, scheme, name).mean(0) for name in ("right_eye", "left_eye")], 0)
 
 
 def glasses_region(landmarks: np.ndarray, size: int, scheme: Scheme) -> np.ndarray:
-    """(size, size) float32, 0..1: where the frames of glasses lie in a crop with landmarks (points, 2) px."""
+    """Returns the area of glasses frames, (size, size) float32 0..1; landmarks (points, 2) px of the crop."""
     frame = face_frame(landmarks, scheme)
     iod = frame.interocular
     y, x = np.mgrid[:size, :size].astype(np.float32)
@@ -168,11 +168,11 @@ def _fade(x: np.ndarray) -> np.ndarray:
 
 
 def condition_image(crop: np.ndarray, landmarks_in_crop: np.ndarray, scheme: Scheme) -> np.ndarray:
-    """The crop with the face black and its 17 jaw points drawn as coloured discs; (size, size, 3) uint8 RGB.
+    """Returns the crop with a black face and 17 jaw points as coloured discs; (size, size, 3) uint8 RGB.
 
-    It tells the model everything but the expression: background, hair, clothes, light, and by the jaw's
-    contour the head's pose. Each point has a hue of its own, running through the rainbow from the subject's
-    right temple to the left one, so that a turned head differs from a mirrored one.
+    It shows the model everything but the expression: background, hair, clothes, light, and the head's pose by
+    the jaw's contour. Each point has its own hue, in rainbow order from the subject's right temple to the
+    left one, so that a turned head differs from a mirrored one.
     """
     crop = check_pixels(crop)
     size = crop.shape[0]
@@ -194,7 +194,7 @@ def _fixed_point(points: np.ndarray) -> np.ndarray:
 
 def _rainbow(count: int) -> list[tuple[int, int, int]]:
     """Saturated RGB colours of evenly spaced hue, red to violet."""
-    hues = np.linspace(0, 150, count).round()  # OpenCV counts hue in 2 degrees
+    hues = np.linspace(0, 150, count).round()  # OpenCV's hue unit is 2 degrees
     hsv = np.stack([hues, np.full(count, 255), np.full(count, 255)], axis=-1).astype(np.uint8)
     return [tuple(int(c) for c in rgb) for rgb in cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0]]
 

@@ -1,4 +1,4 @@
-"""What measuring a face yields, and the protocol of everything that measures.
+"""The result types of face measurement, and the protocol of face backends.
 
 All positions are in pixels of the upright photograph with *pixel centres at whole numbers* (the convention of
 `cv2.warpAffine` and `cv2.remap`): the photograph covers -0.5 .. width - 0.5.
@@ -35,7 +35,7 @@ class Pose:
 class Face:
     """One measured face.
 
-    box: x0, y0, x1, y1 in pixels, hairline to chin; reaches outside the photograph where the face does.
+    box: x0, y0, x1, y1 in pixels, hairline to chin; may extend beyond the photograph.
     landmarks: (points, 2) float32, x then y in pixels.
     scheme: what the landmark indices mean: MediaPipe's 478-point mesh or the 68 points of iBUG/300-W.
     score: detection confidence 0..1.
@@ -64,10 +64,10 @@ class Face:
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """What a search of a whole photograph gives.
+    """The result of searching a whole photograph.
 
-    faces: measured, largest first. left_alone: number of faces that were seen and are too small, beside the
-    largest, to be meant.
+    faces: measured, largest first. left_alone: number of detected faces that are ignored because they are far
+    smaller than the largest.
     """
 
     faces: list[Face]
@@ -85,7 +85,7 @@ class FaceBackend(Protocol):
 
 
 def shifted(face: Face, x: int, y: int) -> Face:
-    """The face of a part of a picture that begins at (x, y), in the picture's pixels."""
+    """Converts a face from a window that begins at (x, y) to the picture's pixels."""
     x0, y0, x1, y1 = face.box
     return replace(
         face,
@@ -95,13 +95,13 @@ def shifted(face: Face, x: int, y: int) -> Face:
 
 
 def search(backend: FaceBackend, pixels: np.ndarray) -> Found:
-    """The faces of a whole photograph by the backend's `search`, or by `detect` where it has none."""
+    """Returns the faces of a whole photograph by the backend's `search`, or by `detect` if it has none."""
     thorough = getattr(backend, "search", None)
     return Found(backend.detect(pixels)) if thorough is None else thorough(pixels)
 
 
 def check_pixels(pixels: np.ndarray) -> np.ndarray:
-    """The array itself, made contiguous; ImageError unless it is (height, width, 3) uint8."""
+    """Returns the array, made contiguous; ImageError unless it is (height, width, 3) uint8."""
     is_array = isinstance(pixels, np.ndarray)
     if not is_array or pixels.dtype != np.uint8 or pixels.shape[2:] != (3,) or not pixels.size:
         got = f"{pixels.dtype} {pixels.shape}" if is_array else type(pixels).__name__
@@ -134,6 +134,6 @@ def overlap(a: Box, b: Box) -> float:
 
 
 def same_face(faces: Iterable[Face], box: Box) -> Face | None:
-    """The face whose box overlaps `box` most; None where none does by `SAME_FACE_OVERLAP`."""
+    """Returns the face whose box overlaps `box` most; None if no overlap reaches `SAME_FACE_OVERLAP`."""
     best = max(faces, key=lambda face: overlap(face.box, box), default=None)
     return best if best is not None and overlap(best.box, box) >= SAME_FACE_OVERLAP else None

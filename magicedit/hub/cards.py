@@ -1,4 +1,4 @@
-"""The model card: what a model is, how to use it, what it was made of, and what it is not for."""
+"""The model card: description, use, training data and limits of a model."""
 
 import json
 import re
@@ -40,7 +40,7 @@ LIMITS = """\
 - harassing, ridiculing or sexualising people, or pictures of children that they or their parents reject;
 - inferring emotions, character, health or truthfulness of a person, or building systems that do."""
 
-# What a hub asks whoever wants the weights of a gated model, in the YAML header's own words:
+# Questions that a hub asks people who request the weights of a gated model, as in the YAML header:
 # https://huggingface.co/docs/hub/models-gated
 GATE = {
     "extra_gated_heading": "Before you edit anybody's face",
@@ -59,15 +59,15 @@ GATE = {
     "extra_gated_button_content": "I agree, give me access",
 }
 RESULTS = "Measured results"
-LOCAL = "path/to/this/folder"  # what the examples load while the model is published nowhere
+LOCAL = "path/to/this/folder"  # loaded by the examples while the model is unpublished
 
 
 @dataclass(frozen=True)
 class TrainingData:
     """One source of training photographs.
 
-    photographs, identities: how many the model has seen. citation: as its publisher asks for it. hub_id: of a
-    dataset on the hub. url: where it can be had otherwise.
+    photographs, identities: numbers used in training. citation: as the publisher requests it. hub_id: of a
+    dataset on the hub. url: other source of the data.
     """
 
     name: str
@@ -98,21 +98,21 @@ def model_card(
     tags: Sequence[str] = (),
     gated: bool = False,
 ) -> str:
-    """Text of a README.md with a YAML header that hubs read.
+    """Returns the text of a README.md with a YAML header for hubs.
 
     Args:
         name: heading of the card.
         repo_id: "owner/name" where it will be published; without it the examples load a local folder.
         description: what is particular about this model, in Markdown.
         license: of the weights, an identifier of the hub; with "other", `license_name` and `license_link`.
-        data: what it was trained on. data_note: what else is to be said, such as who was held out.
+        data: what it was trained on. data_note: further remarks, such as the held-out people.
         base_model: hub id of the model that training started from.
         command: the command that trained it.
         results: measured values by name, or rows of such mappings: `{"AU12": {"asked": 3, "measured": 1.7}}`.
         results_note: how they were measured: protocol, faces, hardware, date.
         action_units: in the order of the model's condition vector.
         resolution: pixels a side of the crops that the model edits.
-        gated: with what a hub asks of people before they get the weights. That it asks at all is a setting
+        gated: include the questions that people answer before they get the weights. Asking them is a setting
             of the repository: `push_folder(gated=)`.
 
     Raises:
@@ -150,7 +150,7 @@ def model_card(
 
 
 def gated_card(card: str) -> str:
-    """The card with what a hub asks of people before they get the weights; its own words where there are."""
+    """Returns the card with the hub's questions for access to the weights; existing questions are kept."""
     parsed = ModelCard(card, ignore_metadata_errors=True)
     for name, value in GATE.items():
         if parsed.data.get(name) is None:
@@ -159,12 +159,12 @@ def gated_card(card: str) -> str:
 
 
 def named_card(card: str, repo_id: str) -> str:
-    """The card whose examples load `repo_id` instead of a folder."""
+    """Returns the card with examples that load `repo_id` instead of a folder."""
     return card.replace(json.dumps(LOCAL), json.dumps(repo_id))
 
 
 def measured_card(card: str, results: Mapping[str, object], results_note: str = "") -> str:
-    """The card with these results, as of `model_card`, in the place of those in its section.
+    """Returns the card with its results section replaced by these results, as for `model_card`.
 
     Raises:
         ModelError: where it has no such section.

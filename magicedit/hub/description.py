@@ -1,4 +1,4 @@
-"""What a pipeline folder says of itself, for its card."""
+"""Describes a pipeline folder for its model card."""
 
 import math
 from pathlib import Path
@@ -52,7 +52,7 @@ def describe_folder(folder: str | Path) -> dict[str, Any]:
 
 
 def _parameters(component: Path) -> int:
-    """Numbers in the weights of a component, by the files' headers."""
+    """Returns the number of parameters of a component, from the files' headers."""
     count = 0
     for file in component.glob("*.safetensors"):
         with safe_open(file, framework="np") as tensors:
@@ -61,7 +61,7 @@ def _parameters(component: Path) -> int:
 
 
 def _rounded(count: int) -> str:
-    """Of parameters: 7100000 -> "7.1 million"."""
+    """Returns a parameter count in words: 7100000 -> "7.1 million"."""
     if count >= 1e6:
         return f"{count / 1e6:.3g} million" if count < 1e9 else f"{count / 1e9:.3g} billion"
     return f"{count:,}"

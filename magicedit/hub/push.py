@@ -20,13 +20,13 @@ from magicedit.models.folder import PIPELINE_CLASS, ModelFolder, is_pickle
 
 
 def check_pipeline_folder(folder: str | Path) -> tuple[str, ...]:
-    """Names of the components of a pipeline folder that is fit to be published.
+    """Checks that a pipeline folder can be published, and returns the names of its components.
 
     Every component that `model_index.json` names must be there, networks as readable safetensors files, and
     no file anywhere below `folder` may be a pickle, since opening one can run code.
 
     Raises:
-        ModelError: where that is not so; names the files.
+        ModelError: otherwise; names the files.
     """
     found = ModelFolder.local(folder)
     components = found.components
@@ -72,19 +72,18 @@ def push_folder(
     """Publishes a pipeline folder, creating the repository where there is none.
 
     The components that `model_index.json` names and the files beside it (`pipeline.py`, `README.md`) are
-    sent; hidden files and other sub-folders, such as training checkpoints, stay. Where a folder of our
-    pipelines has no `pipeline.py`, as that of an embedded model, the package's own is sent.
+    uploaded; hidden files and other sub-folders, such as training checkpoints, are not. For our pipelines
+    without `pipeline.py`, such as embedded models, the package's own file is uploaded.
 
     Args:
         folder: a folder, or the name of an embedded model where there is no folder of that name.
         repo_id: "owner/name", or "name" for the token's owner.
-        private: of a repository that is created. One that exists keeps its visibility, and if it is public
-            where `private` is asked for, nothing is sent.
-        gated: "auto" lets people have the weights once they have answered what the card asks (see
-            `cards.GATE`), "manual" once the owner has let each of them; set before anything is sent. None:
-            as the repository is.
-        card: what README.md is to say from now on; written to the folder when the hub has taken the name,
-            but not into the package.
+        private: whether a new repository is private. An existing one keeps its visibility; if it is public
+            and `private` is set, nothing is uploaded.
+        gated: "auto" gives people the weights once they answer the card's questions (see `cards.GATE`),
+            "manual" once the owner approves each of them; set before the upload. None: unchanged.
+        card: new content of README.md; written to the folder once the hub accepts the name, but not into the
+            package.
         token: with write permission; default: that of `hf auth login` or `HF_TOKEN`.
         endpoint: the hub's address; default: `HF_ENDPOINT` or the public hub.
 
@@ -126,7 +125,7 @@ def push_folder(
 
 
 def _contents(found: ModelFolder) -> dict[str, Path | bytes]:
-    """What of a folder is published, by its path in the repository."""
+    """Returns the published content of a folder, by path in the repository."""
     folders = {"": found.path} | {f"{name}/": found.component(name) for name in found.components}
     contents: dict[str, Path | bytes] = {
         f"{prefix}{path.relative_to(folder).as_posix()}": path
@@ -144,7 +143,7 @@ def _contents(found: ModelFolder) -> dict[str, Path | bytes]:
 
 @contextmanager
 def _explained(repo_id: str, endpoint: str) -> Iterator[None]:
-    """Turns what can go wrong between us and the hub into an OutputError that says what to do."""
+    """Turns errors of the hub connection into an OutputError that says what to do."""
     try:
         yield
     except OutputError:
@@ -156,7 +155,7 @@ def _explained(repo_id: str, endpoint: str) -> Iterator[None]:
             f"pushing {repo_id} needs the network, but HF_HUB_OFFLINE is set; unset it and push again"
         ) from error
     except (HTTPError, OSError, ValueError, RuntimeError) as error:
-        # uploads of large files run in threads of the client, which wraps what went wrong there
+        # uploads of large files run in threads of the client, which wraps their errors
         cause = error.__cause__ if type(error) is RuntimeError and error.__cause__ else error
         if isinstance(cause, HfHubHTTPError):
             raise OutputError(_refusal(cause, repo_id, endpoint)) from error

@@ -1,4 +1,4 @@
-"""What `magicedit evaluate` measured, as the results of a model card."""
+"""Results of `magicedit evaluate` for a model card."""
 
 import json
 from collections.abc import Mapping
@@ -22,13 +22,13 @@ BASELINES = ("copy", "warp")
 
 @dataclass(frozen=True)
 class MeasuredResults:
-    """Of one editor of a report.
+    """Results of one editor of a report.
 
     Attributes:
-        rows: `results` of `model_card`: by action unit what was asked and what was measured, or, of protocols
-            that ask for no single units, the headline.
+        rows: `results` of `model_card`: by action unit the requested and the measured change, or, for
+            protocols without single-unit requests, the headline.
         note: `results_note` of it: protocol, people, date, command, and the headline where it is not `rows`.
-        fingerprint: of the model's files, where the report knows it.
+        fingerprint: of the model's files, if the report has it.
     """
 
     rows: dict[str, Mapping[str, object]]
@@ -37,10 +37,10 @@ class MeasuredResults:
 
 
 def read_results(path: str | Path, editor: str | None = None) -> MeasuredResults:
-    """The results of one editor of a `summary.json`.
+    """Reads the results of one editor from a `summary.json`.
 
     Args:
-        editor: its name in the report; default: the only one that is no baseline.
+        editor: its name in the report; default: the only one that is not a baseline.
 
     Raises:
         ModelError: where the file is no such report, or has no such editor.
@@ -101,7 +101,7 @@ def _results(summary: Mapping[str, Any], editor: Mapping[str, Any]) -> MeasuredR
 
 
 def _by_unit(control: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, object]]:
-    """The strongest level that was asked of each unit; scorers of which it is another one say so."""
+    """The strongest level requested of each unit; if a scorer's level differs, its cell states it."""
     rows: dict[str, dict[str, object]] = {}
     for scorer, units in control.items():
         for unit, response in units.items():
@@ -119,7 +119,7 @@ def _title(name: str) -> str:
 
 
 def _interval(figure: Mapping[str, float | None]) -> str:
-    """Of one person alone there is none."""
+    """Returns the interval as text; a single person has none."""
     if figure["low"] is None:
         return "[–]"
     return f"[{figure['low']:.3g}, {figure['high']:.3g}]"

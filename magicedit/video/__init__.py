@@ -1,4 +1,4 @@
-"""Videos: faces edited frame by frame and steadily, expressions carried from a video to a photograph."""
+"""Videos: temporally stable editing of faces, and transfer of expressions from a video to a photograph."""
 
 from magicedit.video.curves import Curve
 from magicedit.video.edit import check_request, edit_video

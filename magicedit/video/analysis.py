@@ -1,4 +1,4 @@
-"""The first pass over a video: its faces, frame by frame, as lines of a file that can be gone on with."""
+"""The first pass over a video: finds its faces and writes them frame by frame to a resumable file."""
 
 import base64
 import bisect
@@ -23,15 +23,15 @@ from magicedit.video.smoothing import FaceFilter, Smoothing
 from magicedit.video.threads import pictures_ahead
 from magicedit.video.tracking import CutDetector, Tracked, Tracker, Tracking
 
-BRIDGED = 0.25  # seconds for which a face may be missed: it is taken to have moved evenly meanwhile
-FADE = 0.15  # seconds in which an edit comes and goes with a face that appears or leaves within a scene
+BRIDGED = 0.25  # seconds, longest gap without a detection that is filled by linear movement
+FADE = 0.15  # seconds, fade of an edit when a face appears or leaves within a scene
 
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """What a frame shows.
+    """The faces of one frame.
 
-    index, pts, duration: as of `Frame`. difference: to the frame before, see `CutDetector`. cut: whether it
+    index, pts, duration: as in `Frame`. difference: to the frame before, see `CutDetector`. cut: whether it
     begins a scene. faces: by number.
     """
 
@@ -94,8 +94,8 @@ def _decoded(text: str) -> np.ndarray:
 class Analysis:
     """A finished first pass.
 
-    rows_file: where its rows are. frames: number of them. last_pts, last_duration: of the last, in ticks;
-    at least a usual frame's.
+    rows_file: the file of rows. frames: their number. last_pts, last_duration: of the last frame, in ticks;
+    the duration is at least a usual frame's.
     damage: of the video; None: none.
     """
 
@@ -110,7 +110,7 @@ class Analysis:
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """The rows of a file, without a last line that was interrupted."""
+    """Yields the rows of a file; an incomplete last line is ignored."""
     with path.open(encoding="utf-8") as file:
         for line in file:
             if line.endswith("\n"):
@@ -124,10 +124,10 @@ def analyse(
     tracking: Tracking,
     progress: ProgressCallback | None = None,
 ) -> Analysis:
-    """Looks for the faces of all frames; goes on where an interrupted pass has ended.
+    """Finds the faces of all frames; resumes an interrupted pass.
 
     Args:
-        rows_file: is written line by line, and beside it a `.done` file when all is in it.
+        rows_file: is written line by line; a `.done` file beside it marks it complete.
 
     Raises:
         VideoError: as `Video.frames`.
@@ -138,7 +138,7 @@ def analyse(
         damage = content.pop("damage")
         return Analysis(rows_file, damage=damage and Damage(**damage), **content)
 
-    # 1. What an interrupted pass has found
+    # 1. Rows of an interrupted pass
     tracker, cuts = Tracker(backend, tracking), CutDetector(tracking)
     last: Row | None = None
     if rows_file.is_file():
@@ -151,7 +151,7 @@ def analyse(
     known = 0 if last is None else last.index + 1
     pace = Pace(progress, "faces", video.info.frames, known)
 
-    # 2. The frames from there on; the one before tells how much the next differs
+    # 2. The remaining frames; the frame before them gives the first difference
     with (
         rows_file.open("a", encoding="utf-8") as file,
         closing(pictures_ahead(video, max(0, known - 1))) as frames,
@@ -168,10 +168,10 @@ def analyse(
             file.flush()
             pace(frame.index + 1)
 
-    # 3. All of it is there
+    # 3. Mark it complete
     assert last is not None, "a video without frames is refused when it is opened"
     usual = round(1 / (video.info.rate * video.info.time_base))
-    # what a file says of the last one may be that of another, where frames are stored in another order
+    # a file's duration of the last frame may belong to another frame if frames are stored out of order
     content = {"frames": last.index + 1, "last_pts": last.pts, "last_duration": max(last.duration, usual)}
     damage = video.damage if video.damage else None
     with replacing(done_file) as file:
@@ -179,12 +179,12 @@ def analyse(
     return Analysis(rows_file, damage=damage, **content)
 
 
-# --- Who is there when --------------------------------------------------------------------------------------
+# --- Tracks -------------------------------------------------------------------------------------------------
 
 
 @dataclass(eq=False)
 class Run:
-    """Frames in a row in which a face is seen, short gaps included; seconds of the first and the last."""
+    """Consecutive frames that show a face, short gaps included; seconds of the first and the last."""
 
     first: int
     last: int
@@ -196,9 +196,9 @@ class Run:
 
 @dataclass(eq=False)
 class Track:
-    """A face through the video.
+    """One face throughout the video.
 
-    seen: in how many frames. area: sum of its boxes' areas over them, px. glasses: scores of the close looks.
+    seen: number of frames. area: sum of its boxes' areas over them, px. glasses: scores at close looks.
     """
 
     number: int
@@ -208,13 +208,13 @@ class Track:
     glasses: list[float] = field(default_factory=list)
 
     def run(self, index: int) -> Run | None:
-        """The run that covers a frame; None where the face is not there."""
+        """Returns the run that covers a frame; None if the face is absent."""
         place = bisect.bisect_right(self.runs, index, key=lambda run: run.first) - 1
         return self.runs[place] if place >= 0 and index <= self.runs[place].last else None
 
 
 def scan(rows: Iterator[Row], time_base: float) -> list[Track]:
-    """The faces of a video, those first that are large and long in the picture."""
+    """Returns the faces of a video, sorted by area summed over time, largest first."""
     tracks: dict[int, Track] = {}
     scene_starts = 0
     last_index = -1
@@ -247,7 +247,7 @@ def scan(rows: Iterator[Row], time_base: float) -> list[Track]:
 
 
 def choose(tracks: list[Track], which: str | int, path: Path) -> list[Track]:
-    """The faces meant by "all", "largest" or an index; NoFaceError where there is none, or not so many."""
+    """Selects faces by "all", "largest" or an index; NoFaceError if there is none or too few."""
     if not tracks:
         raise NoFaceError(
             f"no face was found in {path}: use a video that shows a face upright, from the front or half "
@@ -266,15 +266,15 @@ def choose(tracks: list[Track], which: str | int, path: Path) -> list[Track]:
     return [tracks[index]]
 
 
-# --- The faces, steadied ------------------------------------------------------------------------------------
+# --- Smoothed faces -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
 class SteadyFace:
-    """A face as it is edited.
+    """A smoothed face, ready to be edited.
 
-    face, alignment: smoothed. presence: 0 to 1, how much of the edit shows. run: number of its first frame,
-    which tells when filters start anew.
+    face, alignment: smoothed. presence: 0 to 1, weight of the edit. run: number of its first frame; filters
+    restart when it changes.
     """
 
     face: Face
@@ -286,7 +286,7 @@ class SteadyFace:
 def steady_faces(
     rows: Iterator[Row], tracks: list[Track], time_base: float, smoothing: Smoothing, size: int
 ) -> Iterator[tuple[Row, dict[int, SteadyFace]]]:
-    """Each row with the chosen faces in it, by number, smoothed and with short gaps filled.
+    """Yields each row with its chosen faces by number, smoothed and with short gaps filled.
 
     Args:
         time_base: seconds a tick.
@@ -319,7 +319,7 @@ def steady_faces(
 
 
 def _with_following(rows: Iterator[Row], time_base: float) -> Iterator[tuple[Row, deque[Row]]]:
-    """Each row with those after it, as far as gaps are bridged."""
+    """Yields each row with the rows after it within the bridged gap."""
     waiting: deque[Row] = deque()
     for row in rows:
         waiting.append(row)
@@ -332,7 +332,7 @@ def _with_following(rows: Iterator[Row], time_base: float) -> Iterator[tuple[Row
 
 
 def between(a: Face, b: Face, share: float) -> Face:
-    """A face on the way from one to another of the same track, 0 to 1."""
+    """Interpolates between two faces of the same track; `share` runs from 0 to 1."""
 
     def mix(x: dict[str, float], y: dict[str, float]) -> dict[str, float]:
         return {name: (1 - share) * x[name] + share * y[name] for name in x if name in y}
@@ -348,7 +348,7 @@ def between(a: Face, b: Face, share: float) -> Face:
 
 
 def presence(run: Run, time: float) -> float:
-    """0 to 1: how much of an edit shows at a time of a run, for it fades where a face appears or leaves."""
+    """Returns the weight of an edit, 0 to 1, at a time of a run; it fades where a face appears or leaves."""
     share = 1.0
     if run.fades_in:
         share = min(share, (time - run.starts) / FADE)
@@ -358,7 +358,7 @@ def presence(run: Run, time: float) -> float:
 
 
 def check_damage(analysis: Analysis, path: Path, allowed: bool) -> list[str]:
-    """A warning where a damaged video is allowed; VideoError where it is not."""
+    """Returns a warning if the video is damaged and `allowed`; VideoError if it is not allowed."""
     if not analysis.damage:
         return []
     if allowed:

@@ -1,4 +1,4 @@
-"""Curves of action units over time: keyframes, from a CSV file or one by one, and what lies between them."""
+"""Curves of action units over time: keyframes from a CSV file or one by one, and their interpolation."""
 
 import itertools
 import math
@@ -22,13 +22,13 @@ class Curve:
 
     Attributes:
         times: (keyframes,) seconds, ascending.
-        values: canonical name ("AU12", or one side, "AU12L") -> (keyframes,) variations, -10 to 10, to be
-            added. Between keyframes they change evenly, before the first and after the last they stay.
-        source: where it comes from, for people.
+        values: canonical name ("AU12", or one side, "AU12L") -> (keyframes,) variations to add, -10 to 10.
+            They are linear between keyframes and constant before the first and after the last.
+        source: origin, as text for people.
 
     Raises:
-        ActionUnitError: where times do not ascend, are not finite or negative; where a name is unknown, a
-            value is no number or out of range.
+        ActionUnitError: where times do not ascend, are infinite or negative; where a name is unknown, a value
+            is not a number or out of range.
     """
 
     times: np.ndarray
@@ -61,11 +61,11 @@ class Curve:
     def from_csv(cls, path: str | Path) -> "Curve":
         """Reads a CSV file: a column of seconds called "time", and one of variations for each action unit.
 
-        An empty cell is filled evenly from the column's own keyframes around it.
+        An empty cell is interpolated linearly from the column's keyframes around it.
 
         Raises:
-            ActionUnitError: where the file cannot be read; where it has no column of time or another column
-                that is no action unit, or as the class.
+            ActionUnitError: where the file cannot be read, lacks the time column or has a column that is no
+                action unit, or as the class.
         """
         table = read_table(path, ActionUnitError)
         if not table.rows:
@@ -101,9 +101,9 @@ class Curve:
 
     @classmethod
     def from_keys(cls, keys: Sequence[str]) -> "Curve":
-        """Of keyframes such as "1.5:AU12=+3,AU4=-1": seconds, then variations.
+        """Parses keyframes such as "1.5:AU12=+3,AU4=-1": seconds, then variations.
 
-        A unit that a keyframe does not name is filled evenly from those around it that do.
+        A unit missing from a keyframe is interpolated linearly from the keyframes around it that have it.
 
         Raises:
             ActionUnitError: where one is malformed, or as the class.
@@ -124,9 +124,9 @@ class Curve:
     def _through(
         cls, times: Sequence[float], given: Mapping[str, Sequence[tuple[float, float]]], source: str
     ) -> "Curve":
-        """The curve of units that are given at some of the times, as (time, variation).
+        """Returns the curve of units given as (time, variation) at some of the times.
 
-        The class refuses times that do not ascend.
+        The class raises for times that do not ascend.
         """
         ascend = all(earlier < later for earlier, later in itertools.pairwise(times))
         values = {
@@ -141,15 +141,15 @@ class Curve:
 
     @property
     def end(self) -> float:
-        """Seconds of the last keyframe."""
+        """Time of the last keyframe in seconds."""
         return float(self.times[-1])
 
     def at(self, time: float) -> dict[str, float]:
-        """The variations by name at a time in seconds."""
+        """Returns the variations by name at a time in seconds."""
         return {name: float(np.interp(time, self.times, column)) for name, column in self.values.items()}
 
     def usable_by(self, names: Sequence[str]) -> None:
-        """ActionUnitError where it has a unit that is not among a model's `names`."""
+        """Raises ActionUnitError for units outside a model's `names`."""
         for name in self.values:
             try:
                 canonical_name(name, names)
@@ -157,7 +157,7 @@ class Curve:
                 raise ActionUnitError(f"{self.source}: {error}") from error
 
     def to_json(self) -> dict[str, list[float]]:
-        """Times and values, for comparing."""
+        """Returns times and values, for comparison."""
         return {"time": self.times.tolist()} | {name: column.tolist() for name, column in self.values.items()}
 
 

@@ -1,4 +1,4 @@
-"""Editing the faces of a video: looked for in a first pass, edited and encoded in a second."""
+"""Editing the faces of a video: the first pass finds them, the second edits and encodes."""
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,23 +44,23 @@ def edit_video(
 ) -> VideoResult:
     """Edits one or all faces of a video; sound, timestamps and everything outside the faces stay.
 
-    Interrupted work stays in a folder beside the output; the same call resumes it and makes the same frames
-    as one that was never interrupted.
+    Interrupted work stays in a folder beside the output. The same call resumes it, and the frames equal those
+    of an uninterrupted run.
 
     Args:
-        source: the video. output: .mp4, .mov or .mkv, in H.264; it appears when it is whole.
+        source: the video. output: .mp4, .mov or .mkv, in H.264; it appears once it is complete.
         add, set, emotion, expression, strength, neutral: as of `ExpressionEditor.edit`, for every frame;
             `set`, `neutral` and an expression of intensities start from what that frame measures.
         face: "largest" (by area and time), "all", or an index into the faces of the video in that order.
         curve: variations over time, added to the others.
         steps, guidance, seed, quality, teeth, references: as of `ExpressionEditor.edit`; noise and donor are
-            the same in every frame, and the quality is QUALITY by default.
+            the same in every frame; the default quality is QUALITY.
         settings, damaged, progress, on_step: see `VideoJob`.
 
     Raises:
-        VideoError: where the video cannot be read, is damaged, or its pictures cannot be held by H.264.
-        NoFaceError: where there is no face, or fewer than the index needs.
-        ActionUnitError: as `EditRequest`; where a unit is both arrived at and in the curve.
+        VideoError: where the video cannot be read or is damaged, or H.264 cannot hold its pictures.
+        NoFaceError: where there is no face, or the index is too large.
+        ActionUnitError: as `EditRequest`; where a unit has a target and is also in the curve.
         OutputError: where the output cannot be written, is the input, or is being made by another program.
         MissingDependencyError: without the extra `video`.
     """
@@ -81,7 +81,7 @@ def edit_video(
     def prepare(analysis: Analysis) -> tuple[EditMaker, list[str]]:
         tracks = choose(scan(analysis.rows(), job.time_base), face, path)
         maker = EditMaker(job, analysis, tracks, requested)
-        if asked.set is not None or neutral or expression is not None:  # then each frame asks for its own
+        if asked.set is not None or neutral or expression is not None:  # then each frame has its own request
             maker.check()
         remarks, last = remarks_on(info), analysis.last_pts * job.time_base
         if curve is not None and curve.end > last + analysis.last_duration * job.time_base:
@@ -96,14 +96,14 @@ def edit_video(
 
 
 def check_request(names: Sequence[str], asked: EditRequest, curve: Curve | None) -> None:
-    """Raises what is wrong with a request whatever the video shows.
+    """Raises errors of a request that do not depend on the video's content.
 
     Args:
         names: of the model's units.
 
     Raises:
-        ActionUnitError: as `EditRequest.deltas`; where the curve has a unit that the model cannot edit, or
-            one that is also arrived at, or where sums leave -10 to 10.
+        ActionUnitError: as `EditRequest.deltas`; where the curve has a unit that the model cannot edit or
+            that also has a target, or where sums leave -10 to 10.
     """
     names = vocabulary_of(names)
     constant = asked.deltas(names, dict.fromkeys(names.with_sides(), 0.0))
@@ -115,12 +115,12 @@ def check_request(names: Sequence[str], asked: EditRequest, curve: Curve | None)
             f"{', '.join(both)}: both arrived at (set, expression) and changed by {curve.source}; choose one"
         )
     if not asked.neutral:
-        for seconds in curve.times:  # sums are extreme where the curve is
+        for seconds in curve.times:  # sums are extreme at the curve's keyframes
             names.total([constant, curve.at(float(seconds))])
 
 
 def remarks_on(info: VideoInfo) -> list[str]:
-    """What the output cannot keep of a video."""
+    """Returns remarks on properties of a video that the output cannot keep."""
     remarks = []
     if info.deep:
         transfer = HDR_TRANSFERS.get(info.colours.transfer)
@@ -149,13 +149,13 @@ class EditMaker(FrameMaker):
         self._requested = requested
 
     def check(self) -> None:
-        """ActionUnitError where the request of some frame cannot be made."""
+        """Raises ActionUnitError where some frame has an invalid request."""
         for row, faces in self.steady():
             for face in faces.values():
                 self._request(face, row)
 
     def frames(self, first: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Timestamp and planes of each frame from number `first` on, a multiple of PIECE."""
+        """Yields timestamp and planes of each frame from number `first`, a multiple of PIECE."""
         steady = itertools.islice(self.steady(), first, None)
         with closing(pictures_ahead(self.video, first)) as decoded:
             for batch in batches(zip(steady, decoded, strict=True), batch_size(self.video.info)):
@@ -175,7 +175,7 @@ class EditMaker(FrameMaker):
 
     @cached_property
     def _donors(self) -> dict[int, Mouth]:
-        """By number of the face, whose teeth it shows in the whole video: chosen in its first frame."""
+        """Donors of teeth for the whole video, by face number; chosen in the face's first frame."""
         donors: dict[int, Mouth] = {}
         for _, faces in self.steady():
             for number in faces.keys() - donors.keys():
@@ -191,10 +191,10 @@ class EditMaker(FrameMaker):
     def _edited(
         self, rows: list[Row], faces: list[dict[int, SteadyFace]], pixels: list[np.ndarray]
     ) -> list[np.ndarray]:
-        """The frames of a batch, RGB (height, width, 3) uint8, edited.
+        """Returns the edited frames of a batch, RGB (height, width, 3) uint8.
 
-        One face after the other on the evolving pixels, lest overlapping ones undo each other; of each face
-        all frames go through the model together.
+        Faces are edited one after the other, so that overlapping faces do not undo each other. The model
+        processes all frames of a face together.
         """
         edited = list(pixels)
         for track in self.tracks:
@@ -215,7 +215,7 @@ class EditMaker(FrameMaker):
             made = dict(zip(requests, zip(cuts, changes, strict=True), strict=True))
             for i, row in enumerate(rows):
                 cut, change = made.get(i, (None, None))
-                if change is None:  # nothing is asked, or the face is not there
+                if change is None:  # empty request, or the face is absent
                     self.filters.forget(number)
                     continue
                 change = self.filters(change, number, faces[i][number].run, row.pts * self.time_base)

@@ -1,4 +1,4 @@
-"""Flicker: how much more a face changes from frame to frame in the output than in the input."""
+"""Flicker: the frame-to-frame change of a face in the output relative to the input."""
 
 from dataclasses import dataclass
 
@@ -11,10 +11,10 @@ from magicedit.faces.regions import face_oval
 
 @dataclass(frozen=True)
 class Flicker:
-    """What `FlickerMeter` found.
+    """Result of `FlickerMeter`.
 
-    input, output: mean absolute difference of consecutive frames within the face, levels of 255. pairs: of
-    frames that were compared; a pair counts once for each face.
+    input, output: mean absolute difference of consecutive frames within the face, levels of 255. pairs:
+    number of compared frame pairs; a pair counts once per face.
     """
 
     input: float
@@ -23,7 +23,7 @@ class Flicker:
 
     @property
     def ratio(self) -> float | None:
-        """Output over input; None where the input stands still or nothing was compared."""
+        """Output over input; None if the input does not change or nothing was compared."""
         return self.output / self.input if self.pairs and self.input > 0 else None
 
     def to_json(self) -> dict[str, float | int | None]:
@@ -39,11 +39,11 @@ class Flicker:
 class FlickerMeter:
     """Compares consecutive frames of input and output, before the output is encoded.
 
-    For a face that is in frame t - 1 and, in the same scene, in frame t: the mean over the pixels within its
-    outline in frame t (hairline to chin) and over R, G and B of |x_t - x_(t-1)|, once for the decoded input
-    and once for the output. The figures are the means over all such pairs; their ratio is 1 where the edit
-    adds no change in time to what the input has (noise, movement of the head, talking). An expression that is
-    to change adds to it too.
+    For a face in frames t - 1 and t of the same scene, it takes the mean of |x_t - x_(t-1)| over the pixels
+    within the face's outline in frame t (hairline to chin) and over R, G and B, for the decoded input and for
+    the output. The figures are means over all such pairs. Their ratio is 1 if the edit adds no temporal
+    change to the input's own (noise, movement of the head, talking). A requested change of expression raises
+    it too.
     """
 
     def __init__(self) -> None:
@@ -52,9 +52,9 @@ class FlickerMeter:
         self._faces: set[str] = set()
 
     def add(self, pixels: np.ndarray, edited: np.ndarray, faces: dict[str, Face]) -> None:
-        """The next frame, RGB (height, width, 3) uint8 each, with its edited faces.
+        """Adds the next frame, RGB (height, width, 3) uint8 each, with its edited faces.
 
-        faces: by a name that stays the same as long as frames are to be compared.
+        faces: by name; frames are compared as long as the name stays the same.
         """
         for name, face in faces.items():
             if self._before is None or name not in self._faces:
@@ -74,7 +74,7 @@ class FlickerMeter:
         return Flicker(*(float(total) / max(pairs, 1) for total in self._sums[:2]), pairs)
 
     def state(self) -> dict[str, np.ndarray]:
-        """What `restore` needs to go on as if nothing had been interrupted."""
+        """Returns the state from which `restore` resumes exactly."""
         state = {"sums": self._sums, "faces": np.array(sorted(self._faces), dtype=np.str_)}
         if self._before is not None:
             state |= {"input": self._before[0], "output": self._before[1]}
@@ -88,9 +88,9 @@ class FlickerMeter:
 
 
 def face_window(face: Face, shape: tuple[int, ...]) -> tuple[tuple[slice, slice] | None, np.ndarray | None]:
-    """Rows and columns around a face in a picture of that shape, and a mask uint8 within: 255 in its outline.
+    """Returns rows and columns around a face in a picture, and the mask within, uint8, 255 in its outline.
 
-    None twice where it is out of the picture.
+    Returns (None, None) if the face is outside the picture.
     """
     outline = face_oval(face.landmarks, face.scheme)
     left, top = np.floor(outline.min(0)).astype(int).clip(0)

@@ -1,4 +1,4 @@
-"""What `edit_video` and `reenact` share: a video whose faces are looked for, and a film made after them."""
+"""Shared by `edit_video` and `reenact`: finds the faces of a video and makes a film from them."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -17,13 +17,13 @@ from magicedit.video.rendering import FrameMaker, render
 from magicedit.video.results import FaceInVideo, ProgressCallback, VideoResult
 from magicedit.video.settings import DEFAULTS, VideoSettings
 
-QUALITY = "fast"  # what videos are made in unless another is asked for: see docs/video.md
+QUALITY = "fast"  # default quality of videos, see docs/video.md
 
 Prepare = Callable[[Analysis], tuple[FrameMaker, list[str]]]  # from the first pass; remarks for the user
 
 
 class VideoOptions(SamplingOptions, total=False):
-    """Keyword arguments of everything that makes videos; each is one of `VideoJob`."""
+    """Keyword arguments shared by all functions that make videos; each is one of `VideoJob`."""
 
     settings: VideoSettings
     damaged: bool
@@ -32,16 +32,15 @@ class VideoOptions(SamplingOptions, total=False):
 
 
 class VideoJob:
-    """One film to be made from a video, in a folder beside the output that it can be resumed from.
+    """Makes one film from a video; it resumes from a folder beside the output.
 
     Args:
-        source: the video whose faces are looked for, and whose timing and sound the output gets.
+        source: the video that provides the faces, the timing and the sound.
         settings: how faces are followed and steadied, and how the output is encoded.
-        damaged: use what can be decoded of a damaged file.
-        progress: is told how far the work is, by this thread; what it raises ends the work, which can be
-            resumed.
-        on_step: as of `ExpressionEditor.edit`, for each batch of frames.
-        quality, sampling: as of `ExpressionEditor.edit`.
+        damaged: use the decodable part of a damaged file.
+        progress: is called with the progress in this thread; if it raises, the work stops and can be resumed.
+        on_step: as in `ExpressionEditor.edit`, for each batch of frames.
+        quality, sampling: as in `ExpressionEditor.edit`.
 
     Raises:
         VideoError: where the video cannot be read.
@@ -70,12 +69,12 @@ class VideoJob:
         self.time_base = float(self.video.info.time_base)  # seconds a tick
 
     def run(self, info: VideoInfo, asked: Mapping[str, Any], prepare: Prepare) -> VideoResult:
-        """Looks for the faces, makes the frames, and joins them with the sound.
+        """Finds the faces, makes the frames and joins them with the sound.
 
         Args:
             info: of the output.
-            asked: JSON-ready, what else the result depends on; only work on the same is resumed.
-            prepare: its MagicEditErrors mean that what was asked for cannot be had: nothing is kept.
+            asked: JSON-ready, all other inputs of the result; only work with equal inputs is resumed.
+            prepare: raises MagicEditError for an impossible request; then nothing is kept.
 
         Raises:
             VideoError: where the video is damaged.
@@ -106,5 +105,5 @@ class VideoJob:
 
 
 def described(number: int, track: Track) -> FaceInVideo:
-    """A face for the report."""
+    """Returns a face for the report."""
     return FaceInVideo(number, track.seen, (track.runs[0].starts, track.runs[-1].ends), len(track.runs))

@@ -1,13 +1,13 @@
-"""Unfinished work, kept beside the output so that it can be gone on with: `.OUT.mp4.partial/`.
+"""Unfinished work, kept beside the output so that it can be resumed: `.OUT.mp4.partial/`.
 
-    request.json          what was asked for, of which input, by which versions: nothing else mixes with it
+    request.json          request, input and versions: only equal work resumes here
     lock                  held while a program works here
-    faces.jsonl, .done    the first pass: a line a frame, and that it is whole
-    piece-00007.mp4       the frames of a piece, encoded; it counts once its .json is there
+    faces.jsonl, .done    the first pass: a line a frame, and the mark that it is complete
+    piece-00007.mp4       the encoded frames of a piece; valid once its .json exists
     piece-00007.json      the timestamps of its frames
-    state-00008.npz       what the next piece needs to know of those before
+    state-00008.npz       the state that the next piece starts from
 
-Nothing else is deleted with the folder, so a file that somebody else put there keeps it alive.
+Only these files are deleted with the folder; a foreign file in it is kept, and so is the folder.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ _PATTERNS = ("piece-*.mp4", "piece-*.json", "piece-*.tmp", "state-*.npz", ".*.tm
 
 
 def identity(editor: ExpressionEditor, settings: SamplingSettings) -> dict[str, Any]:
-    """What of the model, the settings and this installation a result depends on, JSON-ready."""
+    """Returns, JSON-ready, everything in model, settings and installation that a result depends on."""
     packages = ("av", "mediapipe", "numpy", "opencv-contrib-python", "torch")
     return {
         "model": editor.model,
@@ -53,13 +53,13 @@ def _version(package: str) -> str | None:
 
 
 class Partial:
-    """The folder of one output; use as a context, which holds its lock.
+    """The folder of one output; as a context manager it holds the folder's lock.
 
-    request: JSON-ready, everything that the result depends on.
-    began_anew: whether work on another request lay there and was thrown away.
+    request: JSON-ready, all inputs of the result.
+    began_anew: whether work on another request was found there and deleted.
 
     Raises:
-        OutputError: where the folder cannot be made, or another program works in it.
+        OutputError: where the folder cannot be created, or another program is using it.
     """
 
     def __init__(self, output: Path, request: Mapping[str, Any]):
@@ -97,22 +97,22 @@ class Partial:
 
     @property
     def joined(self) -> Path:
-        """Where the output is written before it gets its name."""
+        """Path of the output before it is renamed."""
         return self.folder / "joined.tmp"
 
     def pieces(self) -> list[Piece]:
-        """The finished ones, from the first on."""
+        """Returns the finished pieces, from the first."""
         found: list[Piece] = []
         while (note := self.folder / f"piece-{len(found):05}.json").is_file():
             found.append(Piece(note.with_suffix(".mp4"), json.loads(note.read_text())))
         return found
 
     def begin_piece(self, number: int) -> Path:
-        """Where a piece is to be written until `finish_piece`."""
+        """Returns the path of a piece until `finish_piece`."""
         return self.folder / f"piece-{number:05}.tmp"
 
     def finish_piece(self, number: int, pts: Sequence[int], state: Mapping[str, np.ndarray]) -> None:
-        """Counts what was written for a piece as done, with the state after it."""
+        """Marks a written piece as finished, and stores the state after it."""
         with replacing(self._state(number + 1)) as file:
             np.savez(file, **state)
         piece = self.folder / f"piece-{number:05}.mp4"
@@ -124,7 +124,7 @@ class Partial:
         self._state(number).unlink(missing_ok=True)
 
     def state(self, number: int) -> dict[str, np.ndarray]:
-        """What was kept for the piece of that number; empty for the first."""
+        """Returns the stored state for a piece; empty for the first."""
         if not self._state(number).is_file():
             return {}
         with np.load(self._state(number), allow_pickle=False) as archive:
@@ -134,7 +134,7 @@ class Partial:
         return self.folder / f"state-{number:05}.npz"
 
     def remove(self) -> None:
-        """Deletes the folder: the output is there, or there will be none."""
+        """Deletes the folder, once the output exists or is given up."""
         self._clear()
         with contextlib.suppress(OSError):
             self.folder.rmdir()

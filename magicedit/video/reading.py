@@ -1,8 +1,7 @@
-"""Videos in: their frames one after the other, upright, with the timestamps they have.
+"""Reading videos: their frames in order, upright, with their timestamps.
 
-A frame is kept as it was decoded, in the planes of yuv420p with 8 bits, so that what is not edited goes out
-as it came; other formats are converted to that once. Colours are turned into RGB and back with the video's
-own matrix and range.
+A frame keeps its decoded 8-bit yuv420p planes, so that unedited pixels are written unchanged; other formats
+are converted to yuv420p once. Colours are converted to RGB and back with the video's own matrix and range.
 """
 
 import hashlib
@@ -25,15 +24,15 @@ if TYPE_CHECKING:
 BT601, BT709, UNSPECIFIED = 5, 1, 2
 HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
 LIMITED, FULL = 1, 2
-_MATRICES = (1, 4, 5, 6, 7, 9)  # that FFmpeg converts; others are taken for what their size suggests
-HD_HEIGHT = 720  # px: from there on a video that does not say has the matrix of BT.709, as players take it
+_MATRICES = (1, 4, 5, 6, 7, 9)  # matrices that FFmpeg converts; others are guessed from the size
+HD_HEIGHT = 720  # px: at this height and above, an unspecified matrix means BT.709, as in players
 
-MISSING_SECONDS = 0.5  # a file whose last second of sound or picture ends earlier than it says is cut off
+MISSING_SECONDS = 0.5  # a file is truncated if sound or picture ends this much before its stated end
 PICTURES = ("image2", "png_pipe", "jpeg_pipe", "webp_pipe", "bmp_pipe", "tiff_pipe")
 
 
 def import_av() -> Any:
-    """PyAV; MissingDependencyError where it is not installed."""
+    """Imports PyAV; MissingDependencyError if it is not installed."""
     try:
         import av
     except ImportError as error:
@@ -45,10 +44,10 @@ def import_av() -> Any:
 
 @dataclass(frozen=True)
 class Colours:
-    """How a video's numbers mean colours, in the codes of ITU-T H.273.
+    """A video's colour encoding, in the codes of ITU-T H.273.
 
-    space: matrix; 2: it does not say. range: 1 limited (16 to 235), 2 full, 0 it does not say.
-    transfer, primaries: 2: it does not say.
+    space: matrix, 2 unspecified. range: 1 limited (16 to 235), 2 full, 0 unspecified.
+    transfer, primaries: 2 unspecified.
     """
 
     space: int = UNSPECIFIED
@@ -59,17 +58,17 @@ class Colours:
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video says of itself, and what its first frame shows.
+    """Properties of a video from its metadata and its first frame.
 
     Attributes:
         path: of the file.
         width, height: of the upright pictures, rounded up to even numbers (yuv420p has no others).
         coded_size: (width, height) as stored, before turning and rounding up.
-        rotation: degrees by which it is stored turned, as FFmpeg counts: 0, 90, 180 or 270 anticlockwise.
+        rotation: degrees of the stored frames in FFmpeg's convention: 0, 90, 180 or 270 anticlockwise.
         time_base: seconds a tick of its timestamps.
-        rate: pictures a second on average, as the file says or guesses.
-        frames: how many pictures the file announces or its length suggests; None: unknown.
-        seconds: its length as the file announces it; None: unknown.
+        rate: average pictures a second, stated by the file or estimated.
+        frames: number of pictures, stated by the file or estimated from its length; None: unknown.
+        seconds: length stated by the file; None: unknown.
         pixel_format: FFmpeg's name. deep: whether it has more than 8 bits a channel.
         aspect: width of a pixel over its height.
         sounds: number of audio streams.
@@ -92,14 +91,14 @@ class VideoInfo:
 
     @property
     def matrix(self) -> int:
-        """The matrix that its colours are converted by."""
+        """The matrix used to convert its colours."""
         if self.colours.space in _MATRICES:
             return self.colours.space
         return BT709 if min(self.coded_size) >= HD_HEIGHT else BT601
 
     @property
     def range(self) -> int:
-        """Limited unless it says full."""
+        """The range: limited unless stated as full."""
         return FULL if self.colours.range == FULL else LIMITED
 
 
@@ -108,8 +107,8 @@ class Frame:
     """A decoded picture.
 
     index: counted from 0. pts: timestamp in ticks of the video's time base, 0 at its first picture (or at the
-    sound, where that begins earlier). duration: ticks, 0: unknown. planes: (3 * height / 2, width) uint8,
-    upright yuv420p: luma, then the two colour planes, as `av.VideoFrame.to_ndarray` lays them out.
+    sound if that begins earlier). duration: ticks, 0: unknown. planes: (3 * height / 2, width) uint8, upright
+    yuv420p: luma, then the two colour planes, as `av.VideoFrame.to_ndarray` lays them out.
     """
 
     index: int
@@ -120,7 +119,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Damage:
-    """What is wrong with a file: errors while decoding, and how far it reaches of what it announces (s)."""
+    """Damage of a file: decoding errors, and how many of the stated seconds it reaches."""
 
     errors: int
     reaches: float
@@ -143,10 +142,10 @@ class Damage:
 
 
 class Video:
-    """A file, opened as often as its frames are read.
+    """A video file, opened again for each reading of its frames.
 
     Raises:
-        VideoError: where it is missing, no video, without pictures, or of a codec that is not known here.
+        VideoError: where it is missing, is not a video, has no pictures, or has an unknown codec.
         MissingDependencyError: without the extra `video`.
     """
 
@@ -227,14 +226,13 @@ class Video:
             )
 
     def frames(self, start: int = 0) -> Iterator[Frame]:
-        """Its pictures in the order in which they are shown, from number `start` on.
+        """Yields its pictures in display order, from number `start`.
 
-        Every timestamp is later than the one before: where the file has none, the frame rate fills in, and
-        one that repeats is moved on by a tick. Earlier pictures are decoded too, so that a picture does not
-        depend on where reading began.
+        Timestamps strictly increase: a missing one follows from the frame rate, and a repeated one is moved
+        by a tick. Earlier pictures are decoded too, so that a picture does not depend on `start`.
 
         Raises:
-            VideoError: where the pictures change their size on the way.
+            VideoError: where the pictures change size within the video.
         """
         container, stream = self._open()
         errors: list[str] = []
@@ -265,14 +263,14 @@ class Video:
             self.damage = Damage(len(errors), reaches, self.info.seconds)
 
     def sound_shift(self) -> Fraction:
-        """Seconds that the sound's timestamps are later than those of `frames` count from."""
+        """Returns the seconds to subtract from sound timestamps to align them with those of `frames`."""
         container, stream = self._open()
         with container:
             first = next(_decoded(container, stream, [], {}))
             return _origin(container, stream, first.pts or 0) * stream.time_base
 
     def digest(self) -> str:
-        """BLAKE2b of the file's content, hexadecimal."""
+        """Returns the BLAKE2b hash of the file's content, hexadecimal."""
         with self.path.open("rb") as file:
             return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
@@ -283,7 +281,7 @@ def _decoded(
     errors: list[str],
     ends: dict[int, Fraction],
 ) -> "Iterator[av.VideoFrame]":
-    """Decoded frames; what fails after the first goes to `errors`, the ends of all streams to `ends`."""
+    """Yields decoded frames; errors after the first go to `errors`, the ends of all streams to `ends`."""
     av = import_av()
     began = False
     packets = container.demux(stream, *container.streams.audio)
@@ -312,25 +310,25 @@ def _decoded(
 
 
 def _origin(container: "av.container.InputContainer", stream: "av.VideoStream", first: int) -> int:
-    """The timestamp that becomes 0: the first picture's, or the sound's where that begins clearly earlier."""
+    """Returns the timestamp that becomes 0: the first picture's, or the sound's if clearly earlier."""
     starts = [
         sound.start_time * sound.time_base / stream.time_base
         for sound in container.streams.audio
         if sound.start_time is not None
     ]
     earliest = min(starts, default=first)
-    priming = Fraction(1, 10) / stream.time_base  # an encoder's delay is no sound
+    priming = Fraction(1, 10) / stream.time_base  # an encoder's delay does not count as sound
     return first if earliest >= first - priming else round(earliest)
 
 
 def first_aspect(stream: "av.VideoStream") -> Fraction:
-    """Width over height of a pixel, 1 where the stream does not say."""
+    """Returns width over height of a pixel; 1 if the stream does not state it."""
     aspect = stream.codec_context.sample_aspect_ratio
     return Fraction(aspect) if aspect and aspect > 0 else Fraction(1)
 
 
 def _range_of(frame: "av.VideoFrame") -> int:
-    """The full range has names of its own in older formats."""
+    """Returns the range; older formats have separate names for the full range."""
     return FULL if frame.format.name.startswith("yuvj") else int(frame.color_range)
 
 
@@ -359,7 +357,7 @@ def upright_planes(frame: "av.VideoFrame", info: VideoInfo) -> np.ndarray:
 
 
 def _plane(plane: Any) -> np.ndarray:
-    """A plane without the padding at the end of its lines."""
+    """Returns a plane without the padding at the end of its lines."""
     return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
 
 
@@ -373,9 +371,9 @@ def to_rgb(planes: np.ndarray, info: VideoInfo) -> np.ndarray:
 
 
 def replace_pixels(planes: np.ndarray, before: np.ndarray, after: np.ndarray, info: VideoInfo) -> np.ndarray:
-    """The planes with those pixels replaced in which two RGB pictures (height, width, 3) uint8 differ.
+    """Returns the planes with the pixels replaced where two RGB pictures (height, width, 3) uint8 differ.
 
-    All other luma, and the colour of all other blocks of 2 x 2 pixels, stay as they are.
+    All other luma, and the colour of all other blocks of 2 x 2 pixels, stay unchanged.
     """
     if before is after:
         return planes
@@ -408,9 +406,9 @@ def split_planes(planes: np.ndarray) -> list[np.ndarray]:
 
 
 def still_info(like: VideoInfo, width: int, height: int) -> VideoInfo:
-    """What a video of a photograph says of itself that has the timing and the sound of `like`.
+    """Returns the properties of a video of a photograph with the timing and the sound of `like`.
 
-    Sides are rounded up to even numbers; colours are those of BT.709, in the limited range, as is usual.
+    Sides are rounded up to even numbers; colours are the usual BT.709 in the limited range.
     """
     return replace(
         like,

@@ -1,4 +1,4 @@
-"""The expressions of a video on the face of a photograph."""
+"""Transfers the expressions of a video to the face of a photograph."""
 
 import hashlib
 import itertools
@@ -21,8 +21,8 @@ from magicedit.video.rendering import FrameMaker, batch_size, batches
 from magicedit.video.results import VideoResult
 from magicedit.video.writing import check_size, check_video_output, even_sided
 
-NEUTRAL_PERCENT = 10  # of the frames, by unit: what a face shows no less than nine tenths of the time
-NEUTRAL_SECONDS = 0.2  # around the moment that is given as neutral
+NEUTRAL_PERCENT = 10  # of the frames, by unit: an intensity exceeded in nine tenths of the time
+NEUTRAL_SECONDS = 0.2  # around the given neutral moment
 STRENGTHS = (-2.0, 2.0)
 _BINS = 1000  # of an intensity's range, 0 to 5: percentiles in constant memory
 
@@ -42,11 +42,10 @@ def reenact(
 ) -> VideoResult:
     """Gives a photograph the expressions of a video, with the video's timing and sound.
 
-    In each frame the face of the photograph is asked for the driving face's measured intensities minus those
-    of its neutral, times `strength`: what the photograph shows itself stays the start. Only the units that
-    the model can edit go over; sides of the face are not told apart; pose and gaze stay those of the
-    photograph. Where the driving face is not seen, the photograph is shown as it is. Interrupted work is
-    resumed, as by `edit_video`.
+    In each frame the variation is the driving face's measured intensities minus its neutral ones, times
+    `strength`; it is added to the photograph's own expression. Only units that the model can edit are
+    transferred, without distinguishing sides. Pose and gaze stay those of the photograph. Frames without the
+    driving face show the photograph unchanged. Interrupted work resumes, as in `edit_video`.
 
     Args:
         source: the photograph; the video shows all of it, with sides rounded up to even numbers by repeating
@@ -55,16 +54,16 @@ def reenact(
         strength: -2 to 2.
         face: "largest" or an index into the faces of the photograph.
         driving_face: "largest" or an index into the faces of the video, see `edit_video`.
-        neutral_at: seconds at which the driving face is at rest. Default: for each unit the intensity that it
-            stays below in a tenth of the frames (the 10th percentile).
-        longest: px, to which a larger photograph is reduced by its longer side.
+        neutral_at: seconds at which the driving face is at rest. Default: the 10th percentile of each unit's
+            intensity over the frames.
+        longest: px, maximum of the longer side; larger photographs are reduced.
         steps, guidance, seed, quality, teeth, references, settings, damaged, progress, on_step: as of
             `edit_video`.
 
     Raises:
         VideoError, NoFaceError, OutputError, MissingDependencyError: as `edit_video`.
         ImageError: where the photograph cannot be read.
-        MagicEditError: where `strength` or `neutral_at` make no sense, or the backend measures no units.
+        MagicEditError: where `strength` or `neutral_at` is invalid, or the backend measures no units.
     """
     if not (math.isfinite(strength) and STRENGTHS[0] <= strength <= STRENGTHS[1]):
         raise MagicEditError(
@@ -95,7 +94,7 @@ def reenact(
 
 
 def reduced(pixels: np.ndarray, longest: int) -> np.ndarray:
-    """A picture (height, width, 3) whose longer side is at most `longest` px; MagicEditError below 64."""
+    """Reduces a picture (height, width, 3) to at most `longest` px; MagicEditError for `longest` below 64."""
     if longest < 64:
         raise MagicEditError(f"the longer side of a video must be at least 64 px, got {longest}")
     height, width = pixels.shape[:2]
@@ -114,14 +113,14 @@ def neutral_of(
     at: float | None,
     backend: str,
 ) -> dict[str, float]:
-    """Intensities, by unit, of a face at rest; of those of `names` that are measured.
+    """Returns the intensities of a face at rest, for the measured units of `names`.
 
     Args:
-        at: seconds: the mean of the frames nearest to that moment; None: the percentile NEUTRAL_PERCENT of
+        at: seconds, for the mean of the frames around that moment; None: the percentile NEUTRAL_PERCENT over
             all frames, to 0.005 steps.
 
     Raises:
-        MagicEditError: where no unit is measured, or the face is not seen at that moment.
+        MagicEditError: where no unit is measured, or no frame shows the face at that moment.
     """
     histograms = {name: np.zeros(_BINS + 1, np.int64) for name in names}
     near: list[dict[str, float]] = []
@@ -158,9 +157,9 @@ class ReenactMaker(FrameMaker):
     """Makes the frames of a reenacted photograph, see `rendering.FrameMaker`.
 
     Args:
-        track, neutral: of the driving video, whose faces are in `analysis`.
+        track, neutral: of the driving video; `analysis` holds its faces.
         info: of the output.
-        pixels: of the photograph, (height, width, 3) uint8 RGB. face: that is edited in it.
+        pixels: of the photograph, (height, width, 3) uint8 RGB. face: the edited face in it.
     """
 
     def __init__(
@@ -201,6 +200,6 @@ class ReenactMaker(FrameMaker):
                 yield row.pts, replace_pixels(self._planes, self._pixels, edited, self.info)
 
     def _request(self, face: Face, presence: float) -> dict[str, float]:
-        """Variations for the photograph when the driving face shows this."""
+        """Returns the photograph's variations for a driving face."""
         share = self.strength * presence
         return {name: share * (face.action_units[name] - rest) for name, rest in self.neutral.items()}

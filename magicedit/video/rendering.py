@@ -1,4 +1,4 @@
-"""The second pass: frames of any kind made in batches, encoded in pieces, joined with the sound."""
+"""The second pass: makes frames in batches, encodes them in pieces and joins these with the sound."""
 
 import itertools
 from abc import ABC, abstractmethod
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 # Both count from frame 0, so that a resumed run makes the same batches and pieces.
-BATCH = 8  # frames that go through the model together, fewer where they are large: see `batch_size`
+BATCH = 8  # frames per model call, fewer if they are large: see `batch_size`
 BATCH_BYTES = 150_000_000  # of its pictures: RGB before and after, and yuv420p, 7.5 bytes a pixel
-PIECE = 24  # frames: what is lost at most when the program is killed, and the distance of key frames
-ENCODED_BEHIND = 16  # frames at most that wait for the encoder, in 1.5 bytes a pixel
+PIECE = 24  # frames: the most that a killed program loses, and the distance of key frames
+ENCODED_BEHIND = 16  # most frames that wait for the encoder, 1.5 bytes a pixel
 
 
 def batch_size(info: VideoInfo) -> int:
-    """How many frames of such a video go through the model together; PIECE is a multiple of it."""
+    """Returns the number of frames per model call; PIECE is a multiple of it."""
     size = BATCH
     while size > 2 and size * info.width * info.height * 7.5 > BATCH_BYTES:
         size //= 2
@@ -38,9 +38,9 @@ def batch_size(info: VideoInfo) -> int:
 
 
 class FrameMaker(ABC):
-    """Makes the output's frames; what a frame depends on of those before is in `state`.
+    """Makes the output's frames; `state` holds everything that later frames need of earlier ones.
 
-    job: says how. tracks: the faces among those of `analysis` that count.
+    job: the settings. tracks: the selected faces of `analysis`.
     """
 
     def __init__(self, job: "VideoJob", analysis: Analysis, tracks: list[Track]):
@@ -52,7 +52,7 @@ class FrameMaker(ABC):
 
     @abstractmethod
     def frames(self, first: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Timestamp and yuv420p planes of each frame from number `first` on, a multiple of PIECE."""
+        """Yields timestamp and yuv420p planes of each frame from number `first`, a multiple of PIECE."""
 
     def steady(self) -> Iterator[tuple[Row, dict[int, SteadyFace]]]:
         """See `steady_faces`."""
@@ -74,31 +74,31 @@ class FrameMaker(ABC):
 
 
 def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """The items in lists of `size`, the last one shorter."""
+    """Yields the items in lists of `size`; the last may be shorter."""
     iterator = iter(items)
     while batch := list(itertools.islice(iterator, size)):
         yield batch
 
 
 def render(maker: FrameMaker, info: VideoInfo, partial: Partial) -> tuple[int, list[str]]:
-    """Makes all frames and the output of them; goes on where an interrupted run has ended.
+    """Makes all frames and the output; resumes an interrupted run.
 
     Args:
         info: of the output.
 
     Returns:
-        how many frames were there already, and remarks on the sound.
+        the number of frames already made by earlier runs, and remarks on the sound.
 
     Raises:
         OutputError: where the output cannot be written.
     """
-    # 1. What is there already
+    # 1. Finished pieces
     job, total = maker.job, maker.analysis.frames
     already = len(partial.pieces())
     maker.restore(partial.state(already))
     pace = Pace(job.progress, "frames", total, min(already * PIECE, total))
 
-    # 2. The pieces from there on
+    # 2. Remaining pieces
     made = maker.frames(already * PIECE)
     encoder = Behind(how_many(ENCODED_BEHIND, info, 1.5))
     try:
@@ -121,7 +121,7 @@ def render(maker: FrameMaker, info: VideoInfo, partial: Partial) -> tuple[int, l
         made.close()
         encoder.close()
 
-    # 3. All of them, with the sound
+    # 3. Join all pieces with the sound
     if job.progress is not None:
         job.progress(Progress("joining", total, total, None))
     last_duration = maker.analysis.last_duration

@@ -1,4 +1,4 @@
-"""What is said while a video is made, and what comes of it."""
+"""Progress and result types of video jobs."""
 
 import time
 from collections.abc import Callable
@@ -11,12 +11,12 @@ from magicedit.video.flicker import Flicker
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the work is.
+    """Progress of a video job.
 
     Attributes:
-        stage: "faces" (looking for them), "frames" (editing and encoding) or "joining".
-        done, total: frames; total is None where the file does not say how many there are.
-        seconds_left: of this stage, estimated from its pace so far; None where it cannot be told.
+        stage: "faces" (finding them), "frames" (editing and encoding) or "joining".
+        done, total: frames; total is None if the file does not state it.
+        seconds_left: of this stage, estimated from its pace so far; None if unknown.
     """
 
     stage: str
@@ -31,7 +31,7 @@ ProgressCallback = Callable[[Progress], None]
 class Pace:
     """Reports frames of one stage to a callback, with the time left.
 
-    already: frames that an earlier run did, which say nothing of the pace.
+    already: frames done by an earlier run, which do not count for the pace.
     """
 
     def __init__(self, report: ProgressCallback | None, stage: str, total: int | None, already: int = 0):
@@ -54,8 +54,8 @@ class Pace:
 class FaceInVideo:
     """A face that was edited.
 
-    number: as `face` counts, the largest by area and time is 0. seen: in how many frames it was found.
-    seconds: from when to when, first and last. runs: how often it came.
+    number: index as for `face`; the largest by area and time is 0. seen: number of frames with it.
+    seconds: of its first and last frame. runs: number of its appearances.
     """
 
     number: int
@@ -75,18 +75,18 @@ class FaceInVideo:
 
 @dataclass(frozen=True, eq=False)
 class VideoResult:
-    """A video that was made.
+    """A finished video.
 
     Attributes:
         path: of the output.
         width, height: px.
         frames: number of them. video_seconds: time from the first to the last.
-        faces: those that were edited; of `reenact` the driving one.
-        flicker: see `FlickerMeter`; None where it makes no sense.
-        seconds: wall time of this run, loading of the model not counted.
-        resumed: frames that an earlier, interrupted run had made.
-        frames_per_second: of this run, both passes, without those.
-        warnings: what should make one look twice, in sentences.
+        faces: the edited ones; for `reenact` the driving one.
+        flicker: see `FlickerMeter`; None where it does not apply.
+        seconds: wall time of this run, without loading the model.
+        resumed: frames made by earlier, interrupted runs.
+        frames_per_second: of this run, both passes, without resumed frames.
+        warnings: reasons to check the result by eye, in sentences.
         model: name, folder or hub id of the model.
     """
 

@@ -1,4 +1,4 @@
-"""How videos are made, beside what is asked of them."""
+"""Settings of videos, apart from the request."""
 
 from dataclasses import dataclass, field
 
@@ -9,7 +9,7 @@ from magicedit.video.writing import Encoding
 
 @dataclass(frozen=True)
 class VideoSettings:
-    """How faces are followed and steadied, and how the output is encoded."""
+    """Settings of face tracking, smoothing and output encoding."""
 
     tracking: Tracking = field(default_factory=Tracking)
     smoothing: Smoothing = field(default_factory=Smoothing)

@@ -1,4 +1,4 @@
-"""Steadiness in time: the one-euro filter on where a face lies, on its landmarks, action units and changes.
+"""Temporal smoothing: the one-euro filter on a face's position, landmarks, action units and changes.
 
 A low-pass filter whose cutoff grows with speed: steady where little moves, quick where much does (G. Casiez,
 N. Roussel, D. Vogel, "1 EUR filter", CHI 2012).
@@ -18,8 +18,8 @@ from magicedit.warping import Change
 class OneEuro:
     """Parameters of the filter.
 
-    min_cutoff: Hz, what remains of jitter at rest. beta: Hz per unit a second, how fast the cutoff grows with
-    speed, against lag. derivative_cutoff: Hz, of the low-pass filter of the speed itself.
+    min_cutoff: Hz, cutoff at rest; lower means less jitter. beta: Hz per unit a second, growth of the cutoff
+    with speed; higher means less lag. derivative_cutoff: Hz, of the low-pass filter of the speed itself.
     """
 
     min_cutoff: float
@@ -29,11 +29,11 @@ class OneEuro:
 
 @dataclass(frozen=True)
 class Smoothing:
-    """What is smoothed, and how.
+    """Filter parameters of each smoothed quantity.
 
     place: of the crop's centre, turn and size, in sides of the crop, radians and natural logarithms.
     landmarks: within the crop, in sides of it. action_units: in intensity steps. change: of the model's flow,
-    mask and paint, in sides of the crop and shares of 1; None: as the model answers.
+    mask and paint, in sides of the crop and shares of 1; None: not smoothed.
     """
 
     place: OneEuro = OneEuro(min_cutoff=2.0, beta=40.0)
@@ -43,7 +43,7 @@ class Smoothing:
 
 
 class Filter:
-    """One filter for a number or for each element of an array; time in seconds, from sample to sample."""
+    """Filters a number, or each element of an array; times are in seconds."""
 
     def __init__(self, parameters: OneEuro):
         self.parameters = parameters
@@ -52,9 +52,9 @@ class Filter:
         self._speed: np.ndarray
 
     def __call__(self, value: np.ndarray | float, time: float) -> np.ndarray:
-        """The filtered value of a sample at `time`, which must be later than that of the one before.
+        """Returns the filtered value of a sample at `time`, which must be later than the sample before.
 
-        The first sample passes as it is.
+        The first sample is unchanged.
         """
         value = np.asarray(value)
         if self._time is None:
@@ -76,7 +76,7 @@ class Filter:
         return self._value
 
     def state(self) -> dict[str, np.ndarray]:
-        """What `restore` needs; empty before the first sample."""
+        """Returns the state for `restore`; empty before the first sample."""
         if self._time is None:
             return {}
         return {"time": np.float64(self._time), "value": self._value, "speed": self._speed}
@@ -94,19 +94,19 @@ def smoothing_factor(cutoff: np.ndarray | float, step: float) -> np.ndarray | fl
 
 @dataclass(eq=False)
 class FaceFilter:
-    """Smooths one face while it is seen.
+    """Smooths one face while it is visible.
 
-    The crop is steadied first, then the landmarks within it, so that a moving head is no moving landmark.
+    The crop is smoothed first, then the landmarks within it, so that head movement does not move landmarks.
     """
 
     smoothing: Smoothing
     size: int  # px, side of the crop
     _filters: dict[str, Filter] = field(default_factory=dict)
-    _angle: float = 0.0  # radians, of the sample before: turns go on counting
-    _unit: float = 1.0  # px of the picture that count as one, the crop's side at first
+    _angle: float = 0.0  # radians, of the sample before: angles are unwrapped
+    _unit: float = 1.0  # px of the picture per unit: the first crop's side
 
     def __call__(self, face: Face, time: float) -> tuple[Face, Alignment]:
-        """The smoothed face, and the crop in which it is edited."""
+        """Returns the smoothed face, and the crop in which it is edited."""
         raw = align(face, self.size)
         in_crop = (face.landmarks.astype(np.float64) @ raw.matrix[:, :2].T + raw.matrix[:, 2]) / self.size
         alignment = self._place(raw, time)
@@ -128,7 +128,7 @@ class FaceFilter:
         return smooth, alignment
 
     def _place(self, alignment: Alignment, time: float) -> Alignment:
-        """The alignment with its crop's centre, turn and size smoothed."""
+        """Returns the alignment with its crop's centre, rotation and size smoothed."""
         inverse = alignment.inverse()
         middle = (alignment.size - 1) / 2
         x, y = inverse[:, :2] @ (middle, middle) + inverse[:, 2]  # the crop's centre in the picture
@@ -151,10 +151,10 @@ class FaceFilter:
 
 
 class ChangeFilter:
-    """Smooths what the model does to one face, in the coordinates of its crop.
+    """Smooths the model's change of one face, in the coordinates of its crop.
 
-    The moving head does not move them, so what differs from frame to frame is the expression, and the model's
-    own trembling.
+    Head movement does not affect these, so only the expression and the model's own jitter differ between
+    frames.
     """
 
     def __init__(self, parameters: OneEuro):
@@ -168,9 +168,9 @@ class ChangeFilter:
 
 
 class ChangeFilters:
-    """A `ChangeFilter` for each face of a video; each run of a face starts anew.
+    """A `ChangeFilter` for each face of a video; each run of a face starts with a new filter.
 
-    parameters: None: changes stay as the model answers.
+    parameters: of the filters; None: changes are not smoothed.
     """
 
     def __init__(self, parameters: OneEuro | None):
@@ -187,7 +187,7 @@ class ChangeFilters:
         return self._filters[key](change, time)
 
     def forget(self, face: int) -> None:
-        """Lets the filter of a face start anew."""
+        """Resets the filter of a face."""
         self._filters = {k: f for k, f in self._filters.items() if k.split("-")[0] != str(face)}
 
     def state(self) -> dict[str, np.ndarray]:
@@ -204,5 +204,5 @@ class ChangeFilters:
 
 
 def within(state: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
-    """The part of a state whose keys begin with `name/`, without that."""
+    """Returns the part of a state whose keys begin with `name/`, without that prefix."""
     return {key.removeprefix(f"{name}/"): value for key, value in state.items() if key.startswith(f"{name}/")}

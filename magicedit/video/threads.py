@@ -1,4 +1,4 @@
-"""Work ahead in another thread, with a bound on how far: decoding and encoding beside the model."""
+"""Bounded queues to other threads, for decoding and encoding in parallel with the model."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -16,14 +16,14 @@ MOST_WAITING = 100_000_000  # bytes of pictures between two threads
 
 
 def how_many(most: int, info: VideoInfo, bytes_a_pixel: float) -> int:
-    """How many pictures may wait: `most`, fewer where they are large, at least 2."""
+    """Returns how many pictures may wait: `most`, fewer if they are large, at least 2."""
     return max(2, min(most, int(MOST_WAITING / (info.width * info.height * bytes_a_pixel))))
 
 
 def ahead(items: Iterable[Item], depth: int) -> Iterator[Item]:
-    """The items, made by a thread that is at most `depth` of them ahead; it ends when the iterator is closed.
+    """Yields the items; a thread makes them at most `depth` ahead and ends when the iterator is closed.
 
-    What making them raises is raised here.
+    Errors of the thread are raised here.
     """
     iterator, end = iter(items), object()
     executor = ThreadPoolExecutor(1, "ahead")
@@ -37,15 +37,15 @@ def ahead(items: Iterable[Item], depth: int) -> Iterator[Item]:
 
 
 def pictures_ahead(video: Video, start: int) -> Iterator[tuple[Frame, np.ndarray]]:
-    """Frames of a video from number `start` on, each with its RGB (height, width, 3) uint8, decoded ahead."""
+    """Yields frames of a video from number `start`, each with RGB (height, width, 3) uint8, decoded ahead."""
     pictures = ((frame, to_rgb(frame.planes, video.info)) for frame in video.frames(start))
     return ahead(pictures, how_many(DECODED_AHEAD, video.info, DECODED_BYTES))
 
 
 class Behind:
-    """Calls made one after the other in another thread, at most `depth` of them waiting.
+    """Runs calls one after the other in another thread; at most `depth` of them wait.
 
-    What one raises is raised by a later `call` or by `finish`.
+    A later `call` or `finish` raises their errors.
     """
 
     def __init__(self, depth: int):
@@ -64,5 +64,5 @@ class Behind:
             self._waiting.popleft().result()
 
     def close(self) -> None:
-        """Leaves out what has not begun."""
+        """Drops calls that have not begun."""
         self._executor.shutdown(cancel_futures=True)

@@ -1,4 +1,4 @@
-"""Faces from frame to frame: found again near where they were, numbered, and known again when they return."""
+"""Face tracking: finds faces near their last place, numbers them and recognises them when they return."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,28 +12,28 @@ from magicedit.faces.types import Box, overlap, shifted
 from magicedit.video.reading import split_planes
 
 _THUMBNAIL = (32, 18)  # px, width and height, in which frames are compared
-_LOOKS_SIZE, _LOOKS_MARGIN = 16, 1.3  # px and margin of the crop by which a face is known again
-_GLASSES_SIZE = 128  # px, of the crop in which glasses are looked for
+_LOOKS_SIZE, _LOOKS_MARGIN = 16, 1.3  # px and margin of the crop by which a face is recognised
+_GLASSES_SIZE = 128  # px, of the crop used to detect glasses
 _REMEMBERED_LOOKS = 8  # of each face
 
 
 @dataclass(frozen=True)
 class Tracking:
-    """How faces are followed.
+    """Settings of face tracking.
 
     Attributes:
-        window: a face is looked for around its last box, this many of its sides further in each direction.
-        search_every: frames after which the whole picture is searched for others.
-        search_empty: the same while there is no face at all.
-        keep_looking: frames in which a face that is missed is looked for at its last place.
+        window: search range around a face's last box, in box sides in each direction.
+        search_every: frames after which the whole picture is searched for further faces.
+        search_empty: the same while there is no face.
+        keep_looking: frames in which a missing face is searched for at its last place.
         same_place: intersection over union of the boxes of a face in two frames.
-        same_looks: correlation of two faces' looks (16 x 16 px, aligned, with hair) from which a face that
-            was lost in this scene is taken for the one that returns. Of 23 people photographed alike, 95 % of
-            the pairs of different ones stay below 0.926, of the same one smiling and not above 0.932.
+        same_looks: minimum correlation of two faces' looks (16 x 16 px, aligned, with hair) for which a new
+            face counts as one lost in this scene. For 23 people photographed alike, 95 % of the pairs of
+            different people are below 0.926, and of the same person smiling and not smiling above 0.932.
         same_looks_after_cut: the same in another scene.
-        same_embedding: cosine from which two embeddings are of one person, for backends that have them.
-        cut_levels: mean difference of thumbnails, in levels of 255, from which a frame begins a scene, where
-            it also is `cut_factor` times the median of the frames before.
+        same_embedding: minimum cosine of two embeddings of one person, for backends that have them.
+        cut_levels: minimum mean difference of thumbnails, in levels of 255, for a frame to begin a scene; it
+            must also be `cut_factor` times the median of the frames before.
         cut_factor: see `cut_levels`.
     """
 
@@ -53,7 +53,7 @@ class Tracking:
 class Tracked:
     """A face with the number it keeps through the video.
 
-    looks, glasses: see `looks_of` and `glasses_score`, where a close look was taken.
+    looks, glasses: see `looks_of` and `glasses_score`; only set at close looks.
     """
 
     number: int
@@ -64,7 +64,7 @@ class Tracked:
 
 @dataclass(eq=False)
 class _Track:
-    """box: where it was last. scene: in which. missed: frames since then."""
+    """box: last position. scene: of that position. missed: frames since then."""
 
     box: Box
     scene: int
@@ -73,7 +73,7 @@ class _Track:
 
 
 class Tracker:
-    """Follows faces; what it knows follows from what `note` was told, frame by frame."""
+    """Tracks faces; its state depends only on the calls of `note`, frame by frame."""
 
     def __init__(self, backend: FaceBackend, settings: Tracking):
         self.backend, self.settings = backend, settings
@@ -81,7 +81,7 @@ class Tracker:
         self._scene = 0
 
     def look(self, pixels: np.ndarray, index: int, cut: bool) -> list[Tracked]:
-        """The faces of frame `index`, RGB (height, width, 3) uint8, by number; `note` is to follow."""
+        """Returns the faces of frame `index`, RGB (height, width, 3) uint8, by number; call `note` next."""
         followed = [] if cut else self._followed()
         found: dict[int, Face] = {}
         for number in followed:
@@ -108,7 +108,7 @@ class Tracker:
         ]
 
     def note(self, faces: Sequence[Tracked], cut: bool) -> None:
-        """Takes over what was seen in the next frame."""
+        """Records the faces of the next frame."""
         self._scene += cut
         for track in self._tracks.values():
             track.missed += 1
@@ -119,7 +119,7 @@ class Tracker:
                 track.looks = [*track.looks, tracked.looks][-_REMEMBERED_LOOKS:]
 
     def _followed(self) -> list[int]:
-        """Numbers of the faces that are there, or were a moment ago in this scene."""
+        """Returns numbers of the faces that are present or were recently, in this scene."""
         return [
             number
             for number, track in self._tracks.items()
@@ -127,7 +127,7 @@ class Tracker:
         ]
 
     def _near(self, pixels: np.ndarray, box: Box) -> Face | None:
-        """The face around a box of the frame before."""
+        """Returns the face near a box of the frame before."""
         height, width = pixels.shape[:2]
         reach_x, reach_y = (self.settings.window * (box[2 + axis] - box[axis]) for axis in (0, 1))
         left, top = max(0, round(box[0] - reach_x)), max(0, round(box[1] - reach_y))
@@ -142,7 +142,7 @@ class Tracker:
     def _number(
         self, pixels: np.ndarray, face: Face, lost: list[int], found: dict[int, Face], cut: bool
     ) -> int:
-        """Of a face that was found anywhere: the lost one at its place, one with its looks, or a new one."""
+        """Numbers a newly found face: as the lost one at its place, one with its looks, or a new one."""
         place = max(lost, key=lambda number: overlap(face.box, self._tracks[number].box), default=None)
         if place is not None and overlap(face.box, self._tracks[place].box) > 0:
             return place
@@ -156,7 +156,7 @@ class Tracker:
         return best if best is not None and known[best] > 0 else max([*self._tracks, *found], default=-1) + 1
 
     def _knows(self, track: _Track, looks: np.ndarray, scene: int) -> float:
-        """By how much looks are more like a track's than they must be in a scene; above 0: its own."""
+        """How far the similarity of looks to a track exceeds the scene's threshold; above 0: a match."""
         if len(looks) != len(track.looks[0]):
             return -1.0
         if len(looks) != 3 * _LOOKS_SIZE**2:
@@ -176,7 +176,7 @@ def _glasses_of(pixels: np.ndarray, face: Face) -> float:
 
 
 def looks_of(pixels: np.ndarray, face: Face) -> np.ndarray:
-    """A unit vector by which a face is known again: the backend's embedding, or a small aligned picture."""
+    """Returns a unit vector that identifies a face: the backend's embedding or a small aligned picture."""
     if face.embedding is not None:
         return np.asarray(face.embedding, np.float32)
     crop = crop_face(pixels, align(face, _LOOKS_SIZE, margin=_LOOKS_MARGIN)).astype(np.float32)
@@ -185,7 +185,7 @@ def looks_of(pixels: np.ndarray, face: Face) -> np.ndarray:
 
 
 class CutDetector:
-    """Says which frames begin a scene, from small pictures of them and what they differed before."""
+    """Detects frames that begin a scene, from differences of thumbnails."""
 
     def __init__(self, settings: Tracking):
         self.settings = settings
@@ -193,7 +193,7 @@ class CutDetector:
         self._differences: list[float] = []
 
     def difference(self, planes: np.ndarray) -> float:
-        """Mean absolute difference, in levels of 255, of a frame's thumbnail (yuv420p) to the last one's."""
+        """Mean absolute difference of a frame's thumbnail (yuv420p) to the last one's, in levels of 255."""
         small = np.stack(
             [cv2.resize(p, _THUMBNAIL, interpolation=cv2.INTER_AREA) for p in split_planes(planes)]
         ).astype(np.float32)
@@ -201,7 +201,7 @@ class CutDetector:
         return 0.0 if before is None else float(np.abs(small - before).mean())
 
     def is_cut(self, difference: float) -> bool:
-        """Whether the frame with that difference begins a scene; to be asked for each frame but the first."""
+        """Whether the frame with that difference begins a scene; call it for each frame but the first."""
         usual = float(np.median(self._differences)) if self._differences else 0.0
         cut = difference >= self.settings.cut_levels and difference >= self.settings.cut_factor * usual
         self._differences = [] if cut else [*self._differences, difference][-10:]

@@ -1,7 +1,7 @@
-"""Videos out: H.264 in pieces that do not depend on each other, joined with the sound of the input.
+"""Writing videos: independent H.264 pieces, joined with the sound of the input.
 
-A piece starts with a key frame and is encoded by one thread without B-frames, so its packets are one for each
-frame, in their order, and the same wherever the program was interrupted before.
+A piece starts with a key frame and is encoded by one thread without B-frames. Its packets are therefore one
+per frame, in frame order, and do not depend on earlier interruptions.
 """
 
 import heapq
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import av
 
 FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
-# Sound that players find in each; the rest is encoded anew
+# Sound codecs that players accept in each container; others are re-encoded
 _COPIED_SOUND = {
     ".mp4": ("aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"),
     ".mov": ("aac", "mp3", "ac3", "eac3", "alac", "pcm_s16le", "pcm_s16be", "pcm_s24le", "pcm_s24be"),
@@ -34,19 +34,19 @@ _COPIED_SOUND = {
 _AAC_RATES = (48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000, 96_000, 88_200, 64_000)
 _AAC_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
-MOST_PIXELS = 4096 * 2304  # of a picture: level 5.2 of H.264, the most that players take
+MOST_PIXELS = 4096 * 2304  # of a picture: level 5.2 of H.264, the most that players accept
 SMALLEST_SIDE = 16  # px
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How H.264 is made.
+    """Settings of H.264.
 
-    crf: x264's constant quality, 0 to 51; 0 is lossless, 23 its default, lower is better. preset: x264's, how
-    much time it takes, from "ultrafast" to "veryslow".
+    crf: x264's constant quality, 0 to 51; 0 is lossless, 23 its default, lower is better. preset: x264's
+    speed, from "ultrafast" to "veryslow".
 
     Raises:
-        OutputError: where there is no such quality or preset.
+        OutputError: for an unknown quality or preset.
     """
 
     crf: float = 17.0
@@ -60,7 +60,7 @@ class Encoding:
 
 
 def check_video_output(path: str | Path, *inputs: str | Path) -> Path:
-    """The path, or OutputError: for another suffix than .mp4, .mov or .mkv, and as `imaging.writable`."""
+    """Returns the path; OutputError for suffixes other than .mp4, .mov or .mkv, and as `imaging.writable`."""
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
         raise OutputError(f"videos are written as {', '.join(FORMATS)}; {path} has another suffix")
@@ -71,7 +71,7 @@ def check_video_output(path: str | Path, *inputs: str | Path) -> Path:
 
 
 def check_size(info: VideoInfo, name: str, remedy: str) -> None:
-    """VideoError where H.264 cannot hold pictures of that size; `name` is what they come from."""
+    """Raises VideoError where H.264 cannot hold pictures of that size; `name` is their source."""
     if min(info.width, info.height) < SMALLEST_SIDE or info.width * info.height > MOST_PIXELS:
         raise VideoError(
             f"{name} would make a video of {info.width} x {info.height} px; H.264 holds {SMALLEST_SIDE} px a "
@@ -97,14 +97,14 @@ class PieceWriter:
         context.color_range = LIMITED if not colours.range else colours.range
         context.colorspace = colours.space if colours.space else info.matrix
         context.color_trc, context.color_primaries = colours.transfer, colours.primaries
-        # x264's macroblock tree reads memory that nobody has written (seen with PyAV 18.1: other pictures
-        # under another MALLOC_PERTURB_), so that two runs would differ.
-        # Its look ahead is of use to the tree alone, and holds 30 frames.
+        # x264's macroblock tree reads uninitialised memory (with PyAV 18.1 the pictures change with
+        # MALLOC_PERTURB_), so that two runs would differ. Only the tree uses the lookahead, which holds 30
+        # frames.
         context.options = {"crf": f"{encoding.crf:g}", "preset": encoding.preset, "bf": "0"}
         context.options |= {"mbtree": "0", "rc-lookahead": "0"}
 
     def write(self, planes: np.ndarray, pts: int) -> None:
-        """A frame as yuv420p planes (3 * height / 2, width) uint8; pts in ticks of the video's time base."""
+        """Encodes a frame of yuv420p planes (3 * height / 2, width) uint8; pts in ticks of the time base."""
         av = import_av()
         if self._first is None:
             self._first = pts
@@ -132,14 +132,14 @@ class Piece:
 def join(
     pieces: Sequence[Piece], last_duration: int, info: VideoInfo, source: Video, output: Path, temporary: Path
 ) -> list[str]:
-    """Writes the pieces as one video with the sound of `source`; `output` appears when it is whole.
+    """Writes the pieces as one video with the sound of `source`; `output` appears once it is complete.
 
     Args:
-        last_duration: ticks for which the last frame is shown; 0: as long as the one before.
-        temporary: where it is written first, in the same file system.
+        last_duration: display time of the last frame in ticks; 0: as long as the one before.
+        temporary: path of the incomplete output, in the same file system.
 
     Returns:
-        what happened to the sound, one line for each stream that could not be copied.
+        remarks on the sound, one line for each stream that could not be copied.
 
     Raises:
         OutputError: where the file cannot be written.
@@ -157,7 +157,7 @@ def join(
             tracks = [_picture_packets(pieces, last_duration, info, pictures)]
             if source.info.sounds:
                 tracks.append(_sound_packets(source, container, suffix, remarks))
-            # Sound and pictures in turn, as they are needed, so that the muxer holds little of them
+            # Sound and pictures alternate in time order, so that the muxer buffers little
             for _, _, packets in heapq.merge(*tracks, key=lambda item: item[:2]):
                 container.mux(packets)
         with temporary.open("rb") as file:
@@ -171,7 +171,7 @@ def join(
 def _picture_packets(
     pieces: Sequence[Piece], last_duration: int, info: VideoInfo, stream: "av.VideoStream"
 ) -> Iterator[tuple[Fraction, int, Any]]:
-    """(seconds, 0, packet) of every frame."""
+    """Yields (seconds, 0, packet) for every frame."""
     av = import_av()
     stamps = [pts for piece in pieces for pts in (piece.pts[0],)] + [None]
     for piece, following in zip(pieces, stamps[1:], strict=True):
@@ -190,7 +190,7 @@ def _picture_packets(
 def _sound_packets(
     source: Video, container: "av.container.OutputContainer", suffix: str, remarks: list[str]
 ) -> Iterator[tuple[Fraction, int, Any]]:
-    """(seconds, 1, packets) of all audio streams, copied where the container takes them, else as AAC."""
+    """Yields (seconds, 1, packets) of audio streams, copied if the container accepts them, else as AAC."""
     av = import_av()
     shift = source.sound_shift()
     sound = av.open(str(source.path), metadata_errors="replace")
@@ -198,7 +198,7 @@ def _sound_packets(
     for stream in sound.streams.audio:
         name = stream.codec_context.name if stream.codec_context else None
         allowed = _COPIED_SOUND[suffix]
-        # a decoder may have another name than its codec
+        # a decoder's name may differ from its codec's
         codec = stream.codec_context.codec.canonical_name if stream.codec_context else None
         if codec and (allowed is None or codec in allowed) and codec in container.supported_codecs:
             copied[stream.index] = container.add_stream_from_template(stream)
@@ -295,13 +295,13 @@ def save_film(pictures: Sequence[PIL.Image.Image], path: str | Path, seconds_per
 
 
 def _lasting(packets: list[Any], stamps: list[int]) -> list[Any]:
-    """The packets, each with the time until the next picture as its duration."""
+    """Returns the packets; the duration of each is the time until the next picture."""
     for packet in packets:
         packet.duration = stamps[stamps.index(packet.pts) + 1] - packet.pts
     return packets
 
 
 def even_sided(pixels: np.ndarray) -> np.ndarray:
-    """An RGB picture (height, width, 3) with the last line repeated where a side is odd."""
+    """Returns an RGB picture (height, width, 3) with the last line repeated where a side is odd."""
     height, width = pixels.shape[:2]
     return np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")

@@ -1,8 +1,8 @@
 """Carrying a model's edit of a small crop to the full-resolution photograph.
 
 An upsampled difference image leaves ghosts of lips and brows at their old place. Moving the photograph's own
-pixels by the upsampled flow does not, and keeps their resolution (the flow upsampling of Yeh et al. 2016,
-arXiv:1611.09961); what the photograph does not have (teeth, say) is painted through a mask.
+pixels by the upsampled flow leaves none and keeps their resolution (the flow upsampling of Yeh et al. 2016,
+arXiv:1611.09961). New content, such as teeth, is painted through a mask.
 """
 
 from functools import partial
@@ -16,16 +16,16 @@ from magicedit.change import Change, no_change
 if TYPE_CHECKING:
     from magicedit.faces import Alignment
 
-# Colour difference (of 1, mean over channels) that movement leaves unexplained: below the first nothing is
-# painted, above the second all is. JPEG noise and interpolation stay below the first.
+# Colour difference (of 1, mean over channels) not explained by movement: below the first nothing is painted,
+# above the second everything. JPEG noise and interpolation stay below the first.
 UNEXPLAINED = (0.04, 0.12)
 CONTRAST = 4.0
 
 
 def join_sides(left: Change, right: Change, left_share: np.ndarray) -> Change:
-    """One change on the subject's left and another on their right.
+    """Joins one change on the subject's left with another on their right.
 
-    left_share: (size, size), 1 on the left to 0 on the right. Paint is weighted by how much of each shows.
+    left_share: (size, size), 1 on the left to 0 on the right. Paint is weighted by the visible share of each.
     """
     shares = left_share * left.mask, (1 - left_share) * right.mask  # (size, size) each
     mask = shares[0] + shares[1]
@@ -36,7 +36,7 @@ def join_sides(left: Change, right: Change, left_share: np.ndarray) -> Change:
 
 
 def estimate_change(source: np.ndarray, edited: np.ndarray) -> Change:
-    """The change between two crops, for models that predict pixels: optical flow, and paint where it fails.
+    """Estimates the change between crops, for models that predict pixels: flow, and paint where it fails.
 
     source, edited: (size, size, 3) uint8 RGB. The flow is DIS optical flow (Kroeger et al. 2016,
     arXiv:1603.03590); the mask opens where moving the source leaves a colour difference, see UNEXPLAINED.
@@ -64,13 +64,13 @@ def estimate_change(source: np.ndarray, edited: np.ndarray) -> Change:
 def carry_change(
     pixels: np.ndarray, alignment: "Alignment", change: Change, region: np.ndarray
 ) -> np.ndarray:
-    """Does to the photograph what `change` does to its crop.
+    """Applies a `change` of a crop to the full photograph.
 
     Args:
         pixels: the photograph, (height, width, 3) uint8 RGB.
         alignment: of the crop, of the change's size.
-        region: (size, size) float32, 0..1, in the crop: how much of the change happens where. Flow and mask
-            fade with it, so that no seam and no double image arises.
+        region: (size, size) float32, 0..1, in the crop: weight of the change. Flow and mask fade with it,
+            which avoids seams and double images.
 
     Returns:
         a new photograph; where the region is 0 it equals `pixels` to the byte, and only the rectangle around
@@ -103,7 +103,7 @@ def carry_change(
     around = pixels[top : y1 + reach, left : x1 + reach]
     moved = _read(around, flow, cv2.INTER_CUBIC, (x0 - left, y0 - top))  # (height, width, 3) uint8
 
-    # 3. Paint what it does not have
+    # 3. Paint new content
     if change.mask.any():
         mask = sharpened(np.clip(upsample(change.mask), 0, 1)) * weight
         painted = mask > 0
@@ -117,10 +117,10 @@ def carry_change(
 
 
 def sharpened(mask: np.ndarray) -> np.ndarray:
-    """A mask 0..1 drawn towards 0 and 1, by CONTRAST in its log-odds; 0, 1/2 and 1 stay.
+    """Returns a mask 0..1 with log-odds scaled by CONTRAST, towards 0 and 1; 0, 1/2 and 1 stay.
 
-    Upsampled from a small crop, the edge between skin and paint is as wide as the crop's pixels. Done after
-    upsampling this narrows it without steps, and drops paint that the model itself doubts.
+    After upsampling from a small crop, the edge between skin and paint is as wide as the crop's pixels.
+    Sharpening then narrows it without steps, and drops paint of low confidence.
     """
     yes, no = mask**CONTRAST, (1 - mask) ** CONTRAST
     return yes / (yes + no)
@@ -148,7 +148,7 @@ def upsampled(
 def window_of(
     where: np.ndarray, alignment: "Alignment", shape: tuple[int, ...]
 ) -> tuple[int, int, int, int] | None:
-    """x0, y0, x1, y1 of the photograph that may show where a crop is True; None where nothing does."""
+    """Returns x0, y0, x1, y1 of the photograph around the True area of a crop; None if nothing is True."""
     rows, columns = np.nonzero(where)
     if not len(rows):
         return None

@@ -1,8 +1,8 @@
-"""Two photographs of one person in two expressions, related to each other by their landmarks.
+"""Relates two photographs of one person in two expressions by their landmarks.
 
-What the second shows is, in the main, what the first shows, moved. Saying how it moved (a smooth field
-through the landmarks) and what movement cannot explain (teeth, folds) teaches a model the difference between
-the two, and spares it what a studio changed between them (hair, clothes, a turn of the head, light).
+The second mostly shows the same content as the first, moved. The movement (a smooth field through the
+landmarks) and what it cannot explain (teeth, folds) teach a model the difference in expression, without what
+changed in the studio between them (hair, clothes, a turn of the head, light).
 """
 
 from dataclasses import dataclass
@@ -17,28 +17,28 @@ from magicedit.warping.warp import read_at
 
 _STRIDE = 4  # px between samples of the field
 _STIFFNESS = 1e-3  # of the spline: landmarks scatter by about a hundredth of the distance between the eyes
-_FINE = 0.02  # interocular distances: detail below this is not compared, for landmarks do not place it
+_FINE = 0.02  # interocular distances: finer detail is not compared, because landmarks do not locate it
 UNEXPLAINED = (0.05, 0.14)  # colour difference of 1, after moving: compared in full below, not at all above
 LIPS_WEIGHT = (
-    3.0  # of pixels on and next to the lips: a small part of a face, and the first that eyes look at
+    3.0  # of pixels on and next to the lips: a small part of a face, but the first that viewers look at
 )
 _NEAR_LIPS = 0.06  # interocular distances
 _OPEN = 0.03  # interocular distances between lips that are not closed
-_NEWLY_OPEN = 2.0  # a mouth that opens this much wider shows what the source does not have
+_NEWLY_OPEN = 2.0  # a mouth that opens this much wider shows content absent from the source
 _EYE_GROWTH = 1.35
 _TONE = (0.6, 1.6)  # limits of the factor between the light of two photographs
 
 
 @dataclass(frozen=True, eq=False)
 class Correspondence:
-    """How a target photograph follows from a source, both aligned crops of `size` px.
+    """How to obtain a target photograph from a source; both are aligned crops of `size` px.
 
-    flow: (size, size, 2) px, target(p) = source(p + flow(p)); NaN where that is not known: outside the
-    target's face and between its lips. mask: (size, size), 1 where the target shows an inside of the mouth
-    that the source does not, else 0; NaN where that is not known. weight: (size, size), how much the two can
-    be compared: 0 outside the face, between opened lips, in the eyes, whose gaze is no expression, and where
-    movement does not explain the target; else up to 1, and LIPS_WEIGHT times that around the lips. tone: (3,)
-    factor that brings the target to the source's light.
+    flow: (size, size, 2) px, target(p) = source(p + flow(p)); NaN where unknown: outside the target's face
+    and between its lips. mask: (size, size), 1 where the target shows mouth inside that the source does not,
+    else 0; NaN where unknown. weight: (size, size), how comparable the two are: 0 outside the face, between
+    opened lips, in the eyes, whose gaze is not expression, and where movement does not explain the target;
+    else up to 1, and LIPS_WEIGHT times that around the lips. tone: (3,) factor that matches the target to the
+    source's light.
     """
 
     flow: np.ndarray
@@ -60,7 +60,7 @@ def correspond(
 ) -> Correspondence:
     """Relates two aligned crops (size, size, 3) uint8 RGB by MediaPipe's landmarks (478, 2), px of them.
 
-    match_tone: whether the target is to be brought to the source's light before the two are compared.
+    match_tone: whether to match the target to the source's light before comparing the two.
     """
     from scipy.interpolate import RBFInterpolator  # 0.5 s, and edits do without
 
@@ -95,7 +95,7 @@ def correspond(
     below = np.arange(size)[:, None] > line[None]
     flow = np.where(below[..., None], sheets[1], sheets[0])
 
-    # 3. Light, and what movement does not explain
+    # 3. Light, and the residual after movement
     face = face_region(target_landmarks, size, "mediapipe478", grow=0.97)
     mouth = polygon_mask(region_polygon(target_landmarks, "mediapipe478", "mouth"), size)
     eyes = np.zeros((size, size), bool)
@@ -127,7 +127,7 @@ def correspond(
 
 
 def near_lips(landmarks: np.ndarray, size: int, *others: str) -> np.ndarray:
-    """(size, size) bool: the lips of landmarks (478, 2) px, other regions, and the skin beside them."""
+    """Returns (size, size) bool: the lips of landmarks (478, 2) px, regions `others` and skin near them."""
     lips = np.zeros((size, size), np.uint8)
     for name in ("lips", *others):
         lips |= polygon_mask(region_polygon(landmarks, "mediapipe478", name), size).astype(np.uint8)

@@ -1,14 +1,14 @@
 """Action units as movements of MediaPipe's 478 landmarks, extended to dense displacement fields.
 
-Which way the skin moves comes from a table, `face_shapes.safetensors`, written by `dev/face_shapes.py`:
+The directions of movement come from a table, `face_shapes.safetensors`, written by `dev/face_shapes.py`:
 
 - shapes of a face mesh with FACS-like blendshapes (ICT-FaceKit, MIT licence; notice in
   `face_shapes.LICENSE.txt`), at full activation, in three dimensions;
 - `realSmile`: how landmarks move per step of AU12 in photographs of people, neutral and smiling, by a linear
   fit (Face Research Lab London Set, CC BY 4.0, without the people kept for validation).
 
-`SHAPES` says which shapes make which action unit (P. Ekman, W. Friesen, J. Hager, "Facial Action Coding
-System", 2002) and how strongly. The table's neutral mesh is fitted to a face's landmarks by an affine camera
+`SHAPES` lists the shapes that make each action unit (P. Ekman, W. Friesen, J. Hager, "Facial Action Coding
+System", 2002) and their weights. The table's neutral mesh is fitted to a face's landmarks by an affine camera
 (J. Koenderink, A. van Doorn, "Affine structure from motion", JOSA A 1991), which carries the mesh's
 displacements into the picture: turned, tilted and differently proportioned faces move accordingly.
 """
@@ -27,8 +27,8 @@ LANDMARKS = 478
 SKIN = 468  # landmarks of the skin; the others are irises
 TABLE = Path(__file__).with_name("face_shapes.safetensors")
 
-# At intensity 5: how much of each shape's full activation. Sizes: three commanded steps measure near three
-# by a scorer that sees the unit (`benchmarks/muscle_calibration.json`), unless faces look unnatural before.
+# Share of each shape's full activation at intensity 5: three commanded steps measure near three by a scorer
+# that sees the unit (`benchmarks/muscle_calibration.json`), less where faces would look unnatural.
 SHAPES: Mapping[str, Mapping[str, float]] = {
     "AU1": {"browInnerUp": 1.25},
     "AU2": {"browOuterUp": 0.95},
@@ -61,8 +61,8 @@ BELOW_MOUTH = (
     *(397, 288, 361, 364, 83, 182, 106, 43, 202, 204, 210, 201, 194, 211, 169, 32, 148, 176, 149, 150, 136),
     *(172, 58, 132, 135, 175, 428, 208, 396, 171, 369, 140, 395, 170),
 )
-# A brow is a strip of skin: its edges move together, or it would swell. Hairs grow below the lower row of
-# landmarks too, so the next row goes with it, and the lid's fold some of the way; the lid's skin stretches.
+# A brow is a strip of skin: its edges move together, or it would swell. Hairs also grow below the lower row
+# of landmarks, so the next row moves with it, and the lid's fold partly; the lid's skin stretches.
 _BROW_ROWS = (
     (1.0, (336, 296, 334, 293, 300, 107, 66, 105, 63, 70)),
     (1.0, (285, 295, 282, 283, 276, 55, 65, 52, 53, 46)),
@@ -79,7 +79,7 @@ _PARTED = 0.05  # interocular distances between lips that a unit parts
 _BORDER = (
     0.03,
     0.12,
-)  # of the crop's side, from its border: fields are zero up to the first, whole from the second
+)  # of the crop's side, from its border: fields are zero up to the first, full from the second
 
 
 @cache
@@ -113,7 +113,7 @@ def parts_lips(request: Mapping[str, float]) -> bool:
 
 @cache
 def _gap(name: str) -> float:
-    """How far a unit at intensity 5 parts the lips of the mesh, in its interocular distances."""
+    """Returns how far a unit at intensity 5 parts the mesh's lips, in its interocular distances."""
     moves = _unit_shapes((name,))[:, 0, 1]
     return float(moves[13] - moves[14])
 
@@ -128,7 +128,7 @@ def _camera(landmarks: np.ndarray) -> np.ndarray:
 
 
 def landmark_displacements(landmarks: np.ndarray, names: Sequence[str] = NAMES) -> np.ndarray:
-    """How landmarks (478, 2) px move at intensity 5 of each AU: (478, aus, 2) px, in the order of `names`."""
+    """Movement of landmarks (478, 2) px at intensity 5 of each AU: (478, aus, 2) px, by `names`."""
     landmarks = np.asarray(landmarks, np.float64)
     if landmarks.shape != (LANDMARKS, 2):
         raise ValueError(f"landmarks must have shape ({LANDMARKS}, 2), got {landmarks.shape}")
@@ -136,8 +136,8 @@ def landmark_displacements(landmarks: np.ndarray, names: Sequence[str] = NAMES) 
 
 
 def _anchors(landmarks: np.ndarray, size: int) -> np.ndarray:
-    """Points around the face that nothing moves, px: rings outside its oval, farther away below the chin,
-    where skin follows the jaw, and the crop's border, beyond which a spline would extrapolate."""
+    """Returns fixed points around the face, px: rings outside its oval, farther away below the chin, where
+    skin follows the jaw, and the crop's border, beyond which a spline would extrapolate."""
     oval = np.asarray(landmarks, np.float64)[list(_FACE_OVAL)]
     centre, frame = oval.mean(0), face_frame(landmarks)
     below = np.clip(frame.to_face(oval)[:, 1:] - 1.2, 0, 0.6) / 0.6  # 0 at the cheeks .. 1 at the chin
@@ -150,17 +150,17 @@ def _anchors(landmarks: np.ndarray, size: int) -> np.ndarray:
 def displacement_fields(
     landmarks: np.ndarray, size: int, names: Sequence[str] = NAMES, stride: int = 4
 ) -> np.ndarray:
-    """One dense displacement field per AU, computed once per photograph; any AU vector is a weighted sum.
+    """Returns one dense displacement field per AU, once per photograph; any AU vector is a weighted sum.
 
     landmarks: MediaPipe's (478, 2), px of a square crop of `size` px (pixel centres at whole numbers).
     stride: px between samples, which lie in the middle of stride x stride blocks; it must divide `size`.
     Returns float32 (aus, size / stride, size / stride, 4): the *forward* displacement of the skin at
     intensity 5 in crop px, x and y of the sheet of skin above the mouth's opening, then x and y of the one
-    below it. The two agree but near the mouth, and let the lips part without tearing or smearing.
+    below it. The two differ only near the mouth; there they let the lips part without tearing or smearing.
     Interpolation is by thin-plate splines through the moved landmarks and unmoved points around the face
     (F. Bookstein, "Principal warps", PAMI 1989).
     """
-    from scipy.interpolate import RBFInterpolator  # 0.5 s, and edits do without
+    from scipy.interpolate import RBFInterpolator  # 0.5 s, not needed by edits
 
     if size % stride:
         raise ValueError(f"stride must divide size, got stride {stride} and size {size}")
@@ -175,7 +175,7 @@ def displacement_fields(
         ids = np.setdiff1d(np.arange(LANDMARKS), other_lip)
         places = frame.to_face(np.concatenate([landmarks[ids], anchors]))
         values = np.concatenate([moves[ids], np.zeros((len(anchors), len(names), 2))])
-        # Smoothing evens out jitter of landmarks that almost coincide, far below what can be seen.
+        # Smoothing evens out jitter of almost coinciding landmarks, far below what is visible.
         spline = RBFInterpolator(
             places, values.reshape(len(places), -1), kernel="thin_plate_spline", smoothing=1e-3
         )

@@ -1,8 +1,8 @@
-"""What a smile does to the light on skin: folds beside the nose, rolls below the eyes, cheeks that swell.
+"""Smile shading: folds beside the nose, rolls below the eyes, swelling cheeks.
 
-Moved pixels keep the light that fell on them, so that a cheek which a warp lifts stays flat. What real smiles
-change beside movement is laid over the photograph as a ratio of light, an expression ratio image (Z. Liu,
-Y. Shan, Z. Zhang, "Expressive expression mapping with ratio images", SIGGRAPH 2001); the photograph keeps its
+Moved pixels keep their original shading, so that a cheek lifted by a warp stays flat. The shading change of
+real smiles is therefore applied to the photograph as a ratio of light, an expression ratio image (Z. Liu,
+Y. Shan, Z. Zhang, "Expressive expression mapping with ratio images", SIGGRAPH 2001). The photograph keeps its
 texture. `face_shading.safetensors`, written by `dev/face_shading.py`, holds the median over people of the
 Face Research Lab London Set (CC BY 4.0, without those kept for validation), which shows nobody.
 """
@@ -21,16 +21,16 @@ from magicedit.warping.change import upsampled, window_of
 from magicedit.warping.muscles import SKIN
 
 TABLE = Path(__file__).with_name("face_shading.safetensors")
-# Of the whole smile's shading, which parts go with which unit, and how much of each at the intensity 5
+# Parts of the whole smile's shading by unit, and the amount of each at intensity 5
 SHADES: Mapping[str, Mapping[str, float]] = {
     "AU6": {"eyes": 2.4},
     "AU9": {"fold": 2.4},
     "AU12": {"cheeks": 2.6, "eyes": 0.8},
 }
-_RELAXED = 0.4  # of it that a relaxed unit takes away: how deep a photograph's own folds are is not known
-_MOST = 2.6  # times the shading of the people's mean smile
+_RELAXED = 0.4  # share that a relaxed unit removes: the depth of a photograph's own folds is unknown
+_MOST = 2.6  # times the shading of the mean smile
 _MIDLINE = 0.15  # interocular distances over which one side's shading becomes the other's
-_SIDE = 256  # px of the crop in which the ratio is drawn, whatever the model's
+_SIDE = 256  # px of the crop in which the ratio is drawn, for every model
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +57,7 @@ def _table() -> _Table:
 
 
 def _flat_places(landmarks: np.ndarray, side: int) -> np.ndarray:
-    """Where pixels of a crop lie on the neutral face of the table, (side, side, 2) px of it; NaN elsewhere.
+    """Returns the position of crop pixels on the table's neutral face, (side, side, 2) px; NaN elsewhere.
 
     landmarks: MediaPipe's (478, 2), crop px. Linear within each triangle between them.
     """
@@ -79,7 +79,7 @@ def _flat_places(landmarks: np.ndarray, side: int) -> np.ndarray:
 
 
 def _amounts(request: Mapping[str, float]) -> dict[str, float]:
-    """How much of each part of the shading, times the table's, whole units' variations in steps."""
+    """Amount of each shading part, relative to the table; `request`: whole units' variations in steps."""
     amounts = dict.fromkeys(_table().parts, 0.0)
     for unit, steps in request.items():
         for part, share in SHADES.get(unit, {}).items():
@@ -94,15 +94,15 @@ def shade(
     landmarks: np.ndarray,
     request: Mapping[str, float],
 ) -> np.ndarray:
-    """The photograph, unmoved, with the light of a request on its skin.
+    """Returns the photograph, unmoved, with the shading of a request applied to its skin.
 
     Args:
         pixels: the photograph, (height, width, 3) uint8 RGB.
         alignment: of the crop in which the face lies upright.
-        region: (size, size), 0..1, in the crop: how much happens where.
+        region: (size, size), 0..1, in the crop: weight of the change.
         landmarks: MediaPipe's (478, 2), photograph px.
-        request: AU name, whole or of one side, -> variation in intensity steps; units without SHADES do
-            nothing.
+        request: AU name, whole or of one side, -> variation in intensity steps; units without SHADES are
+            ignored.
 
     Returns:
         `pixels` itself where nothing changes, else a new photograph, which differs where the region is not 0.

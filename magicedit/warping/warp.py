@@ -12,18 +12,17 @@ from magicedit.warping.teeth import Mouth
 
 _LOWER_SHEET = [*LOWER_LIP, *BELOW_MOUTH]
 CHIN = 152
-# Fixed-point steps towards the inverse and how far each goes: where skin is stretched by a factor 1 + s, as
-# lids are below rising brows, the residual is multiplied by 1 - _DAMPING * (1 + s) each time
+# Number and damping of fixed-point steps towards the inverse: where skin is stretched by a factor 1 + s, like
+# lids below rising brows, each step multiplies the residual by 1 - _DAMPING * (1 + s)
 _INVERSIONS, _DAMPING = 12, 0.5
 
 
 class _Opening(NamedTuple):
-    """How the two sheets of skin meet at the moved mouth.
+    """The border between the two sheets of skin at the moved mouth.
 
-    rows: of the picture, those that the mouth's opening crosses. below, opened: (rows, size) weights, how far
-    a pixel belongs to the lower sheet, and how far to an inside of the mouth that the photograph does not
-    show. edges: (points, 2) px each, where the edges of the upper and of the lower lip have moved to. jaw:
-    how far the chin drops, in interocular distances.
+    rows: rows of the picture that the mouth's opening crosses. below, opened: (rows, size) weights of the
+    lower sheet and of mouth inside that the photograph does not show. edges: (points, 2) px each, the moved
+    edges of the upper and of the lower lip. jaw: drop of the chin, in interocular distances.
     """
 
     rows: slice
@@ -36,11 +35,11 @@ class _Opening(NamedTuple):
 def backward_flow(
     fields: np.ndarray, au_vector: np.ndarray, landmarks: np.ndarray, size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where a warped face crop reads the photograph, and where the photograph has nothing to read.
+    """Returns where a warped face crop reads the photograph, and where it finds no content there.
 
     Arguments as in `warp_photo`; size: of the crop in px. Returns the flow (size, size, 2) px, x then y, with
-    warped(p) = photograph(p + flow(p)), and (size, size) how far in [0, 1] a pixel shows an inside of the
-    mouth that the photograph does not.
+    warped(p) = photograph(p + flow(p)), and (size, size), in [0, 1], how much of a pixel is mouth inside that
+    the photograph does not show.
     """
     flow, opening = _backward(fields, au_vector, landmarks, size)
     opened = np.zeros((size, size), np.float32)
@@ -70,13 +69,12 @@ def warp_photo(
     landmarks: np.ndarray,
     mouth: Mouth | None = None,
 ) -> np.ndarray:
-    """Move the skin of a face crop by a change of AUs.
+    """Moves the skin of a face crop by a change of AUs.
 
     pixels (size, size, 3) uint8 RGB; fields: of the same crop, from `displacement_fields`; au_vector (aus,):
-    change in intensity steps, negative to relax a muscle, in the fields' order; landmarks (478, 2) px say
-    where the mouth is. Where parting lips open the mouth beyond what the photograph shows of its inside, that
-    inside is painted: with the teeth of `mouth`, or dark. Returns uint8 (size, size, 3); an equal copy for a
-    zero vector.
+    change in intensity steps, negative to relax a muscle, in the fields' order; landmarks (478, 2) px locate
+    the mouth. Where the lips part farther than in the photograph, the mouth's inside is painted with the
+    teeth of `mouth`, or dark. Returns uint8 (size, size, 3); an equal copy for a zero vector.
     """
     size = pixels.shape[0]
     if pixels.shape != (size, size, 3) or pixels.dtype != np.uint8:
@@ -108,7 +106,7 @@ def _inside(pixels: np.ndarray, landmarks: np.ndarray, opening: _Opening, mouth:
 
 
 def read_at(pixels: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    """`pixels` (size, size, ...) read at every place plus flow (size, size, 2) px, reflected beyond them."""
+    """Reads `pixels` (size, size, ...) at each place plus flow (size, size, 2) px; reflects at borders."""
     x, y = _pixel_grid(len(pixels))
     return cv2.remap(
         pixels, flow[..., 0] + x, flow[..., 1] + y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
@@ -118,7 +116,7 @@ def read_at(pixels: np.ndarray, flow: np.ndarray) -> np.ndarray:
 def warp_landmarks(
     landmarks: np.ndarray, fields: np.ndarray, au_vector: np.ndarray, stride: int = 4
 ) -> np.ndarray:
-    """Where the change that `warp_photo` makes takes landmarks (478, 2) px; float32.
+    """Returns landmarks (478, 2) px moved as by `warp_photo`; float32.
 
     stride: the fields', in px.
     """
@@ -192,7 +190,7 @@ def _mouth(forward: np.ndarray, landmarks: np.ndarray, stride: int, size: int) -
     frame = face_frame(landmarks)
     edges = landmarks[list(UPPER_LIP_EDGE)], landmarks[list(LOWER_LIP_EDGE)]
     moved = _move(edges[0], forward[..., :2], stride), _move(edges[1], forward[..., 2:], stride)
-    for end in (0, -1):  # the lips stay joined at the corners, or the gap would run on across the cheeks
+    for end in (0, -1):  # the lips stay joined at the corners, or the gap would extend across the cheeks
         moved[0][end] = moved[1][end] = (moved[0][end] + moved[1][end]) / 2
     reach = np.concatenate(moved)[:, 1]
     rows = slice(*np.clip([int(reach.min()) - 2, int(reach.max()) + 4], 0, size).tolist())
@@ -207,7 +205,7 @@ def _mouth(forward: np.ndarray, landmarks: np.ndarray, stride: int, size: int) -
     pixel = 1 / frame.interocular
     top, bottom = (_height_along(across, frame.to_face(edge)) for edge in moved)
     shown = [_height_along(frame.to_face(moved[0])[:, 0], frame.to_face(edge)) for edge in edges]
-    # What the photograph shows of the mouth's inside, at the places where its edge has moved to.
+    # The mouth's inside in the photograph, at the moved positions of its edge.
     shown = np.interp(across, frame.to_face(moved[0])[:, 0], np.maximum(shown[1] - shown[0], 0))
     middle, gap = (top + bottom) / 2, np.maximum(bottom - top, pixel)
     top = middle - gap / 2  # lips that would pass through each other meet half-way
@@ -228,5 +226,5 @@ def _mouth(forward: np.ndarray, landmarks: np.ndarray, stride: int, size: int) -
 
 
 def _height_along(across: np.ndarray, edge: np.ndarray) -> np.ndarray:
-    """How far down a lip's edge (points, 2) runs at places across the face, level beyond its ends."""
+    """Height of a lip's edge (points, 2) at places across the face, constant beyond its ends."""
     return np.interp(across, np.maximum.accumulate(edge[:, 0]), edge[:, 1])

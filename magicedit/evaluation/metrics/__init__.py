@@ -1,1 +1,1 @@
-"""What is measured of an edit: one small file a metric, plain functions of arrays, with units and sources."""
+"""Metrics of an edit: one small file per metric, plain functions of arrays, with units and sources."""

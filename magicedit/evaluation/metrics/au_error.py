@@ -1,4 +1,4 @@
-"""How far the measured action units are from what was asked for."""
+"""Error of the measured action units relative to the request."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -11,8 +11,8 @@ LEAST_ROOM = 0.5  # steps: the scorers' own scatter
 
 
 class AUError(NamedTuple):
-    """mse: mean squared error, steps^2; mae: mean absolute error, steps; asked_mse: mse of the AUs alone that
-    were asked for, None where none was. 0 is exact."""
+    """mse: mean squared error, steps^2; mae: mean absolute error, steps; asked_mse: mse of only the requested
+    AUs, None if there are none. 0 is exact."""
 
     mse: float
     mae: float
@@ -20,7 +20,7 @@ class AUError(NamedTuple):
 
 
 def possible_change(asked: Mapping[str, float], before: Mapping[str, float]) -> dict[str, float]:
-    """The asked variations in steps, cut to what the scale 0..5 leaves room for from `before` on."""
+    """Returns the requested variations in steps, clipped so that `before` plus variation stays in 0..5."""
     low, high = INTENSITY_RANGE
     return {au: float(np.clip(before.get(au, 0.0) + delta, low, high)) - before.get(au, 0.0)
             for au, delta in asked.items()}  # fmt: skip
@@ -32,7 +32,7 @@ def au_error(
     before: Mapping[str, float],
     aus: tuple[str, ...],
 ) -> AUError:
-    """Error of measured changes over the AUs `aus`, on the 0-5 scale; an AU not asked for should not change.
+    """Returns errors of measured changes over the AUs `aus`, 0-5 scale; unrequested AUs should not change.
 
     The published tables give the mean squared error of estimated intensities (Wei et al. 2025,
     arXiv:2501.02260, section IV); the error of an intensity is that of its change, as both start at `before`.
@@ -58,10 +58,10 @@ def au_error(
 def achieved_share(
     asked: Mapping[str, float], changed: Mapping[str, float], before: Mapping[str, float]
 ) -> float | None:
-    """Share of the asked change that was measured along it: 1 all of it, 0 none, below 0 the wrong way.
+    """Returns the measured share of the requested change: 1 all, 0 none, below 0 in the wrong direction.
 
     The projection of the measured change of the asked AUs onto what was possible; None where less than
-    `LEAST_ROOM` was, of which nothing can be told.
+    `LEAST_ROOM` was, which is too little to judge.
     """
     possible = {au: value for au, value in possible_change(asked, before).items() if au in changed}
     length = sum(value**2 for value in possible.values())

@@ -1,4 +1,4 @@
-"""Whether an editor does what it is told: responses, cross-talk, sides."""
+"""Control metrics of an editor: response to requests, cross-talk, sides."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -10,9 +10,9 @@ LEAST_MOVED = 0.1  # steps
 
 
 class Response(NamedTuple):
-    """How measured changes follow what was asked. pearson, spearman: -1 to 1, None where either does not
-    vary. slope: steps measured a step that was possible, least squares through the origin, as nothing asked
-    is nothing done."""
+    """Relation of measured to requested changes. pearson, spearman: -1 to 1, None where either does not vary.
+    slope: measured steps per possible step, least squares through the origin, because an empty request
+    changes nothing."""
 
     pearson: float | None
     spearman: float | None
@@ -20,7 +20,7 @@ class Response(NamedTuple):
 
 
 def response(asked: Sequence[float], changed: Sequence[float]) -> Response:
-    """Over edits of one AU: what was `asked`, cut to what the scale had room for, and what measurably
+    """Returns the response over edits of one AU: `asked`, clipped to the room on the scale, and measured
     `changed`, steps."""
     asked, changed = np.asarray(asked, np.float64), np.asarray(changed, np.float64)
     if len(asked) != len(changed):
@@ -36,10 +36,10 @@ def response(asked: Sequence[float], changed: Sequence[float]) -> Response:
 
 
 def crosstalk(edits: Iterable[tuple[str, float, Mapping[str, float]]], aus: Sequence[str]) -> np.ndarray:
-    """(asked, changed): mean change of each AU, in steps a step asked of another; NaN where none was asked.
+    """Returns (asked, changed): mean change of each AU, in steps per requested step; NaN without requests.
 
     Args:
-        edits: of one AU each: its name, what was asked of it (steps, not 0), measured changes by AU.
+        edits: of one AU each: its name, the requested steps (not 0), measured changes by AU.
     """
     aus = list(aus)
     sums, counts = np.zeros((len(aus), len(aus))), np.zeros((len(aus), len(aus)))
@@ -53,7 +53,7 @@ def crosstalk(edits: Iterable[tuple[str, float, Mapping[str, float]]], aus: Sequ
 
 
 def side_leak(same: Sequence[float], other: Sequence[float]) -> float | None:
-    """Mean change of the side that was not asked over that of the one that was: 0 none, 1 as much.
+    """Returns the mean change of the unrequested side over that of the requested one: 0 none, 1 equal.
 
     None where the asked side moved by less than `LEAST_MOVED`.
     """

@@ -1,4 +1,4 @@
-"""How much nearer an edit brings the face to the expression that was asked for."""
+"""Expression gain: how much closer an edit brings the face to the requested expression."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -11,21 +11,20 @@ def expression_gain(
 ) -> float | None:
     """1 - |changed - target| / |target| over the action units `names`, Euclidean.
 
-    1: the expression that was asked for, and nothing else. 0: no nearer than the untouched photograph. Below
-    0: farther. Twice what was asked gains nothing either, and neither does a change of other units, so that
-    doing nothing and overdoing are no way to a good figure. None where the target is less than `LEAST_ROOM`
-    away, of which nothing can be told.
+    1: exactly the requested expression. 0: no closer than the unedited photograph. Below 0: farther. Twice
+    the requested change also gains 0, and changes of other units lower the gain, so that neither inaction nor
+    overshoot scores well. None where the target is less than `LEAST_ROOM` away, which is too little to judge.
 
-    FED-Bench (Xue et al. 2026, arXiv:2603.29697) argues for a *relative expression gain* against metrics that
-    favour editors that do nothing, and those that overdo. This is not its formula, which takes ground-truth
-    pictures: it is the distance of measured action units to those asked for, relative to the distance that
-    the editor that does nothing leaves.
+    FED-Bench (Xue et al. 2026, arXiv:2603.29697) argues for a *relative expression gain* instead of metrics
+    that favour inaction or overshoot. Its formula needs ground-truth pictures and is not used here: this is
+    the distance of measured to requested action units, relative to the distance that an editor without effect
+    leaves.
 
     Args:
-        target: AU name -> change that was possible of what was asked, steps; see `possible_change`. Or the
+        target: AU name -> possible part of the requested change, steps; see `possible_change`. Or the
             measured change of a real photograph of the expression. A missing AU is 0.
         changed: AU name -> measured change, steps.
-        names: AUs to look at; those that were not measured are left out.
+        names: AUs to include; unmeasured ones are left out.
     """
     measured = [name for name in names if name in changed]
     distance = math.hypot(*(target.get(name, 0.0) for name in measured))

@@ -1,5 +1,5 @@
-"""Whether the edited face is still the same person's. Never to be read without the change that was achieved:
-a copy keeps the identity perfectly."""
+"""Identity preservation of the edited face. Read it only together with the achieved change: a copy keeps the
+identity perfectly."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""How sure a mean is: the bootstrap over people."""
+"""Confidence intervals of means: the bootstrap over people."""
 
 import math
 from collections.abc import Hashable, Sequence
@@ -9,8 +9,8 @@ from scipy import stats
 
 
 class Estimate(NamedTuple):
-    """A mean over edits, and the 95 % interval in which it would lie for other people like these; None of one
-    person, who tells nothing of others."""
+    """A mean over edits, and the 95 % interval in which it would lie for other people like these; None for a
+    single person."""
 
     mean: float
     low: float | None
@@ -21,7 +21,7 @@ class Estimate(NamedTuple):
 def bootstrap(
     values: Sequence[float], people: Sequence[Hashable], *, seed: int = 0, draws: int = 4000
 ) -> Estimate:
-    """Mean of `values`, one an edit, and its interval when `people`, the person of each, are drawn anew.
+    """Returns the mean of `values`, one per edit, and its interval from resampling `people`, one per value.
 
     Edits of one person are not independent, so people are resampled and not edits. Percentiles alone are
     too narrow for few people (90 % instead of 95 for ten); they are expanded as Hesterberg 2015 does (The

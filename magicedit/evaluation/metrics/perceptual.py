@@ -1,4 +1,4 @@
-"""Learned distances whose networks have to be downloaded: skipped, and said why, where they are not here."""
+"""Learned distances whose networks need a download: skipped, with the reason, if they are missing."""
 
 from collections.abc import Callable, Iterable
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from magicedit.errors import MissingDependencyError
 
-FID_LEAST = 500  # pictures of each kind: of fewer, the statistic of 2,048 features says nothing
+FID_LEAST = 500  # pictures of each kind: with fewer, statistics of 2,048 features mean nothing
 
 
 def load_lpips() -> Callable[[np.ndarray, np.ndarray], float]:
@@ -14,7 +14,7 @@ def load_lpips() -> Callable[[np.ndarray, np.ndarray], float]:
     arXiv:1801.03924, AlexNet).
 
     Raises:
-        MissingDependencyError: where torchvision or the network's weights are not here; the message says
+        MissingDependencyError: where torchvision or the network's weights are missing; the message says
             which.
     """
     try:
@@ -22,7 +22,7 @@ def load_lpips() -> Callable[[np.ndarray, np.ndarray], float]:
         from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
         network = LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True).eval()
-    except Exception as error:  # whatever packages, torchvision's operators and downloads fail with
+    except Exception as error:  # any error of packages, torchvision's operators and downloads
         raise MissingDependencyError(f"LPIPS: {_first_line(error)}") from error
 
     @torch.no_grad()
@@ -35,10 +35,10 @@ def load_lpips() -> Callable[[np.ndarray, np.ndarray], float]:
 
 def load_fid() -> Callable[[Iterable[np.ndarray], Iterable[np.ndarray]], float]:
     """Fréchet inception distance of two sets of (height, width, 3) uint8 pictures, 0 for equal statistics
-    (Heusel et al. 2017, arXiv:1706.08500). Of fewer than `FID_LEAST` pictures it says nothing.
+    (Heusel et al. 2017, arXiv:1706.08500). Below `FID_LEAST` pictures it means nothing.
 
     Raises:
-        MissingDependencyError: where torch-fidelity or its weights are not here.
+        MissingDependencyError: where torch-fidelity or its weights are missing.
     """
     try:
         import torch

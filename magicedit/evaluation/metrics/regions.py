@@ -1,4 +1,4 @@
-"""What changed in each part of the face, and in those parts that a request does not touch."""
+"""Change in each part of the face, and in the parts that a request does not touch."""
 
 from collections.abc import Iterable, Mapping
 
@@ -34,7 +34,7 @@ _HULLS: dict[Scheme, dict[str, tuple[tuple[int, ...], ...]]] = {
         "nose": (tuple(range(27, 36)),),
     },
 }
-# By how much each outline is grown about its centre: lids, the brow's hair, the lips' rim
+# Growth factor of each outline about its centre: lids, the brow's hair, the lips' rim
 _GROW = {"eyes": 1.5, "brows": 1.2, "nose": 1.1, "mouth": 1.2}
 
 
@@ -89,12 +89,12 @@ def untouched_regions(names: Iterable[str]) -> list[str]:
 
 
 def unrequested_change(asked: Mapping[str, float], changes: Mapping[str, float]) -> float | None:
-    """The largest change among the parts that the request does not touch, levels 0..255; None of none.
+    """Returns the largest change among parts that the request does not touch, levels 0..255; None if none.
 
-    The largest, because a ghost in the mouth is one however still the nose is.
+    The largest and not the mean, because a ghost in the mouth counts even if the nose is unchanged.
 
     Args:
-        asked: AU name -> variation in steps; those of 0 ask for nothing.
+        asked: AU name -> variation in steps; zeros request nothing.
         changes: of `change_by_region`.
     """
     untouched = untouched_regions(name for name, value in asked.items() if value)

@@ -47,7 +47,7 @@ class STLPIPS(nn.Module):
         return self.compare(self.layers(before), self.layers(after))
 
     def compare(self, before: list[torch.Tensor], after: list[torch.Tensor]) -> torch.Tensor:
-        """(batch,), of what `layers` gave."""
+        """Returns distances (batch,) of two results of `layers`."""
         total = before[0].new_zeros(len(before[0]))
         for a, b, weighting in zip(before, after, self.weightings, strict=True):
             squares = (_unit(a) - _unit(b)) ** 2  # (batch, channels, height, width)
@@ -82,11 +82,11 @@ def _unit(features: torch.Tensor) -> torch.Tensor:
 def load_st_lpips() -> Callable[[np.ndarray, np.ndarray], float]:
     """ST-LPIPS between two (height, width, 3) uint8 pictures of one size, 0 for equal ones.
 
-    The features of the last few first pictures are remembered: one photograph has many edits.
+    The features of the last few first pictures are cached, because one photograph has many edits.
 
     Raises:
         MissingDependencyError: where the extra `lpips` is not installed.
-        ModelError: where its weights are not those that are expected.
+        ModelError: where its weights are not the expected ones.
     """
     found = importlib.util.find_spec(PACKAGE)  # finds the package without importing it
     path = Path(found.submodule_search_locations[0]) / WEIGHTS if found else None

@@ -1,10 +1,9 @@
 """dlib's identity descriptor and its 68 landmarks; for evaluation only (an extra).
 
-The descriptor is 128 numbers, near for photographs of one person. Its network and the five-point predictor
-(both public domain, Davis King) lie in the package `face_recognition_models`, and so does the 68-point
-predictor, whose training set (iBUG 300-W) excludes commercial use: it scores for research, nothing else.
-That package cannot be imported any more (it asks for pkg_resources), so its files are found without
-importing it.
+The descriptor has 128 numbers, which are close for photographs of one person. Its network and the five-point
+predictor (both public domain, Davis King) are in the package `face_recognition_models`. So is the 68-point
+predictor, whose training set (iBUG 300-W) excludes commercial use: it only scores, for research. That package
+needs pkg_resources and no longer imports, so its files are found without importing it.
 """
 
 import functools
@@ -53,11 +52,11 @@ def descriptor(pixels: np.ndarray, face: Face) -> np.ndarray:
 def landmarks68(pixels: np.ndarray, face: Face) -> np.ndarray:
     """iBUG's 68 landmarks of a face in an RGB photograph, (68, 2) float64 px.
 
-    From a regression on the picture, told nothing of the face but where it is; MissingDependencyError without
-    the extra.
+    They come from a regression on the picture that gets only the face's position. MissingDependencyError
+    without the extra.
     """
     dlib, predictor = _predictor_68()
-    alignment = align(face, _CROP_68)  # enlarged and upright, for dlib answers in whole pixels
+    alignment = align(face, _CROP_68)  # enlarged and upright, because dlib returns whole pixels
     left, top = (_CROP_68 * (centre - _SIDE / 2) for centre in _CENTRE)
     side = _CROP_68 * _SIDE
     square = dlib.rectangle(round(left), round(top), round(left + side), round(top + side))

