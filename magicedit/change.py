@@ -1,4 +1,4 @@
-"""What a model does to the crop of a face."""
+"""A model's change of the crop of a face."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """What an edit does to a square crop: `(1 - mask) * crop(p + flow(p)) + mask * paint(p)`.
+    """The change of a square crop by an edit: `(1 - mask) * crop(p + flow(p)) + mask * paint(p)`.
 
     flow: (size, size, 2) float32, x then y, in pixels of the crop. mask: (size, size) float32, 0..1.
     paint: (size, size, 3) float32, RGB in 0..1.
@@ -25,7 +25,7 @@ class Change:
 
 
 def no_change(size: int) -> Change:
-    """The change of a crop of `size` px that leaves it as it is."""
+    """Returns the change that leaves a crop of `size` px unchanged."""
     return Change(
         np.zeros((size, size, 2), np.float32),
         np.zeros((size, size), np.float32),

@@ -1,12 +1,12 @@
-"""Errors that a user can cause, and mend.
+"""Errors caused by user input; each message says how to fix it.
 
-Every message says what was expected, what came and what to do about it. The command line prints the
-message alone and exits with 2; anything else that escapes is our own fault and keeps its traceback.
+Every message says what was expected, what was given and what to do. The command line prints only the message
+and exits with 2; any other exception is a bug of ours and keeps its traceback.
 """
 
 
 class MagicEditError(ValueError):
-    """Base of all errors below: catch this one to catch whatever bad input can cause."""
+    """Base of all errors below: catch it to catch every error caused by invalid input."""
 
 
 class ActionUnitError(MagicEditError):
@@ -14,15 +14,15 @@ class ActionUnitError(MagicEditError):
 
 
 class ImageError(MagicEditError):
-    """A photograph that cannot be read, or cannot be edited as it is."""
+    """A photograph that cannot be read or edited."""
 
 
 class VideoError(MagicEditError):
-    """A video that cannot be read, is damaged, or cannot be edited as it is."""
+    """A video that cannot be read, is damaged, or cannot be edited."""
 
 
 class NoFaceError(MagicEditError):
-    """No face where one is needed, or not the face that was asked for."""
+    """No face where one is needed, or not the requested face."""
 
 
 class ModelError(MagicEditError):
@@ -34,11 +34,11 @@ class DatasetError(MagicEditError):
 
 
 class TrainingError(MagicEditError):
-    """Training settings that contradict each other, or a run that must not go on."""
+    """Training settings that contradict each other, or a run that must not continue."""
 
 
 class OutputError(MagicEditError):
-    """A result that cannot be written where it was asked for."""
+    """A result that cannot be written to the requested place."""
 
 
 class MissingDependencyError(MagicEditError):

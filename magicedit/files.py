@@ -1,4 +1,4 @@
-"""Files written all or nothing, and small YAML documents that people may change."""
+"""Atomic file writing, and small YAML documents that people may edit."""
 
 import contextlib
 import hashlib
@@ -20,12 +20,12 @@ LONGEST_REASON = 300  # characters: a parser's messages may quote the file
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[IO[bytes]]:
-    """A file to write that becomes `path` when the block ends well: a crash leaves the old one or none.
+    """Opens a file to write that becomes `path` when the block succeeds: a crash leaves the old one or none.
 
     It has another name in the same folder until then.
 
     Raises:
-        OutputError: where the file cannot be made, written or renamed.
+        OutputError: where the file cannot be created, written or renamed.
     """
     target = Path(path).resolve()  # a link keeps pointing where it did
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
@@ -72,10 +72,10 @@ def write_document(path: str | Path, format: str, content: Mapping[str, Any]) ->
 
 
 def read_document(path: str | Path, format: str) -> dict[str, Any]:
-    """The mapping that `write_document` wrote under that format's name.
+    """Reads the mapping that `write_document` wrote under that format's name.
 
     Raises:
-        MagicEditError: where the file is missing, too large, no YAML, or says another format.
+        MagicEditError: where the file is missing, too large, not YAML, or of another format.
     """
     import yaml
 
@@ -111,9 +111,9 @@ def _text(path: Path) -> str:
 
 
 def _check_plain(text: str) -> None:
-    """ValueError for YAML that a few bytes could make enormous, or that is read as other than plain values.
+    """Raises ValueError for YAML that expands enormously, or that yields anything but plain values.
 
-    An alias stands for all that its anchor holds, so that aliases of aliases fill any memory.
+    An alias repeats the whole content of its anchor, so that aliases of aliases can fill any memory.
     """
     import yaml
 
@@ -132,7 +132,7 @@ def _check_plain(text: str) -> None:
 
 
 def _check_keys(node: Any) -> None:
-    """ValueError for a table that has a key twice: YAML's last one would count, and nobody be told."""
+    """Raises ValueError on duplicate keys, which YAML would silently overwrite."""
     import yaml
 
     if isinstance(node, yaml.MappingNode):

@@ -1,7 +1,7 @@
-"""The record of a run that can be interrupted: a file of JSON lines, which the next run reads and continues.
+"""The record of an interruptible run: a file of JSON lines, which the next run reads and continues.
 
 A line is on the disk when `Ledger.add` returns: a kill or a power cut loses at most the entry that was being
-written. One process at a time writes; anybody may read meanwhile.
+written. One process at a time writes; others may read at the same time.
 """
 
 import contextlib
@@ -19,13 +19,13 @@ Key = Callable[[Entry], Hashable]
 
 
 class Ledger:
-    """A record; use as a context, which holds the file.
+    """A record; as a context manager it locks the file.
 
-    key: tells which entries are about one thing; the last of them counts.
+    key: maps an entry to its key; the last entry of a key counts.
     entries: by key, in the order of the keys' first lines.
 
     Raises:
-        OutputError: where the file cannot be written, another process holds it, or it has other lines.
+        OutputError: where the file cannot be written, another process holds it, or it has invalid lines.
     """
 
     def __init__(self, path: Path, key: Key):
@@ -51,7 +51,7 @@ class Ledger:
         try:
             if self._file.write(line) < len(line):
                 raise OSError("there was no room for a whole line")
-            os.fsync(self._file.fileno())  # else a power cut could leave a result that no line knows
+            os.fsync(self._file.fileno())  # else a power cut could leave a result without a line
         except OSError as error:
             raise OutputError(
                 f"{self.path} could not be written ({error}); make room, then run again to go on"
@@ -59,14 +59,14 @@ class Ledger:
         self.entries[self._key(entry)] = entry
 
     def rewrite(self) -> None:
-        """Leaves in the file one line for each entry, all at once."""
+        """Atomically rewrites the file with one line for each entry."""
         with replacing(self.path) as file:
             file.writelines(map(_line, self.entries.values()))
         with self._file:  # held until the new one is
             self._file = hold(self.path)
 
     def compact(self) -> None:
-        """As `rewrite`, where the file has more lines than entries."""
+        """Rewrites the file if it has more lines than entries."""
         if self.path.read_bytes().count(b"\n") > len(self.entries):
             self.rewrite()
 
@@ -76,15 +76,14 @@ def _line(entry: Entry) -> bytes:
 
 
 def read_ledger(path: Path, key: Key) -> dict[Hashable, Entry]:
-    """The entries of a record by key; none where the file does not exist.
+    """Reads the entries of a record by key; none if the file does not exist.
 
-    A last line that is still being written, or was cut off, is not among them. OutputError where any other
-    is no entry.
+    An incomplete last line is ignored. OutputError where any other line is not an entry.
     """
     entries: dict[Hashable, Entry] = {}
     lines = path.read_bytes().split(b"\n") if path.exists() else []
     for number, line in enumerate(lines, start=1):
-        if not line.strip() or b"\0" in line:  # NUL: what a disk had not written yet when the power went
+        if not line.strip() or b"\0" in line:  # NUL: data not yet on the disk at a power cut
             continue
         try:
             entry = json.loads(line)
@@ -131,7 +130,7 @@ def _lock(file: IO[bytes]) -> None:
 
 
 def drop_torn_line(file: IO[bytes]) -> None:
-    """Cuts a file of lines behind its last whole one."""
+    """Truncates a file of lines after its last complete line."""
     size = end = file.seek(0, os.SEEK_END)
     tail = b""
     while end and b"\n" not in tail:
@@ -143,7 +142,7 @@ def drop_torn_line(file: IO[bytes]) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """The names in a folder are on the disk when this returns, where its file system can do that."""
+    """Flushes the names in a folder to the disk, if its file system supports that."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

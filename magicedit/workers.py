@@ -1,7 +1,7 @@
-"""One item after the other handed to a function, in this process or in several.
+"""Applies a function to one item after the other, in this process or in several.
 
-Several are spawned: a process that dies, of memory for instance, fails the item that it had and is replaced.
-Ctrl-C is left to the process that asked; when it stops asking, the others end, whatever they do.
+Worker processes are spawned. If one dies, for instance from lack of memory, its item fails and the process is
+replaced. Only the parent process handles Ctrl-C; when it stops, the workers end immediately.
 """
 
 import contextlib
@@ -37,17 +37,17 @@ def each(
     failed: Callable[[Item, str], Result],
     begin: Callable[[Item], None] = lambda item: None,
 ) -> Iterator[tuple[Item, Result]]:
-    """Items with their results, in the order in which they end.
+    """Yields items with their results, in the order of completion.
 
     Args:
         start: makes the function, once in each process; for several both it and the items must be picklable.
         workers: 1 for this process alone; above, a script that calls this needs `if __name__ == "__main__":`.
         failed: the result of an item whose process died, from the reason; also of all that are left when no
             process can start any more.
-        begin: is told each item before its work begins; no more are under way than there are workers.
+        begin: called with each item before its work begins; at most one item per worker is in progress.
 
     Raises:
-        MagicEditError: where no process can start to begin with, and what `start` raises there.
+        MagicEditError: where the first processes cannot start, and errors of `start` there.
     """
     if workers > 1:
         yield from _in_processes(start, items, min(workers, len(items)), failed, begin)
@@ -71,7 +71,7 @@ class _Process(Generic[Item]):
         self.items: list[Item] = []  # none or one
 
     def end(self) -> int | None:
-        """Ends it, whatever it does at the moment, and returns its exit code."""
+        """Stops the process immediately and returns its exit code."""
         self.connection.close()
         self.process.kill()
         self.process.join()
@@ -131,7 +131,7 @@ def _in_processes(
 
 
 def _serve(connection: Connection, start: Start, threads: int) -> None:
-    """The other process: starts, then works until the other end is closed."""
+    """Runs the worker process: starts, then works until the other end is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.simplefilter("ignore")
     try:
@@ -140,7 +140,7 @@ def _serve(connection: Connection, start: Start, threads: int) -> None:
         from tqdm import tqdm
 
         tqdm.set_lock(threading.RLock())  # its own has a semaphore, which would outlive our being killed
-        torch.set_num_threads(threads)  # cores are shared, not fought for
+        torch.set_num_threads(threads)  # avoids oversubscribing the cores
         cv2.setNumThreads(threads)
         function = start()
     except MagicEditError as error:

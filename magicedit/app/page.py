@@ -18,7 +18,7 @@ from magicedit.app.sessions import Sessions
 from magicedit.app.tabs import CopyTab, ExpressionTab, SettingsTab, SweepTab, Values
 from magicedit.request import EditRequest
 
-KEPT_SECONDS = 600  # of uploads, and of results in files; whoever waited longer in the queue uploads again
+KEPT_SECONDS = 600  # of uploads, and of results in files; users who wait longer in the queue upload again
 MODEL = "model"  # events of this name wait for each other: the model serves one at a time
 CSS = Path(__file__).with_name("page.css")
 

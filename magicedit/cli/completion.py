@@ -36,7 +36,7 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
 def run_completion(args: argparse.Namespace) -> int:
     try:
         print(script(args.shell), flush=True)
-    except BrokenPipeError:  # whoever reads it, such as `head`, has enough
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes the rest as it ends
     return 0
 

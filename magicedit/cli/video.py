@@ -160,7 +160,7 @@ def _work_arguments(args: argparse.Namespace) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _resumable(output: Path) -> Iterator[None]:
-    """Tells whoever interrupts the work that it is kept, where any was done."""
+    """Tells the user on interruption that finished work is kept, if there is any."""
     try:
         yield
     except KeyboardInterrupt:

@@ -1,7 +1,7 @@
 """Configuring, initialising, converting and loading the two UNets.
 
-Importing this package alone is cheap, so that `models.folder` is: torch and diffusers are imported with the
-first name that is used.
+Importing this package is cheap, and so is `models.folder`: torch and diffusers are imported when the first
+name is used.
 """
 
 import importlib

@@ -1,7 +1,7 @@
 """The denoiser as an ONNX graph, which ONNX Runtime evaluates faster on a CPU than PyTorch does.
 
-`benchmarks/export_speed.py` measures by how much. The graph is for one face and one AU vector; more rows are
-evaluated one after the other. The ID encoder runs once a face and stays in PyTorch.
+`benchmarks/export_speed.py` measures the speedup. The graph takes one face and one AU vector; further rows
+are evaluated one after the other. The ID encoder runs once per face and stays in PyTorch.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ class DenoiserGraph(torch.nn.Module):
     def __init__(self, unet: UNet2DConditionModel, prompt_embeds: torch.Tensor):
         super().__init__()
         self.unet = unet
-        self.prompt_embeds = prompt_embeds  # only its shape counts: its projections are inputs
+        self.prompt_embeds = prompt_embeds  # only its shape is used: its projections are inputs
         self.layers = list(transformer_blocks(unet))
 
     def forward(self, sample, timestep, class_labels, projections: list[torch.Tensor]):
@@ -49,7 +49,7 @@ class DenoiserGraph(torch.nn.Module):
 
 
 def projections_of(unet: UNet2DConditionModel, cache: ReferenceCache) -> list[torch.Tensor]:
-    """Key and value of the reference, then of the text, layer by layer: (faces or 1, tokens, inner_dim)."""
+    """Returns key and value of the reference, then of the text, by layer: (faces or 1, tokens, inner_dim)."""
     cache.fill(unet)
     found = []
     for layer in transformer_blocks(unet):
@@ -58,7 +58,7 @@ def projections_of(unet: UNet2DConditionModel, cache: ReferenceCache) -> list[to
 
 
 def weights_digest(network: torch.nn.Module) -> str:
-    """SHA-256 over names, shapes and numbers of all weights."""
+    """Returns the SHA-256 over names, shapes and values of all weights."""
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -67,9 +67,9 @@ def weights_digest(network: torch.nn.Module) -> str:
 
 
 def pipeline_digest(pipeline: MagicEditPipeline) -> str:
-    """SHA-256 over all that an edit depends on: the weights of every network, the scheduler, the settings.
+    """Returns the SHA-256 over everything an edit depends on: weights of all networks, scheduler, settings.
 
-    Not over where these were loaded from.
+    The place they were loaded from is not included.
     """
     parts: dict[str, Any] = {"settings": _plain(pipeline.config)}
     for name, part in pipeline.components.items():
@@ -80,7 +80,7 @@ def pipeline_digest(pipeline: MagicEditPipeline) -> str:
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, str]:
-    """A config without what says where its component came from, and which version saved it."""
+    """Returns a config without the origin of its component and the version that saved it."""
     return {name: repr(value) for name, value in config.items() if not name.startswith("_")}
 
 
@@ -90,7 +90,7 @@ def export_onnx(pipeline: MagicEditPipeline, folder: str | Path) -> Path:
 
     Args:
         pipeline: on the CPU, in float32, not compiled, without adapters.
-        folder: made if need be; gets `denoiser.onnx` (and its weights) and `denoiser.json`.
+        folder: created if missing; gets `denoiser.onnx` (and its weights) and `denoiser.json`.
 
     Returns:
         path of the graph.
@@ -99,7 +99,7 @@ def export_onnx(pipeline: MagicEditPipeline, folder: str | Path) -> Path:
         ModelError: where the package onnxscript is missing, or the pipeline is not as above.
     """
     try:
-        import onnxscript  # noqa: F401 (torch needs it, and says so less clearly)
+        import onnxscript  # noqa: F401 (torch needs it, and its error is less clear)
     except ImportError:
         raise ModelError("exporting needs the package onnxscript; pip install 'magicedit[export]'") from None
     unet = pipeline.unet
@@ -128,7 +128,7 @@ def export_onnx(pipeline: MagicEditPipeline, folder: str | Path) -> Path:
 
 
 def check_exportable(pipeline: MagicEditPipeline) -> None:
-    """Raises ModelError unless the pipeline is what `export_onnx` and `use_onnx` ask for."""
+    """Raises ModelError unless the pipeline meets the requirements of `export_onnx` and `use_onnx`."""
     unet = pipeline.unet
     if is_compiled(unet):
         raise ModelError("the denoiser is compiled or exported already; load the model anew")
@@ -146,8 +146,8 @@ def check_exportable(pipeline: MagicEditPipeline) -> None:
 
 
 class OnnxDenoiser:
-    """What a denoiser's forward is replaced by. Arguments and result are those of `UNet2DConditionModel`, as
-    far as `predict_noise` uses them."""
+    """Replaces a denoiser's forward. Arguments and result are those of `UNet2DConditionModel` that
+    `predict_noise` uses."""
 
     def __init__(self, unet: UNet2DConditionModel, session):
         self.unet, self.session = unet, session

@@ -1,7 +1,7 @@
-"""What edits faces: a `FaceModel`. Editor, videos and evaluation know nothing else of a model.
+"""The `FaceModel` protocol, the only interface between models and editor, videos or evaluation.
 
-A family of editors joins by a class with these methods and a line in `LOADERS`, by the name of the class that
-the index of its folders names.
+A new family of editors needs a class with these methods and a line in `LOADERS`, keyed by the class name in
+the index of its folders.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from magicedit.pipelines.pipeline_magicedit import EncodedFaces, MagicEditPipeline
 
-OnStep = Callable[[int], None]  # denoising steps done before, from 0
+OnStep = Callable[[int], None]  # number of finished denoising steps, from 0
 
 
 @runtime_checkable
@@ -30,10 +30,10 @@ class FaceModel(Protocol):
     """A trained editor of aligned face crops.
 
     Attributes:
-        vocabulary: what it can be asked for.
+        vocabulary: its controls.
         resolution: pixels a side of its crops.
-        composes: whether it answers with a flow, a mask and paint, so that what it moves is proportional to
-            what it is asked for; else it paints pictures.
+        composes: whether it returns a flow, a mask and paint, so that movement is proportional to the
+            request; else it paints pictures.
     """
 
     vocabulary: Vocabulary
@@ -41,14 +41,14 @@ class FaceModel(Protocol):
     composes: bool
 
     def encode(self, crop: np.ndarray, condition: np.ndarray) -> Any:
-        """What the model keeps of a face, for any number of changes.
+        """Returns the model's encoding of a face, reusable for any number of changes.
 
         crop: (size, size, 3) uint8 RGB. condition: the same size, of pose and background, see
         `faces.condition_image`.
         """
 
     def is_current(self, encoded: Any) -> bool:
-        """Whether an encoding is what `encode` would still answer: the weights have not changed since."""
+        """Whether an encoding is still valid: the weights have not changed since `encode`."""
 
     def change(
         self,
@@ -57,20 +57,20 @@ class FaceModel(Protocol):
         sampling: Sampling,
         on_step: OnStep | None = None,
     ) -> list[Change | np.ndarray]:
-        """Changes of faces by variations, (controls,) in the vocabulary's order, one for each encoding.
+        """Returns changes of faces by variations, (controls,) in the vocabulary's order, one per encoding.
 
-        Answers with `Change`s, or with pictures (size, size, 3) uint8 RGB of which these are estimated.
-        What `on_step` raises ends the work. Equal arguments give equal answers.
+        They are `Change`s, or pictures (size, size, 3) uint8 RGB from which changes are estimated. If
+        `on_step` raises, the work stops. Equal arguments give equal results.
         """
 
     def steps(self, steps: int | None, quality: str | None) -> int:
-        """How many denoising steps a change takes, for progress; None: as the quality or the model says."""
+        """Number of denoising steps of a change, for progress; None: default of quality or model."""
 
     def show_progress(self, shown: bool) -> None:
-        """Whether a bar on the standard error shows the steps."""
+        """Sets whether a bar on standard error shows the steps."""
 
     def fingerprint(self) -> str:
-        """Digest of the weights and settings as they are in memory."""
+        """Returns a digest of the weights and settings in memory."""
 
 
 class PipelineModel:
@@ -107,7 +107,7 @@ class PipelineModel:
         sampling: Sampling,
         on_step: OnStep | None = None,
     ) -> list[Change | np.ndarray]:
-        """See `FaceModel.change`. ModelError where an answer is not finite."""
+        """See `FaceModel.change`. ModelError where a result is not finite."""
         import torch
 
         from magicedit.models.optimize import call_in_batches
@@ -164,7 +164,7 @@ def _load_pipeline_model(
     return PipelineModel(load_pipeline(model, device=device, dtype=dtype))
 
 
-# By the class that an index names; each takes the name of a model, or its folder where a hub has it
+# By class name in the index; each takes the name of a model, or the folder of a hub model
 LOADERS: dict[str, Loader] = {PIPELINE_CLASS: _load_pipeline_model}
 
 
@@ -173,9 +173,9 @@ def load_face_model(
     device: "torch.device | None" = None,
     dtype: "torch.dtype | None" = None,
 ) -> FaceModel:
-    """Loads what edits faces by the class that its index names, without running code from its folder.
+    """Loads a model of faces by the class that its index names, without running code from its folder.
 
-    A hub's model has its index downloaded first, then the files that its loader reads. Classes without a
+    For a hub model, the index is downloaded first, then the files that its loader reads. Classes without a
     loader are loaded as a `MagicEditPipeline`.
 
     Args, raises: as `load_pipeline`.

@@ -1,6 +1,6 @@
-"""The one reader of model folders: what the files of a model say of it before it is loaded.
+"""The only reader of model folders: reads a model's properties from its files before it is loaded.
 
-Imports no torch, because commands ask before they load anything.
+Imports no torch, because commands read properties before they load anything.
 """
 
 import hashlib
@@ -19,17 +19,17 @@ from magicedit.vocabulary import Control, Vocabulary
 INDEX = "model_index.json"
 PIPELINE_CLASS = "MagicEditPipeline"
 PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"})
-FETCHED = ("json", "safetensors", "txt", "model")  # suffixes of what is downloaded from a hub
-ENDS = 2**20  # bytes at either end of a file that tell it from others
+FETCHED = ("json", "safetensors", "txt", "model")  # suffixes of files downloaded from a hub
+ENDS = 2**20  # bytes at either end of a file that identify it
 
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A model as it was named, and its folder where there is one. Files are read on first use, once.
+    """A model name and its folder, if there is one. Files are read once, on first use.
 
     name: "mini", a path or a hub id.
     origin: "embedded", "folder" or "hub".
-    path: None for a model of a hub.
+    path: None for a hub model.
     """
 
     name: str
@@ -38,7 +38,7 @@ class ModelFolder:
 
     @classmethod
     def find(cls, model: str | Path) -> "ModelFolder":
-        """The model of that name; the name of an embedded model never means a local folder."""
+        """Returns the model of that name; the name of an embedded model never means a local folder."""
         origin = model_origin(model)
         if origin == "embedded":
             return cls(str(model), origin, embedded_folder(str(model)))
@@ -46,7 +46,7 @@ class ModelFolder:
 
     @classmethod
     def local(cls, folder: str | Path) -> "ModelFolder":
-        """The folder at that path; an embedded model where there is no such folder but one of that name."""
+        """Returns the folder at that path, or the embedded model of that name if there is no such folder."""
         return cls(str(folder), "folder", Path(folder)) if Path(folder).is_dir() else cls.find(folder)
 
     @property
@@ -86,7 +86,7 @@ class ModelFolder:
         return named[-1] if isinstance(named, list) and named else named
 
     def check_name(self) -> None:
-        """Raises ModelError where the name is that of no folder and cannot be a hub's."""
+        """Raises ModelError where the name is neither a folder nor a valid hub id."""
         name = self.name
         if self.origin == "hub" and (
             Path(name).exists() or name.count("/") != 1 or name.startswith((".", "/"))
@@ -101,7 +101,7 @@ class ModelFolder:
         """Downloads a hub's model, without code and pickles, and returns its folder; other models unchanged.
 
         Args:
-            patterns: of the files to download; default: all that a model is loaded from.
+            patterns: of the files to download; default: all files needed to load a model.
             hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`.
 
         Raises:
@@ -126,13 +126,13 @@ class ModelFolder:
         return tuple(
             name
             for name, value in sorted(self.index.items())
-            if name.isidentifier() and not name.startswith("_")  # no path that leads out of the folder
-            # a component is [library, class]; one that the pipeline does without is [null, null]
+            if name.isidentifier() and not name.startswith("_")  # no path outside the folder
+            # a component is [library, class]; an absent one is [null, null]
             if isinstance(value, list) and len(value) == 2 and value[1] is not None
         )
 
     def component(self, name: str) -> Path:
-        """Folder of a component: its own, or that of the embedded model from which it borrows."""
+        """Returns the folder of a component: its own, or that of the embedded model that provides it."""
         own = self.path / name
         donor = EMBEDDED[self.name] if self.origin == "embedded" else None
         return embedded_folder(donor) / name if donor and not own.is_dir() else own
@@ -163,9 +163,9 @@ class ModelFolder:
 
     @cached_property
     def action_units(self) -> Vocabulary | None:
-        """What it can be asked for, in its order; None where the files do not say it.
+        """Its controls, in order; None if the files do not state them.
 
-        `action_units` of the index holds the names, `controls` what is no plain action unit, see
+        `action_units` of the index holds the names, `controls` those that are not plain action units, see
         `Vocabulary.to_index`. ModelError where these cannot be read.
         """
         names = self._value("action_units", str)
@@ -179,7 +179,7 @@ class ModelFolder:
 
     @property
     def resolution(self) -> int | None:
-        """Pixels a side of its crops; None where the files do not say it."""
+        """Pixels a side of its crops; None if the files do not state it."""
         return self._value("resolution", int)
 
     @cached_property

@@ -45,8 +45,7 @@ def load_magicface(folder: str | Path) -> tuple[UNet2DConditionModel, UNet2DCond
         folder: with `denoising_unet/` and `ID_enc/`, each `config.json` and
             `diffusion_pytorch_model.safetensors`.
 
-    The published classes save a config that does not say how many input channels and AUs there are: both are
-    taken from the tensors.
+    The published config lacks the numbers of input channels and AUs; both are read from the tensors.
 
     Raises:
         ModelError: where files or tensors are missing or do not fit.
@@ -70,7 +69,7 @@ def load_magicface(folder: str | Path) -> tuple[UNet2DConditionModel, UNet2DCond
 def convert(
     magicface_folder: str | Path, base: str | Path, output: str | Path, **hub_kwargs
 ) -> MagicEditPipeline:
-    """Writes our pipeline folder out of the published checkpoint and the Stable Diffusion 1.5 it was trained
+    """Writes our pipeline folder from the published checkpoint and the Stable Diffusion 1.5 it was trained
     from.
 
     Args:
@@ -79,8 +78,8 @@ def convert(
         output: folder to write; must not exist or be empty.
 
     Raises:
-        ModelError: where either source cannot be read, the AUs are not the published twelve, or `output` is
-            in use.
+        ModelError: where either source cannot be read, the AUs are not the published twelve, or `output`
+            exists.
     """
     output = Path(output)
     if output.exists() and any(output.iterdir()):

@@ -1,4 +1,4 @@
-"""Making a pipeline fast on the machine at hand: layout, dtype, compilation, rows a call."""
+"""Makes a pipeline fast on this machine: layout, dtype, compilation, rows per call."""
 
 import itertools
 import os
@@ -19,7 +19,7 @@ from magicedit.pipelines.reference_attention import is_compiled
 Result = TypeVar("Result")
 
 REPETITIONS = 5  # timed denoiser evaluations of each alternative, after one that warms up
-MEMORY_SHARE = 0.5  # of the memory that is free, for what a call of the pipeline allocates
+MEMORY_SHARE = 0.5  # share of the free memory that a pipeline call may allocate
 MOST_ROWS = 32  # beyond, batches gain nothing even on data-centre GPUs
 # Live tensors of the outermost level's size at the peak of a forward at Stable Diffusion's size, rounded up
 # from what `benchmarks/speed.py count` finds (27 and 3)
@@ -31,7 +31,7 @@ class Optimization:
     """What `optimize_pipeline` chose.
 
     device: where it was measured. dtype: of the weights. channels_last: their memory format. compiled:
-    whether the denoiser's is compiled. seconds: a denoiser evaluation by each alternative that was tried.
+    whether the denoiser's is compiled. seconds: time of a denoiser evaluation for each alternative tried.
     """
 
     device: str
@@ -52,18 +52,17 @@ def optimize_pipeline(
 ) -> Optimization:
     """Tries memory formats, 16-bit weights and compilation on this device, and keeps the fastest.
 
-    Each alternative is timed on one denoiser evaluation of one face. Weights in another dtype change results
-    by their rounding; memory format and compilation by that of other kernels. Encoded faces of before are
-    stale.
+    Each alternative is timed on one denoiser evaluation of one face. A different dtype changes results by the
+    rounding of weights; memory format and compilation change them by the rounding of other kernels. Earlier
+    encoded faces become invalid.
 
     Args:
         compile: whether to try `torch.compile` (static shapes, the whole denoiser), which takes minutes at
             first; default: on GPUs.
-        dtype: of the weights; default: what is fastest of the present one and, on GPUs, bfloat16.
+        dtype: of the weights; default: the faster of the current one and, on GPUs, bfloat16.
 
     Raises:
-        ModelError: where `compile` is asked for and there is no C++ compiler for it, or the denoiser is
-            compiled already.
+        ModelError: where `compile` is requested without a C++ compiler, or the denoiser is already compiled.
     """
     device = pipeline.unet.device
     if is_compiled(pipeline.unet):
@@ -77,7 +76,7 @@ def optimize_pipeline(
     originals = [tensor.data for tensor in tensors]
 
     def prepare(dtype: torch.dtype, layout: torch.memory_format) -> None:
-        for tensor, original in zip(tensors, originals, strict=True):  # what 16 bits rounded is lost
+        for tensor, original in zip(tensors, originals, strict=True):  # restores values rounded to 16 bits
             tensor.data = original
         for network in networks:  # diffusers' own `to` warns of layers to keep in float32, of which: none
             torch.nn.Module.to(network, dtype=dtype)
@@ -93,7 +92,7 @@ def optimize_pipeline(
     best = min(seconds, key=seconds.get)
     prepare(*alternatives[best])
 
-    # 2. Compilation of the best of them
+    # 2. Compilation of the best one
     compiled = False
     if compile:
         original = pipeline.unet
@@ -109,7 +108,7 @@ def optimize_pipeline(
 
 
 def dtypes_to_try(pipeline: MagicEditPipeline) -> list[torch.dtype]:
-    """The present one and, on GPUs that have it, bfloat16."""
+    """Returns the current dtype and, on GPUs that support it, bfloat16."""
     dtypes = [pipeline.unet.dtype]
     if pipeline.unet.device.type == "cuda" and torch.cuda.is_bf16_supported():
         dtypes.append(torch.bfloat16)
@@ -117,7 +116,7 @@ def dtypes_to_try(pipeline: MagicEditPipeline) -> list[torch.dtype]:
 
 
 def cpp_compiler() -> str:
-    """The C++ compiler that `torch.compile` calls for CPUs, whether it is there or not."""
+    """Returns the C++ compiler that `torch.compile` calls for CPUs; it may be missing."""
     return os.environ.get("CXX", "g++")
 
 
@@ -127,7 +126,7 @@ def short(name: torch.dtype | torch.memory_format) -> str:
 
 
 def time_denoiser(pipeline: MagicEditPipeline) -> float:
-    """Median seconds of a denoiser evaluation of one face in a running edit, without guidance."""
+    """Returns the median seconds of a denoiser evaluation of one face during an edit, without guidance."""
     size = pipeline.config.resolution
     grey = torch.full((1, 3, size, size), 0.5)
     faces = pipeline.encode_faces(grey, grey)
@@ -154,7 +153,7 @@ def time_denoiser(pipeline: MagicEditPipeline) -> float:
 
 
 def rows_that_fit(pipeline: MagicEditPipeline) -> int:
-    """How many rows (AU vectors) a call of the pipeline may have on its device now, at least 1.
+    """Returns how many rows (AU vectors) fit into a pipeline call on its device now, at least 1.
 
     An estimate by the widest tensors of the denoiser, with both guidance halves, and of the decoder.
     """
@@ -175,10 +174,10 @@ def rows_that_fit(pipeline: MagicEditPipeline) -> int:
 def call_in_batches(
     call: Callable[[slice], list[Result]], rows: int, pipeline: MagicEditPipeline
 ) -> list[Result]:
-    """`call(slice)` over all rows, as many at once as fit; halved where a GPU's memory runs out all the same.
+    """Calls `call(slice)` over all rows, as many at once as fit; halves them if GPU memory still runs out.
 
     Raises:
-        torch.OutOfMemoryError: where not even one row fits.
+        torch.OutOfMemoryError: where even one row does not fit.
     """
     results: list[Result] = []
     size = rows_that_fit(pipeline)

@@ -1,4 +1,4 @@
-"""Initialising the denoiser and the reference UNet, from Stable Diffusion or from nothing."""
+"""Initialises the denoiser and the reference UNet, from Stable Diffusion or from scratch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,19 +17,19 @@ from magicedit.pipelines.reference_attention import (
     transformer_blocks,
 )
 
-# Components of a pipeline that training may move; those that a model lacks are None.
+# Components of a pipeline that training may update; components absent from a model are None.
 TRAINED_NETWORKS = ("unet", "reference_unet", "image_encoder", "au_map")
 
 
 def make_denoiser(
     base: UNet2DConditionModel, num_aus: int = len(NAMES), condition_channels: int | None = None
 ) -> UNet2DConditionModel:
-    """The denoiser that starts as `base`: input weights of the condition and the AU layer are zero.
+    """Returns a denoiser that starts as `base`: input weights of the condition and the AU layer are zero.
 
     Args:
         base: a text-conditioned UNet that takes latents alone.
         num_aus: length of the AU variation vector.
-        condition_channels: channels concatenated behind the latents; default: as many as the latents have.
+        condition_channels: channels concatenated after the latents; default: as many as the latents have.
     """
     latent_channels = base.config.in_channels
     condition_channels = latent_channels if condition_channels is None else condition_channels
@@ -59,7 +59,7 @@ def from_stable_diffusion(
     torch_dtype: torch.dtype = torch.float32,
     **hub_kwargs,
 ) -> tuple[UNet2DConditionModel, UNet2DConditionModel]:
-    """Denoiser and reference UNet from a Stable Diffusion 1.x folder or hub id.
+    """Returns denoiser and reference UNet from a Stable Diffusion 1.x folder or hub id.
 
     The denoiser's `conv_in` is widened with zeros and its AU layer is zero, so that without a reference it
     predicts what Stable Diffusion does. The reference UNet is an exact copy.
@@ -83,14 +83,13 @@ def from_stable_diffusion(
 
 
 def unused_reference_parameters(reference_unet: UNet2DConditionModel) -> list[str]:
-    """Names of the reference UNet's parameters that lie behind its last collected feature and get no
-    gradient.
+    """Returns the names of reference UNet parameters after its last collected feature, which get no gradient.
 
-    They are found by running the network once on zeros and noting which layers are called after the last
-    `norm1` has received its input (26 tensors in the Stable Diffusion layout).
+    The network runs once on zeros; layers called after the last `norm1` has received its input are unused (26
+    tensors in the Stable Diffusion layout).
     """
     config = reference_unet.config
-    side = 2 ** len(config.block_out_channels)  # 2 at the deepest level: group norms refuse single values
+    side = 2 ** len(config.block_out_channels)  # 2 at the deepest level: group norms reject single values
     blocks = transformer_blocks(reference_unet)
     norms = {block.norm1 for block in blocks.values()}
     called_since: set[torch.nn.Module] = set()
@@ -128,7 +127,7 @@ def unused_reference_parameters(reference_unet: UNet2DConditionModel) -> list[st
 
 
 def freeze_unused_reference(reference_unet: UNet2DConditionModel) -> None:
-    """Takes the parameters that never get a gradient out of training: DDP refuses to run otherwise."""
+    """Freezes the parameters that never get a gradient; DDP raises otherwise."""
     for name in unused_reference_parameters(reference_unet):
         reference_unet.get_parameter(name).requires_grad_(False)
 
@@ -140,13 +139,13 @@ class PatchModelConfig:
     resolution, patch_size: pixels a side. block_out_channels, layers_per_block, attention_heads,
     cross_attention_dim, norm_num_groups: of both UNets; the highest-resolution level has no attention.
     prediction: "flow_mask_paint" or "noise". concat_identity: identity patches on the input channels too.
-    fine_flow: of flow_mask_paint: a displacement of each pixel on top of those of the patches.
-    au_encoder: how the AU variation comes in (MagicFace's table III): "linear" to the time embedding's width
-    and added there, "padded" with zeros to it and added, or a "latent_map" on the input channels.
-    identity_encoder: how the identity comes in (its table II): a "unet" through self-attention, "convolution"
-    of the first layer over identity patches, a "clip" image encoder's tokens through cross-attention, or
-    "none": by the condition image alone. The second has identity patches on the input channels whatever
-    `concat_identity` says, the last never.
+    fine_flow: for flow_mask_paint, a displacement of each pixel in addition to those of the patches.
+    au_encoder: input of the AU variation (MagicFace's table III): "linear" to the time embedding's width and
+    added there, "padded" with zeros to it and added, or a "latent_map" on the input channels.
+    identity_encoder: input of the identity (its table II): a "unet" through self-attention, "convolution" of
+    the first layer over identity patches, a "clip" image encoder's tokens through cross-attention, or "none":
+    by the condition image alone. "convolution" always has identity patches on the input channels, "none"
+    never, regardless of `concat_identity`.
     """
 
     resolution: int = 96
@@ -176,7 +175,7 @@ def create_patch_pipeline(config: PatchModelConfig, seed: int = 0) -> MagicEditP
     """A pipeline of randomly initialised UNets; the draw depends on `seed` alone.
 
     Raises:
-        ModelError: where the resolution does not fit patches and levels, or an encoder is unknown.
+        ModelError: where the resolution is not divisible by patches and levels, or an encoder is unknown.
     """
     levels = len(config.block_out_channels)
     unit = config.patch_size * 2 ** (levels - 1)
@@ -196,7 +195,7 @@ def create_patch_pipeline(config: PatchModelConfig, seed: int = 0) -> MagicEditP
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)  # the CPU's alone; other devices keep theirs
         networks = _patch_networks(config, concat_identity, composed)
-    if composed and config.fine_flow:  # random displacements of single pixels would be snow
+    if composed and config.fine_flow:  # random displacements of single pixels would be noise
         smooth, last = head_channels(config.patch_size), networks["unet"].conv_out
         with torch.no_grad():
             last.weight[smooth:] = 0
@@ -269,13 +268,13 @@ def _patch_networks(
 
 
 def refine_patch_pipeline(pipeline: MagicEditPipeline, resolution: int) -> MagicEditPipeline:
-    """A flow-mask-paint pipeline to go on training from: at another resolution, with a flow for each pixel.
+    """Returns a flow-mask-paint pipeline to continue training: at another resolution, with a flow per pixel.
 
-    Convolutions and attention know no picture size, and the new output channels start at zero: at its old
-    resolution the pipeline predicts what it did.
+    Convolutions and attention do not depend on picture size, and the new output channels start at zero: at
+    its old resolution the pipeline predicts the same.
 
     Raises:
-        ModelError: where the pipeline is of another kind, or the resolution does not fit it.
+        ModelError: where the pipeline is of another kind, or the resolution is unsuitable.
     """
     config, unet = pipeline.config, pipeline.unet
     if config.prediction != "flow_mask_paint":
