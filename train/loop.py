@@ -73,7 +73,7 @@ class Run:
             self._resume()
         elif list_checkpoints(self.output_dir):
             raise TrainingError(
-                f"{self.output_dir} holds checkpoints of an earlier run: go on with --resume_from_checkpoint "
+                f"{self.output_dir} holds checkpoints of an earlier run: resume with --resume_from_checkpoint "
                 "latest, or name another --output_dir"
             )
         if config.report_to != "none":

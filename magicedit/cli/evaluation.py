@@ -24,7 +24,7 @@ examples:
   magicedit evaluate --editor mini --protocol table1-small --data PEOPLE -o REPORT/ --labels openface.csv
 
 PEOPLE has one folder of photographs a person, or is a dataset of `magicedit prepare`. REPORT/report.html is
-one file to open. A run that was interrupted goes on where it stopped; editors can be added later.
+one file to open. Interrupted runs resume; editors can be added later.
 An editor is mini, a pipeline folder, a hub id, copy (returns the photograph), warp (moves landmarks, learned
 nothing), pictures:MANIFEST.csv (columns identity, request, picture), or module:name, a Python callable
 (photo, au_delta, seed) -> pixels. NAME=EDITOR gives it a name of its own.

@@ -155,7 +155,7 @@ def card_text(card: Path, anew: bool) -> str:
         if anew:
             return ""
         raise ModelError(
-            f"{card} cannot be read as a model card ({error}); mend it, or write it anew with --card"
+            f"{card} cannot be read as a model card ({error}); fix it, or write a new one with --card"
         ) from error
     return text
 

@@ -37,7 +37,7 @@ examples:
   magicedit video clip.mp4 -o curve.mp4 --curve curve.csv
 
 A curve is a CSV file with a column `time` (seconds) and one for each action unit; its rows are keyframes.
-Interrupted? The same command goes on where it stopped. Quality is `fast` unless another is asked for.
+The same command resumes an interrupted run. Quality is `fast` unless another is asked for.
 """
 
 REENACT_EXAMPLES = """\
