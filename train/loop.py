@@ -73,8 +73,8 @@ class Run:
             self._resume()
         elif list_checkpoints(self.output_dir):
             raise TrainingError(
-                f"{self.output_dir} holds checkpoints of an earlier run: resume with --resume_from_checkpoint "
-                "latest, or name another --output_dir"
+                f"{self.output_dir} holds checkpoints of an earlier run: resume it with "
+                "--resume_from_checkpoint latest, or name another --output_dir"
             )
         if config.report_to != "none":
             self.accelerator.init_trackers("magicedit", {k: str(v) for k, v in config.to_dict().items()})
