@@ -154,15 +154,16 @@ def glasses_region(landmarks: np.ndarray, size: int, scheme: Scheme) -> np.ndarr
     across, down = np.moveaxis(places, -1, 0)
 
     beside = np.minimum(_RIMS_BELOW - down, _RIMS_BESIDE - np.abs(across)) / _RIMS_FADE
-    region = _fade(1 + np.minimum(beside, (down + _RIMS_ABOVE) / _RIMS_FADE_ABOVE))
+    region = smooth(1 + np.minimum(beside, (down + _RIMS_ABOVE) / _RIMS_FADE_ABOVE))
     for name in ("right_eye", "left_eye"):
         mask = polygon_mask(region_polygon(landmarks, scheme, name), size).astype(np.uint8)
         far = cv2.distanceTransform(1 - mask, cv2.DIST_L2, 5) / iod
-        region *= _fade((far - _LIDS) / (0.6 * _RIMS_FADE))
+        region *= smooth((far - _LIDS) / (0.6 * _RIMS_FADE))
     return region.astype(np.float32)
 
 
-def _fade(x: np.ndarray) -> np.ndarray:
+def smooth(x: np.ndarray) -> np.ndarray:
+    """Smoothstep of x, 0 below 0 and 1 above 1."""
     x = np.clip(x, 0, 1)
     return x * x * (3 - 2 * x)
 

@@ -205,10 +205,9 @@ class EditMaker(FrameMaker):
                 if number in present
             }
             requests = {i: request for i, request in requests.items() if any(request.values())}
+            glasses = median(track.glasses)
             cuts = [
-                self.changer.cut(
-                    edited[i], faces[i][number].face, faces[i][number].alignment, median(track.glasses)
-                )
+                self.changer.cut(edited[i], faces[i][number].face, faces[i][number].alignment, glasses)
                 for i in requests
             ]
             changes = self.changes(cuts, [*requests.values()])

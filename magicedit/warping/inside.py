@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from magicedit.faces.regions import smooth
 from magicedit.warping.teeth import (
     Mouth,
     embedded_floor,
@@ -119,12 +120,6 @@ class Opening:
         return 0.55 + 0.45 * smooth(self.parting.gap / 0.13)
 
 
-def smooth(x: np.ndarray) -> np.ndarray:
-    """Smoothstep of x, 0 below 0 and 1 above 1."""
-    x = np.clip(x, 0, 1)
-    return x * x * (3 - 2 * x)
-
-
 def read_curve(curve: np.ndarray, x: np.ndarray) -> np.ndarray:
     """A curve (w,) at places x (rows, columns), level beyond its ends."""
     return cv2.remap(
@@ -186,8 +181,7 @@ def _draw_floor(inside: np.ndarray, opening: Opening, mouth: Mouth | None) -> No
     above = (tips - opening.y) * grain
     row = edge - np.where(above > 0, above / stretch, above)
     at = column, np.clip(row, top, lip).astype(np.float32)
-    blur = 0.45 * grain / opening.scale
-    source = cv2.GaussianBlur(floor.pixels, (0, 0), blur) if blur > 0.54 else floor.pixels
+    source = _softened(floor.pixels, grain / opening.scale)
     colour = cv2.remap(source, *at, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
 
     # 3. Light: less falls behind the upper teeth, into the corners and down the throat
@@ -209,6 +203,11 @@ def _draw_floor(inside: np.ndarray, opening: Opening, mouth: Mouth | None) -> No
     inside += shown * (lit - inside)
 
 
+def _softened(pixels: np.ndarray, grain: float) -> np.ndarray:
+    """A picture of which `grain` px become one px, blurred so that it does not alias."""
+    return cv2.GaussianBlur(pixels, (0, 0), 0.45 * grain) if grain > 1.2 else pixels
+
+
 def _draw_own(inside: np.ndarray, opening: Opening, mouth: Mouth) -> None:
     """The person's own mouth, stretched with the lips.
 
@@ -227,7 +226,7 @@ def _draw_own(inside: np.ndarray, opening: Opening, mouth: Mouth) -> None:
     slit = 1.0 if mouth.origin == "photograph" else opening.slit
     light = (gain * (0.75 + 0.25 * smooth(opening.corner / 0.15))[..., None] * slit).astype(np.float32)
     grain = 1 / (crop_px * opening.scale)  # px of the mouth's picture a px
-    source = cv2.GaussianBlur(mouth.pixels, (0, 0), 0.45 * grain) if grain > 1.2 else mouth.pixels
+    source = _softened(mouth.pixels, grain)
     soft = max(1.0 / opening.scale, 0.008 * iod)  # crop px over which an edge fades
 
     def draw(row: np.ndarray, cover: np.ndarray) -> None:
@@ -301,7 +300,7 @@ def _row(
     the row's curve is straightened, 0..1.
     """
     grain = mouth.scale / interocular  # px of the mouth's picture a px
-    source = cv2.GaussianBlur(mouth.pixels, (0, 0), 0.45 * grain) if grain > 1.2 else mouth.pixels
+    source = _softened(mouth.pixels, grain)
     column = (mouth.middle + x * mouth.scale).astype(np.float32)
     curve = cv2.GaussianBlur(mouth.edge[None], (0, 0), 0.06 * mouth.scale)[0]
     row = mouth.incisors + y * mouth.scale

@@ -18,8 +18,9 @@ import numpy as np
 from magicedit.change import Change
 from magicedit.faces.alignment import Alignment
 from magicedit.faces.frame import face_frame
+from magicedit.faces.regions import smooth
 from magicedit.warping.change import carry_change
-from magicedit.warping.inside import Opening, Parting, like_photograph, read_curve, render_inside, smooth
+from magicedit.warping.inside import Opening, Parting, like_photograph, read_curve, render_inside
 from magicedit.warping.muscles import LOWER_LIP_EDGE, UPPER_LIP_EDGE
 from magicedit.warping.teeth import Mouth, blur_of
 

@@ -8,7 +8,7 @@ Lengths named iod are interocular distances.
 
 import json
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -92,12 +92,12 @@ class Mouth:
         """Mean distance from the face's middle to the outermost teeth, iod."""
         return float(self.ends[1] - self.ends[0]) / 2 / self.scale
 
-    @property
+    @cached_property
     def teeth_colour(self) -> np.ndarray:
         """(3,) of the brighter half of what lies between the upper lip and the teeth's edge."""
         return self._colour_between(self.upper + 0.2 * (self.edge - self.upper), self.edge - 1)
 
-    @property
+    @cached_property
     def lower_teeth_colour(self) -> np.ndarray:
         """(3,) of the brighter half of what lies between `edge` and `lower`, in front."""
         height = self.lower - self.edge
