@@ -42,10 +42,9 @@ class FaceCut:
     encoded: Any
     glasses: float = 0.0
 
-    @cached_property
-    def region(self) -> np.ndarray:
+    def region(self, change: Change) -> np.ndarray:
         """Weight of a change when it is carried to the photograph, (size, size) 0..1."""
-        return editing_region(self.landmarks, self.alignment.size, self.scheme, self.glasses)
+        return editing_region(self.landmarks, self.alignment.size, self.scheme, self.glasses, change.flow)
 
     @cached_property
     def landmarks_in_photo(self) -> np.ndarray:
@@ -181,7 +180,7 @@ class FaceChanger:
         Returns:
             a new photograph.
         """
-        region = cut.region if presence == 1.0 else cut.region * presence
+        region = cut.region(change) * np.float32(presence)
         if not self.has_mouth_layer(cut, settings):
             return carry_change(pixels, cut.alignment, change, region)
         landmarks = cut.landmarks_in_photo

@@ -7,6 +7,7 @@ from magicedit.faces import (
     align,
     condition_image,
     crop_face,
+    editing_region,
     face_region,
     feathered_region,
     left_side,
@@ -105,6 +106,20 @@ def test_a_region_that_leaves_the_crop_fades_at_its_border(crop):
     row = int(landmarks[4, 1])
     assert 0 < weight[row, 0] < 0.05
     assert weight[row, 12] == 1.0
+
+
+def test_what_moves_out_of_the_face_keeps_its_weight(crop):
+    _, landmarks = crop
+    at_rest = editing_region(landmarks, SIZE, "mediapipe478")
+    still = np.zeros((SIZE, SIZE, 2), np.float32)
+    assert np.array_equal(editing_region(landmarks, SIZE, "mediapipe478", flow=still), at_rest)
+
+    drop = np.float32((0, 0.08 * SIZE))  # of a chin
+    region = editing_region(landmarks, SIZE, "mediapipe478", flow=still - drop)
+    chin = at(landmarks + drop, 152)
+    assert at_rest[chin] < 0.8 and region[chin] > 0.99
+    assert (region >= at_rest).all()
+    assert not region[[0, -1]].any()  # nothing moves at the crop's border
 
 
 def test_feather_must_be_positive(crop):

@@ -51,7 +51,7 @@ class WarpEditor:
         if not np.array_equal(*sides):
             right = self._change(sides[1], fields, landmarks)
             change = join_sides(change, right, left_side(landmarks, SIZE, face.scheme))
-        region = editing_region(landmarks, SIZE, face.scheme)
+        region = editing_region(landmarks, SIZE, face.scheme, flow=change.flow)
         return carry_change(photo.pixels, alignment, change, region)
 
     def _look_at(self, photo: Photo) -> None:
