@@ -40,6 +40,7 @@ _NOSE_BASE = {"mediapipe478": 2, "ibug68": 33}
 
 GROW = 1.03  # the outermost landmarks lie on the skin's edge; the face ends slightly beyond
 EDIT_GROW = 1.2  # an edit may change a wider area: hair and neck follow the skin beside them
+JAW_DROP = 0.4  # interocular distances that an edit may take a jaw beyond that
 # Where rims of glasses lie, interocular distances: above and below the eyes' line, beside the face's middle
 _RIMS_ABOVE, _RIMS_BELOW, _RIMS_BESIDE = 0.45, 0.50, 1.15
 # The same, for the transition to moving skin beside and above: a brow that rises there would move the rim
@@ -138,16 +139,17 @@ def editing_region(
     """Returns an edit's weight, (size, size) float32: 1 on the face and near it, 0 beyond `EDIT_GROW`.
 
     glasses: 0..1, how strongly the rims of glasses are held in place, see `magicedit.faces.glasses`.
-    flow: (size, size, 2) px, from where the edit reads its pixels. A place keeps the weight of the place that
-        it shows, so that a chin may drop out of the face's old outline as a whole; less at the crop's border.
+    flow: (size, size, 2) px, from where the edit reads its pixels. A place below the face has the weight of
+        the place that it shows, so that a jaw that drops by up to `JAW_DROP` moves as a whole.
     """
     feather = _EDIT_FEATHER * size
     region = feathered_region(landmarks_in_crop, size, scheme, feather=feather, grow=EDIT_GROW)
     if flow is not None:
+        drop = face_frame(landmarks_in_crop, scheme).vectors_to_picture(np.array((0, JAW_DROP)))
+        lowered = feathered_region(landmarks_in_crop + drop, size, scheme, feather=feather, grow=EDIT_GROW)
         y, x = np.mgrid[:size, :size].astype(np.float32)
         shown = cv2.remap(region, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR)
-        border = np.minimum(np.minimum(x, size - 1 - x), np.minimum(y, size - 1 - y))
-        region = np.maximum(region, shown * smooth(border / feather))
+        region = np.maximum(region, shown * lowered)
     return region * (1 - glasses * glasses_region(landmarks_in_crop, size, scheme)) if glasses else region
 
 

@@ -9,6 +9,8 @@ from magicedit.baselines.warp import SIZE
 from magicedit.errors import NoFaceError
 from magicedit.faces import align, editing_region, geometric_change, load_backend
 from magicedit.faces.backends import dlib as dlib_backend
+from magicedit.faces.frame import face_frame
+from magicedit.faces.regions import JAW_DROP
 from magicedit.imaging import Photo
 
 
@@ -75,7 +77,9 @@ def test_every_unit_changes_the_face_and_nothing_else(editor, backend, photo, na
     edited = editor(photo, {name: 4.0})
     np.testing.assert_array_equal(photo.pixels, before)
     alignment = align(backend.detect(photo.pixels)[0], SIZE)
-    region = editing_region(alignment.apply(backend.detect(photo.pixels)[0].landmarks), SIZE, "mediapipe478")
+    landmarks = alignment.apply(backend.detect(photo.pixels)[0].landmarks)
+    drop = (0, JAW_DROP * face_frame(landmarks).interocular)
+    region = np.maximum(*(editing_region(at, SIZE, "mediapipe478") for at in (landmarks, landmarks + drop)))
     y, x = np.nonzero((edited != photo.pixels).any(-1))
     assert len(y) > 300
     places = alignment.apply(np.stack([x, y], 1))

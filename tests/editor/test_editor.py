@@ -22,6 +22,8 @@ from magicedit.editor.finding import FaceFinder
 from magicedit.embedded import embedded_folder
 from magicedit.errors import ActionUnitError, MagicEditError, ModelError, NoFaceError
 from magicedit.faces import load_backend
+from magicedit.faces.frame import face_frame
+from magicedit.faces.regions import JAW_DROP
 from magicedit.imaging import save_image
 from magicedit.models import PatchModelConfig, create_patch_pipeline, optimize
 from magicedit.pipelines import pipeline_magicedit
@@ -64,9 +66,12 @@ def group(photo):
 
 
 def beyond(face, shape, grow):
-    """(height, width) bool: pixels outside the convex hull of the landmarks, grown about its centre."""
+    """(height, width) bool: pixels outside the landmarks' convex hull, grown, wherever the jaw may drop."""
+    dropped = face.landmarks + np.array([0, JAW_DROP * face_frame(face.landmarks).interocular])
     hull = cv2.convexHull(face.landmarks).reshape(-1, 2)
-    hull = hull.mean(0) + (hull - hull.mean(0)) * grow
+    centre = hull.mean(0)
+    hull = cv2.convexHull(np.concatenate([hull, dropped]).astype(np.float32)).reshape(-1, 2)
+    hull = centre + (hull - centre) * grow
     return cv2.fillConvexPoly(np.ones(shape[:2], np.uint8), np.rint(hull).astype(np.int32), 0).astype(bool)
 
 
