@@ -196,7 +196,7 @@ def test_an_edit_adds_up_in_the_models_order():
         {"AU1": 1.25}, add="AU26=1,AU12=-1", set={"AU1": 0}, emotion=("happiness", 0.5), names=NAMES
     )
     assert delta == pytest.approx(
-        {"AU1": -1.25, "AU4": -1.0, "AU6": 1.5, "AU12": 2.75, "AU25": 1.0, "AU26": 1.0}
+        {"AU1": -1.25, "AU4": -1.0, "AU6": 1.5, "AU12": 2.75, "AU25": 1.5, "AU26": 1.0}
     )
     assert list(delta) == ["AU1", "AU4", "AU6", "AU12", "AU25", "AU26"]
     assert resolve_delta(None) == {}
