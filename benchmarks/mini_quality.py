@@ -33,11 +33,10 @@ from magicedit.faces import (
     Face,
     align,
     crop_face,
-    face_region,
     geometric_change,
     identity_distance,
 )
-from magicedit.faces.regions import EDIT_GROW, polygon_mask, region_polygon
+from magicedit.faces.regions import polygon_mask, reachable_region, region_polygon
 from magicedit.imaging import Photo, open_photo
 
 VALIDATION = [
@@ -115,7 +114,7 @@ def _rounded(values: dict[str, float]) -> dict[str, float]:
 def _outside(face: Face, shape: tuple[int, ...]) -> np.ndarray:
     """(height, width) bool: beyond the region in which the editor may change a face."""
     side = max(shape[:2])
-    region = face_region(face.landmarks, side, face.scheme, grow=EDIT_GROW)[: shape[0], : shape[1]]
+    region = reachable_region(face.landmarks, side, face.scheme)[: shape[0], : shape[1]]
     margin = int(np.ceil(2 / align(face, MODEL_SIZE).scale))  # the model's pixels are this coarse
     return cv2.dilate(region.astype(np.uint8), np.ones((2 * margin + 1,) * 2, np.uint8)) == 0
 

@@ -40,7 +40,11 @@ _NOSE_BASE = {"mediapipe478": 2, "ibug68": 33}
 
 GROW = 1.03  # the outermost landmarks lie on the skin's edge; the face ends slightly beyond
 EDIT_GROW = 1.2  # an edit may change a wider area: hair and neck follow the skin beside them
-JAW_DROP = 0.4  # interocular distances that an edit may take a jaw beyond that
+_DROPS = (
+    0.008,
+    0.024,
+)  # of the crop's side: below the first a jaw stays where it is, from the second it drops
+_JAW_DROP = 0.4  # interocular distances that an edit may take a jaw beyond that
 # Where rims of glasses lie, interocular distances: above and below the eyes' line, beside the face's middle
 _RIMS_ABOVE, _RIMS_BELOW, _RIMS_BESIDE = 0.45, 0.50, 1.15
 # The same, for the transition to moving skin beside and above: a brow that rises there would move the rim
@@ -140,17 +144,29 @@ def editing_region(
 
     glasses: 0..1, how strongly the rims of glasses are held in place, see `magicedit.faces.glasses`.
     flow: (size, size, 2) px, from where the edit reads its pixels. A place below the face has the weight of
-        the place that it shows, so that a jaw that drops by up to `JAW_DROP` moves as a whole.
+        the place that it shows, so that a jaw that drops by up to `_JAW_DROP` moves as a whole.
     """
     feather = _EDIT_FEATHER * size
     region = feathered_region(landmarks_in_crop, size, scheme, feather=feather, grow=EDIT_GROW)
     if flow is not None:
-        drop = face_frame(landmarks_in_crop, scheme).vectors_to_picture(np.array((0, JAW_DROP)))
-        lowered = feathered_region(landmarks_in_crop + drop, size, scheme, feather=feather, grow=EDIT_GROW)
+        lowered = _with_dropped_jaw(landmarks_in_crop, scheme)
+        lowered = feathered_region(lowered, size, scheme, feather=feather, grow=EDIT_GROW)
         y, x = np.mgrid[:size, :size].astype(np.float32)
         shown = cv2.remap(region, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR)
-        region = np.maximum(region, shown * lowered)
+        drops = smooth((-flow[..., 1] / size - _DROPS[0]) / np.ptp(_DROPS))
+        region = np.maximum(region, shown * drops * lowered)
     return region * (1 - glasses * glasses_region(landmarks_in_crop, size, scheme)) if glasses else region
+
+
+def reachable_region(landmarks_in_crop: np.ndarray, size: int, scheme: Scheme) -> np.ndarray:
+    """Returns (size, size) bool, True where an edit may change pixels: `EDIT_GROW`, or a dropped jaw's."""
+    both = landmarks_in_crop, _with_dropped_jaw(landmarks_in_crop, scheme)
+    return np.logical_or(*(face_region(landmarks, size, scheme, grow=EDIT_GROW) for landmarks in both))
+
+
+def _with_dropped_jaw(landmarks: np.ndarray, scheme: Scheme) -> np.ndarray:
+    """Landmarks (points, 2) px of the face moved down as far as an edit may take its jaw."""
+    return landmarks + face_frame(landmarks, scheme).vectors_to_picture(np.array((0, _JAW_DROP)))
 
 
 def between_eyes(landmarks: np.ndarray, scheme: Scheme) -> np.ndarray:

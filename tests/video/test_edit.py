@@ -12,7 +12,8 @@ from test_smoothing import PASSING
 
 from magicedit.errors import ActionUnitError, MagicEditError, NoFaceError, OutputError, VideoError
 from magicedit.expression import Expression
-from magicedit.faces import align, editing_region
+from magicedit.faces import align
+from magicedit.faces.regions import reachable_region
 from magicedit.request import EditRequest
 from magicedit.video import Curve, Encoding, VideoSettings, edit_video
 from magicedit.video.analysis import analyse, scan
@@ -88,7 +89,7 @@ def test_outside_the_face_every_pixel_is_the_decoded_input_s(tmp_path, editor, m
     inside = np.zeros((SIDE, SIDE), bool)
     for picture in read_pictures(source):  # wherever the face lies in one of the frames, and a little around
         (face,) = editor.backend.detect(picture)
-        region = editing_region(align(face, 1024).apply(face.landmarks), 1024, face.scheme) > 0
+        region = reachable_region(align(face, 1024).apply(face.landmarks), 1024, face.scheme)
         y, x = np.mgrid[:SIDE, :SIDE]
         places = align(face, 1024).apply(np.stack([x, y], -1)).round().astype(int)
         within = ((places >= 0) & (places < 1024)).all(-1)
