@@ -199,12 +199,12 @@ def test_nothing_asked_is_said(photos, tmp_path, capsys, kind):
     assert main([*command, "--no-measure"]) == 0
     err = capsys.readouterr().err
     (line,) = [line for line in err.splitlines() if line.startswith("warning")]
-    assert "nothing is asked for" in line
+    assert "nothing is requested" in line
     assert "--au, --set, --emotion, --expression, --neutral" in line
     copy = output if kind == "photograph" else output / "a.png"
     assert np.array_equal(np.asarray(Image.open(copy)), np.asarray(Image.open(photos / "a.png")))
     assert main([*command, "--no-measure", "--au", "AU12=-3"]) == 0
-    assert "nothing is asked" not in capsys.readouterr().err
+    assert "nothing is requested" not in capsys.readouterr().err
 
 
 def test_folders_behind_links_are_looked_into_once(photos, tmp_path):

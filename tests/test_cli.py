@@ -161,7 +161,7 @@ def test_variations_that_round_to_zero_are_not_printed(capsys):
         (place := "face 0: 10 x 10 px at (0, 0), yaw +0°, pitch +0°, roll +1°"),
         "  AU12   +3.0",
         place,
-        "  nothing to change: what is asked for (2 units) is within 0.5 of the measured",
+        "  nothing to change: the request (2 units) is within 0.5 of the measured",
         place,
     ]
 
