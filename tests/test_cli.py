@@ -314,7 +314,7 @@ def test_help_tells_the_dead_zone(capsys):
     with pytest.raises(SystemExit):
         main(["edit", "--help"])
     told = " ".join(capsys.readouterr().out.split())
-    assert f"what measures within {DEAD_ZONE:g} of them stays" in told
+    assert f"units measured within {DEAD_ZONE:g} of them stay" in told
     assert f"units of {DEAD_ZONE:g} and more" in told
 
 

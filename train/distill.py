@@ -159,8 +159,8 @@ class Teacher:
         own_steps = pipeline.config.distilled_steps
         if own_steps not in (0, teacher_steps):
             raise ModelError(
-                f"the teacher is itself distilled to {own_steps} steps: set --distill_teacher_steps to that, "
-                f"not to {teacher_steps}"
+                f"the teacher is itself distilled, to {own_steps} steps: set "
+                f"--distill_teacher_steps {own_steps}, not {teacher_steps}"
             )
         scheduler = student_scheduler(pipeline.scheduler)
         intervals = plan_intervals(scheduler, student_steps, teacher_steps)

@@ -157,7 +157,7 @@ class ProgressLine:
     """Shows progress: on a terminal in one line that is overwritten, else in a line every _EVERY seconds."""
 
     _NAMES: ClassVar = {"faces": "looking for faces", "frames": "editing", "joining": "writing"}
-    _EVERY = 10.0
+    _EVERY = 10.0  # seconds
 
     def __init__(self, stream: TextIO):
         self._stream = stream

@@ -391,7 +391,7 @@ def test_a_non_finite_lesson_changes_nothing(distill_flags, tmp_path):
         (("--distill_guidance", "nan"), "distill_guidance must be above 0"),
         (("--pretrained_model_name_or_path", "none"), "needs a teacher"),
         (("--refine",), "refine must be off"),
-        (("--objective", "pairs", "--distill_guidance", "2"), "name that too"),
+        (("--objective", "pairs", "--distill_guidance", "2"), "add that"),
     ],
 )
 def test_settings_that_do_not_fit(distill_flags, tmp_path, more, message):
