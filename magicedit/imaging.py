@@ -60,31 +60,8 @@ _DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, TypeError, struc
 # TIFF tags that describe how the pixels were stored, not what was photographed, and those kept elsewhere
 # (resolution, XMP, ICC profile).
 _TIFF_STORAGE_TAGS = (
-    *(
-        254,
-        255,
-        256,
-        257,
-        258,
-        259,
-        262,
-        263,
-        264,
-        265,
-        266,
-        273,
-        274,
-        277,
-        278,
-        279,
-        280,
-        281,
-        282,
-        283,
-        284,
-    ),
-    *(290, 291, 292, 293, 296, 297, 317, 320, 322, 323, 324, 325, 330, 332, 338, 339, 340, 341, 347),
-    *(529, 530, 531, 532, 700, 34675),
+    *(*range(254, 260), *range(262, 267), 273, 274, *range(277, 285), *range(290, 294), 296, 297, 317, 320),
+    *(*range(322, 326), 330, 332, *range(338, 342), 347, *range(529, 533), 700, 34675),
 )
 
 # What is read from files. Pillow's other decoders reduce deep colour silently (JPEG 2000, AVIF), call other
@@ -102,9 +79,7 @@ class Photo:
     alpha: np.ndarray | None = None  # (height, width) uint8, where the mode has it
     icc_profile: bytes | None = None
     exif: bytes | None = None  # without orientation
-    info: dict[str, Any] = field(
-        default_factory=dict
-    )  # other metadata under Pillow's keys: dpi, xmp, PNG text ...
+    info: dict[str, Any] = field(default_factory=dict)  # other metadata by Pillow's keys: dpi, xmp, PNG text
     source: Path | None = None
 
     @property
@@ -324,8 +299,8 @@ def writable(path: str | Path, *, overwrite: bool = False, forbid: Path | None =
     exist = forbid is not None and target.exists() and Path(forbid).exists()
     if exist and not overwrite and target.samefile(forbid):
         raise OutputError(
-            f"{path} is the input; choose another output, or allow overwriting it "
-            "(--overwrite, of commands that have it; overwrite=True)"
+            f"{path} is the input; choose another output, or replace it with --overwrite, where the command "
+            "has it (overwrite=True)"
         )
     return target
 
@@ -447,6 +422,16 @@ def to_pixels(tensor: "torch.Tensor") -> np.ndarray:
         raise ImageError(f"tensor must have shape (3, height, width), got {tuple(tensor.shape)}")
     values = tensor.detach().float().add(1.0).mul(127.5).round().clamp(0, 255)
     return values.byte().permute(1, 2, 0).contiguous().cpu().numpy()
+
+
+def reduced(pixels: np.ndarray, side: int) -> np.ndarray:
+    """Returns a picture (height, width, 3) uint8, averaged down to at most `side` px a side."""
+    import cv2
+
+    height, width = pixels.shape[:2]
+    scale = side / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return pixels if scale >= 1 else cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
 
 
 def before_after(before: Image.Image, after: Image.Image) -> Image.Image:

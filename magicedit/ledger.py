@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from magicedit.errors import OutputError
-from magicedit.files import replacing
+from magicedit.files import replacing, sync
 
 Entry = dict[str, Any]
 Key = Callable[[Entry], Hashable]
@@ -21,11 +21,9 @@ Key = Callable[[Entry], Hashable]
 class Ledger:
     """A record; as a context manager it locks the file.
 
-    key: maps an entry to its key; the last entry of a key counts.
-    entries: by key, in the order of the keys' first lines.
-
-    Raises:
-        OutputError: where the file cannot be written, another process holds it, or it has invalid lines.
+    key: maps an entry to its key; the last entry of a key counts. entries: by key, in the order of the keys'
+    first lines. Raises OutputError where the file cannot be written, another process holds it, or it has
+    invalid lines.
     """
 
     def __init__(self, path: Path, key: Key):
@@ -109,7 +107,8 @@ def hold(path: Path) -> IO[bytes]:
         _lock(file)
         if not os.path.samestat(os.fstat(file.fileno()), path.stat()):  # replaced before it was ours
             raise BlockingIOError("it was replaced")
-        _sync_folder(path.parent)
+        with contextlib.suppress(OSError):  # where the file system supports it
+            sync(path.parent)
     except OSError as error:
         file.close()
         if isinstance(error, BlockingIOError):
@@ -139,13 +138,3 @@ def drop_torn_line(file: IO[bytes]) -> None:
         tail, end = file.read(end - start), start
     if (whole := end + tail.rfind(b"\n") + 1) < size:
         file.truncate(whole)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Flushes the names in a folder to the disk, if its file system supports that."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

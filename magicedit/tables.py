@@ -142,8 +142,7 @@ class Table:
 def read_table(path: str | Path, error: type[MagicEditError] = MagicEditError) -> Table:
     """The table in a CSV file; an empty file has neither header nor rows.
 
-    Raises:
-        error: where the file cannot be read, or two columns have one name.
+    Raises `error` where the file cannot be read, or two columns have one name.
     """
     path = Path(path)
     try:

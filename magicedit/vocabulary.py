@@ -125,8 +125,6 @@ class Vocabulary(tuple[str, ...]):
             raise KeyError(key)
         return self.controls[self.index(key)]
 
-    # --- names ---
-
     def canonical(self, text: str) -> str:
         """The canonical spelling of a control: "au012", "AU 12" and "AU12" are "AU12", "au12l" is "AU12L".
 
@@ -180,8 +178,6 @@ class Vocabulary(tuple[str, ...]):
     def with_sides(self) -> tuple[str, ...]:
         """Returns the names, each followed by the names of its two sides."""
         return tuple(sided for name in self for sided in (name, *self.sided(name)))
-
-    # --- requests ---
 
     def deltas(self, spec: Spec) -> dict[str, float]:
         """Returns deltas in intensity steps, in each control's range, by canonical name, in the given order.

@@ -1,4 +1,4 @@
-"""The heads: what the channels that a denoiser answers with mean, one class for each kind of prediction."""
+"""The heads, which interpret a denoiser's output channels: one class for each kind of prediction."""
 
 import copy
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ MASK_BIAS = -3.0
 
 @dataclass
 class HeadOutput:
-    """What the output channels of a flow-mask-paint denoiser mean, at raw scale.
+    """Parts of a flow-mask-paint denoiser's output.
 
-    paint: (batch, 3, height, width) in [-1, 1]; mask_logits: (batch, 1, height, width);
-    flow: (batch, 2, height, width) x then y, in halves of the image's side: where to read the identity from.
+    paint: (batch, 3, height, width) in [-1, 1]; mask_logits: (batch, 1, height, width); flow: (batch, 2,
+    height, width) x then y, in halves of the image's side: where to read the identity.
     """
 
     paint: torch.Tensor
@@ -33,12 +33,12 @@ class HeadOutput:
 
 def head_channels(patch_size: int, fine_flow: bool = False) -> int:
     """Output channels of a flow-mask-paint denoiser: paint and mask for each pixel of a patch, one flow a
-    patch, and with `fine_flow` for each pixel what its flow differs from the patches' smooth one."""
+    patch, and with `fine_flow` each pixel's difference from the patches' smooth flow."""
     return 4 * patch_size**2 + 2 + (2 * patch_size**2 if fine_flow else 0)
 
 
 def split_head(output: torch.Tensor, patch_size: int) -> HeadOutput:
-    """Raw denoiser output (batch, `head_channels`, height/p, width/p) -> paint, mask, flow at full size."""
+    """Raw denoiser output (batch, `head_channels`, height/p, width/p) -> its parts at full size."""
     output = output.float()
     area = patch_size**2
     paint, mask, flow, fine = output.split([3 * area, area, 2, output.shape[1] - 4 * area - 2], dim=1)
@@ -49,8 +49,7 @@ def split_head(output: torch.Tensor, patch_size: int) -> HeadOutput:
 
 
 def guide_head(conditioned: HeadOutput, unconditioned: HeadOutput, scale: float) -> HeadOutput:
-    """Classifier-free guidance on movement and mask; paint is unconstrained where the mask is closed, so it
-    is not extrapolated."""
+    """Classifier-free guidance on movement and mask; not on paint, which is arbitrary under a closed mask."""
     return HeadOutput(
         paint=conditioned.paint,
         mask_logits=torch.lerp(unconditioned.mask_logits, conditioned.mask_logits, scale),
@@ -65,9 +64,8 @@ def compose_head(head: HeadOutput, identity: torch.Tensor) -> torch.Tensor:
     xs = (torch.arange(width, device=head.flow.device) + 0.5) / width * 2 - 1
     grid = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), dim=-1)  # (height, width, 2)
     identity = identity.float().expand(batch, -1, -1, -1)
-    # grid_sample turns coordinates into memory addresses: a non-finite or huge one ends the process in its
-    # backward pass. Beyond the border nothing changes, so clamping is exact; what is not finite makes the
-    # picture not finite.
+    # grid_sample turns coordinates into memory addresses: non-finite or huge ones crash its backward pass.
+    # Clamping is exact, because nothing changes beyond the border; non-finite flow gives non-finite pixels.
     finite = torch.isfinite(head.flow).all(dim=1, keepdim=True)  # (batch, 1, height, width)
     flow = torch.where(finite, head.flow, 0.0).clamp(-4, 4)
     moved = F.grid_sample(
@@ -77,40 +75,25 @@ def compose_head(head: HeadOutput, identity: torch.Tensor) -> torch.Tensor:
     return (1 - head.mask) * moved + head.mask * head.paint
 
 
-def describe_change(head: HeadOutput) -> dict[str, torch.Tensor]:
-    """`MagicEditPipelineOutput.change` of a guided head: float32 on the CPU, flow in pixels."""
-    height, width = head.flow.shape[-2:]
-    half_sides = torch.tensor([width / 2, height / 2], device=head.flow.device)
-    return {
-        "flow": (head.flow.permute(0, 2, 3, 1) * half_sides).cpu(),
-        "mask": head.mask[:, 0].cpu(),
-        "paint": ((head.paint.permute(0, 2, 3, 1) + 1) / 2).clamp(0, 1).cpu(),
-    }
-
-
 class NoiseHead:
-    """The denoiser answers in the scheduler's own terms; the picture is what the last latents decode to."""
+    """The denoiser predicts in the scheduler's own terms; the picture is decoded from the last latents."""
 
     picture = change = None
 
     def model_output(self, output, unguided, scale, noisy, timestep) -> torch.Tensor:
-        """What the scheduler's step takes.
+        """Returns the input of the scheduler's step.
 
-        Args:
-            output: the denoiser's, (batch, out channels, height, width), under the AU variation.
-            unguided: the same without it; None: the step is not guided.
-            scale: of classifier-free guidance.
-            noisy: the denoiser's input latents, scaled as the scheduler wants them.
-            timestep: of the scheduler.
+        output: the denoiser's, (batch, out channels, height, width), with the AU variation. unguided: the
+        same without it; None: no guidance. scale: of classifier-free guidance. noisy: the denoiser's input
+        latents, scaled by the scheduler.
         """
         return output if unguided is None else unguided + scale * (output - unguided)
 
 
 class FlowMaskPaintHead:
-    """The denoiser answers with a change of the identity image; the picture is that of the last step.
+    """The denoiser predicts a change of the identity image; the picture is that of the last step.
 
-    Args:
-        identity: (batch, 3, height, width) in [-1, 1].
+    identity: (batch, 3, height, width) in [-1, 1].
     """
 
     def __init__(self, identity: torch.Tensor, patch_size: int, scheduler):
@@ -119,12 +102,19 @@ class FlowMaskPaintHead:
 
     @property
     def picture(self) -> torch.Tensor:
-        """(batch, 3, height, width) in [-1, 1]: what `change` describes, to the bit."""
+        """(batch, 3, height, width) in [-1, 1], equal to `change` applied to the identity."""
         return compose_head(self.head, self.identity).clamp(-1, 1)
 
     @property
     def change(self) -> dict[str, torch.Tensor]:
-        return describe_change(self.head)
+        """`MagicEditPipelineOutput.change`: float32 on the CPU, flow in pixels."""
+        height, width = self.head.flow.shape[-2:]
+        half_sides = torch.tensor([width / 2, height / 2], device=self.head.flow.device)
+        return {
+            "flow": (self.head.flow.permute(0, 2, 3, 1) * half_sides).cpu(),
+            "mask": self.head.mask[:, 0].cpu(),
+            "paint": ((self.head.paint.permute(0, 2, 3, 1) + 1) / 2).clamp(0, 1).cpu(),
+        }
 
     def model_output(self, output, unguided, scale, noisy, timestep) -> torch.Tensor:
         """See `NoiseHead.model_output`."""
@@ -135,13 +125,10 @@ class FlowMaskPaintHead:
         return scheduler_answer(self.scheduler, denoised, noisy.float(), timestep).to(noisy.dtype)
 
 
-# --- Schedulers ---------------------------------------------------------------------------------------------
-
-
-# Schedulers that cannot be handed the clean sample; a flow-mask-paint model serves them its noise instead.
+# Schedulers that do not accept the clean sample; a flow-mask-paint model gives them its noise instead.
 NEEDS_NOISE = ("EulerAncestralDiscreteScheduler",)
-# Schedulers that a flow-mask-paint model cannot serve, beside those of a higher order: PNDM extrapolates
-# noise over steps between which its level falls by orders of magnitude; the others add noise.
+# Schedulers that fail with flow-mask-paint models, beside those of a higher order: PNDM extrapolates noise
+# over steps between which its level falls by orders of magnitude; the others add noise.
 NOT_FOR_COMPOSING = (
     diffusers.PNDMScheduler,
     diffusers.DDIMInverseScheduler,
@@ -150,21 +137,17 @@ NOT_FOR_COMPOSING = (
 
 
 def own_scheduler(scheduler, steps: int, composed: bool):
-    """A copy with its timesteps set, so that calls from several threads do not share its state.
+    """Returns a copy with its timesteps set, so that threads do not share its state.
 
-    Args:
-        steps: denoiser evaluations.
-        composed: whether a flow-mask-paint model answers.
-
-    Raises:
-        ValueError: where the scheduler does not follow a noise schedule in discrete steps, cannot take that
-            many, or a flow-mask-paint model cannot serve it.
+    steps: denoiser evaluations. composed: whether the model is a flow-mask-paint one.
+    Raises ValueError where the scheduler has no noise schedule of discrete steps, cannot take that many, or
+    fails with a flow-mask-paint model.
     """
     scheduler, name = copy.deepcopy(scheduler), type(scheduler).__name__
     if not hasattr(scheduler, "alphas_cumprod") or not hasattr(scheduler, "init_noise_sigma"):
         raise ValueError(f"{name} has no cumulative alphas; use a scheduler such as DDIM or DPM++")
-    # A step of a higher order divides the difference of two answers by the lower of two noise levels:
-    # where these are far apart, small differences grow into pictures without a face
+    # A step of a higher order divides the difference of two predictions by the lower of two noise levels: if
+    # these are far apart, small differences destroy the face
     higher_order = getattr(scheduler, "order", 1) > 1
     if composed and (higher_order or isinstance(scheduler, NOT_FOR_COMPOSING)):
         raise ValueError(
@@ -176,15 +159,15 @@ def own_scheduler(scheduler, steps: int, composed: bool):
     most = scheduler.config.num_train_timesteps
     if not 1 <= steps <= most:
         raise ValueError(f"num_inference_steps must be between 1 and {most}, got {steps}")
-    scheduler.set_timesteps(steps, device="cpu")  # its arithmetic stays where nothing waits for the device
+    scheduler.set_timesteps(steps, device="cpu")  # its arithmetic need not wait for the device
     if isinstance(scheduler, diffusers.EulerAncestralDiscreteScheduler):
-        # Its step takes the root of a difference, which rounding makes negative between far levels
+        # Its step takes the root of a difference that float32 rounding can make negative
         scheduler.sigmas = scheduler.sigmas.double()
     return scheduler
 
 
 def scheduler_answer(scheduler, denoised: torch.Tensor, noisy: torch.Tensor, timestep) -> torch.Tensor:
-    """What the scheduler expects instead of the clean sample; `noisy` is the *scaled* model input.
+    """Converts the clean sample to the scheduler's prediction type; `noisy` is the *scaled* model input.
 
     Salimans & Ho 2022 (arXiv:2202.00512), appendix D: with x = a x0 + s eps, eps = (x - a x0) / s and
     v = a eps - s x0.

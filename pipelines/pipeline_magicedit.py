@@ -1,8 +1,8 @@
-"""The expression-editing pipeline, which travels with its weights.
+"""The expression-editing pipeline, which ships with its weights.
 
-`save_pretrained` writes this file and those that it imports as one, `pipeline.py`, beside the weights, so
-that `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)` works where magicedit is not
-installed. All of them therefore import nothing but torch, numpy, Pillow, diffusers and transformers.
+`save_pretrained` writes this file and its siblings as one, `pipeline.py`, beside the weights, so that
+`DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)` works without magicedit. All of them
+therefore import only torch, numpy, Pillow, diffusers and transformers.
 """
 
 import importlib
@@ -49,11 +49,11 @@ MAGICFACE_PROMPT = "A close up of a person."
 
 @dataclass
 class MagicEditPipelineOutput(BaseOutput):
-    """`images`: the edited crops in the asked `output_type`.
+    """`images`: the edited crops in the requested `output_type`.
 
-    `change`: for a flow-mask-paint model what was done to the identity image, at the model's size: `flow`
-    (batch, height, width, 2) in pixels, x then y, where each pixel was read from relative to itself; `mask`
-    (batch, height, width) in [0, 1]; `paint` (batch, height, width, 3) in [0, 1]. None for other models.
+    `change`: the change of the identity image by a flow-mask-paint model, at the model's size: `flow` (batch,
+    height, width, 2) in pixels, x then y, from each pixel to where it was read; `mask` (batch, height, width)
+    in [0, 1]; `paint` (batch, height, width, 3) in [0, 1]. None for other models.
     """
 
     images: Any
@@ -62,11 +62,10 @@ class MagicEditPipelineOutput(BaseOutput):
 
 @dataclass(frozen=True, eq=False)
 class EncodedFaces:
-    """What is constant for faces over steps, AU variants and calls; made by `MagicEditPipeline.encode_faces`.
+    """Encoded faces, constant over steps, AU variants and calls; made by `MagicEditPipeline.encode_faces`.
 
-    identity: (faces, 3, height, width) in [-1, 1]. condition_latents: all that is concatenated to the noisy
-    latents. reference: keys and values, projected when they are first needed. weights: the state of the
-    weights that made it, see `weights_version`.
+    identity: (faces, 3, height, width) in [-1, 1]. condition_latents: everything concatenated to the noisy
+    latents. reference: keys and values, projected on first use. weights: see `weights_version`.
     """
 
     identity: torch.Tensor
@@ -81,29 +80,19 @@ class EncodedFaces:
 
     @staticmethod
     def join(parts: "list[EncodedFaces]") -> "EncodedFaces":
-        """Faces that were encoded apart, as one batch.
-
-        Raises:
-            ValueError: where they were made by different weights.
-        """
+        """Joins separately encoded faces into one batch; ValueError if different weights encoded them."""
         if len({part.weights for part in parts}) != 1:
             raise ValueError("faces to join must have been encoded by the same weights")
         if len(parts) == 1:
             return parts[0]
         reference = JoinedReferenceCache([part.reference for part in parts])
-        return EncodedFaces(
-            *(
-                torch.cat([getattr(part, name) for part in parts])
-                for name in ("identity", "identity_latents", "condition_latents")
-            ),
-            reference.prompt_embeds,
-            reference,
-            parts[0].weights,
-        )
+        names = ("identity", "identity_latents", "condition_latents")
+        joined = (torch.cat([getattr(part, name) for part in parts]) for name in names)
+        return EncodedFaces(*joined, reference.prompt_embeds, reference, parts[0].weights)
 
 
 def all_modules(*networks: torch.nn.Module | None) -> Iterator[torch.nn.Module]:
-    """Several times as fast as `network.modules()`, which forms names and looks for twins."""
+    """Yields all modules several times as fast as `network.modules()`, which forms names and finds twins."""
     found = [network for network in networks if network is not None]
     while found:
         module = found.pop()
@@ -115,16 +104,14 @@ _SERIAL_NUMBERS = itertools.count()
 
 
 def weights_version(*networks: torch.nn.Module | None) -> int:
-    """A number that changes when weights are replaced or written to, or adapters are set, scaled or merged.
-
-    Writing through `tensor.data` by hand is the one thing that it cannot see.
-    """
+    """Returns a number that changes when weights are replaced or written to, or adapters are set, scaled or
+    merged, but not when `tensor.data` is written to directly."""
     marks = []
     for module in all_modules(*networks):
         for parameter in module._parameters.values():
             if parameter is not None:
                 version = 0 if parameter.is_inference() else parameter._version
-                # its `id` would be given again once the parameter is gone
+                # `id` would be reused after the parameter is deleted
                 serial = parameter.__dict__.setdefault("_magicedit_serial", next(_SERIAL_NUMBERS))
                 marks.append((serial, version, parameter.dtype))
         if hasattr(module, "merged_adapters"):  # a LoRA layer of peft
@@ -135,12 +122,12 @@ def weights_version(*networks: torch.nn.Module | None) -> int:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a call samples, see `MagicEditPipeline.sampling`.
+    """Sampling settings of a call, see `MagicEditPipeline.sampling`.
 
-    steps: denoiser evaluations. guidance_scale: of classifier-free guidance, 1: off. guidance_interval: the
-    part of the steps on which guidance acts, 0 (the noisiest) to 1 (Kynkäänniemi et al. 2024,
-    arXiv:2404.07724). feature_cache_interval: the deep levels are run at every n-th step (see
-    `DeepFeatures`). tiny_decoder: decode by `tiny_vae`.
+    steps: denoiser evaluations. guidance_scale: of classifier-free guidance, 1: off. guidance_interval: part
+    of the steps with guidance, 0 (the noisiest) to 1 (Kynkäänniemi et al. 2024, arXiv:2404.07724).
+    feature_cache_interval: run the deep levels at every n-th step (see `DeepFeatures`). tiny_decoder: decode
+    by `tiny_vae`.
     """
 
     steps: int
@@ -179,10 +166,10 @@ COMPONENT_CLASSES = {  # what a model folder may name; None: any scheduler
 
 
 def self_contained(file: Path) -> str:
-    """The text of a file, in which each sibling that it imports is written out once in place of the import.
+    """Returns the text of a file with the siblings that it imports in place of the imports, each once.
 
-    diffusers can load several files of a model, but keeps the siblings of the first model that a process
-    loads for all others. Files in other folders than this one keep their imports.
+    diffusers can load several files, but reuses the siblings of the first loaded model for all others in the
+    process. Files outside this folder keep their imports.
     """
     written = {file.stem}
 
@@ -197,16 +184,15 @@ def self_contained(file: Path) -> str:
 
 
 def component_class(folder: Path, name: str, named, pipeline_class: "type[MagicEditPipeline]") -> type | None:
-    """The allowed class that an index names as [library, class]; None for a component that is left out.
+    """Returns the class that an index names as [library, class]; None for an absent optional component.
 
-    Raises:
-        ValueError: where it names another one, or none and the pipeline needs one.
+    Raises ValueError for classes that are not allowed, and for missing components.
     """
     library, allowed = pipeline_class.component_classes[name]
     if named is not None and not (isinstance(named, list) and len(named) == 2):
         raise ValueError(f"{folder}: model_index.json must name {name} as [library, class], got {named!r}")
     if named is None or named[1] is None:
-        # An old folder names no component that came later, but one without a reference says so
+        # An old folder lacks the names of newer components, but states that it has no reference
         if name in pipeline_class._optional_components and (named is not None or name != "reference_unet"):
             return None
         raise ValueError(f"{folder}: model_index.json names no {name}")
@@ -228,8 +214,8 @@ def load_component(
     variant: str | None = None,
     pipeline_class: "type[MagicEditPipeline] | None" = None,
 ):
-    """One component of a pipeline folder: an allowed stock class, from safetensors, every tensor accounted
-    for."""
+    """Loads one component of a pipeline folder: an allowed class, from safetensors, without missing or
+    unexpected tensors."""
     found = component_class(folder, name, named, pipeline_class or MagicEditPipeline)
     if found is None:
         return None
@@ -267,11 +253,8 @@ def load_component(
 
 
 def read_index(folder: Path, pipeline_class: "type[MagicEditPipeline]") -> dict[str, Any]:
-    """The content of a pipeline folder's `model_index.json`.
-
-    Raises:
-        ValueError: where there is none, or it names a pipeline that `pipeline_class` does not come from.
-    """
+    """Returns the content of a pipeline folder's `model_index.json`; ValueError where there is none, or it
+    names a pipeline that is no parent of `pipeline_class`."""
     index_file = folder / "model_index.json"
     if not index_file.is_file():
         raise ValueError(f"{folder} is not a pipeline folder: it has no model_index.json")
@@ -291,7 +274,7 @@ def read_index(folder: Path, pipeline_class: "type[MagicEditPipeline]") -> dict[
 
 
 def rewrite_json(file: Path, **changes) -> None:
-    """Sets values of an object in a file, and drops the path that the object was loaded from."""
+    """Sets values of an object in a file, and removes the path it was loaded from."""
     content = json.loads(file.read_text()) | changes
     content.pop("_name_or_path", None)
     file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
@@ -300,18 +283,18 @@ def rewrite_json(file: Path, **changes) -> None:
 class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     """Edits the expression of an aligned face crop by AU variations.
 
-    A subclass names all arguments of its `__init__`, as diffusers needs it. Further components stand in its
-    `component_classes`, those that may be None also in `_optional_components`.
+    A subclass must name all arguments of its `__init__`, as diffusers requires, and list further components
+    in `component_classes`, optional ones also in `_optional_components`.
 
     Args:
         unet: the denoiser; its input channels are noisy latents, condition latents and, with
             `concat_identity`, identity latents; its class embedding takes the AU variation.
-        reference_unet: the ID encoder; None for a model that knows the identity by other means.
+        reference_unet: the ID encoder; None for a model that encodes the identity otherwise.
         scheduler: any diffusers scheduler with `alphas_cumprod`.
         vae: if None, pixels in [-1, 1] rearranged into patches of `patch_size` are the latents.
         text_encoder, tokenizer: if None, the text condition is a single zero token.
-        image_encoder: if given, its tokens of the identity latents take the text's place.
-        au_map: if given, its channels bring the AU variation instead of the class embedding.
+        image_encoder: if given, its tokens of the identity latents replace the text.
+        au_map: if given, its channels carry the AU variation instead of the class embedding.
         tiny_vae: if given, the decoder of the qualities "fast" and "live".
         prediction: "noise" (what the scheduler's `prediction_type` says), or "flow_mask_paint" (see
             `compose_head`).
@@ -320,7 +303,7 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         action_units: names of the AUs in the order of the condition vector, joined by commas.
         concat_identity: whether identity latents are concatenated on channels too.
         prompt: the constant text condition.
-        default_steps, default_guidance_scale: what a call uses where it says nothing.
+        default_steps, default_guidance_scale: defaults of a call.
         distilled_steps: number of steps that the denoiser was distilled to, guidance baked in; 0: it was not.
     """
 
@@ -400,14 +383,12 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         """Names of the AUs, in the order of `au_delta`."""
         return tuple(self.config.action_units.split(","))
 
-    # -- saving and loading --
-
     def save_pretrained(
         self, save_directory, safe_serialization: bool = True, push_to_hub: bool = False, **kwargs
     ):
         """Saves the components as safetensors, and the code of the class beside them as `pipeline.py`.
 
-        Of a subclass it is the subclass's own file, which works elsewhere as far as its imports do.
+        A subclass saves its own file, which needs its imports elsewhere.
 
         Raises:
             ValueError: where `safe_serialization` is off, or the class is not defined in a file.
@@ -501,8 +482,6 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         pipeline.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
         return pipeline
 
-    # -- latents and text --
-
     def encode_images(self, images: torch.Tensor) -> torch.Tensor:
         """Images (batch, 3, height, width) in [-1, 1] -> unscaled latents (batch, channels, height/s,
         width/s)."""
@@ -535,8 +514,6 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             return_tensors="pt",
         ).input_ids
         return self.text_encoder(tokens.to(device))[0].to(dtype or self.unet.dtype)
-
-    # -- what is constant for a face --
 
     def encode_faces(self, image, condition_image) -> EncodedFaces:
         """Encodes aligned face crops once, for any number of calls with `faces=`.
@@ -577,7 +554,7 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         return faces.weights == self._weights_version() and faces.identity.device == self._device()
 
     def _device(self) -> torch.device:
-        """`_execution_device`, which takes 10 ms for a small model, only where hooks move the weights."""
+        """`_execution_device` if hooks move the weights; it takes 10 ms for a small model."""
         hooks = {"_hf_hook", "_diffusers_hook"}
         if any(not hooks.isdisjoint(vars(module)) for module in all_modules(self.unet)):
             return self._execution_device
@@ -587,14 +564,12 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         networks = [part for part in self.components.values() if isinstance(part, torch.nn.Module)]
         return weights_version(*networks)
 
-    # -- inputs --
-
     def sampling(self, quality: str | None = None) -> Sampling:
-        """How a call of a quality samples; None: by the model's own defaults.
+        """Returns the sampling settings of a quality; None: the model's own defaults.
 
-        "exact" samples as published. "balanced", "fast" and "live" take fewer and cheaper steps; a model
-        that was distilled takes no more than it was distilled to, a compiled one always runs all levels.
-        What they cost and lose, measured, stands in the project's documentation.
+        "exact" samples as published. "balanced", "fast" and "live" take fewer and cheaper steps; a distilled
+        model takes at most the steps it was distilled to, a compiled one always runs all levels. The
+        project's documentation gives measured costs and losses.
 
         Raises:
             ValueError: on an unknown quality.
@@ -613,7 +588,7 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         if quality == "exact":
             return replace(default, steps=max(EXACT_STEPS, config.default_steps))
         if self.vae is None:
-            # The answer of a flow-mask-paint model is its last step's: guidance before that is lost on it
+            # Only the last step's prediction of a flow-mask-paint model counts, so earlier guidance is lost
             late = config.prediction == "flow_mask_paint" and quality != "live"
             return replace(
                 default,
@@ -772,10 +747,8 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         self.maybe_free_model_hooks()
         return MagicEditPipelineOutput(images=images, change=change) if return_dict else (images, change)
 
-    # -- the stages of a call --
-
     def _asked_sampling(self, quality: str | None, **given) -> Sampling:
-        """The sampling of a quality, with what is given in place of its own."""
+        """Returns the sampling of a quality with the `given` settings."""
         given = {name: value for name, value in given.items() if value is not None}
         sampling = replace(self.sampling(quality), **given)
         if sampling.tiny_decoder and self.tiny_vae is None:
@@ -796,7 +769,7 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             raise ValueError("pass either image and condition_image, or faces from encode_faces")
 
     def _faces_of_call(self, image, condition_image, faces, batch: int, generator) -> EncodedFaces:
-        """The faces that are given, or the images' encoded, once the batch is known to fit them."""
+        """Checks the batch size and returns the given faces, or encodes those of the images."""
         pair = self._prepare_pair(image, condition_image) if faces is None else None
         num_faces = len(pair[0]) if faces is None else len(faces)
         if batch % num_faces:
@@ -815,7 +788,7 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     def _initial_latents(
         self, latents, faces: EncodedFaces, batch: int, generator, scheduler
     ) -> torch.Tensor:
-        """Noise as loud as the scheduler starts with, (batch, channels, height/s, width/s)."""
+        """Returns noise at the scheduler's initial level, (batch, channels, height/s, width/s)."""
         shape = (batch, *faces.identity_latents.shape[1:])
         device, dtype = self._device(), next(self.unet.parameters()).dtype
         if latents is None:
@@ -835,7 +808,7 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         generator,
         on_step_end: Callable | None,
     ) -> torch.Tensor:
-        """All steps: noise (batch, channels, height/s, width/s) -> latents of the same shape."""
+        """Runs all steps: noise (batch, channels, height/s, width/s) -> latents of the same shape."""
         batch, dtype = len(latents), latents.dtype
         # Conditions of both guidance halves, the unguided one first
         au_condition = au_delta.to(latents.device, dtype)

@@ -1,10 +1,9 @@
 """Reference attention: a denoiser whose self-attention also reads the hidden states of an ID encoder.
 
-The model is that of MagicFace (Wei et al. 2025, arXiv:2501.02260), built from two stock
+This is the model of MagicFace (Wei et al. 2025, arXiv:2501.02260), built from two stock
 `UNet2DConditionModel`s: a *denoiser*, whose class embedding is a linear layer on the AU variation, and a
 *reference* UNet (the ID encoder), whose hidden states before each self-attention are further keys and values
-of the denoiser's. The paper's other ways to encode AUs and identity (tables II and III) can be loaded too, to
-compare with.
+of the denoiser's. The paper's other encodings of AUs and identity (tables II and III) can be loaded too.
 """
 
 import contextlib
@@ -21,21 +20,18 @@ from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import AttnProcessor2_0
 
 Features = dict[str, torch.Tensor]  # layer name -> hidden states entering norm1, (faces, tokens, channels)
-Projections = dict[
-    str, tuple[torch.Tensor, torch.Tensor]
-]  # layer name -> key, value, (faces, tokens, inner_dim)
+# Layer name -> key, value, (faces, tokens, inner_dim)
+Projections = dict[str, tuple[torch.Tensor, torch.Tensor]]
 
 
 class ReferenceCache:
     """Keys and values that are constant for faces: over steps, guidance halves, AU variants and calls.
 
-    Each layer replaces its reference features by their projection, and projects the text, when it is first
-    asked; a second thread that asks at the same moment computes the same. Not a dict, so that offloading
-    hooks, which copy dicts, leave it whole.
+    Reference features and text are projected on each layer's first use; a second thread at the same moment
+    computes the same. It is no dict, because offloading hooks copy dicts.
 
-    Args:
-        features: of the reference by layer name, or already projected; None: a model without a reference.
-        prompt_embeds: (faces or 1, text tokens, cross_attention_dim); None: the text is projected each time.
+    features: of the reference by layer name, or already projected; None: a model without a reference.
+    prompt_embeds: (faces or 1, text tokens, cross_attention_dim); None: the text is projected each time.
     """
 
     def __init__(self, features: "Features | Projections | None", prompt_embeds: torch.Tensor | None = None):
@@ -44,7 +40,7 @@ class ReferenceCache:
         self._text: Projections = {}
 
     def reference(self, layer: str, project: Callable) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Key and value of the reference in a layer, by `project(features)` at the first time."""
+        """Returns key and value of the reference in a layer, at first by `project(features)`."""
         if self._reference is None:
             return None
         entry = self._reference[layer]
@@ -53,13 +49,13 @@ class ReferenceCache:
         return entry
 
     def text(self, layer: str, project: Callable) -> tuple[torch.Tensor, torch.Tensor]:
-        """Key and value of the text in a layer, by `project(prompt_embeds)` at the first time."""
+        """Returns key and value of the text in a layer, at first by `project(prompt_embeds)`."""
         if layer not in self._text:
             self._text[layer] = project(self.prompt_embeds)
         return self._text[layer]
 
     def fill(self, unet: UNet2DConditionModel) -> None:
-        """Projects for all layers now, for a denoiser whose forward must not store what it computed."""
+        """Projects for all layers now, for denoisers whose forward must not store anything."""
         for name, block in transformer_blocks(unet).items():
             self.reference(name, partial(block.attn1.processor.project, block.attn1))
             if self.prompt_embeds is not None and block.attn2 is not None:
@@ -67,7 +63,7 @@ class ReferenceCache:
 
 
 class JoinedReferenceCache(ReferenceCache):
-    """The caches of several faces as that of a batch of them; what is projected stays in each face's own."""
+    """The caches of several faces as one batch; each face's own cache keeps its projections."""
 
     def __init__(self, caches: "list[ReferenceCache]"):
         prompts = [cache.prompt_embeds for cache in caches]
@@ -87,11 +83,9 @@ class JoinedReferenceCache(ReferenceCache):
 class ReferenceAttnProcessor:
     """Self-attention whose keys and values are the image's own followed by the reference's.
 
-    Equal to the published "concatenate before norm1, attend over both, drop the second half": LayerNorm and
-    the projections act on each token alone, and the dropped queries influence nothing.
-
-    The reference passes through the layers of the denoiser's own block, so the processor knows its block's
-    `norm1`.
+    Equal to the published "concatenate before norm1, attend over both, drop the second half", because
+    LayerNorm and the projections act on each token alone. norm1: of the denoiser's block, through which the
+    reference passes.
     """
 
     def __init__(self, layer: str, norm1: torch.nn.Module):
@@ -153,7 +147,7 @@ def split_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
 
 
 class TextAttnProcessor(AttnProcessor2_0):
-    """The stock cross-attention, which takes keys and values from the `ReferenceCache` that it is handed."""
+    """The stock cross-attention with keys and values from a `ReferenceCache`."""
 
     def __init__(self, layer: str):
         super().__init__()
@@ -182,10 +176,8 @@ class TextAttnProcessor(AttnProcessor2_0):
 
 
 def transformer_blocks(unet: UNet2DConditionModel) -> dict[str, BasicTransformerBlock]:
-    """The self-attending blocks by layer name, e.g. `mid_block.attentions.0.transformer_blocks.0`.
-
-    What `torch.compile` wraps goes by its own name.
-    """
+    """Returns the self-attending blocks by layer name, e.g. `mid_block.attentions.0.transformer_blocks.0`,
+    without the names that `torch.compile` adds."""
     return {
         name.replace("_orig_mod.", "").removesuffix("._orig_mod"): module
         for name, module in unet.named_modules()
@@ -209,8 +201,7 @@ def install_reference_attention(unet: UNet2DConditionModel) -> None:
 def check_reference_attention(unet: UNet2DConditionModel) -> None:
     """Raises ValueError, naming the layer, unless every self-attention has our processor.
 
-    `fuse_qkv_projections`, `set_attention_slice` and the like replace processors: the identity would silently
-    be lost.
+    `fuse_qkv_projections`, `set_attention_slice` and others replace it, which silently loses the identity.
     """
     for name, block in transformer_blocks(unet).items():
         if not isinstance(block.attn1.processor, ReferenceAttnProcessor):
@@ -221,20 +212,17 @@ def check_reference_attention(unet: UNet2DConditionModel) -> None:
 
 
 class _AllCollected(Exception):
-    """Ends the ID encoder's forward: what lies behind its last feature serves nobody."""
+    """Ends the ID encoder's forward; layers after the last collected feature are unused."""
 
 
 def encode_reference(
     reference_unet: UNet2DConditionModel, identity_latents: torch.Tensor, prompt_embeds: torch.Tensor
 ) -> Features:
-    """Runs the ID encoder once at timestep 0, up to the last `norm1`, and keeps what enters each of them.
+    """Runs the ID encoder once at timestep 0, up to the last `norm1`, and returns the inputs of each of them:
+    hidden states (faces, tokens, channels) by layer name, in execution order.
 
-    Args:
-        identity_latents: (faces, channels, height, width), for a VAE the posterior's mode, not scaled.
-        prompt_embeds: (faces or 1, text tokens, cross_attention_dim).
-
-    Returns:
-        hidden states (faces, tokens, channels) by layer name, in execution order.
+    identity_latents: (faces, channels, height, width), for a VAE the posterior's mode, not scaled.
+    prompt_embeds: (faces or 1, text tokens, cross_attention_dim).
     """
     reference_unet = getattr(reference_unet, "_orig_mod", reference_unet)  # hooks need the uncompiled module
     features: Features = {}
@@ -265,26 +253,19 @@ def encode_reference(
 
 
 def project_reference(unet: UNet2DConditionModel, features: Features) -> Projections:
-    """Keys and values of the reference by layer: constant over steps, guidance halves and AU variants."""
+    """Returns keys and values of the reference by layer, see `ReferenceCache`."""
     check_reference_attention(unet)
     blocks = transformer_blocks(unet)
     return {name: blocks[name].attn1.processor.project(blocks[name].attn1, x) for name, x in features.items()}
 
 
-# --- Other ways to encode AUs and identity ------------------------------------------------------------------
-
-
 class ActionUnitMap(ModelMixin, ConfigMixin):
     """AU variations as channels beside the latents, by a multilayer perceptron (the paper's table III).
 
-    `save_pretrained` of the pipeline puts a copy of this file beside its weights too, where diffusers looks
-    for a component's own class.
+    The pipeline's `save_pretrained` also copies this file beside its weights, where diffusers looks for it.
 
-    Args:
-        num_aus: length of the AU variation vector.
-        channels: of the map.
-        size: of the map, latents a side.
-        hidden: units of each of the two hidden layers.
+    num_aus: length of the AU variation vector. channels, size: of the map; latents a side. hidden: units of
+    each of the two hidden layers.
     """
 
     @register_to_config
@@ -310,16 +291,12 @@ def encode_identity(
     identity_latents: torch.Tensor,
     prompt_embeds: torch.Tensor,
 ) -> tuple[Features | None, torch.Tensor]:
-    """What the denoiser is told of the identity besides its input channels.
+    """Returns the identity's features by layer name, or None; and the cross-attention's tokens, (faces or 1,
+    tokens, channels).
 
-    Args:
-        reference_unet: the ID encoder, or None.
-        image_encoder: a CLIP-shaped transformer over latents whose tokens take the prompt's place, or None.
-        identity_latents: as in `encode_reference`.
-        prompt_embeds: (1, text tokens, cross_attention_dim).
-
-    Returns:
-        features by layer name, or None; and the cross-attention's tokens, (faces or 1, tokens, channels).
+    reference_unet: the ID encoder, or None. image_encoder: a CLIP-shaped transformer over latents, whose
+    tokens replace the prompt's, or None. identity_latents: as in `encode_reference`. prompt_embeds: (1, text
+    tokens, cross_attention_dim).
     """
     if image_encoder is not None:
         prompt_embeds = image_encoder(identity_latents).last_hidden_state
@@ -339,22 +316,19 @@ def predict_noise(
     au_map: ActionUnitMap | None = None,
     deep: "DeepFeatures | None" = None,
 ) -> torch.Tensor:
-    """One evaluation of the denoiser.
+    """Evaluates the denoiser once; returns its raw output, (batch, out channels, height, width).
 
     Args:
-        latents: (batch, channels, height, width), noisy, in the scheduler's scaled space.
+        latents: (batch, channels, height, width), noisy, scaled by the scheduler.
         condition_latents: (batch, condition channels, height, width), for a VAE the mode, not scaled.
         timesteps: (batch,) or one integer.
         prompt_embeds: (faces, text tokens, cross_attention_dim); `faces` divides `batch`, faces innermost.
-        au_delta: (batch, aus) AU variations in intensity steps, 0 = keep. A denoiser whose class embedding is
-            "identity" has them added to the time embedding, padded with zeros.
+        au_delta: (batch, aus) AU variations in intensity steps, 0 = keep. With the class embedding "identity"
+            they are padded with zeros and added to the time embedding.
         features: from `encode_reference`, or projected by `project_reference`; their batch may be a divisor
             of `batch`, faces innermost. None switches the reference off (for control experiments).
         au_map: of a denoiser that takes the AUs as input channels.
-        deep: if given, filled by this evaluation where it is empty, else taken instead of the deep levels.
-
-    Returns:
-        (batch, out channels, height, width): the noise, or the raw output of whatever head the model has.
+        deep: if given: if empty, this evaluation fills it; else it replaces the deep levels.
 
     Raises:
         ValueError: where a self-attention layer has a foreign processor, or `au_delta` has another shape.
@@ -384,11 +358,8 @@ def predict_noise(
         return unet(**inputs).sample
 
 
-# --- Reusing deep features over steps -----------------------------------------------------------------------
-
-
 class DeepFeatures:
-    """What entered the denoiser's last upsampling level when it was last run in full, for the steps between.
+    """The input of the denoiser's last upsampling level at its last full run, reused in the steps between.
 
     DeepCache (Ma et al. 2023, arXiv:2312.00858): the deep levels change slowly from step to step.
     """
@@ -398,7 +369,7 @@ class DeepFeatures:
 
     @contextlib.contextmanager
     def recorded(self, unet: UNet2DConditionModel) -> Iterator[None]:
-        """Keeps what enters the last level in a forward of this thread."""
+        """Stores the input of the last level in a forward of this thread."""
         thread = threading.get_ident()
 
         def keep(module, args, kwargs):
@@ -420,25 +391,26 @@ class DeepFeatures:
         class_labels: torch.Tensor,
         cross_attention_kwargs: dict[str, Any],
     ) -> torch.Tensor:
-        """The denoiser's output by its outermost level alone; arguments as of its forward.
+        """Returns the denoiser's output from its outermost level alone; arguments as of its forward.
 
-        A batch that lacks the unguided half takes the last rows of what was kept.
+        A batch without the unguided half uses the last stored rows.
         """
         emb = unet.time_embedding(unet.get_time_embed(sample, timestep))
         class_emb = unet.get_class_embed(sample, class_labels)
         if class_emb is not None:
             emb = emb + class_emb
-        text = {
+        first, last = unet.down_blocks[0], unet.up_blocks[-1]
+        own = {
             "encoder_hidden_states": encoder_hidden_states,
             "cross_attention_kwargs": cross_attention_kwargs,
         }
-        first, last = unet.down_blocks[0], unet.up_blocks[-1]
+        text = [own if getattr(block, "has_cross_attention", False) else {} for block in (first, last)]
         sample = unet.conv_in(sample)
-        _, skips = first(sample, emb, **(text if getattr(first, "has_cross_attention", False) else {}))
+        _, skips = first(sample, emb, **text[0])
         sample = last(
             hidden_states=self.hidden_states[-sample.shape[0] :],
             temb=emb,
             res_hidden_states_tuple=(sample, *skips)[: len(last.resnets)],
-            **(text if getattr(last, "has_cross_attention", False) else {}),
+            **text[1],
         )
         return unet.conv_out(unet.conv_act(unet.conv_norm_out(sample)))

@@ -199,12 +199,12 @@ def test_nothing_asked_is_said(photos, tmp_path, capsys, kind):
     assert main([*command, "--no-measure"]) == 0
     err = capsys.readouterr().err
     (line,) = [line for line in err.splitlines() if line.startswith("warning")]
-    assert "nothing is asked for" in line
+    assert "nothing is requested" in line
     assert "--au, --set, --emotion, --expression, --neutral" in line
     copy = output if kind == "photograph" else output / "a.png"
     assert np.array_equal(np.asarray(Image.open(copy)), np.asarray(Image.open(photos / "a.png")))
     assert main([*command, "--no-measure", "--au", "AU12=-3"]) == 0
-    assert "nothing is asked" not in capsys.readouterr().err
+    assert "nothing is requested" not in capsys.readouterr().err
 
 
 def test_folders_behind_links_are_looked_into_once(photos, tmp_path):
@@ -565,7 +565,7 @@ def test_bad_options_of_a_folder(photos, tmp_path, capsys, options, message):
 )
 def test_options_of_folders_are_refused_with_a_photograph(photos, tmp_path, capsys, options):
     assert main(["edit", str(photos / "a.png"), "-o", str(tmp_path / "out.png"), *options]) == 2
-    assert f"{options[0]}: for a folder of photographs" in capsys.readouterr().err
+    assert f"{options[0]}: only for a folder of photographs" in capsys.readouterr().err
 
 
 # --- Several processes ---

@@ -161,7 +161,7 @@ def test_variations_that_round_to_zero_are_not_printed(capsys):
         (place := "face 0: 10 x 10 px at (0, 0), yaw +0°, pitch +0°, roll +1°"),
         "  AU12   +3.0",
         place,
-        "  nothing to change: what is asked for (2 units) is within 0.5 of the measured",
+        "  nothing to change: the request (2 units) is within 0.5 of the measured",
         place,
     ]
 
@@ -314,7 +314,7 @@ def test_help_tells_the_dead_zone(capsys):
     with pytest.raises(SystemExit):
         main(["edit", "--help"])
     told = " ".join(capsys.readouterr().out.split())
-    assert f"what measures within {DEAD_ZONE:g} of them stays" in told
+    assert f"units measured within {DEAD_ZONE:g} of them stay" in told
     assert f"units of {DEAD_ZONE:g} and more" in told
 
 

@@ -1,6 +1,6 @@
 """`torch.compile` for training: whole networks, static shapes, no graph breaks.
 
-Functions are compiled, not modules, so that checkpoints and saved pipelines know nothing of it.
+It compiles functions, not modules, so that checkpoints and saved pipelines stay the same.
 """
 
 import contextlib
@@ -19,12 +19,12 @@ BACKEND = "inductor"
 
 
 def compiled(function: Callable) -> Callable:
-    """`function`, compiled as one graph for each shape that it is called with."""
+    """Returns `function`, compiled as one graph for each input shape."""
     return torch.compile(function, fullgraph=True, dynamic=False, backend=BACKEND)
 
 
 def check_compiler(device: torch.device) -> None:
-    """Raises TrainingError where compiled code for `device` would need a C++ compiler that is not there."""
+    """Raises TrainingError where compiling for `device` needs a C++ compiler and none is found."""
     compiler = cpp_compiler()
     if device.type == "cpu" and shutil.which(compiler) is None:
         raise TrainingError(
@@ -35,19 +35,19 @@ def check_compiler(device: torch.device) -> None:
 
 @contextlib.contextmanager
 def compilation_explained() -> Iterator[None]:
-    """What fails in compiling becomes a TrainingError of one line."""
+    """Turns compilation errors into a TrainingError of one line."""
     from torch._dynamo.exc import TorchDynamoException  # takes a second to import
 
     try:
         yield
     except TorchDynamoException as error:
-        reason = " ".join(str(error).splitlines()[:2])  # who failed, and why
+        reason = " ".join(str(error).splitlines()[:2])
         raise TrainingError(f"torch.compile failed; train without --compile ({reason})") from error
 
 
 @dataclass(frozen=True)
 class _Keep:
-    """A hook that keeps what enters a layer."""
+    """A hook that stores a layer's input."""
 
     features: Features
     layer: str
@@ -59,8 +59,8 @@ class _Keep:
 class CompiledReference:
     """`encode_reference`, compiled.
 
-    That ends the ID encoder's forward by an exception and asks for its thread, which cannot be traced. Here
-    the forward runs to its end, and the compiler drops what nobody reads.
+    The original stops the ID encoder's forward by an exception and checks its thread, which cannot be traced.
+    Here the forward runs to its end, and the compiler drops unused results.
     """
 
     def __init__(self):
@@ -73,7 +73,7 @@ class CompiledReference:
         identity_latents: torch.Tensor,
         prompt_embeds: torch.Tensor,
     ) -> Features:
-        """Arguments and result as of `encode_reference`."""
+        """See `encode_reference`."""
         handles = [
             block.norm1.register_forward_pre_hook(_Keep(self._features, name))
             for name, block in transformer_blocks(reference_unet).items()
@@ -92,7 +92,7 @@ def _run_reference(
     identity_latents: torch.Tensor,
     prompt_embeds: torch.Tensor,
 ) -> Features:
-    """A forward of the ID encoder; `features` is what its hooks write to."""
+    """Runs the ID encoder; its hooks write to `features`."""
     faces = identity_latents.shape[0]
     timestep = torch.zeros(faces, dtype=torch.long, device=identity_latents.device)
     reference_unet(identity_latents, timestep, encoder_hidden_states=prompt_embeds.expand(faces, -1, -1))

@@ -13,7 +13,7 @@ import yaml
 from magicedit.errors import TrainingError
 from magicedit.train.methods import OBJECTIVES
 
-# Settings that a checkpoint's tensors depend on, and those that its continuation depends on
+# Settings that determine a checkpoint's tensors, and those that determine how a run continues
 SHAPING = (
     *("block_out_channels", "layers_per_block", "attention_heads", "patch_size", "prediction"),
     *("au_encoder", "identity_encoder", "concat_identity", "fine_flow", "resolution", "lora_rank"),
@@ -26,21 +26,21 @@ COMPUTED_WITH = (
     *("compile", "gradient_checkpointing", "reference_cache_gb"),
     *("edge_weight", "flow_weight", "known_mask_weight", "mask_weight"),
 )
-# What runs were before these were settings
+# Values of runs from before these were settings
 BEFORE = {"fine_flow": False, "au_encoder": "linear", "identity_encoder": "unet", "objective": "pairs"}
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Flags are named as in diffusers' own training examples; `help` gives units and meaning."""
+    """Names are those of diffusers' training examples; `help` gives units and meaning."""
 
     def _(default, help):  # a field with its help text
         return dataclasses.field(default=default, metadata={"help": help})
 
     objective: str = _(
         "pairs",
-        "pairs: learn from pairs of pictures; distill: learn to do in few steps, without guidance, what the "
-        "pipeline --pretrained_model_name_or_path does in more",
+        "pairs: learn from pairs of pictures; distill: learn to reproduce the pipeline "
+        "--pretrained_model_name_or_path in fewer steps and without guidance",
     )
     distill_steps: int = _(2, "distill: steps of the student, 1 to 4")
     distill_teacher_steps: int = _(8, "distill: steps of the teacher, a multiple of --distill_steps")
@@ -54,11 +54,9 @@ class TrainConfig:
         "Stable Diffusion folder or hub id, published MagicFace checkpoint (needs --base_model), or our own "
         "pipeline folder or hub id (mini too); none: a small model on patches of pixels, from scratch",
     )
-    refine: bool = _(
-        False, "go on from a flow_mask_paint pipeline at another --resolution and with --fine_flow"
-    )
+    refine: bool = _(False, "continue a flow_mask_paint pipeline at another --resolution, with --fine_flow")
     base_model: str | None = _(
-        None, "Stable Diffusion folder that a published MagicFace checkpoint takes VAE and text encoder from"
+        None, "Stable Diffusion folder: VAE and text encoder of a MagicFace checkpoint"
     )
     revision: str | None = _(None, "hub revision of the pretrained model")
     prediction: str = _("flow_mask_paint", "from scratch: flow_mask_paint or noise")
@@ -74,13 +72,13 @@ class TrainConfig:
     default_guidance_scale: float = _(1.5, "from scratch: guidance that the saved pipeline uses by default")
     freeze_reference: bool = _(
         False,
-        "train the denoiser only; without --augment the reference features of a photograph are then computed "
-        "once, with it never twice the same",
+        "train the denoiser only; reference features are then computed once a photograph, unless --augment "
+        "changes it every time",
     )
     reference_cache_gb: float = _(
         4.0,
-        "frozen reference without --augment: device memory for the features of photographs, GB (10^9 bytes); "
-        "0: compute them at every step",
+        "frozen reference without --augment: device memory to cache features in, GB (10^9 bytes); 0: compute "
+        "them at every step",
     )
     lora_rank: int = _(0, "train LoRA matrices of this rank, conv_in and the AU layer instead of all weights")
 
@@ -93,8 +91,8 @@ class TrainConfig:
     au_dropout: float = _(0.1, "probability of the zero AU vector, 0 to 1")
     zero_keeps: bool | None = _(
         None,
-        "the target of a pair with the zero AU vector is its source, so that zero means keep; "
-        "none: with flow_mask_paint",
+        "use the source as the target of pairs with a zero AU vector, so that zero means keep; none: with "
+        "flow_mask_paint",
     )
     cache_latents: bool = _(True, "with a VAE and without augmentation: encode each photograph once")
     dataloader_num_workers: int = _(0, "processes that prepare batches")
@@ -113,18 +111,15 @@ class TrainConfig:
     adam_weight_decay: float = _(0.01, "AdamW")
     adam_epsilon: float = _(1e-8, "AdamW")
     max_grad_norm: float = _(1.0, "gradient norm to clip at")
-    compile: bool = _(
-        False,
-        "torch.compile of the networks, which takes minutes at first; on a CPU it needs a C++ compiler",
-    )
+    compile: bool = _(False, "compile the networks, which takes minutes; on a CPU it needs a C++ compiler")
     use_8bit_adam: bool = _(False, "AdamW with 8-bit state (needs bitsandbytes)")
     snr_gamma: float | None = _(5.0, "min-SNR weighting of the noise objective (Hang et al. 2023); none: off")
-    change_weight: float = _(8.0, "flow_mask_paint: how much more pixels count that the edit changes")
+    change_weight: float = _(8.0, "flow_mask_paint: extra weight of pixels that the edit changes")
     edge_weight: float = _(0.0, "flow_mask_paint: weight of differences between neighbouring pixels")
     flow_weight: float = _(0.0, "flow_mask_paint: weight of the distance to the known displacement, a pixel")
     known_mask_weight: float = _(0.0, "flow_mask_paint: weight of the cross-entropy to the known mask")
     mask_weight: float = _(
-        0.0, "flow_mask_paint: cost of painting where it is not known to be needed; pairs only"
+        0.0, "flow_mask_paint: cost of paint where it is not known to be needed; pairs only"
     )
     use_ema: bool = _(False, "keep and save an exponential moving average of the weights")
     ema_decay: float = _(0.9999, "its final decay a step")
@@ -137,9 +132,9 @@ class TrainConfig:
     logging_steps: int = _(
         10,
         "optimiser steps between lines of train_log.jsonl: step, loss and its parts, grad_norm, lr; "
-        "images_per_second of all processes since the line before; memory_mb (10^6 bytes), the most that a "
-        "process has held: allocated on CUDA devices, else resident; where features of photographs are kept, "
-        "reference_hits and reference_misses since the line before",
+        "images_per_second of all processes since the last line; memory_mb (10^6 bytes), the peak of a "
+        "process: allocated on CUDA devices, else resident; with cached features, reference_hits and "
+        "reference_misses since the last line",
     )
     validation_steps: int = _(1000, "optimiser steps between preview grids; 0: none")
     validation_faces: int = _(4, "faces of a preview grid")
@@ -178,8 +173,8 @@ class TrainConfig:
         check(self.save_dtype in dtypes, "save_dtype", "float32, float16 or bfloat16")
         if self.compile and self.gradient_checkpointing:
             raise TrainingError(
-                "--compile and --gradient_checkpointing exclude each other: the first, too, decides what the "
-                "backward pass computes again, and cannot read reference features inside of the second"
+                "--compile and --gradient_checkpointing exclude each other: compilation decides itself what "
+                "the backward pass recomputes, and cannot read reference features inside checkpoints"
             )
         check(self.objective in OBJECTIVES, "objective", " or ".join(OBJECTIVES))
         check(1 <= self.distill_steps <= 4, "distill_steps", "1 to 4")
@@ -193,12 +188,12 @@ class TrainConfig:
             refined = "off with --objective distill: the student is the teacher's copy"
             check(not self.refine, "refine", refined)
         elif guidance is not None:
-            raise TrainingError("--distill_guidance is of --objective distill; name that too, or leave it")
+            raise TrainingError("--distill_guidance needs --objective distill; add that, or leave it out")
         if (self.train_data_dir is None) == (self.dataset_name is None):
             raise TrainingError("name the data: either --train_data_dir FOLDER or --dataset_name ID")
 
     def changed_since(self, earlier: dict) -> tuple[list[str], list[str]]:
-        """Names of settings that differ from a checkpoint's: those of `SHAPING`, and of `COMPUTED_WITH`."""
+        """Returns settings that differ from a checkpoint's: those in `SHAPING`, and in `COMPUTED_WITH`."""
         earlier = BEFORE | earlier
         changed = {name for name, value in self.to_dict().items() if value != earlier.get(name, value)}
         return sorted(changed & set(SHAPING)), sorted(changed & set(COMPUTED_WITH))
@@ -212,7 +207,7 @@ class TrainConfig:
 
 
 def _convert(name: str, value, annotation):
-    """A flag's text or a YAML value -> the field's type."""
+    """Converts a flag's text or a YAML value to the field's type."""
     options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
     if value is None or (type(None) in options and str(value).lower() == "none"):
         if type(None) in options:
@@ -223,11 +218,8 @@ def _convert(name: str, value, annotation):
         if typing.get_origin(kind) is tuple:
             return tuple(int(v) for v in (value.split(",") if isinstance(value, str) else value))
         if kind is bool:
-            if isinstance(value, bool):
-                return value
-            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[
-                str(value).lower()
-            ]
+            known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+            return known[str(value).lower()]
         if kind is int and float(value) != int(float(value)):
             raise ValueError(value)
         return int(float(value)) if kind is int else kind(value)
@@ -257,11 +249,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def parse_config(argv: list[str] | None = None) -> TrainConfig:
-    """Flags, over the values of `--config FILE.yaml`, over the defaults.
+    """Reads flags, which win over `--config FILE.yaml`, which wins over the defaults.
 
-    Raises:
-        TrainingError: on unknown keys and on values that do not fit; unknown flags end the program as
-            argparse does.
+    Raises TrainingError on unknown keys and invalid values; argparse exits on unknown flags.
     """
     flags = vars(build_parser().parse_args(argv))
     values = {}

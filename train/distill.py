@@ -1,11 +1,10 @@
-"""Distillation: a student that does in one step what its guided teacher does in several.
+"""Distillation: a student reproduces several steps of its guided teacher in one.
 
-Progressive distillation (Salimans & Ho 2022, arXiv:2202.00512) of a teacher whose steps are guided (Meng et
-al. 2023, arXiv:2210.03142, with one fixed guidance scale), so that the student needs no unguided branch.
+Progressive distillation (Salimans & Ho 2022, arXiv:2202.00512) of a guided teacher (Meng et al. 2023,
+arXiv:2210.03142, with one fixed guidance scale), so that the student needs no unguided branch.
 """
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -24,11 +23,10 @@ LEAST_SIGNAL = 1e-4  # cumulative alpha below which a clean sample cannot be rea
 
 @dataclass(frozen=True)
 class Intervals:
-    """The student's steps and what the teacher does in each, noisiest first.
+    """The student's steps and the teacher's steps in each, noisiest first.
 
-    timesteps: (distill_steps, teacher steps in one), where the teacher is asked; the first of each row is
-    where the student is. alphas: (distill_steps, teacher steps in one + 1), cumulative, of the same places
-    and the interval's end.
+    timesteps: (distill_steps, teacher steps in one), the teacher's; the first of each row is the student's.
+    alphas: (distill_steps, teacher steps in one + 1), cumulative, at these timesteps and the interval's end.
     """
 
     timesteps: torch.Tensor
@@ -39,20 +37,19 @@ class Intervals:
         return tuple(self.timesteps[:, 0].tolist())
 
     def index(self, timesteps: torch.Tensor) -> torch.Tensor:
-        """Numbers of the intervals that start at `timesteps`, (batch,) each."""
-        starts = self.timesteps[:, 0]
-        return (timesteps[:, None] == starts).long().argmax(dim=1)
+        """Returns the numbers of the intervals that start at `timesteps`, (batch,) each."""
+        return (timesteps[:, None] == self.timesteps[:, 0]).long().argmax(dim=1)
 
     def end_clean(self, interval: torch.Tensor) -> torch.Tensor:
-        """Whether these intervals (batch,) are the last, whose result is what a call returns."""
+        """Whether these intervals (batch,) are the last, so that their result is the output."""
         return interval == len(self.timesteps) - 1
 
 
 def student_scheduler(scheduler) -> DDIMScheduler:
-    """Deterministic steps from the noisiest timestep on: what teacher and student are run with.
+    """Returns the deterministic scheduler of teacher and student, which starts at the noisiest timestep.
 
-    With few steps the "leading" spacing of many schedulers starts far from the noisiest timestep, although
-    the picture starts as nothing but noise (Lin et al. 2023, arXiv:2305.08891, section 3.3).
+    With few steps, the "leading" spacing of many schedulers starts far from it, although the picture starts
+    as pure noise (Lin et al. 2023, arXiv:2305.08891, section 3.3).
     """
     return DDIMScheduler.from_config(
         scheduler.config, timestep_spacing="trailing", clip_sample=False, thresholding=False
@@ -62,12 +59,8 @@ def student_scheduler(scheduler) -> DDIMScheduler:
 def plan_intervals(scheduler: DDIMScheduler, student_steps: int, teacher_steps: int) -> Intervals:
     """Divides the teacher's "trailing" timesteps among the student's.
 
-    Args:
-        scheduler: from `student_scheduler`.
-        teacher_steps: a multiple of `student_steps`.
-
-    Raises:
-        ModelError: where the scheduler has too few timesteps, or none of the student's steps between them.
+    scheduler: from `student_scheduler`. teacher_steps: a multiple of `student_steps`.
+    Raises ModelError where the scheduler has too few timesteps, or the student's are not among the teacher's.
     """
     levels = scheduler.config.num_train_timesteps
     if teacher_steps > levels:
@@ -92,11 +85,8 @@ def plan_intervals(scheduler: DDIMScheduler, student_steps: int, teacher_steps: 
     return Intervals(timesteps.view(student_steps, each), alphas[ends])
 
 
-# --- Steps --------------------------------------------------------------------------------------------------
-
-
 def _signal_and_noise(alphas: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Factors of picture and noise, (batch, 1, 1, 1), from cumulative alphas (batch,)."""
+    """Returns the factors of picture and noise, (batch, 1, 1, 1), of cumulative alphas (batch,)."""
     alphas = alphas.view(-1, 1, 1, 1)
     return alphas.sqrt(), (1 - alphas).sqrt()
 
@@ -104,7 +94,7 @@ def _signal_and_noise(alphas: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]
 def to_clean(
     output: torch.Tensor, noisy: torch.Tensor, alphas: torch.Tensor, prediction_type: str
 ) -> torch.Tensor:
-    """The clean sample that a network's `output` means; all (batch, channels, height, width)."""
+    """Returns the clean sample that a network's `output` implies; all (batch, channels, height, width)."""
     signal, sigma = _signal_and_noise(alphas)
     if prediction_type == "sample":
         return output
@@ -124,9 +114,9 @@ def ddim_step(
 def implied_clean(
     noisy: torch.Tensor, end: torch.Tensor, alphas: torch.Tensor, end_alphas: torch.Tensor
 ) -> torch.Tensor:
-    """The clean sample with which one `ddim_step` leads from `noisy` to `end`.
+    """Returns the clean sample with which one `ddim_step` leads from `noisy` to `end` (a clean end: itself).
 
-    Salimans & Ho 2022, appendix G; at a clean end it is the end itself.
+    Salimans & Ho 2022, appendix G.
     """
     (signal, sigma), (end_signal, end_sigma) = _signal_and_noise(alphas), _signal_and_noise(end_alphas)
     ratio = end_sigma / sigma
@@ -140,15 +130,12 @@ def clean_objective(clean: torch.Tensor, target: torch.Tensor, alphas: torch.Ten
     return (loss * snr.clamp(min=1)).mean()
 
 
-# --- The teacher --------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Lesson:
-    """What the student has to give.
+    """The student's target.
 
-    clean: (batch, channels, height, width), the clean sample that leads to where the teacher arrived.
-    head: of a flow_mask_paint teacher, its guided output at its last step; None for others.
+    clean: (batch, channels, height, width), the clean sample that leads to the teacher's result.
+    head: a flow_mask_paint teacher's guided output at its last step; None for others.
     """
 
     clean: torch.Tensor
@@ -156,14 +143,14 @@ class Lesson:
 
 
 class Teacher:
-    """A frozen copy of a pipeline's denoiser, taken before the pipeline's own becomes the student.
+    """A frozen copy of a pipeline's denoiser; the pipeline's own becomes the student.
 
     Args:
-        pipeline: what else the teacher needs (AU map, head) is the student's too, for it stays as it is.
+        pipeline: the teacher shares its other parts (AU map, head), which training does not change.
         guidance: scale of its classifier-free guidance; 1 switches it off.
 
     Raises:
-        ModelError: where the pipeline cannot be run so, or predicts noise where there is nothing else.
+        ModelError: where the pipeline cannot be sampled like this.
     """
 
     def __init__(
@@ -172,7 +159,7 @@ class Teacher:
         own_steps = pipeline.config.distilled_steps
         if own_steps not in (0, teacher_steps):
             raise ModelError(
-                f"the teacher is itself distilled, to {own_steps} steps, and can do no other number: set "
+                f"the teacher is itself distilled, to {own_steps} steps: set "
                 f"--distill_teacher_steps {own_steps}, not {teacher_steps}"
             )
         scheduler = student_scheduler(pipeline.scheduler)
@@ -186,11 +173,9 @@ class Teacher:
                 f"(needed: {LEAST_SIGNAL}), too little to compute a picture from; use a teacher with another "
                 "noise schedule or prediction_type"
             )
-        self.scheduler = scheduler
+        self.pipeline, self.scheduler, self.guidance = pipeline, scheduler, guidance
         self.intervals = Intervals(intervals.timesteps.to(device), intervals.alphas.to(device))
-        self.guidance = guidance
-        self.pipeline = pipeline
-        self.digest = pipeline_digest(pipeline)  # of all networks and settings, before the student's change
+        self.digest = pipeline_digest(pipeline)  # before the student changes
         self.unet = copy.deepcopy(pipeline.unet).requires_grad_(False).eval().to(device)
         self._predict_noise = predict_noise
 
@@ -209,13 +194,13 @@ class Teacher:
         au_delta: torch.Tensor,
         features: Features | None,
     ) -> Lesson:
-        """Goes from the start of each row's interval to its end.
+        """Runs the teacher from the start of each row's interval to its end.
 
         Args:
             noisy: (batch, channels, height, width), at the noise level of the interval's start.
             interval: (batch,) numbers of intervals.
             identity: (batch, 3, height, width) in [-1, 1], for flow_mask_paint.
-            condition_latents, prompt_embeds, au_delta, features: as in `predict_noise`, a row each.
+            condition_latents, prompt_embeds, au_delta, features: as in `predict_noise`.
         """
         guided = self.guidance != 1.0
         halves = 2 if guided else 1
@@ -237,38 +222,29 @@ class Teacher:
                 self.pipeline.au_map,
             ).float()
 
-        read = self._composed_clean if self.composed else self._clean
-        state, head = noisy, None
+        state, head, patch_size = noisy, None, self.pipeline.config.patch_size
         timesteps, alphas = self.intervals.timesteps[interval], self.intervals.alphas[interval]
         for step in range(timesteps.shape[1]):
-            clean, head = read(predict, state, timesteps[:, step], alphas[:, step], identity)
+            output = predict(state, timesteps[:, step])
+            unguided, output = output[: len(noisy)], output[-len(noisy) :]
+            if self.composed:
+                head = split_head(output, patch_size)
+                if guided:
+                    head = guide_head(head, split_head(unguided, patch_size), self.guidance)
+                clean = self.pipeline.encode_images(compose_head(head, identity).clamp(-1, 1))
+            else:
+                output = torch.lerp(unguided, output, self.guidance) if guided else output
+                clean = to_clean(output, state, alphas[:, step], self.prediction_type)
             state = ddim_step(state, clean, alphas[:, step], alphas[:, step + 1])
         return Lesson(implied_clean(noisy, state, alphas[:, 0], alphas[:, -1]), head)
 
-    def _clean(self, predict: Callable, noisy, timesteps, alphas, identity) -> tuple[torch.Tensor, None]:
-        output = predict(noisy, timesteps)
-        if self.guidance != 1.0:
-            unconditioned, conditioned = output.chunk(2)
-            output = torch.lerp(unconditioned, conditioned, self.guidance)
-        return to_clean(output, noisy, alphas, self.prediction_type), None
-
-    def _composed_clean(
-        self, predict: Callable, noisy, timesteps, alphas, identity
-    ) -> tuple[torch.Tensor, HeadOutput]:
-        output, patch_size = predict(noisy, timesteps), self.pipeline.config.patch_size
-        head = split_head(output[-len(noisy) :], patch_size)
-        if self.guidance != 1.0:
-            head = guide_head(head, split_head(output[: len(noisy)], patch_size), self.guidance)
-        return self.pipeline.encode_images(compose_head(head, identity).clamp(-1, 1)), head
-
 
 def taught_relation(head: HeadOutput, end_clean: torch.Tensor) -> Relation:
-    """The teacher's movement and mask in the form of a pair's, for `composed_objective`.
+    """Returns the teacher's movement and mask as a pair's relation, for `composed_objective`.
 
-    Known only where the interval ends at the clean end (`end_clean`, (batch,)): there they are what an
-    editor carries to the photograph's size. Elsewhere nothing but the picture is handed on, and the pictures
-    of several steps have no one movement. Where the mask is open the flow is not seen, and is left alone;
-    where it is, the composed picture shows the paint, which therefore needs no target of its own.
+    They are known only where the interval ends clean (`end_clean`, (batch,)), because only there are they
+    carried to the photograph; elsewhere only the picture is passed on. Where the mask is open, flow is
+    invisible and unknown; paint is visible in the composed picture and needs no target.
     """
     height, width = head.flow.shape[-2:]
     flow = head.flow.permute(0, 2, 3, 1) * head.flow.new_tensor([width / 2, height / 2])  # px

@@ -1,4 +1,4 @@
-"""What a frozen ID encoder says of photographs, computed once for each."""
+"""A cache of what a frozen ID encoder returns for photographs."""
 
 import logging
 from collections import OrderedDict
@@ -14,36 +14,29 @@ Identity = tuple[Features | None, torch.Tensor]  # as `encode_identity` returns 
 
 
 class IdentityCache:
-    """Identities by record number; those unused for longest make room.
+    """Identities by record number; evicts the least recently used first.
 
-    Every photograph is encoded alone, also those that are not kept: with a batch's size its rounding would
-    change, and a resumed run, whose cache is empty at first, would end otherwise than an uninterrupted one.
+    Every photograph is encoded alone, cached or not: rounding depends on the batch size, so that a resumed
+    run, which starts with an empty cache, would differ from an uninterrupted one.
 
     Args:
-        encode: latents (1, channels, height, width) -> what `encode_identity` returns for them.
-        capacity: bytes, in the dtype that the encoder computes in, on its device.
-        photographs: of the dataset, to say how many of them fit.
+        encode: latents (1, channels, height, width) -> result of `encode_identity`.
+        capacity: bytes, in the encoder's dtype, on its device.
+        photographs: of the dataset, to log how many of them fit.
     """
 
     def __init__(self, encode: Callable[[torch.Tensor], Identity], capacity: int, photographs: int):
-        self.encode = encode
-        self.capacity = capacity
-        self.photographs = photographs
-        self.hits = self.misses = 0
-        self._bytes = 0
+        self.encode, self.capacity, self.photographs = encode, capacity, photographs
+        self.hits = self.misses = self._bytes = 0
         self._announced = False
         self._entries: OrderedDict[int, Identity] = OrderedDict()
 
     def identities(self, records: Sequence[int | None], latents: torch.Tensor) -> Identity:
-        """The identities of a batch.
+        """Returns a batch's identities: features (batch, tokens, channels) by layer name, or None, and the
+        cross-attention's tokens (batch, tokens, channels), or (1, tokens, channels) if they are the prompt's.
 
-        Args:
-            records: numbers of the photographs; None for a picture that is no photograph as it stands.
-            latents: (batch, channels, height, width) of the same.
-
-        Returns:
-            features (batch, tokens, channels) by layer name, or None, and the cross-attention's tokens
-            (batch, tokens, channels), or (1, tokens, channels) where they are the prompt's, one for all.
+        records: numbers of the photographs; None for a modified picture. latents: (batch, channels, height,
+        width) of the same.
         """
         rows = [self._identity(record, latents[row : row + 1]) for row, record in enumerate(records)]
         features, tokens = zip(*rows, strict=True)
@@ -60,11 +53,8 @@ class IdentityCache:
             return self._entries[record]
         self.misses += 1
         identity = self.encode(latents)
-        if record is not None:
-            self._keep(record, identity)
-        return identity
-
-    def _keep(self, record: int, identity: Identity) -> None:
+        if record is None:
+            return identity
         size = _bytes(identity)
         if not self._announced:
             room = min(self.capacity // size, self.photographs)
@@ -73,12 +63,12 @@ class IdentityCache:
                 *(size / 1e6, room, self.photographs),
             )
             self._announced = True
-        if size > self.capacity:
-            return
-        while self._bytes + size > self.capacity:
-            self._bytes -= _bytes(self._entries.popitem(last=False)[1])
-        self._entries[record] = identity
-        self._bytes += size
+        if size <= self.capacity:
+            while self._bytes + size > self.capacity:
+                self._bytes -= _bytes(self._entries.popitem(last=False)[1])
+            self._entries[record] = identity
+            self._bytes += size
+        return identity
 
 
 def _bytes(identity: Identity) -> int:

@@ -1,4 +1,4 @@
-"""The training loop: steps, schedules, averages, checkpoints and logs of whatever a `Method` trains."""
+"""The training loop of a `Method`: steps, schedules, averages, checkpoints and logs."""
 
 import contextlib
 import json
@@ -36,11 +36,11 @@ from magicedit.train.state import (
 
 logger = logging.getLogger(__name__)
 
-MAX_BAD_STEPS = 20  # consecutive non-finite steps after which a run is given up
+MAX_BAD_STEPS = 20  # consecutive non-finite steps that end a run
 
 
 class Run:
-    """A training run: a method, and the steps that train it."""
+    """A training run of a method."""
 
     def __init__(self, config: TrainConfig):
         self.output_dir = Path(config.output_dir)
@@ -51,7 +51,7 @@ class Run:
         config = self.config = self.method.config
         self.modules, self.optimizers = self.method.modules(), self.method.optimizers()
         self.schedules = {name: self._schedule(optimizer) for name, optimizer in self.optimizers.items()}
-        # Entries of logs and checkpoints; those of a single optimizer have no prefix
+        # Of log and checkpoint entries; a single optimizer has none
         self.prefixes = {name: f"{name}_" if len(self.optimizers) > 1 else "" for name in self.optimizers}
         self.updated = {
             name: [p for group in optimizer.param_groups for p in group["params"]]
@@ -101,10 +101,8 @@ class Run:
             pin_memory=self.accelerator.device.type == "cuda",
         )
 
-    # -- one step --
-
     def _train_step(self, batches: Iterator[dict]) -> dict[str, float] | None:
-        """The method's updates, each over all micro-batches; None where one was not finite and left out."""
+        """Makes the method's updates, each over all micro-batches; None if one was not finite and skipped."""
         micro_steps = self.config.gradient_accumulation_steps
         micro_batches = [self.method.losses(next(batches), self.networks) for _ in range(micro_steps)]
         logged: dict[str, float] = {}
@@ -122,8 +120,8 @@ class Run:
         return logged
 
     def _backward(self, micro_batches: list[Losses]) -> tuple[str, dict[str, float], bool] | None:
-        """Gradients of the next loss of every micro-batch: its optimizer, values to log, and whether it is
-        finite; None after the last."""
+        """Adds gradients of the next loss of every micro-batch; returns its optimizer, values to log, and
+        whether it is finite; None after the last."""
         values: dict[str, float] = {}
         name, finite, share = None, True, len(micro_batches)
         for number, losses in enumerate(micro_batches, start=1):
@@ -133,8 +131,7 @@ class Run:
                 if (found := next(losses, None)) is None:
                     continue  # no loss is left, in no micro-batch
                 name, loss, parts = found
-                # All processes have to agree, and each has to run backward, or the others wait for its
-                # gradients
+                # All processes must agree and run backward, because each waits for the others' gradients
                 finite &= bool(torch.isfinite(self.accelerator.gather(loss.detach())).all())
                 only = {"inputs": self.updated[name]} if len(self.optimizers) > 1 else {}
                 self.accelerator.backward(loss / share, **only)
@@ -143,24 +140,22 @@ class Run:
         return None if name is None else (name, values, finite)
 
     def _update(self, name: str, finite: bool) -> tuple[float, bool]:
-        """Applies an optimizer's gradients where they and its loss, `finite`, are finite: their norm, and
+        """Applies an optimizer's gradients if they and its loss, `finite`, are finite; returns their norm and
         whether it did."""
         optimizer, scaler = self.wrapped[name], self.accelerator.scaler
         norm = float(self.accelerator.clip_grad_norm_(self.updated[name], self.config.max_grad_norm))
         if scaler is None:
             finite &= math.isfinite(norm)
-        elif not finite:  # without its `step`, the scaler has to be told to try a smaller scale
+        elif not finite:  # the scaler learns of it only in `step`, which is skipped
             scaler.update(scaler.get_scale() * scaler.get_backoff_factor())
         if finite:
             optimizer.step()
-            # By the scaler, or with it by a fused optimiser, which accelerate does not notice
+            # Skipped by the scaler, or by a fused optimiser, which accelerate does not notice
             finite = not optimizer.step_was_skipped and math.isfinite(norm)
         if finite:
             self.schedules[name].step()
         optimizer.zero_grad(set_to_none=True)
         return norm, finite
-
-    # -- checkpoints --
 
     def _save(self) -> None:
         self.accelerator.wait_for_everyone()
@@ -220,11 +215,9 @@ class Run:
         self.step, self.samples_seen = state["step"], state["samples_seen"]
         logger.info("resumed from %s", folder)
 
-    # -- results --
-
     @contextlib.contextmanager
     def _averaged(self) -> Iterator[None]:
-        """Meanwhile the modules hold averaged weights, where there are such."""
+        """Puts the averaged weights, if any, into the modules meanwhile."""
         if self.ema is not None:
             self.ema.store(self.parameters)
             self.ema.copy_to(self.parameters)
@@ -249,8 +242,6 @@ class Run:
                 layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
                 tracker.log_images({"preview": picture[None]}, step=self.step, **layout)
 
-    # -- the loop --
-
     def train(self) -> None:
         config, accelerator = self.config, self.accelerator
         if accelerator.is_main_process:
@@ -271,7 +262,12 @@ class Run:
             progress.update()
             self.bad_steps = 0 if logged is not None else self.bad_steps + 1
             if logged is None:
-                self._not_finite()
+                logger.warning("step %d was not finite; its update was skipped", self.step)
+                if self.bad_steps >= MAX_BAD_STEPS:
+                    raise TrainingError(
+                        f"{MAX_BAD_STEPS} steps in a row were not finite; lower --learning_rate or use bf16. "
+                        "The last checkpoint is intact."
+                    )
             elif self.step % config.logging_steps == 0 or self.step == config.max_train_steps:
                 now = time.perf_counter()
                 logged["images_per_second"] = per_step * (self.step - last_step) / (now - last_time)
@@ -288,19 +284,11 @@ class Run:
         if accelerator.is_main_process:
             with self._averaged():
                 self.method.export(self.output_dir, self.step, self.samples_seen)
-        accelerator.wait_for_everyone()  # while one publishes, no other takes its connections down
+        accelerator.wait_for_everyone()  # the end of another would close the connections of a push
         accelerator.end_training()
 
-    def _not_finite(self) -> None:
-        logger.warning("step %d was not finite and left its update out", self.step)
-        if self.bad_steps >= MAX_BAD_STEPS:
-            raise TrainingError(
-                f"{MAX_BAD_STEPS} steps in a row were not finite; lower --learning_rate or use bf16. "
-                "The last checkpoint is whole."
-            )
-
     def _resources(self) -> dict[str, float]:
-        """Values for the log: memory in 10^6 bytes, and the method's counts since the last call."""
+        """Returns values for the log: memory in 10^6 bytes, and the method's counts since the last call."""
         counters = self.method.counters()
         own = [peak_memory(self.accelerator.device), *counters.values()]
         gathered = self.accelerator.gather(torch.tensor([own], device=self.accelerator.device))
@@ -319,13 +307,13 @@ class Run:
 
 def _accelerator(config: TrainConfig) -> accelerate.Accelerator:
     accelerator = accelerate.Accelerator(
-        # Else several processes of torchrun without a GPU would each train alone into one folder
+        # Else several torchrun processes without a GPU would each train alone into one folder
         cpu=not torch.accelerator.is_available(),
         mixed_precision=config.mixed_precision,
         log_with=None if config.report_to == "none" else config.report_to,
         project_dir=str(Path(config.output_dir) / "logs"),
     )
-    # Ours is the only division by micro-steps, whatever the launcher's environment says
+    # The loop divides by micro-steps itself, regardless of the launcher's environment
     accelerator.gradient_accumulation_steps = 1
     if config.compile:
         check_compiler(accelerator.device)
@@ -336,7 +324,7 @@ def _accelerator(config: TrainConfig) -> accelerate.Accelerator:
 
 
 def peak_memory(device: torch.device) -> float:
-    """The most that this process has held so far, 10^6 bytes: allocated on a CUDA device, else resident."""
+    """Returns this process's peak memory, 10^6 bytes: allocated on a CUDA device, else resident."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     unit = 1 if sys.platform == "darwin" else 1024  # bytes
@@ -344,5 +332,5 @@ def peak_memory(device: torch.device) -> float:
 
 
 def train(config: TrainConfig) -> None:
-    """Trains as `config` says into `config.output_dir`; raises MagicEditError where that cannot be done."""
+    """Trains into `config.output_dir`. MagicEditError where that is impossible."""
     Run(config).train()

@@ -1,27 +1,15 @@
-"""The networks of an editing pipeline as they are trained: built, and put under one forward."""
+"""Builds the networks of an editing pipeline, and joins them under one forward for training."""
 
 import dataclasses
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler
-from transformers import CLIPTextModel, CLIPTokenizer
+from diffusers import DDPMScheduler
 
+from magicedit import models
 from magicedit.action_units import NAMES
 from magicedit.errors import ModelError
-from magicedit.models import (
-    TRAINED_NETWORKS,
-    PatchModelConfig,
-    create_patch_pipeline,
-    encode_identity,
-    encode_reference,
-    freeze_unused_reference,
-    from_stable_diffusion,
-    load_magicface,
-    load_pipeline,
-    predict_noise,
-    refine_patch_pipeline,
-)
 from magicedit.models.folder import PIPELINE_CLASS, ModelFolder
+from magicedit.models.magicface import with_base
 from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
 from magicedit.pipelines.reference_attention import Features, ReferenceCache
 from magicedit.train.compiled import CompiledReference, compiled
@@ -29,11 +17,9 @@ from magicedit.train.config import TrainConfig
 
 
 def open_pipeline(config: TrainConfig) -> MagicEditPipeline:
-    """The pipeline to train: from scratch, from Stable Diffusion, from a MagicFace checkpoint, or one of
-    ours.
+    """Returns the pipeline to train: from scratch, Stable Diffusion, a MagicFace checkpoint, or ours.
 
-    Raises:
-        ModelError: where the named model is none of these, or of another resolution or other AUs.
+    Raises ModelError where the model is none of these, or has another resolution or other AUs.
     """
     pipeline = _build_pipeline(config)
     resolution = pipeline.config.resolution
@@ -51,9 +37,9 @@ def open_pipeline(config: TrainConfig) -> MagicEditPipeline:
 def _build_pipeline(config: TrainConfig) -> MagicEditPipeline:
     source = config.pretrained_model_name_or_path
     if source is None:
-        names = {field.name for field in dataclasses.fields(PatchModelConfig)} & set(config.to_dict())
-        model = PatchModelConfig(**{name: getattr(config, name) for name in names})
-        return create_patch_pipeline(model, seed=config.seed)
+        names = {field.name for field in dataclasses.fields(models.PatchModelConfig)} & set(config.to_dict())
+        model = models.PatchModelConfig(**{name: getattr(config, name) for name in names})
+        return models.create_patch_pipeline(model, seed=config.seed)
     hub_kwargs = {"revision": config.revision} if config.revision else {}
     found = ModelFolder.find(source)
     if found.origin == "folder" and (found.path / "denoising_unet").is_dir():
@@ -61,36 +47,21 @@ def _build_pipeline(config: TrainConfig) -> MagicEditPipeline:
             raise ModelError(
                 f"{source} is a MagicFace checkpoint: name its Stable Diffusion with --base_model"
             )
-        return _around(load_magicface(found.path), config.base_model, config.resolution, hub_kwargs)
+        unets = models.load_magicface(found.path)
+        return with_base(unets, config.base_model, DDPMScheduler, config.resolution, **hub_kwargs)
     if found.pipeline_class(**hub_kwargs) == PIPELINE_CLASS:
-        pipeline = load_pipeline(source, device="cpu", **hub_kwargs)
-        return refine_patch_pipeline(pipeline, config.resolution) if config.refine else pipeline
+        pipeline = models.load_pipeline(source, device="cpu", **hub_kwargs)
+        return models.refine_patch_pipeline(pipeline, config.resolution) if config.refine else pipeline
     if config.objective == "distill":
         raise ModelError(f"a teacher must be a trained editing pipeline, which {source} is not")
-    return _around(from_stable_diffusion(source, **hub_kwargs), source, config.resolution, hub_kwargs)
-
-
-def _around(unets: tuple, base: str, resolution: int, hub_kwargs: dict) -> MagicEditPipeline:
-    """Denoiser and ID encoder `unets` with the other parts of a Stable Diffusion `base`."""
-    weights = hub_kwargs | {"use_safetensors": True}
-    try:
-        return MagicEditPipeline(
-            unet=unets[0],
-            reference_unet=unets[1],
-            scheduler=DDPMScheduler.from_pretrained(base, subfolder="scheduler", **hub_kwargs),
-            vae=AutoencoderKL.from_pretrained(base, subfolder="vae", **weights),
-            text_encoder=CLIPTextModel.from_pretrained(base, subfolder="text_encoder", **weights),
-            tokenizer=CLIPTokenizer.from_pretrained(base, subfolder="tokenizer", **hub_kwargs),
-            resolution=resolution,
-        )
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{base} must be a Stable Diffusion 1.x folder or hub id: {error}") from error
+    unets = models.from_stable_diffusion(source, **hub_kwargs)
+    return with_base(unets, source, DDPMScheduler, config.resolution, **hub_kwargs)
 
 
 def prepare_for_training(pipeline: MagicEditPipeline, config: TrainConfig, denoiser_only: bool) -> None:
-    """Decides which parameters are trained, and turns on what saves memory.
+    """Selects the trained parameters and enables gradient checkpointing.
 
-    denoiser_only: leave the AU map and what encodes the identity as they are.
+    denoiser_only: freeze the AU map and the identity's encoders.
     """
     unet, reference_unet, image_encoder = pipeline.unet, pipeline.reference_unet, pipeline.image_encoder
     for part in (pipeline.vae, pipeline.text_encoder, pipeline.au_map if denoiser_only else None):
@@ -107,7 +78,7 @@ def prepare_for_training(pipeline: MagicEditPipeline, config: TrainConfig, denoi
         )
         unet.requires_grad_(False)
         unet.add_adapter(lora)
-        # New to the base model, so trained in full; an au_map is too
+        # New to the base model, so trained in full, as is an au_map
         for layer in filter(None, (unet.conv_in, unet.class_embedding)):
             layer.requires_grad_(True)
     else:
@@ -120,7 +91,7 @@ def prepare_for_training(pipeline: MagicEditPipeline, config: TrainConfig, denoi
     if image_encoder is not None:
         image_encoder.requires_grad_(not fixed and not config.lora_rank)
         for name, parameter in image_encoder.named_parameters():
-            if "post_layernorm" in name:  # it serves the pooled token, which nobody reads
+            if "post_layernorm" in name:  # of the pooled token, which is unused
                 parameter.requires_grad_(False)
     if reference_unet is None:
         return
@@ -128,34 +99,31 @@ def prepare_for_training(pipeline: MagicEditPipeline, config: TrainConfig, denoi
     if not fixed:
         if config.lora_rank:
             reference_unet.add_adapter(lora)
-        freeze_unused_reference(reference_unet)
+        models.freeze_unused_reference(reference_unet)
         if config.gradient_checkpointing:
             reference_unet.enable_gradient_checkpointing()
     reference_unet.train(not fixed)
 
 
 class Networks(torch.nn.Module):
-    """All that is trained under one forward, so that data parallelism sees every use of its weights.
-
-    gradient_checkpointing: whether activations are recomputed in the backward pass.
-    """
+    """All trained networks under one forward, so that data parallelism sees every use of their weights."""
 
     def __init__(self, pipeline: MagicEditPipeline, gradient_checkpointing: bool = False):
         super().__init__()
-        for name in TRAINED_NETWORKS:
+        for name in models.TRAINED_NETWORKS:
             setattr(self, name, getattr(pipeline, name))
         self.gradient_checkpointing = gradient_checkpointing
-        self._encode_reference, self._denoise = encode_reference, self._predict
+        self._encode_reference, self._denoise = models.encode_reference, self._predict
 
     def compile_networks(self) -> None:
-        """Compiles ID encoder and denoiser, each as one graph; the modules stay what they are."""
+        """Compiles ID encoder and denoiser, each as one graph; the modules do not change."""
         self._encode_reference, self._denoise = CompiledReference(), compiled(self._predict)
 
     def forward(
         self, noisy, condition_latents, identity_latents, timesteps, prompt_embeds, au_delta, features=None
     ):
-        """See `predict_noise`; `identity_latents` (batch, channels, height, width), one for each row, or None
-        where `features` and `prompt_embeds` are those of the identities already."""
+        """See `predict_noise`. identity_latents: (batch, channels, height, width); None if `features` and
+        `prompt_embeds` are already those of the identities."""
         if identity_latents is not None:
             features, prompt_embeds = self.encode_identity(identity_latents, prompt_embeds)
         return self._denoise(noisy, condition_latents, timesteps, prompt_embeds, au_delta, features)
@@ -163,18 +131,18 @@ class Networks(torch.nn.Module):
     def encode_identity(
         self, identity_latents: torch.Tensor, prompt_embeds: torch.Tensor
     ) -> tuple[Features | None, torch.Tensor]:
-        """As the pipeline's `encode_identity`, by the networks here."""
-        _, prompt_embeds = encode_identity(None, self.image_encoder, identity_latents, prompt_embeds)
+        """See `reference_attention.encode_identity`."""
+        _, prompt_embeds = models.encode_identity(None, self.image_encoder, identity_latents, prompt_embeds)
         if self.reference_unet is None:
             return None, prompt_embeds
         return self._encode_reference(self.reference_unet, identity_latents, prompt_embeds), prompt_embeds
 
     def _predict(self, noisy, condition_latents, timesteps, prompt_embeds, au_delta, features):
-        # The text's keys and values once a layer, not once a row. Not where a backward pass runs the layers
-        # again: it would find projections where the forward pass had computed them. Nor for a single token,
-        # whose keys and queries would then get no gradient, which data parallelism refuses.
+        # Projects the text once a layer, not once a row. Not if the backward pass reruns the layers, which
+        # must compute the same as the forward pass. Not for a single token, whose keys and queries would get
+        # no gradient, which data parallelism refuses.
         if not self.gradient_checkpointing and prompt_embeds.shape[1] > 1:
             features = ReferenceCache(features, prompt_embeds)
-        return predict_noise(
+        return models.predict_noise(
             self.unet, noisy, condition_latents, timesteps, prompt_embeds, au_delta, features, self.au_map
         )

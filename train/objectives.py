@@ -1,4 +1,4 @@
-"""What the denoiser learns: pure functions from its output to a loss."""
+"""Losses of the denoiser's output, as pure functions."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ def add_noise(clean: torch.Tensor, noise: torch.Tensor, alphas: torch.Tensor) ->
 
 
 def min_snr_weights(alphas: torch.Tensor, gamma: float, prediction_type: str) -> torch.Tensor:
-    """Loss weight of each timestep, (batch,): min(SNR, gamma) over what the target already carries.
+    """Returns the loss weight of each timestep, (batch,): min(SNR, gamma) over the target's own weight.
 
     Hang et al. 2023 (arXiv:2303.09556), section 3.4: divided by SNR for noise, by SNR + 1 for velocity.
     """
@@ -34,8 +34,7 @@ def noise_objective(
     prediction_type: str = "epsilon",
     snr_gamma: float | None = None,
 ) -> torch.Tensor:
-    """Mean squared error to what the scheduler's `prediction_type` names; all (batch, channels, height,
-    width)."""
+    """Mean squared error to the scheduler's `prediction_type`; all (batch, channels, height, width)."""
     wide = alphas.view(-1, 1, 1, 1)
     target = {
         "epsilon": noise,
@@ -50,11 +49,11 @@ def noise_objective(
 
 @dataclass(frozen=True)
 class Relation:
-    """What is known of how targets follow from their sources, as `magicedit.data.pairs` describes it.
+    """The known relation of targets to their sources, see `magicedit.data.pairs`.
 
     flow: (batch, height, width, 2) px, where a pixel of the target was read in the source. mask: (batch,
-    height, width), what movement does not explain, 0..1. Both NaN where they are not known. weight: (batch,
-    height, width), how much a pixel counts for colour and flow, 0 where source and target cannot be compared.
+    height, width), the share that movement does not explain, 0..1. Both NaN where unknown. weight: (batch,
+    height, width), of a pixel's colour and flow, 0 where source and target cannot be compared.
     """
 
     flow: torch.Tensor
@@ -64,13 +63,13 @@ class Relation:
 
 @dataclass(frozen=True)
 class ComposedWeights:
-    """What the parts of the flow-mask-paint objective count.
+    """Weights of the parts of the flow-mask-paint objective.
 
     change: a pixel whose colour changes by d (mean over channels and patch, at most 0.5) counts 1 + change *
-    d times. edges: of the mean absolute difference of neighbouring pixels' differences, which keeps paint
+    d times. edges: of the mean absolute error of differences between neighbouring pixels, which keeps paint
     sharp. flow: of the distance to the known flow, px. known_mask: of the cross-entropy to the known mask.
-    mask: of the mask where it is not known; moved pixels keep the photograph's resolution, painted ones do
-    not. The two costs of the mask are averaged over all pixels together.
+    mask: of the mask where it is unknown, because paint loses the photograph's resolution. The two costs of
+    the mask are averaged over all pixels together.
     """
 
     change: float = 8.0
@@ -82,7 +81,7 @@ class ComposedWeights:
 
 @dataclass(frozen=True)
 class ComposedLoss:
-    """Terms of the flow-mask-paint objective; `total` is weighted, the others are as they are."""
+    """Terms of the flow-mask-paint objective; only `total` is weighted."""
 
     total: torch.Tensor
     pixels: torch.Tensor
@@ -99,13 +98,12 @@ def composed_objective(
     weights: ComposedWeights,
     relation: Relation | None = None,
 ) -> ComposedLoss:
-    """The composed image against the target.
+    """Compares the composed image with the target.
 
     Args:
         output: raw denoiser output, see `split_head`.
         source, target: (batch, 3, height, width) in [-1, 1].
-        relation: moving flat skin changes no colour, so colour alone teaches movement slowly; None: colours
-            are all there is.
+        relation: teaches movement, which hardly changes the colours of flat skin; None: unknown.
     """
     head: HeadOutput = split_head(output, patch_size)
     composed = compose_head(head, source)  # (batch, 3, height, width)
@@ -135,7 +133,7 @@ def _related(
     predicted = head.flow.permute(0, 2, 3, 1) * half_sides  # px
     known = torch.isfinite(relation.flow).all(-1)  # (batch, height, width)
     squared = (predicted - torch.nan_to_num(relation.flow)).pow(2).sum(-1)
-    # As distances: a square would hardly see the small movements of brows and lids beside a smile's
+    # Distances, because squares would make the small movements of brows and lids negligible beside a smile
     distance = (squared + FLOW_TOLERANCE**2).sqrt() - FLOW_TOLERANCE
     counts = torch.where(known, relation.weight, 0.0)
     flow = (counts * distance).sum() / counts.sum().clamp(min=1)

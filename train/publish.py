@@ -21,33 +21,33 @@ NOT_IN_COMMAND = ("output_dir", "hub_token", "resume_from_checkpoint", "report_t
 
 
 def command_of(config: TrainConfig) -> str:
-    """The command line that sets every setting of `config` that is not the default."""
+    """Returns the command line of all settings that differ from the defaults."""
     words = ["accelerate", "launch", "train/train.py"]
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if field.name in NOT_IN_COMMAND or value == field.default:
             continue
         if field.name in ("train_data_dir", "pretrained_model_name_or_path", "base_model"):
-            value = Path(value).name  # where the folder lay says nothing to others
-        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value).lower() \
-            if isinstance(value, bool) else str(value)  # fmt: skip
-        words += [f"--{field.name}", text]
+            value = Path(value).name  # the folder's place means nothing to others
+        if isinstance(value, tuple):
+            value = ",".join(map(str, value))
+        words += [f"--{field.name}", str(value).lower() if isinstance(value, bool) else str(value)]
     return shlex.join(words)
 
 
 def _description(config: TrainConfig) -> str:
-    """What is particular about the model, for its card."""
+    """Returns the description of a distilled model for its card; empty for others."""
     if config.objective != "distill":
         return ""
     teacher = config.pretrained_model_name_or_path
     teacher = Path(teacher).name if model_origin(teacher) == "folder" else teacher
     return (
-        f"It is distilled: in {config.distill_steps} steps without guidance it does what its teacher, "
+        f"It is distilled: in {config.distill_steps} steps without guidance it reproduces what its teacher, "
         f"`{teacher}`, does in {config.distill_teacher_steps} steps with guidance "
         f"{config.distill_guidance:g} (progressive distillation, Salimans & Ho 2022, "
         "[arXiv:2202.00512](https://arxiv.org/abs/2202.00512), of a guided teacher, Meng et al. 2023, "
-        "[arXiv:2210.03142](https://arxiv.org/abs/2210.03142)). Other numbers of steps, or guidance on top, "
-        "are not what it was trained for."
+        "[arXiv:2210.03142](https://arxiv.org/abs/2210.03142)). It was not trained for other numbers of "
+        "steps or additional guidance."
     )
 
 
@@ -59,11 +59,10 @@ def publish(
     step: int,
     samples_seen: int,
 ) -> None:
-    """Writes `pipeline` and its card to `output_dir`, and pushes both where `config.push_to_hub`.
+    """Writes `pipeline` and its card to `output_dir`; also pushes them if `config.push_to_hub`.
 
-    Args:
-        pipeline: with the final (averaged, merged) weights.
-        step: optimiser steps done. samples_seen: pairs seen, counted with repetition.
+    pipeline: with the final (averaged, merged) weights. step: optimiser steps done. samples_seen: pairs seen,
+    counted with repetition.
     """
     dtype = getattr(torch, config.save_dtype)
     for network in filter(None, (getattr(pipeline, name) for name in TRAINED_NETWORKS)):
@@ -96,10 +95,6 @@ def publish(
     (output_dir / "README.md").write_text(card)
     logger.info("wrote the pipeline folder %s", output_dir)
     if config.push_to_hub:
-        url = push_folder(
-            output_dir,
-            config.hub_model_id or output_dir.name,
-            private=config.hub_private,
-            token=config.hub_token,
-        )
+        settings = {"private": config.hub_private, "token": config.hub_token}
+        url = push_folder(output_dir, config.hub_model_id or output_dir.name, **settings)
         logger.info("pushed to %s", url)

@@ -1,4 +1,4 @@
-"""Pairs of photographs with what a step draws for them, and their latents."""
+"""Pairs of photographs with their random draws of a step, and their latents."""
 
 from dataclasses import dataclass
 
@@ -11,11 +11,10 @@ from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
 
 @dataclass(frozen=True)
 class TrainingSamples(torch.utils.data.Dataset):
-    """Pairs with the noise and the timestep that they are trained with, all a function of (seed, n).
+    """Pairs with the noise and the timestep of their training step, all a function of (seed, n).
 
-    noise_levels: timesteps of the schedule. noisy_end: draw more of the noisy ones. timesteps: draw these
-    alone, equally often. images: pictures rather than the record numbers under which their latents are
-    cached.
+    noise_levels: timesteps of the schedule. noisy_end: prefer noisy ones. timesteps: draw only these, equally
+    often. images: return pictures instead of the record numbers of cached latents.
     """
 
     pairs: PairDataset
@@ -28,23 +27,24 @@ class TrainingSamples(torch.utils.data.Dataset):
 
     def __getitem__(self, n: int) -> dict:
         rng = np.random.default_rng((self.seed, n, 1))  # pairs draw from (seed, n)
-        # Movement is decided at the noisy end: towards the clean one the noisy image itself shows the target
+        # Movement is learned at the noisy end; near the clean one the noisy image itself shows the target
         u = rng.random()
         share = 1 - u**2 if self.noisy_end else u
         timestep = min(self.noise_levels - 1, int(self.noise_levels * share))
         if self.timesteps is not None:
             timestep = self.timesteps[int(len(self.timesteps) * u)]
-        sample = self.pairs[n] if self.images else self._indices(n)
+        if self.images:
+            sample = self.pairs[n]
+        else:
+            source, target, au_delta = self.pairs.pair(n)[:3]
+            au_delta = torch.as_tensor(au_delta)
+            sample = {"source_index": source, "target_index": target, "au_delta": au_delta}
         return sample | {
             "noise": torch.from_numpy(rng.standard_normal(self.latent_shape, dtype=np.float32)),
             "timestep": timestep,
-            # Whether the source is the record's picture as `record_images` has it
+            # Whether the source is unmodified, as in `record_images`
             "source_as_stored": not self.pairs.augment and not self.pairs.pair(n).source_command.any(),
         }
-
-    def _indices(self, n: int) -> dict:
-        source, target, au_delta = self.pairs.pair(n)[:3]
-        return {"source_index": source, "target_index": target, "au_delta": torch.as_tensor(au_delta)}
 
 
 @dataclass(frozen=True)

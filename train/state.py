@@ -1,12 +1,10 @@
-"""Checkpoints that are either whole or not there, in JSON and safetensors: loading one executes no code.
+"""Atomic checkpoints in JSON and safetensors; loading one executes no code.
 
 Layout of `checkpoint-N/`: one `NAME.safetensors` for each group of tensors, `state.json`, and, written last,
 `manifest.json` with the SHA-256 of every other file.
 """
 
-import hashlib
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -16,22 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from magicedit.errors import TrainingError
+from magicedit.files import sha256_of, sync
 
 MANIFEST = "manifest.json"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Waits until a file or folder is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def save_checkpoint(
@@ -39,13 +24,9 @@ def save_checkpoint(
 ) -> Path:
     """Writes `checkpoint-{step}`; older ones are removed only after this one has been verified.
 
-    Args:
-        tensors: groups of tensors, each a file.
-        state: what JSON can hold.
-        limit: checkpoints to keep, this one and, of earlier steps, the newest; at least 1; None: all.
-
-    Raises:
-        TrainingError: where what is on the disk is not what was written.
+    tensors: groups of tensors, each a file. state: JSON-ready. limit: checkpoints to keep, this one and the
+    newest of earlier steps; at least 1; None: all.
+    Raises TrainingError where the disk does not hold what was written.
     """
     output_dir.mkdir(parents=True, exist_ok=True)
     final, temporary = output_dir / f"checkpoint-{step}", output_dir / f"tmp-{step}"
@@ -58,19 +39,17 @@ def save_checkpoint(
             temporary / f"{name}.safetensors",
         )
     (temporary / "state.json").write_text(json.dumps(state, indent=1))
-    hashes = {file.name: _sha256(file) for file in sorted(temporary.iterdir())}
-    for name in hashes:
-        _sync(temporary / name)
+    hashes = {file.name: sha256_of(file) for file in sorted(temporary.iterdir())}
     (temporary / MANIFEST).write_text(json.dumps({"step": step, "sha256": hashes}, indent=1))
-    _sync(temporary / MANIFEST)
-    _sync(temporary)
+    for path in (*(temporary / name for name in hashes), temporary / MANIFEST, temporary):
+        sync(path)
     old = output_dir / f"old-{step}"
-    # A kill between these lines leaves a whole checkpoint, which `recover_checkpoints` gives its name again
+    # A kill between these lines leaves a whole checkpoint, which `recover_checkpoints` renames
     if final.exists():  # the step was reached before
         shutil.rmtree(old, ignore_errors=True)
         final.rename(old)
     temporary.rename(final)
-    _sync(output_dir)
+    sync(output_dir)
     shutil.rmtree(old, ignore_errors=True)
     if not verify_checkpoint(final):
         raise TrainingError(f"{final} does not verify after writing; is the disk full or failing?")
@@ -85,13 +64,13 @@ def verify_checkpoint(folder: Path) -> bool:
     """Whether every file that the manifest names is there, unchanged."""
     try:
         hashes = json.loads((folder / MANIFEST).read_text())["sha256"]
-        return all(_sha256(folder / name) == value for name, value in hashes.items())
+        return all(sha256_of(folder / name) == value for name, value in hashes.items())
     except (OSError, ValueError, KeyError):
         return False
 
 
 def checkpoint_step(folder: Path) -> int:
-    """The optimiser step that a checkpoint folder's name says."""
+    """Returns the optimiser step in a checkpoint folder's name."""
     return int(folder.name.split("-")[1])
 
 
@@ -102,10 +81,10 @@ def list_checkpoints(output_dir: Path) -> list[Path]:
 
 
 def recover_checkpoints(output_dir: Path) -> None:
-    """Names whole checkpoints `checkpoint-N` again that a kill left under the names of their writing.
+    """Renames whole checkpoints to `checkpoint-N` that a kill left under temporary names.
 
-    One that was written anew counts before the one that it was to replace, which is deleted then. Call it
-    while nothing is saved there, and in one process.
+    A new one has priority over the one it replaces, which is then deleted. Call it in one process, while
+    nothing is saved there.
     """
     for prefix in ("tmp", "old"):
         for folder in output_dir.glob(f"{prefix}-*"):
@@ -119,10 +98,9 @@ def recover_checkpoints(output_dir: Path) -> None:
 
 
 def find_checkpoint(output_dir: Path, which: str) -> Path | None:
-    """The checkpoint folder to resume from; "latest" is the newest that verifies, None where there is none.
+    """Returns the checkpoint folder to resume from; "latest" is the newest that verifies, None if none does.
 
-    Raises:
-        TrainingError: where a named checkpoint does not verify.
+    Raises TrainingError where a named checkpoint does not verify.
     """
     if which == "latest":
         return next((p for p in list_checkpoints(output_dir) if verify_checkpoint(p)), None)
@@ -135,13 +113,13 @@ def find_checkpoint(output_dir: Path, which: str) -> Path | None:
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dict]:
-    """Tensors by group and the JSON state of a verified checkpoint."""
+    """Returns tensors by group and the JSON state of a verified checkpoint."""
     groups = {file.stem: load_file(file) for file in sorted(folder.glob("*.safetensors"))}
     return groups, json.loads((folder / "state.json").read_text())
 
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """State of an optimiser as tensors named `index/key`, and the rest as JSON values."""
+    """Returns an optimiser's state as tensors named `index/key`, and the rest as JSON values."""
     tensors, scalars = {}, {}
 
     def flatten(prefix: str, entries: dict) -> None:
@@ -161,7 +139,7 @@ def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], rest: dict[str, Any]
 ) -> None:
-    """The inverse of `flatten_optimizer`; whether it computes `fused` stays as `optimizer` was made."""
+    """The inverse of `flatten_optimizer`, but `optimizer` keeps its own choice of `fused`."""
     state: dict[int, dict[str, Any]] = {}
     for name, value in {**tensors, **rest["scalars"]}.items():
         index, *parents, key = name.split("/")

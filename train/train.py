@@ -7,7 +7,7 @@ import sys
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parses `argv` (default: the command line) and trains; 2 on errors that the user can cause."""
+    """Parses `argv` (default: the command line) and trains; returns 2 on user errors."""
     from magicedit.errors import MagicEditError
     from magicedit.train.config import parse_config
 
@@ -19,8 +19,8 @@ def main(argv: list[str] | None = None) -> int:
         run = Run(config)
         run.train()
         if run.accelerator.num_processes > 1:
-            # All is written. Freeing the run would join Gloo's threads, which now and then wait for ever for
-            # a process that has gone already.
+            # Everything is written. Freeing the run would join Gloo's threads, which sometimes wait forever
+            # for a process that has ended.
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(0)

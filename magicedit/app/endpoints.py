@@ -22,10 +22,7 @@ from magicedit.imaging import save_image
 
 
 def add_endpoints(editor: ExpressionEditor, folder: Path, concurrency_id: str) -> None:
-    """Adds `/edit` and `/measure` to the blocks that are being laid out.
-
-    Errors of the caller arrive as messages.
-    """
+    """Adds `/edit` and `/measure` to the current blocks; user errors arrive as messages."""
 
     def edit(photo: str, *values: Any) -> tuple[str, dict[str, Any]]:
         given = dict(zip(fields, values, strict=True))
@@ -33,7 +30,7 @@ def add_endpoints(editor: ExpressionEditor, folder: Path, concurrency_id: str) -
         if asked.get("face", "").isdecimal():
             asked["face"] = int(asked["face"])
         result = editor.edit(opened(photo), **asked)
-        for left in folder.glob("edit-*"):  # Gradio has taken the pictures out
+        for left in folder.glob("edit-*"):  # emptied by Gradio
             with contextlib.suppress(OSError):
                 left.rmdir()
         path = save_image(result.image, Path(tempfile.mkdtemp(prefix="edit-", dir=folder)) / "edited.png")
@@ -49,7 +46,7 @@ def add_endpoints(editor: ExpressionEditor, folder: Path, concurrency_id: str) -
 
     with gr.Column(visible=False):
         photo = gr.File(label="photo", type="filepath")
-        fields = {  # of `EditRequest`, by name; what is empty or 0 is not asked
+        fields = {  # of `EditRequest`, by name; empty or 0: no request
             "add": gr.Textbox("", label="add, such as AU12=+3,AU4=-1"),
             "set": gr.Textbox("", label="set, such as AU12=0"),
             "emotion": gr.Textbox("", label="emotion, such as happiness:0.8"),
@@ -71,7 +68,7 @@ def add_endpoints(editor: ExpressionEditor, folder: Path, concurrency_id: str) -
 
 
 def opened(photo: str | None) -> Any:
-    """The uploaded photograph. MagicEditError where there is none."""
+    """Returns the uploaded photograph. MagicEditError where there is none."""
     if photo is None:
-        raise MagicEditError("no photograph came; give one by handle_file(path)")
+        raise MagicEditError("no photograph was sent; pass one by handle_file(path)")
     return open_upload(photo)

@@ -14,10 +14,10 @@ from magicedit.errors import MagicEditError
 def spoken(
     handler: Callable[..., Any], note: Callable[[gr.Request, str], None] | None = None
 ) -> Callable[..., Any]:
-    """The handler, whose MagicEditErrors become messages; what else escapes is our own fault and stays.
+    """Returns the handler with MagicEditErrors turned into messages; other exceptions are bugs and stay.
 
-    note: for the page, whose handlers get Gradio's request first: is told of errors. Their messages are
-        drawn as HTML and may quote a file, so they are escaped; callers of the API get them as they are.
+    note: receives errors of the page, whose handlers get Gradio's request first. The page draws messages as
+        HTML and they may quote a file, so they are escaped; API callers get them unescaped.
     """
 
     def text(error: MagicEditError, request: Any) -> str:
@@ -41,5 +41,5 @@ def spoken(
 
 
 def said(text: str) -> str:
-    """The line of the page that screen readers read out when it changes."""
+    """Returns the status line, which screen readers read out when it changes."""
     return f"<p class='me-status' role='status' aria-live='polite'>{html.escape(text)}</p>"

@@ -1,6 +1,6 @@
-"""The page: where everything stands, and which of it calls what of a `Session`.
+"""The page's layout, and which event calls which method of a `Session`.
 
-Events get the values of their inputs by component, and return what they show by component.
+Events receive their inputs' values by component, and return updates by component.
 """
 
 from collections.abc import Callable
@@ -18,8 +18,8 @@ from magicedit.app.sessions import Sessions
 from magicedit.app.tabs import CopyTab, ExpressionTab, SettingsTab, SweepTab, Values
 from magicedit.request import EditRequest
 
-KEPT_SECONDS = 600  # of uploads, and of results in files; users who wait longer in the queue upload again
-MODEL = "model"  # events of this name wait for each other: the model serves one at a time
+KEPT_SECONDS = 600  # lifetime of uploads and result files; users who wait longer in the queue upload again
+MODEL = "model"  # events of this name run one at a time
 CSS = Path(__file__).with_name("page.css")
 
 HEADER = f"""\
@@ -30,7 +30,7 @@ that a picture was edited wherever you show it. Photographs stay on the machine 
 deletes uploads and results after ten minutes.</p>"""
 HINT = "Drop a photograph to begin."
 
-# A download is made when it is asked for; then the browser is sent to the file.
+# A download is made on request; then the browser fetches the file.
 FOLLOW = """file => {
     const link = document.createElement('a');
     link.href = file.url;
@@ -41,17 +41,15 @@ FOLLOW = """file => {
 PRIVATE = {"api_visibility": "private"}
 WITH_MODEL = PRIVATE | {"concurrency_id": MODEL, "concurrency_limit": 1}
 QUICK = PRIVATE | {"show_progress": "hidden", "concurrency_limit": None}
-# As the browser sends them: a number field is empty while somebody types, which Gradio would refuse
+# Unprocessed: a number field is empty while somebody types, which Gradio would reject
 RAW = {"preprocess": False}
 
 
 class Page:
-    """Lays out the page and wires it; `blocks` is Gradio's.
+    """Lays out the page and wires its events; `blocks` is Gradio's.
 
-    Args:
-        sessions: of the pages that will be open.
-        live: whether the model is fast enough to edit while a slider is dragged.
-        settings: what the page starts with.
+    sessions: of all open pages. live: whether the model is fast enough to edit while a slider is dragged.
+    settings: initial values.
     """
 
     def __init__(self, sessions: Sessions, *, live: bool, settings: EditRequest):
@@ -63,9 +61,8 @@ class Page:
             gr.HTML(HEADER)
             self.status = gr.HTML(said(HINT), elem_id="status")
             self.ticket = gr.Number(0, visible=False, precision=0)
-            self.progress = gr.HTML(  # where an error would cover nothing
-                "", elem_id="progress", elem_classes="" if live else "me-full"
-            )
+            # Errors are drawn here, where they cover nothing
+            self.progress = gr.HTML("", elem_id="progress", elem_classes="" if live else "me-full")
             with gr.Row(elem_id="workplace"):
                 with gr.Column(scale=6, min_width=320, elem_id="pictures"):
                     self.pictures = Pictures()
@@ -86,8 +83,6 @@ class Page:
             add_endpoints(sessions.editor, sessions.folder, MODEL)
             self.blocks.unload(sessions.end)
 
-    # --- wiring ---
-
     def _wire_photograph(self) -> None:
         pictures, tab = self.pictures, self.expression
         opening = pictures.upload.upload(
@@ -104,7 +99,6 @@ class Page:
         pictures.view.input(self._spoken(self.on_view), {pictures.view}, [pictures.compare], **QUICK)
 
     def _wire_sliders(self) -> None:
-        """What waits for the model acts on the face and photograph it was asked of: see `Session`."""
         tab, sliders = self.expression, self.expression.sliders.values()
         asked = {self.ticket, self.pictures.faces, *tab.way, *sliders, *self.settings.inputs}
         gr.on(
@@ -138,7 +132,7 @@ class Page:
         def moves(
             event: Callable[..., Any], ask: Callable[[Session, Values], str], *inputs: Any, **options: Any
         ) -> gr.events.Dependency:
-            """The event asks something of the chosen face: the sliders follow, then an edit."""
+            """The event changes the chosen face's request; the sliders are updated and an edit follows."""
 
             def on_request(request: gr.Request, values: Values) -> Updates:
                 session = self.sessions.of(request)
@@ -190,7 +184,7 @@ class Page:
         ).success(self._spoken(self.on_sweep), None, self.sweep.drawn, **WITH_MODEL)
 
     def _empties(self, event: gr.events.Dependency, place: gr.File) -> None:
-        """Whether it went well or not, another file can be dropped there; why not stays to be read."""
+        """Empties the place after the event, so that another file can be dropped; errors stay readable."""
         event.success(lambda: None, None, place, **QUICK)
         event.failure(lambda: None, None, place, **QUICK)
         self._tells_trouble(event)
@@ -199,7 +193,7 @@ class Page:
         event.failure(self.on_trouble, None, self.status, **QUICK)
 
     def _spoken(self, handler: Callable[..., Any]) -> Callable[..., Any]:
-        """The handler, whose errors of the user become messages that `on_trouble` can show again."""
+        """Returns the handler with user errors turned into messages that `on_trouble` can repeat."""
 
         def note(request: gr.Request, text: str) -> None:
             if (session := self.sessions.known(request)) is not None:  # else the page was closed
@@ -207,7 +201,7 @@ class Page:
 
         return spoken(handler, note)
 
-    # --- what events do; the page's session comes with Gradio's request ---
+    # --- event handlers; Gradio's request identifies the page's session ---
 
     def on_upload(self, request: gr.Request, values: Values) -> Updates:
         session = self.sessions.of(request)
@@ -318,10 +312,8 @@ class Page:
         path = self.sessions.of(request).wanted_sweep(telling(progress))
         return gr.skip() if path is None else str(path)
 
-    # --- what several of them do and show ---
-
     def _ask(self, session: Session, values: Values) -> EditRequest | None:
-        """Asks what the sliders said when the event was sent; None where that does not count any more."""
+        """Requests what the sliders showed when the event was sent; None if the event is outdated."""
         if not session.is_current(int(values[self.ticket])):
             return None
         self.expression.ask(session, values, number_of(values[self.pictures.faces]))
@@ -332,7 +324,6 @@ class Page:
         return self._show_edit(session)
 
     def _show_chosen(self, session: Session, values: Values) -> Updates:
-        """After another face was chosen."""
         sliders, pair = self._show_sliders(session, values), self.pictures.show_pair(*session.shown())
         return self.pictures.show_faces(session) | sliders | pair
 
@@ -340,7 +331,7 @@ class Page:
         return self.expression.show(session, values[self.expression.mode], values[self.expression.linked])
 
     def _show_edit(self, session: Session) -> Updates:
-        """Everything that shows the edit on show: `edit_shown`."""
+        """Updates `edit_shown`."""
         if session.photo is None:
             return {self.ticket: session.ticket}
         words = {self.status: said(summary(session)), self.ticket: session.ticket}
@@ -348,5 +339,5 @@ class Page:
 
 
 def telling(progress: gr.Progress) -> Callable[[int, int], None]:
-    """What shows denoising steps in the progress bar; it starts anew with each call of the model."""
+    """Returns a callback that shows denoising steps in the progress bar; each model call restarts it."""
     return lambda step, total: progress((step, total), unit="steps")

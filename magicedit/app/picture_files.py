@@ -1,4 +1,4 @@
-"""Photographs that a page opens, and the pictures that it shows, as files of its own folder."""
+"""Photographs opened by a page, and its pictures as files in its own folder."""
 
 import hashlib
 import shutil
@@ -9,14 +9,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import PIL.Image
 
 from magicedit.editor.results import face_window
 from magicedit.errors import ImageError, MagicEditError
 from magicedit.faces import Face
-from magicedit.imaging import Photo, open_photo
+from magicedit.imaging import Photo, open_photo, reduced
 
 CLOSE_SIDE = 640  # px a side of the shown surroundings of a face, at most
 SHOWN_SIDE = 1280  # px: the longer side of what the page shows; downloads have the photograph's own
@@ -27,11 +26,7 @@ class Cancelled(MagicEditError):
 
 
 class PictureFiles:
-    """A folder of one page, for what the browser fetches.
-
-    Args:
-        folder: in which it is made.
-    """
+    """The files that the browser fetches for one page, in a new folder inside `folder`."""
 
     def __init__(self, folder: Path):
         self.folder = Path(tempfile.mkdtemp(prefix="session-", dir=folder))
@@ -45,7 +40,7 @@ class PictureFiles:
             self._closed = True
 
     def delete(self) -> None:
-        """Waits for pictures that are being written, then deletes the folder; call `stop` first."""
+        """Waits for unfinished writes, then deletes the folder; call `stop` first."""
         self._writer.shutdown()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -55,11 +50,7 @@ class PictureFiles:
             raise Cancelled("the page was closed")
 
     def keep(self, pixels: np.ndarray) -> Path:
-        """Writes a picture for the browser as a JPEG file, once.
-
-        Raises:
-            Cancelled: where the page is closed.
-        """
+        """Writes a picture for the browser as a JPEG file, once; Cancelled where the page is closed."""
         pixels = np.ascontiguousarray(pixels)
         path = self.folder / f"{hashlib.blake2b(pixels, digest_size=12).hexdigest()}.jpg"
         try:
@@ -73,14 +64,14 @@ class PictureFiles:
         return path
 
     def keep_later(self, pixels: Callable[[], np.ndarray]) -> Future[Path]:
-        """Computes and writes a picture in another thread. Raises as `keep`."""
+        """Computes and writes a picture in another thread; errors as in `keep`."""
         with self._lock:
             self.raise_if_closed()
             return self._writer.submit(lambda: self.keep(pixels()))
 
 
 def open_upload(path: str | Path) -> Photo:
-    """Opens a photograph of the browser's; errors name it as its owner does, without our folder."""
+    """Opens an uploaded photograph; errors contain its name without our folder."""
     path = Path(path)
     try:
         photo = open_photo(path)
@@ -90,15 +81,7 @@ def open_upload(path: str | Path) -> Photo:
 
 
 def close_up(pixels: np.ndarray, face: Face) -> np.ndarray:
-    """The surroundings of a face of a photograph (height, width, 3) uint8, at no more than CLOSE_SIDE px."""
+    """Returns a face's surroundings in a photograph (height, width, 3) uint8, at most CLOSE_SIDE a side."""
     height, width = pixels.shape[:2]
     left, top, right, bottom = face_window(face.box, (width, height))
     return reduced(pixels[top:bottom, left:right], CLOSE_SIDE)
-
-
-def reduced(pixels: np.ndarray, side: int = SHOWN_SIDE) -> np.ndarray:
-    """A picture (height, width, 3) uint8 at no more than `side` px a side."""
-    height, width = pixels.shape[:2]
-    scale = min(1.0, side / max(height, width))
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    return pixels if scale == 1 else cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)

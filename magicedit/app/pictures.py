@@ -15,11 +15,7 @@ Updates = dict[gr.blocks.Block, Any]  # what an event shows: component -> its ne
 
 
 class Pictures:
-    """The components of the left side.
-
-    Attributes:
-        of_faces, of_edit: what `show_faces` and `show_edit` update.
-    """
+    """The components of the left side. of_faces, of_edit: those that `show_faces` and `show_edit` update."""
 
     def __init__(self) -> None:
         self.upload = dropped("Photograph", "upload")
@@ -73,7 +69,7 @@ class Pictures:
         self.of_edit = (self.compare, self.bars, self.history, self.undo, self.redo, self.download)
 
     def show_faces(self, session: Session) -> Updates:
-        """The list of faces, the photograph with their outlines, and what of it is shown."""
+        """Updates the list of faces, the photograph with their outlines, and the choice of the view."""
         if session.photo is None:
             return {}
         labels = face_labels(session.faces, session.photo.size[0])
@@ -87,7 +83,7 @@ class Pictures:
         return {self.compare: gr.ImageSlider(value=(str(before), str(after)), visible=True)}
 
     def show_edit(self, session: Session) -> Updates:
-        """The pictures and figures of the edit on show, and the history."""
+        """Updates pictures and figures of the current edit, and the history."""
         past = session.past()
         thumbnails = [(str(edit.thumbnail), caption(edit.requests)) for edit in session.history]
         selected = max(session.position, 0)
@@ -101,17 +97,17 @@ class Pictures:
 
 
 def dropped(label: str, elem_id: str, file_types: tuple[str, ...] = PHOTOGRAPHS) -> gr.File:
-    """Where a file is dropped; events get its path."""
+    """Returns a drop zone for a file; events get its path."""
     return gr.File(label=label, file_types=[*file_types], type="filepath", height=130, elem_id=elem_id)
 
 
 def number_of(label: str) -> int:
-    """The index of the face that `face_labels` called so."""
+    """Returns the index of a face by its label from `face_labels`."""
     return int(label.split()[1]) - 1
 
 
 def summary(session: Session) -> str:
-    """One sentence on what is on show."""
+    """Describes what is shown in one sentence."""
     width, height = session.photo.size
     past = session.past()
     if past is None:
@@ -123,7 +119,7 @@ def summary(session: Session) -> str:
 
 
 def caption(requests: Mapping[int, Request]) -> str:
-    """What was asked, in a few words."""
+    """Describes requests in a few words."""
     parts = []
     for index, request in requests.items():
         told = {name: value for name, value in request.items() if abs(value) >= SMALLEST_TOLD}

@@ -1,4 +1,4 @@
-"""Starting and ending the page's server."""
+"""Starts and stops the page's server."""
 
 import contextlib
 import ipaddress
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from magicedit.editor import ExpressionEditor
-from magicedit.errors import MagicEditError, MissingDependencyError
+from magicedit.errors import MagicEditError, needs_extra
 from magicedit.request import EditRequest, Sampling
 
 LIVE_SECONDS = 0.6  # an edit that takes longer does not follow a slider
@@ -49,12 +49,8 @@ def serve(
         MagicEditError: where the address cannot be had.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    try:
+    with needs_extra("app", "the web page needs the package gradio"):
         import gradio
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"the web page needs the package gradio ({error}); pip install 'magicedit[app]'"
-        ) from error
 
     from magicedit.app.page import CSS, Page
     from magicedit.app.sessions import Sessions
@@ -98,25 +94,20 @@ def serve(
 
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """Where Gradio and the page keep files meanwhile."""
-    before = os.environ.get("GRADIO_TEMP_DIR")
+    """A temporary folder for the files of Gradio and the page."""
+    before = os.environ.pop("GRADIO_TEMP_DIR", None)
     with tempfile.TemporaryDirectory(prefix="magicedit-app-", ignore_cleanup_errors=True) as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         try:
             yield Path(folder)
         finally:
-            if before is None:
-                del os.environ["GRADIO_TEMP_DIR"]
-            else:
-                os.environ["GRADIO_TEMP_DIR"] = before
+            del os.environ["GRADIO_TEMP_DIR"]
+            os.environ |= {} if before is None else {"GRADIO_TEMP_DIR": before}
 
 
 @contextlib.contextmanager
 def ended_by_signals(until: threading.Event) -> Iterator[None]:
-    """SIGTERM, and SIGHUP of a terminal that is closed, set `until`, so that files are deleted.
-
-    Outside the main thread nothing changes.
-    """
+    """Lets SIGTERM and SIGHUP set `until`, so that files are deleted; only in the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -130,7 +121,7 @@ def ended_by_signals(until: threading.Event) -> Iterator[None]:
 
 
 def free_address(host: str, port: int) -> tuple[str, int]:
-    """The host's IPv4 address and the port, or any free one for 0. MagicEditError where it cannot be had."""
+    """Returns the host's IPv4 address and the port, or a free one for 0. MagicEditError if it is taken."""
     if not 0 <= port < 65536:
         raise MagicEditError(f"a port is a number from 0 to 65535, got {port}")
     try:
@@ -147,10 +138,7 @@ def free_address(host: str, port: int) -> tuple[str, int]:
 
 
 def known_hosts(host: str) -> list[Any]:
-    """Of Starlette's middleware: refuses requests that call this machine by another name.
-
-    Such come from pages of strangers whose name was made to point here (DNS rebinding).
-    """
+    """Returns middleware that rejects requests to other host names, as in DNS rebinding attacks."""
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
@@ -158,7 +146,7 @@ def known_hosts(host: str) -> list[Any]:
 
 
 def live_seconds(editor: ExpressionEditor) -> float:
-    """Seconds that the quickest call of the model takes, the better of two; the first one warms it up."""
+    """Returns the seconds of the model's quickest call, the better of two; the first one warms it up."""
     model = editor.changer.model
     grey = np.full((model.resolution, model.resolution, 3), 128, np.uint8)
     encoded = model.encode(grey, grey)

@@ -1,6 +1,6 @@
-"""What one open page knows: a photograph, its faces, what is asked of each, and what came of it.
+"""The state of one open page: a photograph, its faces, their requests and the edits.
 
-No word of the web here: `magicedit.app.page` shows this, and tests drive it directly.
+It does not depend on the web: `magicedit.app.page` shows it, and tests call it directly.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ import numpy as np
 
 from magicedit import __version__
 from magicedit.action_units import emotion_deltas
-from magicedit.app.picture_files import SHOWN_SIDE, Cancelled, PictureFiles, close_up, open_upload, reduced
+from magicedit.app.picture_files import SHOWN_SIDE, Cancelled, PictureFiles, close_up, open_upload
 from magicedit.app.sliders import Mode, Request, joined_sides, levels, slider_names, slider_request
 from magicedit.app.views import outlined
 from magicedit.editor import EditResult, ExpressionEditor, FaceEdit, measured_expression
@@ -24,13 +24,13 @@ from magicedit.editor.results import face_pictures, rounded, sweep_caption
 from magicedit.errors import ImageError, MagicEditError, NoFaceError
 from magicedit.expression import Expression
 from magicedit.faces import Face
-from magicedit.imaging import Photo, save_animation, save_image, strip
+from magicedit.imaging import Photo, reduced, save_animation, save_image, strip
 from magicedit.request import EditRequest, usable_expression
 
-SMALL_FACE = 0.3  # of the photograph's height: below, the face is shown and not the whole
+SMALL_FACE = 0.3  # of the photograph's height; smaller faces are shown close up
 THUMBNAIL_SIDE = 128  # px
-AT_ONCE = 4  # pictures of a sweep that are held at full resolution
-MOST_EDITS = 50  # of a page's history; older ones are forgotten
+AT_ONCE = 4  # full-resolution pictures of a sweep in memory
+MOST_EDITS = 50  # of a page's history; older ones are dropped
 NOTHING_OPEN = "there is no photograph yet: drop one first"
 
 
@@ -52,16 +52,11 @@ class Sweep:
 
 @dataclass(frozen=True, eq=False)
 class PastEdit:
-    """One edit of the history; pictures are JPEG files of the session, those not on show written later.
+    """One edit of the history; pictures are JPEG files of the session, written in the background.
 
-    Attributes:
-        requests: face index -> what was asked of it.
-        settings: as sampled; the same again give the same pixels.
-        faces: face index -> what was measured.
-        whole: the result as the page shows it.
-        close: the surroundings of each face that was edited.
-        thumbnail: of the first of these.
-        seconds: wall time.
+    requests, faces: by face index, the requests and the measurements. settings: as sampled; equal settings
+    give equal pixels. whole: the result as shown. close: the surroundings of each edited face. thumbnail: of
+    the first of these. seconds: wall time.
     """
 
     requests: Mapping[int, Request]
@@ -74,33 +69,32 @@ class PastEdit:
 
 
 class Session:
-    """One page's work.
+    """One page's state and work.
 
-    What changes its state is quick, and may be called while an edit runs in another thread; so may `cancel`.
-    What asks the model (`edit`, `preview`, `draw`, `save_result`) or opens photographs works on the state as
-    it was then. Its caller sees to it that the model serves one at a time.
+    Methods that change the state are quick and may be called while an edit runs in another thread; so may
+    `cancel`. Methods that call the model (`edit`, `preview`, `draw`, `save_result`) or open photographs work
+    on the state at their start. The caller ensures that the model serves one call at a time.
 
-    An event that waits for the model must not act on what became of the page meanwhile. Either it brings the
-    `ticket` that was valid when it was asked, and the face; or `want` says at once what is
-    wanted, and later `wanted_edit` and its like carry out what is wanted still.
+    An event that waits for the model must not act on a page that changed meanwhile. Either it passes the face
+    and the `ticket` that were valid when it was sent; or it calls `want` at once, and later `wanted_edit` or
+    `wanted_sweep` do what is still wanted.
 
-    Settings are an `EditRequest` that asks for nothing: its sampling, teeth and tolerance count. What is
-    asked of the faces stands in `requests`.
+    Settings are an `EditRequest` without a request: its sampling, teeth and tolerance count.
 
     Args:
         editor: shared by all sessions.
-        folder: in which the session makes one of its own for what the browser fetches.
+        folder: in which the session makes its own folder of files for the browser.
 
     Attributes:
         photo: the opened photograph; None before.
         faces: those found in it, largest first.
-        ticket: changes with the photograph, with each `cancel`, and where the history is gone back to.
+        ticket: changes with the photograph, with each `cancel`, and with each move in the history.
         chosen: index of the face that the sliders belong to.
-        close_up: whether the chosen face is shown, or the whole photograph.
-        requests: face index -> variations asked for, as they stand on the sliders.
-        trouble: the sentence of the last error, for the page.
+        close_up: whether the chosen face is shown instead of the whole photograph.
+        requests: face index -> requested variations, as on the sliders.
+        trouble: the last error message, for the page.
         reference: another photograph of the person, whose teeth show; None: none was given.
-        history: edits made, oldest first. position: index of the one on show; -1: the photograph itself.
+        history: edits, oldest first. position: index of the shown one; -1: the photograph itself.
     """
 
     def __init__(self, editor: ExpressionEditor, folder: Path):
@@ -124,20 +118,14 @@ class Session:
         self._latest: tuple[PastEdit, EditResult] | None = None  # the only one kept at full resolution
 
     def close(self) -> None:
-        """Deletes what was written for this page; what runs is cancelled."""
+        """Cancels running work and deletes the page's files."""
         with self._lock:
             self.files.stop()
             self.cancel()
         self.files.delete()
 
-    # --- the photograph ---
-
     def open(self, path: str | Path) -> None:
-        """Opens a photograph.
-
-        Raises:
-            ImageError, NoFaceError: the photograph that was open before then stays.
-        """
+        """Opens a photograph. On ImageError and NoFaceError the earlier one stays open."""
         photo = open_upload(path)
         faces = self.editor.measure(photo)
         with self._lock:
@@ -151,9 +139,7 @@ class Session:
     def lend_teeth(self, path: str | Path) -> None:
         """Takes another photograph of the person, whose teeth show from the next edit on.
 
-        Raises:
-            ImageError, NoFaceError: see their docstrings.
-            MagicEditError: where it shows no teeth.
+        Raises ImageError, NoFaceError, and MagicEditError where it shows no teeth.
         """
         self._opened()
         photo = open_upload(path)
@@ -162,14 +148,14 @@ class Session:
             self.reference = photo
 
     def choose(self, index: int) -> None:
-        """NoFaceError where there is no such face."""
+        """Chooses a face; NoFaceError where there is no such face."""
         with self._lock:
             if not 0 <= index < len(self.faces):
                 raise NoFaceError(f"there is no face {index + 1}; {len(self.faces)} were found")
             self.chosen = index
 
     def choose_at(self, x: float, y: float) -> None:
-        """The smallest face around a place of the shown photograph, in its pixels; none: as before."""
+        """Chooses the smallest face, if any, around a place of the shown photograph, in its pixels."""
         with self._lock:
             x, y = x / self.shown_scale, y / self.shown_scale
             around = [
@@ -186,7 +172,7 @@ class Session:
         return min(1.0, SHOWN_SIDE / max(self._opened().size))
 
     def measured(self, face: int | None = None) -> dict[str, float]:
-        """Intensities of a face, the chosen one unless told, with both sides; empty where not measured."""
+        """Returns intensities of a face (default: the chosen one), with sides; empty where not measured."""
         with self._lock:
             if not self.faces:
                 return {}
@@ -194,14 +180,14 @@ class Session:
             return found.action_units | found.sides
 
     def request(self) -> Request:
-        """What is asked of the chosen face."""
+        """Returns the request of the chosen face."""
         with self._lock:
             return self.requests.get(self.chosen, {})
 
     # --- asking ---
 
     def ask(self, request: Request) -> None:
-        """Sets what is asked of the chosen face."""
+        """Sets the request of the chosen face."""
         with self._lock:
             self._opened()
             self.requests[self.chosen] = {name: value for name, value in request.items() if value}
@@ -209,10 +195,7 @@ class Session:
     def ask_sliders(
         self, values: Sequence[float | None], mode: Mode, linked: bool, face: int | None = None
     ) -> None:
-        """Asks for what the sliders of the model's units say, see `magicedit.app.sliders`.
-
-        face: that the sliders stand for; default: the chosen one.
-        """
+        """Sets a face's request (default: the chosen one's) by the sliders, see `magicedit.app.sliders`."""
         with self._lock:
             self._opened()
             face = self.chosen if face is None else face
@@ -220,40 +203,39 @@ class Session:
             self.requests[face] = slider_request(values, self.measured(face), names, mode, linked, before)
 
     def is_current(self, ticket: int) -> bool:
-        """Whether an event that was given this ticket is still to be carried out."""
+        """Whether an event with this ticket is still valid."""
         with self._lock:
             self._opened()
             return ticket == self.ticket
 
     def join_sides(self) -> None:
-        """Asks both sides of the chosen face for the mean of what each is asked for."""
+        """Sets the request of both sides of the chosen face to their mean."""
         with self._lock:
             self.requests[self.chosen] = joined_sides(self.request(), self.editor.action_units)
 
     def ask_emotion(self, name: str, strength: float) -> None:
-        """Asks the chosen face for an emotion alone. ActionUnitError as `parse_emotion`."""
+        """Requests only an emotion of the chosen face. ActionUnitError as `parse_emotion`."""
         deltas = emotion_deltas(name, strength)
         self.ask({unit: value for unit, value in deltas.items() if unit in self.editor.action_units})
 
     def ask_expression(self, expression: Expression, strength: float = 1.0) -> None:
-        """Asks the chosen face for an expression.
+        """Requests an expression of the chosen face.
 
-        Raises:
-            ActionUnitError: where it was made for another model, or a variation leaves -10 to 10.
+        Raises ActionUnitError where it was made for another model, or a variation leaves -10 to 10.
         """
         with self._lock:
             usable = usable_expression(expression, self.editor.action_units)
             self.ask(usable.variation(self.measured(), strength))
 
     def ask_neutral(self) -> None:
-        """Asks the chosen face to show nothing. MagicEditError where its intensities are not measured."""
+        """Requests a neutral chosen face. MagicEditError where its intensities are not measured."""
         with self._lock:
             shown = measured_expression(self._face(), self.editor.backend.name)
             rest = Expression(dict.fromkeys(shown.values, 0.0))
             self.ask_expression(rest.limited_to(self.editor.action_units))
 
     def ask_preset(self, path: str | Path, strength: float = 1.0) -> Expression:
-        """Asks for the expression of a file. Errors as `Expression.load`, and as `ask_expression`."""
+        """Requests the expression of a file. Errors as `Expression.load` and `ask_expression`."""
         path = Path(path)
         try:
             expression = Expression.load(path)
@@ -263,7 +245,7 @@ class Session:
         return expression
 
     def ask_copy(self, path: str | Path, strength: float = 1.0) -> Expression:
-        """Asks for the expression of the largest face of another photograph."""
+        """Requests the expression of the largest face of another photograph."""
         self._opened()
         expression = self.editor.expression(open_upload(path))
         self.ask_expression(expression, strength)
@@ -272,29 +254,26 @@ class Session:
     # --- what waits for the model ---
 
     def want(self, wanted: "EditRequest | Sweep", ticket: int | None = None) -> None:
-        """Says that an edit or a sweep is to follow; the last one of each kind counts.
-
-        ticket: nothing is wanted where it is void by now.
-        """
+        """Notes an edit or a sweep to follow, unless `ticket` is outdated; the last of each kind counts."""
         with self._lock:
             self._opened()
             if ticket is None or self.is_current(ticket):
                 self._wanted[type(wanted)] = wanted
 
     def wanted_edit(self, on_step: OnStep | None = None) -> PastEdit | None:
-        """The edit that is wanted; None where none is any more."""
+        """Makes the wanted edit; None if there is none any more."""
         with self._work(EditRequest) as settings:
-            if settings is None or (self.past() is None and not self._asked()):  # a field was only left
+            if settings is None or (self.past() is None and not self._asked()):  # only the focus changed
                 return None
             return self.edit(settings, on_step)
 
     def wanted_sweep(self, on_step: OnStep | None = None) -> Path | None:
-        """The sweep that is wanted; None where none is any more."""
+        """Makes the wanted sweep; None if there is none any more."""
         with self._work(Sweep) as wanted:
             return None if wanted is None else self.draw(wanted, on_step)
 
     def cancel(self) -> bool:
-        """Stops what runs at its next step, and drops what is wanted. Whether there was anything to stop."""
+        """Stops running work at its next step and drops wanted work; returns whether there was any."""
         with self._lock:
             anything = self._running > 0 or bool(self._wanted)
             self._wanted = {}
@@ -305,15 +284,10 @@ class Session:
     # --- editing ---
 
     def edit(self, settings: EditRequest, on_step: OnStep | None = None) -> PastEdit:
-        """Edits every face of which something is asked, and adds the result to the history.
+        """Edits every face with a request and adds the result to the history.
 
-        Where the edit on show has the same requests and settings, it is returned.
-
-        Args:
-            on_step: called after each denoising step; begins anew with each call of the model.
-
-        Raises:
-            Cancelled: where `cancel` was called meanwhile, or another photograph opened; nothing changes.
+        Returns the shown edit if it has the same requests and settings. Raises Cancelled where `cancel` was
+        called meanwhile, or another photograph was opened; then nothing changes.
         """
         with self._lock:
             settings = self._lent(settings)
@@ -329,7 +303,7 @@ class Session:
                 requests=asked,
                 settings=settings,
                 faces=dict(zip(asked, result.faces, strict=True)),
-                whole=self.files.keep_later(lambda: reduced(pixels)),
+                whole=self.files.keep_later(lambda: reduced(pixels, SHOWN_SIDE)),
                 close={index: self.files.keep_later(lambda p=picture: p) for index, picture in close.items()},
                 thumbnail=self.files.keep(reduced(first, THUMBNAIL_SIDE)),
                 seconds=result.seconds,
@@ -344,10 +318,9 @@ class Session:
         return past
 
     def preview(self, settings: EditRequest) -> Path | None:
-        """The quickest edit of what is asked, unmeasured, as the page shows it.
+        """Makes the quickest edit of the requests, unmeasured, as the page shows it.
 
-        None where the edit on show has the same request and settings: a preview that comes late must not
-        cover it.
+        None if the shown edit has the same requests and settings, which a late preview must not cover.
         """
         with self._lock:
             settings = self._lent(settings)
@@ -358,15 +331,15 @@ class Session:
         quickest = replace(settings, quality="live", steps=None, tolerance=None)
         result = self._run(photo, asked, quickest, None, measure=False)
         pixels = np.asarray(result.image.convert("RGB"))
-        return self.files.keep(reduced(pixels) if face is None else close_up(pixels, face))
+        return self.files.keep(reduced(pixels, SHOWN_SIDE) if face is None else close_up(pixels, face))
 
     def past(self) -> PastEdit | None:
-        """The edit on show; None: the photograph itself."""
+        """Returns the shown edit; None: the photograph itself."""
         with self._lock:
             return self.history[self.position] if self.position >= 0 else None
 
     def show(self, position: int) -> None:
-        """Goes to an edit of the history, or with -1 to the photograph; the sliders follow."""
+        """Shows an edit of the history, or with -1 the photograph, and restores its requests."""
         with self._lock:
             self.position = min(max(position, -1), len(self.history) - 1)
             past = self.past()
@@ -375,12 +348,12 @@ class Session:
             self.ticket += 1
 
     def go(self, by: int) -> None:
-        """Undo (-1) or redo (1)."""
+        """Undoes (-1) or redoes (1)."""
         with self._lock:
             self.show(self.position + by)
 
     def draw(self, sweep: Sweep, on_step: OnStep | None = None) -> Path:
-        """A sweep as a file: PNG, or GIF where it is animated."""
+        """Returns a sweep as a file: PNG, or GIF if animated."""
         with self._lock:
             photo, chosen = self._opened(), self.chosen
             sampling = self._lent(sweep.settings).sampling()
@@ -405,54 +378,44 @@ class Session:
     # --- results ---
 
     def shown(self) -> tuple[Path, Path]:
-        """The photograph and the edit on show, whole or close up, as JPEG files."""
+        """Returns the photograph and the shown edit, whole or close up to the chosen face, as JPEG files."""
         with self._lock:
-            before, past = self.shown_photograph(), self.past()
+            pixels, face = self._opened().pixels, self.chosen if self.close_up else None
+            if face not in self._before:
+                close = None if face is None else close_up(pixels, self.faces[face])
+                self._before[face] = self.files.keep(reduced(pixels, SHOWN_SIDE) if close is None else close)
+            before, past = self._before[face], self.past()
             if past is None:
                 return before, before
             after = past.close.get(self.chosen) if self.close_up else past.whole
         return before, before if after is None else after.result()
 
-    def shown_photograph(self) -> Path:
-        """The photograph itself, or the surroundings of the chosen face in it, as a JPEG file."""
-        with self._lock:
-            pixels, face = self._opened().pixels, self.chosen if self.close_up else None
-            if face not in self._before:
-                picture = reduced(pixels) if face is None else close_up(pixels, self.faces[face])
-                self._before[face] = self.files.keep(picture)
-            return self._before[face]
-
     def outlined(self) -> Path:
-        """The photograph with a numbered frame around each face, as a JPEG file."""
+        """Returns the photograph with a numbered frame around each face, as a JPEG file."""
         with self._lock:
-            shown, scale = reduced(self._opened().pixels), self.shown_scale
+            shown, scale = reduced(self._opened().pixels, SHOWN_SIDE), self.shown_scale
             return self.files.keep(np.asarray(outlined(shown, self.faces, scale, self.chosen)))
 
     def save_result(self) -> Path:
-        """Writes the edit on show as a PNG of the photograph's own resolution, with its metadata and ours.
+        """Writes the shown edit as a PNG of the photograph's own resolution, with its metadata and ours.
 
-        The text `magicedit` is JSON: version, model, settings, and what was asked of each face.
+        The text `magicedit` is JSON: version, model, settings, and each face's request.
         """
         with self._lock:
             photo, past, latest = self._opened(), self.past(), self._latest
         if past is None:
             raise MagicEditError("there is no edit yet: move a slider first")
-        if latest is None or latest[0] is not past:  # what the model was sent gives the same pixels again
+        if latest is None or latest[0] is not past:  # edit again; the same values give the same pixels
             sent = {index: face.sent for index, face in past.faces.items()}
             latest = past, self._run(photo, sent, past.settings, None, measure=False)
             with self._lock:
                 self._latest = latest
-        told = {
-            "version": __version__,
-            "model": self.editor.model,
-            "seed": past.settings.seed,
-            "quality": past.settings.quality,
-            "steps": past.settings.steps,
-            "faces": [
-                {"face": index, "requested": rounded(edit.requested), "sent": rounded(edit.sent)}
-                for index, edit in past.faces.items()
-            ],
-        }
+        told = {"version": __version__, "model": self.editor.model}
+        told |= {name: getattr(past.settings, name) for name in ("seed", "quality", "steps")}
+        told["faces"] = [
+            {"face": index, "requested": rounded(edit.requested), "sent": rounded(edit.sent)}
+            for index, edit in past.faces.items()
+        ]
         image = latest[1].image
         image.info |= {
             "Software": f"magicedit {__version__}",
@@ -463,22 +426,16 @@ class Session:
         return save_image(image, self.files.folder / f"{name}-edited.png")
 
     def save_preset(self, relative: bool) -> Path:
-        """Writes what is asked of the chosen face as an expression file.
-
-        relative: variations to add, otherwise the intensities to arrive at.
-        """
+        """Writes the chosen face's request as an expression of variations, or of intensities."""
         with self._lock:
             self._face()
             request, measured = self.request(), self.measured()
         if not request:
-            raise MagicEditError("nothing is asked for: move a slider before saving a preset")
+            raise MagicEditError("nothing is requested: move a slider before saving a preset")
         values = request if relative else levels(request, measured)
         expression = Expression(values, relative, source="the page", model=self.editor.model)
-        return expression.save(
-            self.files.folder / f"preset-{'variations' if relative else 'intensities'}.yaml"
-        )
-
-    # --- inside ---
+        kind = "variations" if relative else "intensities"
+        return expression.save(self.files.folder / f"preset-{kind}.yaml")
 
     def _opened(self) -> Photo:
         if self.photo is None:
@@ -493,15 +450,12 @@ class Session:
         return {index: dict(asked) for index, asked in sorted(self.requests.items()) if asked}
 
     def _lent(self, settings: EditRequest) -> EditRequest:
-        """The settings with the photograph of `lend_teeth`."""
+        """Returns the settings with the photograph of `lend_teeth`."""
         return settings if self.reference is None else replace(settings, references=(self.reference,))
 
     @contextlib.contextmanager
     def _work(self, kind: type[Wanted] | None = None) -> Iterator[Wanted | None]:
-        """What `cancel` stops, from the moment on at which it is no longer wanted only; may be nested.
-
-        Yields what is wanted of a kind, and takes it; None where nothing is.
-        """
+        """Work that `cancel` stops; may be nested. Takes and yields what is wanted of a kind, or None."""
         with self._lock:
             if not self._running:
                 self._stop.clear()
@@ -520,7 +474,7 @@ class Session:
 
     @contextlib.contextmanager
     def _watched(self, on_step: OnStep | None, settings: EditRequest) -> Iterator[Callable[[int], None]]:
-        """A listener of the model's steps: tells `on_step`, and raises where `cancel` was called."""
+        """Yields a listener of the model's steps that calls `on_step`, and raises after `cancel`."""
         total = self.editor.changer.model.steps(settings.steps, settings.quality)
 
         def listener(step: int) -> None:

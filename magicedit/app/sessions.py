@@ -9,11 +9,11 @@ import gradio as gr
 from magicedit.app.session import Session
 from magicedit.editor import ExpressionEditor
 
-MOST_SESSIONS = 16  # pages that are remembered at once: each keeps a photograph in memory
+MOST_SESSIONS = 16  # open pages at most; each keeps a photograph in memory
 
 
 class Sessions:
-    """The open pages by Gradio's name for them."""
+    """The open pages by Gradio's session hash."""
 
     def __init__(self, editor: ExpressionEditor, folder: Path):
         self.editor, self.folder = editor, folder
@@ -21,7 +21,7 @@ class Sessions:
         self._lock = threading.Lock()
 
     def of(self, request: gr.Request) -> Session:
-        """The page's session, made at its first event; of too many, the one unused for longest ends."""
+        """Returns the page's session, created at its first event; closes the oldest one of too many."""
         with self._lock:
             name = request.session_hash
             if name not in self._sessions:
@@ -34,7 +34,7 @@ class Sessions:
         return session
 
     def known(self, request: gr.Request) -> Session | None:
-        """The page's session; None where it had no event yet, or was closed."""
+        """Returns the page's session; None before its first event and after closing."""
         with self._lock:
             return self._sessions.get(request.session_hash)
 

@@ -1,7 +1,7 @@
-"""What the sliders of a face say, and what is asked of it: from one to the other.
+"""Converts the positions of a face's sliders to its request and back.
 
-Each unit with two sides has two sliders; linked, the left one speaks for both. In mode "add" a slider is a
-variation, in mode "set" the intensity to arrive at.
+Each unit with two sides has two sliders; if linked, the left one counts for both. In mode "add" a slider is a
+variation, in mode "set" a target intensity.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ STEP = 0.1  # intensity steps
 
 
 def slider_names(action_units: Sequence[str]) -> tuple[str, ...]:
-    """One name a slider: those of both sides where a unit has them ("AU12L", "AU12R"), else the unit's."""
+    """Returns the sliders' names: both sides of a unit that has them ("AU12L", "AU12R"), else the unit."""
     return tuple(name for unit in action_units for name in (sided_names(unit) or (unit,)))
 
 
@@ -28,21 +28,18 @@ def slider_range(mode: Mode) -> tuple[float, float]:
 
 
 def has_sides(request: Request) -> bool:
-    """Whether a request asks the two sides for different things."""
+    """Whether a request names single sides."""
     return any(name != whole_name(name) for name in request)
 
 
 def slider_values(
     request: Request, measured: Mapping[str, float], names: Sequence[str], mode: Mode, linked: bool
 ) -> list[float]:
-    """Positions of the sliders `names`, rounded to STEP, by what is asked of a face of `measured` levels."""
-    values = []
+    """Returns positions of the sliders `names`, rounded to STEP, for a face's request and measured levels."""
+    values, (low, high) = [], slider_range(mode)
     for name in names:
-        unit = whole_name(name)
-        delta = _asked(request, name)
-        start = 0.0 if mode == "add" else measured.get(unit if linked else name, 0.0)
-        low, high = slider_range(mode)
-        values.append(round(min(max(start + delta, low), high), 1))
+        start = 0.0 if mode == "add" else measured.get(whole_name(name) if linked else name, 0.0)
+        values.append(round(min(max(start + _asked(request, name), low), high), 1))
     return values
 
 
@@ -54,21 +51,17 @@ def slider_request(
     linked: bool,
     current: Request,
 ) -> Request:
-    """What the sliders `names` ask for, where `current` was asked before.
+    """Returns the request of the sliders `names`, after the request `current`.
 
-    A slider that stands where `current` puts it asks for that still, also beyond its own range and finer than
-    its steps; so does None, a number field that is empty.
-
-    Raises:
-        ActionUnitError: where a level is set of a unit that is not measured.
+    A slider at the position of `current` keeps its value, even beyond its range and finer than its steps; so
+    does None, an empty number field. Raises ActionUnitError where a level is set of an unmeasured unit.
     """
     request: Request = {}
-    for name, value, shown in zip(
-        names, values, slider_values(current, measured, names, mode, linked), strict=True
-    ):
+    positions = slider_values(current, measured, names, mode, linked)
+    for name, value, shown in zip(names, values, positions, strict=True):
         unit = whole_name(name)
         if linked and name != unit and name.endswith("R"):
-            continue  # the left one speaks for both
+            continue  # the left one counts for both
         meant = unit if linked else name
         if value is None or abs(value - shown) < STEP / 2:
             request[meant] = _asked(current, name)
@@ -79,31 +72,27 @@ def slider_request(
     units = list(dict.fromkeys(whole_name(name) for name in names))
     for unit in units:
         both = [request.get(name, 0.0) for name in sided_names(unit)]
-        if any(both) and abs(both[0] - both[1]) < STEP / 2:  # else the model would answer for each
+        if any(both) and abs(both[0] - both[1]) < STEP / 2:  # else the model would run twice
             request |= dict.fromkeys(sided_names(unit), sum(both) / 2)
     return {name: value for name, value in vocabulary_of(units).total([request]).items() if value}
 
 
 def joined_sides(request: Request, units: Sequence[str]) -> Request:
-    """The request with the mean of both sides for each."""
+    """Returns the request with both sides at their mean."""
     left, right = split_sides(request)
     means = {unit: (left.get(unit, 0.0) + right.get(unit, 0.0)) / 2 for unit in units}
     return {unit: value for unit, value in means.items() if value}
 
 
 def levels(request: Request, measured: Mapping[str, float]) -> dict[str, float]:
-    """The intensities, 0 to 5, that a request arrives at from `measured` ones.
-
-    Raises:
-        ActionUnitError: where a unit is not measured.
-    """
+    """Returns a request's target intensities, 0 to 5; ActionUnitError where a unit is not measured."""
     low, high = INTENSITY_RANGE
     arrived = {name: _level(name, measured) + delta for name, delta in request.items()}
     return by_number({name: min(max(value, low), high) for name, value in arrived.items()})
 
 
 def _asked(request: Request, name: str) -> float:
-    """Of the unit on the slider's side, the left one where the unit has no sides."""
+    """Returns the request of a slider's unit and side; the left one for units without sides."""
     return split_sides(request)[name.endswith("R")].get(whole_name(name), 0.0)
 
 

@@ -31,10 +31,8 @@ Values = Mapping[gr.blocks.Block, Any]  # what the browser sends with an event
 class ExpressionTab:
     """Sliders of a model's units, emotions, and the buttons that start an edit.
 
-    Attributes:
-        sliders: by `slider_names`.
-        way: how the sliders are to be read: their mode, and whether both sides move together.
-        shown: what `show` updates.
+    sliders: by `slider_names`. way: the mode of the sliders, and whether both sides move together. shown:
+    what `show` updates.
     """
 
     def __init__(self, units: Sequence[str], live: bool) -> None:
@@ -92,26 +90,26 @@ class ExpressionTab:
             )
 
     def ask(self, session: Session, values: Values, face: int | None = None) -> None:
-        """Asks a face of the session, or the chosen one, for what the sliders say."""
+        """Sets the request of a face (default: the chosen one) by the sliders."""
         positions = [values[self.sliders[name]] for name in self.names]
         session.ask_sliders(positions, values[self.mode], values[self.linked], face)
 
     def ask_emotion(self, session: Session, values: Values) -> str:
-        """Asks the chosen face for an emotion alone; returns the sentence for the status line."""
+        """Requests only an emotion of the chosen face. Returns the status line, as all `ask_` methods do."""
         name, strength = values[self.emotion], values[self.strength]
         session.ask_emotion(name, strength)
         return f"{name.capitalize()}, {strength:g}."
 
     def ask_neutral(self, session: Session, values: Values) -> str:
         session.ask_neutral()
-        return "What was measured is taken back."
+        return "The measured expression is removed."
 
     def ask_nothing(self, session: Session, values: Values) -> str:
         session.ask({})
-        return "Nothing is asked of this face."
+        return "Nothing is requested of this face."
 
     def show(self, session: Session, mode: Mode, linked: bool) -> Updates:
-        """The checkbox and all sliders, as the session's request has them."""
+        """Updates the checkbox and all sliders by the session's request."""
         request, (low, high) = session.request(), slider_range(mode)
         linked = linked and not has_sides(request)
         positions = slider_values(request, session.measured(), self.names, mode, linked)
@@ -127,7 +125,7 @@ class ExpressionTab:
 
 
 class CopyTab:
-    """Expressions of another photograph or a file, and saving one."""
+    """Copies the expression of a photograph or a file, and saves expressions."""
 
     def __init__(self) -> None:
         with gr.Tab("Copy and presets", elem_id="tab-copy"):
@@ -146,18 +144,16 @@ class CopyTab:
             self.preset_file = gr.DownloadButton(visible="hidden", elem_id="preset-file")
 
     def ask_copy(self, session: Session, values: Values) -> str:
-        """Asks for the expression of the dropped photograph; returns the sentence for the status line."""
         expression = session.ask_copy(values[self.photograph], values[self.share])
         copied = expression.limited_to(session.editor.action_units)
         return f"Copied from {expression.source}: {copied}"
 
     def ask_preset(self, session: Session, values: Values) -> str:
-        """Asks for the expression of the dropped file; returns the sentence for the status line."""
         return f"Loaded: {session.ask_preset(values[self.preset], values[self.share])}"
 
 
 class SweepTab:
-    """One unit at several variations. inputs: what `read` reads, apart from how an edit is made."""
+    """One unit at several variations. inputs: the components that `read` reads."""
 
     def __init__(self, units: Sequence[str]) -> None:
         with gr.Tab("Sweep", elem_id="tab-sweep"):
@@ -188,11 +184,10 @@ class SweepTab:
 
 
 class SettingsTab:
-    """How an edit is made.
+    """Sampling, teeth and closed loop.
 
-    Attributes:
-        fields: the fields of `EditRequest` that the page offers, by name.
-        inputs: what `read` reads; the file of `references` has an event of its own.
+    fields: components of fields of `EditRequest`, by name. inputs: those that `read` reads; the file of
+    `references` has its own event.
     """
 
     def __init__(self, settings: EditRequest) -> None:
@@ -239,36 +234,27 @@ class SettingsTab:
                 label="measure and correct until the target is reached (up to four edits)",
             )
             self.fields["tolerance"] = gr.Slider(
-                0.1, 1.0, value=settings.tolerance or 0.3, step=0.1, label="within so many steps"
+                0.1, 1.0, value=settings.tolerance or 0.3, step=0.1, label="tolerance (intensity steps)"
             )
         self.reference = self.fields["references"]
         self.inputs = {self.loop, *self.fields.values()} - {self.reference}
 
     def read(self, values: Values) -> EditRequest:
-        """A request for nothing yet, made in this way. MagicEditError where a value is out of range."""
+        """Returns an empty request with these settings. MagicEditError where a value is out of range."""
         given = {name: values[part] for name, part in self.fields.items() if part in self.inputs}
         if not values[self.loop]:
             del given["tolerance"]
-        unset = (OWN_SETTINGS, AS_IT_SUITS, 0, None)  # None: a number field that is empty
-        read = {
-            "steps": int,
-            "seed": whole_seed,
-            "teeth": lambda text: int(text) if text.isdecimal() else text,
-        }
-        return EditRequest(
-            **{
-                name: read.get(name, lambda v: v)(value)
-                for name, value in given.items()
-                if value not in unset
-            }
-        )
+        unset = (OWN_SETTINGS, AS_IT_SUITS, 0, None)  # None: an empty number field
+        given = {name: value for name, value in given.items() if value not in unset}
+        for name, read in (("steps", int), ("seed", whole_seed), ("teeth", teeth_choice)):
+            if name in given:
+                given[name] = read(given[name])
+        return EditRequest(**given)
 
 
 def by_region(units: Sequence[str]) -> dict[str, list[str]]:
-    """A model's units by heading: those of `ACTION_UNITS` by their region, all others below OTHER_UNITS.
-
-    Headings without a unit are left out.
-    """
+    """Returns a model's units by heading: those of `ACTION_UNITS` by region, all others below OTHER_UNITS;
+    without empty headings."""
     region_of = {unit.name: unit.region for unit in ACTION_UNITS}
     groups = {
         heading: [name for name, region in region_of.items() if region in regions and name in units]
@@ -279,7 +265,11 @@ def by_region(units: Sequence[str]) -> dict[str, list[str]]:
 
 
 def whole_seed(seed: float) -> int:
-    """Of a number field. MagicEditError where it is out of range."""
-    if not 0 <= seed < 2**53:  # what numbers of a browser hold exactly
+    """Converts a number field's value. MagicEditError where it is out of range."""
+    if not 0 <= seed < 2**53:  # beyond, a browser's numbers are not exact
         raise MagicEditError(f"the seed must be a whole number from 0 to 2**53 - 1, got {seed}")
     return int(seed)
+
+
+def teeth_choice(text: str) -> str | int:
+    return int(text) if text.isdecimal() else text

@@ -1,4 +1,4 @@
-"""Pictures and tables of the page: the outlined faces, and requested beside measured action units."""
+"""Pictures and tables of the page: outlined faces, and requested beside measured action units."""
 
 import html
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from magicedit.faces import Face
 from magicedit.faces.measure import SEEN_BY_LANDMARKS
 from magicedit.vocabulary import INTENSITY_RANGE, SIDES, whole_name
 
-SMALLEST_TOLD = 0.05  # intensity steps: below, a request reads as 0.0
+SMALLEST_TOLD = 0.05  # intensity steps; smaller requests would read as 0.0
 CHOSEN, OTHER = "#f97316", "#f8fafc"
 
 
@@ -30,9 +30,9 @@ def titled(name: str) -> str:
 
 
 def outlined(shown: np.ndarray, faces: Sequence[Face], scale: float, chosen: int) -> PIL.Image.Image:
-    """The shown photograph with a numbered frame around each face.
+    """Returns the shown photograph with a numbered frame around each face.
 
-    scale: shown pixels per pixel of the photograph, which the faces' boxes are in.
+    scale: shown pixels per pixel of the photograph, the unit of the faces' boxes.
     """
     image = PIL.Image.fromarray(shown)
     draw = ImageDraw.Draw(image)
@@ -52,7 +52,7 @@ def outlined(shown: np.ndarray, faces: Sequence[Face], scale: float, chosen: int
 
 
 def face_labels(faces: Sequence[Face], width: int) -> list[str]:
-    """What to call each face in a list: its number and where it is; `width` of the photograph in px."""
+    """Returns a label for each face: its number and its place; `width` of the photograph in px."""
     thirds = ("left", "middle", "right")
     labels = []
     for index, face in enumerate(faces):
@@ -63,7 +63,7 @@ def face_labels(faces: Sequence[Face], width: int) -> list[str]:
 
 
 def reached_levels(edit: FaceEdit) -> dict[str, float]:
-    """Intensity after the edit of each requested unit that was measured, by the scorer that sees it."""
+    """Returns the intensity of each requested, measured unit after the edit, by the scorer that sees it."""
     if edit.after is None:
         return {}
     reached = {}
@@ -77,7 +77,7 @@ def reached_levels(edit: FaceEdit) -> dict[str, float]:
 
 
 def bars(edits: Mapping[int, FaceEdit]) -> str:
-    """HTML: what was requested of each face beside what was measured, as bars of 0 to 5 and as numbers."""
+    """Returns HTML tables of requested and measured intensities, as bars from 0 to 5 and as numbers."""
     if not edits:
         return ""
     tables = []

@@ -51,10 +51,8 @@ class Row:
 def photographs_below(folder: Path, leave_out: Path) -> list[Path]:
     """Returns the photographs in a folder and its sub-folders by file extension, as sorted relative paths.
 
-    Hidden files, files below `leave_out` and results in sub-folders with a journal are excluded.
-
-    Raises:
-        ImageError: where there are none.
+    Hidden files, files below `leave_out` and results in sub-folders with a journal are excluded. Raises
+    ImageError where there are none.
     """
     found = [
         path.relative_to(folder)
@@ -84,9 +82,6 @@ def rows_of_folder(folder: Path, output: Path, request: EditRequest, format: str
     ]
     _check_outputs(rows, output, lambda row: str(row.photo))
     return rows
-
-
-# --- Manifests ----------------------------------------------------------------------------------------------
 
 
 def _number(text: str) -> float:
@@ -236,9 +231,6 @@ def _inside(text: str, column: str, whole: str) -> Path:
     return path
 
 
-# --- Where results go ---------------------------------------------------------------------------------------
-
-
 def check_folders(folder: Path, output: Path) -> None:
     """Raises MagicEditError unless results of `folder` may be written to `output`, which may be missing."""
     if not folder.is_dir():
@@ -283,8 +275,7 @@ def _folded(path: Path) -> Path:
 def check_targets(rows: Iterable[Row], folder: Path, output: Path) -> None:
     """Raises OutputError where a link leads a result out of the output folder or onto a photograph.
 
-    Args:
-        output: exists.
+    output: exists.
     """
     home, source = output.resolve(), folder.resolve()
     beside = not home.is_relative_to(source)

@@ -200,12 +200,8 @@ def _run(
     except OSError as error:
         raise OutputError(f"the folder {settings.output} cannot be made ({error}); choose another") from error
     check_targets(rows, settings.folder, settings.output)
-    model = {
-        "name": settings.model,
-        "digest": ModelFolder.find(settings.model).fingerprint,
-        "dtype": settings.dtype,
-        "backend": settings.backend,
-    }
+    model = {"name": settings.model, "digest": ModelFolder.find(settings.model).fingerprint}
+    model |= {"dtype": settings.dtype, "backend": settings.backend}
     with Ledger(settings.output / JOURNAL, itemgetter("output")) as journal:
         if not force:
             _check_strangers(rows, settings, journal)
@@ -233,7 +229,11 @@ def _run(
                     outcome = outcome | {"left": (settings.output / row.output).exists()}
                 asked = {"request": row.request.to_json(), "model": model}
                 journal.add(_about(row, settings) | outcome | asked)
-                results[row.output] = _result(row, outcome)
+                if outcome["state"] == "done":
+                    results[row.output] = _told(row, "done", outcome)
+                else:
+                    left = f"; {row.output} there is that of an earlier run" if outcome["left"] else ""
+                    results[row.output] = RowResult(row, "failed", reason=outcome["reason"] + left)
                 bar.update()
     ordered = [results[row.output] for row in rows]
     return BatchReport(settings.output, ordered, time.perf_counter() - started, workers)
@@ -254,13 +254,6 @@ def _about(row: Row, settings: EditorSettings) -> dict[str, str]:
     return {"output": row.output.as_posix(), "photo": row.photo.as_posix(), "folder": folder}
 
 
-def _result(row: Row, outcome: dict[str, Any]) -> RowResult:
-    if outcome["state"] == "done":
-        return _told(row, "done", outcome)
-    left = f"; {row.output} there is that of an earlier run" if outcome["left"] else ""
-    return RowResult(row, "failed", reason=outcome["reason"] + left)
-
-
 def _told(row: Row, status: str, entry: Mapping[str, Any]) -> RowResult:
     """Returns the result of a row from its outcome or journal entry; earlier versions wrote fewer fields."""
     return RowResult(row, status, None, entry["seconds"], entry["faces"], entry.get("left_alone", 0))
@@ -271,18 +264,13 @@ def _kept(
 ) -> dict[str, Any] | None:
     """Returns the journal entry of a row that is already finished."""
     entry = journal.entries.get(row.output.as_posix(), {})
-    if entry.get("state") != "done" or not (settings.output / row.output).is_file():
-        return None
-    if entry.get("request") != row.request.to_json() or not _same_model(entry.get("model"), model):
+    earlier = entry.get("model")
+    if model["digest"] is not None and isinstance(earlier, dict):  # the same files may have several names
+        earlier = earlier | {"name": model["name"]}
+    finished = entry.get("state") == "done" and (settings.output / row.output).is_file()
+    if not finished or entry.get("request") != row.request.to_json() or earlier != model:
         return None
     return entry if _same_photo(entry, row, settings) else None
-
-
-def _same_model(earlier: Any, model: dict[str, Any]) -> bool:
-    """Whether two models edit alike. A folder may have several names, so its files are compared, if any."""
-    if model["digest"] is not None and isinstance(earlier, dict):
-        return earlier | {"name": model["name"]} == model
-    return earlier == model
 
 
 def _same_photo(entry: dict[str, Any], row: Row, settings: EditorSettings) -> bool:
@@ -295,23 +283,18 @@ def _same_photo(entry: dict[str, Any], row: Row, settings: EditorSettings) -> bo
 
 def _check_strangers(rows: Sequence[Row], settings: EditorSettings, journal: Ledger) -> None:
     """Raises OutputError where a file would be overwritten that no run of ours made of that photograph."""
-    strangers = [
-        row.output
-        for row in rows
-        if (settings.output / row.output).exists() and not _is_ours(row, settings, journal)
-    ]
+    strangers = []
+    for row in rows:
+        entry = journal.entries.get(row.output.as_posix(), {})
+        state = entry.get("state")
+        made = state in ("begun", "done") or (state == "failed" and entry.get("left"))
+        named = all(entry.get(key, value) == value for key, value in _about(row, settings).items())
+        ours = made and (named or _same_photo(entry, row, settings))
+        if not ours and (settings.output / row.output).exists():
+            strangers.append(row.output)
     if strangers:
         raise OutputError(
             f"{len(strangers)} of the results exist in {settings.output} and are of no run that its "
             f"{JOURNAL} knows, or of other photographs, such as {strangers[0]}; choose another folder, move "
             "them away, or replace them with --force (force=True)"
         )
-
-
-def _is_ours(row: Row, settings: EditorSettings, journal: Ledger) -> bool:
-    """Whether an earlier run made the file at the row's output from the row's photograph."""
-    entry = journal.entries.get(row.output.as_posix(), {})
-    made = entry.get("state") in ("begun", "done") or (entry.get("state") == "failed" and entry.get("left"))
-    about = _about(row, settings)
-    named = all(entry.get(key, value) == value for key, value in about.items())
-    return bool(made) and (named or _same_photo(entry, row, settings))

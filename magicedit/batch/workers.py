@@ -13,8 +13,7 @@ from magicedit.files import sha256_of
 from magicedit.imaging import check_output, open_photo, save_image
 from magicedit.workers import cores, each
 
-# Result of a row: JSON-ready, with "state" "done" or "failed"
-Outcome = dict[str, Any]
+Outcome = dict[str, Any]  # result of a row: JSON-ready, with "state" "done" or "failed"
 
 ROWS_A_WORKER = 6  # loading a model takes as long as a few edits
 MEMORY_A_WORKER = 1.2e9  # bytes; with `mini` 0.8e9 were measured

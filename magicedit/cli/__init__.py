@@ -1,8 +1,8 @@
-"""The command line: thin, and quick to say what is wrong.
+"""The command line.
 
-Exit codes: 0 done; 1 part of it failed (photographs of a folder, what `doctor` checks); 2 the user's input
-cannot be used, and one line says why. Results go to stdout, all else to stderr. Heavy imports happen in the
-command that needs them.
+Exit codes: 0 success; 1 part of the work failed (photographs of a folder, a check of `doctor`); 2 invalid
+input, explained in one line. Results go to stdout, everything else to stderr. Each command does its heavy
+imports itself.
 """
 
 import argparse
@@ -37,11 +37,10 @@ examples:
   magicedit doctor
   magicedit doctor --json               the same for a program
 
-Ends with 1 where something essential is broken.
+The exit code is 1 if something essential is broken.
 """
 
-# Of the commands in `magicedit --help`, for people who look for one
-GROUPS = {
+GROUPS = {  # of commands in `magicedit --help`
     "edit photographs": ("edit", "sweep", "transfer", "interpolate"),
     "look at faces": ("measure",),
     "edit videos": ("video", "reenact"),
@@ -53,7 +52,7 @@ GROUPS = {
 
 
 class GroupedHelp(argparse.RawDescriptionHelpFormatter):
-    """Lists commands under the titles of GROUPS, and those that it does not name at the end."""
+    """Lists commands under the titles of GROUPS, those of no group at the end."""
 
     def _format_action(self, action: argparse.Action) -> str:
         if not isinstance(action, argparse._SubParsersAction):
@@ -74,14 +73,14 @@ class GroupedHelp(argparse.RawDescriptionHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """Reports a wrong option in one line, like every other error of the user."""
+    """Reports invalid options in one line, like all user errors."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(USER_ERROR, f"magicedit: error: {message} (see `{self.prog} --help`)\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code; `argv` None: that of this process, which is ours alone."""
+    """Runs one command and returns its exit code. `argv`: default: this process's own."""
     own_process = argv is None
     argv = list(sys.argv[1:] if argv is None else argv)
     command = next((argument for argument in argv if not argument.startswith("-")), None)
@@ -95,9 +94,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     passed_on = [argument for argument in passed_on if argument != "--debug"]
     try:
         if command == "train":
-            return training.run_train(passed_on)
-        # OpenMP threads spin while they wait. Where other programs use the cores, an edit with `mini` took
-        # 20 s of spinning on two cores, and 0.8 s with sleeping threads. To be set before torch is loaded.
+            from magicedit.train.train import main as train
+
+            return train(passed_on)
+        # Waiting OpenMP threads spin by default: on two busy cores, an edit with `mini` took 20 s, and 0.8 s
+        # with sleeping threads. Set before torch is loaded.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         with contextlib.nullcontext() if debug else quiet_libraries():
             return args.run(args)
@@ -112,20 +113,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     finally:
         if own_process:
-            gc.freeze()  # else Python searches all modules for garbage once more, 1.3 s, before it ends
+            gc.freeze()  # else Python's last garbage collection takes 1.3 s
 
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Keeps the libraries' warnings to developers off the terminal; `--debug` shows them."""
+    """Hides the libraries' warnings to developers, which `--debug` shows."""
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-# --- The parser ---------------------------------------------------------------------------------------------
 
 
 def build_parser() -> Parser:
@@ -162,10 +160,8 @@ def build_parser() -> Parser:
     for module in (editing, expressions, video, app, training, hub, evaluation):
         module.add_commands(add_command)
 
-    doctor = add_command(
-        "doctor", "print versions, devices and models, and whether they work", run_doctor, DOCTOR_EXAMPLES
-    )
-    add_json_option(doctor)
+    what = "print versions, devices and models, and whether they work"
+    add_json_option(add_command("doctor", what, run_doctor, DOCTOR_EXAMPLES))
     completion.add_commands(add_command)
     for command in commands.choices.values():
         command.usage = short_usage(command)
@@ -173,7 +169,7 @@ def build_parser() -> Parser:
 
 
 def short_usage(command: argparse.ArgumentParser) -> str:
-    """What must be given; the options that may be are listed below it."""
+    """Returns a usage line with the required arguments only."""
     words, optional = ["%(prog)s"], False
     for action in command._actions:
         metavar = action.metavar or "|".join(action.choices or [action.dest.upper()])
@@ -184,9 +180,6 @@ def short_usage(command: argparse.ArgumentParser) -> str:
         else:
             optional |= action.dest not in ("help", "debug")
     return " ".join(words + ["[options]"] * optional)
-
-
-# --- The commands -------------------------------------------------------------------------------------------
 
 
 def run_doctor(args: argparse.Namespace) -> int:

@@ -11,8 +11,8 @@ examples:
   magicedit app --port 8000 --open           in the browser at once
   magicedit app --model my-model --quality fast
 
-The page is reached from this machine alone, unless --host says otherwise. Uploads are deleted
-after ten minutes, and all at once when the command ends.
+Only this machine can reach the page, unless --host says otherwise. Uploads are deleted after ten minutes,
+and when the command ends.
 """
 
 
@@ -21,12 +21,8 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     app.add_argument(
         "--port", type=int, default=7860, metavar="N", help="of the page's address; 0: any free one (7860)"
     )
-    app.add_argument(
-        "--host",
-        default="127.0.0.1",
-        metavar="ADDRESS",
-        help="0.0.0.0 lets other machines use the page too, without a password (127.0.0.1)",
-    )
+    what = "0.0.0.0 lets other machines use the page too, without a password (127.0.0.1)"
+    app.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help=what)
     app.add_argument("--open", action="store_true", help="open it in the browser")
     add_model_options(app)
 

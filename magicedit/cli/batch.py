@@ -11,7 +11,7 @@ from magicedit.errors import MagicEditError, OutputError
 if TYPE_CHECKING:
     from magicedit.batch import BatchReport
 
-MOST_WARNINGS = 20  # lines of them; the journal has all
+MOST_WARNINGS = 20  # printed; the journal has all
 PARTLY_FAILED = 1
 
 
@@ -28,16 +28,16 @@ def add_folder_options(parser: argparse._ActionsContainer) -> None:
         "--workers", type=int, metavar="N", help="processes with a model each (default: as many as pay here)"
     )
     parser.add_argument(
-        "--force", action="store_true", help="edit again what is done, and replace what else is there"
+        "--force", action="store_true", help="repeat finished edits, and replace files from other sources"
     )
 
 
 def refuse_folder_options(args: argparse.Namespace) -> None:
-    """MagicEditError where options of folders are given with a photograph."""
+    """Raises MagicEditError where options for folders are given with a photograph."""
     given = options(args, "manifest", "format", "workers", "force")
     if used := [f"--{name}" for name, value in given.items() if value is not None and value is not False]:
         raise MagicEditError(
-            f"{', '.join(used)}: for a folder of photographs, and {args.photo} is none; "
+            f"{', '.join(used)}: only for a folder of photographs, and {args.photo} is none; "
             "give the folder, or leave the option out"
         )
 
@@ -67,7 +67,7 @@ def run_edit_folder(args: argparse.Namespace) -> int:
 
 
 def complain(report: "BatchReport", numbered: bool) -> None:
-    """Warnings and failures, for people; `numbered`: with the rows of their manifest."""
+    """Prints warnings and failures for people; `numbered`: with the rows of their manifest."""
     from magicedit.batch import JOURNAL
 
     warn_of_copies(sum(r.row.request.is_empty for r in report.results), of=len(report.results))
@@ -88,7 +88,7 @@ def complain(report: "BatchReport", numbered: bool) -> None:
 def print_summary(report: "BatchReport") -> None:
     done, skipped, failed = (report.of_status(status) for status in ("done", "skipped", "failed"))
     print(f"edited    {len(done):>6}")
-    print(f"skipped   {len(skipped):>6}  as an earlier run left them")
+    print(f"skipped   {len(skipped):>6}  finished by an earlier run")
     print(f"failed    {len(failed):>6}")
     print(f"warnings  {sum(len(result.warnings) for result in report.results):>6}")
     if left_alone := sum(result.left_alone for result in report.results):

@@ -1,4 +1,4 @@
-"""What several commands share: options, names of people, loading an editor, and printing."""
+"""Shared by several commands: options, names of people, loading an editor, and printing."""
 
 import argparse
 import contextlib
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def say(message: str) -> None:
-    """For people, not programs: stdout belongs to results."""
+    """Prints a message for people to stderr; stdout is for results."""
     print(message, file=sys.stderr, flush=True)
 
 
@@ -30,6 +30,12 @@ def print_json(content: dict[str, Any]) -> None:
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+
+
+def add_labels_options(parser: argparse._ActionsContainer, what: str) -> None:
+    parser.add_argument("--labels", type=Path, metavar="CSV", help=what)
+    scale = "number for full intensity, if the file does not state it: 1 or 5"
+    parser.add_argument("--labels-scale", type=float, metavar="MAX", help=scale)
 
 
 def add_backend_option(parser: argparse.ArgumentParser) -> None:
@@ -54,14 +60,12 @@ def add_face_option(
     several: bool = False,
     largest: str = "the largest",
 ) -> None:
-    """One face, or several where the default is "all".
-
-    several: allow "all" whatever the default. largest: what 0 is, for the help.
-    """
+    """Adds the choice of one face. several: also allow "all". largest: meaning of index 0, for the help."""
     several = several or default == "all"
+    words, expected = (("all", "largest"), "") if several else (("largest",), "one face, ")
     parser.add_argument(
         flag,
-        type=face_choice if several else one_face_choice,
+        type=lambda text: word_or_number(text, *words, expected=expected),
         default=default,
         metavar="all|largest|N" if several else "largest|N",
         help=f"{what}; N counts from 0, {largest} (default: {default})",
@@ -69,7 +73,7 @@ def add_face_option(
 
 
 def add_request_options(parser: argparse._ActionsContainer, what_set: str) -> None:
-    """What is asked of faces; `what_set` is said of --set."""
+    """Adds the requested units and emotion; `what_set` is the help of --set."""
     parser.add_argument("--au", metavar="AU12=+3,AU4=-1", help="variations in intensity steps, -10 to 10")
     parser.add_argument("--set", metavar="AU12=0", help=what_set)
     parser.add_argument(
@@ -81,20 +85,30 @@ def add_expression_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--expression",
         metavar="FILE",
-        help="arrive at a saved expression: FILE.yaml of `measure --save`, or a row of a table, FILE.csv:ROW",
+        help="apply a saved expression: FILE.yaml of `measure --save`, or a row of a table, FILE.csv:ROW",
     )
-    parser.add_argument(
-        "--strength", type=float, default=1.0, metavar="S", help="how much of --expression (1)"
-    )
+    add_strength_option(parser, "--expression")
     parser.add_argument(
         "--neutral",
         action="store_true",
-        help="take the measured expression back, units of 0.5 and more; --au starts from there",
+        help="remove the measured expression, units of 0.5 and more; --au starts from there",
     )
 
 
+def add_strength_option(parser: argparse._ActionsContainer, of: str) -> None:
+    what = f"share of {of} to apply (default: 1)"
+    parser.add_argument("--strength", type=float, default=1.0, metavar="S", help=what)
+
+
+def add_output_group(parser: argparse.ArgumentParser, overwritten: str) -> None:
+    """overwritten: the input and the output, for the help of --overwrite."""
+    out = parser.add_argument_group("output")
+    out.add_argument("--overwrite", action="store_true", help=f"allow {overwritten} to be the same file")
+    add_json_option(out)
+
+
 def expression_arguments(args: argparse.Namespace) -> dict[str, Any]:
-    """The options of `add_expression_options` as arguments of `ExpressionEditor.edit`."""
+    """Returns the options of `add_expression_options` as arguments of `ExpressionEditor.edit`."""
     from magicedit.expression import Expression
 
     expression = None if args.expression is None else Expression.read(args.expression)
@@ -106,15 +120,15 @@ def add_loop_options(parser: argparse.ArgumentParser) -> None:
         "--target-tolerance",
         type=float,
         metavar="T",
-        help="measure, correct and edit again until all units are this near, in intensity steps, such as 0.3",
+        help="measure, correct and repeat until all units are this close, in intensity steps, such as 0.3",
     )
     parser.add_argument(
-        "--max-edits", type=int, default=4, metavar="N", help="at most so many edits for that (4)"
+        "--max-edits", type=int, default=4, metavar="N", help="maximum number of edits (default: 4)"
     )
 
 
 def loop_arguments(args: argparse.Namespace) -> dict[str, Any]:
-    """The options of `add_loop_options` as arguments of `ExpressionEditor.edit`."""
+    """Returns the options of `add_loop_options` as arguments of `ExpressionEditor.edit`."""
     return {"tolerance": args.target_tolerance, "max_edits": args.max_edits}
 
 
@@ -124,18 +138,18 @@ def add_teeth_options(parser: argparse._ActionsContainer) -> None:
         action="append",
         default=[],
         metavar="PHOTO",
-        help="another photograph of the person, whose teeth show where the mouth opens; give several",
+        help="another photograph of the person, whose teeth show where the mouth opens; repeatable",
     )
     parser.add_argument(
         "--teeth",
-        type=teeth_choice,
+        type=lambda text: word_or_number(text, "none"),
         metavar="N|none",
-        help="somebody else's teeth, by number, or none (default: by the width of the mouth and the seed)",
+        help="a donor's teeth, by number, or none (default: by the width of the mouth and the seed)",
     )
 
 
 def sampling_arguments(args: argparse.Namespace) -> dict[str, Any]:
-    """The options of a command that say how the model samples, as arguments of the editor's methods."""
+    """Returns a command's sampling options as arguments of the editor's methods."""
     given = vars(args) | {"references": tuple(getattr(args, "reference", ()))}
     steps = "inference_steps" if "inference_steps" in given else "steps"  # --steps may count pictures
     fields = (steps, "guidance", "quality", "seed", "teeth", "references")
@@ -143,16 +157,12 @@ def sampling_arguments(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def options(args: argparse.Namespace, *names: str) -> dict[str, Any]:
-    """Options as arguments of the same names."""
+    """Returns options as arguments of the same names."""
     return {name: getattr(args, name) for name in names}
 
 
 def edit_request(args: argparse.Namespace) -> "EditRequest":
-    """What `magicedit edit` is asked for, checked as far as neither a photograph nor the model is needed.
-
-    Raises:
-        MagicEditError: where it cannot be done whatever a face shows.
-    """
+    """Returns the request of `magicedit edit`; MagicEditError where it is invalid for every photograph."""
     from magicedit.editor.settings import MouthSettings
     from magicedit.models.folder import ModelFolder
     from magicedit.request import EditRequest
@@ -173,17 +183,17 @@ def edit_request(args: argparse.Namespace) -> "EditRequest":
 
 
 def warn_of_copies(copies: int, of: int) -> None:
-    """Says of how many edits nothing was asked: an option was forgotten, as a rule."""
+    """Warns about empty requests, usually a forgotten option."""
     if copies:
         which = "" if of == 1 else f" in {copies} of {of} edits"
         say(
-            f"warning: nothing is asked for{which} (--au, --set, --emotion, --expression, --neutral): "
-            "what is written is a copy"
+            f"warning: nothing is requested{which} (--au, --set, --emotion, --expression, --neutral): the "
+            "result is a copy"
         )
 
 
 def tell_left_alone(count: int) -> None:
-    """Says how many small faces of a photograph with a large one were not looked at."""
+    """Prints how many small faces were ignored beside a large one."""
     if count:
         faces = "1 small face" if count == 1 else f"{count} small faces"
         say(f"{faces} left alone: far smaller than the largest; crop the photograph to work on them")
@@ -192,12 +202,12 @@ def tell_left_alone(count: int) -> None:
 def add_model_options(
     parser: argparse._ActionsContainer, steps: str | None = None, otherwise: str = "the model's own"
 ) -> None:
-    """steps: the flag of the number of denoising steps, whose default is `otherwise`."""
+    """steps: flag for the number of denoising steps, whose default is `otherwise`."""
     parser.add_argument(
         "--model",
         default="mini",
         metavar="MODEL",
-        help="mini (default), mini-live (in one step), a pipeline folder, a hub id",
+        help="mini (default), mini-live (one step), a pipeline folder, a hub id",
     )
     add_backend_option(parser)
     parser.add_argument(
@@ -206,9 +216,9 @@ def add_model_options(
     parser.add_argument(
         "--quality",
         choices=("exact", "balanced", "fast", "live"),
-        help="how much time the model takes (default: its own settings); docs/speed.md tells what it costs",
+        help="trades quality for speed, see docs/speed.md (default: the model's own settings)",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the initial noise (0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the initial noise (default: 0)")
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps (default: the best present)")
     parser.add_argument("--dtype", metavar="T", help="float32 (default), bfloat16 or float16")
     parser.add_argument(
@@ -221,7 +231,7 @@ def add_model_options(
 
 
 def word_or_number(text: str, *words: str, expected: str = "") -> str | int:
-    """One of the words, or a number from 0; ArgumentTypeError for anything else."""
+    """Returns one of the words, or a number from 0; ArgumentTypeError for anything else."""
     if text in words:
         return text
     if text.isdecimal():
@@ -230,27 +240,11 @@ def word_or_number(text: str, *words: str, expected: str = "") -> str | int:
     raise argparse.ArgumentTypeError(f"expected {expected}{known} or a number from 0, got {text!r}")
 
 
-def one_face_choice(text: str) -> str | int:
-    return word_or_number(text, "largest", expected="one face, ")
-
-
-def face_choice(text: str) -> str | int:
-    return word_or_number(text, "all", "largest")
-
-
-def teeth_choice(text: str) -> str | int:
-    return word_or_number(text, "none")
-
-
 def chosen_people(option: str, text: str, otherwise: str) -> list[str]:
-    """Names joined by commas, or those of @FILE, one a line.
+    """Returns names joined by commas, or those of @FILE, one a line.
 
-    Args:
-        option: on the command line, for messages, such as "--identities".
-        otherwise: what leaving the option out does, for messages.
-
-    Raises:
-        DatasetError: where the file cannot be read, or nobody is named.
+    option, otherwise: for messages: such as "--identities", and the effect of leaving it out.
+    Raises DatasetError where the file cannot be read, or nobody is named.
     """
     if text.startswith("@"):
         try:
@@ -267,10 +261,8 @@ def chosen_people(option: str, text: str, otherwise: str) -> list[str]:
 
 @contextlib.contextmanager
 def loading(args: argparse.Namespace) -> Iterator[None]:
-    """For imports and models: thousands of modules, none of them garbage, are not searched for it.
-
-    That search took a fifth of the time. In a process of ours alone they are left out of it from then on.
-    """
+    """Suspends garbage collection, a fifth of the time of imports, and exempts what was loaded, if the
+    process is ours alone."""
     collects = args.own_process and gc.isenabled()
     if collects:
         gc.disable()
@@ -284,14 +276,14 @@ def loading(args: argparse.Namespace) -> Iterator[None]:
 
 @contextlib.contextmanager
 def backend_beside(args: argparse.Namespace, photo: "Photo | None" = None) -> Iterator["str | FaceBackend"]:
-    """The face backend in a process of its own: it looks at the photograph while this one loads the model,
-    at a frame while this one decodes the next.
+    """The face backend in a process of its own, which works while this one loads the model or decodes.
 
-    Its name alone where there is no core for that, or where `--debug` is to show whole tracebacks.
+    Only its name without a spare core, and with `--debug`, which shows whole tracebacks.
     """
-    from magicedit.faces.process import BackendProcess, spare_core
+    from magicedit.faces.process import BackendProcess
+    from magicedit.workers import cores
 
-    if not args.own_process or getattr(args, "debug", False) or not spare_core():
+    if not args.own_process or getattr(args, "debug", False) or cores() < 2:
         yield args.backend
         return
     with BackendProcess(args.backend) as backend:
@@ -319,24 +311,21 @@ def load_editor(args: argparse.Namespace, backend: "str | FaceBackend") -> "Expr
 
 def describe_face(index: int, box: Sequence[float], pose) -> str:
     x0, y0, x1, y1 = (round(edge) for edge in box)
-    turned = (
-        ""
-        if pose is None
-        else f", yaw {round(pose.yaw):+}°, pitch {round(pose.pitch):+}°, roll {round(pose.roll):+}°"
-    )
+    angles = [] if pose is None else [(axis, getattr(pose, axis)) for axis in ("yaw", "pitch", "roll")]
+    turned = "".join(f", {axis} {round(angle):+}°" for axis, angle in angles)
     return f"face {index}: {x1 - x0} x {y1 - y0} px at ({x0}, {y0}){turned}"
 
 
 def print_faces(edits: Sequence) -> None:
-    """Requested and measured AUs of each edited face; without variations that would be printed as 0.0."""
-    from magicedit.action_units import DEAD_ZONE  # imports NumPy, which --help can do without
+    """Prints requested and measured AUs of each edited face, without variations that round to 0.0."""
+    from magicedit.action_units import DEAD_ZONE  # imports NumPy, which --help does not need
 
     for edit in edits:
         print(describe_face(edit.index, edit.box, edit.pose))
         shown = {name: delta for name, delta in edit.requested.items() if round(delta, 1)}
         if edit.requested and not shown:
             units = "1 unit" if len(edit.requested) == 1 else f"{len(edit.requested)} units"
-            print(f"  nothing to change: what is asked for ({units}) is within {DEAD_ZONE:g} of the measured")
+            print(f"  nothing to change: the request ({units}) is within {DEAD_ZONE:g} of the measured")
         for name, delta in shown.items():
             before = edit.before.get(name)
             after = None if edit.after is None else edit.after.get(name)
@@ -355,9 +344,9 @@ def report_edits(
     content: dict[str, Any],
     shown: "Sequence[EditResult] | None" = None,
 ) -> int:
-    """Prints what edits of one photograph came to; returns the exit code.
+    """Prints the results of edits of one photograph; returns the exit code.
 
-    content: of the JSON object, beside `output` and `seconds`. shown: as text; default: all.
+    content: of the JSON object, beside `output` and `seconds`. shown: results to print; default: all.
     """
     seconds = sum(result.seconds for result in results)
     if args.json:

@@ -9,8 +9,7 @@ from pathlib import Path
 
 SHELLS = ("bash", "zsh", "tcsh")
 
-# How each script is used, as its header says too
-USAGE = {
+USAGE = {  # of each script; its header says the same
     "bash": "source <(magicedit completion bash)",
     "zsh": "magicedit completion zsh > ~/.zfunc/_magicedit   in a folder of $fpath, before compinit",
     "tcsh": "magicedit completion tcsh > ~/.magicedit.csh     then in ~/.tcshrc: source ~/.magicedit.csh",
@@ -24,12 +23,8 @@ examples:
 
 
 def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
-    completion = add_command(
-        "completion",
-        "print a script that completes this command in a shell",
-        run_completion,
-        COMPLETION_EXAMPLES,
-    )
+    what = "print a script that completes this command in a shell"
+    completion = add_command("completion", what, run_completion, COMPLETION_EXAMPLES)
     completion.add_argument("shell", choices=SHELLS, help="whose script")
 
 
@@ -42,7 +37,7 @@ def run_completion(args: argparse.Namespace) -> int:
 
 
 def script(shell: str) -> str:
-    """Of all commands, those of `train` read by its own parser."""
+    """Returns the completion script of all commands; the flags of `train` come from its own parser."""
     import shtab
 
     from magicedit.cli import build_parser

@@ -4,30 +4,8 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from magicedit.cli import common
 from magicedit.cli.batch import add_folder_options, refuse_folder_options, run_edit_folder
-from magicedit.cli.common import (
-    add_backend_option,
-    add_expression_options,
-    add_face_option,
-    add_json_option,
-    add_loop_options,
-    add_model_options,
-    add_output_option,
-    add_request_options,
-    add_teeth_options,
-    backend_beside,
-    describe_face,
-    edit_request,
-    faces_json,
-    load_editor,
-    loading,
-    print_json,
-    report_edits,
-    sampling_arguments,
-    say,
-    tell_left_alone,
-    warn_of_copies,
-)
 from magicedit.errors import ImageError
 
 EDIT_EXAMPLES = """\
@@ -78,20 +56,18 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     what = "change the expression of the faces in a photograph, or in a folder of them"
     edit = add_command("edit", what, run_edit, EDIT_EXAMPLES)
     edit.add_argument("photo", type=Path, metavar="PHOTO", help="a photograph, or a folder of them")
-    add_output_option(edit, "OUT", "where to write the result; a folder for a folder")
+    common.add_output_option(edit, "OUT", "where to write the result; a folder for a folder")
     asked = edit.add_argument_group("what to ask for")
-    add_request_options(asked, "intensities to arrive at, 0 to 5; what measures within 0.5 of them stays")
-    add_expression_options(asked)
-    add_face_option(asked, "all")
-    loop = edit.add_argument_group("how near to come to it")
-    add_loop_options(loop)
+    common.add_request_options(asked, "target intensities, 0 to 5; units measured within 0.5 of them stay")
+    common.add_expression_options(asked)
+    common.add_face_option(asked, "all")
+    loop = edit.add_argument_group("closed loop")
+    common.add_loop_options(loop)
     loop.add_argument("--no-measure", dest="measure", action="store_false", help="do not measure the result")
-    add_model_options(edit.add_argument_group("the model"), "--steps")
-    add_teeth_options(edit.add_argument_group("what an opened mouth shows"))
+    common.add_model_options(edit.add_argument_group("the model"), "--steps")
+    common.add_teeth_options(edit.add_argument_group("what an opened mouth shows"))
     add_folder_options(edit.add_argument_group("folders of photographs"))
-    out = edit.add_argument_group("output")
-    out.add_argument("--overwrite", action="store_true", help="allow OUT to be PHOTO itself")
-    add_json_option(out)
+    common.add_output_group(edit, "OUT and PHOTO")
 
     what = "print the faces of a photograph with their action units"
     measure = add_command("measure", what, run_measure, MEASURE_EXAMPLES)
@@ -99,14 +75,14 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     measure.add_argument(
         "--save", type=Path, metavar="FILE.yaml", help="keep the expression of one face in a file"
     )
-    add_face_option(measure, "largest", "whose expression is saved")
-    add_backend_option(measure)
-    add_json_option(measure)
+    common.add_face_option(measure, "largest", "whose expression is saved")
+    common.add_backend_option(measure)
+    common.add_json_option(measure)
 
     what = "draw a strip of one action unit at several variations"
     sweep = add_command("sweep", what, run_sweep, SWEEP_EXAMPLES)
     sweep.add_argument("photo", type=Path, metavar="PHOTO", help="a photograph")
-    add_output_option(sweep, "STRIP", "where to write the strip")
+    common.add_output_option(sweep, "STRIP", "where to write the strip")
     asked = sweep.add_argument_group("what to ask for")
     asked.add_argument("--au", required=True, metavar="AU12", help="the action unit to vary")
     asked.add_argument(
@@ -114,12 +90,10 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     )
     asked.add_argument("--to", dest="stop", type=float, default=5.0, metavar="X", help="last variation (5)")
     asked.add_argument("--steps", type=int, default=9, metavar="N", help="number of pictures (9)")
-    add_face_option(asked, "largest", "which face")
-    add_model_options(sweep.add_argument_group("the model"), "--inference-steps")
-    add_teeth_options(sweep.add_argument_group("what an opened mouth shows"))
-    out = sweep.add_argument_group("output")
-    out.add_argument("--overwrite", action="store_true", help="allow STRIP to be PHOTO itself")
-    add_json_option(out)
+    common.add_face_option(asked, "largest", "which face")
+    common.add_model_options(sweep.add_argument_group("the model"), "--inference-steps")
+    common.add_teeth_options(sweep.add_argument_group("what an opened mouth shows"))
+    common.add_output_group(sweep, "STRIP and PHOTO")
 
 
 def run_edit(args: argparse.Namespace) -> int:
@@ -130,23 +104,23 @@ def run_edit(args: argparse.Namespace) -> int:
     refuse_folder_options(args)
     from magicedit.imaging import check_output, open_photo, save_image
 
-    # Whatever can be seen to be wrong now is said before the model loads.
-    request = edit_request(args)
+    # Validate before loading the model
+    request = common.edit_request(args)
     photo = open_photo(args.photo)
     check_output(args.output, overwrite=args.overwrite, forbid=args.photo)
-    with backend_beside(args, photo) as backend:
-        editor = load_editor(args, backend)
+    with common.backend_beside(args, photo) as backend:
+        editor = common.load_editor(args, backend)
         (result,) = editor.apply([photo], request)
     output = save_image(result.image, args.output, overwrite=args.overwrite, forbid=args.photo)
-    warn_of_copies(int(request.is_empty), of=1)
+    common.warn_of_copies(int(request.is_empty), of=1)
     if args.face == "all":
-        tell_left_alone(result.left_alone)
-    content = {"faces": faces_json(result), "left_alone": result.left_alone}
-    return report_edits(args, output, [result], content)
+        common.tell_left_alone(result.left_alone)
+    content = {"faces": common.faces_json(result), "left_alone": result.left_alone}
+    return common.report_edits(args, output, [result], content)
 
 
 def run_measure(args: argparse.Namespace) -> int:
-    with loading(args):
+    with common.loading(args):
         from magicedit.editor import face_to_json, measured_expression, select_faces
         from magicedit.faces import load_backend, search
         from magicedit.imaging import open_photo, writable
@@ -157,25 +131,17 @@ def run_measure(args: argparse.Namespace) -> int:
         writable(args.save, overwrite=False, forbid=args.photo)
     found = search(backend, photo.pixels)
     faces = select_faces(found.faces, "all", photo)
-    tell_left_alone(found.left_alone)
+    common.tell_left_alone(found.left_alone)
     if args.save is not None:
         (chosen,) = select_faces(faces, args.face, photo)
         expression = measured_expression(chosen, args.backend, source=f"{args.photo.name}, face {args.face}")
-        say(f"saved {expression.save(args.save)}: {expression}")
-    height, width = photo.pixels.shape[:2]
+        common.say(f"saved {expression.save(args.save)}: {expression}")
     if args.json:
-        print_json(
-            {
-                "photo": str(args.photo),
-                "width": width,
-                "height": height,
-                "faces": [face_to_json(f) for f in faces],
-                "left_alone": found.left_alone,
-            }
-        )
+        content = {"photo": str(args.photo), "width": photo.size[0], "height": photo.size[1]}
+        common.print_json(content | {"faces": [*map(face_to_json, faces)], "left_alone": found.left_alone})
         return 0
     for index, face in enumerate(faces):
-        print(describe_face(index, face.box, face.pose))
+        print(common.describe_face(index, face.box, face.pose))
         for name, value in face.action_units.items():
             print(f"  {name:<5} {value:4.1f}  {'#' * round(4 * value)}".rstrip())
     return 0
@@ -187,10 +153,10 @@ def run_sweep(args: argparse.Namespace) -> int:
 
     photo = open_photo(args.photo)
     check_output(args.output, overwrite=args.overwrite, forbid=args.photo)
-    with backend_beside(args, photo) as backend:
-        editor = load_editor(args, backend)
+    with common.backend_beside(args, photo) as backend:
+        editor = common.load_editor(args, backend)
         sweep = (args.au, args.start, args.stop, args.steps, args.face)
-        results = editor.sweep(photo, *sweep, **sampling_arguments(args))
+        results = editor.sweep(photo, *sweep, **common.sampling_arguments(args))
     output = save_image(sweep_strip(results), args.output, overwrite=args.overwrite, forbid=args.photo)
-    edits = [{"seconds": round(r.seconds, 3), "faces": faces_json(r)} for r in results]
-    return report_edits(args, output, results, {"edits": edits})
+    edits = [{"seconds": round(r.seconds, 3), "faces": common.faces_json(r)} for r in results]
+    return common.report_edits(args, output, results, {"edits": edits})

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from magicedit.cli.common import add_json_option, add_output_option, chosen_people, options, print_json, say
+from magicedit.cli import common
 from magicedit.errors import MagicEditError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ examples:
 def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     summary = "measure editors by a protocol and write a report"
     evaluate = add_command("evaluate", summary, run_evaluate, EVALUATE_EXAMPLES)
-    add_output_option(evaluate, "REPORT", "folder to write")
+    common.add_output_option(evaluate, "REPORT", "folder to write")
     what = evaluate.add_argument_group("what to evaluate")
     what.add_argument(
         "--editor", action="append", default=[], metavar="EDITOR", help="what to evaluate; several: again"
@@ -51,12 +51,8 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
         metavar="RUNS",
         help="folder of trained pipelines, for protocols that compare variants (table2 to table4)",
     )
-    what.add_argument(
-        "--protocol",
-        required=True,
-        metavar="NAME",
-        help="table1, table1-small, table2, table3, table4, control, beyond, or a YAML file",
-    )
+    names = "table1, table1-small, table2, table3, table4, control, beyond, or a YAML file"
+    what.add_argument("--protocol", required=True, metavar="NAME", help=names)
     whom = evaluate.add_argument_group("on whom")
     whom.add_argument("--data", type=Path, required=True, metavar="PEOPLE", help="whom to edit")
     whom.add_argument("--identities", metavar="A,B", help="only these people, or @FILE with one a line")
@@ -66,19 +62,8 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
         metavar="CSV",
         help="column identity and others, such as gender, to report by (default: attributes.csv in PEOPLE)",
     )
-    scorer = evaluate.add_argument_group("a further scorer")
-    scorer.add_argument(
-        "--labels",
-        type=Path,
-        metavar="CSV",
-        help="AU labels of REPORT/pictures by OpenFace, py-feat or LibreFace, as a further scorer",
-    )
-    scorer.add_argument(
-        "--labels-scale",
-        type=float,
-        metavar="MAX",
-        help="number for full intensity, where the file is silent",
-    )
+    of_pictures = "AU labels of REPORT/pictures by OpenFace, py-feat or LibreFace"
+    common.add_labels_options(evaluate.add_argument_group("a further scorer"), of_pictures)
     models = evaluate.add_argument_group("the models")
     models.add_argument("--guidance", type=float, metavar="S", help="guidance scale of models")
     models.add_argument("--steps", type=int, metavar="N", help="denoising steps of models")
@@ -86,23 +71,23 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     work = evaluate.add_argument_group("work and output")
     work.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (1)")
     work.add_argument("--retry-failed", action="store_true", help="edit again what failed before")
-    add_json_option(work)
+    common.add_json_option(work)
 
     compare = add_command(
         "compare", "put two reports side by side, edit by edit", run_compare, COMPARE_EXAMPLES
     )
     compare.add_argument("a", type=Path, metavar="A", help="a report's folder")
     compare.add_argument("b", type=Path, metavar="B", help="another, or the same")
-    add_output_option(compare, "OUT", "folder to write")
+    common.add_output_option(compare, "OUT", "folder to write")
     compare.add_argument("--editor-a", metavar="NAME", help="which editor of A, where it has several")
     compare.add_argument("--editor-b", metavar="NAME", help="which editor of B")
-    add_json_option(compare)
+    common.add_json_option(compare)
 
 
 def open_editor(
     spec: str, *, steps: int | None = None, guidance: float | None = None, device: str | None = None
 ) -> "Editor | PictureFolder":
-    """What `--editor` names. MagicEditError subclasses where there is no such thing."""
+    """Opens an editor that `--editor` names; MagicEditError subclasses where there is none."""
     from magicedit.baselines import WarpEditor, copy
     from magicedit.editor import ExpressionEditor
     from magicedit.evaluation.editors import ModelEditor, PictureFolder, entry_point
@@ -120,7 +105,7 @@ def open_editor(
 
 
 def entrants(args: argparse.Namespace, protocol: "Protocol") -> list["Entrant"]:
-    """The editors of a command line: those of `--editor`, and the protocol's variants among `--runs`."""
+    """Returns the editors of `--editor`, and the protocol's variants among `--runs`."""
     from magicedit.evaluation.editors import Entrant
     from magicedit.models.folder import ModelFolder
 
@@ -164,7 +149,7 @@ def _entrant(
 
 
 def fingerprint(spec: str) -> str | None:
-    """Of a manifest or a model's files; None for everything else."""
+    """Returns the digest of a manifest or a model's files; None for everything else."""
     from magicedit.models.folder import ModelFolder, digest_of_files
 
     kind, _, rest = spec.partition(":")
@@ -174,7 +159,7 @@ def fingerprint(spec: str) -> str | None:
 
 
 def short_name(spec: str) -> str:
-    """A folder or file by its name alone; hub ids and everything else as they are."""
+    """Returns the last name of a folder or file; hub ids and everything else unchanged."""
     from magicedit.embedded import model_origin
 
     kind, colon, rest = spec.partition(":")
@@ -189,26 +174,26 @@ def run_evaluate(args: argparse.Namespace) -> int:
     protocol = load_protocol(args.protocol)
     identities = None
     if args.identities is not None:
-        identities = chosen_people("--identities", args.identities, "take everybody")
+        identities = common.chosen_people("--identities", args.identities, "take everybody")
     chosen = entrants(args, protocol)
-    say(f"{protocol.name}: {', '.join(entrant.name for entrant in chosen)}")
+    common.say(f"{protocol.name}: {', '.join(entrant.name for entrant in chosen)}")
     summary = evaluate(
         chosen,
         protocol,
         args.data,
         args.output,
         identities=identities,
-        **options(args, "attributes", "labels", "labels_scale", "jobs", "retry_failed"),
+        **common.options(args, "attributes", "labels", "labels_scale", "jobs", "retry_failed"),
         command=plain_command("magicedit", sys.argv[1:]),
         progress=sys.stderr.isatty(),
     )
     if args.json:
-        print_json(summary)
+        common.print_json(summary)
         return 0
     print(headline_table(summary))
     failed = sum(editor.get("failed", 0) for editor in summary["editors"].values())
     if failed:
-        say(f"{failed} edits failed; the report says why")
+        common.say(f"{failed} edits failed; the report says why")
     print(args.output / "report.html")
     return 0
 
@@ -218,7 +203,7 @@ def run_compare(args: argparse.Namespace) -> int:
 
     result = compare(args.a, args.b, args.output, args.editor_a, args.editor_b)
     if args.json:
-        print_json(result)
+        common.print_json(result)
     else:
         print((args.output / "compare.md").read_text(encoding="utf-8"))
         print(args.output / "compare.html")

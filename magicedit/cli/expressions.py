@@ -4,20 +4,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from magicedit.cli.common import (
-    add_face_option,
-    add_json_option,
-    add_loop_options,
-    add_model_options,
-    add_output_option,
-    backend_beside,
-    faces_json,
-    load_editor,
-    loop_arguments,
-    report_edits,
-    sampling_arguments,
-    say,
-)
+from magicedit.cli import common
 from magicedit.errors import OutputError
 
 TRANSFER_EXAMPLES = """\
@@ -26,8 +13,8 @@ examples:
   magicedit transfer --from smile.jpg --to photo.jpg -o half.png --strength 0.5
   magicedit transfer --from smile.jpg --to photo.jpg -o near.png --target-tolerance 0.3
 
-The measured intensities of the units that the model can edit are what the face of --to is to show. To keep an
-expression and use it again: `magicedit measure smile.jpg --save smile.yaml`, `magicedit edit --expression`.
+The face of --to gets the measured intensities of the units that the model can edit. To save an expression and
+use it again: `magicedit measure smile.jpg --save smile.yaml`, `magicedit edit --expression`.
 """
 
 INTERPOLATE_EXAMPLES = """\
@@ -36,7 +23,7 @@ examples:
   magicedit interpolate calm.jpg smile.jpg --steps 24 -o between.gif --seconds 2
   magicedit interpolate calm.jpg smile.jpg --steps 24 -o between.mp4
 
-All pictures are edits of the first photograph: it takes on the expression of the second, step by step.
+All pictures are edits of the first photograph, which approaches the expression of the second step by step.
 """
 
 
@@ -47,35 +34,31 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
         "--from", dest="source", type=Path, required=True, metavar="A", help="whose expression"
     )
     transfer.add_argument("--to", dest="photo", type=Path, required=True, metavar="B", help="what is edited")
-    add_output_option(transfer, "OUT", "where to write the result")
+    common.add_output_option(transfer, "OUT", "where to write the result")
     asked = transfer.add_argument_group("what to ask for")
-    asked.add_argument(
-        "--strength", type=float, default=1.0, metavar="S", help="how much of the expression (1)"
-    )
+    common.add_strength_option(asked, "the expression")
     asked.add_argument("--mirror", action="store_true", help="exchange left and right")
     asked.add_argument(
         "--from-face", type=int, default=0, metavar="N", help="which face of A, from 0, the largest (0)"
     )
-    add_face_option(asked, "all", "which faces of B")
-    add_loop_options(transfer.add_argument_group("how near to come to it"))
-    add_model_options(transfer.add_argument_group("the model"), "--steps")
-    out = transfer.add_argument_group("output")
-    out.add_argument("--overwrite", action="store_true", help="allow OUT to be B itself")
-    add_json_option(out)
+    common.add_face_option(asked, "all", "which faces of B")
+    common.add_loop_options(transfer.add_argument_group("closed loop"))
+    common.add_model_options(transfer.add_argument_group("the model"), "--steps")
+    common.add_output_group(transfer, "OUT and B")
 
-    what = "draw what lies between the expressions of two photographs of a person"
+    what = "draw the steps between the expressions of two photographs of a person"
     interpolate = add_command("interpolate", what, run_interpolate, INTERPOLATE_EXAMPLES)
     interpolate.add_argument("photo", type=Path, metavar="A", help="what is edited")
     interpolate.add_argument("other", type=Path, metavar="B", help="whose expression is taken on")
-    add_output_option(interpolate, "OUT", "a picture (strip), .gif or .mp4")
+    common.add_output_option(interpolate, "OUT", "a picture (strip), .gif or .mp4")
     asked = interpolate.add_argument_group("what to ask for")
     asked.add_argument("--steps", type=int, default=9, metavar="N", help="number of pictures (9)")
     asked.add_argument(
         "--seconds", type=float, default=2.0, metavar="S", help="length of a .gif or .mp4, there and back (2)"
     )
-    add_face_option(asked, "largest", "which face of A")
-    add_model_options(interpolate.add_argument_group("the model"), "--inference-steps")
-    add_json_option(interpolate.add_argument_group("output"))
+    common.add_face_option(asked, "largest", "which face of A")
+    common.add_model_options(interpolate.add_argument_group("the model"), "--inference-steps")
+    common.add_json_option(interpolate.add_argument_group("output"))
 
 
 def run_transfer(args: argparse.Namespace) -> int:
@@ -84,24 +67,24 @@ def run_transfer(args: argparse.Namespace) -> int:
     source, photo = open_photo(args.source), open_photo(args.photo)
     check_output(args.output, overwrite=args.overwrite, forbid=args.photo)
     check_output(args.output, forbid=args.source)
-    with backend_beside(args, photo) as backend:
-        editor = load_editor(args, backend)
-        editor.measure(photo)  # in the order in which the other process looks at them
+    with common.backend_beside(args, photo) as backend:
+        editor = common.load_editor(args, backend)
+        editor.measure(photo)  # first, as the other process already measures it
         expression = editor.expression(source, args.from_face)
         if args.mirror:
             expression = expression.mirrored()
-        say(f"{args.source}: {expression.limited_to(editor.action_units)}")
+        common.say(f"{args.source}: {expression.limited_to(editor.action_units)}")
         result = editor.edit(
             photo,
             expression=expression,
             strength=args.strength,
             face=args.face,
-            **sampling_arguments(args),
-            **loop_arguments(args),
+            **common.sampling_arguments(args),
+            **common.loop_arguments(args),
         )
     output = save_image(result.image, args.output, overwrite=args.overwrite, forbid=args.photo)
-    content = {"expression": expression.to_dict(), "faces": faces_json(result)}
-    return report_edits(args, output, [result], content)
+    content = {"expression": expression.to_dict(), "faces": common.faces_json(result)}
+    return common.report_edits(args, output, [result], content)
 
 
 def run_interpolate(args: argparse.Namespace) -> int:
@@ -116,9 +99,9 @@ def run_interpolate(args: argparse.Namespace) -> int:
             check_output(args.output, forbid=path)
     if not args.seconds > 0:
         raise OutputError(f"--seconds must be above 0, got {args.seconds:g}")
-    with backend_beside(args, photo) as backend:
-        editor = load_editor(args, backend)
-        results = editor.interpolate(photo, other, args.steps, args.face, **sampling_arguments(args))
+    with common.backend_beside(args, photo) as backend:
+        editor = common.load_editor(args, backend)
+        results = editor.interpolate(photo, other, args.steps, args.face, **common.sampling_arguments(args))
     from magicedit.editor import face_pictures, sweep_strip
 
     if suffix in (".gif", ".mp4"):
@@ -134,4 +117,6 @@ def run_interpolate(args: argparse.Namespace) -> int:
     else:
         shares = [f"{100 * index / (args.steps - 1):.0f} %" for index in range(args.steps)]
         output = save_image(sweep_strip(results, captions=shares), args.output)
-    return report_edits(args, output, results, {"edits": list(map(faces_json, results))}, shown=results[-1:])
+    return common.report_edits(
+        args, output, results, {"edits": list(map(common.faces_json, results))}, shown=results[-1:]
+    )

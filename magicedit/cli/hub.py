@@ -27,41 +27,29 @@ training checkpoints and hidden files stay. The card is README.md; read it befor
 def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     push = add_command("push", "publish a model's folder on a model hub", run_push, PUSH_EXAMPLES)
     push.add_argument("folder", type=Path, metavar="FOLDER", help="as training or `save_pretrained` wrote it")
-    push.add_argument(
-        "--repo", required=True, metavar="OWNER/NAME", help="where it goes; made where it is not"
-    )
+    push.add_argument("--repo", required=True, metavar="OWNER/NAME", help="repository, created if missing")
     who = push.add_argument_group("who may have it")
     who.add_argument("--private", action="store_true", help="only its owner")
     who.add_argument(
-        "--gated",
-        action="store_const",
-        const="auto",
-        help="only who agrees to the terms that the card states",
+        "--gated", action="store_const", const="auto", help="only people who agree to the terms on the card"
     )
     who.add_argument(
         "--gated-manually",
         dest="gated",
         action="store_const",
         const="manual",
-        help="and whom you let in then",
+        help="the same, and you approve each of them",
     )
     card = push.add_argument_group("the card")
     card.add_argument("--card", action="store_true", help="write README.md anew, even if there is one")
-    card.add_argument(
-        "--results",
-        type=Path,
-        metavar="JSON",
-        help="measured results for it: summary.json of `magicedit evaluate`",
-    )
+    what = "measured results for it: summary.json of `magicedit evaluate`"
+    card.add_argument("--results", type=Path, metavar="JSON", help=what)
     card.add_argument("--editor", metavar="NAME", help="which editor of that report, where it has several")
-    card.add_argument(
-        "--license",
-        metavar="ID",
-        help="of the weights, in the hub's spelling, such as apache-2.0 or cc-by-4.0",
-    )
+    what = "of the weights, in the hub's spelling, such as apache-2.0 or cc-by-4.0"
+    card.add_argument("--license", metavar="ID", help=what)
     out = push.add_argument_group("output")
     out.add_argument("--message", default="Upload an expression editor", metavar="TEXT", help="of the commit")
-    out.add_argument("--dry-run", action="store_true", help="print the card, change and send nothing")
+    out.add_argument("--dry-run", action="store_true", help="print the card; change and send nothing")
     add_json_option(out)
 
 
@@ -94,14 +82,14 @@ def run_push(args: argparse.Namespace) -> int:
 
 
 def card_of(args: argparse.Namespace, found: "ModelFolder") -> str:
-    """The folder's own card, or a new one, with what the options ask for."""
+    """Returns the folder's own card, or a new one, as the options request."""
     from magicedit.hub import describe_folder, gated_card, measured_card, model_card, named_card, read_results
 
     measured = None
     if args.results is not None:
         measured = read_results(args.results, args.editor)
         if measured.fingerprint is None:
-            say(f"warning: {args.results} does not tell of which weights it is")
+            say(f"warning: {args.results} does not state which weights it measured")
         elif measured.fingerprint != found.fingerprint:
             raise ModelError(
                 f"{args.results} is of other weights than those in {args.folder} (fingerprints "
@@ -138,10 +126,9 @@ def card_of(args: argparse.Namespace, found: "ModelFolder") -> str:
 
 
 def card_text(card: Path, anew: bool) -> str:
-    """What a card says; nothing where there is none, or where it cannot be read and is to be written `anew`.
+    """Returns a card's text; "" if it is missing, or unreadable and to be written `anew`.
 
-    Raises:
-        ModelError: where it is no text, or its header is no YAML.
+    Raises ModelError where it is no text, or its header is no YAML.
     """
     import yaml
     from huggingface_hub import ModelCard
@@ -161,7 +148,7 @@ def card_text(card: Path, anew: bool) -> str:
 
 
 def license_of(card: str) -> str | None:
-    """What the header of a card's text says."""
+    """Returns the licence in the header of a card's text."""
     from huggingface_hub import ModelCard
 
     return ModelCard(card, ignore_metadata_errors=True).data.license

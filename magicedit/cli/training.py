@@ -1,22 +1,13 @@
 """`magicedit prepare`, `train` and `convert`."""
 
 import argparse
-import dataclasses
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from magicedit.cli.common import (
-    add_backend_option,
-    add_json_option,
-    add_output_option,
-    chosen_people,
-    options,
-    print_json,
-    say,
-)
+from magicedit.cli import common
 
 PREPARE_EXAMPLES = """\
 examples:
@@ -36,18 +27,11 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     what = "turn a folder of photographs into a training dataset"
     prepare = add_command("prepare", what, run_prepare, PREPARE_EXAMPLES)
     prepare.add_argument("folder", type=Path, metavar="FOLDER", help="photographs, one sub-folder per person")
-    add_output_option(prepare, "DATASET", "folder to write")
+    common.add_output_option(prepare, "DATASET", "folder to write")
     kept = prepare.add_argument_group("what is kept")
     kept.add_argument("--size", type=int, default=512, metavar="PX", help="side of the aligned crops (512)")
-    labels = prepare.add_argument_group("labels")
-    labels.add_argument(
-        "--labels", type=Path, metavar="CSV", help="AU labels by OpenFace, py-feat or LibreFace"
-    )
-    labels.add_argument(
-        "--labels-scale",
-        type=float,
-        metavar="MAX",
-        help="number for full intensity, where the file does not tell: 1 or 5",
+    common.add_labels_options(
+        prepare.add_argument_group("labels"), "AU labels by OpenFace, py-feat or LibreFace"
     )
     kept.add_argument(
         "--validation",
@@ -63,11 +47,11 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     warped.add_argument("--variants", type=int, metavar="N", help="how many of them a photograph (4)")
     work = prepare.add_argument_group("work and output")
     work.add_argument("--jobs", type=int, default=1, metavar="N", help="photographs measured at a time (1)")
-    add_backend_option(work)
+    common.add_backend_option(work)
     work.add_argument("--force", action="store_true", help="measure and write again even if nothing changed")
-    add_json_option(work)
+    common.add_json_option(work)
 
-    add_command("train", "train a model; flags as in `magicedit train --help`")  # and read there
+    add_command("train", "train a model; flags as in `magicedit train --help`")  # parsed by `train/config.py`
 
     what = "turn the published MagicFace checkpoint into a pipeline folder"
     convert = add_command("convert", what, run_convert, CONVERT_EXAMPLES)
@@ -80,16 +64,16 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
         metavar="SD_FOLDER",
         help="Stable Diffusion 1.5: VAE, text encoder, scheduler",
     )
-    add_output_option(convert, "PIPELINE_FOLDER", "folder to write")
+    common.add_output_option(convert, "PIPELINE_FOLDER", "folder to write")
 
 
 def validation_choice(text: str | None) -> dict[str, Any]:
-    """`--validation` as keyword arguments of `prepare`."""
+    """Returns `--validation` as keyword arguments of `prepare_dataset`."""
     if text is None:
         return {}
     if re.fullmatch(r"0?\.\d+", text):
         return {"validation_fraction": float(text)}
-    return {"validation": chosen_people("--validation", text, "keep everybody for training")}
+    return {"validation": common.chosen_people("--validation", text, "train on everybody")}
 
 
 def run_prepare(args: argparse.Namespace) -> int:
@@ -98,14 +82,16 @@ def run_prepare(args: argparse.Namespace) -> int:
     report = prepare_dataset(
         args.folder,
         args.output,
-        **options(args, "size", "labels", "labels_scale", "backend", "augment", "variants", "jobs", "force"),
+        **common.options(
+            args, "size", "labels", "labels_scale", "backend", "augment", "variants", "jobs", "force"
+        ),
         progress=sys.stderr.isatty(),
         **validation_choice(args.validation),
     )
     for reject in report.rejected:
-        say(f"left out: {reject['source']}: {reject['reason']}")
+        common.say(f"left out: {reject['source']}: {reject['reason']}")
     if args.json:
-        print_json(dataclasses.asdict(report) | {"output": str(report.output)})
+        common.print_json(report.to_json())
         return 0
     for split, count in report.photographs.items():
         people, pairs = report.identities[split], report.pairs[split]
@@ -115,12 +101,6 @@ def run_prepare(args: argparse.Namespace) -> int:
     done = "unchanged" if report.unchanged else f"{report.measured} measured, {report.reused} as before"
     print(f"{report.output}  ({done}, {len(report.rejected)} left out, {report.seconds:.1f} s)")
     return 0
-
-
-def run_train(argv: list[str]) -> int:
-    from magicedit.train.train import main as train
-
-    return train(argv) or 0
 
 
 def run_convert(args: argparse.Namespace) -> int:

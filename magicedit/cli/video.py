@@ -8,22 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TextIO
 
-from magicedit.cli.common import (
-    add_expression_options,
-    add_face_option,
-    add_json_option,
-    add_model_options,
-    add_output_option,
-    add_request_options,
-    add_teeth_options,
-    backend_beside,
-    expression_arguments,
-    load_editor,
-    options,
-    print_json,
-    sampling_arguments,
-    say,
-)
+from magicedit.cli import common
 
 if TYPE_CHECKING:
     from magicedit.video import Progress, VideoResult
@@ -45,7 +30,7 @@ examples:
   magicedit reenact --source photo.jpg --driving clip.mp4 -o alive.mp4
   magicedit reenact --source photo.jpg --driving clip.mp4 -o alive.mp4 --strength 0.7 --neutral-at 0.4
 
-The photograph shows what the face in the video does, relative to that face at rest.
+The photograph follows the face in the video, relative to that face at rest.
 """
 
 OUTPUT, LARGEST = "where to write: .mp4, .mov or .mkv", "the largest by area and time"
@@ -54,8 +39,8 @@ OUTPUT, LARGEST = "where to write: .mp4, .mov or .mkv", "the largest by area and
 def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     video = add_command("video", "change the expression of faces in a video", run_video, VIDEO_EXAMPLES)
     video.add_argument("video", type=Path, metavar="VIDEO")
-    add_output_option(video, "OUT", OUTPUT)
-    add_request_options(video, "intensities to arrive at in every frame, 0 to 5")
+    common.add_output_option(video, "OUT", OUTPUT)
+    common.add_request_options(video, "target intensities in every frame, 0 to 5")
     curves = video.add_mutually_exclusive_group()
     curves.add_argument(
         "--curve", type=Path, metavar="FILE.csv", help="variations over time: columns time (s), AU12, AU4 ..."
@@ -65,10 +50,10 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
         action="append",
         default=[],
         metavar="SECONDS:AU12=+3",
-        help="a keyframe of such a curve; give several",
+        help="a keyframe of such a curve; repeatable",
     )
-    add_expression_options(video)
-    add_face_option(video, "largest", several=True, largest=LARGEST)
+    common.add_expression_options(video)
+    common.add_face_option(video, "largest", several=True, largest=LARGEST)
     _add_work_options(video)
 
     reenact = add_command(
@@ -76,18 +61,16 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     )
     reenact.add_argument("--source", type=Path, required=True, metavar="PHOTO", help="what is edited")
     reenact.add_argument("--driving", type=Path, required=True, metavar="VIDEO", help="whose expressions")
-    add_output_option(reenact, "OUT", OUTPUT)
-    reenact.add_argument(
-        "--strength", type=float, default=1.0, metavar="S", help="how much of the expressions (1)"
-    )
+    common.add_output_option(reenact, "OUT", OUTPUT)
+    common.add_strength_option(reenact, "the expressions")
     reenact.add_argument(
         "--neutral-at",
         type=float,
         metavar="SECONDS",
-        help="when the face in the video is at rest (default: what it shows least, unit by unit)",
+        help="when the face in the video is at rest (default: the 10th percentile of each unit)",
     )
-    add_face_option(reenact, "largest", "which face of PHOTO")
-    add_face_option(reenact, "largest", "which face of VIDEO", flag="--driving-face", largest=LARGEST)
+    common.add_face_option(reenact, "largest", "which face of PHOTO")
+    common.add_face_option(reenact, "largest", "which face of VIDEO", flag="--driving-face", largest=LARGEST)
     reenact.add_argument(
         "--longest", type=int, metavar="PX", help="reduce a larger photograph to this longer side"
     )
@@ -95,16 +78,16 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _add_work_options(parser: argparse.ArgumentParser) -> None:
-    add_model_options(parser, "--steps", "the quality's")
+    common.add_model_options(parser, "--steps", "the quality's")
     parser.set_defaults(quality="fast")
-    add_teeth_options(parser)
+    common.add_teeth_options(parser)
     parser.add_argument(
-        "--crf", type=float, default=17.0, metavar="N", help="of the encoding, 0 (lossless) to 51 (17)"
+        "--crf", type=float, default=17.0, metavar="N", help="encoding quality, 0 (lossless) to 51 (17)"
     )
     parser.add_argument(
         "--damaged", action="store_true", help="edit what can be decoded of a damaged or incomplete video"
     )
-    add_json_option(parser)
+    common.add_json_option(parser)
 
 
 def run_video(args: argparse.Namespace) -> int:
@@ -113,20 +96,20 @@ def run_video(args: argparse.Namespace) -> int:
     from magicedit.request import EditRequest
     from magicedit.video import Curve, Video, check_request, check_video_output, edit_video
 
-    # Whatever can be seen to be wrong now is said before the model loads.
+    # Validate before loading the model
     curve = None
     if args.curve is not None:
         curve = Curve.from_csv(args.curve)
     elif args.key:
         curve = Curve.from_keys(args.key)
-    asked = {"add": args.au, "set": args.set, "emotion": args.emotion, **expression_arguments(args)}
-    # Those of a model of a hub are not known before it is loaded
+    asked = {"add": args.au, "set": args.set, "emotion": args.emotion, **common.expression_arguments(args)}
+    # A hub model's units are unknown before it is loaded
     names = ModelFolder.find(args.model).action_units or FACS
     check_request(names, EditRequest(names=names, **asked), curve)
     Video(args.video)
     check_video_output(args.output, args.video)
-    with backend_beside(args) as backend, _resumable(args.output):
-        editor = load_editor(args, backend)
+    with common.backend_beside(args) as backend, _resumable(args.output):
+        editor = common.load_editor(args, backend)
         asked |= {"face": args.face, "curve": curve, **_work_arguments(args)}
         result = edit_video(editor, args.video, args.output, **asked)
     return _report(args, result)
@@ -139,19 +122,19 @@ def run_reenact(args: argparse.Namespace) -> int:
     photo = open_photo(args.source)
     Video(args.driving)
     check_video_output(args.output, args.driving, args.source)
-    with backend_beside(args) as backend, _resumable(args.output):
-        editor = load_editor(args, backend)
-        asked = options(args, "strength", "face", "driving_face", "neutral_at", "longest")
+    with common.backend_beside(args) as backend, _resumable(args.output):
+        editor = common.load_editor(args, backend)
+        asked = common.options(args, "strength", "face", "driving_face", "neutral_at", "longest")
         result = reenact(editor, photo, args.driving, args.output, **asked, **_work_arguments(args))
     return _report(args, result)
 
 
 def _work_arguments(args: argparse.Namespace) -> dict[str, Any]:
-    """Of `edit_video` and `reenact`."""
+    """Returns the arguments shared by `edit_video` and `reenact`."""
     from magicedit.video import Encoding, VideoSettings
 
     return {
-        **sampling_arguments(args),
+        **common.sampling_arguments(args),
         "settings": VideoSettings(encoding=Encoding(crf=args.crf)),
         "damaged": args.damaged,
         "progress": ProgressLine(sys.stderr),
@@ -166,15 +149,15 @@ def _resumable(output: Path) -> Iterator[None]:
     except KeyboardInterrupt:
         kept = output.resolve().with_name(f".{output.resolve().name}.partial")
         if kept.is_dir():
-            say(f"\nstopped; the same command goes on from here. What is done is kept in {kept.name}")
+            common.say(f"\nstopped; the same command resumes. Finished work is kept in {kept.name}")
         raise
 
 
 class ProgressLine:
-    """Shows how far the work is: on a terminal one line that is written over, else a line now and then."""
+    """Shows progress: on a terminal in one line that is overwritten, else in a line every _EVERY seconds."""
 
     _NAMES: ClassVar = {"faces": "looking for faces", "frames": "editing", "joining": "writing"}
-    _EVERY = 10.0  # seconds between lines that stay
+    _EVERY = 10.0  # seconds
 
     def __init__(self, stream: TextIO):
         self._stream = stream
@@ -204,13 +187,13 @@ def clock(seconds: float) -> str:
 
 
 def _report(args: argparse.Namespace, result: "VideoResult") -> int:
-    """Prints what came of it."""
+    """Prints the result; returns the exit code."""
     if sys.stderr.isatty():
-        say("")
+        common.say("")
     for warning in result.warnings:
-        say(f"warning: {warning}")
+        common.say(f"warning: {warning}")
     if args.json:
-        print_json(result.to_json())
+        common.print_json(result.to_json())
         return 0
     for face in result.faces:
         start, end = face.seconds

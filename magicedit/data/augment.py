@@ -45,23 +45,18 @@ def muscle_variants(
     """
     fields = displacement_fields(landmarks, len(pixels), stride=_STRIDE)
     rng = np.random.default_rng(list(hashlib.sha256(name.encode()).digest()))
+    mouths = embedded_mouths()
     for _ in range(count):
-        command = _command(rng, action_units)
-        vector = to_vector(command)
-        mouths = embedded_mouths()
-        mouth = mouths[rng.integers(len(mouths))]
+        if rng.random() < TOGETHER:
+            chosen = COMPANIONS[rng.integers(len(COMPANIONS))]
+        else:
+            chosen = rng.choice(NAMES, rng.integers(1, 3), replace=False)
+        # Steps to intensities drawn uniformly from the whole range
+        command = {str(unit): float(rng.uniform(*INTENSITY_RANGE) - action_units[unit]) for unit in chosen}
+        vector, mouth = to_vector(command), mouths[rng.integers(len(mouths))]
         yield Variant(
             warp_photo(pixels, fields, vector, landmarks, mouth),
             warp_landmarks(landmarks, fields, vector, _STRIDE),
             action_units | {unit: action_units[unit] + steps for unit, steps in command.items()},
             command,
         )
-
-
-def _command(rng: np.random.Generator, action_units: dict[str, float]) -> dict[str, float]:
-    """Returns steps by AU that lead to intensities drawn uniformly from the whole range."""
-    if rng.random() < TOGETHER:
-        chosen = COMPANIONS[rng.integers(len(COMPANIONS))]
-    else:
-        chosen = rng.choice(NAMES, rng.integers(1, 3), replace=False)
-    return {str(unit): float(rng.uniform(*INTENSITY_RANGE) - action_units[unit]) for unit in chosen}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from magicedit.errors import DatasetError
+from magicedit.files import write_text
 
 FORMAT_VERSION = 1
 DESCRIPTION_FILE, REPORT_FILE, CARD_FILE = "magicedit.json", "report.json", "README.md"
@@ -87,15 +88,9 @@ def count_by_split(
 
 def write_descriptions(output: Path, report: Mapping[str, Any], description: Mapping[str, Any]) -> None:
     """Writes the three files, each atomically, magicedit.json last."""
-    _write_text(output / REPORT_FILE, json.dumps(report, indent=2, ensure_ascii=False))
-    _write_text(output / CARD_FILE, _card(description))
-    _write_text(output / DESCRIPTION_FILE, json.dumps(description, indent=2, ensure_ascii=False))
-
-
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_text(output / REPORT_FILE, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    write_text(output / CARD_FILE, _card(description) + "\n")
+    write_text(output / DESCRIPTION_FILE, json.dumps(description, indent=2, ensure_ascii=False) + "\n")
 
 
 def _card(description: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@
 """
 
 import math
+import operator
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -85,7 +86,7 @@ def match_labels(names: Iterable[str], sources: Iterable[str]) -> dict[str, str]
     for name in names:
         parts = _parts(name)
         same_stem = by_stem.get(parts[-1], [])
-        found = [source for source in same_stem if _is_tail(parts, _parts(source))]
+        found = [s for s in same_stem if all(map(operator.eq, parts[::-1], _parts(s)[::-1]))]
         if len(found) > 1:
             raise DatasetError(
                 f"the label {name!r} could be of {len(found)} photographs ({', '.join(found[:3])}...); "
@@ -111,11 +112,6 @@ def match_labels(names: Iterable[str], sources: Iterable[str]) -> dict[str, str]
 def _parts(name: str) -> tuple[str, ...]:
     path = PurePosixPath(name.replace("\\", "/"))
     return (path.with_suffix("") if path.suffix.lower() in PHOTO_SUFFIXES else path).parts
-
-
-def _is_tail(a: tuple[str, ...], b: tuple[str, ...]) -> bool:
-    shorter = min(len(a), len(b))
-    return a[-shorter:] == b[-shorter:]
 
 
 def _read_csv(path: Path, name: str, scale: float | None) -> LabelFile:

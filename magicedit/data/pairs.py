@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from magicedit import warping
 from magicedit.action_units import NAMES, parse_deltas, to_vector
 from magicedit.data.augment import COMPANIONS
 from magicedit.data.description import read_description
@@ -21,17 +22,6 @@ from magicedit.faces import condition_image
 from magicedit.faces.regions import face_oval, jaw_contour
 from magicedit.faces.types import LANDMARK_COUNTS, Scheme
 from magicedit.imaging import to_tensor
-from magicedit.warping import (
-    LIPS_WEIGHT,
-    Correspondence,
-    backward_flow,
-    correspond,
-    displacement_fields,
-    embedded_mouths,
-    near_lips,
-    warp_landmarks,
-    warp_photo,
-)
 
 REAL, WARPED = 0, 1
 
@@ -172,10 +162,13 @@ class PairDataset(torch.utils.data.Dataset):
                 "prepare it with the backend mediapipe, or set warped to 0"
             )
         self.records, self._places = self._read_records()
-        self._pairs_of = self._real_pairs()
+        self._photographs_of: dict[str, list[int]] = defaultdict(list)  # by identity
+        for index, record in enumerate(self.records):
+            self._photographs_of[record.identity].append(index)
+        self._pairs_of = [np.array(own) for own in self._photographs_of.values() if len(own) > 1]
         self.relations = relations
         self._related = relations and self.scheme == "mediapipe478"
-        self._mouths = embedded_mouths() if teeth else ()
+        self._mouths = warping.embedded_mouths() if teeth else ()
         known = [[self.action_units.index(n) for n in s if n in self.action_units] for s in COMPANIONS]
         self._companions = [together for together in known if len(together) > 1]
         if warped < 1 and not self._pairs_of:
@@ -183,7 +176,8 @@ class PairDataset(torch.utils.data.Dataset):
                 f"nobody in the {split} split of {folder} has two photographs, so there are no real pairs; "
                 "set warped to 1, or add photographs: one sub-folder per person, two or more in each"
             )
-        self._working_size = self._choose_working_size() if augment else resolution
+        wanted = int(np.ceil(resolution * WORKING_SCALE / 16)) * 16  # strides divide it
+        self._working_size = min(wanted, self.description["crop_size"]) if augment else resolution
         # Coarser for large pictures: the fields are smooth, and a grid of about 32 resolves them.
         self._stride = next(
             (s for s in (16, 8, 4, 2) if self._working_size % s == 0 and self._working_size // s >= 24), 1
@@ -194,7 +188,6 @@ class PairDataset(torch.utils.data.Dataset):
             for index in range(len(self.records)):  # once, so that worker processes share them
                 self._picture(index)
 
-    # --- samples ---
     def __len__(self) -> int:
         return len(self.records)
 
@@ -282,13 +275,12 @@ class PairDataset(torch.utils.data.Dataset):
         identity; index in `records`.
         `count` faces, or as many as there are.
         """
-        by_identity: dict[str, list[int]] = defaultdict(list)
-        for index, record in enumerate(self.records):
-            by_identity[record.identity].append(index)
-        for members in by_identity.values():
-            members.sort(key=lambda index: float(self.records[index].action_units.sum()))
-        first = [members[0] for members in by_identity.values()]
-        rest = [index for members in by_identity.values() for index in members[1:]]
+        by_identity = [
+            sorted(own, key=lambda index: float(self.records[index].action_units.sum()))
+            for own in self._photographs_of.values()
+        ]
+        first = [members[0] for members in by_identity]
+        rest = [index for members in by_identity for index in members[1:]]
         deltas = {request: parse_deltas(request) for request in requests}
         deltas = {request: aus for request, aus in deltas.items() if set(aus) <= set(self.action_units)}
         vectors = [to_vector(aus, self.action_units) for aus in deltas.values()]
@@ -308,7 +300,6 @@ class PairDataset(torch.utils.data.Dataset):
             )
         return examples
 
-    # --- drawing ---
     def _command(self, rng: np.random.Generator) -> np.ndarray:
         command = np.zeros(len(self.action_units), np.float32)
         if self._companions and rng.random() < TOGETHER:
@@ -333,13 +324,14 @@ class PairDataset(torch.utils.data.Dataset):
         if command.any():
             fields = self._fields(index)
             mouth = None if draw.mouth is None else self._mouths[draw.mouth]
-            pixels = warp_photo(pixels, fields, command, landmarks, mouth)
-            landmarks = warp_landmarks(landmarks, fields, command, self._stride)
+            pixels = warping.warp_photo(pixels, fields, command, landmarks, mouth)
+            landmarks = warping.warp_landmarks(landmarks, fields, command, self._stride)
         pixels = self._placed(pixels, draw)
         if draw.matrix is not None:
             landmarks = landmarks @ draw.matrix[:, :2].T + draw.matrix[:, 2]
-        if draw.flip:
-            landmarks = self._mirrored(landmarks)
+        if draw.flip:  # those that the condition image needs
+            landmarks = landmarks[self._mirror_order]
+            landmarks[:, 0] = self.resolution - 1 - landmarks[:, 0]
         if draw.matrix is not None:
             tone = np.ones(3)
             if self._related and not draw.warped and index == draw.target != draw.source:
@@ -363,11 +355,15 @@ class PairDataset(torch.utils.data.Dataset):
             mask = np.full((size, size), np.nan, np.float32)
         elif draw.target_command.any():
             landmarks = self._landmarks(draw.target, size)
-            flow, mask = backward_flow(self._fields(draw.target), draw.target_command, landmarks, size)
+            flow, mask = warping.backward_flow(
+                self._fields(draw.target), draw.target_command, landmarks, size
+            )
             flow = flow.astype(np.float32)
             flow[mask > 0.5] = np.nan
-            moved = warp_landmarks(landmarks, self._fields(draw.target), draw.target_command, self._stride)
-            weight[near_lips(moved, size, "left_eye", "right_eye")] = LIPS_WEIGHT
+            moved = warping.warp_landmarks(
+                landmarks, self._fields(draw.target), draw.target_command, self._stride
+            )
+            weight[warping.near_lips(moved, size, "left_eye", "right_eye")] = warping.LIPS_WEIGHT
         flow, mask, weight = (self._placed(values, draw) for values in (flow, mask, weight))
         if draw.matrix is not None:
             flow = flow @ draw.matrix[:, :2].T.astype(np.float32)
@@ -384,13 +380,6 @@ class PairDataset(torch.utils.data.Dataset):
             )
         return values[:, ::-1] if draw.flip else values
 
-    def _mirrored(self, landmarks: np.ndarray) -> np.ndarray:
-        """Returns the landmarks of the mirrored picture that the condition image needs."""
-        mirrored = landmarks[self._mirror_order]
-        mirrored[:, 0] = self.resolution - 1 - mirrored[:, 0]
-        return mirrored
-
-    # --- records ---
     def _read_records(self) -> tuple[list[Record], list[tuple[Path, int, int]]]:
         """Returns the split's records, and the place of each picture: file, row group, row in it."""
         files = sorted((self.folder / "data").glob(f"{self.split}-*.parquet"))
@@ -438,18 +427,6 @@ class PairDataset(torch.utils.data.Dataset):
             )
         return [labelled.index(name) for name in self.action_units]
 
-    def _real_pairs(self) -> list[np.ndarray]:
-        """Returns the record indices of each identity with two photographs or more."""
-        members: dict[str, list[int]] = defaultdict(list)
-        for index, record in enumerate(self.records):
-            members[record.identity].append(index)
-        return [np.array(indices) for indices in members.values() if len(indices) > 1]
-
-    def _choose_working_size(self) -> int:
-        wanted = int(np.ceil(self.resolution * WORKING_SCALE / 16)) * 16  # strides divide it
-        return min(wanted, self.description["crop_size"])
-
-    # --- pictures, cached or computed ---
     def _stored(self, index: int) -> np.ndarray:
         """The crop as the dataset has it, (crop_size, crop_size, 3) uint8."""
         path, group, row = self._places[index]
@@ -464,12 +441,12 @@ class PairDataset(torch.utils.data.Dataset):
         factor = size / self.description["crop_size"]
         return (self.records[index].landmarks + 0.5) * factor - 0.5  # pixel centres at whole numbers
 
-    def _correspondence(self, source: int, target: int) -> Correspondence:
+    def _correspondence(self, source: int, target: int) -> warping.Correspondence:
         """Relates two stored pictures."""
         size = self._working_size
         return self._held.get(
             ("correspondence", source, target),
-            lambda: correspond(
+            lambda: warping.correspond(
                 self._picture(source), self._landmarks(source, size),
                 self._picture(target), self._landmarks(target, size), match_tone=self.augment,
             ),
@@ -480,7 +457,9 @@ class PairDataset(torch.utils.data.Dataset):
         size = self._working_size
         return self._held.get(
             ("fields", index),
-            lambda: displacement_fields(self._landmarks(index, size), size, self.action_units, self._stride),
+            lambda: warping.displacement_fields(
+                self._landmarks(index, size), size, self.action_units, self._stride
+            ),
         )
 
 

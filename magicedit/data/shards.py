@@ -83,7 +83,6 @@ def features() -> "datasets.Features":
     )
 
 
-# --- pictures ---
 def encoded(pixels: np.ndarray, image_format: str) -> dict[str, Any]:
     """Encodes a picture as a cell of the columns `image` and `mask`."""
     buffer = io.BytesIO()
@@ -102,7 +101,6 @@ def encoded_region(landmarks: np.ndarray, size: int, scheme: str) -> dict[str, A
     return encoded(np.where(face_region(landmarks, size, scheme), 255, 0).astype(np.uint8), "png")
 
 
-# --- files of rows ---
 def write_rows(path: Path, groups: Iterable[list[Row]], settings: Mapping[str, Any]) -> None:
     """Writes rows in groups of _ROW_GROUP, without compression because the images are compressed."""
     schema = features().arrow_schema
@@ -137,7 +135,6 @@ def _row_group(file: Path, number: int) -> list[Row]:
         return parquet.read_row_group(number).to_pylist()
 
 
-# --- the dataset ---
 def write_dataset(
     output: Path,
     sources: Sources,

@@ -28,8 +28,7 @@ def achieved(before: Face, after: Face, asked: Mapping[str, float]) -> dict[str,
     Most are the measured ones. Units of SEEN_BY_LANDMARKS with a requested change are the earlier level plus
     the movement of landmarks, which other units move too.
 
-    Args:
-        asked: AU name -> variation.
+    asked: AU name -> variation.
     """
     moved = {}
     if before.scheme == after.scheme == "mediapipe478":

@@ -78,8 +78,7 @@ def select_faces(faces: list[Face], which: str | int, photo: Photo) -> list[Face
 def select_indices(faces: list[Face], which: str | int, photo: Photo) -> list[int]:
     """Returns the indices of the found faces, largest first, that "all", "largest" or an index selects.
 
-    Raises:
-        NoFaceError: where there is no face, or the index is too large.
+    Raises NoFaceError where there is no face, or the index is too large.
     """
     check_face(which)
     if not faces:

@@ -120,12 +120,9 @@ def record_reference_attention(
 
     Under guidance the batch holds the unconditioned half first: the last rows are the conditioned ones.
 
-    Args:
-        points: (n, 2), x then y, as parts of the picture's sides: the places whose queries are recorded, each
-            by the token it lies in; None: all queries, a tokens x tokens matrix per layer and step.
-
-    Raises:
-        ValueError: for self-attention layers with an unknown processor, or points in non-square pictures.
+    points: (n, 2), x then y, as parts of the picture's sides: the places whose queries are recorded, each by
+    the token it lies in; None: all queries, a tokens x tokens matrix per layer and step. Raises ValueError
+    for self-attention layers with an unknown processor, or points in non-square pictures.
     """
     check_reference_attention(unet)
     record = AttentionRecord(points)

@@ -25,10 +25,7 @@ class MouthSettings:
     of the person; those of a donor, chosen by the width of the mouth and the seed.
 
     teeth: number of a donor, from 0; "none": no teeth; None: as above. references: mouths of other
-    photographs of the person; the first is used.
-
-    Raises:
-        MagicEditError: where there is no such donor.
+    photographs of the person; the first is used. Raises MagicEditError where there is no such donor.
     """
 
     teeth: int | str | None = None
@@ -87,8 +84,7 @@ class SamplingSettings(Sampling):
 def usable_device(device: "str | torch.device | None") -> "torch.device | None":
     """Returns the device if this machine has it.
 
-    Raises:
-        ModelError: where it does not; the message names the available devices.
+    Raises ModelError where it does not; the message names the available devices.
     """
     import torch
 
@@ -109,8 +105,7 @@ def usable_device(device: "str | torch.device | None") -> "torch.device | None":
 def usable_dtype(dtype: "str | torch.dtype | None") -> "torch.dtype | None":
     """`torch.float16` from "float16", and so on.
 
-    Raises:
-        ModelError: for any dtype but the three that models support.
+    Raises ModelError for any dtype but the three that models support.
     """
     import torch
 

@@ -6,22 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from magicedit.errors import DatasetError, OutputError
+from magicedit.evaluation import report
 from magicedit.evaluation.metrics.intervals import bootstrap
-from magicedit.evaluation.report import (
-    METRICS,
-    Cell,
-    Table,
-    by_unit,
-    interval,
-    load_report,
-    markdown,
-    metric,
-    number,
-    picture,
-    ran,
-    render,
-    title,
-)
 from magicedit.evaluation.scoring import AU_COLUMNS
 
 _PAIRED_BY = ("identity", "photograph_sha256", "request", "seed")  # a file's name tells less than its content
@@ -41,12 +27,12 @@ def compare(a: Path, b: Path, output: Path, editor_a: str | None = None, editor_
     common edit; OutputError where `output` cannot be written. Different protocols are noted in the result.
     """
     folders = [Path(a), Path(b)]
-    (rows_a, summary_a), (rows_b, summary_b) = reports = [load_report(folder) for folder in folders]
+    (rows_a, summary_a), (rows_b, summary_b) = reports = [report.load_report(folder) for folder in folders]
     summaries = [summary_a, summary_b]
     notes = _notes(summaries)
     scorers = [s for s in summary_a.get("scorers", {}) if s in summary_b.get("scorers", {})]
     pairs = []
-    for name_a, name_b in _editors(*(list(ran(summary)) for summary in summaries), editor_a, editor_b):
+    for name_a, name_b in _editors(*(list(report.ran(summary)) for summary in summaries), editor_a, editor_b):
         edits_a, edits_b = _edits(rows_a, name_a), _edits(rows_b, name_b)
         common = [(edits_a[key], edits_b[key]) for key in edits_a if key in edits_b]
         if not common:
@@ -105,7 +91,7 @@ def _notes(summaries: list[dict]) -> list[str]:
             f"different protocols: a {protocols[0]}, b {protocols[1]}; only common edits are compared"
         )
     for side, summary, other in (("a", *summaries), ("b", *summaries[::-1])):
-        for what, there in (("editors", ran), ("scorers", lambda s: s.get("scorers", {}))):
+        for what, there in (("editors", report.ran), ("scorers", lambda s: s.get("scorers", {}))):
             if alone := [name for name in there(summary) if name not in there(other)]:
                 notes.append(f"{what} only in {side}: {', '.join(alone)}")
     return notes
@@ -124,13 +110,13 @@ def _value(row: dict, key: str) -> float | None:
 
 def _badness(key: str, value: float) -> float:
     """Returns a number that is lower for a better value of the metric."""
-    return {"lower": value, "higher": -value, "near 1": abs(value - 1)}[metric(key).better]
+    return {"lower": value, "higher": -value, "near 1": abs(value - 1)}[report.metric(key).better]
 
 
 def _differences(common: Sequence[tuple[dict, dict]], scorers: Sequence[str]) -> dict:
     """Paired differences b - a of metrics that both measured, and of the achieved change by action unit."""
     metrics = {}
-    for name in filter(lambda name: METRICS[name].better, METRICS):
+    for name in filter(lambda name: report.METRICS[name].better, report.METRICS):
         for key in [f"{name}/{scorer}" for scorer in scorers] if name in AU_COLUMNS else [name]:
             values = [(_value(x, key), _value(y, key), x["person"]) for x, y in common]
             values = [value for value in values if None not in value[:2]]
@@ -139,7 +125,7 @@ def _differences(common: Sequence[tuple[dict, dict]], scorers: Sequence[str]) ->
                 metrics[key] = _estimate([(y - x, who) for x, y, who in values]) | {
                     "mean_a": sum(x for x, _, _ in values) / len(values),
                     "mean_b": sum(y for _, y, _ in values) / len(values),
-                    "better": metric(key).better,
+                    "better": report.metric(key).better,
                     "b_better": sum(y < x for x, y in badness) / len(values),
                     "a_better": sum(x < y for x, y in badness) / len(values),
                 }
@@ -173,30 +159,36 @@ def _estimate(values: Sequence[tuple[float, str]]) -> dict:
     return {"difference": found.mean, "low": found.low, "high": found.high, "n": found.n}
 
 
-def _table(pair: dict, headlines: Sequence[dict]) -> Table:
+def _table(pair: dict, headlines: Sequence[dict]) -> report.Table:
     """Headlines of both reports side by side, then the paired differences."""
     rows = []
     for key, found in pair["metrics"].items():
-        digits = metric(key).digits
+        digits = report.metric(key).digits
         sides = [headline.get(key) or {} for headline in headlines]
         shares = f"{found['b_better']:.0%} / {found['a_better']:.0%}"
         apart = None not in (found["low"], found["high"]) and (found["low"] > 0 or found["high"] < 0)
         rows.append(
-            [Cell(title(key), "better: " + found["better"])]
-            + [Cell(number(side.get("mean"), digits), interval(side, digits)) for side in sides]
-            + [Cell(number(found["difference"], digits, "+"), interval(found, digits, "+"), best=apart)]
-            + [Cell(str(found["n"])), Cell(shares)]
+            [report.Cell(report.title(key), "better: " + found["better"])]
+            + [
+                report.Cell(report.number(side.get("mean"), digits), report.interval(side, digits))
+                for side in sides
+            ]
+            + [
+                report.Cell(
+                    report.number(found["difference"], digits, "+"),
+                    report.interval(found, digits, "+"),
+                    best=apart,
+                )
+            ]
+            + [report.Cell(str(found["n"])), report.Cell(shares)]
         )
     head = [f"a: {pair['editor_a']}, all its edits", f"b: {pair['editor_b']}, all its edits"]
-    return Table(["metric", *head, "b − a, paired", "pairs", "b better / a better"], rows)
+    return report.Table(["metric", *head, "b − a, paired", "pairs", "b better / a better"], rows)
 
 
-def _units_table(pair: dict) -> Table:
-    def cell(found: dict) -> Cell:
-        note = f"{interval(found, 2, '+')} n={found['n']}" if found else ""
-        return Cell(number(found.get("difference"), 2, "+"), note)
-
-    return by_unit(pair["action_units"], cell)
+def _unit_cell(found: dict) -> report.Cell:
+    note = f"{report.interval(found, 2, '+')} n={found['n']}" if found else ""
+    return report.Cell(report.number(found.get("difference"), 2, "+"), note)
 
 
 def _write(result: dict, reports: Sequence[tuple], folders: Sequence[Path], output: Path) -> None:
@@ -206,12 +198,14 @@ def _write(result: dict, reports: Sequence[tuple], folders: Sequence[Path], outp
     text += [f"- note: {note}" for note in result["notes"]] + [""]
     for index, pair in enumerate(result["pairs"]):
         names = pair["editor_a"], pair["editor_b"]
-        headlines = [ran(s)[name].get("headline", {}) for (_, s), name in zip(reports, names, strict=True)]
-        table, units = _table(pair, headlines), _units_table(pair)
+        headlines = [
+            report.ran(s)[name].get("headline", {}) for (_, s), name in zip(reports, names, strict=True)
+        ]
+        table, units = _table(pair, headlines), report.by_unit(pair["action_units"], _unit_cell)
         panels = [
             (
-                title(key).partition(" (")[0],
-                _ARROWS[metric(key).better].format(metric(key).unit or "difference"),
+                report.title(key).partition(" (")[0],
+                _ARROWS[report.metric(key).better].format(report.metric(key).unit or "difference"),
                 [("", f["difference"], f["low"], f["high"])],
             )
             for key, f in pair["metrics"].items()
@@ -234,20 +228,20 @@ def _write(result: dict, reports: Sequence[tuple], folders: Sequence[Path], outp
                 "units_plot": plots.differences(unit_panels, 2, f"units{index}"),
                 "edits": [
                     edit
-                    | {key: picture(folders[0], edit[key]) for key in ("original", "picture_a")}
-                    | {"picture_b": picture(folders[1], edit["picture_b"])}
+                    | {key: report.picture(folders[0], edit[key]) for key in ("original", "picture_a")}
+                    | {"picture_b": report.picture(folders[1], edit["picture_b"])}
                     for edit in pair["differ_most"]
                 ],
             }
         )
         text += [f"## {names[0]} (a) and {names[1]} (b)", "", f"{pair['edits']} common edits", ""]
         text += [
-            markdown(table.head, table.rows),
+            report.markdown(table.head, table.rows),
             "Achieved change, b − a, steps:",
             "",
-            markdown(units.head, units.rows),
+            report.markdown(units.head, units.rows),
         ]
-    page = render("compare.html.j2", result=result, shown=shown, digits=number)
+    page = report.render("compare.html.j2", result=result, shown=shown, digits=report.number)
     try:
         output.mkdir(parents=True, exist_ok=True)
         (output / "compare.html").write_text(page, encoding="utf-8")

@@ -93,8 +93,7 @@ class PictureFolder:
                 gone.append(f"line {number}: {cells['picture']}")
             self._pictures[key] = path
         if gone:
-            more = f" and {len(gone) - 8} more" if len(gone) > 8 else ""
-            raise MagicEditError(f"{manifest} names missing pictures: {'; '.join(gone[:8])}{more}")
+            raise MagicEditError(f"{manifest} names missing pictures: {_some(gone)}")
 
     def check(self, wanted: Iterable[tuple[Subject, Edit]]) -> None:
         """Raises MagicEditError that names edits missing from the manifest."""
@@ -102,8 +101,7 @@ class PictureFolder:
             f"{subject.name} {edit.request}" for subject, edit in wanted if self._find(subject, edit) is None
         ]
         if lacking:
-            more = f" and {len(lacking) - 8} more" if len(lacking) > 8 else ""
-            raise MagicEditError(f"{self.manifest} has no picture of {'; '.join(lacking[:8])}{more}")
+            raise MagicEditError(f"{self.manifest} has no picture of {_some(lacking)}")
 
     def picture(self, subject: Subject, edit: Edit) -> np.ndarray:
         """(height, width, 3) uint8. ImageError where the file cannot be read."""
@@ -114,11 +112,14 @@ class PictureFolder:
         return self._pictures.get((*key, edit.seed)) or self._pictures.get((*key, None))
 
 
+def _some(texts: list[str]) -> str:
+    return "; ".join(texts[:8]) + (f" and {len(texts) - 8} more" if len(texts) > 8 else "")
+
+
 def entry_point(spec: str) -> Editor:
     """Returns the editor `module:name`: the callable itself, or a class instance created without arguments.
 
-    Raises:
-        MagicEditError: where there is no such module or name.
+    Raises MagicEditError where there is no such module or name.
     """
     module, _, name = spec.partition(":")
     sys.path.insert(0, str(Path.cwd()))

@@ -63,7 +63,9 @@ def evaluate(
         raise MagicEditError(f"editors need names of their own, got {', '.join(names) or 'none'}")
     if jobs < 1:
         raise MagicEditError(f"--jobs must be at least 1, got {jobs}")
-    _check_packages()
+    for package in ("matplotlib", "jinja2"):  # before the run, not after hours
+        if importlib.util.find_spec(package) is None:
+            raise MissingDependencyError(f"the report needs {package}: pip install 'magicedit[evaluation]'")
     if labels is not None:
         read_intensities(labels, labels_scale, protocol.action_units)
     subjects = read_subjects(data, identities=identities, attributes=attributes)
@@ -97,13 +99,6 @@ def evaluate(
     (Path(output) / SUMMARY).write_text(text + "\n", encoding="utf-8")
     write_report(Path(output))
     return summary
-
-
-def _check_packages() -> None:
-    """Raises MissingDependencyError before the run, not after hours, if the report cannot be drawn."""
-    for package in ("matplotlib", "jinja2"):
-        if importlib.util.find_spec(package) is None:
-            raise MissingDependencyError(f"the report needs {package}: pip install 'magicedit[evaluation]'")
 
 
 def _add_fid(summary: dict[str, Any], rows: Sequence[dict[str, Any]], output: Path) -> None:

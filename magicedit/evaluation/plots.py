@@ -14,17 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from magicedit.errors import MissingDependencyError
+from magicedit.errors import needs_extra
 
-try:
+with needs_extra("evaluation", "reports draw with matplotlib"):
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
-except ImportError as error:
-    raise MissingDependencyError(
-        "reports draw with matplotlib: pip install 'magicedit[evaluation]'"
-    ) from error
 
 # Okabe and Ito's colours, told apart by the colour-blind; grey is kept for published numbers.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -149,13 +145,8 @@ def crosstalk(editors: Mapping[str, dict], scorer: str, name: str) -> str:
         ax.invert_yaxis()
         ax.grid(False)
         ax.set(title=editor, xlabel="measured", ylabel="asked")
-    figure.colorbar(
-        mesh,
-        ax=axes,
-        label="change per asked step (steps)",
-        extend="both",
-        shrink=0.9 / math.ceil(len(tables) / 2),
-    )
+    shrink = 0.9 / math.ceil(len(tables) / 2)
+    figure.colorbar(mesh, ax=axes, label="change per asked step (steps)", extend="both", shrink=shrink)
     return _svg(figure, name, f"Cross-talk between action units, scorer {scorer}")
 
 
@@ -258,11 +249,6 @@ def differences(panels: Sequence[tuple[str, str, Sequence[tuple]]], columns: int
     return _svg(figure, name, "Paired differences with 95 % intervals")
 
 
-def _short(layer: str) -> str:
-    """A layer's name without what all of them have."""
-    return layer.replace(".transformer_blocks.0", "").replace(".attentions", "")
-
-
 @styled
 def attention(path: Path, name: str) -> dict[str, str]:
     """The maps of one attention/*.npz over the crop (`maps`, a JPEG data URI) and the share of attention that
@@ -294,17 +280,10 @@ def attention(path: Path, name: str) -> dict[str, str]:
     FigureCanvasAgg(figure).print_jpg(buffer, pil_kwargs={"quality": 85})
 
     figure, (ax,) = _grid(1, 1, (6.0, 2.8))
+    x, thin = range(1, len(timesteps) + 1), {"markersize": 3, "linewidth": 1, "alpha": 0.8}
     for index, layer in enumerate(layers):
-        x = range(1, len(timesteps) + 1)
-        ax.plot(
-            x,
-            shares[:, index] * 100,
-            markersize=3,
-            linewidth=1,
-            alpha=0.8,
-            label=_short(str(layer)),
-            **_look(index),
-        )
+        name = str(layer).replace(".transformer_blocks.0", "").replace(".attentions", "")  # all have these
+        ax.plot(x, shares[:, index] * 100, label=name, **thin, **_look(index))
     ax.plot(x, shares.mean(axis=1) * 100, color="black", linewidth=2, label="mean of layers")
     ax.set(xlabel="denoising step", ylabel="attention to the reference (%)", ylim=(0, None))
     _legend(figure, [ax], columns=2)

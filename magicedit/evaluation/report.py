@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from magicedit.errors import DatasetError, ImageError, MissingDependencyError, OutputError
+from magicedit.errors import DatasetError, ImageError, OutputError, needs_extra
 from magicedit.evaluation.run import ROWS, read_rows
 from magicedit.imaging import open_photo
 
@@ -60,6 +60,7 @@ PUBLISHED = {  # column of a published table -> ours that measures the same thin
     "pose": "pose_matrix",
 }
 PAPER_NOTE = "the paper's own numbers: other data, other scorer, not to be ranked with those above"
+FIRST_EDIT = (("cold_seconds", 2), ("peak_memory_mb", 0))  # key and digits
 DASH = "–"
 FAILURES = 50  # shown
 WALL = 4  # pictures of each kind: best, median, worst
@@ -219,15 +220,10 @@ def headline_table(summary: dict) -> str:
     table = _headline(summary)
     text = markdown(table.head, table.rows)
     if paper := table.published and summary["published"]:
-        head = ["published", *paper["columns"], "counterpart"]
-        rows = [
-            [
-                Cell(row["name"]),
-                *(Cell(_paper_number(value)) for value in row["values"]),
-                Cell(row.get("editor") or ""),
-            ]
-            for row in paper["rows"]
-        ]
+        head, rows = ["published", *paper["columns"], "counterpart"], []
+        for row in paper["rows"]:
+            texts = (row["name"], *map(_paper_number, row["values"]), row.get("editor") or "")
+            rows.append([Cell(text) for text in texts])
         text += f"\n---\n\n{_escape(table.divider)}\n\n{markdown(head, rows)}"
     return text
 
@@ -271,15 +267,11 @@ def _sides(summary: dict) -> Table:
     pairs = dict.fromkeys((s, au) for sides in tables.values() for s, aus in sides.items() for au in aus)
     rows = []
     for scorer, au in pairs:
-        found = [sides.get(scorer, {}).get(au, {}) for sides in tables.values()]
-        cells = [
-            Cell(
-                number(f.get("leak"), 2),
-                f"{number(f.get('other'), 2)} / {number(f.get('same'), 2)}" if f else "",
-            )
-            for f in found
-        ]
-        rows.append([Cell(au, scorer), *cells])
+        rows.append([Cell(au, scorer)])
+        for sides in tables.values():
+            found = sides.get(scorer, {}).get(au, {})
+            leak, other, same = (number(found.get(key), 2) for key in ("leak", "other", "same"))
+            rows[-1].append(Cell(leak, f"{other} / {same}" if found else ""))
     return Table(["AU", *tables], rows)
 
 
@@ -312,15 +304,10 @@ def _groups(summary: dict) -> Table:
 
 
 def _speed(summary: dict) -> Table:
-    rows = [
-        [
-            Cell(name),
-            _cell(data.get("headline", {}), "seconds"),
-            Cell(number(data.get("cold_seconds"), 2)),
-            Cell(number(data.get("peak_memory_mb"), 0)),
-        ]
-        for name, data in ran(summary).items()
-    ]
+    rows = []
+    for name, data in ran(summary).items():
+        first = [Cell(number(data.get(key), digits)) for key, digits in FIRST_EDIT]
+        rows.append([Cell(name), _cell(data.get("headline", {}), "seconds"), *first])
     return Table(["editor", "time (s/edit)", "first edit (s)", "peak memory (MB)"], rows)
 
 
@@ -410,12 +397,8 @@ def _tables(rows: list[dict], folder: Path) -> list[Path]:
 
 def render(name: str, **context) -> str:
     """A page from templates/; everything in it is escaped but what is marked safe there (our own SVG)."""
-    try:
+    with needs_extra("evaluation", "reports are written with jinja2"):
         import jinja2
-    except ImportError as error:
-        raise MissingDependencyError(
-            "reports are written with jinja2: pip install 'magicedit[evaluation]'"
-        ) from error
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template(name).render(**context)
@@ -517,34 +500,27 @@ def write_report(folder: Path) -> list[Path]:
 def _report_markdown(summary: dict, tables: dict[str, Any]) -> str:
     protocol, circumstances = summary.get("protocol", {}), summary.get("circumstances", {})
     parts = [f"# {_escape(protocol.get('title') or protocol.get('name', 'Evaluation'))}"]
-    parts += [
-        _escape(protocol.get("description", "")),
-        "Means with 95 % bootstrap intervals over identities.",
-    ]
+    parts.append(_escape(protocol.get("description", "")))
+    parts.append("Means with 95 % bootstrap intervals over identities.")
     for scorer, about in summary.get("scorers", {}).items():
         described = "; ".join(_escape(about.get(key, "")) for key in ("title", "relation", "note"))
         parts.append(f"- scorer {_escape(scorer)}: {described}")
     parts.append(headline_table(summary))
-    named = [("More metrics", tables["more"])]
-    named += [
-        (f"Control by action unit, scorer {scorer} (Pearson / Spearman / slope)", table)
-        for scorer, table in tables["correlations"].items()
-    ]
-    for key, heading in (
-        ("sides", "Leak to the other side (other / same, steps)"),
-        ("steadiness", "Zero edits and seeds"),
-        ("groups", "Groups"),
-        ("speed", "Speed and memory"),
-        ("failures", "Failures"),
-    ):
-        named.append((heading, tables[key]))
-    for heading, table in named:
+    named = {"More metrics": tables["more"]}
+    for scorer, table in tables["correlations"].items():
+        named[f"Control by action unit, scorer {scorer} (Pearson / Spearman / slope)"] = table
+    named |= {
+        "Leak to the other side (other / same, steps)": tables["sides"],
+        "Zero edits and seeds": tables["steadiness"],
+        "Groups": tables["groups"],
+        "Speed and memory": tables["speed"],
+        "Failures": tables["failures"],
+    }
+    for heading, table in named.items():
         if table and table.rows:
             parts += [f"## {heading}", markdown(table.head, table.rows)]
-    skipped = [f"- {_escape(name)}: {_escape(why)}" for name, why in summary.get("skipped", {}).items()]
-    parts += ["## Not measured", "\n".join(skipped)] if skipped else []
-    parts += [
-        "## Circumstances",
-        "\n".join(f"- {_escape(key)}: {_escape(value)}" for key, value in circumstances.items()),
-    ]
+    for heading, facts in (("Not measured", summary.get("skipped")), ("Circumstances", circumstances)):
+        if facts or heading == "Circumstances":
+            lines = (f"- {_escape(key)}: {_escape(value)}" for key, value in (facts or {}).items())
+            parts += [f"## {heading}", "\n".join(lines)]
     return "\n\n".join(part.rstrip("\n") for part in parts if part) + "\n"

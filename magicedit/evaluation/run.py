@@ -24,7 +24,7 @@ from magicedit.evaluation.editors import Entrant, PictureFolder
 from magicedit.evaluation.protocol import Edit, Protocol
 from magicedit.evaluation.scoring import Scoring, head_group, rounded
 from magicedit.evaluation.subjects import Subject
-from magicedit.files import replacing
+from magicedit.files import replacing, write_text
 from magicedit.ledger import Ledger, read_ledger
 from magicedit.vocabulary import name_order, whole_name
 from magicedit.workers import each
@@ -264,9 +264,6 @@ def measure_cold() -> None:
     print(json.dumps(cost))
 
 
-# --- The folder ---
-
-
 def safe_name(text: str) -> str:
     """Returns a file name: characters other than letters, digits and `=+-,._ ()` become underscores; changed
     or shortened names get a hash, so that they stay distinct."""
@@ -338,5 +335,4 @@ def check_output_folder(output: Path, about: Mapping[str, Any]) -> None:
 
 def _update_run(output: Path, changes: Mapping[str, Any]) -> None:
     text = json.dumps(read_run(output) | changes, indent=1, ensure_ascii=False)
-    with replacing(output / RUN) as file:
-        file.write(text.encode() + b"\n")
+    write_text(output / RUN, text + "\n")

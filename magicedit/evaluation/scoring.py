@@ -74,10 +74,12 @@ class Measured:
 
 @dataclass(frozen=True, eq=False)
 class Original:
-    """A subject's photograph, measured. mask: (CROP, CROP) bool, where the face is."""
+    """A subject's photograph, measured. landmarks: (points, 2) px of the crop. mask: (CROP, CROP) bool, where
+    the face is."""
 
     photo: Photo
     alignment: Alignment
+    landmarks: np.ndarray
     mask: np.ndarray
     measured: Measured
 
@@ -119,9 +121,10 @@ class Scoring:
             if not faces:
                 raise NoFaceError(f"no face was found in the photograph of {subject.name}")
             alignment = align(faces[0], CROP)
-            mask = face_region(alignment.apply(faces[0].landmarks), CROP, faces[0].scheme)
+            landmarks = alignment.apply(faces[0].landmarks)
+            mask = face_region(landmarks, CROP, faces[0].scheme)
             measured = self._measure(photo.pixels, faces[0], alignment)
-            self._originals[subject.name] = Original(photo, alignment, mask, measured)
+            self._originals[subject.name] = Original(photo, alignment, landmarks, mask, measured)
             if len(self._originals) > _REMEMBERED:
                 self._originals.popitem(last=False)
         self._originals.move_to_end(subject.name)
@@ -132,8 +135,7 @@ class Scoring:
     ) -> tuple[dict[str, Any], np.ndarray]:
         """The measured part of a row, and the result's crop.
 
-        Raises:
-            MagicEditError: where the result has another shape, or its face is not found.
+        Raises MagicEditError where the result has another shape, or its face is not found.
         """
         before = original.measured
         if pixels.shape != original.photo.pixels.shape or pixels.dtype != np.uint8:
@@ -151,6 +153,7 @@ class Scoring:
         changed = {"blendshapes": {name: value - intensities["blendshapes"][name] for name, value in seen}}
         if after.landmarks68 is not None:
             changed["landmarks68"] = geometric_change(before.landmarks68, after.landmarks68, "ibug68")
+        by_region = change_by_region(before.crop, after.crop, original.landmarks, before.face.scheme)
         row: dict[str, Any] = {"before": intensities, "changed": changed}
         row |= au_columns(asked, changed, intensities, self.aus)
         row |= {
@@ -163,7 +166,8 @@ class Scoring:
             "ssim": None if "ssim" in self.skipped else ssim(before.crop, after.crop),
             "lpips": None if self._lpips is None else self._lpips(before.crop, after.crop),
             **self._perceptual(original, after.crop),
-            **region_columns(original, after.crop, asked),
+            "change_by_region": by_region,
+            "unrequested_change": unrequested_change(asked, by_region),
             "pixels_changed": int((pixels != original.photo.pixels).any(-1).sum()),
         }
         return row, after.crop
@@ -172,8 +176,8 @@ class Scoring:
         """ST-LPIPS of the crop and of the square around the original's mouth."""
         if self._st_lpips is None:
             return {"st_lpips": None, "st_lpips_mouth": None}
-        face, before = original.measured.face, original.measured.crop
-        mouth = mouth_window(original.alignment.apply(face.landmarks), face.scheme, CROP)
+        before = original.measured.crop
+        mouth = mouth_window(original.landmarks, original.measured.face.scheme, CROP)
         whole, close = (
             self._st_lpips(*(cv2.resize(p, (side, side), interpolation=cv2.INTER_AREA) for p in pair))
             for side, pair in ((LPIPS_FACE, (before, after)), (LPIPS_MOUTH, (before[mouth], after[mouth])))
@@ -196,14 +200,6 @@ def _where_known(
     compare: Callable[[np.ndarray, np.ndarray], float], before: np.ndarray | None, after: np.ndarray | None
 ) -> float | None:
     return None if before is None or after is None else compare(before, after)
-
-
-def region_columns(original: Original, after: np.ndarray, asked: Mapping[str, float]) -> dict[str, Any]:
-    """`change_by_region` and `unrequested_change` of a row, levels 0..255 of the aligned crop."""
-    face = original.measured.face
-    landmarks = original.alignment.apply(face.landmarks)
-    changes = change_by_region(original.measured.crop, after, landmarks, face.scheme)
-    return {"change_by_region": changes, "unrequested_change": unrequested_change(asked, changes)}
 
 
 def au_columns(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from magicedit.data.description import DESCRIPTION_FILE, read_description
 from magicedit.data.labels import PHOTO_SUFFIXES
@@ -50,7 +51,8 @@ class Subject:
 
     def open(self) -> Photo:
         """The photograph. ImageError or DatasetError where it cannot be read."""
-        photo = open_photo(self.source if self.row is None else _read_crop(self.source, self.row))
+        crop = None if self.row is None else Image.open(io.BytesIO(_encoded_crop(self.source, self.row)))
+        photo = open_photo(crop or self.source)
         if self.style == "photograph":
             return replace(photo, source=self.source)
         return replace(photo, pixels=render(photo.pixels, self.style), source=self.source)
@@ -161,12 +163,6 @@ def _from_dataset(folder: Path) -> list[Subject]:
     if not best:
         raise DatasetError(f"the dataset {folder} has no photographs")
     return [best[identity][1] for identity in sorted(best)]
-
-
-def _read_crop(file: Path, row: int):
-    from PIL import Image
-
-    return Image.open(io.BytesIO(_encoded_crop(file, row)))
 
 
 def _encoded_crop(file: Path, row: int) -> bytes:

@@ -32,8 +32,7 @@ def read_intensities(
 ) -> dict[str, dict[str, float]]:
     """Reads the AU intensities, 0 to 5, of a label file by picture.
 
-    Raises:
-        DatasetError: where it is unreadable, its scale is unknown, or it has none of the AUs `aus`.
+    Raises DatasetError where it is unreadable, its scale is unknown, or it has none of the AUs `aus`.
     """
     intensities = read_labels(labels, scale)
     known = {au for values in intensities.values() for au in values}
@@ -50,8 +49,7 @@ def add_labels(
     """Adds the scorer "labels" to the rows: AU intensities by OpenFace, py-feat or LibreFace of the
     report's `pictures/`, originals included. Returns how many rows it could score.
 
-    Raises:
-        DatasetError: where the file is unreadable, its scale is unknown, or it names no picture.
+    Raises DatasetError where the file is unreadable, its scale is unknown, or it names no picture.
     """
     intensities = read_intensities(labels, scale, aus)
     pictures = {row[name] for row in rows for name in ("picture", "original") if row.get(name)}

@@ -58,12 +58,6 @@ def lip_gap(landmarks: np.ndarray, scheme: Scheme = "mediapipe478") -> float:
     return float(np.mean(gaps) / face_frame(landmarks, scheme).interocular)
 
 
-def lip_opening(landmarks: np.ndarray) -> float:
-    """Returns AU25 of (478, 2) landmarks: 0 where the lips touch, 5 from 0.30 interocular distances."""
-    opening = (lip_gap(landmarks) - _LIPS_CLOSED) / FULL_LIP_GAP
-    return FULL_INTENSITY * float(np.clip(opening, 0.0, 1.0))
-
-
 def blendshapes_to_action_units(blendshapes: Mapping[str, float], landmarks: np.ndarray) -> dict[str, float]:
     """Action units 0..5 from blendshape scores 0..1 and (478, 2) landmarks in pixels.
 
@@ -75,7 +69,8 @@ def blendshapes_to_action_units(blendshapes: Mapping[str, float], landmarks: np.
         unit: FULL_INTENSITY * float(np.mean([blendshapes[name] for name in names]))
         for unit, names in BLENDSHAPES_OF_UNIT.items()
     }
-    units["AU25"] = lip_opening(landmarks)
+    opening = (lip_gap(landmarks) - _LIPS_CLOSED) / FULL_LIP_GAP
+    units["AU25"] = FULL_INTENSITY * float(np.clip(opening, 0.0, 1.0))
     return by_number(units)
 
 

@@ -19,13 +19,12 @@ import numpy as np
 
 from magicedit.errors import MagicEditError
 from magicedit.faces.types import Face, Found, check_pixels
-from magicedit.workers import cores
 
 # The child finds the same modules as this process, in every working directory.
 _CHILD = "import sys; sys.path[:] = {path!r}; from magicedit.faces.process import serve; serve({descriptor})"
 
 
-class BackendProcess:
+class BackendProcess(contextlib.AbstractContextManager):
     """Sends photographs to the named backend in a child process and returns its faces or raises its errors.
 
     name, settings: as in `load_backend`; the first `detect` raises its errors.
@@ -72,9 +71,6 @@ class BackendProcess:
         self._asking.shutdown(cancel_futures=True)  # pending requests fail now, since the child is gone
         self._connection.close()
 
-    def __enter__(self) -> "BackendProcess":
-        return self
-
     def __exit__(self, *exception: object) -> None:
         self.close()
 
@@ -118,8 +114,3 @@ def _outcome(call: Callable[[], Any]) -> Any:
         return error
     except Exception:
         return RuntimeError(f"measuring faces failed in its process:\n{traceback.format_exc()}")
-
-
-def spare_core() -> bool:
-    """Whether a core is free for a second process."""
-    return cores() > 1

@@ -92,12 +92,10 @@ def left_side(landmarks_in_crop: np.ndarray, size: int, scheme: Scheme) -> np.nd
     grid = frame.to_face(np.stack(np.meshgrid(np.arange(size), np.arange(size)), -1))  # (size, size, 2)
     seam = np.interp(grid[..., 1], middle[:, 1], middle[:, 0])
     base = frame.to_face(np.asarray(landmarks_in_crop, np.float64)[_NOSE_BASE[scheme]])[1]
-    lower = np.clip(
-        (grid[..., 1] - 0.5 * base) / (0.5 * base), 0, 1
-    )  # 0 half-way down the nose .. 1 at its base
+    # 0 half-way down the nose .. 1 at its base
+    lower = np.clip((grid[..., 1] - 0.5 * base) / (0.5 * base), 0, 1)
     width = _SEAM + (_SEAM_AT_MOUTH - _SEAM) * lower
-    beyond = np.clip((grid[..., 0] - seam) / width + 0.5, 0, 1)
-    return (beyond * beyond * (3 - 2 * beyond)).astype(np.float32)
+    return smooth((grid[..., 0] - seam) / width + 0.5).astype(np.float32)
 
 
 def polygon_mask(polygon: np.ndarray, size: int) -> np.ndarray:
@@ -129,8 +127,7 @@ def feathered_region(
     region = face_region(landmarks_in_crop, size, scheme, grow=grow).astype(np.uint8)
     framed = cv2.copyMakeBorder(region, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
     inside = cv2.distanceTransform(framed, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
-    ramp = np.clip(inside / feather, 0.0, 1.0)
-    return (ramp * ramp * (3 - 2 * ramp)).astype(np.float32)
+    return smooth(inside / feather).astype(np.float32)
 
 
 def editing_region(
@@ -222,11 +219,6 @@ def _fixed_point(points: np.ndarray) -> np.ndarray:
     return np.round(np.asarray(points, np.float64) * 2**_SUBPIXEL_BITS).astype(np.int32)
 
 
-def _rainbow(count: int) -> list[tuple[int, int, int]]:
-    """Saturated RGB colours of evenly spaced hue, red to violet."""
-    hues = np.linspace(0, 150, count).round()  # OpenCV's hue unit is 2 degrees
-    hsv = np.stack([hues, np.full(count, 255), np.full(count, 255)], axis=-1).astype(np.uint8)
-    return [tuple(int(c) for c in rgb) for rgb in cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0]]
-
-
-_JAW_COLOURS = _rainbow(17)
+# Saturated RGB colours of evenly spaced hue, red to violet; OpenCV's hue unit is 2 degrees
+_JAW_HUES = np.array([[(hue, 255, 255) for hue in np.linspace(0, 150, 17).round()]], np.uint8)
+_JAW_COLOURS = [tuple(map(int, rgb)) for rgb in cv2.cvtColor(_JAW_HUES, cv2.COLOR_HSV2RGB)[0]]

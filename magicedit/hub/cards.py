@@ -11,7 +11,7 @@ from magicedit.action_units import DESCRIPTIONS, NAMES, canonical_name
 from magicedit.errors import ModelError
 
 TAGS = ("magicedit", "facial-expression", "action-units", "facs", "image-editing", "face")
-NOT_STATED = "Not stated by whoever made this card."
+NOT_STATED = "Not stated by the author of this card."
 
 INTRODUCTION = """\
 An editor of facial expressions for the `magicedit` package. It changes the expression of the person in a
@@ -58,6 +58,7 @@ GATE = {
     },
     "extra_gated_button_content": "I agree, give me access",
 }
+ORDER = "The condition vector, in this order:"
 RESULTS = "Measured results"
 LOCAL = "path/to/this/folder"  # loaded by the examples while the model is unpublished
 
@@ -124,6 +125,9 @@ def model_card(
             'license "other" needs license_name (and license_link), or name a license of the hub'
         )
     units = [canonical_name(unit) for unit in action_units]
+    movements = [
+        (position, unit, DESCRIPTIONS.get(unit, "not named here")) for position, unit in enumerate(units)
+    ]
     header = ModelCardData(
         license=license,
         license_name=license_name,
@@ -138,7 +142,7 @@ def model_card(
     sections = [
         ("", _paragraphs(INTRODUCTION, description, ARCHITECTURE)),
         ("How to use it", _usage(repo_id, units, resolution)),
-        ("Action units", _action_units(units)),
+        ("Action units", _paragraphs(ORDER, _table(("position", "AU", "movement"), movements))),
         ("Training data and the people it shows", _paragraphs(_data_table(data), data_note)),
         ("Training", _training(command, base_model)),
         (RESULTS, _paragraphs(results_note, _results_table(results or {}))),
@@ -166,8 +170,7 @@ def named_card(card: str, repo_id: str) -> str:
 def measured_card(card: str, results: Mapping[str, object], results_note: str = "") -> str:
     """Returns the card with its results section replaced by these results, as for `model_card`.
 
-    Raises:
-        ModelError: where it has no such section.
+    Raises ModelError where it has no such section.
     """
     section = re.compile(rf"^## {RESULTS}\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
     text = f"## {RESULTS}\n\n{_paragraphs(results_note, _results_table(results))}\n\n"
@@ -240,26 +243,14 @@ def _usage(repo_id: str | None, units: Sequence[str], resolution: int | None) ->
     )
 
 
-def _action_units(units: Sequence[str]) -> str:
-    rows = [(position, unit, DESCRIPTIONS.get(unit, "not named here")) for position, unit in enumerate(units)]
-    return _paragraphs("The condition vector, in this order:", _table(("position", "AU", "movement"), rows))
-
-
 def _data_table(data: Sequence[TrainingData]) -> str:
     if not data:
         return NOT_STATED
-    rows = [
-        (
-            f"[{part.name}]({part.url})" if part.url else part.name,
-            part.photographs,
-            part.identities,
-            part.license,
-        )
-        for part in data
-    ]
-    rows.append(
-        ("**all**", sum(part.photographs for part in data), sum(part.identities for part in data), "")
-    )
+    rows: list[tuple] = []
+    for part in data:
+        name = f"[{part.name}]({part.url})" if part.url else part.name
+        rows.append((name, part.photographs, part.identities, part.license))
+    rows.append(("**all**", sum(row[1] for row in rows), sum(row[2] for row in rows), ""))
     citations = "\n".join(f"- {part.name}: {part.citation}" for part in data if part.citation)
     return _paragraphs(_table(("source", "photographs", "people", "licence"), rows), citations)
 
@@ -294,11 +285,6 @@ def _license(
     license: str, license_name: str | None, license_link: str | None, data: Sequence[TrainingData]
 ) -> str:
     name = license_name or license
-    weights = (
-        f"The weights are under [{name}]({license_link})."
-        if license_link
-        else f"The weights are under {name}."
-    )
-    if not data:
-        return weights
-    return _paragraphs(weights, "The photographs they were trained on keep their own licences, named above.")
+    weights = f"The weights are under {f'[{name}]({license_link})' if license_link else name}."
+    photographs = "The photographs they were trained on keep their own licences, named above."
+    return _paragraphs(weights, photographs if data else "")

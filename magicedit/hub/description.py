@@ -21,8 +21,7 @@ ANSWERS = {
 def describe_folder(folder: str | Path) -> dict[str, Any]:
     """`description`, `action_units` and `resolution` of `model_card`, read from a folder of our pipelines.
 
-    Raises:
-        ModelError: where the folder is not fit to be published, or is another pipeline's.
+    Raises ModelError where the folder is not fit to be published, or is another pipeline's.
     """
     components = check_pipeline_folder(folder)
     found = ModelFolder.local(folder)

@@ -5,14 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import huggingface_hub
-from huggingface_hub import CommitOperationAdd
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    HTTPError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-)
+from huggingface_hub import CommitOperationAdd, errors
 from safetensors import SafetensorError, safe_open
 
 from magicedit.errors import ModelError, OutputError
@@ -23,10 +16,8 @@ def check_pipeline_folder(folder: str | Path) -> tuple[str, ...]:
     """Checks that a pipeline folder can be published, and returns the names of its components.
 
     Every component that `model_index.json` names must be there, networks as readable safetensors files, and
-    no file anywhere below `folder` may be a pickle, since opening one can run code.
-
-    Raises:
-        ModelError: otherwise; names the files.
+    no file anywhere below `folder` may be a pickle, since opening one can run code. Raises ModelError
+    otherwise; names the files.
     """
     found = ModelFolder.local(folder)
     components = found.components
@@ -41,21 +32,15 @@ def check_pipeline_folder(folder: str | Path) -> tuple[str, ...]:
     found.check()
     for name in components:
         for file in sorted(found.component(name).glob("*.safetensors")):
-            _check_safetensors(file)
+            try:  # the header is enough: it lists the tensors and must account for every byte of the file
+                with safe_open(file, framework="np") as tensors:
+                    empty = not list(tensors.keys())
+            except (SafetensorError, OSError) as error:
+                problem = f"{file} is not a whole safetensors file ({error}); save the pipeline again"
+                raise ModelError(problem) from error
+            if empty:
+                raise ModelError(f"{file} holds no tensors; save the pipeline again")
     return components
-
-
-def _check_safetensors(file: Path) -> None:
-    """The header is enough: it lists the tensors and must account for every byte of the file."""
-    try:
-        with safe_open(file, framework="np") as tensors:
-            empty = not list(tensors.keys())
-    except (SafetensorError, OSError) as error:
-        raise ModelError(
-            f"{file} is not a whole safetensors file ({error}); save the pipeline again"
-        ) from error
-    if empty:
-        raise ModelError(f"{file} holds no tensors; save the pipeline again")
 
 
 def push_folder(
@@ -148,18 +133,18 @@ def _explained(repo_id: str, endpoint: str) -> Iterator[None]:
         yield
     except OutputError:
         raise
-    except HFValidationError as error:
+    except errors.HFValidationError as error:
         raise OutputError(f'repo_id must be "owner/name" or "name", got {repo_id!r}: {error}') from error
-    except OfflineModeIsEnabled as error:
+    except errors.OfflineModeIsEnabled as error:
         raise OutputError(
             f"pushing {repo_id} needs the network, but HF_HUB_OFFLINE is set; unset it and push again"
         ) from error
-    except (HTTPError, OSError, ValueError, RuntimeError) as error:
+    except (errors.HTTPError, OSError, ValueError, RuntimeError) as error:
         # uploads of large files run in threads of the client, which wraps their errors
         cause = error.__cause__ if type(error) is RuntimeError and error.__cause__ else error
-        if isinstance(cause, HfHubHTTPError):
+        if isinstance(cause, errors.HfHubHTTPError):
             raise OutputError(_refusal(cause, repo_id, endpoint)) from error
-        if isinstance(cause, HTTPError):
+        if isinstance(cause, errors.HTTPError):
             raise OutputError(
                 f"the hub at {endpoint} cannot be reached ({type(cause).__name__}: {cause}); check the "
                 f"network and HF_ENDPOINT, then push {repo_id} again: what has arrived is not sent twice"
@@ -167,21 +152,18 @@ def _explained(repo_id: str, endpoint: str) -> Iterator[None]:
         raise OutputError(f"pushing {repo_id} failed: {cause}") from error
 
 
-def _refusal(error: HfHubHTTPError, repo_id: str, endpoint: str) -> str:
+def _refusal(error: errors.HfHubHTTPError, repo_id: str, endpoint: str) -> str:
     status = error.response.status_code
     said = (error.server_message or str(error)).strip().replace("\n", " ")
     if status == 401:
-        return (
-            f"the hub at {endpoint} does not accept the access token ({said}); create one with write "
-            "permission in its settings and log in with `hf auth login`"
-        )
-    if status == 403:
-        return (
-            f"the access token may not write to {repo_id} ({said}); use one with write permission for "
-            "that owner"
-        )
-    if isinstance(error, RepositoryNotFoundError):
-        return (
-            f"{repo_id} cannot be found with this access token ({said}); check the name and the token's owner"
-        )
-    return f"the hub at {endpoint} refused {repo_id} with status {status}: {said}"
+        problem = f"the hub at {endpoint} does not accept the access token"
+        remedy = "create one with write permission in its settings and log in with `hf auth login`"
+    elif status == 403:
+        problem = f"the access token may not write to {repo_id}"
+        remedy = "use one with write permission for that owner"
+    elif isinstance(error, errors.RepositoryNotFoundError):
+        problem = f"{repo_id} cannot be found with this access token"
+        remedy = "check the name and the token's owner"
+    else:
+        return f"the hub at {endpoint} refused {repo_id} with status {status}: {said}"
+    return f"{problem} ({said}); {remedy}"

@@ -39,11 +39,8 @@ class MeasuredResults:
 def read_results(path: str | Path, editor: str | None = None) -> MeasuredResults:
     """Reads the results of one editor from a `summary.json`.
 
-    Args:
-        editor: its name in the report; default: the only one that is not a baseline.
-
-    Raises:
-        ModelError: where the file is no such report, or has no such editor.
+    editor: its name in the report; default: the only one that is not a baseline. Raises ModelError where the
+    file is no such report, or has no such editor.
     """
     path = Path(path)
     try:
@@ -76,11 +73,12 @@ def _chosen(editors: Mapping[str, Any], editor: str | None, path: Path) -> str:
 
 def _results(summary: Mapping[str, Any], editor: Mapping[str, Any]) -> MeasuredResults:
     about, protocol = summary["circumstances"], summary["protocol"]
-    headline = {
-        _title(name): {"mean": figure["mean"], "95 % interval": _interval(figure)}
-        for name, figure in editor["headline"].items()
-        if name.partition("/")[0] in TITLES
-    }
+    headline = {}
+    for name, figure in editor["headline"].items():
+        metric, _, scorer = name.partition("/")
+        if metric in TITLES:
+            title = TITLES[metric] + (f", by {scorer}" if scorer else "")
+            headline[title] = {"mean": figure["mean"], "95 % interval": _interval(figure)}
     note = (
         f"Protocol `{protocol['name']}` ({protocol['title'][0].lower() + protocol['title'][1:]}) on "
         f"{summary['people']} people, {editor['edits']} edits of which {editor['failed']} failed, "
@@ -90,9 +88,8 @@ def _results(summary: Mapping[str, Any], editor: Mapping[str, Any]) -> MeasuredR
         f"*{name}*: {known['title']}; {known['relation']}." for name, known in summary["scorers"].items()
     ]
     note += " Scorers: " + " ".join(scorers)
-    rows = _by_unit(editor["control"])
     fingerprint = editor["settings"].get("fingerprint")
-    if not rows:
+    if not (rows := _by_unit(editor["control"])):
         return MeasuredResults(headline, note, fingerprint)
     lines = [f"- {name}: {row['mean']:.4g} {row['95 % interval']}" for name, row in headline.items()]
     note += "\n\nOver all edits, mean and 95 % interval over people:\n\n" + "\n".join(lines)
@@ -111,11 +108,6 @@ def _by_unit(control: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str,
             other = "" if row["asked"] == asked else f" (asked {asked})"
             row[scorer] = f"{level['mean']:+.2f} {_interval(level)}{other}"
     return rows
-
-
-def _title(name: str) -> str:
-    metric, _, scorer = name.partition("/")
-    return TITLES[metric] + (f", by {scorer}" if scorer else "")
 
 
 def _interval(figure: Mapping[str, float | None]) -> str:

@@ -170,23 +170,15 @@ class OnnxDenoiser:
             raise ModelError(f"the graph needs a ReferenceCache, got {type(cache).__name__}")
         projections = projections_of(self.unet, cache)
         timesteps = torch.as_tensor(timestep).reshape(-1).long()
-        rows = [
-            self.row(row, sample, timesteps[row % len(timesteps)], class_labels, projections)
-            for row in range(sample.shape[0])
-        ]
+        # A timestep or a projection may serve several rows; faces are innermost
+        inputs = {"sample": sample, "timestep": timesteps, "class_labels": class_labels}
+        inputs |= {f"projection_{number}": x for number, x in enumerate(projections)}
+        rows = []
+        for row in range(sample.shape[0]):
+            given = {name: inputs[name][row % len(inputs[name])][None] for name in self.names}
+            arrays = {name: x.detach().contiguous().numpy() for name, x in given.items()}
+            rows.append(torch.from_numpy(self.session.run(None, arrays)[0]))
         return UNet2DConditionOutput(sample=torch.cat(rows))
-
-    def row(self, row, sample, timestep, class_labels, projections) -> torch.Tensor:
-        given = {
-            "sample": sample[row : row + 1],
-            "timestep": timestep[None],
-            "class_labels": class_labels[row : row + 1],
-        }
-        for number, x in enumerate(projections):
-            face = row % x.shape[0]  # faces are innermost
-            given[f"projection_{number}"] = x[face : face + 1]
-        arrays = {name: given[name].detach().contiguous().numpy() for name in self.names}
-        return torch.from_numpy(self.session.run(None, arrays)[0])
 
 
 def use_onnx(pipeline: MagicEditPipeline, folder: str | Path, threads: int | None = None) -> None:

@@ -77,8 +77,7 @@ class ModelFolder:
     def pipeline_class(self, **hub_kwargs: Any) -> str | None:
         """Name of the pipeline's class; None for a folder without an index. A hub's index is downloaded.
 
-        Raises:
-            ModelError: where the index is unusable, or cannot be downloaded.
+        Raises ModelError where the index is unusable, or cannot be downloaded.
         """
         if self.origin == "hub":
             return self.fetched(INDEX, **hub_kwargs).pipeline_class()

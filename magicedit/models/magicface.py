@@ -66,6 +66,46 @@ def load_magicface(folder: str | Path) -> tuple[UNet2DConditionModel, UNet2DCond
     return unet, _build(folder / "ID_enc", *_read_unet(folder / "ID_enc"))
 
 
+def with_base(
+    unets: tuple[UNet2DConditionModel, UNet2DConditionModel],
+    base: str | Path,
+    scheduler_class: type,
+    resolution: int | None = None,
+    **hub_kwargs,
+) -> MagicEditPipeline:
+    """Returns a pipeline of denoiser and ID encoder with the other parts of a Stable Diffusion.
+
+    Args:
+        base: folder or hub id: VAE, text encoder, tokenizer and noise schedule come from it.
+        scheduler_class: any scheduler of Stable Diffusion 1.5 stores the same noise schedule.
+        resolution: pixels a side of the crops; default: the denoiser's own.
+
+    Raises:
+        ModelError: where the base cannot be read, or its text encoder has another width.
+    """
+    weights = hub_kwargs | {"use_safetensors": True}
+    try:
+        vae = AutoencoderKL.from_pretrained(base, subfolder="vae", **weights)
+        text_encoder = CLIPTextModel.from_pretrained(base, subfolder="text_encoder", **weights)
+        tokenizer = CLIPTokenizer.from_pretrained(base, subfolder="tokenizer", **hub_kwargs)
+        schedule = DDIMScheduler.load_config(base, subfolder="scheduler", **hub_kwargs)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{base} must be a Stable Diffusion 1.x folder or hub id: {error}") from error
+    width, expected = text_encoder.config.hidden_size, unets[0].config.cross_attention_dim
+    if width != expected:
+        raise ModelError(
+            f"the text encoder of {base} is {width} wide, the denoiser expects {expected}: it was trained "
+            "from another base"
+        )
+    scale = 2 ** (len(vae.config.block_out_channels) - 1)
+    return MagicEditPipeline(
+        *unets,
+        scheduler_class.from_config(schedule),
+        *(vae, text_encoder, tokenizer),
+        resolution=resolution or unets[0].config.sample_size * scale,
+    )
+
+
 def convert(
     magicface_folder: str | Path, base: str | Path, output: str | Path, **hub_kwargs
 ) -> MagicEditPipeline:
@@ -74,7 +114,7 @@ def convert(
 
     Args:
         magicface_folder: see `load_magicface`.
-        base: Stable Diffusion folder or hub id: VAE, text encoder, tokenizer and noise schedule come from it.
+        base: see `with_base`.
         output: folder to write; must not exist or be empty.
 
     Raises:
@@ -84,36 +124,10 @@ def convert(
     output = Path(output)
     if output.exists() and any(output.iterdir()):
         raise ModelError(f"{output} is not empty; name a new folder")
-    unet, reference_unet = load_magicface(magicface_folder)
-    if unet.config.projection_class_embeddings_input_dim != len(NAMES):
-        raise ModelError(
-            f"the AU layer takes {unet.config.projection_class_embeddings_input_dim} AUs, "
-            f"the published order has {len(NAMES)}"
-        )
-    try:
-        vae = AutoencoderKL.from_pretrained(base, subfolder="vae", use_safetensors=True, **hub_kwargs)
-        text_encoder = CLIPTextModel.from_pretrained(
-            base, subfolder="text_encoder", use_safetensors=True, **hub_kwargs
-        )
-        tokenizer = CLIPTokenizer.from_pretrained(base, subfolder="tokenizer", **hub_kwargs)
-        # Any scheduler of Stable Diffusion 1.5 stores the same noise schedule; UniPC is the published
-        # sampler.
-        schedule = DDIMScheduler.load_config(base, subfolder="scheduler", **hub_kwargs)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{base} must be a Stable Diffusion 1.x folder or hub id: {error}") from error
-    if text_encoder.config.hidden_size != unet.config.cross_attention_dim:
-        raise ModelError(
-            f"the text encoder of {base} is {text_encoder.config.hidden_size} wide, the denoiser expects "
-            f"{unet.config.cross_attention_dim}: it was trained from another base"
-        )
-    pipeline = MagicEditPipeline(
-        unet=unet,
-        reference_unet=reference_unet,
-        scheduler=UniPCMultistepScheduler.from_config(schedule),
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        resolution=unet.config.sample_size * 2 ** (len(vae.config.block_out_channels) - 1),
-    )
+    unets = load_magicface(magicface_folder)
+    aus = unets[0].config.projection_class_embeddings_input_dim
+    if aus != len(NAMES):
+        raise ModelError(f"the AU layer takes {aus} AUs, the published order has {len(NAMES)}")
+    pipeline = with_base(unets, base, UniPCMultistepScheduler, **hub_kwargs)  # the published sampler
     pipeline.save_pretrained(output)
     return pipeline

@@ -129,8 +129,6 @@ def time_denoiser(pipeline: MagicEditPipeline) -> float:
     """Returns the median seconds of a denoiser evaluation of one face during an edit, without guidance."""
     size = pipeline.config.resolution
     grey = torch.full((1, 3, size, size), 0.5)
-    faces = pipeline.encode_faces(grey, grey)
-    au_delta = torch.ones(1, len(pipeline.action_units))
     moments = []
 
     def note(_, step, timestep, tensors):
@@ -139,11 +137,10 @@ def time_denoiser(pipeline: MagicEditPipeline) -> float:
         moments.append(time.perf_counter())
         return tensors
 
-    steps = REPETITIONS + 2  # the first two warm up: with projecting, and without
     pipeline(
-        faces=faces,
-        au_delta=au_delta,
-        num_inference_steps=steps,
+        faces=pipeline.encode_faces(grey, grey),
+        au_delta=torch.ones(1, len(pipeline.action_units)),
+        num_inference_steps=REPETITIONS + 2,  # the first two warm up: with projecting, and without
         guidance_scale=1.0,
         generator=torch.Generator("cpu").manual_seed(0),
         output_type="latent",

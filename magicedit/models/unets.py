@@ -45,8 +45,7 @@ def make_denoiser(
     widened[:, :latent_channels] = kernel
     state["conv_in.weight"] = widened
     au_layer = denoiser.class_embedding
-    state["class_embedding.weight"] = torch.zeros_like(au_layer.weight)
-    state["class_embedding.bias"] = torch.zeros_like(au_layer.bias)
+    state |= {f"class_embedding.{name}": torch.zeros_like(x) for name, x in au_layer.state_dict().items()}
     denoiser.load_state_dict(state)
     install_reference_attention(denoiser)
     return denoiser
@@ -174,8 +173,7 @@ CLIP_WIDTH = 96  # of the image encoder's tokens, about as wide as the UNets
 def create_patch_pipeline(config: PatchModelConfig, seed: int = 0) -> MagicEditPipeline:
     """A pipeline of randomly initialised UNets; the draw depends on `seed` alone.
 
-    Raises:
-        ModelError: where the resolution is not divisible by patches and levels, or an encoder is unknown.
+    Raises ModelError where the resolution is not divisible by patches and levels, or an encoder is unknown.
     """
     levels = len(config.block_out_channels)
     unit = config.patch_size * 2 ** (levels - 1)
@@ -206,16 +204,13 @@ def create_patch_pipeline(config: PatchModelConfig, seed: int = 0) -> MagicEditP
         timestep_spacing="trailing",
         clip_sample=False,
     )
+    kept = ("prediction", "patch_size", "resolution", "default_steps", "default_guidance_scale")
     return MagicEditPipeline(
         **networks,
         scheduler=scheduler,
-        prediction=config.prediction,
-        patch_size=config.patch_size,
-        resolution=config.resolution,
         action_units=",".join(config.action_units),
         concat_identity=concat_identity,
-        default_steps=config.default_steps,
-        default_guidance_scale=config.default_guidance_scale,
+        **{name: getattr(config, name) for name in kept},
     )
 
 
@@ -271,10 +266,8 @@ def refine_patch_pipeline(pipeline: MagicEditPipeline, resolution: int) -> Magic
     """Returns a flow-mask-paint pipeline to continue training: at another resolution, with a flow per pixel.
 
     Convolutions and attention do not depend on picture size, and the new output channels start at zero: at
-    its old resolution the pipeline predicts the same.
-
-    Raises:
-        ModelError: where the pipeline is of another kind, or the resolution is unsuitable.
+    its old resolution the pipeline predicts the same. Raises ModelError where the pipeline is of another
+    kind, or the resolution is unsuitable.
     """
     config, unet = pipeline.config, pipeline.unet
     if config.prediction != "flow_mask_paint":

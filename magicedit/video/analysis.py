@@ -15,7 +15,7 @@ import numpy as np
 from magicedit.errors import NoFaceError, VideoError
 from magicedit.faces import Alignment, Face, FaceBackend, Pose
 from magicedit.faces.types import box_around
-from magicedit.files import replacing
+from magicedit.files import write_text
 from magicedit.ledger import drop_torn_line
 from magicedit.video.reading import Damage, Video
 from magicedit.video.results import Pace, ProgressCallback
@@ -126,11 +126,8 @@ def analyse(
 ) -> Analysis:
     """Finds the faces of all frames; resumes an interrupted pass.
 
-    Args:
-        rows_file: is written line by line; a `.done` file beside it marks it complete.
-
-    Raises:
-        VideoError: as `Video.frames`.
+    rows_file: is written line by line; a `.done` file beside it marks it complete. Raises VideoError as
+    `Video.frames`.
     """
     done_file = rows_file.with_suffix(".done")
     if done_file.is_file():
@@ -174,12 +171,8 @@ def analyse(
     # a file's duration of the last frame may belong to another frame if frames are stored out of order
     content = {"frames": last.index + 1, "last_pts": last.pts, "last_duration": max(last.duration, usual)}
     damage = video.damage if video.damage else None
-    with replacing(done_file) as file:
-        file.write(json.dumps(content | {"damage": damage and vars(damage)}).encode())
+    write_text(done_file, json.dumps(content | {"damage": damage and vars(damage)}))
     return Analysis(rows_file, damage=damage, **content)
-
-
-# --- Tracks -------------------------------------------------------------------------------------------------
 
 
 @dataclass(eq=False)
@@ -264,9 +257,6 @@ def choose(tracks: list[Track], which: str | int, path: Path) -> list[Track]:
             f"area and time) to {len(tracks) - 1}"
         )
     return [tracks[index]]
-
-
-# --- Smoothed faces -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ from magicedit.request import Deltas, EditRequest
 from magicedit.video.analysis import Analysis, Row, SteadyFace, Track, choose, scan
 from magicedit.video.curves import Curve
 from magicedit.video.job import VideoJob, VideoOptions
-from magicedit.video.reading import HDR_TRANSFERS, VideoInfo, replace_pixels
+from magicedit.video.reading import HDR_TRANSFERS, replace_pixels
 from magicedit.video.rendering import FrameMaker, batch_size, batches
 from magicedit.video.results import VideoResult
 from magicedit.video.threads import pictures_ahead
@@ -83,7 +83,14 @@ def edit_video(
         maker = EditMaker(job, analysis, tracks, requested)
         if asked.set is not None or neutral or expression is not None:  # then each frame has its own request
             maker.check()
-        remarks, last = remarks_on(info), analysis.last_pts * job.time_base
+        remarks, last = [], analysis.last_pts * job.time_base
+        if info.deep:
+            transfer = HDR_TRANSFERS.get(info.colours.transfer)
+            kind = f"HDR ({transfer})" if transfer else "in more than 8 bits a channel"
+            remarks.append(
+                f"{info.path} is {kind}; the output has 8 bits and the same colour description, so that "
+                "smooth gradients may show steps"
+            )
         if curve is not None and curve.end > last + analysis.last_duration * job.time_base:
             remarks.append(
                 f"{curve.source} goes on to {curve.end:.2f} s, and the last frame is at {last:.2f} s; "
@@ -117,19 +124,6 @@ def check_request(names: Sequence[str], asked: EditRequest, curve: Curve | None)
     if not asked.neutral:
         for seconds in curve.times:  # sums are extreme at the curve's keyframes
             names.total([constant, curve.at(float(seconds))])
-
-
-def remarks_on(info: VideoInfo) -> list[str]:
-    """Returns remarks on properties of a video that the output cannot keep."""
-    remarks = []
-    if info.deep:
-        transfer = HDR_TRANSFERS.get(info.colours.transfer)
-        kind = f"HDR ({transfer})" if transfer else "in more than 8 bits a channel"
-        remarks.append(
-            f"{info.path} is {kind}; the output has 8 bits and the same colour description, so that smooth "
-            "gradients may show steps"
-        )
-    return remarks
 
 
 class EditMaker(FrameMaker):

@@ -10,7 +10,7 @@ from magicedit.editor import ExpressionEditor
 from magicedit.errors import MagicEditError
 from magicedit.models.face_model import OnStep
 from magicedit.request import SamplingOptions
-from magicedit.video.analysis import Analysis, Track, analyse, check_damage
+from magicedit.video.analysis import Analysis, analyse, check_damage
 from magicedit.video.partial import Partial, identity
 from magicedit.video.reading import Video, VideoInfo, import_av
 from magicedit.video.rendering import FrameMaker, render
@@ -95,15 +95,13 @@ class VideoJob:
                 raise
             resumed, sound = render(maker, info, partial)
             partial.remove()
+        faces = []
+        for number, track in enumerate(maker.tracks):
+            seconds = track.runs[0].starts, track.runs[-1].ends
+            faces.append(FaceInVideo(number, track.seen, seconds, len(track.runs)))
         return VideoResult(
             path=self.output, width=info.width, height=info.height, frames=analysis.frames,
             video_seconds=analysis.last_pts * self.time_base,
-            faces=[described(number, track) for number, track in enumerate(maker.tracks)],
-            flicker=maker.meter.result(), seconds=time.perf_counter() - self._started, resumed=resumed,
-            model=editor.model, warnings=warnings + remarks + sound,
+            faces=faces, flicker=maker.meter.result(), seconds=time.perf_counter() - self._started,
+            resumed=resumed, model=editor.model, warnings=warnings + remarks + sound,
         )  # fmt: skip
-
-
-def described(number: int, track: Track) -> FaceInVideo:
-    """Returns a face for the report."""
-    return FaceInVideo(number, track.seen, (track.runs[0].starts, track.runs[-1].ends), len(track.runs))

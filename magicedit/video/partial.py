@@ -24,7 +24,7 @@ import numpy as np
 from magicedit import __version__
 from magicedit.editor import ExpressionEditor, SamplingSettings
 from magicedit.errors import OutputError
-from magicedit.files import replacing
+from magicedit.files import replacing, sync, write_text
 from magicedit.ledger import hold
 from magicedit.video.reading import import_av
 from magicedit.video.writing import Piece
@@ -55,11 +55,8 @@ def _version(package: str) -> str | None:
 class Partial:
     """The folder of one output; as a context manager it holds the folder's lock.
 
-    request: JSON-ready, all inputs of the result.
-    began_anew: whether work on another request was found there and deleted.
-
-    Raises:
-        OutputError: where the folder cannot be created, or another program is using it.
+    request: JSON-ready, all inputs of the result. began_anew: whether work on another request was found there
+    and deleted. Raises OutputError where the folder cannot be created, or another program is using it.
     """
 
     def __init__(self, output: Path, request: Mapping[str, Any]):
@@ -78,8 +75,7 @@ class Partial:
         if not request.is_file() or request.read_text(encoding="utf-8") != self._request:
             self.began_anew = request.is_file()
             self._clear(keep=("lock",))
-            with replacing(request) as file:
-                file.write(self._request.encode())
+            write_text(request, self._request)
         return self
 
     def __exit__(
@@ -116,11 +112,9 @@ class Partial:
         with replacing(self._state(number + 1)) as file:
             np.savez(file, **state)
         piece = self.folder / f"piece-{number:05}.mp4"
-        with self.begin_piece(number).open("rb") as file:
-            os.fsync(file.fileno())
+        sync(self.begin_piece(number))
         os.replace(self.begin_piece(number), piece)
-        with replacing(piece.with_suffix(".json")) as file:
-            file.write(json.dumps(list(pts)).encode())
+        write_text(piece.with_suffix(".json"), json.dumps(list(pts)))
         self._state(number).unlink(missing_ok=True)
 
     def state(self, number: int) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from magicedit.errors import MissingDependencyError, VideoError
+from magicedit.errors import VideoError, needs_extra
 
 if TYPE_CHECKING:
     import av
@@ -33,12 +33,8 @@ PICTURES = ("image2", "png_pipe", "jpeg_pipe", "webp_pipe", "bmp_pipe", "tiff_pi
 
 def import_av() -> Any:
     """Imports PyAV; MissingDependencyError if it is not installed."""
-    try:
+    with needs_extra("video", "videos need the package av"):
         import av
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"videos need the package av ({error}); `pip install 'magicedit[video]'` brings it"
-        ) from error
     return av
 
 
@@ -205,7 +201,9 @@ class Video:
             if container.duration is not None and container.duration > 0:
                 seconds = container.duration / av.time_base
             frames = stream.frames or (round(seconds * rate) if seconds else None)
-            aspect = first_aspect(stream)
+            aspect = Fraction(stream.codec_context.sample_aspect_ratio or 1)
+            aspect = aspect if aspect > 0 else Fraction(1)
+            is_full = first.format.name.startswith("yuvj")  # an older name for the full range
             return VideoInfo(
                 path=self.path,
                 width=width + width % 2,
@@ -219,7 +217,8 @@ class Video:
                 pixel_format=first.format.name,
                 deep=max(component.bits for component in first.format.components) > 8,
                 colours=Colours(
-                    int(first.colorspace), _range_of(first), int(first.color_trc), int(first.color_primaries)
+                    *(int(first.colorspace), FULL if is_full else int(first.color_range)),
+                    *(int(first.color_trc), int(first.color_primaries)),
                 ),
                 aspect=1 / aspect if rotation % 180 else aspect,
                 sounds=len(container.streams.audio),
@@ -229,10 +228,8 @@ class Video:
         """Yields its pictures in display order, from number `start`.
 
         Timestamps strictly increase: a missing one follows from the frame rate, and a repeated one is moved
-        by a tick. Earlier pictures are decoded too, so that a picture does not depend on `start`.
-
-        Raises:
-            VideoError: where the pictures change size within the video.
+        by a tick. Earlier pictures are decoded too, so that a picture does not depend on `start`. Raises
+        VideoError where the pictures change size within the video.
         """
         container, stream = self._open()
         errors: list[str] = []
@@ -319,17 +316,6 @@ def _origin(container: "av.container.InputContainer", stream: "av.VideoStream", 
     earliest = min(starts, default=first)
     priming = Fraction(1, 10) / stream.time_base  # an encoder's delay does not count as sound
     return first if earliest >= first - priming else round(earliest)
-
-
-def first_aspect(stream: "av.VideoStream") -> Fraction:
-    """Returns width over height of a pixel; 1 if the stream does not state it."""
-    aspect = stream.codec_context.sample_aspect_ratio
-    return Fraction(aspect) if aspect and aspect > 0 else Fraction(1)
-
-
-def _range_of(frame: "av.VideoFrame") -> int:
-    """Returns the range; older formats have separate names for the full range."""
-    return FULL if frame.format.name.startswith("yuvj") else int(frame.color_range)
 
 
 def upright_planes(frame: "av.VideoFrame", info: VideoInfo) -> np.ndarray:

@@ -7,13 +7,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Unpack
 
-import cv2
 import numpy as np
 
 from magicedit.editor import ExpressionEditor, FaceCut, select_faces
 from magicedit.errors import MagicEditError
 from magicedit.faces import Face
-from magicedit.imaging import Photo, open_photo
+from magicedit.imaging import Photo, open_photo, reduced
 from magicedit.video.analysis import Analysis, Track, choose, scan
 from magicedit.video.job import VideoJob, VideoOptions
 from magicedit.video.reading import VideoInfo, from_rgb, replace_pixels, still_info
@@ -71,6 +70,8 @@ def reenact(
         )
     job = VideoJob(editor, driving, output, **options)
     photo = open_photo(source)
+    if longest is not None and longest < 64:
+        raise MagicEditError(f"the longer side of a video must be at least 64 px, got {longest}")
     pixels = photo.pixels if longest is None else reduced(photo.pixels, longest)
     info = still_info(job.video.info, pixels.shape[1], pixels.shape[0])
     check_size(info, f"{photo.source or 'the photograph'}", "reduce it, as by --longest 1920")
@@ -91,18 +92,6 @@ def reenact(
         "face": face, "driving_face": driving_face, "neutral_at": neutral_at, "strength": strength,
     }  # fmt: skip
     return job.run(info, about, prepare)
-
-
-def reduced(pixels: np.ndarray, longest: int) -> np.ndarray:
-    """Reduces a picture (height, width, 3) to at most `longest` px; MagicEditError for `longest` below 64."""
-    if longest < 64:
-        raise MagicEditError(f"the longer side of a video must be at least 64 px, got {longest}")
-    height, width = pixels.shape[:2]
-    scale = longest / max(height, width)
-    if scale >= 1:
-        return pixels
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
 
 
 def neutral_of(

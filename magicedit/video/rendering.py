@@ -83,8 +83,7 @@ def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 def render(maker: FrameMaker, info: VideoInfo, partial: Partial) -> tuple[int, list[str]]:
     """Makes all frames and the output; resumes an interrupted run.
 
-    Args:
-        info: of the output.
+    info: of the output.
 
     Returns:
         the number of frames already made by earlier runs, and remarks on the sound.

@@ -82,7 +82,11 @@ class Tracker:
 
     def look(self, pixels: np.ndarray, index: int, cut: bool) -> list[Tracked]:
         """Returns the faces of frame `index`, RGB (height, width, 3) uint8, by number; call `note` next."""
-        followed = [] if cut else self._followed()
+        followed = [  # present or seen recently, in this scene
+            number
+            for number, track in self._tracks.items()
+            if not cut and track.scene == self._scene and track.missed <= self.settings.keep_looking
+        ]
         found: dict[int, Face] = {}
         for number in followed:
             track = self._tracks[number]
@@ -101,9 +105,7 @@ class Tracker:
                     found[self._number(pixels, face, lost, found, cut)] = face
         fresh = [number for number in found if number not in followed]
         return [
-            Tracked(number, face, looks_of(pixels, face), _glasses_of(pixels, face))
-            if close_look or number in fresh
-            else Tracked(number, face)
+            _looked_at(number, face, pixels) if close_look or number in fresh else Tracked(number, face)
             for number, face in sorted(found.items())
         ]
 
@@ -117,14 +119,6 @@ class Tracker:
             track.box, track.scene, track.missed = tracked.face.box, self._scene, 0
             if tracked.looks is not None:
                 track.looks = [*track.looks, tracked.looks][-_REMEMBERED_LOOKS:]
-
-    def _followed(self) -> list[int]:
-        """Returns numbers of the faces that are present or were recently, in this scene."""
-        return [
-            number
-            for number, track in self._tracks.items()
-            if track.scene == self._scene and track.missed <= self.settings.keep_looking
-        ]
 
     def _near(self, pixels: np.ndarray, box: Box) -> Face | None:
         """Returns the face near a box of the frame before."""
@@ -170,9 +164,10 @@ def _doubled(face: Face, others) -> bool:
     return any(overlap(face.box, other.box) > 0.4 for other in others)
 
 
-def _glasses_of(pixels: np.ndarray, face: Face) -> float:
+def _looked_at(number: int, face: Face, pixels: np.ndarray) -> Tracked:
     alignment = align(face, _GLASSES_SIZE)
-    return glasses_score(crop_face(pixels, alignment), alignment.apply(face.landmarks), face.scheme)
+    glasses = glasses_score(crop_face(pixels, alignment), alignment.apply(face.landmarks), face.scheme)
+    return Tracked(number, face, looks_of(pixels, face), glasses)
 
 
 def looks_of(pixels: np.ndarray, face: Face) -> np.ndarray:

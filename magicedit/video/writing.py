@@ -17,7 +17,7 @@ import numpy as np
 import PIL.Image
 
 from magicedit.errors import ImageError, OutputError, VideoError
-from magicedit.files import replacing
+from magicedit.files import replacing, sync
 from magicedit.imaging import writable
 from magicedit.video.reading import BT709, LIMITED, Colours, Video, VideoInfo, from_rgb, import_av
 
@@ -160,8 +160,7 @@ def join(
             # Sound and pictures alternate in time order, so that the muxer buffers little
             for _, _, packets in heapq.merge(*tracks, key=lambda item: item[:2]):
                 container.mux(packets)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        sync(temporary)
         os.replace(temporary, output.resolve())
     except (OSError, av.error.FFmpegError) as error:
         raise OutputError(f"{output} could not be written ({error}); choose another place") from error

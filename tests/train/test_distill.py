@@ -252,7 +252,10 @@ def test_the_result_says_what_it_is(distill_flags, teacher_folder, tmp_path):
     config = load_pipeline(tmp_path, device="cpu").config
     assert (config.default_steps, config.default_guidance_scale, config.distilled_steps) == (2, 1.0, 2)
     card = (tmp_path / "README.md").read_text()
-    assert f"in 2 steps without guidance it does what its teacher, `{teacher_folder.name}`, does in 4" in card
+    assert (
+        f"in 2 steps without guidance it reproduces what its teacher, `{teacher_folder.name}`, does in 4"
+        in card
+    )
     assert "with guidance 3 " in card
     assert "--objective distill" in card
     assert [p.name for p in (tmp_path / "previews").iterdir()] == ["step-0000002.png"]
@@ -388,7 +391,7 @@ def test_a_non_finite_lesson_changes_nothing(distill_flags, tmp_path):
         (("--distill_guidance", "nan"), "distill_guidance must be above 0"),
         (("--pretrained_model_name_or_path", "none"), "needs a teacher"),
         (("--refine",), "refine must be off"),
-        (("--objective", "pairs", "--distill_guidance", "2"), "name that too"),
+        (("--objective", "pairs", "--distill_guidance", "2"), "add that"),
     ],
 )
 def test_settings_that_do_not_fit(distill_flags, tmp_path, more, message):

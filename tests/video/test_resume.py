@@ -108,7 +108,7 @@ def test_ctrl_c_keeps_the_work_and_says_so(tmp_path, editor, moving):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "the same command goes on from here" in errors
+    assert "the same command resumes" in errors
     assert ".out.mp4.partial" in errors
     assert not output.exists()
 

@@ -53,7 +53,7 @@ def test_units_are_the_models_own_whatever_its_name(folder, monkeypatch, capsys)
     """A model named like the embedded one, which has a unit that `mini` does not have and lacks others."""
     config = PatchModelConfig(action_units=("AU12", "AU7"), block_out_channels=(16, 32), resolution=64)
     create_patch_pipeline(config, seed=1).save_pretrained(folder / "mini-of-mine")
-    monkeypatch.setattr("magicedit.cli.video.load_editor", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("magicedit.cli.common.load_editor", lambda *_: pytest.fail("the model was loaded"))
     words = ("video", "clip.mp4", "-o", "out.mp4", "--model", "mini-of-mine", "--au")
     code, _, err = run(capsys, *words, "AU4=1")
     assert code == 2

@@ -1,4 +1,4 @@
-"""Pairs for a denoiser that gives flow, mask and paint."""
+"""Pairs for a denoiser that predicts flow, mask and paint."""
 
 import torch
 
@@ -10,23 +10,16 @@ from magicedit.train.objectives import ComposedWeights, Relation, composed_objec
 def composed_loss(
     config: TrainConfig, output, source, target, patch_size: int, relation: Relation, mask_weight: float
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """`composed_objective` as `config` weighs it, and its terms for the log.
-
-    mask_weight: in place of the config's own.
-    """
+    """`composed_objective` by the weights of `config`, but for `mask_weight`, and its terms for the log."""
     weights = ComposedWeights(
-        change=config.change_weight,
-        edges=config.edge_weight,
-        flow=config.flow_weight,
-        known_mask=config.known_mask_weight,
-        mask=mask_weight,
+        *(config.change_weight, config.edge_weight, config.flow_weight, config.known_mask_weight), mask_weight
     )
-    loss = composed_objective(output, source, target, patch_size, weights, relation)
-    return loss.total, {"pixels": loss.pixels, "edges": loss.edges, "flow": loss.flow, "mask": loss.mask}
+    terms = dict(vars(composed_objective(output, source, target, patch_size, weights, relation)))
+    return terms.pop("total"), terms
 
 
 class Composed(Editing):
-    """Learns the composed picture, and the movement and mask where a pair knows them."""
+    """Learns the composed picture, and movement and mask where they are known."""
 
     relations = True
 

@@ -13,14 +13,11 @@ from magicedit.train.methods import Losses
 from magicedit.train.methods.composed import composed_loss
 from magicedit.train.methods.editing import Editing
 
-TAUGHT = ("noisy", "condition_latents", "prompt_embeds", "au_delta", "features")  # the student's inputs too
+TAUGHT = ("noisy", "condition_latents", "prompt_embeds", "au_delta", "features")  # the teacher's inputs
 
 
 class Distillation(Editing):
-    """Learns to do in one step what a copy of the denoiser, taken before, does in several.
-
-    Teacher and student share all but the denoiser.
-    """
+    """Learns to reproduce in one step several steps of a frozen copy of the denoiser; the rest is shared."""
 
     denoiser_only = True
 
@@ -37,7 +34,7 @@ class Distillation(Editing):
         super().__init__(dataclasses.replace(config, distill_guidance=guidance), accelerator, pipeline)
 
     def losses(self, batch: dict, networks) -> Losses:
-        """How far the student's one step is from where the teacher's several lead."""
+        """Yields the distance of the student's one step from the teacher's result."""
         noised = self._noised(batch)
         source, inputs, alphas = noised.batch.get("source"), noised.inputs, noised.alphas
         intervals = self.teacher.intervals
@@ -53,7 +50,7 @@ class Distillation(Editing):
             return
         target, patch_size = self.pipeline.decode_latents(lesson.clean), self.pipeline.config.patch_size
         relation = taught_relation(lesson.head, intervals.end_clean(interval))
-        # No cost of the mask: the teacher's is known, or the picture is all there is to meet
+        # The mask costs nothing: either the teacher's is known, or only the picture counts
         yield "model", *composed_loss(self.config, output, source, target, patch_size, relation, 0.0)
 
     def _result_settings(self) -> dict:
@@ -66,6 +63,6 @@ class Distillation(Editing):
     def check(self, state: dict[str, Any]) -> None:
         if state["teacher"] != self.state()["teacher"]:
             raise TrainingError(
-                "the checkpoint learned from another teacher than "
-                f"{self.config.pretrained_model_name_or_path}: name that one, or another --output_dir"
+                f"the checkpoint has another teacher than {self.config.pretrained_model_name_or_path}: name "
+                "that one, or another --output_dir"
             )

@@ -1,4 +1,4 @@
-"""What all methods share that train an editing pipeline from pairs: data, identities, previews, results."""
+"""Shared by methods that train an editing pipeline from pairs: data, identities, previews, results."""
 
 import copy
 import logging
@@ -32,7 +32,7 @@ KEPT_SETTINGS = (
 
 
 def adamw(parameters: list[torch.nn.Parameter], config: TrainConfig, device) -> torch.optim.Optimizer:
-    """AdamW as `config` sets it: fused, or with 8-bit state."""
+    """Returns AdamW with the settings of `config`: fused, or with 8-bit state."""
     optimizer_class, options = torch.optim.AdamW, {}
     if device.type in ("cpu", "cuda"):  # one pass over all states; elsewhere untried
         options["fused"] = True
@@ -54,9 +54,9 @@ def adamw(parameters: list[torch.nn.Parameter], config: TrainConfig, device) -> 
 
 @dataclass(frozen=True)
 class Noised:
-    """A batch on the device, at its noise levels.
+    """A batch on the device with noise added.
 
-    clean: (batch, channels, height, width), the target's latents, scaled. alphas: (batch,), cumulative.
+    clean: (batch, channels, height, width), the target's scaled latents. alphas: (batch,), cumulative.
     inputs: arguments of `Networks.forward`.
     """
 
@@ -69,8 +69,8 @@ class Noised:
 class Editing(Method):
     """An editing pipeline, its networks under one forward, and pairs of photographs to learn from.
 
-    relations: whether pairs bring how a target follows from its source. denoiser_only: train nothing else.
-    timesteps: those to draw from, where not all. result_settings: settings of the pipeline that is saved.
+    relations: whether pairs include the relation of target to source. denoiser_only: train nothing else.
+    timesteps: those to draw from; None: all.
     """
 
     relations = False
@@ -105,22 +105,18 @@ class Editing(Method):
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {"model": self.optimizer}
 
-    # -- data --
-
     def _open_data(self, split: str, warped: float) -> PairDataset:
         folder = self.config.train_data_dir
         if folder is None:
             import huggingface_hub
 
             folder = huggingface_hub.snapshot_download(self.config.dataset_name, repo_type="dataset")
+        same = ("resolution", "seed", "augment", "au_dropout")
         return PairDataset(
             folder,
             split=split,
-            resolution=self.config.resolution,
-            seed=self.config.seed,
             warped=warped,
-            augment=self.config.augment,
-            au_dropout=self.config.au_dropout,
+            **{name: getattr(self.config, name) for name in same},
             action_units=self.pipeline.action_units,
             relations=self.relations,
             zero_keeps=self.composed if self.config.zero_keeps is None else self.config.zero_keeps,
@@ -143,15 +139,13 @@ class Editing(Method):
             timesteps=self.timesteps,
         )
 
-    # -- identities --
-
     def _make_identity_cache(self) -> IdentityCache | None:
         capacity = int(self.config.reference_cache_gb * 1e9)
         encoders = (self.networks.reference_unet, self.networks.image_encoder)
         if not self.reference_frozen or not capacity or encoders == (None, None):
             return None
         if self.config.augment:
-            logger.info("--augment: reference features are computed at every step, no picture comes twice")
+            logger.info("--augment: reference features are computed at every step; no picture repeats")
             return None
         return IdentityCache(self._encode_frozen_identity, capacity, len(self.pairs))
 
@@ -161,7 +155,7 @@ class Editing(Method):
             return self.networks.encode_identity(identity_latents, self.prompt_embeds)
 
     def _frozen_identity(self, batch: dict, identity_latents: torch.Tensor) -> Identity:
-        """Features and tokens of a batch's identities where what encodes them is not trained."""
+        """Returns features and tokens of a batch's identities, whose encoders are not trained."""
         if self.identity_cache is None:
             return self._encode_frozen_identity(identity_latents)
         stored = zip(batch["source_index"].tolist(), batch["source_as_stored"].tolist(), strict=True)
@@ -177,11 +171,9 @@ class Editing(Method):
         cache.hits = cache.misses = 0
         return counts
 
-    # -- one step --
-
     @torch.no_grad()
     def _encode(self, batch: dict) -> dict[str, torch.Tensor]:
-        """Latents of a batch on the device: identity and condition unscaled, clean (the target's) scaled."""
+        """Returns a batch's latents: identity and condition unscaled, clean (the target's) scaled."""
         if self.latents is not None:
             source, target = batch["source_index"], batch["target_index"]
             identity = self.latents["image"][source].to(self.device)
@@ -223,13 +215,11 @@ class Editing(Method):
         yield ("model", *self._loss(noised, output))
 
     def _loss(self, noised: Noised, output: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The loss and its parts, from what `Networks` give for `noised.inputs`."""
+        """Returns the loss and its parts from the `output` of `Networks` for `noised.inputs`."""
         raise NotImplementedError
 
-    # -- results --
-
     def _result(self) -> MagicEditPipeline:
-        """A copy of the pipeline as it is now, LoRA merged, for previews and for saving."""
+        """Returns a copy of the pipeline in its present state, with merged LoRA, to preview and save."""
         networks = {name: copy.deepcopy(getattr(self.networks, name)) for name in TRAINED_NETWORKS}
         for network in filter(None, networks.values()):
             if self.config.lora_rank and getattr(network, "peft_config", None):
@@ -244,14 +234,14 @@ class Editing(Method):
         return pipeline
 
     def _result_settings(self) -> dict:
-        """Settings in which the result differs from the pipeline that is trained."""
+        """Returns the settings that differ between the result and the trained pipeline."""
         return {}
 
     def preview(self) -> np.ndarray:
-        """A grid of fixed faces under fixed requests: source, then one column a request."""
+        """Returns a grid of fixed faces with fixed requests: the source, then a column per request."""
         try:
             examples = self._open_data("validation", warped=1.0).examples(self.config.validation_faces)
-        except DatasetError:  # no validation split, or other landmarks: show training faces
+        except DatasetError:  # no validation split, or other landmarks
             examples = self.pairs.examples(self.config.validation_faces)
         pipeline = self._result()
         rows = []

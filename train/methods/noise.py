@@ -7,7 +7,7 @@ from magicedit.train.objectives import noise_objective
 
 
 class Noise(Editing):
-    """Learns what the scheduler's `prediction_type` names."""
+    """Learns the scheduler's `prediction_type`."""
 
     def _loss(self, noised: Noised, output: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         prediction_type = self.pipeline.scheduler.config.prediction_type

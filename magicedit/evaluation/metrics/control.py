@@ -38,8 +38,7 @@ def response(asked: Sequence[float], changed: Sequence[float]) -> Response:
 def crosstalk(edits: Iterable[tuple[str, float, Mapping[str, float]]], aus: Sequence[str]) -> np.ndarray:
     """Returns (asked, changed): mean change of each AU, in steps per requested step; NaN without requests.
 
-    Args:
-        edits: of one AU each: its name, the requested steps (not 0), measured changes by AU.
+    edits: of one AU each: its name, the requested steps (not 0), measured changes by AU.
     """
     aus = list(aus)
     sums, counts = np.zeros((len(aus), len(aus))), np.zeros((len(aus), len(aus)))

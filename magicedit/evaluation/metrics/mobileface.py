@@ -124,29 +124,15 @@ def _read_weights(path: Path, entries: list[dict[str, Any]]) -> dict[str, torch.
     return found
 
 
-def _convolution(attributes: dict, x: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
-    """x: (batch, height, width, channels); kernel: (rows, columns, channels, out)."""
-    kernel = kernel.permute(3, 2, 0, 1)
-    return _channels_last(F.conv2d(x.permute(0, 3, 1, 2), kernel, stride=_stride(attributes)))
+def _convolution(attributes: dict, x: torch.Tensor, kernel: torch.Tensor, groups: int = 1) -> torch.Tensor:
+    """x: (batch, height, width, channels); kernel: (out, channels of a group, rows, columns).
 
-
-def _depthwise(attributes: dict, x: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
-    """kernel: (rows, columns, channels, 1)."""
-    kernel, channels = kernel.permute(2, 3, 0, 1), x.shape[-1]
-    found = F.conv2d(x.permute(0, 3, 1, 2), kernel, stride=_stride(attributes), groups=channels)
-    return _channels_last(found)
-
-
-def _channels_last(x: torch.Tensor) -> torch.Tensor:
-    return x.permute(0, 2, 3, 1)
-
-
-def _stride(attributes: dict) -> tuple[int, int]:
-    """Returns strides of rows and columns; ModelError for paddings outside MobileFace."""
+    ModelError for paddings outside MobileFace.
+    """
     if base64.b64decode(attributes["padding"]["s"]) != b"VALID":
         raise ModelError("a convolution of the graph pads its input itself, which MobileFace's do not")
-    _, rows, columns, _ = map(int, attributes["strides"]["list"]["i"])
-    return rows, columns
+    _, *stride, _ = map(int, attributes["strides"]["list"]["i"])  # of rows and columns
+    return F.conv2d(x.permute(0, 3, 1, 2), kernel, stride=stride, groups=groups).permute(0, 2, 3, 1)
 
 
 def _pad(attributes: dict, x: torch.Tensor, paddings: torch.Tensor) -> torch.Tensor:
@@ -163,6 +149,9 @@ _OPERATIONS: dict[str, Callable[..., torch.Tensor]] = {
     "MatMul": lambda attributes, a, b: a @ b,
     "Reshape": lambda attributes, x, shape: x.reshape(shape.tolist()),
     "Pad": _pad,
-    "Conv2D": _convolution,
-    "DepthwiseConv2dNative": _depthwise,
+    # Kernels: (rows, columns, channels, out), and (rows, columns, channels, 1)
+    "Conv2D": lambda attributes, x, k: _convolution(attributes, x, k.permute(3, 2, 0, 1)),
+    "DepthwiseConv2dNative": lambda attributes, x, k: _convolution(
+        attributes, x, k.permute(2, 3, 0, 1), x.shape[-1]
+    ),
 }

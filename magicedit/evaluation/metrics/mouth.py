@@ -48,8 +48,7 @@ def mouth_window(landmarks: np.ndarray, scheme: Scheme, size: int) -> tuple[slic
 def between_lips(crop: np.ndarray, landmarks: np.ndarray, scheme: Scheme) -> BetweenLips | None:
     """Measures the content between the lips of a crop (size, size, 3) uint8; None if they are closed.
 
-    Args:
-        landmarks: (points, 2) px of the crop, measured on this very picture.
+    landmarks: (points, 2) px of the crop, measured on this very picture.
     """
     size = len(crop)
     inside = polygon_mask(region_polygon(landmarks, scheme, "mouth"), size).astype(np.uint8)

@@ -13,9 +13,8 @@ def load_lpips() -> Callable[[np.ndarray, np.ndarray], float]:
     """LPIPS between two (height, width, 3) uint8 pictures, 0 for equal ones (Zhang et al. 2018,
     arXiv:1801.03924, AlexNet).
 
-    Raises:
-        MissingDependencyError: where torchvision or the network's weights are missing; the message says
-            which.
+    Raises MissingDependencyError where torchvision or the network's weights are missing; the message says
+    which.
     """
     try:
         import torch
@@ -37,8 +36,7 @@ def load_fid() -> Callable[[Iterable[np.ndarray], Iterable[np.ndarray]], float]:
     """Fréchet inception distance of two sets of (height, width, 3) uint8 pictures, 0 for equal statistics
     (Heusel et al. 2017, arXiv:1706.08500). Below `FID_LEAST` pictures it means nothing.
 
-    Raises:
-        MissingDependencyError: where torch-fidelity or its weights are missing.
+    Raises MissingDependencyError where torch-fidelity or its weights are missing.
     """
     try:
         import torch

@@ -41,8 +41,7 @@ _GROW = {"eyes": 1.5, "brows": 1.2, "nose": 1.1, "mouth": 1.2}
 def region_masks(landmarks: np.ndarray, scheme: Scheme, size: int) -> dict[str, np.ndarray]:
     """The face's parts as (size, size) bool masks that share no pixel, by the names of `REGIONS`.
 
-    Args:
-        landmarks: (points, 2) px of the crop.
+    landmarks: (points, 2) px of the crop.
     """
     points = np.asarray(landmarks, np.float32)
     outlines = {

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from magicedit.errors import MissingDependencyError
+from magicedit.errors import needs_extra
 
 
 def ssim(before: np.ndarray, after: np.ndarray) -> float:
@@ -11,12 +11,8 @@ def ssim(before: np.ndarray, after: np.ndarray) -> float:
     Wang et al. 2004, with its 11 px Gaussian window, by torchmetrics. An edit that was asked for lowers it:
     like identity, it says nothing without the change that was achieved.
     """
-    try:
+    with needs_extra("evaluation", "SSIM needs the evaluation extra"):
         from torchmetrics.functional.image import structural_similarity_index_measure
-    except ImportError as error:
-        raise MissingDependencyError(
-            "SSIM needs the evaluation extra: pip install 'magicedit[evaluation]'"
-        ) from error
     import torch
 
     pair = [torch.from_numpy(picture.copy()).permute(2, 0, 1)[None] / 255 for picture in (before, after)]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from magicedit.errors import MissingDependencyError, ModelError
+from magicedit.errors import MissingDependencyError, ModelError, needs_extra
 from magicedit.faces.types import Face, Pose, check_pixels, largest_first
 
 _TASKS = ("detection", "landmark_3d_68", "recognition")
@@ -45,13 +45,9 @@ class InsightFaceBackend:
     ) -> None:
         if detection_size < 32 or detection_size % 32:
             raise ValueError(f"detection_size must be a positive multiple of 32, got {detection_size}")
-        try:
+        needed = "the face backend 'insightface' needs the packages insightface and onnxruntime"
+        with needs_extra("insightface", needed):
             from insightface.app import FaceAnalysis
-        except ImportError as error:
-            raise MissingDependencyError(
-                f"the face backend 'insightface' needs the packages insightface and onnxruntime ({error}); "
-                "pip install 'magicedit[insightface]'"
-            ) from error
 
         folder = self._folder(models, root)
         try:
