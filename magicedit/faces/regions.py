@@ -40,10 +40,8 @@ _NOSE_BASE = {"mediapipe478": 2, "ibug68": 33}
 
 GROW = 1.03  # the outermost landmarks lie on the skin's edge; the face ends slightly beyond
 EDIT_GROW = 1.2  # an edit may change a wider area: hair and neck follow the skin beside them
-_DROPS = (
-    0.008,
-    0.024,
-)  # of the crop's side: below the first a jaw stays where it is, from the second it drops
+# Of the crop's side: up to the first nothing drops below the face, from the second on a jaw does
+_DROPS = (0.008, 0.024)
 _JAW_DROP = 0.4  # interocular distances that an edit may take a jaw beyond that
 # Where rims of glasses lie, interocular distances: above and below the eyes' line, beside the face's middle
 _RIMS_ABOVE, _RIMS_BELOW, _RIMS_BESIDE = 0.45, 0.50, 1.15

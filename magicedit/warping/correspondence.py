@@ -19,9 +19,7 @@ _STRIDE = 4  # px between samples of the field
 _STIFFNESS = 1e-3  # of the spline: landmarks scatter by about a hundredth of the distance between the eyes
 _FINE = 0.02  # interocular distances: finer detail is not compared, because landmarks do not locate it
 UNEXPLAINED = (0.05, 0.14)  # colour difference of 1, after moving: compared in full below, not at all above
-LIPS_WEIGHT = (
-    3.0  # of pixels on and next to the lips: a small part of a face, but the first that viewers look at
-)
+LIPS_WEIGHT = 3.0  # of pixels on and next to the lips: a small part of a face, but viewers look there first
 _NEAR_LIPS = 0.06  # interocular distances
 _OPEN = 0.03  # interocular distances between lips that are not closed
 _NEWLY_OPEN = 2.0  # a mouth that opens this much wider shows content absent from the source

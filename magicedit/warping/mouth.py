@@ -35,9 +35,8 @@ _CORNERS = 0.6  # of the way from the landmarks of the opening's corners to thos
 _FLESH = 0.55  # of the way from a lip's inner edge to its outline: where its movement is read
 # Of the way from a lip's outline to the nose's base or the chin: elsewhere to read it
 _BESIDE = (0.0, 0.35, 0.7)
-_HELD = (
-    0.5  # of the widest opening, between an upper lip and the lower one: more where it does not go with it
-)
+# Of the widest opening, between an upper lip and the lower one: more where it does not go with it
+_HELD = 0.5
 _CHIN_DENT = 200  # landmark below the lower lip
 _LIP_ALONE = 0.060  # iod that the lower lip drops without the jaw, about
 # How near to an ellipse a jaw brings an opening, 0..1, and iod that it drops from the first sign to that
@@ -344,12 +343,9 @@ def _lips(
     plain = cv2.remap(flow, x, y, cv2.INTER_CUBIC)
     outside = np.maximum(np.maximum(p.upper[0, 0] - x, x - p.upper[-1, 0]), 0)
     apart = (1 - smooth(outside / (_CORNER_FADE * p.interocular)))[..., None]
-    soft = max(
-        1.0, 0.006 * p.interocular / alignment.scale, 2 * blur
-    )  # photograph px over which an edge fades
-    corner = smooth(
-        1 - np.clip(np.minimum(x - p.upper[0, 0], p.upper[-1, 0] - x) / (0.12 * p.interocular), 0, 1)
-    )
+    # Photograph px over which an edge fades
+    soft = max(1.0, 0.006 * p.interocular / alignment.scale, 2 * blur)
+    corner = smooth(1 - np.minimum(x - p.upper[0, 0], p.upper[-1, 0] - x) / (0.12 * p.interocular))
     sheets, covers, differs = [], [], np.zeros(x.shape, bool)
     lips = (
         (p.upper_hold, p.source_upper, p.upper, edges[0], 1),

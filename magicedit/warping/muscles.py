@@ -71,15 +71,11 @@ _BROW_ROWS = (
 )
 _FACE_OVAL = (10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152,
               148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109)  # fmt: skip
-_STEADY = (
-    0.03  # of the mesh's interocular distance: landmarks that no shape of SHAPES moves farther fit the camera
-)
-
+# Of the mesh's interocular distance: landmarks that no shape of SHAPES moves farther fit the camera
+_STEADY = 0.03
 _PARTED = 0.05  # interocular distances between lips that a unit parts
-_BORDER = (
-    0.03,
-    0.12,
-)  # of the crop's side, from its border: fields are zero up to the first, full from the second
+# Of the crop's side, from its border: fields are zero up to the first, full from the second
+_BORDER = (0.03, 0.12)
 
 
 @cache

@@ -198,10 +198,8 @@ def _mouth(forward: np.ndarray, landmarks: np.ndarray, stride: int, size: int) -
     x, y = _pixel_grid(size)
     axis_x, axis_y = (frame.rotation / frame.interocular).astype(np.float32)
     px, py = x - np.float32(frame.origin[0]), y[rows] - np.float32(frame.origin[1])
-    across, down = (
-        px * axis_x[0] + py * axis_x[1],
-        px * axis_y[0] + py * axis_y[1],
-    )  # (rows, size) interocular
+    across = px * axis_x[0] + py * axis_x[1]  # (rows, size) interocular
+    down = px * axis_y[0] + py * axis_y[1]
     pixel = 1 / frame.interocular
     top, bottom = (_height_along(across, frame.to_face(edge)) for edge in moved)
     shown = [_height_along(frame.to_face(moved[0])[:, 0], frame.to_face(edge)) for edge in edges]
@@ -209,17 +207,13 @@ def _mouth(forward: np.ndarray, landmarks: np.ndarray, stride: int, size: int) -
     shown = np.interp(across, frame.to_face(moved[0])[:, 0], np.maximum(shown[1] - shown[0], 0))
     middle, gap = (top + bottom) / 2, np.maximum(bottom - top, pixel)
     top = middle - gap / 2  # lips that would pass through each other meet half-way
-    kept = np.where(
-        gap > shown, np.minimum(shown, gap - pixel), 0
-    )  # of an opening mouth's inside, with the teeth
+    # Of an opening mouth's inside, with the teeth
+    kept = np.where(gap > shown, np.minimum(shown, gap - pixel), 0)
     depth = down - top
     below = np.clip((depth - kept) / (gap - kept), 0, 1)
     soft = max(pixel, 0.015)
-    opened = (
-        np.clip((depth - kept) / soft, 0, 1)
-        * np.clip((gap - depth) / soft, 0, 1)
-        * (gap > shown + 1.5 * pixel)
-    )
+    opened = np.clip((depth - kept) / soft, 0, 1) * np.clip((gap - depth) / soft, 0, 1)
+    opened *= gap > shown + 1.5 * pixel
     chin = landmarks[CHIN : CHIN + 1]
     jaw = max(float((_move(chin, forward[..., 2:], stride) - chin)[0, 1]) / frame.interocular, 0.0)
     return _Opening(rows, below.astype(np.float32), opened.astype(np.float32), moved, jaw)
