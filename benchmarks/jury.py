@@ -33,6 +33,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 from machine import circumstances
 from mini_quality import VALIDATION
@@ -262,7 +263,7 @@ class Looking:
 
         Where the request touches brows or eyes these share the right half with the mouth.
         """
-        whole = crop_face(pixels, align(self.face, self.side, margin=MARGIN))
+        whole = _crop(pixels, align(self.face, self.side, margin=MARGIN))
         if request.shows_brows:
             half = self.side // 2
             parts = [self._part(pixels, BROWS, half), self._part(pixels, MOUTH, self.side - half)]
@@ -285,8 +286,16 @@ class Looking:
         matrix = np.concatenate(
             [linear, (np.array([(self.side - 1) / 2, (height - 1) / 2]) - linear @ centre)[:, None]], axis=1
         )
-        square = crop_face(pixels, Alignment(_to_top(matrix, height, self.side), self.side))
+        square = _crop(pixels, Alignment(_to_top(matrix, height, self.side), self.side))
         return square[(self.side - height) // 2 :][:height]
+
+
+def _crop(pixels: np.ndarray, alignment: Alignment) -> np.ndarray:
+    """`crop_face`, white beyond the photograph: a chin that is reflected there would look like a second one."""
+    crop = crop_face(pixels, alignment)
+    photograph = np.ones(pixels.shape[:2], np.uint8)
+    crop[cv2.warpAffine(photograph, alignment.matrix, crop.shape[1::-1]) == 0] = 255
+    return crop
 
 
 def _to_top(matrix: np.ndarray, height: int, side: int) -> np.ndarray:
