@@ -263,7 +263,7 @@ class Run:
         progress = tqdm(total=config.max_train_steps, initial=self.step, desc="training", disable=hidden)
         last_time, last_step = time.perf_counter(), self.step
         explained = compilation_explained if config.compile else contextlib.nullcontext
-        while self.step < config.max_train_steps:
+        while self.step < config.max_train_steps and not self.method.finished():
             with explained():
                 logged = self._train_step(batches)
             self.step += 1
