@@ -26,6 +26,7 @@ from diffusers.models.downsampling import Downsample2D
 from diffusers.models.upsampling import Upsample2D
 from diffusers.utils import BaseOutput
 
+FIRST_LOG_VARIANCE = -5.0
 SMALLEST = 4  # pixels a side of the innermost features
 Images = PIL.Image.Image | list[PIL.Image.Image] | np.ndarray | torch.Tensor
 
@@ -88,6 +89,8 @@ class FlowEncoder(ModelMixin, ConfigMixin):
         super().__init__()
         self.trunk = Trunk(level_widths(resolution, channels))
         self.moments = torch.nn.Conv2d(channels, 2 * latent_size, SMALLEST)  # a full connection
+        # At a variance of 1 the first latents would be noise, and the decoder would learn to ignore them
+        torch.nn.init.constant_(self.moments.bias[latent_size:], FIRST_LOG_VARIANCE)
 
     def forward(self, target: torch.Tensor) -> torch.Tensor:
         """(batch, 3, height, width) in [-1, 1] -> (batch, 2 * latent_size, 1, 1), see `posterior`."""

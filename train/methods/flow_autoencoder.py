@@ -1,7 +1,8 @@
 """The flow autoencoder (Yeh et al. 2016, arXiv:1611.09961): a flow from a source to a target picture.
 
-The autoencoder learns three terms, the confidence network one; all are sums over a picture's pixels, means
-over the batch. Edits are made of class means, which are computed when the result is exported.
+The autoencoder learns the paper's three terms and one of ours, summed over a picture's pixels; the confidence
+network learns from what the autoencoder makes. Class means, by which edits are asked for, are computed when
+the result is exported.
 """
 
 import copy
@@ -38,6 +39,7 @@ from magicedit.vocabulary import Control, Vocabulary
 from magicedit.warping import displacement_fields, warp_photo
 
 NEIGHBOURHOOD = 7  # pixels a side
+SMOOTH = 0.1  # px below which a distance of flows grows as its square
 STEPS = 5.0  # intensity steps between the class means of a control by muscles' warps: K of the paper
 LABELLED, UNLABELLED = 2.5, 1.0  # labels: at least, and at most, of a control's two classes
 UNUSED = ("pretrained_model_name_or_path", "lora_rank", "compile", "use_8bit_adam", "freeze_reference",
@@ -52,6 +54,7 @@ class FlowAutoencoderSettings:
         channels, latent_size: of the networks, see `FlowEncoder`.
         confidence_channels: of `FlowConfidence`.
         prior_weight, coherence_weight: of the terms beside the reconstruction.
+        known_flow_weight: of the distance to the flow of a warped pair, which is known; not in the paper.
         coherence_scale: squared colour distance (channels in [-1, 1]) at which a neighbour's weight is 1 / e.
         confidence_scale: beta, the squared colour distance at which a soft label is 1 / e.
         max_grad_value: each entry of a gradient is clipped to plus or minus this.
@@ -68,6 +71,7 @@ class FlowAutoencoderSettings:
     confidence_channels: int = 64
     prior_weight: float = 0.003
     coherence_weight: float = 0.001
+    known_flow_weight: float = 0.0
     coherence_scale: float = 0.1
     confidence_scale: float = 0.1
     max_grad_value: float = 5.0
@@ -82,7 +86,8 @@ class FlowAutoencoderSettings:
         counts += ("early_stopping_pairs",)
         if bad := [name for name in counts if getattr(self, name) < 1]:
             raise TrainingError(f"settings {bad[0]} must be at least 1, got {getattr(self, bad[0])}")
-        for name in ("prior_weight", "coherence_weight", "early_stopping_patience", "class_photographs"):
+        weights = ("prior_weight", "coherence_weight", "known_flow_weight")
+        for name in (*weights, "early_stopping_patience", "class_photographs"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise TrainingError(f"settings {name} must be 0 or more, got {getattr(self, name)}")
         for name in ("coherence_scale", "confidence_scale", "max_grad_value"):
@@ -125,6 +130,19 @@ def coherence(flow: torch.Tensor, target: torch.Tensor, scale: float) -> torch.T
         weight = torch.exp((colour - colour_near).pow(2).sum(1) / -scale)  # (batch, ...)
         total = total + 2 * (weight * (f - f_near).pow(2).sum(1)).sum(dim=(1, 2))  # p and q, q and p
     return total
+
+
+def known_flow(flow: torch.Tensor, known: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """`sum_p w(p) |f(p) - f*(p)|`, in pixels, over the pixels whose movement is known.
+
+    A colour does not tell how flat skin moved; a warp of the muscles does.
+
+    flow: (batch, 2, height, width) px. known: (batch, height, width, 2) px, NaN where unknown. weight:
+    (batch, height, width).
+    """
+    distance = (flow.permute(0, 2, 3, 1) - torch.nan_to_num(known)).pow(2).sum(-1)
+    distance = (distance + SMOOTH**2).sqrt() - SMOOTH  # the root has no slope at 0
+    return (distance * weight * torch.isfinite(known).all(-1)).sum(dim=(1, 2))
 
 
 def soft_labels(moved: torch.Tensor, target: torch.Tensor, scale: float) -> torch.Tensor:
@@ -189,7 +207,8 @@ class Samples(torch.utils.data.Dataset):
     def __getitem__(self, n: int) -> dict[str, torch.Tensor]:
         noise = np.random.default_rng((self.seed, n, 1)).standard_normal(self.latent_size, dtype=np.float32)
         pair = self.pairs[n]
-        return {"source": pair["source"], "target": pair["target"], "noise": torch.from_numpy(noise)}
+        used = {name: pair[name] for name in ("source", "target", "flow", "weight") if name in pair}
+        return used | {"noise": torch.from_numpy(noise)}
 
 
 class FlowAutoencoder(Method):
@@ -254,7 +273,7 @@ class FlowAutoencoder(Method):
             warped=warped,
             augment=self.config.augment,
             au_dropout=self.config.au_dropout,
-            relations=False,
+            relations=self.settings.known_flow_weight > 0,
             zero_keeps=self.config.zero_keeps is not False,
             teeth=False,  # no flow can make any
         )
@@ -264,19 +283,20 @@ class FlowAutoencoder(Method):
 
     def losses(self, batch: dict, networks) -> Losses:
         self._check_validation()
-        source, target, noise = (
-            batch[name].to(self.accelerator.device) for name in ("source", "target", "noise")
-        )
-        settings = self.settings
+        batch = {name: values.to(self.accelerator.device) for name, values in batch.items()}
+        source, target, settings = batch["source"], batch["target"], self.settings
         with self.accelerator.autocast():
-            flow, prior = networks["autoencoder"](source, target, noise)
+            flow, prior = networks["autoencoder"](source, target, batch["noise"])
         moved, pixels = move(source, flow), in_pixels(flow).permute(0, 3, 1, 2).float()
         parts = {
             "reconstruction": reconstruction(moved, target).mean(),
             "prior": prior.mean(),
             "coherence": coherence(pixels, target, settings.coherence_scale).mean(),
         }
-        weights = (1.0, settings.prior_weight, settings.coherence_weight)
+        weights = [1.0, settings.prior_weight, settings.coherence_weight]
+        if settings.known_flow_weight:
+            parts["known_flow"] = known_flow(pixels, batch["flow"], batch["weight"]).mean()
+            weights.append(settings.known_flow_weight)
         loss = sum(weight * part for weight, part in zip(weights, parts.values(), strict=True))
         yield "autoencoder", loss, parts
 
