@@ -27,6 +27,7 @@ from diffusers.models.upsampling import Upsample2D
 from diffusers.utils import BaseOutput
 
 FIRST_LOG_VARIANCE = -5.0
+FLOW_SCALE = 0.05  # of what tanh is taken: small weights make small flows
 SMALLEST = 4  # pixels a side of the innermost features
 Images = PIL.Image.Image | list[PIL.Image.Image] | np.ndarray | torch.Tensor
 
@@ -113,11 +114,16 @@ class FlowDecoder(ModelMixin, ConfigMixin):
     Nearest upsampling and 3 x 3 filters with batch norm and ReLU; the last filter is 5 x 5, then tanh. The
     last filter starts at zero, so that the first pictures are the source.
 
-    Args: as of `FlowEncoder`.
+    Args:
+        resolution, channels, latent_size: as of `FlowEncoder`.
+        relative: decode the difference of the target's and the source's latent rather than the target's
+            alone; not in the paper. What a picture's own latent is wrong about then cancels.
     """
 
     @register_to_config
-    def __init__(self, resolution: int = 128, channels: int = 1024, latent_size: int = 128):
+    def __init__(
+        self, resolution: int = 128, channels: int = 1024, latent_size: int = 128, relative: bool = False
+    ):
         super().__init__()
         widths = level_widths(resolution, channels)
         self.trunk = Trunk(widths)
@@ -134,16 +140,21 @@ class FlowDecoder(ModelMixin, ConfigMixin):
         torch.nn.init.zeros_(self.out.weight)
         torch.nn.init.zeros_(self.out.bias)
 
-    def forward(self, source: torch.Tensor, latent: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, source: torch.Tensor, latent: torch.Tensor, source_latent: torch.Tensor
+    ) -> torch.Tensor:
         """The flow, (batch, 2, height, width), x then y, in halves of the picture's side, -1 to 1.
 
-        source: (batch, 3, height, width) in [-1, 1]. latent: (batch, latent_size).
+        source: (batch, 3, height, width) in [-1, 1]. latent, source_latent: (batch, latent_size), what the
+        target should be and Z(S), which only `relative` uses.
         """
+        if self.config.relative:
+            latent = latent - source_latent
         features = F.relu(self.entry_norm(self.entry(latent[..., None, None])))  # (batch, channels, 4, 4)
         found = reversed(self.trunk(source))
         for of_source, convolution, norm in zip(found, self.convolutions, self.norms, strict=True):
             features = F.relu(norm(convolution(torch.cat([features, of_source], dim=1))))
-        return torch.tanh(self.out(torch.cat([features, source], dim=1)))
+        return torch.tanh(FLOW_SCALE * self.out(torch.cat([features, source], dim=1)))
 
 
 class FlowConfidence(ModelMixin, ConfigMixin):
@@ -329,9 +340,10 @@ class FlowAutoencoderPipeline(DiffusionPipeline):
         # 1. Latents: (batch, latent_size)
         pictures = self.pictures(source)
         deltas = self._deltas(au_delta, len(pictures))
-        latent = self.classes.edited(self.encoder.latent(pictures), deltas, source_is_known)
+        own = self.encoder.latent(pictures)
+        latent = self.classes.edited(own, deltas, source_is_known)
         # 2. Flow and picture
-        flow = self.decoder(pictures, latent)
+        flow = self.decoder(pictures, latent, own)
         moved = move(pictures, flow)
         confidence = self.confidence(pictures, moved.to(pictures), flow).sigmoid()
         images = self.image_processor.postprocess(moved, output_type=output_type)
@@ -360,7 +372,8 @@ class FlowAutoencoderPipeline(DiffusionPipeline):
         between = torch.lerp(latents[:1], latents[1:], at)
         # 2. Both pictures moved to each: (2 * frames, 3, height, width)
         sources = ends.repeat_interleave(len(at), dim=0)
-        flow = self.decoder(sources, between.repeat(2, 1))
+        own = latents.repeat_interleave(len(at), dim=0)
+        flow = self.decoder(sources, between.repeat(2, 1), own)
         moved = move(sources, flow)
         # 3. The blend: the softmax over both is the formula above
         logits = self.confidence(sources, moved.to(sources), flow)

@@ -89,7 +89,8 @@ class FlowAutoencoderModel:
         """See `FaceModel.encode`; the condition is not used."""
         source = self.pipeline.pictures(crop[None] / np.float32(255))
         latent = self.pipeline.encoder.latent(source).to(source)
-        return EncodedFace(source, latent, self.pipeline.decoder(source, latent), self._weights())
+        still = self.pipeline.decoder(source, latent, latent)
+        return EncodedFace(source, latent, still, self._weights())
 
     def is_current(self, encoded: EncodedFace) -> bool:
         return encoded.weights == self._weights()
@@ -111,7 +112,7 @@ class FlowAutoencoderModel:
             )
             requests = torch.from_numpy(np.stack(asked)).float().to(source.device)  # (faces, controls)
             edited = self.pipeline.classes.edited(latent, requests)
-            flows.extend(self._pixels(self.pipeline.decoder(source, edited) - still))
+            flows.extend(self._pixels(self.pipeline.decoder(source, edited, latent) - still))
             if on_step is not None:
                 on_step(0)
         size = self.resolution

@@ -20,13 +20,14 @@ from magicedit.editor.between import interpolate_photographs
 from magicedit.errors import ActionUnitError, DatasetError, MagicEditError, ModelError, TrainingError
 from magicedit.models.face_model import FaceModel
 from magicedit.models.folder import ModelFolder
-from magicedit.pipelines.pipeline_flow_autoencoder import FlowEncoder, in_pixels, move
+from magicedit.pipelines.pipeline_flow_autoencoder import FlowDecoder, FlowEncoder, in_pixels, move
 from magicedit.train.config import parse_config
 from magicedit.train.loop import Run, train
 from magicedit.train.methods.flow_autoencoder import (
     Best,
     coherence,
     confidence_loss,
+    known_flow,
     neighbours,
     reconstruction,
     soft_labels,
@@ -53,7 +54,8 @@ def log_of(run: Path) -> list[dict]:
 def folder(pairs_folder, tmp_path_factory):
     """Trained for a few steps."""
     output = tmp_path_factory.mktemp("flow")
-    train(config(pairs_folder, output, "--max_train_steps=12", "--validation_steps=6"))
+    ours = {"relative": True, "known_flow_weight": 0.05}
+    train(config(pairs_folder, output, "--max_train_steps=12", "--validation_steps=6", **ours))
     return output
 
 
@@ -126,6 +128,24 @@ def test_every_pair_of_neighbours_comes_once():
     assert sum(centre in pair for pair in pairs) == 48
 
 
+def test_known_flow_is_the_distance_where_movement_is_known():
+    flow = torch.randn(2, 2, 5, 4, generator=torch.Generator().manual_seed(0))
+    known = torch.randn(2, 5, 4, 2, generator=torch.Generator().manual_seed(1)) * 3
+    known[0, 1, 2, 0] = known[1, 4] = torch.nan
+    weight = torch.rand(2, 5, 4, generator=torch.Generator().manual_seed(2))
+    by_hand = [0.0, 0.0]
+    for picture, y, x in np.ndindex(2, 5, 4):
+        distance = float((flow[picture, :, y, x] - known[picture, y, x]).norm())
+        if np.isfinite(distance):
+            by_hand[picture] += float(weight[picture, y, x]) * (np.hypot(distance, 0.1) - 0.1)
+    torch.testing.assert_close(known_flow(flow, known, weight), torch.tensor(by_hand, dtype=torch.float32))
+    nearer = torch.lerp(flow, torch.nan_to_num(known).permute(0, 3, 1, 2), 0.5)
+    assert (known_flow(nearer, known, weight) < known_flow(flow, known, weight)).all()
+    nearer.requires_grad_()
+    known_flow(nearer, known, weight).sum().backward()
+    assert torch.isfinite(nearer.grad).all()
+
+
 def test_soft_labels_and_their_cross_entropy(pictures):
     moved, target = pictures
     labels = soft_labels(moved, target, 0.8)
@@ -142,13 +162,14 @@ def test_soft_labels_and_their_cross_entropy(pictures):
 
 
 def test_the_loss_is_the_weighted_sum_and_each_optimizer_has_its_own(pairs_folder, tmp_path):
-    run = Run(config(pairs_folder, tmp_path, "--max_train_steps=3", "--au_dropout=0"))
+    run = Run(config(pairs_folder, tmp_path, "--max_train_steps=3", "--au_dropout=0", known_flow_weight=0.5))
     samples = run.method.samples()
     batch = torch.utils.data.default_collate([samples[n] for n in range(2)])
     torch.nn.init.normal_(run.method.autoencoder.decoder.out.weight, std=0.01)
     (name, loss, parts), (second, _, _) = run.method.losses(batch, run.networks)
     assert (name, second) == ("autoencoder", "confidence")
     expected = parts["reconstruction"] + 0.003 * parts["prior"] + 0.001 * parts["coherence"]
+    expected = expected + 0.5 * parts["known_flow"]
     torch.testing.assert_close(loss, expected)
     assert all(float(part.detach()) > 0 for part in parts.values())
     run.train()
@@ -167,6 +188,27 @@ def test_gradients_are_clipped_by_value(pairs_folder, tmp_path):
     optimizer.register_step_pre_hook(lambda *_: seen.append(out.bias.grad.clone()))
     optimizer.step()
     assert seen[0].tolist() == [0.25, -0.125]
+
+
+def test_training_lowers_the_loss(pairs_folder, tmp_path):
+    """By the losses of the same batches before and after, the learned flow being that of a warp."""
+    flags = ("--max_train_steps=30", "--au_dropout=0", "--learning_rate=3e-3")
+    run = Run(config(pairs_folder, tmp_path, *flags, relative=True, known_flow_weight=0.05))
+    before = run.method._validation_loss()
+    run.train()
+    assert json.loads((tmp_path / "training.json").read_text())["validation_reconstruction"] < before
+
+
+def test_relative_flows_depend_on_the_difference_of_latents_alone():
+    torch.manual_seed(0)
+    source, latent, own = torch.rand(1, 3, 16, 16), torch.randn(1, 4), torch.randn(1, 4)
+    shift = torch.randn(1, 4)
+    for relative in (False, True):
+        decoder = FlowDecoder(16, 8, 4, relative).eval()
+        torch.nn.init.normal_(decoder.out.weight)
+        flow, shifted = decoder(source, latent, own), decoder(source, latent + shift, own + shift)
+        assert torch.allclose(flow, shifted, atol=1e-5) == relative
+        assert torch.equal(flow, decoder(source, latent, own + shift)) != relative
 
 
 # --- Early stopping -----------------------------------------------------------------------------------------
@@ -311,7 +353,7 @@ def responding(folder, tmp_path_factory):
     pipeline = FlowAutoencoderPipeline.from_pretrained(folder)
     torch.manual_seed(5)
     with torch.no_grad():
-        pipeline.decoder.out.weight.normal_(std=0.02)
+        pipeline.decoder.out.weight.normal_(std=0.4)
         pipeline.classes.target.copy_(pipeline.classes.source + torch.randn_like(pipeline.classes.target))
     output = tmp_path_factory.mktemp("responding")
     pipeline.save_pretrained(output)

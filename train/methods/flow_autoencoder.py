@@ -52,6 +52,7 @@ class FlowAutoencoderSettings:
 
     Attributes:
         channels, latent_size: of the networks, see `FlowEncoder`.
+        relative: decode differences of latents, see `FlowDecoder`; not in the paper.
         confidence_channels: of `FlowConfidence`.
         prior_weight, coherence_weight: of the terms beside the reconstruction.
         known_flow_weight: of the distance to the flow of a warped pair, which is known; not in the paper.
@@ -68,6 +69,7 @@ class FlowAutoencoderSettings:
 
     channels: int = 1024
     latent_size: int = 128
+    relative: bool = False
     confidence_channels: int = 64
     prior_weight: float = 0.003
     coherence_weight: float = 0.001
@@ -166,13 +168,17 @@ class Autoencoder(torch.nn.Module):
         self.encoder, self.decoder = encoder, decoder
 
     def forward(self, source: torch.Tensor, target: torch.Tensor, noise: torch.Tensor | None):
-        """Flow (batch, 2, height, width) and KL divergence (batch,), of a latent drawn by `noise`, (batch,
-        latent_size), or of the mean latent."""
-        posterior = self.encoder.posterior(self.encoder(target))
+        """Flow (batch, 2, height, width), and KL divergence (batch,) of the target's latent.
+
+        noise: (batch, latent_size), by which the latent is drawn; None: its mean.
+        """
+        sources, targets = self.encoder(torch.cat([source, target])).chunk(2)
+        posterior = self.encoder.posterior(targets)
+        own = self.encoder.posterior(sources).mean.flatten(1).to(source)
         latent = posterior.mean.flatten(1)
         if noise is not None:
             latent = latent + posterior.std.flatten(1) * noise
-        return self.decoder(source, latent.to(source)), posterior.kl()
+        return self.decoder(source, latent.to(source), own), posterior.kl()
 
 
 class Best(torch.nn.Module):
@@ -233,7 +239,7 @@ class FlowAutoencoder(Method):
         # Computed at the end, but refused before the first step
         self.class_records = class_records(self.pairs, settings, self.vocabulary)
         encoder = FlowEncoder(**size, latent_size=settings.latent_size)
-        decoder = FlowDecoder(**size, latent_size=settings.latent_size)
+        decoder = FlowDecoder(**size, latent_size=settings.latent_size, relative=settings.relative)
         confidence = FlowConfidence(settings.confidence_channels)
         self.autoencoder, self.confidence = Autoencoder(encoder, decoder), confidence
         kept = {"autoencoder": self.autoencoder, "confidence": confidence} if self._stops else {}
