@@ -33,7 +33,7 @@ def interpolate_photographs(
         first, second: photographs of one person.
         frames: number of pictures, both ends included, at least 2.
         size: px a side of the pictures.
-        face: which face of each photograph.
+        face: which face of the first photograph, for "all" the largest; of the second it is the largest.
 
     Raises:
         ModelError: where the model cannot interpolate photographs.
@@ -46,7 +46,9 @@ def interpolate_photographs(
         raise MagicEditError(
             f"expected at least 2 frames of at least {model.resolution} px, got {frames} of {size} px"
         )
-    small, large = zip(*(_crops(editor, photo, face, size) for photo in (first, second)), strict=True)
+    which = "largest" if face == "all" else face
+    crops = [_crops(editor, *one, size) for one in ((first, which), (second, "largest"))]
+    small, large = zip(*crops, strict=True)
     ends = [PIL.Image.fromarray(crop) for crop in large]
     if frames == 2:
         return ends

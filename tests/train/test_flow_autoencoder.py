@@ -463,6 +463,13 @@ def test_the_commands_know_it(responding, astronaut, tmp_path):
         main(["edit", str(photo), *out[:1], str(tmp_path / "e.png"), *out[2:], "--emotion", "happiness"]) == 0
     )
 
+    mirrored = tmp_path / "mirrored.png"
+    PIL.Image.fromarray(astronaut[:, ::-1].copy()).save(mirrored)
+    between = ["interpolate", str(photo), str(mirrored), "--both", "--steps", "3", "--model", responding]
+    assert main([*between, "-o", str(tmp_path / "strip.png")]) == 0
+    assert PIL.Image.open(tmp_path / "strip.png").width > 3 * 512
+    assert main([*between, "-o", str(tmp_path / "between.gif")]) == 0
+
     pytest.importorskip("av")
     from magicedit.video import save_film
 
