@@ -105,18 +105,23 @@ def summary_of(rows: Sequence[dict], roughnesses: Sequence[float]) -> dict:
 
 
 def picture(editor: ExpressionEditor, photographs: Path) -> PIL.Image.Image:
-    """Portraits edited by three class means with the confidence of the first, then an interpolation."""
-    rows = []
+    """Portraits edited by three class means with the confidence of the first, then two interpolations: from a
+    portrait to what `mini` makes of it, and between photographs with other light and another pose."""
+    rows, portraits = [], photographs / "synthetic" / "validation"
     for name in SHOWN:
-        photo = open_photo(photographs / "synthetic" / "validation" / f"{name}.jpg")
+        photo = open_photo(portraits / f"{name}.jpg")
         (face, *_) = editor.measure(photo)
         alignment = align(face, SIDE)
         edits = [editor.edit(photo, add=f"{e}=5", measure=False) for e in ("happiness", "surprise", "anger")]
         tiles = [photo.pixels, *(np.asarray(edit.image.convert("RGB")) for edit in edits)]
         tiles = [PIL.Image.fromarray(crop_face(tile, alignment)) for tile in tiles]
         rows.append([*tiles, confidence(editor, photo.pixels, face)])
-    pair = [photographs / "lisa" / f"lisa{n}.jpg" for n in (1, 2)]
-    rows.append(interpolate_photographs(editor, *pair, len(rows[0]), size=SIDE))
+    portrait = portraits / f"{SHOWN[1]}.jpg"
+    surprised = (
+        ExpressionEditor.from_pretrained("mini").edit(portrait, emotion="surprise", measure=False).image
+    )
+    for pair in ((portrait, surprised), [photographs / "lisa" / f"lisa{n}.jpg" for n in (1, 2)]):
+        rows.append(interpolate_photographs(editor, *pair, len(rows[0]), size=SIDE))
     strips = [np.asarray(strip(row)) for row in rows]
     return PIL.Image.fromarray(np.concatenate(strips))
 

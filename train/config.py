@@ -187,6 +187,8 @@ class TrainConfig:
                 "backward pass computes again, and cannot read reference features inside of the second"
             )
         check(self.objective in OBJECTIVES, "objective", " or ".join(OBJECTIVES))
+        none = self.objective in ("pairs", "distill")
+        check(not (self.settings and none), "settings", f"empty: --objective {self.objective} has none")
         check(1 <= self.distill_steps <= 4, "distill_steps", "1 to 4")
         steps, guidance = self.distill_teacher_steps, self.distill_guidance
         multiple = steps >= 1 and steps % self.distill_steps == 0

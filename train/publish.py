@@ -29,6 +29,8 @@ def command_of(config: TrainConfig) -> str:
             continue
         if field.name in ("train_data_dir", "pretrained_model_name_or_path", "base_model"):
             value = Path(value).name  # where the folder lay says nothing to others
+        if isinstance(value, dict):
+            value = tuple(f"{key}={setting}" for key, setting in value.items())
         text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value).lower() \
             if isinstance(value, bool) else str(value)  # fmt: skip
         words += [f"--{field.name}", text]

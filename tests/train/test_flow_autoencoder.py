@@ -1,6 +1,7 @@
 """The flow autoencoder: its loss terms; trained, resumed, edited with, interpolated, loaded elsewhere."""
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -374,6 +375,22 @@ def test_a_trained_folder_has_its_vocabulary_class_means_and_previews(folder):
         "step-0000012.png",
     ]
     assert json.loads((folder / "training.json").read_text())["pairs_seen"] == 24
+
+
+def test_the_card_states_data_and_command_and_is_pushed(pairs_folder, tmp_path, monkeypatch):
+    pushed = {}
+    monkeypatch.setattr(
+        "magicedit.train.methods.flow_autoencoder.push_folder",
+        lambda folder, name, **options: pushed.update({"folder": folder, "name": name, **options}),
+    )
+    flags = ("--max_train_steps=1", "--push_to_hub", "--hub_model_id=ann/flow", "--data_license=CC0")
+    train(config(pairs_folder, tmp_path, *flags))
+    assert pushed == {"folder": tmp_path, "name": "ann/flow", "private": False, "token": None}
+    card = (tmp_path / "README.md").read_text()
+    assert "2 photographs of 1 people. Licence: CC0" in card
+    (command,) = (line for line in card.splitlines() if line.startswith("accelerate launch"))
+    again = parse_config([*shlex.split(command)[3:], f"--output_dir={tmp_path}"])
+    assert again.settings == {name: str(value) for name, value in (SETTINGS | STOPPING).items()}
 
 
 def test_class_means_by_labels(pairs_folder, tmp_path, monkeypatch):
