@@ -1,7 +1,10 @@
 """The flow autoencoder: its loss terms; trained, resumed, edited with, interpolated, loaded elsewhere."""
 
 import json
+import os
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +25,7 @@ from magicedit.errors import ActionUnitError, DatasetError, MagicEditError, Mode
 from magicedit.models.face_model import FaceModel
 from magicedit.models.folder import ModelFolder
 from magicedit.pipelines.pipeline_flow_autoencoder import FlowDecoder, FlowEncoder, in_pixels, move
+from magicedit.train import train as train_script
 from magicedit.train.config import parse_config
 from magicedit.train.loop import Run, train
 from magicedit.train.methods.flow_autoencoder import (
@@ -282,6 +286,20 @@ def test_resume_equals_uninterrupted(pairs_folder, tmp_path):
         assert first.keys() == second.keys()
         assert [name for name, tensor in first.items() if not torch.equal(tensor, second[name])] == []
     assert float(load_file(straight / "checkpoint-7" / "best.safetensors")["loss"]) < float("inf")
+
+
+def test_two_processes_end_together(pairs_folder, tmp_path):
+    """A module in which nothing is trained, the best weights, is no hindrance; no check is ever better."""
+    flags = [f"--train_data_dir={pairs_folder}", f"--output_dir={tmp_path}", "--max_train_steps=9"]
+    settings = SETTINGS | STOPPING | {"early_stopping_steps": 1, "early_stopping_patience": 2}
+    chosen = ",".join(f"{name}={value}" for name, value in settings.items())
+    # At this rate nothing moves, and a loss that equals the first is not better
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += [train_script.__file__, *FLAGS, *flags, f"--settings={chosen}", "--learning_rate=1e-30"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert json.loads((tmp_path / "training.json").read_text())["optimiser_steps"] < 9
 
 
 # --- Bad input ----------------------------------------------------------------------------------------------
