@@ -40,7 +40,7 @@ REQUESTS = {  # name -> arguments of an edit, and the AU12 that it asks for
 }
 SMILES = 0.5  # intensity steps of AU12 from which on a face counts as smiling more
 FRAMES = 9
-SHOWN = ("sdxl_0015709", "sdxl_0032396", "sdxl_0033391")  # synthetic portraits of the picture
+SHOWN = ("sdxl_0011769", "sdxl_0032396", "sdxl_0033391")  # synthetic portraits of the picture
 SIDE = 200  # px a side of its tiles
 
 
@@ -154,17 +154,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.picture is not None:
         picture(editor, args.photographs).save(args.picture, quality=90)
     scoring = Scoring(NAMES)
-    rows = [row for face in people for row in smile_rows(editor, scoring, face)]
-    roughnesses = [roughness(editor, face) for face in people]
+    rows = [rounded(row) for face in people for row in smile_rows(editor, scoring, face)]
+    roughnesses = rounded({face.name: roughness(editor, face) for face in people})
     log = [json.loads(line) for line in (args.run / "train_log.jsonl").read_text().splitlines()]
     content = {
         **circumstances(),
         "training": json.loads((args.run / "train_config.json").read_text())
         | json.loads((args.run / "training.json").read_text())
         | {"images_per_second": statistics.median(line["images_per_second"] for line in log)},
-        "summary": rounded(summary_of(rows, roughnesses)),
-        "roughness": rounded(dict(zip((face.name for face in people), roughnesses, strict=True))),
-        "rows": [rounded(row) for row in rows],
+        "summary": summary_of(rows, list(roughnesses.values())),
+        "roughness": roughnesses,
+        "rows": rows,
     }
     for private in ("output_dir", "train_data_dir"):
         content["training"].pop(private)
