@@ -291,7 +291,7 @@ class Looking:
 
 
 def _crop(pixels: np.ndarray, alignment: Alignment) -> np.ndarray:
-    """`crop_face`, white beyond the photograph: a chin that is reflected there would look like a second one."""
+    """`crop_face`, white beyond the photograph: a reflected chin would look like a second one."""
     crop = crop_face(pixels, alignment)
     photograph = np.ones(pixels.shape[:2], np.uint8)
     crop[cv2.warpAffine(photograph, alignment.matrix, crop.shape[1::-1]) == 0] = 255

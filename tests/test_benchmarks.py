@@ -15,6 +15,7 @@ from tiny_models import tiny_patch_pipeline
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 import export_speed  # noqa: E402
+import flow_autoencoder  # noqa: E402
 import jury  # noqa: E402
 import jury_smiles  # noqa: E402
 import mini_quality  # noqa: E402
@@ -30,7 +31,7 @@ def committed(name: str) -> dict:
     return json.loads((BENCHMARKS / f"{name}.json").read_text())
 
 
-@pytest.mark.parametrize("name", ["mini_quality", "muscle_calibration", "edit_speed"])
+@pytest.mark.parametrize("name", ["mini_quality", "muscle_calibration", "edit_speed", "flow_autoencoder"])
 def test_results_say_where_they_come_from(name):
     data = committed(name)
     assert data["command"].startswith(f"python benchmarks/{name}.py")
@@ -45,6 +46,19 @@ def test_tables_follow_from_the_rows():
     assert json.loads(json.dumps(summary)) == data["summary"]
     assert mini_quality.checks_of(summary) == data["checks"]
     assert len({row["identity"] for row in data["rows"]}) == 10
+
+
+def test_the_flow_autoencoders_smiles_follow_from_the_rows():
+    data = committed("flow_autoencoder")
+    summary = flow_autoencoder.summary_of(data["rows"], list(data["roughness"].values()))
+    assert summary == data["summary"]
+    assert len({row["identity"] for row in data["rows"]}) == 10
+    for request in ("class happiness=+5", "emotion happiness"):
+        assert min(summary["requests"][request]["smile"].values()) >= 8
+    for row in data["rows"]:
+        row["au12"] = dict.fromkeys(row["au12"], 0.4)
+    worse = flow_autoencoder.summary_of(data["rows"], [1.0])
+    assert not any(any(found["smile"].values()) for found in worse["requests"].values())
 
 
 def test_a_worse_model_reaches_less():

@@ -18,7 +18,7 @@ SHAPING = (
     *("block_out_channels", "layers_per_block", "attention_heads", "patch_size", "prediction"),
     *("au_encoder", "identity_encoder", "concat_identity", "fine_flow", "resolution", "lora_rank"),
     *("objective", "distill_steps", "distill_teacher_steps", "distill_guidance", "freeze_reference"),
-    *("use_ema", "use_8bit_adam"),
+    *("use_ema", "use_8bit_adam", "settings"),
 )
 COMPUTED_WITH = (
     *("seed", "train_batch_size", "gradient_accumulation_steps", "learning_rate", "lr_scheduler"),
@@ -28,6 +28,8 @@ COMPUTED_WITH = (
 )
 # Values of runs from before these were settings
 BEFORE = {"fine_flow": False, "au_encoder": "linear", "identity_encoder": "unet", "objective": "pairs"}
+
+Settings = typing.TypeVar("Settings")
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,11 @@ class TrainConfig:
     objective: str = _(
         "pairs",
         "pairs: learn from pairs of pictures; distill: learn to reproduce the pipeline "
-        "--pretrained_model_name_or_path in fewer steps and without guidance",
+        "--pretrained_model_name_or_path in fewer steps and without guidance; flow-autoencoder: an "
+        "editor by flow",
+    )
+    settings: dict | None = _(  # noqa: RUF009 - a field, as below
+        None, "what only this objective has: NAME=VALUE, joined by commas, or a mapping; none: its defaults"
     )
     distill_steps: int = _(2, "distill: steps of the student, 1 to 4")
     distill_teacher_steps: int = _(8, "distill: steps of the teacher, a multiple of --distill_steps")
@@ -177,6 +183,8 @@ class TrainConfig:
                 "the backward pass recomputes, and cannot read reference features inside checkpoints"
             )
         check(self.objective in OBJECTIVES, "objective", " or ".join(OBJECTIVES))
+        none = self.objective in ("pairs", "distill")
+        check(not (self.settings and none), "settings", f"empty: --objective {self.objective} has none")
         check(1 <= self.distill_steps <= 4, "distill_steps", "1 to 4")
         steps, guidance = self.distill_teacher_steps, self.distill_guidance
         multiple = steps >= 1 and steps % self.distill_steps == 0
@@ -217,6 +225,10 @@ def _convert(name: str, value, annotation):
     try:
         if typing.get_origin(kind) is tuple:
             return tuple(int(v) for v in (value.split(",") if isinstance(value, str) else value))
+        if kind is dict:
+            if isinstance(value, str):
+                value = dict(part.split("=") for part in value.split(","))
+            return dict(value)
         if kind is bool:
             known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
             return known[str(value).lower()]
@@ -225,6 +237,29 @@ def _convert(name: str, value, annotation):
         return int(float(value)) if kind is int else kind(value)
     except (KeyError, OverflowError, TypeError, ValueError) as error:
         raise TrainingError(f"--{name} must be of type {kind.__name__}, got {value!r}") from error
+
+
+def settings_of(config: TrainConfig, kind: type[Settings]) -> Settings:
+    """The `settings` of an objective as its own dataclass.
+
+    Raises:
+        TrainingError: on names that it does not have, and on values that do not fit.
+    """
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    given = config.settings or {}
+    if unknown := sorted(set(given) - set(fields)):
+        raise TrainingError(
+            f"--objective {config.objective} has no settings {', '.join(unknown)}; it has {', '.join(fields)}"
+        )
+    return kind(**{n: _convert(f"settings {n}", v, fields[n].type) for n, v in given.items()})
+
+
+def refuse_unused(config: TrainConfig, names: tuple[str, ...]) -> None:
+    """Raises TrainingError where one of these settings, which the objective does not use, is set."""
+    defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
+    for name in names:
+        if getattr(config, name) != defaults[name]:
+            raise TrainingError(f"--objective {config.objective} does not use --{name}; leave it out")
 
 
 def build_parser() -> argparse.ArgumentParser:

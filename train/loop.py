@@ -61,9 +61,12 @@ class Run:
         average = {"decay": config.ema_decay, "use_ema_warmup": True, "power": 0.75}
         self.ema = EMAModel(self.parameters, **average) if config.use_ema else None
         self.step = self.samples_seen = self.bad_steps = 0
-        prepared = self.accelerator.prepare(*self.modules.values(), *self.optimizers.values())
-        self.networks = dict(zip(self.modules, prepared, strict=False))
-        self.wrapped = dict(zip(self.optimizers, prepared[len(self.modules) :], strict=True))
+        # Data parallelism refuses a module in which nothing is trained
+        trained = {n: m for n, m in self.modules.items() if any(p.requires_grad for p in m.parameters())}
+        prepared = self.accelerator.prepare(*trained.values(), *self.optimizers.values())
+        others = {n: m.to(self.accelerator.device) for n, m in self.modules.items() if n not in trained}
+        self.networks = dict(zip(trained, prepared, strict=False)) | others
+        self.wrapped = dict(zip(self.optimizers, prepared[len(trained) :], strict=True))
         if self.ema is not None:
             self.ema.to(self.accelerator.device)
         if self.accelerator.is_main_process:
@@ -254,7 +257,7 @@ class Run:
         progress = tqdm(total=config.max_train_steps, initial=self.step, desc="training", disable=hidden)
         last_time, last_step = time.perf_counter(), self.step
         explained = compilation_explained if config.compile else contextlib.nullcontext
-        while self.step < config.max_train_steps:
+        while self.step < config.max_train_steps and not self.method.finished():
             with explained():
                 logged = self._train_step(batches)
             self.step += 1

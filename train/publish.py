@@ -29,6 +29,8 @@ def command_of(config: TrainConfig) -> str:
             continue
         if field.name in ("train_data_dir", "pretrained_model_name_or_path", "base_model"):
             value = Path(value).name  # the folder's place means nothing to others
+        if isinstance(value, dict):
+            value = tuple(f"{key}={setting}" for key, setting in value.items())
         if isinstance(value, tuple):
             value = ",".join(map(str, value))
         words += [f"--{field.name}", str(value).lower() if isinstance(value, bool) else str(value)]

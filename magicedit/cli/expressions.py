@@ -22,8 +22,10 @@ examples:
   magicedit interpolate calm.jpg smile.jpg --steps 9 -o strip.png
   magicedit interpolate calm.jpg smile.jpg --steps 24 -o between.gif --seconds 2
   magicedit interpolate calm.jpg smile.jpg --steps 24 -o between.mp4
+  magicedit interpolate calm.jpg smile.jpg --both --model FLOW -o strip.png   pixels of both photographs
 
 All pictures are edits of the first photograph, which approaches the expression of the second step by step.
+With --both they are made of both photographs, as aligned crops; see docs/flow-autoencoder.md.
 """
 
 
@@ -57,6 +59,9 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
         "--seconds", type=float, default=2.0, metavar="S", help="length of a .gif or .mp4, there and back (2)"
     )
     common.add_face_option(asked, "largest", "which face of A")
+    asked.add_argument(
+        "--both", action="store_true", help="move and blend both photographs, by a flow autoencoder"
+    )
     common.add_model_options(interpolate.add_argument_group("the model"), "--inference-steps")
     common.add_json_option(interpolate.add_argument_group("output"))
 
@@ -88,7 +93,7 @@ def run_transfer(args: argparse.Namespace) -> int:
 
 
 def run_interpolate(args: argparse.Namespace) -> int:
-    from magicedit.imaging import check_output, open_photo, save_animation, save_image, writable
+    from magicedit.imaging import check_output, open_photo, save_animation, save_image, strip, writable
 
     photo, other = open_photo(args.photo), open_photo(args.other)
     suffix = args.output.suffix.lower()
@@ -101,11 +106,18 @@ def run_interpolate(args: argparse.Namespace) -> int:
         raise OutputError(f"--seconds must be above 0, got {args.seconds:g}")
     with common.backend_beside(args, photo) as backend:
         editor = common.load_editor(args, backend)
-        results = editor.interpolate(photo, other, args.steps, args.face, **common.sampling_arguments(args))
-    from magicedit.editor import face_pictures, sweep_strip
+        if args.both:
+            from magicedit.editor.between import interpolate_photographs
 
+            results, pictures = [], interpolate_photographs(editor, photo, other, args.steps, face=args.face)
+        else:
+            from magicedit.editor import face_pictures
+
+            results = editor.interpolate(
+                photo, other, args.steps, args.face, **common.sampling_arguments(args)
+            )
+            pictures = face_pictures(results)
     if suffix in (".gif", ".mp4"):
-        pictures = face_pictures(results)
         pictures += pictures[-2:0:-1]  # and back, so that it can repeat
         seconds = args.seconds / len(pictures)
         if suffix == ".mp4":
@@ -116,7 +128,7 @@ def run_interpolate(args: argparse.Namespace) -> int:
             output = save_animation(pictures, args.output, seconds)
     else:
         shares = [f"{100 * index / (args.steps - 1):.0f} %" for index in range(args.steps)]
-        output = save_image(sweep_strip(results, captions=shares), args.output)
+        output = save_image(strip(pictures, shares), args.output)
     return common.report_edits(
         args, output, results, {"edits": list(map(common.faces_json, results))}, shown=results[-1:]
     )

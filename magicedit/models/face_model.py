@@ -164,8 +164,17 @@ def _load_pipeline_model(
     return PipelineModel(load_pipeline(model, device=device, dtype=dtype))
 
 
+def _load_flow_autoencoder(model: str | Path, **options: Any) -> FaceModel:
+    from magicedit.models.flow_autoencoder import FlowAutoencoderModel
+
+    return FlowAutoencoderModel.load(model, **options)
+
+
 # By class name in the index; each takes the name of a model, or the folder of a hub model
-LOADERS: dict[str, Loader] = {PIPELINE_CLASS: _load_pipeline_model}
+LOADERS: dict[str, Loader] = {
+    PIPELINE_CLASS: _load_pipeline_model,
+    "FlowAutoencoderPipeline": _load_flow_autoencoder,
+}
 
 
 def load_face_model(

@@ -26,6 +26,21 @@ def test_recipes_are_valid(name):
     assert recipe != TrainConfig(train_data_dir="data")
 
 
+def test_settings_of_an_objective_are_a_mapping(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("{objective: flow-autoencoder, settings: {channels: 8}}\n")
+    flags = ["--config", str(file), "--train_data_dir", "data"]
+    assert parse_config(flags).settings == {"channels": 8}
+    assert parse_config([*flags, "--settings", "channels=4,relative=true"]).settings == {
+        "channels": "4",
+        "relative": "true",
+    }
+    with pytest.raises(TrainingError, match="settings must be of type dict"):
+        parse_config([*flags, "--settings", "channels"])
+    with pytest.raises(TrainingError, match="settings must be empty: --objective pairs has none"):
+        parse_config([*flags, "--objective", "pairs"])
+
+
 def test_there_are_recipes():
     assert {"mini-cpu", "mini-gpu", "sd15", "sd15-lora"} <= set(RECIPES)
 

@@ -383,7 +383,7 @@ def test_a_non_finite_lesson_changes_nothing(distill_flags, tmp_path):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--objective", "copy"), "objective must be pairs or distill"),
+        (("--objective", "copy"), "objective must be pairs or distill or flow-autoencoder"),
         (("--distill_steps", "5"), "distill_steps must be 1 to 4"),
         (("--distill_teacher_steps", "7"), "a multiple of --distill_steps 2"),
         (("--distill_teacher_steps", "0"), "distill_teacher_steps"),

@@ -45,6 +45,10 @@ class Method(Protocol):
             once; what it passes through untrained is called as the module itself.
         """
 
+    def finished(self) -> bool:
+        """Whether training ends before `max_train_steps`; asked before each step, equal in all processes."""
+        return False
+
     def export(self, folder: Path, step: int, samples_seen: int) -> None:
         """Writes the result, in one process. Meanwhile the modules hold averaged weights; leave them so."""
 
@@ -81,7 +85,14 @@ def _distill(config: "TrainConfig", accelerator: "Accelerator") -> Method:
     return Distillation(config, accelerator, open_pipeline(config))
 
 
+def _flow_autoencoder(config: "TrainConfig", accelerator: "Accelerator") -> Method:
+    from magicedit.train.methods.flow_autoencoder import FlowAutoencoder
+
+    return FlowAutoencoder(config, accelerator)
+
+
 OBJECTIVES: dict[str, Callable[["TrainConfig", "Accelerator"], Method]] = {
     "pairs": _pairs,
     "distill": _distill,
+    "flow-autoencoder": _flow_autoencoder,
 }
