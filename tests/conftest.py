@@ -8,10 +8,19 @@ import pytest
 from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+# Files of more than a minute
+LONGEST = [
+    *("test_readme", "test_run", "test_training_speed", "test_training", "test_hub_pipeline"),
+    *("test_endpoints", "test_resume_killed", "test_hub_training", "test_resume", "test_methods"),
+]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked `gpu` skip where there is none; torch is asked only if one was selected."""
+    """Tests marked `gpu` skip where there is none; torch is asked only if one was selected.
+
+    The longest files come first: where processes take whole files, none is left with one of them at the end.
+    """
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
     for_gpu = [item for item in items if "gpu" in item.keywords]
     if for_gpu:
         import torch

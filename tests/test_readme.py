@@ -1,17 +1,20 @@
 """The commands of the README, docs/training.md and docs/speed.md, run as they stand.
 
-Those of `magicedit` run in this process, so that the libraries are imported once; the others in their own.
+Those of `magicedit` run in this process, so that the libraries are imported once; so do training's after the
+first, which `accelerate launch` starts in a process of its own.
 """
 
 import json
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from pages import blocks, shell_commands, write_clip
 from PIL import Image
 from tiny_models import tiny_stable_diffusion
@@ -20,6 +23,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text()
 MORE = ("training.md", "speed.md")
 PAGES = [README, *((REPOSITORY / "docs" / name).read_text() for name in MORE)]  # in the order of reading
+
+LAUNCH = ["accelerate", "launch"]
 
 # Recipes are made for hours and for large cards: one step on small pictures shows that the line works
 SHORT = {
@@ -74,6 +79,24 @@ def run(words: list[str]) -> None:
     assert result.returncode == 0, f"{shlex.join(words)}\n{result.stderr[-3000:]}"
 
 
+def run_here(script: str, arguments: list[str], monkeypatch) -> None:
+    """What `run` does with a Python file, without importing everything again."""
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(script, run_name="__main__")
+    assert ended.value.code == 0, shlex.join([script, *arguments])
+
+
+def shortened(protocol: str, folder: Path) -> Path:
+    """A protocol of the package that asks for one of its action units and one of its combinations."""
+    content = yaml.safe_load((REPOSITORY / "magicedit/evaluation/protocols" / f"{protocol}.yaml").read_text())
+    content["levels"]["action_units"] = ["AU12"]
+    del content["combinations"][1:]
+    path = folder / f"{protocol}.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
 def test_every_command_runs_in_the_order_of_the_pages(folder, monkeypatch, capfd):
     from magicedit.cli import main
 
@@ -81,18 +104,27 @@ def test_every_command_runs_in_the_order_of_the_pages(folder, monkeypatch, capfd
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     commands = [command for page in PAGES for command in shell_commands(page)]
     assert len(commands) > 20
+    launched = 0
     for command in commands:
         words = shlex.split(command)
         if "--config" in words:
             words += shlex.split(SHORT[words[words.index("--config") + 1]])
         if "evaluate" in words:
             words += ["--identities", "ann"]  # of the five, who are one
+            words += ["--protocol", str(shortened(words[words.index("--protocol") + 1], folder))]
         if "push" in words:
             words += ["--dry-run"]  # no hub is here: tests/hub has one
         if words[0] == "magicedit":
             assert main(words[1:]) == 0, f"{command}\n{capfd.readouterr().err[-3000:]}"
+            if "evaluate" in words:  # the first has measured how a process of each editor starts
+                monkeypatch.setattr("magicedit.evaluation.run._cold", lambda *_: None)
+        elif words[:2] == LAUNCH and launched:
+            run_here(words[2], words[3:], monkeypatch)
+            launched += 1
         else:
             run(words)
+            launched += words[:2] == LAUNCH
+    assert launched > 3
     for script in (script for page in PAGES for script in blocks("python", page)):
         exec(compile(script, "page", "exec"), {"__name__": "__main__"})
     pictures = ("smile", "calm", "brow", "happy", "again", "copied", "strip", "mine", "edited")

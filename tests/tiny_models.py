@@ -38,22 +38,34 @@ def tiny_patch_pipeline(seed: int = 0, **changes) -> MagicEditPipeline:
     return pipeline
 
 
-def tiny_unet(seed: int = 0, in_channels: int = 4, cross_attention_dim: int = 32) -> UNet2DConditionModel:
-    """A Stable Diffusion UNet of the published block layout (16 transformer blocks)."""
+# One level with attention in place of three, and a layer in place of two: 4 transformer blocks
+SHALLOW = {
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "block_out_channels": (16, 32),
+    "layers_per_block": 1,
+}
+
+
+def tiny_unet(
+    seed: int = 0, in_channels: int = 4, cross_attention_dim: int = 32, **layout
+) -> UNet2DConditionModel:
+    """A Stable Diffusion UNet, without `layout` of the published blocks (16 transformer blocks)."""
     torch.manual_seed(seed)
+    layout = {"block_out_channels": (16, 32, 32, 32)} | layout
     return UNet2DConditionModel(
         sample_size=8,
         in_channels=in_channels,
-        block_out_channels=(16, 32, 32, 32),
+        **layout,
         attention_head_dim=4,
         cross_attention_dim=cross_attention_dim,
         norm_num_groups=8,
     )
 
 
-def tiny_stable_diffusion(folder: Path, seed: int = 0) -> Path:
+def tiny_stable_diffusion(folder: Path, seed: int = 0, **layout) -> Path:
     """Writes a folder laid out as Stable Diffusion 1.5: unet, vae, text_encoder, tokenizer, scheduler."""
-    tiny_unet(seed).save_pretrained(folder / "unet")
+    tiny_unet(seed, **layout).save_pretrained(folder / "unet")
     torch.manual_seed(seed + 1)
     AutoencoderKL(
         down_block_types=["DownEncoderBlock2D"] * 4,
@@ -96,9 +108,9 @@ def tiny_stable_diffusion(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-def tiny_stable_diffusion_pipeline(folder: Path) -> MagicEditPipeline:
+def tiny_stable_diffusion_pipeline(folder: Path, **layout) -> MagicEditPipeline:
     """Stable Diffusion layout: VAE, text encoder, tokenizer and all, written to `folder` first; 64 px."""
-    tiny_stable_diffusion(folder)
+    tiny_stable_diffusion(folder, **layout)
     unet, reference_unet = from_stable_diffusion(folder)
     randomise_new_layers(unet)
     pipeline = MagicEditPipeline(

@@ -44,8 +44,12 @@ def load_pipeline(
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"cannot load the model {model}: {error}") from error
     pipeline.set_progress_bar_config(disable=True)
-    if device is None:
-        accelerators = {"cuda": torch.cuda, "mps": torch.backends.mps}
-        device = next((name for name, kind in accelerators.items() if kind.is_available()), "cpu")
-    device = torch.device(device)
+    device = torch.device(device or default_device())
     return pipeline if device.type == "cpu" else pipeline.to(device)  # it has been loaded on the CPU
+
+
+def default_device() -> torch.device:
+    """CUDA where there is one, then MPS, then the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

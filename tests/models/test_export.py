@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig
-from tiny_models import random_crop, tiny_patch_pipeline, tiny_stable_diffusion_pipeline
+from tiny_models import SHALLOW, random_crop, tiny_patch_pipeline, tiny_stable_diffusion_pipeline
 
 from magicedit.errors import ModelError
 from magicedit.models import load_pipeline
@@ -59,7 +59,7 @@ def test_edits_are_the_same(exported, faces, rows, guidance):
 def test_a_model_with_text_is_the_same(tmp_path):
     pytest.importorskip("onnxscript", reason="exporting needs the package onnxscript")
     pytest.importorskip("onnxruntime", reason="the graph needs the package onnxruntime")
-    pipeline = tiny_stable_diffusion_pipeline(tmp_path)
+    pipeline = tiny_stable_diffusion_pipeline(tmp_path, **SHALLOW)
     expected = edited(pipeline)
     export_onnx(pipeline, tmp_path / "exported")
     use_onnx(pipeline, tmp_path / "exported")

@@ -6,7 +6,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from tiny_models import random_crop
+from tiny_models import SHALLOW, random_crop, tiny_stable_diffusion_pipeline
 
 from magicedit.pipelines.pipeline_magicedit import QUALITIES, MagicEditPipeline, Sampling
 from magicedit.pipelines.reference_attention import DeepFeatures, predict_noise
@@ -119,14 +119,12 @@ def test_each_quality_costs_less(pipeline):
         assert rows == [2 if guides else 1 for guides in guided]
 
 
-def test_a_compiled_denoiser_runs_all_levels(sd_pipeline):
-    assert sd_pipeline.sampling("fast").feature_cache_interval == 2
-    original, sd_pipeline.unet = sd_pipeline.unet, torch.compile(sd_pipeline.unet, backend="eager")
-    try:
-        assert sd_pipeline.sampling("fast").feature_cache_interval == 1
-        assert torch.isfinite(run(sd_pipeline, quality="fast", num_inference_steps=None)).all()
-    finally:
-        sd_pipeline.unet = original
+def test_a_compiled_denoiser_runs_all_levels(tmp_path):
+    pipeline = tiny_stable_diffusion_pipeline(tmp_path, **SHALLOW)
+    assert pipeline.sampling("fast").feature_cache_interval == 2
+    pipeline.unet = torch.compile(pipeline.unet, backend="eager")
+    assert pipeline.sampling("fast").feature_cache_interval == 1
+    assert torch.isfinite(run(pipeline, quality="fast", num_inference_steps=None)).all()
 
 
 def test_what_is_said_wins_over_the_quality(patch_pipeline):

@@ -114,3 +114,11 @@ def sound_of(path: Path) -> tuple[str, np.ndarray]:
     with av.open(str(path)) as container:
         name = container.streams.audio[0].codec_context.codec.canonical_name
         return name, np.concatenate([frame.to_ndarray() for frame in container.decode(audio=0)], 1)
+
+
+def planes_of(path: Path) -> list[np.ndarray]:
+    return [frame.planes for frame in Video(path).frames()]
+
+
+def same_frames(a: Path, b: Path) -> bool:
+    return all(np.array_equal(x, y) for x, y in zip(planes_of(a), planes_of(b), strict=True))
