@@ -1,8 +1,6 @@
 """Real classes at tiny width, with random weights, for tests."""
 
 import json
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from warm import run_warm
 
 from magicedit.models import PatchModelConfig, create_patch_pipeline, from_stable_diffusion
 from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
@@ -145,9 +144,7 @@ def run_without_package(script: str, *arguments: Path, work: Path) -> None:
 
     `work` is its folder, where its caches go too. CalledProcessError where it fails.
     """
-    subprocess.run(
-        [sys.executable, "-c", _WITHOUT_PACKAGE + textwrap.dedent(script), *arguments],
-        check=True,
-        env={"PATH": "/usr/bin:/bin", "HF_HOME": str(work / "cache"), "HF_HUB_OFFLINE": "1"},
-        cwd=work,
-    )
+    environment = {"PATH": "/usr/bin:/bin", "HF_HOME": str(work / "cache"), "HF_HUB_OFFLINE": "1"}
+    done = run_warm(["-c", _WITHOUT_PACKAGE + textwrap.dedent(script), *arguments], environment, work)
+    print(done.stdout + done.stderr)
+    done.check_returncode()

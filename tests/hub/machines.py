@@ -5,14 +5,13 @@ Processes, because huggingface_hub reads its settings when it is imported.
 
 import json
 import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from hub_server import Account
 from safetensors.numpy import save_file
+from warm import run_warm
 
 ROOT = Path(__file__).parents[2]
 OWNER, READER, STRANGER = "token-owner", "token-reader", "token-stranger"
@@ -75,14 +74,8 @@ class Machine:
                 "print('\\n' + _json.dumps(result))",
             ]
         )
-        done = subprocess.run(
-            [sys.executable, "-c", script],
-            cwd=ROOT if magicedit else self.home,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+        place = ROOT if magicedit else self.home
+        done = run_warm(["-c", script], environment, place, timeout=120)
         assert done.returncode == 0, f"{code}\n--- stdout\n{done.stdout}\n--- stderr\n{done.stderr}"
         return json.loads(done.stdout.splitlines()[-1])
 

@@ -3,8 +3,6 @@
 import itertools
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ import torch
 from diffusers import DDIMScheduler
 from safetensors.torch import load_file
 from tiny_models import tiny_patch_pipeline, tiny_stable_diffusion
+from warm import run_ranks, run_warm
 
 from magicedit.errors import ModelError, TrainingError
 from magicedit.models import encode_identity, load_pipeline
@@ -327,12 +326,9 @@ def test_a_distillation_is_not_continued_as_another(distill_flags, tmp_path):
 
 def test_two_processes_distill(distill_flags, tmp_path):
     flags = distill_flags(tmp_path, "--max_train_steps", "2", "--train_batch_size", "1")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", ENTRY]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    result = subprocess.run(
-        [*launcher, *flags], env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert result.returncode == 0, result.stderr[-4000:]
+    for result in run_ranks(2, [ENTRY, *flags], environment):
+        assert result.returncode == 0, result.stderr[-4000:]
     state = json.loads((tmp_path / "checkpoint-2" / "state.json").read_text())
     assert (state["world_size"], state["samples_seen"]) == (2, 4)
 
@@ -405,10 +401,9 @@ def test_more_teacher_steps_than_timesteps(distill_flags, tmp_path):
 
 
 def test_a_bad_setting_ends_with_one_line_and_2(distill_flags, tmp_path):
-    result = subprocess.run(
-        [sys.executable, ENTRY, *distill_flags(tmp_path, "--distill_steps", "3")],
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    result = run_warm(
+        [ENTRY, *distill_flags(tmp_path, "--distill_steps", "3")], os.environ | {"OMP_NUM_THREADS": "1"}
+    )
     assert result.returncode == 2
     assert result.stderr.splitlines()[-1].startswith("train.py: error: --distill_teacher_steps")
     assert "Traceback" not in result.stderr

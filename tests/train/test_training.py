@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import randomise_new_layers, tiny_stable_diffusion
+from warm import run_warm
 
 from magicedit.errors import MagicEditError, ModelError, TrainingError
 from magicedit.models import from_stable_diffusion, load_pipeline
@@ -93,14 +94,11 @@ def test_a_killed_and_resumed_run_ends_bit_equal(tiny_flags, tmp_path):
     steps = ("--max_train_steps", "40", "--checkpointing_steps", "3", "--gradient_accumulation_steps", "2",
              "--lr_scheduler", "cosine")  # fmt: skip
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    subprocess.run([sys.executable, ENTRY, *tiny_flags(straight, *steps)], env=environment(), check=True)
+    run_warm([ENTRY, *tiny_flags(straight, *steps)], environment()).check_returncode()
     run_killed(tiny_flags(killed, *steps), killed, after_step=8)
     assert not (killed / "model_index.json").exists()
-    subprocess.run(
-        [sys.executable, ENTRY, *tiny_flags(killed, *steps, "--resume_from_checkpoint", "latest")],
-        env=environment(),
-        check=True,
-    )
+    resumed = tiny_flags(killed, *steps, "--resume_from_checkpoint", "latest")
+    run_warm([ENTRY, *resumed], environment()).check_returncode()
     assert_same_weights(straight, killed)
 
 
@@ -347,10 +345,8 @@ def test_what_a_user_can_get_wrong(tiny_flags, tmp_path, more, error, message):
 
 
 def test_the_entry_point_ends_with_one_line_and_2(tiny_flags, tmp_path):
-    result = subprocess.run(
-        [sys.executable, ENTRY, *tiny_flags(tmp_path, "--train_data_dir", str(tmp_path / "none"))],
-        env=environment(), capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    flags = tiny_flags(tmp_path, "--train_data_dir", str(tmp_path / "none"))
+    result = run_warm([ENTRY, *flags], environment())
     assert result.returncode == 2
     assert result.stderr.splitlines()[-1].startswith("train.py: error: ")
     assert "Traceback" not in result.stderr

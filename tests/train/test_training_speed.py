@@ -4,7 +4,6 @@ import json
 import os
 import re
 import resource
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_models import tiny_patch_pipeline, tiny_stable_diffusion
+from warm import run_ranks
 
 from magicedit.errors import TrainingError
 from magicedit.models import encode_reference, load_pipeline
@@ -317,16 +317,9 @@ def test_the_log_has_speed_and_memory(tiny_flags, tmp_path):
 def test_the_log_is_of_all_processes(sd_flags, tmp_path):
     """And data parallelism takes identities that were encoded outside of what it wraps."""
     flags = sd_flags(tmp_path, "--freeze_reference", "--train_batch_size=1")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", ENTRY]
-    result = subprocess.run(
-        [*launcher, *flags],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr[-4000:]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    for result in run_ranks(2, [ENTRY, *flags], environment):
+        assert result.returncode == 0, result.stderr[-4000:]
     lines = log(tmp_path)
     assert [line["reference_hits"] + line["reference_misses"] for line in lines] == [2, 2, 2]
     assert 2 <= sum(line["reference_misses"] for line in lines) <= 4  # each process has its own
