@@ -3,8 +3,6 @@
 import json
 import os
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from tiny_models import run_without_package
+from warm import run_ranks
 
 from magicedit import ExpressionEditor
 from magicedit.action_units import EMOTIONS, NAMES
@@ -294,11 +293,10 @@ def test_two_processes_end_together(pairs_folder, tmp_path):
     settings = SETTINGS | STOPPING | {"early_stopping_steps": 1, "early_stopping_patience": 2}
     chosen = ",".join(f"{name}={value}" for name, value in settings.items())
     # At this rate nothing moves, and a loss that equals the first is not better
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += [train_script.__file__, *FLAGS, *flags, f"--settings={chosen}", "--learning_rate=1e-30"]
+    command = [train_script.__file__, *FLAGS, *flags, f"--settings={chosen}", "--learning_rate=1e-30"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
+    for done in run_ranks(2, command, environment):
+        assert done.returncode == 0, done.stderr[-4000:]
     assert json.loads((tmp_path / "training.json").read_text())["optimiser_steps"] < 9
 
 
