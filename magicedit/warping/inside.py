@@ -122,13 +122,8 @@ class Opening:
 
 def read_curve(curve: np.ndarray, x: np.ndarray) -> np.ndarray:
     """A curve (w,) at places x (rows, columns), level beyond its ends."""
-    return cv2.remap(
-        curve[None].astype(np.float32),
-        x.astype(np.float32),
-        np.zeros(x.shape, np.float32),
-        cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_REPLICATE,
-    )
+    curve, x = curve[None].astype(np.float32), x.astype(np.float32)
+    return cv2.remap(curve, x, np.zeros_like(x), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 def render_inside(opening: Opening, mouth: Mouth | None) -> np.ndarray:

@@ -128,12 +128,8 @@ def warp_landmarks(
 
 
 def _stride(fields: np.ndarray, size: int) -> int:
-    if (
-        fields.ndim != 4
-        or fields.shape[-1] != 4
-        or size % fields.shape[1]
-        or fields.shape[1] != fields.shape[2]
-    ):
+    fits = fields.ndim == 4 and fields.shape[1] == fields.shape[2] and fields.shape[3] == 4
+    if not fits or size % fields.shape[1]:
         raise ValueError(
             f"fields must have shape (aus, {size}/stride, {size}/stride, 4) for a crop of {size} px, "
             f"got {fields.shape}"
@@ -170,13 +166,8 @@ def _invert(forward: np.ndarray, stride: int) -> np.ndarray:
 
 def _move(points: np.ndarray, forward: np.ndarray, stride: int) -> np.ndarray:
     at = ((points + 0.5) / stride - 0.5).astype(np.float32)[None]
-    moves = cv2.remap(
-        np.ascontiguousarray(forward),
-        at[..., 0],
-        at[..., 1],
-        cv2.INTER_CUBIC,
-        borderMode=cv2.BORDER_REPLICATE,
-    )
+    forward = np.ascontiguousarray(forward)
+    moves = cv2.remap(forward, at[..., 0], at[..., 1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     return (points + moves[0]).astype(np.float32)
 
 
