@@ -11,6 +11,7 @@ import PIL.Image
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_models import evaluated
 
 from magicedit import ExpressionEditor
 from magicedit.action_units import FACS
@@ -206,14 +207,5 @@ def test_unusable_controls_of_an_index_are_refused(tmp_path, controls):
 
 
 def test_it_is_evaluated(folder, astronaut, tmp_path):
-    (tmp_path / "people" / "ann").mkdir(parents=True)
-    PIL.Image.fromarray(astronaut).save(tmp_path / "people" / "ann" / "one.png")
-    protocol = tmp_path / "smiles.yaml"
-    protocol.write_text(
-        "{name: smiles, version: 1, title: Smiles, description: Two, identities: 1, "
-        "action_units: [AU12], levels: {values: [-2, 2]}}"
-    )
-    command = ["evaluate", "--editor", f"tint={folder}", "--protocol", str(protocol)]
-    assert main([*command, "--data", str(tmp_path / "people"), "-o", str(tmp_path / "report")]) == 0
-    rows = [json.loads(line) for line in (tmp_path / "report" / "rows.jsonl").read_text().splitlines()]
+    rows = evaluated(f"tint={folder}", astronaut, tmp_path)
     assert len(rows) == 2

@@ -11,6 +11,7 @@ from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from warm import run_warm
 
+from magicedit.cli import main
 from magicedit.models import PatchModelConfig, create_patch_pipeline, from_stable_diffusion
 from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
 
@@ -148,3 +149,17 @@ def run_without_package(script: str, *arguments: Path, work: Path) -> None:
     done = run_warm(["-c", _WITHOUT_PACKAGE + textwrap.dedent(script), *arguments], environment, work)
     print(done.stdout + done.stderr)
     done.check_returncode()
+
+
+def evaluated(editor: str, photo: np.ndarray, folder: Path) -> list[dict]:
+    """Rows of `magicedit evaluate` for an editor, NAME=MODEL: AU12 by -2 and +2 on one photograph."""
+    (folder / "people" / "ann").mkdir(parents=True)
+    Image.fromarray(photo).save(folder / "people" / "ann" / "one.png")
+    protocol = folder / "smiles.yaml"
+    protocol.write_text(
+        "{name: smiles, version: 1, title: Smiles, description: Two, identities: 1, "
+        "action_units: [AU12], levels: {values: [-2, 2]}}"
+    )
+    command = ["evaluate", "--editor", editor, "--protocol", str(protocol)]
+    assert main([*command, "--data", str(folder / "people"), "-o", str(folder / "report")]) == 0
+    return [json.loads(line) for line in (folder / "report" / "rows.jsonl").read_text().splitlines()]

@@ -200,6 +200,14 @@ class TrainConfig:
         if (self.train_data_dir is None) == (self.dataset_name is None):
             raise TrainingError("name the data: either --train_data_dir FOLDER or --dataset_name ID")
 
+    def data_folder(self) -> str:
+        """The folder of the dataset, which is downloaded where it is one of the hub."""
+        if self.train_data_dir is not None:
+            return self.train_data_dir
+        import huggingface_hub
+
+        return huggingface_hub.snapshot_download(self.dataset_name, repo_type="dataset")
+
     def changed_since(self, earlier: dict) -> tuple[list[str], list[str]]:
         """Returns settings that differ from a checkpoint's: those in `SHAPING`, and in `COMPUTED_WITH`."""
         earlier = BEFORE | earlier

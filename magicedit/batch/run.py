@@ -285,12 +285,13 @@ def _check_strangers(rows: Sequence[Row], settings: EditorSettings, journal: Led
     """Raises OutputError where a file would be overwritten that no run of ours made of that photograph."""
     strangers = []
     for row in rows:
+        if not (settings.output / row.output).exists():
+            continue
         entry = journal.entries.get(row.output.as_posix(), {})
         state = entry.get("state")
         made = state in ("begun", "done") or (state == "failed" and entry.get("left"))
         named = all(entry.get(key, value) == value for key, value in _about(row, settings).items())
-        ours = made and (named or _same_photo(entry, row, settings))
-        if not ours and (settings.output / row.output).exists():
+        if not (made and (named or _same_photo(entry, row, settings))):
             strangers.append(row.output)
     if strangers:
         raise OutputError(

@@ -143,12 +143,13 @@ def editing_region(
     """
     feather = _EDIT_FEATHER * size
     region = feathered_region(landmarks_in_crop, size, scheme, feather=feather, grow=EDIT_GROW)
-    if flow is not None:
+    if flow is not None and -flow[..., 1].min() > _DROPS[0] * size:
         lowered = _with_dropped_jaw(landmarks_in_crop, scheme)
         lowered = feathered_region(lowered, size, scheme, feather=feather, grow=EDIT_GROW)
         y, x = np.mgrid[:size, :size].astype(np.float32)
         shown = cv2.remap(region, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR)
-        drops = smooth((-flow[..., 1] / size - _DROPS[0]) / np.ptp(_DROPS))
+        still, whole = _DROPS
+        drops = smooth((-flow[..., 1] / size - still) / (whole - still))
         region = np.maximum(region, shown * drops * lowered)
     return region * (1 - glasses * glasses_region(landmarks_in_crop, size, scheme)) if glasses else region
 

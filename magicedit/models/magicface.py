@@ -99,9 +99,12 @@ def with_base(
         )
     scale = 2 ** (len(vae.config.block_out_channels) - 1)
     return MagicEditPipeline(
-        *unets,
-        scheduler_class.from_config(schedule),
-        *(vae, text_encoder, tokenizer),
+        unet=unets[0],
+        reference_unet=unets[1],
+        scheduler=scheduler_class.from_config(schedule),
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
         resolution=resolution or unets[0].config.sample_size * scale,
     )
 

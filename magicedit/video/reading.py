@@ -204,6 +204,7 @@ class Video:
             aspect = Fraction(stream.codec_context.sample_aspect_ratio or 1)
             aspect = aspect if aspect > 0 else Fraction(1)
             is_full = first.format.name.startswith("yuvj")  # an older name for the full range
+            colour_range = FULL if is_full else int(first.color_range)
             return VideoInfo(
                 path=self.path,
                 width=width + width % 2,
@@ -217,8 +218,7 @@ class Video:
                 pixel_format=first.format.name,
                 deep=max(component.bits for component in first.format.components) > 8,
                 colours=Colours(
-                    *(int(first.colorspace), FULL if is_full else int(first.color_range)),
-                    *(int(first.color_trc), int(first.color_primaries)),
+                    int(first.colorspace), colour_range, int(first.color_trc), int(first.color_primaries)
                 ),
                 aspect=1 / aspect if rotation % 180 else aspect,
                 sounds=len(container.streams.audio),

@@ -116,6 +116,7 @@ def test_what_moves_out_of_the_face_keeps_its_weight(crop):
 
     drop = np.float32((0, 0.08 * SIZE))  # of a chin
     region = editing_region(landmarks, SIZE, "mediapipe478", flow=still - drop)
+    assert region.dtype == at_rest.dtype == np.float32
     chin = at(landmarks + drop, 152)
     assert at_rest[chin] < 0.8
     assert region[chin] > 0.99

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
-from tiny_models import run_without_package
+from tiny_models import evaluated, run_without_package
 from warm import run_ranks
 
 from magicedit import ExpressionEditor
@@ -509,16 +509,7 @@ def test_the_commands_know_it(responding, astronaut, tmp_path):
     save_film([PIL.Image.fromarray(astronaut)] * 4, film, 0.1)
     edited = ["video", str(film), "-o", str(tmp_path / "o.mp4"), "--key", "0:AU26=0", "--key", "0.3:AU26=2"]
     assert main([*edited, "--model", responding]) == 0
-    (tmp_path / "people" / "ann").mkdir(parents=True)
-    PIL.Image.fromarray(astronaut).save(tmp_path / "people" / "ann" / "one.png")
-    protocol = tmp_path / "smiles.yaml"
-    protocol.write_text(
-        "{name: smiles, version: 1, title: Smiles, description: Two, identities: 1, "
-        "action_units: [AU12], levels: {values: [-2, 2]}}"
-    )
-    command = ["evaluate", "--editor", f"flow={responding}", "--protocol", str(protocol)]
-    assert main([*command, "--data", str(tmp_path / "people"), "-o", str(tmp_path / "report")]) == 0
-    assert len((tmp_path / "report" / "rows.jsonl").read_text().splitlines()) == 2
+    assert len(evaluated(f"flow={responding}", astronaut, tmp_path)) == 2
 
 
 def test_photographs_are_interpolated(responding, astronaut):

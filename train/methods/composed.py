@@ -12,7 +12,11 @@ def composed_loss(
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """`composed_objective` by the weights of `config`, but for `mask_weight`, and its terms for the log."""
     weights = ComposedWeights(
-        *(config.change_weight, config.edge_weight, config.flow_weight, config.known_mask_weight), mask_weight
+        change=config.change_weight,
+        edges=config.edge_weight,
+        flow=config.flow_weight,
+        known_mask=config.known_mask_weight,
+        mask=mask_weight,
     )
     terms = dict(vars(composed_objective(output, source, target, patch_size, weights, relation)))
     return terms.pop("total"), terms

@@ -106,14 +106,9 @@ class Editing(Method):
         return {"model": self.optimizer}
 
     def _open_data(self, split: str, warped: float) -> PairDataset:
-        folder = self.config.train_data_dir
-        if folder is None:
-            import huggingface_hub
-
-            folder = huggingface_hub.snapshot_download(self.config.dataset_name, repo_type="dataset")
         same = ("resolution", "seed", "augment", "au_dropout")
         return PairDataset(
-            folder,
+            self.config.data_folder(),
             split=split,
             warped=warped,
             **{name: getattr(self.config, name) for name in same},

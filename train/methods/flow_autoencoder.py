@@ -110,8 +110,8 @@ class FlowAutoencoderSettings:
     class_photographs: int = 256
 
     def __post_init__(self) -> None:
-        counts = ("channels", "latent_size", "confidence_channels", "early_stopping_steps")
-        counts += ("early_stopping_pairs",)
+        counts = ("channels", "latent_size", "confidence_channels")
+        counts += ("early_stopping_steps", "early_stopping_pairs")
         if bad := [name for name in counts if getattr(self, name) < 1]:
             raise TrainingError(f"settings {bad[0]} must be at least 1, got {getattr(self, bad[0])}")
         weights = ("prior_weight", "coherence_weight", "known_flow_weight")
@@ -292,13 +292,8 @@ class FlowAutoencoder(Method):
         return adam
 
     def _open_data(self, split: str, warped: float) -> PairDataset:
-        folder = self.config.train_data_dir
-        if folder is None:
-            import huggingface_hub
-
-            folder = huggingface_hub.snapshot_download(self.config.dataset_name, repo_type="dataset")
         return PairDataset(
-            folder,
+            self.config.data_folder(),
             split=split,
             resolution=self.config.resolution,
             seed=self.config.seed,
