@@ -299,7 +299,7 @@ def test_what_is_logged_once_is_logged_while_the_backend_is_made():
         "        answers.append(is_written(mediapipe._ONCE))\n"
         "mediapipe._without_log_noise = watched\n"
         "mediapipe.MediaPipeBackend().close()\n"
-        "print(answers)\n"
+        "print(answers, mediapipe._has_logged_once)\n"
     )
     # The heap instead of mappings for large blocks: there, one process in seven logs it with a later picture.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "30000000"}
@@ -307,7 +307,18 @@ def test_what_is_logged_once_is_logged_while_the_backend_is_made():
         [sys.executable, "-c", program], cwd=REPOSITORY, env=environment, capture_output=True, text=True
     )
     assert run.returncode == 0, run.stderr
-    assert run.stdout == "[False, True, False]\n"
+    assert run.stdout == "[False, True, False] True\n"
+
+
+def test_pictures_are_shown_until_it_is_logged(backend, monkeypatch):
+    for after, shown in ((3, 3), (1000, room._ONCE_PICTURES)):
+        monkeypatch.setattr(room, "_has_logged_once", False)
+        asked = []
+        for _ in range(2):  # once a process
+            backend._log_once(
+                lambda text, asked=asked, after=after: asked.append(text) or len(asked) == after
+            )
+        assert asked == [room._ONCE] * shown
 
 
 @pytest.fixture
