@@ -32,7 +32,8 @@ VOCABULARY = Vocabulary((FACS["AU12"], FACS["AU26"], TAN), known=FACS)
 class Tint:
     """Adds a colour that a network makes of the request, where another finds skin in the crop."""
 
-    vocabulary, resolution, composes = VOCABULARY, SIZE, False
+    vocabulary, resolution = VOCABULARY, SIZE
+    composes = follows_muscles = False
 
     def __init__(self):
         self.skin = torch.nn.Sequential(torch.nn.Conv2d(3, 1, 3, padding=1), torch.nn.Sigmoid())

@@ -17,7 +17,16 @@ from magicedit.faces.glasses import glasses_presence, glasses_score
 from magicedit.imaging import Photo
 from magicedit.models.face_model import FaceModel, OnStep
 from magicedit.vocabulary import split_sides
-from magicedit.warping import Mouth, carry_change, carry_mouth, estimate_change, join_sides, parts_lips, shade
+from magicedit.warping import (
+    Mouth,
+    carry_change,
+    carry_mouth,
+    estimate_change,
+    join_sides,
+    parts_lips,
+    shade,
+    steer_corners,
+)
 
 REMEMBERED_FACES = 4  # encodings kept: about 50 MB each for a 16-bit model of Stable Diffusion's size
 
@@ -231,6 +240,10 @@ class FaceChanger:
             answer if share == 1 else replace(answer, flow=answer.flow * share, mask=answer.mask * share)
             for answer, share in zip(answers, shares, strict=True)
         ]
+        answers = [
+            self._steered(answer, cut, vector)
+            for answer, cut, vector in zip(answers, cut_of, vectors, strict=True)
+        ]
         changes: list[Change | None] = []
         for cut, sides in zip(cuts, sides_of, strict=True):
             if sides == (None, None):
@@ -254,6 +267,13 @@ class FaceChanger:
             return vector
         beyond = np.maximum(np.abs(vector) - LINEAR_TO, 0)
         return np.sign(vector) * (np.minimum(np.abs(vector), LINEAR_TO) + SOFT * (1 - np.exp(-beyond / SOFT)))
+
+    def _steered(self, change: Change, cut: FaceCut, vector: np.ndarray) -> Change:
+        """Returns the change of an AU vector (aus,) with the mouth's corners where the muscles take them."""
+        if not self.model.follows_muscles or cut.scheme != "mediapipe478":
+            return change
+        request = dict(zip(self.model.vocabulary, vector, strict=True))
+        return replace(change, flow=steer_corners(change.flow, cut.landmarks, request))
 
     def _share(self, vector: np.ndarray) -> np.float32:
         """Returns the share, 0..1, to apply of the model's answer to `vector / share`.

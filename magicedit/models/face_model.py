@@ -34,11 +34,14 @@ class FaceModel(Protocol):
         resolution: pixels a side of its crops.
         composes: whether it returns a flow, a mask and paint, so that movement is proportional to the
             request; else it paints pictures.
+        follows_muscles: whether its flow is meant to be that of the muscles' table, as of models trained on
+            the table's warps; then the editor corrects the mouth's corners by the table.
     """
 
     vocabulary: Vocabulary
     resolution: int
     composes: bool
+    follows_muscles: bool
 
     def encode(self, crop: np.ndarray, condition: np.ndarray) -> Any:
         """Returns the model's encoding of a face, reusable for any number of changes.
@@ -91,6 +94,10 @@ class PipelineModel:
     @property
     def composes(self) -> bool:
         return self.pipeline.config.prediction == "flow_mask_paint"
+
+    @property
+    def follows_muscles(self) -> bool:
+        return self.composes
 
     def encode(self, crop: np.ndarray, condition: np.ndarray) -> "EncodedFaces":
         import PIL.Image

@@ -55,6 +55,7 @@ class FlowAutoencoderModel:
     """
 
     composes = True
+    follows_muscles = False
 
     def __init__(self, pipeline: FlowAutoencoderPipeline, vocabulary: Vocabulary):
         self.pipeline, self.vocabulary = pipeline, vocabulary

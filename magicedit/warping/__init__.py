@@ -2,6 +2,7 @@
 
 from magicedit.change import Change, no_change
 from magicedit.warping.change import carry_change, estimate_change, join_sides
+from magicedit.warping.corners import steer_corners
 from magicedit.warping.correspondence import LIPS_WEIGHT, Correspondence, correspond, near_lips
 from magicedit.warping.mouth import carry_mouth
 from magicedit.warping.muscles import SHAPES, displacement_fields, parts_lips
@@ -30,6 +31,7 @@ __all__ = [
     "own_mouth",
     "parts_lips",
     "shade",
+    "steer_corners",
     "warp_landmarks",
     "warp_photo",
 ]

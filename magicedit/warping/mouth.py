@@ -79,7 +79,9 @@ def part_lips(flow: np.ndarray, landmarks: np.ndarray, parts: bool = True) -> Pa
         if parts:
             away = np.array([0.0, beside[1] - outline[5, 1]])
             lines[lip] += [outline + share * bow * away for share in _BESIDE]
-        moves.append(np.stack([_forwards(flow, line, from_below=lip == 1) - line for line in lines[lip]]))
+        moves.append(
+            np.stack([forward_places(flow, line, from_below=lip == 1) - line for line in lines[lip]])
+        )
     columns = np.arange(len(seam))
     highest, lowest = moves[0][..., 1].argmin(0), moves[1][..., 1].argmax(0)  # (11,) numbers of lines
     widest = moves[1][lowest, columns, 1] - moves[0][highest, columns, 1]
@@ -96,7 +98,7 @@ def part_lips(flow: np.ndarray, landmarks: np.ndarray, parts: bool = True) -> Pa
 
     # 2. The jaw: the chin's drop, or as much of the lower lip's as the lip alone cannot do
     chin = landmarks[list(_CHIN)]
-    drop = np.median((_forwards(flow, chin, from_below=True) - chin)[:, 1])
+    drop = np.median((forward_places(flow, chin, from_below=True) - chin)[:, 1])
     jaw = max(drop, shifts[1][4:7, 1].mean() - _LIP_ALONE * interocular, 0) / interocular
     oval = _OVAL * smooth((jaw - _JAW_ROUNDS[0]) / np.ptp(_JAW_ROUNDS))
     shifts = [_round(edge, shift, oval) for edge, shift in zip(edges, shifts, strict=True)]
@@ -108,7 +110,7 @@ def part_lips(flow: np.ndarray, landmarks: np.ndarray, parts: bool = True) -> Pa
     return Parting(*edges, upper, lower, *holds, float(jaw), float(interocular))
 
 
-def _forwards(flow: np.ndarray, points: np.ndarray, from_below: bool) -> np.ndarray:
+def forward_places(flow: np.ndarray, points: np.ndarray, from_below: bool) -> np.ndarray:
     """Where points (n, 2) of the photograph lie after the change.
 
     In each column the first place that reads them, from above or from below: a flow that parts lips reads

@@ -5,13 +5,14 @@ import pytest
 
 from magicedit import ExpressionEditor
 from magicedit.editor import MouthSettings, SamplingSettings
-from magicedit.editor.changer import LINEAR_TO, SOFT
+from magicedit.editor.changer import LINEAR_TO, SOFT, FaceChanger
 from magicedit.errors import MagicEditError
 from magicedit.faces import load_backend
 from magicedit.faces.measure import lip_gap
 from magicedit.imaging import open_photo
 from magicedit.models import PatchModelConfig, create_patch_pipeline
-from magicedit.warping import embedded_mouths, parts_lips
+from magicedit.models.face_model import PipelineModel
+from magicedit.warping import embedded_mouths, parts_lips, steer_corners
 
 LAUGH = {"AU12": 3, "AU25": 4}
 
@@ -121,3 +122,19 @@ def test_closed_lips_that_no_unit_parts_get_no_layer(editor, shared):
         for unit in units:
             first, none = (edited(editor, open_photo(path), add={unit: 3}, teeth=t) for t in (0, "none"))
             assert np.array_equal(first, none), (path.name, unit)
+
+
+def test_only_models_of_the_muscles_get_their_mouths_corners_steered(editor, closed_mouth):
+    """A family with movements of its own keeps them."""
+
+    class Other(PipelineModel):
+        follows_muscles = False
+
+    cut = editor.changer.cut(closed_mouth, editor.backend.detect(closed_mouth)[0])
+    request = {"AU12": 4.0}
+    flow, kept = (
+        changer.requested_changes([cut], [request], editor.sampling())[0].flow
+        for changer in (editor.changer, FaceChanger(Other(editor.pipeline)))
+    )
+    assert np.array_equal(flow, steer_corners(kept, cut.landmarks, request))
+    assert np.abs(flow - kept).max() > 1  # px

@@ -1,0 +1,77 @@
+"""The corners of the mouth arrive where the muscles' table takes them, whatever a model's flow does there."""
+
+import numpy as np
+import pytest
+
+from magicedit.action_units import NAMES, to_vector
+from magicedit.faces import align, load_backend
+from magicedit.faces.frame import face_frame
+from magicedit.warping import backward_flow, displacement_fields, steer_corners
+from magicedit.warping.corners import MOUTH_CORNERS
+from magicedit.warping.mouth import forward_places, part_lips
+from magicedit.warping.muscles import landmark_displacements
+
+SIZE = 128
+NOTHING = np.zeros((SIZE, SIZE, 2), np.float32)
+
+
+@pytest.fixture(scope="module")
+def landmarks(closed_mouth) -> np.ndarray:
+    face = load_backend().detect(closed_mouth)[0]
+    return align(face, SIZE).apply(face.landmarks).astype(np.float64)
+
+
+def moved(flow: np.ndarray, landmarks: np.ndarray, ids=MOUTH_CORNERS) -> np.ndarray:
+    """Movement of landmarks by a flow, (n, 2) interocular distances."""
+    points = landmarks[list(ids)]
+    places = np.mean([forward_places(flow, points, from_below=below) for below in (False, True)], 0)
+    return (places - points) / face_frame(landmarks).interocular
+
+
+def wanted(landmarks: np.ndarray, ids=MOUTH_CORNERS, **request: float) -> np.ndarray:
+    moves = landmark_displacements(landmarks, list(request))
+    steps = np.array([*request.values()]) / 5
+    return np.einsum("nac,a->nc", moves[list(ids)], steps) / face_frame(landmarks).interocular
+
+
+@pytest.mark.parametrize(
+    "request_", [{"AU12": 3.0}, {"AU15": 3.0}, {"AU20": -2.0}, {"AU12": 4.0, "AU6": 2.0}]
+)
+@pytest.mark.parametrize("share", [0.0, 0.6, 1.3])
+def test_steered_corners_arrive_where_the_table_says(landmarks, request_, share):
+    fields = displacement_fields(landmarks, SIZE)
+    vector = to_vector({name: share * steps for name, steps in request_.items()}, NAMES)
+    flow = backward_flow(fields, vector, landmarks, SIZE)[0].astype(np.float32)
+    missed = np.abs(moved(flow, landmarks) - wanted(landmarks, **request_)).max()
+    steered = steer_corners(flow, landmarks, request_)
+    error = np.abs(moved(steered, landmarks) - wanted(landmarks, **request_)).max()
+    assert error < 0.015
+    assert error < 0.4 * missed
+    middle = (13, 14, 152, 1)  # lips, chin and nose
+    assert np.abs(moved(steered, landmarks, middle) - moved(flow, landmarks, middle)).max() < 0.004
+
+
+def test_a_lopsided_jaw_drop_becomes_even(landmarks):
+    flow = backward_flow(displacement_fields(landmarks, SIZE), to_vector({"AU26": 4.0}), landmarks, SIZE)[0]
+    right = np.clip((landmarks[13, 0] - np.arange(SIZE)) / 20, 0, 1)[None, :, None]
+    flow = (flow * (1 - 0.8 * right)).astype(np.float32)  # a fifth as far on the subject's right
+    before, after = (
+        part_lips(f, landmarks).upper[[0, -1], 1] - part_lips(f, landmarks).source_upper[[0, -1], 1]
+        for f in (flow, steer_corners(flow, landmarks, {"AU26": 4.0}))
+    )
+    assert abs(before[0] - before[1]) > 2  # px
+    assert abs(after[0] - after[1]) < 0.5
+
+
+def test_a_dropped_jaw_hangs_its_corners_below_the_table_and_narrows_the_mouth(landmarks):
+    right, left = moved(steer_corners(NOTHING, landmarks, {"AU26": 4.0}), landmarks)
+    table = wanted(landmarks, AU26=4.0)
+    assert 0.02 < right[1] - table[0, 1] < 0.05
+    assert right[0] - table[0, 0] > 0.01 > -0.01 > left[0] - table[1, 0]
+    raised = moved(steer_corners(NOTHING, landmarks, {"AU26": -2.0}), landmarks)
+    assert np.abs(raised - wanted(landmarks, AU26=-2.0)).max() < 0.01  # a jaw that rises hangs nothing
+
+
+@pytest.mark.parametrize("request_", [{}, {"AU12": 0.0}, {"happiness": 3.0}, {"AU12": 3.0, "AU99": 1.0}])
+def test_other_requests_keep_the_flow(landmarks, request_):
+    assert steer_corners(NOTHING, landmarks, request_) is NOTHING
