@@ -56,6 +56,7 @@ def test_edits_are_the_same(exported, faces, rows, guidance):
     assert (edited(pipeline, guidance, faces, rows)[:1] - edited(tiny_patch_pipeline(1))).abs().max() > 1e-2
 
 
+@pytest.mark.slow
 def test_a_model_with_text_is_the_same(tmp_path):
     pytest.importorskip("onnxscript", reason="exporting needs the package onnxscript")
     pytest.importorskip("onnxruntime", reason="the graph needs the package onnxruntime")

@@ -258,7 +258,10 @@ def traced(monkeypatch):
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("more", [(), ("--lora_rank", "2")], ids=["full", "lora"])
+@pytest.mark.parametrize(
+    "more",
+    [pytest.param((), id="full", marks=pytest.mark.slow), pytest.param(("--lora_rank", "2"), id="lora")],
+)
 def test_compiled_networks_are_one_graph_each_and_leave_no_trace(tiny_flags, tmp_path, traced, more):
     tiny_patch_pipeline().save_pretrained(tmp_path / "base")
     more = (*more, "--max_train_steps", "3", "--pretrained_model_name_or_path", str(tmp_path / "base"))
