@@ -15,8 +15,9 @@ import itertools
 import json
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -56,13 +57,15 @@ def crop(pixels: np.ndarray, scoring: Scoring) -> np.ndarray:
     return crop_face(pixels, align(face, CROP))
 
 
-def smile_rows(editor: ExpressionEditor, scoring: Scoring, face: ValidationFace) -> list[dict]:
+def smile_rows(
+    editor: ExpressionEditor, scoring: Scoring, face: ValidationFace, requests: Mapping = REQUESTS
+) -> list[dict]:
     """A row for each request: what both scorers measured, and how near the real smile is."""
     subject = Subject(face.name, face.path)
     original = scoring.original(subject)
     real = crop(open_photo(face.path.with_name("smiling.jpg")).pixels, scoring)
     rows = []
-    for name, (arguments, asked) in REQUESTS.items():
+    for name, (arguments, asked) in requests.items():
         edited = np.asarray(editor.edit(original.photo, measure=False, face="largest", **arguments).image)
         row, after = scoring.score(original, edited, {"AU12": asked})
         rows.append(
@@ -88,39 +91,63 @@ def roughness(editor: ExpressionEditor, face: ValidationFace) -> float:
 
 
 def summary_of(rows: Sequence[dict], roughnesses: Sequence[float]) -> dict:
+    """The requests', and the median roughness."""
+    return {"requests": smiles_of(rows), "interpolation_roughness": statistics.median(roughnesses)}
+
+
+def smiles_of(rows: Sequence[dict], requests: Mapping = REQUESTS) -> dict:
     """Per request: people who smile by each scorer, medians of the rest."""
-    summary: dict = {"requests": {}, "interpolation_roughness": statistics.median(roughnesses)}
-    for name in REQUESTS:
+    summary: dict = {}
+    for name in requests:
         own = [row for row in rows if row["request"] == name]
         scorers = [scorer for scorer, value in own[0]["au12"].items() if value is not None]
-        summary["requests"][name] = {
+        summary[name] = {
             "people": len(own),
             "smile": {s: sum(row["au12"][s] >= SMILES for row in own) for s in scorers},
             "au12": {s: statistics.median(row["au12"][s] for row in own) for s in scorers},
         }
         for column in ("identity_distance", "mobileface_cosine", "psnr", "psnr_unedited"):
             values = [row[column] for row in own if row[column] is not None]
-            summary["requests"][name][column] = statistics.median(values) if values else None
+            summary[name][column] = statistics.median(values) if values else None
     return summary
+
+
+def training_of(run: Path) -> dict[str, Any]:
+    """Settings, counts and speed of a run, without its places."""
+    log = [json.loads(line) for line in (run / "train_log.jsonl").read_text().splitlines()]
+    found = json.loads((run / "train_config.json").read_text())
+    found |= json.loads((run / "training.json").read_text())
+    found["images_per_second"] = statistics.median(line["images_per_second"] for line in log)
+    return {name: value for name, value in found.items() if name not in ("output_dir", "train_data_dir")}
+
+
+def portraits(photographs: Path) -> list[Path]:
+    """The synthetic portraits of the picture."""
+    return [photographs / "synthetic" / "validation" / f"{name}.jpg" for name in SHOWN]
+
+
+def tiles(editor: ExpressionEditor, path: Path, requests: Sequence[dict[str, Any]]) -> list[PIL.Image.Image]:
+    """A portrait and its edits, arguments of an edit each, as aligned crops."""
+    photo = open_photo(path)
+    alignment = align(editor.measure(photo)[0], SIDE)
+    edits = [editor.edit(photo, measure=False, **request).image.convert("RGB") for request in requests]
+    pictures = [photo.pixels, *(np.asarray(edit) for edit in edits)]
+    return [PIL.Image.fromarray(crop_face(pixels, alignment)) for pixels in pictures]
 
 
 def picture(editor: ExpressionEditor, photographs: Path) -> PIL.Image.Image:
     """Portraits edited by three class means with the confidence of the first, then two interpolations: from a
     portrait to what `mini` makes of it, and between photographs with other light and another pose."""
-    rows, portraits = [], photographs / "synthetic" / "validation"
-    for name in SHOWN:
-        photo = open_photo(portraits / f"{name}.jpg")
-        (face, *_) = editor.measure(photo)
-        alignment = align(face, SIDE)
-        edits = [editor.edit(photo, add=f"{e}=5", measure=False) for e in ("happiness", "surprise", "anger")]
-        tiles = [photo.pixels, *(np.asarray(edit.image.convert("RGB")) for edit in edits)]
-        tiles = [PIL.Image.fromarray(crop_face(tile, alignment)) for tile in tiles]
-        rows.append([*tiles, confidence(editor, photo.pixels, face)])
-    portrait = portraits / f"{SHOWN[1]}.jpg"
+    requests = [{"add": f"{emotion}=5"} for emotion in ("happiness", "surprise", "anger")]
+    rows, paths = [], portraits(photographs)
+    for path in paths:
+        photo = open_photo(path)
+        shown = confidence(editor, photo.pixels, editor.measure(photo)[0])
+        rows.append([*tiles(editor, path, requests), shown])
     surprised = (
-        ExpressionEditor.from_pretrained("mini").edit(portrait, emotion="surprise", measure=False).image
+        ExpressionEditor.from_pretrained("mini").edit(paths[1], emotion="surprise", measure=False).image
     )
-    for pair in ((portrait, surprised), [photographs / "lisa" / f"lisa{n}.jpg" for n in (1, 2)]):
+    for pair in ((paths[1], surprised), [photographs / "lisa" / f"lisa{n}.jpg" for n in (1, 2)]):
         rows.append(interpolate_photographs(editor, *pair, len(rows[0]), size=SIDE))
     strips = [np.asarray(strip(row)) for row in rows]
     return PIL.Image.fromarray(np.concatenate(strips))
@@ -156,18 +183,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     scoring = Scoring(NAMES)
     rows = [rounded(row) for face in people for row in smile_rows(editor, scoring, face)]
     roughnesses = rounded({face.name: roughness(editor, face) for face in people})
-    log = [json.loads(line) for line in (args.run / "train_log.jsonl").read_text().splitlines()]
     content = {
         **circumstances(),
-        "training": json.loads((args.run / "train_config.json").read_text())
-        | json.loads((args.run / "training.json").read_text())
-        | {"images_per_second": statistics.median(line["images_per_second"] for line in log)},
+        "training": training_of(args.run),
         "summary": summary_of(rows, list(roughnesses.values())),
         "roughness": roughnesses,
         "rows": rows,
     }
-    for private in ("output_dir", "train_data_dir"):
-        content["training"].pop(private)
     args.output.write_text(json.dumps(content, indent=1) + "\n")
     print(json.dumps(content["summary"], indent=1))
     return 0

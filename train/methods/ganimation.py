@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from magicedit.action_units import vocabulary_of
 from magicedit.data.description import read_description
 from magicedit.data.pairs import WARPED, PairDataset
-from magicedit.errors import ActionUnitError, DatasetError, TrainingError
+from magicedit.errors import DatasetError, TrainingError
 from magicedit.hub.push import push_folder
 from magicedit.imaging import to_pixels
 from magicedit.pipelines.pipeline_ganimation import (
@@ -34,6 +34,7 @@ from magicedit.pipelines.pipeline_ganimation import (
 from magicedit.train.config import TrainConfig, refuse_unused, settings_of
 from magicedit.train.methods import Losses, Method
 from magicedit.train.publish import command_of
+from magicedit.warping.muscles import SHAPES
 
 logger = logging.getLogger(__name__)
 
@@ -263,11 +264,13 @@ class GANimation(Method):
             check_resolution(config.resolution)
         except ValueError as error:
             raise TrainingError(f"{error}; see --resolution") from error
-        names = settings.action_units.split() or read_description(Path(config.data_folder()))["action_units"]
-        try:
-            self.vocabulary = vocabulary_of(names)
-        except ActionUnitError as error:
-            raise TrainingError(f"settings action_units: {error}") from error
+        labelled = read_description(Path(config.data_folder()))["action_units"]
+        self.vocabulary = vocabulary_of(settings.action_units.split() or labelled)
+        if config.warped and (unknown := [name for name in self.vocabulary if name not in SHAPES]):
+            raise TrainingError(
+                f"--warped {config.warped:g} needs action units of the muscle model, which has none for "
+                f"{', '.join(unknown)}; set --warped to 0, or name others by settings action_units"
+            )
         self.pairs = self._open_data("train", config.warped)
         pipeline = self._pipeline()
         self.relative = pipeline.config.relative

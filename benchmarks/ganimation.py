@@ -1,0 +1,116 @@
+"""Whether a GANimation makes unseen people smile, and what its attention mask, zero and cycle are like.
+
+    python benchmarks/ganimation.py RUN [-o benchmarks/ganimation.json] [--picture PICTURE.jpg]
+
+RUN is a folder that `train/train.py --config ganimation-cpu` wrote. The people, scorers and PSNR are those of
+flow_autoencoder.py. Of each person's crop: the mean attention of happiness in the face's region and outside
+of it, how far the generator changes a crop by a label of zero and by a label and its opposite, and how far it
+moves the crop in between, in levels of 255. The picture shows synthetic portraits: a row of edited
+photographs, and one of the generator's own crops with the attention of the first.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+from flow_autoencoder import SIDE, portraits, smile_rows, smiles_of, tiles, training_of
+from jury import PHOTOGRAPHS, ValidationFace, chosen_faces, validation_faces
+from machine import circumstances
+
+from magicedit import ExpressionEditor
+from magicedit.action_units import EMOTIONS, NAMES
+from magicedit.change import no_change
+from magicedit.errors import MagicEditError
+from magicedit.evaluation.scoring import Scoring, rounded
+from magicedit.imaging import open_photo, strip
+from magicedit.models.ganimation import GANimationModel
+
+REQUESTS = {  # name -> arguments of an edit, and the AU12 that it asks for
+    "AU12=+4": ({"add": "AU12=+4"}, 4.0),
+    "emotion happiness": ({"emotion": "happiness"}, 7.5),
+}
+SHOWN = ({"emotion": "happiness"}, {"emotion": "surprise"}, {"emotion": "anger"}, {"add": "AU1=4,AU2=4"})
+COLUMNS = ("attention_inside", "attention_outside", "zero_levels", "cycle_levels", "edit_levels")
+
+
+def crop_row(editor: ExpressionEditor, face: ValidationFace) -> dict:
+    """What the generator does to a person's crop, see above."""
+    photo, model = open_photo(face.path), editor.changer.model
+    cut = editor.changer.cut(photo.pixels, editor.measure(photo)[0])
+    inside = cut.region(no_change(model.resolution)) > 0
+    label = model.vocabulary.vector({name: min(value, 5.0) for name, value in EMOTIONS["happiness"].items()})
+    crop = cut.crop[None] / np.float32(255)
+    edited = model.pipeline(crop, label, output_type="np")
+    returned = model.pipeline(edited.images, -label, output_type="np").images
+    kept = model.pipeline(crop, label * 0, output_type="np").images
+    attention = edited.attention[0].float().cpu().numpy()
+    levels = {"zero_levels": kept, "cycle_levels": returned, "edit_levels": edited.images}
+    return {
+        "identity": face.name,
+        "attention_inside": float(attention[inside].mean()),
+        "attention_outside": float(attention[~inside].mean()),
+    } | {name: float(np.abs(pictures - crop).mean() * 255) for name, pictures in levels.items()}
+
+
+def summary_of(rows: Sequence[dict], crops: Sequence[dict]) -> dict:
+    """The requests', and medians of the crops."""
+    medians = {name: statistics.median(crop[name] for crop in crops) for name in COLUMNS}
+    return {"requests": smiles_of(rows, REQUESTS)} | medians
+
+
+def picture(editor: ExpressionEditor, photographs: Path) -> PIL.Image.Image:
+    """Portraits edited at full size, then the generator's crops with the attention of the first edit."""
+    rows, model = [], editor.changer.model
+    for path in portraits(photographs):
+        blank = PIL.Image.new("RGB", (SIDE, SIDE), "white")
+        rows.append([*tiles(editor, path, SHOWN), blank])
+        photo = open_photo(path)
+        cut = editor.changer.cut(photo.pixels, editor.measure(photo)[0])
+        labels = [dict(EMOTIONS[r["emotion"]]) if "emotion" in r else {"AU1": 4.0, "AU2": 4.0} for r in SHOWN]
+        vectors = np.stack([model.vocabulary.vector(label).clip(-5, 5) for label in labels])
+        output = model.pipeline(np.repeat(cut.crop[None] / np.float32(255), len(labels), 0), vectors)
+        grey = np.rint(output.attention[0].float().cpu().numpy() * 255).astype(np.uint8)
+        small = [PIL.Image.fromarray(cut.crop), *output.images, PIL.Image.fromarray(grey).convert("RGB")]
+        rows.append([tile.resize((SIDE, SIDE), PIL.Image.Resampling.BICUBIC) for tile in small])
+    return PIL.Image.fromarray(np.concatenate([np.asarray(strip(row)) for row in rows]))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("run", type=Path, help="folder of a trained GANimation")
+    parser.add_argument("-o", "--output", type=Path, default=Path(__file__).with_suffix(".json"))
+    parser.add_argument("--photographs", type=Path, default=PHOTOGRAPHS)
+    parser.add_argument("--picture", type=Path, help="where to save the picture")
+    args = parser.parse_args(argv)
+    try:
+        editor = ExpressionEditor.from_pretrained(args.run)
+        if not isinstance(editor.changer.model, GANimationModel):
+            raise MagicEditError(f"{args.run} holds no GANimation")
+        people = chosen_faces(validation_faces(args.photographs), "london")
+    except MagicEditError as error:
+        print(f"ganimation.py: error: {error}", file=sys.stderr)
+        return 2
+    if args.picture is not None:
+        picture(editor, args.photographs).save(args.picture, quality=90)
+    scoring = Scoring(NAMES)
+    rows = [rounded(row) for face in people for row in smile_rows(editor, scoring, face, REQUESTS)]
+    crops = [rounded(crop_row(editor, face)) for face in people]
+    content = {
+        **circumstances(),
+        "training": training_of(args.run),
+        "summary": summary_of(rows, crops),
+        "rows": rows,
+        "crops": crops,
+    }
+    args.output.write_text(json.dumps(content, indent=1) + "\n")
+    print(json.dumps(content["summary"], indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
