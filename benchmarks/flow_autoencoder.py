@@ -15,9 +15,8 @@ import itertools
 import json
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -58,7 +57,7 @@ def crop(pixels: np.ndarray, scoring: Scoring) -> np.ndarray:
 
 
 def smile_rows(
-    editor: ExpressionEditor, scoring: Scoring, face: ValidationFace, requests: Mapping = REQUESTS
+    editor: ExpressionEditor, scoring: Scoring, face: ValidationFace, requests: dict = REQUESTS
 ) -> list[dict]:
     """A row for each request: what both scorers measured, and how near the real smile is."""
     subject = Subject(face.name, face.path)
@@ -91,14 +90,15 @@ def roughness(editor: ExpressionEditor, face: ValidationFace) -> float:
 
 
 def summary_of(rows: Sequence[dict], roughnesses: Sequence[float]) -> dict:
-    """The requests', and the median roughness."""
-    return {"requests": smiles_of(rows), "interpolation_roughness": statistics.median(roughnesses)}
-
-
-def smiles_of(rows: Sequence[dict], requests: Mapping = REQUESTS) -> dict:
     """Per request: people who smile by each scorer, medians of the rest."""
-    summary: dict = {}
-    for name in requests:
+    smiles = summary_of_smiles(rows, REQUESTS)
+    return {"requests": smiles, "interpolation_roughness": statistics.median(roughnesses)}
+
+
+def summary_of_smiles(rows: Sequence[dict], names: Iterable[str]) -> dict:
+    """Per request: people who smile by each scorer, medians of the rest."""
+    summary = {}
+    for name in names:
         own = [row for row in rows if row["request"] == name]
         scorers = [scorer for scorer, value in own[0]["au12"].items() if value is not None]
         summary[name] = {
@@ -112,42 +112,23 @@ def smiles_of(rows: Sequence[dict], requests: Mapping = REQUESTS) -> dict:
     return summary
 
 
-def training_of(run: Path) -> dict[str, Any]:
-    """Settings, counts and speed of a run, without its places."""
-    log = [json.loads(line) for line in (run / "train_log.jsonl").read_text().splitlines()]
-    found = json.loads((run / "train_config.json").read_text())
-    found |= json.loads((run / "training.json").read_text())
-    found["images_per_second"] = statistics.median(line["images_per_second"] for line in log)
-    return {name: value for name, value in found.items() if name not in ("output_dir", "train_data_dir")}
-
-
-def portraits(photographs: Path) -> list[Path]:
-    """The synthetic portraits of the picture."""
-    return [photographs / "synthetic" / "validation" / f"{name}.jpg" for name in SHOWN]
-
-
-def tiles(editor: ExpressionEditor, path: Path, requests: Sequence[dict[str, Any]]) -> list[PIL.Image.Image]:
-    """A portrait and its edits, arguments of an edit each, as aligned crops."""
-    photo = open_photo(path)
-    alignment = align(editor.measure(photo)[0], SIDE)
-    edits = [editor.edit(photo, measure=False, **request).image.convert("RGB") for request in requests]
-    pictures = [photo.pixels, *(np.asarray(edit) for edit in edits)]
-    return [PIL.Image.fromarray(crop_face(pixels, alignment)) for pixels in pictures]
-
-
 def picture(editor: ExpressionEditor, photographs: Path) -> PIL.Image.Image:
     """Portraits edited by three class means with the confidence of the first, then two interpolations: from a
     portrait to what `mini` makes of it, and between photographs with other light and another pose."""
-    requests = [{"add": f"{emotion}=5"} for emotion in ("happiness", "surprise", "anger")]
-    rows, paths = [], portraits(photographs)
-    for path in paths:
-        photo = open_photo(path)
-        shown = confidence(editor, photo.pixels, editor.measure(photo)[0])
-        rows.append([*tiles(editor, path, requests), shown])
+    rows, portraits = [], photographs / "synthetic" / "validation"
+    for name in SHOWN:
+        photo = open_photo(portraits / f"{name}.jpg")
+        (face, *_) = editor.measure(photo)
+        alignment = align(face, SIDE)
+        edits = [editor.edit(photo, add=f"{e}=5", measure=False) for e in ("happiness", "surprise", "anger")]
+        tiles = [photo.pixels, *(np.asarray(edit.image.convert("RGB")) for edit in edits)]
+        tiles = [PIL.Image.fromarray(crop_face(tile, alignment)) for tile in tiles]
+        rows.append([*tiles, confidence(editor, photo.pixels, face)])
+    portrait = portraits / f"{SHOWN[1]}.jpg"
     surprised = (
-        ExpressionEditor.from_pretrained("mini").edit(paths[1], emotion="surprise", measure=False).image
+        ExpressionEditor.from_pretrained("mini").edit(portrait, emotion="surprise", measure=False).image
     )
-    for pair in ((paths[1], surprised), [photographs / "lisa" / f"lisa{n}.jpg" for n in (1, 2)]):
+    for pair in ((portrait, surprised), [photographs / "lisa" / f"lisa{n}.jpg" for n in (1, 2)]):
         rows.append(interpolate_photographs(editor, *pair, len(rows[0]), size=SIDE))
     strips = [np.asarray(strip(row)) for row in rows]
     return PIL.Image.fromarray(np.concatenate(strips))
@@ -161,6 +142,17 @@ def confidence(editor: ExpressionEditor, pixels: np.ndarray, face) -> PIL.Image.
     grey = model.pipeline(source, request, output_type="pt").confidence[0].float().cpu().numpy()
     tile = PIL.Image.fromarray(np.rint(grey * 255).astype(np.uint8)).convert("RGB")
     return tile.resize((SIDE, SIDE), PIL.Image.Resampling.BICUBIC)
+
+
+def training_of(run: Path) -> dict:
+    """Settings, counts and speed of a training run, without places of this machine."""
+    log = [json.loads(line) for line in (run / "train_log.jsonl").read_text().splitlines()]
+    settings = json.loads((run / "train_config.json").read_text())
+    for private in ("output_dir", "train_data_dir", "pretrained_model_name_or_path"):
+        settings.pop(private)
+    counts = json.loads((run / "training.json").read_text())
+    speed = statistics.median(line["images_per_second"] for line in log)
+    return settings | counts | {"images_per_second": speed}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
-from flow_autoencoder import SIDE, portraits, smile_rows, smiles_of, tiles, training_of
+from flow_autoencoder import SHOWN, SIDE, smile_rows, summary_of_smiles, training_of
 from jury import PHOTOGRAPHS, ValidationFace, chosen_faces, validation_faces
 from machine import circumstances
 
@@ -27,6 +27,7 @@ from magicedit.action_units import EMOTIONS, NAMES
 from magicedit.change import no_change
 from magicedit.errors import MagicEditError
 from magicedit.evaluation.scoring import Scoring, rounded
+from magicedit.faces import align, crop_face
 from magicedit.imaging import open_photo, strip
 from magicedit.models.ganimation import GANimationModel
 
@@ -34,7 +35,7 @@ REQUESTS = {  # name -> arguments of an edit, and the AU12 that it asks for
     "AU12=+4": ({"add": "AU12=+4"}, 4.0),
     "emotion happiness": ({"emotion": "happiness"}, 7.5),
 }
-SHOWN = ({"emotion": "happiness"}, {"emotion": "surprise"}, {"emotion": "anger"}, {"add": "AU1=4,AU2=4"})
+EDITS = ({"emotion": "happiness"}, {"emotion": "surprise"}, {"emotion": "anger"}, {"add": "AU1=4,AU2=4"})
 COLUMNS = ("attention_inside", "attention_outside", "zero_levels", "cycle_levels", "edit_levels")
 
 
@@ -60,22 +61,26 @@ def crop_row(editor: ExpressionEditor, face: ValidationFace) -> dict:
 def summary_of(rows: Sequence[dict], crops: Sequence[dict]) -> dict:
     """The requests', and medians of the crops."""
     medians = {name: statistics.median(crop[name] for crop in crops) for name in COLUMNS}
-    return {"requests": smiles_of(rows, REQUESTS)} | medians
+    return {"requests": summary_of_smiles(rows, REQUESTS)} | medians
 
 
 def picture(editor: ExpressionEditor, photographs: Path) -> PIL.Image.Image:
     """Portraits edited at full size, then the generator's crops with the attention of the first edit."""
     rows, model = [], editor.changer.model
-    for path in portraits(photographs):
-        blank = PIL.Image.new("RGB", (SIDE, SIDE), "white")
-        rows.append([*tiles(editor, path, SHOWN), blank])
-        photo = open_photo(path)
-        cut = editor.changer.cut(photo.pixels, editor.measure(photo)[0])
-        labels = [dict(EMOTIONS[r["emotion"]]) if "emotion" in r else {"AU1": 4.0, "AU2": 4.0} for r in SHOWN]
-        vectors = np.stack([model.vocabulary.vector(label).clip(-5, 5) for label in labels])
-        output = model.pipeline(np.repeat(cut.crop[None] / np.float32(255), len(labels), 0), vectors)
-        grey = np.rint(output.attention[0].float().cpu().numpy() * 255).astype(np.uint8)
-        small = [PIL.Image.fromarray(cut.crop), *output.images, PIL.Image.fromarray(grey).convert("RGB")]
+    for name in SHOWN:
+        photo = open_photo(photographs / "synthetic" / "validation" / f"{name}.jpg")
+        (face, *_) = editor.measure(photo)
+        # 1. Photographs
+        edits = [editor.edit(photo, measure=False, **request) for request in EDITS]
+        pictures = [photo.pixels, *(np.asarray(edit.image.convert("RGB")) for edit in edits)]
+        tiles = [PIL.Image.fromarray(crop_face(pixels, align(face, SIDE))) for pixels in pictures]
+        rows.append([*tiles, PIL.Image.new("RGB", (SIDE, SIDE), "white")])
+        # 2. Crops of the generator's size
+        crop = editor.changer.cut(photo.pixels, face).crop
+        labels = [model.vocabulary.vector(edit.faces[0].requested).clip(-5, 5) for edit in edits]
+        output = model.pipeline(np.stack([crop] * len(labels)) / np.float32(255), np.stack(labels))
+        attention = np.rint(output.attention[0].float().cpu().numpy() * 255).astype(np.uint8)
+        small = [PIL.Image.fromarray(crop), *output.images, PIL.Image.fromarray(attention).convert("RGB")]
         rows.append([tile.resize((SIDE, SIDE), PIL.Image.Resampling.BICUBIC) for tile in small])
     return PIL.Image.fromarray(np.concatenate([np.asarray(strip(row)) for row in rows]))
 
