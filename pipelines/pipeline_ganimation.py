@@ -103,7 +103,8 @@ class GANimationGenerator(ModelMixin, ConfigMixin):
             torch.nn.init.zeros_(self.out.bias)
 
     def forward(self, source: torch.Tensor, style: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Attention A, (batch, 1, height, width) in 0..1, and colour C, (batch, 3, height, width) in [-1, 1].
+        """Attention A, (batch, 1, height, width) in 0..1, and colour C, (batch, 3, height, width) in [-1, 1], or
+        beyond it if `residual`.
 
         source: (batch, 3, height, width) in [-1, 1], sides multiples of 4. style: of `LabelEmbedding`.
         """

@@ -32,8 +32,8 @@ class FaceModel(Protocol):
     Attributes:
         vocabulary: its controls.
         resolution: pixels a side of its crops.
-        composes: whether it returns a flow, a mask and paint, so that movement is proportional to the
-            request; else it paints pictures.
+        composes: whether its changes are movement proportional to the request: a flow, a mask and paint, or
+            pictures of which only the flow is used; else it paints pictures.
     """
 
     vocabulary: Vocabulary

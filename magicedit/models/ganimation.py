@@ -31,9 +31,8 @@ class EncodedFace:
 class GANimationModel:
     """A `GANimationPipeline` as a `FaceModel`.
 
-    It paints pictures, of which the editor estimates flow, mask and paint. As of models that compose, the
-    flow moves the photograph's own pixels at full resolution and the mouth is a layer of its own: paint of
-    64 px would blur.
+    It paints pictures, of which the editor estimates the flow. As with models that compose, the flow moves
+    the photograph's own pixels and the mouth is a layer of its own, because paint of 64 px would blur.
     """
 
     composes = True

@@ -38,8 +38,10 @@ from magicedit.warping.muscles import SHAPES
 
 logger = logging.getLogger(__name__)
 
-UNUSED = ("pretrained_model_name_or_path", "lora_rank", "compile", "use_8bit_adam", "freeze_reference",
-          "gradient_checkpointing", "refine")  # fmt: skip
+UNUSED = (
+    *("pretrained_model_name_or_path", "lora_rank", "compile", "use_8bit_adam", "freeze_reference"),
+    *("gradient_checkpointing", "refine", "zero_keeps"),
+)
 
 CARD = """---
 library_name: diffusers
@@ -253,7 +255,8 @@ class GANimation(Method):
         refuse_unused(config, UNUSED)
         if config.mixed_precision == "fp16":
             raise TrainingError(
-                "--objective ganimation needs --mixed_precision bf16 or no: its gradient penalty"
+                "--objective ganimation needs --mixed_precision bf16 or no, got fp16: its gradient penalty "
+                "would overflow"
             )
         if settings.critic_steps > 1 and not config.lr_scheduler.startswith("constant"):
             raise TrainingError(
@@ -328,7 +331,7 @@ class GANimation(Method):
             au_dropout=self.config.au_dropout,
             action_units=self.vocabulary,
             relations=False,
-            zero_keeps=self.config.zero_keeps is not False,
+            zero_keeps=True,  # else a dropped label would be that of another picture
         )
 
     def samples(self) -> Samples:
