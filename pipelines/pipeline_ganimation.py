@@ -103,10 +103,10 @@ class GANimationGenerator(ModelMixin, ConfigMixin):
             torch.nn.init.zeros_(self.out.bias)
 
     def forward(self, source: torch.Tensor, style: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Attention A, (batch, 1, height, width) in 0..1, and colour C, (batch, 3, height, width) in [-1, 1], or
-        beyond it if `residual`.
+        """Attention A, (batch, 1, height, width) in 0..1, and colour C, (batch, 3, height, width).
 
-        source: (batch, 3, height, width) in [-1, 1], sides multiples of 4. style: of `LabelEmbedding`.
+        source: (batch, 3, height, width) in [-1, 1], sides multiples of 4; C too, or beyond if `residual`.
+        style: of `LabelEmbedding`.
         """
         features = F.relu(F.instance_norm(self.entry(source)))
         passed = []
