@@ -16,6 +16,7 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 import export_speed  # noqa: E402
 import flow_autoencoder  # noqa: E402
+import ganimation  # noqa: E402
 import jury  # noqa: E402
 import jury_smiles  # noqa: E402
 import mini_quality  # noqa: E402
@@ -31,7 +32,9 @@ def committed(name: str) -> dict:
     return json.loads((BENCHMARKS / f"{name}.json").read_text())
 
 
-@pytest.mark.parametrize("name", ["mini_quality", "muscle_calibration", "edit_speed", "flow_autoencoder"])
+@pytest.mark.parametrize(
+    "name", ["mini_quality", "muscle_calibration", "edit_speed", "flow_autoencoder", "ganimation"]
+)
 def test_results_say_where_they_come_from(name):
     data = committed(name)
     assert data["command"].startswith(f"python benchmarks/{name}.py")
@@ -58,6 +61,19 @@ def test_the_flow_autoencoders_smiles_follow_from_the_rows():
     for row in data["rows"]:
         row["au12"] = dict.fromkeys(row["au12"], 0.4)
     worse = flow_autoencoder.summary_of(data["rows"], [1.0])
+    assert not any(any(found["smile"].values()) for found in worse["requests"].values())
+
+
+def test_the_ganimations_smiles_and_masks_follow_from_the_rows():
+    data = committed("ganimation")
+    summary = ganimation.summary_of(data["rows"], data["crops"])
+    assert summary == data["summary"]
+    assert len({row["identity"] for row in data["rows"]} & {crop["identity"] for crop in data["crops"]}) == 10
+    assert summary["attention_inside"] > 1.5 * summary["attention_outside"]
+    assert summary["zero_levels"] < summary["edit_levels"]
+    for row in data["rows"]:
+        row["au12"] = dict.fromkeys(row["au12"], 0.4)
+    worse = ganimation.summary_of(data["rows"], data["crops"])
     assert not any(any(found["smile"].values()) for found in worse["requests"].values())
 
 

@@ -32,8 +32,8 @@ class FaceModel(Protocol):
     Attributes:
         vocabulary: its controls.
         resolution: pixels a side of its crops.
-        composes: whether it returns a flow, a mask and paint, so that movement is proportional to the
-            request; else it paints pictures.
+        composes: whether its changes are movement proportional to the request: a flow, a mask and paint, or
+            pictures of which only the flow is used; else it paints pictures.
         follows_muscles: whether its flow is meant to be that of the muscles' table, as of models trained on
             the table's warps; then the editor corrects the mouth's corners by the table.
     """
@@ -177,10 +177,17 @@ def _load_flow_autoencoder(model: str | Path, **options: Any) -> FaceModel:
     return FlowAutoencoderModel.load(model, **options)
 
 
+def _load_ganimation(model: str | Path, **options: Any) -> FaceModel:
+    from magicedit.models.ganimation import GANimationModel
+
+    return GANimationModel.load(model, **options)
+
+
 # By class name in the index; each takes the name of a model, or the folder of a hub model
 LOADERS: dict[str, Loader] = {
     PIPELINE_CLASS: _load_pipeline_model,
     "FlowAutoencoderPipeline": _load_flow_autoencoder,
+    "GANimationPipeline": _load_ganimation,
 }
 
 

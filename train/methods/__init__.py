@@ -91,8 +91,15 @@ def _flow_autoencoder(config: "TrainConfig", accelerator: "Accelerator") -> Meth
     return FlowAutoencoder(config, accelerator)
 
 
+def _ganimation(config: "TrainConfig", accelerator: "Accelerator") -> Method:
+    from magicedit.train.methods.ganimation import GANimation
+
+    return GANimation(config, accelerator)
+
+
 OBJECTIVES: dict[str, Callable[["TrainConfig", "Accelerator"], Method]] = {
     "pairs": _pairs,
     "distill": _distill,
     "flow-autoencoder": _flow_autoencoder,
+    "ganimation": _ganimation,
 }

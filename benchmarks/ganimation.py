@@ -1,0 +1,138 @@
+"""Whether a GANimation makes unseen people smile, and what its attention mask, zero and cycle are like.
+
+    python benchmarks/ganimation.py RUN [-o benchmarks/ganimation.json] [--picture PICTURE.jpg]
+
+RUN is a folder that `train/train.py --config ganimation-cpu` wrote. The people, scorers and PSNR are those of
+flow_autoencoder.py. Of each person's crop: the mean attention of happiness in the face's region and outside
+of it, how far the generator changes a crop by a label of zero and by a label and its opposite, and how far it
+moves the crop in between, in levels of 255; and the cosine of the flow that is estimated from a warp by four
+steps of AU12 to that of the warp. The picture shows synthetic portraits: a row of edited
+photographs, and one of the generator's own crops with the attention of the first.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+from flow_autoencoder import SHOWN, SIDE, smile_rows, summary_of_smiles, training_of
+from jury import PHOTOGRAPHS, ValidationFace, chosen_faces, validation_faces
+from machine import circumstances
+
+from magicedit import ExpressionEditor
+from magicedit.action_units import EMOTIONS, NAMES
+from magicedit.change import no_change
+from magicedit.errors import MagicEditError
+from magicedit.evaluation.scoring import Scoring, rounded
+from magicedit.faces import align, crop_face
+from magicedit.imaging import open_photo, strip
+from magicedit.models.ganimation import GANimationModel
+from magicedit.warping import backward_flow, displacement_fields, estimate_change, warp_photo
+
+REQUESTS = {  # name -> arguments of an edit, and the AU12 that it asks for
+    "AU12=+4": ({"add": "AU12=+4"}, 4.0),
+    "emotion happiness": ({"emotion": "happiness"}, 7.5),
+}
+EDITS = ({"emotion": "happiness"}, {"emotion": "surprise"}, {"emotion": "anger"}, {"add": "AU1=4,AU2=4"})
+COLUMNS = (
+    "attention_inside",
+    "attention_outside",
+    "flow_cosine",
+    "zero_levels",
+    "cycle_levels",
+    "edit_levels",
+)
+
+
+def crop_row(editor: ExpressionEditor, face: ValidationFace) -> dict:
+    """What the generator does to a person's crop, see above."""
+    photo, model = open_photo(face.path), editor.changer.model
+    cut = editor.changer.cut(photo.pixels, editor.measure(photo)[0])
+    inside = cut.region(no_change(model.resolution)) > 0
+    label = model.vocabulary.vector({name: min(value, 5.0) for name, value in EMOTIONS["happiness"].items()})
+    crop = cut.crop[None] / np.float32(255)
+    edited = model.pipeline(crop, label, output_type="np")
+    returned = model.pipeline(edited.images, -label, output_type="np").images
+    kept = model.pipeline(crop, label * 0, output_type="np").images
+    attention = edited.attention[0].float().cpu().numpy()
+    # What the editor's estimate is worth on a picture that is nothing but moved
+    fields = displacement_fields(cut.landmarks, model.resolution, NAMES, stride=4)
+    command = NAMES.vector({"AU12": 4.0})
+    known, opened = backward_flow(fields, command, cut.landmarks, model.resolution)
+    found = estimate_change(cut.crop, warp_photo(cut.crop, fields, command, cut.landmarks)).flow
+    seen = opened < 0.5  # between the lips there is no movement
+    first, second = known[seen].ravel(), found[seen].ravel()
+    levels = {"zero_levels": kept, "cycle_levels": returned, "edit_levels": edited.images}
+    return {
+        "identity": face.name,
+        "attention_inside": float(attention[inside].mean()),
+        "attention_outside": float(attention[~inside].mean()),
+        "flow_cosine": float(first @ second / (np.linalg.norm(first) * np.linalg.norm(second))),
+    } | {name: float(np.abs(pictures - crop).mean() * 255) for name, pictures in levels.items()}
+
+
+def summary_of(rows: Sequence[dict], crops: Sequence[dict]) -> dict:
+    """The requests', and medians of the crops."""
+    medians = {name: statistics.median(crop[name] for crop in crops) for name in COLUMNS}
+    return {"requests": summary_of_smiles(rows, REQUESTS)} | medians
+
+
+def picture(editor: ExpressionEditor, photographs: Path) -> PIL.Image.Image:
+    """Portraits edited at full size, then the generator's crops with the attention of the first edit."""
+    rows, model = [], editor.changer.model
+    for name in SHOWN:
+        photo = open_photo(photographs / "synthetic" / "validation" / f"{name}.jpg")
+        (face, *_) = editor.measure(photo)
+        # 1. Photographs
+        edits = [editor.edit(photo, measure=False, **request) for request in EDITS]
+        pictures = [photo.pixels, *(np.asarray(edit.image.convert("RGB")) for edit in edits)]
+        tiles = [PIL.Image.fromarray(crop_face(pixels, align(face, SIDE))) for pixels in pictures]
+        rows.append([*tiles, PIL.Image.new("RGB", (SIDE, SIDE), "white")])
+        # 2. Crops of the generator's size
+        crop = editor.changer.cut(photo.pixels, face).crop
+        labels = [model.vocabulary.vector(edit.faces[0].requested).clip(-5, 5) for edit in edits]
+        output = model.pipeline(np.stack([crop] * len(labels)) / np.float32(255), np.stack(labels))
+        attention = np.rint(output.attention[0].float().cpu().numpy() * 255).astype(np.uint8)
+        small = [PIL.Image.fromarray(crop), *output.images, PIL.Image.fromarray(attention).convert("RGB")]
+        rows.append([tile.resize((SIDE, SIDE), PIL.Image.Resampling.BICUBIC) for tile in small])
+    return PIL.Image.fromarray(np.concatenate([np.asarray(strip(row)) for row in rows]))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("run", type=Path, help="folder of a trained GANimation")
+    parser.add_argument("-o", "--output", type=Path, default=Path(__file__).with_suffix(".json"))
+    parser.add_argument("--photographs", type=Path, default=PHOTOGRAPHS)
+    parser.add_argument("--picture", type=Path, help="where to save the picture")
+    args = parser.parse_args(argv)
+    try:
+        editor = ExpressionEditor.from_pretrained(args.run)
+        if not isinstance(editor.changer.model, GANimationModel):
+            raise MagicEditError(f"{args.run} holds no GANimation")
+        people = chosen_faces(validation_faces(args.photographs), "london")
+    except MagicEditError as error:
+        print(f"ganimation.py: error: {error}", file=sys.stderr)
+        return 2
+    if args.picture is not None:
+        picture(editor, args.photographs).save(args.picture, quality=90)
+    scoring = Scoring(NAMES)
+    rows = [rounded(row) for face in people for row in smile_rows(editor, scoring, face, REQUESTS)]
+    crops = [rounded(crop_row(editor, face)) for face in people]
+    content = {
+        **circumstances(),
+        "training": training_of(args.run),
+        "summary": summary_of(rows, crops),
+        "rows": rows,
+        "crops": crops,
+    }
+    args.output.write_text(json.dumps(content, indent=1) + "\n")
+    print(json.dumps(content["summary"], indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
