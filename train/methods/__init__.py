@@ -91,8 +91,22 @@ def _flow_autoencoder(config: "TrainConfig", accelerator: "Accelerator") -> Meth
     return FlowAutoencoder(config, accelerator)
 
 
+def _emotion_vae(config: "TrainConfig", accelerator: "Accelerator") -> Method:
+    from magicedit.train.methods.emotion_diffusion import EmotionVAE
+
+    return EmotionVAE(config, accelerator)
+
+
+def _emotion_diffusion(config: "TrainConfig", accelerator: "Accelerator") -> Method:
+    from magicedit.train.methods.emotion_diffusion import EmotionDiffusion
+
+    return EmotionDiffusion(config, accelerator)
+
+
 OBJECTIVES: dict[str, Callable[["TrainConfig", "Accelerator"], Method]] = {
     "pairs": _pairs,
     "distill": _distill,
     "flow-autoencoder": _flow_autoencoder,
+    "emotion-vae": _emotion_vae,
+    "emotion-diffusion": _emotion_diffusion,
 }

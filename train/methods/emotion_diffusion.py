@@ -1,0 +1,468 @@
+"""Emotion latent diffusion: an autoencoder, and a denoiser of its latents conditional on an emotion.
+
+`emotion-vae` trains a small autoencoder where there is none of Stable Diffusion; `emotion-diffusion` trains the
+denoiser on the latents of either (Rombach et al. 2022, arXiv:2112.10752).
+"""
+
+import copy
+import json
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DModel
+
+from magicedit.action_units import EMOTIONS, NAMES, STRENGTH_RANGE
+from magicedit.data.affectnet import NEUTRAL
+from magicedit.data.pairs import PairDataset
+from magicedit.errors import TrainingError
+from magicedit.hub.push import push_folder
+from magicedit.imaging import to_pixels, to_tensor
+from magicedit.pipelines.pipeline_emotion_diffusion import WHOLE, EmotionDiffusionPipeline
+from magicedit.train.config import TrainConfig, refuse_unused, settings_of
+from magicedit.train.methods import Losses, Method
+from magicedit.train.objectives import add_noise, noise_objective
+from magicedit.train.publish import command_of
+from magicedit.vocabulary import Control, Vocabulary
+from magicedit.warping import displacement_fields, embedded_mouths, warp_photo
+
+logger = logging.getLogger(__name__)
+
+CLASSES = (NEUTRAL, *EMOTIONS)
+ANY = len(CLASSES)  # the class of pictures whose emotion is dropped
+AT_REST, SMILING = 2.0, 2.5  # steps: all units at most, for neutral; AU12 at least, for a real smile
+REAL_SMILES = 0.5  # share among pictures of happiness, where there are any
+PICTURES_HELD = 2**30  # bytes of warped pictures that one process keeps
+SCALING_PICTURES = 512  # from which the spread of latents is measured
+UNUSED = ("base_model", "lora_rank", "compile", "use_8bit_adam", "freeze_reference", "gradient_checkpointing",
+          "refine", "warped")  # fmt: skip
+
+CARD = """---
+library_name: diffusers
+tags: [magicedit, facial-expression, diffusion]
+---
+# {name}
+
+Emotion latent diffusion (Rombach et al. 2022, [arXiv:2112.10752](https://arxiv.org/abs/2112.10752)) for the
+`magicedit` package: it changes the emotion of face crops of {resolution} px by DDIM inversion (Song et al.
+2021, [arXiv:2010.02502](https://arxiv.org/abs/2010.02502)). Edit only people who agreed to it, and say that a
+picture was edited.
+
+Controls, in intensity steps: {controls}.
+
+Trained on {data}. Licence: {license}. Citation: {citation}.
+
+```
+{command}
+```
+
+{numbers}
+"""
+
+
+@dataclass(frozen=True)
+class EmotionSettings:
+    """`settings` of the objectives `emotion-vae` and `emotion-diffusion`.
+
+    Attributes:
+        emotions: "muscles": photographs at rest, as they are and warped by the muscles of each emotion, and
+            real smiles as happiness; "labels": photographs by the labels of the dataset.
+        vae_channels: emotion-vae: width of its outermost level, doubled at each further one.
+        vae_levels: emotion-vae: its levels; a latent stands for 2^(levels - 1) pixels a side.
+        latent_channels: emotion-vae: channels of a latent.
+        kl_weight: emotion-vae: of the divergence to a standard normal, summed over a picture's latents, in
+            the loss beside the mean absolute error of a pixel.
+        noise_level: emotion-diffusion: that the saved pipeline uses by default, see its `__call__`.
+    """
+
+    emotions: str = "muscles"
+    vae_channels: int = 16
+    vae_levels: int = 3
+    latent_channels: int = 4
+    kl_weight: float = 1e-6
+    noise_level: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.emotions not in ("muscles", "labels"):
+            raise TrainingError(f"settings emotions must be muscles or labels, got {self.emotions}")
+        for name in ("vae_channels", "vae_levels", "latent_channels"):
+            if getattr(self, name) < 1:
+                raise TrainingError(f"settings {name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.kl_weight < math.inf:
+            raise TrainingError(f"settings kl_weight must be 0 or more, got {self.kl_weight}")
+        if not 0 <= self.noise_level <= 1:
+            raise TrainingError(f"settings noise_level must be from 0 to 1, got {self.noise_level}")
+
+
+def emotion_vocabulary() -> Vocabulary:
+    """The six emotions; five steps are a whole one, and what `--emotion` allows is in their range."""
+    most = WHOLE * STRENGTH_RANGE[1]
+    return Vocabulary(
+        Control(name, f"the expression of {name}", "face", range=(-most, most), kind="emotion")
+        for name in EMOTIONS
+    )
+
+
+# --- Data ---------------------------------------------------------------------------------------------------
+
+
+class EmotionPictures:
+    """Pictures of people by emotion.
+
+    members: records of each class of `CLASSES`; `real`: those that show happiness themselves, by muscles.
+    """
+
+    def __init__(self, pairs: PairDataset, emotions: str):
+        """Raises TrainingError where a class has no picture."""
+        self.pairs, self.warps = pairs, emotions == "muscles"
+        self._held: dict[int, list[np.ndarray]] = {}  # by record
+        self._most = PICTURES_HELD // (3 * len(EMOTIONS) * pairs.resolution**2)
+        if self.warps:
+            labels = np.stack([record.action_units for record in pairs.records])  # (photographs, aus)
+            resting = (labels <= AT_REST).all(1).nonzero()[0].tolist()
+            self.real = (labels[:, NAMES.index("AU12")] >= SMILING).nonzero()[0].tolist()
+            self.members = [resting for _ in CLASSES]
+            if not resting:
+                raise TrainingError(
+                    f"no photograph of {pairs.folder} is at rest (all units at {AT_REST:g} steps or less), so "
+                    "none can be warped to the emotions; add neutral photographs, or label the emotions and "
+                    "set settings emotions to labels"
+                )
+            return
+        shown = [record.emotion for record in pairs.records]
+        self.real = []
+        self.members = [[n for n, name in enumerate(shown) if name == emotion] for emotion in CLASSES]
+        if missing := [name for name, own in zip(CLASSES, self.members, strict=True) if not own]:
+            raise TrainingError(
+                f"no photograph of {pairs.folder} is labelled {', '.join(missing)}; prepare a dataset with "
+                "emotions (--format affectnet), or set settings emotions to muscles"
+            )
+
+    def draw(self, place: np.random.Generator, own: np.random.Generator, emotion: int) -> tuple[int, int]:
+        """A record of a class, and the class by which it is warped; 0: it is not.
+
+        place: equal ones choose the same photograph of classes that have the same photographs.
+        """
+        if emotion == ANY:
+            return int(place.integers(len(self.pairs))), 0
+        if self.real and CLASSES[emotion] == "happiness" and own.random() < REAL_SMILES:
+            return int(place.choice(self.real)), 0
+        return int(place.choice(self.members[emotion])), emotion if self.warps else 0
+
+    def picture(self, record: int, warp: int) -> torch.Tensor:
+        """(3, resolution, resolution) in [-1, 1]; an opened mouth shows teeth of an embedded one."""
+        if not warp:
+            return self.pairs.record_images(record)[0]
+        warps = self._held[record] if record in self._held else self._warped(record)
+        if len(self._held) < self._most:
+            self._held[record] = warps
+        return to_tensor(warps[warp - 1])
+
+    def _warped(self, record: int) -> list[np.ndarray]:
+        """A record's picture, (resolution, resolution, 3) uint8, warped to each emotion."""
+        size, landmarks = self.pairs.resolution, self.pairs.landmarks(record)
+        stride = next(s for s in (8, 4, 2, 1) if s == 1 or (size % s == 0 and size // s >= 24))
+        fields = displacement_fields(landmarks, size, NAMES, stride)
+        pixels, mouth = to_pixels(self.picture(record, 0)), embedded_mouths()[record % len(embedded_mouths())]
+        commands = [NAMES.vector(command) for command in EMOTIONS.values()]
+        return [warp_photo(pixels, fields, command, landmarks, mouth) for command in commands]
+
+
+class Samples(torch.utils.data.Dataset):
+    """Pictures with class, noise and timestep, a function of (seed, n).
+
+    Two neighbouring samples share noise, timestep and mirroring and, by muscles, the photograph, so that a
+    batch shows what its emotions differ in.
+
+    timesteps: of the noise schedule; 0: samples are pictures and noise only. latent_shape: of the noise.
+    """
+
+    def __init__(self, pictures: EmotionPictures, config: TrainConfig, latent_shape, timesteps: int = 0):
+        self.pictures, self.latent_shape, self.timesteps = pictures, tuple(latent_shape), timesteps
+        self.seed, self.mirrors, self.dropout = config.seed, config.augment, config.au_dropout
+
+    def __getitem__(self, n: int) -> dict:
+        shared = np.random.default_rng((self.seed, n // 2, 1))
+        noise = shared.standard_normal(self.latent_shape, dtype=np.float32)
+        share, mirrored = shared.random(), self.mirrors and shared.random() < 0.5
+        emotions = shared.permutation(len(CLASSES))  # of the two samples
+        own = np.random.default_rng((self.seed, n, 2))
+        emotion = ANY if own.random() < self.dropout else int(emotions[n % 2])
+        record, warp = self.pictures.draw(shared, own, emotion)
+        picture = self.pictures.picture(record, warp)
+        return {
+            "picture": picture.flip(-1) if mirrored else picture,
+            "noise": torch.from_numpy(noise),
+            "emotion": emotion,
+            "timestep": int(share * self.timesteps),
+        }
+
+
+def _open_pictures(config: TrainConfig, settings: EmotionSettings) -> EmotionPictures:
+    pairs = PairDataset(
+        config.data_folder(),
+        resolution=config.resolution,
+        seed=config.seed,
+        warped=1.0,  # nobody needs two photographs
+        augment=False,
+        relations=False,
+        teeth=False,
+    )
+    return EmotionPictures(pairs, settings.emotions)
+
+
+# --- The autoencoder ----------------------------------------------------------------------------------------
+
+
+class EmotionVAE(Method):
+    """A small `AutoencoderKL` by mean absolute error and divergence; its folder is a base for the denoiser."""
+
+    def __init__(self, config: TrainConfig, accelerator: Accelerator):
+        self.config, self.accelerator = config, accelerator
+        settings = self.settings = settings_of(config, EmotionSettings)
+        refuse_unused(config, (*UNUSED, "pretrained_model_name_or_path", "push_to_hub"))
+        levels = settings.vae_levels
+        if config.resolution % (1 << (levels - 1)):
+            raise TrainingError(
+                f"--resolution must be a multiple of {1 << (levels - 1)} for {levels} levels, got "
+                f"{config.resolution}"
+            )
+        self.pictures = _open_pictures(config, settings)
+        self.vae = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * levels,
+            up_block_types=("UpDecoderBlock2D",) * levels,
+            block_out_channels=tuple(settings.vae_channels << level for level in range(levels)),
+            layers_per_block=1,
+            latent_channels=settings.latent_channels,
+            norm_num_groups=math.gcd(settings.vae_channels, 8),
+            sample_size=config.resolution,
+            mid_block_add_attention=False,
+        )
+        self.network = Autoencoding(self.vae)
+
+    def modules(self) -> dict[str, torch.nn.Module]:
+        return {"vae": self.network}
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {"vae": _adam(self.config, self.network)}
+
+    def samples(self) -> Samples:
+        side = self.config.resolution >> (self.settings.vae_levels - 1)
+        return Samples(self.pictures, self.config, (self.settings.latent_channels, side, side))
+
+    def losses(self, batch: dict, networks) -> Losses:
+        pictures, noise = (batch[name].to(self.accelerator.device) for name in ("picture", "noise"))
+        with self.accelerator.autocast():
+            again, divergence = networks["vae"](pictures, noise)
+        parts = {"reconstruction": reconstruction(again, pictures), "divergence": divergence.mean()}
+        yield "vae", parts["reconstruction"] + self.settings.kl_weight * parts["divergence"], parts
+
+    @torch.no_grad()
+    def preview(self) -> np.ndarray:
+        """Rows of a picture of each emotion above what the autoencoder makes of it."""
+        rows = []
+        for column in _examples(self.pictures, self.config.validation_faces, self.accelerator.device):
+            again = self.vae.decode(self.vae.encode(column).latent_dist.mode()).sample
+            rows += [torch.cat([*column], dim=-1), torch.cat([*again], dim=-1)]
+        return to_pixels(torch.cat(rows, dim=-2).cpu())
+
+    @torch.no_grad()
+    def export(self, folder: Path, step: int, samples_seen: int) -> None:
+        samples, latents = self.samples(), []
+        self.vae.eval()
+        for n in range(0, 2 * SCALING_PICTURES, 2):  # neighbours are of one photograph
+            picture = samples[n]["picture"][None].to(self.accelerator.device)
+            latents.append(self.vae.encode(picture).latent_dist.mode())
+        latents = torch.cat(latents)
+        self.vae.register_to_config(
+            scaling_factor=1 / float(latents.std()), shift_factor=float(latents.mean())
+        )
+        self.vae.train()
+        self.vae.save_pretrained(folder / "vae")
+        counts = {"optimiser_steps": step, "pictures_seen": samples_seen}
+        (folder / "training.json").write_text(json.dumps(counts, indent=1) + "\n")
+
+
+class Autoencoding(torch.nn.Module):
+    """Encoder and decoder under one forward, as the loop trains them."""
+
+    def __init__(self, vae: AutoencoderKL):
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, pictures: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pictures again, (batch, 3, height, width), and the divergence of their latents, (batch,).
+
+        noise: (batch, channels, height, width) of latents, by which these are drawn.
+        """
+        posterior = self.vae.encode(pictures).latent_dist
+        return self.vae.decode(posterior.mean + posterior.std * noise).sample, posterior.kl()
+
+
+def reconstruction(again: torch.Tensor, pictures: torch.Tensor) -> torch.Tensor:
+    """Mean absolute error of pictures in [-1, 1]."""
+    return (again - pictures).abs().mean()
+
+
+# --- The denoiser -------------------------------------------------------------------------------------------
+
+
+class EmotionDiffusion(Method):
+    """Predicts velocity of noisy latents (Salimans & Ho 2022, arXiv:2202.00512), conditional on a class."""
+
+    def __init__(self, config: TrainConfig, accelerator: Accelerator):
+        self.config, self.accelerator = config, accelerator
+        settings = self.settings = settings_of(config, EmotionSettings)
+        refuse_unused(config, UNUSED)
+        vae = _open_vae(config)
+        self.vocabulary = emotion_vocabulary()
+        scale = 2 ** (len(vae.config.block_out_channels) - 1)
+        widths, side = config.block_out_channels, config.resolution // scale
+        if config.resolution % (scale << (len(widths) - 1)):
+            raise TrainingError(
+                f"--resolution must be a multiple of {scale << (len(widths) - 1)}, the autoencoder's "
+                f"{scale} px a latent and {len(widths)} levels of --block_out_channels; got {config.resolution}"
+            )
+        self.pictures = _open_pictures(config, settings)
+        unet = UNet2DModel(
+            sample_size=side,
+            in_channels=vae.config.latent_channels,
+            out_channels=vae.config.latent_channels,
+            down_block_types=("DownBlock2D", *("AttnDownBlock2D",) * (len(widths) - 1)),
+            up_block_types=(*("AttnUpBlock2D",) * (len(widths) - 1), "UpBlock2D"),
+            block_out_channels=widths,
+            layers_per_block=config.layers_per_block,
+            norm_num_groups=math.gcd(32, *widths),
+            num_class_embeds=len(CLASSES) + 1,
+        )
+        scheduler = DDIMScheduler(
+            beta_schedule="squaredcos_cap_v2",
+            prediction_type="v_prediction",
+            clip_sample=False,
+        )
+        self.pipeline = EmotionDiffusionPipeline(
+            vae.requires_grad_(False).eval().to(accelerator.device),
+            unet,
+            scheduler,
+            resolution=config.resolution,
+            default_noise_level=settings.noise_level,
+            default_steps=config.default_steps,
+            default_guidance_scale=config.default_guidance_scale,
+            **self.vocabulary.to_index(),
+        )
+
+    def modules(self) -> dict[str, torch.nn.Module]:
+        return {"unet": self.pipeline.unet}
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {"unet": _adam(self.config, self.pipeline.unet)}
+
+    def samples(self) -> Samples:
+        unet, scheduler = self.pipeline.unet.config, self.pipeline.scheduler.config
+        shape = (unet.in_channels, unet.sample_size, unet.sample_size)
+        return Samples(self.pictures, self.config, shape, scheduler.num_train_timesteps)
+
+    def losses(self, batch: dict, networks) -> Losses:
+        device = self.accelerator.device
+        pictures, noise, emotions, timesteps = (
+            batch[name].to(device) for name in ("picture", "noise", "emotion", "timestep")
+        )
+        with torch.no_grad():
+            clean = self.pipeline.encode(pictures)
+        scheduler = self.pipeline.scheduler
+        alphas = scheduler.alphas_cumprod.to(device)[timesteps]
+        noisy = add_noise(clean, noise, alphas)
+        with self.accelerator.autocast():
+            output = networks["unet"](noisy, timesteps, class_labels=emotions).sample
+        kind, gamma = scheduler.config.prediction_type, self.config.snr_gamma
+        yield "unet", noise_objective(output, clean, noise, alphas, kind, gamma), {}
+
+    # -- results --
+
+    def preview(self) -> np.ndarray:
+        """Rows of a face and what it becomes for each emotion, its round trip in the place of neutral."""
+        rows = []
+        for pictures in _examples(self.pictures, self.config.validation_faces, self.accelerator.device):
+            deltas = np.concatenate([np.zeros((1, len(EMOTIONS))), np.eye(len(EMOTIONS)) * WHOLE])
+            self.pipeline.unet.eval()
+            edits = self.pipeline(
+                (pictures[:1] + 1).expand(len(deltas), -1, -1, -1) / 2, deltas, output_type="pt"
+            ).images
+            self.pipeline.unet.train()
+            rows.append(torch.cat([pictures[0], *(edits * 2 - 1)], dim=-1))
+        return to_pixels(torch.cat(rows, dim=-2).cpu())
+
+    def export(self, folder: Path, step: int, samples_seen: int) -> None:
+        dtype = getattr(torch, self.config.save_dtype)
+        parts = {n: copy.deepcopy(getattr(self.pipeline, n)).to("cpu", dtype).eval() for n in ("vae", "unet")}
+        kept = {
+            n: v for n, v in self.pipeline.config.items() if n not in self.pipeline.components and n[0] != "_"
+        }
+        EmotionDiffusionPipeline(**parts, scheduler=self.pipeline.scheduler, **kept).save_pretrained(folder)
+        counts = {"optimiser_steps": step, "pictures_seen": samples_seen}
+        (folder / "training.json").write_text(json.dumps(counts, indent=1) + "\n")
+        (folder / "README.md").write_text(self._card(counts), "utf-8")
+        config = self.config
+        if config.push_to_hub:
+            name = config.hub_model_id or folder.name
+            url = push_folder(folder, name, private=config.hub_private, token=config.hub_token)
+            logger.info("pushed to %s", url)
+
+    def _card(self, counts: Mapping[str, float]) -> str:
+        """The model card: what it is, its controls, its data and the command."""
+        config, pairs = self.config, self.pictures.pairs
+        data = config.dataset_name or Path(config.train_data_dir).name
+        people = len({record.identity for record in pairs.records})
+        return CARD.format(
+            name=config.hub_model_id or Path(config.output_dir).name,
+            resolution=config.resolution,
+            controls=", ".join(self.vocabulary),
+            data=f"{data}: {len(pairs)} photographs of {people} people",
+            license=config.data_license or "not stated",
+            citation=config.data_citation or "not stated",
+            command=command_of(config),
+            numbers="\n".join(f"- {name.replace('_', ' ')}: {value:g}" for name, value in counts.items()),
+        )
+
+
+def _open_vae(config: TrainConfig) -> AutoencoderKL:
+    """The autoencoder of a Stable Diffusion, or of a folder that `emotion-vae` wrote."""
+    base = config.pretrained_model_name_or_path
+    if base is None:
+        raise TrainingError(
+            "--objective emotion-diffusion needs an autoencoder: set --pretrained_model_name_or_path to a Stable "
+            "Diffusion, or to a folder that --objective emotion-vae wrote"
+        )
+    try:
+        return AutoencoderKL.from_pretrained(
+            base, subfolder="vae", revision=config.revision, use_safetensors=True
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise TrainingError(f"{base} has no autoencoder in a folder vae: {reason}") from error
+
+
+def _examples(pictures: EmotionPictures, faces: int, device: torch.device) -> list[torch.Tensor]:
+    """Of each of the first faces a picture of every class, (classes, 3, height, width)."""
+    found = []
+    for n in range(faces):
+        own = [(members[n % len(members)], emotion) for emotion, members in enumerate(pictures.members)]
+        rows = [pictures.picture(record, emotion if pictures.warps else 0) for record, emotion in own]
+        found.append(torch.stack(rows).to(device))
+    return found
+
+
+def _adam(config: TrainConfig, network: torch.nn.Module) -> torch.optim.Optimizer:
+    betas = (config.adam_beta1, config.adam_beta2)
+    return torch.optim.AdamW(
+        network.parameters(),
+        lr=config.learning_rate,
+        betas=betas,
+        eps=config.adam_epsilon,
+        weight_decay=config.adam_weight_decay,
+    )
