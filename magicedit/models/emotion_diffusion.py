@@ -88,7 +88,7 @@ class EmotionDiffusionModel:
         sampling: Sampling,
         on_step: OnStep | None = None,
     ) -> list[Change]:
-        """See `FaceModel.change`; seed and quality have no effect. ModelError where a picture is not finite."""
+        """See `FaceModel.change`; seed and quality do nothing. ModelError where a picture is not finite."""
         flows = []
         for first in range(0, len(deltas), FACES_AT_ONCE):
             faces, asked = encoded[first : first + FACES_AT_ONCE], deltas[first : first + FACES_AT_ONCE]
@@ -99,7 +99,7 @@ class EmotionDiffusionModel:
             pictures = self.pipeline.decode(both).float().cpu()  # (2 * faces, 3, size, size)
             if not torch.isfinite(pictures).all():
                 raise ModelError("the model's picture is not finite; its weights are broken, or use float32")
-            flows += [flow_between(*pair) for pair in zip(*pictures.numpy().chunk(2), strict=True)]
+            flows += [flow_between(*pair) for pair in zip(*np.split(pictures.numpy(), 2), strict=True)]
         size = self.resolution
         nothing = np.zeros((size, size), np.float32), np.zeros((size, size, 3), np.float32)
         return [Change(flow, *nothing) for flow in flows]
@@ -128,9 +128,8 @@ def flow_between(edited: np.ndarray, source: np.ndarray) -> np.ndarray:
     scale = -(-FLOW_SIDE // size)
     grey = []
     for picture in (edited, source):
-        large = cv2.resize(
-            picture.transpose(1, 2, 0), None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC
-        )
+        side = (size * scale, size * scale)
+        large = cv2.resize(picture.transpose(1, 2, 0), side, interpolation=cv2.INTER_CUBIC)
         pixels = np.rint((large.clip(-1, 1) + 1) * 127.5).astype(np.uint8)
         grey.append(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY))
     estimator = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)

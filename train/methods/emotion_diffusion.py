@@ -1,7 +1,7 @@
 """Emotion latent diffusion: an autoencoder, and a denoiser of its latents conditional on an emotion.
 
-`emotion-vae` trains a small autoencoder where there is none of Stable Diffusion; `emotion-diffusion` trains the
-denoiser on the latents of either (Rombach et al. 2022, arXiv:2112.10752).
+`emotion-vae` trains a small autoencoder where there is none of Stable Diffusion; `emotion-diffusion` trains
+the denoiser on the latents of either (Rombach et al. 2022, arXiv:2112.10752).
 """
 
 import copy
@@ -129,8 +129,8 @@ class EmotionPictures:
             self.members = [resting for _ in CLASSES]
             if not resting:
                 raise TrainingError(
-                    f"no photograph of {pairs.folder} is at rest (all units at {AT_REST:g} steps or less), so "
-                    "none can be warped to the emotions; add neutral photographs, or label the emotions and "
+                    f"no photograph of {pairs.folder} is at rest (all units at {AT_REST:g} steps or less), "
+                    "so none can be warped to the emotions; add neutral photographs, or label emotions and "
                     "set settings emotions to labels"
                 )
             return
@@ -220,7 +220,7 @@ def _open_pictures(config: TrainConfig, settings: EmotionSettings) -> EmotionPic
 
 
 class EmotionVAE(Method):
-    """A small `AutoencoderKL` by mean absolute error and divergence; its folder is a base for the denoiser."""
+    """A small `AutoencoderKL` by mean absolute error and divergence; a base of the denoiser."""
 
     def __init__(self, config: TrainConfig, accelerator: Accelerator):
         self.config, self.accelerator = config, accelerator
@@ -325,8 +325,8 @@ class EmotionDiffusion(Method):
         widths, side = config.block_out_channels, config.resolution // scale
         if config.resolution % (scale << (len(widths) - 1)):
             raise TrainingError(
-                f"--resolution must be a multiple of {scale << (len(widths) - 1)}, the autoencoder's "
-                f"{scale} px a latent and {len(widths)} levels of --block_out_channels; got {config.resolution}"
+                f"--resolution must be a multiple of {scale << (len(widths) - 1)}: a latent has {scale} px, "
+                f"and --block_out_channels {len(widths)} levels; got {config.resolution}"
             )
         self.pictures = _open_pictures(config, settings)
         unet = UNet2DModel(
@@ -435,8 +435,8 @@ def _open_vae(config: TrainConfig) -> AutoencoderKL:
     base = config.pretrained_model_name_or_path
     if base is None:
         raise TrainingError(
-            "--objective emotion-diffusion needs an autoencoder: set --pretrained_model_name_or_path to a Stable "
-            "Diffusion, or to a folder that --objective emotion-vae wrote"
+            "--objective emotion-diffusion needs an autoencoder: set --pretrained_model_name_or_path to a "
+            "Stable Diffusion, or to a folder that --objective emotion-vae wrote"
         )
     try:
         return AutoencoderKL.from_pretrained(
