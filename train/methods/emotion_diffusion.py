@@ -154,14 +154,16 @@ class EmotionPictures:
             return int(place.choice(self.real)), 0
         return int(place.choice(self.members[emotion])), emotion if self.warps else 0
 
-    def picture(self, record: int, warp: int) -> torch.Tensor:
+    def picture(self, record: int, warp: int, mirrored: bool = False) -> torch.Tensor:
         """(3, resolution, resolution) in [-1, 1]; an opened mouth shows teeth of an embedded one."""
-        if not warp:
-            return self.pairs.record_images(record)[0]
-        warps = self._held[record] if record in self._held else self._warped(record)
-        if len(self._held) < self._most:
-            self._held[record] = warps
-        return to_tensor(warps[warp - 1])
+        if warp:
+            warps = self._held[record] if record in self._held else self._warped(record)
+            if len(self._held) < self._most:
+                self._held[record] = warps
+            found = to_tensor(warps[warp - 1])
+        else:
+            found = self.pairs.record_images(record)[0]
+        return found.flip(-1) if mirrored else found
 
     def _warped(self, record: int) -> list[np.ndarray]:
         """A record's picture, (resolution, resolution, 3) uint8, warped to each emotion."""
@@ -174,29 +176,39 @@ class EmotionPictures:
 
 
 class Samples(torch.utils.data.Dataset):
-    """Pictures with class, noise and timestep, a function of (seed, n).
+    """Pictures with class, noise and timestep of their step, a function of (seed, n).
 
     Two neighbouring samples share noise, timestep and mirroring and, by muscles, the photograph, so that a
     batch shows what its emotions differ in.
 
-    timesteps: of the noise schedule; 0: samples are pictures and noise only. latent_shape: of the noise.
+    latent_shape: of the noise. timesteps: of the noise schedule. decodes: whether samples have the picture
+    itself, beside record, warp and mirroring that name it.
     """
 
-    def __init__(self, pictures: EmotionPictures, config: TrainConfig, latent_shape, timesteps: int = 0):
-        self.pictures, self.latent_shape, self.timesteps = pictures, tuple(latent_shape), timesteps
+    def __init__(
+        self,
+        pictures: EmotionPictures,
+        config: TrainConfig,
+        latent_shape: tuple[int, int, int],
+        timesteps: int = 1,
+        decodes: bool = True,
+    ):
+        self.pictures, self.latent_shape = pictures, latent_shape
+        self.timesteps, self.decodes = timesteps, decodes
         self.seed, self.mirrors, self.dropout = config.seed, config.augment, config.au_dropout
 
     def __getitem__(self, n: int) -> dict:
         shared = np.random.default_rng((self.seed, n // 2, 1))
         noise = shared.standard_normal(self.latent_shape, dtype=np.float32)
-        share, mirrored = shared.random(), self.mirrors and shared.random() < 0.5
+        share, mirrored = shared.random(), bool(self.mirrors and shared.random() < 0.5)
         emotions = shared.permutation(len(CLASSES))  # of the two samples
         own = np.random.default_rng((self.seed, n, 2))
         emotion = ANY if own.random() < self.dropout else int(emotions[n % 2])
         record, warp = self.pictures.draw(shared, own, emotion)
-        picture = self.pictures.picture(record, warp)
-        return {
-            "picture": picture.flip(-1) if mirrored else picture,
+        place = (record, warp, mirrored)
+        picture = {"picture": self.pictures.picture(*place)} if self.decodes else {}
+        return picture | {
+            "place": torch.tensor(place),
             "noise": torch.from_numpy(noise),
             "emotion": emotion,
             "timestep": int(share * self.timesteps),
@@ -329,6 +341,7 @@ class EmotionDiffusion(Method):
                 f"and --block_out_channels {len(widths)} levels; got {config.resolution}"
             )
         self.pictures = _open_pictures(config, settings)
+        self._encoded: dict[tuple[int, int, int], torch.Tensor] = {}  # by record, warp and mirroring
         unet = UNet2DModel(
             sample_size=side,
             in_channels=vae.config.latent_channels,
@@ -365,15 +378,13 @@ class EmotionDiffusion(Method):
     def samples(self) -> Samples:
         unet, scheduler = self.pipeline.unet.config, self.pipeline.scheduler.config
         shape = (unet.in_channels, unet.sample_size, unet.sample_size)
-        return Samples(self.pictures, self.config, shape, scheduler.num_train_timesteps)
+        decodes = not self.config.cache_latents
+        return Samples(self.pictures, self.config, shape, scheduler.num_train_timesteps, decodes)
 
     def losses(self, batch: dict, networks) -> Losses:
         device = self.accelerator.device
-        pictures, noise, emotions, timesteps = (
-            batch[name].to(device) for name in ("picture", "noise", "emotion", "timestep")
-        )
-        with torch.no_grad():
-            clean = self.pipeline.encode(pictures)
+        noise, emotions, timesteps = (batch[name].to(device) for name in ("noise", "emotion", "timestep"))
+        clean = self._latents(batch)
         scheduler = self.pipeline.scheduler
         alphas = scheduler.alphas_cumprod.to(device)[timesteps]
         noisy = add_noise(clean, noise, alphas)
@@ -381,6 +392,18 @@ class EmotionDiffusion(Method):
             output = networks["unet"](noisy, timesteps, class_labels=emotions).sample
         kind, gamma = scheduler.config.prediction_type, self.config.snr_gamma
         yield "unet", noise_objective(output, clean, noise, alphas, kind, gamma), {}
+
+    @torch.no_grad()
+    def _latents(self, batch: dict) -> torch.Tensor:
+        """Latents of a batch, (batch, channels, height, width), encoded now or, if cached, once for all."""
+        device = self.accelerator.device
+        if "picture" in batch:
+            return self.pipeline.encode(batch["picture"].to(device))
+        places = [tuple(place) for place in batch["place"].tolist()]
+        for place in places:
+            if place not in self._encoded:  # one at a time: the bits of a batch depend on its size
+                self._encoded[place] = self.pipeline.encode(self.pictures.picture(*place)[None].to(device))
+        return torch.cat([self._encoded[place] for place in places])
 
     # -- results --
 
@@ -399,7 +422,9 @@ class EmotionDiffusion(Method):
 
     def export(self, folder: Path, step: int, samples_seen: int) -> None:
         dtype = getattr(torch, self.config.save_dtype)
-        parts = {n: copy.deepcopy(getattr(self.pipeline, n)).to("cpu", dtype).eval() for n in ("vae", "unet")}
+        parts = {n: copy.deepcopy(getattr(self.pipeline, n)).eval() for n in ("vae", "unet")}
+        for network in parts.values():
+            torch.nn.Module.to(network, "cpu", dtype)
         kept = {
             n: v for n, v in self.pipeline.config.items() if n not in self.pipeline.components and n[0] != "_"
         }
