@@ -178,8 +178,8 @@ class EmotionPictures:
 class Samples(torch.utils.data.Dataset):
     """Pictures with class, noise and timestep of their step, a function of (seed, n).
 
-    Two neighbouring samples share noise, timestep and mirroring and, by muscles, the photograph, so that a
-    batch shows what its emotions differ in.
+    Where they are twins, two neighbouring samples share noise, timestep, mirroring and, by muscles, the
+    photograph, so that a batch shows what its emotions differ in.
 
     latent_shape: of the noise. timesteps: of the noise schedule. decodes: whether samples have the picture
     itself, beside record, warp and mirroring that name it.
@@ -192,13 +192,14 @@ class Samples(torch.utils.data.Dataset):
         latent_shape: tuple[int, int, int],
         timesteps: int = 1,
         decodes: bool = True,
+        twins: bool = False,
     ):
         self.pictures, self.latent_shape = pictures, latent_shape
-        self.timesteps, self.decodes = timesteps, decodes
+        self.timesteps, self.decodes, self.twins = timesteps, decodes, twins
         self.seed, self.mirrors, self.dropout = config.seed, config.augment, config.au_dropout
 
     def __getitem__(self, n: int) -> dict:
-        shared = np.random.default_rng((self.seed, n // 2, 1))
+        shared = np.random.default_rng((self.seed, n // 2 if self.twins else n, 1))
         noise = shared.standard_normal(self.latent_shape, dtype=np.float32)
         share, mirrored = shared.random(), bool(self.mirrors and shared.random() < 0.5)
         emotions = shared.permutation(len(CLASSES))  # of the two samples
@@ -287,7 +288,8 @@ class EmotionVAE(Method):
     def export(self, folder: Path, step: int, samples_seen: int) -> None:
         samples, latents = self.samples(), []
         self.vae.eval()
-        for n in range(0, 2 * SCALING_PICTURES, 2):  # neighbours are of one photograph
+        count = min(SCALING_PICTURES, len(CLASSES) * len(self.pictures.pairs))
+        for n in range(count):
             picture = samples[n]["picture"][None].to(self.accelerator.device)
             latents.append(self.vae.encode(picture).latent_dist.mode())
         latents = torch.cat(latents)
@@ -379,7 +381,7 @@ class EmotionDiffusion(Method):
         unet, scheduler = self.pipeline.unet.config, self.pipeline.scheduler.config
         shape = (unet.in_channels, unet.sample_size, unet.sample_size)
         decodes = not self.config.cache_latents
-        return Samples(self.pictures, self.config, shape, scheduler.num_train_timesteps, decodes)
+        return Samples(self.pictures, self.config, shape, scheduler.num_train_timesteps, decodes, twins=True)
 
     def losses(self, batch: dict, networks) -> Losses:
         device = self.accelerator.device
