@@ -15,7 +15,7 @@ import itertools
 import json
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -56,13 +56,15 @@ def crop(pixels: np.ndarray, scoring: Scoring) -> np.ndarray:
     return crop_face(pixels, align(face, CROP))
 
 
-def smile_rows(editor: ExpressionEditor, scoring: Scoring, face: ValidationFace) -> list[dict]:
+def smile_rows(
+    editor: ExpressionEditor, scoring: Scoring, face: ValidationFace, requests: dict = REQUESTS
+) -> list[dict]:
     """A row for each request: what both scorers measured, and how near the real smile is."""
     subject = Subject(face.name, face.path)
     original = scoring.original(subject)
     real = crop(open_photo(face.path.with_name("smiling.jpg")).pixels, scoring)
     rows = []
-    for name, (arguments, asked) in REQUESTS.items():
+    for name, (arguments, asked) in requests.items():
         edited = np.asarray(editor.edit(original.photo, measure=False, face="largest", **arguments).image)
         row, after = scoring.score(original, edited, {"AU12": asked})
         rows.append(
@@ -89,18 +91,24 @@ def roughness(editor: ExpressionEditor, face: ValidationFace) -> float:
 
 def summary_of(rows: Sequence[dict], roughnesses: Sequence[float]) -> dict:
     """Per request: people who smile by each scorer, medians of the rest."""
-    summary: dict = {"requests": {}, "interpolation_roughness": statistics.median(roughnesses)}
-    for name in REQUESTS:
+    smiles = summary_of_smiles(rows, REQUESTS)
+    return {"requests": smiles, "interpolation_roughness": statistics.median(roughnesses)}
+
+
+def summary_of_smiles(rows: Sequence[dict], names: Iterable[str]) -> dict:
+    """Per request: people who smile by each scorer, medians of the rest."""
+    summary = {}
+    for name in names:
         own = [row for row in rows if row["request"] == name]
         scorers = [scorer for scorer, value in own[0]["au12"].items() if value is not None]
-        summary["requests"][name] = {
+        summary[name] = {
             "people": len(own),
             "smile": {s: sum(row["au12"][s] >= SMILES for row in own) for s in scorers},
             "au12": {s: statistics.median(row["au12"][s] for row in own) for s in scorers},
         }
         for column in ("identity_distance", "mobileface_cosine", "psnr", "psnr_unedited"):
             values = [row[column] for row in own if row[column] is not None]
-            summary["requests"][name][column] = statistics.median(values) if values else None
+            summary[name][column] = statistics.median(values) if values else None
     return summary
 
 
@@ -136,6 +144,17 @@ def confidence(editor: ExpressionEditor, pixels: np.ndarray, face) -> PIL.Image.
     return tile.resize((SIDE, SIDE), PIL.Image.Resampling.BICUBIC)
 
 
+def training_of(run: Path) -> dict:
+    """Settings, counts and speed of a training run, without places of this machine."""
+    log = [json.loads(line) for line in (run / "train_log.jsonl").read_text().splitlines()]
+    settings = json.loads((run / "train_config.json").read_text())
+    for private in ("output_dir", "train_data_dir", "pretrained_model_name_or_path"):
+        settings.pop(private)
+    counts = json.loads((run / "training.json").read_text())
+    speed = statistics.median(line["images_per_second"] for line in log)
+    return settings | counts | {"images_per_second": speed}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("run", type=Path, help="folder of a trained flow autoencoder")
@@ -156,18 +175,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     scoring = Scoring(NAMES)
     rows = [rounded(row) for face in people for row in smile_rows(editor, scoring, face)]
     roughnesses = rounded({face.name: roughness(editor, face) for face in people})
-    log = [json.loads(line) for line in (args.run / "train_log.jsonl").read_text().splitlines()]
     content = {
         **circumstances(),
-        "training": json.loads((args.run / "train_config.json").read_text())
-        | json.loads((args.run / "training.json").read_text())
-        | {"images_per_second": statistics.median(line["images_per_second"] for line in log)},
+        "training": training_of(args.run),
         "summary": summary_of(rows, list(roughnesses.values())),
         "roughness": roughnesses,
         "rows": rows,
     }
-    for private in ("output_dir", "train_data_dir"):
-        content["training"].pop(private)
     args.output.write_text(json.dumps(content, indent=1) + "\n")
     print(json.dumps(content["summary"], indent=1))
     return 0
