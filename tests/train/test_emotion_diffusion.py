@@ -1,6 +1,5 @@
 """Emotion latent diffusion: its losses; both networks trained and resumed; inverted, edited with."""
 
-import json
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +23,13 @@ from magicedit.models.folder import ModelFolder
 from magicedit.pipelines.pipeline_emotion_diffusion import EmotionDiffusionPipeline, noise_grid
 from magicedit.train.config import parse_config
 from magicedit.train.loop import Run, train
-from magicedit.train.methods.emotion_diffusion import ANY, CLASSES, emotion_vocabulary, reconstruction
+from magicedit.train.methods.emotion_diffusion import (
+    ANY,
+    CLASSES,
+    EmotionPictures,
+    emotion_vocabulary,
+    reconstruction,
+)
 from magicedit.vocabulary import Vocabulary
 
 FLAGS = ["--resolution=32", "--train_batch_size=2", "--learning_rate=3e-3", "--lr_warmup_steps=0"]
@@ -234,8 +239,9 @@ def test_labelled_emotions_are_used_as_they_are(data, config, tmp_path, monkeypa
         TrainingError, match="is labelled sadness, surprise, anger, disgust; prepare a dataset"
     ):
         Run(config(tmp_path, "--settings=emotions=labels"))
+    pairs = module.PairDataset(data, warped=1.0, resolution=32)
     monkeypatch.setattr("magicedit.train.methods.emotion_diffusion.CLASSES", ("neutral", "happiness", "fear"))
-    pictures = Run(config(tmp_path, "--settings=emotions=labels")).method.pictures
+    pictures = EmotionPictures(pairs, "labels")
     rng = np.random.default_rng(0)
     assert [pictures.draw(rng, rng, emotion) for emotion in range(3)] == [(0, 0), (1, 0), (2, 0)]
 
@@ -329,7 +335,7 @@ def test_another_autoencoder_can_be_used(config, data, tmp_path):
         (["--settings=noise_level=1.5"], "noise_level must be from 0 to 1"),
         (["--settings=kl_weight=-1"], "kl_weight must be 0 or more"),
         (["--settings=vae_channels=0"], "vae_channels must be at least 1"),
-        (["--settings=emotions=labels"], "is labelled neutral, happiness, .* --format affectnet"),
+        (["--settings=emotions=labels"], r"is labelled neutral, happiness, .*--format affectnet"),
         (["--resolution=34"], "resolution must be a multiple of 4"),
         (["--lora_rank=4"], "emotion-diffusion does not use --lora_rank"),
         (["--pretrained_model_name_or_path=none"], "needs an autoencoder"),
@@ -565,10 +571,10 @@ def test_the_commands_know_it(folder, closed_mouth, tmp_path, capsys):
     sweep = ["sweep", str(photo), "--au", "surprise", "--from", "0", "--to", "5", "--steps", "2"]
     assert main([*sweep, "-o", str(tmp_path / "sweep.png"), *model]) == 0
     table = tmp_path / "table.csv"
-    table.write_text("photo,au,noise_level\nphoto.png,fear=5,0.4\n")
-    batch = ["batch", str(tmp_path), "--manifest", str(table), "-o", str(tmp_path / "out"), *model]
+    table.write_text("photo,emotion,noise_level\nphoto.png,fear,0.4\n")
+    batch = ["edit", str(tmp_path), "--manifest", str(table), "-o", str(tmp_path / "out"), *model]
     assert main([*batch, "--no-measure"]) == 0
-    assert json.loads((tmp_path / "out" / "report.json").read_text())
+    assert "noise_level" in (tmp_path / "out" / "report.jsonl").read_text()
 
     pytest.importorskip("av")
     from magicedit.video import save_film
