@@ -137,26 +137,56 @@ class Answer(torch.nn.Module):
 
 
 def test_the_denoisers_loss_is_the_squared_error_of_the_velocity(config, tmp_path):
-    """Against the schedule's own formulas; gamma weighs by min(SNR, gamma) / (SNR + 1)."""
-    method = Run(config(tmp_path, "--snr_gamma=2")).method
+    """Against the schedule's own formulas; near clean latents the weight of a squared error is at most 4."""
+    method = Run(config(tmp_path)).method
     samples = method.samples()
     batch = torch.utils.data.default_collate([samples[n] for n in range(4)])
+    batch["timestep"] = torch.tensor([900, 500, 20, 0])
     clean, noise, scheduler = method._latents(batch), batch["noise"], method.pipeline.scheduler
-    alphas = scheduler.alphas_cumprod[batch["timestep"]]
-    noisy = scheduler.add_noise(clean, noise, batch["timestep"])
+    variance = (1 - scheduler.alphas_cumprod[batch["timestep"]]).double()
     velocity = scheduler.get_velocity(clean, noise, batch["timestep"])
     losses = {}
     for share in (1.0, 0.5, 0.0):
         answer = Answer(velocity, share)
         ((name, loss, _),) = method.losses(batch, {"unet": answer})
         losses[share] = float(loss)
-        torch.testing.assert_close(answer.noisy, noisy)
+        torch.testing.assert_close(answer.noisy, scheduler.add_noise(clean, noise, batch["timestep"]))
         assert answer.labels.tolist() == batch["emotion"].tolist()
-    snr = (alphas / (1 - alphas)).double()
-    expected = (velocity.double().pow(2).mean((1, 2, 3)) * snr.clamp(max=2) / (snr + 1)).mean()
+    weights = variance * (1 / variance).clamp(max=4)
+    assert ((weights < 1) == torch.tensor([False, False, True, True])).all()
+    expected = (velocity.double().pow(2).mean((1, 2, 3)) * weights).mean()
     assert losses[0.0] == pytest.approx(float(expected), rel=1e-4)
     assert losses[1.0] < 1e-8 < losses[0.5] < losses[0.0]
     assert name == "unet"
+
+
+def test_exchanged_twins_are_noised_from_each_other(config, tmp_path):
+    """Each shall become what its own class says; only twins of one photograph are exchanged."""
+    method = Run(config(tmp_path, "--settings=counterfactual=0.5")).method
+    samples = method.samples()
+    batch = torch.utils.data.default_collate([samples[n] for n in range(80)])
+    clean, seen = method._latents(batch), method._seen(method._latents(batch), batch)
+    exchanged = 0
+    for n in range(0, 80, 2):
+        of_one = batch["place"][n, 0] == batch["place"][n + 1, 0] and ANY not in batch["emotion"][n : n + 2]
+        swapped = bool(of_one) and float(batch["exchanged"][n]) < 0.5
+        order = [n + 1, n] if swapped else [n, n + 1]
+        assert torch.equal(seen[n : n + 2], clean[order])
+        exchanged += swapped
+    assert 8 <= exchanged <= 28
+    answer = Answer(torch.zeros_like(clean), 1.0)
+    list(method.losses(batch, {"unet": answer}))
+    noisy = method.pipeline.scheduler.add_noise(seen, batch["noise"], batch["timestep"])
+    torch.testing.assert_close(answer.noisy, noisy)
+    estimates = {}
+    for name, latents in (("own", clean), ("twin", seen)):  # of answers that know the right latents
+        alphas = method.pipeline.scheduler.alphas_cumprod[batch["timestep"]].view(-1, 1, 1, 1)
+        right = (alphas.sqrt() * noisy - latents) / (1 - alphas).sqrt()
+        ((_, loss, _),) = method.losses(batch, {"unet": Answer(right, 1.0)})
+        estimates[name] = float(loss)
+    assert estimates["own"] < 1e-6 < estimates["twin"]
+    method.settings = replace(method.settings, counterfactual=0.0)
+    assert torch.equal(method._seen(clean, batch), clean)
 
 
 def test_cached_latents_are_those_of_the_pictures(config, tmp_path):
@@ -171,7 +201,7 @@ def test_cached_latents_are_those_of_the_pictures(config, tmp_path):
 
 def test_training_lowers_the_loss(config, tmp_path):
     """Of the same batches, before and after."""
-    run = Run(config(tmp_path, "--max_train_steps=40", "--snr_gamma=none"))
+    run = Run(config(tmp_path, "--max_train_steps=40"))
     samples = run.method.samples()
     batch = torch.utils.data.default_collate([samples[n] for n in range(1000, 1024)])
 
@@ -333,6 +363,8 @@ def test_another_autoencoder_can_be_used(config, data, tmp_path):
     [
         (["--settings=emotions=wishes"], "settings emotions must be muscles or labels"),
         (["--settings=noise_level=1.5"], "noise_level must be from 0 to 1"),
+        (["--settings=counterfactual=-0.1"], "counterfactual must be from 0 to 1"),
+        (["--snr_gamma=2"], "emotion-diffusion does not use --snr_gamma"),
         (["--settings=kl_weight=-1"], "kl_weight must be 0 or more"),
         (["--settings=vae_channels=0"], "vae_channels must be at least 1"),
         (["--settings=emotions=labels"], r"is labelled neutral, happiness, .*--format affectnet"),

@@ -26,7 +26,7 @@ from magicedit.imaging import to_pixels, to_tensor
 from magicedit.pipelines.pipeline_emotion_diffusion import WHOLE, EmotionDiffusionPipeline
 from magicedit.train.config import TrainConfig, refuse_unused, settings_of
 from magicedit.train.methods import Losses, Method
-from magicedit.train.objectives import add_noise, noise_objective
+from magicedit.train.objectives import add_noise
 from magicedit.train.publish import command_of
 from magicedit.vocabulary import Control, Vocabulary
 from magicedit.warping import displacement_fields, embedded_mouths, warp_photo
@@ -38,9 +38,10 @@ ANY = len(CLASSES)  # the class of pictures whose emotion is dropped
 AT_REST, SMILING = 2.0, 2.5  # steps: all units at most, for neutral; AU12 at least, for a real smile
 REAL_SMILES = 0.5  # share among pictures of happiness, where there are any
 PICTURES_HELD = 2**30  # bytes of warped pictures that one process keeps
+MOST_WEIGHT = 4.0  # of a squared error of clean latents: that of half noise
 SCALING_PICTURES = 512  # from which the spread of latents is measured
 UNUSED = ("base_model", "lora_rank", "compile", "use_8bit_adam", "freeze_reference", "gradient_checkpointing",
-          "refine", "warped")  # fmt: skip
+          "refine", "warped", "snr_gamma")  # fmt: skip
 
 CARD = """---
 library_name: diffusers
@@ -77,6 +78,8 @@ class EmotionSettings:
         latent_channels: emotion-vae: channels of a latent.
         kl_weight: emotion-vae: of the divergence to a standard normal, summed over a picture's latents, in
             the loss beside the mean absolute error of a pixel.
+        counterfactual: emotion-diffusion: share of samples whose noisy latents are of the same photograph
+            with the emotion of its twin (see `Samples`); only warps have such twins. Not in the paper.
         noise_level: emotion-diffusion: that the saved pipeline uses by default, see its `__call__`.
     """
 
@@ -85,6 +88,7 @@ class EmotionSettings:
     vae_levels: int = 3
     latent_channels: int = 4
     kl_weight: float = 1e-6
+    counterfactual: float = 0.0
     noise_level: float = 0.5
 
     def __post_init__(self) -> None:
@@ -95,8 +99,9 @@ class EmotionSettings:
                 raise TrainingError(f"settings {name} must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.kl_weight < math.inf:
             raise TrainingError(f"settings kl_weight must be 0 or more, got {self.kl_weight}")
-        if not 0 <= self.noise_level <= 1:
-            raise TrainingError(f"settings noise_level must be from 0 to 1, got {self.noise_level}")
+        for name in ("counterfactual", "noise_level"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise TrainingError(f"settings {name} must be from 0 to 1, got {getattr(self, name)}")
 
 
 def emotion_vocabulary() -> Vocabulary:
@@ -179,7 +184,7 @@ class Samples(torch.utils.data.Dataset):
     """Pictures with class, noise and timestep of their step, a function of (seed, n).
 
     Where they are twins, two neighbouring samples share noise, timestep, mirroring and, by muscles, the
-    photograph, so that a batch shows what its emotions differ in.
+    photograph, so that a batch shows what its emotions differ in; half of the pairs have a neutral one.
 
     latent_shape: of the noise. timesteps: of the noise schedule. decodes: whether samples have the picture
     itself, beside record, warp and mirroring that name it.
@@ -202,7 +207,10 @@ class Samples(torch.utils.data.Dataset):
         shared = np.random.default_rng((self.seed, n // 2 if self.twins else n, 1))
         noise = shared.standard_normal(self.latent_shape, dtype=np.float32)
         share, mirrored = shared.random(), bool(self.mirrors and shared.random() < 0.5)
-        emotions = shared.permutation(len(CLASSES))  # of the two samples
+        emotions = shared.permutation(len(CLASSES))[:2]  # of the two samples
+        if self.twins and shared.random() < 0.5 and emotions[1]:
+            emotions[0] = 0
+        exchanged = shared.random()
         own = np.random.default_rng((self.seed, n, 2))
         emotion = ANY if own.random() < self.dropout else int(emotions[n % 2])
         record, warp = self.pictures.draw(shared, own, emotion)
@@ -212,6 +220,7 @@ class Samples(torch.utils.data.Dataset):
             "place": torch.tensor(place),
             "noise": torch.from_numpy(noise),
             "emotion": emotion,
+            "exchanged": exchanged,
             "timestep": int(share * self.timesteps),
         }
 
@@ -323,6 +332,21 @@ def reconstruction(again: torch.Tensor, pictures: torch.Tensor) -> torch.Tensor:
     return (again - pictures).abs().mean()
 
 
+def clean_error(
+    velocity: torch.Tensor, noisy: torch.Tensor, clean: torch.Tensor, alphas: torch.Tensor
+) -> torch.Tensor:
+    """`mean w_t |z^ - z|^2`, `z^ = a_t z_t - s_t v`, with `w_t = min(1 / s_t^2, MOST_WEIGHT)`.
+
+    Where the noisy latents are of `clean`, `|z^ - z|^2 / s_t^2` is the squared error of the velocity
+    (Salimans & Ho 2022, arXiv:2202.00512, appendix D).
+
+    velocity, noisy, clean: (batch, channels, height, width). alphas: (batch,), cumulative.
+    """
+    variance = (1 - alphas).view(-1, 1, 1, 1)
+    estimate = (1 - variance).sqrt() * noisy - variance.sqrt() * velocity
+    return ((estimate - clean).pow(2) * (1 / variance).clamp(max=MOST_WEIGHT)).mean()
+
+
 # --- The denoiser -------------------------------------------------------------------------------------------
 
 
@@ -387,13 +411,22 @@ class EmotionDiffusion(Method):
         device = self.accelerator.device
         noise, emotions, timesteps = (batch[name].to(device) for name in ("noise", "emotion", "timestep"))
         clean = self._latents(batch)
-        scheduler = self.pipeline.scheduler
-        alphas = scheduler.alphas_cumprod.to(device)[timesteps]
-        noisy = add_noise(clean, noise, alphas)
+        alphas = self.pipeline.scheduler.alphas_cumprod.to(device)[timesteps]
+        noisy = add_noise(self._seen(clean, batch), noise, alphas)
         with self.accelerator.autocast():
             output = networks["unet"](noisy, timesteps, class_labels=emotions).sample
-        kind, gamma = scheduler.config.prediction_type, self.config.snr_gamma
-        yield "unet", noise_objective(output, clean, noise, alphas, kind, gamma), {}
+        yield "unet", clean_error(output.float(), noisy, clean, alphas), {}
+
+    def _seen(self, clean: torch.Tensor, batch: dict) -> torch.Tensor:
+        """The latents that are noised: a sample's own, or its twin's where they are exchanged."""
+        if not self.settings.counterfactual or len(clean) % 2:
+            return clean
+        photographs, emotions = (batch[name].unflatten(0, (-1, 2)) for name in ("place", "emotion"))
+        exchanged = batch["exchanged"].unflatten(0, (-1, 2))[:, 0] < self.settings.counterfactual
+        exchanged &= (photographs[:, 0, 0] == photographs[:, 1, 0]) & (emotions != ANY).all(1)  # (pairs,)
+        pairs = clean.unflatten(0, (-1, 2))  # (pairs, 2, channels, height, width)
+        chosen = exchanged.view(-1, 1, 1, 1, 1).to(clean.device)
+        return torch.where(chosen, pairs.flip(1), pairs).flatten(0, 1)
 
     @torch.no_grad()
     def _latents(self, batch: dict) -> torch.Tensor:
