@@ -21,7 +21,10 @@ from magicedit.vocabulary import Vocabulary
 
 FACES_AT_ONCE = 16
 FLOW_SIDE = 256  # px at least, to which pictures are enlarged before the flow between them is estimated
-SMOOTH = 0.015  # of the side: standard deviation of the flow's smoothing
+# Of the estimator: with the default of 8, the flow follows the blotches of blurred pictures. Of 12 training
+# faces and four emotions, its mean cosine to the warps' own flow is 0.53 at these values, 0.41 at 8 and 0.015.
+PATCH = 24  # px a side, of the enlarged picture
+SMOOTH = 0.03  # of the side: standard deviation of the flow's smoothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +136,7 @@ def flow_between(edited: np.ndarray, source: np.ndarray) -> np.ndarray:
         pixels = np.rint((large.clip(-1, 1) + 1) * 127.5).astype(np.uint8)
         grey.append(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY))
     estimator = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    estimator.setPatchSize(PATCH)
     flow = estimator.calc(*grey, None)
     flow = cv2.GaussianBlur(flow, (0, 0), SMOOTH * size * scale)
     return cv2.resize(flow, (size, size), interpolation=cv2.INTER_AREA) / scale
