@@ -606,7 +606,7 @@ def test_the_commands_know_it(folder, closed_mouth, tmp_path, capsys):
     table.write_text("photo,emotion,noise_level\nphoto.png,fear,0.4\n")
     batch = ["edit", str(tmp_path), "--manifest", str(table), "-o", str(tmp_path / "out"), *model]
     assert main([*batch, "--no-measure"]) == 0
-    assert "noise_level" in (tmp_path / "out" / "report.jsonl").read_text()
+    assert "noise_level" in (tmp_path / "out" / "edits.jsonl").read_text()
 
     pytest.importorskip("av")
     from magicedit.video import save_film
