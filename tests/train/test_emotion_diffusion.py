@@ -613,8 +613,8 @@ def test_the_commands_know_it(folder, closed_mouth, tmp_path, capsys):
 
     film = tmp_path / "film.mp4"
     save_film([PIL.Image.fromarray(closed_mouth)] * 2, film, 0.1)
-    keys = ["--key", "0:anger=0", "--key", "0.1:anger=5", "--steps", "1"]
-    assert main(["video", str(film), "-o", str(tmp_path / "o.mp4"), *keys, *model]) == 0
+    asked = ["--emotion", "anger", "--steps", "1"]
+    assert main(["video", str(film), "-o", str(tmp_path / "o.mp4"), *asked, *model]) == 0
 
 
 def test_a_trained_folder_works_without_the_package(folder, crop, tmp_path):
