@@ -67,6 +67,7 @@ EMOTIONS: dict[str, dict[str, float]] = {
     "disgust": {"AU4": 2.0, "AU6": 1.0, "AU9": 4.5, "AU15": 2.0, "AU17": 2.5},
 }
 STRENGTH_RANGE = (0.0, 1.25)
+WHOLE_EMOTION = 5.0  # intensity steps of a control that is an emotion, at strength 1
 
 
 def vocabulary_of(names: Iterable[str] | None) -> Vocabulary:
@@ -162,9 +163,9 @@ def resolve_delta(
     """What an edit asks for, as one delta per named action unit, in intensity steps, ordered as `names`.
 
     `add` (deltas, -10 to 10) and `emotion` add up; where the two sides come to differ, they are named one by
-    one. `set` (intensities, 0 to 5) asks for target minus `current`, the measured intensities, which it
-    needs; for nothing within the DEAD_ZONE. `names` is the vocabulary of the model. `continuous`: as of
-    `steps_to`.
+    one. A model that lacks units of an emotion but has the emotion as a control gets 5 steps of that. `set`
+    (intensities, 0 to 5) asks for target minus `current`, the measured intensities, which it needs; for
+    nothing within the DEAD_ZONE. `names` is the vocabulary of the model. `continuous`: as of `steps_to`.
     Raises ActionUnitError where an action unit is both set and added to, where `current` lacks one that is
     set, where a sum leaves -10 to 10, and for anything that the parsers refuse.
     """
@@ -186,7 +187,10 @@ def resolved(
     deltas = dict(deltas)
     if emotion is not None:
         emotion_name, strength = parse_emotion(emotion)
-        for name, value in emotion_deltas(emotion_name, strength).items():
+        asked = emotion_deltas(emotion_name, strength)
+        if emotion_name in names and not asked.keys() <= set(names):
+            asked = {emotion_name: WHOLE_EMOTION * strength}
+        for name, value in asked.items():
             if name not in names:
                 raise ActionUnitError(
                     f"{emotion_name} needs {name}, which this model cannot edit; it knows {', '.join(names)}"

@@ -28,6 +28,7 @@ class ModelOptions(TypedDict, total=False):
     steps: int | None
     guidance: float | None
     quality: str | None
+    noise_level: float | None
     seed: int
 
 
@@ -57,6 +58,7 @@ class Sampling:
         steps: denoising steps.
         guidance: classifier-free guidance scale.
         quality: one of QUALITIES, see `MagicEditPipeline.sampling`.
+        noise_level: 0 to 1, how far a model that inverts photographs to noise goes; others do not use it.
         seed: of the initial noise, and of the choice of a donor's mouth.
 
     Raises:
@@ -66,6 +68,7 @@ class Sampling:
     steps: int | None = None
     guidance: float | None = None
     quality: str | None = None
+    noise_level: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -79,6 +82,8 @@ class Sampling:
             )
         if self.quality is not None and self.quality not in QUALITIES:
             raise MagicEditError(f"quality must be one of {', '.join(QUALITIES)}, got {self.quality!r}")
+        if self.noise_level is not None and not 0 <= self.noise_level <= 1:
+            raise MagicEditError(f"the noise level must be a number from 0 to 1, got {self.noise_level}")
         if not 0 <= self.seed < 2**63:
             raise MagicEditError(f"the seed must be an integer from 0 to 2**63 - 1, got {self.seed}")
 

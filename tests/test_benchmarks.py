@@ -14,6 +14,7 @@ from tiny_models import tiny_patch_pipeline
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
+import emotion_diffusion  # noqa: E402
 import export_speed  # noqa: E402
 import flow_autoencoder  # noqa: E402
 import ganimation  # noqa: E402
@@ -33,7 +34,15 @@ def committed(name: str) -> dict:
 
 
 @pytest.mark.parametrize(
-    "name", ["mini_quality", "muscle_calibration", "edit_speed", "flow_autoencoder", "ganimation"]
+    "name",
+    [
+        "mini_quality",
+        "muscle_calibration",
+        "edit_speed",
+        "emotion_diffusion",
+        "flow_autoencoder",
+        "ganimation",
+    ],
 )
 def test_results_say_where_they_come_from(name):
     data = committed(name)
@@ -75,6 +84,15 @@ def test_the_ganimations_smiles_and_masks_follow_from_the_rows():
         row["au12"] = dict.fromkeys(row["au12"], 0.4)
     worse = ganimation.summary_of(data["rows"], data["crops"])
     assert not any(any(found["smile"].values()) for found in worse["requests"].values())
+
+
+def test_the_emotion_diffusions_figures_follow_from_the_rows():
+    data = committed("emotion_diffusion")
+    assert emotion_diffusion.summary_of(data["rows"], data["round_trips"]) == data["summary"]
+    assert len({row["identity"] for row in data["rows"]}) == 10
+    trips = [data["summary"]["round_trips"][str(level)] for level in emotion_diffusion.LEVELS]
+    for column in ("psnr_inverted", "psnr_edited"):  # the more noise, the less is left
+        assert trips[0][column] > trips[-1][column]
 
 
 def test_a_worse_model_reaches_less():

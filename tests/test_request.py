@@ -110,7 +110,7 @@ def test_no_setting_of_sampling_is_a_field_twice():
 def test_what_an_editor_samples_by_is_part_of_the_request():
     request = EditRequest("AU12=1", quality="live", seed=3, teeth=2)
     assert request.sampling() == {
-        **{"steps": None, "guidance": None, "quality": "live", "seed": 3},
+        **{"steps": None, "guidance": None, "quality": "live", "noise_level": None, "seed": 3},
         **{"teeth": 2, "references": ()},
     }
     with pytest.raises(MagicEditError, match="list of photographs"):

@@ -43,7 +43,9 @@ class TrainConfig:
         "pairs",
         "pairs: learn from pairs of pictures; distill: learn to reproduce the pipeline "
         "--pretrained_model_name_or_path in fewer steps and without guidance; flow-autoencoder: an "
-        "editor by flow; ganimation: an editor by attention and colour, against a critic",
+        "editor by flow; ganimation: an editor by attention and colour, against a critic; "
+        "emotion-diffusion: an editor of emotions in the latents of an autoencoder; "
+        "emotion-vae: such an autoencoder",
     )
     settings: dict | None = _(  # noqa: RUF009 - a field, as below
         None, "what only this objective has: NAME=VALUE, joined by commas, or a mapping; none: its defaults"

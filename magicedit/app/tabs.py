@@ -217,6 +217,14 @@ class SettingsTab:
                     label="Guidance scale",
                     info="strengthens the whole effect; 0: the model's own",
                 ),
+                "noise_level": gr.Slider(
+                    0,
+                    1,
+                    value=settings.noise_level or 0,
+                    step=0.05,
+                    label="Noise level",
+                    info="of models that invert photographs to noise; 0: the model's own",
+                ),
                 "seed": gr.Number(settings.seed, label="Seed", precision=0, minimum=0, elem_id="seed"),
                 "teeth": gr.Dropdown(
                     [AS_IT_SUITS, NO_TEETH, *map(str, range(len(embedded_mouths())))],

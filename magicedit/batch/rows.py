@@ -123,6 +123,7 @@ COLUMNS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "steps": ("steps", _whole),
     "guidance": ("guidance", _number),
     "quality": ("quality", str),
+    "noise_level": ("noise_level", _number),
     "seed": ("seed", _whole),
 }
 _PLACES = ("photo", "output")

@@ -152,7 +152,7 @@ def sampling_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """Returns a command's sampling options as arguments of the editor's methods."""
     given = vars(args) | {"references": tuple(getattr(args, "reference", ()))}
     steps = "inference_steps" if "inference_steps" in given else "steps"  # --steps may count pictures
-    fields = (steps, "guidance", "quality", "seed", "teeth", "references")
+    fields = (steps, "guidance", "quality", "noise_level", "seed", "teeth", "references")
     return {name: given[name] for name in fields if name in given}
 
 
@@ -217,6 +217,12 @@ def add_model_options(
         "--quality",
         choices=("exact", "balanced", "fast", "live"),
         help="trades quality for speed, see docs/speed.md (default: the model's own settings)",
+    )
+    parser.add_argument(
+        "--noise-level",
+        type=float,
+        metavar="X",
+        help="0 to 1, how far a model that inverts photographs to noise goes (default: the model's own)",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the initial noise (default: 0)")
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps (default: the best present)")

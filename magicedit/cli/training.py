@@ -15,6 +15,7 @@ examples:
   magicedit prepare photos/ -o dataset/ --validation 0.1     one person in ten for validation
   magicedit prepare photos/ -o dataset/ --augment muscles    pairs even of people with one photograph
   magicedit prepare photos/ -o dataset/ --labels openface.csv --validation anna,ben
+  magicedit prepare AffectNet/ -o dataset/ --format affectnet
 """
 
 CONVERT_EXAMPLES = """\
@@ -28,6 +29,11 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     prepare = add_command("prepare", what, run_prepare, PREPARE_EXAMPLES)
     prepare.add_argument("folder", type=Path, metavar="FOLDER", help="photographs, one sub-folder per person")
     common.add_output_option(prepare, "DATASET", "folder to write")
+    prepare.add_argument(
+        "--format",
+        choices=["affectnet"],
+        help="the folder is this dataset as released, with its emotions (default: one sub-folder per person)",
+    )
     kept = prepare.add_argument_group("what is kept")
     kept.add_argument("--size", type=int, default=512, metavar="PX", help="side of the aligned crops (512)")
     common.add_labels_options(
@@ -85,6 +91,7 @@ def run_prepare(args: argparse.Namespace) -> int:
         **common.options(
             args, "size", "labels", "labels_scale", "backend", "augment", "variants", "jobs", "force"
         ),
+        layout=args.format,
         progress=sys.stderr.isatty(),
         **validation_choice(args.validation),
     )

@@ -49,7 +49,7 @@ class Record:
     """One photograph of the dataset.
 
     action_units: (aus,) float32, 0..5, in the order of the PairDataset. landmarks: (points, 2) float32, px of
-    the stored crop. pose: yaw, pitch, roll in degrees, or empty.
+    the stored crop. pose: yaw, pitch, roll in degrees, or empty. emotion: its label, or empty.
     """
 
     identity: str
@@ -57,6 +57,7 @@ class Record:
     action_units: np.ndarray
     landmarks: np.ndarray
     pose: tuple[float, ...]
+    emotion: str = ""
 
 
 class Draw(NamedTuple):
@@ -394,10 +395,10 @@ class PairDataset(torch.utils.data.Dataset):
         for path in files:
             try:
                 with pq.ParquetFile(path) as file:
+                    read = {"identity", "source", "action_units", "landmarks", "pose"}
+                    read |= {"emotion"} & {*file.schema_arrow.names}  # absent before there were labels
                     for group in range(file.num_row_groups):
-                        table = file.read_row_group(
-                            group, ["identity", "source", "action_units", "landmarks", "pose"]
-                        )
+                        table = file.read_row_group(group, sorted(read))
                         places += [(path, group, row) for row in range(table.num_rows)]
                         records += [
                             Record(
@@ -406,6 +407,7 @@ class PairDataset(torch.utils.data.Dataset):
                                 np.asarray(row["action_units"], np.float32)[columns],
                                 np.asarray(row["landmarks"], np.float32).reshape(-1, 2),
                                 tuple(row["pose"]),
+                                row.get("emotion") or "",
                             )
                             for row in table.to_pylist()
                         ]

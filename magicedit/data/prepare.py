@@ -97,6 +97,7 @@ def prepare_dataset(
     image_format: str = "jpeg",
     augment: str | None = None,
     variants: int | None = None,
+    layout: str | None = None,
     jobs: int = 1,
     force: bool = False,
     progress: bool = True,
@@ -117,6 +118,9 @@ def prepare_dataset(
         augment: "muscles": for each training photograph, also write `variants` (default: 4) copies warped by
             a model of the face's muscles and labelled by the command (see `magicedit.warping`), so that a
             single photograph makes pairs. Needs MediaPipe's landmarks.
+        layout: "affectnet": the folder is AffectNet of either release, see `magicedit.data.affectnet`: its
+            lists give photographs, splits, emotion, valence and arousal, and each photograph is an identity
+            of its own; default: sub-folders of people.
         jobs: photographs measured in parallel; more than one needs `backend` by name.
         force: repeat the measurements of earlier runs.
 
@@ -126,6 +130,8 @@ def prepare_dataset(
     started = time.perf_counter()
     folder, output, validation = Path(folder), Path(output), sorted(set(validation))
     _check_output(folder, output)
+    if layout not in (None, "affectnet"):
+        raise DatasetError(f'layout must be "affectnet" or nothing, got {layout!r}')
     _check_measuring(size, image_format, backend, jobs)
     variants = _checked_variants(augment, variants, backend)
     name = backend if isinstance(backend, str) else backend.name
@@ -135,7 +141,7 @@ def prepare_dataset(
         return PrepareReport(str(output), **content, **counts, seconds=time.perf_counter() - started)
 
     # 1. Photographs, identities, splits and labels
-    sources = find_sources(folder, output, validation, validation_fraction, labels, labels_scale)
+    sources = find_sources(folder, output, validation, validation_fraction, labels, labels_scale, layout)
     found = len(sources.photographs)
 
     # 2. Is the dataset up to date?

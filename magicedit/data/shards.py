@@ -59,7 +59,8 @@ def features() -> "datasets.Features":
     measures none).
     landmarks: x0, y0, x1, y1, ... in pixels of the crop; scheme: what their numbers mean.
     box: x0, y0, x1, y1 in pixels of the photograph. pose: yaw, pitch, roll in degrees (empty where unknown).
-    sha256: of the photograph's file.
+    sha256: of the photograph's file. emotion: its label, empty where there is none. valence, arousal: -1 to
+    1, null where there is none.
     """
     from datasets import Features, List, Value  # a slow import that only writing needs
     from datasets import Image as ImageFeature
@@ -79,6 +80,9 @@ def features() -> "datasets.Features":
             "box": floats,
             "notes": List(Value("string")),
             "sha256": Value("string"),
+            "emotion": Value("string"),
+            "valence": Value("float32"),
+            "arousal": Value("float32"),
         }
     )
 
@@ -213,7 +217,16 @@ def _labelled_rows(sources: Sources, split: str, places: Mapping[str, Place], ba
             "identity": source.identity,
             "source": source.name,
             "action_units": [aus[name] for name in NAMES],
+            **_feeling(sources, source.name),
         }
+
+
+def _feeling(sources: Sources, name: str) -> Row:
+    """The columns of a photograph's emotion."""
+    if name not in sources.feelings:
+        return {"emotion": "", "valence": None, "arousal": None}
+    labels = sources.feelings[name]._asdict()
+    return {key: None if value != value else value for key, value in labels.items()}  # NaN
 
 
 def _warped_rows(row: Row, count: int, settings: Mapping[str, Any]) -> Iterator[Row]:
@@ -240,6 +253,9 @@ def _warped_rows(row: Row, count: int, settings: Mapping[str, Any]) -> Iterator[
             "measured": [],
             "landmarks": variant.landmarks.reshape(-1).tolist(),
             "notes": [f"warped by {command}"],
+            "emotion": "",
+            "valence": None,
+            "arousal": None,
             "sha256": "",  # of no file
         }
 

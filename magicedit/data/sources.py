@@ -2,12 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from magicedit.action_units import NAMES
+from magicedit.data.affectnet import Feeling, read_affectnet
 from magicedit.data.labels import PHOTO_SUFFIXES, LabelFile, match_labels, read_label_file
 from magicedit.errors import DatasetError
 from magicedit.files import sha256_of, walk
@@ -29,7 +30,8 @@ class Sources:
 
     photographs: the used ones, in order of their names. splits: identity -> split. labels: intensities by
     photograph; None: measured by the face backend. rejected: {"source", "reason", ...} of photographs left
-    out. ignored: files that are not photographs.
+    out. ignored: files that are not photographs. feelings: emotions of photographs by name, where they are
+    labelled.
     """
 
     photographs: list[Source]
@@ -37,6 +39,7 @@ class Sources:
     labels: LabelFile | None
     rejected: list[dict[str, str]]
     ignored: list[str]
+    feelings: Mapping[str, Feeling]
 
     def reject(self, reasons: Mapping[str, Mapping[str, str]]) -> None:
         """Rejects photographs. reasons: name -> entries for the report."""
@@ -63,6 +66,7 @@ class Sources:
             [[source.name, source.sha256, self.splits[source.identity]] for source in self.photographs],
             [self.rejected, self.ignored],
             *([["muscles", variants]] if variants else []),
+            *([self.feelings] if self.feelings else []),
         ]
         return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
@@ -74,6 +78,7 @@ def find_sources(
     validation_fraction: float,
     labels: str | Path | None,
     labels_scale: float | None,
+    layout: str | None = None,
 ) -> Sources:
     """Returns the sources of a folder, without files in `output`; arguments as in `prepare_dataset`."""
     if not folder.is_dir():
@@ -84,10 +89,20 @@ def find_sources(
         raise DatasetError("give either validation identities or validation_fraction, not both")
     if labels_scale is not None and labels is None:
         raise DatasetError("--labels-scale is about the file of --labels, which is missing")
-    photographs, ignored, rejected = _find_photographs(folder, output)
-    splits = _split({source.identity for source in photographs}, validation, validation_fraction)
+    if layout == "affectnet":
+        if validation or validation_fraction:
+            raise DatasetError("AffectNet's lists name the validation photographs; leave --validation out")
+        entries, unusable = read_affectnet(folder)
+        photographs, rejected = _distinct((entry.name, entry.path, entry.name) for entry in entries)
+        ignored, rejected = [], [*unusable, *rejected]
+        splits = {entry.name: entry.split for entry in entries}
+        feelings = {entry.name: entry.feeling for entry in entries}
+    else:
+        photographs, ignored, rejected = _find_photographs(folder, output)
+        splits = _split({source.identity for source in photographs}, validation, validation_fraction)
+        feelings = {}
     found = None if labels is None else _read_labels(labels, labels_scale, photographs)
-    sources = Sources(photographs, splits, found, rejected, ignored)
+    sources = Sources(photographs, splits, found, rejected, ignored, feelings)
     if found is not None:
         missing = {"reason": f"no label in {Path(labels).name}"}
         sources.reject({s.name: missing for s in photographs if s.name not in found.intensities})
@@ -97,30 +112,38 @@ def find_sources(
 def _find_photographs(folder: Path, output: Path) -> tuple[list[Source], list[str], list[dict[str, str]]]:
     """Returns photographs in order of their names, other files, and duplicates of other photographs."""
     files = walk(folder, lambda sub: sub.resolve() == output.resolve())
-    sources, ignored, rejected, first_of = [], [], [], {}
+    photographs, ignored = [], []
     for path in sorted(files, key=lambda path: path.relative_to(folder).as_posix()):
         relative = path.relative_to(folder)
-        if path.suffix.lower() not in PHOTO_SUFFIXES:
+        if path.suffix.lower() in PHOTO_SUFFIXES:
+            photographs.append((relative.as_posix(), path, relative.parts[0]))
+        else:
             ignored.append(relative.as_posix())
-            continue
-        try:
-            sha256 = sha256_of(path)
-        except OSError as error:
-            rejected.append({"source": relative.as_posix(), "reason": f"cannot be read: {error.strerror}"})
-            continue
-        source = Source(relative.as_posix(), path, relative.parts[0], sha256)
-        # A pair of duplicates teaches nothing, and under two identities it could be in both splits
-        if sha256 in first_of:
-            rejected.append({"source": source.name, "reason": f"same file as {first_of[sha256]}"})
-            continue
-        first_of[sha256] = source.name
-        sources.append(source)
+    sources, rejected = _distinct(photographs)
     if not sources:
         raise DatasetError(
             f"no photographs in {folder}; expected FOLDER/identity/photograph with one of the endings "
             f"{' '.join(PHOTO_SUFFIXES)}"
         )
     return sources, ignored, rejected
+
+
+def _distinct(photographs: Iterable[tuple[str, Path, str]]) -> tuple[list[Source], list[dict[str, str]]]:
+    """Sources of name, path and identity, and those that cannot be read or are duplicates of earlier ones."""
+    sources, rejected, first_of = [], [], {}
+    for name, path, identity in photographs:
+        try:
+            sha256 = sha256_of(path)
+        except OSError as error:
+            rejected.append({"source": name, "reason": f"cannot be read: {error.strerror}"})
+            continue
+        # A pair of duplicates teaches nothing, and under two identities it could be in both splits
+        if sha256 in first_of:
+            rejected.append({"source": name, "reason": f"same file as {first_of[sha256]}"})
+            continue
+        first_of[sha256] = name
+        sources.append(Source(name, path, identity, sha256))
+    return sources, rejected
 
 
 def _split(identities: set[str], validation: list[str], fraction: float) -> dict[str, str]:

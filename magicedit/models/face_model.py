@@ -183,11 +183,18 @@ def _load_ganimation(model: str | Path, **options: Any) -> FaceModel:
     return GANimationModel.load(model, **options)
 
 
+def _load_emotion_diffusion(model: str | Path, **options: Any) -> FaceModel:
+    from magicedit.models.emotion_diffusion import EmotionDiffusionModel
+
+    return EmotionDiffusionModel.load(model, **options)
+
+
 # By class name in the index; each takes the name of a model, or the folder of a hub model
 LOADERS: dict[str, Loader] = {
     PIPELINE_CLASS: _load_pipeline_model,
     "FlowAutoencoderPipeline": _load_flow_autoencoder,
     "GANimationPipeline": _load_ganimation,
+    "EmotionDiffusionPipeline": _load_emotion_diffusion,
 }
 
 

@@ -49,7 +49,9 @@ def test_units_outside_the_twelve_have_sliders(editor, tmp_path):
 
 
 def test_the_page_offers_every_option_of_sampling_and_reads_what_it_shows(editor, tmp_path):
-    asked = EditRequest(quality="fast", steps=7, guidance=2.5, seed=9, teeth=1, tolerance=0.4)
+    asked = EditRequest(
+        quality="fast", steps=7, guidance=2.5, seed=9, teeth=1, tolerance=0.4, noise_level=0.6
+    )
     for settings in (asked, EditRequest(teeth="none"), EditRequest()):
         tab = Page(Sessions(editor, tmp_path), live=True, settings=settings).settings
         assert set(tab.fields) == {*SamplingOptions.__optional_keys__, "tolerance"}

@@ -97,9 +97,23 @@ def _ganimation(config: "TrainConfig", accelerator: "Accelerator") -> Method:
     return GANimation(config, accelerator)
 
 
+def _emotion_vae(config: "TrainConfig", accelerator: "Accelerator") -> Method:
+    from magicedit.train.methods.emotion_diffusion import EmotionVAE
+
+    return EmotionVAE(config, accelerator)
+
+
+def _emotion_diffusion(config: "TrainConfig", accelerator: "Accelerator") -> Method:
+    from magicedit.train.methods.emotion_diffusion import EmotionDiffusion
+
+    return EmotionDiffusion(config, accelerator)
+
+
 OBJECTIVES: dict[str, Callable[["TrainConfig", "Accelerator"], Method]] = {
     "pairs": _pairs,
     "distill": _distill,
     "flow-autoencoder": _flow_autoencoder,
     "ganimation": _ganimation,
+    "emotion-vae": _emotion_vae,
+    "emotion-diffusion": _emotion_diffusion,
 }

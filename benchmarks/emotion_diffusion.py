@@ -1,0 +1,128 @@
+"""Whether emotion latent diffusion makes unseen people smile, and what its noise level does.
+
+    python benchmarks/emotion_diffusion.py RUN [-o benchmarks/emotion_diffusion.json] [--picture PICTURE.jpg]
+
+RUN is a folder that `train/train.py --config emotion-diffusion-cpu` wrote. The neutral photographs of the ten
+London people that no model is trained on are made happy at several noise levels, measured as in
+`flow_autoencoder.py`. Round trips: the pipeline's own crops under the emotion that they have. `psnr_inverted`
+compares these with what the autoencoder makes of the crop, `psnr_crop` with the crop itself, and
+`psnr_edited` the pipeline's own happy crop with the crop: the lower, the less of the person is left. The
+picture shows synthetic portraits.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+from flow_autoencoder import psnr, smile_rows, summary_of_smiles, training_of
+from jury import PHOTOGRAPHS, chosen_faces, validation_faces
+from machine import circumstances
+
+from magicedit import ExpressionEditor
+from magicedit.action_units import EMOTIONS, NAMES
+from magicedit.errors import MagicEditError
+from magicedit.evaluation.scoring import Scoring, rounded
+from magicedit.faces import align, crop_face
+from magicedit.imaging import open_photo, strip
+from magicedit.models.emotion_diffusion import EmotionDiffusionModel
+
+LEVELS = (0.2, 0.4, 0.5, 0.6, 0.8, 1.0)
+REQUESTS = {
+    f"happiness=+5 at noise {level}": ({"add": "happiness=5", "noise_level": level}, 7.5) for level in LEVELS
+}
+SHOWN = ("sdxl_0011769", "sdxl_0032396", "sdxl_0033391")  # synthetic portraits of the picture
+SIDE = 160  # px a side of its tiles
+
+
+def crops_at(model: EmotionDiffusionModel, crop: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
+    """The pipeline's own happy crop and its round trip, (size, size, 3) uint8."""
+    asked = model.vocabulary.vector({"happiness": 5})
+    output = model.pipeline(crop[None] / np.float32(255), asked, noise_level=level, output_type="np")
+    return tuple(np.rint(images[0] * 255).astype(np.uint8) for images in (output.images, output.round_trips))
+
+
+def round_trip_rows(editor: ExpressionEditor, path: Path, name: str) -> list[dict]:
+    """A row for each noise level, in dB."""
+    photo, model = open_photo(path), editor.changer.model
+    (face, *_) = editor.measure(photo)
+    crop = crop_face(photo.pixels, align(face, model.resolution))
+    _, plain = crops_at(model, crop, 0.0)  # autoencoder alone
+    rows = []
+    for level in LEVELS:
+        edited, again = crops_at(model, crop, level)
+        values = {"inverted": psnr(again, plain), "crop": psnr(again, crop), "edited": psnr(edited, crop)}
+        rows.append({"identity": name, "noise_level": level, **{f"psnr_{k}": v for k, v in values.items()}})
+    return rows
+
+
+def summary_of(rows: Sequence[dict], round_trips: Sequence[dict]) -> dict:
+    """Per request: people who smile by each scorer, medians of the rest; per noise level: median PSNR."""
+    levels = {}
+    for level in LEVELS:
+        own = [row for row in round_trips if row["noise_level"] == level]
+        columns = [column for column in own[0] if column.startswith("psnr")]
+        levels[str(level)] = {column: statistics.median(row[column] for row in own) for column in columns}
+    return {"requests": summary_of_smiles(rows, REQUESTS), "round_trips": levels}
+
+
+def picture(editor: ExpressionEditor, photographs: Path) -> PIL.Image.Image:
+    """Two rows a portrait: it and what happiness makes of it at rising noise levels, in the pipeline's own
+    small pictures and in the photograph; then a row of the six emotions."""
+    model, rows = editor.changer.model, []
+    for name in SHOWN:
+        photo = open_photo(photographs / "synthetic" / "validation" / f"{name}.jpg")
+        (face, *_) = editor.measure(photo)
+        alignment, small = align(face, SIDE), crop_face(photo.pixels, align(face, model.resolution))
+
+        def shown(add: str, level: float | None = None, photo=photo, alignment=alignment) -> np.ndarray:
+            edited = editor.edit(photo, add=add, noise_level=level, measure=False).image
+            return crop_face(np.asarray(edited.convert("RGB")), alignment)
+
+        own = [small, *(crops_at(model, small, level)[0] for level in LEVELS)]
+        rows.append([PIL.Image.fromarray(tile).resize((SIDE, SIDE), PIL.Image.BICUBIC) for tile in own])
+        whole = crop_face(photo.pixels, alignment)
+        rows.append([whole, *(shown("happiness=5", level) for level in LEVELS)])
+    rows.append([whole, *(shown(f"{emotion}=5") for emotion in EMOTIONS)])
+    strips = [np.asarray(strip([PIL.Image.fromarray(np.asarray(tile)) for tile in row])) for row in rows]
+    return PIL.Image.fromarray(np.concatenate(strips))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("run", type=Path, help="folder of a trained emotion diffusion")
+    parser.add_argument("-o", "--output", type=Path, default=Path(__file__).with_suffix(".json"))
+    parser.add_argument("--photographs", type=Path, default=PHOTOGRAPHS)
+    parser.add_argument("--picture", type=Path, help="where to save the picture")
+    args = parser.parse_args(argv)
+    try:
+        editor = ExpressionEditor.from_pretrained(args.run)
+        if not isinstance(editor.changer.model, EmotionDiffusionModel):
+            raise MagicEditError(f"{args.run} holds no emotion diffusion")
+        people = chosen_faces(validation_faces(args.photographs), "london")
+    except MagicEditError as error:
+        print(f"emotion_diffusion.py: error: {error}", file=sys.stderr)
+        return 2
+    if args.picture is not None:
+        picture(editor, args.photographs).save(args.picture, quality=90)
+    scoring = Scoring(NAMES)
+    rows = [rounded(row) for face in people for row in smile_rows(editor, scoring, face, REQUESTS)]
+    trips = [rounded(row) for face in people for row in round_trip_rows(editor, face.path, face.name)]
+    content = {
+        **circumstances(),
+        "training": training_of(args.run),
+        "summary": summary_of(rows, trips),
+        "rows": rows,
+        "round_trips": trips,
+    }
+    args.output.write_text(json.dumps(content, indent=1) + "\n")
+    print(json.dumps(content["summary"], indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
