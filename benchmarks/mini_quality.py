@@ -38,6 +38,7 @@ from magicedit.faces import (
 )
 from magicedit.faces.regions import polygon_mask, reachable_region, region_polygon
 from magicedit.imaging import Photo, open_photo
+from magicedit.models.face_model import PipelineModel
 
 VALIDATION = [
     "001",
@@ -163,11 +164,17 @@ def rows_of(subject: Subject) -> Iterable[dict]:
 
 
 def without_au_layer(editor: ExpressionEditor) -> ExpressionEditor:
-    """The same editor, its denoiser's AU layer zero."""
+    """The same editor, its denoiser's AU layer zero; nor do the muscles steer the mouth's corners."""
     pipeline = copy.deepcopy(editor.pipeline)
     for parameter in pipeline.unet.class_embedding.parameters():
         parameter.data.zero_()
-    return ExpressionEditor(pipeline, editor.backend)
+    return ExpressionEditor(Unsteered(pipeline), editor.backend)
+
+
+class Unsteered(PipelineModel):
+    """A pipeline alone, whose edits the editor does not correct."""
+
+    follows_muscles = False
 
 
 def teeth_share(pixels: np.ndarray, face: Face) -> float:
