@@ -550,7 +550,7 @@ def test_sides_are_measured_and_judged(editor, photo):
 @pytest.mark.parametrize(
     "request_",
     [
-        {"add": "AU4=2,AU6=-3,AU12L=-5,AU12R=-5,AU25=-2", "emotion": "happiness"},
+        {"add": "AU4=2,AU6=-3,AU12L=-6,AU12R=-6,AU25=-2", "emotion": "happiness"},
         {"add": {"AU12": 1e-50}},
     ],
 )
