@@ -24,7 +24,7 @@ from jury import PHOTOGRAPHS, ValidationFace, chosen_faces, validation_faces
 from machine import circumstances
 
 from magicedit import ExpressionEditor
-from magicedit.action_units import NAMES
+from magicedit.action_units import EMOTIONS, NAMES
 from magicedit.editor.between import interpolate_photographs
 from magicedit.errors import MagicEditError
 from magicedit.evaluation.scoring import CROP, Scoring, rounded
@@ -35,8 +35,8 @@ from magicedit.models.flow_autoencoder import FlowAutoencoderModel
 
 REQUESTS = {  # name -> arguments of an edit, and the AU12 that it asks for
     "AU12=+4": ({"add": "AU12=+4"}, 4.0),
-    "class happiness=+5": ({"add": "happiness=+5"}, 7.5),
-    "emotion happiness": ({"emotion": "happiness"}, 7.5),
+    "class happiness=+5": ({"add": "happiness=+5"}, 7.5),  # of the recipe that the class was trained by
+    "emotion happiness": ({"emotion": "happiness"}, EMOTIONS["happiness"]["AU12"]),
 }
 SMILES = 0.5  # intensity steps of AU12 from which on a face counts as smiling more
 FRAMES = 9

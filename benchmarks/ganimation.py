@@ -35,7 +35,7 @@ from magicedit.warping import backward_flow, displacement_fields, estimate_chang
 
 REQUESTS = {  # name -> arguments of an edit, and the AU12 that it asks for
     "AU12=+4": ({"add": "AU12=+4"}, 4.0),
-    "emotion happiness": ({"emotion": "happiness"}, 7.5),
+    "emotion happiness": ({"emotion": "happiness"}, EMOTIONS["happiness"]["AU12"]),
 }
 EDITS = ({"emotion": "happiness"}, {"emotion": "surprise"}, {"emotion": "anger"}, {"add": "AU1=4,AU2=4"})
 COLUMNS = (
