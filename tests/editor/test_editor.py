@@ -251,7 +251,7 @@ def test_requests_add_up_and_targets_follow_the_measurement(editor, photo):
         photo, add="AU1=+1.5,AU12=-1", set={"AU2": 1}, emotion=("happiness", 0.5), measure=False
     )
     assert result.faces[0].requested == pytest.approx(
-        {"AU1": 1.5, "AU2": 1 - face.action_units["AU2"], "AU4": -1.0, "AU6": 1.5, "AU12": 2.75, "AU25": 1.0}
+        {"AU1": 1.5, "AU2": 1 - face.action_units["AU2"], "AU4": -1.0, "AU6": 1.5, "AU12": 2.0, "AU25": 1.0}
     )
     assert result.faces[0].before == face.action_units
     assert result.faces[0].after is None
@@ -532,8 +532,8 @@ def test_one_side_changes_alone(which, request, photo):
     )
     middle, quarter = face.landmarks[4, 0], np.ptp(face.landmarks[[33, 263], 0]) * 0.45
     on_left, on_right = slice(int(middle + quarter), None), slice(0, int(middle - quarter))
-    assert np.array_equal(left[:, on_left], both[:, on_left])
-    assert np.array_equal(right[:, on_right], both[:, on_right])
+    assert np.abs(left[:, on_left] - both[:, on_left]).max() <= 1  # the last of the fade
+    assert np.abs(right[:, on_right] - both[:, on_right]).max() <= 1
     assert np.array_equal(left[:, on_right], photo[:, on_right])
     assert np.array_equal(right[:, on_left], photo[:, on_left])
     assert np.abs(left[:, on_left] - photo[:, on_left]).max() > 10
