@@ -3,15 +3,13 @@
     python benchmarks/emotion_diffusion.py RUN [-o benchmarks/emotion_diffusion.json] [--picture PICTURE.jpg]
 
 RUN is a folder that `train/train.py --config emotion-diffusion-cpu` wrote. The neutral photographs of the ten
-London people that no model is trained on are made happy at several noise levels, measured as in
-`flow_autoencoder.py`. Round trips: the pipeline's own crops under the emotion that they have. `psnr_inverted`
+London people that no model is trained on are made happy at several noise levels, measured as
+families.py says. Round trips: the pipeline's own crops under the emotion that they have. `psnr_inverted`
 compares these with what the autoencoder makes of the crop, `psnr_crop` with the crop itself, and
 `psnr_edited` the pipeline's own happy crop with the crop: the lower, the less of the person is left. The
 picture shows synthetic portraits.
 """
 
-import argparse
-import json
 import statistics
 import sys
 from collections.abc import Sequence
@@ -19,14 +17,12 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
-from flow_autoencoder import psnr, smile_rows, summary_of_smiles, training_of
-from jury import PHOTOGRAPHS, chosen_faces, validation_faces
-from machine import circumstances
+from families import SHOWN, psnr, run, summary_of_smiles
+from jury import ValidationFace
 
 from magicedit import ExpressionEditor
-from magicedit.action_units import EMOTIONS, NAMES
-from magicedit.errors import MagicEditError
-from magicedit.evaluation.scoring import Scoring, rounded
+from magicedit.action_units import EMOTIONS
+from magicedit.evaluation.scoring import rounded
 from magicedit.faces import align, crop_face
 from magicedit.imaging import open_photo, strip
 from magicedit.models.emotion_diffusion import EmotionDiffusionModel
@@ -35,7 +31,6 @@ LEVELS = (0.2, 0.4, 0.5, 0.6, 0.8, 1.0)
 REQUESTS = {
     f"happiness=+5 at noise {level}": ({"add": "happiness=5", "noise_level": level}, 7.5) for level in LEVELS
 }
-SHOWN = ("sdxl_0011769", "sdxl_0032396", "sdxl_0033391")  # synthetic portraits of the picture
 SIDE = 160  # px a side of its tiles
 
 
@@ -92,36 +87,14 @@ def picture(editor: ExpressionEditor, photographs: Path) -> PIL.Image.Image:
     return PIL.Image.fromarray(np.concatenate(strips))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("run", type=Path, help="folder of a trained emotion diffusion")
-    parser.add_argument("-o", "--output", type=Path, default=Path(__file__).with_suffix(".json"))
-    parser.add_argument("--photographs", type=Path, default=PHOTOGRAPHS)
-    parser.add_argument("--picture", type=Path, help="where to save the picture")
-    args = parser.parse_args(argv)
-    try:
-        editor = ExpressionEditor.from_pretrained(args.run)
-        if not isinstance(editor.changer.model, EmotionDiffusionModel):
-            raise MagicEditError(f"{args.run} holds no emotion diffusion")
-        people = chosen_faces(validation_faces(args.photographs), "london")
-    except MagicEditError as error:
-        print(f"emotion_diffusion.py: error: {error}", file=sys.stderr)
-        return 2
-    if args.picture is not None:
-        picture(editor, args.photographs).save(args.picture, quality=90)
-    scoring = Scoring(NAMES)
-    rows = [rounded(row) for face in people for row in smile_rows(editor, scoring, face, REQUESTS)]
+def summarised(editor: ExpressionEditor, people: Sequence[ValidationFace], rows: list[dict]) -> dict:
+    """What `families.run` adds to the rows."""
     trips = [rounded(row) for face in people for row in round_trip_rows(editor, face.path, face.name)]
-    content = {
-        **circumstances(),
-        "training": training_of(args.run),
-        "summary": summary_of(rows, trips),
-        "rows": rows,
-        "round_trips": trips,
-    }
-    args.output.write_text(json.dumps(content, indent=1) + "\n")
-    print(json.dumps(content["summary"], indent=1))
-    return 0
+    return {"summary": summary_of(rows, trips), "round_trips": trips}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run(Path(__file__), EmotionDiffusionModel, REQUESTS, summarised, picture, argv)
 
 
 if __name__ == "__main__":

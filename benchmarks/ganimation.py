@@ -2,16 +2,14 @@
 
     python benchmarks/ganimation.py RUN [-o benchmarks/ganimation.json] [--picture PICTURE.jpg]
 
-RUN is a folder that `train/train.py --config ganimation-cpu` wrote. The people, scorers and PSNR are those of
-flow_autoencoder.py. Of each person's crop: the mean attention of happiness in the face's region and outside
+RUN is a folder that `train/train.py --config ganimation-cpu` wrote. Smiles are measured as families.py says.
+Of each person's crop: the mean attention of happiness in the face's region and outside
 of it, how far the generator changes a crop by a label of zero and by a label and its opposite, and how far it
 moves the crop in between, in levels of 255; and the cosine of the flow that is estimated from a warp by four
 steps of AU12 to that of the warp. The picture shows synthetic portraits: a row of edited
 photographs, and one of the generator's own crops with the attention of the first.
 """
 
-import argparse
-import json
 import statistics
 import sys
 from collections.abc import Sequence
@@ -19,15 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
-from flow_autoencoder import SHOWN, SIDE, smile_rows, summary_of_smiles, training_of
-from jury import PHOTOGRAPHS, ValidationFace, chosen_faces, validation_faces
-from machine import circumstances
+from families import SHOWN, run, summary_of_smiles
+from jury import ValidationFace
 
 from magicedit import ExpressionEditor
 from magicedit.action_units import EMOTIONS, NAMES
 from magicedit.change import no_change
-from magicedit.errors import MagicEditError
-from magicedit.evaluation.scoring import Scoring, rounded
+from magicedit.evaluation.scoring import rounded
 from magicedit.faces import align, crop_face
 from magicedit.imaging import open_photo, strip
 from magicedit.models.ganimation import GANimationModel
@@ -38,6 +34,7 @@ REQUESTS = {  # name -> arguments of an edit, and the AU12 that it asks for
     "emotion happiness": ({"emotion": "happiness"}, EMOTIONS["happiness"]["AU12"]),
 }
 EDITS = ({"emotion": "happiness"}, {"emotion": "surprise"}, {"emotion": "anger"}, {"add": "AU1=4,AU2=4"})
+SIDE = 200  # px a side of the picture's tiles
 COLUMNS = (
     "attention_inside",
     "attention_outside",
@@ -102,36 +99,14 @@ def picture(editor: ExpressionEditor, photographs: Path) -> PIL.Image.Image:
     return PIL.Image.fromarray(np.concatenate([np.asarray(strip(row)) for row in rows]))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("run", type=Path, help="folder of a trained GANimation")
-    parser.add_argument("-o", "--output", type=Path, default=Path(__file__).with_suffix(".json"))
-    parser.add_argument("--photographs", type=Path, default=PHOTOGRAPHS)
-    parser.add_argument("--picture", type=Path, help="where to save the picture")
-    args = parser.parse_args(argv)
-    try:
-        editor = ExpressionEditor.from_pretrained(args.run)
-        if not isinstance(editor.changer.model, GANimationModel):
-            raise MagicEditError(f"{args.run} holds no GANimation")
-        people = chosen_faces(validation_faces(args.photographs), "london")
-    except MagicEditError as error:
-        print(f"ganimation.py: error: {error}", file=sys.stderr)
-        return 2
-    if args.picture is not None:
-        picture(editor, args.photographs).save(args.picture, quality=90)
-    scoring = Scoring(NAMES)
-    rows = [rounded(row) for face in people for row in smile_rows(editor, scoring, face, REQUESTS)]
+def summarised(editor: ExpressionEditor, people: Sequence[ValidationFace], rows: list[dict]) -> dict:
+    """What `families.run` adds to the rows."""
     crops = [rounded(crop_row(editor, face)) for face in people]
-    content = {
-        **circumstances(),
-        "training": training_of(args.run),
-        "summary": summary_of(rows, crops),
-        "rows": rows,
-        "crops": crops,
-    }
-    args.output.write_text(json.dumps(content, indent=1) + "\n")
-    print(json.dumps(content["summary"], indent=1))
-    return 0
+    return {"summary": summary_of(rows, crops), "crops": crops}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run(Path(__file__), GANimationModel, REQUESTS, summarised, picture, argv)
 
 
 if __name__ == "__main__":

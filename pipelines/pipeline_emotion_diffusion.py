@@ -7,27 +7,20 @@ level, and denoises under the target's. `save_pretrained` writes this file besid
 therefore imports nothing but torch, numpy, Pillow, diffusers and huggingface_hub.
 """
 
-import inspect
 import itertools
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import huggingface_hub
 import numpy as np
-import PIL.Image
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, UNet2DModel
-from diffusers.image_processor import VaeImageProcessor
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DModel
 from diffusers.utils import BaseOutput
 
-COMPONENTS = {"vae": AutoencoderKL, "unet": UNet2DModel, "scheduler": DDIMScheduler}
-MODULE = "pipeline_emotion_diffusion"  # not "pipeline": diffusers keeps one module of a name in a process
+from .safe_pipeline import Images, SafePipeline
+
 WHOLE = 5.0  # intensity steps of a whole emotion
-Images = PIL.Image.Image | list[PIL.Image.Image] | np.ndarray | torch.Tensor
 
 
 @dataclass
@@ -52,7 +45,7 @@ def noise_grid(level: float, steps: int, timesteps: int) -> list[int]:
     return [round(level * (timesteps - 1) * step / steps) for step in range(steps + 1)]
 
 
-class EmotionDiffusionPipeline(DiffusionPipeline):
+class EmotionDiffusionPipeline(SafePipeline):
     """Changes the emotion of aligned face crops by DDIM inversion and denoising.
 
     The UNet's classes are neutral, the emotions in the order of `action_units`, and "any", which stands for
@@ -66,7 +59,8 @@ class EmotionDiffusionPipeline(DiffusionPipeline):
         default_noise_level, default_steps, default_guidance_scale: of `__call__`.
     """
 
-    model_cpu_offload_seq = "vae->unet->vae"
+    model_cpu_offload_seq = "unet->vae"
+    component_classes: ClassVar = {"vae": AutoencoderKL, "unet": UNet2DModel, "scheduler": DDIMScheduler}
 
     def __init__(
         self,
@@ -110,23 +104,8 @@ class EmotionDiffusionPipeline(DiffusionPipeline):
             default_steps=default_steps,
             default_guidance_scale=default_guidance_scale,
         )
-        self.image_processor = VaeImageProcessor(vae_scale_factor=1, do_resize=False)
 
     # -- inputs --
-
-    def pictures(self, images: Images) -> torch.Tensor:
-        """Pictures as (batch, 3, resolution, resolution) in [-1, 1] on the pipeline's device.
-
-        images: PIL pictures, or arrays or tensors in [0, 1] as diffusers takes them.
-
-        Raises:
-            ValueError: where the size is another one.
-        """
-        found = self.image_processor.preprocess(images)
-        size = self.config.resolution
-        if tuple(found.shape[1:]) != (3, size, size):
-            raise ValueError(f"source must be RGB of {size} x {size} px, got {tuple(found.shape)}")
-        return found.to(self.device, self.vae.dtype)
 
     def class_weights(
         self, au_delta, batch: int, source_is_known: bool = True
@@ -287,83 +266,3 @@ class EmotionDiffusionPipeline(DiffusionPipeline):
         # The same classes at every weight give the round trip, so a request of zero is one at any guidance
         both = torch.cat([source + guidance * (target - source), source])
         return self.walk(noisy.repeat(2, 1, 1, 1), grid[::-1], both, later).chunk(2)
-
-    # -- saving and loading --
-
-    def save_pretrained(self, save_directory, safe_serialization: bool = True, **kwargs):
-        """Saves the networks as safetensors, and this file beside them, for diffusers to load them by.
-
-        Raises:
-            ValueError: where `safe_serialization` is off.
-        """
-        if not safe_serialization:
-            raise ValueError("weights are saved as safetensors only; leave safe_serialization=True")
-        super().save_pretrained(save_directory, safe_serialization=True, **kwargs)
-        folder = Path(save_directory)
-        code = Path(inspect.getfile(EmotionDiffusionPipeline)).read_text("utf-8")
-        (folder / f"{MODULE}.py").write_text(code, "utf-8", newline="\n")
-        _rewrite(folder / "model_index.json", _class_name=[MODULE, type(self).__name__])
-        for name in COMPONENTS:
-            for file in (folder / name).glob("*config.json"):
-                _rewrite(file)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | Path,
-        *,
-        torch_dtype: torch.dtype | None = None,
-        **hub_kwargs,
-    ) -> "EmotionDiffusionPipeline":
-        """Loads a folder or hub id without running code from it; safetensors only.
-
-        Args:
-            torch_dtype: of the weights; default float32.
-            hub_kwargs: of `huggingface_hub.snapshot_download`, such as `revision` and `token`.
-
-        Raises:
-            ValueError: where the folder holds another pipeline, or tensors are missing or do not fit.
-            OSError: where files are missing or cannot be downloaded.
-        """
-        folder = Path(pretrained_model_name_or_path)
-        if not folder.is_dir():
-            patterns = ["*.json", "*.safetensors", "*/*.json", "*/*.safetensors"]
-            found = huggingface_hub.snapshot_download(str(folder), allow_patterns=patterns, **hub_kwargs)
-            folder = Path(found)
-        index_file = folder / "model_index.json"
-        if not index_file.is_file():
-            raise ValueError(f"{folder} is not a pipeline folder: it has no model_index.json")
-        index = json.loads(index_file.read_text("utf-8"))
-        named = index.get("_class_name") if isinstance(index, dict) else None
-        if (named[-1] if isinstance(named, list) and named else named) != cls.__name__:
-            raise ValueError(f"{folder} holds a {named}, not a {cls.__name__}")
-        networks = {
-            name: _load_network(folder / name, kind, torch_dtype or torch.float32)
-            for name, kind in COMPONENTS.items()
-            if kind is not DDIMScheduler
-        }
-        scheduler = DDIMScheduler.from_pretrained(folder / "scheduler", local_files_only=True)
-        accepted = inspect.signature(cls.__init__).parameters
-        settings = {name: index[name] for name in accepted if name in index and name not in COMPONENTS}
-        return cls(**networks, scheduler=scheduler, **settings)
-
-
-def _load_network(folder: Path, kind: type, dtype: torch.dtype) -> torch.nn.Module:
-    """A network from safetensors, every tensor accounted for."""
-    if not folder.is_dir():  # else diffusers would take the path for a hub id
-        raise ValueError(f"{folder.parent} has no folder {folder.name}")
-    if not list(folder.glob("*.safetensors")):
-        raise ValueError(f"{folder} has no safetensors weights")
-    network, info = kind.from_pretrained(
-        folder, use_safetensors=True, local_files_only=True, torch_dtype=dtype, output_loading_info=True
-    )
-    if problems := [f"{name}: {info[name]}" for name in ("missing_keys", "unexpected_keys") if info[name]]:
-        raise ValueError(f"the tensors of {folder} do not fit its config ({'; '.join(problems)})")
-    return network.eval()
-
-
-def _rewrite(file: Path, **changes) -> None:
-    """Sets values of a JSON object, and drops the path that it was loaded from."""
-    content = json.loads(file.read_text("utf-8")) | changes
-    content.pop("_name_or_path", None)
-    file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", "utf-8")

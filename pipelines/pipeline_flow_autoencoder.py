@@ -6,30 +6,25 @@ weights, so that `DiffusionPipeline.from_pretrained(folder, trust_remote_code=Tr
 not installed. It therefore imports nothing but torch, numpy, Pillow, diffusers and huggingface_hub.
 """
 
-import inspect
 import itertools
-import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import huggingface_hub
 import numpy as np
-import PIL.Image
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, DiffusionPipeline, ModelMixin
+from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from diffusers.image_processor import VaeImageProcessor
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.models.downsampling import Downsample2D
 from diffusers.models.upsampling import Upsample2D
 from diffusers.utils import BaseOutput
 
+from .safe_pipeline import Images, SafePipeline
+
 FIRST_LOG_VARIANCE = -5.0
 FLOW_SCALE = 0.05  # of what tanh is taken: small weights make small flows
 SMALLEST = 4  # pixels a side of the innermost features
-Images = PIL.Image.Image | list[PIL.Image.Image] | np.ndarray | torch.Tensor
 
 
 # --- Networks -----------------------------------------------------------------------------------------------
@@ -238,14 +233,6 @@ def in_pixels(flow: torch.Tensor) -> torch.Tensor:
 
 # --- The pipeline -------------------------------------------------------------------------------------------
 
-COMPONENTS = {
-    "encoder": FlowEncoder,
-    "decoder": FlowDecoder,
-    "confidence": FlowConfidence,
-    "classes": ClassMeans,
-}
-MODULE = "pipeline_flow_autoencoder"  # not "pipeline": diffusers keeps one module of a name in a process
-
 
 @dataclass
 class FlowAutoencoderOutput(BaseOutput):
@@ -257,7 +244,7 @@ class FlowAutoencoderOutput(BaseOutput):
     confidence: torch.Tensor
 
 
-class FlowAutoencoderPipeline(DiffusionPipeline):
+class FlowAutoencoderPipeline(SafePipeline):
     """Edits and interpolates expressions of aligned face crops by flow.
 
     Args:
@@ -268,6 +255,12 @@ class FlowAutoencoderPipeline(DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "encoder->classes->decoder->confidence"
+    component_classes: ClassVar = {
+        "encoder": FlowEncoder,
+        "decoder": FlowDecoder,
+        "confidence": FlowConfidence,
+        "classes": ClassMeans,
+    }
 
     def __init__(
         self,
@@ -293,23 +286,8 @@ class FlowAutoencoderPipeline(DiffusionPipeline):
             raise ValueError(f"encoder, decoder and classes must have one latent_size, got {sorted(latents)}")
         self.register_modules(encoder=encoder, decoder=decoder, confidence=confidence, classes=classes)
         self.register_to_config(resolution=resolution, action_units=action_units, controls=controls)
-        self.image_processor = VaeImageProcessor(vae_scale_factor=1, do_resize=False)
 
     # -- inputs --
-
-    def pictures(self, images: Images, what: str = "source") -> torch.Tensor:
-        """Pictures as (batch, 3, resolution, resolution) in [-1, 1] on the pipeline's device.
-
-        images: PIL pictures, or arrays or tensors in [0, 1] as diffusers takes them.
-
-        Raises:
-            ValueError: where the size is another one.
-        """
-        found = self.image_processor.preprocess(images)
-        size = self.config.resolution
-        if tuple(found.shape[1:]) != (3, size, size):
-            raise ValueError(f"{what} must be RGB of {size} x {size} px, got {tuple(found.shape)}")
-        return found.to(self.device, self.encoder.dtype)
 
     def _deltas(self, au_delta, batch: int) -> torch.Tensor:
         deltas = torch.as_tensor(np.asarray(au_delta), dtype=torch.float32, device=self.device)
@@ -381,81 +359,3 @@ class FlowAutoencoderPipeline(DiffusionPipeline):
         blended = share[:, None] * moved[: len(at)] + (1 - share[:, None]) * moved[len(at) :]
         images = self.image_processor.postprocess(blended, output_type=output_type)
         return FlowAutoencoderOutput(images, in_pixels(flow), share)
-
-    # -- saving and loading --
-
-    def save_pretrained(self, save_directory, safe_serialization: bool = True, **kwargs):
-        """Saves the networks as safetensors, and this file beside them, for diffusers to load them by.
-
-        Raises:
-            ValueError: where `safe_serialization` is off.
-        """
-        if not safe_serialization:
-            raise ValueError("weights are saved as safetensors only; leave safe_serialization=True")
-        super().save_pretrained(save_directory, safe_serialization=True, **kwargs)
-        folder = Path(save_directory)
-        code = Path(inspect.getfile(FlowAutoencoderPipeline)).read_text("utf-8")
-        names = {name: [MODULE, kind.__name__] for name, kind in COMPONENTS.items()}
-        _rewrite(folder / "model_index.json", _class_name=[MODULE, type(self).__name__], **names)
-        for place in (folder, *(folder / name for name in COMPONENTS)):
-            (place / f"{MODULE}.py").write_text(code, "utf-8", newline="\n")
-        for name in COMPONENTS:
-            _rewrite(folder / name / "config.json")
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | Path,
-        *,
-        torch_dtype: torch.dtype | None = None,
-        **hub_kwargs,
-    ) -> "FlowAutoencoderPipeline":
-        """Loads a folder or hub id without running code from it; safetensors only.
-
-        Args:
-            torch_dtype: of the weights; default float32.
-            hub_kwargs: of `huggingface_hub.snapshot_download`, such as `revision` and `token`.
-
-        Raises:
-            ValueError: where the folder holds another pipeline, or tensors are missing or do not fit.
-            OSError: where files are missing or cannot be downloaded.
-        """
-        folder = Path(pretrained_model_name_or_path)
-        if not folder.is_dir():
-            patterns = ["*.json", "*.safetensors", "*/*.json", "*/*.safetensors"]
-            found = huggingface_hub.snapshot_download(str(folder), allow_patterns=patterns, **hub_kwargs)
-            folder = Path(found)
-        index_file = folder / "model_index.json"
-        if not index_file.is_file():
-            raise ValueError(f"{folder} is not a pipeline folder: it has no model_index.json")
-        index = json.loads(index_file.read_text("utf-8"))
-        named = index.get("_class_name") if isinstance(index, dict) else None
-        if (named[-1] if isinstance(named, list) and named else named) != cls.__name__:
-            raise ValueError(f"{folder} holds a {named}, not a {cls.__name__}")
-        networks = {
-            name: _load_network(folder / name, kind, torch_dtype or torch.float32)
-            for name, kind in COMPONENTS.items()
-        }
-        settings = {name: index[name] for name in ("resolution", "action_units", "controls") if name in index}
-        return cls(**networks, **settings)
-
-
-def _load_network(folder: Path, kind: type[ModelMixin], dtype: torch.dtype) -> ModelMixin:
-    """A network from safetensors, every tensor accounted for."""
-    if not folder.is_dir():  # else diffusers would take the path for a hub id
-        raise ValueError(f"{folder.parent} has no folder {folder.name}")
-    if not list(folder.glob("*.safetensors")):
-        raise ValueError(f"{folder} has no safetensors weights")
-    network, info = kind.from_pretrained(
-        folder, use_safetensors=True, local_files_only=True, torch_dtype=dtype, output_loading_info=True
-    )
-    if problems := [f"{name}: {info[name]}" for name in ("missing_keys", "unexpected_keys") if info[name]]:
-        raise ValueError(f"the tensors of {folder} do not fit its config ({'; '.join(problems)})")
-    return network.eval()
-
-
-def _rewrite(file: Path, **changes) -> None:
-    """Sets values of a JSON object, and drops the path that it was loaded from."""
-    content = json.loads(file.read_text("utf-8")) | changes
-    content.pop("_name_or_path", None)
-    file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", "utf-8")

@@ -8,30 +8,25 @@ works where magicedit is not installed. It therefore imports nothing but torch, 
 huggingface_hub.
 """
 
-import inspect
 import itertools
-import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import huggingface_hub
 import numpy as np
-import PIL.Image
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, DiffusionPipeline, ModelMixin
+from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from diffusers.image_processor import VaeImageProcessor
 from diffusers.models.downsampling import Downsample2D
 from diffusers.models.resnet import ResnetBlockCondNorm2D
 from diffusers.models.upsampling import Upsample2D
 from diffusers.utils import BaseOutput
 
+from .safe_pipeline import Images, SafePipeline
+
 FULL_INTENSITY = 5.0  # intensity steps that are a label of 1
 OUT_SCALE = 0.05  # of the last filter if residual: small weights make small changes
 SLOPE = 0.01  # of the critic's leaky ReLU
-Images = PIL.Image.Image | list[PIL.Image.Image] | np.ndarray | torch.Tensor
 
 
 # --- Networks -----------------------------------------------------------------------------------------------
@@ -175,13 +170,6 @@ def compose(source: torch.Tensor, attention: torch.Tensor, colour: torch.Tensor)
 
 # --- The pipeline -------------------------------------------------------------------------------------------
 
-COMPONENTS = {
-    "generator": GANimationGenerator,
-    "embedding": LabelEmbedding,
-    "critic": GANimationCritic,
-}
-MODULE = "pipeline_ganimation"  # not "pipeline": diffusers keeps one module of a name in a process
-
 
 @dataclass
 class GANimationOutput(BaseOutput):
@@ -193,7 +181,7 @@ class GANimationOutput(BaseOutput):
     colour: torch.Tensor
 
 
-class GANimationPipeline(DiffusionPipeline):
+class GANimationPipeline(SafePipeline):
     """Edits expressions of aligned face crops by an attention mask and a colour.
 
     Args:
@@ -205,6 +193,11 @@ class GANimationPipeline(DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "critic->embedding->generator"
+    component_classes: ClassVar = {
+        "generator": GANimationGenerator,
+        "embedding": LabelEmbedding,
+        "critic": GANimationCritic,
+    }
 
     def __init__(
         self,
@@ -230,7 +223,6 @@ class GANimationPipeline(DiffusionPipeline):
         self.register_to_config(
             resolution=resolution, action_units=action_units, controls=controls, relative=relative
         )
-        self.image_processor = VaeImageProcessor(vae_scale_factor=1, do_resize=False)
 
     def with_labels(
         self, action_units: str, controls: list[dict[str, Any]] | None = None
@@ -251,20 +243,6 @@ class GANimationPipeline(DiffusionPipeline):
         )
 
     # -- inputs --
-
-    def pictures(self, images: Images) -> torch.Tensor:
-        """Pictures as (batch, 3, resolution, resolution) in [-1, 1] on the pipeline's device.
-
-        images: PIL pictures, or arrays or tensors in [0, 1] as diffusers takes them.
-
-        Raises:
-            ValueError: where the size is another one.
-        """
-        found = self.image_processor.preprocess(images)
-        size = self.config.resolution
-        if tuple(found.shape[1:]) != (3, size, size):
-            raise ValueError(f"source must be RGB of {size} x {size} px, got {tuple(found.shape)}")
-        return found.to(self.device, self.generator.dtype)
 
     def labels(self, pictures: torch.Tensor, au_delta) -> torch.Tensor:
         """What the generator gets, (batch, labels): variations / 5, with the sources' own labels, as the
@@ -320,85 +298,3 @@ class GANimationPipeline(DiffusionPipeline):
         at = torch.as_tensor(np.asarray(positions), dtype=torch.float32)[:, None]
         pictures = (self.pictures(source) + 1) / 2
         return self(pictures.expand(len(at), -1, -1, -1), torch.lerp(*ends, at), output_type)
-
-    # -- saving and loading --
-
-    def save_pretrained(self, save_directory, safe_serialization: bool = True, **kwargs):
-        """Saves the networks as safetensors, and this file beside them, for diffusers to load them by.
-
-        Raises:
-            ValueError: where `safe_serialization` is off.
-        """
-        if not safe_serialization:
-            raise ValueError("weights are saved as safetensors only; leave safe_serialization=True")
-        super().save_pretrained(save_directory, safe_serialization=True, **kwargs)
-        folder = Path(save_directory)
-        code = Path(inspect.getfile(GANimationPipeline)).read_text("utf-8")
-        names = {name: [MODULE, kind.__name__] for name, kind in COMPONENTS.items()}
-        _rewrite(folder / "model_index.json", _class_name=[MODULE, type(self).__name__], **names)
-        for place in (folder, *(folder / name for name in COMPONENTS)):
-            (place / f"{MODULE}.py").write_text(code, "utf-8", newline="\n")
-        for name in COMPONENTS:
-            _rewrite(folder / name / "config.json")
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | Path,
-        *,
-        torch_dtype: torch.dtype | None = None,
-        **hub_kwargs,
-    ) -> "GANimationPipeline":
-        """Loads a folder or hub id without running code from it; safetensors only.
-
-        Args:
-            torch_dtype: of the weights; default float32.
-            hub_kwargs: of `huggingface_hub.snapshot_download`, such as `revision` and `token`.
-
-        Raises:
-            ValueError: where the folder holds another pipeline, or tensors are missing or do not fit.
-            OSError: where files are missing or cannot be downloaded.
-        """
-        folder = Path(pretrained_model_name_or_path)
-        if not folder.is_dir():
-            patterns = ["*.json", "*.safetensors", "*/*.json", "*/*.safetensors"]
-            found = huggingface_hub.snapshot_download(str(folder), allow_patterns=patterns, **hub_kwargs)
-            folder = Path(found)
-        index_file = folder / "model_index.json"
-        if not index_file.is_file():
-            raise ValueError(f"{folder} is not a pipeline folder: it has no model_index.json")
-        index = json.loads(index_file.read_text("utf-8"))
-        named = index.get("_class_name") if isinstance(index, dict) else None
-        if (named[-1] if isinstance(named, list) and named else named) != cls.__name__:
-            raise ValueError(f"{folder} holds a {named}, not a {cls.__name__}")
-        networks = {
-            name: _load_network(folder / name, kind, torch_dtype or torch.float32)
-            for name, kind in COMPONENTS.items()
-        }
-        settings = {
-            name: index[name]
-            for name in ("resolution", "action_units", "controls", "relative")
-            if name in index
-        }
-        return cls(**networks, **settings)
-
-
-def _load_network(folder: Path, kind: type[ModelMixin], dtype: torch.dtype) -> ModelMixin:
-    """A network from safetensors, every tensor accounted for."""
-    if not folder.is_dir():  # else diffusers would take the path for a hub id
-        raise ValueError(f"{folder.parent} has no folder {folder.name}")
-    if not list(folder.glob("*.safetensors")):
-        raise ValueError(f"{folder} has no safetensors weights")
-    network, info = kind.from_pretrained(
-        folder, use_safetensors=True, local_files_only=True, torch_dtype=dtype, output_loading_info=True
-    )
-    if problems := [f"{name}: {info[name]}" for name in ("missing_keys", "unexpected_keys") if info[name]]:
-        raise ValueError(f"the tensors of {folder} do not fit its config ({'; '.join(problems)})")
-    return network.eval()
-
-
-def _rewrite(file: Path, **changes) -> None:
-    """Sets values of a JSON object, and drops the path that it was loaded from."""
-    content = json.loads(file.read_text("utf-8")) | changes
-    content.pop("_name_or_path", None)
-    file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", "utf-8")

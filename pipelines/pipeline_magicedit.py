@@ -9,7 +9,6 @@ import importlib
 import inspect
 import itertools
 import json
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,9 +38,7 @@ from .reference_attention import (
     is_compiled,
     predict_noise,
 )
-
-# An import that `self_contained` replaces by the imported file
-_SIBLING = re.compile(r"^from \.(\w+) import (?:\([^)]*\)|.*)\n", re.MULTILINE)
+from .safe_pipeline import rewrite_json, self_contained
 
 MAGICFACE_ACTION_UNITS = "AU1,AU2,AU4,AU5,AU6,AU9,AU12,AU15,AU17,AU20,AU25,AU26"  # published order
 MAGICFACE_PROMPT = "A close up of a person."
@@ -165,24 +162,6 @@ COMPONENT_CLASSES = {  # what a model folder may name; None: any scheduler
 }
 
 
-def self_contained(file: Path) -> str:
-    """Returns the text of a file with the siblings that it imports in place of the imports, each once.
-
-    diffusers can load several files, but reuses the siblings of the first loaded model for all others in the
-    process. Files outside this folder keep their imports.
-    """
-    written = {file.stem}
-
-    def sibling(match: re.Match) -> str:
-        if match[1] in written:
-            return ""
-        written.add(match[1])
-        return _SIBLING.sub(sibling, file.with_name(f"{match[1]}.py").read_text("utf-8"))
-
-    text = file.read_text("utf-8")
-    return _SIBLING.sub(sibling, text) if file.parent == Path(__file__).parent else text
-
-
 def component_class(folder: Path, name: str, named, pipeline_class: "type[MagicEditPipeline]") -> type | None:
     """Returns the class that an index names as [library, class]; None for an absent optional component.
 
@@ -271,13 +250,6 @@ def read_index(folder: Path, pipeline_class: "type[MagicEditPipeline]") -> dict[
             "call from_pretrained of that class"
         )
     return index
-
-
-def rewrite_json(file: Path, **changes) -> None:
-    """Sets values of an object in a file, and removes the path it was loaded from."""
-    content = json.loads(file.read_text()) | changes
-    content.pop("_name_or_path", None)
-    file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):

@@ -5,6 +5,7 @@ import textwrap
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from PIL import Image
@@ -163,3 +164,18 @@ def evaluated(editor: str, photo: np.ndarray, folder: Path) -> list[dict]:
     command = ["evaluate", "--editor", editor, "--protocol", str(protocol)]
     assert main([*command, "--data", str(folder / "people"), "-o", str(folder / "report")]) == 0
     return [json.loads(line) for line in (folder / "report" / "rows.jsonl").read_text().splitlines()]
+
+
+def train_for(steps: int, run) -> None:
+    """Trains a `Run` for some steps, and stops it in the next one as if it were killed."""
+    left = iter(range(steps))
+    stop = type("Stopped", (Exception,), {})
+
+    def interrupted(batches, train_step=run._train_step):
+        if next(left, None) is None:
+            raise stop
+        return train_step(batches)
+
+    run._train_step = interrupted
+    with pytest.raises(stop):
+        run.train()

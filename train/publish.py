@@ -1,8 +1,10 @@
 """The end of a run: the pipeline folder, its model card, and the push to a hub."""
 
 import dataclasses
+import json
 import logging
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -13,9 +15,29 @@ from magicedit.hub.cards import TrainingData, model_card
 from magicedit.hub.push import push_folder
 from magicedit.models import TRAINED_NETWORKS
 from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
+from magicedit.pipelines.safe_pipeline import SafePipeline
 from magicedit.train.config import TrainConfig
 
 logger = logging.getLogger(__name__)
+
+FAMILY_CARD = """---
+library_name: diffusers
+tags: [magicedit, facial-expression, {tag}]
+---
+# {name}
+
+{introduction} Edit only people who agreed to it, and say that a picture was edited.
+
+Controls, in intensity steps: {controls}.
+
+Trained on {data}. Licence: {license}. Citation: {citation}.
+
+```
+{command}
+```
+
+{numbers}
+"""
 
 NOT_IN_COMMAND = ("output_dir", "hub_token", "resume_from_checkpoint", "report_to")
 
@@ -96,7 +118,49 @@ def publish(
     )
     (output_dir / "README.md").write_text(card)
     logger.info("wrote the pipeline folder %s", output_dir)
+    _push(config, output_dir)
+
+
+def publish_family(
+    pipeline: SafePipeline,
+    config: TrainConfig,
+    pairs: PairDataset,
+    folder: Path,
+    counts: Mapping[str, float],
+    *,
+    tag: str,
+    introduction: str,
+) -> None:
+    """Writes the pipeline of another family, its counts and its card; also pushes them if asked to.
+
+    pipeline: with the final weights, which are saved as `config.save_dtype`. counts: what was trained, for
+    `training.json` and the card. tag, introduction: of the card.
+    """
+    for network in pipeline.components.values():
+        if isinstance(network, torch.nn.Module):
+            torch.nn.Module.to(network, "cpu", getattr(torch, config.save_dtype))
+    pipeline.save_pretrained(folder)
+    (folder / "training.json").write_text(json.dumps(counts, indent=1) + "\n")
+    people = len({record.identity for record in pairs.records})
+    name = config.dataset_name or Path(config.train_data_dir).name
+    card = FAMILY_CARD.format(
+        tag=tag,
+        name=config.hub_model_id or Path(config.output_dir).name,
+        introduction=introduction,
+        controls=pipeline.config.action_units.replace(",", ", "),
+        data=f"{name}: {len(pairs)} photographs of {people} people",
+        license=config.data_license or "not stated",
+        citation=config.data_citation or "not stated",
+        command=command_of(config),
+        numbers="\n".join(f"- {key.replace('_', ' ')}: {value:g}" for key, value in counts.items()),
+    )
+    (folder / "README.md").write_text(card, "utf-8")
+    _push(config, folder)
+
+
+def _push(config: TrainConfig, folder: Path) -> None:
+    """Pushes a finished folder if `config.push_to_hub`."""
     if config.push_to_hub:
         settings = {"private": config.hub_private, "token": config.hub_token}
-        url = push_folder(output_dir, config.hub_model_id or output_dir.name, **settings)
+        url = push_folder(folder, config.hub_model_id or folder.name, **settings)
         logger.info("pushed to %s", url)

@@ -1,9 +1,7 @@
 """Emotion latent diffusion as a `FaceModel`: the flow from a round trip to an edit moves the photograph."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,13 +9,10 @@ import torch
 
 from magicedit.change import Change
 from magicedit.errors import ModelError
-from magicedit.models.export import weights_digest
 from magicedit.models.face_model import OnStep
-from magicedit.models.folder import ModelFolder
-from magicedit.models.loading import default_device
+from magicedit.models.family import FamilyModel
 from magicedit.pipelines.pipeline_emotion_diffusion import EmotionDiffusionPipeline
 from magicedit.request import Sampling
-from magicedit.vocabulary import Vocabulary
 
 FACES_AT_ONCE = 16
 FLOW_SIDE = 256  # px at least, to which pictures are enlarged before the flow between them is estimated
@@ -38,51 +33,21 @@ class EncodedFace:
     weights: tuple
 
 
-class EmotionDiffusionModel:
+class EmotionDiffusionModel(FamilyModel):
     """An `EmotionDiffusionPipeline` as a `FaceModel`.
 
     The pipeline's pictures lack the photograph's resolution, and the autoencoder's and the inversion's error
     is in the edit and in the round trip alike. The flow from one to the other is free of both.
     """
 
-    composes = True
-    follows_muscles = False
-
-    def __init__(self, pipeline: EmotionDiffusionPipeline, vocabulary: Vocabulary):
-        self.pipeline, self.vocabulary = pipeline, vocabulary
-
-    @classmethod
-    def load(
-        cls, folder: str | Path, device: torch.device | None = None, dtype: torch.dtype | None = None
-    ) -> "EmotionDiffusionModel":
-        """Loads a folder without running code from it. ModelError where it cannot be loaded."""
-        found = ModelFolder.find(folder)
-        found.check()
-        if found.action_units is None:
-            raise ModelError(f"{folder}/model_index.json names no action_units; export the model again")
-        try:
-            pipeline = EmotionDiffusionPipeline.from_pretrained(found.path, torch_dtype=dtype)
-        except (OSError, ValueError, RuntimeError, TypeError) as error:
-            raise ModelError(f"cannot load the model {folder}: {error}") from error
-        return cls(pipeline.to(device or default_device()), found.action_units)
-
-    @property
-    def resolution(self) -> int:
-        return self.pipeline.config.resolution
-
-    def _weights(self) -> tuple:
-        """Changes when weights of the autoencoder are replaced or written to."""
-        tensors = (*self.pipeline.vae.parameters(), *self.pipeline.vae.buffers())
-        return tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
+    pipeline_class = EmotionDiffusionPipeline
+    pipeline: EmotionDiffusionPipeline
 
     @torch.no_grad()
     def encode(self, crop: np.ndarray, condition: np.ndarray) -> EncodedFace:
         """See `FaceModel.encode`; the condition is not used."""
         source = self.pipeline.pictures(crop[None] / np.float32(255))
         return EncodedFace(self.pipeline.encode(source), self._weights())
-
-    def is_current(self, encoded: EncodedFace) -> bool:
-        return encoded.weights == self._weights()
 
     @torch.no_grad()
     def change(
@@ -111,14 +76,12 @@ class EmotionDiffusionModel:
     def steps(self, steps: int | None, quality: str | None) -> int:
         return 2 * (steps or self.pipeline.config.default_steps)
 
-    def show_progress(self, shown: bool) -> None:
-        """The commands' own bar counts the steps."""
-
-    def fingerprint(self) -> str:
+    def _settings(self) -> list[str]:
         config = self.pipeline.config
-        parts = [weights_digest(getattr(self.pipeline, name)) for name in ("unet", "vae")]
-        defaults = [config.default_noise_level, config.default_steps, config.default_guidance_scale]
-        return hashlib.sha256("".join([*parts, *map(str, defaults), *self.vocabulary]).encode()).hexdigest()
+        return [
+            str(value)
+            for value in (config.default_noise_level, config.default_steps, config.default_guidance_scale)
+        ]
 
 
 def flow_between(edited: np.ndarray, source: np.ndarray) -> np.ndarray:

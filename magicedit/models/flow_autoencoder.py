@@ -1,22 +1,17 @@
 """The flow autoencoder as a `FaceModel`: one flow per request, which moves the photograph's own pixels."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from magicedit.change import Change
 from magicedit.errors import ModelError
-from magicedit.models.export import weights_digest
 from magicedit.models.face_model import OnStep
-from magicedit.models.folder import ModelFolder
-from magicedit.models.loading import default_device
-from magicedit.pipelines.pipeline_flow_autoencoder import COMPONENTS, FlowAutoencoderPipeline, in_pixels
+from magicedit.models.family import FamilyModel
+from magicedit.pipelines.pipeline_flow_autoencoder import FlowAutoencoderPipeline, in_pixels
 from magicedit.request import Sampling
-from magicedit.vocabulary import Vocabulary
 
 FACES_AT_ONCE = 32
 
@@ -47,43 +42,15 @@ class Blend:
     share: np.ndarray
 
 
-class FlowAutoencoderModel:
+class FlowAutoencoderModel(FamilyModel):
     """A `FlowAutoencoderPipeline` as a `FaceModel`.
 
     The flow of an edit is `D(S, Z(S) + d) - D(S, Z(S))`: the second is zero for a perfect autoencoder, and
     without it a small request would also undo the autoencoder's own error.
     """
 
-    composes = True
-    follows_muscles = False
-
-    def __init__(self, pipeline: FlowAutoencoderPipeline, vocabulary: Vocabulary):
-        self.pipeline, self.vocabulary = pipeline, vocabulary
-
-    @classmethod
-    def load(
-        cls, folder: str | Path, device: torch.device | None = None, dtype: torch.dtype | None = None
-    ) -> "FlowAutoencoderModel":
-        """Loads a folder without running code from it. ModelError where it cannot be loaded."""
-        found = ModelFolder.find(folder)
-        found.check()
-        if found.action_units is None:
-            raise ModelError(f"{folder}/model_index.json names no action_units; export the model again")
-        try:
-            pipeline = FlowAutoencoderPipeline.from_pretrained(found.path, torch_dtype=dtype)
-        except (OSError, ValueError, RuntimeError, TypeError) as error:
-            raise ModelError(f"cannot load the model {folder}: {error}") from error
-        return cls(pipeline.to(device or default_device()), found.action_units)
-
-    @property
-    def resolution(self) -> int:
-        return self.pipeline.config.resolution
-
-    def _weights(self) -> tuple:
-        """Changes when weights are replaced or written to."""
-        parts = (getattr(self.pipeline, name) for name in ("encoder", "decoder", "classes"))
-        tensors = (tensor for part in parts for tensor in (*part.parameters(), *part.buffers()))
-        return tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
+    pipeline_class = FlowAutoencoderPipeline
+    pipeline: FlowAutoencoderPipeline
 
     @torch.no_grad()
     def encode(self, crop: np.ndarray, condition: np.ndarray) -> EncodedFace:
@@ -92,9 +59,6 @@ class FlowAutoencoderModel:
         latent = self.pipeline.encoder.latent(source).to(source)
         still = self.pipeline.decoder(source, latent, latent)
         return EncodedFace(source, latent, still, self._weights())
-
-    def is_current(self, encoded: EncodedFace) -> bool:
-        return encoded.weights == self._weights()
 
     @torch.no_grad()
     def change(
@@ -140,13 +104,3 @@ class FlowAutoencoderModel:
         if not np.isfinite(pixels).all():
             raise ModelError("the model's flow is not finite; its weights are broken, or use float32")
         return pixels
-
-    def steps(self, steps: int | None, quality: str | None) -> int:
-        return 1
-
-    def show_progress(self, shown: bool) -> None:
-        """There is one step, so no bar is shown."""
-
-    def fingerprint(self) -> str:
-        parts = [weights_digest(getattr(self.pipeline, name)) for name in sorted(COMPONENTS)]
-        return hashlib.sha256("".join([*parts, *self.vocabulary]).encode()).hexdigest()

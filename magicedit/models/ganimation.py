@@ -1,21 +1,15 @@
 """GANimation as a `FaceModel`: pictures of a face, whose movement is carried to the photograph."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import torch
 
 from magicedit.errors import ModelError
-from magicedit.models.export import weights_digest
 from magicedit.models.face_model import OnStep
-from magicedit.models.folder import ModelFolder
-from magicedit.models.loading import default_device
-from magicedit.pipelines.pipeline_ganimation import COMPONENTS, GANimationPipeline
+from magicedit.models.family import FamilyModel
+from magicedit.pipelines.pipeline_ganimation import GANimationPipeline
 from magicedit.request import Sampling
-from magicedit.vocabulary import Vocabulary
 
 FACES_AT_ONCE = 32
 
@@ -28,49 +22,19 @@ class EncodedFace:
     weights: tuple
 
 
-class GANimationModel:
+class GANimationModel(FamilyModel):
     """A `GANimationPipeline` as a `FaceModel`.
 
     It paints pictures, of which the editor estimates the flow. As with models that compose, the flow moves
     the photograph's own pixels and the mouth is a layer of its own, because paint of 64 px would blur.
     """
 
-    composes = True
-    follows_muscles = False
-
-    def __init__(self, pipeline: GANimationPipeline, vocabulary: Vocabulary):
-        self.pipeline, self.vocabulary = pipeline, vocabulary
-
-    @classmethod
-    def load(
-        cls, folder: str | Path, device: torch.device | None = None, dtype: torch.dtype | None = None
-    ) -> "GANimationModel":
-        """Loads a folder without running code from it. ModelError where it cannot be loaded."""
-        found = ModelFolder.find(folder)
-        found.check()
-        if found.action_units is None:
-            raise ModelError(f"{folder}/model_index.json names no action_units; export the model again")
-        try:
-            pipeline = GANimationPipeline.from_pretrained(found.path, torch_dtype=dtype)
-        except (OSError, ValueError, RuntimeError, TypeError) as error:
-            raise ModelError(f"cannot load the model {folder}: {error}") from error
-        return cls(pipeline.to(device or default_device()), found.action_units)
-
-    @property
-    def resolution(self) -> int:
-        return self.pipeline.config.resolution
-
-    def _weights(self) -> tuple:
-        """Changes when weights are replaced or written to."""
-        parts = (getattr(self.pipeline, name) for name in COMPONENTS)
-        return tuple((tensor.data_ptr(), tensor._version) for part in parts for tensor in part.parameters())
+    pipeline_class = GANimationPipeline
+    pipeline: GANimationPipeline
 
     def encode(self, crop: np.ndarray, condition: np.ndarray) -> EncodedFace:
         """See `FaceModel.encode`; the condition is not used."""
         return EncodedFace(crop / np.float32(255), self._weights())
-
-    def is_current(self, encoded: EncodedFace) -> bool:
-        return encoded.weights == self._weights()
 
     def change(
         self,
@@ -92,13 +56,5 @@ class GANimationModel:
                 on_step(0)
         return pictures
 
-    def steps(self, steps: int | None, quality: str | None) -> int:
-        return 1
-
-    def show_progress(self, shown: bool) -> None:
-        """There is one step, so no bar is shown."""
-
-    def fingerprint(self) -> str:
-        parts = [weights_digest(getattr(self.pipeline, name)) for name in sorted(COMPONENTS)]
-        settings = [str(self.pipeline.config.relative), *self.vocabulary]
-        return hashlib.sha256("".join([*parts, *settings]).encode()).hexdigest()
+    def _settings(self) -> list[str]:
+        return [str(self.pipeline.config.relative)]

@@ -49,14 +49,14 @@ def steer_corners(flow: np.ndarray, landmarks: np.ndarray, request: Mapping[str,
     missing = (wanted - reached) * (1 - max(lips, jaw), 1 - (1 - _PARTED) * lips)
 
     # 2. What is missing, around each corner
-    rows, columns = np.mgrid[: len(flow), : len(flow)].astype(np.float32)
+    at = np.arange(len(flow), dtype=np.float32)
     middle = landmarks[_UPPER_LIP, 0] + moves[_UPPER_LIP, 0]
     added = np.zeros_like(flow)
     for (x, y), move in zip(reached + missing, missing, strict=True):
-        inside = np.clip((columns - middle) / (x - middle), 0, 1)  # 0 in the middle of the lips
-        beyond = np.maximum((columns - x) * np.sign(x - middle), 0) / (_REACH[0] * interocular)
-        above = (rows - y) / (_REACH[1] * interocular)
-        weight = inside**2 * np.exp(-(beyond**2 + above**2) / 2)
+        inside = np.clip((at - middle) / (x - middle), 0, 1)  # 0 in the middle of the lips
+        beyond = np.maximum((at - x) * np.sign(x - middle), 0) / (_REACH[0] * interocular)
+        above = (at - y) / (_REACH[1] * interocular)
+        weight = np.outer(np.exp(-(above**2) / 2), inside**2 * np.exp(-(beyond**2) / 2))
         added += (weight[..., None] * move).astype(np.float32)
-    before = columns - added[..., 0], rows - added[..., 1]
+    before = at - added[..., 0], at[:, None] - added[..., 1]
     return cv2.remap(flow, *before, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) - added

@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler
 from safetensors.torch import load_file
-from tiny_models import run_without_package
+from tiny_models import run_without_package, train_for
 
 from magicedit import ExpressionEditor
 from magicedit.action_units import EMOTIONS, NAMES, resolve_delta
@@ -289,18 +289,7 @@ def test_resume_equals_uninterrupted(kind, config, data, tmp_path):
 
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
     train(make(straight))
-    run = Run(make(resumed, "--checkpointing_steps=2"))
-    steps = iter(range(3))
-    stop = type("Stopped", (Exception,), {})
-
-    def interrupted(batches, train_step=run._train_step):
-        if next(steps, None) is None:
-            raise stop
-        return train_step(batches)
-
-    run._train_step = interrupted
-    with pytest.raises(stop):
-        run.train()  # in the fourth step; the checkpoint is of the second
+    train_for(3, Run(make(resumed, "--checkpointing_steps=2")))  # the checkpoint is of the second step
     train(make(resumed, "--resume_from_checkpoint=latest"))
     for file in sorted((straight / "checkpoint-5").glob("*.safetensors")):
         first, second = load_file(file), load_file(resumed / "checkpoint-5" / file.name)
@@ -319,7 +308,7 @@ def test_latents_of_the_autoencoder_have_unit_spread(vae, data, config, tmp_path
 def test_a_trained_folder_has_its_vocabulary_and_card(config, tmp_path, monkeypatch):
     pushed = {}
     monkeypatch.setattr(
-        "magicedit.train.methods.emotion_diffusion.push_folder",
+        "magicedit.train.publish.push_folder",
         lambda folder, name, **options: pushed.update({"folder": folder, "name": name, **options}),
     )
     flags = ["--max_train_steps=1", "--push_to_hub", "--hub_model_id=ann/joy", "--data_license=CC0"]

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
-from tiny_models import evaluated, run_without_package
+from tiny_models import evaluated, run_without_package, train_for
 from warm import run_ranks
 
 from magicedit import ExpressionEditor
@@ -267,17 +267,7 @@ def test_resume_equals_uninterrupted(pairs_folder, tmp_path):
             pairs_folder, resumed, "--max_train_steps=7", "--lr_scheduler=cosine", "--checkpointing_steps=3"
         )
     )
-    steps = iter(range(4))
-    stop = type("Stopped", (Exception,), {})
-
-    def interrupted(batches, train_step=run._train_step):
-        if next(steps, None) is None:
-            raise stop
-        return train_step(batches)
-
-    run._train_step = interrupted
-    with pytest.raises(stop):
-        run.train()  # in the fifth step; the checkpoint is of the third
+    train_for(4, run)  # the checkpoint is of the third step
     train(config(pairs_folder, resumed, "--max_train_steps=7", "--lr_scheduler=cosine",
                  "--resume_from_checkpoint=latest"))  # fmt: skip
     for file in sorted((straight / "checkpoint-7").glob("*.safetensors")):
@@ -396,7 +386,7 @@ def test_a_trained_folder_has_its_vocabulary_class_means_and_previews(folder):
 def test_the_card_states_data_and_command_and_is_pushed(pairs_folder, tmp_path, monkeypatch):
     pushed = {}
     monkeypatch.setattr(
-        "magicedit.train.methods.flow_autoencoder.push_folder",
+        "magicedit.train.publish.push_folder",
         lambda folder, name, **options: pushed.update({"folder": folder, "name": name, **options}),
     )
     flags = ("--max_train_steps=1", "--push_to_hub", "--hub_model_id=ann/flow", "--data_license=CC0")

@@ -8,7 +8,6 @@ import copy
 import json
 import logging
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,13 +20,12 @@ from magicedit.action_units import EMOTIONS, NAMES, STRENGTH_RANGE
 from magicedit.data.affectnet import NEUTRAL
 from magicedit.data.pairs import PairDataset
 from magicedit.errors import TrainingError
-from magicedit.hub.push import push_folder
 from magicedit.imaging import to_pixels, to_tensor
 from magicedit.pipelines.pipeline_emotion_diffusion import WHOLE, EmotionDiffusionPipeline
 from magicedit.train.config import TrainConfig, refuse_unused, settings_of
 from magicedit.train.methods import Losses, Method
 from magicedit.train.objectives import add_noise
-from magicedit.train.publish import command_of
+from magicedit.train.publish import publish_family
 from magicedit.vocabulary import Control, Vocabulary
 from magicedit.warping import displacement_fields, embedded_mouths, warp_photo
 
@@ -40,30 +38,12 @@ REAL_SMILES = 0.2  # share among pictures of happiness, where there are any
 PICTURES_HELD = 2**30  # bytes of warped pictures that one process keeps
 MOST_WEIGHT = 4.0  # of a squared error of clean latents: that of half noise
 SCALING_PICTURES = 512  # from which the spread of latents is measured
+INTRODUCTION = """Emotion latent diffusion (Rombach et al. 2022,
+[arXiv:2112.10752](https://arxiv.org/abs/2112.10752)) for the `magicedit` package: it changes the emotion of
+face crops of {resolution} px by DDIM inversion (Song et al. 2021,
+[arXiv:2010.02502](https://arxiv.org/abs/2010.02502))."""
 UNUSED = ("base_model", "lora_rank", "compile", "use_8bit_adam", "freeze_reference", "gradient_checkpointing",
           "refine", "warped", "snr_gamma")  # fmt: skip
-
-CARD = """---
-library_name: diffusers
-tags: [magicedit, facial-expression, diffusion]
----
-# {name}
-
-Emotion latent diffusion (Rombach et al. 2022, [arXiv:2112.10752](https://arxiv.org/abs/2112.10752)) for the
-`magicedit` package: it changes the emotion of face crops of {resolution} px by DDIM inversion (Song et al.
-2021, [arXiv:2010.02502](https://arxiv.org/abs/2010.02502)). Edit only people who agreed to it, and say that a
-picture was edited.
-
-Controls, in intensity steps: {controls}.
-
-Trained on {data}. Licence: {license}. Citation: {citation}.
-
-```
-{command}
-```
-
-{numbers}
-"""
 
 
 @dataclass(frozen=True)
@@ -456,37 +436,16 @@ class EmotionDiffusion(Method):
         return to_pixels(torch.cat(rows, dim=-2).cpu())
 
     def export(self, folder: Path, step: int, samples_seen: int) -> None:
-        dtype = getattr(torch, self.config.save_dtype)
         parts = {n: copy.deepcopy(getattr(self.pipeline, n)).eval() for n in ("vae", "unet")}
-        for network in parts.values():
-            torch.nn.Module.to(network, "cpu", dtype)
         kept = {
             n: v for n, v in self.pipeline.config.items() if n not in self.pipeline.components and n[0] != "_"
         }
-        EmotionDiffusionPipeline(**parts, scheduler=self.pipeline.scheduler, **kept).save_pretrained(folder)
+        pipeline = EmotionDiffusionPipeline(**parts, scheduler=self.pipeline.scheduler, **kept)
         counts = {"optimiser_steps": step, "pictures_seen": samples_seen}
-        (folder / "training.json").write_text(json.dumps(counts, indent=1) + "\n")
-        (folder / "README.md").write_text(self._card(counts), "utf-8")
-        config = self.config
-        if config.push_to_hub:
-            name = config.hub_model_id or folder.name
-            url = push_folder(folder, name, private=config.hub_private, token=config.hub_token)
-            logger.info("pushed to %s", url)
-
-    def _card(self, counts: Mapping[str, float]) -> str:
-        """The model card: what it is, its controls, its data and the command."""
-        config, pairs = self.config, self.pictures.pairs
-        data = config.dataset_name or Path(config.train_data_dir).name
-        people = len({record.identity for record in pairs.records})
-        return CARD.format(
-            name=config.hub_model_id or Path(config.output_dir).name,
-            resolution=config.resolution,
-            controls=", ".join(self.vocabulary),
-            data=f"{data}: {len(pairs)} photographs of {people} people",
-            license=config.data_license or "not stated",
-            citation=config.data_citation or "not stated",
-            command=command_of(config),
-            numbers="\n".join(f"- {name.replace('_', ' ')}: {value:g}" for name, value in counts.items()),
+        introduction = INTRODUCTION.format(resolution=self.config.resolution)
+        pairs = self.pictures.pairs
+        publish_family(
+            pipeline, self.config, pairs, folder, counts, tag="diffusion", introduction=introduction
         )
 
 

@@ -7,7 +7,6 @@ the result is exported.
 
 import copy
 import functools
-import json
 import logging
 import math
 from collections.abc import Iterator, Mapping
@@ -23,7 +22,6 @@ from accelerate.utils import broadcast
 from magicedit.action_units import EMOTIONS, NAMES
 from magicedit.data.pairs import PairDataset
 from magicedit.errors import TrainingError
-from magicedit.hub.push import push_folder
 from magicedit.imaging import to_pixels, to_tensor
 from magicedit.pipelines.pipeline_flow_autoencoder import (
     ClassMeans,
@@ -37,7 +35,7 @@ from magicedit.pipelines.pipeline_flow_autoencoder import (
 )
 from magicedit.train.config import TrainConfig, refuse_unused, settings_of
 from magicedit.train.methods import Losses, Method
-from magicedit.train.publish import command_of
+from magicedit.train.publish import publish_family
 from magicedit.vocabulary import Control, Vocabulary
 from magicedit.warping import displacement_fields, warp_photo
 
@@ -47,29 +45,11 @@ NEIGHBOURHOOD = 7  # pixels a side
 SMOOTH = 0.1  # px below which a distance of flows grows as its square
 STEPS = 5.0  # intensity steps between the class means of a control by muscles' warps: K of the paper
 LABELLED, UNLABELLED = 2.5, 1.0  # labels: at least, and at most, of a control's two classes
+INTRODUCTION = """A flow autoencoder (Yeh et al. 2016, [arXiv:1611.09961](https://arxiv.org/abs/1611.09961))
+for the `magicedit` package: it edits the expression of face crops of {resolution} px by moving their
+pixels."""
 UNUSED = ("pretrained_model_name_or_path", "lora_rank", "compile", "use_8bit_adam", "freeze_reference",
           "gradient_checkpointing", "refine")  # fmt: skip
-
-CARD = """---
-library_name: diffusers
-tags: [magicedit, facial-expression, flow]
----
-# {name}
-
-A flow autoencoder (Yeh et al. 2016, [arXiv:1611.09961](https://arxiv.org/abs/1611.09961)) for the `magicedit`
-package: it edits the expression of face crops of {resolution} px by moving their pixels. Edit only people who
-agreed to it, and say that a picture was edited.
-
-Controls, in intensity steps: {controls}.
-
-Trained on {data}. Licence: {license}. Citation: {citation}.
-
-```
-{command}
-```
-
-{numbers}
-"""
 
 
 @dataclass(frozen=True)
@@ -401,40 +381,15 @@ class FlowAutoencoder(Method):
         autoencoder, confidence = (copy.deepcopy(networks[name]).eval() for name in self._kept())
         encoder, decoder = autoencoder.encoder, autoencoder.decoder
         classes = class_means(encoder, self.pairs, self.class_records, self.vocabulary)
-        dtype = getattr(torch, self.config.save_dtype)
-        parts = {"encoder": encoder, "decoder": decoder, "confidence": confidence, "classes": classes}
-        for network in parts.values():
-            torch.nn.Module.to(network, "cpu", dtype)
         pipeline = FlowAutoencoderPipeline(
-            **parts, resolution=self.config.resolution, **self.vocabulary.to_index()
+            encoder, decoder, confidence, classes, self.config.resolution, **self.vocabulary.to_index()
         )
-        pipeline.save_pretrained(folder)
         counts = {"optimiser_steps": step, "pairs_seen": samples_seen}
         if self._stops:
             counts["validation_reconstruction"] = float(self.best.loss)
-        (folder / "training.json").write_text(json.dumps(counts, indent=1) + "\n")
-        (folder / "README.md").write_text(self._card(counts), "utf-8")
-        config = self.config
-        if config.push_to_hub:
-            name = config.hub_model_id or folder.name
-            url = push_folder(folder, name, private=config.hub_private, token=config.hub_token)
-            logger.info("pushed to %s", url)
-
-    def _card(self, counts: Mapping[str, float]) -> str:
-        """The model card: what it is, its controls, its data and the command."""
-        config = self.config
-        data = config.dataset_name or Path(config.train_data_dir).name
-        people = len({record.identity for record in self.pairs.records})
-        numbers = "\n".join(f"- {name.replace('_', ' ')}: {value:g}" for name, value in counts.items())
-        return CARD.format(
-            name=config.hub_model_id or Path(config.output_dir).name,
-            resolution=config.resolution,
-            controls=", ".join(self.vocabulary),
-            data=f"{data}: {len(self.pairs)} photographs of {people} people",
-            license=config.data_license or "not stated",
-            citation=config.data_citation or "not stated",
-            command=command_of(config),
-            numbers=numbers,
+        introduction = INTRODUCTION.format(resolution=self.config.resolution)
+        publish_family(
+            pipeline, self.config, self.pairs, folder, counts, tag="flow", introduction=introduction
         )
 
 

@@ -5,7 +5,6 @@ to undo its own edits. `critic_steps` updates of the critic go with one of the g
 """
 
 import copy
-import json
 import logging
 import math
 from collections.abc import Mapping
@@ -20,7 +19,6 @@ from magicedit.action_units import vocabulary_of
 from magicedit.data.description import read_description
 from magicedit.data.pairs import WARPED, PairDataset
 from magicedit.errors import DatasetError, TrainingError
-from magicedit.hub.push import push_folder
 from magicedit.imaging import to_pixels
 from magicedit.pipelines.pipeline_ganimation import (
     FULL_INTENSITY,
@@ -33,36 +31,18 @@ from magicedit.pipelines.pipeline_ganimation import (
 )
 from magicedit.train.config import TrainConfig, refuse_unused, settings_of
 from magicedit.train.methods import Losses, Method
-from magicedit.train.publish import command_of
+from magicedit.train.publish import publish_family
 from magicedit.warping.muscles import SHAPES
 
 logger = logging.getLogger(__name__)
 
+INTRODUCTION = """GANimation (Pumarola et al. 2018, [arXiv:1807.09251](https://arxiv.org/abs/1807.09251)) with
+AdaIN for the `magicedit` package: it edits the expression of face crops of {resolution} px by painting where
+an attention mask opens."""
 UNUSED = (
     *("pretrained_model_name_or_path", "lora_rank", "compile", "use_8bit_adam", "freeze_reference"),
     *("gradient_checkpointing", "refine", "zero_keeps"),
 )
-
-CARD = """---
-library_name: diffusers
-tags: [magicedit, facial-expression, gan]
----
-# {name}
-
-GANimation (Pumarola et al. 2018, [arXiv:1807.09251](https://arxiv.org/abs/1807.09251)) with AdaIN for the
-`magicedit` package: it edits the expression of face crops of {resolution} px by painting where an attention
-mask opens. Edit only people who agreed to it, and say that a picture was edited.
-
-Controls, in intensity steps: {controls}.
-
-Trained on {data}. Licence: {license}. Citation: {citation}.
-
-```
-{command}
-```
-
-{numbers}
-"""
 
 
 @dataclass(frozen=True)
@@ -418,35 +398,12 @@ class GANimation(Method):
         return to_pixels(torch.cat(rows, dim=-2) * 2 - 1)
 
     def export(self, folder: Path, step: int, samples_seen: int) -> None:
-        pipeline, config = self._result(), self.config
-        for network in pipeline.components.values():
-            torch.nn.Module.to(network, getattr(torch, config.save_dtype))
-        pipeline.save_pretrained(folder)
         counts = {
             "generator_steps": step,
             "critic_steps": step * self.settings.critic_steps,
             "pairs_seen": samples_seen * self.settings.critic_steps,
         }
-        (folder / "training.json").write_text(json.dumps(counts, indent=1) + "\n")
-        (folder / "README.md").write_text(self._card(counts), "utf-8")
-        if config.push_to_hub:
-            name = config.hub_model_id or folder.name
-            url = push_folder(folder, name, private=config.hub_private, token=config.hub_token)
-            logger.info("pushed to %s", url)
-
-    def _card(self, counts: Mapping[str, float]) -> str:
-        """The model card: what it is, its controls, its data and the command."""
-        config = self.config
-        data = config.dataset_name or Path(config.train_data_dir).name
-        people = len({record.identity for record in self.pairs.records})
-        numbers = "\n".join(f"- {name.replace('_', ' ')}: {value:g}" for name, value in counts.items())
-        return CARD.format(
-            name=config.hub_model_id or Path(config.output_dir).name,
-            resolution=config.resolution,
-            controls=", ".join(self.vocabulary),
-            data=f"{data}: {len(self.pairs)} photographs of {people} people",
-            license=config.data_license or "not stated",
-            citation=config.data_citation or "not stated",
-            command=command_of(config),
-            numbers=numbers,
+        introduction = INTRODUCTION.format(resolution=self.config.resolution)
+        publish_family(
+            self._result(), self.config, self.pairs, folder, counts, tag="gan", introduction=introduction
         )
