@@ -127,7 +127,8 @@ class SafePipeline(DiffusionPipeline):
             raise ValueError(f"{folder} is not a pipeline folder: it has no model_index.json")
         index = json.loads(index_file.read_text("utf-8"))
         named = index.get("_class_name") if isinstance(index, dict) else None
-        if (named[-1] if isinstance(named, list) and named else named) != cls.__name__:
+        named = named[-1] if isinstance(named, list) and named else named
+        if named != cls.__name__:
             raise ValueError(f"{folder} holds a {named}, not a {cls.__name__}")
         components = {
             name: _load_component(folder / name, kind, torch_dtype or torch.float32)

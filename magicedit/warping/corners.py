@@ -19,9 +19,7 @@ from magicedit.warping.muscles import SHAPES, landmark_displacements
 
 MOUTH_CORNERS = (61, 291)  # landmarks, the subject's right and left
 _LOWER_LIP, _UPPER_LIP = 14, 13
-_HANG = (
-    0.09  # of the drop of the lower lip by AU26, how far corners go down beyond the table: rounder openings
-)
+_HANG = 0.09  # of the drop of the lower lip by AU26: corners go further down than in the table
 _PARTED = 0.5  # of the height where AU25 parts the lips
 _REACH = (0.17, 0.20)  # iod: standard deviations of the correction outwards, and up and down
 
