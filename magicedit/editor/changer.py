@@ -25,7 +25,7 @@ from magicedit.warping import (
     join_sides,
     parts_lips,
     shade,
-    steer_corners,
+    steer,
 )
 
 REMEMBERED_FACES = 4  # encodings kept: about 50 MB each for a 16-bit model of Stable Diffusion's size
@@ -269,11 +269,11 @@ class FaceChanger:
         return np.sign(vector) * (np.minimum(np.abs(vector), LINEAR_TO) + SOFT * (1 - np.exp(-beyond / SOFT)))
 
     def _steered(self, change: Change, cut: FaceCut, vector: np.ndarray) -> Change:
-        """Returns the change of an AU vector (aus,) with the mouth's corners where the muscles take them."""
+        """Returns the change of an AU vector (aus,) that goes where the muscles take the face."""
         if not self.model.follows_muscles or cut.scheme != "mediapipe478":
             return change
         request = dict(zip(self.model.vocabulary, vector, strict=True))
-        return replace(change, flow=steer_corners(change.flow, cut.landmarks, request))
+        return replace(change, flow=steer(change.flow, cut.landmarks, request))
 
     def _share(self, vector: np.ndarray) -> np.float32:
         """Returns the share, 0..1, to apply of the model's answer to `vector / share`.

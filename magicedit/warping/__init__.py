@@ -2,11 +2,11 @@
 
 from magicedit.change import Change, no_change
 from magicedit.warping.change import carry_change, estimate_change, join_sides
-from magicedit.warping.corners import steer_corners
 from magicedit.warping.correspondence import LIPS_WEIGHT, Correspondence, correspond, near_lips
 from magicedit.warping.mouth import carry_mouth
 from magicedit.warping.muscles import SHAPES, displacement_fields, parts_lips
 from magicedit.warping.shading import SHADES, shade
+from magicedit.warping.steering import steer
 from magicedit.warping.teeth import Mouth, choose_mouth, embedded_mouths, own_mouth
 from magicedit.warping.warp import backward_flow, warp_landmarks, warp_photo
 
@@ -31,7 +31,7 @@ __all__ = [
     "own_mouth",
     "parts_lips",
     "shade",
-    "steer_corners",
+    "steer",
     "warp_landmarks",
     "warp_photo",
 ]

@@ -21,13 +21,12 @@ from magicedit.faces.frame import face_frame
 from magicedit.faces.regions import smooth
 from magicedit.warping.change import carry_change
 from magicedit.warping.inside import Opening, Parting, like_photograph, read_curve, render_inside
-from magicedit.warping.muscles import LOWER_LIP_EDGE, UPPER_LIP_EDGE
+from magicedit.warping.muscles import LOWER_LIP_EDGE, NOSE_BASE, UPPER_LIP_EDGE
 from magicedit.warping.teeth import Mouth, blur_of
 
 UPPER_LIP_OUTLINE = (61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291)
 LOWER_LIP_OUTLINE = (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291)
 _CHIN = (152, 148, 377)
-NOSE_BASE = 2
 
 GATE = (0.030, 0.055)  # iod that lips part beyond what the photograph shows: no layer below, all of it above
 _TOUCHING = 0.012  # iod between lips that are closed

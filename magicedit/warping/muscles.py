@@ -24,6 +24,7 @@ from magicedit.faces.frame import face_frame
 from magicedit.vocabulary import whole_name
 
 LANDMARKS = 478
+NOSE_BASE = 2
 SKIN = 468  # landmarks of the skin; the others are irises
 TABLE = Path(__file__).with_name("face_shapes.safetensors")
 
@@ -112,6 +113,13 @@ def _gap(name: str) -> float:
     """Returns how far a unit at intensity 5 parts the mesh's lips, in its interocular distances."""
     moves = _unit_shapes((name,))[:, 0, 1]
     return float(moves[13] - moves[14])
+
+
+@cache
+def skin_above_mouth() -> np.ndarray:
+    """Numbers (n,) of the landmarks of the skin above the nose's base."""
+    height = _table()["neutral"][:SKIN, 1]  # upwards
+    return np.flatnonzero(height > height[NOSE_BASE])
 
 
 def _camera(landmarks: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Smile shading: folds beside the nose, rolls below the eyes, swelling cheeks.
+"""The light on moved skin: folds beside the nose, rolls below the eyes, swelling cheeks, and creases.
 
 Moved pixels keep their original shading, so that a cheek lifted by a warp stays flat. The shading change of
 real smiles is therefore applied to the photograph as a ratio of light, an expression ratio image (Z. Liu,
@@ -16,8 +16,10 @@ import cv2
 import numpy as np
 
 from magicedit.faces.alignment import Alignment
-from magicedit.vocabulary import split_sides
+from magicedit.faces.frame import face_frame
+from magicedit.vocabulary import split_sides, whole_name
 from magicedit.warping.change import upsampled, window_of
+from magicedit.warping.creases import CREASES, crease_amounts, crease_areas, crease_light
 from magicedit.warping.muscles import SKIN
 
 TABLE = Path(__file__).with_name("face_shading.safetensors")
@@ -36,10 +38,12 @@ _SIDE = 256  # px of the crop in which the ratio is drawn, for every model
 @dataclass(frozen=True, eq=False)
 class _Table:
     """parts: name -> (rows, columns, 3) natural logarithms of the ratio of coded RGB values, of the subject's
-    left half. places: (468, 2) landmarks of the neutral face in its px, the midline at x = 0; triangles
-    (n, 3) of them. pixel: interocular distances of a px."""
+    left half. creases, skin: see `crease_areas`. places: (468, 2) landmarks of the neutral face in its px,
+    the midline at x = 0; triangles (n, 3) of them. pixel: interocular distances of a px."""
 
     parts: dict[str, np.ndarray]
+    creases: dict[str, np.ndarray]
+    skin: np.ndarray
     places: np.ndarray
     triangles: np.ndarray
     pixel: float
@@ -53,7 +57,9 @@ def _table() -> _Table:
     scale = arrays.pop("scale")[0]
     places, triangles, pixel = (arrays.pop(name) for name in ("places", "triangles", "pixel"))
     parts = {name: values.astype(np.float32) * scale for name, values in arrays.items()}
-    return _Table(parts, places.astype(np.float64), triangles.astype(np.int64), float(pixel[0]))
+    places, pixel = places.astype(np.float64), float(pixel[0])
+    areas = crease_areas(places, pixel, parts["cheeks"].shape[:2])
+    return _Table(parts, *areas, places, triangles.astype(np.int64), pixel)
 
 
 def _flat_places(landmarks: np.ndarray, side: int) -> np.ndarray:
@@ -101,32 +107,42 @@ def shade(
         alignment: of the crop in which the face lies upright.
         region: (size, size), 0..1, in the crop: weight of the change.
         landmarks: MediaPipe's (478, 2), photograph px.
-        request: AU name, whole or of one side, -> variation in intensity steps; units without SHADES are
-            ignored.
+        request: AU name, whole or of one side, -> variation in intensity steps; units without SHADES and
+            CREASES are ignored.
 
     Returns:
         `pixels` itself where nothing changes, else a new photograph, which differs where the region is not 0.
     """
-    sides = [_amounts(side) for side in split_sides(request)]  # the subject's left, right
-    if not any(value for amounts in sides for value in amounts.values()):
+    changing = {whole_name(name) for name, steps in request.items() if steps}
+    if changing.isdisjoint(SHADES) and changing.isdisjoint(CREASES):
         return pixels
     table, fine = _table(), alignment.scaled(_SIDE)
-    places = _flat_places(fine.apply(landmarks), _SIDE)
-    x, y = places[..., 0], places[..., 1]
-    light = np.zeros((_SIDE, _SIDE, 3), np.float32)
-    towards_left = np.clip(0.5 + x * table.pixel / _MIDLINE, 0, 1)[..., None]
-    for amounts, weight in zip(sides, (towards_left, 1 - towards_left), strict=True):
-        part = sum(amount * table.parts[name] for name, amount in amounts.items())
-        light += weight * cv2.remap(part, np.abs(x), y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
-    light[np.isnan(x)] = 0
-    light = cv2.GaussianBlur(light, (0, 0), 0.7)  # pixels between triangles
-    light *= cv2.resize(region, (_SIDE, _SIDE))[..., None]
 
-    window = window_of(np.abs(light).max(-1) > 1e-3, fine, pixels.shape)
+    # 1. The ratio of light and the depth of creases, in a crop of their own
+    places = _flat_places(fine.apply(landmarks), _SIDE)
+    read_at = np.abs(places[..., 0]), places[..., 1]
+    towards_left = np.clip(0.5 + places[..., :1] * table.pixel / _MIDLINE, 0, 1)
+    changes = np.zeros((_SIDE, _SIDE, 4), np.float32)
+    for side, weight in zip(split_sides(request), (towards_left, 1 - towards_left), strict=True):
+        light = sum(amount * table.parts[name] for name, amount in _amounts(side).items())
+        depth = sum((a * table.creases[name] for name, a in crease_amounts(side).items()), 0 * table.skin)
+        changes += weight * cv2.remap(np.dstack([light, depth]), *read_at, cv2.INTER_LINEAR)
+    skin = cv2.remap(table.skin, *read_at, cv2.INTER_LINEAR)
+    changes[np.isnan(read_at[0])] = skin[np.isnan(read_at[0])] = 0
+    changes = cv2.GaussianBlur(changes, (0, 0), 0.7)  # pixels between triangles
+    changes *= cv2.resize(region, (_SIDE, _SIDE))[..., None]
+
+    # 2. The photograph in that light
+    window = window_of(np.abs(changes).max(-1) > 1e-3, fine, pixels.shape)
     if window is None:
         return pixels
     x0, y0, x1, y1 = window
     result = pixels.copy()
     view = result[y0:y1, x0:x1]
-    view[:] = np.rint(np.clip(view * np.exp(upsampled(light, fine, window)), 0, 255))
+    changes = upsampled(changes, fine, window)
+    light = changes[..., :3]
+    if changes[..., 3].any():
+        interocular = face_frame(landmarks).interocular
+        light = light + crease_light(view, changes[..., 3], upsampled(skin, fine, window), interocular)
+    view[:] = np.rint(np.clip(view * np.exp(light), 0, 255))
     return result

@@ -12,7 +12,7 @@ from magicedit.faces.measure import lip_gap
 from magicedit.imaging import open_photo
 from magicedit.models import PatchModelConfig, create_patch_pipeline
 from magicedit.models.face_model import PipelineModel
-from magicedit.warping import embedded_mouths, parts_lips, steer_corners
+from magicedit.warping import embedded_mouths, parts_lips, steer
 
 LAUGH = {"AU12": 3, "AU25": 4}
 
@@ -136,5 +136,5 @@ def test_only_models_of_the_muscles_get_their_mouths_corners_steered(editor, clo
         changer.requested_changes([cut], [request], editor.sampling())[0].flow
         for changer in (editor.changer, FaceChanger(Other(editor.pipeline)))
     )
-    assert np.array_equal(flow, steer_corners(kept, cut.landmarks, request))
+    assert np.array_equal(flow, steer(kept, cut.landmarks, request))
     assert np.abs(flow - kept).max() > 1  # px

@@ -38,7 +38,7 @@ def portrait(closed_mouth):
 
 
 def test_units_without_shading_return_the_photograph_itself(portrait):
-    assert portrait.shaded(AU1=3.0, AU25=4.0) is portrait.pixels
+    assert portrait.shaded(AU5=3.0, AU25=4.0) is portrait.pixels
     assert portrait.shaded() is portrait.pixels
 
 

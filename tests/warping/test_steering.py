@@ -1,4 +1,4 @@
-"""The corners of the mouth arrive where the muscles' table takes them, whatever a model's flow does there."""
+"""The face arrives where the muscles' table takes it, whatever a model's flow does there."""
 
 import numpy as np
 import pytest
@@ -6,10 +6,10 @@ import pytest
 from magicedit.action_units import NAMES, to_vector
 from magicedit.faces import align, load_backend
 from magicedit.faces.frame import face_frame
-from magicedit.warping import backward_flow, displacement_fields, steer_corners
-from magicedit.warping.corners import MOUTH_CORNERS
+from magicedit.warping import backward_flow, displacement_fields, steer
 from magicedit.warping.mouth import forward_places, part_lips
 from magicedit.warping.muscles import landmark_displacements
+from magicedit.warping.steering import MOUTH_CORNERS
 
 SIZE = 128
 NOTHING = np.zeros((SIZE, SIZE, 2), np.float32)
@@ -43,19 +43,57 @@ def test_steered_corners_arrive_where_the_table_says(landmarks, request_, share)
     vector = to_vector({name: share * steps for name, steps in request_.items()}, NAMES)
     flow = backward_flow(fields, vector, landmarks, SIZE)[0].astype(np.float32)
     missed = np.abs(moved(flow, landmarks) - wanted(landmarks, **request_)).max()
-    steered = steer_corners(flow, landmarks, request_)
+    steered = steer(flow, landmarks, request_)
     error = np.abs(moved(steered, landmarks) - wanted(landmarks, **request_)).max()
     assert error < 0.015
     assert error < 0.4 * missed
-    middle = (13, 14, 152, 1)  # lips, chin and nose
+    middle = (13, 14, 152)  # lips and chin
     assert np.abs(moved(steered, landmarks, middle) - moved(flow, landmarks, middle)).max() < 0.004
 
 
+LIDS_AND_BROWS = (159, 386, 145, 374, 105, 334, 55, 285)
+
+
+@pytest.mark.parametrize("request_", [{"AU5": 3.0}, {"AU6": 4.0}, {"AU9": 3.0}, {"AU1": 3.0, "AU4": -2.0}])
+@pytest.mark.parametrize("share", [0.5, 1.3])
+def test_the_face_above_the_mouth_arrives_where_the_table_says(landmarks, request_, share):
+    fields = displacement_fields(landmarks, SIZE)
+    vector = to_vector({name: share * steps for name, steps in request_.items()}, NAMES)
+    flow = backward_flow(fields, vector, landmarks, SIZE)[0].astype(np.float32)
+    missed, error = (
+        np.abs(moved(f, landmarks, LIDS_AND_BROWS) - wanted(landmarks, LIDS_AND_BROWS, **request_)).max()
+        for f in (flow, steer(flow, landmarks, request_))
+    )
+    assert error < 0.03
+    assert error < 0.75 * missed
+
+
+def test_what_should_rest_is_brought_back(landmarks):
+    """Raised brows that drag the lower lids along let them go."""
+    fields = displacement_fields(landmarks, SIZE)
+    flow = backward_flow(fields, to_vector({"AU1": 3.0, "AU6": 2.0}), landmarks, SIZE)[0].astype(np.float32)
+    lids = (145, 374, 23, 253)
+    before, after = (moved(f, landmarks, lids)[:, 1] for f in (flow, steer(flow, landmarks, {"AU1": 3.0})))
+    resting = wanted(landmarks, lids, AU1=3.0)[:, 1]
+    assert (np.abs(after - resting) < 0.4 * np.abs(before - resting)).all()
+
+
+def test_steering_folds_nothing_above_the_mouth(landmarks):
+    fields = displacement_fields(landmarks, SIZE)
+    for request_ in ({"AU9": 5.0}, {"AU5": 5.0, "AU1": 5.0}, {"AU6": 5.0, "AU4": 5.0}):
+        vector = to_vector({name: 0.6 * steps for name, steps in request_.items()}, NAMES)
+        flow = backward_flow(fields, vector, landmarks, SIZE)[0].astype(np.float32)
+        flow = steer(flow, landmarks, request_)[: int(landmarks[2, 1])]
+        down, across = (np.stack(np.gradient(flow[..., k]), -1) for k in (1, 0))
+        stretched = (1 + across[..., 1]) * (1 + down[..., 0]) - across[..., 0] * down[..., 1]
+        assert stretched.min() > 0
+
+
 def test_of_parted_lips_half_of_the_height_is_steered(landmarks):
-    found = moved(steer_corners(NOTHING, landmarks, {"AU12": 4.0, "AU25": 3.0}), landmarks)
+    found = moved(steer(NOTHING, landmarks, {"AU12": 4.0, "AU25": 3.0}), landmarks)
     assert np.allclose(found[:, 1], wanted(landmarks, AU12=4.0, AU25=3.0)[:, 1] / 2, atol=0.01)
     assert np.abs(found[:, 0]).max() < 0.005
-    dropped = moved(steer_corners(NOTHING, landmarks, {"AU12": 4.0, "AU26": 3.0}), landmarks)
+    dropped = moved(steer(NOTHING, landmarks, {"AU12": 4.0, "AU26": 3.0}), landmarks)
     assert np.abs(dropped[:, 0]).max() < 0.005
 
 
@@ -65,7 +103,7 @@ def test_a_lopsided_jaw_drop_becomes_even(landmarks):
     flow = (flow * (1 - 0.8 * right)).astype(np.float32)  # a fifth as far on the subject's right
     before, after = (
         part_lips(f, landmarks).upper[[0, -1], 1] - part_lips(f, landmarks).source_upper[[0, -1], 1]
-        for f in (flow, steer_corners(flow, landmarks, {"AU26": 4.0}))
+        for f in (flow, steer(flow, landmarks, {"AU26": 4.0}))
     )
     assert abs(before[0] - before[1]) > 2  # px
     assert abs(after[0] - after[1]) < 0.5
@@ -73,7 +111,7 @@ def test_a_lopsided_jaw_drop_becomes_even(landmarks):
 
 def test_a_dropped_jaw_hangs_its_corners_below_the_table(landmarks):
     for steps, least, most in ((4.0, 0.02, 0.05), (-2.0, -0.01, 0.01)):  # a jaw that rises hangs nothing
-        found = moved(steer_corners(NOTHING, landmarks, {"AU26": steps}), landmarks)
+        found = moved(steer(NOTHING, landmarks, {"AU26": steps}), landmarks)
         below = (found - wanted(landmarks, AU26=steps))[:, 1]
         assert (least < below).all()
         assert (below < most).all()
@@ -81,4 +119,4 @@ def test_a_dropped_jaw_hangs_its_corners_below_the_table(landmarks):
 
 @pytest.mark.parametrize("request_", [{}, {"AU12": 0.0}, {"happiness": 3.0}, {"AU12": 3.0, "AU99": 1.0}])
 def test_other_requests_keep_the_flow(landmarks, request_):
-    assert steer_corners(NOTHING, landmarks, request_) is NOTHING
+    assert steer(NOTHING, landmarks, request_) is NOTHING

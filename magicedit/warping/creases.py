@@ -1,0 +1,110 @@
+"""Creases of the skin, which come and go with muscles: frown lines, crow's feet, lines below the mouth.
+
+Moved pixels keep their lines: brows that part keep the lines of a frown between them, and a smile keeps the
+lines below its corners. So where a unit makes or removes creases, those of the photograph are deepened or
+lifted: dark and bright bands a few hundredths of the interocular distance wide, in the logarithm of light.
+Skin without creases stays as it is, and finer texture is kept. The areas are those in which FACS describes
+lines of a unit (P. Ekman, W. Friesen, J. Hager, "Facial Action Coding System", 2002).
+"""
+
+from collections.abc import Mapping
+
+import cv2
+import numpy as np
+
+from magicedit.faces.regions import region_polygon, smooth
+
+# Ellipses of the subject's left half, mirrored on the right: centre across and below the point between the
+# eyes, radii across and down; interocular distances of the neutral mesh
+AREAS: Mapping[str, tuple[float, float, float, float]] = {
+    "forehead": (0.0, -0.62, 0.80, 0.26),
+    "frown": (0.0, -0.28, 0.18, 0.30),
+    "bridge": (0.0, -0.02, 0.18, 0.15),
+    "crow's feet": (0.88, 0.06, 0.20, 0.22),
+    "marionette": (0.47, 1.22, 0.15, 0.24),
+}
+# By unit at intensity 5: what is added to the depth of an area's creases, as a share of it
+CREASES: Mapping[str, Mapping[str, float]] = {
+    "AU1": {"forehead": 1.0},
+    "AU2": {"forehead": 0.8},
+    "AU4": {"frown": 2.0},
+    "AU6": {"crow's feet": 1.2},
+    "AU9": {"bridge": 1.5},
+    "AU12": {"crow's feet": 0.4, "marionette": -1.2},
+    "AU15": {"marionette": 1.0},
+}
+_MOST = (-0.85, 0.9)  # a trace of a lifted crease stays
+# Interocular distances, standard deviations: what is finer is texture, what is wider is the face's shape. A
+# crease is deepened along its dark line alone, or its ridges would shine
+_FINE, _LIFTED, _DEEPENED = 0.006, 0.075, 0.03
+_RANGE = (-0.7, 0.3)  # natural logarithms of light: what differs more is no crease
+_AROUND = 0.03  # interocular distances around brows, eyes and lips in which no crease changes
+_BROW = [336, 296, 334, 293, 300, 276, 283, 282, 295, 285]  # outline of the subject's left one
+_DARK = 8.0  # levels of light that count as dark
+_WORKED_AT = 80.0  # px an interocular distance at which wide blurs are made
+
+
+def crease_amounts(request: Mapping[str, float]) -> dict[str, float]:
+    """What a request, whole units' variations in steps, adds to the creases of each area that it changes."""
+    amounts: dict[str, float] = {}
+    for unit, steps in request.items():
+        for area, share in CREASES.get(unit, {}).items():
+            amounts[area] = amounts.get(area, 0.0) + share * steps / 5
+    return {area: float(np.clip(amount, *_MOST)) for area, amount in amounts.items() if amount}
+
+
+def crease_areas(
+    places: np.ndarray, pixel: float, shape: tuple[int, int]
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Where creases change on a neutral face's left half, (rows, columns) float32 of `shape`.
+
+    places: (468, 2) px of its landmarks, the midline at x = 0. pixel: interocular distances of a px.
+
+    Returns:
+        weights 0..1 of AREAS, and 1 where there is nothing but skin, 0 at brows, eyes and lips.
+    """
+    rows, columns = shape
+    kept = np.zeros((rows, columns), np.uint8)
+    others = [region_polygon(places, "mediapipe478", name) for name in ("left_eye", "lips")]
+    for polygon in (places[_BROW], *others):
+        cv2.fillPoly(kept, [np.rint(polygon * 16).astype(np.int32)], 1, shift=4)
+    around = 2 * round(_AROUND / pixel) + 1
+    kept = cv2.dilate(kept, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (around, around)))
+    skin = 1 - cv2.GaussianBlur(kept.astype(np.float32), (0, 0), 0.7 * _AROUND / pixel)
+
+    middle = region_polygon(places, "mediapipe478", "left_eye").mean(0)[1]
+    across = np.arange(columns, dtype=np.float32)[None] * pixel
+    down = (np.arange(rows, dtype=np.float32)[:, None] - np.float32(middle)) * pixel
+    areas = {
+        name: skin * smooth(1.5 * (1 - ((across - x) / wide) ** 2 - ((down - y) / tall) ** 2))
+        for name, (x, y, wide, tall) in AREAS.items()
+    }
+    return areas, skin
+
+
+def crease_light(pixels: np.ndarray, gain: np.ndarray, skin: np.ndarray, interocular: float) -> np.ndarray:
+    """The change of light that deepens or lifts creases, (h, w, 3) natural logarithms.
+
+    pixels: (h, w, 3) uint8 RGB. gain: (h, w), what is added to the depth of creases, as a share. skin: (h, w)
+    0..1, where what surrounds a crease may be read: brows beside it would hide it. interocular: px.
+    """
+    light = np.log(pixels.astype(np.float32) + _DARK)
+    fine = cv2.GaussianBlur(light, (0, 0), max(0.6, _FINE * interocular))
+    less, more = np.minimum(gain, 0)[..., None], np.maximum(gain, 0)[..., None]
+    change = np.zeros_like(light)
+    if less.any():
+        change += less * np.clip(fine - _surroundings(light, skin, _LIFTED, interocular), *_RANGE)
+    if more.any():
+        change += more * np.clip(fine - _surroundings(light, skin, _DEEPENED, interocular), _RANGE[0], 0)
+    return change
+
+
+def _surroundings(light: np.ndarray, skin: np.ndarray, width: float, interocular: float) -> np.ndarray:
+    """Light (h, w, 3) blurred by `width` interocular distances within the skin."""
+    factor = min(1.0, _WORKED_AT / interocular)
+    height, across = light.shape[:2]
+    small = max(round(across * factor), 1), max(round(height * factor), 1)
+    weight = np.maximum(skin, 1e-3)[..., None].astype(np.float32)
+    sums = cv2.resize(np.concatenate([light * weight, weight], -1), small, interpolation=cv2.INTER_AREA)
+    sums = cv2.GaussianBlur(sums, (0, 0), width * interocular * factor)
+    return cv2.resize(sums[..., :3] / sums[..., 3:], (across, height), interpolation=cv2.INTER_LINEAR)

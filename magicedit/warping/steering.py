@@ -1,0 +1,100 @@
+"""Corrects where a model's flow takes the face.
+
+The muscles' table knows how far each landmark goes; a network's flow is smoothed, falls short of it where
+skin moves most, as at the lids, and drags along what should rest. So what the flow lacks is added. Above the
+mouth that is all of it. At the mouth's corners, where two lips that move apart meet, it is all of it while
+the lips stay closed; of lips that part, a jury finds more than the following stretched: of jaw drops the
+height alone, of smiles half of that.
+"""
+
+from collections.abc import Mapping
+
+import cv2
+import numpy as np
+
+from magicedit.faces.frame import face_frame
+from magicedit.faces.regions import smooth
+from magicedit.warping.mouth import forward_places
+from magicedit.warping.muscles import SHAPES, landmark_displacements, skin_above_mouth
+
+MOUTH_CORNERS = (61, 291)  # landmarks, the subject's right and left
+_LOWER_LIP, _UPPER_LIP = 14, 13
+_HANG = 0.09  # of the drop of the lower lip by AU26: corners go further down than in the table
+_PARTED = 0.5  # of the height where AU25 parts the lips
+_REACH = (0.17, 0.20)  # iod: standard deviations of the correction outwards, and up and down
+# Above the mouth: iod, the standard deviation of a landmark's correction; the weight of no correction beside
+# one landmark's; px of the crop between places at which it is computed; steps and damping of the search for
+# where a landmark lies
+_SPREAD, _REST, _STRIDE = 0.06, 0.3, 2
+_SEARCH, _DAMPING = 12, 0.6
+
+
+def steer(flow: np.ndarray, landmarks: np.ndarray, request: Mapping[str, float]) -> np.ndarray:
+    """Returns a flow (size, size, 2) px that takes the face where the muscles' table does.
+
+    landmarks: (478, 2) px of the same crop. request: AU name -> variation; the flow is returned as it is
+    where it holds a control that the table lacks. Corrected are the skin above the mouth and its corners.
+    """
+    asked = {name: value for name, value in request.items() if value}
+    if not asked or not SHAPES.keys() >= asked.keys():
+        return flow
+    landmarks = np.asarray(landmarks, np.float64)
+    return _steer_corners(_steer_above_mouth(flow, landmarks, asked), landmarks, asked)
+
+
+def _added(flow: np.ndarray, moves: np.ndarray) -> np.ndarray:
+    """A flow whose picture is moved once more, by (size, size, 2) px at the places where skin arrives."""
+    at = np.arange(len(flow), dtype=np.float32)
+    before = at - moves[..., 0], at[:, None] - moves[..., 1]
+    return cv2.remap(flow, *before, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) - moves
+
+
+def _steer_above_mouth(flow: np.ndarray, landmarks: np.ndarray, asked: Mapping[str, float]) -> np.ndarray:
+    ids, size = skin_above_mouth(), len(flow)
+    at_rest = landmarks[ids].astype(np.float32)
+    units = landmark_displacements(landmarks, [*asked])[ids] / 5  # (n, aus, 2) px a step
+    wanted = at_rest + np.einsum("nac,a->nc", units, np.array([*asked.values()])).astype(np.float32)
+
+    # 1. Where the landmarks arrive: a flow without folds has an inverse
+    reached = at_rest.copy()
+    for _ in range(_SEARCH):
+        read = cv2.remap(
+            flow, reached[None, :, 0], reached[None, :, 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        )
+        reached += _DAMPING * (at_rest - read[0] - reached)
+    missing = wanted - reached
+
+    # 2. What is missing, as a smooth field
+    spread = _SPREAD * face_frame(landmarks).interocular
+    at = np.arange(0, size, _STRIDE, dtype=np.float32) + (_STRIDE - 1) / 2
+    across, down = (np.exp(-(((at - wanted[:, k : k + 1]) / spread) ** 2) / 2) for k in (0, 1))  # (n, places)
+    sums = [(down * values[:, None]).T @ across for values in (*missing.T, np.ones(len(ids), np.float32))]
+    field = np.stack(sums[:2], -1) / (sums[2] + _REST)[..., None]
+    return _added(flow, cv2.resize(field, (size, size), interpolation=cv2.INTER_LINEAR))
+
+
+def _steer_corners(flow: np.ndarray, landmarks: np.ndarray, asked: Mapping[str, float]) -> np.ndarray:
+    """The correction is 0 in the middle of the lips."""
+    interocular = face_frame(landmarks).interocular
+
+    # 1. Where the corners go, and where they should
+    units = landmark_displacements(landmarks, [*asked, "AU26"]) / 5  # (478, aus + 1, 2) px a step
+    moves = np.einsum("nac,a->nc", units[:, :-1], np.array([*asked.values()], np.float64))
+    at_rest = landmarks[list(MOUTH_CORNERS)]
+    drop = np.linalg.norm(units[_LOWER_LIP, -1]) * max(asked.get("AU26", 0), 0)  # px
+    wanted = at_rest + moves[list(MOUTH_CORNERS)] + (0, _HANG * drop)
+    reached = np.mean([forward_places(flow, at_rest, from_below=below) for below in (False, True)], 0)
+    lips, jaw = (smooth(asked.get(name, 0) / 2) for name in ("AU25", "AU26"))
+    missing = (wanted - reached) * (1 - max(lips, jaw), 1 - (1 - _PARTED) * lips)
+
+    # 2. What is missing, around each corner
+    at = np.arange(len(flow), dtype=np.float32)
+    middle = landmarks[_UPPER_LIP, 0] + moves[_UPPER_LIP, 0]
+    added = np.zeros_like(flow)
+    for (x, y), move in zip(reached + missing, missing, strict=True):
+        inside = np.clip((at - middle) / (x - middle), 0, 1)  # 0 in the middle of the lips
+        beyond = np.maximum((at - x) * np.sign(x - middle), 0) / (_REACH[0] * interocular)
+        above = (at - y) / (_REACH[1] * interocular)
+        weight = np.outer(np.exp(-(above**2) / 2), inside**2 * np.exp(-(beyond**2) / 2))
+        added += (weight[..., None] * move).astype(np.float32)
+    return _added(flow, added)
