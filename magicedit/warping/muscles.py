@@ -24,7 +24,7 @@ from magicedit.faces.frame import face_frame
 from magicedit.vocabulary import whole_name
 
 LANDMARKS = 478
-NOSE_BASE = 2
+NOSE_BASE, NOSE_ROOT, NOSTRIL = 2, 168, 129  # the last: where the subject's right one ends at the cheek
 SKIN = 468  # landmarks of the skin; the others are irises
 TABLE = Path(__file__).with_name("face_shapes.safetensors")
 
@@ -117,9 +117,11 @@ def _gap(name: str) -> float:
 
 @cache
 def skin_above_mouth() -> np.ndarray:
-    """Numbers (n,) of the landmarks of the skin above the nose's base."""
-    height = _table()["neutral"][:SKIN, 1]  # upwards
-    return np.flatnonzero(height > height[NOSE_BASE])
+    """Numbers (n,) of the landmarks of the skin above the nose's base, without the nose."""
+    mesh = _table()["neutral"][:SKIN]
+    across, height = np.abs(mesh[:, 0]), mesh[:, 1]  # upwards
+    nose = (across <= across[NOSTRIL]) & (height < height[NOSE_ROOT])
+    return np.flatnonzero((height > height[NOSE_BASE]) & ~nose)
 
 
 def _camera(landmarks: np.ndarray) -> np.ndarray:

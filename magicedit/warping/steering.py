@@ -2,9 +2,9 @@
 
 The muscles' table knows how far each landmark goes; a network's flow is smoothed, falls short of it where
 skin moves most, as at the lids, and drags along what should rest. So what the flow lacks is added. Above the
-mouth that is all of it. At the mouth's corners, where two lips that move apart meet, it is all of it while
-the lips stay closed; of lips that part, a jury finds more than the following stretched: of jaw drops the
-height alone, of smiles half of that.
+mouth that is all of it, but for the nose: a jury takes one that is lifted for somebody else's. At the mouth's
+corners, where two lips that move apart meet, it is all of it while the lips stay closed; of lips that part, a
+jury finds more than the following stretched: of jaw drops the height alone, of smiles half of that.
 """
 
 from collections.abc import Mapping
@@ -27,6 +27,7 @@ _REACH = (0.17, 0.20)  # iod: standard deviations of the correction outwards, an
 # where a landmark lies
 _SPREAD, _REST, _STRIDE = 0.06, 0.3, 2
 _SEARCH, _DAMPING = 12, 0.6
+_SHARES = {"AU9": 0.75}  # of the table: with all of it an identity network takes some people for others
 
 
 def steer(flow: np.ndarray, landmarks: np.ndarray, request: Mapping[str, float]) -> np.ndarray:
@@ -53,7 +54,8 @@ def _steer_above_mouth(flow: np.ndarray, landmarks: np.ndarray, asked: Mapping[s
     ids, size = skin_above_mouth(), len(flow)
     at_rest = landmarks[ids].astype(np.float32)
     units = landmark_displacements(landmarks, [*asked])[ids] / 5  # (n, aus, 2) px a step
-    wanted = at_rest + np.einsum("nac,a->nc", units, np.array([*asked.values()])).astype(np.float32)
+    steps = np.array([value * _SHARES.get(name, 1.0) for name, value in asked.items()])
+    wanted = at_rest + np.einsum("nac,a->nc", units, steps).astype(np.float32)
 
     # 1. Where the landmarks arrive: a flow without folds has an inverse
     reached = at_rest.copy()
