@@ -250,9 +250,8 @@ class Samples(torch.utils.data.Dataset):
         self.pairs, self.attributes, self.timesteps = pairs, attributes, timesteps
         self.relative, self.regions = relative, regions
         known = [name for name in attributes if name in MUSCLES]
-        self.warps = np.stack(
-            [NAMES.vector(MUSCLES.get(name, {})) for name in attributes]
-        )  # (attributes, aus)
+        commands = [NAMES.vector(MUSCLES.get(name, {})) for name in attributes]
+        self.warps = np.stack(commands)  # (attributes, aus)
         self.warped = [attributes.index(name) for name in known]
         self.emotions = [parts for parts in EMOTIONS.values() if parts.keys() <= set(known)]
         people = sorted({record.identity for record in pairs.records})
@@ -464,12 +463,7 @@ class AttributeDiffusion(Method):
     def export(self, folder: Path, step: int, samples_seen: int) -> None:
         counts = {"optimiser_steps": step, "pairs_seen": samples_seen}
         introduction = INTRODUCTION.format(resolution=self.config.resolution)
+        result = self._result()
         publish_family(
-            self._result(),
-            self.config,
-            self.pairs,
-            folder,
-            counts,
-            tag="diffusion",
-            introduction=introduction,
+            result, self.config, self.pairs, folder, counts, tag="diffusion", introduction=introduction
         )
