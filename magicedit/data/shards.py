@@ -83,6 +83,7 @@ def features() -> "datasets.Features":
             "emotion": Value("string"),
             "valence": Value("float32"),
             "arousal": Value("float32"),
+            "attributes": List(Value("string")),
         }
     )
 
@@ -184,6 +185,7 @@ def write_dataset(
         "crop_size": settings["size"],
         "settings": dict(settings),
         **counts,
+        **({"attributes": list(sources.attribute_names)} if sources.attribute_names else {}),
         "fingerprint": fingerprint,
     }
     # Until magicedit.json is back, an interrupted dataset does not count as complete.
@@ -218,6 +220,7 @@ def _labelled_rows(sources: Sources, split: str, places: Mapping[str, Place], ba
             "source": source.name,
             "action_units": [aus[name] for name in NAMES],
             **_feeling(sources, source.name),
+            "attributes": sources.attributes.get(source.name),
         }
 
 
@@ -256,6 +259,7 @@ def _warped_rows(row: Row, count: int, settings: Mapping[str, Any]) -> Iterator[
             "emotion": "",
             "valence": None,
             "arousal": None,
+            "attributes": None,
             "sha256": "",  # of no file
         }
 
