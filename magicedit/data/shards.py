@@ -60,7 +60,7 @@ def features() -> "datasets.Features":
     landmarks: x0, y0, x1, y1, ... in pixels of the crop; scheme: what their numbers mean.
     box: x0, y0, x1, y1 in pixels of the photograph. pose: yaw, pitch, roll in degrees (empty where unknown).
     sha256: of the photograph's file. emotion: its label, empty where there is none. valence, arousal: -1 to
-    1, null where there is none.
+    1, null where there is none. attributes: those that it shows, null where it is not labelled with any.
     """
     from datasets import Features, List, Value  # a slow import that only writing needs
     from datasets import Image as ImageFeature
