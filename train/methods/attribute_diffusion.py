@@ -361,6 +361,11 @@ class AttributeDiffusion(Method):
         config, folder = self.config, self.config.data_folder()
         labelled = read_description(folder).get("attributes", [])
         chosen = tuple(self.settings.attributes.split()) or tuple(MUSCLES if config.warped == 1 else labelled)
+        if config.warped < 1 and not labelled:
+            raise TrainingError(
+                f"{folder} is not labelled with attributes; prepare a dataset that is (--format celeba), or "
+                "set --warped to 1 to learn from warps alone"
+            )
         if config.warped and not set(MUSCLES) & set(chosen):
             raise TrainingError(
                 f"--warped {config.warped:g} needs attributes that muscles can show: one of "
@@ -370,11 +375,6 @@ class AttributeDiffusion(Method):
             raise TrainingError(
                 f"no warp shows {', '.join(unknown)}, only {', '.join(MUSCLES)}; set --warped below 1 and "
                 "train on labelled photographs"
-            )
-        if config.warped < 1 and not labelled:
-            raise TrainingError(
-                f"{folder} is not labelled with attributes; prepare a dataset that is (--format celeba), or "
-                "set --warped to 1 to learn from warps alone"
             )
         if config.warped < 1 and (unknown := [name for name in chosen if name not in labelled]):
             raise TrainingError(
