@@ -14,6 +14,7 @@ from tiny_models import tiny_patch_pipeline
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
+import attribute_diffusion  # noqa: E402
 import emotion_diffusion  # noqa: E402
 import export_speed  # noqa: E402
 import flow_autoencoder  # noqa: E402
@@ -36,6 +37,7 @@ def committed(name: str) -> dict:
 @pytest.mark.parametrize(
     "name",
     [
+        "attribute_diffusion",
         "mini_quality",
         "muscle_calibration",
         "edit_speed",
@@ -93,6 +95,19 @@ def test_the_emotion_diffusions_figures_follow_from_the_rows():
     trips = [data["summary"]["round_trips"][str(level)] for level in emotion_diffusion.LEVELS]
     for column in ("psnr_inverted", "psnr_edited"):  # the more noise, the less is left
         assert trips[0][column] > trips[-1][column]
+
+
+def test_the_attribute_diffusions_smiles_follow_from_the_rows():
+    data = committed("attribute_diffusion")
+    summary = attribute_diffusion.summary_of(data["rows"], data["crops"])
+    assert summary == data["summary"]
+    assert len({row["identity"] for row in data["rows"]} & {crop["identity"] for crop in data["crops"]}) == 10
+    assert min(summary["requests"]["emotion happiness"]["smile"].values()) >= 8
+    assert summary["psnr_kept"] > summary["psnr_edited"] + 10
+    for row in data["rows"]:
+        row["au12"] = dict.fromkeys(row["au12"], 0.4)
+    worse = attribute_diffusion.summary_of(data["rows"], data["crops"])
+    assert not any(any(found["smile"].values()) for found in worse["requests"].values())
 
 
 def test_a_worse_model_reaches_less():

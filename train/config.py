@@ -45,7 +45,7 @@ class TrainConfig:
         "--pretrained_model_name_or_path in fewer steps and without guidance; flow-autoencoder: an "
         "editor by flow; ganimation: an editor by attention and colour, against a critic; "
         "emotion-diffusion: an editor of emotions in the latents of an autoencoder; "
-        "emotion-vae: such an autoencoder",
+        "emotion-vae: such an autoencoder; attribute-diffusion: an editor of attributes in pixels",
     )
     settings: dict | None = _(  # noqa: RUF009 - a field, as below
         None, "what only this objective has: NAME=VALUE, joined by commas, or a mapping; none: its defaults"

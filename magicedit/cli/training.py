@@ -16,6 +16,7 @@ examples:
   magicedit prepare photos/ -o dataset/ --augment muscles    pairs even of people with one photograph
   magicedit prepare photos/ -o dataset/ --labels openface.csv --validation anna,ben
   magicedit prepare AffectNet/ -o dataset/ --format affectnet
+  magicedit prepare CelebA/ -o dataset/ --format celeba --size 128
 """
 
 CONVERT_EXAMPLES = """\
@@ -31,8 +32,9 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     common.add_output_option(prepare, "DATASET", "folder to write")
     prepare.add_argument(
         "--format",
-        choices=["affectnet"],
-        help="the folder is this dataset as released, with its emotions (default: one sub-folder per person)",
+        choices=["affectnet", "celeba"],
+        help="the folder is this dataset as released, with its emotions or attributes (default: one "
+        "sub-folder per person)",
     )
     kept = prepare.add_argument_group("what is kept")
     kept.add_argument("--size", type=int, default=512, metavar="PX", help="side of the aligned crops (512)")

@@ -49,7 +49,8 @@ class Record:
     """One photograph of the dataset.
 
     action_units: (aus,) float32, 0..5, in the order of the PairDataset. landmarks: (points, 2) float32, px of
-    the stored crop. pose: yaw, pitch, roll in degrees, or empty. emotion: its label, or empty.
+    the stored crop. pose: yaw, pitch, roll in degrees, or empty. emotion: its label, or empty. attributes:
+    those of its labels that it shows.
     """
 
     identity: str
@@ -58,6 +59,7 @@ class Record:
     landmarks: np.ndarray
     pose: tuple[float, ...]
     emotion: str = ""
+    attributes: frozenset[str] = frozenset()
 
 
 class Draw(NamedTuple):
@@ -196,7 +198,10 @@ class PairDataset(torch.utils.data.Dataset):
         return (self[n] for n in range(len(self)))
 
     def __getitem__(self, n: int) -> dict[str, Any]:
-        draw = self.pair(n)
+        return self.sample(self.pair(n))
+
+    def sample(self, draw: Draw) -> dict[str, Any]:
+        """Returns the sample of a draw, see the class; commands of warped pairs may differ from `pair`'s."""
         source, source_landmarks = self._render(draw.source, draw.source_command, draw)
         target, landmarks = self._render(draw.target, draw.target_command, draw)
         described, landmarks = (source, source_landmarks) if draw.warped else (target, landmarks)
@@ -396,7 +401,8 @@ class PairDataset(torch.utils.data.Dataset):
             try:
                 with pq.ParquetFile(path) as file:
                     read = {"identity", "source", "action_units", "landmarks", "pose"}
-                    read |= {"emotion"} & {*file.schema_arrow.names}  # absent before there were labels
+                    labels = {"emotion", "attributes"}
+                    read |= labels & {*file.schema_arrow.names}  # absent before there were labels
                     for group in range(file.num_row_groups):
                         table = file.read_row_group(group, sorted(read))
                         places += [(path, group, row) for row in range(table.num_rows)]
@@ -408,6 +414,7 @@ class PairDataset(torch.utils.data.Dataset):
                                 np.asarray(row["landmarks"], np.float32).reshape(-1, 2),
                                 tuple(row["pose"]),
                                 row.get("emotion") or "",
+                                frozenset(row.get("attributes") or ()),
                             )
                             for row in table.to_pylist()
                         ]

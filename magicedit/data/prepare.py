@@ -120,7 +120,8 @@ def prepare_dataset(
             single photograph makes pairs. Needs MediaPipe's landmarks.
         layout: "affectnet": the folder is AffectNet of either release, see `magicedit.data.affectnet`: its
             lists give photographs, splits, emotion, valence and arousal, and each photograph is an identity
-            of its own; default: sub-folders of people.
+            of its own; "celeba": the folder is CelebA, see `magicedit.data.celeba`: its lists give
+            photographs, people, splits and attributes; default: sub-folders of people.
         jobs: photographs measured in parallel; more than one needs `backend` by name.
         force: repeat the measurements of earlier runs.
 
@@ -130,8 +131,10 @@ def prepare_dataset(
     started = time.perf_counter()
     folder, output, validation = Path(folder), Path(output), sorted(set(validation))
     _check_output(folder, output)
-    if layout not in (None, "affectnet"):
-        raise DatasetError(f'layout must be "affectnet" or nothing, got {layout!r}')
+    if layout not in (None, "affectnet", "celeba"):
+        raise DatasetError(f'layout must be "affectnet", "celeba" or nothing, got {layout!r}')
+    if layout == "celeba" and augment is not None:
+        raise DatasetError("the attributes of warped photographs are not known; leave --augment out")
     _check_measuring(size, image_format, backend, jobs)
     variants = _checked_variants(augment, variants, backend)
     name = backend if isinstance(backend, str) else backend.name

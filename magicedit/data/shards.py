@@ -60,7 +60,7 @@ def features() -> "datasets.Features":
     landmarks: x0, y0, x1, y1, ... in pixels of the crop; scheme: what their numbers mean.
     box: x0, y0, x1, y1 in pixels of the photograph. pose: yaw, pitch, roll in degrees (empty where unknown).
     sha256: of the photograph's file. emotion: its label, empty where there is none. valence, arousal: -1 to
-    1, null where there is none.
+    1, null where there is none. attributes: those that it shows, null where it is not labelled with any.
     """
     from datasets import Features, List, Value  # a slow import that only writing needs
     from datasets import Image as ImageFeature
@@ -83,6 +83,7 @@ def features() -> "datasets.Features":
             "emotion": Value("string"),
             "valence": Value("float32"),
             "arousal": Value("float32"),
+            "attributes": List(Value("string")),
         }
     )
 
@@ -184,6 +185,7 @@ def write_dataset(
         "crop_size": settings["size"],
         "settings": dict(settings),
         **counts,
+        **({"attributes": list(sources.attribute_names)} if sources.attribute_names else {}),
         "fingerprint": fingerprint,
     }
     # Until magicedit.json is back, an interrupted dataset does not count as complete.
@@ -218,6 +220,7 @@ def _labelled_rows(sources: Sources, split: str, places: Mapping[str, Place], ba
             "source": source.name,
             "action_units": [aus[name] for name in NAMES],
             **_feeling(sources, source.name),
+            "attributes": sources.attributes.get(source.name),
         }
 
 
@@ -256,6 +259,7 @@ def _warped_rows(row: Row, count: int, settings: Mapping[str, Any]) -> Iterator[
             "emotion": "",
             "valence": None,
             "arousal": None,
+            "attributes": None,
             "sha256": "",  # of no file
         }
 

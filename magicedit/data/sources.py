@@ -3,12 +3,13 @@
 import hashlib
 import json
 from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from magicedit.action_units import NAMES
 from magicedit.data.affectnet import Feeling, read_affectnet
+from magicedit.data.celeba import read_celeba
 from magicedit.data.labels import PHOTO_SUFFIXES, LabelFile, match_labels, read_label_file
 from magicedit.errors import DatasetError
 from magicedit.files import sha256_of, walk
@@ -31,7 +32,8 @@ class Sources:
     photographs: the used ones, in order of their names. splits: identity -> split. labels: intensities by
     photograph; None: measured by the face backend. rejected: {"source", "reason", ...} of photographs left
     out. ignored: files that are not photographs. feelings: emotions of photographs by name, where they are
-    labelled.
+    labelled; attributes: names of the attributes that they show, likewise, and attribute_names: of all that
+    are labelled, in order.
     """
 
     photographs: list[Source]
@@ -39,7 +41,9 @@ class Sources:
     labels: LabelFile | None
     rejected: list[dict[str, str]]
     ignored: list[str]
-    feelings: Mapping[str, Feeling]
+    feelings: Mapping[str, Feeling] = field(default_factory=dict)
+    attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    attribute_names: tuple[str, ...] = ()
 
     def reject(self, reasons: Mapping[str, Mapping[str, str]]) -> None:
         """Rejects photographs. reasons: name -> entries for the report."""
@@ -67,6 +71,7 @@ class Sources:
             [self.rejected, self.ignored],
             *([["muscles", variants]] if variants else []),
             *([self.feelings] if self.feelings else []),
+            *([self.attribute_names, self.attributes] if self.attribute_names else []),
         ]
         return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
@@ -89,20 +94,28 @@ def find_sources(
         raise DatasetError("give either validation identities or validation_fraction, not both")
     if labels_scale is not None and labels is None:
         raise DatasetError("--labels-scale is about the file of --labels, which is missing")
+    if layout is not None and (validation or validation_fraction):
+        name = {"affectnet": "AffectNet", "celeba": "CelebA"}[layout]
+        raise DatasetError(f"{name}'s lists name the validation photographs; leave --validation out")
+    ignored, more = [], {}
     if layout == "affectnet":
-        if validation or validation_fraction:
-            raise DatasetError("AffectNet's lists name the validation photographs; leave --validation out")
         entries, unusable = read_affectnet(folder)
         photographs, rejected = _distinct((entry.name, entry.path, entry.name) for entry in entries)
-        ignored, rejected = [], [*unusable, *rejected]
         splits = {entry.name: entry.split for entry in entries}
-        feelings = {entry.name: entry.feeling for entry in entries}
+        more = {"feelings": {entry.name: entry.feeling for entry in entries}}
+    elif layout == "celeba":
+        names, entries, unusable = read_celeba(folder)
+        photographs, rejected = _distinct((entry.name, entry.path, entry.identity) for entry in entries)
+        splits = {entry.identity: entry.split for entry in entries}
+        shown = {entry.name: entry.attributes for entry in entries}
+        more = {"attributes": shown, "attribute_names": names}
     else:
         photographs, ignored, rejected = _find_photographs(folder, output)
         splits = _split({source.identity for source in photographs}, validation, validation_fraction)
-        feelings = {}
+        unusable = []
+    rejected = [*unusable, *rejected]
     found = None if labels is None else _read_labels(labels, labels_scale, photographs)
-    sources = Sources(photographs, splits, found, rejected, ignored, feelings)
+    sources = Sources(photographs, splits, found, rejected, ignored, **more)
     if found is not None:
         missing = {"reason": f"no label in {Path(labels).name}"}
         sources.reject({s.name: missing for s in photographs if s.name not in found.intensities})

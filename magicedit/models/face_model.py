@@ -189,12 +189,19 @@ def _load_emotion_diffusion(model: str | Path, **options: Any) -> FaceModel:
     return EmotionDiffusionModel.load(model, **options)
 
 
+def _load_attribute_diffusion(model: str | Path, **options: Any) -> FaceModel:
+    from magicedit.models.attribute_diffusion import AttributeDiffusionModel
+
+    return AttributeDiffusionModel.load(model, **options)
+
+
 # By class name in the index; each takes the name of a model, or the folder of a hub model
 LOADERS: dict[str, Loader] = {
     PIPELINE_CLASS: _load_pipeline_model,
     "FlowAutoencoderPipeline": _load_flow_autoencoder,
     "GANimationPipeline": _load_ganimation,
     "EmotionDiffusionPipeline": _load_emotion_diffusion,
+    "AttributeDiffusionPipeline": _load_attribute_diffusion,
 }
 
 

@@ -109,6 +109,12 @@ def _emotion_diffusion(config: "TrainConfig", accelerator: "Accelerator") -> Met
     return EmotionDiffusion(config, accelerator)
 
 
+def _attribute_diffusion(config: "TrainConfig", accelerator: "Accelerator") -> Method:
+    from magicedit.train.methods.attribute_diffusion import AttributeDiffusion
+
+    return AttributeDiffusion(config, accelerator)
+
+
 OBJECTIVES: dict[str, Callable[["TrainConfig", "Accelerator"], Method]] = {
     "pairs": _pairs,
     "distill": _distill,
@@ -116,4 +122,5 @@ OBJECTIVES: dict[str, Callable[["TrainConfig", "Accelerator"], Method]] = {
     "ganimation": _ganimation,
     "emotion-vae": _emotion_vae,
     "emotion-diffusion": _emotion_diffusion,
+    "attribute-diffusion": _attribute_diffusion,
 }
