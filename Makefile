@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 # files is ours, the longest first: xdist's own begins with those of the most tests.
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo docs test test-all lint format clean
+.PHONY: setup demo docs families test test-all lint format clean
 
 setup: $(READY)
 
@@ -26,6 +26,16 @@ demo: $(READY)
 docs: $(READY)
 	$(BIN)/python dev/cli_reference.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+# Small models of all families into FAMILIES, about an hour of a core each, and their comparison. Resumable.
+# DATASET is of `magicedit prepare`; PEOPLE, none of whom may be in it, one folder a person.
+FAMILIES ?= families
+JOBS ?= 2
+families: $(READY)
+	@test -n "$(DATASET)" -a -n "$(PEOPLE)" || { echo "make families DATASET=... PEOPLE=... [FAMILIES=families]"; exit 2; }
+	$(BIN)/python benchmarks/train_tables.py --protocols families --data $(DATASET) --runs $(FAMILIES) --jobs $(JOBS)
+	OMP_NUM_THREADS=1 $(BIN)/magicedit evaluate --protocol families --runs $(FAMILIES) --editor mini \
+	  --editor warp --editor copy --data $(PEOPLE) -o $(FAMILIES)/report
 
 test: lint
 	$(TEST)

@@ -17,11 +17,12 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
-from families import SHOWN, psnr, run, summary_of_smiles
+from families import SHOWN, run, summary_of_smiles
 from jury import ValidationFace
 
 from magicedit import ExpressionEditor
 from magicedit.action_units import EMOTIONS
+from magicedit.evaluation.metrics.structure import psnr
 from magicedit.evaluation.scoring import rounded
 from magicedit.faces import align, crop_face
 from magicedit.imaging import open_photo, strip

@@ -8,7 +8,6 @@ photograph.
 
 import argparse
 import json
-import statistics
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,27 +21,15 @@ from machine import circumstances
 from magicedit import ExpressionEditor
 from magicedit.action_units import NAMES
 from magicedit.errors import MagicEditError
-from magicedit.evaluation.scoring import CROP, Scoring, rounded
+from magicedit.evaluation.families import medians, smiling
+from magicedit.evaluation.metrics.structure import psnr
+from magicedit.evaluation.scoring import Scoring, rounded
 from magicedit.evaluation.subjects import Subject
-from magicedit.faces import align, crop_face
-from magicedit.imaging import open_photo
+from magicedit.evaluation.training import training_of
 
 # Name -> arguments of an edit, and the AU12 that it asks for
 Requests = Mapping[str, tuple[dict[str, Any], float]]
-SMILES = 0.5  # intensity steps of AU12 from which on a face counts as smiling more
 SHOWN = ("sdxl_0011769", "sdxl_0032396", "sdxl_0033391")  # synthetic portraits of the pictures
-
-
-def psnr(first: np.ndarray, second: np.ndarray) -> float:
-    """Peak signal-to-noise ratio of two uint8 pictures of one shape, dB."""
-    error = np.square(first.astype(float) - second.astype(float)).mean()
-    return float(10 * np.log10(255**2 / error))
-
-
-def crop(pixels: np.ndarray, scoring: Scoring) -> np.ndarray:
-    """The largest face, (CROP, CROP, 3), aligned by itself."""
-    (face, *_) = scoring.backend.detect(pixels)
-    return crop_face(pixels, align(face, CROP))
 
 
 def smile_rows(
@@ -51,7 +38,7 @@ def smile_rows(
     """A row for each request: what both scorers measured, and how near the real smile is."""
     subject = Subject(face.name, face.path)
     original = scoring.original(subject)
-    real = crop(open_photo(face.path.with_name("smiling.jpg")).pixels, scoring)
+    real = scoring.original(subject.smile).measured.crop
     rows = []
     for name, (arguments, asked) in requests.items():
         edited = np.asarray(editor.edit(original.photo, measure=False, face="largest", **arguments).image)
@@ -72,30 +59,9 @@ def smile_rows(
 
 def summary_of_smiles(rows: Sequence[dict], names: Iterable[str]) -> dict:
     """Per request: people who smile by each scorer, medians of the rest."""
-    summary = {}
-    for name in names:
-        own = [row for row in rows if row["request"] == name]
-        scorers = [scorer for scorer, value in own[0]["au12"].items() if value is not None]
-        summary[name] = {
-            "people": len(own),
-            "smile": {s: sum(row["au12"][s] >= SMILES for row in own) for s in scorers},
-            "au12": {s: statistics.median(row["au12"][s] for row in own) for s in scorers},
-        }
-        for column in ("identity_distance", "mobileface_cosine", "psnr", "psnr_unedited"):
-            values = [row[column] for row in own if row[column] is not None]
-            summary[name][column] = statistics.median(values) if values else None
-    return summary
-
-
-def training_of(run: Path) -> dict:
-    """Settings, counts and speed of a training run, without places of this machine."""
-    log = [json.loads(line) for line in (run / "train_log.jsonl").read_text().splitlines()]
-    settings = json.loads((run / "train_config.json").read_text())
-    for private in ("output_dir", "train_data_dir", "pretrained_model_name_or_path"):
-        settings.pop(private)
-    counts = json.loads((run / "training.json").read_text())
-    speed = statistics.median(line["images_per_second"] for line in log)
-    return settings | counts | {"images_per_second": speed}
+    columns = ("identity_distance", "mobileface_cosine", "psnr", "psnr_unedited")
+    of = {name: [row for row in rows if row["request"] == name] for name in names}
+    return {name: smiling([row["au12"] for row in own]) | medians(own, columns) for name, own in of.items()}
 
 
 def run(

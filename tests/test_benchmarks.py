@@ -190,8 +190,8 @@ def test_a_shuffled_table_is_noticed():
 def test_every_variant_of_the_tables_is_trained_once():
     runs = train_tables.variants(["table2", "table3", "table4"])
     assert set(runs) == {"linear", "padded", "latent_map", "no_dropout", "none", "convolution", "clip"}
-    assert runs["linear"] == {}
-    assert runs["no_dropout"] == {"au_dropout": 0.0}
+    assert runs["linear"].train == {}
+    assert runs["no_dropout"].train == {"au_dropout": 0.0}
 
 
 # --- Export -------------------------------------------------------------------------------------------------

@@ -2,8 +2,9 @@
 
 import argparse
 import functools
+import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,8 @@ from magicedit.errors import MagicEditError
 
 if TYPE_CHECKING:
     from magicedit.evaluation.editors import Editor, Entrant, PictureFolder
-    from magicedit.evaluation.protocol import Protocol
+    from magicedit.evaluation.protocol import Protocol, Variant
+    from magicedit.models.folder import ModelFolder
 
 EVALUATE_EXAMPLES = """\
 examples:
@@ -21,6 +23,7 @@ examples:
   magicedit evaluate --editor theirs=pictures:made/manifest.csv --protocol table1 --data PEOPLE -o REPORT/
   magicedit evaluate --editor mymodule:my_editor --protocol table1-small --data PEOPLE -o REPORT/
   magicedit evaluate --runs RUNS/ --protocol table3 --data PEOPLE -o REPORT/
+  magicedit evaluate --runs RUNS/ --editor mini --editor warp --protocol families --data PEOPLE -o REPORT/
   magicedit evaluate --editor mini --protocol table1-small --data PEOPLE -o REPORT/ --labels openface.csv
 
 PEOPLE has one folder of photographs a person, or is a dataset of `magicedit prepare`. REPORT/report.html is
@@ -49,9 +52,9 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
         "--runs",
         type=Path,
         metavar="RUNS",
-        help="folder of trained pipelines, for protocols that compare variants (table2 to table4)",
+        help="folder of trained pipelines, for protocols that compare variants (table2 to table4, families)",
     )
-    names = "table1, table1-small, table2, table3, table4, control, beyond, or a YAML file"
+    names = "table1, table1-small, table2, table3, table4, families, control, beyond, or a YAML file"
     what.add_argument("--protocol", required=True, metavar="NAME", help=names)
     whom = evaluate.add_argument_group("on whom")
     whom.add_argument("--data", type=Path, required=True, metavar="PEOPLE", help="whom to edit")
@@ -120,32 +123,80 @@ def entrants(args: argparse.Namespace, protocol: "Protocol") -> list["Entrant"]:
     if args.guidance is not None and any(variant.guidance is not None for variant in protocol.variants):
         raise MagicEditError(f"{protocol.name} sets the guidance of its variants; leave --guidance out")
     found = []
-    for text in args.editor:
-        name, is_named, spec = text.partition("=")
-        name, spec = (name, spec) if is_named and "/" not in name else (short_name(text), text)
-        found.append(_entrant(args, name, spec, {"editor": short_name(spec)}, args.guidance))
+    if args.runs is not None and not any((args.runs / variant.run).is_dir() for variant in protocol.variants):
+        names = ", ".join(dict.fromkeys(variant.run for variant in protocol.variants))
+        raise MagicEditError(f"--runs {args.runs} has none of the folders of {protocol.name}: {names}")
     for variant in protocol.variants:
         folder = args.runs / variant.run
         settings = {"run": variant.run, "train": variant.train}
         if ModelFolder.find(folder).has_index:
+            is_a = ModelFolder.find(folder).pipeline_class()
+            if variant.pipeline not in (None, is_a):
+                raise MagicEditError(
+                    f"{folder} holds a {is_a}; expected the {variant.pipeline} of {variant.name}"
+                )
             guidance = args.guidance if variant.guidance is None else variant.guidance
-            found.append(_entrant(args, variant.name, str(folder), settings, guidance))
+            about = _training(args.runs, variant) if protocol.has_emotions else {}
+            found.append(_entrant(args, variant.name, str(folder), settings, guidance, about))
         else:
             found.append(Entrant(variant.name, None, settings))
+    for text in args.editor:
+        name, is_named, spec = text.partition("=")
+        name, spec = (name, spec) if is_named and "/" not in name else (short_name(text), text)
+        found.append(_entrant(args, name, spec, {"editor": short_name(spec)}, args.guidance))
     return found
 
 
+def _training(runs: Path, variant: "Variant") -> dict[str, Any]:
+    """Facts of how a variant was trained, its first part included; MagicEditError without the run's files."""
+    from magicedit.evaluation.training import training_of
+
+    try:
+        found = training_of(runs / variant.run)
+        if variant.first is not None:
+            found["first"] = training_of(runs / variant.first["run"])
+            found["minutes"] = round(found["minutes"] + found["first"]["minutes"], 1)
+            found["note"] = f"with {variant.first['run']}"
+    except (OSError, ValueError, KeyError) as error:
+        raise MagicEditError(
+            f"{runs / variant.run} is no whole run of train/train.py: {error}; train it to its end"
+        ) from error
+    return {"training": found}
+
+
 def _entrant(
-    args: argparse.Namespace, name: str, spec: str, settings: dict[str, Any], guidance: float | None
+    args: argparse.Namespace,
+    name: str,
+    spec: str,
+    settings: dict[str, Any],
+    guidance: float | None,
+    about: Mapping[str, Any] | None = None,
 ) -> "Entrant":
     from magicedit.evaluation.editors import Entrant
+    from magicedit.models.folder import ModelFolder
 
     sampling = {"steps": args.steps, "guidance": guidance}
     if ":" not in spec and spec not in ("copy", "warp"):  # of models alone
         settings |= {key: value for key, value in sampling.items() if value is not None}
     if (content := fingerprint(spec)) is not None:
         settings["fingerprint"] = content
-    return Entrant(name, functools.partial(open_editor, spec, device=args.device, **sampling), settings)
+    folder = ModelFolder.find(spec)
+    if folder.has_index:
+        about = dict(about or {}) | {"resolution": folder.resolution, "parameters": parameters(folder)}
+    opening = functools.partial(open_editor, spec, device=args.device, **sampling)
+    return Entrant(name, opening, settings, about or {})
+
+
+def parameters(folder: "ModelFolder") -> int:
+    """Number of values in the weights of a model's folder, by the headers of its safetensors files."""
+    from safetensors import safe_open
+
+    count = 0
+    for name in folder.components:
+        for path in sorted(folder.component(name).glob("*.safetensors")):
+            with safe_open(path, "np") as weights:
+                count += sum(math.prod(weights.get_slice(key).get_shape()) for key in weights.keys())  # noqa: SIM118
+    return count
 
 
 def fingerprint(spec: str) -> str | None:

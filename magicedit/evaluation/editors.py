@@ -9,10 +9,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from magicedit.action_units import parse_deltas
-from magicedit.errors import MagicEditError, MissingDependencyError
+from magicedit.action_units import EMOTIONS, parse_deltas, resolve_delta
+from magicedit.errors import ActionUnitError, MagicEditError, MissingDependencyError
 from magicedit.evaluation.protocol import Edit, request_text
 from magicedit.evaluation.subjects import Subject
+from magicedit.faces import align, condition_image, crop_face
 from magicedit.imaging import Photo, open_photo
 from magicedit.tables import read_table
 
@@ -20,8 +21,9 @@ from magicedit.tables import read_table
 class Editor(Protocol):
     """Changes the largest face of a photograph.
 
-    It may also have `action_units`, the names it knows (without: all), and `attention_maps(photo, au_delta,
-    seed)`, whose result has a method `save(path)`.
+    It may also have `action_units`, the names it knows (without: all); `emotion(photo, name, strength, seed)`
+    with `expresses(name)`, for requests by emotion (without: by the emotion's action units);
+    `own_picture(photo)`; and `attention_maps(photo, au_delta, seed)`, whose result has a method `save(path)`.
     """
 
     def __call__(self, photo: Photo, au_delta: Mapping[str, float], seed: int) -> np.ndarray:
@@ -35,12 +37,13 @@ class Entrant:
 
     open: creates the editor; called once in each editing process, so it must be picklable for `jobs` above 1.
     None: the editor is missing, such as an untrained model. settings: values that identify this editor, for
-    the report and for resuming.
+    the report and for resuming. about: further facts for the report, such as how it was trained.
     """
 
     name: str
     open: Callable[[], "Editor | PictureFolder"] | None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
 
 
 class ModelEditor:
@@ -57,6 +60,30 @@ class ModelEditor:
         how = self._sampling | {"seed": seed, "measure": False}
         result = self.editor.edit(photo, add=au_delta, face="largest", **how)
         return np.asarray(result.image.convert("RGB"))
+
+    def expresses(self, emotion: str) -> bool:
+        """Whether the model has the emotion, or all action units of its recipe."""
+        try:
+            self._emotion(emotion)
+        except ActionUnitError:
+            return False
+        return True
+
+    def emotion(self, photo: Photo, name: str, strength: float, seed: int) -> np.ndarray:
+        """The photograph with an emotion, (height, width, 3) uint8; strength -1 takes a whole one back."""
+        return self(photo, {au: strength * value for au, value in self._emotion(name).items()}, seed)
+
+    def own_picture(self, photo: Photo) -> tuple[np.ndarray, np.ndarray]:
+        """The crop of the largest face and what the model's networks make of it for a request of zero, each
+        (size, size, 3) uint8; the editor itself answers such requests without the networks."""
+        model, face = self.editor.changer.model, self.editor.measure(photo)[0]
+        alignment = align(face, model.resolution)
+        crop = crop_face(photo.pixels, alignment)
+        condition = condition_image(crop, alignment.apply(face.landmarks), face.scheme)
+        return crop, model.picture(crop, condition, model.vocabulary.vector({}))
+
+    def _emotion(self, name: str) -> dict[str, float]:
+        return resolve_delta(None, emotion=name, names=self.action_units)
 
     def attention_maps(self, photo: Photo, au_delta: Mapping[str, float], seed: int):
         return self.editor.attention_maps(photo, au_delta, seed=seed, **self._sampling)
@@ -110,6 +137,29 @@ class PictureFolder:
     def _find(self, subject: Subject, edit: Edit) -> Path | None:
         key = subject.name, edit.request
         return self._pictures.get((*key, edit.seed)) or self._pictures.get((*key, None))
+
+
+def expresses(editor: Editor | PictureFolder, emotion: str) -> bool:
+    """Whether an editor can be asked for an emotion; one that names no units takes any."""
+    known = getattr(editor, "action_units", None)
+    if hasattr(editor, "expresses"):
+        return editor.expresses(emotion)
+    return known is None or EMOTIONS[emotion].keys() <= set(known)
+
+
+def answer(editor: Editor, photo: Photo, edit: Edit) -> np.ndarray:
+    """What an editor makes of a photograph, (height, width, 3) uint8, for any kind of request."""
+
+    def with_emotion(photo: Photo, strength: float) -> np.ndarray:
+        if hasattr(editor, "emotion"):
+            return editor.emotion(photo, edit.emotion, strength, edit.seed)
+        units = EMOTIONS[edit.emotion]
+        return editor(photo, {au: strength * value for au, value in units.items()}, edit.seed)
+
+    if edit.emotion is None:
+        return editor(photo, edit.asked, edit.seed)
+    edited = with_emotion(photo, edit.strength)
+    return with_emotion(open_photo(edited), -edit.strength) if edit.kind == "back" else edited
 
 
 def _some(texts: list[str]) -> str:

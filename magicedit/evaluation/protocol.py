@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from magicedit.action_units import NAMES, canonical_name, parse_deltas, sided_names
+from magicedit.action_units import NAMES, canonical_name, emotion_deltas, parse_deltas, sided_names
 from magicedit.errors import MagicEditError
 from magicedit.evaluation.subjects import RENDERINGS
 from magicedit.vocabulary import by_number
@@ -18,22 +18,34 @@ _PUBLISHED_FILE = "published.yaml"
 _KEYS = {
     *("name", "version", "title", "description", "identities", "seed", "action_units", "levels"),
     *("combinations", "sides", "zero", "seeds", "renderings", "variants", "published"),
+    *("emotions", "between", "back"),
 }
+SMILE = "happiness"  # the emotion that a photograph named smiling shows
 
 
 @dataclass(frozen=True)
 class Edit:
-    """One request. kind: "level", "combination", "zero", "side" or "seed". asked: AU name -> variation in
-    steps. seed: of the editor's noise."""
+    """One request.
+
+    kind: "level", "combination", "zero", "side", "seed", "emotion", "between" (part of an emotion) or "back"
+    (an emotion, then the same taken back from the result). asked: AU name -> variation in steps; of an
+    emotion, what its recipe asks for. seed: of the editor's noise. emotion, strength: as in `EMOTIONS`.
+    """
 
     kind: str
     asked: Mapping[str, float]
     seed: int
+    emotion: str | None = None
+    strength: float = 1.0
 
     @property
     def request(self) -> str:
-        """As on the command line, such as "AU1=+2,AU12=+3"; "none" for an empty request."""
-        return request_text(self.asked)
+        """As on the command line, such as "AU1=+2,AU12=+3" or "happiness:0.5"; "none" for an empty one."""
+        if self.emotion is None:
+            return request_text(self.asked)
+        if self.kind == "back":
+            return f"{self.emotion} and back"
+        return self.emotion if self.strength == 1 else f"{self.emotion}:{self.strength:g}"
 
 
 @dataclass(frozen=True)
@@ -42,7 +54,9 @@ class Variant:
 
     name: of the row. run: the folder of the trained pipeline among the runs. train: settings of
     `train/train.py` that differ from the recipe, None: the recipe cannot train it. guidance: scale, None: the
-    pipeline's own. published: name of the paper's row to compare with.
+    pipeline's own. published: name of the paper's row to compare with. pipeline: class of the trained
+    pipeline, None: any. first: `run` and `train` of what is trained before it, such as an autoencoder, and
+    the setting of the variant, `given_as`, that takes its folder.
     """
 
     name: str
@@ -50,6 +64,8 @@ class Variant:
     train: Mapping[str, Any] | None
     guidance: float | None = None
     published: str | None = None
+    pipeline: str | None = None
+    first: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +82,11 @@ class Protocol:
     renderings: tuple[str, ...]
     variants: tuple[Variant, ...]
     published: Mapping[str, Any] | None
+
+    @property
+    def has_emotions(self) -> bool:
+        """Whether it asks for emotions, and so compares families of editors."""
+        return any(edit.emotion for edit in self.edits)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -133,6 +154,7 @@ def _build(content: dict[str, Any]) -> Protocol:
     for value in content.get("sides", ()):
         sides = [side for name in names for side in sided_names(name)]
         edits += [Edit("side", parse_deltas({side: value}, names), seed) for side in sides]
+    edits += _emotion_edits(content, names, seed)
     if content.get("zero"):
         edits.append(Edit("zero", {}, seed))
     again = content.get("seeds", {})
@@ -160,3 +182,18 @@ def _build(content: dict[str, Any]) -> Protocol:
         variants=tuple(Variant(**variant) for variant in content.get("variants", ())),
         published=published,
     )
+
+
+def _emotion_edits(content: Mapping[str, Any], names: tuple[str, ...], seed: int) -> list[Edit]:
+    """Edits of `emotions`, `between` (steps to a whole smile) and `back` (whether it is taken back)."""
+
+    def edit(kind: str, emotion: str, strength: float = 1.0) -> Edit:
+        asked = parse_deltas(emotion_deltas(emotion, strength), names)
+        return Edit(kind, {} if kind == "back" else asked, seed, emotion, strength)
+
+    emotions, steps = content.get("emotions", ()), int(content.get("between", 1))
+    if SMILE not in emotions and ("between" in content or content.get("back")):
+        raise ValueError(f"between and back are of {SMILE}, which is not among its emotions")
+    edits = [edit("emotion", emotion) for emotion in emotions]
+    edits += [edit("between", SMILE, step / steps) for step in range(1, steps)]
+    return edits + ([edit("back", SMILE)] if content.get("back") else [])

@@ -16,7 +16,9 @@ import numpy as np
 from PIL import Image
 
 from magicedit.errors import DatasetError, ImageError, OutputError, needs_extra
+from magicedit.evaluation.families import family_tables
 from magicedit.evaluation.run import ROWS, read_rows
+from magicedit.evaluation.tables import DASH, PAPER_NOTE, Cell, Table, escaped, interval, markdown, number
 from magicedit.imaging import open_photo
 
 
@@ -59,27 +61,9 @@ PUBLISHED = {  # column of a published table -> ours that measures the same thin
     "background": "background_rmse",
     "pose": "pose_matrix",
 }
-PAPER_NOTE = "the paper's own numbers: other data, other scorer, not to be ranked with those above"
 FIRST_EDIT = (("cold_seconds", 2), ("peak_memory_mb", 0))  # key and digits
-DASH = "–"
 FAILURES = 50  # shown
 WALL = 4  # pictures of each kind: best, median, worst
-
-
-class Cell(NamedTuple):
-    """One cell of a table; `note` is set smaller, `span` counts columns."""
-
-    text: str
-    note: str = ""
-    best: bool = False
-    span: int = 1
-
-
-class Table(NamedTuple):
-    head: list[str]
-    rows: list[list[Cell]]
-    published: list[list[Cell]] = []  # noqa: RUF012 - never changed
-    divider: str = ""
 
 
 def load_report(folder: Path) -> tuple[list[dict], dict]:
@@ -125,19 +109,6 @@ def title(key: str) -> str:
     """Returns a column head: "au_mse/blendshapes" -> "AU MSE, blendshapes (steps²)"."""
     of, scorer = metric(key), key.partition("/")[2]
     return of.title + (f", {scorer}" if scorer else "") + (f" ({of.unit})" if of.unit else "")
-
-
-def number(value: float | None, digits: int = 3, sign: str = "") -> str:
-    """Returns the rounded number, or a dash if nothing was measured."""
-    if value is None or not math.isfinite(value):
-        return DASH
-    return f"{round(value, digits) + 0.0:{sign}.{digits}f}"  # + 0.0: no "-0.00"
-
-
-def interval(found: dict, digits: int, sign: str = "") -> str:
-    if found.get("low") is None or found.get("high") is None:
-        return ""
-    return f"[{number(found['low'], digits, sign)}, {number(found['high'], digits, sign)}]"
 
 
 def _cell(headline: dict, key: str, best: bool = False, edits: int | None = None) -> Cell:
@@ -215,36 +186,29 @@ def _paper_number(value: float | None) -> str:
     return DASH if value is None else f"{value:g}"
 
 
+def _families(summary: dict) -> dict[str, Table]:
+    """The tables of families of editors; none of other protocols."""
+    return family_tables(summary) if any("families" in data for data in ran(summary).values()) else {}
+
+
 def headline_table(summary: dict) -> str:
-    """The headline as Markdown: our editors with 95 % intervals, published rows in a second table."""
-    table = _headline(summary)
-    text = markdown(table.head, table.rows)
+    """The headline as Markdown: our editors with 95 % intervals, published rows in a second table.
+
+    Of a protocol of emotions: the tables of the families, medians over people.
+    """
+    if families := _families(summary):
+        tables = (f"**{name}**\n\n{markdown(table.head, table.rows)}" for name, table in families.items())
+        table, text = families[next(iter(families))], "\n".join(tables)
+    else:
+        table = _headline(summary)
+        text = markdown(table.head, table.rows)
     if paper := table.published and summary["published"]:
         head, rows = ["published", *paper["columns"], "counterpart"], []
         for row in paper["rows"]:
             texts = (row["name"], *map(_paper_number, row["values"]), row.get("editor") or "")
             rows.append([Cell(text) for text in texts])
-        text += f"\n---\n\n{_escape(table.divider)}\n\n{markdown(head, rows)}"
+        text += f"\n---\n\n{escaped(table.divider)}\n\n{markdown(head, rows)}"
     return text
-
-
-def _escape(text: str) -> str:
-    text = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;")
-    return text.replace("|", "\\|").replace("*", "\\*").replace("`", "\\`")
-
-
-def markdown(head: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
-    """A Markdown table; rows with spans are filled up with empty cells."""
-    lines = [list(map(_escape, head)), ["---", *["---:"] * (len(head) - 1)]]
-    for row in rows:
-        texts: list[str] = []
-        for cell in row:
-            text = _escape(cell.text)
-            text = f"**{text}**" if cell.best else text
-            note = cell.note if cell.note.startswith("[") or not cell.note else f"({cell.note})"
-            texts += [f"{text} {_escape(note)}".strip(), *[""] * (cell.span - 1)]
-        lines.append(texts)
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def by_unit(tables: dict[str, dict[str, Any]], cell: Callable[[Any], Cell]) -> Table:
@@ -459,6 +423,7 @@ def write_report(folder: Path) -> list[Path]:
     others = {key: None for data in editors.values() for key in data.get("headline", {}) if key not in known}
     more = [*(key for key in known if key.partition("/")[0] not in HEADLINE), *others]
     tables = {
+        "families": _families(summary),
         "headline": _headline(summary),
         "more": _values(summary, more) if more else None,
         "correlations": {scorer: _correlations(summary, scorer) for scorer in scorers},
@@ -499,12 +464,12 @@ def write_report(folder: Path) -> list[Path]:
 
 def _report_markdown(summary: dict, tables: dict[str, Any]) -> str:
     protocol, circumstances = summary.get("protocol", {}), summary.get("circumstances", {})
-    parts = [f"# {_escape(protocol.get('title') or protocol.get('name', 'Evaluation'))}"]
-    parts.append(_escape(protocol.get("description", "")))
+    parts = [f"# {escaped(protocol.get('title') or protocol.get('name', 'Evaluation'))}"]
+    parts.append(escaped(protocol.get("description", "")))
     parts.append("Means with 95 % bootstrap intervals over identities.")
     for scorer, about in summary.get("scorers", {}).items():
-        described = "; ".join(_escape(about.get(key, "")) for key in ("title", "relation", "note"))
-        parts.append(f"- scorer {_escape(scorer)}: {described}")
+        described = "; ".join(escaped(about.get(key, "")) for key in ("title", "relation", "note"))
+        parts.append(f"- scorer {escaped(scorer)}: {described}")
     parts.append(headline_table(summary))
     named = {"More metrics": tables["more"]}
     for scorer, table in tables["correlations"].items():
@@ -521,6 +486,6 @@ def _report_markdown(summary: dict, tables: dict[str, Any]) -> str:
             parts += [f"## {heading}", markdown(table.head, table.rows)]
     for heading, facts in (("Not measured", summary.get("skipped")), ("Circumstances", circumstances)):
         if facts or heading == "Circumstances":
-            lines = (f"- {_escape(key)}: {_escape(value)}" for key, value in (facts or {}).items())
+            lines = (f"- {escaped(key)}: {escaped(value)}" for key, value in (facts or {}).items())
             parts += [f"## {heading}", "\n".join(lines)]
     return "\n\n".join(part.rstrip("\n") for part in parts if part) + "\n"

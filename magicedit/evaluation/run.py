@@ -20,9 +20,10 @@ from tqdm import tqdm
 
 from magicedit.errors import MagicEditError, OutputError
 from magicedit.evaluation.circumstances import without_folders
-from magicedit.evaluation.editors import Entrant, PictureFolder
-from magicedit.evaluation.protocol import Edit, Protocol
-from magicedit.evaluation.scoring import Scoring, head_group, rounded
+from magicedit.evaluation.editors import Entrant, PictureFolder, answer, expresses
+from magicedit.evaluation.metrics.structure import finite_psnr
+from magicedit.evaluation.protocol import SMILE, Edit, Protocol
+from magicedit.evaluation.scoring import Original, Scoring, head_group, rounded
 from magicedit.evaluation.subjects import Subject
 from magicedit.files import replacing, write_text
 from magicedit.ledger import Ledger, read_ledger
@@ -86,9 +87,13 @@ def run_protocol(
     check_output_folder(output, about)
     runnable = [entrant for entrant in entrants if entrant.open is not None]
     worker = Worker(protocol, output)
-    tasks = []
+    tasks, unable = [], {}
+    emotions = dict.fromkeys(edit.emotion for edit in protocol.edits if edit.emotion)
     for entrant in runnable:  # a broken editor stops the run before the first edit
-        tasks += _tasks_of(entrant, worker.editor(entrant), protocol, subjects)
+        editor = worker.editor(entrant)
+        unable[entrant.name] = [emotion for emotion in emotions if not expresses(editor, emotion)]
+        edits = [edit for edit in protocol.edits if edit.emotion not in unable[entrant.name]]
+        tasks += _tasks_of(entrant, editor, protocol.name, edits, subjects)
     about["skipped"] = worker.scoring.skipped
     run = read_run(output)
     if run and run["skipped"].keys() != about["skipped"].keys():
@@ -96,6 +101,9 @@ def run_protocol(
         raise OutputError(f"{output} was measured with other packages ({lacking}); choose another folder")
     output.mkdir(parents=True, exist_ok=True)
     about["editors"] = run.get("editors", {}) | about["editors"]
+    if protocol.has_emotions:
+        about["unable"] = run.get("unable", {}) | unable
+        about["about"] = run.get("about", {}) | {entrant.name: dict(entrant.about) for entrant in runnable}
     with open_rows(output) as ledger:
         _update_run(output, about)
         rows = ledger.entries
@@ -123,16 +131,18 @@ def run_protocol(
     return [rows[task.key] for task in tasks]
 
 
-def _tasks_of(entrant: Entrant, editor, protocol: Protocol, subjects: Sequence[Subject]) -> list[Task]:
+def _tasks_of(
+    entrant: Entrant, editor, protocol: str, edits: Sequence[Edit], subjects: Sequence[Subject]
+) -> list[Task]:
     known = getattr(editor, "action_units", None)
-    edits = protocol.edits
     if known is not None:
-        asked = {whole_name(name) for edit in edits for name in edit.asked}
+        by_unit = [edit for edit in edits if edit.emotion is None]
+        asked = {whole_name(name) for edit in by_unit for name in edit.asked}
         if lacking := sorted(asked - set(known), key=name_order):
-            requests = [e.request for e in edits if any(whole_name(n) in lacking for n in e.asked)]
+            requests = [e.request for e in by_unit if any(whole_name(n) in lacking for n in e.asked)]
             raise MagicEditError(
                 f"{entrant.name} does not know {', '.join(lacking)}, which {len(requests)} edits of "
-                f"{protocol.name} ask for ({', '.join(requests[:4])}...)"
+                f"{protocol} ask for ({', '.join(requests[:4])}...)"
             )
     wanted = [(subject, edit) for subject in subjects for edit in edits]
     if isinstance(editor, PictureFolder):
@@ -171,15 +181,30 @@ class Worker:
             if isinstance(editor, PictureFolder):
                 pixels = editor.picture(subject, edit)
             else:
-                pixels = editor(original.photo, edit.asked, edit.seed)
+                pixels = answer(editor, original.photo, edit)
                 row["seconds"] = round(time.perf_counter() - started, 4)
             scores, crop = self.scoring.score(original, np.asarray(pixels), edit.asked)
+            if self.protocol.has_emotions:
+                scores |= self._family_scores(task, editor, original, scores, crop)
             pictures = self._keep(task, original.measured.crop, crop)
             if task.first and hasattr(editor, "attention_maps"):
                 self._attention(task, editor, original)
         except Exception as error:
             return row | {"error": f"{type(error).__name__}: {without_folders(str(error))}"}
         return row | rounded(scores) | pictures
+
+    def _family_scores(
+        self, task: Task, editor, original: Original, scores: Mapping[str, Any], crop: np.ndarray
+    ) -> dict[str, Any]:
+        """`psnr_input`, to the photograph before the edit; of a smile, what `Scoring.against` measures; of a
+        zero edit, `psnr_own` of the editor's `own_picture`."""
+        edit, smile = task.edit, task.subject.smile
+        found: dict[str, Any] = {"psnr_input": finite_psnr(original.measured.crop, crop)}
+        if edit.kind == "emotion" and edit.emotion == SMILE and smile is not None:
+            found |= self.scoring.against(smile, original, crop, scores["changed"])
+        if edit.kind == "zero" and hasattr(editor, "own_picture"):
+            found["psnr_own"] = finite_psnr(*editor.own_picture(original.photo))
+        return found
 
     def _keep(self, task: Task, before: np.ndarray, after: np.ndarray) -> dict[str, str]:
         """Writes the crops, the original's once; their paths relative to the report."""
@@ -254,7 +279,7 @@ def measure_cold() -> None:
     if isinstance(editor, PictureFolder):
         print("null")
         return
-    editor(subject.open(), edit.asked, edit.seed)
+    answer(editor, subject.open(), edit)
     status = Path("/proc/self/status")  # getrusage would include the peak of the parent process
     peak = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.exists() else None
     cost = {"peak_memory_mb": round(int(peak[1]) / 1024, 1) if peak else None}

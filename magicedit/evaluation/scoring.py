@@ -21,7 +21,7 @@ from magicedit.evaluation.metrics.mouth import mouth_window
 from magicedit.evaluation.metrics.perceptual import load_lpips
 from magicedit.evaluation.metrics.regions import change_by_region, unrequested_change
 from magicedit.evaluation.metrics.st_lpips import load_st_lpips
-from magicedit.evaluation.metrics.structure import ssim
+from magicedit.evaluation.metrics.structure import finite_psnr, ssim
 from magicedit.evaluation.subjects import Subject
 from magicedit.faces import (
     Alignment,
@@ -149,8 +149,8 @@ class Scoring:
         after = self._measure(pixels, face, original.alignment)
 
         intensities = {"blendshapes": before.face.action_units | before.face.sides}
-        seen = (face.action_units | face.sides).items()
-        changed = {"blendshapes": {name: value - intensities["blendshapes"][name] for name, value in seen}}
+        seen = face.action_units | face.sides
+        changed = {"blendshapes": changed_from(intensities["blendshapes"], seen)}
         if after.landmarks68 is not None:
             changed["landmarks68"] = geometric_change(before.landmarks68, after.landmarks68, "ibug68")
         by_region = change_by_region(before.crop, after.crop, original.landmarks, before.face.scheme)
@@ -171,6 +171,48 @@ class Scoring:
             "pixels_changed": int((pixels != original.photo.pixels).any(-1).sum()),
         }
         return row, after.crop
+
+    def against(
+        self,
+        smile: Subject,
+        original: Original,
+        crop: np.ndarray,
+        changed: Mapping[str, Mapping[str, float]],
+    ) -> dict[str, Any]:
+        """Compares an edit with the same person's real smile, each crop aligned by its own face.
+
+        Returns `psnr_real` and `st_lpips_real` of the crops; `au_mse_real`, by scorer the mean squared
+        difference of the changes of the action units, steps^2; `sharpness`, the mean absolute Laplacian of
+        the square around the mouth over that of the smile's: below 1 is a blur.
+
+        crop: of `score`. changed: by scorer, AU name -> change in steps. ImageError or NoFaceError where the
+        smile's photograph has no face that is found.
+        """
+        real, before = self.original(smile), original.measured
+        there = {"blendshapes": changed_from(before.face.action_units, real.measured.face.action_units)}
+        if before.landmarks68 is not None:
+            there["landmarks68"] = geometric_change(before.landmarks68, real.measured.landmarks68, "ibug68")
+        errors = {
+            scorer: float(np.mean([(changed[scorer][au] - found[au]) ** 2 for au in self.aus if au in found]))
+            for scorer, found in there.items()
+        }
+        edited, smiling = (
+            float(np.abs(cv2.Laplacian(cv2.cvtColor(window, cv2.COLOR_RGB2GRAY), cv2.CV_32F)).mean())
+            for window in (
+                picture[mouth_window(of.landmarks, of.measured.face.scheme, CROP)]
+                for picture, of in ((crop, original), (real.measured.crop, real))
+            )
+        )
+        small = (
+            cv2.resize(picture, (LPIPS_FACE, LPIPS_FACE), interpolation=cv2.INTER_AREA)
+            for picture in (real.measured.crop, crop)
+        )
+        return {
+            "psnr_real": finite_psnr(crop, real.measured.crop),
+            "st_lpips_real": None if self._st_lpips is None else self._st_lpips(*small),
+            "au_mse_real": errors,
+            "sharpness": edited / max(smiling, 1e-6),
+        }
 
     def _perceptual(self, original: Original, after: np.ndarray) -> dict[str, float | None]:
         """ST-LPIPS of the crop and of the square around the original's mouth."""
@@ -194,6 +236,11 @@ class Scoring:
             embedding = None if same is None else same.embedding
         mobileface = None if self._mobileface is None else self._mobileface(pixels, face)
         return Measured(face, crop_face(pixels, alignment), landmarks68, descriptor, embedding, mobileface)
+
+
+def changed_from(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
+    """AU name -> change of the intensity, in steps, of what was measured after."""
+    return {name: value - before[name] for name, value in after.items()}
 
 
 def _where_known(

@@ -43,6 +43,14 @@ class Subject:
         """Identity and style, unique among the subjects of an evaluation."""
         return self.identity if self.style == "photograph" else f"{self.identity} ({self.style})"
 
+    @property
+    def smile(self) -> "Subject | None":
+        """The person's own smile, `smiling.*` beside the photograph; None where there is none."""
+        if self.row is not None or self.style != "photograph":
+            return None
+        found = sorted(p for p in self.source.parent.glob("smiling.*") if p.suffix.lower() in PHOTO_SUFFIXES)
+        return replace(self, identity=f"{self.identity} smiling", source=found[0]) if found else None
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """Hash of the photograph's pixels: equal for the same file or dataset row under any name."""

@@ -11,6 +11,7 @@ from magicedit.action_units import sided_names
 from magicedit.data.labels import match_labels, read_labels
 from magicedit.errors import DatasetError
 from magicedit.evaluation.editors import Entrant
+from magicedit.evaluation.families import family_summary
 from magicedit.evaluation.metrics.au_error import LEAST_ROOM, possible_change
 from magicedit.evaluation.metrics.control import crosstalk, response, side_leak
 from magicedit.evaluation.metrics.intervals import bootstrap
@@ -97,6 +98,11 @@ def summarise(
     for entrant in entrants:
         own = [row for row in rows if row["editor"] == entrant.name]
         about = {"status": "ran" if own else "not run", "settings": dict(entrant.settings)}
+        if own and protocol.has_emotions:
+            good = [row for row in own if row["error"] is None]
+            about["families"] = family_summary(good, scorers, protocol)
+            about["unable"] = run.get("unable", {}).get(entrant.name, [])
+            about |= run.get("about", {}).get(entrant.name, {})
         editors[entrant.name] = about | (_editor_summary(own, protocol, scorers, run) if own else {})
     return {
         "protocol": protocol.to_json(),
@@ -120,7 +126,7 @@ def _editor_summary(
         "edits": len(rows),
         "asked_edits": sum(row["kind"] != "zero" for row in rows),
         "failed": len(rows) - len(good),
-        "headline": headline([row for row in good if row["kind"] != "zero"]),
+        "headline": headline([row for row in good if row["kind"] not in ("zero", "between", "back")]),
         "control": {scorer: control(levels, scorer, aus) for scorer in scorers},
         "crosstalk": {scorer: _crosstalk(levels, scorer, aus) for scorer in scorers if levels},
         "sides": {scorer: _sides(kinds.get("side", []), scorer) for scorer in scorers},

@@ -148,6 +148,13 @@ class PipelineModel:
 
         return call_in_batches(call, len(deltas), self.pipeline)
 
+    def picture(self, crop: np.ndarray, condition: np.ndarray, delta: np.ndarray) -> np.ndarray:
+        """What the networks make of a crop, (size, size, 3) uint8, as `FaceModel.encode` and `change` take
+        crops and requests."""
+        faces = self.encode(crop, condition)
+        (image,) = self.pipeline(faces=faces, au_delta=delta[None], output_type="np").images
+        return np.rint(image * 255).astype(np.uint8)
+
     def steps(self, steps: int | None, quality: str | None) -> int:
         return steps or self.pipeline.sampling(quality).steps
 

@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import ClassVar, Self
 
+import numpy as np
 import torch
 
 from magicedit.errors import ModelError
@@ -59,6 +60,12 @@ class FamilyModel:
 
     def is_current(self, encoded) -> bool:
         return encoded.weights == self._weights()
+
+    def picture(self, crop: np.ndarray, condition: np.ndarray, delta: np.ndarray) -> np.ndarray:
+        """What the networks make of a crop, (size, size, 3) uint8, as `FaceModel.encode` and `change` take
+        crops and requests; the condition is not used."""
+        (image,) = self.pipeline(crop[None] / np.float32(255), delta, output_type="np").images
+        return np.rint(image * 255).astype(np.uint8)
 
     def steps(self, steps: int | None, quality: str | None) -> int:
         return 1

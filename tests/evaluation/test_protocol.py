@@ -7,10 +7,10 @@ from dataclasses import fields, replace
 import pytest
 import yaml
 
-from magicedit.action_units import BILATERAL, NAMES, parse_deltas
+from magicedit.action_units import BILATERAL, EMOTIONS, NAMES, emotion_deltas, parse_deltas, parse_emotion
 from magicedit.errors import MagicEditError
 from magicedit.evaluation.protocol import Edit, load_protocol, protocol_names, request_text
-from magicedit.train.config import TrainConfig
+from magicedit.train.config import TrainConfig, parse_config
 
 BRIEF = {
     "name": "brief",
@@ -39,7 +39,8 @@ def write(tmp_path):
 
 
 def test_names():
-    assert protocol_names() == ["beyond", "control", "table1", "table1-small", "table2", "table3", "table4"]
+    tables = ["table1", "table1-small", "table2", "table3", "table4"]
+    assert protocol_names() == ["beyond", "control", "families", *tables]
 
 
 @pytest.mark.parametrize("name", protocol_names())
@@ -52,8 +53,11 @@ def test_shipped_protocols_load(name):
     assert "\n" not in protocol.description
     assert protocol.to_json()["edits_per_identity"] == len(protocol.edits) * len(protocol.renderings)
     for edit in protocol.edits:
-        assert bool(edit.asked) == (edit.kind != "zero")
-        assert parse_deltas(edit.request if edit.asked else {}) == edit.asked  # as on the command line
+        assert bool(edit.asked) == (edit.kind not in ("zero", "back"))
+        if edit.emotion is None:
+            assert parse_deltas(edit.request if edit.asked else {}) == edit.asked  # as on the command line
+        elif edit.kind != "back":
+            assert emotion_deltas(*parse_emotion(edit.request)) == pytest.approx(edit.asked)
 
 
 def test_table1_is_the_published_size():
@@ -84,6 +88,22 @@ def test_control_asks_for_levels_sides_nothing_and_seeds():
     assert sorted(sided) == sorted(name + side for name in BILATERAL for side in "LR")
     assert [e.seed for e in edits if e.kind == "seed"] == [0, 1, 2, 3]
     assert {e.request for e in edits if e.kind == "seed"} == {"AU12=+3,AU25=+2"}
+
+
+def test_families_asks_for_emotions_the_way_to_a_smile_and_back():
+    protocol = load_protocol("families")
+    assert protocol.has_emotions
+    assert not load_protocol("table1-small").has_emotions
+    requests = [edit.request for edit in protocol.edits]
+    assert requests[: len(EMOTIONS)] == list(EMOTIONS)
+    parts = [f"happiness:0.{tenths}" for tenths in (2, 4, 6, 8)]
+    assert requests[len(EMOTIONS) :] == [*parts, "happiness and back", "none"]
+    for variant in protocol.variants:
+        for part in (variant, variant.first):
+            settings = part and (part["train"] if part is variant.first else part.train)
+            if settings and variant.name != "attribute-diffusion":  # its recipe joins with its family
+                flags = [f"--{name}={value}" for name, value in settings.items()]
+                parse_config([*flags, "--train_data_dir=data", "--output_dir=run"])
 
 
 def test_beyond_leaves_the_scale():
@@ -229,6 +249,9 @@ def test_a_request_has_one_spelling(asked, text):
         ({"renderings": ["photograph", "oil"]}, "renderings are"),
         ({"published": "table9"}, "'table9' is missing"),
         ({"variants": [{"name": "a", "run": "a", "train": {}, "speed": 1}]}, "speed"),
+        ({"emotions": ["joy"]}, "unknown emotion 'joy'"),
+        ({"emotions": ["anger"], "between": 3}, "between and back are of happiness"),
+        ({"emotions": ["anger"], "action_units": ["AU12"]}, "AU4"),
         ({"identities": "many"}, "many"),
         ({"description": 3}, "no attribute"),
     ],
