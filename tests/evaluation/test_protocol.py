@@ -273,5 +273,5 @@ def test_files_that_are_none(tmp_path, content):
 
 @pytest.mark.parametrize("name", ["table9", "published", "../published", "no/such.yaml"])
 def test_names_that_are_none(name):
-    with pytest.raises(MagicEditError, match="one of beyond, control, table1"):
+    with pytest.raises(MagicEditError, match="one of beyond, control, families, table1"):
         load_protocol(name)
