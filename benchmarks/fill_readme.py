@@ -18,6 +18,8 @@ from mini_quality import checks_table_of, sides_table_of, table_of
 from speed_tables import MINI, counted_table, qualities_table, sampling_table, speed_in_short, speed_table
 
 from magicedit.evaluation import headline_table
+from magicedit.evaluation.families import short_table
+from magicedit.evaluation.tables import markdown
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
@@ -25,18 +27,23 @@ EVALUATION = HERE.parent / "docs" / "evaluation.md"
 SPEED = HERE.parent / "docs" / "speed.md"
 ATLAS = HERE.parent / "docs" / "atlas.md"
 APP = HERE.parent / "docs" / "app.md"
+FAMILIES = HERE.parent / "docs" / "families.md"
 EXPRESSIONS = HERE.parent / "docs" / "expressions.md"
 VIDEO = HERE.parent / "docs" / "video.md"
 
 
+def summary_of(protocol: str) -> dict:
+    return json.loads((HERE / "evaluation" / protocol / "summary.json").read_text())
+
+
 def evaluation(protocol: str) -> str:
     """The headline table of a committed evaluation."""
-    return headline_table(json.loads((HERE / "evaluation" / protocol / "summary.json").read_text())).strip()
+    return headline_table(summary_of(protocol)).strip()
 
 
 def evaluation_blocks() -> dict[str, str]:
     """What belongs between which markers of docs/evaluation.md."""
-    protocols = sorted(folder.name for folder in (HERE / "evaluation").iterdir())
+    protocols = sorted({folder.name for folder in (HERE / "evaluation").iterdir()} - {"families"})
     return {f"table:{protocol}": evaluation(protocol) for protocol in protocols}
 
 
@@ -61,6 +68,7 @@ def readme_blocks() -> dict[str, str]:
     summary, checks = quality["summary"], quality["checks"]
     levels = summary["AU12_mean_change_by_request"]
     missed = [check for check in checks if not check["reached"]]
+    families = short_table(summary_of("families"))
     hardware = speed["hardware"]
     cold, inside = speed["cold_cli_edit"], speed["in_process"]
     return {
@@ -74,6 +82,7 @@ def readme_blocks() -> dict[str, str]:
         "table:mini_missed": checks_table_of(missed),
         "table:mini_sides": sides_table_of(summary),
         "table:table1-small": evaluation("table1-small"),
+        "table:families": markdown(families.head, families.rows).strip(),
         "table:edit_speed": "\n".join(
             [
                 f"| {hardware['cpu'].strip()}, {hardware['cores']} cores | |",
@@ -124,6 +133,7 @@ def main() -> int:
                 "table:speed": video_tables.speed_table(committed("video")),
             },
         ),
+        (FAMILIES, {"table:families": evaluation("families")}),
         (APP, {"text:app": interface_texts.app(committed("app"))}),
         (
             EXPRESSIONS,
