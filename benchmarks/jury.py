@@ -44,6 +44,8 @@ from magicedit.action_units import DESCRIPTIONS, EMOTIONS, NAMES, emotion_deltas
 from magicedit.cli.evaluation import fingerprint, open_editor, short_name
 from magicedit.errors import DatasetError, MagicEditError, NoFaceError, OutputError
 from magicedit.evaluation.circumstances import without_folders
+from magicedit.evaluation.editors import answer
+from magicedit.evaluation.protocol import Edit
 from magicedit.evaluation.run import safe_name
 from magicedit.faces import Alignment, Face, FaceBackend, align, crop_face, load_backend, region_polygon
 from magicedit.faces.frame import face_frame
@@ -80,6 +82,13 @@ class Request:
     def deltas(self) -> dict[str, float]:
         """AU name -> variation in intensity steps."""
         return emotion_deltas(self.text) if self.text in EMOTIONS else parse_deltas(self.text)
+
+    @property
+    def edit(self) -> Edit:
+        """For editors of emotions too, which know no action units."""
+        if self.text in EMOTIONS:
+            return Edit("emotion", self.deltas, SEED, self.text)
+        return Edit("combination", self.deltas, SEED)
 
     @property
     def shows_brows(self) -> bool:
@@ -355,7 +364,7 @@ def make_tiles(
                 looking = looking or Looking.at(face.path, side, backend)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 try:
-                    pixels = np.asarray(editor(looking.photo, request.deltas, SEED))
+                    pixels = np.asarray(answer(editor, looking.photo, request.edit))
                     tile = looking.tile(pixels, request)
                 except MagicEditError as error:
                     reason.write_text(without_folders(str(error)))

@@ -312,6 +312,8 @@ def test_jury_requests_are_the_issues():
     assert len(set(texts)) == len(texts) == 23
     assert [request.number for request in jury.REQUESTS] == list(range(1, 24))
     assert jury.REQUESTS[3].deltas == EMOTIONS["happiness"]
+    assert jury.REQUESTS[3].edit.emotion == "happiness"  # families of emotions know no units
+    assert jury.REQUESTS[2].edit.emotion is None
     assert jury.chosen_requests("openings") == list(jury.REQUESTS[:5])
     with pytest.raises(MagicEditError, match="no request AU99"):
         jury.chosen_requests("AU99=+3")
