@@ -357,6 +357,9 @@ def test_tables_need_their_runs(people, tmp_path, capsys):
     assert main(command) == 2
     assert "--runs" in capsys.readouterr().err
     (tmp_path / "runs").mkdir()
+    assert main([*command, "--runs", str(tmp_path / "runs")]) == 2
+    assert "has none of the folders of table3" in capsys.readouterr().err
+    (tmp_path / "runs" / "linear").mkdir()  # begun, not trained
     assert main([*command, "--runs", str(tmp_path / "runs")]) == 0
     assert capsys.readouterr().out.count("not run") >= 3
 
