@@ -486,7 +486,8 @@ def test_messages_tell_no_folders():
     assert without_folders("no file /home/me/a/b.png, nor ~/x/c.png; 3/4") == "no file b.png, nor c.png; 3/4"
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_ending_two_processes_loses_an_edit_each(people, protocol_file, tmp_path, how):
     output = tmp_path / "report"
     command = [

@@ -277,6 +277,7 @@ def test_resume_equals_uninterrupted(pairs_folder, tmp_path):
     assert float(load_file(straight / "checkpoint-7" / "best.safetensors")["loss"]) < float("inf")
 
 
+@pytest.mark.slow
 def test_two_processes_end_together(pairs_folder, tmp_path):
     """A module in which nothing is trained, the best weights, is no hindrance; no check is ever better."""
     flags = [f"--train_data_dir={pairs_folder}", f"--output_dir={tmp_path}", "--max_train_steps=9"]

@@ -307,6 +307,7 @@ def test_resume_equals_uninterrupted(pairs_folder, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_two_processes_train_together(pairs_folder, tmp_path):
     """The gradient penalty differentiates twice, also where gradients are averaged over processes."""
     chosen = ",".join(f"{name}={value}" for name, value in SETTINGS.items())
