@@ -9,7 +9,6 @@ picture of no request, and `psnr_edited`, its own happy picture, both compared w
 portraits: the pipeline's own small pictures and the edited photographs.
 """
 
-import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,14 +16,14 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import torch
-from families import SHOWN, psnr, run, summary_of_smiles
+from families import of_crops, run, shown_photos, stacked, summary_with_crops
 from jury import ValidationFace
 
 from magicedit import ExpressionEditor
 from magicedit.action_units import EMOTIONS
-from magicedit.evaluation.scoring import rounded
+from magicedit.evaluation.metrics.structure import psnr
 from magicedit.faces import align, crop_face
-from magicedit.imaging import open_photo, strip
+from magicedit.imaging import open_photo
 from magicedit.models.attribute_diffusion import AttributeDiffusionModel
 
 HAPPY, SMILING = {"emotion": "happiness"}, {"add": "Smiling=5"}
@@ -68,15 +67,13 @@ def crop_row(editor: ExpressionEditor, face: ValidationFace) -> dict:
 
 def summary_of(rows: Sequence[dict], crops: Sequence[dict]) -> dict:
     """The requests', and medians of the crops."""
-    medians = {name: statistics.median(crop[name] for crop in crops) for name in COLUMNS}
-    return {"requests": summary_of_smiles(rows, REQUESTS)} | medians
+    return summary_with_crops(rows, crops, REQUESTS, COLUMNS)
 
 
 def picture(editor: ExpressionEditor, photographs: Path) -> PIL.Image.Image:
     """Two rows a portrait: the pipeline's own pictures, and the edited photographs."""
     rows, model = [], editor.changer.model
-    for name in SHOWN:
-        photo = open_photo(photographs / "synthetic" / "validation" / f"{name}.jpg")
+    for photo in shown_photos(photographs):
         (face, *_) = editor.measure(photo)
         edits = [editor.edit(photo, measure=False, **request) for request in SHOWN_REQUESTS]
         crop = editor.changer.cut(photo.pixels, face).crop
@@ -89,16 +86,11 @@ def picture(editor: ExpressionEditor, photographs: Path) -> PIL.Image.Image:
         )
         pictures = [photo.pixels, *(np.asarray(edit.image.convert("RGB")) for edit in edits)]
         rows.append([PIL.Image.fromarray(crop_face(pixels, align(face, SIDE))) for pixels in pictures])
-    return PIL.Image.fromarray(np.concatenate([np.asarray(strip(row)) for row in rows]))
-
-
-def summarised(editor: ExpressionEditor, people: Sequence[ValidationFace], rows: list[dict]) -> dict:
-    """What `families.run` adds to the rows."""
-    crops = [rounded(crop_row(editor, face)) for face in people]
-    return {"summary": summary_of(rows, crops), "crops": crops}
+    return stacked(rows)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    summarised = of_crops(crop_row, summary_of)
     return run(Path(__file__), AttributeDiffusionModel, REQUESTS, summarised, picture, argv)
 
 

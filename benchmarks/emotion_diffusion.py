@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
-from families import SHOWN, run, summary_of_smiles
+from families import run, shown_photos, stacked, summary_of_smiles
 from jury import ValidationFace
 
 from magicedit import ExpressionEditor
@@ -25,7 +25,7 @@ from magicedit.action_units import EMOTIONS
 from magicedit.evaluation.metrics.structure import psnr
 from magicedit.evaluation.scoring import rounded
 from magicedit.faces import align, crop_face
-from magicedit.imaging import open_photo, strip
+from magicedit.imaging import open_photo
 from magicedit.models.emotion_diffusion import EmotionDiffusionModel
 
 LEVELS = (0.2, 0.4, 0.5, 0.6, 0.8, 1.0)
@@ -70,8 +70,7 @@ def picture(editor: ExpressionEditor, photographs: Path) -> PIL.Image.Image:
     """Two rows a portrait: it and what happiness makes of it at rising noise levels, in the pipeline's own
     small pictures and in the photograph; then a row of the six emotions."""
     model, rows = editor.changer.model, []
-    for name in SHOWN:
-        photo = open_photo(photographs / "synthetic" / "validation" / f"{name}.jpg")
+    for photo in shown_photos(photographs):
         (face, *_) = editor.measure(photo)
         alignment, small = align(face, SIDE), crop_face(photo.pixels, align(face, model.resolution))
 
@@ -84,8 +83,7 @@ def picture(editor: ExpressionEditor, photographs: Path) -> PIL.Image.Image:
         whole = crop_face(photo.pixels, alignment)
         rows.append([whole, *(shown("happiness=5", level) for level in LEVELS)])
     rows.append([whole, *(shown(f"{emotion}=5") for emotion in EMOTIONS)])
-    strips = [np.asarray(strip([PIL.Image.fromarray(np.asarray(tile)) for tile in row])) for row in rows]
-    return PIL.Image.fromarray(np.concatenate(strips))
+    return stacked([PIL.Image.fromarray(np.asarray(tile)) for tile in row] for row in rows)
 
 
 def summarised(editor: ExpressionEditor, people: Sequence[ValidationFace], rows: list[dict]) -> dict:

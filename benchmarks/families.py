@@ -26,6 +26,7 @@ from magicedit.evaluation.metrics.structure import psnr
 from magicedit.evaluation.scoring import Scoring, rounded
 from magicedit.evaluation.subjects import Subject
 from magicedit.evaluation.training import training_of
+from magicedit.imaging import Photo, open_photo, strip
 
 # Name -> arguments of an edit, and the AU12 that it asks for
 Requests = Mapping[str, tuple[dict[str, Any], float]]
@@ -62,6 +63,36 @@ def summary_of_smiles(rows: Sequence[dict], names: Iterable[str]) -> dict:
     columns = ("identity_distance", "mobileface_cosine", "psnr", "psnr_unedited")
     of = {name: [row for row in rows if row["request"] == name] for name in names}
     return {name: smiling([row["au12"] for row in own]) | medians(own, columns) for name, own in of.items()}
+
+
+def summary_with_crops(
+    rows: Sequence[dict], crops: Sequence[dict], requests: Requests, columns: Iterable[str]
+) -> dict:
+    """The requests' summary, and medians of columns of a row per person's crop."""
+    return {"requests": summary_of_smiles(rows, requests)} | medians(crops, columns)
+
+
+def of_crops(
+    crop_row: Callable[[ExpressionEditor, ValidationFace], dict],
+    summary_of: Callable[[Sequence[dict], Sequence[dict]], dict],
+) -> Callable[[ExpressionEditor, Sequence[ValidationFace], list[dict]], dict[str, Any]]:
+    """`summarised` of `run` for a benchmark that has a row per person's crop, and a summary with these."""
+
+    def summarised(editor: ExpressionEditor, people: Sequence[ValidationFace], rows: list[dict]) -> dict:
+        crops = [rounded(crop_row(editor, face)) for face in people]
+        return {"summary": summary_of(rows, crops), "crops": crops}
+
+    return summarised
+
+
+def shown_photos(photographs: Path) -> Iterable[Photo]:
+    """The synthetic portraits of the pictures."""
+    return (open_photo(photographs / "synthetic" / "validation" / f"{name}.jpg") for name in SHOWN)
+
+
+def stacked(rows: Iterable[Sequence[PIL.Image.Image]]) -> PIL.Image.Image:
+    """Rows of as many tiles of one size each, below one another."""
+    return PIL.Image.fromarray(np.concatenate([np.asarray(strip(row)) for row in rows]))
 
 
 def run(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
-from families import SHOWN
+from families import shown_photos
 from jury import PHOTOGRAPHS
 
 from magicedit.cli.evaluation import open_editor
@@ -21,7 +21,7 @@ from magicedit.evaluation import load_protocol
 from magicedit.evaluation.editors import answer, expresses
 from magicedit.evaluation.protocol import Edit
 from magicedit.faces import align, crop_face, load_backend
-from magicedit.imaging import open_photo, strip
+from magicedit.imaging import strip
 
 EMOTIONS = ("happiness", "surprise")
 SIDE = 144  # px of a face
@@ -31,8 +31,7 @@ HERE = Path(__file__).resolve().parent
 def faces_of(spec: str, photographs: Path) -> list[np.ndarray]:
     """The portraits and their edits by one editor, each (SIDE, SIDE, 3); white for what it cannot express."""
     editor, tiles = open_editor(spec), []
-    for name in SHOWN:
-        photo = open_photo(photographs / "synthetic" / "validation" / f"{name}.jpg")
+    for photo in shown_photos(photographs):
         (face, *_) = load_backend().detect(photo.pixels)
         alignment = align(face, SIDE)
         tiles.append(crop_face(photo.pixels, alignment))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
-from families import SHOWN, run, summary_of_smiles
+from families import SHOWN, run, shown_photos, stacked, summary_of_smiles
 from jury import ValidationFace
 
 from magicedit import ExpressionEditor
@@ -23,7 +23,6 @@ from magicedit.action_units import EMOTIONS
 from magicedit.editor.between import interpolate_photographs
 from magicedit.evaluation.scoring import rounded
 from magicedit.faces import align, crop_face
-from magicedit.imaging import open_photo, strip
 from magicedit.models.flow_autoencoder import FlowAutoencoderModel
 
 REQUESTS = {  # name -> arguments of an edit, and the AU12 that it asks for
@@ -53,8 +52,7 @@ def picture(editor: ExpressionEditor, photographs: Path) -> PIL.Image.Image:
     """Portraits edited by three class means with the confidence of the first, then two interpolations: from a
     portrait to what `mini` makes of it, and between photographs with other light and another pose."""
     rows, portraits = [], photographs / "synthetic" / "validation"
-    for name in SHOWN:
-        photo = open_photo(portraits / f"{name}.jpg")
+    for photo in shown_photos(photographs):
         (face, *_) = editor.measure(photo)
         alignment = align(face, SIDE)
         edits = [editor.edit(photo, add=f"{e}=5", measure=False) for e in ("happiness", "surprise", "anger")]
@@ -67,8 +65,7 @@ def picture(editor: ExpressionEditor, photographs: Path) -> PIL.Image.Image:
     )
     for pair in ((portrait, surprised), [photographs / "lisa" / f"lisa{n}.jpg" for n in (1, 2)]):
         rows.append(interpolate_photographs(editor, *pair, len(rows[0]), size=SIDE))
-    strips = [np.asarray(strip(row)) for row in rows]
-    return PIL.Image.fromarray(np.concatenate(strips))
+    return stacked(rows)
 
 
 def confidence(editor: ExpressionEditor, pixels: np.ndarray, face) -> PIL.Image.Image:

@@ -10,22 +10,20 @@ steps of AU12 to that of the warp. The picture shows synthetic portraits: a row 
 photographs, and one of the generator's own crops with the attention of the first.
 """
 
-import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
-from families import SHOWN, run, summary_of_smiles
+from families import of_crops, run, shown_photos, stacked, summary_with_crops
 from jury import ValidationFace
 
 from magicedit import ExpressionEditor
 from magicedit.action_units import EMOTIONS, NAMES
 from magicedit.change import no_change
-from magicedit.evaluation.scoring import rounded
 from magicedit.faces import align, crop_face
-from magicedit.imaging import open_photo, strip
+from magicedit.imaging import open_photo
 from magicedit.models.ganimation import GANimationModel
 from magicedit.warping import backward_flow, displacement_fields, estimate_change, warp_photo
 
@@ -74,15 +72,13 @@ def crop_row(editor: ExpressionEditor, face: ValidationFace) -> dict:
 
 def summary_of(rows: Sequence[dict], crops: Sequence[dict]) -> dict:
     """The requests', and medians of the crops."""
-    medians = {name: statistics.median(crop[name] for crop in crops) for name in COLUMNS}
-    return {"requests": summary_of_smiles(rows, REQUESTS)} | medians
+    return summary_with_crops(rows, crops, REQUESTS, COLUMNS)
 
 
 def picture(editor: ExpressionEditor, photographs: Path) -> PIL.Image.Image:
     """Portraits edited at full size, then the generator's crops with the attention of the first edit."""
     rows, model = [], editor.changer.model
-    for name in SHOWN:
-        photo = open_photo(photographs / "synthetic" / "validation" / f"{name}.jpg")
+    for photo in shown_photos(photographs):
         (face, *_) = editor.measure(photo)
         # 1. Photographs
         edits = [editor.edit(photo, measure=False, **request) for request in EDITS]
@@ -96,17 +92,11 @@ def picture(editor: ExpressionEditor, photographs: Path) -> PIL.Image.Image:
         attention = np.rint(output.attention[0].float().cpu().numpy() * 255).astype(np.uint8)
         small = [PIL.Image.fromarray(crop), *output.images, PIL.Image.fromarray(attention).convert("RGB")]
         rows.append([tile.resize((SIDE, SIDE), PIL.Image.Resampling.BICUBIC) for tile in small])
-    return PIL.Image.fromarray(np.concatenate([np.asarray(strip(row)) for row in rows]))
-
-
-def summarised(editor: ExpressionEditor, people: Sequence[ValidationFace], rows: list[dict]) -> dict:
-    """What `families.run` adds to the rows."""
-    crops = [rounded(crop_row(editor, face)) for face in people]
-    return {"summary": summary_of(rows, crops), "crops": crops}
+    return stacked(rows)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run(Path(__file__), GANimationModel, REQUESTS, summarised, picture, argv)
+    return run(Path(__file__), GANimationModel, REQUESTS, of_crops(crop_row, summary_of), picture, argv)
 
 
 if __name__ == "__main__":

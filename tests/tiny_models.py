@@ -166,6 +166,17 @@ def evaluated(editor: str, photo: np.ndarray, folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "report" / "rows.jsonl").read_text().splitlines()]
 
 
+def edited_film(photo: np.ndarray, folder: Path, *asked: str, frames: int = 4) -> Path:
+    """The film that `magicedit video` makes of a still one; the test is skipped where no film can be made."""
+    pytest.importorskip("av")
+    from magicedit.video import save_film
+
+    film, edited = folder / "film.mp4", folder / "edited.mp4"
+    save_film([Image.fromarray(photo)] * frames, film, 0.1)
+    assert main(["video", str(film), "-o", str(edited), *asked]) == 0
+    return edited
+
+
 def train_for(steps: int, run) -> None:
     """Trains a `Run` for some steps, and stops it in the next one as if it were killed."""
     left = iter(range(steps))

@@ -27,13 +27,13 @@ from magicedit.warping import (
     shade,
     steer,
 )
+from magicedit.warping.muscles import NOSE_BASE
 
 REMEMBERED_FACES = 4  # encodings kept: about 50 MB each for a 16-bit model of Stable Diffusion's size
 
 # Requests to composing models stay linear up to the first value and gain at most the second; intensity steps
 LINEAR_TO, SOFT = 5.0, 1.5
 SMALLEST_ASKED = 2.0  # intensity steps; composing models do a share of this for smaller requests
-NOSE_BASE = 2  # of MediaPipe's landmarks
 
 
 @dataclass(frozen=True, eq=False)

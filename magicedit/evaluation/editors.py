@@ -73,10 +73,14 @@ class ModelEditor:
         """The photograph with an emotion, (height, width, 3) uint8; strength -1 takes a whole one back."""
         return self(photo, {au: strength * value for au, value in self._emotion(name).items()}, seed)
 
-    def own_picture(self, photo: Photo) -> tuple[np.ndarray, np.ndarray]:
+    def own_picture(self, photo: Photo) -> tuple[np.ndarray, np.ndarray] | None:
         """The crop of the largest face and what the model's networks make of it for a request of zero, each
-        (size, size, 3) uint8; the editor itself answers such requests without the networks."""
-        model, face = self.editor.changer.model, self.editor.measure(photo)[0]
+        (size, size, 3) uint8; the editor itself answers such requests without the networks. None of models
+        without such pictures."""
+        model = self.editor.changer.model
+        if not hasattr(model, "picture"):
+            return None
+        face = self.editor.measure(photo)[0]
         alignment = align(face, model.resolution)
         crop = crop_face(photo.pixels, alignment)
         condition = condition_image(crop, alignment.apply(face.landmarks), face.scheme)

@@ -203,7 +203,8 @@ class Worker:
         if edit.kind == "emotion" and edit.emotion == SMILE and smile is not None:
             found |= self.scoring.against(smile, original, crop, scores["changed"])
         if edit.kind == "zero" and hasattr(editor, "own_picture"):
-            found["psnr_own"] = finite_psnr(*editor.own_picture(original.photo))
+            own = editor.own_picture(original.photo)
+            found["psnr_own"] = None if own is None else finite_psnr(*own)
         return found
 
     def _keep(self, task: Task, before: np.ndarray, after: np.ndarray) -> dict[str, str]:

@@ -16,12 +16,16 @@ _POLYGONS_478: dict[str, tuple[int, ...]] = {
     "left_eye": (263, 249, 390, 373, 374, 380, 381, 382, 362, 398, 384, 385, 386, 387, 388, 466),
     "lips": (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 409, 270, 269, 267, 0, 37, 39, 40, 185),
     "mouth": (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308, 415, 310, 311, 312, 13, 82, 81, 80, 191),
+    "right_brow": (70, 63, 105, 66, 107, 55, 65, 52, 53, 46),
+    "left_brow": (300, 293, 334, 296, 336, 285, 295, 282, 283, 276),
 }
 _POLYGONS_68: dict[str, tuple[int, ...]] = {
     "right_eye": (36, 37, 38, 39, 40, 41),
     "left_eye": (42, 43, 44, 45, 46, 47),
     "lips": tuple(range(48, 60)),
     "mouth": tuple(range(60, 68)),
+    "right_brow": (17, 18, 19, 20, 21),
+    "left_brow": (22, 23, 24, 25, 26),
 }
 # The 17 jaw points of the 68-point scheme, from the subject's right temple via the chin to the left one, as
 # the nearest points of MediaPipe's mesh.
@@ -66,7 +70,8 @@ def face_oval(landmarks: np.ndarray, scheme: Scheme) -> np.ndarray:
 
 
 def region_polygon(landmarks: np.ndarray, scheme: Scheme, name: str) -> np.ndarray:
-    """Outline of the subject's "right_eye" or "left_eye", "lips" (outer edge) or "mouth" (between them)."""
+    """Outline of the subject's "right_eye", "left_eye", "right_brow" or "left_brow" (of ibug68 its upper
+    edge), "lips" (outer edge) or "mouth" (between them)."""
     polygons = _POLYGONS_478 if scheme == "mediapipe478" else _POLYGONS_68
     if name not in polygons:
         raise ValueError(f"no region {name!r}; there are {', '.join(polygons)}")

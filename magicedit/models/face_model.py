@@ -35,7 +35,10 @@ class FaceModel(Protocol):
         composes: whether its changes are movement proportional to the request: a flow, a mask and paint, or
             pictures of which only the flow is used; else it paints pictures.
         follows_muscles: whether its flow is meant to be that of the muscles' table, as of models trained on
-            the table's warps; then the editor corrects the mouth's corners by the table.
+            the table's warps; then the editor corrects it by the table.
+
+    It may also have `picture(crop, condition, delta)`, what its networks alone make of a crop, for
+    evaluations.
     """
 
     vocabulary: Vocabulary

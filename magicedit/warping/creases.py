@@ -39,18 +39,32 @@ _MOST = (-0.85, 0.9)  # a trace of a lifted crease stays
 _FINE, _LIFTED, _DEEPENED = 0.006, 0.075, 0.03
 _RANGE = (-0.7, 0.3)  # natural logarithms of light: what differs more is no crease
 _AROUND = 0.03  # interocular distances around brows, eyes and lips in which no crease changes
-_BROW = [336, 296, 334, 293, 300, 276, 283, 282, 295, 285]  # outline of the subject's left one
 _DARK = 8.0  # levels of light that count as dark
 _WORKED_AT = 80.0  # px an interocular distance at which wide blurs are made
 
 
 def crease_amounts(request: Mapping[str, float]) -> dict[str, float]:
     """What a request, whole units' variations in steps, adds to the creases of each area that it changes."""
+    return amounts_of(request, CREASES, _MOST)
+
+
+def amounts_of(
+    request: Mapping[str, float],
+    shares: Mapping[str, Mapping[str, float]],
+    limits: tuple[float, float],
+    relaxed: float = 1.0,
+) -> dict[str, float]:
+    """Amounts of parts, within limits, that a request asks for; parts without any are absent.
+
+    request: whole units' variations in steps. shares: unit -> part -> its amount at intensity 5. relaxed:
+    what a step less counts, as a share of a step more.
+    """
     amounts: dict[str, float] = {}
     for unit, steps in request.items():
-        for area, share in CREASES.get(unit, {}).items():
-            amounts[area] = amounts.get(area, 0.0) + share * steps / 5
-    return {area: float(np.clip(amount, *_MOST)) for area, amount in amounts.items() if amount}
+        for part, share in shares.get(unit, {}).items():
+            amount = share * steps / 5 * (1 if steps > 0 else relaxed)
+            amounts[part] = amounts.get(part, 0.0) + amount
+    return {part: float(np.clip(amount, *limits)) for part, amount in amounts.items() if amount}
 
 
 def crease_areas(
@@ -65,8 +79,8 @@ def crease_areas(
     """
     rows, columns = shape
     kept = np.zeros((rows, columns), np.uint8)
-    others = [region_polygon(places, "mediapipe478", name) for name in ("left_eye", "lips")]
-    for polygon in (places[_BROW], *others):
+    for name in ("left_brow", "left_eye", "lips"):
+        polygon = region_polygon(places, "mediapipe478", name)
         cv2.fillPoly(kept, [np.rint(polygon * 16).astype(np.int32)], 1, shift=4)
     around = 2 * round(_AROUND / pixel) + 1
     kept = cv2.dilate(kept, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (around, around)))

@@ -19,7 +19,7 @@ from magicedit.faces.alignment import Alignment
 from magicedit.faces.frame import face_frame
 from magicedit.vocabulary import split_sides, whole_name
 from magicedit.warping.change import upsampled, window_of
-from magicedit.warping.creases import CREASES, crease_amounts, crease_areas, crease_light
+from magicedit.warping.creases import CREASES, amounts_of, crease_amounts, crease_areas, crease_light
 from magicedit.warping.muscles import SKIN
 
 TABLE = Path(__file__).with_name("face_shading.safetensors")
@@ -84,15 +84,6 @@ def _flat_places(landmarks: np.ndarray, side: int) -> np.ndarray:
     return places
 
 
-def _amounts(request: Mapping[str, float]) -> dict[str, float]:
-    """Amount of each shading part, relative to the table; `request`: whole units' variations in steps."""
-    amounts = dict.fromkeys(_table().parts, 0.0)
-    for unit, steps in request.items():
-        for part, share in SHADES.get(unit, {}).items():
-            amounts[part] += share * steps / 5 * (1 if steps > 0 else _RELAXED)
-    return {part: float(np.clip(amount, -_MOST, _MOST)) for part, amount in amounts.items()}
-
-
 def shade(
     pixels: np.ndarray,
     alignment: Alignment,
@@ -124,9 +115,12 @@ def shade(
     towards_left = np.clip(0.5 + places[..., :1] * table.pixel / _MIDLINE, 0, 1)
     changes = np.zeros((_SIDE, _SIDE, 4), np.float32)
     for side, weight in zip(split_sides(request), (towards_left, 1 - towards_left), strict=True):
-        light = sum(amount * table.parts[name] for name, amount in _amounts(side).items())
-        depth = sum((a * table.creases[name] for name, a in crease_amounts(side).items()), 0 * table.skin)
-        changes += weight * cv2.remap(np.dstack([light, depth]), *read_at, cv2.INTER_LINEAR)
+        drawn = np.zeros((*table.skin.shape, 4), np.float32)
+        for part, amount in amounts_of(side, SHADES, (-_MOST, _MOST), _RELAXED).items():
+            drawn[..., :3] += amount * table.parts[part]
+        for area, amount in crease_amounts(side).items():
+            drawn[..., 3] += amount * table.creases[area]
+        changes += weight * cv2.remap(drawn, *read_at, cv2.INTER_LINEAR)
     skin = cv2.remap(table.skin, *read_at, cv2.INTER_LINEAR)
     changes[np.isnan(read_at[0])] = skin[np.isnan(read_at[0])] = 0
     changes = cv2.GaussianBlur(changes, (0, 0), 0.7)  # pixels between triangles

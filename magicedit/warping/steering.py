@@ -40,7 +40,10 @@ def steer(flow: np.ndarray, landmarks: np.ndarray, request: Mapping[str, float])
     if not asked or not SHAPES.keys() >= asked.keys():
         return flow
     landmarks = np.asarray(landmarks, np.float64)
-    return _steer_corners(_steer_above_mouth(flow, landmarks, asked), landmarks, asked)
+    units = landmark_displacements(landmarks, [*asked, "AU26"]) / 5  # (478, aus + 1, 2) px a step
+    interocular = face_frame(landmarks).interocular
+    flow = _steer_above_mouth(flow, landmarks, asked, units[:, :-1], interocular)
+    return _steer_corners(flow, landmarks, asked, units, interocular)
 
 
 def _added(flow: np.ndarray, moves: np.ndarray) -> np.ndarray:
@@ -50,12 +53,18 @@ def _added(flow: np.ndarray, moves: np.ndarray) -> np.ndarray:
     return cv2.remap(flow, *before, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) - moves
 
 
-def _steer_above_mouth(flow: np.ndarray, landmarks: np.ndarray, asked: Mapping[str, float]) -> np.ndarray:
+def _steer_above_mouth(
+    flow: np.ndarray,
+    landmarks: np.ndarray,
+    asked: Mapping[str, float],
+    units: np.ndarray,
+    interocular: float,
+) -> np.ndarray:
+    """units: (478, aus, 2) px a step."""
     ids, size = skin_above_mouth(), len(flow)
     at_rest = landmarks[ids].astype(np.float32)
-    units = landmark_displacements(landmarks, [*asked])[ids] / 5  # (n, aus, 2) px a step
     steps = np.array([value * _SHARES.get(name, 1.0) for name, value in asked.items()])
-    wanted = at_rest + np.einsum("nac,a->nc", units, steps).astype(np.float32)
+    wanted = at_rest + np.einsum("nac,a->nc", units[ids], steps).astype(np.float32)
 
     # 1. Where the landmarks arrive: a flow without folds has an inverse
     reached = at_rest.copy()
@@ -67,7 +76,7 @@ def _steer_above_mouth(flow: np.ndarray, landmarks: np.ndarray, asked: Mapping[s
     missing = wanted - reached
 
     # 2. What is missing, as a smooth field
-    spread = _SPREAD * face_frame(landmarks).interocular
+    spread = _SPREAD * interocular
     at = np.arange(0, size, _STRIDE, dtype=np.float32) + (_STRIDE - 1) / 2
     across, down = (np.exp(-(((at - wanted[:, k : k + 1]) / spread) ** 2) / 2) for k in (0, 1))  # (n, places)
     sums = [(down * values[:, None]).T @ across for values in (*missing.T, np.ones(len(ids), np.float32))]
@@ -75,12 +84,15 @@ def _steer_above_mouth(flow: np.ndarray, landmarks: np.ndarray, asked: Mapping[s
     return _added(flow, cv2.resize(field, (size, size), interpolation=cv2.INTER_LINEAR))
 
 
-def _steer_corners(flow: np.ndarray, landmarks: np.ndarray, asked: Mapping[str, float]) -> np.ndarray:
-    """The correction is 0 in the middle of the lips."""
-    interocular = face_frame(landmarks).interocular
-
+def _steer_corners(
+    flow: np.ndarray,
+    landmarks: np.ndarray,
+    asked: Mapping[str, float],
+    units: np.ndarray,
+    interocular: float,
+) -> np.ndarray:
+    """The correction is 0 in the middle of the lips. units: (478, aus + 1, 2) px a step, the last AU26's."""
     # 1. Where the corners go, and where they should
-    units = landmark_displacements(landmarks, [*asked, "AU26"]) / 5  # (478, aus + 1, 2) px a step
     moves = np.einsum("nac,a->nc", units[:, :-1], np.array([*asked.values()], np.float64))
     at_rest = landmarks[list(MOUTH_CORNERS)]
     drop = np.linalg.norm(units[_LOWER_LIP, -1]) * max(asked.get("AU26", 0), 0)  # px

@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, UNet2DModel
 from safetensors.torch import load_file
-from tiny_models import run_without_package, train_for
+from tiny_models import edited_film, run_without_package, train_for
 
 from magicedit import ExpressionEditor
 from magicedit.action_units import EMOTIONS, NAMES
@@ -482,14 +482,7 @@ def test_the_commands_know_it(folder, closed_mouth, tmp_path, capsys):
     assert "AU12" in capsys.readouterr().err
     sweep = ["sweep", str(photo), "--au", "surprise", "--from", "0", "--to", "5", "--steps", "2"]
     assert main([*sweep, "-o", str(tmp_path / "sweep.png"), *model]) == 0
-
-    pytest.importorskip("av")
-    from magicedit.video import save_film
-
-    film = tmp_path / "film.mp4"
-    save_film([PIL.Image.fromarray(closed_mouth)] * 2, film, 0.1)
-    asked = ["--emotion", "anger", "--steps", "1"]
-    assert main(["video", str(film), "-o", str(tmp_path / "o.mp4"), *asked, *model]) == 0
+    edited_film(closed_mouth, tmp_path, "--emotion", "anger", "--steps", "1", *model, frames=2)
 
 
 def test_a_trained_folder_works_without_the_package(folder, crop, tmp_path):

@@ -21,18 +21,9 @@ _TOUCHES = {
     "lip": {"mouth", "nose", "elsewhere"},  # the wings of the nose widen, cheeks and chin follow
     "jaw": {"mouth", "elsewhere"},
 }
-_HULLS: dict[Scheme, dict[str, tuple[tuple[int, ...], ...]]] = {
-    "mediapipe478": {
-        "brows": (
-            (70, 63, 105, 66, 107, 55, 65, 52, 53, 46),
-            (300, 293, 334, 296, 336, 285, 295, 282, 283, 276),
-        ),
-        "nose": ((6, 197, 195, 5, 4, 1, 2, 97, 326, 98, 327, 64, 294, 129, 358, 48, 278),),
-    },
-    "ibug68": {
-        "brows": ((17, 18, 19, 20, 21), (22, 23, 24, 25, 26)),
-        "nose": (tuple(range(27, 36)),),
-    },
+_NOSE: dict[Scheme, tuple[int, ...]] = {
+    "mediapipe478": (6, 197, 195, 5, 4, 1, 2, 97, 326, 98, 327, 64, 294, 129, 358, 48, 278),
+    "ibug68": tuple(range(27, 36)),
 }
 # Growth factor of each outline about its centre: lids, the brow's hair, the lips' rim
 _GROW = {"eyes": 1.5, "brows": 1.2, "nose": 1.1, "mouth": 1.2}
@@ -46,9 +37,9 @@ def region_masks(landmarks: np.ndarray, scheme: Scheme, size: int) -> dict[str, 
     points = np.asarray(landmarks, np.float32)
     outlines = {
         "eyes": [region_polygon(points, scheme, name) for name in ("right_eye", "left_eye")],
-        "brows": [points[list(hull)] for hull in _HULLS[scheme]["brows"]],
+        "brows": [region_polygon(points, scheme, name) for name in ("right_brow", "left_brow")],
         "mouth": [region_polygon(points, scheme, "lips")],
-        "nose": [points[list(hull)] for hull in _HULLS[scheme]["nose"]],
+        "nose": [points[list(_NOSE[scheme])]],
     }
     left = face_region(points, size, scheme)
     masks = {}
