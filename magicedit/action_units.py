@@ -21,7 +21,10 @@ from magicedit.vocabulary import Control, Spec, Vocabulary, number_within, whole
 
 ActionUnit = Control
 
-# Every action unit that is measured, in the order of the numbers.
+GAZE_RANGE, HEAD_RANGE = (-30.0, 30.0), (-20.0, 20.0)  # degrees
+
+# Every known control, in the order of the numbers. FACS has codes for each direction of eyes (AU61 to AU64)
+# and head (AU51 to AU56); here two directions are one axis, in degrees, signed as `magicedit.faces.Pose`.
 FACS = Vocabulary(
     (
         Control("AU1", "inner brow raiser", "brow", has_sides=True),
@@ -29,24 +32,41 @@ FACS = Vocabulary(
         Control("AU4", "brow lowerer", "brow", has_sides=True),
         Control("AU5", "upper lid raiser", "eye", has_sides=True),
         Control("AU6", "cheek raiser", "cheek", has_sides=True),
-        Control("AU7", "lid tightener", "eye"),
+        Control("AU7", "lid tightener", "eye", has_sides=True),
         Control("AU9", "nose wrinkler", "nose", has_sides=True),
-        Control("AU10", "upper lip raiser", "lip"),
+        Control("AU10", "upper lip raiser", "lip", has_sides=True),
         Control("AU12", "lip corner puller", "lip", has_sides=True),
+        Control("AU14", "dimpler", "lip", has_sides=True),
         Control("AU15", "lip corner depressor", "lip", has_sides=True),
         Control("AU16", "lower lip depressor", "lip"),
         Control("AU17", "chin raiser", "jaw"),
         Control("AU18", "lip pucker", "lip"),
         Control("AU20", "lip stretcher", "lip", has_sides=True),
         Control("AU22", "lip funneler", "lip"),
+        Control("AU23", "lip tightener", "lip"),
+        Control("AU24", "lip pressor", "lip"),
         Control("AU25", "lips part", "lip"),
         Control("AU26", "jaw drop", "jaw"),
-        Control("AU45", "blink", "eye"),
+        Control("AU27", "mouth stretch", "jaw"),
+        Control("AU28", "lip suck", "lip"),
+        Control("AU43", "eyes closed", "eye", has_sides=True),
+        Control("AU45", "blink", "eye", has_sides=True),
+        Control("gaze_yaw", "gaze to the subject's left", "gaze", range=GAZE_RANGE, kind="gaze"),
+        Control("gaze_pitch", "gaze up", "gaze", range=GAZE_RANGE, kind="gaze"),
+        Control("head_yaw", "head turned to the subject's left", "head", range=HEAD_RANGE, kind="head"),
+        Control("head_pitch", "head up", "head", range=HEAD_RANGE, kind="head"),
+        Control("head_roll", "head tilted clockwise", "head", range=HEAD_RANGE, kind="head"),
     )
 )
 # The 12 of the published MagicFace checkpoint, in the order of its embedding's inputs.
 NAMES = FACS.named(("AU1", "AU2", "AU4", "AU5", "AU6", "AU9", "AU12", "AU15", "AU17", "AU20", "AU25", "AU26"))
 ACTION_UNITS = NAMES.controls
+# Controls that need no network: the photograph's own pixels are moved by geometry. Editors offer them beside
+# the controls of a model that composes, see `editable`.
+GEOMETRIC = FACS.named(name for name in FACS if name not in (*NAMES, "AU45"))
+# Units whose measured intensities are copied from a face to another: scores of the other geometric ones
+# depend more on the shape of a mouth than on its muscles
+COPIED = (*NAMES, "AU43")
 DESCRIPTIONS = {unit.name: unit.description for unit in FACS.controls}
 BILATERAL = tuple(unit.name for unit in FACS.controls if unit.has_sides)
 
@@ -77,6 +97,14 @@ def vocabulary_of(names: Iterable[str] | None) -> Vocabulary:
     return FACS if names is None else _named(tuple(names))
 
 
+def editable(names: Iterable[str]) -> Vocabulary:
+    """What an editor can be asked for with a model of these names that composes: GEOMETRIC controls too."""
+    vocabulary = vocabulary_of(names)
+    known = vocabulary.known or FACS
+    more = [control for control in GEOMETRIC.controls if control.name not in vocabulary]
+    return Vocabulary((*vocabulary.controls, *more), known)
+
+
 @cache
 def _named(names: tuple[str, ...]) -> Vocabulary:
     return FACS.named(names)
@@ -90,6 +118,11 @@ def canonical_name(name: str, names: Iterable[str] | None = None) -> str:
 def sided_names(name: str) -> tuple[str, ...]:
     """ "AU12" -> ("AU12L", "AU12R"); nothing for what has no sides."""
     return FACS.sided(name)
+
+
+def is_angle(name: str) -> bool:
+    """Whether a control, whole or of one side, is known to have values in degrees."""
+    return whole_name(name) in FACS and FACS[whole_name(name)].is_angle
 
 
 def parse_deltas(spec: Spec, names: Sequence[str] = NAMES) -> dict[str, float]:

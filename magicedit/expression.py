@@ -18,7 +18,7 @@ from magicedit.action_units import FACS, NAMES, emotion_deltas, sided_names, ste
 from magicedit.errors import ActionUnitError
 from magicedit.files import read_document, write_document
 from magicedit.tables import read_table
-from magicedit.vocabulary import DELTA_RANGE, INTENSITY_RANGE, by_number, split_sides, whole_name
+from magicedit.vocabulary import INTENSITY_RANGE, by_number, split_sides, whole_name
 
 FORMAT = "expression/1"
 ASYMMETRY = 0.5  # intensity steps: sides that differ by less are treated as equal
@@ -221,8 +221,8 @@ class Expression:
             * (value if self.relative else steps_to(value, current[name], continuous=continuous))
             for name, value in self.values.items()
         }
-        low, high = DELTA_RANGE
         for name, delta in deltas.items():
+            low, high = FACS[whole_name(name)].range
             if not low <= delta <= high:
                 raise ActionUnitError(
                     f"{name} would vary by {delta:+g}, beyond {low:g} to {high:g}; lower the strength"

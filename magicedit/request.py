@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from magicedit.action_units import parse_emotion, resolved, vocabulary_of
+from magicedit.action_units import COPIED, GEOMETRIC, parse_emotion, resolved, vocabulary_of
 from magicedit.errors import ActionUnitError, MagicEditError, NoFaceError
 from magicedit.expression import Expression
 from magicedit.vocabulary import by_number, name_order, whole_name
@@ -187,7 +187,7 @@ class EditRequest(Sampling):
                 arrived |= wholes
             parts.append(expression.variation(current, self.strength, continuous=continuous))
         if self.neutral:
-            rest = [name for name in names if name not in arrived]
+            rest = [name for name in names if name not in arrived and name not in GEOMETRIC]
             if missing := [name for name in rest if name not in current]:
                 raise ActionUnitError(
                     f"a neutral face needs {', '.join(missing)} measured, which the face backend does not"
@@ -242,9 +242,13 @@ def check_face(face: str | int) -> None:
 
 
 def usable_expression(expression: Expression, names: Sequence[str]) -> Expression:
-    """The expression without measured units beyond `names`; ActionUnitError if such units are requested."""
+    """The expression without intensities of units beyond `names` and of GEOMETRIC ones that are not COPIED.
+
+    ActionUnitError where nothing is left, or variations of units beyond `names` are requested.
+    """
     lacking = sorted({whole_name(name) for name in expression.values} - {*names}, key=name_order)
-    limited = expression.limited_to(names)
+    copied = [name for name in names if name in COPIED or name not in GEOMETRIC]
+    limited = expression.limited_to(names if expression.relative else copied)
     if lacking and (expression.relative or not limited.values):
         made_with = f", made with {expression.model}" if expression.model else ""
         raise ActionUnitError(

@@ -20,6 +20,8 @@ from magicedit.errors import ActionUnitError
 SIDES = {"L": "the subject's left", "R": "the subject's right"}
 INTENSITY_RANGE = (0.0, 5.0)
 DELTA_RANGE = (-10.0, 10.0)
+DEGREES = ("gaze", "head")  # kinds of controls whose values are angles
+ANGLE_RANGE = (-90.0, 90.0)
 
 _NUMBERED = re.compile(r"\s*([a-z]+)[\s_]*0*([1-9][0-9]*)\s*([lr]?)\s*", re.IGNORECASE)
 _NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?\s*", re.IGNORECASE)
@@ -36,7 +38,7 @@ class Control:
         description: for people, such as "lip corner puller".
         region: where it acts: brow, eye, nose, cheek, lip or jaw.
         has_sides: whether the two sides of the face can be requested separately.
-        range: the smallest and the largest delta allowed, in intensity steps.
+        range: the smallest and the largest delta allowed, in intensity steps; of gaze and head in degrees.
         kind: such as "action unit", "gaze", "head", "emotion" or "attribute".
     """
 
@@ -54,12 +56,23 @@ class Control:
                 f"which name sides; got {self.name!r}"
             )
         for end in self.range:
-            number_within(end, self.name, DELTA_RANGE, "an end of its range")
+            limits = ANGLE_RANGE if self.is_angle else DELTA_RANGE
+            number_within(end, self.name, limits, "an end of its range")
         if len(self.range) != 2 or self.range[0] >= self.range[1]:
             raise ValueError(f"the range of {self.name} must be two deltas in order, got {self.range}")
 
     def __str__(self) -> str:
         return f"{self.name} ({self.description})" if self.description else self.name
+
+    @property
+    def is_angle(self) -> bool:
+        """Whether its values are degrees, not intensity steps."""
+        return self.kind in DEGREES
+
+    @property
+    def levels(self) -> tuple[float, float]:
+        """The smallest and the largest target that can be set: intensities 0 to 5, or degrees."""
+        return self.range if self.is_angle else INTENSITY_RANGE
 
     @classmethod
     def from_json(cls, entry: object) -> "Control":
@@ -186,13 +199,14 @@ class Vocabulary(tuple[str, ...]):
         (which gives a dict of all of them, zeros included). Fractions are allowed. Raises ActionUnitError for
         unknown or repeated names and for malformed, infinite or out-of-range values.
         """
-        return self._parsed(spec, None, "a delta")
+        return self._parsed(spec, "range", "a delta")
 
     def levels(self, spec: Spec) -> dict[str, float]:
-        """Returns intensities, 0 to 5, by canonical name; forms and errors as in `deltas`."""
-        return self._parsed(spec, INTENSITY_RANGE, "an intensity")
+        """Returns intensities, 0 to 5, by canonical name, and angles in degrees; forms and errors as in
+        `deltas`."""
+        return self._parsed(spec, "levels", "an intensity")
 
-    def _parsed(self, spec: object, limits: tuple[float, float] | None, what: str) -> dict[str, float]:
+    def _parsed(self, spec: object, limits: str, what: str) -> dict[str, float]:
         values: dict[str, float] = {}
         for text, value in self._pairs(spec):
             name = self.canonical(text)
@@ -201,7 +215,8 @@ class Vocabulary(tuple[str, ...]):
             base = whole_name(name)
             if base in values or (name == base and not values.keys().isdisjoint(self.sided(base))):
                 raise ActionUnitError(f"{base} is given for both sides and for one; give {base}L and {base}R")
-            values[name] = number_within(value, name, limits or self[base].range, what)
+            meant = "an angle in degrees" if self[base].is_angle else what
+            values[name] = number_within(value, name, getattr(self[base], limits), meant)
         return values
 
     def _pairs(self, spec: object) -> list[tuple[str, object]]:

@@ -23,7 +23,7 @@ from magicedit.editor import EditResult, ExpressionEditor, FaceEdit, measured_ex
 from magicedit.editor.results import face_pictures, rounded, sweep_caption
 from magicedit.errors import ImageError, MagicEditError, NoFaceError
 from magicedit.expression import Expression
-from magicedit.faces import Face
+from magicedit.faces import Face, levels_of
 from magicedit.imaging import Photo, reduced, save_animation, save_image, strip
 from magicedit.request import EditRequest, usable_expression
 
@@ -177,7 +177,7 @@ class Session:
             if not self.faces:
                 return {}
             found = self.faces[self.chosen if face is None else face]
-            return found.action_units | found.sides
+            return levels_of(found)
 
     def request(self) -> Request:
         """Returns the request of the chosen face."""

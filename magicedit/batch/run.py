@@ -141,7 +141,7 @@ def edit_folder(
     """
 
     def rows(settings: EditorSettings, format: str | None) -> list[Row]:
-        request.check(ModelFolder.find(settings.model).action_units)
+        request.check(ModelFolder.find(settings.model).editable)
         return rows_of_folder(settings.folder, settings.output, request, format)
 
     return _run(rows, Path(folder), Path(output), **options)
@@ -163,7 +163,7 @@ def edit_manifest(
     """
 
     def rows(settings: EditorSettings, format: str | None) -> list[Row]:
-        names = ModelFolder.find(settings.model).action_units
+        names = ModelFolder.find(settings.model).editable
         return rows_of_manifest(Path(manifest), settings.output, request or EditRequest(), format, names)
 
     return _run(rows, Path(folder), Path(output), **options)

@@ -176,7 +176,7 @@ def edit_request(args: argparse.Namespace) -> "EditRequest":
         **loop_arguments(args),
         measure=args.measure,
         **sampling_arguments(args),
-        names=ModelFolder.find(args.model).action_units,
+        names=ModelFolder.find(args.model).editable,
     )
     MouthSettings(request.teeth)
     return request

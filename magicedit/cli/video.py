@@ -104,7 +104,7 @@ def run_video(args: argparse.Namespace) -> int:
         curve = Curve.from_keys(args.key)
     asked = {"add": args.au, "set": args.set, "emotion": args.emotion, **common.expression_arguments(args)}
     # A hub model's units are unknown before it is loaded
-    names = ModelFolder.find(args.model).action_units or FACS
+    names = ModelFolder.find(args.model).editable or FACS
     check_request(names, EditRequest(names=names, **asked), curve)
     Video(args.video)
     check_video_output(args.output, args.video)

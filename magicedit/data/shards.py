@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from magicedit.action_units import FACS, NAMES
+from magicedit.action_units import NAMES
 from magicedit.data.augment import muscle_variants
 from magicedit.data.description import (
     DESCRIPTION_FILE,
@@ -31,7 +31,11 @@ from magicedit.faces import face_region
 if TYPE_CHECKING:
     import datasets
 
-MEASURED = tuple(FACS)
+# What a row keeps of a face, in the order of its list; more would make another format
+MEASURED = (
+    *("AU1", "AU2", "AU4", "AU5", "AU6", "AU7", "AU9", "AU10", "AU12"),
+    *("AU15", "AU16", "AU17", "AU18", "AU20", "AU22", "AU25", "AU26", "AU45"),
+)
 WORK = ".work"  # measurements of an interrupted run
 _FRESH, _REPLACED = "data", "replaced"  # in WORK: new shards, and the shards they replace
 JPEG_QUALITY = 95

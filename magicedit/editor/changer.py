@@ -10,24 +10,29 @@ from typing import Any
 
 import numpy as np
 
+from magicedit.action_units import editable
 from magicedit.change import Change, no_change
 from magicedit.editor.settings import SamplingSettings
+from magicedit.errors import ActionUnitError
 from magicedit.faces import Alignment, Face, align, condition_image, crop_face, editing_region, left_side
 from magicedit.faces.glasses import glasses_presence, glasses_score
 from magicedit.imaging import Photo
 from magicedit.models.face_model import FaceModel, OnStep
-from magicedit.vocabulary import split_sides
+from magicedit.vocabulary import Vocabulary, split_sides
 from magicedit.warping import (
     Mouth,
     carry_change,
     carry_mouth,
     estimate_change,
     join_sides,
+    move_eyes,
+    moved_by_muscles,
     parts_lips,
     shade,
     steer,
+    turn_head,
 )
-from magicedit.warping.muscles import NOSE_BASE
+from magicedit.warping.muscles import NOSE_BASE, SHAPES
 
 REMEMBERED_FACES = 4  # encodings kept: about 50 MB each for a 16-bit model of Stable Diffusion's size
 
@@ -95,6 +100,13 @@ class Edit:
         return self.chosen.faces
 
 
+def saturated(steps: np.ndarray | float) -> np.ndarray:
+    """Returns variations in steps with those beyond the training range reduced: where pixels move as far as
+    requested, larger requests tear faces."""
+    beyond = np.maximum(np.abs(steps) - LINEAR_TO, 0)
+    return np.sign(steps) * (np.minimum(np.abs(steps), LINEAR_TO) + SOFT * (1 - np.exp(-beyond / SOFT)))
+
+
 class FaceChanger:
     """Gets the changes of faces from a model and carries them to the photographs.
 
@@ -111,6 +123,12 @@ class FaceChanger:
     def composes(self) -> bool:
         """See `FaceModel.composes`."""
         return self.model.composes
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """What can be asked for: the model's controls, and with muscles to follow also GEOMETRIC ones."""
+        names = self.model.vocabulary
+        return editable(names) if self.model.follows_muscles else names
 
     def apply(self, edits: list[Edit], settings: SamplingSettings, on_step: OnStep | None = None) -> None:
         """Carries out the requests of each photograph.
@@ -175,9 +193,9 @@ class FaceChanger:
         presence: float = 1.0,
         donor: Mouth | None = None,
     ) -> np.ndarray:
-        """Applies a change of a face's crop to the photograph, with smile shading and the mouth as layers.
+        """Applies a change of a face's crop to the photograph, with shading, eyes, mouth and head as layers.
 
-        Models that compose cannot invent teeth and always get both layers; models that paint get the mouth
+        Models that compose cannot invent teeth and always get all layers; models that paint get the mouth
         layer when specific teeth are requested. Faces without MediaPipe's landmarks get no layers.
 
         Args:
@@ -193,11 +211,13 @@ class FaceChanger:
         if not self.has_mouth_layer(cut, settings):
             return carry_change(pixels, cut.alignment, change, region)
         landmarks = cut.landmarks_in_photo
+        present = {name: presence * value for name, value in request.items()}
         if self.composes:
             pixels = shade(pixels, cut.alignment, region, landmarks, request)
+            pixels = move_eyes(pixels, landmarks, present)
         donor = donor or settings.mouths.donor(landmarks, settings.seed)
         mouth = settings.mouths.mouth(pixels, landmarks, cut.alignment, donor)
-        return carry_mouth(
+        pixels = carry_mouth(
             pixels,
             cut.alignment,
             self.unpainted(change, cut, settings),
@@ -206,6 +226,7 @@ class FaceChanger:
             mouth,
             parts=parts_lips(request),
         )
+        return turn_head(pixels, landmarks, present) if self.composes else pixels
 
     def requested_changes(
         self,
@@ -219,7 +240,7 @@ class FaceChanger:
         requests: AU name, whole or of one side, -> variation. Where the sides differ, the model runs twice.
         """
         # 1. The vectors of left and right, None: unchanged
-        vectors, cut_of, sides_of = [], [], []
+        vectors, cut_of, numbers_of = [], [], []
         for request, cut in zip(requests, cuts, strict=True):
             sides = [self._vector(side) for side in split_sides(request)]
             if np.array_equal(*sides):
@@ -230,12 +251,12 @@ class FaceChanger:
                 if vector.any():  # else below what float32 distinguishes from 0
                     vectors.append(vector)
                     cut_of.append(cut)
-            sides_of.append((numbers[0], numbers[-1]))
+            numbers_of.append((numbers[0], numbers[-1]))
 
         # 2. The model, once for each vector
         shares = [self._share(vector) for vector in vectors]
         asked = [vector / share for vector, share in zip(vectors, shares, strict=True)]
-        answers = self.changes(cut_of, asked, settings, on_step)
+        answers = self.changes(cut_of, asked, settings, on_step) if vectors else []
         answers = [
             answer if share == 1 else replace(answer, flow=answer.flow * share, mask=answer.mask * share)
             for answer, share in zip(answers, shares, strict=True)
@@ -244,29 +265,52 @@ class FaceChanger:
             self._steered(answer, cut, vector)
             for answer, cut, vector in zip(answers, cut_of, vectors, strict=True)
         ]
+
+        # 3. Movement by units that the model does not know, and the two sides as one
         changes: list[Change | None] = []
-        for cut, sides in zip(cuts, sides_of, strict=True):
-            if sides == (None, None):
+        for cut, request, numbers in zip(cuts, requests, numbers_of, strict=True):
+            added = [self._added(side) for side in split_sides(request)]
+            if numbers == (None, None) and not any(added):
                 changes.append(None)
                 continue
             size = cut.alignment.size
-            left, right = (no_change(size) if side is None else answers[side] for side in sides)
-            if sides[0] != sides[1]:
+            left, right = (
+                self._moved(no_change(size) if number is None else answers[number], cut, side)
+                for number, side in zip(numbers, added, strict=True)
+            )
+            if numbers[0] != numbers[1] or added[0] != added[1]:
                 left = join_sides(left, right, left_side(cut.landmarks, size, cut.scheme))
             changes.append(left)
         return changes
 
+    def _added(self, request: Mapping[str, float]) -> dict[str, float]:
+        """The part of a side's request that the model does not know, without zeros; units saturate."""
+        return {
+            name: value if self.vocabulary[name].is_angle else float(saturated(value))
+            for name, value in request.items()
+            if value and name not in self.model.vocabulary
+        }
+
+    def _moved(self, change: Change, cut: FaceCut, added: Mapping[str, float]) -> Change:
+        """Returns the change followed by movement of muscles; `carry` draws eyes and turns the head."""
+        if not added:
+            return change
+        if cut.scheme != "mediapipe478":
+            raise ActionUnitError(
+                f"{', '.join(added)} needs the landmarks of the face backend mediapipe, and this face has "
+                f"those of another; leave it out, or use mediapipe"
+            )
+        units = {name: value for name, value in added.items() if name in SHAPES}
+        return replace(change, flow=moved_by_muscles(change.flow, cut.landmarks, units))
+
     def _vector(self, request: Mapping[str, float]) -> np.ndarray:
         """Returns the AU vector (aus,) that the model gets.
 
-        Models that compose move pixels as far as requested, so requests beyond the training range tear faces.
-        Such requests saturate.
+        Requests to models that compose are `saturated`.
         """
-        vector = self.model.vocabulary.vector(request)
-        if not self.composes:
-            return vector
-        beyond = np.maximum(np.abs(vector) - LINEAR_TO, 0)
-        return np.sign(vector) * (np.minimum(np.abs(vector), LINEAR_TO) + SOFT * (1 - np.exp(-beyond / SOFT)))
+        names = self.model.vocabulary
+        vector = names.vector({name: value for name, value in request.items() if name in names})
+        return saturated(vector) if self.composes else vector
 
     def _steered(self, change: Change, cut: FaceCut, vector: np.ndarray) -> Change:
         """Returns the change of an AU vector (aus,) that goes where the muscles take the face."""

@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from magicedit.action_units import DEAD_ZONE
+from magicedit.action_units import DEAD_ZONE, is_angle
 from magicedit.editor.changer import Edit
 from magicedit.errors import MagicEditError
-from magicedit.faces import Face, geometric_change
+from magicedit.faces import Face, geometric_change, levels_of
 from magicedit.faces.measure import SEEN_BY_LANDMARKS
 from magicedit.vocabulary import INTENSITY_RANGE, whole_name
 
@@ -19,6 +19,7 @@ FURTHEST = 5.0  # intensity steps, largest corrected request: models are trained
 FLATTEST = 0.3
 STRIDE = 1.5  # intensity steps
 SMALLEST_MOVE = 0.05  # intensity steps: closer requests give the same picture
+STEP_DEGREES = 4.0  # of gaze and head, that count as one intensity step: the range of the head is five
 UNMOVED = 0.5  # intensity steps: units with smaller requests should keep their measured level
 
 
@@ -33,13 +34,29 @@ def achieved(before: Face, after: Face, asked: Mapping[str, float]) -> dict[str,
     moved = {}
     if before.scheme == after.scheme == "mediapipe478":
         moved = geometric_change(before.landmarks, after.landmarks)
-    start, end = before.action_units | before.sides, after.action_units | after.sides
+    start, end = levels_of(before), levels_of(after)
     return {
         name: start[name] + moved[name]
         if whole_name(name) in SEEN_BY_LANDMARKS and name in moved and abs(delta) >= UNMOVED
         else end[name]
         for name, delta in asked.items()
     }
+
+
+def _step(name: str) -> float:
+    """What counts as an intensity step of a control."""
+    return STEP_DEGREES if is_angle(name) else 1.0
+
+
+def _limits(name: str) -> tuple[float, float]:
+    """The scale's ends in steps; angles have none."""
+    return (-math.inf, math.inf) if is_angle(name) else INTENSITY_RANGE
+
+
+def _goal(name: str, level: float) -> float:
+    """A level to arrive at, within the scale, in steps."""
+    low, high = _limits(name)
+    return min(max(level / _step(name), low), high)
 
 
 class Pursuit:
@@ -50,6 +67,7 @@ class Pursuit:
     extrapolates. Between a point that falls short and one that overshoots, the inverse of a monotone cubic
     interpolates (Fritsch and Carlson, SIAM J. Numer. Anal. 17, 1980), or the midpoint where the scale's end
     hides the slope. A unit with a requested variation of 0 is missed only if it moves by DEAD_ZONE or more.
+    STEP_DEGREES of gaze and head count as an intensity step.
 
     Args:
         face: in the photograph.
@@ -62,7 +80,7 @@ class Pursuit:
     def __init__(self, face: Face, asked: Mapping[str, float]):
         self.face = face
         self.asked = dict(asked)
-        start = face.action_units | face.sides
+        start = levels_of(face)
         if missing := [name for name in asked if name not in start]:
             raise MagicEditError(
                 f"the closed loop needs {', '.join(missing)} measured, and the face backend does not; "
@@ -73,9 +91,8 @@ class Pursuit:
         self.best = dict.fromkeys(asked, 0.0)  # the request with the smallest error
         self.best_edit = 0  # its number, from 1; 0 (the photograph) until an edit shows the face
         self.error = math.inf if any(asked.values()) else 0.0  # the largest of all units, intensity steps
-        low, high = INTENSITY_RANGE
-        self._goal = {name: min(max(start[name] + delta, low), high) for name, delta in asked.items()}
-        self._points = {name: [(0.0, start[name])] for name in asked}  # (requested, measured)
+        self._goal = {name: _goal(name, start[name] + delta) for name, delta in asked.items()}  # steps
+        self._points = {name: [(0.0, start[name] / _step(name))] for name in asked}  # (requested, measured)
         self._stuck = False
 
     def is_done(self, tolerance: float) -> bool:
@@ -93,7 +110,7 @@ class Pursuit:
             if error < self.error:
                 self.error, self.best, self.best_edit = error, self.request, self.edits
             for name, value in reached.items():
-                self._points[name].append((self.request[name], value))
+                self._points[name].append((self.request[name] / _step(name), value / _step(name)))
             following = {
                 name: self._following(name) if self._distance(name, value) else self.request[name]
                 for name, value in reached.items()
@@ -131,12 +148,15 @@ class Pursuit:
 
     def _distance(self, name: str, value: float) -> float:
         """Returns the steps from a measured value to a unit's goal; 0 for noise of an unrequested unit."""
-        distance = abs(self._goal[name] - value)
+        distance = abs(self._goal[name] - value / _step(name))
         return 0.0 if not self.asked[name] and distance < DEAD_ZONE else distance
 
     def _following(self, name: str) -> float:
+        return _step(name) * self._following_steps(name)
+
+    def _following_steps(self, name: str) -> float:
         goal, points = self._goal[name], self._points[name]
-        furthest = max(FURTHEST, abs(self.asked[name]))
+        furthest = max(FURTHEST, abs(self.asked[name]) / _step(name))
         short = [point for point in points if point[1] <= goal]
         beyond = [point for point in points if point[1] > goal]
         if not short or not beyond:
@@ -146,7 +166,8 @@ class Pursuit:
             return min(max(x1 + min(max(step, -STRIDE), STRIDE), -furthest), furthest)
         low = max(short, key=lambda point: (point[1], point[0]))
         high = min(beyond, key=lambda point: (point[1], -point[0]))
-        if low[1] <= INTENSITY_RANGE[0] < goal or high[1] >= INTENSITY_RANGE[1]:
+        lowest, highest = _limits(name)
+        if low[1] <= lowest < goal or high[1] >= highest:
             return (low[0] + high[0]) / 2
         # The points around the two, as long as larger requests measure more
         curve = [low, high] if low[0] < high[0] else []

@@ -23,7 +23,7 @@ from magicedit.editor.results import EditResult
 from magicedit.editor.settings import MouthSettings, SamplingSettings, usable_device, usable_dtype
 from magicedit.errors import ActionUnitError, ModelError, NoFaceError
 from magicedit.expression import Expression
-from magicedit.faces import Face, FaceBackend, load_backend
+from magicedit.faces import Face, FaceBackend, levels_of, load_backend
 from magicedit.imaging import open_photo, photo_to_image
 from magicedit.models.face_model import FaceModel, OnStep, PipelineModel, load_face_model
 from magicedit.models.folder import PIPELINE_CLASS
@@ -107,8 +107,8 @@ class ExpressionEditor:
 
     @property
     def action_units(self) -> Vocabulary:
-        """The AUs this model was trained on, in its order."""
-        return self.changer.model.vocabulary
+        """The controls: the AUs this model was trained on, in its order, then those of geometry."""
+        return self.changer.vocabulary
 
     def optimize(
         self, *, compile: bool | None = None, dtype: "str | torch.dtype | None" = None
@@ -210,7 +210,7 @@ class ExpressionEditor:
         edits = []
         for photo in opened:
             chosen = self._finder.choose(photo, request.face)
-            measured = [face.action_units | face.sides for face in chosen.faces]
+            measured = [levels_of(face) for face in chosen.faces]
             edits.append(Edit(chosen, [request.deltas(self.action_units, current) for current in measured]))
 
         # 2. The edits
@@ -339,7 +339,7 @@ class ExpressionEditor:
         photo = open_photo(photo)
         found = self._finder.one(photo, face)
         goal = usable_expression(self.expression(other), self.action_units)
-        deltas = goal.variation(found.action_units | found.sides)
+        deltas = goal.variation(levels_of(found))
         adds = [{name: share * delta for name, delta in deltas.items()} for share in np.linspace(0, 1, steps)]
         return self.variants(photo, adds, face, steps=inference_steps, **options)
 

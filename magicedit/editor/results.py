@@ -6,7 +6,7 @@ from typing import Any
 
 import PIL.Image
 
-from magicedit.faces import Face, Pose
+from magicedit.faces import Face, Pose, levels_of
 from magicedit.faces.types import Box
 from magicedit.imaging import strip
 
@@ -86,8 +86,9 @@ class EditResult:
 
 
 def measured_as_asked(face: Face, requested: Mapping[str, float]) -> dict[str, float]:
-    """Returns the face's AUs, and those requested by side also by side."""
-    return face.action_units | {name: face.sides[name] for name in requested if name in face.sides}
+    """Returns the face's AUs, and of sides, gaze and head what is requested."""
+    levels = levels_of(face)
+    return face.action_units | {name: levels[name] for name in requested if name in levels}
 
 
 def rounded(values: Mapping[str, float]) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from magicedit.faces.alignment import Alignment, align, crop_face
+from magicedit.faces.gaze import Gaze, gaze_of, levels_of
 from magicedit.faces.geometry import entangled, geometric_change
 from magicedit.faces.identity import identity_distance
 from magicedit.faces.occlusion import covered_parts
@@ -24,6 +25,7 @@ __all__ = [
     "Face",
     "FaceBackend",
     "Found",
+    "Gaze",
     "Pose",
     "align",
     "condition_image",
@@ -33,9 +35,11 @@ __all__ = [
     "entangled",
     "face_region",
     "feathered_region",
+    "gaze_of",
     "geometric_change",
     "identity_distance",
     "left_side",
+    "levels_of",
     "load_backend",
     "region_polygon",
     "search",

@@ -24,13 +24,17 @@ BLENDSHAPES_OF_UNIT: dict[str, tuple[str, ...]] = {
     "AU9": ("noseSneerLeft", "noseSneerRight"),
     "AU10": ("mouthUpperUpLeft", "mouthUpperUpRight"),
     "AU12": ("mouthSmileLeft", "mouthSmileRight"),
+    "AU14": ("mouthDimpleLeft", "mouthDimpleRight"),
     "AU15": ("mouthFrownLeft", "mouthFrownRight"),
     "AU16": ("mouthLowerDownLeft", "mouthLowerDownRight"),
     "AU17": ("mouthShrugLower",),
     "AU18": ("mouthPucker",),
     "AU20": ("mouthStretchLeft", "mouthStretchRight"),
     "AU22": ("mouthFunnel",),
+    "AU24": ("mouthPressLeft", "mouthPressRight"),
     "AU26": ("jawOpen",),
+    "AU28": ("mouthRollLower", "mouthRollUpper"),
+    "AU43": ("eyeBlinkLeft", "eyeBlinkRight"),
     "AU45": ("eyeBlinkLeft", "eyeBlinkRight"),
 }
 

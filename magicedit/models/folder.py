@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from magicedit.action_units import vocabulary_of
+from magicedit.action_units import editable, vocabulary_of
 from magicedit.embedded import EMBEDDED, embedded_folder, model_origin
 from magicedit.errors import ModelError
 from magicedit.vocabulary import Control, Vocabulary
@@ -175,6 +175,13 @@ class ModelFolder:
             return vocabulary_of(names.split(",")).described(controls)
         except ValueError as error:
             raise ModelError(f"{self.path / INDEX} has unusable controls ({error})") from error
+
+    @property
+    def editable(self) -> Vocabulary | None:
+        """What an editor with this model can be asked for; None if the files do not state it."""
+        names = self.action_units
+        composes = self._value("prediction", str) == "flow_mask_paint"
+        return editable(names) if composes and names is not None else names
 
     @property
     def resolution(self) -> int | None:

@@ -14,6 +14,7 @@ from magicedit.action_units import vocabulary_of
 from magicedit.editor import ExpressionEditor
 from magicedit.errors import ActionUnitError, VideoError
 from magicedit.expression import Expression
+from magicedit.faces import levels_of
 from magicedit.request import Deltas, EditRequest
 from magicedit.video.analysis import Analysis, Row, SteadyFace, Track, choose, scan
 from magicedit.video.curves import Curve
@@ -180,7 +181,7 @@ class EditMaker(FrameMaker):
         return donors
 
     def _request(self, face: SteadyFace, row: Row) -> dict[str, float]:
-        return self._requested(face.face.action_units | face.face.sides, row.pts * self.time_base)
+        return self._requested(levels_of(face.face), row.pts * self.time_base)
 
     def _edited(
         self, rows: list[Row], faces: list[dict[int, SteadyFace]], pixels: list[np.ndarray]

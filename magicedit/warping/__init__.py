@@ -3,7 +3,10 @@
 from magicedit.change import Change, no_change
 from magicedit.warping.change import carry_change, estimate_change, join_sides
 from magicedit.warping.correspondence import LIPS_WEIGHT, Correspondence, correspond, near_lips
+from magicedit.warping.eyes import move_eyes
+from magicedit.warping.head import turn_head
 from magicedit.warping.mouth import carry_mouth
+from magicedit.warping.muscle_flow import moved_by_muscles
 from magicedit.warping.muscles import SHAPES, displacement_fields, parts_lips
 from magicedit.warping.shading import SHADES, shade
 from magicedit.warping.steering import steer
@@ -26,12 +29,15 @@ __all__ = [
     "embedded_mouths",
     "estimate_change",
     "join_sides",
+    "move_eyes",
+    "moved_by_muscles",
     "near_lips",
     "no_change",
     "own_mouth",
     "parts_lips",
     "shade",
     "steer",
+    "turn_head",
     "warp_landmarks",
     "warp_photo",
 ]

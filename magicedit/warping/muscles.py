@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from magicedit.action_units import NAMES
+from magicedit.action_units import FACS, NAMES
 from magicedit.faces.frame import face_frame
 from magicedit.vocabulary import whole_name
 
@@ -43,6 +43,16 @@ SHAPES: Mapping[str, Mapping[str, float]] = {
     "AU20": {"mouthStretch": 1.1},
     "AU25": {"mouthLowerDown": 1.75, "mouthUpperUp": 0.6},
     "AU26": {"jawOpen": 0.8},
+    "AU7": {"eyeSquint": 1.6},
+    "AU10": {"mouthUpperUp": 0.6, "noseWrinkle": 0.25},
+    "AU14": {"mouthDimple": 1.2},
+    "AU16": {"mouthLowerDown": 1.0},
+    "AU18": {"mouthPucker": 1.0},
+    "AU22": {"mouthFunnel": 0.6, "mouthPucker": 0.4},
+    "AU23": {"mouthPress": 0.5, "mouthRollLower": 0.3, "mouthRollUpper": 0.3},
+    "AU24": {"mouthPress": 1.0},
+    "AU27": {"jawOpen": 1.0, "mouthLowerDown": 0.3},
+    "AU28": {"mouthRollLower": 1.0, "mouthRollUpper": 1.0},
 }
 
 # Rows of the mesh around the inner lips: from the edge of the opening outwards, right corner to left corner.
@@ -101,11 +111,15 @@ def _unit_shapes(names: tuple[str, ...]) -> np.ndarray:
 
 
 def parts_lips(request: Mapping[str, float]) -> bool:
-    """Whether a request, AU name (or side) -> variation, parts closed lips; units that SHAPES lacks may."""
-    return any(
-        value > 0 and (whole_name(name) not in SHAPES or _gap(whole_name(name)) > _PARTED)
-        for name, value in request.items()
-    )
+    """Whether a request, AU name (or side) -> variation, parts closed lips; units that SHAPES lacks may, but
+    for those of eyes and head."""
+    return any(value > 0 and _parts(whole_name(name)) for name, value in request.items())
+
+
+def _parts(name: str) -> bool:
+    if name in SHAPES:
+        return _gap(name) > _PARTED
+    return name not in FACS or FACS[name].region not in ("eye", "gaze", "head")
 
 
 @cache
