@@ -1,0 +1,263 @@
+"""The eye layer: gaze and closing lids, at the photograph's own resolution; nothing is learned.
+
+An eye is three sheets. The eyeball turns: its iris moves inside the opening, over a white completed from the
+white of the same eye. The lids, drawn by `magicedit.warping.lids`, slide over it. All work happens in a window
+around each eye, in the eye's own coordinates: 0 at the corner on the subject's right to 1 at the other one,
+and down the face, both in eye widths.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from magicedit.faces.frame import EYE_CORNERS, face_frame
+from magicedit.faces.regions import smooth
+from magicedit.vocabulary import split_sides
+from magicedit.warping.lids import LidCurves, draw_lids, lid_curves, saturating
+
+CLOSED = 0.12  # height over width of the opening, below which an eye counts as closed
+GAZE_RANGE = 30.0  # degrees to each side
+# Ratio of the eyeball's radius (about 12 mm) to the iris's diameter (about 11.7 mm)
+_EYEBALL = 1.03
+# Pairs of MediaPipe's landmarks, upper lid above lower lid; the subject's left eye first
+_LID_PAIRS = (((387, 373), (386, 374), (385, 380)), ((160, 144), (159, 145), (158, 153)))
+_IRIS = (slice(473, 478), slice(468, 473))  # centre, then four points of the outline
+_CORNERS = EYE_CORNERS["mediapipe478"][::-1]
+# Window around an eye, eye widths: beside its corners, above and below their line
+_BESIDE, _ABOVE, _BELOW = 0.45, 0.70, 0.80
+# What the lids move while the eye moves up or down, as shares of the iris's movement
+_UPPER_FOLLOWS, _LOWER_FOLLOWS = 0.5, 0.25
+_MEETING = 0.86  # of the opening's height: where closed lids meet
+_LIMBUS = 0.14  # of the iris's radius: width of its soft edge
+_HIGHLIGHT_WIDTH = 0.45  # of the iris's radius: what is brighter and narrower reflects a lamp
+_HIGHLIGHT = (18.0, 50.0)  # levels above the iris: no highlight, a whole one
+_LEAST_WHITE = 0.07  # eye widths beside the iris: less white is completed from the other side
+_SHADE = (0.55, 1.3)  # limits of the change of light when a part of the iris moves
+_HIDDEN = (0.04, 0.16)  # of the opening's height: the lid's edge hides the eyeball, and no longer does
+
+
+@dataclass(frozen=True)
+class _Iris:
+    """centre: (2,) px of the window. radius: px."""
+
+    centre: np.ndarray
+    radius: float
+
+
+def eye_openness(landmarks: np.ndarray) -> tuple[float, float]:
+    """Returns the height over the width of each eye's opening, the subject's left first; see `CLOSED`.
+
+    landmarks: MediaPipe's (478, 2) px. Open eyes have 0.25 to 0.45.
+    """
+    landmarks = np.asarray(landmarks, np.float64)
+    left, right = (
+        np.mean([np.linalg.norm(landmarks[up] - landmarks[low]) for up, low in pairs])
+        / max(np.linalg.norm(np.subtract(*landmarks[list(corners)])), 1e-6)
+        for pairs, corners in zip(_LID_PAIRS, _CORNERS, strict=True)
+    )
+    return float(left), float(right)
+
+
+def move_eyes(pixels: np.ndarray, landmarks: np.ndarray, request: Mapping[str, float]) -> np.ndarray:
+    """Returns the photograph with closed or half closed lids and another gaze.
+
+    Args:
+        pixels: the photograph before its expression moves, (height, width, 3) uint8 RGB.
+        landmarks: MediaPipe's (478, 2), photograph px.
+        request: name -> value. "AU43", whole or of one side, in intensity steps 0..5: 5 closes the eye, 2.5
+            half; values below 0 count as 0. "gaze_yaw" in degrees, positive towards the subject's own left.
+            "gaze_pitch" in degrees, positive upwards. Gaze is limited to `GAZE_RANGE`. Other names are ignored.
+
+    Returns:
+        `pixels` itself where nothing changes: without such a request, and for eyes that are closed already
+        (`eye_openness` below `CLOSED`). Otherwise a new photograph that differs around the eyes only.
+    """
+    yaw, pitch = (
+        float(np.clip(request.get(name, 0.0), -GAZE_RANGE, GAZE_RANGE)) for name in ("gaze_yaw", "gaze_pitch")
+    )
+    closures = [float(np.clip(side.get("AU43", 0.0) / 5, 0, 1)) for side in split_sides(request)]
+    landmarks = np.asarray(landmarks, np.float64)
+    frame = face_frame(landmarks)
+    radii = [np.linalg.norm(landmarks[ids][1:] - landmarks[ids][0], axis=1).mean() for ids in _IRIS]
+    # Both eyes turn alike, so a foreshortened iris does not shorten its movement
+    turn = 2 * np.mean(radii) * _EYEBALL * np.sin(np.deg2rad([yaw, -pitch])) @ frame.rotation  # (2,) px
+
+    result = pixels
+    for side, (closure, openness) in enumerate(zip(closures, eye_openness(landmarks), strict=True)):
+        if openness < CLOSED or not (closure or turn.any()):
+            continue
+        window = _window(landmarks[list(_CORNERS[side])], pixels.shape)
+        if window is None:
+            continue
+        if result is pixels:
+            result = pixels.copy()
+        x0, y0, x1, y1 = window
+        view = result[y0:y1, x0:x1]
+        view[:] = _moved_eye(view, landmarks - (x0, y0), side, turn, closure)
+    return result
+
+
+def _window(corners: np.ndarray, shape: tuple[int, ...]) -> tuple[int, int, int, int] | None:
+    """Returns x0, y0, x1, y1 of the photograph around an eye with corners (2, 2) px; None outside it."""
+    along = corners[1] - corners[0]
+    down = np.array([-along[1], along[0]])
+    around = [corners[0] + u * along + v * down for u in (-_BESIDE, 1 + _BESIDE) for v in (-_ABOVE, _BELOW)]
+    limits = np.array([shape[1], shape[0]])
+    low = np.floor(np.min(around, 0)).clip(0, limits).astype(int)
+    high = (np.ceil(np.max(around, 0)) + 1).clip(0, limits).astype(int)
+    return (int(low[0]), int(low[1]), int(high[0]), int(high[1])) if (high - low > 2).all() else None
+
+
+def _moved_eye(
+    view: np.ndarray, landmarks: np.ndarray, side: int, turn: np.ndarray, closure: float
+) -> np.ndarray:
+    """Returns the window (h, w, 3) uint8 of one eye after its gaze and its lids move.
+
+    landmarks: (478, 2) px of the window. side: 0 is the subject's left. turn: (2,) px that the iris moves.
+    closure: 0 as it is .. 1 closed.
+    """
+    picture = view.astype(np.float32)
+    lids = lid_curves(landmarks, side, view.shape[:2])
+
+    # 1. Where the lids go: with the eye, then together
+    height = np.maximum(lids.lower - lids.upper, 0)
+    follow = lids.vector_down(turn) * smooth(height / max(0.7 * height.max(), 1e-6))  # eye widths
+    upper, lower = lids.upper + _UPPER_FOLLOWS * follow, lids.lower + _LOWER_FOLLOWS * follow
+    meeting = upper + _MEETING * np.maximum(lower - upper, 0)
+    new = lids.moved(upper + closure * (meeting - upper), lower + closure * (meeting - lower))
+
+    # 2. The eyeball, complete inside the new opening
+    eyeball = picture
+    if turn.any() and closure < 1:
+        iris = _find_iris(picture, landmarks[_IRIS[side]], lids)
+        eyeball = _turned_eyeball(picture, lids, new, iris, turn)
+
+    # 3. The lids over it
+    changed = draw_lids(picture, eyeball, lids, new, closure)
+    return np.rint(np.clip(changed, 0, 255)).astype(np.uint8)
+
+
+def _find_iris(picture: np.ndarray, landmarks: np.ndarray, lids: LidCurves) -> _Iris:
+    """Returns the circle of the iris nearest to the landmarks (5, 2) px that has the sharpest outline.
+
+    Landmarks miss it by up to a fifth of its radius. The outline's sharpness is the brightening across its
+    visible arcs beside the pupil (J. Daugman, "High confidence visual recognition of persons by a test of
+    statistical independence", PAMI 1993).
+    """
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    radius = float(np.linalg.norm(landmarks[1:] - landmarks[0], axis=1).mean())
+    grey = cv2.GaussianBlur(grey, (0, 0), max(0.5, 0.06 * radius))
+    arc = np.deg2rad(np.concatenate([np.linspace(-35, 55, 16), np.linspace(125, 215, 16)]))
+    rays = np.stack([np.cos(arc), np.sin(arc)], -1)  # (angles, 2)
+    steps = np.linspace(-0.24, 0.24, 9)
+    centres = landmarks[0] + radius * np.stack(np.meshgrid(steps, steps), -1).reshape(-1, 2)
+    ratios = np.linspace(0.80, 1.12, 9)
+    best, found = -np.inf, _Iris(landmarks[0], radius)
+    for ratio in ratios:
+        inner, outer = (
+            (centres[:, None] + radius * (ratio + offset) * rays).astype(np.float32)
+            for offset in (-0.10, 0.10)
+        )
+        rise = cv2.remap(grey, outer, None, cv2.INTER_LINEAR) - cv2.remap(grey, inner, None, cv2.INTER_LINEAR)
+        # The lids' edges and lamps must not count as the outline
+        weight = lids.inside(outer, _HIDDEN[0]) * lids.inside(inner, _HIDDEN[0])
+        score = (np.clip(rise, -20, 60) * weight).sum(1) / (weight.sum(1) + 6)
+        score -= 40 * ((centres - landmarks[0]) ** 2).sum(1) / radius**2 + 40 * (ratio - 0.96) ** 2
+        if score.max() > best:
+            best, found = score.max(), _Iris(centres[score.argmax()], radius * float(ratio))
+    return found
+
+
+def _turned_eyeball(
+    picture: np.ndarray, lids: LidCurves, new: LidCurves, iris: _Iris, turn: np.ndarray
+) -> np.ndarray:
+    """Returns the eyeball, (h, w, 3) float32, valid inside the new opening, with the iris moved by `turn` px."""
+    y, x = np.indices(picture.shape[:2], dtype=np.float32)
+    here = np.stack([x, y], -1)
+    highlights = _highlights(picture, iris)
+    matte = picture - highlights
+    white = _completed_white(matte, lids, new, iris, turn)
+
+    # The iris, and its mirror image where the lid had hidden it
+    source = here - turn.astype(np.float32)
+    down = lids.down_axis.astype(np.float32)
+    mirrored = source - 2 * ((source - iris.centre.astype(np.float32)) @ down)[..., None] * down
+    visible = lids.inside(source, *_HIDDEN)[..., None]
+    iris_seen = visible * _read(matte, source) + (1 - visible) * _read(matte, lids.clamped(mirrored, 0.10))
+    read_depth = visible[..., 0] * lids.depth(source) + (1 - visible[..., 0]) * lids.depth(mirrored)
+    shade = _lid_shade(picture, lids, iris)
+    light = np.exp(shade(np.clip(new.depth(here), 0, 1)) - shade(np.clip(read_depth, 0, 1)))
+    iris_seen = iris_seen * np.clip(light, *_SHADE)[..., None]
+
+    far = np.linalg.norm(source - iris.centre.astype(np.float32), axis=-1) / iris.radius
+    softness = max(_LIMBUS, 1.5 / iris.radius)
+    disc = smooth((1 + softness - far) / softness)[..., None]
+    eyeball = white + disc * (iris_seen - white)
+    # A lamp's image on the cornea moves half as far as the iris
+    return eyeball + disc * _read(highlights, here - np.float32(0.5) * turn.astype(np.float32))
+
+
+def _highlights(picture: np.ndarray, iris: _Iris) -> np.ndarray:
+    """Returns the light of lamps on the iris, (h, w, 3) float32 levels above what is around it; 0 elsewhere."""
+    size = 2 * max(round(_HIGHLIGHT_WIDTH * iris.radius / 2), 1) + 1
+    element = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
+    below = cv2.morphologyEx(picture, cv2.MORPH_OPEN, element)
+    excess = picture - below
+    y, x = np.indices(picture.shape[:2], dtype=np.float32)
+    far = np.hypot(x - iris.centre[0], y - iris.centre[1]) / iris.radius
+    low, high = _HIGHLIGHT
+    weight = smooth((excess.min(-1) - low) / (high - low)) * (far < 0.9)
+    weight = cv2.dilate(weight.astype(np.float32), np.ones((3, 3), np.uint8))
+    return excess * weight[..., None]
+
+
+def _completed_white(
+    matte: np.ndarray, lids: LidCurves, new: LidCurves, iris: _Iris, turn: np.ndarray
+) -> np.ndarray:
+    """Returns the white of the eye without its iris, (h, w, 3) float32, valid inside the new opening.
+
+    The white on each side of the iris is stretched, along the lids, up to the middle of the moved iris, so that
+    it keeps the lid's shadow, its darker corners and its grain.
+    """
+    centre, radius = lids.across(iris.centre), iris.radius * 1.18 / lids.width
+    moved = float(np.clip(lids.across(iris.centre + turn), 0.1, 0.9))
+    y, x = np.indices(matte.shape[:2], dtype=np.float32)
+    here = np.stack([x, y], -1)
+    u, depth = np.clip(lids.across(here), 0, 1), np.clip(new.depth(here), 0, 1)
+    widths = max(centre - radius, 0.0), max(1 - centre - radius, 0.0)  # of the white there is
+    from_right = saturating(u, moved, widths[0])
+    from_left = 1 - saturating(1 - u, 1 - moved, widths[1])
+    if widths[0] < _LEAST_WHITE:
+        from_right = 1 - saturating(u, moved, widths[1])
+    if widths[1] < _LEAST_WHITE:
+        from_left = saturating(1 - u, 1 - moved, widths[0])
+    right, left = (_read(matte, lids.place(source, depth)) for source in (from_right, from_left))
+    share = smooth((u - moved) / 0.16 + 0.5)[..., None]
+    return right + share * (left - right)
+
+
+def _lid_shade(picture: np.ndarray, lids: LidCurves, iris: _Iris):
+    """Returns a function of the depth in the opening, 0..1, to the logarithm of the light on the white there."""
+    y, x = np.indices(picture.shape[:2], dtype=np.float32)
+    here = np.stack([x, y], -1)
+    depth, u = lids.depth(here), lids.across(here)
+    far = np.linalg.norm(here - iris.centre.astype(np.float32), axis=-1) / iris.radius
+    white = (depth > 0.1) & (depth < 0.9) & (far > 1.2) & (u > 0.12) & (u < 0.88)
+    if white.sum() < 12:
+        return lambda depth: np.zeros_like(depth)
+    light = np.log(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[white] + 8)
+    across, down = u[white] - 0.5, depth[white]
+    terms = np.stack([np.ones_like(down), down, down**2, across, across**2], -1).astype(np.float64)
+    fitted = np.linalg.solve(
+        terms.T @ terms + np.diag([0, 0.02, 0.02, 0.02, 0.02]) * len(terms), terms.T @ light
+    )
+    return lambda depth: fitted[1] * depth + fitted[2] * depth**2
+
+
+def _read(picture: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Returns a picture (h, w, channels) float32 at places (h, w, 2) px."""
+    return cv2.remap(
+        picture, places.astype(np.float32), None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
+    )
