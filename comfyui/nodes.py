@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from magicedit.action_units import ACTION_UNITS, EMOTIONS, NAMES
+from magicedit.action_units import NAMES, RECIPES, editable
 from magicedit.editor import QUALITIES
 
 from . import editing
@@ -11,6 +11,7 @@ Editor = io.Custom("MAGICEDIT_EDITOR")
 Expression = io.Custom("MAGICEDIT_EXPRESSION")
 
 CATEGORY = "magicedit"
+CONTROLS = editable(NAMES).controls  # of models that compose; others say which of them they lack
 OWN = "model's own"  # what a quality or a device is called that is left to the model
 NO_EMOTION = "none"
 DEVICES = (OWN, "cpu", "cuda", "mps")
@@ -91,14 +92,14 @@ class MagicEditEdit(io.ComfyNode):
         sliders = [
             io.Float.Input(
                 unit.name,
-                display_name=f"{unit.name} {unit.description}",
+                display_name=f"{unit.name} {unit.description}" + " (degrees)" * unit.is_angle,
                 default=0.0,
-                min=-5.0,
-                max=5.0,
+                min=unit.range[0] if unit.is_angle else -5.0,
+                max=unit.range[1] if unit.is_angle else 5.0,
                 step=0.1,
                 display_mode=io.NumberDisplay.slider,
             )
-            for unit in ACTION_UNITS
+            for unit in CONTROLS
         ]
         return io.Schema(
             node_id="MagicEditEdit",
@@ -116,7 +117,7 @@ class MagicEditEdit(io.ComfyNode):
                 io.String.Input(
                     "set_to", default="", tooltip="intensities to arrive at, 0 to 5: AU12=2,AU25=0"
                 ),
-                io.Combo.Input("emotion", options=[NO_EMOTION, *EMOTIONS], default=NO_EMOTION),
+                io.Combo.Input("emotion", options=[NO_EMOTION, *RECIPES], default=NO_EMOTION),
                 io.Float.Input("emotion_strength", default=1.0, min=0.0, max=1.25, step=0.05),
                 io.Boolean.Input(
                     "neutral",
@@ -152,7 +153,7 @@ class MagicEditEdit(io.ComfyNode):
         reference=None,
         **sliders: float,
     ) -> io.NodeOutput:
-        moved = [f"{name}={sliders[name]}" for name in NAMES if sliders.get(name)]
+        moved = [f"{name}={sliders[name]}" for name in editable(NAMES) if sliders.get(name)]
         images, report = editing.edit(
             editor,
             image,
@@ -180,9 +181,9 @@ class MagicEditSweep(io.ComfyNode):
             inputs=[
                 Editor.Input("editor"),
                 io.Image.Input("image"),
-                io.Combo.Input("au", options=list(NAMES), default="AU12"),
-                io.Float.Input("start", default=-3.0, min=-10.0, max=10.0, step=0.1),
-                io.Float.Input("stop", default=5.0, min=-10.0, max=10.0, step=0.1),
+                io.Combo.Input("au", options=list(editable(NAMES)), default="AU12"),
+                io.Float.Input("start", default=-3.0, min=-30.0, max=30.0, step=0.1),
+                io.Float.Input("stop", default=5.0, min=-30.0, max=30.0, step=0.1),
                 io.Int.Input("steps", default=5, min=2, max=100),
                 _one_face(),
                 *_sampling(),

@@ -64,9 +64,9 @@ ACTION_UNITS = NAMES.controls
 # Controls that need no network: the photograph's own pixels are moved by geometry. Editors offer them beside
 # the controls of a model that composes, see `editable`.
 GEOMETRIC = FACS.named(name for name in FACS if name not in (*NAMES, "AU45"))
-# Units whose measured intensities are copied from a face to another: scores of the other geometric ones
-# depend more on the shape of a mouth than on its muscles
-COPIED = (*NAMES, "AU43")
+# Units whose measured intensities are no part of a face's expression: their scores depend more on the shape
+# of a mouth and of lids than on muscles
+UNRELIABLE = frozenset(GEOMETRIC) - {"AU43"}
 DESCRIPTIONS = {unit.name: unit.description for unit in FACS.controls}
 BILATERAL = tuple(unit.name for unit in FACS.controls if unit.has_sides)
 
@@ -86,6 +86,15 @@ EMOTIONS: dict[str, dict[str, float]] = {
     "anger": {"AU4": 5.0, "AU5": 3.0, "AU9": 1.0, "AU15": 1.5, "AU17": 2.0},
     "disgust": {"AU4": 2.0, "AU6": 1.0, "AU9": 4.5, "AU15": 2.0, "AU17": 2.5},
 }
+# Shapes of the mouth in speech, by the sound; for editors with GEOMETRIC controls
+MOUTH_SHAPES: dict[str, dict[str, float]] = {
+    "aaa": {"AU25": 1.5, "AU26": 3.0},
+    "eee": {"AU12": 1.0, "AU20": 3.0, "AU25": 2.5},
+    "ooo": {"AU18": 4.0, "AU26": 2.0},
+    "fff": {"AU10": 1.5, "AU17": 1.5, "AU25": 1.5},
+    "mmm": {"AU24": 3.5, "AU28": 1.5},
+}
+RECIPES = EMOTIONS | MOUTH_SHAPES
 STRENGTH_RANGE = (0.0, 1.25)
 WHOLE_EMOTION = 5.0  # intensity steps of a control that is an emotion, at strength 1
 
@@ -136,9 +145,9 @@ def parse_levels(spec: Spec, names: Sequence[str] = NAMES) -> dict[str, float]:
 
 
 def parse_emotion(spec: str | tuple[str, float]) -> tuple[str, float]:
-    """An emotion and its strength from "happiness", "happiness:0.8" or ("happiness", 0.8).
+    """An emotion or a shape of the mouth and its strength, from "happiness:0.8" or ("happiness", 0.8).
 
-    Strength 1, the default, asks for the steps of `EMOTIONS`; 0 to 1.25 times these are allowed.
+    Strength 1, the default, asks for the steps of `RECIPES`; 0 to 1.25 times these are allowed.
     Raises ActionUnitError otherwise.
     """
     if isinstance(spec, str):
@@ -152,17 +161,17 @@ def parse_emotion(spec: str | tuple[str, float]) -> tuple[str, float]:
             f'expected an emotion such as "happiness:0.8" or ("happiness", 0.8), got {spec!r}'
         )
     known = name.strip().lower() if isinstance(name, str) else ""
-    if known not in EMOTIONS:
-        close = difflib.get_close_matches(known, EMOTIONS, n=1, cutoff=0.4)
+    if known not in RECIPES:
+        close = difflib.get_close_matches(known, RECIPES, n=1, cutoff=0.4)
         hint = f"; did you mean {close[0]}?" if close else "."
-        raise ActionUnitError(f"unknown emotion {name!r}{hint} Known: {', '.join(EMOTIONS)}")
+        raise ActionUnitError(f"unknown emotion {name!r}{hint} Known: {', '.join(RECIPES)}")
     return known, number_within(strength, known, STRENGTH_RANGE, "a strength")
 
 
 def emotion_deltas(name: str, strength: float = 1.0) -> dict[str, float]:
-    """Deltas in intensity steps of an emotion at a strength from 0 to 1.25; errors as `parse_emotion`."""
+    """Deltas in intensity steps of an emotion or a shape of the mouth; arguments, errors as `parse_emotion`."""
     name, strength = parse_emotion((name, strength))
-    return {unit: steps * strength for unit, steps in EMOTIONS[name].items()}
+    return {unit: steps * strength for unit, steps in RECIPES[name].items()}
 
 
 def to_vector(values: Mapping[str, float], names: Sequence[str] = NAMES) -> np.ndarray:

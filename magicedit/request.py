@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from magicedit.action_units import COPIED, GEOMETRIC, parse_emotion, resolved, vocabulary_of
+from magicedit.action_units import GEOMETRIC, parse_emotion, resolved, vocabulary_of
 from magicedit.errors import ActionUnitError, MagicEditError, NoFaceError
 from magicedit.expression import Expression
 from magicedit.vocabulary import by_number, name_order, whole_name
@@ -242,13 +242,9 @@ def check_face(face: str | int) -> None:
 
 
 def usable_expression(expression: Expression, names: Sequence[str]) -> Expression:
-    """The expression without intensities of units beyond `names` and of GEOMETRIC ones that are not COPIED.
-
-    ActionUnitError where nothing is left, or variations of units beyond `names` are requested.
-    """
+    """The expression without measured units beyond `names`; ActionUnitError if such units are requested."""
     lacking = sorted({whole_name(name) for name in expression.values} - {*names}, key=name_order)
-    copied = [name for name in names if name in COPIED or name not in GEOMETRIC]
-    limited = expression.limited_to(names if expression.relative else copied)
+    limited = expression.limited_to(names)
     if lacking and (expression.relative or not limited.values):
         made_with = f", made with {expression.model}" if expression.model else ""
         raise ActionUnitError(

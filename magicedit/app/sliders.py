@@ -7,7 +7,7 @@ variation, in mode "set" a target intensity.
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from magicedit.action_units import sided_names, vocabulary_of
+from magicedit.action_units import FACS, is_angle, sided_names, vocabulary_of
 from magicedit.errors import ActionUnitError
 from magicedit.vocabulary import INTENSITY_RANGE, by_number, split_sides, whole_name
 
@@ -15,6 +15,7 @@ Mode = Literal["add", "set"]
 Request = dict[str, float]  # canonical AU name, whole or of one side -> variation in intensity steps
 
 ADD_RANGE = (-5.0, 5.0)  # intensity steps: what models are trained on
+ONE_WAY = {"AU43"}  # units that only add: closed eyes cannot be opened
 STEP = 0.1  # intensity steps
 
 
@@ -23,8 +24,12 @@ def slider_names(action_units: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for unit in action_units for name in (sided_names(unit) or (unit,)))
 
 
-def slider_range(mode: Mode) -> tuple[float, float]:
-    return ADD_RANGE if mode == "add" else INTENSITY_RANGE
+def slider_range(mode: Mode, name: str = "") -> tuple[float, float]:
+    """Returns the ends of a slider: intensity steps, or degrees for gaze and head."""
+    whole = whole_name(name)
+    if is_angle(whole):
+        return FACS[whole].range
+    return ADD_RANGE if mode == "add" and whole not in ONE_WAY else INTENSITY_RANGE
 
 
 def has_sides(request: Request) -> bool:
@@ -36,8 +41,9 @@ def slider_values(
     request: Request, measured: Mapping[str, float], names: Sequence[str], mode: Mode, linked: bool
 ) -> list[float]:
     """Returns positions of the sliders `names`, rounded to STEP, for a face's request and measured levels."""
-    values, (low, high) = [], slider_range(mode)
+    values = []
     for name in names:
+        low, high = slider_range(mode, name)
         start = 0.0 if mode == "add" else measured.get(whole_name(name) if linked else name, 0.0)
         values.append(round(min(max(start + _asked(request, name), low), high), 1))
     return values
@@ -85,10 +91,12 @@ def joined_sides(request: Request, units: Sequence[str]) -> Request:
 
 
 def levels(request: Request, measured: Mapping[str, float]) -> dict[str, float]:
-    """Returns a request's target intensities, 0 to 5; ActionUnitError where a unit is not measured."""
-    low, high = INTENSITY_RANGE
-    arrived = {name: _level(name, measured) + delta for name, delta in request.items()}
-    return by_number({name: min(max(value, low), high) for name, value in arrived.items()})
+    """Returns a request's target levels, in range; ActionUnitError where a unit is not measured."""
+    arrived = {}
+    for name, delta in request.items():
+        low, high = slider_range("set", name)
+        arrived[name] = min(max(_level(name, measured) + delta, low), high)
+    return by_number(arrived)
 
 
 def _asked(request: Request, name: str) -> float:

@@ -5,7 +5,7 @@ from typing import Any
 
 import gradio as gr
 
-from magicedit.action_units import ACTION_UNITS, EMOTIONS, STRENGTH_RANGE, sided_names
+from magicedit.action_units import EMOTIONS, FACS, RECIPES, STRENGTH_RANGE, is_angle, sided_names
 from magicedit.app.pictures import Updates, dropped
 from magicedit.app.session import Session, Sweep
 from magicedit.app.sliders import STEP, Mode, has_sides, slider_names, slider_range, slider_values
@@ -18,8 +18,11 @@ from magicedit.warping import embedded_mouths
 
 REGIONS = (  # headings, and the regions of `ActionUnit` below each
     ("Brows", ("brow",)),
-    ("Eyes, cheeks and nose", ("eye", "cheek", "nose")),
-    ("Lips and jaw", ("lip", "jaw")),
+    ("Eyes and gaze", ("eye", "gaze")),
+    ("Cheeks and nose", ("cheek", "nose")),
+    ("Lips", ("lip",)),
+    ("Jaw", ("jaw",)),
+    ("Head", ("head",)),
 )
 OTHER_UNITS = "Others"  # heading of units that only this model has
 OWN_SETTINGS = "model's own"
@@ -38,7 +41,7 @@ class ExpressionTab:
     def __init__(self, units: Sequence[str], live: bool) -> None:
         self.sliders: dict[str, gr.Slider] = {}
         with gr.Tab("Expression", elem_id="tab-expression"):
-            self._lay_out_asking()
+            self._lay_out_asking([name for name, recipe in RECIPES.items() if recipe.keys() <= {*units}])
             for heading, members in by_region(units).items():
                 with gr.Accordion(heading, open=True):
                     for unit in members:
@@ -53,7 +56,7 @@ class ExpressionTab:
         self.way = {self.mode, self.linked}
         self.shown = [self.linked, *self.sliders.values()]
 
-    def _lay_out_asking(self) -> None:
+    def _lay_out_asking(self, recipes: Sequence[str]) -> None:
         with gr.Row():
             self.mode = gr.Radio(
                 [("add to what is there", "add"), ("set a level", "set")],
@@ -64,7 +67,11 @@ class ExpressionTab:
             self.linked = gr.Checkbox(True, label="left and right together", elem_id="linked")
         with gr.Row(equal_height=True):
             self.emotion = gr.Dropdown(
-                list(EMOTIONS), value="happiness", label="Emotion", min_width=120, elem_id="emotion"
+                recipes or list(EMOTIONS),
+                value="happiness",
+                label="Emotion or sound",
+                min_width=120,
+                elem_id="emotion",
             )
             self.strength = gr.Slider(
                 *STRENGTH_RANGE, value=0.8, step=0.05, label="its strength", min_width=120
@@ -80,7 +87,7 @@ class ExpressionTab:
         for name in slider_names([unit]):
             first = name not in sided_names(unit)[1:]
             self.sliders[name] = gr.Slider(
-                *slider_range("add"),
+                *slider_range("add", name),
                 value=0,
                 step=STEP,
                 label=titled(unit if first else name),
@@ -110,12 +117,12 @@ class ExpressionTab:
 
     def show(self, session: Session, mode: Mode, linked: bool) -> Updates:
         """Updates the checkbox and all sliders by the session's request."""
-        request, (low, high) = session.request(), slider_range(mode)
+        request = session.request()
         linked = linked and not has_sides(request)
         positions = slider_values(request, session.measured(), self.names, mode, linked)
         updates: Updates = {self.linked: linked}
         for name, value in zip(self.names, positions, strict=True):
-            unit = whole_name(name)
+            unit, (low, high) = whole_name(name), slider_range(mode, name)
             label = titled(unit if linked else name)
             shown = not linked or name not in sided_names(unit)[1:]
             updates[self.sliders[name]] = gr.Slider(
@@ -165,6 +172,7 @@ class SweepTab:
             with gr.Row():
                 self.start = gr.Slider(*slider_range("add"), value=-3, step=0.5, label="from")
                 self.stop = gr.Slider(*slider_range("add"), value=5, step=0.5, label="to")
+                self.unit.change(self.ranged, self.unit, [self.start, self.stop], api_visibility="private")
                 self.count = gr.Slider(2, 24, value=7, step=1, label="pictures")
             self.kind = gr.Radio(["strip", "animation"], value="strip", label="As")
             self.draw = gr.Button("Draw", variant="primary", elem_id="draw-sweep")
@@ -176,6 +184,12 @@ class SweepTab:
                 elem_id="sweep",
             )
         self.inputs = {self.unit, self.start, self.stop, self.count, self.kind}
+
+    def ranged(self, unit: str) -> list[gr.Slider]:
+        """Returns the two ends with the range of a unit, whose whole they span but for units of two ways."""
+        low, high = slider_range("add", unit)
+        ends = (low, high) if is_angle(unit) or low == 0 else (-3, high)
+        return [gr.Slider(minimum=low, maximum=high, value=end) for end in ends]
 
     def read(self, values: Values, settings: EditRequest) -> Sweep:
         unit, start, stop = (values[part] for part in (self.unit, self.start, self.stop))
@@ -261,9 +275,9 @@ class SettingsTab:
 
 
 def by_region(units: Sequence[str]) -> dict[str, list[str]]:
-    """Returns a model's units by heading: those of `ACTION_UNITS` by region, all others below OTHER_UNITS;
-    without empty headings."""
-    region_of = {unit.name: unit.region for unit in ACTION_UNITS}
+    """Returns a model's units by heading: those of `FACS` by region, all others below OTHER_UNITS; without
+    empty headings."""
+    region_of = {unit.name: unit.region for unit in FACS.controls}
     groups = {
         heading: [name for name, region in region_of.items() if region in regions and name in units]
         for heading, regions in REGIONS

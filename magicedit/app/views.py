@@ -7,7 +7,7 @@ import numpy as np
 import PIL.Image
 from PIL import ImageDraw, ImageFont
 
-from magicedit.action_units import DESCRIPTIONS
+from magicedit.action_units import DESCRIPTIONS, FACS, is_angle
 from magicedit.editor import FaceEdit
 from magicedit.faces import Face
 from magicedit.faces.measure import SEEN_BY_LANDMARKS
@@ -72,12 +72,21 @@ def reached_levels(edit: FaceEdit) -> dict[str, float]:
             reached[name] = edit.before[name] + edit.moved[name]
         elif name in edit.after:
             reached[name] = edit.after[name]
-    low, high = INTENSITY_RANGE
-    return {name: min(max(value, low), high) for name, value in reached.items()}
+    return {name: within_scale(name, value) for name, value in reached.items()}
+
+
+def scale_of(name: str) -> tuple[float, float]:
+    """Returns the ends of a control's scale: intensities, or degrees for gaze and head."""
+    return FACS[whole_name(name)].levels if is_angle(name) else INTENSITY_RANGE
+
+
+def within_scale(name: str, value: float) -> float:
+    low, high = scale_of(name)
+    return min(max(value, low), high)
 
 
 def bars(edits: Mapping[int, FaceEdit]) -> str:
-    """Returns HTML tables of requested and measured intensities, as bars from 0 to 5 and as numbers."""
+    """Returns HTML tables of requested and measured levels, as bars along their scales and as numbers."""
     if not edits:
         return ""
     tables = []
@@ -106,22 +115,28 @@ def bars(edits: Mapping[int, FaceEdit]) -> str:
 
 
 def _row(name: str, delta: float, before: Mapping[str, float], reached: Mapping[str, float]) -> str:
-    low, high = INTENSITY_RANGE
     title = f"<th scope='row'>{name}<small>{html.escape(describe(name))}</small></th>"
     if name not in before:
         return f"<tr>{title}<td>{delta:+.1f}</td><td>–</td><td>–</td><td></td></tr>"
-    wanted = min(max(before[name] + delta, low), high)
+    unit = "°" if is_angle(name) else ""
+    wanted = within_scale(name, before[name] + delta)
     measured = reached.get(name)
-    told = "not found" if measured is None else f"{measured:.1f}"
+    told = "not found" if measured is None else f"{measured:.1f}{unit}"
     if measured is not None and whole_name(name) in SEEN_BY_LANDMARKS:
         told += "<small>by landmarks</small>"
     bar = (
         "<span class='me-bar' aria-hidden='true'>"
-        + ("" if measured is None else f"<i style='width:{100 * measured / high:.0f}%'></i>")
-        + f"<b class='me-before' style='left:{100 * min(before[name], high) / high:.0f}%'></b>"
-        f"<b class='me-wanted' style='left:{100 * wanted / high:.0f}%'></b></span>"
+        + ("" if measured is None else f"<i style='width:{_percent(name, measured):.0f}%'></i>")
+        + f"<b class='me-before' style='left:{_percent(name, before[name]):.0f}%'></b>"
+        f"<b class='me-wanted' style='left:{_percent(name, wanted):.0f}%'></b></span>"
     )
     return (
-        f"<tr>{title}<td>{delta:+.1f}</td><td>{before[name]:.1f} → {wanted:.1f}</td>"
+        f"<tr>{title}<td>{delta:+.1f}{unit}</td><td>{before[name]:.1f} → {wanted:.1f}{unit}</td>"
         f"<td>{told}</td><td>{bar}</td></tr>"
     )
+
+
+def _percent(name: str, value: float) -> float:
+    """Place of a level along its scale."""
+    low, high = scale_of(name)
+    return 100 * (within_scale(name, value) - low) / (high - low)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
+from magicedit.action_units import UNRELIABLE
 from magicedit.editor.changer import Chosen
 from magicedit.errors import MagicEditError, NoFaceError
 from magicedit.expression import Expression
@@ -128,10 +129,14 @@ def reference_mouths(
 
 
 def measured_expression(face: Face, backend: str, source: str = "") -> Expression:
-    """Returns the expression of a measured face; MagicEditError if its backend measures no action units."""
+    """Returns the expression of a measured face, without UNRELIABLE units.
+
+    Raises MagicEditError if its backend measures no action units.
+    """
     if not face.action_units:
         raise MagicEditError(
             f"the face backend {backend} measures no action units, so there is no expression to read; "
             "use mediapipe"
         )
-    return Expression.measured(face.action_units, face.sides, source)
+    reliable = {name: value for name, value in face.action_units.items() if name not in UNRELIABLE}
+    return Expression.measured(reliable, face.sides, source)
