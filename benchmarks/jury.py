@@ -40,7 +40,7 @@ from mini_quality import VALIDATION
 from PIL import Image, ImageDraw, ImageFont
 
 import magicedit
-from magicedit.action_units import DESCRIPTIONS, EMOTIONS, NAMES, emotion_deltas, parse_deltas
+from magicedit.action_units import DESCRIPTIONS, EMOTIONS, FACS, NAMES, emotion_deltas
 from magicedit.cli.evaluation import fingerprint, open_editor, short_name
 from magicedit.errors import DatasetError, MagicEditError, NoFaceError, OutputError
 from magicedit.evaluation.circumstances import without_folders
@@ -58,7 +58,7 @@ from magicedit.vocabulary import whole_name
 BESIDE = {"app", "batch", "cli", "data", "demo.py", "doctor.py", "evaluation", "hub", "pretrained", "video"}
 PHOTOGRAPHS = Path(__file__).resolve().parents[2] / "shared" / "faces"
 KINDS = ("london", "synthetic")
-GROUPS = ("openings", "others")
+GROUPS = ("openings", "others", "controls")
 READINGS = ("yes", "half", "no")
 COLUMNS = ("code", "rating", "reads_as_intended", "preferred")
 MADE = "made.json"  # in an editor's folder of pictures: what they depend on
@@ -80,8 +80,8 @@ class Request:
 
     @property
     def deltas(self) -> dict[str, float]:
-        """AU name -> variation in intensity steps."""
-        return emotion_deltas(self.text) if self.text in EMOTIONS else parse_deltas(self.text)
+        """Name of a control -> variation in intensity steps or degrees."""
+        return emotion_deltas(self.text) if self.text in EMOTIONS else FACS.deltas(self.text)
 
     @property
     def edit(self) -> Edit:
@@ -93,8 +93,9 @@ class Request:
     @property
     def shows_brows(self) -> bool:
         """Whether brows and eyes are shown enlarged beside the mouth; of openings the mouth alone is."""
-        return self.group == "others" and any(
-            whole_name(name) in ("AU1", "AU2", "AU4", "AU5", "AU6", "AU9") for name in self.deltas
+        shown = ("AU1", "AU2", "AU4", "AU5", "AU6", "AU9", "AU43")
+        return self.group != "openings" and any(
+            whole_name(name) in shown or FACS[whole_name(name)].is_angle for name in self.deltas
         )
 
 
@@ -117,7 +118,24 @@ def _requests() -> tuple[Request, ...]:
         "anger": "the face looks angry",
         "disgust": "the face looks disgusted",
     }
-    asked = [(text, title, group) for group, part in zip(GROUPS, (openings, others), strict=True)
+    controls = {
+        "AU43=+5": "both eyes are closed",
+        "AU43L=+5": "a wink: the subject's left eye (right in the picture) is closed",
+        "gaze_yaw=+15": "the eyes look to the right of the picture",
+        "gaze_yaw=-15": "the eyes look to the left of the picture",
+        "gaze_pitch=+15": "the eyes look up",
+        "gaze_pitch=-15": "the eyes look down",
+        "head_yaw=+10": "the head is turned farther to the right of the picture",
+        "head_yaw=-10": "the head is turned farther to the left of the picture",
+        "head_pitch=+10": "the head is raised",
+        "head_roll=+10": "the head is tilted clockwise",
+        "AU10=+3": "the upper lip is raised",
+        "AU14=+4": "the corners of the mouth are drawn in (dimples)",
+        "AU18=+4": "the lips are puckered",
+        "AU27=+4": "the mouth is wide open",
+    }
+    parts = openings, others, controls
+    asked = [(text, title, group) for group, part in zip(GROUPS, parts, strict=True)
              for text, title in part.items()]  # fmt: skip
     return tuple(Request(n, text, group, title) for n, (text, title, group) in enumerate(asked, start=1))
 
@@ -196,7 +214,7 @@ def chosen_faces(faces: Sequence[ValidationFace], words: str | None) -> list[Val
 
 
 def chosen_requests(words: str | None) -> list[Request]:
-    """Those that `words` names: "openings", "others" or requests, joined by semicolons; None: all."""
+    """Those that `words` names: groups or requests, joined by semicolons; None: all."""
     return _chosen(REQUESTS, words, lambda request: (request.text, request.group), "request", separator=";")
 
 
@@ -599,7 +617,7 @@ def _wrong_values(rating: str, reads: str, preferred: str) -> list[str]:
 
 
 def summary_of(rows: Sequence[Mapping]) -> dict[str, dict]:
-    """Group ("all", "openings", "others") or request -> kind of face ("all" or one) -> editor -> figures."""
+    """Group ("all", "openings" and so on) or request -> kind of face ("all" or one) -> editor -> figures."""
     names = [*GROUPS, *(r.text for r in REQUESTS)]
     asked = {"all": rows} | {
         name: part
@@ -701,7 +719,7 @@ def small_rows(
         before = looking.photo.pixels
         box = mouth_box(looking.face, before.shape)
         for request in requests:
-            after = np.asarray(editor(looking.photo, parse_deltas(request), SEED))
+            after = np.asarray(editor(looking.photo, FACS.deltas(request), SEED))
             change = np.abs(after[box].astype(int) - before[box]).mean()
             rows.append(
                 {"editor": juror.name, "face": face.name, "kind": face.kind, "request": request}

@@ -169,7 +169,7 @@ def parse_emotion(spec: str | tuple[str, float]) -> tuple[str, float]:
 
 
 def emotion_deltas(name: str, strength: float = 1.0) -> dict[str, float]:
-    """Deltas in intensity steps of an emotion or a shape of the mouth; arguments, errors as `parse_emotion`."""
+    """Deltas in intensity steps of an emotion or a mouth shape; arguments, errors as `parse_emotion`."""
     name, strength = parse_emotion((name, strength))
     return {unit: steps * strength for unit, steps in RECIPES[name].items()}
 
