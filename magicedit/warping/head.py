@@ -16,33 +16,48 @@ from functools import cache
 import cv2
 import numpy as np
 
+from magicedit.action_units import NAMES
+from magicedit.faces.frame import face_frame
+from magicedit.faces.glasses import glasses_presence, glasses_score
 from magicedit.faces.regions import face_oval, smooth
-from magicedit.warping.muscles import LANDMARKS, SKIN, _camera, _table
+from magicedit.warping.muscles import LANDMARKS, SKIN, _table, _unit_shapes
 
 AXES = ("head_yaw", "head_pitch", "head_roll")
 MOST = 20.0  # degrees of change
-# Degrees from the line of sight that yaw, pitch and roll may reach; requests approach them smoothly
-REACH = (35.0, 32.0, 45.0)
+# Turns of the mesh in degrees that MediaPipe's pose reads as one degree of yaw, pitch and roll
+_GAIN = np.array([1.3, 1.3, 1.0])
+# Degrees from the line of sight, as MediaPipe reads them, that the three may reach: requests approach them
+REACH = np.array([32.0, 28.0, 45.0])
+# Turns towards the line of sight: times that reach, less so many degrees for each degree that the head is
+# turned away, because the photograph shows less of its far side
+_BACK, _HIDDEN = 1.3, 1.25
 _SOFTNESS = 4  # power of that approach: the higher, the later and the more sudden
-_LEAST_AREA = 0.25  # to which the picture may be compressed anywhere; what asks for more turns less
-_LESS = 0.88  # share of the angle with which it is tried next
+# Factors by which the picture's area may change: where it would change more, as the cheek behind a nose, the
+# movement is evened out, in so many rounds with this standard deviation in steps of the grid; heads for which
+# that does not suffice turn less, next by this share
+_AREAS, _ROUNDS, _EVEN, _LESS = (0.3, 1.8), 20, 1.5, 0.85
 
 # All below in interocular distances of the neutral mesh: x right, y up from between the eyes, z to the viewer
-_PIVOT = np.array([0.0, -0.9, -0.95])
+_STEADY = 0.06  # landmarks that no action unit moves farther show the pose
+_PIVOT = np.array([0.0, -1.2, -0.95])
 _SKULL, _SKULL_RADII = np.array([0.0, 0.15, -0.95]), np.array([1.25, 1.40, 1.10])
 _NECK = np.array(
     [(x, y, z) for y, z in ((-2.1, -0.45), (-2.6, -0.6), (-3.2, -0.7)) for x in (-0.5, 0.0, 0.5)]
     + [(x, y, -0.95) for y in (-1.7, -2.3, -3.0) for x in (-1.3, 1.3)]
 )
+# Glasses: height of the lenses' plane at the nose, how fast it bends back towards the ears, and where it is
+_LENSES, _WRAP, _LENSES_BESIDE, _LENSES_ABOVE, _LENSES_BELOW, _LENSES_FADE = 0.12, 0.22, 1.3, 0.45, -0.7, 0.2
 _FACE_POINTS = 120  # landmarks whose depths are used
 _BESIDE = 0.12  # distance from the face's outline within which the skull and the neck have no points
 _SMOOTHING = 0.01  # of the spline, whose kernel is r^2 log r
-# The head turns as a whole in an ellipse around the skull's centre; the angle is 0 from so many radii on
-_RADII, _FADED = np.array([1.45, 1.75]), 1.75
-_NECK_TOP, _NECK_FOOT = -1.5, -3.3  # heights between which the angle falls to 0
+# The head turns as a whole in an ellipse around the skull's centre, and not at all so far beyond it
+_RADII, _FADE = np.array([1.40, 1.70]), 1.4
+_NECK_TOP, _NECK_FOOT = -1.4, -3.1  # heights between which the angle falls to 0
+_JAW, _NECK_WIDTH = -0.5, 0.95  # height from which the ellipse's half-width narrows down to the neck's
 _BORDER = 0.8  # distance from the picture's border over which movement away from it fades in
-_STEP = 0.075  # between the places at which the movement is computed
-_INVERSIONS, _DAMPING = 16, 0.6  # steps towards the inverse of the movement, and their share
+_INWARDS = 0.6  # share of the distance from the border that such a movement may have
+_STEP = 0.085  # between the places at which the movement is computed
+_INVERSIONS, _DAMPING = 24, 0.45  # steps towards the inverse of the movement, and their share
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,13 +87,21 @@ class _View:
         return np.concatenate([points @ self.affine.T, points @ self.rotation[2:].T], 1)
 
 
+@cache
+def _steady() -> np.ndarray:
+    """Numbers (n,) of the landmarks that hardly move with any expression."""
+    most = np.linalg.norm(_unit_shapes(NAMES), axis=-1).max(1)
+    return np.flatnonzero(most[:SKIN] < _STEADY)
+
+
 def _view(landmarks: np.ndarray) -> _View:
-    camera = _camera(landmarks)  # (3, 2) px
-    turned, stretch, back = np.linalg.svd(camera.T * ((1,), (-1,)), full_matrices=False)
+    steady = _steady()
+    known = np.insert(_table()["neutral"][steady], 3, 1, axis=1)
+    camera = np.linalg.lstsq(known, landmarks[steady] * (1, -1), rcond=None)[0].T  # (2, 4) px
+    turned, stretch, back = np.linalg.svd(camera[:, :3], full_matrices=False)
     rows, scale = turned @ back, float(stretch.mean())
-    origin = (landmarks[:SKIN] - _table()["neutral"][:SKIN] @ camera).mean(0)
     rotation = np.concatenate([rows, np.cross(*rows)[None]])
-    return _View(rotation, camera.T * ((1,), (-1,)) / scale, origin, scale)
+    return _View(rotation, camera[:, :3] / scale, camera[:, 3] * (1, -1), scale)
 
 
 def _angles(rotation: np.ndarray) -> np.ndarray:
@@ -102,21 +125,25 @@ def _rotation(angles: np.ndarray) -> np.ndarray:
 def head_limits(landmarks: np.ndarray) -> dict[str, tuple[float, float]]:
     """Returns by axis the degrees, least and most, that a head can turn, as far as its pose limits them.
 
-    landmarks: MediaPipe's (478, 2), photograph px. Requests beyond are made as far as they go.
+    landmarks: MediaPipe's (478, 2), photograph px. Requests near and beyond the limits turn less than asked.
     """
-    pose = _angles(_view(np.asarray(landmarks, np.float64)).rotation)
-    limits = zip(AXES, pose, REACH, strict=True)
-    return {
-        axis: (float(np.clip(-reach - now, -MOST, 0)), float(np.clip(reach - now, 0, MOST)))
-        for axis, now, reach in limits
-    }
+    pose = _angles(_view(np.asarray(landmarks, np.float64)).rotation) / _GAIN
+    least, most = (np.minimum(_room(pose, sign), MOST) for sign in (-1, 1))
+    return {axis: (-float(a), float(b)) for axis, a, b in zip(AXES, least, most, strict=True)}
+
+
+def _room(pose: np.ndarray, sign: np.ndarray | int) -> np.ndarray:
+    """(3,) degrees that a head in a pose (3,) can turn in the direction of a sign (3,)."""
+    onwards = np.sign(pose) == sign
+    room = np.where(onwards, REACH - np.abs(pose), _BACK * REACH - _HIDDEN * np.abs(pose))
+    return np.maximum(room, 0)
 
 
 def _reachable(asked: np.ndarray, pose: np.ndarray) -> np.ndarray:
-    """(3,) degrees of change, shortened where they would take the pose (3,) to REACH and beyond."""
+    """(3,) degrees of change, shortened near what the pose (3,) leaves room for and beyond it."""
     asked = np.clip(asked, -MOST, MOST)
-    room = np.maximum(np.array(REACH) - np.sign(asked) * pose, 1e-3)
-    return asked / (1 + (np.abs(asked) / room) ** _SOFTNESS) ** (1 / _SOFTNESS)
+    over = np.abs(asked) / np.maximum(_room(pose, np.sign(asked)), 1e-3)
+    return asked / (1 + over**_SOFTNESS) ** (1 / _SOFTNESS)
 
 
 @cache
@@ -140,18 +167,39 @@ def _skull() -> tuple[np.ndarray, np.ndarray]:
     return _SKULL + ball * _SKULL_RADII, ball / _SKULL_RADII
 
 
-def _known_depths(landmarks: np.ndarray, view: _View) -> np.ndarray:
+def _with_glasses(mesh: np.ndarray, glasses: float) -> np.ndarray:
+    """Points (n, 3) of the mesh, those behind glasses brought forward to the lenses; glasses: 0..1."""
+    x, y, z = np.abs(mesh[:, 0]), *mesh[:, 1:].T
+    inside = np.minimum(_LENSES_BESIDE - x, np.minimum(_LENSES_ABOVE - y, y - _LENSES_BELOW)) / _LENSES_FADE
+    forward = np.maximum(_LENSES - _WRAP * x**2 - z, 0)
+    return np.stack([mesh[:, 0], y, z + glasses * smooth(inside) * forward], 1)
+
+
+def _glasses(pixels: np.ndarray, landmarks: np.ndarray) -> float:
+    """How surely, 0..1, the face wears glasses; landmarks (478, 2) px."""
+    frame = face_frame(landmarks)
+    reach = 2 * frame.interocular
+    x0, y0 = np.maximum(frame.origin - reach, 0).astype(int).tolist()
+    x1, y1 = (frame.origin + reach).astype(int).tolist()
+    return glasses_presence(glasses_score(pixels[y0:y1, x0:x1], landmarks - (x0, y0), "mediapipe478"))
+
+
+def _known_depths(landmarks: np.ndarray, view: _View, glasses: float) -> np.ndarray:
     """Places (n, 3) of the view whose depth is known: of the face, and of what surrounds it."""
     chosen = _face_points()
     face = np.concatenate(
-        [view.to_view(landmarks[chosen]), view.places(_table()["neutral"][chosen])[:, 2:]], 1
+        [
+            view.to_view(landmarks[chosen]),
+            view.places(_with_glasses(_table()["neutral"][chosen], glasses))[:, 2:],
+        ],
+        1,
     )
     points, normals = _skull()
     around = view.places(points)[normals @ view.rotation[2] > 0]
     turns = np.radians(np.arange(-15, 196, 15))
-    circle = np.stack([np.cos(turns), np.sin(turns)], -1) * _RADII  # (n, 2) above the jaw
+    circle = np.stack([np.cos(turns), np.sin(turns)], -1)  # (n, 2) above the jaw
     centre = view.places(_SKULL[None])[0]
-    rings = [centre[:2] + scale * circle @ _upright(view) for scale in (1, _FADED)]
+    rings = [centre[:2] + circle * radii @ _upright(view) for radii in (_RADII, _RADII + _FADE)]
     rings = [np.insert(ring, 2, centre[2], axis=1) for ring in rings]
     around = np.concatenate([around, view.places(_NECK), *rings])
     outline = view.to_view(face_oval(landmarks, "mediapipe478")).astype(np.float32)
@@ -166,7 +214,7 @@ def _upright(view: _View) -> np.ndarray:
 
 
 def _spline(places: np.ndarray, values: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Values (m,) at places (m, 2) of the thin-plate spline through about `values` (n,) at `places` (n, 2)."""
+    """Values (m,) at places `at` (m, 2) of the thin-plate spline near `values` (n,) at `places` (n, 2)."""
 
     def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         squares = np.maximum(((a[:, None] - b[None]) ** 2).sum(-1), 1e-12).astype(a.dtype)
@@ -185,10 +233,12 @@ def _spline(places: np.ndarray, values: np.ndarray, at: np.ndarray) -> np.ndarra
 def _share(at: np.ndarray, view: _View) -> np.ndarray:
     """0..1, the share of the angle by which places (..., 2) of the view turn."""
     across, up = np.moveaxis((at - view.places(_SKULL[None])[0, :2]) @ _upright(view).T, -1, 0)
-    far = np.hypot(across / _RADII[0], np.maximum(up, 0) / _RADII[1])
     height = up + _SKULL[1]
+    narrow = smooth((_JAW - height) / (_JAW - _NECK_TOP))
+    wide = _RADII[0] + (_NECK_WIDTH - _RADII[0]) * narrow
+    beyond = (np.hypot(across / wide, np.maximum(up, 0) / _RADII[1]) - 1) * wide
     neck = (height - _NECK_FOOT) / (_NECK_TOP - _NECK_FOOT)
-    return smooth((_FADED - far) / (_FADED - 1)) * smooth(neck)
+    return smooth(1 - beyond / _FADE) * smooth(neck)
 
 
 def _turned(places: np.ndarray, share: np.ndarray, rotation: np.ndarray, pivot: np.ndarray) -> np.ndarray:
@@ -201,66 +251,97 @@ def _turned(places: np.ndarray, share: np.ndarray, rotation: np.ndarray, pivot: 
     return ((arm - along) * (np.cos(turn) - 1) + np.cross(axis, arm) * np.sin(turn))[..., :2]
 
 
-def _least_area(moves: np.ndarray, step: float) -> float:
-    """The least factor by which a movement (rows, columns, 2) of places `step` apart changes areas."""
+def _areas(moves: np.ndarray, step: float) -> np.ndarray:
+    """(rows, columns), factors by which a movement (rows, columns, 2) of places a step apart changes areas."""
     (xy, xx), (yy, yx) = (np.gradient(moves[..., k], step) for k in (0, 1))
-    return float(((1 + xx) * (1 + yy) - xy * yx).min())
+    return (1 + xx) * (1 + yy) - xy * yx
+
+
+def _evened(moves: np.ndarray, step: float, bounds: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, bool]:
+    """The movement, within bounds, evened out where it changes areas too much, and whether that sufficed."""
+    moves = np.clip(moves, *bounds).astype(np.float32)
+    for _ in range(_ROUNDS):
+        areas = _areas(moves, step)
+        much = (areas < _AREAS[0]) | (areas > _AREAS[1])
+        if not much.any():
+            return moves, True
+        weight = cv2.dilate(much.astype(np.float32), np.ones((3, 3), np.uint8))
+        weight = cv2.GaussianBlur(weight, (0, 0), _EVEN)[..., None]
+        moves = np.clip(moves + weight * (cv2.GaussianBlur(moves, (0, 0), _EVEN) - moves), *bounds)
+    return moves, False
+
+
+def _rooms(grid: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """px (..., 2) from places (..., 2) px to the picture's left and top border, and to the other two."""
+    return np.maximum(grid, 0), np.maximum(np.array(shape[1::-1]) - 1 - grid, 0)
+
+
+def _bounds(grid: np.ndarray, shape: tuple[int, ...], share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Least and most movement (rows, columns, 2) px: none beyond the head, none that would need content from
+    beyond the picture's border; along the border and towards it, everything may move."""
+    free = (share > 0)[..., None]
+    before, behind = (_INWARDS * room * free for room in _rooms(grid, shape))
+    unbounded = np.where(free, np.inf, 0)
+    inner = np.array(shape[1::-1]) / 2
+    least, most = np.where(grid > inner, -behind, -unbounded), np.where(grid < inner, before, unbounded)
+    return least.astype(np.float32), most.astype(np.float32)
+
+
+def _grid(view: _View, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, float]:
+    """Places (rows, columns, 2) px around the head of a picture of this shape, the first of them, and the px
+    between neighbours."""
+    centre, step = view.to_picture(view.places(_SKULL[None])[0, :2]), _STEP * view.scale
+    reach = (_RADII.max() + 1.25 * _FADE) * view.scale
+    low = np.maximum(centre - reach, -step)
+    high = np.minimum(centre + reach, np.array(shape[1::-1]) - 1 + step)
+    columns, rows = (np.arange(a, b + step, step) for a, b in zip(low, high, strict=True))
+    return np.stack(np.meshgrid(columns, rows), -1), low, step
 
 
 def _movement(
-    landmarks: np.ndarray, shape: tuple[int, ...], request: Mapping[str, float]
+    landmarks: np.ndarray, shape: tuple[int, ...], request: Mapping[str, float], glasses: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray, float] | None:
     """Where a turned head takes the picture: movement (rows, columns, 2) px, x0 and y0 px, and px of a step.
 
     The places lie on a grid that begins at (x0, y0). None where nothing moves.
     """
-    asked = np.array([request.get(axis, 0.0) for axis in AXES], np.float64)
-    if not asked.any():
-        return None
-    landmarks = np.asarray(landmarks, np.float64)
-    if landmarks.shape != (LANDMARKS, 2):
-        raise ValueError(f"landmarks must have shape ({LANDMARKS}, 2), got {landmarks.shape}")
     view = _view(landmarks)
     pose = _angles(view.rotation)
-    change = _reachable(asked, pose)
+    asked = np.array([request.get(axis, 0.0) for axis in AXES])
+    change = _reachable(asked, pose / _GAIN) * _GAIN
 
     # 1. The places that may move
-    centre, step = view.to_picture(view.places(_SKULL[None])[0, :2]), _STEP * view.scale
-    reach = _FADED * _RADII.max() * view.scale
-    below = (-_NECK_FOOT + _SKULL[1] + 0.3) * view.scale
-    low = np.maximum(centre - reach, -step)
-    high = np.minimum(centre + (reach, max(reach, below)), np.array(shape[1::-1]) - 1 + step)
-    if (high - low < 4 * step).any():
+    grid, low, step = _grid(view, shape)
+    if min(grid.shape[:2]) < 4:
         return None
-    columns, rows = (np.arange(a, b + step, step) for a, b in zip(low, high, strict=True))
-    grid = np.stack(np.meshgrid(columns, rows), -1)  # (rows, columns, 2) px
     at = view.to_view(grid)
 
     # 2. Their depths, and how they turn
-    known = _known_depths(landmarks, view)
+    known = _known_depths(landmarks, view, glasses)
     depths = _spline(known[:, :2], known[:, 2], at.reshape(-1, 2)).reshape(at.shape[:2])
     places, share = np.concatenate([at, depths[..., None]], -1), _share(at, view)
-    pivot = view.places(_PIVOT[None])[0]
+    pivot, bounds = view.places(_PIVOT[None])[0], _bounds(grid, shape, share)
     while True:
         rotation = _rotation(pose + change) @ view.rotation.T
         moves = _turned(places, share, rotation, pivot) * (1, -1) * view.scale  # px
-        moves = _kept_inside(moves, grid, shape, _BORDER * view.scale)
-        if _least_area(moves, step) > _LEAST_AREA:
-            return moves.astype(np.float32), low, step
+        moves = _from_border(moves, grid, shape, _BORDER * view.scale)
+        moves, enough = _evened(moves, step, bounds)
+        if enough:
+            return moves, low, step
         change = change * _LESS
 
 
-def _kept_inside(moves: np.ndarray, grid: np.ndarray, shape: tuple[int, ...], fade: float) -> np.ndarray:
-    """The movement px without what would bring content from beyond the picture's border."""
-    kept = moves.copy()
-    for k, size in enumerate(shape[1::-1]):
-        before, behind = (smooth(room / fade) for room in (grid[..., k], size - 1 - grid[..., k]))
-        kept[..., k] *= np.where(moves[..., k] > 0, before, behind)
-    return kept
+def _from_border(moves: np.ndarray, grid: np.ndarray, shape: tuple[int, ...], fade: float) -> np.ndarray:
+    """The movement px; where it leads away from a border of the picture, it fades in over `fade` px."""
+    before, behind = (smooth(room / fade) for room in _rooms(grid, shape))
+    return moves * np.where(moves > 0, before, behind)
 
 
 def _inverse(moves: np.ndarray, step: float) -> np.ndarray:
-    """The flow b (rows, columns, 2) px that undoes a movement of places `step` px apart: b(p) = -m(p + b(p))."""
+    """The flow b (rows, columns, 2) px that undoes a movement m of places `step` px apart.
+
+    It solves b(p) = -m(p + b(p)) by fixed-point iteration.
+    """
     height, width = moves.shape[:2]
     x, y = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
     flow = -moves
@@ -274,13 +355,19 @@ def _inverse(moves: np.ndarray, step: float) -> np.ndarray:
 
 
 def _flow(
-    landmarks: np.ndarray, shape: tuple[int, ...], request: Mapping[str, float]
+    pixels: np.ndarray, landmarks: np.ndarray, request: Mapping[str, float]
 ) -> tuple[np.ndarray, tuple[slice, slice]] | None:
     """From where a turned head reads the photograph, (height, width, 2) px, in a window of it.
 
     Returns the flow and the window's rows and columns; None where nothing moves.
     """
-    found = _movement(landmarks, shape, request)
+    asked = {axis: request.get(axis, 0.0) for axis in AXES}
+    if not any(asked.values()):
+        return None
+    landmarks = np.asarray(landmarks, np.float64)
+    if landmarks.shape != (LANDMARKS, 2):
+        raise ValueError(f"landmarks must have shape ({LANDMARKS}, 2), got {landmarks.shape}")
+    found = _movement(landmarks, pixels.shape, asked, _glasses(pixels, landmarks))
     if found is None:
         return None
     moves, low, step = found
@@ -291,7 +378,7 @@ def _flow(
     first = np.floor(low + step * (np.array([columns.min(), rows.min()]) - 2)).astype(int)
     behind = np.ceil(low + step * (np.array([columns.max(), rows.max()]) + 2)).astype(int) + 1
     x0, y0 = np.maximum(first, 0).tolist()
-    x1, y1 = np.minimum(behind, shape[1::-1]).tolist()
+    x1, y1 = np.minimum(behind, pixels.shape[1::-1]).tolist()
     to_grid = np.array([[1, 0, x0 - low[0]], [0, 1, y0 - low[1]]]) / step
     fine = cv2.warpAffine(
         flow, to_grid, (x1 - x0, y1 - y0), flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
@@ -300,14 +387,16 @@ def _flow(
     return fine, (slice(y0, y1), slice(x0, x1))
 
 
-def head_region(landmarks: np.ndarray, shape: tuple[int, ...], request: Mapping[str, float]) -> np.ndarray:
-    """(height, width) bool: where `turn_head` may change a photograph of this shape."""
-    region = np.zeros(shape[:2], bool)
-    found = _flow(landmarks, shape, request)
-    if found is not None:
-        flow, window = found
-        region[window] = flow.any(-1)
-    return region
+def head_region(landmarks: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """(height, width) bool: where `turn_head` may change a photograph of this shape, whatever is asked."""
+    landmarks = np.asarray(landmarks, np.float64)
+    view = _view(landmarks)
+    grid, low, step = _grid(view, shape)
+    moving = (_share(view.to_view(grid), view) > 0).astype(np.uint8)
+    moving = cv2.dilate(moving, np.ones((5, 5), np.uint8))
+    to_grid = np.array([[1, 0, -low[0]], [0, 1, -low[1]]]) / step
+    flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(moving, to_grid, shape[1::-1], flags=flags).astype(bool)
 
 
 def turn_head(pixels: np.ndarray, landmarks: np.ndarray, request: Mapping[str, float]) -> np.ndarray:
@@ -321,7 +410,7 @@ def turn_head(pixels: np.ndarray, landmarks: np.ndarray, request: Mapping[str, f
     Returns:
         `pixels` itself where nothing changes, else a new photograph, which differs in `head_region`.
     """
-    found = _flow(landmarks, pixels.shape, request)
+    found = _flow(pixels, landmarks, request)
     if found is None:
         return pixels
     flow, (rows, columns) = found
