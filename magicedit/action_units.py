@@ -67,6 +67,7 @@ GEOMETRIC = FACS.named(name for name in FACS if name not in (*NAMES, "AU45"))
 # Units whose measured intensities are no part of a face's expression: their scores depend more on the shape
 # of a mouth and of lids than on muscles
 UNRELIABLE = frozenset(GEOMETRIC) - {"AU43"}
+GAZE = ("gaze_yaw", "gaze_pitch")
 DESCRIPTIONS = {unit.name: unit.description for unit in FACS.controls}
 BILATERAL = tuple(unit.name for unit in FACS.controls if unit.has_sides)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from magicedit.action_units import DEAD_ZONE, is_angle
+from magicedit.action_units import DEAD_ZONE, GAZE, is_angle
 from magicedit.editor.changer import Edit
 from magicedit.errors import MagicEditError
 from magicedit.faces import Face, geometric_change, levels_of
@@ -74,12 +74,17 @@ class Pursuit:
         asked: AU name -> variation.
 
     Raises:
-        MagicEditError: where a requested unit is not measured.
+        MagicEditError: where a requested unit is not measured, or a gaze is requested.
     """
 
     def __init__(self, face: Face, asked: Mapping[str, float]):
         self.face = face
         self.asked = dict(asked)
+        if lost := [name for name in asked if name in GAZE]:
+            raise MagicEditError(
+                f"the closed loop cannot correct {', '.join(lost)}, because measured irises follow a gaze "
+                "only in part; leave out the tolerance or the gaze"
+            )
         start = levels_of(face)
         if missing := [name for name in asked if name not in start]:
             raise MagicEditError(
