@@ -1,12 +1,12 @@
 """The eye layer: gaze and closing lids, at the photograph's own resolution; nothing is learned.
 
-An eye is three sheets. The eyeball turns: its iris moves inside the opening, over a white completed from the
-white of the same eye. The lids, drawn by `magicedit.warping.lids`, slide over it. All work happens in a window
-around each eye, in the eye's own coordinates: 0 at the corner on the subject's right to 1 at the other one,
-and down the face, both in eye widths.
+The eyeball turns: its iris moves inside the opening, over a white completed from the white of the same eye.
+The lids, drawn by `magicedit.warping.lids`, slide over it. All work happens in a window around each eye, in
+the eye's own coordinates: across from 0 at the corner on the subject's right to 1 at the other one, and down
+the face from the line of the corners, in eye widths.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import cv2
@@ -15,7 +15,7 @@ import numpy as np
 from magicedit.faces.frame import EYE_CORNERS, face_frame
 from magicedit.faces.regions import smooth
 from magicedit.vocabulary import split_sides
-from magicedit.warping.lids import LidCurves, draw_lids, lid_curves, saturating
+from magicedit.warping.lids import LidCurves, draw_lids, lid_curves, reduced, saturating
 
 CLOSED = 0.12  # height over width of the opening, below which an eye counts as closed
 GAZE_RANGE = 30.0  # degrees to each side
@@ -26,16 +26,20 @@ _LID_PAIRS = (((387, 373), (386, 374), (385, 380)), ((160, 144), (159, 145), (15
 _IRIS = (slice(473, 478), slice(468, 473))  # centre, then four points of the outline
 _CORNERS = EYE_CORNERS["mediapipe478"][::-1]
 # Window around an eye, eye widths: beside its corners, above and below their line
-_BESIDE, _ABOVE, _BELOW = 0.45, 0.70, 0.80
+_BESIDE, _ABOVE, _BELOW = 0.38, 0.60, 0.60
 # What the lids move while the eye moves up or down, as shares of the iris's movement
-_UPPER_FOLLOWS, _LOWER_FOLLOWS = 0.5, 0.25
-_MEETING = 0.86  # of the opening's height: where closed lids meet
+_UPPER_FOLLOWS, _LOWER_FOLLOWS = (0.5, 0.8), 0.25  # of the upper lid: upwards, downwards
+_NEAREST_CORNER = (0.17, 0.83)  # between the eye's corners: where an iris's centre may move
+_MEETING = 0.90  # of the opening's height: where closed lids meet
+_VISIBLE = 0.045  # brightening across the iris's outline, of the mean level: less is no visible eye
 _LIMBUS = 0.14  # of the iris's radius: width of its soft edge
 _HIGHLIGHT_WIDTH = 0.45  # of the iris's radius: what is brighter and narrower reflects a lamp
 _HIGHLIGHT = (18.0, 50.0)  # levels above the iris: no highlight, a whole one
 _LEAST_WHITE = 0.07  # eye widths beside the iris: less white is completed from the other side
+_WORKED_AT = 60.0  # px an iris's radius, or an eye's width, at which wide structures are measured
+_LEAST_PIXELS = 12  # of white that show the lid's shade
 _SHADE = (0.55, 1.3)  # limits of the change of light when a part of the iris moves
-_HIDDEN = (0.04, 0.16)  # of the opening's height: the lid's edge hides the eyeball, and no longer does
+_HIDDEN = (0.08, 0.22)  # of the opening's height: the lid's edge hides the eyeball, and no longer does
 
 
 @dataclass(frozen=True)
@@ -68,11 +72,12 @@ def move_eyes(pixels: np.ndarray, landmarks: np.ndarray, request: Mapping[str, f
         landmarks: MediaPipe's (478, 2), photograph px.
         request: name -> value. "AU43", whole or of one side, in intensity steps 0..5: 5 closes the eye, 2.5
             half; values below 0 count as 0. "gaze_yaw" in degrees, positive towards the subject's own left.
-            "gaze_pitch" in degrees, positive upwards. Gaze is limited to `GAZE_RANGE`. Other names are ignored.
+            "gaze_pitch" in degrees, positive upwards. Gaze is limited to `GAZE_RANGE`, and where eyes that
+            look aside already would lose their irises in the corners. Other names are ignored.
 
     Returns:
-        `pixels` itself where nothing changes: without such a request, and for eyes that are closed already
-        (`eye_openness` below `CLOSED`). Otherwise a new photograph that differs around the eyes only.
+        `pixels` itself where nothing changes: without such a request, for eyes that are closed already
+        (`eye_openness` below `CLOSED`) and for those whose iris is not seen, as behind sunglasses. Otherwise a new photograph that differs around the eyes only.
     """
     yaw, pitch = (
         float(np.clip(request.get(name, 0.0), -GAZE_RANGE, GAZE_RANGE)) for name in ("gaze_yaw", "gaze_pitch")
@@ -84,9 +89,12 @@ def move_eyes(pixels: np.ndarray, landmarks: np.ndarray, request: Mapping[str, f
     # Both eyes turn alike, so a foreshortened iris does not shorten its movement
     turn = 2 * np.mean(radii) * _EYEBALL * np.sin(np.deg2rad([yaw, -pitch])) @ frame.rotation  # (2,) px
 
+    open_eyes = [side for side, openness in enumerate(eye_openness(landmarks)) if openness >= CLOSED]
+    turn = turn * min((_reach(landmarks, side, turn) for side in open_eyes), default=1.0)
+
     result = pixels
-    for side, (closure, openness) in enumerate(zip(closures, eye_openness(landmarks), strict=True)):
-        if openness < CLOSED or not (closure or turn.any()):
+    for side in open_eyes:
+        if not (closures[side] or turn.any()):
             continue
         window = _window(landmarks[list(_CORNERS[side])], pixels.shape)
         if window is None:
@@ -95,8 +103,20 @@ def move_eyes(pixels: np.ndarray, landmarks: np.ndarray, request: Mapping[str, f
             result = pixels.copy()
         x0, y0, x1, y1 = window
         view = result[y0:y1, x0:x1]
-        view[:] = _moved_eye(view, landmarks - (x0, y0), side, turn, closure)
+        view[:] = _moved_eye(view, landmarks - (x0, y0), side, turn, closures[side])
     return result
+
+
+def _reach(landmarks: np.ndarray, side: int, turn: np.ndarray) -> float:
+    """Returns the share 0..1 of a turn (2,) px after which an iris still lies between the eye's corners.
+
+    landmarks: (478, 2) px. An eye that looks aside already cannot turn much farther.
+    """
+    first, last = landmarks[list(_CORNERS[side])]
+    along = (last - first) / ((last - first) @ (last - first))
+    place, step = (landmarks[_IRIS[side].start] - first) @ along, turn @ along
+    room = max(_NEAREST_CORNER[1] - place, 0) if step > 0 else max(place - _NEAREST_CORNER[0], 0)
+    return min(1.0, room / max(abs(step), 1e-6))
 
 
 def _window(corners: np.ndarray, shape: tuple[int, ...]) -> tuple[int, int, int, int] | None:
@@ -119,42 +139,66 @@ def _moved_eye(
     closure: 0 as it is .. 1 closed.
     """
     picture = view.astype(np.float32)
-    lids = lid_curves(landmarks, side, view.shape[:2])
+    lids = lid_curves(landmarks, side)
+    iris = _find_iris(picture, landmarks[_IRIS[side]], lids)
+    if iris is None:
+        return view
 
     # 1. Where the lids go: with the eye, then together
     height = np.maximum(lids.lower - lids.upper, 0)
-    follow = lids.vector_down(turn) * smooth(height / max(0.7 * height.max(), 1e-6))  # eye widths
-    upper, lower = lids.upper + _UPPER_FOLLOWS * follow, lids.lower + _LOWER_FOLLOWS * follow
+    turn_down = lids.vector_down(turn)
+    follow = turn_down * (height / max(height.max(), 1e-6)) ** 0.8  # eye widths
+    upper, lower = lids.upper + _UPPER_FOLLOWS[turn_down > 0] * follow, lids.lower + _LOWER_FOLLOWS * follow
     meeting = upper + _MEETING * np.maximum(lower - upper, 0)
     new = lids.moved(upper + closure * (meeting - upper), lower + closure * (meeting - lower))
 
     # 2. The eyeball, complete inside the new opening
     eyeball = picture
     if turn.any() and closure < 1:
-        iris = _find_iris(picture, landmarks[_IRIS[side]], lids)
-        eyeball = _turned_eyeball(picture, lids, new, iris, turn)
+        eyeball = picture.copy()
+        x0, y0, x1, y1 = _opening(lids, new, view.shape)
+        eyeball[y0:y1, x0:x1] = _turned_eyeball(
+            np.ascontiguousarray(picture[y0:y1, x0:x1]),
+            lids.seen_from(x0, y0),
+            new.seen_from(x0, y0),
+            _Iris(iris.centre - (x0, y0), iris.radius),
+            turn,
+        )
 
     # 3. The lids over it
-    changed = draw_lids(picture, eyeball, lids, new, closure)
+    changed = draw_lids(picture, eyeball, lids, new)
     return np.rint(np.clip(changed, 0, 255)).astype(np.uint8)
 
 
-def _find_iris(picture: np.ndarray, landmarks: np.ndarray, lids: LidCurves) -> _Iris:
+def _opening(lids: LidCurves, new: LidCurves, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """Returns x0, y0, x1, y1 of the window around both openings."""
+    across = np.linspace(0, 1, 33)
+    margins = [curves.at(curve, across) for curves in (lids, new) for curve in (curves.upper, curves.lower)]
+    points = np.concatenate([lids.point(across, margin) for margin in margins])
+    limits = np.array([shape[1], shape[0]])
+    low = (np.floor(points.min(0)) - 4).clip(0, limits - 1).astype(int)
+    high = (np.ceil(points.max(0)) + 5).clip(1, limits).astype(int)
+    return int(low[0]), int(low[1]), int(high[0]), int(high[1])
+
+
+def _find_iris(picture: np.ndarray, landmarks: np.ndarray, lids: LidCurves) -> _Iris | None:
     """Returns the circle of the iris nearest to the landmarks (5, 2) px that has the sharpest outline.
 
     Landmarks miss it by up to a fifth of its radius. The outline's sharpness is the brightening across its
     visible arcs beside the pupil (J. Daugman, "High confidence visual recognition of persons by a test of
     statistical independence", PAMI 1993).
+    Returns None where no outline is seen, as behind dark or mirroring glasses.
     """
     grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
     radius = float(np.linalg.norm(landmarks[1:] - landmarks[0], axis=1).mean())
     grey = cv2.GaussianBlur(grey, (0, 0), max(0.5, 0.06 * radius))
     arc = np.deg2rad(np.concatenate([np.linspace(-35, 55, 16), np.linspace(125, 215, 16)]))
     rays = np.stack([np.cos(arc), np.sin(arc)], -1)  # (angles, 2)
+    level = float(grey.mean()) + 10
     steps = np.linspace(-0.24, 0.24, 9)
     centres = landmarks[0] + radius * np.stack(np.meshgrid(steps, steps), -1).reshape(-1, 2)
     ratios = np.linspace(0.80, 1.12, 9)
-    best, found = -np.inf, _Iris(landmarks[0], radius)
+    best, found = _VISIBLE, None
     for ratio in ratios:
         inner, outer = (
             (centres[:, None] + radius * (ratio + offset) * rays).astype(np.float32)
@@ -163,8 +207,8 @@ def _find_iris(picture: np.ndarray, landmarks: np.ndarray, lids: LidCurves) -> _
         rise = cv2.remap(grey, outer, None, cv2.INTER_LINEAR) - cv2.remap(grey, inner, None, cv2.INTER_LINEAR)
         # The lids' edges and lamps must not count as the outline
         weight = lids.inside(outer, _HIDDEN[0]) * lids.inside(inner, _HIDDEN[0])
-        score = (np.clip(rise, -20, 60) * weight).sum(1) / (weight.sum(1) + 6)
-        score -= 40 * ((centres - landmarks[0]) ** 2).sum(1) / radius**2 + 40 * (ratio - 0.96) ** 2
+        score = (np.clip(rise / level, -0.2, 0.6) * weight).sum(1) / (weight.sum(1) + 6)
+        score -= 0.4 * (((centres - landmarks[0]) ** 2).sum(1) / radius**2 + (ratio - 0.96) ** 2)
         if score.max() > best:
             best, found = score.max(), _Iris(centres[score.argmax()], radius * float(ratio))
     return found
@@ -173,87 +217,97 @@ def _find_iris(picture: np.ndarray, landmarks: np.ndarray, lids: LidCurves) -> _
 def _turned_eyeball(
     picture: np.ndarray, lids: LidCurves, new: LidCurves, iris: _Iris, turn: np.ndarray
 ) -> np.ndarray:
-    """Returns the eyeball, (h, w, 3) float32, valid inside the new opening, with the iris moved by `turn` px."""
-    y, x = np.indices(picture.shape[:2], dtype=np.float32)
-    here = np.stack([x, y], -1)
+    """Returns the eyeball with the iris moved by `turn` px, (h, w, 3) float32, valid in the new opening."""
+    here = _places(picture.shape)
+    depth = np.clip(new.depth(here), 0, 1)
     highlights = _highlights(picture, iris)
     matte = picture - highlights
-    white = _completed_white(matte, lids, new, iris, turn)
+    white = _completed_white(matte, lids, lids.across(here), depth, iris, turn)
 
-    # The iris, and its mirror image where the lid had hidden it
-    source = here - turn.astype(np.float32)
+    # 1. The iris, turned away, and its mirror image where the lid had hidden it
+    centre, step = iris.centre.astype(np.float32), turn.astype(np.float32)
+    length = float(np.linalg.norm(turn))
+    narrow = np.sqrt(1 - min(length / (2 * iris.radius * _EYEBALL), 0.7) ** 2)
+    source = here - step - centre
+    along = (source @ (step / length))[..., None]
+    source = centre + source + along * np.float32(1 / narrow - 1) * (step / np.float32(length))
     down = lids.down_axis.astype(np.float32)
-    mirrored = source - 2 * ((source - iris.centre.astype(np.float32)) @ down)[..., None] * down
+    mirrored = source - 2 * ((source - centre) @ down)[..., None] * down
     visible = lids.inside(source, *_HIDDEN)[..., None]
-    iris_seen = visible * _read(matte, source) + (1 - visible) * _read(matte, lids.clamped(mirrored, 0.10))
+    seen = visible * _read(matte, source) + (1 - visible) * _read(matte, lids.clamped(mirrored, 0.10))
+
+    # 2. In the light of its new place
     read_depth = visible[..., 0] * lids.depth(source) + (1 - visible[..., 0]) * lids.depth(mirrored)
     shade = _lid_shade(picture, lids, iris)
-    light = np.exp(shade(np.clip(new.depth(here), 0, 1)) - shade(np.clip(read_depth, 0, 1)))
-    iris_seen = iris_seen * np.clip(light, *_SHADE)[..., None]
+    light = np.exp(shade(depth) - shade(np.clip(read_depth, 0, 1)))
+    seen = seen * np.clip(light, *_SHADE)[..., None]
 
-    far = np.linalg.norm(source - iris.centre.astype(np.float32), axis=-1) / iris.radius
+    # 3. On the white, with lamps, whose images on the cornea move half as far
+    far = np.linalg.norm(source - centre, axis=-1) / np.float32(iris.radius)
     softness = max(_LIMBUS, 1.5 / iris.radius)
     disc = smooth((1 + softness - far) / softness)[..., None]
-    eyeball = white + disc * (iris_seen - white)
-    # A lamp's image on the cornea moves half as far as the iris
-    return eyeball + disc * _read(highlights, here - np.float32(0.5) * turn.astype(np.float32))
+    return white + disc * (seen - white + _read(highlights, here - np.float32(0.5) * step))
+
+
+def _places(shape: tuple[int, ...]) -> np.ndarray:
+    """Returns x and y of each pixel, (h, w, 2) float32."""
+    y, x = np.indices(shape[:2], dtype=np.float32)
+    return np.stack([x, y], -1)
 
 
 def _highlights(picture: np.ndarray, iris: _Iris) -> np.ndarray:
-    """Returns the light of lamps on the iris, (h, w, 3) float32 levels above what is around it; 0 elsewhere."""
-    size = 2 * max(round(_HIGHLIGHT_WIDTH * iris.radius / 2), 1) + 1
+    """Returns the light of lamps on the iris, (h, w, 3) float32 levels above its surroundings; else 0."""
+    small, factor = reduced(picture, iris.radius / _WORKED_AT)
+    size = 2 * max(round(_HIGHLIGHT_WIDTH * iris.radius * factor / 2), 1) + 1
     element = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
-    below = cv2.morphologyEx(picture, cv2.MORPH_OPEN, element)
-    excess = picture - below
-    y, x = np.indices(picture.shape[:2], dtype=np.float32)
-    far = np.hypot(x - iris.centre[0], y - iris.centre[1]) / iris.radius
+    below = cv2.morphologyEx(small, cv2.MORPH_OPEN, element)
+    excess = np.maximum(picture - cv2.resize(below, picture.shape[1::-1]), 0)
+    far = np.linalg.norm(_places(picture.shape) - iris.centre.astype(np.float32), axis=-1)
     low, high = _HIGHLIGHT
-    weight = smooth((excess.min(-1) - low) / (high - low)) * (far < 0.9)
+    weight = smooth((excess.min(-1) - low) / (high - low)) * (far < 0.9 * iris.radius)
     weight = cv2.dilate(weight.astype(np.float32), np.ones((3, 3), np.uint8))
     return excess * weight[..., None]
 
 
 def _completed_white(
-    matte: np.ndarray, lids: LidCurves, new: LidCurves, iris: _Iris, turn: np.ndarray
+    matte: np.ndarray, lids: LidCurves, u: np.ndarray, depth: np.ndarray, iris: _Iris, turn: np.ndarray
 ) -> np.ndarray:
-    """Returns the white of the eye without its iris, (h, w, 3) float32, valid inside the new opening.
+    """Returns the white of the eye without its iris, (h, w, 3) float32.
 
-    The white on each side of the iris is stretched, along the lids, up to the middle of the moved iris, so that
-    it keeps the lid's shadow, its darker corners and its grain.
+    The white on each side of the iris is stretched, along the lids, up to the middle of the moved iris. So it
+    keeps the lid's shadow, its darker corners and its grain. u, depth: (h, w), across the eye and from the
+    upper to the lower lid, 0..1.
     """
-    centre, radius = lids.across(iris.centre), iris.radius * 1.18 / lids.width
+    centre, radius = float(lids.across(iris.centre)), iris.radius * 1.18 / lids.width
     moved = float(np.clip(lids.across(iris.centre + turn), 0.1, 0.9))
-    y, x = np.indices(matte.shape[:2], dtype=np.float32)
-    here = np.stack([x, y], -1)
-    u, depth = np.clip(lids.across(here), 0, 1), np.clip(new.depth(here), 0, 1)
-    widths = max(centre - radius, 0.0), max(1 - centre - radius, 0.0)  # of the white there is
-    from_right = saturating(u, moved, widths[0])
-    from_left = 1 - saturating(1 - u, 1 - moved, widths[1])
-    if widths[0] < _LEAST_WHITE:
-        from_right = 1 - saturating(u, moved, widths[1])
-    if widths[1] < _LEAST_WHITE:
-        from_left = saturating(1 - u, 1 - moved, widths[0])
-    right, left = (_read(matte, lids.place(source, depth)) for source in (from_right, from_left))
-    share = smooth((u - moved) / 0.16 + 0.5)[..., None]
-    return right + share * (left - right)
+    u = np.clip(u, 0, 1)
+    right, left = max(centre - radius, 0.0), max(1 - centre - radius, 0.0)  # widths of the white there is
+    from_right, from_left = saturating(u, moved, right), 1 - saturating(1 - u, 1 - moved, left)
+    if right < min(_LEAST_WHITE, left):
+        from_right = 1 - saturating(u, moved, left)
+    elif left < _LEAST_WHITE:
+        from_left = saturating(1 - u, 1 - moved, right)
+    on_right, on_left = (_read(matte, lids.place(source, depth)) for source in (from_right, from_left))
+    return on_right + smooth((u - moved) / 0.16 + 0.5)[..., None] * (on_left - on_right)
 
 
-def _lid_shade(picture: np.ndarray, lids: LidCurves, iris: _Iris):
-    """Returns a function of the depth in the opening, 0..1, to the logarithm of the light on the white there."""
-    y, x = np.indices(picture.shape[:2], dtype=np.float32)
-    here = np.stack([x, y], -1)
+def _lid_shade(
+    picture: np.ndarray, lids: LidCurves, iris: _Iris
+) -> Callable[[np.ndarray], np.ndarray | float]:
+    """Returns a function of the depth in the opening, 0..1, to the logarithm of the light on the white."""
+    small, factor = reduced(picture, lids.width / _WORKED_AT)
+    here = (_places(small.shape) + 0.5) / np.float32(factor) - 0.5
     depth, u = lids.depth(here), lids.across(here)
     far = np.linalg.norm(here - iris.centre.astype(np.float32), axis=-1) / iris.radius
     white = (depth > 0.1) & (depth < 0.9) & (far > 1.2) & (u > 0.12) & (u < 0.88)
-    if white.sum() < 12:
-        return lambda depth: np.zeros_like(depth)
-    light = np.log(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[white] + 8)
-    across, down = u[white] - 0.5, depth[white]
-    terms = np.stack([np.ones_like(down), down, down**2, across, across**2], -1).astype(np.float64)
-    fitted = np.linalg.solve(
-        terms.T @ terms + np.diag([0, 0.02, 0.02, 0.02, 0.02]) * len(terms), terms.T @ light
-    )
-    return lambda depth: fitted[1] * depth + fitted[2] * depth**2
+    if white.sum() < _LEAST_PIXELS:
+        return lambda depth: 0.0
+    light = np.log(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)[white] + 8)
+    down, across = depth[white].astype(np.float64), u[white] - 0.5
+    terms = np.stack([np.ones_like(down), down, down**2, across, across**2], -1)
+    ridge = 0.02 * len(terms) * np.diag([0, 1, 1, 1, 1])
+    _, slope, bend, *_ = map(float, np.linalg.solve(terms.T @ terms + ridge, terms.T @ light))
+    return lambda depth: slope * depth + bend * depth**2
 
 
 def _read(picture: np.ndarray, places: np.ndarray) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Eyelids as sheets of skin over the eyeball: their outlines, and how they look when they move.
 
-Skin that an open eye hides in its fold appears on a closing lid. It is drawn from the skin that the photograph
-shows: the visible lid, the brow bone and the skin below the eye give its colour, the latter its grain. The
-lashes are those of the photograph, turned downwards.
+Skin that an open eye hides in its fold appears on a closing lid. It is drawn from the skin that the
+photograph shows: the visible lid, the brow bone and the skin below the eye give its colour, the last its
+grain. The lashes are as dark as those of the photograph, and hang down.
 """
 
 from dataclasses import dataclass, replace
@@ -25,8 +25,14 @@ _UPPER_SKIN = 0.14  # above the fold: how far the skin follows a lid that rises
 _BONE = (0.03, 0.12)  # above the fold: skin of the brow bone
 _UNDER = (0.13, 0.30)  # below the lower lid's margin: skin that gives grain and light
 _GRAIN = 0.045  # standard deviation below which texture is grain
-_LINE = 0.020  # half thickness of the line of lashes
-_STRETCH = (1.25, 2.2)  # of the visible lid: the photograph's own skin alone, drawn skin
+_RIM = 0.035  # thickness of the lower lid's rim
+_LINE = 0.028  # thickness of the line of lashes
+_STRETCH = (1.15, 1.9)  # of the visible lid: the photograph's own skin alone, drawn skin
+_LASH_WIDTH = 0.12  # dark lines up to this wide are lashes and their shadow
+_LASH_DARKNESS = (0.5, 1.8)  # natural logarithms of light, least and most
+_HUE = 0.6  # share of a lid's own hue
+_DARK = 8.0  # levels of light that count as dark
+_WORKED_AT = 80.0  # px of an eye width at which lashes are lifted
 _COLUMNS, _ROWS = 48, 10  # samples of skin along and across a strip
 
 
@@ -36,7 +42,7 @@ class LidCurves:
 
     origin: (2,) px, the corner on the subject's right. width: px between the corners. across_axis, down_axis:
     (2,) unit vectors. upper, lower, fold: eye widths down from the line of the corners, at `_SAMPLES` places
-    across it.
+    across it. outer: whether the corner at 1 is the outer one.
     """
 
     origin: np.ndarray
@@ -46,6 +52,7 @@ class LidCurves:
     upper: np.ndarray
     lower: np.ndarray
     fold: np.ndarray
+    outer: bool
 
     def across(self, points: np.ndarray) -> np.ndarray:
         """Points (..., 2) px -> 0 at the corner on the subject's right .. 1 at the other one."""
@@ -95,16 +102,20 @@ class LidCurves:
         return self.origin.astype(np.float32) + across * axes[0] + down * axes[1]
 
     def clamped(self, points: np.ndarray, edge: float) -> np.ndarray:
-        """Points (..., 2) px, those outside the opening moved up or down into it, `edge` of its height deep."""
+        """Points (..., 2) px, moved up or down into the opening where they lie outside; `edge`: its share."""
         u, depth = np.clip(self.across(points), 0.02, 0.98), self.depth(points)
         return self.place(u, np.clip(depth, edge, 1 - edge))
+
+    def seen_from(self, x: int, y: int) -> "LidCurves":
+        """The curves in a part of the window that begins at (x, y)."""
+        return replace(self, origin=self.origin - (x, y))
 
     def moved(self, upper: np.ndarray, lower: np.ndarray) -> "LidCurves":
         """The curves with other margins."""
         return replace(self, upper=upper, lower=lower)
 
 
-def lid_curves(landmarks: np.ndarray, side: int, shape: tuple[int, int]) -> LidCurves:
+def lid_curves(landmarks: np.ndarray, side: int) -> LidCurves:
     """Returns the outlines of the lids of the subject's left (0) or right (1) eye; landmarks (478, 2) px."""
     first, last = landmarks[_UPPER[side][0]], landmarks[_UPPER[side][-1]]
     width = float(np.linalg.norm(last - first))
@@ -121,11 +132,11 @@ def lid_curves(landmarks: np.ndarray, side: int, shape: tuple[int, int]) -> LidC
     u, v = in_eye(_FOLD[side])
     fit = np.polynomial.Polynomial.fit(u, v, 4)
     fold = np.minimum(fit(np.clip(places, u.min(), u.max())), upper - _LEAST_FOLD)
-    return LidCurves(first, width, along, down, upper, lower, fold)
+    return LidCurves(first, width, along, down, upper, lower, fold, outer=side == 0)
 
 
 def _margin(u: np.ndarray, v: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Returns a lid's margin at places across the eye, smooth through points (u, v), 0 at and beyond corners."""
+    """Returns a lid's margin at places across the eye, smooth near points (u, v), 0 beyond corners."""
 
     def terms(u: np.ndarray) -> np.ndarray:
         u = np.clip(u, 0, 1)
@@ -139,19 +150,24 @@ def _margin(u: np.ndarray, v: np.ndarray, places: np.ndarray) -> np.ndarray:
 
 def saturating(distance: np.ndarray, target: float | np.ndarray, source: float | np.ndarray) -> np.ndarray:
     """Maps distances 0..target to 0..source: unchanged near 0, stretched or compressed towards the end."""
-    target = np.maximum(target, 1e-3)
+    target = np.maximum(target, np.float32(1e-3))
     part = np.clip(distance / target, 0, 1)
     missing = target - source
     power = np.where(missing > 0, np.clip(target / np.maximum(missing, 1e-6), 1, 6), 2)
     return part * target - missing * part**power
 
 
-def draw_lids(
-    picture: np.ndarray, eyeball: np.ndarray, lids: LidCurves, new: LidCurves, closure: float
-) -> np.ndarray:
+def reduced(picture: np.ndarray, times: float) -> tuple[np.ndarray, float]:
+    """Returns a picture (h, w, 3) drawn `times` smaller, never larger, and the factor of its size."""
+    factor = min(1.0, 1 / times)
+    size = [max(round(length * factor), 1) for length in picture.shape[1::-1]]
+    return (cv2.resize(picture, size, interpolation=cv2.INTER_AREA) if factor < 1 else picture), factor
+
+
+def draw_lids(picture: np.ndarray, eyeball: np.ndarray, lids: LidCurves, new: LidCurves) -> np.ndarray:
     """Returns the window with its lids moved from `lids` to `new` over the eyeball.
 
-    picture, eyeball: (h, w, 3) float32; the latter is shown inside the new opening. closure: 0 .. 1 closed.
+    picture, eyeball: (h, w, 3) float32; the latter is shown inside the new opening.
     Pixels away from the lids keep their values exactly.
     """
     y, x = np.indices(picture.shape[:2], dtype=np.float32)
@@ -161,10 +177,17 @@ def draw_lids(
     drop = upper - lids.at(lids.upper, u)
 
     # 1. Skin
-    above = _upper_skin(picture, lids, new, u, v)
+    above = _own_skin(picture, lids, u, v, drop)
+    stretch = np.max((new.upper - lids.fold) / (lids.upper - lids.fold))
+    drawn = float(smooth((stretch - _STRETCH[0]) / (_STRETCH[1] - _STRETCH[0])))
+    if drawn:
+        bare = _without_lashes(picture, lids, u, v)
+        colours = _skin_colours(bare, lids)
+        above = above + drawn * (_unfolded_skin(bare, lids, colours, u, v, upper) - above)
     rise = lids.at(lids.lower, u) - lower
     follow = smooth(1 - np.maximum(v - lower, 0) / _LOWER_SKIN)
-    below = _read_column(picture, lids, u, v + rise * follow)
+    # Landmarks lie up to a rim's width inside the eye, and closed lids hide the lower one's rim
+    below = _read(picture, lids, u, v + (rise + _RIM * np.clip(rise / 0.03, 0, 1)) * follow)
 
     # 2. The eyeball in the lid's shadow
     shadow = smooth(drop / 0.12) * 0.45 * np.exp(-np.maximum(v - upper, 0) / 0.06)
@@ -178,128 +201,171 @@ def draw_lids(
     lined = lined + upper_cover * (above - lined)
 
     # 4. Lashes
-    turned = float(smooth(np.float64(closure) / 0.6))
+    height = np.max(lids.lower - lids.upper)
+    turned = drawn * float(smooth(np.max(new.upper - lids.upper) / (0.6 * height)))
     if turned:
-        lined = lined * np.exp(-turned * _lashes(picture, lids, u, v - upper))[..., None]
+        lined = lined * np.exp(-turned * _lashes(picture, lids, colours, u, v - upper))[..., None]
 
     # 5. Nothing else changes
-    beside = smooth(np.minimum(u + 0.30, 1.30 - u) / 0.25)
-    fold = lids.at(lids.fold, u)
-    vertical = smooth((v - fold + _UPPER_SKIN) / 0.10) * smooth(
-        (lids.at(lids.lower, u) + _LOWER_SKIN - v) / 0.05
-    )
-    weight = (beside * vertical)[..., None]
-    return picture + weight * (lined - picture)
+    beside = smooth(np.minimum(u + 0.34, 1.34 - u) / 0.15)
+    fold, under = lids.at(lids.fold, u), lids.at(lids.lower, u) + _LOWER_SKIN
+    weight = beside * smooth((v - fold + _UPPER_SKIN) / 0.10) * smooth((under - v) / 0.05)
+    return picture + weight[..., None] * (lined - picture)
 
 
-def _upper_skin(
-    picture: np.ndarray, lids: LidCurves, new: LidCurves, u: np.ndarray, v: np.ndarray
+def _own_skin(
+    picture: np.ndarray, lids: LidCurves, u: np.ndarray, v: np.ndarray, drop: np.ndarray
 ) -> np.ndarray:
-    """Returns the upper lid's skin, (h, w, 3) float32, valid above the new margin; u, v: each pixel's place."""
-    old, margin, fold = lids.at(lids.upper, u), new.at(new.upper, u), lids.at(lids.fold, u)
-    drop = margin - old
+    """Returns the photograph's own skin of an upper lid moved down by `drop`, (h, w, 3) float32.
 
-    # The photograph's own skin; lashes move with the margin
+    u, v: each pixel's place, eye widths. The lid stretches below its fold; its lashes move with its margin.
+    """
+    old, fold = lids.at(lids.upper, u), lids.at(lids.fold, u)
     start = np.where(drop >= 0, fold, fold - _UPPER_SKIN)
     whole = np.minimum(_LASHES, 0.5 * (old - start))
-    moving = smooth((v - start) / np.maximum(margin - whole - start, 1e-3))
-    own = _read_column(picture, lids, u, v - drop * moving)
-    stretch = float(np.max((new.upper - lids.fold) / (lids.upper - lids.fold)))
-    drawn_share = float(smooth((np.float64(stretch) - _STRETCH[0]) / (_STRETCH[1] - _STRETCH[0])))
-    if not drawn_share:
-        return own
+    moving = smooth((v - start) / np.maximum(old + drop - whole - start, 1e-3))
+    return _read(picture, lids, u, v - drop * moving)
 
-    # Drawn skin below the fold
-    down = np.clip((v - fold) / np.maximum(margin - fold, 1e-3), 0, 1)
-    drawn = _drawn_skin(picture, lids, u, v, down)
-    visible = np.maximum(old - whole - fold, 0.02)
+
+def _unfolded_skin(
+    bare: np.ndarray,
+    lids: LidCurves,
+    colours: list[np.ndarray],
+    u: np.ndarray,
+    v: np.ndarray,
+    margin: np.ndarray,
+) -> np.ndarray:
+    """Returns the skin of an upper lid drawn out of its fold, (h, w, 3) float32.
+
+    bare: the photograph without lashes. colours: see `_skin_colours`. u, v: each pixel's place, eye widths.
+    margin: the lid's new margin there.
+    """
+    old, fold = lids.at(lids.upper, u), lids.at(lids.fold, u)
+    visible = np.maximum(old - 0.03 - fold, 0.02)
     source = fold + saturating(np.maximum(v - fold, 0), margin - fold, visible)
-    unlashed = _read_column(picture, lids, u, np.where(v > fold, source, v))
-    share = smooth((v - fold + 0.01) / np.clip(0.7 * visible, 0.03, 0.12))
-    share = share * np.clip(np.minimum(u + 0.06, 1.06 - u) / 0.12, 0, 1)
-    skin = unlashed + (0.9 * share)[..., None] * (drawn - unlashed)
-    return own + drawn_share * (skin - own)
+    own = _read(bare, lids, u, np.where(v > fold, source, v))
+    down = np.clip((v - fold) / np.maximum(margin - fold, 1e-3), 0, 1)
+    share = smooth((v - fold + 0.02) / np.clip(visible, 0.06, 0.14))
+    outward = u if lids.outer else 1 - u
+    share = share * smooth((outward + 0.04) / 0.20) * smooth((1.12 - outward) / 0.16)
+    share = share * smooth((margin + 0.04 - v) / 0.04)
+    return own + (0.92 * share)[..., None] * (_drawn_skin(bare, lids, colours, u, v, down) - own)
 
 
 def _drawn_skin(
-    picture: np.ndarray, lids: LidCurves, u: np.ndarray, v: np.ndarray, down: np.ndarray
+    bare: np.ndarray,
+    lids: LidCurves,
+    colours: list[np.ndarray],
+    u: np.ndarray,
+    v: np.ndarray,
+    down: np.ndarray,
 ) -> np.ndarray:
     """Returns skin for a closed lid, (h, w, 3) float32. down: 0 at the fold .. 1 at the margin."""
-    bone, lid, under = _skin_colours(picture, lids)  # (columns, 3) each, logarithms
+    bone, lid, under = colours
     reference = 0.5 * (bone + under)
-    darker = (lid - reference).mean(-1, keepdims=True)
-    trust = 0.15 + 0.75 * smooth((darker + 0.7) / 0.6)
-    colour = reference + trust * (lid - reference)
-    top = bone + 0.5 * (colour - bone)
-    at = np.clip(u, 0, 1).astype(np.float32) * (_COLUMNS - 1)
-    upper, lower = (
-        cv2.remap(values[None].astype(np.float32), at, np.zeros_like(at), cv2.INTER_LINEAR)
-        for values in (top, colour)
-    )
-    light = upper + smooth(down)[..., None] * (lower - upper)
+    # The hue of the brighter one counts more: brows and shadows are grey
+    brighter = (bone - under).mean(-1, keepdims=True)
+    reference = reference + 0.3 * np.tanh(2 * brighter) * (bone - under - brighter)
+    # A dark lid is shadow, lashes or make-up that would not stretch; its hue takes in the eye's
+    difference = lid - reference
+    darker = difference.mean(-1, keepdims=True)
+    trust = 0.10 + 0.60 * smooth((darker + 0.45) / 0.45)
+    colour = reference + trust * darker + _HUE * trust * (difference - darker)
+    upper, lower = (_along_eye(values, u) for values in (bone + 0.3 * (colour - bone), colour))
+    light = upper + smooth(1.5 * down)[..., None] * (lower - upper)
     # The eyeball below is round
-    light += (0.10 * np.exp(-(((down - 0.5) / 0.32) ** 2)) - 0.05)[..., None]
-    light += (0.05 - 0.20 * (np.clip(u, 0, 1) - 0.5) ** 2 * 4 * 0.5)[..., None]
+    beside = 4 * (np.clip(u, 0, 1) - 0.5) ** 2
+    light += (0.14 * np.exp(-(((down - 0.5) / 0.3) ** 2)) * (1 - beside) - 0.06 * beside - 0.03)[..., None]
 
-    grain = np.log(picture + 8)
-    grain = grain - cv2.GaussianBlur(grain, (0, 0), max(0.8, _GRAIN * lids.width))
+    grain = np.log(bare + _DARK)
+    small, factor = reduced(grain, _GRAIN * lids.width / 2)
+    small = cv2.GaussianBlur(small, (0, 0), max(0.8, _GRAIN * lids.width * factor))
+    grain = grain - cv2.resize(small, grain.shape[1::-1], interpolation=cv2.INTER_LINEAR)
     shift = _UNDER[0] + float(np.max(lids.lower) - np.min(lids.fold))
-    grain = _read_column(grain, lids, u, v + shift)
-    most = 2.5 * float(np.median(np.abs(grain))) + 1e-3
-    return np.exp(light + np.clip(grain, -most, most)) - 8
+    most = 2.0 * float(np.median(np.abs(grain))) + 1e-3
+    return np.exp(light + np.clip(_read(grain, lids, u, v + shift), -most, most)) - _DARK
 
 
-def _skin_colours(picture: np.ndarray, lids: LidCurves) -> list[np.ndarray]:
+def _without_lashes(picture: np.ndarray, lids: LidCurves, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Returns the picture, (h, w, 3) float32, with lashes and dark lines around the upper lid's margin lifted
+    to the light of the skin beside them."""
+    small, factor = reduced(picture, lids.width / _WORKED_AT)
+    light = np.log(small + _DARK)
+    width = 2 * max(round(_LASH_WIDTH * lids.width * factor), 1) + 1
+    closed = cv2.morphologyEx(
+        light, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width))
+    )
+    closed = cv2.GaussianBlur(closed, (0, 0), 0.02 * lids.width * factor + 0.3)
+    lift = cv2.resize(np.maximum(closed - light, 0), picture.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    above = v - lids.at(lids.fold, u) + 0.07
+    outward = u if lids.outer else 1 - u
+    around = smooth(above / 0.08) * smooth((0.10 - v) / 0.05)
+    around = around * smooth((outward - 0.04) / 0.10) * smooth((1.30 - outward) / 0.12)
+    return (picture + _DARK) * np.exp(around[..., None] * lift) - _DARK
+
+
+def _skin_colours(bare: np.ndarray, lids: LidCurves) -> list[np.ndarray]:
     """Returns the colours of the brow bone, the visible lid and the skin below the eye, (columns, 3) each.
 
-    They are logarithms of levels + 8, smooth along the eye; of each strip across it the brighter half counts,
-    which lashes, lines and shadows of folds do not reach.
+    They are logarithms of levels + `_DARK`, smooth along the eye; of each strip across it the brighter part
+    counts, which lashes, lines and shadows of folds do not reach.
     """
-    u = np.linspace(0, 1, _COLUMNS)
+    u = np.linspace(0.12, 0.88, _COLUMNS)
     part = np.linspace(0, 1, _ROWS)[:, None]
     upper, lower, fold = (lids.at(curve, u) for curve in (lids.upper, lids.lower, lids.fold))
     strips = (
         fold - _BONE[1] + part * (_BONE[1] - _BONE[0]),
-        fold + part * np.maximum(upper - fold - 0.03, 0.02),
+        fold + part * 0.6 * (upper - fold),
         lower + _UNDER[0] + part * (_UNDER[1] - _UNDER[0]),
     )
     colours = []
     for strip in strips:
-        seen = np.log(np.maximum(_read_column(picture, lids, np.broadcast_to(u, strip.shape), strip), 0) + 8)
+        seen = _read(bare, lids, np.broadcast_to(u, strip.shape), strip)
+        seen = np.log(np.maximum(seen, 0) + _DARK)  # (rows, columns, 3)
         brightest = np.argsort(seen.mean(-1), 0)[_ROWS // 2 :]
-        colour = np.take_along_axis(seen, brightest[..., None], 0).mean(0)  # (columns, 3)
-        colours.append(
-            cv2.GaussianBlur(colour[None], (0, 0), 0.09 * _COLUMNS, borderType=cv2.BORDER_REPLICATE)[0]
-        )
+        colour = np.take_along_axis(seen, brightest[..., None], 0).mean(0)
+        blurred = cv2.GaussianBlur(colour[None], (0, 0), 0.12 * _COLUMNS, borderType=cv2.BORDER_REPLICATE)
+        colours.append(blurred[0])
     return colours
 
 
-def _lashes(picture: np.ndarray, lids: LidCurves, u: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """Returns the darkness of lashes, (h, w) float32 logarithms of light; below: eye widths below the margin."""
-    grey = np.log(cv2.cvtColor(np.maximum(picture, 0), cv2.COLOR_RGB2GRAY) + 8)
-    place = np.linspace(0, 1, _COLUMNS)
-    rows = np.linspace(-0.07, 0.02, _ROWS)[:, None]
-    upper = lids.at(lids.upper, place)
-    margin = _read_column(grey, lids, np.broadcast_to(place, (_ROWS, _COLUMNS)), upper + rows)
-    _, lid, under = (colour.mean(-1) for colour in _skin_colours(picture, lids))
-    darkness = np.clip(np.maximum(lid, under) - margin.min(0), 0.35, 1.5)  # (columns,)
-    darkness = cv2.GaussianBlur(darkness[None].astype(np.float32), (0, 0), 0.07 * _COLUMNS)
-    at = np.clip(u, 0, 1).astype(np.float32) * (_COLUMNS - 1)
-    darkness = cv2.remap(darkness, at, np.zeros_like(at), cv2.INTER_LINEAR)
-    thick = max(_LINE, 0.8 / lids.width)
-    line = 0.8 * np.exp(-(((below - 0.3 * thick) / thick) ** 2)) * darkness
+def _lashes(
+    picture: np.ndarray, lids: LidCurves, colours: list[np.ndarray], u: np.ndarray, below: np.ndarray
+) -> np.ndarray:
+    """Returns the darkness of lashes, (h, w) float32 logarithms of light; below: eye widths from the margin."""
+    # 1. How dark the margin is in the photograph
+    grey = np.log(cv2.cvtColor(np.maximum(picture, 0), cv2.COLOR_RGB2GRAY) + _DARK)
+    place = np.linspace(0.12, 0.88, _COLUMNS)
+    rows = np.linspace(-0.08, -0.005, _ROWS)[:, None]
+    margin = _read(grey, lids, np.broadcast_to(place, (_ROWS, _COLUMNS)), lids.at(lids.upper, place) + rows)
+    skin = np.maximum(colours[1], colours[2]).mean(-1)
+    darkness = np.clip(0.9 * (skin - margin.min(0)), *_LASH_DARKNESS).astype(np.float32)
+    darkness = cv2.GaussianBlur(darkness[None], (0, 0), 0.1 * _COLUMNS, borderType=cv2.BORDER_REPLICATE)[0]
+    darkness = _along_eye(darkness[:, None], u)[..., 0]
 
-    # The photograph's lashes, turned down and shorter
+    # 2. Its hairs, turned down
     width = 2 * max(round(0.035 * lids.width), 1) + 1
     fine = cv2.morphologyEx(grey, cv2.MORPH_CLOSE, np.ones((1, width), np.uint8)) - grey
-    old = lids.at(lids.upper, u)
-    hairs = _read_column(fine, lids, u, old - 1.2 * below)
-    hairs = np.clip(hairs, 0, 0.8) * smooth(below / 0.01) * smooth((0.09 - below) / 0.05)
-    ends = smooth(np.minimum(u + 0.02, 1.02 - u) / 0.08)
-    return ends * np.maximum(line, hairs)
+    hairs = _read(fine, lids, u, lids.at(lids.upper, u) - 1.1 * below)
+    hairs = np.clip(2 * hairs, 0, 1)
+
+    # 3. A line that is thin at the nose and thick at the temple, from which they hang
+    outward = u if lids.outer else 1 - u
+    thick = np.maximum(_LINE * (0.55 + 0.6 * smooth(outward / 0.6)), 0.7 / lids.width)
+    line = np.exp(-((np.minimum(below, 0) / (0.7 * thick)) ** 2))
+    hanging = np.exp(-np.maximum(below - thick, 0) / (0.5 * thick + 0.045 * hairs))
+    ends = smooth((outward + 0.01) / 0.12) * smooth((1.12 - outward) / 0.16)
+    return darkness * ends * line * hanging
 
 
-def _read_column(picture: np.ndarray, lids: LidCurves, across: np.ndarray, down: np.ndarray) -> np.ndarray:
+def _along_eye(values: np.ndarray, u: np.ndarray) -> np.ndarray:
+    """Returns values (columns, channels), measured at 0.12 .. 0.88 across the eye, at places u (h, w)."""
+    at = (np.clip((u - 0.12) / 0.76, 0, 1) * (_COLUMNS - 1)).astype(np.float32)
+    drawn = cv2.remap(values[None].astype(np.float32), at, np.zeros_like(at), cv2.INTER_LINEAR)
+    return drawn.reshape(*u.shape, -1)
+
+
+def _read(picture: np.ndarray, lids: LidCurves, across: np.ndarray, down: np.ndarray) -> np.ndarray:
     """Returns a picture (h, w) or (h, w, 3) float32 at places of the eye, eye widths across and down."""
     places = lids.point(across, down)
     return cv2.remap(picture, places, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
