@@ -3,7 +3,8 @@
 import textwrap
 from statistics import mean
 
-from magicedit.action_units import BILATERAL, DESCRIPTIONS, EMOTIONS, NAMES
+from magicedit.action_units import BILATERAL, DESCRIPTIONS, EMOTIONS, FACS, NAMES, is_angle
+from magicedit.vocabulary import whole_name
 
 # Ekman, Friesen, Hager, "Facial Action Coding System", 2002
 MUSCLES = {
@@ -53,6 +54,25 @@ def units_table(quality: dict) -> str:
     return "\n".join(lines)
 
 
+def controls_table(controls: dict) -> str:
+    """One row a request of controls.json, in Markdown."""
+    lines = [
+        "| request | what it does | faces | measured | within 30 % | identity distance (max) | pixels unchanged |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for request, found in controls["summary"].items():
+        name = request.split("=")[0]
+        unit = "°" if is_angle(name) else ""
+        change = "–" if found["change"] is None else f"{found['change']:+.1f}{unit}"
+        near = "–" if found["change"] is None else f"{found['from_0.7_to_1.3']} of {found['faces']}"
+        lines.append(
+            f"| `{request}` | {FACS[whole_name(name)].description} | {found['faces']} | {change} | {near} | "
+            f"{found['identity_distance']:.2f} ({found['identity_distance_most']:.2f}) | "
+            f"{found['unchanged']:.0%} |"
+        )
+    return "\n".join(lines)
+
+
 def unit_text(quality: dict, name: str) -> str:
     """What was measured of one action unit, in sentences."""
     row = quality["summary"]["by_au"][name]
@@ -84,8 +104,11 @@ def emotions_table() -> str:
     return "\n".join(["| emotion | units at strength 1 |", "|---|---|", *rows])
 
 
-def blocks(quality: dict) -> dict[str, str]:
+def blocks(quality: dict, controls: dict) -> dict[str, str]:
     """What belongs between which markers of docs/atlas.md."""
-    return {"table:atlas": units_table(quality), "table:emotions": emotions_table()} | {
-        f"text:atlas-{name}": unit_text(quality, name) for name in NAMES
+    tables = {
+        "table:atlas": units_table(quality),
+        "table:controls": controls_table(controls),
+        "table:emotions": emotions_table(),
     }
+    return tables | {f"text:atlas-{name}": unit_text(quality, name) for name in NAMES}

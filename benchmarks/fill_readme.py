@@ -125,7 +125,7 @@ def main() -> int:
         (README, readme_blocks()),
         (EVALUATION, evaluation_blocks()),
         (SPEED, speed_blocks()),
-        (ATLAS, atlas_tables.blocks(committed("mini_quality"))),
+        (ATLAS, atlas_tables.blocks(committed("mini_quality"), committed("controls"))),
         (
             VIDEO,
             {

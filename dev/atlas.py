@@ -1,4 +1,4 @@
-"""The pictures of docs/atlas.md: what each action unit, side and emotion does to one face.
+"""The pictures of docs/atlas.md: what each control, side, emotion and sound does to one face.
 
     python dev/atlas.py [-o docs/images/atlas] [--only AU12 AU26]
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from magicedit.action_units import BILATERAL, EMOTIONS, NAMES
+from magicedit.action_units import BILATERAL, EMOTIONS, GEOMETRIC, MOUTH_SHAPES, NAMES, is_angle
 from magicedit.demo import astronaut
 from magicedit.editor import ExpressionEditor
 from magicedit.faces import align, crop_face
@@ -21,6 +21,8 @@ from magicedit.imaging import open_photo, strip
 
 CALMING = ("AU12=-4", "AU12=-4,AU25=-2.4")
 LEVELS = (2, 4)  # intensity steps
+ANGLES = (-12, 12)  # degrees
+CLOSING = ("AU43=+2.5", "AU43=+5", "AU43L=+5,AU6L=+2,AU12L=+1.5")  # half, whole, a wink
 SIDE = 224  # px a picture
 PORTRAIT = Path(__file__).resolve().parents[1] / "tests" / "portraits" / "closed_mouth.jpg"
 MARGIN = 0.75  # how much of the aligned crop is shown each way: brows to chin
@@ -30,11 +32,11 @@ QUALITY = 85  # of JPEG
 def requests_of_units() -> dict[str, list[str]]:
     """File name -> variations of the calm picture."""
     requests = {}
-    for name in NAMES:
-        requests[name] = [f"{name}={level:+d}" for level in LEVELS]
+    for name in (*NAMES, *GEOMETRIC):
+        requests[name] = [f"{name}={level:+d}" for level in (ANGLES if is_angle(name) else LEVELS)]
         if name in BILATERAL:
             requests[name].append(f"{name}L={LEVELS[-1]:+d}")
-    return requests
+    return requests | {"AU43": list(CLOSING)}
 
 
 def main() -> None:
@@ -63,16 +65,16 @@ def main() -> None:
     pictures = [edited(smiling, add=request) for request in requests]
     draw("calm", smiling, [smiling, *pictures], ["as photographed", *requests])
 
-    # 2. Each action unit, and where it has sides the subject's left one alone
+    # 2. Each control, and where it has sides the subject's left one alone
     portrait = open_photo(PORTRAIT).pixels
     for name, requests in requests_of_units().items():
         pictures = [edited(portrait, add=request) for request in requests]
         draw(name, portrait, [portrait, *pictures], ["as it is", *requests])
 
-    # 3. Emotions
-    for number, emotions in enumerate((tuple(EMOTIONS)[:3], tuple(EMOTIONS)[3:]), start=1):
-        pictures = [edited(portrait, emotion=emotion) for emotion in emotions]
-        draw(f"emotions-{number}", portrait, pictures, list(emotions))
+    # 3. Emotions, and the mouth in speech
+    recipes = {"emotions-1": [*EMOTIONS][:3], "emotions-2": [*EMOTIONS][3:], "sounds": [*MOUTH_SHAPES]}
+    for file, names in recipes.items():
+        draw(file, portrait, [edited(portrait, emotion=name) for name in names], names)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from skimage import data
 
-from magicedit.action_units import ACTION_UNITS, DEAD_ZONE, EMOTIONS
+from magicedit.action_units import DEAD_ZONE, EMOTIONS, MOUTH_SHAPES, NAMES, editable, is_angle
 from magicedit.cli import build_parser, main
 from magicedit.cli.common import print_faces
 from magicedit.cli.completion import SHELLS
@@ -347,7 +347,11 @@ def test_help_of_edit_lists_what_can_be_asked_for():
     text = commands.choices["edit"].format_help()
     assert f"  {', '.join(EMOTIONS)}\n" in text
     units = re.findall(r"(AU\d+) +([a-z ]+?)(?=  |$)", text.split("names in FACS:\n")[1], re.MULTILINE)
-    assert dict(units) == {unit.name: unit.description for unit in ACTION_UNITS}
+    asked = {control.name: control.description for control in editable(NAMES).controls}
+    angles = {name for name in asked if is_angle(name)}
+    assert dict(units) == {name: text for name, text in asked.items() if name not in angles}
+    assert all(f"  {name:<11} {asked[name]}\n" in text for name in angles)
+    assert f"  {', '.join(MOUTH_SHAPES)}\n" in text
 
 
 # --- Completion in a shell ---

@@ -13,6 +13,7 @@ examples:
   magicedit edit photo.jpg -o smile.png --au AU12=+3            three steps more smile, on every face
   magicedit edit photo.jpg -o calm.png --set AU12=0,AU4=0       down to nothing, whatever it is now
   magicedit edit photo.jpg -o brow.png --au AU2L=+4             the subject's left brow alone; AU2R: right
+  magicedit edit photo.jpg -o wink.png --au AU43L=5,gaze_yaw=10,head_roll=8   wink, look aside, tilt the head
   magicedit edit photo.jpg -o glad.jpg --emotion happiness:0.8 --face largest
   magicedit edit photo.jpg -o laugh.png --emotion happiness --reference smile.jpg   with their own teeth
   magicedit edit photo.jpg -o rest.png --neutral                whatever it shows taken back
@@ -30,11 +31,25 @@ A folder can be run again: what is done, by the journal OUT/edits.jsonl, is skip
 emotions:
   happiness, sadness, surprise, fear, anger, disgust
 
+the mouth in speech, also by --emotion:
+  aaa, eee, ooo, fff, mmm
+
+in degrees, gaze up to 30 and head up to 20 each way:
+  gaze_yaw    gaze to the subject's left
+  gaze_pitch  gaze up
+  head_yaw    head turned to the subject's left
+  head_pitch  head up
+  head_roll   head tilted clockwise
+
 action units, by their names in FACS:
-  AU1   inner brow raiser      AU6   cheek raiser            AU17  chin raiser
-  AU2   outer brow raiser      AU9   nose wrinkler           AU20  lip stretcher
-  AU4   brow lowerer           AU12  lip corner puller       AU25  lips part
-  AU5   upper lid raiser       AU15  lip corner depressor    AU26  jaw drop
+  AU1   inner brow raiser       AU12  lip corner puller       AU23  lip tightener
+  AU2   outer brow raiser       AU14  dimpler                 AU24  lip pressor
+  AU4   brow lowerer            AU15  lip corner depressor    AU25  lips part
+  AU5   upper lid raiser        AU16  lower lip depressor     AU26  jaw drop
+  AU6   cheek raiser            AU17  chin raiser             AU27  mouth stretch
+  AU7   lid tightener           AU18  lip pucker              AU28  lip suck
+  AU9   nose wrinkler           AU20  lip stretcher           AU43  eyes closed
+  AU10  upper lip raiser        AU22  lip funneler
 """
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".m4v", ".avi", ".webm", ".mpg", ".mpeg", ".wmv")
