@@ -112,7 +112,7 @@ def editable(names: Iterable[str]) -> Vocabulary:
     vocabulary = vocabulary_of(names)
     known = vocabulary.known or FACS
     more = [control for control in GEOMETRIC.controls if control.name not in vocabulary]
-    return Vocabulary((*vocabulary.controls, *more), known)
+    return Vocabulary((*vocabulary.controls, *more), known, vocabulary.numbers)
 
 
 @cache

@@ -96,21 +96,26 @@ class Vocabulary(tuple[str, ...]):
     Args:
         controls: in order, each name once.
         known: a larger vocabulary; error messages describe unknown names from it.
+        numbers: how many of the controls a vector of numbers stands for, from the first; default: all.
     """
 
     controls: tuple[Control, ...]
     known: "Vocabulary | None"
+    numbers: int
 
-    def __new__(cls, controls: Iterable[Control], known: "Vocabulary | None" = None) -> "Vocabulary":
+    def __new__(
+        cls, controls: Iterable[Control], known: "Vocabulary | None" = None, numbers: int | None = None
+    ) -> "Vocabulary":
         controls = tuple(controls)
         vocabulary = super().__new__(cls, [control.name for control in controls])
         if len(set(vocabulary)) < len(vocabulary):
             raise ValueError(f"each control must be named once, got {', '.join(vocabulary)}")
         vocabulary.controls, vocabulary.known = controls, known
+        vocabulary.numbers = len(controls) if numbers is None else numbers
         return vocabulary
 
-    def __reduce__(self) -> tuple[type, tuple[tuple[Control, ...], "Vocabulary | None"]]:
-        return Vocabulary, (self.controls, self.known)
+    def __reduce__(self) -> tuple[type, tuple[tuple[Control, ...], "Vocabulary | None", int]]:
+        return Vocabulary, (self.controls, self.known, self.numbers)
 
     def named(self, names: Iterable[str]) -> "Vocabulary":
         """Returns the vocabulary of these names; unknown ones become controls without a description."""
@@ -149,7 +154,7 @@ class Vocabulary(tuple[str, ...]):
                 return whole + side
             sided = ", ".join(control.name for control in self._all if control.has_sides)
             raise ActionUnitError(f"{self[whole]} has no sides; those that have: {sided}")
-        kind = "action unit" if all(control.kind == "action unit" for control in self.controls) else "control"
+        kind = "action unit" if any(control.kind == "action unit" for control in self.controls) else "control"
         problem = f"unknown {kind} {reprlib.repr(text)}"
         if self.known is not None and whole in self.known:
             problem = f"{self.known[whole]} is measured but cannot be edited here"
@@ -195,8 +200,8 @@ class Vocabulary(tuple[str, ...]):
     def deltas(self, spec: Spec) -> dict[str, float]:
         """Returns deltas in intensity steps, in each control's range, by canonical name, in the given order.
 
-        `spec` is "AU12=+3,AU4=-1", a mapping of names to numbers, or a vector with one value per control
-        (which gives a dict of all of them, zeros included). Fractions are allowed. Raises ActionUnitError for
+        `spec` is "AU12=+3,AU4=-1", a mapping of names to numbers, or a vector with one value for each of the
+        first `numbers` controls (which gives a dict of all of these, zeros included). Fractions are allowed. Raises ActionUnitError for
         unknown or repeated names and for malformed, infinite or out-of-range values.
         """
         return self._parsed(spec, "range", "a delta")
@@ -234,15 +239,15 @@ class Vocabulary(tuple[str, ...]):
             return [(name, value) for name, value in pairs]
         if spec is None or not isinstance(spec, Iterable):
             raise ActionUnitError(
-                f'expected "AU12=+3,AU4=-1", a mapping or a vector of {len(self)} numbers, got {spec!r}'
+                f'expected "AU12=+3,AU4=-1", a mapping or a vector of {self.numbers} numbers, got {spec!r}'
             )
-        values = list(spec)
-        if len(values) != len(self):
+        values, names = list(spec), self[: self.numbers]
+        if len(values) != len(names):
             raise ActionUnitError(
-                f"a vector of action units needs {len(self)} values, in the order {', '.join(self)};"
+                f"a vector of action units needs {len(names)} values, in the order {', '.join(names)};"
                 f" got {len(values)}"
             )
-        return list(zip(self, values, strict=True))
+        return list(zip(names, values, strict=True))
 
     def vector(self, values: Mapping[str, float]) -> np.ndarray:
         """Returns float32 (controls,) in order; controls absent from `values` are 0.

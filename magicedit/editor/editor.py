@@ -35,7 +35,7 @@ from magicedit.request import (
     SamplingOptions,
     usable_expression,
 )
-from magicedit.vocabulary import Vocabulary, split_sides
+from magicedit.vocabulary import Vocabulary, split_sides, whole_name
 from magicedit.warping import Mouth
 
 if TYPE_CHECKING:
@@ -373,7 +373,13 @@ class ExpressionEditor:
         if layer is not None and layer not in layers:
             raise ModelError(f"the model {self.model} has no layer {layer!r}; it has {', '.join(layers)}")
         delta = self.action_units.deltas(add)
-        left, right = (self.action_units.vector(side) for side in split_sides(delta))
+        names = self.changer.model.vocabulary
+        if beyond := [name for name in delta if delta[name] and whole_name(name) not in names]:
+            raise ActionUnitError(
+                f"attention is recorded of the model's own units, and {', '.join(beyond)} needs no model"
+            )
+        own = {name: value for name, value in delta.items() if whole_name(name) in names}
+        left, right = (names.vector(side) for side in split_sides(own))
         if not np.array_equal(left, right):
             raise ActionUnitError(
                 "attention is recorded of one run of the model; ask both sides for the same"
