@@ -27,7 +27,7 @@ MOST = 20.0  # degrees of change
 # much more with glasses, of pitch less by so much for each degree that the head is turned aside
 _GAIN, _GLASSES_GAIN, _ASIDE_GAIN = np.array([1.3, 1.4, 1.0]), 0.25, 0.0145
 # Degrees from the line of sight, as MediaPipe reads them, that the three may reach: requests approach them
-REACH = np.array([32.0, 28.0, 45.0])
+REACH = np.array([30.0, 28.0, 45.0])
 # Turns towards the line of sight: times that reach, less so many degrees for each degree that the head is
 # turned away, because the photograph shows less of its far side
 _BACK, _HIDDEN = 1.3, 1.25
@@ -300,7 +300,8 @@ def _grid(view: _View, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, 
     """Places (rows, columns, 2) px around the head of a picture of this shape, the first of them, and the px
     between neighbours."""
     centre, step = view.to_picture(view.places(_SKULL[None])[0, :2]), _STEP * view.scale
-    reach = (_RADII.max() + 1.25 * _FADE) * view.scale
+    # To the farthest place that moves, beside the neck's foot, and beyond
+    reach = np.hypot(_NECK_WIDTH + _FADE, _SKULL[1] - _NECK_FOOT) * view.scale + 3 * step
     low = np.maximum(centre - reach, -step)
     high = np.minimum(centre + reach, np.array(shape[1::-1]) - 1 + step)
     columns, rows = (np.arange(a, b + step, step) for a, b in zip(low, high, strict=True))
