@@ -100,6 +100,7 @@ def _steady() -> np.ndarray:
 
 
 def _view(landmarks: np.ndarray) -> _View:
+    """The mesh nearest to landmarks (478, 2) px that no expression moves."""
     steady = _steady()
     known = np.insert(_table()["neutral"][steady], 3, 1, axis=1)
     camera = np.linalg.lstsq(known, landmarks[steady] * (1, -1), rcond=None)[0].T  # (2, 4) px
@@ -296,14 +297,16 @@ def _bounds(grid: np.ndarray, shape: tuple[int, ...], share: np.ndarray) -> tupl
     return least.astype(np.float32), most.astype(np.float32)
 
 
-def _grid(view: _View, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, float]:
+def _grid(view: _View, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, float] | None:
     """Places (rows, columns, 2) px around the head of a picture of this shape, the first of them, and the px
-    between neighbours."""
+    between neighbours; None where the head is beyond the picture."""
     centre, step = view.to_picture(view.places(_SKULL[None])[0, :2]), _STEP * view.scale
     # To the farthest place that moves, beside the neck's foot, and beyond
     reach = np.hypot(_NECK_WIDTH + _FADE, _SKULL[1] - _NECK_FOOT) * view.scale + 3 * step
     low = np.maximum(centre - reach, -step)
     high = np.minimum(centre + reach, np.array(shape[1::-1]) - 1 + step)
+    if (high - low < step).any():
+        return None
     columns, rows = (np.arange(a, b + step, step) for a, b in zip(low, high, strict=True))
     return np.stack(np.meshgrid(columns, rows), -1), low, step
 
@@ -313,7 +316,8 @@ def _movement(
 ) -> tuple[np.ndarray, np.ndarray, float] | None:
     """Where a turned head takes the picture: movement (rows, columns, 2) px, x0 and y0 px, and px of a step.
 
-    The places lie on a grid that begins at (x0, y0). None where nothing moves.
+    The places lie on a grid that begins at (x0, y0). None for a head beyond the picture.
+    landmarks: (478, 2) float64 px. shape: the picture's. glasses: 0..1, how surely the face wears them.
     """
     view = _view(landmarks)
     pose = _angles(view.rotation)
@@ -322,9 +326,10 @@ def _movement(
     change = _reachable(asked, pose / _GAIN) * gain
 
     # 1. The places that may move
-    grid, low, step = _grid(view, shape)
-    if min(grid.shape[:2]) < 4:
+    placed = _grid(view, shape)
+    if placed is None:
         return None
+    grid, low, step = placed
     at = view.to_view(grid)
 
     # 2. Their depths, and how they turn
@@ -381,7 +386,10 @@ def head_region(landmarks: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """(height, width) bool: where `turn_head` may change a photograph of this shape, whatever is asked."""
     landmarks = np.asarray(landmarks, np.float64)
     view = _view(landmarks)
-    grid, low, step = _grid(view, shape)
+    placed = _grid(view, shape)
+    if placed is None:
+        return np.zeros(shape[:2], bool)
+    grid, low, step = placed
     moving = (_share(view.to_view(grid), view) > 0).astype(np.uint8)
     moving = cv2.dilate(moving, np.ones((5, 5), np.uint8))
     to_grid = np.array([[1, 0, -low[0]], [0, 1, -low[1]]]) / step

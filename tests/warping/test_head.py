@@ -152,6 +152,13 @@ def test_the_person_stays_the_same(london, axis):
     assert identity_distance(pixels, face, turned, found(turned)) < 0.35
 
 
+@pytest.mark.parametrize("offset", [(-3.0, 0.0), (0.0, 3.0), (9.0, 9.0)])
+def test_a_head_beyond_the_picture_changes_nothing(closed_mouth, face, offset):
+    landmarks = face.landmarks + np.float32(offset) * closed_mouth.shape[1]
+    assert turn_head(closed_mouth, landmarks, {"head_yaw": 10.0}) is closed_mouth
+    assert not head_region(landmarks, closed_mouth.shape).any()
+
+
 def test_landmarks_of_another_scheme_are_refused(closed_mouth):
     with pytest.raises(ValueError, match="478"):
         turn_head(closed_mouth, np.zeros((68, 2)), {"head_yaw": 5.0})
