@@ -16,18 +16,18 @@ from functools import cache
 import cv2
 import numpy as np
 
-from magicedit.action_units import NAMES
 from magicedit.faces.frame import face_frame
 from magicedit.faces.glasses import glasses_presence, glasses_score
 from magicedit.faces.regions import face_oval, smooth
-from magicedit.warping.muscles import LANDMARKS, SKIN, _table, _unit_shapes
+from magicedit.warping.muscles import SHAPES, SKIN, _table, _unit_shapes
 
 AXES = ("head_yaw", "head_pitch", "head_roll")
 MOST = 20.0  # degrees of change
-# Turns of the mesh in degrees that MediaPipe's pose reads as one degree of yaw, pitch and roll
-_GAIN = np.array([1.3, 1.3, 1.0])
+# Turns of the mesh in degrees that MediaPipe's pose reads as one degree of yaw, pitch and roll; of yaw this
+# much more with glasses, of pitch less by so much for each degree that the head is turned aside
+_GAIN, _GLASSES_GAIN, _ASIDE_GAIN = np.array([1.3, 1.4, 1.0]), 0.25, 0.0145
 # Degrees from the line of sight, as MediaPipe reads them, that the three may reach: requests approach them
-REACH = np.array([32.0, 28.0, 45.0])
+REACH = np.array([30.0, 28.0, 45.0])
 # Turns towards the line of sight: times that reach, less so many degrees for each degree that the head is
 # turned away, because the photograph shows less of its far side
 _BACK, _HIDDEN = 1.3, 1.25
@@ -47,16 +47,21 @@ _NECK = np.array(
 )
 # Glasses: height of the lenses' plane at the nose, how fast it bends back towards the ears, and where it is
 _LENSES, _WRAP, _LENSES_BESIDE, _LENSES_ABOVE, _LENSES_BELOW, _LENSES_FADE = 0.12, 0.22, 1.3, 0.45, -0.7, 0.2
+_EYES_REACH, _EYES_SCALE = (
+    2.0,
+    80,
+)  # from between the eyes, where glasses are looked for, and px a distance there
 _FACE_POINTS = 120  # landmarks whose depths are used
 _BESIDE = 0.12  # distance from the face's outline within which the skull and the neck have no points
 _SMOOTHING = 0.01  # of the spline, whose kernel is r^2 log r
 # The head turns as a whole in an ellipse around the skull's centre, and not at all so far beyond it
-_RADII, _FADE = np.array([1.40, 1.70]), 1.4
+_RADII, _FADE = np.array([1.40, 1.70]), 1.25
 _NECK_TOP, _NECK_FOOT = -1.4, -3.1  # heights between which the angle falls to 0
 _JAW, _NECK_WIDTH = -0.5, 0.95  # height from which the ellipse's half-width narrows down to the neck's
 _BORDER = 0.8  # distance from the picture's border over which movement away from it fades in
 _INWARDS = 0.6  # share of the distance from the border that such a movement may have
 _STEP = 0.085  # between the places at which the movement is computed
+_STRIP = 128  # rows of the photograph that are read at a time
 _INVERSIONS, _DAMPING = 24, 0.45  # steps towards the inverse of the movement, and their share
 
 
@@ -90,11 +95,12 @@ class _View:
 @cache
 def _steady() -> np.ndarray:
     """Numbers (n,) of the landmarks that hardly move with any expression."""
-    most = np.linalg.norm(_unit_shapes(NAMES), axis=-1).max(1)
+    most = np.linalg.norm(_unit_shapes(tuple(SHAPES)), axis=-1).max(1)
     return np.flatnonzero(most[:SKIN] < _STEADY)
 
 
 def _view(landmarks: np.ndarray) -> _View:
+    """The mesh nearest to landmarks (478, 2) px that no expression moves."""
     steady = _steady()
     known = np.insert(_table()["neutral"][steady], 3, 1, axis=1)
     camera = np.linalg.lstsq(known, landmarks[steady] * (1, -1), rcond=None)[0].T  # (2, 4) px
@@ -113,7 +119,6 @@ def _angles(rotation: np.ndarray) -> np.ndarray:
 
 def _rotation(angles: np.ndarray) -> np.ndarray:
     """(3, 3), the rotation of which `_angles` finds these degrees."""
-    # cv2.Rodrigues turns from x to y, y to z, z to x
     yaw, pitch, roll = np.radians(angles)
     return (
         cv2.Rodrigues(np.array([0, yaw, 0]))[0]
@@ -178,30 +183,34 @@ def _with_glasses(mesh: np.ndarray, glasses: float) -> np.ndarray:
 def _glasses(pixels: np.ndarray, landmarks: np.ndarray) -> float:
     """How surely, 0..1, the face wears glasses; landmarks (478, 2) px."""
     frame = face_frame(landmarks)
-    reach = 2 * frame.interocular
-    x0, y0 = np.maximum(frame.origin - reach, 0).astype(int).tolist()
-    x1, y1 = (frame.origin + reach).astype(int).tolist()
-    return glasses_presence(glasses_score(pixels[y0:y1, x0:x1], landmarks - (x0, y0), "mediapipe478"))
+    reach, size = _EYES_REACH * frame.interocular, pixels.shape[1::-1]
+    x0, y0 = np.clip(frame.origin - reach, 0, size).astype(int).tolist()
+    x1, y1 = np.clip(frame.origin + reach, 0, size).astype(int).tolist()
+    if x1 <= x0 or y1 <= y0:
+        return 0.0
+    eyes, landmarks = pixels[y0:y1, x0:x1], landmarks - (x0, y0)
+    smaller = _EYES_SCALE / frame.interocular
+    if smaller < 1:
+        eyes = cv2.resize(eyes, None, fx=smaller, fy=smaller, interpolation=cv2.INTER_AREA)
+        landmarks = (landmarks + 0.5) * smaller - 0.5
+    return glasses_presence(glasses_score(eyes, landmarks, "mediapipe478"))
 
 
 def _known_depths(landmarks: np.ndarray, view: _View, glasses: float) -> np.ndarray:
     """Places (n, 3) of the view whose depth is known: of the face, and of what surrounds it."""
+    # 1. The face: landmarks, as deep as the mesh
     chosen = _face_points()
-    face = np.concatenate(
-        [
-            view.to_view(landmarks[chosen]),
-            view.places(_with_glasses(_table()["neutral"][chosen], glasses))[:, 2:],
-        ],
-        1,
-    )
+    mesh = _with_glasses(_table()["neutral"][chosen], glasses)
+    face = np.column_stack([view.to_view(landmarks[chosen]), view.places(mesh)[:, 2]])
+
+    # 2. The visible half of the skull, the neck, and rings around the head as deep as the skull's centre
     points, normals = _skull()
-    around = view.places(points)[normals @ view.rotation[2] > 0]
+    skull = view.places(points)[normals @ view.rotation[2] > 0]
     turns = np.radians(np.arange(-15, 196, 15))
     circle = np.stack([np.cos(turns), np.sin(turns)], -1)  # (n, 2) above the jaw
     centre = view.places(_SKULL[None])[0]
     rings = [centre[:2] + circle * radii @ _upright(view) for radii in (_RADII, _RADII + _FADE)]
-    rings = [np.insert(ring, 2, centre[2], axis=1) for ring in rings]
-    around = np.concatenate([around, view.places(_NECK), *rings])
+    around = np.concatenate([skull, view.places(_NECK), *(np.insert(r, 2, centre[2], 1) for r in rings)])
     outline = view.to_view(face_oval(landmarks, "mediapipe478")).astype(np.float32)
     outside = [cv2.pointPolygonTest(outline, point, True) < -_BESIDE for point in around[:, :2].tolist()]
     return np.concatenate([face, around[outside]])
@@ -217,7 +226,8 @@ def _spline(places: np.ndarray, values: np.ndarray, at: np.ndarray) -> np.ndarra
     """Values (m,) at places `at` (m, 2) of the thin-plate spline near `values` (n,) at `places` (n, 2)."""
 
     def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        squares = np.maximum(((a[:, None] - b[None]) ** 2).sum(-1), 1e-12).astype(a.dtype)
+        squares = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
+        squares = np.maximum(squares, np.finfo(a.dtype).eps)
         return squares * np.log(squares) / 2
 
     count = len(places)
@@ -252,7 +262,7 @@ def _turned(places: np.ndarray, share: np.ndarray, rotation: np.ndarray, pivot: 
 
 
 def _areas(moves: np.ndarray, step: float) -> np.ndarray:
-    """(rows, columns), factors by which a movement (rows, columns, 2) of places a step apart changes areas."""
+    """(rows, columns) factors by which a movement (rows, columns, 2) of places a step apart changes areas."""
     (xy, xx), (yy, yx) = (np.gradient(moves[..., k], step) for k in (0, 1))
     return (1 + xx) * (1 + yy) - xy * yx
 
@@ -287,13 +297,16 @@ def _bounds(grid: np.ndarray, shape: tuple[int, ...], share: np.ndarray) -> tupl
     return least.astype(np.float32), most.astype(np.float32)
 
 
-def _grid(view: _View, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, float]:
+def _grid(view: _View, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, float] | None:
     """Places (rows, columns, 2) px around the head of a picture of this shape, the first of them, and the px
-    between neighbours."""
+    between neighbours; None where the head is beyond the picture."""
     centre, step = view.to_picture(view.places(_SKULL[None])[0, :2]), _STEP * view.scale
-    reach = (_RADII.max() + 1.25 * _FADE) * view.scale
+    # To the farthest place that moves, beside the neck's foot, and beyond
+    reach = np.hypot(_NECK_WIDTH + _FADE, _SKULL[1] - _NECK_FOOT) * view.scale + 3 * step
     low = np.maximum(centre - reach, -step)
     high = np.minimum(centre + reach, np.array(shape[1::-1]) - 1 + step)
+    if (high - low < step).any():
+        return None
     columns, rows = (np.arange(a, b + step, step) for a, b in zip(low, high, strict=True))
     return np.stack(np.meshgrid(columns, rows), -1), low, step
 
@@ -303,17 +316,20 @@ def _movement(
 ) -> tuple[np.ndarray, np.ndarray, float] | None:
     """Where a turned head takes the picture: movement (rows, columns, 2) px, x0 and y0 px, and px of a step.
 
-    The places lie on a grid that begins at (x0, y0). None where nothing moves.
+    The places lie on a grid that begins at (x0, y0). None for a head beyond the picture.
+    landmarks: (478, 2) float64 px. shape: the picture's. glasses: 0..1, how surely the face wears them.
     """
     view = _view(landmarks)
     pose = _angles(view.rotation)
     asked = np.array([request.get(axis, 0.0) for axis in AXES])
-    change = _reachable(asked, pose / _GAIN) * _GAIN
+    gain = _GAIN * (1 + _GLASSES_GAIN * glasses, 1 / (1 + _ASIDE_GAIN * abs(pose[0])), 1)
+    change = _reachable(asked, pose / _GAIN) * gain
 
     # 1. The places that may move
-    grid, low, step = _grid(view, shape)
-    if min(grid.shape[:2]) < 4:
+    placed = _grid(view, shape)
+    if placed is None:
         return None
+    grid, low, step = placed
     at = view.to_view(grid)
 
     # 2. Their depths, and how they turn
@@ -354,44 +370,26 @@ def _inverse(moves: np.ndarray, step: float) -> np.ndarray:
     return flow
 
 
-def _flow(
-    pixels: np.ndarray, landmarks: np.ndarray, request: Mapping[str, float]
-) -> tuple[np.ndarray, tuple[slice, slice]] | None:
-    """From where a turned head reads the photograph, (height, width, 2) px, in a window of it.
-
-    Returns the flow and the window's rows and columns; None where nothing moves.
-    """
-    asked = {axis: request.get(axis, 0.0) for axis in AXES}
-    if not any(asked.values()):
-        return None
-    landmarks = np.asarray(landmarks, np.float64)
-    if landmarks.shape != (LANDMARKS, 2):
-        raise ValueError(f"landmarks must have shape ({LANDMARKS}, 2), got {landmarks.shape}")
-    found = _movement(landmarks, pixels.shape, asked, _glasses(pixels, landmarks))
-    if found is None:
-        return None
-    moves, low, step = found
-    flow = _inverse(moves, step)
+def _window(
+    flow: np.ndarray, low: np.ndarray, step: float, shape: tuple[int, ...]
+) -> tuple[int, int, int, int]:
+    """x0, y0, x1, y1 of the pixels that a flow (rows, columns, 2) on a grid moves; see `_movement`."""
     rows, columns = np.nonzero(flow.any(-1))
     if not len(rows):
-        return None
+        return 0, 0, 0, 0
     first = np.floor(low + step * (np.array([columns.min(), rows.min()]) - 2)).astype(int)
     behind = np.ceil(low + step * (np.array([columns.max(), rows.max()]) + 2)).astype(int) + 1
-    x0, y0 = np.maximum(first, 0).tolist()
-    x1, y1 = np.minimum(behind, pixels.shape[1::-1]).tolist()
-    to_grid = np.array([[1, 0, x0 - low[0]], [0, 1, y0 - low[1]]]) / step
-    fine = cv2.warpAffine(
-        flow, to_grid, (x1 - x0, y1 - y0), flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_REPLICATE,
-    )  # fmt: skip
-    return fine, (slice(y0, y1), slice(x0, x1))
+    return (*np.maximum(first, 0).tolist(), *np.minimum(behind, shape[1::-1]).tolist())
 
 
 def head_region(landmarks: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """(height, width) bool: where `turn_head` may change a photograph of this shape, whatever is asked."""
     landmarks = np.asarray(landmarks, np.float64)
     view = _view(landmarks)
-    grid, low, step = _grid(view, shape)
+    placed = _grid(view, shape)
+    if placed is None:
+        return np.zeros(shape[:2], bool)
+    grid, low, step = placed
     moving = (_share(view.to_view(grid), view) > 0).astype(np.uint8)
     moving = cv2.dilate(moving, np.ones((5, 5), np.uint8))
     to_grid = np.array([[1, 0, -low[0]], [0, 1, -low[1]]]) / step
@@ -410,12 +408,28 @@ def turn_head(pixels: np.ndarray, landmarks: np.ndarray, request: Mapping[str, f
     Returns:
         `pixels` itself where nothing changes, else a new photograph, which differs in `head_region`.
     """
-    found = _flow(pixels, landmarks, request)
+    asked = {axis: request.get(axis, 0.0) for axis in AXES}
+    if not any(asked.values()):
+        return pixels
+    landmarks = np.asarray(landmarks, np.float64)
+    found = _movement(landmarks, pixels.shape, asked, _glasses(pixels, landmarks))
     if found is None:
         return pixels
-    flow, (rows, columns) = found
-    flow[..., 0] += np.arange(columns.start, columns.stop, dtype=np.float32)
-    flow[..., 1] += np.arange(rows.start, rows.stop, dtype=np.float32)[:, None]
+    moves, low, step = found
+    flow = _inverse(moves, step)
+    x0, y0, x1, y1 = _window(flow, low, step, pixels.shape)
+    if x1 == x0:
+        return pixels
+
     result = pixels.copy()
-    result[rows, columns] = cv2.remap(pixels, flow, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    for top in range(y0, y1, _STRIP):
+        bottom = min(top + _STRIP, y1)
+        to_grid = np.array([[1, 0, x0 - low[0]], [0, 1, top - low[1]]]) / step
+        flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+        size = x1 - x0, bottom - top
+        places = cv2.warpAffine(flow, to_grid, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+        places[..., 0] += np.arange(x0, x1, dtype=np.float32)
+        places[..., 1] += np.arange(top, bottom, dtype=np.float32)[:, None]
+        read = cv2.remap(pixels, places, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+        result[top:bottom, x0:x1] = read
     return result
