@@ -245,9 +245,9 @@ def _unfolded_skin(
     source = fold + saturating(np.maximum(v - fold, 0), margin - fold, visible)
     own = _read(bare, lids, u, np.where(v > fold, source, v))
     down = np.clip((v - fold) / np.maximum(margin - fold, 1e-3), 0, 1)
-    share = smooth((v - fold + 0.02) / np.clip(visible, 0.06, 0.14))
+    share = smooth((v - fold + 0.04) / np.clip(visible + 0.02, 0.11, 0.16))
     outward = u if lids.outer else 1 - u
-    share = share * smooth((outward + 0.04) / 0.20) * smooth((1.12 - outward) / 0.16)
+    share = share * smooth((outward + 0.04) / 0.20) * smooth((1.12 - outward) / 0.26)
     share = share * smooth((margin + 0.04 - v) / 0.04)
     return own + (0.92 * share)[..., None] * (_drawn_skin(bare, lids, colours, u, v, down) - own)
 
