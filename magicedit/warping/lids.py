@@ -340,7 +340,7 @@ def _skin_colours(bare: np.ndarray, lids: LidCurves) -> list[np.ndarray]:
 def _lashes(
     picture: np.ndarray, lids: LidCurves, colours: list[np.ndarray], u: np.ndarray, below: np.ndarray
 ) -> np.ndarray:
-    """Returns the darkness of lashes, (h, w) float32 logarithms of light; below: eye widths from the margin."""
+    """Returns the darkness of lashes, (h, w) float32 logarithms; below: eye widths below the margin."""
     # 1. How dark the margin is in the photograph
     grey = np.log(cv2.cvtColor(np.maximum(picture, 0), cv2.COLOR_RGB2GRAY) + _DARK)
     place = np.linspace(0.12, 0.88, _COLUMNS)
@@ -353,7 +353,7 @@ def _lashes(
 
     # 2. How long its hairs are, and their strands where the photograph could show them
     width = 2 * max(round(0.035 * lids.width), 1) + 1
-    fine = cv2.morphologyEx(grey, cv2.MORPH_CLOSE, np.ones((1, width), np.uint8)) - grey
+    fine = cv2.morphologyEx(grey, cv2.MORPH_CLOSE, np.ones((width, width), np.uint8)) - grey
     hairs = np.clip(2 * _read(fine, lids, u, lids.at(lids.upper, u) - 1.1 * below), 0, 1)
     outward = u if lids.outer else 1 - u
     fanned = outward - 0.9 * np.maximum(below, 0) * (outward - 0.35)
@@ -379,7 +379,7 @@ def _along_eye(values: np.ndarray, u: np.ndarray) -> np.ndarray:
 def _read(picture: np.ndarray, lids: LidCurves, across: np.ndarray, down: np.ndarray) -> np.ndarray:
     """Returns a picture (h, w) or (h, w, 3) float32 at places of the eye, eye widths across and down."""
     places = lids.point(across, down)
-    return cv2.remap(picture, places, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.remap(picture, places, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
 
 
 def _dot(vectors: np.ndarray, axis: np.ndarray) -> np.ndarray:
