@@ -25,13 +25,15 @@ _EYEBALL = 1.03
 _LID_PAIRS = (((387, 373), (386, 374), (385, 380)), ((160, 144), (159, 145), (158, 153)))
 _IRIS = (slice(473, 478), slice(468, 473))  # centre, then four points of the outline
 _CORNERS = EYE_CORNERS["mediapipe478"][::-1]
-# Window around an eye, eye widths: beside its corners, above and below their line
-_BESIDE, _ABOVE, _BELOW = 0.38, 0.60, 0.60
+# Window around an eye, eye widths: beside its corners, above its fold, below its lower lid
+_BESIDE, _ABOVE, _BELOW = 0.38, 0.16, 0.34
+_LEAST_WINDOW = 3  # px a side
 # What the lids move while the eye moves up or down, as shares of the iris's movement
 _UPPER_FOLLOWS, _LOWER_FOLLOWS = (0.5, 0.8), 0.25  # of the upper lid: upwards, downwards
 _NEAREST_CORNER = (0.17, 0.83)  # between the eye's corners: where an iris's centre may move
 _MEETING = 0.90  # of the opening's height: where closed lids meet
 _VISIBLE = 0.045  # brightening across the iris's outline, of the mean level: less is no visible eye
+_LEAST_RADIUS = 2.5  # px of the iris: the outline of a smaller one is not looked for
 _LIMBUS = 0.14  # of the iris's radius: width of its soft edge
 _HIGHLIGHT_WIDTH = 0.45  # of the iris's radius: what is brighter and narrower reflects a lamp
 _HIGHLIGHT = (18.0, 50.0)  # levels above the iris: no highlight, a whole one
@@ -77,7 +79,8 @@ def move_eyes(pixels: np.ndarray, landmarks: np.ndarray, request: Mapping[str, f
 
     Returns:
         `pixels` itself where nothing changes: without such a request, for eyes that are closed already
-        (`eye_openness` below `CLOSED`) and for those whose iris is not seen, as behind sunglasses. Otherwise a new photograph that differs around the eyes only.
+        (`eye_openness` below `CLOSED`) and for those whose iris is not seen, as behind sunglasses. Otherwise
+        a new photograph that differs around the eyes only.
     """
     yaw, pitch = (
         float(np.clip(request.get(name, 0.0), -GAZE_RANGE, GAZE_RANGE)) for name in ("gaze_yaw", "gaze_pitch")
@@ -96,14 +99,16 @@ def move_eyes(pixels: np.ndarray, landmarks: np.ndarray, request: Mapping[str, f
     for side in open_eyes:
         if not (closures[side] or turn.any()):
             continue
-        window = _window(landmarks[list(_CORNERS[side])], pixels.shape)
-        if window is None:
+        lids = lid_curves(landmarks, side)
+        x0, y0, x1, y1 = _window(lids, pixels.shape)
+        if x1 - x0 < _LEAST_WINDOW or y1 - y0 < _LEAST_WINDOW:
             continue
-        if result is pixels:
-            result = pixels.copy()
-        x0, y0, x1, y1 = window
         view = result[y0:y1, x0:x1]
-        view[:] = _moved_eye(view, landmarks - (x0, y0), side, turn, closures[side])
+        iris_landmarks = landmarks[_IRIS[side]] - (x0, y0)
+        moved = _moved_eye(view, lids.seen_from(x0, y0), iris_landmarks, turn, closures[side])
+        if moved is not None:
+            result = pixels.copy() if result is pixels else result
+            result[y0:y1, x0:x1] = moved
     return result
 
 
@@ -119,30 +124,32 @@ def _reach(landmarks: np.ndarray, side: int, turn: np.ndarray) -> float:
     return min(1.0, room / max(abs(step), 1e-6))
 
 
-def _window(corners: np.ndarray, shape: tuple[int, ...]) -> tuple[int, int, int, int] | None:
-    """Returns x0, y0, x1, y1 of the photograph around an eye with corners (2, 2) px; None outside it."""
-    along = corners[1] - corners[0]
-    down = np.array([-along[1], along[0]])
-    around = [corners[0] + u * along + v * down for u in (-_BESIDE, 1 + _BESIDE) for v in (-_ABOVE, _BELOW)]
+def _window(lids: LidCurves, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """Returns x0, y0, x1, y1 of the photograph around an eye; x1 <= x0 or y1 <= y0 outside it."""
+    across = np.array([-_BESIDE, 1 + _BESIDE])
+    rows = lids.fold.min() - _ABOVE, lids.lower.max() + _BELOW
+    return _box(np.concatenate([lids.point(across, np.full(2, row)) for row in rows]), shape)
+
+
+def _box(points: np.ndarray, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """Returns x0, y0, x1, y1 of the part of a picture around points (n, 2) px."""
     limits = np.array([shape[1], shape[0]])
-    low = np.floor(np.min(around, 0)).clip(0, limits).astype(int)
-    high = (np.ceil(np.max(around, 0)) + 1).clip(0, limits).astype(int)
-    return (int(low[0]), int(low[1]), int(high[0]), int(high[1])) if (high - low > 2).all() else None
+    low = np.floor(points.min(0)).clip(0, limits).astype(int)
+    high = (np.ceil(points.max(0)) + 1).clip(0, limits).astype(int)
+    return int(low[0]), int(low[1]), int(high[0]), int(high[1])
 
 
 def _moved_eye(
-    view: np.ndarray, landmarks: np.ndarray, side: int, turn: np.ndarray, closure: float
-) -> np.ndarray:
-    """Returns the window (h, w, 3) uint8 of one eye after its gaze and its lids move.
+    view: np.ndarray, lids: LidCurves, landmarks: np.ndarray, turn: np.ndarray, closure: float
+) -> np.ndarray | None:
+    """Returns the window (h, w, 3) uint8 of one eye after its gaze and lids move; None if no iris is seen.
 
-    landmarks: (478, 2) px of the window. side: 0 is the subject's left. turn: (2,) px that the iris moves.
-    closure: 0 as it is .. 1 closed.
+    landmarks: (5, 2) px of the iris. turn: (2,) px that it moves. closure: 0 as it is .. 1 closed.
     """
     picture = view.astype(np.float32)
-    lids = lid_curves(landmarks, side)
-    iris = _find_iris(picture, landmarks[_IRIS[side]], lids)
+    iris = _find_iris(picture, landmarks, lids)
     if iris is None:
-        return view
+        return None
 
     # 1. Where the lids go: with the eye, then together
     height = np.maximum(lids.lower - lids.upper, 0)
@@ -157,13 +164,14 @@ def _moved_eye(
     if turn.any() and closure < 1:
         eyeball = picture.copy()
         x0, y0, x1, y1 = _opening(lids, new, view.shape)
-        eyeball[y0:y1, x0:x1] = _turned_eyeball(
-            np.ascontiguousarray(picture[y0:y1, x0:x1]),
-            lids.seen_from(x0, y0),
-            new.seen_from(x0, y0),
-            _Iris(iris.centre - (x0, y0), iris.radius),
-            turn,
-        )
+        if x1 > x0 and y1 > y0:
+            eyeball[y0:y1, x0:x1] = _turned_eyeball(
+                np.ascontiguousarray(picture[y0:y1, x0:x1]),
+                lids.seen_from(x0, y0),
+                new.seen_from(x0, y0),
+                _Iris(iris.centre - (x0, y0), iris.radius),
+                turn,
+            )
 
     # 3. The lids over it
     changed = draw_lids(picture, eyeball, lids, new)
@@ -174,11 +182,7 @@ def _opening(lids: LidCurves, new: LidCurves, shape: tuple[int, ...]) -> tuple[i
     """Returns x0, y0, x1, y1 of the window around both openings."""
     across = np.linspace(0, 1, 33)
     margins = [curves.at(curve, across) for curves in (lids, new) for curve in (curves.upper, curves.lower)]
-    points = np.concatenate([lids.point(across, margin) for margin in margins])
-    limits = np.array([shape[1], shape[0]])
-    low = (np.floor(points.min(0)) - 4).clip(0, limits - 1).astype(int)
-    high = (np.ceil(points.max(0)) + 5).clip(1, limits).astype(int)
-    return int(low[0]), int(low[1]), int(high[0]), int(high[1])
+    return _box(np.concatenate([lids.point(across, margin) for margin in margins]), shape)
 
 
 def _find_iris(picture: np.ndarray, landmarks: np.ndarray, lids: LidCurves) -> _Iris | None:
@@ -199,6 +203,8 @@ def _find_iris(picture: np.ndarray, landmarks: np.ndarray, lids: LidCurves) -> _
     centres = landmarks[0] + radius * np.stack(np.meshgrid(steps, steps), -1).reshape(-1, 2)
     ratios = np.linspace(0.80, 1.12, 9)
     best, found = _VISIBLE, None
+    if radius < _LEAST_RADIUS:
+        return _Iris(landmarks[0], radius)
     for ratio in ratios:
         inner, outer = (
             (centres[:, None] + radius * (ratio + offset) * rays).astype(np.float32)
@@ -313,5 +319,5 @@ def _lid_shade(
 def _read(picture: np.ndarray, places: np.ndarray) -> np.ndarray:
     """Returns a picture (h, w, channels) float32 at places (h, w, 2) px."""
     return cv2.remap(
-        picture, places.astype(np.float32), None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
+        picture, places.astype(np.float32), None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101
     )

@@ -29,8 +29,9 @@ _RIM = 0.035  # thickness of the lower lid's rim
 _LINE = 0.028  # thickness of the line of lashes
 _STRETCH = (1.15, 1.9)  # of the visible lid: the photograph's own skin alone, drawn skin
 _LASH_WIDTH = 0.12  # dark lines up to this wide are lashes and their shadow
+_STRANDS = 210.0  # radians of the pattern of lashes across the eye: 33 of them
 _LASH_DARKNESS = (0.5, 1.8)  # natural logarithms of light, least and most
-_HUE = 0.6  # share of a lid's own hue
+_HUES = (0.25, 0.25, 0.5)  # shares of the brow bone, the visible lid and the skin below the eye
 _DARK = 8.0  # levels of light that count as dark
 _WORKED_AT = 80.0  # px of an eye width at which lashes are lifted
 _COLUMNS, _ROWS = 48, 10  # samples of skin along and across a strip
@@ -245,9 +246,9 @@ def _unfolded_skin(
     source = fold + saturating(np.maximum(v - fold, 0), margin - fold, visible)
     own = _read(bare, lids, u, np.where(v > fold, source, v))
     down = np.clip((v - fold) / np.maximum(margin - fold, 1e-3), 0, 1)
-    share = smooth((v - fold + 0.02) / np.clip(visible, 0.06, 0.14))
+    share = smooth((v - fold + 0.04) / np.clip(visible + 0.02, 0.11, 0.16))
     outward = u if lids.outer else 1 - u
-    share = share * smooth((outward + 0.04) / 0.20) * smooth((1.12 - outward) / 0.16)
+    share = share * smooth((outward + 0.04) / 0.20) * smooth((1.12 - outward) / 0.26)
     share = share * smooth((margin + 0.04 - v) / 0.04)
     return own + (0.92 * share)[..., None] * (_drawn_skin(bare, lids, colours, u, v, down) - own)
 
@@ -261,17 +262,17 @@ def _drawn_skin(
     down: np.ndarray,
 ) -> np.ndarray:
     """Returns skin for a closed lid, (h, w, 3) float32. down: 0 at the fold .. 1 at the margin."""
-    bone, lid, under = colours
-    reference = 0.5 * (bone + under)
-    # The hue of the brighter one counts more: brows and shadows are grey
-    brighter = (bone - under).mean(-1, keepdims=True)
-    reference = reference + 0.3 * np.tanh(2 * brighter) * (bone - under - brighter)
-    # A dark lid is shadow, lashes or make-up that would not stretch; its hue takes in the eye's
-    difference = lid - reference
-    darker = difference.mean(-1, keepdims=True)
-    trust = 0.10 + 0.60 * smooth((darker + 0.45) / 0.45)
-    colour = reference + trust * darker + _HUE * trust * (difference - darker)
-    upper, lower = (_along_eye(values, u) for values in (bone + 0.3 * (colour - bone), colour))
+    # 1. Hue: brows make the bone grey, and the eye shines on the visible lid
+    light_of = [colour.mean(-1, keepdims=True) for colour in colours]
+    hue_of = [colour - light for colour, light in zip(colours, light_of, strict=True)]
+    hue = np.average(hue_of, 0, _HUES)
+
+    # 2. Light: a dark lid is shadow, lashes or make-up, which do not stretch
+    reference = 0.5 * (light_of[0] + light_of[2])
+    darker = light_of[1] - reference
+    lower = reference + darker * (0.10 + 0.60 * smooth((darker + 0.45) / 0.45))
+    upper = light_of[0] + 0.3 * (lower - light_of[0])
+    upper, lower = (_along_eye(values + hue, u) for values in (upper, lower))
     light = upper + smooth(1.5 * down)[..., None] * (lower - upper)
     # The eyeball below is round
     beside = 4 * (np.clip(u, 0, 1) - 0.5) ** 2
@@ -290,10 +291,17 @@ def _without_lashes(picture: np.ndarray, lids: LidCurves, u: np.ndarray, v: np.n
     """Returns the picture, (h, w, 3) float32, with lashes and dark lines around the upper lid's margin lifted
     to the light of the skin beside them."""
     small, factor = reduced(picture, lids.width / _WORKED_AT)
-    light = np.log(small + _DARK)
+    light = np.log(np.maximum(small, 0) + _DARK)
+    # The white of the eye is no skin to lift lashes to
+    across, down = (cv2.resize(values, small.shape[1::-1]) for values in (u, v))
+    upper, lower = (lids.at(curve, across) for curve in (lids.upper, lids.lower))
+    eyeball = (down > upper - 0.02) & (down < lower + 0.02) & (across > 0) & (across < 1)
+    bone, _, under = _skin_colours(picture, lids)
+    skin = light.copy()
+    skin[eyeball] = 0.5 * (bone + under).mean(0)
     width = 2 * max(round(_LASH_WIDTH * lids.width * factor), 1) + 1
     closed = cv2.morphologyEx(
-        light, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width))
+        skin, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width))
     )
     closed = cv2.GaussianBlur(closed, (0, 0), 0.02 * lids.width * factor + 0.3)
     lift = cv2.resize(np.maximum(closed - light, 0), picture.shape[1::-1], interpolation=cv2.INTER_LINEAR)
@@ -332,7 +340,7 @@ def _skin_colours(bare: np.ndarray, lids: LidCurves) -> list[np.ndarray]:
 def _lashes(
     picture: np.ndarray, lids: LidCurves, colours: list[np.ndarray], u: np.ndarray, below: np.ndarray
 ) -> np.ndarray:
-    """Returns the darkness of lashes, (h, w) float32 logarithms of light; below: eye widths from the margin."""
+    """Returns the darkness of lashes, (h, w) float32 logarithms; below: eye widths below the margin."""
     # 1. How dark the margin is in the photograph
     grey = np.log(cv2.cvtColor(np.maximum(picture, 0), cv2.COLOR_RGB2GRAY) + _DARK)
     place = np.linspace(0.12, 0.88, _COLUMNS)
@@ -343,18 +351,21 @@ def _lashes(
     darkness = cv2.GaussianBlur(darkness[None], (0, 0), 0.1 * _COLUMNS, borderType=cv2.BORDER_REPLICATE)[0]
     darkness = _along_eye(darkness[:, None], u)[..., 0]
 
-    # 2. Its hairs, turned down
+    # 2. How long its hairs are, and their strands where the photograph could show them
     width = 2 * max(round(0.035 * lids.width), 1) + 1
-    fine = cv2.morphologyEx(grey, cv2.MORPH_CLOSE, np.ones((1, width), np.uint8)) - grey
-    hairs = _read(fine, lids, u, lids.at(lids.upper, u) - 1.1 * below)
-    hairs = np.clip(2 * hairs, 0, 1)
+    fine = cv2.morphologyEx(grey, cv2.MORPH_CLOSE, np.ones((width, width), np.uint8)) - grey
+    hairs = np.clip(2 * _read(fine, lids, u, lids.at(lids.upper, u) - 1.1 * below), 0, 1)
+    outward = u if lids.outer else 1 - u
+    fanned = outward - 0.9 * np.maximum(below, 0) * (outward - 0.35)
+    strands = 0.5 + 0.25 * (np.sin(_STRANDS * fanned) + np.sin(0.618 * _STRANDS * fanned + 2 * outward))
+    shown = float(smooth((lids.width - 60) / 80))
+    length = 0.45 * _LINE + 0.02 * hairs + 0.018 * (1 + shown * (2 * strands - 1)) * smooth(2 * outward)
 
     # 3. A line that is thin at the nose and thick at the temple, from which they hang
-    outward = u if lids.outer else 1 - u
-    thick = np.maximum(_LINE * (0.55 + 0.6 * smooth(outward / 0.6)), 0.7 / lids.width)
+    thick = np.maximum(_LINE * (0.5 + 0.5 * smooth(outward / 0.6)), 0.7 / lids.width)
     line = np.exp(-((np.minimum(below, 0) / (0.7 * thick)) ** 2))
-    hanging = np.exp(-np.maximum(below - thick, 0) / (0.5 * thick + 0.045 * hairs))
-    ends = smooth((outward + 0.01) / 0.12) * smooth((1.12 - outward) / 0.16)
+    hanging = np.exp(-((np.maximum(below - 0.6 * thick, 0) / length) ** 1.5))
+    ends = smooth((outward + 0.01) / 0.14) * smooth((1.10 - outward) / 0.20)
     return darkness * ends * line * hanging
 
 
@@ -368,7 +379,7 @@ def _along_eye(values: np.ndarray, u: np.ndarray) -> np.ndarray:
 def _read(picture: np.ndarray, lids: LidCurves, across: np.ndarray, down: np.ndarray) -> np.ndarray:
     """Returns a picture (h, w) or (h, w, 3) float32 at places of the eye, eye widths across and down."""
     places = lids.point(across, down)
-    return cv2.remap(picture, places, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.remap(picture, places, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
 
 
 def _dot(vectors: np.ndarray, axis: np.ndarray) -> np.ndarray:
