@@ -2,8 +2,9 @@
 
 from comfy_api.latest import io
 
-from magicedit.action_units import NAMES, RECIPES, editable
+from magicedit.action_units import GEOMETRIC, NAMES, RECIPES
 from magicedit.editor import QUALITIES
+from magicedit.vocabulary import Control
 
 from . import editing
 
@@ -11,7 +12,7 @@ Editor = io.Custom("MAGICEDIT_EDITOR")
 Expression = io.Custom("MAGICEDIT_EXPRESSION")
 
 CATEGORY = "magicedit"
-CONTROLS = editable(NAMES).controls  # of models that compose; others say which of them they lack
+CONTROLS = (*NAMES, *GEOMETRIC)  # of models that compose; others say which of them they lack
 OWN = "model's own"  # what a quality or a device is called that is left to the model
 NO_EMOTION = "none"
 DEVICES = (OWN, "cpu", "cuda", "mps")
@@ -38,6 +39,19 @@ def _sampling() -> list:
 def _keep_faceless() -> io.Boolean.Input:
     return io.Boolean.Input(
         "keep_faceless", default=False, tooltip="leave images without a face as they are, instead of failing"
+    )
+
+
+def _slider(control: Control) -> io.Float.Input:
+    low, high = control.range if control.is_angle else (-5.0, 5.0)
+    return io.Float.Input(
+        control.name,
+        display_name=f"{control.name} {control.description}" + " (degrees)" * control.is_angle,
+        default=0.0,
+        min=low,
+        max=high,
+        step=0.1,
+        display_mode=io.NumberDisplay.slider,
     )
 
 
@@ -89,18 +103,6 @@ class MagicEditMeasure(io.ComfyNode):
 class MagicEditEdit(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        sliders = [
-            io.Float.Input(
-                unit.name,
-                display_name=f"{unit.name} {unit.description}" + " (degrees)" * unit.is_angle,
-                default=0.0,
-                min=unit.range[0] if unit.is_angle else -5.0,
-                max=unit.range[1] if unit.is_angle else 5.0,
-                step=0.1,
-                display_mode=io.NumberDisplay.slider,
-            )
-            for unit in CONTROLS
-        ]
         return io.Schema(
             node_id="MagicEditEdit",
             display_name="Edit expression",
@@ -110,7 +112,7 @@ class MagicEditEdit(io.ComfyNode):
             inputs=[
                 Editor.Input("editor"),
                 io.Image.Input("image"),
-                *sliders,
+                *(_slider(control) for control in NAMES.controls),
                 io.String.Input(
                     "add", default="", tooltip="more variations, also of one side: AU12L=+2,AU2R=-1"
                 ),
@@ -127,6 +129,8 @@ class MagicEditEdit(io.ComfyNode):
                 _faces(),
                 *_sampling(),
                 _keep_faceless(),
+                # Last: saved workflows hold their values by position
+                *(_slider(control) for control in GEOMETRIC.controls),
                 io.Image.Input(
                     "reference",
                     optional=True,
@@ -153,7 +157,7 @@ class MagicEditEdit(io.ComfyNode):
         reference=None,
         **sliders: float,
     ) -> io.NodeOutput:
-        moved = [f"{name}={sliders[name]}" for name in editable(NAMES) if sliders.get(name)]
+        moved = [f"{name}={sliders[name]}" for name in CONTROLS if sliders.get(name)]
         images, report = editing.edit(
             editor,
             image,
@@ -181,7 +185,7 @@ class MagicEditSweep(io.ComfyNode):
             inputs=[
                 Editor.Input("editor"),
                 io.Image.Input("image"),
-                io.Combo.Input("au", options=list(editable(NAMES)), default="AU12"),
+                io.Combo.Input("au", options=list(CONTROLS), default="AU12"),
                 io.Float.Input("start", default=-3.0, min=-30.0, max=30.0, step=0.1),
                 io.Float.Input("stop", default=5.0, min=-30.0, max=30.0, step=0.1),
                 io.Int.Input("steps", default=5, min=2, max=100),

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from magicedit.action_units import BILATERAL, EMOTIONS, GEOMETRIC, MOUTH_SHAPES, NAMES, is_angle
+from magicedit.action_units import EMOTIONS, GEOMETRIC, MOUTH_SHAPES, NAMES, is_angle, sided_names
 from magicedit.demo import astronaut
 from magicedit.editor import ExpressionEditor
 from magicedit.faces import align, crop_face
@@ -34,7 +34,7 @@ def requests_of_units() -> dict[str, list[str]]:
     requests = {}
     for name in (*NAMES, *GEOMETRIC):
         requests[name] = [f"{name}={level:+d}" for level in (ANGLES if is_angle(name) else LEVELS)]
-        if name in BILATERAL:
+        if sided_names(name):
             requests[name].append(f"{name}L={LEVELS[-1]:+d}")
     return requests | {"AU43": list(CLOSING)}
 

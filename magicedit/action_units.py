@@ -69,7 +69,7 @@ GEOMETRIC = FACS.named(name for name in FACS if name not in (*NAMES, "AU45"))
 UNRELIABLE = frozenset(GEOMETRIC) - {"AU43"}
 GAZE = ("gaze_yaw", "gaze_pitch")
 DESCRIPTIONS = {unit.name: unit.description for unit in FACS.controls}
-BILATERAL = tuple(unit.name for unit in FACS.controls if unit.has_sides)
+BILATERAL = tuple(unit.name for unit in ACTION_UNITS if unit.has_sides)
 
 # Intensity steps: a level to arrive at that is nearer than this to the measured one asks for nothing. On 20
 # neutral photographs of the London set, JPEG at quality 60 and 90, shifts of 1 and 2 px, scales of 0.97 and

@@ -201,8 +201,9 @@ class Vocabulary(tuple[str, ...]):
         """Returns deltas in intensity steps, in each control's range, by canonical name, in the given order.
 
         `spec` is "AU12=+3,AU4=-1", a mapping of names to numbers, or a vector with one value for each of the
-        first `numbers` controls (which gives a dict of all of these, zeros included). Fractions are allowed. Raises ActionUnitError for
-        unknown or repeated names and for malformed, infinite or out-of-range values.
+        first `numbers` controls (which gives a dict of all of these, zeros included). Fractions are allowed.
+        Raises ActionUnitError for unknown or repeated names and for malformed, infinite or out-of-range
+        values.
         """
         return self._parsed(spec, "range", "a delta")
 

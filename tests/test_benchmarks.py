@@ -309,12 +309,14 @@ def test_jury_requests_are_the_issues():
     texts = [request.text for request in jury.REQUESTS]
     assert texts[:5] == ["AU25=+3", "AU12=+4,AU25=+3", "AU26=+4", "happiness", "surprise"]
     assert {f"{name}=+3" for name in NAMES} <= set(texts)
-    assert len(set(texts)) == len(texts) == 23
-    assert [request.number for request in jury.REQUESTS] == list(range(1, 24))
+    assert len(set(texts)) == len(texts) == 37
+    assert [request.number for request in jury.REQUESTS] == list(range(1, 38))
     assert jury.REQUESTS[3].deltas == EMOTIONS["happiness"]
     assert jury.REQUESTS[3].edit.emotion == "happiness"  # families of emotions know no units
     assert jury.REQUESTS[2].edit.emotion is None
     assert jury.chosen_requests("openings") == list(jury.REQUESTS[:5])
+    assert [request.number for request in jury.chosen_requests("controls")] == list(range(24, 38))
+    assert jury.chosen_requests("gaze_yaw=-15")[0].shows_brows
     with pytest.raises(MagicEditError, match="no request AU99"):
         jury.chosen_requests("AU99=+3")
 

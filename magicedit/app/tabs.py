@@ -5,7 +5,7 @@ from typing import Any
 
 import gradio as gr
 
-from magicedit.action_units import EMOTIONS, FACS, RECIPES, STRENGTH_RANGE, is_angle, sided_names
+from magicedit.action_units import EMOTIONS, FACS, MOUTH_SHAPES, STRENGTH_RANGE, is_angle, sided_names
 from magicedit.app.pictures import Updates, dropped
 from magicedit.app.session import Session, Sweep
 from magicedit.app.sliders import STEP, Mode, has_sides, slider_names, slider_range, slider_values
@@ -41,7 +41,8 @@ class ExpressionTab:
     def __init__(self, units: Sequence[str], live: bool) -> None:
         self.sliders: dict[str, gr.Slider] = {}
         with gr.Tab("Expression", elem_id="tab-expression"):
-            self._lay_out_asking([name for name, recipe in RECIPES.items() if recipe.keys() <= {*units}])
+            sounds = [name for name, recipe in MOUTH_SHAPES.items() if recipe.keys() <= {*units}]
+            self._lay_out_asking([*EMOTIONS, *sounds])
             for heading, members in by_region(units).items():
                 with gr.Accordion(heading, open=True):
                     for unit in members:
@@ -67,7 +68,7 @@ class ExpressionTab:
             self.linked = gr.Checkbox(True, label="left and right together", elem_id="linked")
         with gr.Row(equal_height=True):
             self.emotion = gr.Dropdown(
-                recipes or list(EMOTIONS),
+                recipes,
                 value="happiness",
                 label="Emotion or sound",
                 min_width=120,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from magicedit.action_units import BILATERAL
+from magicedit.action_units import FACS
 from magicedit.faces.frame import EYE_CORNERS, face_frame
 from magicedit.faces.types import Pose, Scheme
 from magicedit.vocabulary import by_number
@@ -85,9 +85,8 @@ def blendshapes_to_sides(blendshapes: Mapping[str, float], landmarks: np.ndarray
     intensity and from how much higher the inner brow of that side is above its eye than the other one.
     """
     sides = {}
-    for unit in BILATERAL:
-        names = BLENDSHAPES_OF_UNIT[unit]
-        if len(names) == 2:
+    for unit, names in BLENDSHAPES_OF_UNIT.items():
+        if FACS[unit].has_sides and len(names) == 2:
             left, right = names  # the table lists the left first
             sides |= {f"{unit}L": blendshapes[left], f"{unit}R": blendshapes[right]}
     sides = {name: FULL_INTENSITY * float(score) for name, score in sides.items()}

@@ -6,10 +6,11 @@ import gradio as gr
 import numpy as np
 import pytest
 
-from magicedit.action_units import NAMES
+from magicedit.action_units import GEOMETRIC, NAMES
 from magicedit.app import Session
 from magicedit.app.page import Page
 from magicedit.app.sessions import Sessions
+from magicedit.app.sliders import slider_names
 from magicedit.app.tabs import OTHER_UNITS, by_region
 from magicedit.app.views import bars
 from magicedit.editor import ExpressionEditor
@@ -17,12 +18,13 @@ from magicedit.errors import MagicEditError
 from magicedit.faces import load_backend
 from magicedit.models import PatchModelConfig, create_patch_pipeline
 from magicedit.request import EditRequest, SamplingOptions
+from magicedit.vocabulary import whole_name
 
 
 @pytest.fixture(scope="module")
 def editor() -> ExpressionEditor:
     """A tiny random model of two known units, one that is measured only, and one without a description."""
-    units = ("AU43", "AU12", "AU7", "AU26")
+    units = ("AU30", "AU12", "AU45", "AU26")
     config = PatchModelConfig(action_units=units, block_out_channels=(16, 32), resolution=64, default_steps=1)
     return ExpressionEditor(create_patch_pipeline(config, seed=1), load_backend("mediapipe"))
 
@@ -35,15 +37,23 @@ def test_each_unit_of_the_published_twelve_stands_below_its_region():
 
 
 def test_units_outside_the_twelve_have_sliders(editor, tmp_path):
-    assert by_region(editor.action_units) == {"Lips and jaw": ["AU12", "AU26"], OTHER_UNITS: ["AU43", "AU7"]}
+    groups = by_region(editor.action_units)
+    assert groups["Jaw"] == ["AU26", "AU27"]
+    assert groups["Eyes and gaze"] == ["AU7", "AU43", "AU45", "gaze_yaw", "gaze_pitch"]
+    assert groups["Head"] == ["head_yaw", "head_pitch", "head_roll"]
+    assert groups[OTHER_UNITS] == ["AU30"]
     page = Page(Sessions(editor, tmp_path), live=True, settings=EditRequest())
-    labels = {name: slider.label for name, slider in page.expression.sliders.items()}
-    assert labels == {
+    sliders = page.expression.sliders
+    assert (sliders["gaze_yaw"].minimum, sliders["gaze_yaw"].maximum) == (-30, 30)
+    assert (sliders["AU43L"].minimum, sliders["AU43L"].maximum) == (0, 5)
+    own = {name: slider.label for name, slider in sliders.items() if whole_name(name) not in GEOMETRIC}
+    assert own == {
         "AU12L": "AU12 lip corner puller",
         "AU12R": "AU12R lip corner puller, the subject's right",
         "AU26": "AU26 jaw drop",
-        "AU43": "AU43",
-        "AU7": "AU7 lid tightener",
+        "AU30": "AU30",
+        "AU45L": "AU45 blink",
+        "AU45R": "AU45R blink, the subject's right",
     }
     assert page.sweep.unit.value == "AU12"
 
@@ -84,10 +94,13 @@ def test_an_edit_that_a_closed_page_cancels_opens_no_session(editor, photographs
 def test_an_edit_of_a_unit_outside_the_twelve_is_told(editor, photographs, tmp_path):
     session = Session(editor, tmp_path)
     session.open(photographs / "one.png")
-    session.ask_sliders(np.array([2.0, 0.0, 0.0, 1.0, 0.0]), "add", True)
+    asked = {"AU30": 2.0, "AU45L": 1.0, "head_roll": 6.0}
+    names = slider_names(editor.action_units)
+    session.ask_sliders(np.array([asked.get(name, 0.0) for name in names]), "add", True)
     past = session.edit(EditRequest())
-    assert past.requests == {0: {"AU43": 2.0, "AU7": 1.0}}
+    assert past.requests == {0: {"AU30": 2.0, "AU45": 1.0, "head_roll": 6.0}}
     table = bars(past.faces)
-    assert "AU43<small></small>" in table
-    assert "AU7<small>lid tightener</small>" in table
+    assert "AU30<small></small>" in table
+    assert "AU45<small>blink</small>" in table
+    assert "<td>+6.0°</td>" in table
     session.close()

@@ -12,7 +12,7 @@ from comfy_loading import FOLDER
 from skimage import data
 
 from magicedit import ExpressionEditor
-from magicedit.action_units import NAMES
+from magicedit.action_units import GEOMETRIC, NAMES
 from magicedit.errors import ActionUnitError, ImageError, NoFaceError
 
 WORKFLOWS = sorted((FOLDER / "example_workflows").glob("*.json"))
@@ -65,7 +65,7 @@ def test_execute_takes_what_the_schema_says(nodes):
         named = [n for n, p in parameters.items() if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
         free = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
         assert len(set(inputs)) == len(inputs)
-        assert set(named) | (set(NAMES) if free else set()) == set(inputs)
+        assert set(named) | ({*NAMES, *GEOMETRIC} if free else set()) == set(inputs)
 
 
 def test_defaults_fit_their_ranges(nodes):
@@ -78,8 +78,12 @@ def test_defaults_fit_their_ranges(nodes):
 
 
 def test_sliders_are_the_models_units(nodes, editor):
-    sliders = [i.id for i in nodes["MagicEditEdit"].define_schema().inputs if i.id.startswith("AU")]
-    assert tuple(sliders) == editor.action_units == NAMES
+    inputs = nodes["MagicEditEdit"].define_schema().inputs
+    sliders = {i.id: (i.min, i.max) for i in inputs if i.id in editor.action_units}
+    assert tuple(sliders) == editor.action_units == (*NAMES, *GEOMETRIC)
+    assert [i.id for i in inputs][2:14] == [*NAMES]  # where saved workflows have them
+    assert sliders["gaze_yaw"] == (-30, 30)
+    assert sliders["AU43"] == (-5, 5)
 
 
 def test_what_the_registry_reads():

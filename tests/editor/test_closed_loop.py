@@ -247,10 +247,10 @@ def test_an_expression_copied_to_another_photograph(editor, astronaut, tmp_path)
 
 
 def test_expressions_that_the_model_cannot_show(editor, astronaut):
-    with pytest.raises(ActionUnitError, match=r"made with other asks for AU7, which this model cannot edit"):
-        editor.edit(astronaut, expression=Expression({"AU7": 1, "AU12": 1}, relative=True, model="other"))
+    with pytest.raises(ActionUnitError, match=r"made with other asks for AU45, which this model cannot edit"):
+        editor.edit(astronaut, expression=Expression({"AU45": 1, "AU12": 1}, relative=True, model="other"))
     with pytest.raises(ActionUnitError, match="cannot edit"):
-        editor.edit(astronaut, expression=Expression({"AU7": 1}))
+        editor.edit(astronaut, expression=Expression({"AU45": 1}))
     with pytest.raises(ActionUnitError, match="choose one"):
         editor.edit(astronaut, expression=Expression({"AU12": 1}), set={"AU12": 2})
 

@@ -157,7 +157,7 @@ def test_live_opens_a_mouth_as_mini_does_in_more_steps(london, identity):
     def opened(model, steps):
         editor = ExpressionEditor.from_pretrained(model, device="cpu")
         cut = editor.changer.cut(photo, editor.backend.detect(photo)[0])
-        request = editor.action_units.vector({"AU26": 3.0})
+        request = editor.changer.model.vocabulary.vector({"AU26": 3.0})
         (change,) = editor.changer.changes([cut], [request], editor.sampling(steps=steps))
         return change.flow
 
