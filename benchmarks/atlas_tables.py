@@ -57,7 +57,7 @@ def units_table(quality: dict) -> str:
 def controls_table(controls: dict) -> str:
     """One row a request of controls.json, in Markdown."""
     lines = [
-        "| request | what it does | faces | measured | within 30 % | identity distance (max) | unchanged px |",
+        "| request | what it does | faces | measured | within 30 % | identity distance (max) | unchanged |",
         "|---|---|---|---|---|---|---|",
     ]
     for request, found in controls["summary"].items():
