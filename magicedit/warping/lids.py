@@ -82,7 +82,7 @@ class LidCurves:
         return (self.down(points) - upper) / np.maximum(lower - upper, 0.02)
 
     def nearness(self, points: np.ndarray) -> np.ndarray:
-        """Distance of points (..., 2) px from the nearest lid, in heights of the opening; negative outside."""
+        """Distance of points (..., 2) px from the nearest lid in heights of the opening, negative outside."""
         depth, u = self.depth(points), self.across(points)
         return np.minimum(np.minimum(depth, 1 - depth), np.minimum(u, 1 - u) * 2)
 
