@@ -34,14 +34,16 @@ _NEAREST_CORNER = (0.17, 0.83)  # between the eye's corners: where an iris's cen
 _MEETING = 0.90  # of the opening's height: where closed lids meet
 _VISIBLE = 0.045  # brightening across the iris's outline, of the mean level: less is no visible eye
 _LEAST_RADIUS = 2.5  # px of the iris: the outline of a smaller one is not looked for
-_LIMBUS = 0.14  # of the iris's radius: width of its soft edge
+_LIMBUS = 0.10  # of the iris's radius: width of its soft edge
 _HIGHLIGHT_WIDTH = 0.45  # of the iris's radius: what is brighter and narrower reflects a lamp
 _HIGHLIGHT = (18.0, 50.0)  # levels above the iris: no highlight, a whole one
 _LEAST_WHITE = 0.07  # eye widths beside the iris: less white is completed from the other side
 _WORKED_AT = 60.0  # px an iris's radius, or an eye's width, at which wide structures are measured
 _LEAST_PIXELS = 12  # of white that show the lid's shade
-_SHADE = (0.55, 1.3)  # limits of the change of light when a part of the iris moves
-_HIDDEN = (0.08, 0.22)  # of the opening's height: the lid's edge hides the eyeball, and no longer does
+_NEAR_LIDS = (0.08, 0.16)  # of the opening's height: the iris's outline is not looked for, and is
+_LID_EDGE = 0.18  # of the height of the opening: lashes and the lid's shadow darken the eyeball
+_SHADE = (0.55, 1.5)  # limits of the change of light when a part of the iris moves
+_HIDDEN = (0.02, 0.20)  # of the opening's height: the lid's edge hides the eyeball, and no longer does
 
 
 @dataclass(frozen=True)
@@ -212,7 +214,7 @@ def _find_iris(picture: np.ndarray, landmarks: np.ndarray, lids: LidCurves) -> _
         )
         rise = cv2.remap(grey, outer, None, cv2.INTER_LINEAR) - cv2.remap(grey, inner, None, cv2.INTER_LINEAR)
         # The lids' edges and lamps must not count as the outline
-        weight = lids.inside(outer, _HIDDEN[0]) * lids.inside(inner, _HIDDEN[0])
+        weight = lids.inside(outer, *_NEAR_LIDS) * lids.inside(inner, *_NEAR_LIDS)
         score = (np.clip(rise / level, -0.2, 0.6) * weight).sum(1) / (weight.sum(1) + 6)
         score -= 0.4 * (((centres - landmarks[0]) ** 2).sum(1) / radius**2 + (ratio - 0.96) ** 2)
         if score.max() > best:
@@ -239,8 +241,12 @@ def _turned_eyeball(
     source = centre + source + along * np.float32(1 / narrow - 1) * (step / np.float32(length))
     down = lids.down_axis.astype(np.float32)
     mirrored = source - 2 * ((source - centre) @ down)[..., None] * down
-    visible = lids.inside(source, *_HIDDEN)[..., None]
-    seen = visible * _read(matte, source) + (1 - visible) * _read(matte, lids.clamped(mirrored, 0.10))
+    near, new_near = lids.nearness(source), new.nearness(here)
+    # At an edge of its own, a lid's shadow on the iris is right
+    visible = np.clip((near - _HIDDEN[0]) / (np.clip(new_near, *_HIDDEN) - _HIDDEN[0] + 1e-3), 0, 1)[
+        ..., None
+    ]
+    seen = visible * _read(matte, source) + (1 - visible) * _read(matte, lids.clamped(mirrored, _LID_EDGE))
 
     # 2. In the light of its new place
     read_depth = visible[..., 0] * lids.depth(source) + (1 - visible[..., 0]) * lids.depth(mirrored)
@@ -250,8 +256,8 @@ def _turned_eyeball(
 
     # 3. On the white, with lamps, whose images on the cornea move half as far
     far = np.linalg.norm(source - centre, axis=-1) / np.float32(iris.radius)
-    softness = max(_LIMBUS, 1.5 / iris.radius)
-    disc = smooth((1 + softness - far) / softness)[..., None]
+    softness = max(_LIMBUS, 1.2 / iris.radius)
+    disc = smooth((0.99 + softness - far) / softness)[..., None]
     return white + disc * (seen - white + _read(highlights, here - np.float32(0.5) * step))
 
 

@@ -81,12 +81,14 @@ class LidCurves:
         upper, lower = self.at(self.upper, u), self.at(self.lower, u)
         return (self.down(points) - upper) / np.maximum(lower - upper, 0.02)
 
-    def inside(self, points: np.ndarray, hidden: float, seen: float | None = None) -> np.ndarray:
-        """Weight 0..1 of points (..., 2) px inside the opening: 0 up to depth `hidden`, 1 from `seen`."""
-        seen = 2 * hidden if seen is None else seen
+    def nearness(self, points: np.ndarray) -> np.ndarray:
+        """Distance of points (..., 2) px from the nearest lid in heights of the opening, negative outside."""
         depth, u = self.depth(points), self.across(points)
-        nearest = np.minimum(np.minimum(depth, 1 - depth), np.minimum(u, 1 - u) * 2)
-        return np.clip((nearest - hidden) / (seen - hidden), 0, 1)
+        return np.minimum(np.minimum(depth, 1 - depth), np.minimum(u, 1 - u) * 2)
+
+    def inside(self, points: np.ndarray, hidden: float, seen: float) -> np.ndarray:
+        """Weight 0..1 of points (..., 2) px in the opening by `nearness`: 0 up to `hidden`, 1 from `seen`."""
+        return np.clip((self.nearness(points) - hidden) / (seen - hidden), 0, 1)
 
     def place(self, across: np.ndarray, depth: np.ndarray) -> np.ndarray:
         """Across the eye and depth in the opening (...) -> (..., 2) px."""

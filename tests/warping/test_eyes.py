@@ -230,6 +230,17 @@ def test_eyes_closed_already_and_hidden_eyes_stay(synthetic):
     assert sunglasses.moved(AU43=5.0, gaze_yaw=15.0) is sunglasses.pixels
 
 
+def test_landmarks_of_a_closed_eye_leave_it_alone(portrait):
+    landmarks = portrait.landmarks.copy()
+    for upper, lower in ((387, 373), (386, 374), (385, 380)):
+        landmarks[upper] = landmarks[lower] - (0, 1)
+    left, right = eye_openness(landmarks)
+    assert left < CLOSED < right
+    moved = move_eyes(portrait.pixels, landmarks, {"AU43": 5.0})
+    y, x = np.nonzero((moved != portrait.pixels).any(-1))
+    assert portrait.frame.to_face(np.stack([x, y], 1))[:, 0].max() < 0
+
+
 def test_an_iris_in_the_corner_turns_no_farther(synthetic):
     aside = synthetic("schnell_0023604")  # looks to the subject's right
     assert aside.moved(gaze_yaw=-30.0) is aside.pixels
