@@ -3,13 +3,14 @@
     python dev/showcase.py [-o docs/images]
 
 hero.jpg: a synthetic portrait with closed lips (SFHQ-T2I, MIT licence), which the embedded model has not
-seen, smiling. aus.jpg: action units and emotions by the embedded model, on NASA's portrait of Eileen Collins,
-public domain, as scikit-image has it. far.jpg: a face far from those that it was trained on, the US Navy's
-portrait of Grace Hopper, public domain, as matplotlib has it. muscles.jpg: the warps that training pairs are
-made of, without any learning.
+seen, smiling. controls.jpg: the same portrait by controls of geometry. aus.jpg: action units and emotions by
+the embedded model, on NASA's portrait of Eileen Collins, public domain, as scikit-image has it. far.jpg: a
+face far from those that it was trained on, the US Navy's portrait of Grace Hopper, public domain, as
+matplotlib has it. muscles.jpg: the warps that training pairs are made of, without any learning.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -47,6 +48,14 @@ HERO = (
     ("happiness", {"emotion": "happiness"}),
     ("surprise", {"emotion": "surprise"}),
 )
+CONTROLS = (
+    ("as it is", {}),
+    ("a wink", {"add": "AU43L=5,AU6L=2,AU12L=2.5"}),
+    ("eyes closed", {"add": "AU43=5,AU12=1.5"}),
+    ("gaze and head", {"add": "gaze_yaw=-18,head_yaw=12"}),
+    ("head tilted", {"add": "head_roll=10,head_pitch=5,AU12=3"}),
+    ("lips puckered", {"add": "AU18=4.5,AU2=2"}),
+)
 COLUMNS = 6
 SIDE = 224  # px a picture
 WARP_SIZE = 160
@@ -83,14 +92,15 @@ def action_units(editor: ExpressionEditor, photo: np.ndarray) -> PIL.Image.Image
     return grid(pictures, [caption for caption, _ in EDITS], COLUMNS)
 
 
-def hero(editor: ExpressionEditor) -> PIL.Image.Image:
+def portrait(editor: ExpressionEditor, edits: Sequence[tuple[str, dict]], side: int) -> PIL.Image.Image:
+    """The portrait by captions and requests, in a row."""
     photo = open_photo(PORTRAIT).pixels
-    alignment = align(editor.measure(photo)[0], 320, margin=0.9)
+    alignment = align(editor.measure(photo)[0], side, margin=0.9)
     pictures = [
         crop_face(np.asarray(editor.edit(photo, measure=False, **request).image), alignment)
-        for _, request in HERO
+        for _, request in edits
     ]
-    return grid(pictures, [caption for caption, _ in HERO], len(HERO))
+    return grid(pictures, [caption for caption, _ in edits], len(edits))
 
 
 def far(editor: ExpressionEditor) -> PIL.Image.Image:
@@ -134,7 +144,8 @@ def main() -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     editor = ExpressionEditor.from_pretrained(args.model)
     pictures = {
-        "hero": hero(editor),
+        "hero": portrait(editor, HERO, 320),
+        "controls": portrait(editor, CONTROLS, 216),
         "aus": action_units(editor, photo),
         "far": far(editor),
         "muscles": muscles(open_photo(PORTRAIT).pixels),
