@@ -1,6 +1,6 @@
 """Videos: frames a second, CPU time, memory, flicker and resuming, measured on this machine.
 
-    python benchmarks/video.py [-o benchmarks/video.json] [--parts speed opening flicker resume reenact]
+    python benchmarks/video.py [-o benchmarks/video.json] [--parts speed opening controls flicker resume ...]
 
 The videos are synthetic: a public-domain photograph (scikit-image's astronaut; of closed lips a synthetic
 portrait) that moves, grows and turns slowly before a background, with expressions by the muscles' warp and
@@ -49,6 +49,11 @@ NOISE = 2.5  # levels of 255, standard deviation: a camera's in a lit room
 SOUND_HZ = 44_100
 SHORT, LONG = 150, 1200  # frames
 OPENINGS = ("0:AU26=0", "2.5:AU26=4", "5:AU26=0", "7.5:AU26=4", "10:AU26=0")  # keys of ten seconds
+CONTROLS = {  # keys of four seconds
+    "wink": ("0.5:AU43L=0", "1:AU43L=5", "1.5:AU43L=5", "2:AU43L=0"),
+    "gaze": ("0:gaze_yaw=0", "1:gaze_yaw=15", "3:gaze_yaw=-15", "4:gaze_yaw=0"),
+    "head": ("0:head_yaw=0", "1:head_yaw=10", "3:head_yaw=-10", "4:head_yaw=0"),
+}
 CLOSED = Path(__file__).resolve().parents[1] / "tests" / "portraits" / "closed_mouth.jpg"
 FLICKER_FRAMES = 100
 EDIT = {"AU12": -2.0, "AU26": 3.0, "AU1": 2.0}  # an opened mouth, whose inside is painted
@@ -198,18 +203,28 @@ def measure_speed(folder: Path) -> dict:
     return result
 
 
-def opening_film(folder: Path) -> Path:
-    """Ten seconds of a person with closed lips, who moves a little."""
+def closed_film(folder: Path, seconds: int) -> Path:
+    """A person with closed lips, who moves a little."""
     portrait = open_photo(CLOSED).pixels
     portrait = cv2.resize(portrait, (512, 512), interpolation=cv2.INTER_CUBIC)
-    return MovingPhotograph(motion=0.3, photo=portrait).save(folder / "closed.mp4", 10 * RATE)
+    return MovingPhotograph(motion=0.3, photo=portrait).save(folder / "closed.mp4", seconds * RATE)
 
 
 def measure_opening(folder: Path) -> dict:
     """A mouth that opens and closes twice in ten seconds."""
     keys = [word for key in OPENINGS for word in ("--key", key)]
-    words = ("video", opening_film(folder), "-o", folder / "out.mp4", *keys)
+    words = ("video", closed_film(folder, 10), "-o", folder / "out.mp4", *keys)
     return {"keys": OPENINGS, **Watched(*words).report()}
+
+
+def measure_controls(folder: Path) -> dict:
+    """A wink, eyes and a head that follow curves."""
+    film, reports = closed_film(folder, 4), {}
+    for name, points in CONTROLS.items():
+        keys = [word for key in points for word in ("--key", key)]
+        report = Watched("video", film, "-o", folder / f"{name}.mp4", *keys).report()
+        reports[name] = {"keys": points, **report}
+    return reports
 
 
 def measure_reenact(folder: Path) -> dict:
@@ -303,6 +318,7 @@ def measure_resume(folder: Path) -> dict:
 PARTS = {
     "speed": measure_speed,
     "opening": measure_opening,
+    "controls": measure_controls,
     "reenact": measure_reenact,
     "flicker": measure_flicker,
     "resume": measure_resume,
