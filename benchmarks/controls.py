@@ -4,7 +4,7 @@
 
 Each control is requested of each of the 52 faces of `benchmarks/jury.py` with `mini`. A row holds what is
 measured before and after, the identity distance, the share of the photograph's pixels that stay equal to the
-byte, and warnings. Lids and lips are measured in intensity steps by MediaPipe's blendshapes, gaze by its
+byte, and warnings; "lost" where no face is found again. Lids and lips are measured in intensity steps by MediaPipe's blendshapes, gaze by its
 irises and the head by its pose, both in degrees. Faces whose eyes are closed in the photograph are left out
 of what is asked of eyes.
 """
@@ -22,6 +22,7 @@ from machine import circumstances
 
 from magicedit import ExpressionEditor
 from magicedit.action_units import FACS
+from magicedit.errors import NoFaceError
 from magicedit.evaluation.scoring import rounded
 from magicedit.faces import identity_distance, levels_of
 from magicedit.files import replacing
@@ -45,12 +46,13 @@ def row_of(editor: ExpressionEditor, face: ValidationFace, request: str) -> dict
         return None
     result = editor.edit(photo, add=request, face="largest", measure=False)
     pixels = np.asarray(result.image.convert("RGB"))
-    (after, *_) = editor.measure(pixels)
+    row = {"face": face.name, "kind": face.kind, "request": request}
+    try:
+        (after, *_) = editor.measure(pixels)
+    except NoFaceError:
+        return row | {"lost": True}
     start, end = levels_of(before), levels_of(after)
-    return {
-        "face": face.name,
-        "kind": face.kind,
-        "request": request,
+    return row | {
         "before": start.get(name),
         "change": end[name] - start[name] if name in start else None,
         "after": end.get(name),
@@ -65,13 +67,15 @@ def summary_of(rows: Sequence[dict]) -> dict[str, dict]:
     """Request -> medians, extremes and counts over its faces."""
     summary = {}
     for request in REQUESTS:
-        own = [row for row in rows if row["request"] == request]
+        asked_of = [row for row in rows if row["request"] == request]
+        own = [row for row in asked_of if "lost" not in row]
         if not own:
             continue
         found = [row["change"] for row in own if row["change"] is not None]
         asked = float(request.split("=")[1])
         summary[request] = {
             "faces": len(own),
+            "lost": len(asked_of) - len(own),
             "change": statistics.median(found) if found else None,
             "from_0.7_to_1.3": sum(0.7 <= change / asked <= 1.3 for change in found) if found else None,
             "after_over_4": sum(row["after"] > 4 for row in own) if request.startswith("AU43") else None,

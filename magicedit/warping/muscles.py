@@ -44,14 +44,14 @@ SHAPES: Mapping[str, Mapping[str, float]] = {
     "AU25": {"mouthLowerDown": 1.75, "mouthUpperUp": 0.6},
     "AU26": {"jawOpen": 0.8},
     "AU7": {"eyeSquint": 1.6},
-    "AU10": {"mouthUpperUp": 0.6, "noseWrinkle": 0.25},
-    "AU14": {"mouthDimple": 1.2},
+    "AU10": {"mouthUpperUp": 0.5, "noseWrinkle": 0.3},
+    "AU14": {"mouthDimple": 1.7},
     "AU16": {"mouthLowerDown": 1.0},
-    "AU18": {"mouthPucker": 1.0},
+    "AU18": {"mouthPucker": 1.3},
     "AU22": {"mouthFunnel": 0.6, "mouthPucker": 0.4},
     "AU23": {"mouthPress": 0.5, "mouthRollLower": 0.3, "mouthRollUpper": 0.3},
     "AU24": {"mouthPress": 1.0},
-    "AU27": {"jawOpen": 1.0, "mouthLowerDown": 0.3},
+    "AU27": {"jawOpen": 0.75, "mouthLowerDown": 0.35, "mouthUpperUp": 0.35, "mouthStretch": 0.4},
     "AU28": {"mouthRollLower": 1.0, "mouthRollUpper": 1.0},
 }
 
