@@ -4,9 +4,9 @@
 
 Each control is requested of each of the 52 faces of `benchmarks/jury.py` with `mini`. A row holds what is
 measured before and after, the identity distance, the share of the photograph's pixels that stay equal to the
-byte, and warnings; "lost" where no face is found again. Lids and lips are measured in intensity steps by MediaPipe's blendshapes, gaze by its
-irises and the head by its pose, both in degrees. Faces whose eyes are closed in the photograph are left out
-of what is asked of eyes.
+byte, and warnings; "lost" where no face is found again. Lids and lips are measured in intensity steps by
+MediaPipe's blendshapes, gaze by its irises and the head by its pose, both in degrees. Faces whose eyes are
+closed in the photograph are left out of what is asked of eyes.
 """
 
 import argparse
