@@ -25,8 +25,8 @@ def describe(name: str) -> str:
 
 
 def titled(name: str) -> str:
-    """ "AU12L" -> "AU12L lip corner puller, the subject's left"."""
-    return f"{name} {describe(name)}".rstrip()
+    """ "AU12L" -> "AU12L lip corner puller, the subject's left"; angles are in degrees."""
+    return f"{name} {describe(name)}{' (°)' if is_angle(name) else ''}".rstrip()
 
 
 def outlined(shown: np.ndarray, faces: Sequence[Face], scale: float, chosen: int) -> PIL.Image.Image:
