@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from magicedit.action_units import COPIED, GEOMETRIC, parse_emotion, resolved, vocabulary_of
+from magicedit.action_units import COPIED, GEOMETRIC, is_angle, parse_emotion, resolved, vocabulary_of
 from magicedit.errors import ActionUnitError, MagicEditError, NoFaceError
 from magicedit.expression import Expression
 from magicedit.vocabulary import by_number, name_order, whole_name
@@ -244,10 +244,12 @@ def check_face(face: str | int) -> None:
 def usable_expression(expression: Expression, names: Sequence[str]) -> Expression:
     """The expression without intensities of units beyond `names` and of GEOMETRIC ones that are not COPIED.
 
+    Angles of gaze and head stay: a measured expression has them only where they are asked for.
+
     ActionUnitError where nothing is left, or variations of units beyond `names` are requested.
     """
     lacking = sorted({whole_name(name) for name in expression.values} - {*names}, key=name_order)
-    copied = [name for name in names if name in COPIED or name not in GEOMETRIC]
+    copied = [name for name in names if name in COPIED or name not in GEOMETRIC or is_angle(name)]
     limited = expression.limited_to(names if expression.relative else copied)
     if lacking and (expression.relative or not limited.values):
         made_with = f", made with {expression.model}" if expression.model else ""

@@ -240,6 +240,35 @@ def test_measure(capsys, photo):
     out = capsys.readouterr().out
     assert out.startswith("face 0: ")
     assert "AU12" in out
+    gaze = face["gaze"]
+    assert f"\n  gaze  {round(gaze['yaw']):+}°, {round(gaze['pitch']):+}°\n" in out
+
+
+def test_measure_relative_to_a_neutral_photograph(capsys, photo):
+    base = str(REPOSITORY / "tests" / "portraits" / "closed_mouth.jpg")
+    assert main(["measure", str(photo), "--neutral", base, "--json"]) == 0
+    (face,) = json.loads(capsys.readouterr().out)["faces"]
+    assert main(["measure", base, "--json"]) == 0
+    (rest,) = json.loads(capsys.readouterr().out)["faces"]
+    difference = face["action_units"]["AU12"] - rest["action_units"]["AU12"]
+    assert face["relative"]["AU12"] == pytest.approx(difference, abs=0.002)
+    assert 0 < face["spread"]["AU12"] < 0.5
+    assert main(["measure", str(photo), "--neutral", base]) == 0
+    out = capsys.readouterr().out
+    assert f"  AU12  {difference:+.1f} ± {face['spread']['AU12']:.1f}\n" in out
+    assert re.search(r"\n  gaze  [+-]\d+° ± \d+°, [+-]\d+° ± \d+°\n", out)
+
+
+def test_measure_writes_blendshapes(capsys, photo, tmp_path):
+    path = tmp_path / "scores.csv"
+    assert main(["measure", str(photo), "--arkit", str(path)]) == 0
+    header, row = (line.split(",") for line in path.read_text().splitlines())
+    assert (len(header), "tongueOut" in header) == (51, False)
+    assert float(row[header.index("mouthSmileLeft")]) > 0.5
+    assert main(["measure", str(photo), "--arkit", str(photo)]) == 2  # would replace the photograph
+    capsys.readouterr()
+    assert main(["measure", str(photo), "--arkit", str(tmp_path / "none" / "x.csv")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_sweep_draws_a_strip(capsys, photo, tmp_path, model):

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from magicedit.request import EditRequest
 
 
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".m4v", ".avi", ".webm", ".mpg", ".mpeg", ".wmv")
+
+
 def say(message: str) -> None:
     """Prints a message for people to stderr; stdout is for results."""
     print(message, file=sys.stderr, flush=True)
