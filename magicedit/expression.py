@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from magicedit.action_units import FACS, NAMES, emotion_deltas, sided_names, steps_to
+from magicedit.action_units import FACS, NAMES, emotion_deltas, parse_regions, sided_names, steps_to
 from magicedit.arkit import levels_of_scores
 from magicedit.errors import ActionUnitError
 from magicedit.files import read_document, write_document
@@ -171,12 +171,15 @@ class Expression:
         return replace(self, values={name: value * strength for name, value in self.values.items()})
 
     def mirrored(self) -> "Expression":
-        """Returns the expression with left and right exchanged."""
+        """Returns the expression with left and right exchanged; yaw and roll change sign."""
         other = {"L": "R", "R": "L"}
         values = {}
         for name, value in self.values.items():
             base = whole_name(name)
-            values[base + "".join(other[side] for side in name.removeprefix(base))] = value
+            turned = FACS[base].is_angle and base.endswith(("_yaw", "_roll"))
+            values[base + "".join(other[side] for side in name.removeprefix(base))] = (
+                -value if turned else value
+            )
         return replace(self, values=values)
 
     def mixed(self, other: "Expression", share: float) -> "Expression":
@@ -204,6 +207,18 @@ class Expression:
     def limited_to(self, names: Sequence[str]) -> "Expression":
         """Returns the expression without units absent from `names` (whole units, as of a model)."""
         return replace(self, values={n: v for n, v in self.values.items() if whole_name(n) in names})
+
+    def only(self, regions: str | Iterable[str]) -> "Expression":
+        """Returns the expression of these regions alone, such as "eyes,brows" or ["mouth"].
+
+        Raises:
+            ActionUnitError: for unknown regions, see `action_units.parse_regions`, and where nothing is left.
+        """
+        wanted = parse_regions(regions)
+        values = {n: v for n, v in self.values.items() if FACS[whole_name(n)].region in wanted}
+        if not values:
+            raise ActionUnitError(f"the expression has nothing in {', '.join(wanted)}; name other regions")
+        return replace(self, values=values)
 
     def variation(
         self, current: Mapping[str, float], strength: float = 1.0, *, continuous: bool = False

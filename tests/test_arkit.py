@@ -81,11 +81,9 @@ def test_a_row_is_an_expression(tmp_path):
 
 def test_a_table_is_a_curve(tmp_path):
     looks = dict.fromkeys((n for n in MEASURED if n.startswith("eyeLook")), 0)
-    rows = [
-        {"time": 0, "jawOpen": 0, "mouthSmileLeft": 0, "mouthSmileRight": 0, "eyeBlinkLeft": 0, "eyeBlinkRight": 0},
-        {"time": 1, "jawOpen": "", "mouthSmileLeft": 0.4, "mouthSmileRight": 0.42, "eyeBlinkLeft": 1, "eyeBlinkRight": 0},
-        {"time": 2, "jawOpen": 1, "mouthSmileLeft": 0.4, "mouthSmileRight": 0.42, "eyeBlinkLeft": 0, "eyeBlinkRight": 0},
-    ]  # fmt: skip
+    names = ("time", "jawOpen", "mouthSmileLeft", "mouthSmileRight", "eyeBlinkLeft", "eyeBlinkRight")
+    cells = [(0, 0, 0, 0, 0, 0), (1, "", 0.4, 0.42, 1, 0), (2, 1, 0.4, 0.42, 0, 0)]
+    rows = [dict(zip(names, row, strict=True)) for row in cells]
     rows = [row | looks | {"eyeLookUpLeft": 0.5 * i, "eyeLookUpRight": 0.5 * i} for i, row in enumerate(rows)]
     curve = Curve.from_csv(written(tmp_path / "curve.csv", rows, ";"))
     assert set(curve.names) == {"AU12", "AU26", "AU43L", "AU43R", "gaze_yaw", "gaze_pitch"}

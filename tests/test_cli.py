@@ -271,6 +271,22 @@ def test_measure_writes_blendshapes(capsys, photo, tmp_path):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_transfer_of_some_regions(capsys, photo, tmp_path):
+    calm = REPOSITORY / "tests" / "portraits" / "closed_mouth.jpg"
+    transfer = ["transfer", "--from", photo, "--to", calm, "-o", tmp_path / "out.png", "--quality", "live"]
+    assert main([str(a) for a in [*transfer, "--only", "eyes,gaze,head", "--json"]]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    angles = {"gaze_yaw", "gaze_pitch", "head_yaw", "head_pitch", "head_roll"}
+    names = {name.rstrip("LR") for name in printed["expression"]["action_units"]}
+    assert names == {"AU5", "AU7", "AU43", "AU45"} | angles
+    assert {name.rstrip("LR") for name in printed["faces"][0]["requested"]} == {"AU5", "AU43"} | angles
+    for command in (transfer, ["interpolate", calm, photo, "-o", tmp_path / "out.png"]):
+        assert main([str(a) for a in [*command, "--only", "eyes,ears"]]) == 2
+        out, err = capsys.readouterr()
+        assert (out, err.count("\n")) == ("", 1)
+        assert "unknown region 'ears'; known: brow, eye, cheek, nose, lip, jaw, gaze, head, mouth" in err
+
+
 def test_sweep_draws_a_strip(capsys, photo, tmp_path, model):
     arguments = ["sweep", photo, "--au", "AU12", "--from", "-3", "--to", "5", "--steps", "3"]
     assert main([str(a) for a in [*arguments, "-o", tmp_path / "strip.png", "--model", model, "--json"]]) == 0

@@ -103,6 +103,15 @@ def add_strength_option(parser: argparse._ActionsContainer, of: str) -> None:
     parser.add_argument("--strength", type=float, default=1.0, metavar="S", help=what)
 
 
+def add_only_option(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--only",
+        metavar="REGIONS",
+        help="such as eyes,brows: brow, eye, cheek, nose, lip, jaw, mouth (lip and jaw), gaze, head "
+        "(default: all but gaze and head)",
+    )
+
+
 def add_output_group(parser: argparse.ArgumentParser, overwritten: str) -> None:
     """overwritten: the input and the output, for the help of --overwrite."""
     out = parser.add_argument_group("output")

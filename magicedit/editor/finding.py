@@ -4,7 +4,7 @@ import hashlib
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ import PIL.Image
 from magicedit.editor.changer import Chosen
 from magicedit.errors import MagicEditError, NoFaceError
 from magicedit.expression import Expression
-from magicedit.faces import Face, FaceBackend, Found, align, search
+from magicedit.faces import Face, FaceBackend, Found, align, levels_of, search
 from magicedit.faces.types import same_face, shifted
 from magicedit.imaging import Photo, open_photo
 from magicedit.request import check_face, check_references
@@ -127,11 +127,24 @@ def reference_mouths(
     return tuple(mouths)
 
 
-def measured_expression(face: Face, backend: str, source: str = "") -> Expression:
-    """Returns the expression of a measured face; MagicEditError if its backend measures no action units."""
+def measured_expression(
+    face: Face, backend: str, source: str = "", only: str | Iterable[str] | None = None
+) -> Expression:
+    """Returns the expression of a measured face.
+
+    only: regions, see `action_units.parse_regions`; gaze and head belong to it where they are named. None:
+        all action units, without gaze and head.
+
+    Raises:
+        ActionUnitError: for unknown regions, or where the backend measures nothing in them.
+        MagicEditError: where the backend measures no action units.
+    """
     if not face.action_units:
         raise MagicEditError(
             f"the face backend {backend} measures no action units, so there is no expression to read; "
             "use mediapipe"
         )
-    return Expression.measured(face.action_units, face.sides, source)
+    if only is None:
+        return Expression.measured(face.action_units, face.sides, source)
+    wholes = {name: value for name, value in levels_of(face).items() if name not in face.sides}
+    return Expression.measured(wholes, face.sides, source).only(only)
