@@ -66,8 +66,10 @@ ACTION_UNITS = NAMES.controls
 GEOMETRIC = FACS.named(name for name in FACS if name not in (*NAMES, "AU45"))
 # Units whose measured intensities are no part of a face's expression: their scores depend more on the shape
 # of a mouth and of lids than on muscles
-UNRELIABLE = frozenset(GEOMETRIC) - {"AU43"}
+UNRELIABLE = frozenset(c.name for c in GEOMETRIC.controls if not c.is_angle and c.name != "AU43")
 GAZE = ("gaze_yaw", "gaze_pitch")
+REGIONS = tuple(dict.fromkeys(unit.region for unit in FACS.controls))
+_PARTS = {"mouth": ("lip", "jaw")}  # other words for regions, beside plural forms
 DESCRIPTIONS = {unit.name: unit.description for unit in FACS.controls}
 BILATERAL = tuple(unit.name for unit in ACTION_UNITS if unit.has_sides)
 
@@ -143,6 +145,25 @@ def parse_deltas(spec: Spec, names: Sequence[str] = NAMES) -> dict[str, float]:
 def parse_levels(spec: Spec, names: Sequence[str] = NAMES) -> dict[str, float]:
     """Intensities, 0 to 5, by canonical name, see `Vocabulary.levels`."""
     return vocabulary_of(names).levels(spec)
+
+
+def parse_regions(spec: str | Iterable[str]) -> tuple[str, ...]:
+    """Regions of controls from "eyes,brows" or ["eye", "brow"], in the order of REGIONS.
+
+    Plural forms are accepted, and "mouth" for lip and jaw. Raises ActionUnitError for other words, and where
+    nothing is named.
+    """
+    words = [word.strip().lower() for word in (spec.split(",") if isinstance(spec, str) else spec)]
+    named: set[str] = set()
+    for word in filter(None, words):
+        singular = word if word in REGIONS or word in _PARTS else word.removesuffix("s")
+        regions = _PARTS.get(singular, (singular,))
+        if not {*regions} <= {*REGIONS}:
+            raise ActionUnitError(f"unknown region {word!r}; known: {', '.join((*REGIONS, *_PARTS))}")
+        named |= {*regions}
+    if not named:
+        raise ActionUnitError(f"no region is named; known: {', '.join((*REGIONS, *_PARTS))}")
+    return tuple(region for region in REGIONS if region in named)
 
 
 def parse_emotion(spec: str | tuple[str, float]) -> tuple[str, float]:

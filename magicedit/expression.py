@@ -14,7 +14,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from magicedit.action_units import FACS, NAMES, emotion_deltas, sided_names, steps_to
+from magicedit.action_units import FACS, NAMES, emotion_deltas, parse_regions, sided_names, steps_to
+from magicedit.arkit import levels_of_scores
 from magicedit.errors import ActionUnitError
 from magicedit.files import read_document, write_document
 from magicedit.tables import read_table
@@ -61,7 +62,8 @@ class Expression:
     ) -> "Expression":
         """Returns the expression of measured intensities, as in `Face.action_units` and `Face.sides`.
 
-        A unit whose sides differ by more than half a step is kept by side.
+        A unit whose sides differ by more than half a step is kept by side. Gaze and head are in degrees.
+        Values end at the ranges of their controls.
         """
         values = {}
         for name, value in action_units.items():
@@ -72,8 +74,11 @@ class Expression:
                 values |= {f"{name}L": left, f"{name}R": right}
             else:
                 values[name] = value
-        low, high = INTENSITY_RANGE
-        return cls({name: min(max(float(v), low), high) for name, v in values.items()}, source=source)
+        limited = {}
+        for name, value in values.items():
+            low, high = FACS[whole_name(name)].levels if whole_name(name) in FACS else INTENSITY_RANGE
+            limited[name] = min(max(float(value), low), high)
+        return cls(limited, source=source)
 
     @classmethod
     def of_emotion(cls, name: str, strength: float = 1.0) -> "Expression":
@@ -90,7 +95,8 @@ class Expression:
         """Reads intensities from one row (counted from 0) of a CSV file with a column per action unit.
 
         Columns have our names ("AU12", "AU12L", intensities) or those of OpenFace, py-feat or LibreFace, see
-        `magicedit.tables`; other columns, such as presence ("AU12_c"), are ignored.
+        `magicedit.tables`; other columns, such as presence ("AU12_c"), are ignored. Without such columns,
+        ARKit's blendshapes are read, see `arkit.levels_of_scores`.
 
         Raises:
             ActionUnitError: where the file cannot be read, has no such row or column, a value is invalid, or
@@ -100,20 +106,25 @@ class Expression:
         units = table.units()
         known = FACS.with_sides()
         columns = {n: column for n, column in units.columns.items() if n in known} if units else {}
-        if not columns:
+        if not columns and not table.blendshapes():
             raise ActionUnitError(
-                f"{path} has no column of a known action unit, such as AU12 or AU12_r; "
+                f"{path} has no column of a known action unit, such as AU12 or AU12_r, or of a blendshape; "
                 f"known: {', '.join(FACS)}"
             )
         if not 0 <= row < len(table.rows):
             raise ActionUnitError(f"{path} has no row {row}; rows below the header count from 0")
         number, cells = table.rows[row]
-        units = replace(units, scale=units.scale or INTENSITY_RANGE[1], columns=columns)
+        source = f"{table.path.name}, row {row}"
         with table.at(number):
-            values = table.intensities(table.cells(cells), units)
+            if columns:
+                units = replace(units, scale=units.scale or INTENSITY_RANGE[1], columns=columns)
+                values = table.intensities(table.cells(cells), units)
+            else:
+                levels, sides = levels_of_scores(table.scores(table.cells(cells)))
+                values = dict(cls.measured(levels, sides).values) if levels else {}
             if not values:
                 raise ActionUnitError("no face was found there, or its cells are empty; choose another row")
-        return cls(values, source=f"{table.path.name}, row {row}")
+        return cls(values, source=source)
 
     @classmethod
     def read(cls, text: str) -> "Expression":
@@ -160,12 +171,15 @@ class Expression:
         return replace(self, values={name: value * strength for name, value in self.values.items()})
 
     def mirrored(self) -> "Expression":
-        """Returns the expression with left and right exchanged."""
+        """Returns the expression with left and right exchanged; yaw and roll change sign."""
         other = {"L": "R", "R": "L"}
         values = {}
         for name, value in self.values.items():
             base = whole_name(name)
-            values[base + "".join(other[side] for side in name.removeprefix(base))] = value
+            turned = FACS[base].is_angle and base.endswith(("_yaw", "_roll"))
+            values[base + "".join(other[side] for side in name.removeprefix(base))] = (
+                -value if turned else value
+            )
         return replace(self, values=values)
 
     def mixed(self, other: "Expression", share: float) -> "Expression":
@@ -193,6 +207,18 @@ class Expression:
     def limited_to(self, names: Sequence[str]) -> "Expression":
         """Returns the expression without units absent from `names` (whole units, as of a model)."""
         return replace(self, values={n: v for n, v in self.values.items() if whole_name(n) in names})
+
+    def only(self, regions: str | Iterable[str]) -> "Expression":
+        """Returns the expression of these regions alone, such as "eyes,brows" or ["mouth"].
+
+        Raises:
+            ActionUnitError: for unknown regions, see `action_units.parse_regions`, and where nothing is left.
+        """
+        wanted = parse_regions(regions)
+        values = {n: v for n, v in self.values.items() if FACS[whole_name(n)].region in wanted}
+        if not values:
+            raise ActionUnitError(f"the expression has nothing in {', '.join(wanted)}; name other regions")
+        return replace(self, values=values)
 
     def variation(
         self, current: Mapping[str, float], strength: float = 1.0, *, continuous: bool = False

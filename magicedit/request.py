@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from magicedit.action_units import GEOMETRIC, parse_emotion, resolved, vocabulary_of
+from magicedit.action_units import parse_emotion, resolved, vocabulary_of
 from magicedit.errors import ActionUnitError, MagicEditError, NoFaceError
 from magicedit.expression import Expression
 from magicedit.vocabulary import by_number, name_order, whole_name
@@ -187,7 +187,8 @@ class EditRequest(Sampling):
                 arrived |= wholes
             parts.append(expression.variation(current, self.strength, continuous=continuous))
         if self.neutral:
-            rest = [name for name in names if name not in arrived and name not in GEOMETRIC]
+            own = names[: names.numbers]  # without controls of geometry
+            rest = [name for name in own if name not in arrived]
             if missing := [name for name in rest if name not in current]:
                 raise ActionUnitError(
                     f"a neutral face needs {', '.join(missing)} measured, which the face backend does not"

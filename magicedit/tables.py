@@ -8,6 +8,7 @@ the header has most of. Between semicolons or tabs, "1,5" is the number 1.5. Bla
 | OpenFace 2 | `AU12_r` (headers carry a leading space; rows with `success` 0 hold no face) | 0-5 |
 | py-feat | `AU12` beside `FaceRectX`, `FaceScore` | 0-1 |
 | LibreFace | `au_12_intensity` | 0-5 |
+| ARKit | `mouthSmileLeft`, in any case; not action units, see `Table.scores` | 0-1 |
 
 Presence columns (OpenFace's `_c`, LibreFace's `au_12`) say whether, not how much, and are not read.
 """
@@ -21,6 +22,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from magicedit.arkit import BLENDSHAPES
 from magicedit.errors import MagicEditError
 from magicedit.vocabulary import INTENSITY_RANGE
 
@@ -128,6 +130,24 @@ class Table:
             value = min(max(value, 0.0), units.scale)
             values[name] = value if units.scale == full else value / units.scale * full
         return values
+
+    def blendshapes(self) -> dict[str, str]:
+        """ARKit's blendshape -> column, of those in the header."""
+        lower = {name.lower(): name for name in BLENDSHAPES}
+        columns = {lower[column.lower()]: column for column in self.header if column.lower() in lower}
+        return {name: columns[name] for name in BLENDSHAPES if name in columns}
+
+    def scores(self, cells: Mapping[str, str]) -> dict[str, float]:
+        """ARKit's blendshape -> score 0 to 1, without empty cells. Raises for scores out of range."""
+        scores = {}
+        for name, column in self.blendshapes().items():
+            value = self.number(cells, column)
+            if math.isnan(value):
+                continue
+            if not -_SLACK <= value <= 1 + _SLACK:
+                raise self.error(f"{column} = {value:g} is outside the scale 0-1 of ARKit's blendshapes")
+            scores[name] = min(max(value, 0.0), 1.0)
+        return scores
 
     @contextlib.contextmanager
     def at(self, number: int | None = None) -> Iterator[None]:

@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # A room is a module or folder right under the package. `errors` is the bottom; the file that ships with
 # the weights stands alone.
 _GROUND = {"errors", "embedded", "files", "vocabulary", "action_units", "change"}
-_BASE = _GROUND | {"imaging", "ledger", "tables", "workers"}
+_BASE = _GROUND | {"arkit", "imaging", "ledger", "tables", "workers"}
 _GENERATION = {"models", "pipelines"}
 _ROOMS_BELOW_EDITOR = _BASE | {"expression", "request", "faces", "warping"} | _GENERATION
 _TRAINING = _ROOMS_BELOW_EDITOR | {"data", "baselines", "evaluation", "hub"}
@@ -29,10 +29,11 @@ MAY_IMPORT = {
     "action_units": {"errors", "vocabulary"},
     "files": {"errors"},
     "embedded": set(),  # names of models; imports no torch, since commands ask before they load anything
-    "tables": {"errors", "vocabulary"},
+    "arkit": {"action_units"},
+    "tables": {"arkit", "errors", "vocabulary"},
     "workers": {"errors"},
     "ledger": {"errors", "files"},
-    "expression": {"errors", "files", "vocabulary", "action_units", "tables"},
+    "expression": {"arkit", "errors", "files", "vocabulary", "action_units", "tables"},
     "request": {"errors", "vocabulary", "action_units", "expression"},
     "imaging": {"errors", "files", "action_units", "expression"},
     "change": set(),

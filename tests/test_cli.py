@@ -240,6 +240,51 @@ def test_measure(capsys, photo):
     out = capsys.readouterr().out
     assert out.startswith("face 0: ")
     assert "AU12" in out
+    gaze = face["gaze"]
+    assert f"\n  gaze  {round(gaze['yaw']):+}°, {round(gaze['pitch']):+}°\n" in out
+
+
+def test_measure_relative_to_a_neutral_photograph(capsys, photo):
+    base = str(REPOSITORY / "tests" / "portraits" / "closed_mouth.jpg")
+    assert main(["measure", str(photo), "--neutral", base, "--json"]) == 0
+    (face,) = json.loads(capsys.readouterr().out)["faces"]
+    assert main(["measure", base, "--json"]) == 0
+    (rest,) = json.loads(capsys.readouterr().out)["faces"]
+    difference = face["action_units"]["AU12"] - rest["action_units"]["AU12"]
+    assert face["relative"]["AU12"] == pytest.approx(difference, abs=0.002)
+    assert 0 < face["spread"]["AU12"] < 0.5
+    assert main(["measure", str(photo), "--neutral", base]) == 0
+    out = capsys.readouterr().out
+    assert f"  AU12  {difference:+.1f} ± {face['spread']['AU12']:.1f}\n" in out
+    assert re.search(r"\n  gaze  [+-]\d+° ± \d+°, [+-]\d+° ± \d+°\n", out)
+
+
+def test_measure_writes_blendshapes(capsys, photo, tmp_path):
+    path = tmp_path / "scores.csv"
+    assert main(["measure", str(photo), "--arkit", str(path)]) == 0
+    header, row = (line.split(",") for line in path.read_text().splitlines())
+    assert (len(header), "tongueOut" in header) == (51, False)
+    assert float(row[header.index("mouthSmileLeft")]) > 0.5
+    assert main(["measure", str(photo), "--arkit", str(photo)]) == 2  # would replace the photograph
+    capsys.readouterr()
+    assert main(["measure", str(photo), "--arkit", str(tmp_path / "none" / "x.csv")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_transfer_of_some_regions(capsys, photo, tmp_path):
+    calm = REPOSITORY / "tests" / "portraits" / "closed_mouth.jpg"
+    transfer = ["transfer", "--from", photo, "--to", calm, "-o", tmp_path / "out.png", "--quality", "live"]
+    assert main([str(a) for a in [*transfer, "--only", "eyes,gaze,head", "--json"]]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    angles = {"gaze_yaw", "gaze_pitch", "head_yaw", "head_pitch", "head_roll"}
+    names = {name.rstrip("LR") for name in printed["expression"]["action_units"]}
+    assert names == {"AU5", "AU43", "AU45"} | angles
+    assert {name.rstrip("LR") for name in printed["faces"][0]["requested"]} == {"AU5", "AU43"} | angles
+    for command in (transfer, ["interpolate", calm, photo, "-o", tmp_path / "out.png"]):
+        assert main([str(a) for a in [*command, "--only", "eyes,ears"]]) == 2
+        out, err = capsys.readouterr()
+        assert (out, err.count("\n")) == ("", 1)
+        assert "unknown region 'ears'; known: brow, eye, cheek, nose, lip, jaw, gaze, head, mouth" in err
 
 
 def test_sweep_draws_a_strip(capsys, photo, tmp_path, model):

@@ -173,3 +173,30 @@ def test_applying():
         Expression({"AU12": 5}).variation(current, 3)
     with pytest.raises(ActionUnitError, match="between 0 and 5"):
         Expression({"AU12": 3}).scaled(2)
+
+
+def test_only_some_regions():
+    whole = Expression(
+        {"AU1": 1, "AU4": 2, "AU43L": 3, "AU12R": 4, "AU17": 1, "gaze_yaw": 5, "head_roll": -3}
+    )
+    assert set(whole.only("eyes,brows").values) == {"AU1", "AU4", "AU43L"}
+    assert set(whole.only(["mouth"]).values) == {"AU12R", "AU17"}
+    assert dict(whole.only("Gaze, head").values) == {"gaze_yaw": 5, "head_roll": -3}
+    assert whole.only("brow").only("brows").values == {"AU1": 1, "AU4": 2}
+    with pytest.raises(ActionUnitError, match="unknown region 'ears'; known: brow, eye, cheek"):
+        whole.only("eyes,ears")
+    with pytest.raises(ActionUnitError, match="no region is named"):
+        whole.only(" ,")
+    with pytest.raises(ActionUnitError, match="nothing in nose"):
+        whole.only("nose")
+
+
+def test_mirrored_angles():
+    angles = {"gaze_yaw": 5, "gaze_pitch": 2, "head_yaw": -4, "head_pitch": 1, "head_roll": 3}
+    mirrored = {"gaze_yaw": -5, "gaze_pitch": 2, "head_yaw": 4, "head_pitch": 1, "head_roll": -3}
+    assert dict(Expression(angles).mirrored().values) == mirrored
+
+
+def test_measured_angles_end_at_their_ranges():
+    measured = Expression.measured({"head_yaw": 33.0, "gaze_pitch": -12.0, "AU12": 5.001})
+    assert dict(measured.values) == {"AU12": 5.0, "gaze_pitch": -12.0, "head_yaw": 20.0}

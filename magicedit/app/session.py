@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 
 from magicedit import __version__
-from magicedit.action_units import GEOMETRIC, emotion_deltas
+from magicedit.action_units import emotion_deltas
 from magicedit.app.picture_files import SHOWN_SIDE, Cancelled, PictureFiles, close_up, open_upload
 from magicedit.app.sliders import Mode, Request, joined_sides, levels, slider_names, slider_request
 from magicedit.app.views import outlined
@@ -230,10 +230,11 @@ class Session:
     def ask_neutral(self) -> None:
         """Requests a neutral chosen face. MagicEditError where its intensities are not measured."""
         with self._lock:
-            shown = measured_expression(self._face(), self.editor.backend.name)
+            units = self.editor.action_units
+            own = units[: units.numbers]  # without controls of geometry
+            shown = measured_expression(self._face(), self.editor.backend.name, own=own)
             rest = Expression(dict.fromkeys(shown.values, 0.0))
-            names = [name for name in self.editor.action_units if name not in GEOMETRIC]
-            self.ask_expression(rest.limited_to(names))
+            self.ask_expression(rest.limited_to(own))
 
     def ask_preset(self, path: str | Path, strength: float = 1.0) -> Expression:
         """Requests the expression of a file. Errors as `Expression.load` and `ask_expression`."""

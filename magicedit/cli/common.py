@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from magicedit.request import EditRequest
 
 
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".m4v", ".avi", ".webm", ".mpg", ".mpeg", ".wmv")
+
+
 def say(message: str) -> None:
     """Prints a message for people to stderr; stdout is for results."""
     print(message, file=sys.stderr, flush=True)
@@ -98,6 +101,15 @@ def add_expression_options(parser: argparse.ArgumentParser) -> None:
 def add_strength_option(parser: argparse._ActionsContainer, of: str) -> None:
     what = f"share of {of} to apply (default: 1)"
     parser.add_argument("--strength", type=float, default=1.0, metavar="S", help=what)
+
+
+def add_only_option(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--only",
+        metavar="REGIONS",
+        help="such as eyes,brows: brow, eye, cheek, nose, lip, jaw, mouth (lip and jaw), gaze, head "
+        "(default: all but gaze and head)",
+    )
 
 
 def add_output_group(parser: argparse.ArgumentParser, overwritten: str) -> None:

@@ -1,4 +1,4 @@
-"""`magicedit edit`, `measure` and `sweep`."""
+"""`magicedit edit` and `sweep`."""
 
 import argparse
 from collections.abc import Callable
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from magicedit.cli import common
 from magicedit.cli.batch import add_folder_options, refuse_folder_options, run_edit_folder
+from magicedit.cli.measuring import add_measure
 from magicedit.errors import ImageError
 
 EDIT_EXAMPLES = """\
@@ -52,15 +53,6 @@ action units, by their names in FACS:
   AU10  upper lip raiser        AU22  lip funneler
 """
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".m4v", ".avi", ".webm", ".mpg", ".mpeg", ".wmv")
-
-MEASURE_EXAMPLES = """\
-examples:
-  magicedit measure photo.jpg
-  magicedit measure photo.jpg --save smile.yaml                 to keep it: see `edit --expression`
-  magicedit measure group.jpg --face 1 --save her.yaml
-"""
-
 SWEEP_EXAMPLES = """\
 example:
   magicedit sweep photo.jpg --au AU12 --from -3 --to 5 --steps 9 -o strip.png
@@ -84,15 +76,7 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     add_folder_options(edit.add_argument_group("folders of photographs"))
     common.add_output_group(edit, "OUT and PHOTO")
 
-    what = "print the faces of a photograph with their action units"
-    measure = add_command("measure", what, run_measure, MEASURE_EXAMPLES)
-    measure.add_argument("photo", type=Path, metavar="PHOTO", help="a photograph")
-    measure.add_argument(
-        "--save", type=Path, metavar="FILE.yaml", help="keep the expression of one face in a file"
-    )
-    common.add_face_option(measure, "largest", "whose expression is saved")
-    common.add_backend_option(measure)
-    common.add_json_option(measure)
+    add_measure(add_command)
 
     what = "draw a strip of one action unit at several variations"
     sweep = add_command("sweep", what, run_sweep, SWEEP_EXAMPLES)
@@ -114,7 +98,7 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
 def run_edit(args: argparse.Namespace) -> int:
     if args.photo.is_dir():
         return run_edit_folder(args)
-    if args.photo.suffix.lower() in VIDEO_SUFFIXES:
+    if args.photo.suffix.lower() in common.VIDEO_SUFFIXES:
         raise ImageError(f"{args.photo} is a video by its name; edit it with `magicedit video`")
     refuse_folder_options(args)
     from magicedit.imaging import check_output, open_photo, save_image
@@ -132,34 +116,6 @@ def run_edit(args: argparse.Namespace) -> int:
         common.tell_left_alone(result.left_alone)
     content = {"faces": common.faces_json(result), "left_alone": result.left_alone}
     return common.report_edits(args, output, [result], content)
-
-
-def run_measure(args: argparse.Namespace) -> int:
-    with common.loading(args):
-        from magicedit.editor import face_to_json, measured_expression, select_faces
-        from magicedit.faces import load_backend, search
-        from magicedit.imaging import open_photo, writable
-
-        photo = open_photo(args.photo)
-        backend = load_backend(args.backend)
-    if args.save is not None:
-        writable(args.save, overwrite=False, forbid=args.photo)
-    found = search(backend, photo.pixels)
-    faces = select_faces(found.faces, "all", photo)
-    common.tell_left_alone(found.left_alone)
-    if args.save is not None:
-        (chosen,) = select_faces(faces, args.face, photo)
-        expression = measured_expression(chosen, args.backend, source=f"{args.photo.name}, face {args.face}")
-        common.say(f"saved {expression.save(args.save)}: {expression}")
-    if args.json:
-        content = {"photo": str(args.photo), "width": photo.size[0], "height": photo.size[1]}
-        common.print_json(content | {"faces": [*map(face_to_json, faces)], "left_alone": found.left_alone})
-        return 0
-    for index, face in enumerate(faces):
-        print(common.describe_face(index, face.box, face.pose))
-        for name, value in face.action_units.items():
-            print(f"  {name:<5} {value:4.1f}  {'#' * round(4 * value)}".rstrip())
-    return 0
 
 
 def run_sweep(args: argparse.Namespace) -> int:

@@ -5,13 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from magicedit.cli import common
-from magicedit.errors import OutputError
+from magicedit.errors import ActionUnitError, OutputError
 
 TRANSFER_EXAMPLES = """\
 examples:
   magicedit transfer --from smile.jpg --to photo.jpg -o copy.png
   magicedit transfer --from smile.jpg --to photo.jpg -o half.png --strength 0.5
   magicedit transfer --from smile.jpg --to photo.jpg -o near.png --target-tolerance 0.3
+  magicedit transfer --from smile.jpg --to photo.jpg -o eyes.png --only eyes,brows,gaze
 
 The face of --to gets the measured intensities of the units that the model can edit. To save an expression and
 use it again: `magicedit measure smile.jpg --save smile.yaml`, `magicedit edit --expression`.
@@ -39,6 +40,7 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     common.add_output_option(transfer, "OUT", "where to write the result")
     asked = transfer.add_argument_group("what to ask for")
     common.add_strength_option(asked, "the expression")
+    common.add_only_option(asked)
     asked.add_argument("--mirror", action="store_true", help="exchange left and right")
     asked.add_argument(
         "--from-face", type=int, default=0, metavar="N", help="which face of A, from 0, the largest (0)"
@@ -58,6 +60,7 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     asked.add_argument(
         "--seconds", type=float, default=2.0, metavar="S", help="length of a .gif or .mp4, there and back (2)"
     )
+    common.add_only_option(asked)
     common.add_face_option(asked, "largest", "which face of A")
     asked.add_argument(
         "--both", action="store_true", help="move and blend both photographs, by a flow autoencoder"
@@ -66,16 +69,25 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     common.add_json_option(interpolate.add_argument_group("output"))
 
 
+def check_regions(only: str | None) -> None:
+    """Raises ActionUnitError for unknown regions, before anything is loaded."""
+    if only is not None:
+        from magicedit.action_units import parse_regions
+
+        parse_regions(only)
+
+
 def run_transfer(args: argparse.Namespace) -> int:
     from magicedit.imaging import check_output, open_photo, save_image
 
+    check_regions(args.only)
     source, photo = open_photo(args.source), open_photo(args.photo)
     check_output(args.output, overwrite=args.overwrite, forbid=args.photo)
     check_output(args.output, forbid=args.source)
     with common.backend_beside(args, photo) as backend:
         editor = common.load_editor(args, backend)
         editor.measure(photo)  # first, as the other process already measures it
-        expression = editor.expression(source, args.from_face)
+        expression = editor.expression(source, args.from_face, args.only)
         if args.mirror:
             expression = expression.mirrored()
         common.say(f"{args.source}: {expression.limited_to(editor.action_units)}")
@@ -95,6 +107,9 @@ def run_transfer(args: argparse.Namespace) -> int:
 def run_interpolate(args: argparse.Namespace) -> int:
     from magicedit.imaging import check_output, open_photo, save_animation, save_image, strip, writable
 
+    check_regions(args.only)
+    if args.both and args.only is not None:
+        raise ActionUnitError("--both moves whole photographs; leave out --only")
     photo, other = open_photo(args.photo), open_photo(args.other)
     suffix = args.output.suffix.lower()
     for path in (args.photo, args.other):
@@ -114,7 +129,7 @@ def run_interpolate(args: argparse.Namespace) -> int:
             from magicedit.editor import face_pictures
 
             results = editor.interpolate(
-                photo, other, args.steps, args.face, **common.sampling_arguments(args)
+                photo, other, args.steps, args.face, only=args.only, **common.sampling_arguments(args)
             )
             pictures = face_pictures(results)
     if suffix in (".gif", ".mp4"):

@@ -29,8 +29,10 @@ REENACT_EXAMPLES = """\
 examples:
   magicedit reenact --source photo.jpg --driving clip.mp4 -o alive.mp4
   magicedit reenact --source photo.jpg --driving clip.mp4 -o alive.mp4 --strength 0.7 --neutral-at 0.4
+  magicedit reenact --source photo.jpg --driving clip.mp4 -o alive.mp4 --head 0    the head stays
 
-The photograph follows the face in the video, relative to that face at rest.
+The photograph follows the face in the video, relative to that face at rest: expression, blinks, gaze and half
+of the head's movement.
 """
 
 OUTPUT, LARGEST = "where to write: .mp4, .mov or .mkv", "the largest by area and time"
@@ -68,6 +70,13 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
         type=float,
         metavar="SECONDS",
         help="when the face in the video is at rest (default: the 10th percentile of each unit)",
+    )
+    reenact.add_argument(
+        "--head",
+        type=float,
+        default=0.5,
+        metavar="SHARE",
+        help="0 to 1, share of the head's movement to apply (default: 0.5)",
     )
     common.add_face_option(reenact, "largest", "which face of PHOTO")
     common.add_face_option(reenact, "largest", "which face of VIDEO", flag="--driving-face", largest=LARGEST)
@@ -124,7 +133,7 @@ def run_reenact(args: argparse.Namespace) -> int:
     check_video_output(args.output, args.driving, args.source)
     with common.backend_beside(args) as backend, _resumable(args.output):
         editor = common.load_editor(args, backend)
-        asked = common.options(args, "strength", "face", "driving_face", "neutral_at", "longest")
+        asked = common.options(args, "strength", "face", "driving_face", "neutral_at", "head", "longest")
         result = reenact(editor, photo, args.driving, args.output, **asked, **_work_arguments(args))
     return _report(args, result)
 

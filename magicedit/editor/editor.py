@@ -6,7 +6,7 @@ that moves the photograph's own pixels, and paint for new content, within a feat
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -302,16 +302,21 @@ class ExpressionEditor:
         edits = [Edit(chosen, [delta] * len(chosen.faces)) for delta in deltas]
         return self._results(edits, EditRequest(measure=measure), settings, on_step, started)
 
-    def expression(self, photo: PhotoLike, face: str | int = "largest") -> Expression:
+    def expression(
+        self, photo: PhotoLike, face: str | int = "largest", only: str | Iterable[str] | None = None
+    ) -> Expression:
         """Returns the measured expression of one face: intensities, by side where the sides differ.
 
+        only: regions such as "eyes,brows", see `action_units.parse_regions`; None: all but gaze and head.
+
         Raises:
-            ImageError, NoFaceError: see their docstrings.
+            ImageError, NoFaceError, ActionUnitError: see their docstrings.
             MagicEditError: where the face backend measures no action units.
         """
         photo = open_photo(photo)
         source = photo.source.name if photo.source else "a photograph"
-        return measured_expression(self._finder.one(photo, face), self.backend.name, source)
+        chosen, own = self._finder.one(photo, face), self.changer.model.vocabulary
+        return measured_expression(chosen, self.backend.name, source, only, own)
 
     def interpolate(
         self,
@@ -320,6 +325,7 @@ class ExpressionEditor:
         steps: int,
         face: str | int = "largest",
         *,
+        only: str | Iterable[str] | None = None,
         inference_steps: int | None = None,
         **options: Unpack[VariantOptions],
     ) -> list[EditResult]:
@@ -331,6 +337,7 @@ class ExpressionEditor:
         Args:
             other: photograph whose largest face is measured.
             steps: number of results, at least 2.
+            only: regions of the expression, as in `expression`.
 
         Returns, raises: as `variants`.
         """
@@ -338,7 +345,7 @@ class ExpressionEditor:
             raise ActionUnitError(f"an interpolation needs at least 2 steps, got {steps}")
         photo = open_photo(photo)
         found = self._finder.one(photo, face)
-        goal = usable_expression(self.expression(other), self.action_units)
+        goal = usable_expression(self.expression(other, only=only), self.action_units)
         deltas = goal.variation(levels_of(found))
         adds = [{name: share * delta for name, delta in deltas.items()} for share in np.linspace(0, 1, steps)]
         return self.variants(photo, adds, face, steps=inference_steps, **options)

@@ -4,7 +4,7 @@ import hashlib
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from magicedit.action_units import UNRELIABLE
 from magicedit.editor.changer import Chosen
 from magicedit.errors import MagicEditError, NoFaceError
 from magicedit.expression import Expression
-from magicedit.faces import Face, FaceBackend, Found, align, search
+from magicedit.faces import Face, FaceBackend, Found, align, levels_of, search
 from magicedit.faces.types import same_face, shifted
 from magicedit.imaging import Photo, open_photo
 from magicedit.request import check_face, check_references
@@ -128,15 +128,33 @@ def reference_mouths(
     return tuple(mouths)
 
 
-def measured_expression(face: Face, backend: str, source: str = "") -> Expression:
-    """Returns the expression of a measured face, without UNRELIABLE units.
+def measured_expression(
+    face: Face,
+    backend: str,
+    source: str = "",
+    only: str | Iterable[str] | None = None,
+    own: Collection[str] = (),
+) -> Expression:
+    """Returns the expression of a measured face.
 
-    Raises MagicEditError if its backend measures no action units.
+    It lacks UNRELIABLE units but those of `own`, the units that a model was trained on.
+
+    only: regions, see `action_units.parse_regions`; gaze and head belong to it where they are named. None:
+        all action units, without gaze and head.
+
+    Raises:
+        ActionUnitError: for unknown regions, or where the backend measures nothing in them.
+        MagicEditError: where the backend measures no action units.
     """
     if not face.action_units:
         raise MagicEditError(
             f"the face backend {backend} measures no action units, so there is no expression to read; "
             "use mediapipe"
         )
-    reliable = {name: value for name, value in face.action_units.items() if name not in UNRELIABLE}
-    return Expression.measured(reliable, face.sides, source)
+    if only is None:
+        wholes = face.action_units
+    else:
+        wholes = {name: value for name, value in levels_of(face).items() if name not in face.sides}
+    wholes = {name: value for name, value in wholes.items() if name not in UNRELIABLE or name in own}
+    measured = Expression.measured(wholes, face.sides, source)
+    return measured if only is None else measured.only(only)

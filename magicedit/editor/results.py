@@ -6,7 +6,7 @@ from typing import Any
 
 import PIL.Image
 
-from magicedit.faces import Face, Pose, levels_of
+from magicedit.faces import Face, Gaze, Pose, gaze_of_face, levels_of
 from magicedit.faces.types import Box
 from magicedit.imaging import strip
 
@@ -100,6 +100,11 @@ def pose_to_json(pose: Pose | None) -> dict[str, float] | None:
     return pose and {axis: round(float(getattr(pose, axis)), 1) for axis in ("yaw", "pitch", "roll")}
 
 
+def gaze_to_json(gaze: Gaze | None) -> dict[str, float] | None:
+    """Degrees, rounded; None where the face backend finds no irises."""
+    return gaze and {axis: round(angle, 1) for axis, angle in gaze._asdict().items()}
+
+
 def face_to_json(face: Face) -> dict[str, Any]:
     """Returns what `magicedit measure --json` prints for one face."""
     return {
@@ -107,6 +112,7 @@ def face_to_json(face: Face) -> dict[str, Any]:
         "action_units": rounded(face.action_units),
         "sides": rounded(face.sides),
         "pose": pose_to_json(face.pose),
+        "gaze": gaze_to_json(gaze_of_face(face)),
         "score": round(float(face.score), 4),
     }
 

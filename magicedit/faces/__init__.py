@@ -3,7 +3,7 @@
 from typing import Any
 
 from magicedit.faces.alignment import Alignment, align, crop_face
-from magicedit.faces.gaze import Gaze, gaze_of, levels_of
+from magicedit.faces.gaze import Gaze, gaze_of, gaze_of_face, levels_of
 from magicedit.faces.geometry import entangled, geometric_change
 from magicedit.faces.identity import identity_distance
 from magicedit.faces.occlusion import covered_parts
@@ -15,6 +15,7 @@ from magicedit.faces.regions import (
     left_side,
     region_polygon,
 )
+from magicedit.faces.spread import distorted, levels_relative_to, spread_of
 from magicedit.faces.types import Face, FaceBackend, Found, Pose, search
 
 BACKENDS = ("mediapipe", "insightface")
@@ -31,18 +32,22 @@ __all__ = [
     "condition_image",
     "covered_parts",
     "crop_face",
+    "distorted",
     "editing_region",
     "entangled",
     "face_region",
     "feathered_region",
     "gaze_of",
+    "gaze_of_face",
     "geometric_change",
     "identity_distance",
     "left_side",
     "levels_of",
+    "levels_relative_to",
     "load_backend",
     "region_polygon",
     "search",
+    "spread_of",
 ]
 
 

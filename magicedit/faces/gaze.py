@@ -43,11 +43,16 @@ def gaze_of(landmarks: np.ndarray) -> Gaze:
     return Gaze(*np.degrees(np.arcsin(sines)).tolist())
 
 
+def gaze_of_face(face: Face) -> Gaze | None:
+    """Returns the gaze of a face; None where its landmarks lack irises."""
+    return gaze_of(face.landmarks) if face.scheme == "mediapipe478" else None
+
+
 def levels_of(face: Face) -> dict[str, float]:
     """Returns all that is measured of a face, by name: intensities, also by side; gaze, head in degrees."""
     levels = face.action_units | face.sides
-    if face.scheme == "mediapipe478":
-        levels |= {f"gaze_{axis}": angle for axis, angle in gaze_of(face.landmarks)._asdict().items()}
+    if (gaze := gaze_of_face(face)) is not None:
+        levels |= {f"gaze_{axis}": angle for axis, angle in gaze._asdict().items()}
     if face.pose is not None:
         levels |= {f"head_{axis}": getattr(face.pose, axis) for axis in ("yaw", "pitch", "roll")}
     return levels

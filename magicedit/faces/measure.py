@@ -5,38 +5,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from magicedit.action_units import FACS
+from magicedit.arkit import BLENDSHAPES_OF_UNIT, FULL_INTENSITY
 from magicedit.faces.frame import EYE_CORNERS, face_frame
 from magicedit.faces.types import Pose, Scheme
 from magicedit.vocabulary import by_number
-
-FULL_INTENSITY = 5.0  # a blendshape of 1 is intensity E
-
-# ARKit blendshape -> FACS, from the published correspondence tables (Ozel's ARKit-to-FACS sheet, py-feat's
-# region map). The scores of a bilateral unit are averaged. cheekSquint hardly ever moves in this model, so
-# AU6 reads low.
-BLENDSHAPES_OF_UNIT: dict[str, tuple[str, ...]] = {
-    "AU1": ("browInnerUp",),
-    "AU2": ("browOuterUpLeft", "browOuterUpRight"),
-    "AU4": ("browDownLeft", "browDownRight"),
-    "AU5": ("eyeWideLeft", "eyeWideRight"),
-    "AU6": ("cheekSquintLeft", "cheekSquintRight"),
-    "AU7": ("eyeSquintLeft", "eyeSquintRight"),
-    "AU9": ("noseSneerLeft", "noseSneerRight"),
-    "AU10": ("mouthUpperUpLeft", "mouthUpperUpRight"),
-    "AU12": ("mouthSmileLeft", "mouthSmileRight"),
-    "AU14": ("mouthDimpleLeft", "mouthDimpleRight"),
-    "AU15": ("mouthFrownLeft", "mouthFrownRight"),
-    "AU16": ("mouthLowerDownLeft", "mouthLowerDownRight"),
-    "AU17": ("mouthShrugLower",),
-    "AU18": ("mouthPucker",),
-    "AU20": ("mouthStretchLeft", "mouthStretchRight"),
-    "AU22": ("mouthFunnel",),
-    "AU24": ("mouthPressLeft", "mouthPressRight"),
-    "AU26": ("jawOpen",),
-    "AU28": ("mouthRollLower", "mouthRollUpper"),
-    "AU43": ("eyeBlinkLeft", "eyeBlinkRight"),
-    "AU45": ("eyeBlinkLeft", "eyeBlinkRight"),
-}
 
 # Units that landmarks show but the scores hardly respond to, even when the muscles themselves move: see
 # benchmarks/muscle_calibration.json.

@@ -1,5 +1,6 @@
 """Videos: temporally stable editing of faces, and transfer of expressions from a video to a photograph."""
 
+from magicedit.video.blendshapes import BlendshapeCurves, measure_blendshapes
 from magicedit.video.curves import Curve
 from magicedit.video.edit import check_request, edit_video
 from magicedit.video.flicker import Flicker
@@ -13,6 +14,7 @@ from magicedit.video.tracking import Tracking
 from magicedit.video.writing import Encoding, check_video_output, save_film
 
 __all__ = [
+    "BlendshapeCurves",
     "Curve",
     "Encoding",
     "FaceInVideo",
@@ -28,6 +30,7 @@ __all__ = [
     "check_request",
     "check_video_output",
     "edit_video",
+    "measure_blendshapes",
     "reenact",
     "save_film",
 ]

@@ -334,6 +334,7 @@ def between(a: Face, b: Face, share: float) -> Face:
         landmarks=landmarks,
         action_units=mix(a.action_units, b.action_units),
         sides=mix(a.sides, b.sides),
+        pose=None if a.pose is None or b.pose is None else Pose(**mix(vars(a.pose), vars(b.pose))),
     )
 
 

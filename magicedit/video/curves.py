@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from magicedit.action_units import FACS, canonical_name
+from magicedit.action_units import FACS, canonical_name, sided_names
+from magicedit.arkit import levels_of_scores
 from magicedit.errors import ActionUnitError
-from magicedit.tables import TIME_COLUMNS, read_table
-from magicedit.vocabulary import name_order
+from magicedit.expression import ASYMMETRY
+from magicedit.tables import TIME_COLUMNS, Table, read_table
+from magicedit.vocabulary import name_order, whole_name
 
 _MOST_ROWS = 1_000_000
 
@@ -61,7 +63,9 @@ class Curve:
     def from_csv(cls, path: str | Path) -> "Curve":
         """Reads a CSV file: a column of seconds called "time", and one of variations for each action unit.
 
-        An empty cell is interpolated linearly from the column's keyframes around it.
+        An empty cell is interpolated linearly from the column's keyframes around it. A table of ARKit's
+        blendshapes is read too: its levels (see `arkit.levels_of_scores`) are the variations, since a score
+        of 0 is a face at rest. Its other columns are ignored.
 
         Raises:
             ActionUnitError: where the file cannot be read, lacks the time column or has a column that is no
@@ -79,6 +83,8 @@ class Curve:
             raise ActionUnitError(
                 f'{path} needs one column called "time" (seconds), and has {", ".join(table.header)}'
             )
+        if table.blendshapes() and not any(_is_control(column) for column in table.header):
+            return cls._of_blendshapes(table, timed[0])
         names: dict[str, str] = {}  # column -> action unit
         with table.at():
             for column in table.header:
@@ -98,6 +104,27 @@ class Curve:
         if empty := [name for name, keys in given.items() if not keys]:
             raise ActionUnitError(f"{path}: the column {empty[0]} is empty; fill it or leave it out")
         return cls._through(times, given, str(path))
+
+    @classmethod
+    def _of_blendshapes(cls, table: Table, timed: str) -> "Curve":
+        """Returns the curve of ARKit's blendshapes; units are by side where the sides ever differ much."""
+        times: list[float] = []
+        given: dict[str, list[tuple[float, float]]] = {}
+        for number, row in table.rows:
+            with table.at(number):
+                cells = table.cells(row, whole=True)
+                times.append(_number(table.pointed(cells[timed]), timed))
+                wholes, sides = levels_of_scores(table.scores(cells))
+            for name, value in (wholes | sides).items():
+                given.setdefault(name, []).append((times[-1], value))
+        if not given:
+            raise ActionUnitError(f"{table.path}: no row has scores of a whole unit; was there a face?")
+        for name in [name for name in given if sided_names(name) and sided_names(name)[0] in given]:
+            left, right = (given[side] for side in sided_names(name))
+            even = all(abs(a - b) <= ASYMMETRY for (_, a), (_, b) in zip(left, right, strict=True))
+            for unused in sided_names(name) if even else (name,):
+                del given[unused]
+        return cls._through(times, given, str(table.path))
 
     @classmethod
     def from_keys(cls, keys: Sequence[str]) -> "Curve":
@@ -159,6 +186,13 @@ class Curve:
     def to_json(self) -> dict[str, list[float]]:
         """Returns times and values, for comparison."""
         return {"time": self.times.tolist()} | {name: column.tolist() for name, column in self.values.items()}
+
+
+def _is_control(column: str) -> bool:
+    try:
+        return whole_name(FACS.canonical(column)) in FACS
+    except ActionUnitError:
+        return False
 
 
 def _number(text: str, where: str) -> float:

@@ -9,21 +9,32 @@ from typing import Unpack
 
 import numpy as np
 
+from magicedit.action_units import UNRELIABLE, is_angle
 from magicedit.editor import ExpressionEditor, FaceCut, select_faces
 from magicedit.errors import MagicEditError
-from magicedit.faces import Face
+from magicedit.faces import Face, levels_of
 from magicedit.imaging import Photo, open_photo, reduced
-from magicedit.video.analysis import Analysis, Track, choose, scan
+from magicedit.video.analysis import Analysis, Row, Track, choose, scan
 from magicedit.video.job import VideoJob, VideoOptions
 from magicedit.video.reading import VideoInfo, from_rgb, replace_pixels, still_info
 from magicedit.video.rendering import FrameMaker, batch_size, batches
 from magicedit.video.results import VideoResult
 from magicedit.video.writing import check_size, check_video_output, even_sided
+from magicedit.vocabulary import Vocabulary
 
 NEUTRAL_PERCENT = 10  # of the frames, by unit: an intensity exceeded in nine tenths of the time
 NEUTRAL_SECONDS = 0.2  # around the given neutral moment
 STRENGTHS = (-2.0, 2.0)
-_BINS = 1000  # of an intensity's range, 0 to 5: percentiles in constant memory
+HEAD_SHARE = 0.5  # default share of the driving head's movement
+# Share of a drawn movement that its measurement shows, on 24 portraits: 0.8 of gaze_yaw = 8 to 24 degrees and
+# 0.2 of gaze_pitch; a third here, so that a still face's gaze trembles by less than 1 degree. Closed eyes
+# measure 2.5 steps and more above open ones, and AU43 closes them at 5.
+SHOWN = {"AU43": 0.5, "gaze_yaw": 0.8, "gaze_pitch": 1 / 3}
+# Steps of AU43 above rest from which gaze is held: half closed lids read as eyes that look down
+LIDS_HIDE = 0.6
+SMALLEST_ANGLE = 0.05  # degrees: less is invisible, and is not drawn
+# Range and step of the histograms that give percentiles in constant memory: intensity steps, degrees
+_INTENSITIES, _ANGLES = (0.0, 5.0, 0.005), (-90.0, 90.0, 0.1)
 
 
 def reenact(
@@ -36,6 +47,7 @@ def reenact(
     face: str | int = "largest",
     driving_face: str | int = "largest",
     neutral_at: float | None = None,
+    head: float = HEAD_SHARE,
     longest: int | None = None,
     **options: Unpack[VideoOptions],
 ) -> VideoResult:
@@ -43,8 +55,10 @@ def reenact(
 
     In each frame the variation is the driving face's measured intensities minus its neutral ones, times
     `strength`; it is added to the photograph's own expression. Only units that the model can edit are
-    transferred, without distinguishing sides. Pose and gaze stay those of the photograph. Frames without the
-    driving face show the photograph unchanged. Interrupted work resumes, as in `edit_video`.
+    transferred, without distinguishing sides. Models with the controls of geometry also transfer blinks
+    (AU43), gaze and a share of the head's movement; angles are limited to the controls' ranges. Gaze is held
+    while lids cover the eyes. Frames without the driving face show the photograph unchanged. Interrupted work
+    resumes, as in `edit_video`.
 
     Args:
         source: the photograph; the video shows all of it, with sides rounded up to even numbers by repeating
@@ -54,7 +68,8 @@ def reenact(
         face: "largest" or an index into the faces of the photograph.
         driving_face: "largest" or an index into the faces of the video, see `edit_video`.
         neutral_at: seconds at which the driving face is at rest. Default: the 10th percentile of each unit's
-            intensity over the frames.
+            intensity over the frames, and the median of gaze and head.
+        head: 0 to 1, share of the driving head's movement, besides `strength`.
         longest: px, maximum of the longer side; larger photographs are reduced.
         steps, guidance, seed, quality, teeth, references, settings, damaged, progress, on_step: as of
             `edit_video`.
@@ -62,12 +77,14 @@ def reenact(
     Raises:
         VideoError, NoFaceError, OutputError, MissingDependencyError: as `edit_video`.
         ImageError: where the photograph cannot be read.
-        MagicEditError: where `strength` or `neutral_at` is invalid, or the backend measures no units.
+        MagicEditError: where `strength`, `head` or `neutral_at` is invalid, or the backend measures no units.
     """
     if not (math.isfinite(strength) and STRENGTHS[0] <= strength <= STRENGTHS[1]):
         raise MagicEditError(
             f"the strength must be from {STRENGTHS[0]:g} to {STRENGTHS[1]:g}, got {strength}"
         )
+    if not (math.isfinite(head) and 0 <= head <= 1):
+        raise MagicEditError(f"the share of the head's movement must be from 0 to 1, got {head}")
     job = VideoJob(editor, driving, output, **options)
     photo = open_photo(source)
     if longest is not None and longest < 64:
@@ -82,16 +99,29 @@ def reenact(
 
     def prepare(analysis: Analysis) -> tuple[ReenactMaker, list[str]]:
         (track,) = choose(scan(analysis.rows(), job.time_base), driving_face, job.video.path)
-        names, backend = editor.action_units, editor.backend.name
+        names, backend = followed(editor.action_units), editor.backend.name
         neutral = neutral_of(analysis, track, job.time_base, names, neutral_at, backend)
-        return ReenactMaker(job, analysis, track, info, pixels, face_in_photo, neutral, strength), []
+        shares = {name: strength * (head if names[name].kind == "head" else 1) for name in names}
+        return ReenactMaker(job, analysis, track, info, pixels, face_in_photo, neutral, shares), []
 
     about = {
         "command": "reenact",
         "photo": hashlib.blake2b(np.ascontiguousarray(pixels)).hexdigest(), "size": pixels.shape,
         "face": face, "driving_face": driving_face, "neutral_at": neutral_at, "strength": strength,
+        "head": head,
     }  # fmt: skip
     return job.run(info, about, prepare)
+
+
+def followed(names: Vocabulary) -> Vocabulary:
+    """Returns the controls of an editor that follow a driving face.
+
+    They are the model's own, gaze, head and AU43. A model's own AU45 is the same score and replaces AU43.
+    """
+    left_out = UNRELIABLE - {*names[: names.numbers]}
+    if "AU45" in names:
+        left_out.add("AU43")
+    return names.named(name for name in names if name not in left_out)
 
 
 def neutral_of(
@@ -102,43 +132,50 @@ def neutral_of(
     at: float | None,
     backend: str,
 ) -> dict[str, float]:
-    """Returns the intensities of a face at rest, for the measured units of `names`.
+    """Returns the intensities of a face at rest, and gaze and head in degrees, where `names` are measured.
 
     Args:
-        at: seconds, for the mean of the frames around that moment; None: the percentile NEUTRAL_PERCENT over
-            all frames, to 0.005 steps.
+        at: seconds, for the mean of the frames around that moment; None: the percentile NEUTRAL_PERCENT of
+            intensities over all frames, to 0.005 steps, and the median of angles, to 0.1 degrees.
 
     Raises:
         MagicEditError: where no unit is measured, or no frame shows the face at that moment.
     """
-    histograms = {name: np.zeros(_BINS + 1, np.int64) for name in names}
-    near: list[dict[str, float]] = []
+    scales = {name: _ANGLES if is_angle(name) else _INTENSITIES for name in names}
+    histograms = {
+        name: np.zeros(round((high - low) / step) + 1, np.int64) for name, (low, high, step) in scales.items()
+    }
+    near: dict[str, list[float]] = {}
     for row in analysis.rows():
         face = row.face(track.number)
         if face is None:
             continue
-        measured = {name: face.action_units[name] for name in names if name in face.action_units}
-        if not measured:
+        levels = levels_of(face)
+        measured = {name: levels[name] for name in names if name in levels}
+        if all(map(is_angle, measured)):
             raise MagicEditError(
                 f"the face backend {backend} measures none of the action units that this model edits; use "
                 "mediapipe"
             )
         if at is not None and abs(row.pts * time_base - at) <= NEUTRAL_SECONDS / 2:
-            near.append(measured)
+            for name, value in measured.items():
+                near.setdefault(name, []).append(value)
         for name, value in measured.items():
-            histograms[name][round(float(np.clip(value / 5, 0, 1)) * _BINS)] += 1
+            low, high, step = scales[name]
+            histograms[name][round((float(np.clip(value, low, high)) - low) / step)] += 1
     if at is not None:
         if not near:
             raise MagicEditError(
                 f"the driving face is not seen at {at:g} s, which was given as its neutral; it is from "
                 f"{track.runs[0].starts:.2f} s to {track.runs[-1].ends:.2f} s"
             )
-        return {name: float(np.mean([values[name] for values in near])) for name in near[0]}
+        return {name: float(np.mean(values)) for name, values in near.items()}
     neutral = {}
     for name, counts in histograms.items():
         if total := counts.sum():
-            place = int(np.searchsorted(np.cumsum(counts), NEUTRAL_PERCENT / 100 * total))
-            neutral[name] = 5 * place / _BINS
+            low, _, step = scales[name]
+            percent = 50 if is_angle(name) else NEUTRAL_PERCENT
+            neutral[name] = low + step * int(np.searchsorted(np.cumsum(counts), percent / 100 * total))
     return neutral
 
 
@@ -149,6 +186,7 @@ class ReenactMaker(FrameMaker):
         track, neutral: of the driving video; `analysis` holds its faces.
         info: of the output.
         pixels: of the photograph, (height, width, 3) uint8 RGB. face: the edited face in it.
+        shares: by control, factor of the driving face's difference to `neutral`.
     """
 
     def __init__(
@@ -160,10 +198,10 @@ class ReenactMaker(FrameMaker):
         pixels: np.ndarray,
         face: Face,
         neutral: Mapping[str, float],
-        strength: float,
+        shares: Mapping[str, float],
     ):
         super().__init__(job, analysis, [track])
-        self.info, self.neutral, self.strength = info, neutral, strength
+        self.info, self.neutral, self.shares = info, neutral, shares
         self._pixels, self._face = even_sided(pixels), face
         self._planes = from_rgb(self._pixels, info)
         self._cut: FaceCut | None = None
@@ -172,13 +210,9 @@ class ReenactMaker(FrameMaker):
         """Timestamp and planes of each frame from number `first` on, a multiple of PIECE."""
         if self._cut is None:
             self._cut = self.changer.cut(self._pixels, self._face)
-        for batch in batches(itertools.islice(self.steady(), first, None), batch_size(self.info)):
-            requests = []
-            for _, faces in batch:
-                driving = faces.get(self.tracks[0].number)
-                requests.append({} if driving is None else self._request(driving.face, driving.presence))
-            changes = self.changes([self._cut] * len(batch), requests)
-            for (row, _), request, change in zip(batch, requests, changes, strict=True):
+        for batch in batches(itertools.islice(self.requests(), first, None), batch_size(self.info)):
+            changes = self.changes([self._cut] * len(batch), [request for _, request in batch])
+            for (row, request), change in zip(batch, changes, strict=True):
                 edited = self._pixels
                 if change is None:
                     self.filters.forget(0)
@@ -188,7 +222,33 @@ class ReenactMaker(FrameMaker):
                 self.meter.add(self._pixels, edited, {"face": self._face})
                 yield row.pts, replace_pixels(self._planes, self._pixels, edited, self.info)
 
-    def _request(self, face: Face, presence: float) -> dict[str, float]:
-        """Returns the photograph's variations for a driving face."""
-        share = self.strength * presence
-        return {name: share * (face.action_units[name] - rest) for name, rest in self.neutral.items()}
+    def requests(self) -> Iterator[tuple[Row, dict[str, float]]]:
+        """Yields each frame's row with the photograph's variations, empty without the driving face."""
+        gaze: dict[str, float] = {}  # of the last frame with open eyes
+        for row, faces in self.steady():
+            driving = faces.get(self.tracks[0].number)
+            if driving is None:
+                gaze = {}
+                yield row, {}
+                continue
+            moved = self._moved(driving.face)
+            if max(moved.get("AU43", 0.0), moved.get("AU45", 0.0)) > LIDS_HIDE:
+                moved = {name: value for name, value in moved.items() if not name.startswith("gaze")} | gaze
+            else:
+                gaze = {name: value for name, value in moved.items() if name.startswith("gaze")}
+            yield row, self._request(moved, driving.presence)
+
+    def _moved(self, face: Face) -> dict[str, float]:
+        """Returns the difference of a driving face to its neutral, by control."""
+        levels = levels_of(face)
+        return {name: levels[name] - rest for name, rest in self.neutral.items() if name in levels}
+
+    def _request(self, moved: Mapping[str, float], presence: float) -> dict[str, float]:
+        """Returns the photograph's variations for a movement of the driving face, within their ranges."""
+        controls, request = self.job.editor.action_units, {}
+        for name, value in moved.items():
+            share = presence * self.shares[name] / SHOWN.get(name, 1)
+            request[name] = float(np.clip(share * value, *controls[name].range))
+            if is_angle(name) and abs(request[name]) < SMALLEST_ANGLE:
+                request[name] = 0.0
+        return request

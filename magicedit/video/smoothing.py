@@ -1,4 +1,4 @@
-"""Temporal smoothing: the one-euro filter on a face's position, landmarks, action units and changes.
+"""Temporal smoothing: the one-euro filter on a face's position, landmarks, action units, pose and changes.
 
 A low-pass filter whose cutoff grows with speed: steady where little moves, quick where much does (G. Casiez,
 N. Roussel, D. Vogel, "1 EUR filter", CHI 2012).
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from magicedit.faces import Alignment, Face, align
+from magicedit.faces import Alignment, Face, Pose, align
 from magicedit.faces.types import box_around
 from magicedit.warping import Change
 
@@ -32,13 +32,14 @@ class Smoothing:
     """Filter parameters of each smoothed quantity.
 
     place: of the crop's centre, turn and size, in sides of the crop, radians and natural logarithms.
-    landmarks: within the crop, in sides of it. action_units: in intensity steps. change: of the model's flow,
-    mask and paint, in sides of the crop and shares of 1; None: not smoothed.
+    landmarks: within the crop, in sides of it. action_units: in intensity steps. pose: in degrees. change: of
+    the model's flow, mask and paint, in sides of the crop and shares of 1; None: not smoothed.
     """
 
     place: OneEuro = OneEuro(min_cutoff=2.0, beta=40.0)
     landmarks: OneEuro = OneEuro(min_cutoff=1.5, beta=30.0)
     action_units: OneEuro = OneEuro(min_cutoff=1.5, beta=0.5)
+    pose: OneEuro = OneEuro(min_cutoff=1.5, beta=0.1)
     change: OneEuro | None = OneEuro(min_cutoff=3.0, beta=20.0)
 
 
@@ -124,8 +125,16 @@ class FaceFilter:
             landmarks=landmarks,
             action_units={name: by_name[name] for name in face.action_units},
             sides={name: by_name[name] for name in face.sides},
+            pose=self._pose(face.pose, time),
         )
         return smooth, alignment
+
+    def _pose(self, pose: Pose | None, time: float) -> Pose | None:
+        """Returns the pose smoothed; frames without one do not count."""
+        if pose is None:
+            return None
+        angles = np.array([pose.yaw, pose.pitch, pose.roll])
+        return Pose(*self._filter("pose", self.smoothing.pose, angles, time).tolist())
 
     def _place(self, alignment: Alignment, time: float) -> Alignment:
         """Returns the alignment with its crop's centre, rotation and size smoothed."""

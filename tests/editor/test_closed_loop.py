@@ -281,3 +281,13 @@ def test_interpolation_starts_with_the_photograph(editor, astronaut):
     assert smiles[0] < smiles[1] < smiles[2]
     with pytest.raises(ActionUnitError, match="at least 2"):
         editor.interpolate(rest, astronaut, 1)
+
+
+def test_only_some_regions_of_an_expression(editor, closed_mouth, astronaut):
+    steps = editor.interpolate(closed_mouth, astronaut, 2, only="brows,gaze")
+    asked = {name.rstrip("LR") for name in steps[-1].faces[0].requested}
+    assert asked == {"AU1", "AU2", "AU4", "gaze_yaw", "gaze_pitch"}
+    assert "gaze_yaw" not in editor.expression(astronaut).values
+    head = editor.expression(astronaut, only="head")
+    pose = editor.measure(astronaut)[0].pose
+    assert head.values["head_yaw"] == pytest.approx(pose.yaw)

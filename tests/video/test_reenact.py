@@ -6,16 +6,16 @@ from conftest import SIDE, read_pictures, seconds_of, sound_of, write_video
 from PIL import Image
 from test_edit import LOSSLESS, changed
 
-from magicedit.action_units import NAMES
+from magicedit.action_units import FACS, NAMES, editable
 from magicedit.errors import ImageError, MagicEditError, NoFaceError, OutputError, VideoError
-from magicedit.faces import align, crop_face
+from magicedit.faces import align, crop_face, levels_of
 from magicedit.imaging import open_photo
 from magicedit.video import reenact
 from magicedit.video.analysis import analyse, scan
 from magicedit.video.reading import Video, split_planes
-from magicedit.video.reenact import neutral_of
+from magicedit.video.reenact import ReenactMaker, followed, neutral_of
 from magicedit.video.tracking import Tracking
-from magicedit.warping import displacement_fields, warp_photo
+from magicedit.warping import displacement_fields, move_eyes, turn_head, warp_photo
 
 FRAMES = 12
 
@@ -59,7 +59,7 @@ def smiles(editor, path) -> list[float]:
 
 
 def test_the_photograph_smiles_when_the_driving_face_does(tmp_path, editor, driving, photo):
-    result = reenact(editor, photo, driving, tmp_path / "out.mp4", settings=LOSSLESS)
+    result = reenact(editor, photo, driving, tmp_path / "out.mp4", head=0, settings=LOSSLESS)
     assert seconds_of(tmp_path / "out.mp4") == seconds_of(driving)
     assert np.array_equal(sound_of(tmp_path / "out.mp4")[1], sound_of(driving)[1])
     given = np.asarray(Image.open(photo))
@@ -77,6 +77,93 @@ def test_the_photograph_smiles_when_the_driving_face_does(tmp_path, editor, driv
     assert changed(shown[0][:-1], given) < 3
     assert result.flicker.ratio is None
     assert result.flicker.output > 0
+
+
+# Requests by frame: rest, a blink, a look to the subject's left, a turned head
+ACTED = [{}] * 8 + [{"AU43": level} for level in (2, 5, 5, 2)] + [{}] * 4
+ACTED += [{"gaze_yaw": 20}] * 6 + [{}] * 6 + [{"head_yaw": 10}] * 6
+BLINK, LOOK, TURN = 10, 21, 33
+
+
+@pytest.fixture(scope="module")
+def looking(tmp_path_factory, editor, portrait):
+    """The portrait that blinks, looks and turns, by the layers of geometry."""
+    (face,) = editor.backend.detect(portrait)
+    pictures = [
+        turn_head(move_eyes(portrait, face.landmarks, asked), face.landmarks, asked) for asked in ACTED
+    ]
+    return write_video(tmp_path_factory.mktemp("looking") / "in.mp4", pictures)
+
+
+def reenacted(editor, photo, driving, folder, monkeypatch, **options) -> tuple[list[dict], list[dict]]:
+    """The requests by frame, and the levels of the photograph's face."""
+    asked = []
+
+    def requests(self, original=ReenactMaker.requests):
+        for row, request in original(self):
+            asked.append(request)
+            yield row, request
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ReenactMaker, "requests", requests)
+        reenact(editor, photo, driving, folder / "out.mp4", quality="live", settings=LOSSLESS, **options)
+    return asked, [levels_of(editor.backend.detect(shown)[0]) for shown in read_pictures(folder / "out.mp4")]
+
+
+def test_blinks_gaze_and_half_of_the_head_follow(tmp_path, editor, looking, photo, monkeypatch):
+    asked, levels = reenacted(editor, photo, looking, tmp_path, monkeypatch)
+    rest = levels[5]
+    assert levels[BLINK]["AU43"] > rest["AU43"] + 1.2
+    assert abs(levels[15]["AU43"] - rest["AU43"]) < 0.5  # open again
+    assert levels[LOOK]["gaze_yaw"] > rest["gaze_yaw"] + 10
+    assert abs(levels[LOOK]["head_yaw"] - rest["head_yaw"]) < 1
+    assert 1.5 < levels[TURN]["head_yaw"] - rest["head_yaw"] < 6
+    assert asked[LOOK]["gaze_yaw"] == pytest.approx(20, abs=6)
+    # closed lids read as eyes that look down
+    assert asked[BLINK]["gaze_pitch"] == asked[BLINK - 1]["gaze_pitch"] != asked[LOOK]["gaze_pitch"]
+
+
+def test_the_share_of_the_head(tmp_path, editor, looking, photo, monkeypatch):
+    still, levels = reenacted(editor, photo, looking, tmp_path, monkeypatch, head=0)
+    assert abs(levels[TURN]["head_yaw"] - levels[5]["head_yaw"]) < 0.5
+    assert not any(request["head_yaw"] for request in still)
+    whole, _ = reenacted(editor, photo, looking, tmp_path, monkeypatch, head=1)
+    half, _ = reenacted(editor, photo, looking, tmp_path, monkeypatch)
+    assert whole[TURN]["head_yaw"] > 5
+    assert half[TURN]["head_yaw"] == pytest.approx(whole[TURN]["head_yaw"] / 2)
+    assert half[LOOK]["gaze_yaw"] == whole[LOOK]["gaze_yaw"]
+    for share in (-0.1, 1.1, float("nan")):
+        with pytest.raises(MagicEditError, match="share of the head"):
+            reenact(editor, photo, looking, tmp_path / "out.mp4", head=share)
+
+
+def test_requests_stay_within_the_ranges(tmp_path, editor, looking, photo, monkeypatch):
+    asked, _ = reenacted(editor, photo, looking, tmp_path, monkeypatch, strength=2.0, head=1)
+    assert asked[LOOK]["gaze_yaw"] == 30.0
+    for request in asked:
+        assert editor.action_units.deltas(request) == request  # raises beyond a range
+
+
+def test_the_angles_of_a_face_at_rest_are_their_median(tmp_path, editor, looking):
+    video = Video(looking)
+    analysis = analyse(video, editor.backend, tmp_path / "faces.jsonl", Tracking())
+    base = float(video.info.time_base)
+    (track,) = scan(analysis.rows(), base)
+    names = followed(editor.action_units)
+    rest = neutral_of(analysis, track, base, names, None, "mediapipe")
+    yaws = [levels_of(row.face(track.number))["gaze_yaw"] for row in analysis.rows()]
+    assert rest["gaze_yaw"] == pytest.approx(np.median(yaws), abs=0.3)
+    assert set(rest) == set(names)
+    looked = neutral_of(analysis, track, base, names, 19 / 25, "mediapipe")
+    assert looked["gaze_yaw"] > rest["gaze_yaw"] + 10
+
+
+def test_what_follows_a_driving_face():
+    angles = {"gaze_yaw", "gaze_pitch", "head_yaw", "head_pitch", "head_roll"}
+    assert set(followed(editable(NAMES))) == {*NAMES, "AU43"} | angles
+    assert tuple(followed(NAMES)) == tuple(NAMES)  # a model without geometry
+    blinking = followed(editable(FACS.named([*NAMES, "AU45"])))
+    assert set(blinking) == {*NAMES, "AU45"} | angles  # AU43 is the same score
 
 
 def test_strength(tmp_path, editor, driving, photo):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from magicedit.faces import Face, align
+from magicedit.faces import Face, Pose, align
 from magicedit.faces.types import box_around
 from magicedit.video.smoothing import (
     ChangeFilter,
@@ -21,7 +21,7 @@ from magicedit.warping import Change
 
 STEP = 1 / 30  # seconds
 PASSING = OneEuro(min_cutoff=1e9, beta=0)
-UNFILTERED = Smoothing(place=PASSING, landmarks=PASSING, action_units=PASSING, change=PASSING)
+UNFILTERED = Smoothing(place=PASSING, landmarks=PASSING, action_units=PASSING, pose=PASSING, change=PASSING)
 
 
 def filtered(values, parameters: OneEuro, step: float = STEP) -> np.ndarray:
@@ -125,6 +125,22 @@ def test_a_trembling_face_is_steadied_and_a_moving_one_followed():
         face = face_at(100 + 3 * index, 150)  # 90 px a second, the face is 120 px wide
         found, _ = steady(face, index * STEP)
     assert np.abs(found.landmarks - face.landmarks).max() < 3  # less than it moves in one frame
+
+
+def test_a_trembling_pose_is_steadied_and_a_turning_head_followed():
+    rng = np.random.default_rng(1)
+    still, turning = FaceFilter(Smoothing(), 128), FaceFilter(Smoothing(), 128)
+    raw, smooth, behind = [], [], []
+    for index in range(80):
+        pose = Pose(*rng.normal((5, -3, 1), 0.2))
+        raw.append(pose.yaw)
+        smooth.append(still(replace(face_at(200, 150), pose=pose), index * STEP)[0].pose.yaw)
+        yaw = 20 * np.sin(2 * np.pi * 0.5 * index * STEP)  # up to 63 degrees a second
+        turned = turning(replace(face_at(200, 150), pose=Pose(yaw, 0, 0)), index * STEP)[0].pose.yaw
+        behind.append(abs(turned - yaw))
+    assert np.abs(np.diff(smooth[20:])).mean() < 0.3 * np.abs(np.diff(raw[20:])).mean()
+    assert max(behind) < 3
+    assert still(face_at(200, 150), 90 * STEP)[0].pose is None
 
 
 def test_a_change_is_smoothed_in_the_crop():

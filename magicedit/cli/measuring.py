@@ -1,0 +1,172 @@
+"""`magicedit measure`: what the faces of a photograph show, and blendshapes of photographs and videos."""
+
+import argparse
+import csv
+import io
+import math
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from magicedit.cli import common
+from magicedit.errors import ImageError, MagicEditError
+
+if TYPE_CHECKING:
+    from magicedit.faces import Face
+
+MEASURE_EXAMPLES = """\
+examples:
+  magicedit measure photo.jpg
+  magicedit measure photo.jpg --save smile.yaml                 to keep it: see `edit --expression`
+  magicedit measure group.jpg --face 1 --save her.yaml
+  magicedit measure photo.jpg --neutral base.jpg                relative to the same person at rest
+  magicedit measure clip.mp4 --arkit curves.csv                 a row for each frame
+
+With --neutral, intensities are differences; ± is the standard deviation of both photographs together, each
+measured again as JPEG, moved, reduced, noisy and darker. --arkit writes 51 of ARKit's 52 blendshapes, 0 to 1:
+MediaPipe does not measure tongueOut.
+"""
+
+
+def add_measure(add_command: Callable[..., argparse.ArgumentParser]) -> None:
+    what = "print the faces of a photograph with their action units"
+    measure = add_command("measure", what, run_measure, MEASURE_EXAMPLES)
+    measure.add_argument("photo", type=Path, metavar="PHOTO", help="a photograph; with --arkit also a video")
+    measure.add_argument(
+        "--save", type=Path, metavar="FILE.yaml", help="keep the expression of one face in a file"
+    )
+    measure.add_argument(
+        "--neutral",
+        type=Path,
+        metavar="BASE",
+        help="print one face relative to the largest of this photograph, the same person at rest",
+    )
+    measure.add_argument(
+        "--arkit", type=Path, metavar="FILE.csv", help="write the blendshapes of one face in ARKit's names"
+    )
+    common.add_face_option(measure, "largest", "whose expression is saved, compared or written")
+    common.add_backend_option(measure)
+    common.add_json_option(measure)
+
+
+def run_measure(args: argparse.Namespace) -> int:
+    if args.photo.suffix.lower() in common.VIDEO_SUFFIXES:
+        return _run_video(args)
+    with common.loading(args):
+        from magicedit.editor import face_to_json, measured_expression, select_faces
+        from magicedit.faces import levels_relative_to, load_backend, search
+        from magicedit.imaging import open_photo, writable
+
+        photo = open_photo(args.photo)
+        base = None if args.neutral is None else open_photo(args.neutral)
+        backend = load_backend(args.backend)
+    for output in (args.save, args.arkit):
+        if output is not None:
+            writable(output, overwrite=False, forbid=args.photo)
+    found = search(backend, photo.pixels)
+    faces = select_faces(found.faces, "all", photo)
+    common.tell_left_alone(found.left_alone)
+    (chosen,) = select_faces(faces, args.face, photo)
+    relative: dict[str, float] = {}
+    spread: dict[str, float] = {}
+    if base is not None:
+        (rest,) = select_faces(search(backend, base.pixels).faces, "largest", base)
+        relative, spread = levels_relative_to(backend, (photo.pixels, chosen), (base.pixels, rest))
+    if args.arkit is not None:
+        scores = _scores(chosen, args.backend)
+        _write_csv(args.arkit, scores, [scores.values()])
+    if args.save is not None:
+        expression = measured_expression(chosen, args.backend, source=f"{args.photo.name}, face {args.face}")
+        common.say(f"saved {expression.save(args.save)}: {expression}")
+    if args.json:
+        content = {"photo": str(args.photo), "width": photo.size[0], "height": photo.size[1]}
+        entries = [face_to_json(face) for face in faces]
+        if base is not None:
+            compared = entries[faces.index(chosen)]
+            compared["relative"], compared["spread"] = (
+                {name: round(value, 3) for name, value in values.items()} for values in (relative, spread)
+            )
+        common.print_json(content | {"faces": entries, "left_alone": found.left_alone})
+        return 0
+    for index, face in enumerate(faces):
+        print(common.describe_face(index, face.box, face.pose))
+        if base is not None and face is chosen:
+            _print_relative(face, relative, spread)
+        else:
+            _print_levels(face)
+    return 0
+
+
+def _print_levels(face: "Face") -> None:
+    from magicedit.faces import gaze_of_face
+
+    if (gaze := gaze_of_face(face)) is not None:
+        print(f"  gaze  {round(gaze.yaw):+}°, {round(gaze.pitch):+}°")
+    for name, value in face.action_units.items():
+        print(f"  {name:<5} {value:4.1f}  {'#' * round(4 * value)}".rstrip())
+
+
+def _print_relative(face: "Face", relative: Mapping[str, float], spread: Mapping[str, float]) -> None:
+    for what, axes in (("gaze", ("yaw", "pitch")), ("head", ("yaw", "pitch", "roll"))):
+        names = [name for axis in axes if (name := f"{what}_{axis}") in relative]
+        angles = (f"{round(relative[name]):+}° ± {math.ceil(spread[name])}°" for name in names)
+        if names:
+            print(f"  {what}  {', '.join(angles)}")
+    for name in face.action_units:
+        if name in relative:
+            print(
+                f"  {name:<5} {round(relative[name], 1) + 0.0:+.1f} ± {spread[name]:.1f}"
+            )  # + 0.0: no "-0.0"
+
+
+def _run_video(args: argparse.Namespace) -> int:
+    """Writes the blendshapes of a video."""
+    import sys
+
+    if args.arkit is None:
+        raise ImageError(
+            f"{args.photo} is a video by its name; `measure` reads videos only with --arkit FILE.csv"
+        )
+    if args.save is not None or args.neutral is not None:
+        raise MagicEditError(
+            "--save and --neutral measure photographs; of a video, --arkit writes blendshapes"
+        )
+    from magicedit.arkit import MEASURED
+    from magicedit.cli.video import ProgressLine
+    from magicedit.faces import load_backend
+    from magicedit.imaging import writable
+    from magicedit.video import Video, measure_blendshapes
+
+    writable(args.arkit, overwrite=False, forbid=args.photo)
+    video = Video(args.photo)
+    backend = load_backend(args.backend)
+    curves = measure_blendshapes(video, backend, args.face, progress=ProgressLine(sys.stderr))
+    rows = ((time, *scores) for time, scores in zip(curves.times, curves.scores, strict=True))
+    _write_csv(args.arkit, ("time", *MEASURED), rows)
+    shown = sum(not math.isnan(scores[0]) for scores in curves.scores)
+    if args.json:
+        common.print_json({"output": str(args.arkit), "frames": len(curves.times), "seen": shown})
+    else:
+        print(f"{args.arkit}  ({len(curves.times)} frames, {shown} with the face)")
+    return 0
+
+
+def _scores(face: "Face", backend: str) -> dict[str, float]:
+    """Returns a face's blendshapes in ARKit's order; MagicEditError where its backend measures none."""
+    from magicedit.arkit import MEASURED
+
+    if not face.blendshapes:
+        raise MagicEditError(f"the face backend {backend} measures no blendshapes; use mediapipe")
+    return {name: face.blendshapes[name] for name in MEASURED}
+
+
+def _write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[float]]) -> None:
+    """Writes numbers to 4 decimals; a NaN is an empty cell. OutputError where that fails."""
+    from magicedit.files import write_text
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    for row in rows:
+        writer.writerow("" if math.isnan(value) else f"{value:.4f}" for value in row)
+    write_text(path, text.getvalue())
