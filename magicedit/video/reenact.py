@@ -30,6 +30,9 @@ HEAD_SHARE = 0.5  # default share of the driving head's movement
 # 0.2 of gaze_pitch; a third here, so that a still face's gaze trembles by less than 1 degree. Closed eyes
 # measure 2.5 steps and more above open ones, and AU43 closes them at 5.
 SHOWN = {"AU43": 0.5, "gaze_yaw": 0.8, "gaze_pitch": 1 / 3}
+# Degrees of measured gaze_yaw that make up for a degree of head_yaw in faces that keep looking at the camera:
+# smiling and neutral photographs of 89 people of the London set, r = -0.7. Pitch shows no such relation.
+HEAD_IN_GAZE = 0.62
 # Steps of AU43 above rest from which gaze is held: half closed lids read as eyes that look down
 LIDS_HIDE = 0.6
 SMALLEST_ANGLE = 0.05  # degrees: less is invisible, and is not drawn
@@ -56,9 +59,9 @@ def reenact(
     In each frame the variation is the driving face's measured intensities minus its neutral ones, times
     `strength`; it is added to the photograph's own expression. Only units that the model can edit are
     transferred, without distinguishing sides. Models with the controls of geometry also transfer blinks
-    (AU43), gaze and a share of the head's movement; angles are limited to the controls' ranges. Gaze is held
-    while lids cover the eyes. Frames without the driving face show the photograph unchanged. Interrupted work
-    resumes, as in `edit_video`.
+    (AU43), gaze and a share of the head's movement; angles are limited to the controls' ranges. Where the
+    head turns less, the eyes turn more. Gaze is held while lids cover the eyes. Frames without the driving
+    face show the photograph unchanged. Interrupted work resumes, as in `edit_video`.
 
     Args:
         source: the photograph; the video shows all of it, with sides rounded up to even numbers by repeating
@@ -101,8 +104,7 @@ def reenact(
         (track,) = choose(scan(analysis.rows(), job.time_base), driving_face, job.video.path)
         names, backend = followed(editor.action_units), editor.backend.name
         neutral = neutral_of(analysis, track, job.time_base, names, neutral_at, backend)
-        shares = {name: strength * (head if names[name].kind == "head" else 1) for name in names}
-        return ReenactMaker(job, analysis, track, info, pixels, face_in_photo, neutral, shares), []
+        return ReenactMaker(job, analysis, track, info, pixels, face_in_photo, neutral, strength, head), []
 
     about = {
         "command": "reenact",
@@ -186,7 +188,7 @@ class ReenactMaker(FrameMaker):
         track, neutral: of the driving video; `analysis` holds its faces.
         info: of the output.
         pixels: of the photograph, (height, width, 3) uint8 RGB. face: the edited face in it.
-        shares: by control, factor of the driving face's difference to `neutral`.
+        strength, head: as of `reenact`.
     """
 
     def __init__(
@@ -198,10 +200,11 @@ class ReenactMaker(FrameMaker):
         pixels: np.ndarray,
         face: Face,
         neutral: Mapping[str, float],
-        shares: Mapping[str, float],
+        strength: float,
+        head: float,
     ):
         super().__init__(job, analysis, [track])
-        self.info, self.neutral, self.shares = info, neutral, shares
+        self.info, self.neutral, self.strength, self.head = info, neutral, strength, head
         self._pixels, self._face = even_sided(pixels), face
         self._planes = from_rgb(self._pixels, info)
         self._cut: FaceCut | None = None
@@ -239,15 +242,24 @@ class ReenactMaker(FrameMaker):
             yield row, self._request(moved, driving.presence)
 
     def _moved(self, face: Face) -> dict[str, float]:
-        """Returns the difference of a driving face to its neutral, by control."""
+        """Returns the difference of a driving face to its neutral, by control.
+
+        Where the photograph's head turns less than the driving one, its eyes turn by the rest, so that they
+        look where the driving eyes look.
+        """
         levels = levels_of(face)
-        return {name: levels[name] - rest for name, rest in self.neutral.items() if name in levels}
+        moved = {name: levels[name] - rest for name, rest in self.neutral.items() if name in levels}
+        if {"gaze_yaw", "head_yaw"} <= moved.keys():
+            moved["gaze_yaw"] += HEAD_IN_GAZE * (1 - self.head) * moved["head_yaw"]
+        return moved
 
     def _request(self, moved: Mapping[str, float], presence: float) -> dict[str, float]:
         """Returns the photograph's variations for a movement of the driving face, within their ranges."""
         controls, request = self.job.editor.action_units, {}
         for name, value in moved.items():
-            share = presence * self.shares[name] / SHOWN.get(name, 1)
+            share = presence * self.strength / SHOWN.get(name, 1)
+            if controls[name].kind == "head":
+                share *= self.head
             request[name] = float(np.clip(share * value, *controls[name].range))
             if is_angle(name) and abs(request[name]) < SMALLEST_ANGLE:
                 request[name] = 0.0

@@ -131,7 +131,10 @@ def test_the_share_of_the_head(tmp_path, editor, looking, photo, monkeypatch):
     half, _ = reenacted(editor, photo, looking, tmp_path, monkeypatch)
     assert whole[TURN]["head_yaw"] > 5
     assert half[TURN]["head_yaw"] == pytest.approx(whole[TURN]["head_yaw"] / 2)
-    assert half[LOOK]["gaze_yaw"] == whole[LOOK]["gaze_yaw"]
+    assert half[LOOK]["gaze_yaw"] == pytest.approx(whole[LOOK]["gaze_yaw"], abs=1)
+    # The face looks where its head points: with a head that stays, the eyes go there
+    assert half[TURN]["gaze_yaw"] > whole[TURN]["gaze_yaw"] + 2
+    assert still[TURN]["gaze_yaw"] > half[TURN]["gaze_yaw"] + 2
     for share in (-0.1, 1.1, float("nan")):
         with pytest.raises(MagicEditError, match="share of the head"):
             reenact(editor, photo, looking, tmp_path / "out.mp4", head=share)
