@@ -120,9 +120,7 @@ def followed(names: Vocabulary) -> Vocabulary:
 
     They are the model's own, gaze, head and AU43. A model's own AU45 is the same score and replaces AU43.
     """
-    left_out = UNRELIABLE - {*names[: names.numbers]}
-    if "AU45" in names:
-        left_out.add("AU43")
+    left_out = UNRELIABLE - {*names[: names.numbers]} | ({"AU43"} if "AU45" in names else set())
     return names.named(name for name in names if name not in left_out)
 
 

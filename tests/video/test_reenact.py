@@ -155,7 +155,8 @@ def test_the_angles_of_a_face_at_rest_are_their_median(tmp_path, editor, looking
     names = followed(editor.action_units)
     rest = neutral_of(analysis, track, base, names, None, "mediapipe")
     yaws = [levels_of(row.face(track.number))["gaze_yaw"] for row in analysis.rows()]
-    assert rest["gaze_yaw"] == pytest.approx(np.median(yaws), abs=0.3)
+    low, high = np.percentile(yaws, (40, 60))  # between frames the median is a matter of rounding
+    assert low - 0.1 <= rest["gaze_yaw"] <= high + 0.1 < np.mean(yaws)
     assert set(rest) == set(names)
     looked = neutral_of(analysis, track, base, names, 19 / 25, "mediapipe")
     assert looked["gaze_yaw"] > rest["gaze_yaw"] + 10
