@@ -11,7 +11,7 @@ Names and numbers: Ekman, Friesen, Hager, "Facial Action Coding System", 2002.
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 
 import numpy as np
@@ -88,6 +88,11 @@ EMOTIONS: dict[str, dict[str, float]] = {
     "fear": {"AU1": 4.0, "AU2": 2.5, "AU4": 3.0, "AU5": 4.0, "AU20": 3.5, "AU25": 1.0, "AU26": 0.6},
     "anger": {"AU4": 5.0, "AU5": 3.0, "AU9": 1.0, "AU15": 1.5, "AU17": 2.0},
     "disgust": {"AU4": 2.0, "AU6": 1.0, "AU9": 4.5, "AU15": 2.0, "AU17": 2.5},
+}
+# What GEOMETRIC units add to these for editors that have them: tightened lips and lids, a raised upper lip
+ENRICHED: dict[str, dict[str, float]] = {
+    "anger": {"AU7": 2.0, "AU23": 3.0, "AU24": 2.0},
+    "disgust": {"AU10": 1.5},
 }
 # Shapes of the mouth in speech, by the sound; for editors with GEOMETRIC controls
 MOUTH_SHAPES: dict[str, dict[str, float]] = {
@@ -190,10 +195,14 @@ def parse_emotion(spec: str | tuple[str, float]) -> tuple[str, float]:
     return known, number_within(strength, known, STRENGTH_RANGE, "a strength")
 
 
-def emotion_deltas(name: str, strength: float = 1.0) -> dict[str, float]:
-    """Deltas in intensity steps of an emotion or a mouth shape; arguments, errors as `parse_emotion`."""
+def emotion_deltas(name: str, strength: float = 1.0, names: Collection[str] = ()) -> dict[str, float]:
+    """Deltas in intensity steps of an emotion or a mouth shape; arguments, errors as `parse_emotion`.
+
+    names: of an editor's controls, for units of ENRICHED among them.
+    """
     name, strength = parse_emotion((name, strength))
-    return {unit: steps * strength for unit, steps in RECIPES[name].items()}
+    more = {unit: steps for unit, steps in ENRICHED.get(name, {}).items() if unit in names}
+    return {unit: steps * strength for unit, steps in (RECIPES[name] | more).items()}
 
 
 def to_vector(values: Mapping[str, float], names: Sequence[str] = NAMES) -> np.ndarray:
@@ -251,7 +260,7 @@ def resolved(
     deltas = dict(deltas)
     if emotion is not None:
         emotion_name, strength = parse_emotion(emotion)
-        asked = emotion_deltas(emotion_name, strength)
+        asked = emotion_deltas(emotion_name, strength, names)
         if emotion_name in names and not asked.keys() <= set(names):
             asked = {emotion_name: WHOLE_EMOTION * strength}
         for name, value in asked.items():

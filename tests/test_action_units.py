@@ -10,6 +10,7 @@ from magicedit.action_units import (
     DEAD_ZONE,
     DESCRIPTIONS,
     EMOTIONS,
+    ENRICHED,
     FACS,
     GEOMETRIC,
     NAMES,
@@ -162,6 +163,11 @@ def test_emotions():
     assert parse_emotion(" Happiness:0.8") == ("happiness", 0.8)
     assert parse_emotion(("fear", 1.25)) == ("fear", 1.25)
     assert emotion_deltas("happiness") == {"AU4": -2.0, "AU6": 3.0, "AU12": 4.5, "AU25": 2.0}
+    assert emotion_deltas("anger", 0.5, ["AU7", "AU24"]) == {
+        **emotion_deltas("anger", 0.5), "AU7": 1.0, "AU24": 1.0
+    }  # fmt: skip
+    assert {*ENRICHED} < {*EMOTIONS}
+    assert all({*units} <= {*GEOMETRIC} for units in ENRICHED.values())
     assert emotion_deltas("disgust", 0.5) == {"AU4": 1.0, "AU6": 0.5, "AU9": 2.25, "AU15": 1.0, "AU17": 1.25}
 
 

@@ -215,8 +215,9 @@ class Session:
 
     def ask_emotion(self, name: str, strength: float) -> None:
         """Requests only an emotion of the chosen face. ActionUnitError as `parse_emotion`."""
-        deltas = emotion_deltas(name, strength)
-        self.ask({unit: value for unit, value in deltas.items() if unit in self.editor.action_units})
+        units = self.editor.action_units
+        deltas = emotion_deltas(name, strength, units)
+        self.ask({unit: value for unit, value in deltas.items() if unit in units})
 
     def ask_expression(self, expression: Expression, strength: float = 1.0) -> None:
         """Requests an expression of the chosen face.
