@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from magicedit.action_units import DEAD_ZONE, GAZE, is_angle
+from magicedit.action_units import DEAD_ZONE, UNSEEN, is_angle
 from magicedit.editor.changer import Edit
 from magicedit.errors import MagicEditError
 from magicedit.faces import Face, geometric_change, levels_of
@@ -19,7 +19,7 @@ FURTHEST = 5.0  # intensity steps, largest corrected request: models are trained
 FLATTEST = 0.3
 STRIDE = 1.5  # intensity steps
 SMALLEST_MOVE = 0.05  # intensity steps: closer requests give the same picture
-STEP_DEGREES = 4.0  # of gaze and head, that count as one intensity step: the range of the head is five
+STEP_DEGREES = 4.0  # of the head, that count as one intensity step: the range of the head is five
 UNMOVED = 0.5  # intensity steps: units with smaller requests should keep their measured level
 
 
@@ -67,26 +67,27 @@ class Pursuit:
     extrapolates. Between a point that falls short and one that overshoots, the inverse of a monotone cubic
     interpolates (Fritsch and Carlson, SIAM J. Numer. Anal. 17, 1980), or the midpoint where the scale's end
     hides the slope. A unit with a requested variation of 0 is missed only if it moves by DEAD_ZONE or more.
-    STEP_DEGREES of gaze and head count as an intensity step.
+    STEP_DEGREES of the head count as an intensity step. UNSEEN controls are sent as asked and not judged.
 
     Args:
         face: in the photograph.
         asked: AU name -> variation.
 
     Raises:
-        MagicEditError: where a requested unit is not measured, or a gaze is requested.
+        MagicEditError: where a requested unit is not measured, or nothing but UNSEEN controls is requested.
     """
 
     def __init__(self, face: Face, asked: Mapping[str, float]):
         self.face = face
         self.asked = dict(asked)
-        if lost := [name for name in asked if name in GAZE]:
-            raise MagicEditError(
-                f"the closed loop cannot correct {', '.join(lost)}, because measured irises follow a gaze "
-                "only in part; leave out the tolerance or the gaze"
-            )
+        self._judged = {name: value for name, value in asked.items() if whole_name(name) not in UNSEEN}
         start = levels_of(face)
-        if missing := [name for name in asked if name not in start]:
+        if asked and not self._judged:
+            raise MagicEditError(
+                f"the closed loop cannot correct {', '.join(asked)}, because no measurement sees it well; "
+                "leave the tolerance out"
+            )
+        if missing := [name for name in self._judged if name not in start]:
             raise MagicEditError(
                 f"the closed loop needs {', '.join(missing)} measured, and the face backend does not; "
                 "leave the tolerance out, or use the backend mediapipe"
@@ -96,8 +97,9 @@ class Pursuit:
         self.best = dict.fromkeys(asked, 0.0)  # the request with the smallest error
         self.best_edit = 0  # its number, from 1; 0 (the photograph) until an edit shows the face
         self.error = math.inf if any(asked.values()) else 0.0  # the largest of all units, intensity steps
-        self._goal = {name: _goal(name, start[name] + delta) for name, delta in asked.items()}  # steps
-        self._points = {name: [(0.0, start[name] / _step(name))] for name in asked}  # (requested, measured)
+        judged = self._judged
+        self._goal = {name: _goal(name, start[name] + delta) for name, delta in judged.items()}  # steps
+        self._points = {name: [(0.0, start[name] / _step(name))] for name in judged}  # (requested, measured)
         self._stuck = False
 
     def is_done(self, tolerance: float) -> bool:
@@ -110,13 +112,13 @@ class Pursuit:
         if after is None:
             following = {name: value / 2 for name, value in self.request.items()}
         else:
-            reached = achieved(self.face, after, self.asked)
+            reached = achieved(self.face, after, self._judged)
             error = self._missed_by(reached)
             if error < self.error:
                 self.error, self.best, self.best_edit = error, self.request, self.edits
             for name, value in reached.items():
                 self._points[name].append((self.request[name] / _step(name), value / _step(name)))
-            following = {
+            following = self.asked | {
                 name: self._following(name) if self._distance(name, value) else self.request[name]
                 for name, value in reached.items()
             }
@@ -130,7 +132,7 @@ class Pursuit:
         edited: whether the final picture took one more edit.
         """
         self.edits += edited
-        self.error = math.inf if after is None else self._missed_by(achieved(self.face, after, self.asked))
+        self.error = math.inf if after is None else self._missed_by(achieved(self.face, after, self._judged))
 
     @property
     def is_lost(self) -> bool:

@@ -157,11 +157,15 @@ def test_closed_loop_corrects_the_head(editor, closed_mouth):
     assert abs(face.after["head_yaw"] - face.before["head_yaw"] - 10) <= 0.3 * 4 + 0.01
 
 
-def test_closed_loop_says_which_control_nothing_measures(editor, closed_mouth):
-    with pytest.raises(MagicEditError, match="the closed loop needs AU23 measured"):
-        editor.edit(closed_mouth, add={"AU23": 3}, tolerance=0.3)
-    with pytest.raises(MagicEditError, match="the closed loop cannot correct gaze_yaw"):
-        editor.edit(closed_mouth, add={"gaze_yaw": 9}, tolerance=0.3)
+def test_closed_loop_sends_what_nothing_sees_as_it_is_asked(editor, closed_mouth):
+    with pytest.raises(MagicEditError, match="the closed loop cannot correct AU23, gaze_yaw"):
+        editor.edit(closed_mouth, add={"AU23": 3, "gaze_yaw": 9}, tolerance=0.3)
+    (face,) = editor.edit(closed_mouth, add={"AU12": 2}, emotion=("anger", 0.4), tolerance=0.2).faces
+    assert face.edits > 1
+    assert {name: face.sent[name] for name in ("AU7", "AU23", "AU24")} == pytest.approx(
+        {"AU7": 0.8, "AU23": 1.2, "AU24": 0.8}
+    )
+    assert face.sent["AU12"] != 2
 
 
 def test_neutral_asks_nothing_of_geometry(editor, closed_mouth):
