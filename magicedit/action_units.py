@@ -68,7 +68,7 @@ GEOMETRIC = FACS.named(name for name in FACS if name not in (*NAMES, "AU45"))
 # of a mouth and of lids than on muscles
 UNRELIABLE = frozenset(c.name for c in GEOMETRIC.controls if not c.is_angle and c.name != "AU43")
 # Controls that no scorer here sees well enough to judge or to correct an edit by. Of 52 unseen faces
-# (benchmarks/controls.json) most measure less than a quarter of what is asked of these units, a half of closed
+# (benchmarks/controls.json) most measure less than a quarter of what is asked of these units, half of closed
 # eyes, and of gaze two thirds across and a fifth up and down.
 UNSEEN = frozenset(control.name for control in GEOMETRIC.controls if control.kind != "head")
 REGIONS = tuple(dict.fromkeys(unit.region for unit in FACS.controls))
