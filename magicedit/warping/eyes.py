@@ -51,8 +51,15 @@ _LEAST_RADIUS = 2.5  # px of the iris: the outline of a smaller one is not looke
 _LIMBUS = 0.10  # of the iris's radius: width of its soft edge
 _HIGHLIGHT_WIDTH = 0.45  # of the iris's radius: what is brighter and narrower reflects a lamp
 _HIGHLIGHT = (18.0, 50.0)  # levels above the iris: no highlight, a whole one
-_LEAST_WHITE = 0.07  # eye widths beside the iris: less white is completed from the other side
+_LEAST_WHITE = 0.08  # eye widths beside the iris: less white is completed from the other side
 _WORKED_AT = 60.0  # px an iris's radius, or an eye's width, at which wide structures are measured
+_SURE_IRIS = (0.45, 0.82)  # radii of the iris from its centre: neither pupil nor white
+_DOUBTED = (0.10, 0.30)  # of the opening's height: what is read nearer to a lid may be of the lid
+_NO_CORNER = (0.12, 0.88)  # across the eye: white that is mirrored to the other side
+_NO_WHITE = 0.55  # of the other side's light: a darker side shows no white but lids
+_DARK_CORNER = 0.24  # of the eye's width: mirrored white that a corner darkens
+_CORNER_SHADE = (0.55, 0.85, 0.85)  # natural logarithms of its red, green and blue at the corner
+_WHITE_INSIDE = 0.2  # of the opening's height from the lids: white
 _BESIDE_IRIS = 1.25  # radii of the iris from its centre: white without its tint
 _BRIGHTEST_WHITE = 0.85  # share of the white's pixels: what is brighter shines
 _CLEANED = 0.8  # how much of its own tint a completed white loses
@@ -126,11 +133,12 @@ def move_eyes(pixels: np.ndarray, landmarks: np.ndarray, request: Mapping[str, f
         view = result[y0:y1, x0:x1]
         iris_landmarks = landmarks[_IRIS[side]] - (x0, y0)
         squeeze = max(closures[side] - closures[1 - side], 0.0)
+        lowers = closures[side] > 0 or lids.vector_down(turn) > 0
         moved = _moved_eye(
             view,
             lids.seen_from(x0, y0),
             iris_landmarks,
-            bare_cheek(pixels, lids),
+            bare_cheek(pixels, lids) if lowers else None,
             turn,
             closures[side],
             squeeze,
@@ -164,15 +172,15 @@ def _moved_eye(
     view: np.ndarray,
     lids: LidCurves,
     landmarks: np.ndarray,
-    cheek: Cheek,
+    cheek: Cheek | None,
     turn: np.ndarray,
     closure: float,
     squeeze: float,
 ) -> np.ndarray | None:
     """Returns the window (h, w, 3) uint8 of one eye after its gaze and lids move; None if no iris is seen.
 
-    landmarks: (5, 2) px of the iris. turn: (2,) px that it moves. closure: 0 as it is .. 1 closed.
-    squeeze: 0..1, how much it closes alone.
+    landmarks: (5, 2) px of the iris. cheek: see `draw_lids`. turn: (2,) px that it moves. closure: 0 as it
+    is .. 1 closed. squeeze: 0..1, how much it closes alone.
     """
     picture = view.astype(np.float32)
     iris = _find_iris(picture, landmarks, lids)
@@ -279,6 +287,8 @@ def _turned_eyeball(
     other = _read(matte, lids.clamped(mirrored, _LID_EDGE))
     other += hidden * (_read(matte, lids.clamped(opposite, _LID_EDGE)) - other)
     seen = visible * _read(matte, source) + (1 - visible) * other
+    far = np.linalg.norm(source - centre, axis=-1) / np.float32(iris.radius)
+    seen = _clean_iris(seen, far, lids.inside(source, *_DOUBTED), _iris_pixels(matte, lids, iris))
 
     # 2. In the light of its new place
     read_depth = visible[..., 0] * lids.depth(source) + (1 - visible[..., 0]) * lids.depth(mirrored)
@@ -287,10 +297,33 @@ def _turned_eyeball(
     seen = seen * np.clip(light, *_SHADE)[..., None]
 
     # 3. On the white, with lamps, whose images on the cornea move half as far
-    far = np.linalg.norm(source - centre, axis=-1) / np.float32(iris.radius)
     softness = max(_LIMBUS, 1.2 / iris.radius)
     disc = smooth((0.99 + softness - far) / softness)[..., None]
     return white + disc * (seen - white + _read(highlights, here - np.float32(0.5) * step))
+
+
+def _iris_pixels(matte: np.ndarray, lids: LidCurves, iris: _Iris) -> np.ndarray:
+    """Returns the photograph's pixels, (n, 3), that surely belong to the iris around its pupil."""
+    here = _places(matte.shape)
+    far = np.linalg.norm(here - iris.centre.astype(np.float32), axis=-1) / iris.radius
+    low, high = _SURE_IRIS
+    return matte[(far > low) & (far < high) & (lids.nearness(here) > _NEAR_LIDS[1])]
+
+
+def _clean_iris(seen: np.ndarray, far: np.ndarray, trusted: np.ndarray, sure: np.ndarray) -> np.ndarray:
+    """Returns an iris (h, w, 3) without hues and lights of lids and white at its edge.
+
+    far: radii from its centre. trusted: 0..1 far from lids. sure: (n, 3), see `_iris_pixels`.
+    """
+    if len(sure) < _LEAST_PIXELS:
+        return seen
+    level, sure_level = seen.mean(-1, keepdims=True), np.maximum(sure.mean(-1, keepdims=True), 1)
+    edge = smooth((far - 0.80) / 0.10)
+    doubt = np.maximum(1 - trusted, edge)[..., None]
+    usual, brightest = np.quantile(sure_level, (0.5, _BRIGHTEST_WHITE))
+    excess = np.maximum(level - (brightest - edge[..., None] * (brightest - usual)), 0)
+    hue = np.median(sure / sure_level, 0)
+    return seen + doubt * ((level - 0.8 * excess) * hue - seen)
 
 
 def _places(shape: tuple[int, ...]) -> np.ndarray:
@@ -329,26 +362,39 @@ def _completed_white(
     u = np.clip(u, 0, 1)
     right, left = max(centre - radius, 0.0), max(1 - centre - radius, 0.0)  # widths of the white there is
     from_right, from_left = saturating(u, moved, right), 1 - saturating(1 - u, 1 - moved, left)
-    if right < min(_LEAST_WHITE, left):
-        from_right = 1 - saturating(u, moved, left)
-    elif left < _LEAST_WHITE:
-        from_left = saturating(1 - u, 1 - moved, right)
+    mirrored = np.zeros_like(u)  # how far white that another corner shows lies in the darkness of this one
+    light = [_light_of_side(matte, lids, *side) for side in ((0.0, right), (1.0, 1 - left))]
+    low, high = _NO_CORNER
+    if right < min(_LEAST_WHITE, left) or light[0] < _NO_WHITE * light[1]:
+        from_right = np.clip(1 - saturating(u, moved, left), low, high)
+        mirrored = smooth(1 - u / _DARK_CORNER)
+    elif left < _LEAST_WHITE or light[1] < _NO_WHITE * light[0]:
+        from_left = np.clip(saturating(1 - u, 1 - moved, right), low, high)
+        mirrored = smooth(1 - (1 - u) / _DARK_CORNER)
     on_right, on_left = (_read(matte, lids.place(source, depth)) for source in (from_right, from_left))
     drawn = on_right + smooth((u - moved) / 0.16 + 0.5)[..., None] * (on_left - on_right)
+    drawn = drawn * np.exp(-mirrored[..., None] * np.array(_CORNER_SHADE, np.float32))
 
     # The iris tints what lies beside it, and wet rims shine: neither becomes white
     here = _places(matte.shape)
     far = np.linalg.norm(here - iris.centre.astype(np.float32), axis=-1) / iris.radius
-    seen = matte[lids.inside(here, *_NEAR_LIDS).astype(bool) & (far > _BESIDE_IRIS) & (u > 0.1) & (u < 0.9)]
+    seen = matte[(lids.nearness(here) > _WHITE_INSIDE) & (far > _BESIDE_IRIS)]
     if len(seen) < _LEAST_PIXELS:
         return drawn
-    level = drawn.mean(-1, keepdims=True)
-    hue = np.median(seen / np.maximum(seen.mean(-1, keepdims=True), 1), 0)
-    brightest = np.quantile(seen.mean(-1), _BRIGHTEST_WHITE)
+    level, seen_level = drawn.mean(-1, keepdims=True), seen.mean(-1)
+    white = seen[seen_level >= np.median(seen_level)]  # the darker half lies in lashes' shadow, or is skin
+    hue = np.median(white / np.maximum(white.mean(-1, keepdims=True), 1), 0)
+    brightest = np.quantile(seen_level, _BRIGHTEST_WHITE)
     shone = np.maximum(level - brightest, 0)
     clean = (level - 0.8 * shone) * hue
     middle = smooth(np.minimum(u, 1 - u) / 0.2)[..., None]  # corners are red
     return drawn + _CLEANED * middle * (clean - drawn)
+
+
+def _light_of_side(matte: np.ndarray, lids: LidCurves, corner: float, edge: float) -> float:
+    """Returns the level of the white between a corner and the iris's edge, places across the eye."""
+    across, depth = np.meshgrid(np.linspace(corner, edge, 7)[2:], np.linspace(0.35, 0.65, 4))
+    return float(np.median(_read(matte, lids.place(across, depth)).mean(-1)))
 
 
 def _lid_shade(

@@ -244,13 +244,14 @@ def draw_lids(
     eyeball: np.ndarray,
     lids: LidCurves,
     new: LidCurves,
-    cheek: Cheek,
+    cheek: Cheek | None,
     squeeze: float = 0.0,
 ) -> np.ndarray:
     """Returns the window with its lids moved from `lids` to `new` over the eyeball.
 
     picture, eyeball: (h, w, 3) float32; the latter is shown inside the new opening. cheek: of which a closing
-    lid is drawn. squeeze: 0..1, how much the skin below the lower lid bunches.
+    lid is drawn; None where no upper lid comes down. squeeze: 0..1, how much the skin below the lower lid
+    bunches.
     Pixels away from the lids keep their values exactly.
     """
     y, x = np.indices(picture.shape[:2], dtype=np.float32)
@@ -261,13 +262,16 @@ def draw_lids(
 
     # 1. Skin. Lashes of a lid that comes down do not go on standing on it
     height = np.max(lids.lower - lids.upper)
-    lowered = float(smooth(np.max(new.upper - lids.upper) / (_TURNED * height)))
+    lowered = float(smooth(np.max(new.upper - lids.upper) / (_TURNED * height))) if cheek else 0.0
     stretch = np.max((new.upper - lids.fold) / (lids.upper - lids.fold))
     drawn = float(smooth((stretch - _STRETCH[0]) / (_STRETCH[1] - _STRETCH[0])))
-    bare = _without_lashes(picture, lids, cheek, u, v) if lowered else picture
-    above = _own_skin(picture + np.float32(lowered) * (bare - picture), lids, u, v, drop)
-    colours = _skin_colours(bare, lids)
-    if drawn:
+    own = picture
+    if lowered:
+        bare = _without_lashes(picture, lids, cheek, u, v)
+        colours = _skin_colours(bare, lids)
+        own = picture + np.float32(lowered) * (bare - picture)
+    above = _own_skin(own, lids, u, v, drop)
+    if drawn and lowered:
         above = above + drawn * (_unfolded_skin(bare, lids, colours, cheek, u, v, upper) - above)
     rise = lids.at(lids.lower, u) - lower
     reach = _LOWER_SKIN + _SQUEEZED_SKIN * squeeze
