@@ -41,8 +41,8 @@ _CORNERS = EYE_CORNERS["mediapipe478"][::-1]
 _BESIDE, _ABOVE, _BELOW = 0.38, 0.16, 0.42
 _LEAST_WINDOW = 3  # px a side
 # What the lids move while the eye moves up or down, as shares of the iris's movement
-_UPPER_FOLLOWS = (0.5, 0.55)  # upwards, downwards: a lid that follows all the way hides that the eye moves
-_LOWER_FOLLOWS = (0.25, 0.40)
+_UPPER_FOLLOWS = (0.5, 0.60)  # upwards, downwards: a lid that follows all the way hides that the eye moves
+_LOWER_FOLLOWS = (0.25, 0.30)
 _NEAREST_CORNER = (0.17, 0.83)  # between the eye's corners: where an iris's centre may move
 _MEETING = 0.90  # of the opening's height: where closed lids meet
 _SQUEEZE = 0.16  # of the opening's height: how much higher they meet where one eye closes alone
@@ -66,7 +66,7 @@ _CLEANED = 0.8  # how much of its own tint a completed white loses
 _LEAST_PIXELS = 12  # of white that show the lid's shade
 _NEAR_LIDS = (0.08, 0.16)  # of the opening's height: the iris's outline is not looked for, and is
 _LID_EDGE = 0.18  # of the height of the opening: lashes and the lid's shadow darken the eyeball
-_SHADE = (0.55, 1.5)  # limits of the change of light when a part of the iris moves
+_SHADE = (0.55, 1.15)  # limits of the change of light when a part of the iris moves
 _HIDDEN = (0.02, 0.20)  # of the opening's height: the lid's edge hides the eyeball, and no longer does
 
 

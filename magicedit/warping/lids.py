@@ -32,6 +32,7 @@ _RIM = 0.035  # thickness of the lower lid's rim
 _LINE = 0.028  # thickness of the line of lashes
 _SQUEEZED_SKIN = 0.14  # how much farther down skin follows a lid that is squeezed
 _TURNED = 0.6  # of the opening's height: how far a lid comes down until its lashes hang
+_BALD = 0.20  # of the opening's height: how far it comes down until its lashes no longer stand on it
 _STRETCH = (1.15, 1.9)  # of the visible lid: the photograph's own skin alone, drawn skin
 _LASH_WIDTH = 0.12  # dark lines up to this wide are lashes and their shadow
 _STRANDS = 210.0  # radians of the pattern of lashes across the eye: 33 of them
@@ -41,10 +42,10 @@ _LIGHTS = (0.30, 0.25, 0.45)  # shares of the brow bone, the skin below the eye 
 _DARKEST_BONE, _BRIGHTEST_CHEEK = 0.35, 0.55  # natural logarithms: cheek over bone, brows' hairs; lamps
 _BARE = (0.6, 1.5)  # of the cheek's median light: skin without hair, shadow, rims and lamps
 _PAINT = 0.35  # natural logarithm of light: a lash or liner lifted so much has no hue of skin left
-_PALE = 0.3  # share of the cheek's pixels, the palest, that sheen may have paled
+_PALE = 0.2  # share of the cheek's pixels, the palest, that sheen may have paled
 _CHEEK_HUE = 0.75  # share of the cheek in a drawn lid's hue; the bone and the skin below the eye: rest
 _THIN_SKIN = (1.025, 0.995, 0.98)  # a lid's skin is redder than a cheek's
-_DEEPER = 0.6  # how much deeper a hue gets where skin is darker by 1 (natural logarithm), of its own depth
+_DEEPER = 0.5  # how much deeper a hue gets where skin is darker by 1 (natural logarithm), of its own depth
 _LEAST_CHEEK = 4  # px a side of the window of the cheek
 _DARK = 8.0  # levels of light that count as dark
 _WORKED_AT = 80.0  # px of an eye width at which lashes are lifted
@@ -262,22 +263,26 @@ def draw_lids(
 
     # 1. Skin. Lashes of a lid that comes down do not go on standing on it
     height = np.max(lids.lower - lids.upper)
-    lowered = float(smooth(np.max(new.upper - lids.upper) / (_TURNED * height))) if cheek else 0.0
+    down = np.max(new.upper - lids.upper) / height if cheek else 0.0
+    lowered, bald = (float(smooth(down / least)) for least in (_TURNED, _BALD))
     stretch = np.max((new.upper - lids.fold) / (lids.upper - lids.fold))
     drawn = float(smooth((stretch - _STRETCH[0]) / (_STRETCH[1] - _STRETCH[0])))
-    own = picture
-    if lowered:
+    own = under = picture
+    if bald:
         bare = _without_lashes(picture, lids, cheek, u, v)
         colours = _skin_colours(bare, lids)
-        own = picture + np.float32(lowered) * (bare - picture)
+        lifted = np.float32(0.85 * bald) * (bare - picture)
+        # Beyond the outer corner no lid's margin parts the skin
+        outward = u if lids.outer else 1 - u
+        own, under = picture + lifted, picture + smooth((outward - 0.86) / 0.12)[..., None] * lifted
     above = _own_skin(own, lids, u, v, drop)
-    if drawn and lowered:
+    if drawn and bald:
         above = above + drawn * (_unfolded_skin(bare, lids, colours, cheek, u, v, upper) - above)
     rise = lids.at(lids.lower, u) - lower
     reach = _LOWER_SKIN + _SQUEEZED_SKIN * squeeze
     follow = smooth(1 - np.maximum(v - lower, 0) / reach)
     # Landmarks lie up to a rim's width inside the eye, and closed lids hide the lower one's rim
-    below = _read(picture, lids, u, v + (rise + _RIM * np.clip(rise / 0.03, 0, 1)) * follow)
+    below = _read(under, lids, u, v + (rise + _RIM * np.clip(rise / 0.03, 0, 1)) * follow)
     if squeeze:
         below = below * np.exp(squeeze * _bunch(u, v - lower))[..., None]
 
@@ -293,14 +298,14 @@ def draw_lids(
     lined = lined + upper_cover * (above - lined)
 
     # 4. Lashes
-    if lowered:
-        darkness = lowered * _lashes(picture, lids, colours, u, v - upper)
+    if bald:
+        darkness = bald * (0.4 + 0.6 * lowered) * _lashes(picture, lids, colours, u, v - upper)
         lined = lined * np.exp(-darkness[..., None] * np.array(_LASH_HUE, np.float32))
 
     # 5. Nothing else changes
     beside = smooth(np.minimum(u + 0.34, 1.34 - u) / 0.15)
-    fold, under = lids.at(lids.fold, u), lids.at(lids.lower, u) + reach
-    weight = beside * smooth((v - fold + _UPPER_SKIN) / 0.10) * smooth((under - v) / 0.05)
+    fold, end = lids.at(lids.fold, u), lids.at(lids.lower, u) + reach
+    weight = beside * smooth((v - fold + _UPPER_SKIN) / 0.10) * smooth((end - v) / 0.05)
     return picture + weight[..., None] * (lined - picture)
 
 
@@ -418,7 +423,7 @@ def _without_lashes(
     around = around * smooth((outward - 0.04) / 0.10) * smooth((1.30 - outward) / 0.12)
     lift = around[..., None] * lift
     lifted = (picture + _DARK) * np.exp(lift) - _DARK
-    painted = smooth(lift.mean(-1, keepdims=True) / _PAINT)
+    painted = 0.6 * smooth(lift.mean(-1, keepdims=True) / _PAINT)
     skin = np.maximum(lifted.mean(-1, keepdims=True), 0) * _along_eye(cheek.hue, u)
     return lifted + painted * (skin - lifted)
 
