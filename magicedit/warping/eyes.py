@@ -41,8 +41,12 @@ _CORNERS = EYE_CORNERS["mediapipe478"][::-1]
 _BESIDE, _ABOVE, _BELOW = 0.38, 0.16, 0.42
 _LEAST_WINDOW = 3  # px a side
 # What the lids move while the eye moves up or down, as shares of the iris's movement
-_UPPER_FOLLOWS = (0.5, 0.60)  # upwards, downwards: a lid that follows all the way hides that the eye moves
-_LOWER_FOLLOWS = (0.25, 0.30)
+_UPPER_FOLLOWS = (
+    0.5,
+    0.55,
+)  # of the upper lid: upwards, downwards: a lid that follows all the way hides that the eye moves
+_LOWER_FOLLOWS = (0.25, 0.32)  # of the lower lid
+_SHOWN = 0.015  # eye widths of eyeball that show below the landmarks of the lower lid
 _NEAREST_CORNER = (0.17, 0.83)  # between the eye's corners: where an iris's centre may move
 _MEETING = 0.90  # of the opening's height: where closed lids meet
 _SQUEEZE = 0.16  # of the opening's height: how much higher they meet where one eye closes alone
@@ -58,7 +62,7 @@ _DOUBTED = (0.10, 0.30)  # of the opening's height: what is read nearer to a lid
 _NO_CORNER = (0.12, 0.88)  # across the eye: white that is mirrored to the other side
 _NO_WHITE = 0.55  # of the other side's light: a darker side shows no white but lids
 _DARK_CORNER = 0.24  # of the eye's width: mirrored white that a corner darkens
-_CORNER_SHADE = (0.55, 0.85, 0.85)  # natural logarithms of its red, green and blue at the corner
+_CORNER_SHADE = (0.65, 0.82, 0.82)  # natural logarithms of its red, green and blue at the corner
 _WHITE_INSIDE = 0.2  # of the opening's height from the lids: white
 _BESIDE_IRIS = 1.25  # radii of the iris from its centre: white without its tint
 _BRIGHTEST_WHITE = 0.85  # share of the white's pixels: what is brighter shines
@@ -194,6 +198,8 @@ def _moved_eye(
     downwards = turn_down > 0
     upper = lids.upper + _UPPER_FOLLOWS[downwards] * follow
     lower = lids.lower + _LOWER_FOLLOWS[downwards] * follow
+    if turn.any():
+        lower = lower + _SHOWN * np.minimum(height / max(0.3 * height.max(), 1e-6), 1)
     meeting = upper + (_MEETING - _SQUEEZE * squeeze) * np.maximum(lower - upper, 0)
     new = lids.moved(upper + closure * (meeting - upper), lower + closure * (meeting - lower))
 

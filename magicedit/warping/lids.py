@@ -281,8 +281,8 @@ def draw_lids(
     rise = lids.at(lids.lower, u) - lower
     reach = _LOWER_SKIN + _SQUEEZED_SKIN * squeeze
     follow = smooth(1 - np.maximum(v - lower, 0) / reach)
-    # Landmarks lie up to a rim's width inside the eye, and closed lids hide the lower one's rim
-    below = _read(under, lids, u, v + (rise + _RIM * np.clip(rise / 0.03, 0, 1)) * follow)
+    # Landmarks lie up to a rim's width inside the eye: that white is no part of a lid that moves
+    below = _read(under, lids, u, v + (rise + _RIM * np.clip(np.abs(rise) / 0.03, 0, 1)) * follow)
     if squeeze:
         below = below * np.exp(squeeze * _bunch(u, v - lower))[..., None]
 
@@ -299,7 +299,7 @@ def draw_lids(
 
     # 4. Lashes
     if bald:
-        darkness = bald * (0.4 + 0.6 * lowered) * _lashes(picture, lids, colours, u, v - upper)
+        darkness = bald * (0.55 + 0.45 * lowered) * _lashes(picture, lids, colours, u, v - upper)
         lined = lined * np.exp(-darkness[..., None] * np.array(_LASH_HUE, np.float32))
 
     # 5. Nothing else changes
@@ -353,7 +353,7 @@ def _unfolded_skin(
     # Light must not step at the fold, so the drawn skin sets in slowly
     share = smooth((v - fold + 0.05) / np.clip(0.05 + 0.65 * (margin - fold), 0.13, 0.34))
     outward = u if lids.outer else 1 - u
-    share = share * smooth((outward + 0.04) / 0.20) * smooth((1.20 - outward) / 0.34)
+    share = share * smooth((outward + 0.06) / 0.32) * smooth((1.20 - outward) / 0.34)
     share = share * smooth((margin + 0.04 - v) / (0.04 + 0.3 * np.maximum(outward - 0.9, 0)))
     return own + (0.92 * share)[..., None] * (_drawn_skin(lids, colours, cheek, u, v, down) - own)
 
@@ -420,10 +420,10 @@ def _without_lashes(
     above = v - lids.at(lids.fold, u) + 0.07
     outward = u if lids.outer else 1 - u
     around = smooth(above / 0.08) * smooth((0.10 - v) / 0.05)
-    around = around * smooth((outward - 0.04) / 0.10) * smooth((1.30 - outward) / 0.12)
+    around = around * smooth((outward - 0.04) / 0.10) * smooth((1.24 - outward) / 0.22)
     lift = around[..., None] * lift
     lifted = (picture + _DARK) * np.exp(lift) - _DARK
-    painted = 0.6 * smooth(lift.mean(-1, keepdims=True) / _PAINT)
+    painted = 0.4 * smooth(lift.mean(-1, keepdims=True) / _PAINT)
     skin = np.maximum(lifted.mean(-1, keepdims=True), 0) * _along_eye(cheek.hue, u)
     return lifted + painted * (skin - lifted)
 
