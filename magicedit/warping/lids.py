@@ -39,12 +39,12 @@ _STRANDS = 210.0  # radians of the pattern of lashes across the eye: 33 of them
 _LASH_DARKNESS = (0.35, 1.8)  # natural logarithms of light, least and most
 _LASH_HUE = (0.88, 1.0, 1.06)  # of the darkness of lashes: they are brown rather than grey
 _LIGHTS = (0.30, 0.25, 0.45)  # shares of the brow bone, the skin below the eye and the cheek
-_DARKEST_BONE, _BRIGHTEST_CHEEK = 0.35, 0.55  # natural logarithms: cheek over bone, brows' hairs; lamps
+_DARKEST_BONE, _BRIGHTEST_CHEEK = 0.25, 0.55  # natural logarithms: cheek over bone, brows' hairs; lamps
 _BARE = (0.6, 1.5)  # of the cheek's median light: skin without hair, shadow, rims and lamps
 _PAINT = 0.35  # natural logarithm of light: a lash or liner lifted so much has no hue of skin left
 _PALE = 0.2  # share of the cheek's pixels, the palest, that sheen may have paled
 _CHEEK_HUE = 0.75  # share of the cheek in a drawn lid's hue; the bone and the skin below the eye: rest
-_THIN_SKIN = (1.025, 0.995, 0.98)  # a lid's skin is redder than a cheek's
+_THIN_SKIN = (1.02, 0.998, 0.985)  # a lid's skin is redder than a cheek's
 _DEEPER = 0.5  # how much deeper a hue gets where skin is darker by 1 (natural logarithm), of its own depth
 _LEAST_CHEEK = 4  # px a side of the window of the cheek
 _DARK = 8.0  # levels of light that count as dark
@@ -382,7 +382,7 @@ def _drawn_skin(
     beside = 4 * (np.clip(u, 0, 1) - 0.5) ** 2
     ball = np.exp(-(((down - 0.62) / 0.26) ** 2))
     fold = np.exp(-(((down - 0.20) / 0.10) ** 2)) + 0.7 * np.exp(-(((down - 0.24) / 0.035) ** 2))
-    light += (1 - beside) * (0.13 * ball - 0.08 * fold) - 0.10 * beside - 0.05
+    light += (1 - beside) * (0.11 * ball - 0.08 * fold) - 0.10 * beside - 0.07
     light -= 0.10 * smooth((down - 0.8) / 0.2)
 
     # 3. Hue and grain of bare skin
