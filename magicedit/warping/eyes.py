@@ -15,34 +15,60 @@ import numpy as np
 from magicedit.faces.frame import EYE_CORNERS, face_frame
 from magicedit.faces.regions import smooth
 from magicedit.vocabulary import split_sides
-from magicedit.warping.lids import LidCurves, draw_lids, lid_curves, reduced, saturating
+from magicedit.warping.lids import (
+    Cheek,
+    LidCurves,
+    bare_cheek,
+    box_around,
+    draw_lids,
+    lid_curves,
+    reduced,
+    saturating,
+)
 
 CLOSED = 0.12  # height over width of the opening, below which an eye counts as closed
 GAZE_RANGE = 30.0  # degrees to each side
 # Ratio of the eyeball's radius (about 12 mm) to the iris's diameter (about 11.7 mm)
 _EYEBALL = 1.03
+# A jury reads the anatomical turn as "barely moves". With this gain the iris's outline moves by 1.20 to 1.25
+# of what is asked to the sides and 1.0 to 1.2 up and down; MediaPipe's iris by 0.8 to 0.95 to the sides.
+_GAZE_GAIN = 1.25
 # Pairs of MediaPipe's landmarks, upper lid above lower lid; the subject's left eye first
 _LID_PAIRS = (((387, 373), (386, 374), (385, 380)), ((160, 144), (159, 145), (158, 153)))
 _IRIS = (slice(473, 478), slice(468, 473))  # centre, then four points of the outline
 _CORNERS = EYE_CORNERS["mediapipe478"][::-1]
 # Window around an eye, eye widths: beside its corners, above its fold, below its lower lid
-_BESIDE, _ABOVE, _BELOW = 0.38, 0.16, 0.34
+_BESIDE, _ABOVE, _BELOW = 0.38, 0.16, 0.42
 _LEAST_WINDOW = 3  # px a side
-# What the lids move while the eye moves up or down, as shares of the iris's movement
-_UPPER_FOLLOWS, _LOWER_FOLLOWS = (0.5, 0.8), 0.25  # of the upper lid: upwards, downwards
+# What the lids move while the eye moves upwards, downwards, as shares of the iris's movement. An upper lid
+# that follows all the way hides that the eye looks down
+_UPPER_FOLLOWS = (0.5, 0.55)
+_LOWER_FOLLOWS = (0.25, 0.32)
+_SHOWN = 0.015  # eye widths of eyeball that show below the landmarks of the lower lid
 _NEAREST_CORNER = (0.17, 0.83)  # between the eye's corners: where an iris's centre may move
 _MEETING = 0.90  # of the opening's height: where closed lids meet
+_SQUEEZE = 0.16  # of the opening's height: how much higher they meet where one eye closes alone
 _VISIBLE = 0.045  # brightening across the iris's outline, of the mean level: less is no visible eye
 _LEAST_RADIUS = 2.5  # px of the iris: the outline of a smaller one is not looked for
 _LIMBUS = 0.10  # of the iris's radius: width of its soft edge
 _HIGHLIGHT_WIDTH = 0.45  # of the iris's radius: what is brighter and narrower reflects a lamp
 _HIGHLIGHT = (18.0, 50.0)  # levels above the iris: no highlight, a whole one
-_LEAST_WHITE = 0.07  # eye widths beside the iris: less white is completed from the other side
+_LEAST_WHITE = 0.08  # eye widths beside the iris: less white is completed from the other side
 _WORKED_AT = 60.0  # px an iris's radius, or an eye's width, at which wide structures are measured
+_SURE_IRIS = (0.45, 0.82)  # radii of the iris from its centre: neither pupil nor white
+_DOUBTED = (0.10, 0.30)  # of the opening's height: what is read nearer to a lid may be of the lid
+_NO_CORNER = (0.12, 0.88)  # across the eye: white that is mirrored to the other side
+_NO_WHITE = 0.55  # of the other side's light: a darker side shows no white but lids
+_DARK_CORNER = 0.24  # of the eye's width: mirrored white that a corner darkens
+_CORNER_SHADE = (0.65, 0.82, 0.82)  # natural logarithms of its red, green and blue at the corner
+_WHITE_INSIDE = 0.2  # of the opening's height from the lids: white
+_BESIDE_IRIS = 1.25  # radii of the iris from its centre: white without its tint
+_BRIGHTEST_WHITE = 0.85  # share of the white's pixels: what is brighter shines
+_CLEANED = 0.8  # how much of its own tint a completed white loses
 _LEAST_PIXELS = 12  # of white that show the lid's shade
 _NEAR_LIDS = (0.08, 0.16)  # of the opening's height: the iris's outline is not looked for, and is
 _LID_EDGE = 0.18  # of the height of the opening: lashes and the lid's shadow darken the eyeball
-_SHADE = (0.55, 1.5)  # limits of the change of light when a part of the iris moves
+_SHADE = (0.55, 1.15)  # limits of the change of light when a part of the iris moves
 _HIDDEN = (0.02, 0.20)  # of the opening's height: the lid's edge hides the eyeball, and no longer does
 
 
@@ -76,8 +102,9 @@ def move_eyes(pixels: np.ndarray, landmarks: np.ndarray, request: Mapping[str, f
         landmarks: MediaPipe's (478, 2), photograph px.
         request: name -> value. "AU43", whole or of one side, in intensity steps 0..5: 5 closes the eye, 2.5
             half; values below 0 count as 0. "gaze_yaw" in degrees, positive towards the subject's own left.
-            "gaze_pitch" in degrees, positive upwards. Gaze is limited to `GAZE_RANGE`, and where eyes that
-            look aside already would lose their irises in the corners. Other names are ignored.
+            "gaze_pitch" in degrees, positive upwards. Irises move `_GAZE_GAIN` times as far as
+            eyeballs would. Gaze is limited to `GAZE_RANGE`, and where eyes that look aside already would lose
+            their irises in the corners. Other names are ignored.
 
     Returns:
         `pixels` itself where nothing changes: without such a request, for eyes that are closed already
@@ -92,7 +119,8 @@ def move_eyes(pixels: np.ndarray, landmarks: np.ndarray, request: Mapping[str, f
     frame = face_frame(landmarks)
     radii = [np.linalg.norm(landmarks[ids][1:] - landmarks[ids][0], axis=1).mean() for ids in _IRIS]
     # Both eyes turn alike, so a foreshortened iris does not shorten its movement
-    turn = 2 * np.mean(radii) * _EYEBALL * np.sin(np.deg2rad([yaw, -pitch])) @ frame.rotation  # (2,) px
+    eyeball = _GAZE_GAIN * _EYEBALL * 2 * np.mean(radii)
+    turn = eyeball * np.sin(np.deg2rad([yaw, -pitch])) @ frame.rotation  # (2,) px
 
     open_eyes = [side for side, openness in enumerate(eye_openness(landmarks)) if openness >= CLOSED]
     turn = turn * min((_reach(landmarks, side, turn) for side in open_eyes), default=1.0)
@@ -107,7 +135,17 @@ def move_eyes(pixels: np.ndarray, landmarks: np.ndarray, request: Mapping[str, f
             continue
         view = result[y0:y1, x0:x1]
         iris_landmarks = landmarks[_IRIS[side]] - (x0, y0)
-        moved = _moved_eye(view, lids.seen_from(x0, y0), iris_landmarks, turn, closures[side])
+        squeeze = max(closures[side] - closures[1 - side], 0.0)
+        lowers = closures[side] > 0 or lids.vector_down(turn) > 0
+        moved = _moved_eye(
+            view,
+            lids.seen_from(x0, y0),
+            iris_landmarks,
+            bare_cheek(pixels, lids) if lowers else None,
+            turn,
+            closures[side],
+            squeeze,
+        )
         if moved is not None:
             result = pixels.copy() if result is pixels else result
             result[y0:y1, x0:x1] = moved
@@ -130,23 +168,22 @@ def _window(lids: LidCurves, shape: tuple[int, ...]) -> tuple[int, int, int, int
     """Returns x0, y0, x1, y1 of the photograph around an eye; x1 <= x0 or y1 <= y0 outside it."""
     across = np.array([-_BESIDE, 1 + _BESIDE])
     rows = lids.fold.min() - _ABOVE, lids.lower.max() + _BELOW
-    return _box(np.concatenate([lids.point(across, np.full(2, row)) for row in rows]), shape)
-
-
-def _box(points: np.ndarray, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """Returns x0, y0, x1, y1 of the part of a picture around points (n, 2) px."""
-    limits = np.array([shape[1], shape[0]])
-    low = np.floor(points.min(0)).clip(0, limits).astype(int)
-    high = (np.ceil(points.max(0)) + 1).clip(0, limits).astype(int)
-    return int(low[0]), int(low[1]), int(high[0]), int(high[1])
+    return box_around(np.concatenate([lids.point(across, np.full(2, row)) for row in rows]), shape)
 
 
 def _moved_eye(
-    view: np.ndarray, lids: LidCurves, landmarks: np.ndarray, turn: np.ndarray, closure: float
+    view: np.ndarray,
+    lids: LidCurves,
+    landmarks: np.ndarray,
+    cheek: Cheek | None,
+    turn: np.ndarray,
+    closure: float,
+    squeeze: float,
 ) -> np.ndarray | None:
     """Returns the window (h, w, 3) uint8 of one eye after its gaze and lids move; None if no iris is seen.
 
-    landmarks: (5, 2) px of the iris. turn: (2,) px that it moves. closure: 0 as it is .. 1 closed.
+    landmarks: (5, 2) px of the iris. cheek: see `draw_lids`. turn: (2,) px that it moves. closure: 0 as it
+    is .. 1 closed. squeeze: 0..1, how much it closes alone.
     """
     picture = view.astype(np.float32)
     iris = _find_iris(picture, landmarks, lids)
@@ -157,8 +194,12 @@ def _moved_eye(
     height = np.maximum(lids.lower - lids.upper, 0)
     turn_down = lids.vector_down(turn)
     follow = turn_down * (height / max(height.max(), 1e-6)) ** 0.8  # eye widths
-    upper, lower = lids.upper + _UPPER_FOLLOWS[turn_down > 0] * follow, lids.lower + _LOWER_FOLLOWS * follow
-    meeting = upper + _MEETING * np.maximum(lower - upper, 0)
+    downwards = turn_down > 0
+    upper = lids.upper + _UPPER_FOLLOWS[downwards] * follow
+    lower = lids.lower + _LOWER_FOLLOWS[downwards] * follow
+    if turn.any():
+        lower = lower + _SHOWN * np.minimum(height / max(0.3 * height.max(), 1e-6), 1)
+    meeting = upper + (_MEETING - _SQUEEZE * squeeze) * np.maximum(lower - upper, 0)
     new = lids.moved(upper + closure * (meeting - upper), lower + closure * (meeting - lower))
 
     # 2. The eyeball, complete inside the new opening
@@ -176,7 +217,7 @@ def _moved_eye(
             )
 
     # 3. The lids over it
-    changed = draw_lids(picture, eyeball, lids, new)
+    changed = draw_lids(picture, eyeball, lids, new, cheek, squeeze)
     return np.rint(np.clip(changed, 0, 255)).astype(np.uint8)
 
 
@@ -184,7 +225,7 @@ def _opening(lids: LidCurves, new: LidCurves, shape: tuple[int, ...]) -> tuple[i
     """Returns x0, y0, x1, y1 of the window around both openings."""
     across = np.linspace(0, 1, 33)
     margins = [curves.at(curve, across) for curves in (lids, new) for curve in (curves.upper, curves.lower)]
-    return _box(np.concatenate([lids.point(across, margin) for margin in margins]), shape)
+    return box_around(np.concatenate([lids.point(across, margin) for margin in margins]), shape)
 
 
 def _find_iris(picture: np.ndarray, landmarks: np.ndarray, lids: LidCurves) -> _Iris | None:
@@ -228,7 +269,7 @@ def _turned_eyeball(
     """Returns the eyeball with the iris moved by `turn` px, (h, w, 3) float32, valid in the new opening."""
     here = _places(picture.shape)
     depth = np.clip(new.depth(here), 0, 1)
-    highlights = _highlights(picture, iris)
+    highlights = _highlights(picture, lids, iris)
     matte = picture - highlights
     white = _completed_white(matte, lids, lids.across(here), depth, iris, turn)
 
@@ -241,12 +282,18 @@ def _turned_eyeball(
     source = centre + source + along * np.float32(1 / narrow - 1) * (step / np.float32(length))
     down = lids.down_axis.astype(np.float32)
     mirrored = source - 2 * ((source - centre) @ down)[..., None] * down
+    opposite = 2 * centre - source  # where a corner of the eye hides both
     near, new_near = lids.nearness(source), new.nearness(here)
     # At an edge of its own, a lid's shadow on the iris is right
     visible = np.clip((near - _HIDDEN[0]) / (np.clip(new_near, *_HIDDEN) - _HIDDEN[0] + 1e-3), 0, 1)[
         ..., None
     ]
-    seen = visible * _read(matte, source) + (1 - visible) * _read(matte, lids.clamped(mirrored, _LID_EDGE))
+    hidden = 1 - lids.inside(mirrored, *_HIDDEN)[..., None]
+    other = _read(matte, lids.clamped(mirrored, _LID_EDGE))
+    other += hidden * (_read(matte, lids.clamped(opposite, _LID_EDGE)) - other)
+    seen = visible * _read(matte, source) + (1 - visible) * other
+    far = np.linalg.norm(source - centre, axis=-1) / np.float32(iris.radius)
+    seen = _clean_iris(seen, far, lids.inside(source, *_DOUBTED), _iris_pixels(matte, lids, iris))
 
     # 2. In the light of its new place
     read_depth = visible[..., 0] * lids.depth(source) + (1 - visible[..., 0]) * lids.depth(mirrored)
@@ -255,10 +302,33 @@ def _turned_eyeball(
     seen = seen * np.clip(light, *_SHADE)[..., None]
 
     # 3. On the white, with lamps, whose images on the cornea move half as far
-    far = np.linalg.norm(source - centre, axis=-1) / np.float32(iris.radius)
     softness = max(_LIMBUS, 1.2 / iris.radius)
     disc = smooth((0.99 + softness - far) / softness)[..., None]
     return white + disc * (seen - white + _read(highlights, here - np.float32(0.5) * step))
+
+
+def _iris_pixels(matte: np.ndarray, lids: LidCurves, iris: _Iris) -> np.ndarray:
+    """Returns the photograph's pixels, (n, 3), that surely belong to the iris around its pupil."""
+    here = _places(matte.shape)
+    far = np.linalg.norm(here - iris.centre.astype(np.float32), axis=-1) / iris.radius
+    low, high = _SURE_IRIS
+    return matte[(far > low) & (far < high) & (lids.nearness(here) > _NEAR_LIDS[1])]
+
+
+def _clean_iris(seen: np.ndarray, far: np.ndarray, trusted: np.ndarray, sure: np.ndarray) -> np.ndarray:
+    """Returns an iris (h, w, 3) without hues and lights of lids and white at its edge.
+
+    far: radii from its centre. trusted: 0..1 far from lids. sure: (n, 3), see `_iris_pixels`.
+    """
+    if len(sure) < _LEAST_PIXELS:
+        return seen
+    level, sure_level = seen.mean(-1, keepdims=True), np.maximum(sure.mean(-1, keepdims=True), 1)
+    edge = smooth((far - 0.80) / 0.10)
+    doubt = np.maximum(1 - trusted, edge)[..., None]
+    usual, brightest = np.quantile(sure_level, (0.5, _BRIGHTEST_WHITE))
+    excess = np.maximum(level - (brightest - edge[..., None] * (brightest - usual)), 0)
+    hue = np.median(sure / sure_level, 0)
+    return seen + doubt * ((level - 0.8 * excess) * hue - seen)
 
 
 def _places(shape: tuple[int, ...]) -> np.ndarray:
@@ -267,16 +337,18 @@ def _places(shape: tuple[int, ...]) -> np.ndarray:
     return np.stack([x, y], -1)
 
 
-def _highlights(picture: np.ndarray, iris: _Iris) -> np.ndarray:
+def _highlights(picture: np.ndarray, lids: LidCurves, iris: _Iris) -> np.ndarray:
     """Returns the light of lamps on the iris, (h, w, 3) float32 levels above its surroundings; else 0."""
     small, factor = reduced(picture, iris.radius / _WORKED_AT)
     size = 2 * max(round(_HIGHLIGHT_WIDTH * iris.radius * factor / 2), 1) + 1
     element = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
     below = cv2.morphologyEx(small, cv2.MORPH_OPEN, element)
     excess = np.maximum(picture - cv2.resize(below, picture.shape[1::-1]), 0)
-    far = np.linalg.norm(_places(picture.shape) - iris.centre.astype(np.float32), axis=-1)
+    here = _places(picture.shape)
+    far = np.linalg.norm(here - iris.centre.astype(np.float32), axis=-1)
     low, high = _HIGHLIGHT
-    weight = smooth((excess.min(-1) - low) / (high - low)) * (far < 0.9 * iris.radius)
+    weight = smooth((excess.min(-1) - low) / (high - low)) * smooth(5 * (0.9 - far / iris.radius))
+    weight = weight * lids.inside(here, *_NEAR_LIDS)  # white between iris and lid is narrow and bright too
     weight = cv2.dilate(weight.astype(np.float32), np.ones((3, 3), np.uint8))
     return excess * weight[..., None]
 
@@ -295,12 +367,39 @@ def _completed_white(
     u = np.clip(u, 0, 1)
     right, left = max(centre - radius, 0.0), max(1 - centre - radius, 0.0)  # widths of the white there is
     from_right, from_left = saturating(u, moved, right), 1 - saturating(1 - u, 1 - moved, left)
-    if right < min(_LEAST_WHITE, left):
-        from_right = 1 - saturating(u, moved, left)
-    elif left < _LEAST_WHITE:
-        from_left = saturating(1 - u, 1 - moved, right)
+    mirrored = np.zeros_like(u)  # how far white that another corner shows lies in the darkness of this one
+    light = [_light_of_side(matte, lids, *side) for side in ((0.0, right), (1.0, 1 - left))]
+    low, high = _NO_CORNER
+    if right < min(_LEAST_WHITE, left) or light[0] < _NO_WHITE * light[1]:
+        from_right = np.clip(1 - saturating(u, moved, left), low, high)
+        mirrored = smooth(1 - u / _DARK_CORNER)
+    elif left < _LEAST_WHITE or light[1] < _NO_WHITE * light[0]:
+        from_left = np.clip(saturating(1 - u, 1 - moved, right), low, high)
+        mirrored = smooth(1 - (1 - u) / _DARK_CORNER)
     on_right, on_left = (_read(matte, lids.place(source, depth)) for source in (from_right, from_left))
-    return on_right + smooth((u - moved) / 0.16 + 0.5)[..., None] * (on_left - on_right)
+    drawn = on_right + smooth((u - moved) / 0.16 + 0.5)[..., None] * (on_left - on_right)
+    drawn = drawn * np.exp(-mirrored[..., None] * np.array(_CORNER_SHADE, np.float32))
+
+    # The iris tints what lies beside it, and wet rims shine: neither becomes white
+    here = _places(matte.shape)
+    far = np.linalg.norm(here - iris.centre.astype(np.float32), axis=-1) / iris.radius
+    seen = matte[(lids.nearness(here) > _WHITE_INSIDE) & (far > _BESIDE_IRIS)]
+    if len(seen) < _LEAST_PIXELS:
+        return drawn
+    level, seen_level = drawn.mean(-1, keepdims=True), seen.mean(-1)
+    white = seen[seen_level >= np.median(seen_level)]  # the darker half lies in lashes' shadow, or is skin
+    hue = np.median(white / np.maximum(white.mean(-1, keepdims=True), 1), 0)
+    brightest = np.quantile(seen_level, _BRIGHTEST_WHITE)
+    shone = np.maximum(level - brightest, 0)
+    clean = (level - 0.8 * shone) * hue
+    middle = smooth(np.minimum(u, 1 - u) / 0.2)[..., None]  # corners are red
+    return drawn + _CLEANED * middle * (clean - drawn)
+
+
+def _light_of_side(matte: np.ndarray, lids: LidCurves, corner: float, edge: float) -> float:
+    """Returns the level of the white between a corner and the iris's edge, places across the eye."""
+    across, depth = np.meshgrid(np.linspace(corner, edge, 7)[2:], np.linspace(0.35, 0.65, 4))
+    return float(np.median(_read(matte, lids.place(across, depth)).mean(-1)))
 
 
 def _lid_shade(

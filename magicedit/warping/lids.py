@@ -1,8 +1,9 @@
 """Eyelids as sheets of skin over the eyeball: their outlines, and how they look when they move.
 
 Skin that an open eye hides in its fold appears on a closing lid. It is drawn from the skin that the
-photograph shows: the visible lid, the brow bone and the skin below the eye give its colour, the last its
-grain. The lashes are as dark as those of the photograph, and hang down.
+photograph shows: the brow bone, the visible lid and the cheek give its light; the bare skin of the cheek
+alone gives its hue and grain, as make-up, brows and bags do not stretch. The lashes are as dark as those of
+the photograph, and hang down.
 """
 
 from dataclasses import dataclass, replace
@@ -24,17 +25,46 @@ _LOWER_SKIN = 0.22  # below the lower lid: how far the skin follows it
 _UPPER_SKIN = 0.14  # above the fold: how far the skin follows a lid that rises
 _BONE = (0.03, 0.12)  # above the fold: skin of the brow bone
 _UNDER = (0.13, 0.30)  # below the lower lid's margin: skin that gives grain and light
-_GRAIN = 0.045  # standard deviation below which texture is grain
+_CHEEK = (0.30, 0.70)  # below the lower lid's margin: bare skin
+_CHEEK_VIEW = (0.25, 0.95)  # below the lower lid's margin: the window of the cheek
+_GRAIN = 0.05  # standard deviation below which texture is grain
 _RIM = 0.035  # thickness of the lower lid's rim
 _LINE = 0.028  # thickness of the line of lashes
+_SQUEEZED_SKIN = 0.14  # how much farther down skin follows a lid that is squeezed
+_TURNED = 0.6  # of the opening's height: how far a lid comes down until its lashes hang
+_BALD = 0.20  # of the opening's height: how far it comes down until its lashes no longer stand on it
 _STRETCH = (1.15, 1.9)  # of the visible lid: the photograph's own skin alone, drawn skin
 _LASH_WIDTH = 0.12  # dark lines up to this wide are lashes and their shadow
 _STRANDS = 210.0  # radians of the pattern of lashes across the eye: 33 of them
-_LASH_DARKNESS = (0.5, 1.8)  # natural logarithms of light, least and most
-_HUES = (0.25, 0.25, 0.5)  # shares of the brow bone, the visible lid and the skin below the eye
+_LASH_DARKNESS = (0.35, 1.8)  # natural logarithms of light, least and most
+_LASH_HUE = (0.88, 1.0, 1.06)  # of the darkness of lashes: they are brown rather than grey
+_LIGHTS = (0.30, 0.25, 0.45)  # shares of the brow bone, the skin below the eye and the cheek
+_DARKEST_BONE, _BRIGHTEST_CHEEK = 0.25, 0.55  # natural logarithms: cheek over bone, brows' hairs; lamps
+_BARE = (0.6, 1.5)  # of the cheek's median light: skin without hair, shadow, rims and lamps
+_PAINT = 0.35  # natural logarithm of light: a lash or liner lifted so much has no hue of skin left
+_PALE = 0.2  # share of the cheek's pixels, the palest, that sheen may have paled
+_CHEEK_HUE = 0.75  # share of the cheek in a drawn lid's hue; the bone and the skin below the eye: rest
+_THIN_SKIN = (1.02, 0.998, 0.985)  # a lid's skin is redder than a cheek's
+_DEEPER = 0.5  # how much deeper a hue gets where skin is darker by 1 (natural logarithm), of its own depth
+_LEAST_CHEEK = 4  # px a side of the window of the cheek
 _DARK = 8.0  # levels of light that count as dark
 _WORKED_AT = 80.0  # px of an eye width at which lashes are lifted
 _COLUMNS, _ROWS = 48, 10  # samples of skin along and across a strip
+
+
+@dataclass(frozen=True, eq=False)
+class Cheek:
+    """Bare skin below an eye, of which a closing lid is drawn.
+
+    hue: (columns, 3), each channel over the mean of the three. light: (columns,) logarithms of levels +
+    `_DARK`. grain: (h, w, 3) float32, texture of a window of the photograph in such logarithms. lids: the
+    eye's curves in that window.
+    """
+
+    hue: np.ndarray
+    light: np.ndarray
+    grain: np.ndarray
+    lids: "LidCurves"
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,10 +197,62 @@ def reduced(picture: np.ndarray, times: float) -> tuple[np.ndarray, float]:
     return (cv2.resize(picture, size, interpolation=cv2.INTER_AREA) if factor < 1 else picture), factor
 
 
-def draw_lids(picture: np.ndarray, eyeball: np.ndarray, lids: LidCurves, new: LidCurves) -> np.ndarray:
+def box_around(points: np.ndarray, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """Returns x0, y0, x1, y1 of the part of a picture around points (n, 2) px."""
+    limits = np.array([shape[1], shape[0]])
+    low = np.floor(points.min(0)).clip(0, limits).astype(int)
+    high = (np.ceil(points.max(0)) + 1).clip(0, limits).astype(int)
+    return int(low[0]), int(low[1]), int(high[0]), int(high[1])
+
+
+def bare_cheek(pixels: np.ndarray, lids: LidCurves) -> Cheek:
+    """Returns the skin below an eye of a photograph (height, width, 3) uint8 that shows a part of the eye."""
+    across = np.array([-0.1, 1.1, 1.1, -0.1])
+    down = float(lids.lower.max()) + np.array(_CHEEK_VIEW)
+    x0, y0, x1, y1 = box_around(lids.point(across, np.repeat(down, 2)), pixels.shape)
+    if min(x1 - x0, y1 - y0) < _LEAST_CHEEK:
+        down[0] = lids.fold.min()
+        x0, y0, x1, y1 = box_around(lids.point(1.5 * across - 0.25, np.repeat(down, 2)), pixels.shape)
+    view = pixels[y0:y1, x0:x1].astype(np.float32)
+    lids = lids.seen_from(x0, y0)
+
+    # 1. Hue and light, of pixels that are skin
+    u = np.linspace(0.12, 0.88, _COLUMNS)
+    rows = lids.at(lids.lower, u) + np.linspace(*_CHEEK, _ROWS)[:, None]
+    seen = np.maximum(_read(view, lids, np.broadcast_to(u, rows.shape), rows), 0) + 1
+    level = seen.mean(-1)
+    usual = np.median(level)
+    bare = (level > _BARE[0] * usual) & (level < _BARE[1] * usual)
+    # Sheen of lamps pales a hue, so its deeper part counts
+    depth = (seen[..., 0] - seen[..., 2]) / level
+    bare = (bare & (depth >= np.quantile(depth[bare], _PALE))).astype(np.float32)
+    sums = np.concatenate([bare[..., None], bare[..., None] * seen], -1).sum(0)  # (columns, 4)
+    sums = cv2.GaussianBlur(sums[None], (0, 0), 0.25 * _COLUMNS, borderType=cv2.BORDER_REPLICATE)[0]
+    colour = (sums[:, 1:] + 1e-3 * np.median(seen, (0, 1))) / (sums[:, :1] + 1e-3)
+    mean = colour.mean(-1)
+
+    # 2. Grain
+    logs = np.log(view + _DARK)
+    small, factor = reduced(logs, _GRAIN * lids.width / 2)
+    small = cv2.GaussianBlur(small, (0, 0), max(0.8, _GRAIN * lids.width * factor))
+    grain = logs - cv2.resize(small, logs.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    most = 3.0 * float(np.median(np.abs(grain))) + 1e-3
+    return Cheek(colour / mean[:, None], np.log(mean + _DARK), np.clip(grain, -most, most), lids)
+
+
+def draw_lids(
+    picture: np.ndarray,
+    eyeball: np.ndarray,
+    lids: LidCurves,
+    new: LidCurves,
+    cheek: Cheek | None,
+    squeeze: float = 0.0,
+) -> np.ndarray:
     """Returns the window with its lids moved from `lids` to `new` over the eyeball.
 
-    picture, eyeball: (h, w, 3) float32; the latter is shown inside the new opening.
+    picture, eyeball: (h, w, 3) float32; the latter is shown inside the new opening. cheek: of which a closing
+    lid is drawn; None where no upper lid comes down. squeeze: 0..1, how much the skin below the lower lid
+    bunches.
     Pixels away from the lids keep their values exactly.
     """
     y, x = np.indices(picture.shape[:2], dtype=np.float32)
@@ -179,18 +261,30 @@ def draw_lids(picture: np.ndarray, eyeball: np.ndarray, lids: LidCurves, new: Li
     upper, lower = new.at(new.upper, u), new.at(new.lower, u)
     drop = upper - lids.at(lids.upper, u)
 
-    # 1. Skin
-    above = _own_skin(picture, lids, u, v, drop)
+    # 1. Skin. Lashes of a lid that comes down do not go on standing on it
+    height = np.max(lids.lower - lids.upper)
+    down = np.max(new.upper - lids.upper) / height if cheek else 0.0
+    lowered, bald = (float(smooth(down / least)) for least in (_TURNED, _BALD))
     stretch = np.max((new.upper - lids.fold) / (lids.upper - lids.fold))
     drawn = float(smooth((stretch - _STRETCH[0]) / (_STRETCH[1] - _STRETCH[0])))
-    if drawn:
-        bare = _without_lashes(picture, lids, u, v)
+    own = under = picture
+    if bald:
+        bare = _without_lashes(picture, lids, cheek, u, v)
         colours = _skin_colours(bare, lids)
-        above = above + drawn * (_unfolded_skin(bare, lids, colours, u, v, upper) - above)
+        lifted = np.float32(0.85 * bald) * (bare - picture)
+        # Beyond the outer corner no lid's margin parts the skin
+        outward = u if lids.outer else 1 - u
+        own, under = picture + lifted, picture + smooth((outward - 0.86) / 0.12)[..., None] * lifted
+    above = _own_skin(own, lids, u, v, drop)
+    if drawn and bald:
+        above = above + drawn * (_unfolded_skin(bare, lids, colours, cheek, u, v, upper) - above)
     rise = lids.at(lids.lower, u) - lower
-    follow = smooth(1 - np.maximum(v - lower, 0) / _LOWER_SKIN)
-    # Landmarks lie up to a rim's width inside the eye, and closed lids hide the lower one's rim
-    below = _read(picture, lids, u, v + (rise + _RIM * np.clip(rise / 0.03, 0, 1)) * follow)
+    reach = _LOWER_SKIN + _SQUEEZED_SKIN * squeeze
+    follow = smooth(1 - np.maximum(v - lower, 0) / reach)
+    # Landmarks lie up to a rim's width inside the eye: that white is no part of a lid that moves
+    below = _read(under, lids, u, v + (rise + _RIM * np.clip(np.abs(rise) / 0.03, 0, 1)) * follow)
+    if squeeze:
+        below = below * np.exp(squeeze * _bunch(u, v - lower))[..., None]
 
     # 2. The eyeball in the lid's shadow
     shadow = smooth(drop / 0.12) * 0.45 * np.exp(-np.maximum(v - upper, 0) / 0.06)
@@ -204,16 +298,23 @@ def draw_lids(picture: np.ndarray, eyeball: np.ndarray, lids: LidCurves, new: Li
     lined = lined + upper_cover * (above - lined)
 
     # 4. Lashes
-    height = np.max(lids.lower - lids.upper)
-    turned = drawn * float(smooth(np.max(new.upper - lids.upper) / (0.6 * height)))
-    if turned:
-        lined = lined * np.exp(-turned * _lashes(picture, lids, colours, u, v - upper))[..., None]
+    if bald:
+        darkness = bald * (0.55 + 0.45 * lowered) * _lashes(picture, lids, colours, u, v - upper)
+        lined = lined * np.exp(-darkness[..., None] * np.array(_LASH_HUE, np.float32))
 
     # 5. Nothing else changes
     beside = smooth(np.minimum(u + 0.34, 1.34 - u) / 0.15)
-    fold, under = lids.at(lids.fold, u), lids.at(lids.lower, u) + _LOWER_SKIN
-    weight = beside * smooth((v - fold + _UPPER_SKIN) / 0.10) * smooth((under - v) / 0.05)
+    fold, end = lids.at(lids.fold, u), lids.at(lids.lower, u) + reach
+    weight = beside * smooth((v - fold + _UPPER_SKIN) / 0.10) * smooth((end - v) / 0.05)
     return picture + weight[..., None] * (lined - picture)
+
+
+def _bunch(u: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """Returns the light (h, w), logarithms, of skin that bunches `below` a lower lid's margin, eye widths."""
+    ends = smooth(np.minimum(u + 0.05, 1.10 - u) / 0.35)
+    roll = 0.10 * np.exp(-(((below - 0.07) / 0.035) ** 2))
+    crease = 0.20 * np.exp(-(((below - 0.145) / 0.026) ** 2)) + 0.08 * np.exp(-(((below - 0.02) / 0.03) ** 2))
+    return ends * (roll - crease)
 
 
 def _own_skin(
@@ -234,6 +335,7 @@ def _unfolded_skin(
     bare: np.ndarray,
     lids: LidCurves,
     colours: list[np.ndarray],
+    cheek: Cheek,
     u: np.ndarray,
     v: np.ndarray,
     margin: np.ndarray,
@@ -244,54 +346,62 @@ def _unfolded_skin(
     margin: the lid's new margin there.
     """
     old, fold = lids.at(lids.upper, u), lids.at(lids.fold, u)
-    visible = np.maximum(old - 0.03 - fold, 0.02)
+    visible = np.maximum(0.6 * (old - 0.03 - fold), 0.02)  # above its lashes
     source = fold + saturating(np.maximum(v - fold, 0), margin - fold, visible)
     own = _read(bare, lids, u, np.where(v > fold, source, v))
     down = np.clip((v - fold) / np.maximum(margin - fold, 1e-3), 0, 1)
-    share = smooth((v - fold + 0.04) / np.clip(visible + 0.02, 0.11, 0.16))
+    # Light must not step at the fold, so the drawn skin sets in slowly
+    share = smooth((v - fold + 0.05) / np.clip(0.05 + 0.65 * (margin - fold), 0.13, 0.34))
     outward = u if lids.outer else 1 - u
-    share = share * smooth((outward + 0.04) / 0.20) * smooth((1.12 - outward) / 0.26)
-    share = share * smooth((margin + 0.04 - v) / 0.04)
-    return own + (0.92 * share)[..., None] * (_drawn_skin(bare, lids, colours, u, v, down) - own)
+    share = share * smooth((outward + 0.06) / 0.32) * smooth((1.20 - outward) / 0.34)
+    share = share * smooth((margin + 0.04 - v) / (0.04 + 0.3 * np.maximum(outward - 0.9, 0)))
+    return own + (0.92 * share)[..., None] * (_drawn_skin(lids, colours, cheek, u, v, down) - own)
 
 
 def _drawn_skin(
-    bare: np.ndarray,
     lids: LidCurves,
     colours: list[np.ndarray],
+    cheek: Cheek,
     u: np.ndarray,
     v: np.ndarray,
     down: np.ndarray,
 ) -> np.ndarray:
     """Returns skin for a closed lid, (h, w, 3) float32. down: 0 at the fold .. 1 at the margin."""
-    # 1. Hue: brows make the bone grey, and the eye shines on the visible lid
-    light_of = [colour.mean(-1, keepdims=True) for colour in colours]
-    hue_of = [colour - light for colour, light in zip(colours, light_of, strict=True)]
-    hue = np.average(hue_of, 0, _HUES)
+    # 1. Light: a dark lid is shadow, lashes or make-up, which do not stretch
+    bone, lid, under = (colour.mean(-1) for colour in colours)
+    cheek_light = np.minimum(cheek.light, bone + _BRIGHTEST_CHEEK)
+    bone = np.maximum(bone, cheek_light - _DARKEST_BONE)
+    reference = np.average([bone, under, cheek_light], 0, _LIGHTS)
+    darker = lid - reference
+    lower = reference + np.minimum(darker * (0.10 + 0.40 * smooth((darker + 0.45) / 0.45)), 0.10)
+    upper = bone + 0.5 * (lower - bone)
+    upper, lower = (_along_eye(values[:, None], u)[..., 0] for values in (upper, lower))
+    light = upper + smooth(1.5 * down) * (lower - upper)
 
-    # 2. Light: a dark lid is shadow, lashes or make-up, which do not stretch
-    reference = 0.5 * (light_of[0] + light_of[2])
-    darker = light_of[1] - reference
-    lower = reference + darker * (0.10 + 0.60 * smooth((darker + 0.45) / 0.45))
-    upper = light_of[0] + 0.3 * (lower - light_of[0])
-    upper, lower = (_along_eye(values + hue, u) for values in (upper, lower))
-    light = upper + smooth(1.5 * down)[..., None] * (lower - upper)
-    # The eyeball below is round
+    # 2. Form: the eyeball below is round, the fold a soft line at its socket
     beside = 4 * (np.clip(u, 0, 1) - 0.5) ** 2
-    light += (0.14 * np.exp(-(((down - 0.5) / 0.3) ** 2)) * (1 - beside) - 0.06 * beside - 0.03)[..., None]
+    ball = np.exp(-(((down - 0.62) / 0.26) ** 2))
+    fold = np.exp(-(((down - 0.20) / 0.10) ** 2)) + 0.7 * np.exp(-(((down - 0.24) / 0.035) ** 2))
+    light += (1 - beside) * (0.11 * ball - 0.08 * fold) - 0.10 * beside - 0.07
+    light -= 0.10 * smooth((down - 0.8) / 0.2)
 
-    grain = np.log(bare + _DARK)
-    small, factor = reduced(grain, _GRAIN * lids.width / 2)
-    small = cv2.GaussianBlur(small, (0, 0), max(0.8, _GRAIN * lids.width * factor))
-    grain = grain - cv2.resize(small, grain.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-    shift = _UNDER[0] + float(np.max(lids.lower) - np.min(lids.fold))
-    most = 2.0 * float(np.median(np.abs(grain))) + 1e-3
-    return np.exp(light + np.clip(_read(grain, lids, u, v + shift), -most, most)) - _DARK
+    # 3. Hue and grain of bare skin
+    shift = _CHEEK_VIEW[0] + float(np.max(lids.lower) - np.min(lids.fold))
+    places = cheek.lids.point(u, v + shift)
+    grain = cv2.remap(cheek.grain, places, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
+    skin = np.maximum(np.exp(light)[..., None] * np.exp(grain) - _DARK, 0)
+    deeper = np.maximum(1 + _DEEPER * (_along_eye(cheek.light[:, None], u) - light[..., None]), 0.6)
+    around = 0.5 * (colours[0] + colours[2])
+    around = np.exp(around - around.mean(-1, keepdims=True))
+    hue = _along_eye(cheek.hue**_CHEEK_HUE * around ** (1 - _CHEEK_HUE) * _THIN_SKIN, u)
+    return skin * hue**deeper
 
 
-def _without_lashes(picture: np.ndarray, lids: LidCurves, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+def _without_lashes(
+    picture: np.ndarray, lids: LidCurves, cheek: Cheek, u: np.ndarray, v: np.ndarray
+) -> np.ndarray:
     """Returns the picture, (h, w, 3) float32, with lashes and dark lines around the upper lid's margin lifted
-    to the light of the skin beside them."""
+    to the light of the skin beside them, and to the hue of the cheek."""
     small, factor = reduced(picture, lids.width / _WORKED_AT)
     light = np.log(np.maximum(small, 0) + _DARK)
     # The white of the eye is no skin to lift lashes to
@@ -310,8 +420,12 @@ def _without_lashes(picture: np.ndarray, lids: LidCurves, u: np.ndarray, v: np.n
     above = v - lids.at(lids.fold, u) + 0.07
     outward = u if lids.outer else 1 - u
     around = smooth(above / 0.08) * smooth((0.10 - v) / 0.05)
-    around = around * smooth((outward - 0.04) / 0.10) * smooth((1.30 - outward) / 0.12)
-    return (picture + _DARK) * np.exp(around[..., None] * lift) - _DARK
+    around = around * smooth((outward - 0.04) / 0.10) * smooth((1.24 - outward) / 0.22)
+    lift = around[..., None] * lift
+    lifted = (picture + _DARK) * np.exp(lift) - _DARK
+    painted = 0.4 * smooth(lift.mean(-1, keepdims=True) / _PAINT)
+    skin = np.maximum(lifted.mean(-1, keepdims=True), 0) * _along_eye(cheek.hue, u)
+    return lifted + painted * (skin - lifted)
 
 
 def _skin_colours(bare: np.ndarray, lids: LidCurves) -> list[np.ndarray]:
@@ -349,7 +463,8 @@ def _lashes(
     rows = np.linspace(-0.08, -0.005, _ROWS)[:, None]
     margin = _read(grey, lids, np.broadcast_to(place, (_ROWS, _COLUMNS)), lids.at(lids.upper, place) + rows)
     skin = np.maximum(colours[1], colours[2]).mean(-1)
-    darkness = np.clip(0.9 * (skin - margin.min(0)), *_LASH_DARKNESS).astype(np.float32)
+    darkest = np.sort(margin, 0)[: _ROWS // 3].mean(0)
+    darkness = np.clip(0.9 * (skin - darkest), *_LASH_DARKNESS).astype(np.float32)
     darkness = cv2.GaussianBlur(darkness[None], (0, 0), 0.1 * _COLUMNS, borderType=cv2.BORDER_REPLICATE)[0]
     darkness = _along_eye(darkness[:, None], u)[..., 0]
 
@@ -361,10 +476,12 @@ def _lashes(
     fanned = outward - 0.9 * np.maximum(below, 0) * (outward - 0.35)
     strands = 0.5 + 0.25 * (np.sin(_STRANDS * fanned) + np.sin(0.618 * _STRANDS * fanned + 2 * outward))
     shown = float(smooth((lids.width - 60) / 80))
+    strong = 0.45 + 0.55 * smooth((darkness - 0.5) / 1.0)  # light lashes are a thin line
     length = 0.45 * _LINE + 0.02 * hairs + 0.018 * (1 + shown * (2 * strands - 1)) * smooth(2 * outward)
+    length = strong * length
 
     # 3. A line that is thin at the nose and thick at the temple, from which they hang
-    thick = np.maximum(_LINE * (0.5 + 0.5 * smooth(outward / 0.6)), 0.7 / lids.width)
+    thick = np.maximum(_LINE * strong * (0.5 + 0.5 * smooth(outward / 0.6)), 0.7 / lids.width)
     line = np.exp(-((np.minimum(below, 0) / (0.7 * thick)) ** 2))
     hanging = np.exp(-((np.maximum(below - 0.6 * thick, 0) / length) ** 1.5))
     ends = smooth((outward + 0.01) / 0.14) * smooth((1.10 - outward) / 0.20)

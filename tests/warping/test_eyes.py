@@ -14,6 +14,7 @@ LEFT_IRIS, RIGHT_IRIS = 473, 468
 LEFT_CORNERS, RIGHT_CORNERS = (362, 263), (33, 133)
 IRISES = {"left_eye": LEFT_IRIS, "right_eye": RIGHT_IRIS}
 EYEBALL = 1.03  # radius of the eyeball, diameters of the iris
+GAIN = 1.25  # of the movement over the eyeball's turn
 
 
 class Portrait:
@@ -137,6 +138,36 @@ def test_a_closed_lid_has_light_and_grain_of_the_skin_around(london):
     assert box(grain, lid).std() > 0.4 * box(grain, cheek).std()
 
 
+def test_a_closed_lid_has_the_hue_of_the_cheek_and_not_of_make_up(london):
+    portrait = Portrait(london("126", "neutral"))  # silver make-up on the lids
+    closed = portrait.moved(AU43=5.0).astype(np.float64)
+    width = np.linalg.norm(np.subtract(*portrait.landmarks[list(LEFT_CORNERS)]))
+
+    def redness(below, half):
+        """Red over blue of a box below the left iris's centre, eye widths."""
+        x, y = np.rint(portrait.landmarks[LEFT_IRIS] + (0, below * width)).astype(int)
+        size = max(round(half * width), 1)
+        red, _, blue = closed[y - size : y + size + 1, x - size : x + size + 1].reshape(-1, 3).mean(0)
+        return red / blue
+
+    assert redness(-0.03, 0.06) == pytest.approx(redness(0.65, 0.1), rel=0.08)
+
+
+def test_an_eye_that_closes_alone_is_squeezed(portrait):
+    alone, both = portrait.moved(AU43L=5.0).astype(int), portrait.moved(AU43=5.0).astype(int)
+    x, y = np.rint(portrait.landmarks[LEFT_IRIS]).astype(int)
+    radius = portrait.radius(LEFT_IRIS)
+
+    def darkest(picture):
+        """Row of the lash line below the iris's centre, radii of the iris."""
+        column = picture[y - round(radius) : y + round(1.5 * radius), x - 2 : x + 3].sum((1, 2))
+        return (column.argmin() - round(radius)) / radius
+
+    assert darkest(alone) < darkest(both)
+    below = slice(y + round(1.2 * radius), y + round(2.0 * radius)), slice(x - 8, x + 9)
+    assert np.abs(alone[below] - both[below]).mean() > 1
+
+
 @pytest.mark.parametrize("degrees", [-15.0, -10.0, 10.0, 15.0])
 # Lids hide the ends of an iris that moves up or down, so the outline shows its place less exactly
 @pytest.mark.parametrize(
@@ -156,7 +187,7 @@ def test_gaze_moves_the_irises_by_the_eyeballs_turn(blue_eyes, name, axis, sign,
         )
         for eye, iris in IRISES.items()
     ]
-    asked = sign * EYEBALL * 2 * np.mean([*radii.values()]) * np.sin(np.deg2rad(degrees))
+    asked = sign * GAIN * EYEBALL * 2 * np.mean([*radii.values()]) * np.sin(np.deg2rad(degrees))
     assert np.mean(shifts) / asked == pytest.approx(1, abs=tolerance)
 
 
@@ -216,7 +247,7 @@ def test_a_lamps_reflection_moves_half_as_far_as_the_iris(portrait):
         box = picture[spot[1] - tall : spot[1] + tall, spot[0] - wide : spot[0] + wide]
         return np.nonzero(box.min(-1) > 235)[1].mean()
 
-    iris = EYEBALL * 2 * np.mean([scale * portrait.radius(i) for i in (LEFT_IRIS, RIGHT_IRIS)])
+    iris = GAIN * EYEBALL * 2 * np.mean([scale * portrait.radius(i) for i in (LEFT_IRIS, RIGHT_IRIS)])
     shift = (brightest(moved) - brightest(pixels)) / (iris * np.sin(np.deg2rad(degrees)))
     assert shift == pytest.approx(0.5, abs=0.12)
 
