@@ -30,9 +30,9 @@ CLOSED = 0.12  # height over width of the opening, below which an eye counts as 
 GAZE_RANGE = 30.0  # degrees to each side
 # Ratio of the eyeball's radius (about 12 mm) to the iris's diameter (about 11.7 mm)
 _EYEBALL = 1.03
-# A jury reads the anatomical turn as "barely moves". With this gain the iris's outline moves by 1.20 to 1.25
-# of what is asked to the sides and 1.0 to 1.2 up and down; MediaPipe's iris by 0.8 to 0.95 to the sides.
-_GAZE_GAIN = 1.25
+# A jury reads the anatomical turn as "barely moves". With this gain the iris's outline moves by about 1.15 to
+# 1.2 of what is asked to the sides and 1.0 to 1.15 up and down; MediaPipe's iris by 0.8 to 0.9 to the sides.
+_GAZE_GAIN = 1.2
 # Pairs of MediaPipe's landmarks, upper lid above lower lid; the subject's left eye first
 _LID_PAIRS = (((387, 373), (386, 374), (385, 380)), ((160, 144), (159, 145), (158, 153)))
 _IRIS = (slice(473, 478), slice(468, 473))  # centre, then four points of the outline

@@ -14,7 +14,7 @@ LEFT_IRIS, RIGHT_IRIS = 473, 468
 LEFT_CORNERS, RIGHT_CORNERS = (362, 263), (33, 133)
 IRISES = {"left_eye": LEFT_IRIS, "right_eye": RIGHT_IRIS}
 EYEBALL = 1.03  # radius of the eyeball, diameters of the iris
-GAIN = 1.25  # of the movement over the eyeball's turn
+GAIN = 1.2  # of the movement over the eyeball's turn
 
 
 class Portrait:
