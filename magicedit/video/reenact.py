@@ -26,9 +26,9 @@ NEUTRAL_PERCENT = 10  # of the frames, by unit: an intensity exceeded in nine te
 NEUTRAL_SECONDS = 0.2  # around the given neutral moment
 STRENGTHS = (-2.0, 2.0)
 HEAD_SHARE = 0.5  # default share of the driving head's movement
-# Share of a drawn movement that its measurement shows, on 24 portraits: 0.95 of gaze_yaw = 8 to 24 degrees and
-# 0.25 of gaze_pitch; 0.4 here, so that a still face's gaze trembles by less than 1 degree. Closed eyes measure
-# 2.5 steps and more above open ones, and AU43 closes them at 5.
+# Share of a drawn movement that its measurement shows, on 24 portraits: 0.95 of gaze_yaw = 8 to 24 degrees
+# and 0.25 of gaze_pitch; 0.4 here, so that a still face's gaze trembles by less than 1 degree. Closed eyes
+# measure 2.5 steps and more above open ones, and AU43 closes them at 5.
 SHOWN = {"AU43": 0.5, "gaze_yaw": 0.95, "gaze_pitch": 0.4}
 # Degrees of measured gaze_yaw that make up for a degree of head_yaw in faces that keep looking at the camera:
 # smiling and neutral photographs of 89 people of the London set, r = -0.7. Pitch shows no such relation.
