@@ -23,19 +23,19 @@ from magicedit.warping.muscles import SHAPES, SKIN, _table, _unit_shapes
 
 AXES = ("head_yaw", "head_pitch", "head_roll")
 MOST = 20.0  # degrees of change
-# Turns of the mesh in degrees that MediaPipe's pose reads as one degree of yaw, pitch and roll; of yaw this
-# much more with glasses, of pitch less by so much for each degree that the head is turned aside
-_GAIN, _GLASSES_GAIN, _ASIDE_GAIN = np.array([1.41, 1.5, 1.0]), 0.25, 0.0145
+# Turns of the mesh in degrees that MediaPipe's pose reads as somewhat less than a degree of yaw and of pitch,
+# and as one of roll; shares more with glasses; of pitch less by so much per degree that the head looks aside
+_GAIN, _GLASSES_GAIN, _ASIDE_GAIN = np.array([1.47, 1.53, 1.0]), np.array([0.25, 0.15, 0.0]), 0.0145
 # Degrees from the line of sight, as MediaPipe reads them, that the three may reach: requests approach them
-REACH = np.array([30.0, 28.0, 45.0])
+REACH = np.array([28.0, 28.0, 45.0])
 # Turns towards the line of sight: times that reach, less so many degrees for each degree that the head is
 # turned away, because the photograph shows less of its far side
-_BACK, _HIDDEN = 1.3, 1.35
+_BACK, _HIDDEN = 1.3, 1.25
 _SOFTNESS = 4  # power of that approach: the higher, the later and the more sudden
 # Factors by which the picture's area may change: where it would change more, as the cheek behind a nose, the
 # movement is evened out, fully from so far within them, in so many rounds with this standard deviation in
 # steps of the grid; heads for which that does not suffice turn less, so that no area shrinks below `_LEAST`
-_AREAS, _AREAS_FADE, _ROUNDS, _EVEN, _LEAST = (0.32, 1.65), 0.25, 20, 1.5, 0.3
+_AREAS, _AREAS_FADE, _ROUNDS, _EVEN, _LEAST = (0.32, 1.55), 0.25, 20, 1.5, 0.3
 
 # All below in interocular distances of the neutral mesh: x right, y up from between the eyes, z to the viewer
 _STEADY = 0.06  # landmarks that no action unit moves farther show the pose
@@ -55,12 +55,11 @@ _FACE_POINTS = 120  # landmarks whose depths are used
 _BESIDE = 0.12  # distance from the face's outline within which the skull and the neck have no points
 _SMOOTHING = 0.08  # of the spline, whose kernel is r^2 log r
 _SEEN = 0.3  # cosine to the line of sight from which points of the skull count fully
-
 # Depths behind the knee, a soft one, count by these shares on the side of the head that comes into view and
 # on the one that goes: a cheek, an ear and the hair behind it move along instead of being stretched, as the
 # photograph does not show their other sides. The sides pass into each other over this width, and take effect
 # with so many degrees of yaw
-_KNEE, _KNEE_SOFT, _COMING, _GOING, _SIDES, _SETTLED = -0.15, 0.25, 0.55, 0.8, 0.5, 4.0
+_KNEE, _KNEE_SOFT, _COMING, _GOING, _SIDES, _SETTLED = -0.15, 0.25, 0.5, 0.8, 0.5, 4.0
 # The head turns as a whole in an ellipse around the skull's centre, and not at all so far beyond it
 _RADII, _FADE = np.array([1.40, 1.70]), 1.25
 _NECK_TOP, _NECK_FOOT = -1.4, -3.1  # heights between which the angle falls to 0
@@ -356,7 +355,8 @@ def _movement(
     view = _view(landmarks)
     pose = _angles(view.rotation)
     asked = np.array([request.get(axis, 0.0) for axis in AXES])
-    gain = _GAIN * (1 + _GLASSES_GAIN * glasses, 1 / (1 + _ASIDE_GAIN * abs(pose[0])), 1)
+    aside = np.array([1, 1 + _ASIDE_GAIN * abs(pose[0]), 1])
+    gain = _GAIN * (1 + _GLASSES_GAIN * glasses) / aside
     change = _reachable(asked, pose / _GAIN) * gain
 
     # 1. The places that may move
