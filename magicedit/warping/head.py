@@ -23,19 +23,19 @@ from magicedit.warping.muscles import SHAPES, SKIN, _table, _unit_shapes
 
 AXES = ("head_yaw", "head_pitch", "head_roll")
 MOST = 20.0  # degrees of change
-# Turns of the mesh in degrees that MediaPipe's pose reads as one degree of yaw, pitch and roll; of yaw this
-# much more with glasses, of pitch less by so much for each degree that the head is turned aside
-_GAIN, _GLASSES_GAIN, _ASIDE_GAIN = np.array([1.3, 1.4, 1.0]), 0.25, 0.0145
+# Turns of the mesh in degrees that MediaPipe's pose reads as somewhat less than a degree of yaw and of pitch,
+# and as one of roll; shares more with glasses; of pitch less by so much per degree that the head looks aside
+_GAIN, _GLASSES_GAIN, _ASIDE_GAIN = np.array([1.47, 1.53, 1.0]), np.array([0.25, 0.15, 0.0]), 0.0145
 # Degrees from the line of sight, as MediaPipe reads them, that the three may reach: requests approach them
-REACH = np.array([30.0, 28.0, 45.0])
+REACH = np.array([28.0, 28.0, 45.0])
 # Turns towards the line of sight: times that reach, less so many degrees for each degree that the head is
 # turned away, because the photograph shows less of its far side
 _BACK, _HIDDEN = 1.3, 1.25
 _SOFTNESS = 4  # power of that approach: the higher, the later and the more sudden
 # Factors by which the picture's area may change: where it would change more, as the cheek behind a nose, the
-# movement is evened out, in so many rounds with this standard deviation in steps of the grid; heads for which
-# that does not suffice turn less, next by this share
-_AREAS, _ROUNDS, _EVEN, _LESS = (0.3, 1.8), 20, 1.5, 0.85
+# movement is evened out, fully from so far within them, in so many rounds with this standard deviation in
+# steps of the grid; heads for which that does not suffice turn less, so that no area shrinks below `_LEAST`
+_AREAS, _AREAS_FADE, _ROUNDS, _EVEN, _LEAST = (0.32, 1.55), 0.25, 20, 1.5, 0.3
 
 # All below in interocular distances of the neutral mesh: x right, y up from between the eyes, z to the viewer
 _STEADY = 0.06  # landmarks that no action unit moves farther show the pose
@@ -53,7 +53,13 @@ _EYES_REACH, _EYES_SCALE = (
 )  # from between the eyes, where glasses are looked for, and px a distance there
 _FACE_POINTS = 120  # landmarks whose depths are used
 _BESIDE = 0.12  # distance from the face's outline within which the skull and the neck have no points
-_SMOOTHING = 0.01  # of the spline, whose kernel is r^2 log r
+_SMOOTHING = 0.08  # of the spline, whose kernel is r^2 log r
+_SEEN = 0.3  # cosine to the line of sight from which points of the skull count fully
+# Depths behind the knee, a soft one, count by these shares on the side of the head that comes into view and
+# on the one that goes: a cheek, an ear and the hair behind it move along instead of being stretched, as the
+# photograph does not show their other sides. The sides pass into each other over this width, and take effect
+# with so many degrees of yaw
+_KNEE, _KNEE_SOFT, _COMING, _GOING, _SIDES, _SETTLED = -0.15, 0.25, 0.5, 0.8, 0.5, 4.0
 # The head turns as a whole in an ellipse around the skull's centre, and not at all so far beyond it
 _RADII, _FADE = np.array([1.40, 1.70]), 1.25
 _NECK_TOP, _NECK_FOOT = -1.4, -3.1  # heights between which the angle falls to 0
@@ -139,9 +145,8 @@ def head_limits(landmarks: np.ndarray) -> dict[str, tuple[float, float]]:
 
 def _room(pose: np.ndarray, sign: np.ndarray | int) -> np.ndarray:
     """(3,) degrees that a head in a pose (3,) can turn in the direction of a sign (3,)."""
-    onwards = np.sign(pose) == sign
-    room = np.where(onwards, REACH - np.abs(pose), _BACK * REACH - _HIDDEN * np.abs(pose))
-    return np.maximum(room, 0)
+    onwards = pose * sign
+    return np.maximum(np.minimum(REACH - onwards, _BACK * REACH + _HIDDEN * onwards), 0)
 
 
 def _reachable(asked: np.ndarray, pose: np.ndarray) -> np.ndarray:
@@ -196,8 +201,8 @@ def _glasses(pixels: np.ndarray, landmarks: np.ndarray) -> float:
     return glasses_presence(glasses_score(eyes, landmarks, "mediapipe478"))
 
 
-def _known_depths(landmarks: np.ndarray, view: _View, glasses: float) -> np.ndarray:
-    """Places (n, 3) of the view whose depth is known: of the face, and of what surrounds it."""
+def _known_depths(landmarks: np.ndarray, view: _View, glasses: float) -> tuple[np.ndarray, np.ndarray]:
+    """Places (n, 3) of the view whose depth is known, and their weights (n,), 0..1."""
     # 1. The face: landmarks, as deep as the mesh
     chosen = _face_points()
     mesh = _with_glasses(_table()["neutral"][chosen], glasses)
@@ -205,15 +210,20 @@ def _known_depths(landmarks: np.ndarray, view: _View, glasses: float) -> np.ndar
 
     # 2. The visible half of the skull, the neck, and rings around the head as deep as the skull's centre
     points, normals = _skull()
-    skull = view.places(points)[normals @ view.rotation[2] > 0]
+    facing = normals @ view.rotation[2] / np.linalg.norm(normals, axis=1)
     turns = np.radians(np.arange(-15, 196, 15))
     circle = np.stack([np.cos(turns), np.sin(turns)], -1)  # (n, 2) above the jaw
     centre = view.places(_SKULL[None])[0]
     rings = [centre[:2] + circle * radii @ _upright(view) for radii in (_RADII, _RADII + _FADE)]
-    around = np.concatenate([skull, view.places(_NECK), *(np.insert(r, 2, centre[2], 1) for r in rings)])
+    rings = np.insert(np.concatenate(rings), 2, centre[2], 1)
+    around = np.concatenate([view.places(points), view.places(_NECK), rings])
+    seen = np.append(smooth(facing / _SEEN), np.ones(len(_NECK) + len(rings)))
+
+    # 3. Weights fade in, so that landmarks which tremble in a video do not switch points on and off
     outline = view.to_view(face_oval(landmarks, "mediapipe478")).astype(np.float32)
-    outside = [cv2.pointPolygonTest(outline, point, True) < -_BESIDE for point in around[:, :2].tolist()]
-    return np.concatenate([face, around[outside]])
+    beside = [-cv2.pointPolygonTest(outline, point, True) for point in around[:, :2].tolist()]
+    weights = seen * smooth(np.array(beside) / _BESIDE - 0.5)
+    return np.concatenate([face, around]), np.append(np.ones(len(face)), weights)
 
 
 def _upright(view: _View) -> np.ndarray:
@@ -222,22 +232,34 @@ def _upright(view: _View) -> np.ndarray:
     return np.array([(up[1], -up[0]), up])
 
 
-def _spline(places: np.ndarray, values: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Values (m,) at places `at` (m, 2) of the thin-plate spline near `values` (n,) at `places` (n, 2)."""
+def _spline(places: np.ndarray, values: np.ndarray, weights: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Values (m,) at places `at` (m, 2) of the thin-plate spline near `values` (n,) at `places` (n, 2), which
+    count by weights (n,)."""
 
     def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         squares = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
         squares = np.maximum(squares, np.finfo(a.dtype).eps)
         return squares * np.log(squares) / 2
 
+    counting = weights > 0
+    places, values, weights = places[counting], values[counting], weights[counting]
     count = len(places)
     plane = np.insert(places, 0, 1, axis=1)  # (n, 3)
     system = np.zeros((count + 3, count + 3))
-    system[:count, :count] = kernel(places, places) + _SMOOTHING * np.eye(count)
+    system[:count, :count] = kernel(places, places) + np.diag(_SMOOTHING / weights)
     system[:count, count:], system[count:, :count] = plane, plane.T
-    weights = np.linalg.solve(system, np.append(values, np.zeros(3)))
-    bent = kernel(at.astype(np.float32), places.astype(np.float32)) @ weights[:count].astype(np.float32)
-    return bent + np.insert(at, 0, 1, axis=1) @ weights[count:]
+    solved = np.linalg.solve(system, np.append(values, np.zeros(3)))
+    bent = kernel(at.astype(np.float32), places.astype(np.float32)) @ solved[:count].astype(np.float32)
+    return bent + np.insert(at, 0, 1, axis=1) @ solved[count:]
+
+
+def _effective(depths: np.ndarray, at: np.ndarray, view: _View, yaw: float) -> np.ndarray:
+    """The depths (...) by which places (..., 2) of the view turn, for a yaw by so many degrees."""
+    across = (at - view.places(_SKULL[None])[0, :2]) @ _upright(view)[0]
+    coming = 0.5 - 0.5 * np.tanh(yaw / _SETTLED) * np.tanh(across / _SIDES)
+    share = _GOING + (_COMING - _GOING) * coming
+    behind = (_KNEE - depths + np.hypot(_KNEE - depths, _KNEE_SOFT)) / 2
+    return depths + (1 - share) * behind
 
 
 def _share(at: np.ndarray, view: _View) -> np.ndarray:
@@ -267,18 +289,29 @@ def _areas(moves: np.ndarray, step: float) -> np.ndarray:
     return (1 + xx) * (1 + yy) - xy * yx
 
 
-def _evened(moves: np.ndarray, step: float, bounds: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, bool]:
-    """The movement, within bounds, evened out where it changes areas too much, and whether that sufficed."""
+def _evened(moves: np.ndarray, step: float, bounds: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """The movement, within bounds, evened out and lessened where it changes areas too much."""
     moves = np.clip(moves, *bounds).astype(np.float32)
     for _ in range(_ROUNDS):
         areas = _areas(moves, step)
-        much = (areas < _AREAS[0]) | (areas > _AREAS[1])
-        if not much.any():
-            return moves, True
-        weight = cv2.dilate(much.astype(np.float32), np.ones((3, 3), np.uint8))
+        over = np.maximum(_AREAS[0] - areas, areas - _AREAS[1]) / _AREAS_FADE + 1
+        if (over <= 0).all():
+            return moves
+        weight = cv2.dilate(smooth(over).astype(np.float32), np.ones((3, 3), np.uint8))
         weight = cv2.GaussianBlur(weight, (0, 0), _EVEN)[..., None]
         moves = np.clip(moves + weight * (cv2.GaussianBlur(moves, (0, 0), _EVEN) - moves), *bounds)
-    return moves, False
+    return moves * _bearable(moves, step)
+
+
+def _bearable(moves: np.ndarray, step: float) -> float:
+    """The share 0..1 of a movement that shrinks no area by more than `_LEAST` allows."""
+    (xy, xx), (yy, yx) = (np.gradient(moves[..., k], step) for k in (0, 1))
+    # With a share s, an area becomes 1 + s trace + s^2 determinant times as large
+    trace, determinant = xx + yy, xx * yy - xy * yx
+    root = np.sqrt(np.maximum(trace**2 - 4 * determinant * (1 - _LEAST), 0))
+    crossing = 2 * (1 - _LEAST) / np.maximum(root - trace, 1e-6)
+    shrunk = 1 + trace + determinant < _LEAST
+    return float(crossing[shrunk].min(initial=1))
 
 
 def _rooms(grid: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -322,7 +355,8 @@ def _movement(
     view = _view(landmarks)
     pose = _angles(view.rotation)
     asked = np.array([request.get(axis, 0.0) for axis in AXES])
-    gain = _GAIN * (1 + _GLASSES_GAIN * glasses, 1 / (1 + _ASIDE_GAIN * abs(pose[0])), 1)
+    aside = np.array([1, 1 + _ASIDE_GAIN * abs(pose[0]), 1])
+    gain = _GAIN * (1 + _GLASSES_GAIN * glasses) / aside
     change = _reachable(asked, pose / _GAIN) * gain
 
     # 1. The places that may move
@@ -333,18 +367,15 @@ def _movement(
     at = view.to_view(grid)
 
     # 2. Their depths, and how they turn
-    known = _known_depths(landmarks, view, glasses)
-    depths = _spline(known[:, :2], known[:, 2], at.reshape(-1, 2)).reshape(at.shape[:2])
+    known, weights = _known_depths(landmarks, view, glasses)
+    depths = _spline(known[:, :2], known[:, 2], weights, at.reshape(-1, 2)).reshape(at.shape[:2])
+    depths = _effective(depths, at, view, change[0])
     places, share = np.concatenate([at, depths[..., None]], -1), _share(at, view)
     pivot, bounds = view.places(_PIVOT[None])[0], _bounds(grid, shape, share)
-    while True:
-        rotation = _rotation(pose + change) @ view.rotation.T
-        moves = _turned(places, share, rotation, pivot) * (1, -1) * view.scale  # px
-        moves = _from_border(moves, grid, shape, _BORDER * view.scale)
-        moves, enough = _evened(moves, step, bounds)
-        if enough:
-            return moves, low, step
-        change = change * _LESS
+    rotation = _rotation(pose + change) @ view.rotation.T
+    moves = _turned(places, share, rotation, pivot) * (1, -1) * view.scale  # px
+    moves = _from_border(moves, grid, shape, _BORDER * view.scale)
+    return _evened(moves, step, bounds), low, step
 
 
 def _from_border(moves: np.ndarray, grid: np.ndarray, shape: tuple[int, ...], fade: float) -> np.ndarray:

@@ -111,6 +111,53 @@ def test_a_head_that_is_turned_already_neither_folds_nor_goes_too_far(aside, deg
     assert 3 < (turned.pose.yaw - face.pose.yaw) * np.sign(degrees) < 18
 
 
+def flow_of(landmarks, shape, request):
+    """The flow (rows, columns, 2) px of every fourth pixel of a picture of this shape."""
+    moves, low, step = _movement(landmarks, shape, request)
+    columns, rows = (np.arange(0, count, 4) for count in shape[1::-1])
+    at = ((np.stack(np.meshgrid(columns, rows), -1) - low) / step).astype(np.float32)
+    return cv2.remap(_inverse(moves, step), at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+@pytest.mark.parametrize("request_", [{"head_yaw": 10.0}, {"head_yaw": -10.0}, {"head_pitch": 10.0}])
+def test_trembling_landmarks_move_the_picture_no_farther_than_themselves(closed_mouth, aside, request_):
+    """As those of a video's frames do: no decision about places or angles may switch with them."""
+    random = np.random.default_rng(0)
+    for pixels, face in ((closed_mouth, found(closed_mouth)), aside):
+        landmarks = face.landmarks.astype(np.float64)
+        trembling = [landmarks + random.normal(0, 0.3, landmarks.shape) for _ in range(6)]
+        flows = np.stack([flow_of(places, pixels.shape, request_) for places in trembling])
+        assert np.linalg.norm(flows - flows.mean(0), axis=-1).max() < 0.5
+
+
+@pytest.mark.parametrize("axis", AXES[:2])
+def test_a_slowly_rising_angle_moves_the_picture_steadily(aside, axis):
+    pixels, face = aside
+    landmarks = face.landmarks.astype(np.float64)
+    flows = np.stack([flow_of(landmarks, pixels.shape, {axis: a}) for a in np.arange(0.5, 12.1, 0.5)])
+    steps = np.diff(flows, axis=0)
+    assert np.linalg.norm(np.diff(steps, axis=0), axis=-1).max() < 1
+    assert 1 < np.linalg.norm(steps, axis=-1).max() < 4
+
+
+@pytest.mark.parametrize(("degrees", "corner", "contour"), [(10.0, 33, 234), (-10.0, 263, 454)])
+def test_the_near_cheek_hardly_widens_and_the_far_one_gets_narrower(
+    closed_mouth, face, degrees, corner, contour
+):
+    """The cheek between an eye's outer corner and the ear, of which the photograph shows no more."""
+    landmarks = face.landmarks.astype(np.float64)
+
+    def widening(corner, contour, degrees):
+        moves, low, step = _movement(landmarks, closed_mouth.shape, {"head_yaw": degrees})
+        places = landmarks[[corner, contour]]
+        at = ((places - low) / step).astype(np.float32)
+        moved = places + cv2.remap(moves, at[None, :, 0], at[None, :, 1], cv2.INTER_LINEAR)[0]
+        return abs(np.diff(moved[:, 0])[0] / np.diff(places[:, 0])[0])
+
+    assert 1 < widening(corner, contour, degrees) < 1.33
+    assert widening(corner, contour, -degrees) < 0.85
+
+
 def test_limits_follow_the_pose(face, aside):
     straight, turned = head_limits(face.landmarks), head_limits(aside[1].landmarks)
     assert straight["head_yaw"] == (-20, 20)
