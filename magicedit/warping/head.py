@@ -23,6 +23,7 @@ from magicedit.warping.muscles import SHAPES, SKIN, _table, _unit_shapes
 
 AXES = ("head_yaw", "head_pitch", "head_roll")
 MOST = 20.0  # degrees of change
+_LEAST_ANGLE = 0.01  # degrees: what turns by less stays as it is; an axis of rotation needs an angle
 # Turns of the mesh in degrees that MediaPipe's pose reads as somewhat less than a degree of yaw and of pitch,
 # and as one of roll; shares more with glasses; of pitch less by so much per degree that the head looks aside
 _GAIN, _GLASSES_GAIN, _ASIDE_GAIN = np.array([1.47, 1.53, 1.0]), np.array([0.25, 0.15, 0.0]), 0.0145
@@ -440,7 +441,7 @@ def turn_head(pixels: np.ndarray, landmarks: np.ndarray, request: Mapping[str, f
         `pixels` itself where nothing changes, else a new photograph, which differs in `head_region`.
     """
     asked = {axis: request.get(axis, 0.0) for axis in AXES}
-    if not any(asked.values()):
+    if max(map(abs, asked.values())) < _LEAST_ANGLE:
         return pixels
     landmarks = np.asarray(landmarks, np.float64)
     found = _movement(landmarks, pixels.shape, asked, _glasses(pixels, landmarks))

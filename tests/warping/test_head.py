@@ -209,3 +209,11 @@ def test_a_head_beyond_the_picture_changes_nothing(closed_mouth, face, offset):
 def test_landmarks_of_another_scheme_are_refused(closed_mouth):
     with pytest.raises(ValueError, match="478"):
         turn_head(closed_mouth, np.zeros((68, 2)), {"head_yaw": 5.0})
+
+
+@pytest.mark.parametrize("angle", [1e-9, -1e-4, 0.02])
+def test_turn_head_of_hardly_any_angle_ends_and_hardly_moves(closed_mouth, angle):
+    landmarks = load_backend().detect(closed_mouth)[0].landmarks
+    turned = turn_head(closed_mouth, landmarks, {"head_yaw": angle, "head_roll": angle})
+    assert (turned is closed_mouth) == (abs(angle) < 0.01)
+    assert np.abs(turned.astype(int) - closed_mouth).mean() < 0.2
