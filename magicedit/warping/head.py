@@ -6,9 +6,9 @@ its affine camera finds (J. Koenderink, A. van Doorn, "Affine structure from mot
 hair, ears and skull come from an ellipsoid around the mesh, those of the neck from a few points. A thin-plate
 spline joins them (F. Bookstein, "Principal warps", PAMI 1989). The pivot lies as deep as the head's outline.
 Depths behind the cheeks' front count for less, so that ears, hair and outline move along somewhat instead of
-the cheeks being stretched to them. Everything is continuous in the landmarks and the angles, as videos need
-it. The angle fades with the distance from the head, down
-the neck, and where content from beyond the picture's border would be needed. Nothing is learned.
+the cheeks being stretched to them. The angle fades with the distance from the head, down the neck, and where
+content from beyond the picture's border would be needed. For videos' sake, nothing switches with the
+landmarks or the angles: the movement is continuous in them. Nothing is learned.
 """
 
 from collections.abc import Mapping
