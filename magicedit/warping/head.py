@@ -4,9 +4,11 @@ Each place of the picture gets a depth, and turns in three dimensions about a pi
 a scaled-orthographic camera. The depths of the face are those of the muscles' neutral mesh, in the pose that
 its affine camera finds (J. Koenderink, A. van Doorn, "Affine structure from motion", JOSA A 1991); those of
 hair, ears and skull come from an ellipsoid around the mesh, those of the neck from a few points. A thin-plate
-spline joins them (F. Bookstein, "Principal warps", PAMI 1989). The pivot lies as deep as the head's outline,
-which therefore hardly moves: hair and background stay. The angle fades with the distance from the head, down
-the neck, and where content from beyond the picture's border would be needed. Nothing is learned.
+spline joins them (F. Bookstein, "Principal warps", PAMI 1989). The pivot lies as deep as the head's outline.
+Depths behind the cheeks' front count for less, so that ears, hair and outline move along somewhat instead of
+the cheeks being stretched to them. The angle fades with the distance from the head, down the neck, and where
+content from beyond the picture's border would be needed. For videos' sake, nothing switches with the
+landmarks or the angles: the movement is continuous in them. Nothing is learned.
 """
 
 from collections.abc import Mapping
@@ -25,13 +27,15 @@ AXES = ("head_yaw", "head_pitch", "head_roll")
 MOST = 20.0  # degrees of change
 _LEAST_ANGLE = 0.01  # degrees: what turns by less stays as it is; an axis of rotation needs an angle
 # Turns of the mesh in degrees that MediaPipe's pose reads as somewhat less than a degree of yaw and of pitch,
-# and as one of roll; shares more with glasses; of pitch less by so much per degree that the head looks aside
-_GAIN, _GLASSES_GAIN, _ASIDE_GAIN = np.array([1.47, 1.53, 1.0]), np.array([0.25, 0.15, 0.0]), 0.0145
+# and as one of roll; shares more with glasses; of pitch less by so much per degree that the head looks aside,
+# and of yaw where it turns farther aside
+_GAIN, _GLASSES_GAIN = np.array([1.5, 1.53, 1.0]), np.array([0.25, 0.1, 0.0])
+_ASIDE_GAIN, _ONWARDS_GAIN = 0.0145, 0.006
 # Degrees from the line of sight, as MediaPipe reads them, that the three may reach: requests approach them
 REACH = np.array([28.0, 28.0, 45.0])
 # Turns towards the line of sight: times that reach, less so many degrees for each degree that the head is
 # turned away, because the photograph shows less of its far side
-_BACK, _HIDDEN = 1.3, 1.25
+_BACK, _HIDDEN = 1.4, 1.25
 _SOFTNESS = 4  # power of that approach: the higher, the later and the more sudden
 # Factors by which the picture's area may change: where it would change more, as the cheek behind a nose, the
 # movement is evened out, fully from so far within them, in so many rounds with this standard deviation in
@@ -356,7 +360,8 @@ def _movement(
     view = _view(landmarks)
     pose = _angles(view.rotation)
     asked = np.array([request.get(axis, 0.0) for axis in AXES])
-    aside = np.array([1, 1 + _ASIDE_GAIN * abs(pose[0]), 1])
+    onwards = max(pose[0] * np.sign(asked[0]), 0)
+    aside = 1 + np.array([_ONWARDS_GAIN * onwards, _ASIDE_GAIN * abs(pose[0]), 0])
     gain = _GAIN * (1 + _GLASSES_GAIN * glasses) / aside
     change = _reachable(asked, pose / _GAIN) * gain
 
