@@ -19,7 +19,7 @@ from magicedit.arkit import levels_of_scores
 from magicedit.errors import ActionUnitError
 from magicedit.files import read_document, write_document
 from magicedit.tables import read_table
-from magicedit.vocabulary import INTENSITY_RANGE, by_number, split_sides, whole_name
+from magicedit.vocabulary import INTENSITY_RANGE, Vocabulary, by_number, split_sides, whole_name
 
 FORMAT = "expression/1"
 ASYMMETRY = 0.5  # intensity steps: sides that differ by less are treated as equal
@@ -87,7 +87,9 @@ class Expression:
 
     @classmethod
     def neutral(cls, names: Iterable[str] = NAMES) -> "Expression":
-        """Returns the neutral expression: intensity 0 of each of `names`."""
+        """Returns the neutral expression: intensity 0 of `names`, of an editor's only of its model's."""
+        if isinstance(names, Vocabulary):
+            names = names[: names.numbers]
         return cls(dict.fromkeys(names, 0.0), source="neutral")
 
     @classmethod

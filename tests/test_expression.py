@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from magicedit import Expression
-from magicedit.action_units import DESCRIPTIONS, NAMES
+from magicedit.action_units import DESCRIPTIONS, NAMES, editable
 from magicedit.errors import ActionUnitError, MagicEditError, OutputError
 
 ASKS = "magicedit: expression/1\nkind: intensities\naction_units:"
@@ -200,3 +200,8 @@ def test_mirrored_angles():
 def test_measured_angles_end_at_their_ranges():
     measured = Expression.measured({"head_yaw": 33.0, "gaze_pitch": -12.0, "AU12": 5.001})
     assert dict(measured.values) == {"AU12": 5.0, "gaze_pitch": -12.0, "head_yaw": 20.0}
+
+
+def test_neutral_of_an_editor_is_that_of_its_models_units():
+    assert set(Expression.neutral(editable(NAMES)).values) == {*NAMES}
+    assert set(Expression.neutral(["AU7", "AU12"]).values) == {"AU7", "AU12"}

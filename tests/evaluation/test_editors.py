@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from magicedit import ExpressionEditor
-from magicedit.action_units import NAMES
+from magicedit.action_units import GEOMETRIC, NAMES
 from magicedit.errors import ImageError, MagicEditError, MissingDependencyError
 from magicedit.evaluation.editors import ModelEditor, PictureFolder, entry_point
 from magicedit.evaluation.protocol import Edit
@@ -194,7 +194,7 @@ def test_a_model_edits(astronaut):
     editor = ExpressionEditor.from_pretrained("mini")
     entrant = ModelEditor(editor, steps=2, guidance=1.0)
     photo = open_photo(astronaut)
-    assert entrant.action_units == NAMES
+    assert entrant.action_units == (*NAMES, *GEOMETRIC)
     edited = entrant(photo, {"AU12": -5.0}, 3)
     assert edited.shape == photo.pixels.shape
     assert edited.dtype == np.uint8
