@@ -43,7 +43,7 @@ _LEAST_WINDOW = 3  # px a side
 # What the lids move while the eye moves upwards, downwards, as shares of the iris's movement. Where the
 # lower lid follows less, it hides that the eye looks down
 _UPPER_FOLLOWS = (0.5, 0.8)
-_LOWER_FOLLOWS = (0.25, 0.6)
+_LOWER_FOLLOWS = (0.25, 0.5)
 _SHOWN = 0.015  # eye widths of eyeball that show below the landmarks of the lower lid
 _NEAREST_CORNER = (0.17, 0.83)  # between the eye's corners: where an iris's centre may move
 _MEETING = 0.90  # of the opening's height: where closed lids meet

@@ -46,14 +46,15 @@ _FINE_HAIRS = (0.03, 0.30)  # natural logarithms of light: lashes hardly seen, a
 _LASH_DARKNESS = (0.35, 1.8)  # natural logarithms of light, least and most
 _LASH_HUE = (0.88, 1.0, 1.06)  # of the darkness of lashes: they are brown rather than grey
 _LIGHTS = (0.34, 0.26, 0.40)  # shares of the brow bone, the skin below the eye and the cheek
-_DARKEST_BONE, _BRIGHTEST_CHEEK = 0.25, 0.45  # natural logarithms: cheek over bone, brows' hairs; lamps
+_DARKEST_BONE, _BRIGHTEST_CHEEK = 0.15, 0.45  # natural logarithms: cheek over bone, brows' hairs; lamps
 _BARE = (0.6, 1.5)  # of the cheek's median light: skin without hair, shadow, rims and lamps
+_DEEPEST_CREASE = 0.4  # natural logarithm of light: creases above the fold
 _PAINT = 0.35  # natural logarithm of light: a lash or liner lifted so much has no hue of skin left
 _PALE = 0.2  # share of the cheek's pixels, the palest, that sheen may have paled
 _CHEEK_HUE = 0.75  # share of the cheek in a drawn lid's hue; the bone and the skin below the eye: rest
 _LIT_SIDE = 0.25  # eye widths that the brightest place lies aside for light that grows by 1 across the eye
 _THIN_SKIN = (1.02, 0.998, 0.985)  # a lid's skin is redder than a cheek's
-_DEEPER = 0.9  # how much deeper a hue gets where skin is darker by 1 (natural logarithm), of its own depth
+_DEEPER = 0.7  # how much deeper a hue gets where skin is darker by 1 (natural logarithm), of its own depth
 _LEAST_CHEEK = 4  # px a side of the window of the cheek
 _DARK = 8.0  # levels of light that count as dark
 _WORKED_AT = 80.0  # px of an eye width at which lashes are lifted
@@ -309,7 +310,7 @@ def draw_lids(
 
     # 4. Lashes
     if bald:
-        darkness = bald * _lashes(picture, lids, new, colours, u, v - upper, 0.85 + 0.15 * lowered)
+        darkness = bald * _lashes(picture, lids, new, colours, u, v - upper, 1.3 - 0.3 * lowered)
         lined = lined * np.exp(-darkness[..., None] * np.array(_LASH_HUE, np.float32))
 
     # 5. Nothing else changes
@@ -360,12 +361,13 @@ def _unfolded_skin(
     source = fold + saturating(np.maximum(v - fold, 0), margin - fold, visible)
     own = _read(bare, lids, u, np.where(v > fold, source, v))
     down = np.clip((v - fold) / np.maximum(margin - fold, 1e-3), 0, 1)
+    skin = _drawn_skin(lids, colours, cheek, u, v, down)
     # Light must not step at the fold, so the drawn skin sets in slowly
-    share = smooth((v - fold + 0.08) / np.clip(0.08 + 0.65 * (margin - fold), 0.17, 0.40))
+    share = smooth((v - fold + 0.06) / np.clip(0.06 + 0.6 * (margin - fold), 0.16, 0.37))
     outward = u if lids.outer else 1 - u
     share = share * smooth((outward + 0.10) / 0.40) * smooth((1.26 - outward) / 0.42)
     share = share * smooth((margin + 0.04 - v) / (0.04 + 0.3 * np.maximum(outward - 0.9, 0)))
-    return own + (0.92 * share)[..., None] * (_drawn_skin(lids, colours, cheek, u, v, down) - own)
+    return own + (0.92 * share)[..., None] * (skin - own)
 
 
 def _drawn_skin(
@@ -394,7 +396,7 @@ def _drawn_skin(
     beside = np.clip((u - top) / np.where(u > top, 1.02 - top, top + 0.02), -1, 1) ** 2
     ball = np.exp(-(((down - 0.60) / 0.24) ** 2))
     fold = np.exp(-(((down - 0.17) / 0.13) ** 2))
-    light += (1 - beside) * (0.19 * ball - 0.13 * fold) - 0.17 * beside - 0.08
+    light += (1 - beside) * (0.15 * ball - 0.11 * fold) - 0.15 * beside - 0.07
     light -= 0.14 * smooth((down - 0.78) / 0.22)
 
     # 3. Hue and grain of bare skin
@@ -448,9 +450,11 @@ def _without_lashes(
     outward = u if lids.outer else 1 - u
     around = smooth(above / 0.12) * smooth((0.10 - v) / 0.05)
     around = around * smooth((outward + 0.04) / 0.26) * smooth((1.26 - outward) / 0.30)
-    lift = around[..., None] * lift
+    # Above the fold dark lines are creases, but dark areas brows
+    below_brow = np.float32(_DEEPEST_CREASE) + smooth((above - 0.06) / 0.06)
+    lift = around[..., None] * np.minimum(lift, below_brow[..., None])
     lifted = (picture + _DARK) * np.exp(lift) - _DARK
-    painted = 0.4 * smooth(lift.mean(-1, keepdims=True) / _PAINT)
+    painted = 0.45 * smooth(lift.mean(-1, keepdims=True) / _PAINT)
     skin = np.maximum(lifted.mean(-1, keepdims=True), 0) * _along_eye(cheek.hue, u)
     return lifted + painted * (skin - lifted)
 
@@ -533,7 +537,7 @@ def _hanging_hairs(shape: tuple[int, ...], new: LidCurves, thick: float, lowered
     tall = tall * (1 - 0.5 * smooth((outward - 0.85) / 0.15))
     tall = tall * (0.55 + 0.45 * thick) * lowered * chance.uniform(0.5, 1.15, _HAIRS)
     # Neighbours lean towards each other at their tips
-    tuft = np.repeat(chance.uniform(-0.012, 0.012, _HAIRS // 4), 4)
+    tuft = np.repeat(chance.uniform(-0.008, 0.008, _HAIRS // 4), 4)
     lean = tall * (0.75 * (outward - 0.38) + chance.normal(0, 0.10, _HAIRS)) + tuft
     part = np.linspace(0, 1, 5)[:, None]
     aside = outward + lean * part**1.5
@@ -549,7 +553,7 @@ def _hanging_hairs(shape: tuple[int, ...], new: LidCurves, thick: float, lowered
     for hair, level in enumerate(np.linspace(130, 255, _HAIRS)[chance.permutation(_HAIRS)]):
         cv2.fillPoly(drawn, [outline[hair]], float(level), cv2.LINE_AA, 4)
     small = cv2.resize(drawn, shape[1::-1], interpolation=cv2.INTER_AREA).astype(np.float32) / 255
-    return cv2.GaussianBlur(small, (0, 0), max(0.4, 0.004 * new.width))
+    return cv2.GaussianBlur(small, (0, 0), max(0.5, 0.004 * new.width))
 
 
 def _along_eye(values: np.ndarray, u: np.ndarray) -> np.ndarray:
