@@ -48,7 +48,7 @@ _LASH_HUE = (0.88, 1.0, 1.06)  # of the darkness of lashes: they are brown rathe
 _LIGHTS = (0.34, 0.26, 0.40)  # shares of the brow bone, the skin below the eye and the cheek
 _DARKEST_BONE, _BRIGHTEST_CHEEK = 0.15, 0.45  # natural logarithms: cheek over bone, brows' hairs; lamps
 _BARE = (0.6, 1.5)  # of the cheek's median light: skin without hair, shadow, rims and lamps
-_DEEPEST_CREASE = 0.4  # natural logarithm of light: creases above the fold
+_DEEPEST_CREASE = 0.5  # natural logarithm of light: creases above the fold
 _PAINT = 0.35  # natural logarithm of light: a lash or liner lifted so much has no hue of skin left
 _PALE = 0.2  # share of the cheek's pixels, the palest, that sheen may have paled
 _CHEEK_HUE = 0.75  # share of the cheek in a drawn lid's hue; the bone and the skin below the eye: rest
@@ -451,10 +451,10 @@ def _without_lashes(
     around = smooth(above / 0.12) * smooth((0.10 - v) / 0.05)
     around = around * smooth((outward + 0.04) / 0.26) * smooth((1.26 - outward) / 0.30)
     # Above the fold dark lines are creases, but dark areas brows
-    below_brow = np.float32(_DEEPEST_CREASE) + smooth((above - 0.06) / 0.06)
-    lift = around[..., None] * np.minimum(lift, below_brow[..., None])
+    below_brow = np.float32(_DEEPEST_CREASE) + 1.5 * smooth((above - 0.06) / 0.06)
+    lift = (around * np.minimum(below_brow / np.maximum(lift.mean(-1), 1e-3), 1))[..., None] * lift
     lifted = (picture + _DARK) * np.exp(lift) - _DARK
-    painted = 0.45 * smooth(lift.mean(-1, keepdims=True) / _PAINT)
+    painted = 0.4 * smooth(lift.mean(-1, keepdims=True) / _PAINT)
     skin = np.maximum(lifted.mean(-1, keepdims=True), 0) * _along_eye(cheek.hue, u)
     return lifted + painted * (skin - lifted)
 
