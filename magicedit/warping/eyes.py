@@ -40,14 +40,14 @@ _CORNERS = EYE_CORNERS["mediapipe478"][::-1]
 # Window around an eye, eye widths: beside its corners, above its fold, below its lower lid
 _BESIDE, _ABOVE, _BELOW = 0.38, 0.16, 0.42
 _LEAST_WINDOW = 3  # px a side
-# What the lids move while the eye moves upwards, downwards, as shares of the iris's movement. An upper lid
-# that follows all the way hides that the eye looks down
-_UPPER_FOLLOWS = (0.5, 0.55)
-_LOWER_FOLLOWS = (0.25, 0.32)
+# What the lids move while the eye moves upwards, downwards, as shares of the iris's movement. Where the
+# lower lid follows less, it hides that the eye looks down
+_UPPER_FOLLOWS = (0.5, 0.8)
+_LOWER_FOLLOWS = (0.25, 0.5)
 _SHOWN = 0.015  # eye widths of eyeball that show below the landmarks of the lower lid
 _NEAREST_CORNER = (0.17, 0.83)  # between the eye's corners: where an iris's centre may move
 _MEETING = 0.90  # of the opening's height: where closed lids meet
-_SQUEEZE = 0.16  # of the opening's height: how much higher they meet where one eye closes alone
+_SQUEEZE = 0.08  # of the opening's height: how much higher they meet where one eye closes alone
 _VISIBLE = 0.045  # brightening across the iris's outline, of the mean level: less is no visible eye
 _LEAST_RADIUS = 2.5  # px of the iris: the outline of a smaller one is not looked for
 _LIMBUS = 0.10  # of the iris's radius: width of its soft edge
@@ -68,7 +68,7 @@ _CLEANED = 0.8  # how much of its own tint a completed white loses
 _LEAST_PIXELS = 12  # of white that show the lid's shade
 _NEAR_LIDS = (0.08, 0.16)  # of the opening's height: the iris's outline is not looked for, and is
 _LID_EDGE = 0.18  # of the height of the opening: lashes and the lid's shadow darken the eyeball
-_SHADE = (0.55, 1.15)  # limits of the change of light when a part of the iris moves
+_SHADE = (0.55, 1.06)  # limits of the change of light when a part of the iris moves
 _HIDDEN = (0.02, 0.20)  # of the opening's height: the lid's edge hides the eyeball, and no longer does
 
 

@@ -27,25 +27,34 @@ _BONE = (0.03, 0.12)  # above the fold: skin of the brow bone
 _UNDER = (0.13, 0.30)  # below the lower lid's margin: skin that gives grain and light
 _CHEEK = (0.30, 0.70)  # below the lower lid's margin: bare skin
 _CHEEK_VIEW = (0.25, 0.95)  # below the lower lid's margin: the window of the cheek
-_GRAIN = 0.05  # standard deviation below which texture is grain
+_GRAIN = 0.10  # standard deviation below which texture is grain
 _RIM = 0.035  # thickness of the lower lid's rim
-_LINE = 0.028  # thickness of the line of lashes
-_SQUEEZED_SKIN = 0.14  # how much farther down skin follows a lid that is squeezed
+_LINE = 0.020  # thickness of the line of lashes
+_HAIR = 0.0095  # thickness of a lash at its root
+_LENGTH = (0.07, 0.14)  # of lashes at the nose and at the temple
+_SQUEEZED_SKIN = 0.07  # how much farther down skin follows a lid that is squeezed
 _TURNED = 0.6  # of the opening's height: how far a lid comes down until its lashes hang
 _BALD = 0.20  # of the opening's height: how far it comes down until its lashes no longer stand on it
 _STRETCH = (1.15, 1.9)  # of the visible lid: the photograph's own skin alone, drawn skin
 _LASH_WIDTH = 0.12  # dark lines up to this wide are lashes and their shadow
-_STRANDS = 210.0  # radians of the pattern of lashes across the eye: 33 of them
+_CREASES_SEED = 5
+_CREASED = 0.07  # natural logarithm of light: fine creases of a lid on wrinkled skin
+_WRINKLED = (0.022, 0.06)  # median texture of a cheek, natural logarithms of light: smooth, wrinkled
+_HAIRS, _HAIRS_SEED = 44, 3  # lashes of an upper lid
+_DRAWN_AT = 260.0  # px an eye width, at least, at which lashes are drawn
+_FINE_HAIRS = (0.03, 0.30)  # natural logarithms of light: lashes hardly seen, and thick
 _LASH_DARKNESS = (0.35, 1.8)  # natural logarithms of light, least and most
 _LASH_HUE = (0.88, 1.0, 1.06)  # of the darkness of lashes: they are brown rather than grey
-_LIGHTS = (0.30, 0.25, 0.45)  # shares of the brow bone, the skin below the eye and the cheek
-_DARKEST_BONE, _BRIGHTEST_CHEEK = 0.25, 0.55  # natural logarithms: cheek over bone, brows' hairs; lamps
+_LIGHTS = (0.34, 0.26, 0.40)  # shares of the brow bone, the skin below the eye and the cheek
+_DARKEST_BONE, _BRIGHTEST_CHEEK = 0.15, 0.45  # natural logarithms: cheek over bone, brows' hairs; lamps
 _BARE = (0.6, 1.5)  # of the cheek's median light: skin without hair, shadow, rims and lamps
+_DEEPEST_CREASE = 0.5  # natural logarithm of light: creases above the fold
 _PAINT = 0.35  # natural logarithm of light: a lash or liner lifted so much has no hue of skin left
 _PALE = 0.2  # share of the cheek's pixels, the palest, that sheen may have paled
 _CHEEK_HUE = 0.75  # share of the cheek in a drawn lid's hue; the bone and the skin below the eye: rest
+_LIT_SIDE = 0.25  # eye widths that the brightest place lies aside for light that grows by 1 across the eye
 _THIN_SKIN = (1.02, 0.998, 0.985)  # a lid's skin is redder than a cheek's
-_DEEPER = 0.5  # how much deeper a hue gets where skin is darker by 1 (natural logarithm), of its own depth
+_DEEPER = 0.7  # how much deeper a hue gets where skin is darker by 1 (natural logarithm), of its own depth
 _LEAST_CHEEK = 4  # px a side of the window of the cheek
 _DARK = 8.0  # levels of light that count as dark
 _WORKED_AT = 80.0  # px of an eye width at which lashes are lifted
@@ -260,6 +269,7 @@ def draw_lids(
     u, v = lids.across(here), lids.down(here)
     upper, lower = new.at(new.upper, u), new.at(new.lower, u)
     drop = upper - lids.at(lids.upper, u)
+    outward = u if lids.outer else 1 - u
 
     # 1. Skin. Lashes of a lid that comes down do not go on standing on it
     height = np.max(lids.lower - lids.upper)
@@ -273,8 +283,7 @@ def draw_lids(
         colours = _skin_colours(bare, lids)
         lifted = np.float32(0.85 * bald) * (bare - picture)
         # Beyond the outer corner no lid's margin parts the skin
-        outward = u if lids.outer else 1 - u
-        own, under = picture + lifted, picture + smooth((outward - 0.86) / 0.12)[..., None] * lifted
+        own, under = picture + lifted, picture + smooth((outward - 0.82) / 0.14)[..., None] * lifted
     above = _own_skin(own, lids, u, v, drop)
     if drawn and bald:
         above = above + drawn * (_unfolded_skin(bare, lids, colours, cheek, u, v, upper) - above)
@@ -287,19 +296,21 @@ def draw_lids(
         below = below * np.exp(squeeze * _bunch(u, v - lower))[..., None]
 
     # 2. The eyeball in the lid's shadow
-    shadow = smooth(drop / 0.12) * 0.45 * np.exp(-np.maximum(v - upper, 0) / 0.06)
+    shadow = smooth(drop / 0.12) * 0.38 * np.exp(-np.maximum(v - upper, 0) / 0.08)
     eyeball = eyeball * (1 - shadow)[..., None]
 
     # 3. One over the other
-    soft = max(1.0, 0.018 * lids.width) / lids.width
+    # Beyond the corners no margin parts the skin
+    soft = max(1.0, 0.018 * lids.width) / lids.width + 0.10 * smooth((np.abs(outward - 0.5) - 0.42) / 0.16)
     lower_cover = smooth((v - lower) / soft + 0.5)[..., None]
-    upper_cover = smooth((upper - v) / soft + 0.5)[..., None]
+    # Lashes hide the edge of a lid that comes down
+    upper_cover = smooth((upper - v) / (soft + 0.02 * np.float32(bald)) + 0.5)[..., None]
     lined = eyeball + lower_cover * (below - eyeball)
     lined = lined + upper_cover * (above - lined)
 
     # 4. Lashes
     if bald:
-        darkness = bald * (0.55 + 0.45 * lowered) * _lashes(picture, lids, colours, u, v - upper)
+        darkness = bald * _lashes(picture, lids, new, colours, u, v - upper, 1.3 - 0.3 * lowered)
         lined = lined * np.exp(-darkness[..., None] * np.array(_LASH_HUE, np.float32))
 
     # 5. Nothing else changes
@@ -312,8 +323,8 @@ def draw_lids(
 def _bunch(u: np.ndarray, below: np.ndarray) -> np.ndarray:
     """Returns the light (h, w), logarithms, of skin that bunches `below` a lower lid's margin, eye widths."""
     ends = smooth(np.minimum(u + 0.05, 1.10 - u) / 0.35)
-    roll = 0.10 * np.exp(-(((below - 0.07) / 0.035) ** 2))
-    crease = 0.20 * np.exp(-(((below - 0.145) / 0.026) ** 2)) + 0.08 * np.exp(-(((below - 0.02) / 0.03) ** 2))
+    roll = 0.05 * np.exp(-(((below - 0.07) / 0.035) ** 2))
+    crease = 0.10 * np.exp(-(((below - 0.145) / 0.026) ** 2)) + 0.04 * np.exp(-(((below - 0.02) / 0.03) ** 2))
     return ends * (roll - crease)
 
 
@@ -350,12 +361,13 @@ def _unfolded_skin(
     source = fold + saturating(np.maximum(v - fold, 0), margin - fold, visible)
     own = _read(bare, lids, u, np.where(v > fold, source, v))
     down = np.clip((v - fold) / np.maximum(margin - fold, 1e-3), 0, 1)
+    skin = _drawn_skin(lids, colours, cheek, u, v, down)
     # Light must not step at the fold, so the drawn skin sets in slowly
-    share = smooth((v - fold + 0.05) / np.clip(0.05 + 0.65 * (margin - fold), 0.13, 0.34))
+    share = smooth((v - fold + 0.06) / np.clip(0.06 + 0.6 * (margin - fold), 0.16, 0.37))
     outward = u if lids.outer else 1 - u
-    share = share * smooth((outward + 0.06) / 0.32) * smooth((1.20 - outward) / 0.34)
+    share = share * smooth((outward + 0.10) / 0.40) * smooth((1.26 - outward) / 0.42)
     share = share * smooth((margin + 0.04 - v) / (0.04 + 0.3 * np.maximum(outward - 0.9, 0)))
-    return own + (0.92 * share)[..., None] * (_drawn_skin(lids, colours, cheek, u, v, down) - own)
+    return own + (0.92 * share)[..., None] * (skin - own)
 
 
 def _drawn_skin(
@@ -378,23 +390,40 @@ def _drawn_skin(
     upper, lower = (_along_eye(values[:, None], u)[..., 0] for values in (upper, lower))
     light = upper + smooth(1.5 * down) * (lower - upper)
 
-    # 2. Form: the eyeball below is round, the fold a soft line at its socket
-    beside = 4 * (np.clip(u, 0, 1) - 0.5) ** 2
-    ball = np.exp(-(((down - 0.62) / 0.26) ** 2))
-    fold = np.exp(-(((down - 0.20) / 0.10) ** 2)) + 0.7 * np.exp(-(((down - 0.24) / 0.035) ** 2))
-    light += (1 - beside) * (0.11 * ball - 0.08 * fold) - 0.10 * beside - 0.07
-    light -= 0.10 * smooth((down - 0.8) / 0.2)
+    # 2. Form: the eyeball below is round and bulges towards the light, the fold is a soft shadow
+    slope = float(np.polyfit(np.linspace(-0.5, 0.5, _COLUMNS), reference, 1)[0])
+    top = 0.5 + float(np.clip(_LIT_SIDE * slope, -0.14, 0.14))
+    beside = np.clip((u - top) / np.where(u > top, 1.02 - top, top + 0.02), -1, 1) ** 2
+    ball = np.exp(-(((down - 0.60) / 0.24) ** 2))
+    fold = np.exp(-(((down - 0.17) / 0.13) ** 2))
+    light += (1 - beside) * (0.15 * ball - 0.11 * fold) - 0.15 * beside - 0.07
+    light -= 0.14 * smooth((down - 0.78) / 0.22)
 
     # 3. Hue and grain of bare skin
     shift = _CHEEK_VIEW[0] + float(np.max(lids.lower) - np.min(lids.fold))
     places = cheek.lids.point(u, v + shift)
     grain = cv2.remap(cheek.grain, places, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
+    low, high = _WRINKLED
+    wrinkled = float(smooth((np.median(np.abs(cheek.grain)) - low) / (high - low)))
+    light += _CREASED * wrinkled * _fine_creases(u, down)
     skin = np.maximum(np.exp(light)[..., None] * np.exp(grain) - _DARK, 0)
     deeper = np.maximum(1 + _DEEPER * (_along_eye(cheek.light[:, None], u) - light[..., None]), 0.6)
     around = 0.5 * (colours[0] + colours[2])
     around = np.exp(around - around.mean(-1, keepdims=True))
     hue = _along_eye(cheek.hue**_CHEEK_HUE * around ** (1 - _CHEEK_HUE) * _THIN_SKIN, u)
     return skin * hue**deeper
+
+
+def _fine_creases(u: np.ndarray, down: np.ndarray) -> np.ndarray:
+    """Returns the light, about -1..1 (h, w) float32, of creases along a lid.
+
+    u: 0..1 across the eye. down: 0 at the fold .. 1 at the margin, where there are none.
+    """
+    table = np.random.default_rng(_CREASES_SEED).normal(0, 0.6, (20, 6)).astype(np.float32)
+    places = [np.clip(u, 0, 1) * 5, np.clip(down, 0, 1) * 19]
+    across, row = (values.astype(np.float32) for values in places)
+    creases = cv2.remap(table, across, row, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    return creases * smooth(np.minimum(down, 1 - down) / 0.2) * smooth(np.minimum(u, 1 - u) / 0.2 + 0.3)
 
 
 def _without_lashes(
@@ -417,11 +446,13 @@ def _without_lashes(
     )
     closed = cv2.GaussianBlur(closed, (0, 0), 0.02 * lids.width * factor + 0.3)
     lift = cv2.resize(np.maximum(closed - light, 0), picture.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-    above = v - lids.at(lids.fold, u) + 0.07
+    above = v - lids.at(lids.fold, u) + _UPPER_SKIN
     outward = u if lids.outer else 1 - u
-    around = smooth(above / 0.08) * smooth((0.10 - v) / 0.05)
-    around = around * smooth((outward - 0.04) / 0.10) * smooth((1.24 - outward) / 0.22)
-    lift = around[..., None] * lift
+    around = smooth(above / 0.12) * smooth((0.10 - v) / 0.05)
+    around = around * smooth((outward + 0.04) / 0.26) * smooth((1.26 - outward) / 0.30)
+    # Above the fold dark lines are creases, but dark areas brows
+    below_brow = np.float32(_DEEPEST_CREASE) + 1.5 * smooth((above - 0.06) / 0.06)
+    lift = (around * np.minimum(below_brow / np.maximum(lift.mean(-1), 1e-3), 1))[..., None] * lift
     lifted = (picture + _DARK) * np.exp(lift) - _DARK
     painted = 0.4 * smooth(lift.mean(-1, keepdims=True) / _PAINT)
     skin = np.maximum(lifted.mean(-1, keepdims=True), 0) * _along_eye(cheek.hue, u)
@@ -454,38 +485,75 @@ def _skin_colours(bare: np.ndarray, lids: LidCurves) -> list[np.ndarray]:
 
 
 def _lashes(
-    picture: np.ndarray, lids: LidCurves, colours: list[np.ndarray], u: np.ndarray, below: np.ndarray
+    picture: np.ndarray,
+    lids: LidCurves,
+    new: LidCurves,
+    colours: list[np.ndarray],
+    u: np.ndarray,
+    below: np.ndarray,
+    lowered: float,
 ) -> np.ndarray:
-    """Returns the darkness of lashes, (h, w) float32 logarithms; below: eye widths below the margin."""
-    # 1. How dark the margin is in the photograph
+    """Returns the darkness of an upper lid's lashes, (h, w) float32 logarithms.
+
+    u, below: pixels' places, eye widths across and below the new margin. lowered: 0..1, how far they hang.
+    """
+    # 1. How dark the margin is in the photograph, and how thick its lashes
     grey = np.log(cv2.cvtColor(np.maximum(picture, 0), cv2.COLOR_RGB2GRAY) + _DARK)
+    width = 2 * max(round(0.035 * lids.width), 1) + 1
+    fine = cv2.morphologyEx(grey, cv2.MORPH_CLOSE, np.ones((width, width), np.uint8)) - grey
     place = np.linspace(0.12, 0.88, _COLUMNS)
     rows = np.linspace(-0.08, -0.005, _ROWS)[:, None]
-    margin = _read(grey, lids, np.broadcast_to(place, (_ROWS, _COLUMNS)), lids.at(lids.upper, place) + rows)
+    across, at = np.broadcast_to(place, (_ROWS, _COLUMNS)), lids.at(lids.upper, place) + rows
     skin = np.maximum(colours[1], colours[2]).mean(-1)
-    darkest = np.sort(margin, 0)[: _ROWS // 3].mean(0)
+    darkest = np.sort(_read(grey, lids, across, at), 0)[: _ROWS // 3].mean(0)
     darkness = np.clip(0.9 * (skin - darkest), *_LASH_DARKNESS).astype(np.float32)
     darkness = cv2.GaussianBlur(darkness[None], (0, 0), 0.1 * _COLUMNS, borderType=cv2.BORDER_REPLICATE)[0]
     darkness = _along_eye(darkness[:, None], u)[..., 0]
+    low, high = _FINE_HAIRS
+    thick = float(smooth(0.25 + 0.75 * (_read(fine, lids, across, at).mean() - low) / (high - low)))
 
-    # 2. How long its hairs are, and their strands where the photograph could show them
-    width = 2 * max(round(0.035 * lids.width), 1) + 1
-    fine = cv2.morphologyEx(grey, cv2.MORPH_CLOSE, np.ones((width, width), np.uint8)) - grey
-    hairs = np.clip(2 * _read(fine, lids, u, lids.at(lids.upper, u) - 1.1 * below), 0, 1)
+    # 2. Their roots: a line that is thin at the nose and thicker at the temple, soft as their shadow on skin
     outward = u if lids.outer else 1 - u
-    fanned = outward - 0.9 * np.maximum(below, 0) * (outward - 0.35)
-    strands = 0.5 + 0.25 * (np.sin(_STRANDS * fanned) + np.sin(0.618 * _STRANDS * fanned + 2 * outward))
-    shown = float(smooth((lids.width - 60) / 80))
-    strong = 0.45 + 0.55 * smooth((darkness - 0.5) / 1.0)  # light lashes are a thin line
-    length = 0.45 * _LINE + 0.02 * hairs + 0.018 * (1 + shown * (2 * strands - 1)) * smooth(2 * outward)
-    length = strong * length
+    line = np.maximum(_LINE * (0.6 + 0.4 * thick) * (0.5 + 0.5 * smooth(outward / 0.6)), 0.8 / lids.width)
+    beside = below / np.where(below > 0, line, 1.8 * line)
+    roots = (0.50 + 0.2 * thick) * np.exp(-(beside**2))
+    roots = roots + 0.12 * np.exp(-(((below - 0.03) / 0.04) ** 2))
+    ends = smooth((outward + 0.01) / 0.14) * smooth((1.06 - outward) / 0.16)
 
-    # 3. A line that is thin at the nose and thick at the temple, from which they hang
-    thick = np.maximum(_LINE * strong * (0.5 + 0.5 * smooth(outward / 0.6)), 0.7 / lids.width)
-    line = np.exp(-((np.minimum(below, 0) / (0.7 * thick)) ** 2))
-    hanging = np.exp(-((np.maximum(below - 0.6 * thick, 0) / length) ** 1.5))
-    ends = smooth((outward + 0.01) / 0.14) * smooth((1.10 - outward) / 0.20)
-    return darkness * ends * line * hanging
+    # 3. Hairs that hang from it
+    hairs = _hanging_hairs(picture.shape, new, thick, lowered)
+    return darkness * np.maximum(ends * roots, (0.65 + 0.3 * thick) * hairs)
+
+
+def _hanging_hairs(shape: tuple[int, ...], new: LidCurves, thick: float, lowered: float) -> np.ndarray:
+    """Returns how much lashes cover the pixels of a window, (h, w) float32 0..1.
+
+    new: the lids from whose upper margin they hang. thick: 0..1. lowered: 0..1, how far they hang.
+    """
+    chance = np.random.default_rng(_HAIRS_SEED)
+    scale = max(1, int(np.ceil(_DRAWN_AT / new.width)))
+    outward = np.linspace(0.10, 1.0, _HAIRS) + chance.uniform(-0.012, 0.012, _HAIRS)
+    tall = _LENGTH[0] + (_LENGTH[1] - _LENGTH[0]) * smooth((outward - 0.1) / 0.6)
+    tall = tall * (1 - 0.5 * smooth((outward - 0.85) / 0.15))
+    tall = tall * (0.55 + 0.45 * thick) * lowered * chance.uniform(0.5, 1.15, _HAIRS)
+    # Neighbours lean towards each other at their tips
+    tuft = np.repeat(chance.uniform(-0.008, 0.008, _HAIRS // 4), 4)
+    lean = tall * (0.75 * (outward - 0.38) + chance.normal(0, 0.10, _HAIRS)) + tuft
+    part = np.linspace(0, 1, 5)[:, None]
+    aside = outward + lean * part**1.5
+    root = outward if new.outer else 1 - outward
+    down = new.at(new.upper, root) + tall * np.sin(1.25 * part) / np.sin(1.25)
+    curve = new.point(aside if new.outer else 1 - aside, down)  # (points, hairs, 2) px
+    half = 0.5 * _HAIR * new.width * (0.6 + 0.4 * thick) * (1.05 - part[..., None]) * new.across_axis
+    outline = (np.concatenate([curve - half, (curve + half)[::-1]]) + 0.5) * scale - 0.5
+    outline = np.ascontiguousarray(
+        np.rint(16 * outline).astype(np.int32).swapaxes(0, 1)
+    )  # (hairs, points, 2)
+    drawn = np.zeros((shape[0] * scale, shape[1] * scale), np.uint8)
+    for hair, level in enumerate(np.linspace(130, 255, _HAIRS)[chance.permutation(_HAIRS)]):
+        cv2.fillPoly(drawn, [outline[hair]], float(level), cv2.LINE_AA, 4)
+    small = cv2.resize(drawn, shape[1::-1], interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+    return cv2.GaussianBlur(small, (0, 0), max(0.5, 0.004 * new.width))
 
 
 def _along_eye(values: np.ndarray, u: np.ndarray) -> np.ndarray:

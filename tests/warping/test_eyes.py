@@ -42,20 +42,22 @@ class Portrait:
         return self.frame.to_face(np.stack([x, y], 1))
 
 
-def iris_shift(before, after, opening, centre, radius, axis):
+def iris_shift(before, after, openings, centre, radius, axis):
     """px along `axis` between the circles of one radius around which two photographs brighten most.
 
-    opening: (n, 2) px, the eye's outline; edges of lids do not count.
+    openings: (n, 2) px, the eye's outline in each; edges of lids do not count.
     """
     angles = np.deg2rad([*range(-40, 56, 5), *range(125, 221, 5)])
     rays = np.stack([np.cos(angles), np.sin(angles)], -1)
     shifts = np.linspace(-0.9, 0.9, 181) * radius
     centres = (centre + shifts[:, None] * axis)[:, None]
     inner, outer = ((centres + share * radius * rays).astype(np.float32) for share in (0.85, 1.1))
-    outline = opening.astype(np.float32)
-    inside = [[cv2.pointPolygonTest(outline, tuple(map(float, at)), True) > 1 for at in row] for row in outer]
     places = []
-    for pixels in (before, after):
+    for pixels, opening in zip((before, after), openings, strict=True):
+        outline = opening.astype(np.float32)
+        inside = [
+            [cv2.pointPolygonTest(outline, tuple(map(float, at)), True) > 1 for at in row] for row in outer
+        ]
         grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.float32)
         rise = cv2.remap(grey, outer, None, cv2.INTER_LINEAR) - cv2.remap(grey, inner, None, cv2.INTER_LINEAR)
         score = (np.clip(rise, -20, 60) * inside).sum(1) / (np.sum(inside, 1) + 6)
@@ -175,12 +177,13 @@ def test_an_eye_that_closes_alone_is_squeezed(portrait):
 )
 def test_gaze_moves_the_irises_by_the_eyeballs_turn(blue_eyes, name, axis, sign, tolerance, degrees):
     moved, landmarks = blue_eyes.moved(**{name: degrees}), blue_eyes.landmarks
+    seen = blue_eyes.seen(**{name: degrees})
     radii = {eye: blue_eyes.radius(iris) for eye, iris in IRISES.items()}
     shifts = [
         iris_shift(
             blue_eyes.pixels,
             moved,
-            region_polygon(landmarks, "mediapipe478", eye),
+            [region_polygon(of, "mediapipe478", eye) for of in (landmarks, seen)],
             landmarks[iris],
             radii[eye],
             blue_eyes.frame.rotation[axis],
