@@ -274,13 +274,14 @@ class FaceChanger:
                 changes.append(None)
                 continue
             size = cut.alignment.size
-            left, right = (
+            left, right = zip(numbers, added, strict=True)  # the model's answer and what it does not know
+            halves = [
                 self._moved(no_change(size) if number is None else answers[number], cut, side)
-                for number, side in zip(numbers, added, strict=True)
-            )
-            if numbers[0] != numbers[1] or added[0] != added[1]:
-                left = join_sides(left, right, left_side(cut.landmarks, size, cut.scheme))
-            changes.append(left)
+                for number, side in ((left,) if left == right else (left, right))
+            ]
+            if len(halves) == 2:
+                halves = [join_sides(*halves, left_side(cut.landmarks, size, cut.scheme))]
+            changes.append(halves[0])
         return changes
 
     def _added(self, request: Mapping[str, float]) -> dict[str, float]:
