@@ -16,9 +16,11 @@ from magicedit.faces.types import Face
 IRISES = ((468, ((469, 471), (470, 472))), (473, ((474, 476), (475, 477))))
 # Iris diameters: 12.1 mm to 11.7 mm (I. Bekerman, P. Gottlieb, M. Vaiman, Journal of Ophthalmology, 2014)
 EYEBALL_RADIUS = 1.03
-_STRAIGHT = (
-    0.19  # iris diameters above the line between an eye's corners: a straight gaze; London Set, median
-)
+# Iris diameters outwards from the middle of an eye's corners and above their line: where the iris lies in a
+# straight gaze, median of the London Set
+_OUTWARDS, _ABOVE = 0.147, 0.19
+_LIDS = ((159, 145), (386, 374))  # middles of the upper and the lower lid, of the right eye, the left
+_OPEN = 0.15  # of an eye's width between them, from which on the iris is seen
 _RANGE = 0.95  # largest sine
 
 
@@ -30,16 +32,20 @@ class Gaze(NamedTuple):
 
 
 def gaze_of(landmarks: np.ndarray) -> Gaze:
-    """Returns the mean gaze of both eyes from MediaPipe's landmarks (478, 2) px."""
+    """Returns the gaze from MediaPipe's landmarks (478, 2) px, of the open eye where one is closed."""
     landmarks = np.asarray(landmarks, np.float64)
-    moves = []
-    for corners, (iris, edges) in zip(EYE_CORNERS["mediapipe478"], IRISES, strict=True):
+    moves, openings = [], []
+    eyes = zip(EYE_CORNERS["mediapipe478"], IRISES, _LIDS, (-1, 1), strict=True)
+    for corners, (iris, edges), (upper, lower), outwards in eyes:
         start, end = landmarks[list(corners)]
-        x, y = (end - start) / np.linalg.norm(end - start)
+        width = np.linalg.norm(end - start)
+        x, y = (end - start) / width
         diameter = np.mean([np.linalg.norm(landmarks[a] - landmarks[b]) for a, b in edges])
         offset = (landmarks[iris] - (start + end) / 2) / diameter
-        moves.append((offset @ (x, y), offset @ (y, -x) - _STRAIGHT))
-    sines = np.clip(np.mean(moves, 0) / EYEBALL_RADIUS, -_RANGE, _RANGE)
+        moves.append((offset @ (x, y) - outwards * _OUTWARDS, offset @ (y, -x) - _ABOVE))
+        openings.append(np.linalg.norm(landmarks[upper] - landmarks[lower]) / width)
+    seen = [move for move, opening in zip(moves, openings, strict=True) if opening >= _OPEN] or moves
+    sines = np.clip(np.mean(seen, 0) / EYEBALL_RADIUS, -_RANGE, _RANGE)
     return Gaze(*np.degrees(np.arcsin(sines)).tolist())
 
 

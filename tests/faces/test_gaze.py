@@ -51,3 +51,13 @@ def test_levels_of_holds_units_sides_gaze_and_head(face):
     assert levels["AU43"] == pytest.approx(
         5 * np.mean([face.blendshapes[f"eyeBlink{s}"] for s in ("Left", "Right")])
     )
+
+
+def test_gaze_of_a_wink_is_that_of_the_open_eye(face):
+    open_eyes = gaze_of(face.landmarks)
+    landmarks = face.landmarks.astype(np.float64)
+    landmarks[386] = landmarks[374]  # the left eye's lids meet, and its iris is anywhere
+    landmarks[473:478] += np.linalg.norm(landmarks[474] - landmarks[476]) * np.array([0.4, 0.4])
+    wink = gaze_of(landmarks)
+    assert wink.yaw == pytest.approx(open_eyes.yaw, abs=6)
+    assert wink.pitch == pytest.approx(open_eyes.pitch, abs=4)
