@@ -25,10 +25,10 @@ from magicedit.action_units import FACS
 from magicedit.errors import NoFaceError
 from magicedit.evaluation.scoring import rounded
 from magicedit.faces import identity_distance, levels_of
+from magicedit.faces.gaze import CLOSED, eye_openness
 from magicedit.files import replacing
 from magicedit.imaging import open_photo
 from magicedit.vocabulary import whole_name
-from magicedit.warping.eyes import CLOSED, eye_openness
 
 REQUESTS = (
     *("AU43=5", "AU43L=5", "gaze_yaw=15", "gaze_yaw=-15", "gaze_pitch=15", "gaze_pitch=-15"),

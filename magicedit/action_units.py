@@ -17,7 +17,7 @@ from functools import cache
 import numpy as np
 
 from magicedit.errors import ActionUnitError
-from magicedit.vocabulary import Control, Spec, Vocabulary, number_within, whole_name
+from magicedit.vocabulary import INTENSITY_RANGE, Control, Spec, Vocabulary, number_within, whole_name
 
 ActionUnit = Control
 
@@ -143,6 +143,11 @@ def sided_names(name: str) -> tuple[str, ...]:
 def is_angle(name: str) -> bool:
     """Whether a control, whole or of one side, is known to have values in degrees."""
     return whole_name(name) in FACS and FACS[whole_name(name)].is_angle
+
+
+def level_range(name: str) -> tuple[float, float]:
+    """The smallest and the largest level of a control, whole or of one side; unknown: an intensity."""
+    return FACS[whole_name(name)].levels if whole_name(name) in FACS else INTENSITY_RANGE
 
 
 def parse_deltas(spec: Spec, names: Sequence[str] = NAMES) -> dict[str, float]:

@@ -74,6 +74,20 @@ _GAZE = {
 }
 
 
+def intensity_of(unit: str, scores: Mapping[str, float]) -> float:
+    """Returns a unit's intensity, 0 to 5: 5 times the mean score of its blendshapes."""
+    return FULL_INTENSITY * float(np.mean([scores[name] for name in BLENDSHAPES_OF_UNIT[unit]]))
+
+
+def sides_of(unit: str, scores: Mapping[str, float]) -> dict[str, float]:
+    """Returns a unit's intensities by side, such as "AU12L", where it has sides and a blendshape for each."""
+    names = BLENDSHAPES_OF_UNIT[unit]
+    if not FACS[unit].has_sides or len(names) != 2:
+        return {}
+    # The table lists the left first
+    return {unit + side: FULL_INTENSITY * float(scores[name]) for side, name in zip("LR", names, strict=True)}
+
+
 def levels_of_scores(scores: Mapping[str, float]) -> tuple[dict[str, float], dict[str, float]]:
     """Returns what blendshape scores say of a face: whole controls, and intensities by side.
 
@@ -83,12 +97,9 @@ def levels_of_scores(scores: Mapping[str, float]) -> tuple[dict[str, float], dic
     """
     wholes, sides = {}, {}
     for unit, names in BLENDSHAPES_OF_UNIT.items():
-        if unit == "AU45" or not scores.keys() >= {*names}:
-            continue
-        wholes[unit] = FULL_INTENSITY * float(np.mean([scores[name] for name in names]))
-        if FACS[unit].has_sides and len(names) == 2:
-            left, right = names  # the table lists the left first
-            sides |= {f"{unit}L": FULL_INTENSITY * scores[left], f"{unit}R": FULL_INTENSITY * scores[right]}
+        if unit != "AU45" and scores.keys() >= {*names}:
+            wholes[unit] = intensity_of(unit, scores)
+            sides |= sides_of(unit, scores)
     for axis, (ahead, back) in _GAZE.items():
         if scores.keys() >= {*ahead, *back}:
             wholes[axis] = (

@@ -14,7 +14,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from magicedit.action_units import FACS, NAMES, emotion_deltas, parse_regions, sided_names, steps_to
+from magicedit.action_units import (
+    FACS,
+    NAMES,
+    emotion_deltas,
+    level_range,
+    parse_regions,
+    sided_names,
+    steps_to,
+)
 from magicedit.arkit import levels_of_scores
 from magicedit.errors import ActionUnitError
 from magicedit.files import read_document, write_document
@@ -76,7 +84,7 @@ class Expression:
                 values[name] = value
         limited = {}
         for name, value in values.items():
-            low, high = FACS[whole_name(name)].levels if whole_name(name) in FACS else INTENSITY_RANGE
+            low, high = level_range(name)
             limited[name] = min(max(float(value), low), high)
         return cls(limited, source=source)
 
@@ -108,7 +116,7 @@ class Expression:
         units = table.units()
         known = FACS.with_sides()
         columns = {n: column for n, column in units.columns.items() if n in known} if units else {}
-        if not columns and not table.blendshapes():
+        if not columns and not table.blendshapes:
             raise ActionUnitError(
                 f"{path} has no column of a known action unit, such as AU12 or AU12_r, or of a blendshape; "
                 f"known: {', '.join(FACS)}"

@@ -20,6 +20,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from magicedit.arkit import BLENDSHAPES
@@ -131,6 +132,7 @@ class Table:
             values[name] = value if units.scale == full else value / units.scale * full
         return values
 
+    @cached_property
     def blendshapes(self) -> dict[str, str]:
         """ARKit's blendshape -> column, of those in the header."""
         lower = {name.lower(): name for name in BLENDSHAPES}
@@ -140,7 +142,7 @@ class Table:
     def scores(self, cells: Mapping[str, str]) -> dict[str, float]:
         """ARKit's blendshape -> score 0 to 1, without empty cells. Raises for scores out of range."""
         scores = {}
-        for name, column in self.blendshapes().items():
+        for name, column in self.blendshapes.items():
             value = self.number(cells, column)
             if math.isnan(value):
                 continue

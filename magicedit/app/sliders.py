@@ -7,9 +7,9 @@ variation, in mode "set" a target intensity.
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from magicedit.action_units import FACS, is_angle, sided_names, vocabulary_of
+from magicedit.action_units import is_angle, level_range, sided_names, vocabulary_of
 from magicedit.errors import ActionUnitError
-from magicedit.vocabulary import INTENSITY_RANGE, by_number, split_sides, whole_name
+from magicedit.vocabulary import by_number, split_sides, whole_name
 
 Mode = Literal["add", "set"]
 Request = dict[str, float]  # canonical AU name, whole or of one side -> variation in intensity steps
@@ -26,10 +26,8 @@ def slider_names(action_units: Sequence[str]) -> tuple[str, ...]:
 
 def slider_range(mode: Mode, name: str = "") -> tuple[float, float]:
     """Returns the ends of a slider: intensity steps, or degrees for gaze and head."""
-    whole = whole_name(name)
-    if is_angle(whole):
-        return FACS[whole].range
-    return ADD_RANGE if mode == "add" and whole not in ONE_WAY else INTENSITY_RANGE
+    steps_both_ways = mode == "add" and not is_angle(name) and whole_name(name) not in ONE_WAY
+    return ADD_RANGE if steps_both_ways else level_range(name)
 
 
 def has_sides(request: Request) -> bool:
@@ -94,7 +92,7 @@ def levels(request: Request, measured: Mapping[str, float]) -> dict[str, float]:
     """Returns a request's target levels, in range; ActionUnitError where a unit is not measured."""
     arrived = {}
     for name, delta in request.items():
-        low, high = slider_range("set", name)
+        low, high = level_range(name)
         arrived[name] = min(max(_level(name, measured) + delta, low), high)
     return by_number(arrived)
 

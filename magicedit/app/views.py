@@ -7,11 +7,11 @@ import numpy as np
 import PIL.Image
 from PIL import ImageDraw, ImageFont
 
-from magicedit.action_units import DESCRIPTIONS, FACS, is_angle
+from magicedit.action_units import DESCRIPTIONS, is_angle, level_range
 from magicedit.editor import FaceEdit
 from magicedit.faces import Face
 from magicedit.faces.measure import SEEN_BY_LANDMARKS
-from magicedit.vocabulary import INTENSITY_RANGE, SIDES, whole_name
+from magicedit.vocabulary import SIDES, whole_name
 
 SMALLEST_TOLD = 0.05  # intensity steps; smaller requests would read as 0.0
 CHOSEN, OTHER = "#f97316", "#f8fafc"
@@ -75,13 +75,8 @@ def reached_levels(edit: FaceEdit) -> dict[str, float]:
     return {name: within_scale(name, value) for name, value in reached.items()}
 
 
-def scale_of(name: str) -> tuple[float, float]:
-    """Returns the ends of a control's scale: intensities, or degrees for gaze and head."""
-    return FACS[whole_name(name)].levels if is_angle(name) else INTENSITY_RANGE
-
-
 def within_scale(name: str, value: float) -> float:
-    low, high = scale_of(name)
+    low, high = level_range(name)
     return min(max(value, low), high)
 
 
@@ -138,5 +133,5 @@ def _row(name: str, delta: float, before: Mapping[str, float], reached: Mapping[
 
 def _percent(name: str, value: float) -> float:
     """Place of a level along its scale."""
-    low, high = scale_of(name)
+    low, high = level_range(name)
     return 100 * (within_scale(name, value) - low) / (high - low)

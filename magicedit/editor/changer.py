@@ -18,7 +18,7 @@ from magicedit.faces import Alignment, Face, align, condition_image, crop_face, 
 from magicedit.faces.glasses import glasses_presence, glasses_score
 from magicedit.imaging import Photo
 from magicedit.models.face_model import FaceModel, OnStep
-from magicedit.vocabulary import Vocabulary, split_sides
+from magicedit.vocabulary import Vocabulary, split_sides, whole_name
 from magicedit.warping import (
     Mouth,
     carry_change,
@@ -211,10 +211,11 @@ class FaceChanger:
         if not self.has_mouth_layer(cut, settings):
             return carry_change(pixels, cut.alignment, change, region)
         landmarks = cut.landmarks_in_photo
-        present = {name: presence * value for name, value in request.items()}
+        own = self.model.vocabulary
+        geometric = {name: presence * value for name, value in request.items() if whole_name(name) not in own}
         if self.composes:
             pixels = shade(pixels, cut.alignment, region, landmarks, request)
-            pixels = move_eyes(pixels, landmarks, present)
+            pixels = move_eyes(pixels, landmarks, geometric)
         donor = donor or settings.mouths.donor(landmarks, settings.seed)
         mouth = settings.mouths.mouth(pixels, landmarks, cut.alignment, donor)
         pixels = carry_mouth(
@@ -226,7 +227,7 @@ class FaceChanger:
             mouth,
             parts=parts_lips(request),
         )
-        return turn_head(pixels, landmarks, present) if self.composes else pixels
+        return turn_head(pixels, landmarks, geometric, cut.glasses)
 
     def requested_changes(
         self,

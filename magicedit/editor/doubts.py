@@ -12,13 +12,14 @@ import numpy as np
 from magicedit.action_units import FACS, GEOMETRIC, UNSEEN, is_angle
 from magicedit.faces import Face, align, covered_parts, crop_face, editing_region, region_polygon
 from magicedit.faces.frame import face_frame
+from magicedit.faces.gaze import CLOSED, eye_openness
 from magicedit.faces.measure import LANDMARKS_SHOW, SEEN_BY_LANDMARKS
 from magicedit.faces.regions import polygon_mask
 from magicedit.faces.types import Scheme
 from magicedit.vocabulary import INTENSITY_RANGE, split_sides, whole_name
 from magicedit.warping import Change
 from magicedit.warping.change import sharpened
-from magicedit.warping.eyes import CLOSED, eye_openness
+from magicedit.warping.warp import derivatives
 
 POSE_LIMIT = 30.0  # degrees of yaw or pitch; roll is undone by the alignment
 REACHED_SHARE = 0.5  # a measured change below this share of the request is worth a warning
@@ -185,7 +186,7 @@ def folded(change: Change, landmarks: np.ndarray, scheme: Scheme, region: np.nda
     """
     size = len(region)
     flow = change.flow * region[..., None]
-    (x_by_y, x_by_x), (y_by_y, y_by_x) = np.gradient(flow[..., 0]), np.gradient(flow[..., 1])
+    x_by_x, x_by_y, y_by_x, y_by_y = derivatives(flow)
     determinant = (1 + x_by_x) * (1 + y_by_y) - x_by_y * y_by_x
     mouth = _grown(
         polygon_mask(region_polygon(landmarks, scheme, "lips"), size), 2 * _AROUND_LIPS, landmarks, scheme

@@ -1,4 +1,4 @@
-"""Where the eyes look, from the places of the irises between the corners of the eyes.
+"""Where the eyes look, from the places of the irises between their corners, and how far they are open.
 
 An eye turns about the middle of its ball, so an iris moves by the sine of the angle. Angles are relative to
 the head, in degrees. On 89 neutral photographs of the Face Research Lab London Set, whose people look at the
@@ -19,8 +19,9 @@ EYEBALL_RADIUS = 1.03
 # Iris diameters outwards from the middle of an eye's corners and above their line: where the iris lies in a
 # straight gaze, median of the London Set
 _OUTWARDS, _ABOVE = 0.147, 0.19
-_LIDS = ((159, 145), (386, 374))  # middles of the upper and the lower lid, of the right eye, the left
-_OPEN = 0.15  # of an eye's width between them, from which on the iris is seen
+CLOSED = 0.12  # height over width of the opening, below which an eye counts as closed
+# Pairs of landmarks, upper lid above lower lid; the subject's left eye first
+_LID_PAIRS = (((387, 373), (386, 374), (385, 380)), ((160, 144), (159, 145), (158, 153)))
 _RANGE = 0.95  # largest sine
 
 
@@ -31,20 +32,32 @@ class Gaze(NamedTuple):
     pitch: float
 
 
+def eye_openness(landmarks: np.ndarray) -> tuple[float, float]:
+    """Returns the height over the width of each eye's opening, the subject's left first; see `CLOSED`.
+
+    landmarks: MediaPipe's (478, 2) px. Open eyes have 0.25 to 0.45.
+    """
+    landmarks = np.asarray(landmarks, np.float64)
+    left, right = (
+        np.mean([np.linalg.norm(landmarks[up] - landmarks[low]) for up, low in pairs])
+        / max(np.linalg.norm(np.subtract(*landmarks[list(corners)])), 1e-6)
+        for pairs, corners in zip(_LID_PAIRS, EYE_CORNERS["mediapipe478"][::-1], strict=True)
+    )
+    return float(left), float(right)
+
+
 def gaze_of(landmarks: np.ndarray) -> Gaze:
     """Returns the gaze from MediaPipe's landmarks (478, 2) px, of the open eye where one is closed."""
     landmarks = np.asarray(landmarks, np.float64)
-    moves, openings = [], []
-    eyes = zip(EYE_CORNERS["mediapipe478"], IRISES, _LIDS, (-1, 1), strict=True)
-    for corners, (iris, edges), (upper, lower), outwards in eyes:
+    moves = []
+    for corners, (iris, edges), outwards in zip(EYE_CORNERS["mediapipe478"], IRISES, (-1, 1), strict=True):
         start, end = landmarks[list(corners)]
-        width = np.linalg.norm(end - start)
-        x, y = (end - start) / width
+        x, y = (end - start) / np.linalg.norm(end - start)
         diameter = np.mean([np.linalg.norm(landmarks[a] - landmarks[b]) for a, b in edges])
         offset = (landmarks[iris] - (start + end) / 2) / diameter
         moves.append((offset @ (x, y) - outwards * _OUTWARDS, offset @ (y, -x) - _ABOVE))
-        openings.append(np.linalg.norm(landmarks[upper] - landmarks[lower]) / width)
-    seen = [move for move, opening in zip(moves, openings, strict=True) if opening >= _OPEN] or moves
+    openness = reversed(eye_openness(landmarks))  # the right eye first, as in IRISES
+    seen = [move for move, opening in zip(moves, openness, strict=True) if opening >= CLOSED] or moves
     sines = np.clip(np.mean(seen, 0) / EYEBALL_RADIUS, -_RANGE, _RANGE)
     return Gaze(*np.degrees(np.arcsin(sines)).tolist())
 

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from magicedit.action_units import FACS
-from magicedit.arkit import BLENDSHAPES_OF_UNIT, FULL_INTENSITY
+from magicedit.arkit import BLENDSHAPES_OF_UNIT, FULL_INTENSITY, intensity_of, sides_of
 from magicedit.faces.frame import EYE_CORNERS, face_frame
 from magicedit.faces.types import Pose, Scheme
 from magicedit.vocabulary import by_number
@@ -41,10 +40,7 @@ def blendshapes_to_action_units(blendshapes: Mapping[str, float], landmarks: np.
     is the gap of the inner lips, 0 where they touch and 5 from 0.30 interocular distances. (The maximum of
     the opening blendshapes would rate a closed-lip smile as open, because mouthUpperUp moves with it.)
     """
-    units = {
-        unit: FULL_INTENSITY * float(np.mean([blendshapes[name] for name in names]))
-        for unit, names in BLENDSHAPES_OF_UNIT.items()
-    }
+    units = {unit: intensity_of(unit, blendshapes) for unit in BLENDSHAPES_OF_UNIT}
     opening = (lip_gap(landmarks) - _LIPS_CLOSED) / FULL_LIP_GAP
     units["AU25"] = FULL_INTENSITY * float(np.clip(opening, 0.0, 1.0))
     return by_number(units)
@@ -56,17 +52,14 @@ def blendshapes_to_sides(blendshapes: Mapping[str, float], landmarks: np.ndarray
     Each comes from the blendshape of that side. The blendshape of AU1 has no sides; they come from its
     intensity and from how much higher the inner brow of that side is above its eye than the other one.
     """
-    sides = {}
-    for unit, names in BLENDSHAPES_OF_UNIT.items():
-        if FACS[unit].has_sides and len(names) == 2:
-            left, right = names  # the table lists the left first
-            sides |= {f"{unit}L": blendshapes[left], f"{unit}R": blendshapes[right]}
-    sides = {name: FULL_INTENSITY * float(score) for name, score in sides.items()}
+    sides: dict[str, float] = {}
+    for unit in BLENDSHAPES_OF_UNIT:
+        sides |= sides_of(unit, blendshapes)
     down = face_frame(landmarks).to_face(landmarks)[:, 1]
     eyes_and_brows = zip(EYE_CORNERS["mediapipe478"], _INNER_BROWS, strict=True)
     heights = [down[list(eye)].mean() - down[list(brow)].mean() for eye, brow in eyes_and_brows]
     higher = FULL_INTENSITY * float(heights[1] - heights[0]) / 2 / FULL_BROW_RAISE
-    raised = FULL_INTENSITY * float(np.mean([blendshapes[name] for name in BLENDSHAPES_OF_UNIT["AU1"]]))
+    raised = intensity_of("AU1", blendshapes)
     for name, value in (("AU1L", raised + higher), ("AU1R", raised - higher)):
         sides[name] = float(np.clip(value, 0.0, FULL_INTENSITY))
     return by_number(sides)

@@ -117,6 +117,23 @@ def read_rows(path: Path) -> Iterator[Row]:
                 yield Row.from_line(line)
 
 
+def look_through(video: Video, tracker: Tracker, cuts: CutDetector, first: int = 0) -> Iterator[Row]:
+    """Yields the frames of a video from number `first`, with the faces that the tracker finds in them.
+
+    The tracker and the detector of cuts know the frames before. Raises VideoError as `Video.frames`.
+    """
+    # The frame before the first gives its difference
+    with closing(pictures_ahead(video, max(0, first - 1))) as frames:
+        for frame, pixels in frames:
+            difference = cuts.difference(frame.planes)
+            if frame.index < first:
+                continue
+            cut = frame.index > 0 and cuts.is_cut(difference)
+            faces = tracker.look(pixels, frame.index, cut)
+            tracker.note(faces, cut)
+            yield Row(frame.index, frame.pts, frame.duration, difference, cut, tuple(faces))
+
+
 def analyse(
     video: Video,
     backend: FaceBackend,
@@ -148,22 +165,15 @@ def analyse(
     known = 0 if last is None else last.index + 1
     pace = Pace(progress, "faces", video.info.frames, known)
 
-    # 2. The remaining frames; the frame before them gives the first difference
+    # 2. The remaining frames
     with (
         rows_file.open("a", encoding="utf-8") as file,
-        closing(pictures_ahead(video, max(0, known - 1))) as frames,
+        closing(look_through(video, tracker, cuts, known)) as rows,
     ):
-        for frame, pixels in frames:
-            difference = cuts.difference(frame.planes)
-            if frame.index < known:
-                continue
-            cut = frame.index > 0 and cuts.is_cut(difference)
-            faces = tracker.look(pixels, frame.index, cut)
-            tracker.note(faces, cut)
-            last = Row(frame.index, frame.pts, frame.duration, difference, cut, tuple(faces))
+        for last in rows:
             file.write(last.to_line())
             file.flush()
-            pace(frame.index + 1)
+            pace(last.index + 1)
 
     # 3. Mark it complete
     assert last is not None, "a video without frames is refused when it is opened"

@@ -8,11 +8,10 @@ import numpy as np
 from magicedit.arkit import MEASURED
 from magicedit.errors import MagicEditError, VideoError
 from magicedit.faces import FaceBackend
-from magicedit.video.analysis import Row, choose, scan
+from magicedit.video.analysis import Row, choose, look_through, scan
 from magicedit.video.reading import Video
 from magicedit.video.results import Pace, ProgressCallback
 from magicedit.video.settings import DEFAULTS
-from magicedit.video.threads import pictures_ahead
 from magicedit.video.tracking import CutDetector, Tracker, Tracking
 
 
@@ -46,33 +45,28 @@ def measure_blendshapes(
         MagicEditError: where the backend measures no blendshapes.
     """
     # 1. All faces of each frame, without the landmarks
-    tracker, cuts = Tracker(backend, tracking), CutDetector(tracking)
     time_base = float(video.info.time_base)
     rows: list[Row] = []
     scores: list[dict[int, np.ndarray]] = []
     pace = Pace(progress, "faces", video.info.frames, 0)
-    with closing(pictures_ahead(video, 0)) as frames:
-        for frame, pixels in frames:
-            difference = cuts.difference(frame.planes)
-            cut = frame.index > 0 and cuts.is_cut(difference)
-            found = tracker.look(pixels, frame.index, cut)
-            tracker.note(found, cut)
-            if any(not tracked.face.blendshapes for tracked in found):
+    with closing(look_through(video, Tracker(backend, tracking), CutDetector(tracking))) as looked:
+        for row in looked:
+            if any(not tracked.face.blendshapes for tracked in row.faces):
                 raise MagicEditError(
                     f"the face backend {backend.name} measures no blendshapes; use mediapipe"
                 )
             scores.append(
                 {
                     tracked.number: np.array([tracked.face.blendshapes[n] for n in MEASURED], np.float32)
-                    for tracked in found
+                    for tracked in row.faces
                 }
             )
             light = tuple(
                 replace(tracked, face=replace(tracked.face, landmarks=np.zeros((0, 2), np.float32)))
-                for tracked in found
+                for tracked in row.faces
             )
-            rows.append(Row(frame.index, frame.pts, frame.duration, difference, cut, light))
-            pace(frame.index + 1)
+            rows.append(replace(row, faces=light))
+            pace(row.index + 1)
     if video.damage:
         raise VideoError(
             f"{video.path} is damaged or incomplete: it {video.damage}; copy or download it again"

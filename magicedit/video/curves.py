@@ -83,7 +83,7 @@ class Curve:
             raise ActionUnitError(
                 f'{path} needs one column called "time" (seconds), and has {", ".join(table.header)}'
             )
-        if table.blendshapes() and not any(_is_control(column) for column in table.header):
+        if table.blendshapes and not any(_is_control(column) for column in table.header):
             return cls._of_blendshapes(table, timed[0])
         names: dict[str, str] = {}  # column -> action unit
         with table.at():

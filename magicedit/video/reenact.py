@@ -225,6 +225,7 @@ class ReenactMaker(FrameMaker):
 
     def requests(self) -> Iterator[tuple[Row, dict[str, float]]]:
         """Yields each frame's row with the photograph's variations, empty without the driving face."""
+        controls = self.job.editor.action_units
         gaze: dict[str, float] = {}  # of the last frame with open eyes
         for row, faces in self.steady():
             driving = faces.get(self.tracks[0].number)
@@ -234,9 +235,9 @@ class ReenactMaker(FrameMaker):
                 continue
             moved = self._moved(driving.face)
             if max(moved.get("AU43", 0.0), moved.get("AU45", 0.0)) > LIDS_HIDE:
-                moved = {name: value for name, value in moved.items() if not name.startswith("gaze")} | gaze
+                moved = {name: value for name, value in moved.items() if controls[name].kind != "gaze"} | gaze
             else:
-                gaze = {name: value for name, value in moved.items() if name.startswith("gaze")}
+                gaze = {name: value for name, value in moved.items() if controls[name].kind == "gaze"}
             yield row, self._request(moved, driving.presence)
 
     def _moved(self, face: Face) -> dict[str, float]:

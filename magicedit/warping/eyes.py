@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from magicedit.action_units import GAZE_RANGE
 from magicedit.faces.frame import EYE_CORNERS, face_frame
+from magicedit.faces.gaze import CLOSED, EYEBALL_RADIUS, eye_openness
 from magicedit.faces.regions import smooth
 from magicedit.vocabulary import split_sides
 from magicedit.warping.lids import (
@@ -22,20 +24,16 @@ from magicedit.warping.lids import (
     box_around,
     draw_lids,
     lid_curves,
+    ramp,
     reduced,
     saturating,
 )
 
-CLOSED = 0.12  # height over width of the opening, below which an eye counts as closed
-GAZE_RANGE = 30.0  # degrees to each side
-# Ratio of the eyeball's radius (about 12 mm) to the iris's diameter (about 11.7 mm)
-_EYEBALL = 1.03
 # A jury reads the anatomical turn as "barely moves". With this gain the iris's outline moves by about 1.15 to
 # 1.2 of what is asked to the sides and 1.0 to 1.15 up and down; MediaPipe's iris by 0.8 to 0.9 to the sides.
 _GAZE_GAIN = 1.2
-# Pairs of MediaPipe's landmarks, upper lid above lower lid; the subject's left eye first
-_LID_PAIRS = (((387, 373), (386, 374), (385, 380)), ((160, 144), (159, 145), (158, 153)))
-_IRIS = (slice(473, 478), slice(468, 473))  # centre, then four points of the outline
+# Centre, then four points of the outline; the subject's left eye first
+_IRIS = (slice(473, 478), slice(468, 473))
 _CORNERS = EYE_CORNERS["mediapipe478"][::-1]
 # Window around an eye, eye widths: beside its corners, above its fold, below its lower lid
 _BESIDE, _ABOVE, _BELOW = 0.38, 0.16, 0.42
@@ -80,20 +78,6 @@ class _Iris:
     radius: float
 
 
-def eye_openness(landmarks: np.ndarray) -> tuple[float, float]:
-    """Returns the height over the width of each eye's opening, the subject's left first; see `CLOSED`.
-
-    landmarks: MediaPipe's (478, 2) px. Open eyes have 0.25 to 0.45.
-    """
-    landmarks = np.asarray(landmarks, np.float64)
-    left, right = (
-        np.mean([np.linalg.norm(landmarks[up] - landmarks[low]) for up, low in pairs])
-        / max(np.linalg.norm(np.subtract(*landmarks[list(corners)])), 1e-6)
-        for pairs, corners in zip(_LID_PAIRS, _CORNERS, strict=True)
-    )
-    return float(left), float(right)
-
-
 def move_eyes(pixels: np.ndarray, landmarks: np.ndarray, request: Mapping[str, float]) -> np.ndarray:
     """Returns the photograph with closed or half closed lids and another gaze.
 
@@ -111,15 +95,13 @@ def move_eyes(pixels: np.ndarray, landmarks: np.ndarray, request: Mapping[str, f
         (`eye_openness` below `CLOSED`) and for those whose iris is not seen, as behind sunglasses. Otherwise
         a new photograph that differs around the eyes only.
     """
-    yaw, pitch = (
-        float(np.clip(request.get(name, 0.0), -GAZE_RANGE, GAZE_RANGE)) for name in ("gaze_yaw", "gaze_pitch")
-    )
+    yaw, pitch = (float(np.clip(request.get(name, 0.0), *GAZE_RANGE)) for name in ("gaze_yaw", "gaze_pitch"))
     closures = [float(np.clip(side.get("AU43", 0.0) / 5, 0, 1)) for side in split_sides(request)]
     landmarks = np.asarray(landmarks, np.float64)
     frame = face_frame(landmarks)
     radii = [np.linalg.norm(landmarks[ids][1:] - landmarks[ids][0], axis=1).mean() for ids in _IRIS]
     # Both eyes turn alike, so a foreshortened iris does not shorten its movement
-    eyeball = _GAZE_GAIN * _EYEBALL * 2 * np.mean(radii)
+    eyeball = _GAZE_GAIN * EYEBALL_RADIUS * 2 * np.mean(radii)
     turn = eyeball * np.sin(np.deg2rad([yaw, -pitch])) @ frame.rotation  # (2,) px
 
     open_eyes = [side for side, openness in enumerate(eye_openness(landmarks)) if openness >= CLOSED]
@@ -269,14 +251,17 @@ def _turned_eyeball(
     """Returns the eyeball with the iris moved by `turn` px, (h, w, 3) float32, valid in the new opening."""
     here = _places(picture.shape)
     depth = np.clip(new.depth(here), 0, 1)
-    highlights = _highlights(picture, lids, iris)
+    inside = lids.nearness(here)
+    radii = np.linalg.norm(here - iris.centre.astype(np.float32), axis=-1) / iris.radius
+    highlights = _highlights(picture, iris, inside, radii)
     matte = picture - highlights
-    white = _completed_white(matte, lids, lids.across(here), depth, iris, turn)
+    seen_white = matte[(inside > _WHITE_INSIDE) & (radii > _BESIDE_IRIS)]
+    white = _completed_white(matte, lids, lids.across(here), depth, iris, turn, seen_white)
 
     # 1. The iris, turned away, and its mirror image where the lid had hidden it
     centre, step = iris.centre.astype(np.float32), turn.astype(np.float32)
     length = float(np.linalg.norm(turn))
-    narrow = np.sqrt(1 - min(length / (2 * iris.radius * _EYEBALL), 0.7) ** 2)
+    narrow = np.sqrt(1 - min(length / (2 * iris.radius * EYEBALL_RADIUS), 0.7) ** 2)
     source = here - step - centre
     along = (source @ (step / length))[..., None]
     source = centre + source + along * np.float32(1 / narrow - 1) * (step / np.float32(length))
@@ -293,7 +278,9 @@ def _turned_eyeball(
     other += hidden * (_read(matte, lids.clamped(opposite, _LID_EDGE)) - other)
     seen = visible * _read(matte, source) + (1 - visible) * other
     far = np.linalg.norm(source - centre, axis=-1) / np.float32(iris.radius)
-    seen = _clean_iris(seen, far, lids.inside(source, *_DOUBTED), _iris_pixels(matte, lids, iris))
+    low, high = _SURE_IRIS
+    sure = matte[(radii > low) & (radii < high) & (inside > _NEAR_LIDS[1])]
+    seen = _clean_iris(seen, far, lids.inside(source, *_DOUBTED), sure)
 
     # 2. In the light of its new place
     read_depth = visible[..., 0] * lids.depth(source) + (1 - visible[..., 0]) * lids.depth(mirrored)
@@ -307,18 +294,11 @@ def _turned_eyeball(
     return white + disc * (seen - white + _read(highlights, here - np.float32(0.5) * step))
 
 
-def _iris_pixels(matte: np.ndarray, lids: LidCurves, iris: _Iris) -> np.ndarray:
-    """Returns the photograph's pixels, (n, 3), that surely belong to the iris around its pupil."""
-    here = _places(matte.shape)
-    far = np.linalg.norm(here - iris.centre.astype(np.float32), axis=-1) / iris.radius
-    low, high = _SURE_IRIS
-    return matte[(far > low) & (far < high) & (lids.nearness(here) > _NEAR_LIDS[1])]
-
-
 def _clean_iris(seen: np.ndarray, far: np.ndarray, trusted: np.ndarray, sure: np.ndarray) -> np.ndarray:
     """Returns an iris (h, w, 3) without hues and lights of lids and white at its edge.
 
-    far: radii from its centre. trusted: 0..1 far from lids. sure: (n, 3), see `_iris_pixels`.
+    far: radii from its centre. trusted: 0..1 far from lids. sure: (n, 3) pixels of the photograph that surely
+    belong to the iris around its pupil.
     """
     if len(sure) < _LEAST_PIXELS:
         return seen
@@ -337,30 +317,37 @@ def _places(shape: tuple[int, ...]) -> np.ndarray:
     return np.stack([x, y], -1)
 
 
-def _highlights(picture: np.ndarray, lids: LidCurves, iris: _Iris) -> np.ndarray:
-    """Returns the light of lamps on the iris, (h, w, 3) float32 levels above its surroundings; else 0."""
+def _highlights(picture: np.ndarray, iris: _Iris, inside: np.ndarray, radii: np.ndarray) -> np.ndarray:
+    """Returns the light of lamps on the iris, (h, w, 3) float32 levels above its surroundings; else 0.
+
+    inside: (h, w), `LidCurves.nearness` of the pixels. radii: (h, w), of the iris, from its centre.
+    """
     small, factor = reduced(picture, iris.radius / _WORKED_AT)
     size = 2 * max(round(_HIGHLIGHT_WIDTH * iris.radius * factor / 2), 1) + 1
     element = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
     below = cv2.morphologyEx(small, cv2.MORPH_OPEN, element)
     excess = np.maximum(picture - cv2.resize(below, picture.shape[1::-1]), 0)
-    here = _places(picture.shape)
-    far = np.linalg.norm(here - iris.centre.astype(np.float32), axis=-1)
     low, high = _HIGHLIGHT
-    weight = smooth((excess.min(-1) - low) / (high - low)) * smooth(5 * (0.9 - far / iris.radius))
-    weight = weight * lids.inside(here, *_NEAR_LIDS)  # white between iris and lid is narrow and bright too
+    weight = smooth((excess.min(-1) - low) / (high - low)) * smooth(5 * (0.9 - radii))
+    weight = weight * ramp(inside, *_NEAR_LIDS)  # white between iris and lid is narrow and bright too
     weight = cv2.dilate(weight.astype(np.float32), np.ones((3, 3), np.uint8))
     return excess * weight[..., None]
 
 
 def _completed_white(
-    matte: np.ndarray, lids: LidCurves, u: np.ndarray, depth: np.ndarray, iris: _Iris, turn: np.ndarray
+    matte: np.ndarray,
+    lids: LidCurves,
+    u: np.ndarray,
+    depth: np.ndarray,
+    iris: _Iris,
+    turn: np.ndarray,
+    seen: np.ndarray,
 ) -> np.ndarray:
     """Returns the white of the eye without its iris, (h, w, 3) float32.
 
     The white on each side of the iris is stretched, along the lids, up to the middle of the moved iris. So it
     keeps the lid's shadow, its darker corners and its grain. u, depth: (h, w), across the eye and from the
-    upper to the lower lid, 0..1.
+    upper to the lower lid, 0..1. seen: (n, 3) pixels of the white that the photograph shows.
     """
     centre, radius = float(lids.across(iris.centre)), iris.radius * 1.18 / lids.width
     moved = float(np.clip(lids.across(iris.centre + turn), 0.1, 0.9))
@@ -381,9 +368,6 @@ def _completed_white(
     drawn = drawn * np.exp(-mirrored[..., None] * np.array(_CORNER_SHADE, np.float32))
 
     # The iris tints what lies beside it, and wet rims shine: neither becomes white
-    here = _places(matte.shape)
-    far = np.linalg.norm(here - iris.centre.astype(np.float32), axis=-1) / iris.radius
-    seen = matte[(lids.nearness(here) > _WHITE_INSIDE) & (far > _BESIDE_IRIS)]
     if len(seen) < _LEAST_PIXELS:
         return drawn
     level, seen_level = drawn.mean(-1, keepdims=True), seen.mean(-1)

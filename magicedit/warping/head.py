@@ -18,13 +18,13 @@ from functools import cache
 import cv2
 import numpy as np
 
-from magicedit.faces.frame import face_frame
-from magicedit.faces.glasses import glasses_presence, glasses_score
+from magicedit.action_units import HEAD_RANGE
+from magicedit.faces.measure import pose_of
 from magicedit.faces.regions import face_oval, smooth
-from magicedit.warping.muscles import SHAPES, SKIN, _table, _unit_shapes
+from magicedit.warping.muscles import SHAPES, affine_camera, neutral_mesh
+from magicedit.warping.warp import derivatives, inverse_of
 
 AXES = ("head_yaw", "head_pitch", "head_roll")
-MOST = 20.0  # degrees of change
 _LEAST_ANGLE = 0.01  # degrees: what turns by less stays as it is; an axis of rotation needs an angle
 # Turns of the mesh in degrees that MediaPipe's pose reads as somewhat less than a degree of yaw and of pitch,
 # and as one of roll; shares more with glasses; of pitch less by so much per degree that the head looks aside,
@@ -52,10 +52,6 @@ _NECK = np.array(
 )
 # Glasses: height of the lenses' plane at the nose, how fast it bends back towards the ears, and where it is
 _LENSES, _WRAP, _LENSES_BESIDE, _LENSES_ABOVE, _LENSES_BELOW, _LENSES_FADE = 0.12, 0.22, 1.3, 0.45, -0.7, 0.2
-_EYES_REACH, _EYES_SCALE = (
-    2.0,
-    80,
-)  # from between the eyes, where glasses are looked for, and px a distance there
 _FACE_POINTS = 120  # landmarks whose depths are used
 _BESIDE = 0.12  # distance from the face's outline within which the skull and the neck have no points
 _SMOOTHING = 0.08  # of the spline, whose kernel is r^2 log r
@@ -103,18 +99,9 @@ class _View:
         return np.concatenate([points @ self.affine.T, points @ self.rotation[2:].T], 1)
 
 
-@cache
-def _steady() -> np.ndarray:
-    """Numbers (n,) of the landmarks that hardly move with any expression."""
-    most = np.linalg.norm(_unit_shapes(tuple(SHAPES)), axis=-1).max(1)
-    return np.flatnonzero(most[:SKIN] < _STEADY)
-
-
 def _view(landmarks: np.ndarray) -> _View:
     """The mesh nearest to landmarks (478, 2) px that no expression moves."""
-    steady = _steady()
-    known = np.insert(_table()["neutral"][steady], 3, 1, axis=1)
-    camera = np.linalg.lstsq(known, landmarks[steady] * (1, -1), rcond=None)[0].T  # (2, 4) px
+    camera = (affine_camera(landmarks, tuple(SHAPES), _STEADY) * (1, -1)).T  # (2, 4) px
     turned, stretch, back = np.linalg.svd(camera[:, :3], full_matrices=False)
     rows, scale = turned @ back, float(stretch.mean())
     rotation = np.concatenate([rows, np.cross(*rows)[None]])
@@ -122,10 +109,9 @@ def _view(landmarks: np.ndarray) -> _View:
 
 
 def _angles(rotation: np.ndarray) -> np.ndarray:
-    """(3,) degrees of yaw, pitch and roll of a rotation, by the definition of `Pose`."""
-    forward = rotation[:, 2]
-    yaw, pitch = np.arctan2(forward[0], forward[2]), np.arcsin(np.clip(forward[1], -1, 1))
-    return np.degrees((yaw, pitch, -np.arctan2(rotation[1, 0], rotation[1, 1])))
+    """(3,) degrees of yaw, pitch and roll of a rotation."""
+    pose = pose_of(rotation)
+    return np.array([pose.yaw, pose.pitch, pose.roll])
 
 
 def _rotation(angles: np.ndarray) -> np.ndarray:
@@ -144,7 +130,7 @@ def head_limits(landmarks: np.ndarray) -> dict[str, tuple[float, float]]:
     landmarks: MediaPipe's (478, 2), photograph px. Requests near and beyond the limits turn less than asked.
     """
     pose = _angles(_view(np.asarray(landmarks, np.float64)).rotation) / _GAIN
-    least, most = (np.minimum(_room(pose, sign), MOST) for sign in (-1, 1))
+    least, most = (np.minimum(_room(pose, sign), HEAD_RANGE[1]) for sign in (-1, 1))
     return {axis: (-float(a), float(b)) for axis, a, b in zip(AXES, least, most, strict=True)}
 
 
@@ -156,7 +142,7 @@ def _room(pose: np.ndarray, sign: np.ndarray | int) -> np.ndarray:
 
 def _reachable(asked: np.ndarray, pose: np.ndarray) -> np.ndarray:
     """(3,) degrees of change, shortened near what the pose (3,) leaves room for and beyond it."""
-    asked = np.clip(asked, -MOST, MOST)
+    asked = np.clip(asked, *HEAD_RANGE)
     over = np.abs(asked) / np.maximum(_room(pose, np.sign(asked)), 1e-3)
     return asked / (1 + over**_SOFTNESS) ** (1 / _SOFTNESS)
 
@@ -164,7 +150,7 @@ def _reachable(asked: np.ndarray, pose: np.ndarray) -> np.ndarray:
 @cache
 def _face_points() -> np.ndarray:
     """Numbers (n,) of landmarks that are spread over the neutral mesh, each far from those before it."""
-    mesh = _table()["neutral"][:SKIN]
+    mesh = neutral_mesh()
     chosen = [4]  # the nose's tip
     far = np.linalg.norm(mesh - mesh[4], axis=1)
     while len(chosen) < _FACE_POINTS:
@@ -190,27 +176,11 @@ def _with_glasses(mesh: np.ndarray, glasses: float) -> np.ndarray:
     return np.stack([mesh[:, 0], y, z + glasses * smooth(inside) * forward], 1)
 
 
-def _glasses(pixels: np.ndarray, landmarks: np.ndarray) -> float:
-    """How surely, 0..1, the face wears glasses; landmarks (478, 2) px."""
-    frame = face_frame(landmarks)
-    reach, size = _EYES_REACH * frame.interocular, pixels.shape[1::-1]
-    x0, y0 = np.clip(frame.origin - reach, 0, size).astype(int).tolist()
-    x1, y1 = np.clip(frame.origin + reach, 0, size).astype(int).tolist()
-    if x1 <= x0 or y1 <= y0:
-        return 0.0
-    eyes, landmarks = pixels[y0:y1, x0:x1], landmarks - (x0, y0)
-    smaller = _EYES_SCALE / frame.interocular
-    if smaller < 1:
-        eyes = cv2.resize(eyes, None, fx=smaller, fy=smaller, interpolation=cv2.INTER_AREA)
-        landmarks = (landmarks + 0.5) * smaller - 0.5
-    return glasses_presence(glasses_score(eyes, landmarks, "mediapipe478"))
-
-
 def _known_depths(landmarks: np.ndarray, view: _View, glasses: float) -> tuple[np.ndarray, np.ndarray]:
     """Places (n, 3) of the view whose depth is known, and their weights (n,), 0..1."""
     # 1. The face: landmarks, as deep as the mesh
     chosen = _face_points()
-    mesh = _with_glasses(_table()["neutral"][chosen], glasses)
+    mesh = _with_glasses(neutral_mesh()[chosen], glasses)
     face = np.column_stack([view.to_view(landmarks[chosen]), view.places(mesh)[:, 2]])
 
     # 2. The visible half of the skull, the neck, and rings around the head as deep as the skull's centre
@@ -290,7 +260,7 @@ def _turned(places: np.ndarray, share: np.ndarray, rotation: np.ndarray, pivot: 
 
 def _areas(moves: np.ndarray, step: float) -> np.ndarray:
     """(rows, columns) factors by which a movement (rows, columns, 2) of places a step apart changes areas."""
-    (xy, xx), (yy, yx) = (np.gradient(moves[..., k], step) for k in (0, 1))
+    xx, xy, yx, yy = derivatives(moves, step)
     return (1 + xx) * (1 + yy) - xy * yx
 
 
@@ -310,7 +280,7 @@ def _evened(moves: np.ndarray, step: float, bounds: tuple[np.ndarray, np.ndarray
 
 def _bearable(moves: np.ndarray, step: float) -> float:
     """The share 0..1 of a movement that shrinks no area by more than `_LEAST` allows."""
-    (xy, xx), (yy, yx) = (np.gradient(moves[..., k], step) for k in (0, 1))
+    xx, xy, yx, yy = derivatives(moves, step)
     # With a share s, an area becomes 1 + s trace + s^2 determinant times as large
     trace, determinant = xx + yy, xx * yy - xy * yx
     root = np.sqrt(np.maximum(trace**2 - 4 * determinant * (1 - _LEAST), 0))
@@ -390,23 +360,6 @@ def _from_border(moves: np.ndarray, grid: np.ndarray, shape: tuple[int, ...], fa
     return moves * np.where(moves > 0, before, behind)
 
 
-def _inverse(moves: np.ndarray, step: float) -> np.ndarray:
-    """The flow b (rows, columns, 2) px that undoes a movement m of places `step` px apart.
-
-    It solves b(p) = -m(p + b(p)) by fixed-point iteration.
-    """
-    height, width = moves.shape[:2]
-    x, y = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
-    flow = -moves
-    for _ in range(_INVERSIONS):
-        at = flow / step
-        there = cv2.remap(
-            moves, at[..., 0] + x, at[..., 1] + y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-        )
-        flow -= _DAMPING * (flow + there)
-    return flow
-
-
 def _window(
     flow: np.ndarray, low: np.ndarray, step: float, shape: tuple[int, ...]
 ) -> tuple[int, int, int, int]:
@@ -434,13 +387,16 @@ def head_region(landmarks: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return cv2.warpAffine(moving, to_grid, shape[1::-1], flags=flags).astype(bool)
 
 
-def turn_head(pixels: np.ndarray, landmarks: np.ndarray, request: Mapping[str, float]) -> np.ndarray:
+def turn_head(
+    pixels: np.ndarray, landmarks: np.ndarray, request: Mapping[str, float], glasses: float = 0.0
+) -> np.ndarray:
     """Returns the photograph with its head turned.
 
     Args:
         pixels: (height, width, 3) uint8 RGB.
         landmarks: MediaPipe's (478, 2), photograph px.
         request: degrees of change, -20..20, of AXES, with the signs of `Pose`; other names are ignored.
+        glasses: 0..1, how surely the face wears them, see `magicedit.faces.glasses`.
 
     Returns:
         `pixels` itself where nothing changes, else a new photograph, which differs in `head_region`.
@@ -449,11 +405,11 @@ def turn_head(pixels: np.ndarray, landmarks: np.ndarray, request: Mapping[str, f
     if max(map(abs, asked.values())) < _LEAST_ANGLE:
         return pixels
     landmarks = np.asarray(landmarks, np.float64)
-    found = _movement(landmarks, pixels.shape, asked, _glasses(pixels, landmarks))
+    found = _movement(landmarks, pixels.shape, asked, glasses)
     if found is None:
         return pixels
     moves, low, step = found
-    flow = _inverse(moves, step)
+    flow = inverse_of(moves, step, _INVERSIONS, _DAMPING)
     x0, y0, x1, y1 = _window(flow, low, step, pixels.shape)
     if x1 == x0:
         return pixels

@@ -127,7 +127,7 @@ class LidCurves:
 
     def inside(self, points: np.ndarray, hidden: float, seen: float) -> np.ndarray:
         """Weight 0..1 of points (..., 2) px in the opening by `nearness`: 0 up to `hidden`, 1 from `seen`."""
-        return np.clip((self.nearness(points) - hidden) / (seen - hidden), 0, 1)
+        return ramp(self.nearness(points), hidden, seen)
 
     def place(self, across: np.ndarray, depth: np.ndarray) -> np.ndarray:
         """Across the eye and depth in the opening (...) -> (..., 2) px."""
@@ -188,6 +188,11 @@ def _margin(u: np.ndarray, v: np.ndarray, places: np.ndarray) -> np.ndarray:
     basis = terms(u)
     fitted = np.linalg.solve(basis.T @ basis + 1e-4 * np.eye(basis.shape[1]), basis.T @ v)
     return terms(places) @ fitted
+
+
+def ramp(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Returns 0 up to `low`, 1 from `high`, and a straight line between."""
+    return np.clip((values - low) / (high - low), 0, 1)
 
 
 def saturating(distance: np.ndarray, target: float | np.ndarray, source: float | np.ndarray) -> np.ndarray:

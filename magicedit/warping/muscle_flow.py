@@ -5,10 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from magicedit.warping.mouth import forward_places
-from magicedit.warping.muscles import BELOW_MOUTH, LOWER_LIP, LOWER_LIP_EDGE, displacement_fields
-from magicedit.warping.warp import backward_flow, read_at
-
-_LOWER_SHEET = sorted({*LOWER_LIP, *LOWER_LIP_EDGE[1:-1], *BELOW_MOUTH})
+from magicedit.warping.muscles import displacement_fields
+from magicedit.warping.warp import LOWER_SHEET, backward_flow, read_at
 
 
 def moved_by_muscles(flow: np.ndarray, landmarks: np.ndarray, request: Mapping[str, float]) -> np.ndarray:
@@ -29,5 +27,5 @@ def moved_by_muscles(flow: np.ndarray, landmarks: np.ndarray, request: Mapping[s
 def _arrived(flow: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     """Where landmarks (478, 2) lie after a flow that may part the lips."""
     places = forward_places(flow, landmarks, from_below=False)
-    places[_LOWER_SHEET] = forward_places(flow, landmarks[_LOWER_SHEET], from_below=True)
+    places[LOWER_SHEET] = forward_places(flow, landmarks[LOWER_SHEET], from_below=True)
     return places

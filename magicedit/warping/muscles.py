@@ -132,27 +132,45 @@ def _gap(name: str) -> float:
 @cache
 def skin_above_mouth() -> np.ndarray:
     """Numbers (n,) of the landmarks of the skin above the nose's base, without the nose."""
-    mesh = _table()["neutral"][:SKIN]
+    mesh = neutral_mesh()
     across, height = np.abs(mesh[:, 0]), mesh[:, 1]  # upwards
     nose = (across <= across[NOSTRIL]) & (height < height[NOSE_ROOT])
     return np.flatnonzero((height > height[NOSE_BASE]) & ~nose)
 
 
-def _camera(landmarks: np.ndarray) -> np.ndarray:
-    """(3, 2) linear part of the affine camera that maps the neutral mesh nearest to landmarks (478, 2) px."""
-    mesh = _table()["neutral"]
-    most = np.linalg.norm(_unit_shapes(NAMES), axis=-1).max(1)  # (478,)
-    steady = (most < _STEADY) & (np.arange(LANDMARKS) < SKIN)
-    known = np.concatenate([mesh[steady], np.ones((steady.sum(), 1))], 1)
-    return np.linalg.lstsq(known, np.asarray(landmarks, np.float64)[steady], rcond=None)[0][:3]
+def neutral_mesh() -> np.ndarray:
+    """(468, 3) landmarks of the neutral face's skin: x right, y up, z towards the viewer, interocular
+    distances from between the eyes."""
+    return _table()["neutral"][:SKIN]
+
+
+@cache
+def _steady(names: tuple[str, ...], limit: float) -> np.ndarray:
+    """Numbers (n,) of the landmarks that none of these units moves by `limit` of the mesh's interocular
+    distance."""
+    most = np.linalg.norm(_unit_shapes(names), axis=-1).max(1)
+    return np.flatnonzero(most[:SKIN] < limit)
+
+
+def affine_camera(
+    landmarks: np.ndarray, names: tuple[str, ...] = NAMES, limit: float = _STEADY
+) -> np.ndarray:
+    """(4, 2) affine camera, px: a place of the neutral mesh and 1 -> px, nearest to landmarks (478, 2) px.
+
+    Fitted to landmarks that none of the units `names` moves by `limit` interocular distances. ValueError for
+    landmarks of another shape.
+    """
+    landmarks = np.asarray(landmarks, np.float64)
+    if landmarks.shape != (LANDMARKS, 2):
+        raise ValueError(f"landmarks must have shape ({LANDMARKS}, 2), got {landmarks.shape}")
+    steady = _steady(tuple(names), limit)
+    known = np.insert(neutral_mesh()[steady], 3, 1, axis=1)
+    return np.linalg.lstsq(known, landmarks[steady], rcond=None)[0]
 
 
 def landmark_displacements(landmarks: np.ndarray, names: Sequence[str] = NAMES) -> np.ndarray:
     """Movement of landmarks (478, 2) px at intensity 5 of each AU: (478, aus, 2) px, by `names`."""
-    landmarks = np.asarray(landmarks, np.float64)
-    if landmarks.shape != (LANDMARKS, 2):
-        raise ValueError(f"landmarks must have shape ({LANDMARKS}, 2), got {landmarks.shape}")
-    return _unit_shapes(tuple(names)) @ _camera(landmarks)
+    return _unit_shapes(tuple(names)) @ affine_camera(landmarks)[:3]
 
 
 def _anchors(landmarks: np.ndarray, size: int) -> np.ndarray:

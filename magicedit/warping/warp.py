@@ -10,7 +10,7 @@ from magicedit.warping.inside import Opening, Parting, render_inside
 from magicedit.warping.muscles import BELOW_MOUTH, LOWER_LIP, LOWER_LIP_EDGE, UPPER_LIP_EDGE
 from magicedit.warping.teeth import Mouth
 
-_LOWER_SHEET = [*LOWER_LIP, *BELOW_MOUTH]
+LOWER_SHEET = [*LOWER_LIP, *BELOW_MOUTH]  # landmarks that move with the lower lip
 CHIN = 152
 # Number and damping of fixed-point steps towards the inverse: where skin is stretched by a factor 1 + s, like
 # lids below rising brows, each step multiplies the residual by 1 - _DAMPING * (1 + s)
@@ -123,7 +123,7 @@ def warp_landmarks(
     landmarks = np.asarray(landmarks, np.float32)
     forward = _combine(fields, au_vector)
     moved = _move(landmarks, forward[..., :2], stride)
-    moved[_LOWER_SHEET] = _move(landmarks[_LOWER_SHEET], forward[..., 2:], stride)
+    moved[LOWER_SHEET] = _move(landmarks[LOWER_SHEET], forward[..., 2:], stride)
     return moved
 
 
@@ -148,20 +148,35 @@ def _combine(fields: np.ndarray, au_vector: np.ndarray) -> np.ndarray:
 
 
 def _invert(forward: np.ndarray, stride: int) -> np.ndarray:
-    """The backward flow b of both sheets, b(p) = -d(p + b(p)), by fixed-point iteration on their grid."""
-    steps = len(forward)
-    x, y = _pixel_grid(steps)
-    sheets = []
-    for sheet in (np.ascontiguousarray(forward[..., :2]), np.ascontiguousarray(forward[..., 2:])):
-        flow = -sheet
-        for _ in range(_INVERSIONS):
-            at = flow / stride
-            moved = cv2.remap(
-                sheet, at[..., 0] + x, at[..., 1] + y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-            )
-            flow -= _DAMPING * (flow + moved)
-        sheets.append(flow)
-    return np.concatenate(sheets, -1)
+    """The backward flow of both sheets, on their grid."""
+    sheets = np.ascontiguousarray(forward[..., :2]), np.ascontiguousarray(forward[..., 2:])
+    return np.concatenate([inverse_of(sheet, stride) for sheet in sheets], -1)
+
+
+def inverse_of(
+    moves: np.ndarray, step: float, rounds: int = _INVERSIONS, damping: float = _DAMPING
+) -> np.ndarray:
+    """The flow b (rows, columns, 2) px that undoes a movement m of places `step` px apart.
+
+    It solves b(p) = -m(p + b(p)) by `rounds` damped fixed-point steps.
+    """
+    height, width = moves.shape[:2]
+    x, y = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
+    flow = -moves
+    for _ in range(rounds):
+        at = flow / step
+        there = cv2.remap(
+            moves, at[..., 0] + x, at[..., 1] + y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        )
+        flow -= damping * (flow + there)
+    return flow
+
+
+def derivatives(flow: np.ndarray, step: float = 1.0) -> tuple[np.ndarray, ...]:
+    """Returns how the movement (rows, columns, 2) of places `step` px apart changes, (rows, columns) each:
+    x by x, x by y, y by x, y by y."""
+    (x_by_y, x_by_x), (y_by_y, y_by_x) = (np.gradient(flow[..., axis], step) for axis in (0, 1))
+    return x_by_x, x_by_y, y_by_x, y_by_y
 
 
 def _move(points: np.ndarray, forward: np.ndarray, stride: int) -> np.ndarray:

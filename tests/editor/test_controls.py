@@ -8,10 +8,10 @@ from magicedit.action_units import GEOMETRIC, MOUTH_SHAPES, NAMES
 from magicedit.editor.doubts import doubts_before, doubts_of_eyes
 from magicedit.errors import ActionUnitError, MagicEditError
 from magicedit.faces import identity_distance, load_backend
+from magicedit.faces.gaze import eye_openness
 from magicedit.faces.types import LANDMARK_COUNTS
 from magicedit.models import PatchModelConfig, create_patch_pipeline
 from magicedit.models.folder import ModelFolder
-from magicedit.warping.eyes import eye_openness
 
 TINY = {"block_out_channels": (16, 32), "resolution": 64, "default_steps": 2}
 

@@ -56,7 +56,7 @@ def test_levels_of_holds_units_sides_gaze_and_head(face):
 def test_gaze_of_a_wink_is_that_of_the_open_eye(face):
     open_eyes = gaze_of(face.landmarks)
     landmarks = face.landmarks.astype(np.float64)
-    landmarks[386] = landmarks[374]  # the left eye's lids meet, and its iris is anywhere
+    landmarks[[387, 386, 385]] = landmarks[[373, 374, 380]]  # the left lids meet; its iris is anywhere
     landmarks[473:478] += np.linalg.norm(landmarks[474] - landmarks[476]) * np.array([0.4, 0.4])
     wink = gaze_of(landmarks)
     assert wink.yaw == pytest.approx(open_eyes.yaw, abs=6)

@@ -6,9 +6,10 @@ import pytest
 
 from magicedit.faces import load_backend
 from magicedit.faces.frame import face_frame
+from magicedit.faces.gaze import CLOSED, eye_openness
 from magicedit.faces.regions import region_polygon
 from magicedit.imaging import open_photo
-from magicedit.warping.eyes import CLOSED, eye_openness, move_eyes
+from magicedit.warping.eyes import move_eyes
 
 LEFT_IRIS, RIGHT_IRIS = 473, 468
 LEFT_CORNERS, RIGHT_CORNERS = (362, 263), (33, 133)

@@ -4,10 +4,20 @@ import cv2
 import numpy as np
 import pytest
 
-from magicedit.faces import identity_distance, load_backend
+from magicedit.faces import align, crop_face, identity_distance, load_backend
 from magicedit.faces.backends import dlib
+from magicedit.faces.glasses import glasses_presence, glasses_score
 from magicedit.imaging import open_photo
-from magicedit.warping.head import AXES, _glasses, _inverse, _movement, head_limits, head_region, turn_head
+from magicedit.warping.head import (
+    _DAMPING,
+    _INVERSIONS,
+    AXES,
+    _movement,
+    head_limits,
+    head_region,
+    turn_head,
+)
+from magicedit.warping.warp import inverse_of
 
 ANGLES = ("yaw", "pitch", "roll")
 NOSE_ROOT, TEMPLE = 168, 447  # landmarks between the eyes and at the outer rim of glasses
@@ -101,7 +111,7 @@ def test_a_head_that_is_turned_already_neither_folds_nor_goes_too_far(aside, deg
     pixels, face = aside
     landmarks = face.landmarks.astype(np.float64)
     moves, _, step = _movement(landmarks, pixels.shape, {"head_yaw": degrees})
-    flow = _inverse(moves, step)
+    flow = inverse_of(moves, step, _INVERSIONS, _DAMPING)
     x, y = np.meshgrid(*(np.arange(count, dtype=np.float32) for count in flow.shape[1::-1]))
     there = cv2.remap(moves, x + flow[..., 0] / step, y + flow[..., 1] / step, cv2.INTER_LINEAR)
     inner = np.s_[2:-2, 2:-2]
@@ -116,7 +126,8 @@ def flow_of(landmarks, shape, request):
     moves, low, step = _movement(landmarks, shape, request)
     columns, rows = (np.arange(0, count, 4) for count in shape[1::-1])
     at = ((np.stack(np.meshgrid(columns, rows), -1) - low) / step).astype(np.float32)
-    return cv2.remap(_inverse(moves, step), at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    flow = inverse_of(moves, step, _INVERSIONS, _DAMPING)
+    return cv2.remap(flow, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 @pytest.mark.parametrize("request_", [{"head_yaw": 10.0}, {"head_yaw": -10.0}, {"head_pitch": 10.0}])
@@ -167,8 +178,13 @@ def test_limits_follow_the_pose(face, aside):
 
 def test_glasses_nod_as_one_piece(closed_mouth, with_glasses, face):
     landmarks = face.landmarks.astype(np.float64)
-    assert _glasses(closed_mouth, landmarks) == 0
-    assert _glasses(with_glasses, landmarks) > 0.5
+    alignment = align(face, 128)
+    found = [
+        glasses_presence(glasses_score(crop_face(pixels, alignment), alignment.apply(landmarks), face.scheme))
+        for pixels in (closed_mouth, with_glasses)
+    ]
+    assert found[0] == 0
+    assert found[1] > 0.5
 
     def behind(glasses):
         """How much less of the nod the temple makes than the root of the nose."""
