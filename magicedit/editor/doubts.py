@@ -19,6 +19,7 @@ from magicedit.faces.types import Scheme
 from magicedit.vocabulary import INTENSITY_RANGE, split_sides, whole_name
 from magicedit.warping import Change
 from magicedit.warping.change import sharpened
+from magicedit.warping.head import head_limits
 from magicedit.warping.warp import derivatives
 
 POSE_LIMIT = 30.0  # degrees of yaw or pitch; roll is undone by the alignment
@@ -94,7 +95,7 @@ def doubts_before(
         doubts.append(
             f"low resolution: the face's crop measures {native:.0f} px, the model's {resolution} px"
         )
-    doubts += doubts_of_eyes(face, requested)
+    doubts += doubts_of_eyes(face, requested) + doubts_of_head(face, requested)
     low, high = INTENSITY_RANGE
     measured = face.action_units | face.sides
     for name, delta in requested.items():
@@ -133,6 +134,18 @@ def doubts_of_eyes(face: Face, requested: Mapping[str, float]) -> list[str]:
     if not shut and any(side.get("AU43", 0) < 0 for side in sides):
         doubts.append("the eyes are open: AU43 below 0 changes nothing; AU5 widens them")
     return doubts
+
+
+def doubts_of_head(face: Face, requested: Mapping[str, float]) -> list[str]:
+    """Warns where a head is to turn farther than its photograph shows; arguments as in `doubts_before`."""
+    if face.scheme != "mediapipe478" or not any(map(is_angle, requested)):
+        return []
+    return [
+        f"{axis} {requested[axis]:+g}° turns less than asked: in this pose the photograph shows the head for "
+        f"{least:+.0f}° to {most:+.0f}°"
+        for axis, (least, most) in head_limits(face.landmarks).items()
+        if not least <= requested.get(axis, 0) <= most
+    ]
 
 
 def doubts_of_folds(change: Change, landmarks: np.ndarray, scheme: Scheme, region: np.ndarray) -> list[str]:

@@ -5,11 +5,12 @@ import pytest
 
 from magicedit import ExpressionEditor
 from magicedit.action_units import GEOMETRIC, MOUTH_SHAPES, NAMES
-from magicedit.editor.doubts import doubts_before, doubts_of_eyes
+from magicedit.editor.doubts import doubts_before, doubts_of_eyes, doubts_of_head
 from magicedit.errors import ActionUnitError, MagicEditError
 from magicedit.faces import identity_distance, load_backend
 from magicedit.faces.gaze import eye_openness
 from magicedit.faces.types import LANDMARK_COUNTS
+from magicedit.imaging import open_photo
 from magicedit.models import PatchModelConfig, create_patch_pipeline
 from magicedit.models.folder import ModelFolder
 
@@ -152,6 +153,19 @@ def test_doubts_of_eyes_name_a_request_that_opens_open_eyes(editor, closed_mouth
     ]
     assert doubts_of_eyes(face, {"AU43": 2.0, "gaze_yaw": 5.0}) == []
     assert doubts_before(closed_mouth, face, {"gaze_yaw": 20.0, "AU18": 4.0}, 128) == []
+
+
+def test_doubts_of_head_name_how_far_it_turns(editor, closed_mouth, shared):
+    ahead = editor.measure(closed_mouth)[0]
+    assert doubts_of_head(ahead, {"head_pitch": -18.0, "head_yaw": 18.0, "AU12": 3.0}) == []
+    aside = open_photo(shared / "faces" / "synthetic" / "validation" / "schnell_0044639.jpg")
+    face = editor.measure(aside)[0]  # turned by 23 degrees
+    assert doubts_of_head(face, {"head_yaw": 4.0, "AU12": 3.0}) == []
+    (told,) = doubts_of_head(face, {"head_yaw": 15.0, "head_roll": 10.0})
+    assert told.startswith("head_yaw +15° turns less than asked")
+    most = float(told.split(" to ")[1].split("°")[0])
+    assert 6 <= most <= 12
+    assert told in editor.edit(aside, add={"head_yaw": 15}, measure=False).faces[0].warnings
 
 
 def test_closed_loop_corrects_the_head(editor, closed_mouth):
