@@ -65,6 +65,9 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     asked.add_argument(
         "--both", action="store_true", help="move and blend both photographs, by a flow autoencoder"
     )
+    asked.add_argument(
+        "--match-colours", action="store_true", help="with --both: bring the photographs' colours together"
+    )
     common.add_model_options(interpolate.add_argument_group("the model"), "--inference-steps")
     common.add_json_option(interpolate.add_argument_group("output"))
 
@@ -110,6 +113,8 @@ def run_interpolate(args: argparse.Namespace) -> int:
     check_regions(args.only)
     if args.both and args.only is not None:
         raise ActionUnitError("--both moves whole photographs; leave out --only")
+    if args.match_colours and not args.both:
+        raise ActionUnitError("--match-colours is of --both")
     photo, other = open_photo(args.photo), open_photo(args.other)
     suffix = args.output.suffix.lower()
     for path in (args.photo, args.other):
@@ -124,7 +129,10 @@ def run_interpolate(args: argparse.Namespace) -> int:
         if args.both:
             from magicedit.editor.between import interpolate_photographs
 
-            results, pictures = [], interpolate_photographs(editor, photo, other, args.steps, face=args.face)
+            results = []
+            pictures = interpolate_photographs(
+                editor, photo, other, args.steps, face=args.face, match_colours=args.match_colours
+            )
         else:
             from magicedit.editor import face_pictures
 

@@ -22,6 +22,7 @@ def interpolate_photographs(
     *,
     size: int = 512,
     face: str | int = "largest",
+    match_colours: bool = False,
 ) -> list[PIL.Image.Image]:
     """Moves the face of one photograph into that of another, as aligned square pictures.
 
@@ -34,6 +35,9 @@ def interpolate_photographs(
         frames: number of pictures, both ends included, at least 2.
         size: px a side of the pictures.
         face: which face of the first photograph, for "all" the largest; of the second it is the largest.
+        match_colours: bring both crops of a picture between the ends to the colours that lie as far between
+            the photographs' (mean and spread in CIELAB; Reinhard et al. 2001, doi:10.1109/38.946629), so that
+            light of two kinds does not show twice.
 
     Raises:
         ModelError: where the model cannot interpolate photographs.
@@ -52,10 +56,16 @@ def interpolate_photographs(
     ends = [PIL.Image.fromarray(crop) for crop in large]
     if frames == 2:
         return ends
-    blend = model.between(*small, np.linspace(0, 1, frames)[1:-1].tolist())
-    between = []
-    for first_flow, second_flow, share in zip(blend.first, blend.second, blend.share, strict=True):
+    shares = np.linspace(0, 1, frames)[1:-1]
+    blend = model.between(*small, shares.tolist())
+    between, colours = [], [_colours(crop) for crop in large]
+    for place, first_flow, second_flow, share in zip(
+        shares, blend.first, blend.second, blend.share, strict=True
+    ):
         moved = [_moved(crop, flow) for crop, flow in zip(large, (first_flow, second_flow), strict=True)]
+        if match_colours:
+            wanted = (1 - place) * colours[0] + place * colours[1]
+            moved = [_in_colours(crop, of, wanted) for crop, of in zip(moved, colours, strict=True)]
         share = cv2.resize(share, (size, size), interpolation=cv2.INTER_LINEAR)[..., None]
         blended = share * moved[0] + (1 - share) * moved[1]
         between.append(PIL.Image.fromarray(np.rint(blended).astype(np.uint8)))
@@ -74,3 +84,17 @@ def _moved(crop: np.ndarray, flow: np.ndarray) -> np.ndarray:
     """A crop (size, size, 3) read along a smaller flow (s, s, 2) px of its own grid."""
     factor = len(crop) / len(flow)
     return read_at(crop, cv2.resize(flow, crop.shape[:2], interpolation=cv2.INTER_CUBIC) * factor)
+
+
+def _colours(crop: np.ndarray) -> np.ndarray:
+    """(2, 3): means and standard deviations of a crop (size, size, 3) uint8 RGB in CIELAB."""
+    lab = cv2.cvtColor(np.float32(crop) / 255, cv2.COLOR_RGB2LAB).reshape(-1, 3)
+    return np.stack([lab.mean(0), lab.std(0)])
+
+
+def _in_colours(crop: np.ndarray, has: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """A crop (size, size, 3) uint8 RGB with other means and standard deviations, (2, 3) of `_colours`."""
+    lab = cv2.cvtColor(np.float32(crop) / 255, cv2.COLOR_RGB2LAB)
+    lab = (lab - has[0]) * (wanted[1] / np.maximum(has[1], 1e-3)) + wanted[0]
+    rgb = cv2.cvtColor(lab.astype(np.float32), cv2.COLOR_LAB2RGB)
+    return np.rint(255 * rgb.clip(0, 1)).astype(np.uint8)

@@ -34,6 +34,7 @@ _LOWER_TOOTH, _LOWER_LINE = 0.082, 0.007  # iod: a lower incisor's width, and th
 _TEETH_SHOW = 0.06  # iod of upper teeth, from which on a mouth shows them
 _JAW_SHOWS = (0.08, 0.14)  # iod that the jaw drops before a floor shows below a person's own teeth
 _SOFTENED = 0.6  # of the photograph's own blur: teeth that lose the lines between them look like a slab
+_UNSMILING = 0.85  # of a smile's light: lips that are not drawn back shade the teeth
 _EDGE_EVEN = 0.02  # iod along a donor's row of teeth: its drawn edge is more ragged than teeth are
 _DONOR_GRAIN = 1.5  # grey levels
 
@@ -280,6 +281,7 @@ def _draw_upper_teeth(inside: np.ndarray, opening: Opening, donor: Mouth) -> Non
     smile = ((p.upper[5, 1] + p.lower[5, 1]) / 2 - p.upper[[0, -1], 1].mean()) / iod
     flat = 0.55 * (1 - smooth(smile / 0.12))  # a row's curve follows the lower lip's
     shade = (0.35 + 0.65 * smooth(opening.corner / 0.45)) * opening.slit
+    shade = shade * (_UNSMILING + (1 - _UNSMILING) * smooth(smile / 0.12))
     shade = shade * (0.72 + 0.28 * smooth((opening.y - opening.upper) / (0.05 * iod)))
     colour, cover = _row(donor, across, down / stretch, iod * opening.scale, flat=flat)
     gain = light_gain(opening.photo, opening.landmarks, donor)

@@ -46,6 +46,7 @@ _MOVES = 0.15  # crop px beyond that, from which on a column takes all of the la
 # iod above and below a lip's edge in which its sheet turns into the flow of the skin: in the middle, and what
 # is added at the corners
 _LIP_REACH = (0.06, 0.30)
+_THICKER = 2.0  # at most, down a column, of a lip beside a steep edge
 _CORNER_FADE = 0.28  # iod beyond the corners of the mouth over which the two sheets become one
 
 
@@ -99,7 +100,7 @@ def part_lips(flow: np.ndarray, landmarks: np.ndarray, parts: bool = True) -> Pa
     chin = landmarks[list(_CHIN)]
     drop = np.median((forward_places(flow, chin, from_below=True) - chin)[:, 1])
     jaw = max(drop, shifts[1][4:7, 1].mean() - _LIP_ALONE * interocular, 0) / interocular
-    oval = _OVAL * smooth((jaw - _JAW_ROUNDS[0]) / np.ptp(_JAW_ROUNDS))
+    oval = _OVAL * _jaw_rounds(jaw)
     shifts = [_round(edge, shift, oval) for edge, shift in zip(edges, shifts, strict=True)]
     upper, lower = (edge + shift for edge, shift in zip(edges, shifts, strict=True))
     crossed = np.maximum(upper[:, 1] - lower[:, 1], 0) / 2  # lips that would pass through each other meet
@@ -107,6 +108,11 @@ def part_lips(flow: np.ndarray, landmarks: np.ndarray, parts: bool = True) -> Pa
     lower[:, 1] += crossed
     holds = [line + shift for line, shift in zip(flesh, shifts, strict=True)]
     return Parting(*edges, upper, lower, *holds, float(jaw), float(interocular))
+
+
+def _jaw_rounds(jaw: float) -> float:
+    """0..1: how far a jaw that drops by `jaw` iod rounds the mouth."""
+    return float(smooth((jaw - _JAW_ROUNDS[0]) / np.ptp(_JAW_ROUNDS)))
 
 
 def forward_places(flow: np.ndarray, points: np.ndarray, from_below: bool) -> np.ndarray:
@@ -226,6 +232,11 @@ def _rounded(edge: np.ndarray, columns: np.ndarray) -> np.ndarray:
         return np.arccos(1 - 2 * np.clip((x - ends[0]) / (ends[1] - ends[0]), 0, 1))
 
     return np.interp(angle(columns), np.maximum.accumulate(angle(edge[:, 0])), edge[:, 1]).astype(np.float32)
+
+
+def _slope(edge: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Lengths (h, w) of a curve of heights `edge` at columns x, by those of the columns."""
+    return np.hypot(1, np.gradient(edge, axis=1) / np.maximum(np.abs(np.gradient(x, axis=1)), 1e-3))
 
 
 def carry_mouth(
@@ -357,7 +368,10 @@ def _lips(
         own = cv2.remap(flow, x, np.minimum(y, line) if sign > 0 else np.maximum(y, line), cv2.INTER_CUBIC)
         sideways = curves.read(curves.through(np.stack([moved[:, 0], (source - moved)[:, 0]], 1)), x)
         read_at = curves.read(curves.through(source), x + sideways)
-        at_edge = np.stack([sideways, read_at - edge], -1)  # reads the photograph's edge at the moved one
+        # Reads the photograph's edge at the moved one; where a jaw drops, a steep lip stays as thick as it was
+        thicker = 1 + _jaw_rounds(p.jaw) * (np.clip(_slope(edge, x) / _slope(read_at, x), 1, _THICKER) - 1)
+        beside = (y - edge) * (1 / thicker - 1)
+        at_edge = np.stack([sideways, read_at - edge + beside], -1)
         reach = _LIP_REACH[0] + _LIP_REACH[1] * corner
         reach = np.maximum(np.abs(line - edge), reach * p.interocular)
         near = 1 - smooth(np.abs(edge - y) / reach)

@@ -14,12 +14,20 @@ import numpy as np
 
 from magicedit.faces.frame import face_frame
 from magicedit.faces.regions import smooth
-from magicedit.warping.mouth import forward_places
-from magicedit.warping.muscles import SHAPES, landmark_displacements, skin_above_mouth
+from magicedit.warping.mouth import UPPER_LIP_OUTLINE, forward_places
+from magicedit.warping.muscles import (
+    NOSE_BASE,
+    SHAPES,
+    UPPER_LIP_EDGE,
+    landmark_displacements,
+    skin_above_mouth,
+)
 
 MOUTH_CORNERS = (61, 291)  # landmarks, the subject's right and left
 _LOWER_LIP, _UPPER_LIP = 14, 13
 _HANG = 0.09  # of the drop of the lower lip by AU26: corners go further down than in the table
+_RAISED = 0.1
+_BELOW_LIP = 0.06
 _PARTED = 0.5  # of the height where AU25 parts the lips
 _REACH = (0.17, 0.20)  # iod: standard deviations of the correction outwards, and up and down
 # Above the mouth: iod, the standard deviation of a landmark's correction; the weight of no correction beside
@@ -43,7 +51,8 @@ def steer(flow: np.ndarray, landmarks: np.ndarray, request: Mapping[str, float])
     units = landmark_displacements(landmarks, [*asked, "AU26"]) / 5  # (478, aus + 1, 2) px a step
     interocular = face_frame(landmarks).interocular
     flow = _steer_above_mouth(flow, landmarks, asked, units[:, :-1], interocular)
-    return _steer_corners(flow, landmarks, asked, units, interocular)
+    flow = _steer_corners(flow, landmarks, asked, units, interocular)
+    return _steer_upper_lip(flow, landmarks, asked, units[:, :-1], interocular)
 
 
 def _added(flow: np.ndarray, moves: np.ndarray) -> np.ndarray:
@@ -112,3 +121,40 @@ def _steer_corners(
         weight = np.outer(np.exp(-(above**2) / 2), inside**2 * np.exp(-(beyond**2) / 2))
         added += (weight[..., None] * move).astype(np.float32)
     return _added(flow, added)
+
+
+def _steer_upper_lip(
+    flow: np.ndarray,
+    landmarks: np.ndarray,
+    asked: Mapping[str, float],
+    units: np.ndarray,
+    interocular: float,
+) -> np.ndarray:
+    """Lips that part do so by the lower one: AU25 raises the upper lip by _RAISED of the table alone.
+
+    units: (478, aus, 2) px a step.
+    """
+    parts = smooth(asked.get("AU25", 0) / 2)
+    if not parts:
+        return flow
+    steps = np.array([value * (_RAISED if name == "AU25" else 1) for name, value in asked.items()])
+    lip = landmarks[list(UPPER_LIP_EDGE)]
+    wanted = (lip + np.einsum("nac,a->nc", units[list(UPPER_LIP_EDGE)], steps))[:, 1]
+    flesh = (lip + landmarks[list(UPPER_LIP_OUTLINE)]) / 2
+    reached = forward_places(flow, flesh, from_below=False) + lip - flesh
+    missing = np.maximum(wanted - reached[:, 1], 0) * parts  # px down
+    missing *= 1 - np.linspace(-1, 1, len(lip)) ** 4  # the corners are steered already
+    size = len(flow)
+    at = np.arange(size, dtype=np.float32)
+    columns = np.maximum.accumulate(reached[:, 0])
+    down = cv2.GaussianBlur(np.interp(at, columns, missing)[None], (0, 0), 0.05 * interocular)[0]
+    edge = np.interp(at, columns, reached[:, 1] + missing)
+    nose = landmarks[NOSE_BASE, 1]
+    above = smooth((at[:, None] - nose) / np.maximum(edge - nose, 1e-3))
+    below = 1 - smooth((at[:, None] - edge) / (_BELOW_LIP * interocular))
+    beside = np.exp(
+        -((np.maximum(np.maximum(columns[0] - at, at - columns[-1]), 0) / (0.1 * interocular)) ** 2)
+    )
+    moves = np.zeros_like(flow)
+    moves[..., 1] = above * below * beside * down
+    return _added(flow, moves)

@@ -5,6 +5,7 @@ import os
 import shlex
 from pathlib import Path
 
+import cv2
 import numpy as np
 import PIL.Image
 import pytest
@@ -492,7 +493,8 @@ def test_the_commands_know_it(responding, astronaut, tmp_path):
     between = ["interpolate", str(photo), str(mirrored), "--both", "--steps", "3", "--model", responding]
     assert main([*between, "-o", str(tmp_path / "strip.png")]) == 0
     assert PIL.Image.open(tmp_path / "strip.png").width > 3 * 512
-    assert main([*between, "-o", str(tmp_path / "between.gif")]) == 0
+    assert main([*between, "--match-colours", "-o", str(tmp_path / "between.gif")]) == 0
+    assert main([*(x for x in between if x != "--both"), "--match-colours", "-o", out[1]]) == 2
     keys = ["--key", "0:AU26=0", "--key", "0.3:AU26=2"]
     edited_film(astronaut, tmp_path, *keys, "--model", responding)
     assert len(evaluated(f"flow={responding}", astronaut, tmp_path)) == 2
@@ -511,6 +513,18 @@ def test_photographs_are_interpolated(responding, astronaut):
 
     assert (frames[0] == crop_face(astronaut, align(face, 32).scaled(96))).all()
     assert frames[0].mean() > frames[2].mean() > frames[4].mean()
+
+    matched = interpolate_photographs(editor, astronaut, dark, 5, size=96, match_colours=True)
+    lightness = [
+        cv2.cvtColor(np.asarray(frame), cv2.COLOR_RGB2LAB)[..., 0].astype(float) for frame in matched
+    ]
+    means, spreads = ([float(of(plane)) for plane in lightness] for of in (np.mean, np.std))
+    for values in (means, spreads):  # as far between the ends as the place of the frame
+        assert values == pytest.approx(np.linspace(values[0], values[4], 5), abs=1.5)
+    assert (np.asarray(matched[0]) == frames[0]).all() and (np.asarray(matched[4]) == frames[4]).all()
+    plain = [frame.mean(-1).std() for frame in frames]
+    assert max(abs(plain - np.linspace(plain[0], plain[4], 5))) > 2  # which confidence alone does not do
+
     assert len(interpolate_photographs(editor, astronaut, dark, 2)) == 2
     with pytest.raises(MagicEditError, match="at least 2 frames"):
         interpolate_photographs(editor, astronaut, dark, 1)

@@ -1,10 +1,11 @@
 """The mouth's layer: where lips part, a real mouth shows; where they do not, nothing is painted."""
 
+import cv2
 import numpy as np
 import pytest
 
 from magicedit.action_units import NAMES, to_vector
-from magicedit.faces import align, editing_region, load_backend
+from magicedit.faces import align, crop_face, editing_region, load_backend
 from magicedit.warping import (
     Change,
     backward_flow,
@@ -19,7 +20,7 @@ from magicedit.warping import (
     warp_landmarks,
 )
 from magicedit.warping.inside import Opening, Parting
-from magicedit.warping.mouth import GATE, part_lips
+from magicedit.warping.mouth import GATE, LOWER_LIP_OUTLINE, UPPER_LIP_OUTLINE, _slope, part_lips
 from magicedit.warping.muscles import LOWER_LIP_EDGE, UPPER_LIP_EDGE
 from magicedit.warping.teeth import _incisors_edge, light_gain
 
@@ -120,6 +121,33 @@ def test_a_jaw_opens_an_oval(closed):
 
     assert fullness(jaw=16) > 0.72  # 0.8 of an ellipse, 0.4 of a diamond
     assert fullness(jaw=3) < 0.66  # lips alone keep their shape
+
+
+def test_lips_stay_as_thick_beside_a_dropped_jaw(closed, monkeypatch):
+    """Down a column the lip of a slanting edge is longer than that of a level one."""
+    level, x = np.zeros((3, 40)), np.tile(np.arange(40) / 2.0, (3, 1))
+    assert _slope(level, x) == pytest.approx(1)
+    assert _slope(level + x, x) == pytest.approx(np.sqrt(2))  # the columns' spacing does not matter
+    lips = np.rint(closed.face.landmarks[[*UPPER_LIP_OUTLINE, *LOWER_LIP_OUTLINE[::-1]]]).astype(np.int32)
+    painted = FaceInPhoto(closed.pixels)
+    painted.pixels = cv2.fillPoly(np.full_like(closed.pixels, 128), [lips], (255, 0, 0))
+
+    def red(request: dict[str, float]) -> np.ndarray:
+        """Length of the lower lip's red down columns at both sides of the mouth, px."""
+        parting = part_lips(painted.flow(**request), painted.in_crop)
+        left, right = parting.lower[[0, -1], 0]
+        crop = crop_face(painted.carry(None, **request), painted.alignment.scaled(4 * SIZE))
+        columns = [int(4 * (left + share * (right - left))) for share in (0.06, 0.1, 0.9, 0.94)]
+        below = np.arange(4 * SIZE)[:, None] > 4 * parting.lower[[0, 1, -2, -1], 1]
+        return ((crop[:, columns, 0] > 190) & (crop[:, columns, 1] < 90) & below).sum(0)
+
+    jaw, smile = {"AU26": 4.0}, {"AU12": 4.0, "AU25": 3.0}
+    thick, smiling = red(jaw), red(smile)
+    monkeypatch.setattr("magicedit.warping.mouth._THICKER", 1.0)
+    thin = red(jaw)
+    assert (thick >= thin).all()
+    assert thick.sum() > 1.2 * thin.sum()
+    assert (red(smile) == smiling).all()  # which thins its lips
 
 
 # --- what shows between them ---

@@ -109,6 +109,29 @@ def test_of_parted_lips_half_of_the_height_is_steered(landmarks):
     assert np.abs(dropped[:, 0]).max() < 0.005
 
 
+@pytest.mark.parametrize(("request_", "least", "most"), [
+    ({"AU25": 3.0}, -0.01, 0.035),
+    ({"AU25": 3.0, "AU12": 4.0}, 0.03, 0.11),
+])  # fmt: skip
+def test_lips_part_by_the_lower_one(landmarks, request_, least, most):
+    """Between the corners the upper lip rises by a tenth of AU25's share of the table; the lower one drops
+    as far as it would."""
+    flow = backward_flow(displacement_fields(landmarks, SIZE), to_vector(request_, NAMES), landmarks, SIZE)[0]
+    flow = flow.astype(np.float32)
+    before, after = (part_lips(f, landmarks) for f in (flow, steer(flow, landmarks, request_)))
+    iod = before.interocular
+    rises = (
+        (before.source_upper - before.upper)[3:8, 1] / iod,
+        (after.source_upper - after.upper)[3:8, 1] / iod,
+    )
+    assert (rises[1] > least).all()
+    assert (rises[1] < most).all()
+    assert (rises[0] - rises[1] > 0.02).all()
+    assert np.abs(after.lower - before.lower)[3:8, 1].max() < 0.02 * iod
+    nose = moved(flow, landmarks, (1, 2)), moved(steer(flow, landmarks, request_), landmarks, (1, 2))
+    assert np.abs(nose[0] - nose[1]).max() < 0.01
+
+
 def test_a_lopsided_jaw_drop_becomes_even(landmarks):
     flow = backward_flow(displacement_fields(landmarks, SIZE), to_vector({"AU26": 4.0}), landmarks, SIZE)[0]
     right = np.clip((landmarks[13, 0] - np.arange(SIZE)) / 20, 0, 1)[None, :, None]
