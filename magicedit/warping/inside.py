@@ -14,15 +14,16 @@ from magicedit.warping.teeth import (
     Mouth,
     embedded_floor,
     grain_of,
+    has_colour,
     light_gain,
     lip_colour,
-    skin_colour,
 )
 
 _REST = 0.085  # iod that the upper incisors reach below the edge of closed lips
 _TILT = 0.3  # of the closed lips that the teeth follow: limit
 _FILLED = 0.93  # of the way from the face's middle to a corner that a row of teeth reaches
-_HALVES = (0.6, 1.4)  # of a donor's half row: limits of its width
+_HALVES = (0.6, 1.8)  # of a donor's half row: limits of its width
+_ARCH = 0.5  # how far a turned head's row of teeth is laid out as the arch that it is
 _STRETCH, _OWN_STRETCH = 1.25, 1.35  # at most, of teeth where the lip uncovers more than their picture shows
 # At most, of what an own mouth shows below the upper teeth, and how much more where it is deep
 _OWN_BELOW, _OWN_DEEP = 1.6, 2.0
@@ -138,8 +139,7 @@ def render_inside(opening: Opening, mouth: Mouth | None) -> np.ndarray:
         _draw_own(inside, opening, mouth)
     elif mouth is not None:
         _draw_upper_teeth(inside, opening, mouth)
-    skin = skin_colour(opening.photo, opening.landmarks)
-    if np.ptp(skin) < 0.06 * skin.max():  # a photograph without colour
+    if not has_colour(opening.photo, opening.landmarks):
         inside[:] = inside.mean(-1, keepdims=True)
     shadow = max(0.014 * opening.parting.interocular * opening.scale, 0.6)  # of the lips
     near = cv2.GaussianBlur(opening.opened, (0, 0), shadow)
@@ -262,16 +262,28 @@ def _places(opening: Opening, donor: Mouth) -> tuple[np.ndarray, np.ndarray, flo
     edge = opening.teeth
     # The row of teeth ends near both corners; a turned head's far side is shorter
     corners = np.abs(p.upper[[0, -1], 0] - opening.middle) / iod
-    halves = np.clip(_FILLED * corners / donor.half_row, *_HALVES)
+    reach = np.clip(_FILLED * corners, *np.multiply(_HALVES, donor.half_row))
     rest = p.source_upper[5, 1] + _REST * iod  # height of the edge in the middle
     needs = (rest - p.upper[5, 1]) / iod
     stretch = float(np.clip(needs / max(donor.shown, 1e-3), 1, _STRETCH))
     # A lip that is raised further takes the teeth along
     edge = edge + min(0, p.upper[5, 1] + donor.shown * stretch * iod - rest)
-    across = (opening.x - opening.middle) / iod
-    t = smooth(across / 0.2 + 0.5)
-    across = across / (halves[0] * (1 - t) + halves[1] * t)  # iod of the mouth's picture
+    across = along_row((opening.x - opening.middle) / iod, reach, donor.half_row)
     return across, (opening.y - edge) / iod, stretch
+
+
+def along_row(across: np.ndarray, reach: np.ndarray, half_row: float) -> np.ndarray:
+    """Where a row of teeth that reaches half_row to both sides is read so that it reaches (2,) to each side.
+
+    across: (h, w) places from the middle; all in iod. A row of teeth is an arch: the nearer side of a turned
+    one is seen from aside, and its outer teeth rather than the incisors are longer.
+    """
+    t = smooth(across / 0.2 + 0.5)
+    level = across * half_row / (reach[0] * (1 - t) + reach[1] * t)
+    bend = half_row * (1 / reach[1] - 1 / reach[0]) / reach.sum()
+    arched = (half_row / reach[0] + bend * reach[0]) * across + bend * across**2
+    within = (across > -reach[0]) & (across < reach[1])
+    return np.where(within, level + _ARCH * (arched - level), level)
 
 
 def _draw_upper_teeth(inside: np.ndarray, opening: Opening, donor: Mouth) -> None:

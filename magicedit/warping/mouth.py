@@ -46,7 +46,7 @@ _MOVES = 0.15  # crop px beyond that, from which on a column takes all of the la
 # iod above and below a lip's edge in which its sheet turns into the flow of the skin: in the middle, and what
 # is added at the corners
 _LIP_REACH = (0.06, 0.30)
-_THICKER = 2.0  # at most, down a column, of a lip beside a steep edge
+_THICKER = 2.0  # at most, of a lip down a column beside a steep edge
 _CORNER_FADE = 0.28  # iod beyond the corners of the mouth over which the two sheets become one
 
 
@@ -368,7 +368,7 @@ def _lips(
         own = cv2.remap(flow, x, np.minimum(y, line) if sign > 0 else np.maximum(y, line), cv2.INTER_CUBIC)
         sideways = curves.read(curves.through(np.stack([moved[:, 0], (source - moved)[:, 0]], 1)), x)
         read_at = curves.read(curves.through(source), x + sideways)
-        # Reads the photograph's edge at the moved one; where a jaw drops, a steep lip stays as thick as it was
+        # Reads the photograph's edge at the moved one; where a jaw drops, a steep lip stays as thick
         thicker = 1 + _jaw_rounds(p.jaw) * (np.clip(_slope(edge, x) / _slope(read_at, x), 1, _THICKER) - 1)
         beside = (y - edge) * (1 / thicker - 1)
         at_edge = np.stack([sideways, read_at - edge + beside], -1)

@@ -26,8 +26,8 @@ from magicedit.warping.muscles import (
 MOUTH_CORNERS = (61, 291)  # landmarks, the subject's right and left
 _LOWER_LIP, _UPPER_LIP = 14, 13
 _HANG = 0.09  # of the drop of the lower lip by AU26: corners go further down than in the table
-_RAISED = 0.1
-_BELOW_LIP = 0.06
+_RAISED = 0.1  # of the table: lips that are not drawn up part by the lower one, and show few teeth
+_BELOW_LIP = 0.06  # iod below the upper lip, over which its correction ends
 _PARTED = 0.5  # of the height where AU25 parts the lips
 _REACH = (0.17, 0.20)  # iod: standard deviations of the correction outwards, and up and down
 # Above the mouth: iod, the standard deviation of a landmark's correction; the weight of no correction beside

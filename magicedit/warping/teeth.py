@@ -40,6 +40,7 @@ _DIMMEST = 0.86  # of the light by the skin: whites of eyes lie in shadow more o
 _BRIGHTEST = 205.0  # grey level of teeth: beyond they glow
 # Of a donor's teeth: half of what 105 smiles of the training photographs differ by
 _LEVEL, _WARMTH = 0.98, np.float64((1.01, 1.0, 0.99))
+_COLOURLESS = 12  # grey levels between the channels, at most, of nearly all of a face without colour
 _TINT = (0.90, 1.10)  # of a donor's colours: glasses reflect
 
 Origin = Literal["donor", "photograph", "reference"]
@@ -111,9 +112,14 @@ class Mouth:
 
 @cache
 def embedded_mouths() -> tuple[Mouth, ...]:
-    """The donors that ship with the package."""
+    """The donors that ship with the package, with teeth of one tint: yellow ones look dull elsewhere."""
     mouths = [_load_mouth(entry) for entry in json.loads((DONORS / "donors.json").read_text())]
-    return tuple(replace(mouth, pixels=_crisp(mouth.pixels, mouth.scale)) for mouth in mouths)
+    tints = np.stack([mouth.teeth_colour / mouth.teeth_colour.mean() for mouth in mouths])
+    gains = (tints.mean(0) / tints).astype(np.float32)
+    return tuple(
+        replace(mouth, pixels=_crisp(mouth.pixels * gain, mouth.scale))
+        for mouth, gain in zip(mouths, gains, strict=True)
+    )
 
 
 @cache
@@ -297,6 +303,14 @@ def skin_colour(pixels: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     """(3,) median of six places of the cheeks; pixels uint8 RGB, landmarks (478, 2) px."""
     spots = [spot.reshape(-1, 3).mean(0) for spot in _spots(pixels, landmarks, 0.03)]
     return np.median(spots, 0) if spots else np.full(3, 128.0)
+
+
+def has_colour(pixels: np.ndarray, landmarks: np.ndarray) -> bool:
+    """Whether the photograph is one in colour, by the strongest colours of the face: skin may be grey."""
+    low, high = (np.rint(landmarks.min(0)), np.rint(landmarks.max(0)))
+    (x0, y0), (x1, y1) = np.maximum(low, 0).astype(int), np.maximum(high, 0).astype(int) + 1
+    face = pixels[y0:y1, x0:x1]
+    return bool(face.size and np.percentile(np.ptp(face, axis=-1), 90) > _COLOURLESS)
 
 
 def lip_colour(pixels: np.ndarray, landmarks: np.ndarray) -> np.ndarray:

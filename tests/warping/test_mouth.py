@@ -6,6 +6,7 @@ import pytest
 
 from magicedit.action_units import NAMES, to_vector
 from magicedit.faces import align, crop_face, editing_region, load_backend
+from magicedit.faces.frame import face_frame
 from magicedit.warping import (
     Change,
     backward_flow,
@@ -19,10 +20,10 @@ from magicedit.warping import (
     parts_lips,
     warp_landmarks,
 )
-from magicedit.warping.inside import Opening, Parting
+from magicedit.warping.inside import Opening, Parting, along_row, render_inside
 from magicedit.warping.mouth import GATE, LOWER_LIP_OUTLINE, UPPER_LIP_OUTLINE, _slope, part_lips
 from magicedit.warping.muscles import LOWER_LIP_EDGE, UPPER_LIP_EDGE
-from magicedit.warping.teeth import _incisors_edge, light_gain
+from magicedit.warping.teeth import _CHEEKS, _incisors_edge, has_colour, light_gain, skin_colour
 
 SIZE = 128
 
@@ -192,6 +193,74 @@ def test_upper_teeth_follow_the_tilt_of_closed_lips():
     assert opening.teeth[0, 30] == pytest.approx(60 + 0.085 * 60)
 
 
+def test_a_turned_row_of_teeth_fills_both_sides():
+    """Its ends are where they should be, its nearer end is longer than its middle, nothing runs back."""
+    places = np.linspace(-0.4, 0.7, 111)[None]
+    read = along_row(places, np.array([0.3, 0.6]), 0.4)[0]
+    assert np.interp([-0.3, 0, 0.6], places[0], read) == pytest.approx([-0.4, 0, 0.4], abs=0.01)
+    assert (np.diff(read) > 0).all()
+    lengths = 1 / np.gradient(read, places[0])  # of what was one
+    far, middle, near = (np.interp(at, places[0], lengths) for at in (-0.25, 0.02, 0.5))
+    assert far < middle < 1.25
+    assert near > 1.5 * middle
+    even = along_row(places, np.array([0.5, 0.5]), 0.4)[0]
+    assert even == pytest.approx(places[0] * 0.8)
+
+
+def test_lips_that_do_not_smile_shade_the_teeth(closed, monkeypatch):
+    """By the height of the lips' middle over the corners: none where that is an eighth of an iod lower."""
+
+    def teeth(hang: float) -> float:
+        """Light of the teeth between lips whose corners lie `hang` iod above the middle of both."""
+        x = np.linspace(-24, 24, 11) + closed.in_crop[13, 0]
+        y = closed.in_crop[13, 1] - 2
+        iod = face_frame(closed.in_crop).interocular
+        sides = np.abs(np.linspace(-1, 1, 11)) ** 2 * hang * iod
+        source = np.stack([x, np.full(11, y)], 1)
+        upper, lower = (np.stack([x, y + by - sides], 1) for by in (0, 0.2 * iod))
+        upper[[0, -1], 1] = lower[[0, -1], 1] = (upper[5, 1] + lower[5, 1]) / 2 - hang * iod
+        parting = Parting(source, source, upper, lower, upper, lower, jaw=0.0, interocular=iod)
+        rows, columns = np.mgrid[y : y + 0.2 * iod : 0.25, x[1] : x[-2] : 0.25].astype(np.float32)
+        edges = np.full_like(rows, y), np.full_like(rows, y + 0.2 * iod)
+        crop = crop_face(closed.pixels, closed.alignment)
+        opening = Opening(
+            crop,
+            closed.in_crop,
+            closed.in_crop,
+            parting,
+            SIZE,
+            4.0,
+            columns,
+            rows,
+            *edges,
+            np.ones_like(rows),
+        )
+        return float(np.percentile(render_inside(opening, embedded_mouths()[0]).mean(-1), 90))
+
+    smiling, level = teeth(0.15), teeth(0.0)
+    assert 0.75 < level / smiling < 0.93
+    monkeypatch.setattr("magicedit.warping.inside._UNSMILING", 1.0)
+    assert teeth(0.15) == smiling
+    assert teeth(0.0) > 1.1 * level
+
+
+def test_grey_skin_alone_makes_no_grey_teeth(closed):
+    grey = np.repeat(closed.pixels.mean(-1, keepdims=True), 3, -1).astype(np.uint8)
+    assert has_colour(closed.pixels, closed.face.landmarks)
+    assert not has_colour(grey, closed.face.landmarks)
+    skin = closed.pixels.copy()
+    for x, y in np.rint(closed.face.landmarks[list(_CHEEKS)]).astype(int):
+        spot = slice(y - 8, y + 9), slice(x - 8, x + 9)
+        skin[spot] = grey[spot]
+    assert np.ptp(skin_colour(skin, closed.face.landmarks)) < 1
+    assert has_colour(skin, closed.face.landmarks)
+    for pixels, is_grey in ((grey, True), (skin, False)):
+        face = FaceInPhoto(closed.pixels)
+        face.pixels = pixels
+        inside = face.between_lips(face.carry(embedded_mouths()[0], AU25=4.0), AU25=4.0).astype(int)
+        assert (np.abs(np.ptp(inside, axis=1)).max() <= 2) == is_grey
+
+
 def test_an_opened_mouth_shows_teeth(closed):
     request = {"AU12": 4.0, "AU25": 3.0}
     mouth = choose_mouth(closed.face.landmarks)
@@ -232,6 +301,8 @@ def test_embedded_mouths_show_teeth_and_nobody():
         outside = (rows < mouth.upper - 10) | (rows > mouth.lower + 10)
         assert outside.mean() > 0.4
         assert mouth.pixels[outside].std(0).max() < 4  # one colour, but for compression
+    tints = np.stack([mouth.teeth_colour / mouth.teeth_colour.mean() for mouth in mouths])
+    assert np.ptp(tints, axis=0).max() < 0.02  # nobody's yellow
 
 
 def test_donors_are_chosen_by_face_and_seed(closed):
