@@ -162,7 +162,7 @@ def test_emotions():
     assert parse_emotion("happiness") == ("happiness", 1.0)
     assert parse_emotion(" Happiness:0.8") == ("happiness", 0.8)
     assert parse_emotion(("fear", 1.25)) == ("fear", 1.25)
-    assert emotion_deltas("happiness") == {"AU4": -2.0, "AU6": 3.0, "AU12": 4.5, "AU25": 2.0}
+    assert emotion_deltas("happiness") == {"AU4": -2.0, "AU6": 2.0, "AU12": 4.5, "AU25": 1.5}
     assert emotion_deltas("anger", 0.5, ["AU7", "AU24"]) == {
         **emotion_deltas("anger", 0.5), "AU7": 1.0, "AU24": 1.0
     }  # fmt: skip
@@ -290,7 +290,7 @@ def test_edits_of_sides():
     assert resolve_delta(None, add="AU12R=1,AU12L=2") == {"AU12L": 2.0, "AU12R": 1.0}
     assert resolve_delta({"AU12": 3.0, "AU12L": 4.0}, set={"AU12L": 1}) == {"AU12L": -3.0}
     one_sided = resolve_delta(None, add="AU12L=1", emotion="happiness")
-    assert one_sided == {"AU4": -2.0, "AU6": 3.0, "AU12L": 5.5, "AU12R": 4.5, "AU25": 2.0}
+    assert one_sided == {"AU4": -2.0, "AU6": 2.0, "AU12L": 5.5, "AU12R": 4.5, "AU25": 1.5}
     assert resolve_delta(None, add="AU12L=1,AU12R=1") == {"AU12": 1.0}
     assert resolve_delta(None, add="AU12L=-4.5,AU12R=-4.5", emotion="happiness")["AU12"] == 0.0
     with pytest.raises(ActionUnitError, match="measured intensity"):
