@@ -4,7 +4,8 @@ The muscles' table knows how far each landmark goes; a network's flow is smoothe
 skin moves most, as at the lids, and drags along what should rest. So what the flow lacks is added. Above the
 mouth that is all of it, but for the nose: a jury takes one that is lifted for somebody else's. At the mouth's
 corners, where two lips that move apart meet, it is all of it while the lips stay closed; of lips that part, a
-jury finds more than the following stretched: of jaw drops the height alone, of smiles half of that.
+jury finds more than the following stretched: of jaw drops the height alone, of smiles half of that. The upper
+lip is held where AU25 parts the lips, because mouths that bare their teeth are taken for fakes.
 """
 
 from collections.abc import Mapping
@@ -42,7 +43,8 @@ def steer(flow: np.ndarray, landmarks: np.ndarray, request: Mapping[str, float])
     """Returns a flow (size, size, 2) px that takes the face where the muscles' table does.
 
     landmarks: (478, 2) px of the same crop. request: AU name -> variation; the flow is returned as it is
-    where it holds a control that the table lacks. Corrected are the skin above the mouth and its corners.
+    where it holds a control that the table lacks. Corrected are the skin above the mouth, its corners and the
+    upper lip.
     """
     asked = {name: value for name, value in request.items() if value}
     if not asked or not SHAPES.keys() >= asked.keys():
@@ -137,24 +139,22 @@ def _steer_upper_lip(
     parts = smooth(asked.get("AU25", 0) / 2)
     if not parts:
         return flow
+    # 1. How far the lip should lie below where the flow takes its flesh
     steps = np.array([value * (_RAISED if name == "AU25" else 1) for name, value in asked.items()])
     lip = landmarks[list(UPPER_LIP_EDGE)]
     wanted = (lip + np.einsum("nac,a->nc", units[list(UPPER_LIP_EDGE)], steps))[:, 1]
     flesh = (lip + landmarks[list(UPPER_LIP_OUTLINE)]) / 2
     reached = forward_places(flow, flesh, from_below=False) + lip - flesh
-    missing = np.maximum(wanted - reached[:, 1], 0) * parts  # px down
+    missing = np.maximum(wanted - reached[:, 1], 0) * parts  # px
     missing *= 1 - np.linspace(-1, 1, len(lip)) ** 4  # the corners are steered already
-    size = len(flow)
-    at = np.arange(size, dtype=np.float32)
+
+    # 2. That, from the base of the nose to the lip's edge
+    at = np.arange(len(flow), dtype=np.float32)
     columns = np.maximum.accumulate(reached[:, 0])
     down = cv2.GaussianBlur(np.interp(at, columns, missing)[None], (0, 0), 0.05 * interocular)[0]
-    edge = np.interp(at, columns, reached[:, 1] + missing)
-    nose = landmarks[NOSE_BASE, 1]
+    edge, nose = np.interp(at, columns, reached[:, 1] + missing), landmarks[NOSE_BASE, 1]
     above = smooth((at[:, None] - nose) / np.maximum(edge - nose, 1e-3))
     below = 1 - smooth((at[:, None] - edge) / (_BELOW_LIP * interocular))
-    beside = np.exp(
-        -((np.maximum(np.maximum(columns[0] - at, at - columns[-1]), 0) / (0.1 * interocular)) ** 2)
-    )
     moves = np.zeros_like(flow)
-    moves[..., 1] = above * below * beside * down
+    moves[..., 1] = above * below * down
     return _added(flow, moves)
