@@ -51,7 +51,7 @@ SHAPES: Mapping[str, Mapping[str, float]] = {
     "AU22": {"mouthFunnel": 0.6, "mouthPucker": 0.4},
     "AU23": {"mouthPress": 0.5, "mouthRollLower": 0.3, "mouthRollUpper": 0.3},
     "AU24": {"mouthPress": 1.0},
-    "AU27": {"jawOpen": 0.75, "mouthLowerDown": 0.35, "mouthUpperUp": 0.35, "mouthStretch": 0.4},
+    "AU27": {"jawOpen": 0.75, "mouthLowerDown": 0.3, "mouthUpperUp": 0.1, "mouthStretch": 0.15},
     "AU28": {"mouthRollLower": 1.0, "mouthRollUpper": 1.0},
 }
 
