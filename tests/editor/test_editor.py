@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from skimage import data
 
 from magicedit import ExpressionEditor
-from magicedit.action_units import GEOMETRIC, NAMES
+from magicedit.action_units import EMOTIONS, GEOMETRIC, NAMES
 from magicedit.editor import QUALITIES, sweep_strip, unreached
 from magicedit.editor.doubts import doubts_before
 from magicedit.editor.finding import FaceFinder
@@ -250,9 +250,9 @@ def test_requests_add_up_and_targets_follow_the_measurement(editor, photo):
     result = editor.edit(
         photo, add="AU1=+1.5,AU12=-1", set={"AU2": 1}, emotion=("happiness", 0.5), measure=False
     )
-    assert result.faces[0].requested == pytest.approx(
-        {"AU1": 1.5, "AU2": 1 - face.action_units["AU2"], "AU4": -1.0, "AU6": 1.5, "AU12": 1.25, "AU25": 1.0}
-    )
+    happy = {name: steps / 2 for name, steps in EMOTIONS["happiness"].items()}
+    asked = happy | {"AU1": 1.5, "AU2": 1 - face.action_units["AU2"], "AU12": happy["AU12"] - 1}
+    assert result.faces[0].requested == pytest.approx(asked)
     assert result.faces[0].before == face.action_units
     assert result.faces[0].after is None
     assert result.faces[0].identity_distance is None
@@ -547,10 +547,16 @@ def test_sides_are_measured_and_judged(editor, photo):
     assert "AU1L" not in face.before
 
 
+def _undone(steps: dict[str, float]) -> dict[str, float]:
+    """The request that takes one back, AU12 by its sides."""
+    back = {name: -value for name, value in steps.items() if name != "AU12"}
+    return back | dict.fromkeys(("AU12L", "AU12R"), -steps["AU12"])
+
+
 @pytest.mark.parametrize(
     "request_",
     [
-        {"add": "AU4=2,AU6=-3,AU12L=-4.5,AU12R=-4.5,AU25=-2", "emotion": "happiness"},
+        {"add": _undone(EMOTIONS["happiness"]), "emotion": "happiness"},
         {"add": {"AU12": 1e-50}},
     ],
 )
