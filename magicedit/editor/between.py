@@ -58,12 +58,12 @@ def interpolate_photographs(
         return ends
     shares = np.linspace(0, 1, frames)[1:-1]
     blend = model.between(*small, shares.tolist())
-    between, colours = [], [_colours(crop) for crop in large]
+    between, colours = [], [_colours(crop) for crop in large] if match_colours else None
     for place, first_flow, second_flow, share in zip(
         shares, blend.first, blend.second, blend.share, strict=True
     ):
         moved = [_moved(crop, flow) for crop, flow in zip(large, (first_flow, second_flow), strict=True)]
-        if match_colours:
+        if colours is not None:
             wanted = (1 - place) * colours[0] + place * colours[1]
             moved = [_in_colours(crop, of, wanted) for crop, of in zip(moved, colours, strict=True)]
         share = cv2.resize(share, (size, size), interpolation=cv2.INTER_LINEAR)[..., None]

@@ -291,9 +291,10 @@ def _draw_upper_teeth(inside: np.ndarray, opening: Opening, donor: Mouth) -> Non
     p, iod = opening.parting, opening.parting.interocular
     across, down, stretch = _places(opening, donor)
     smile = ((p.upper[5, 1] + p.lower[5, 1]) / 2 - p.upper[[0, -1], 1].mean()) / iod
-    flat = 0.55 * (1 - smooth(smile / 0.12))  # a row's curve follows the lower lip's
+    smile = smooth(smile / 0.12)
+    flat = 0.55 * (1 - smile)  # a row's curve follows the lower lip's
     shade = (0.35 + 0.65 * smooth(opening.corner / 0.45)) * opening.slit
-    shade = shade * (_UNSMILING + (1 - _UNSMILING) * smooth(smile / 0.12))
+    shade = shade * (_UNSMILING + (1 - _UNSMILING) * smile)
     shade = shade * (0.72 + 0.28 * smooth((opening.y - opening.upper) / (0.05 * iod)))
     colour, cover = _row(donor, across, down / stretch, iod * opening.scale, flat=flat)
     gain = light_gain(opening.photo, opening.landmarks, donor)

@@ -234,7 +234,7 @@ def _rounded(edge: np.ndarray, columns: np.ndarray) -> np.ndarray:
     return np.interp(angle(columns), np.maximum.accumulate(angle(edge[:, 0])), edge[:, 1]).astype(np.float32)
 
 
-def _slope(edge: np.ndarray, x: np.ndarray) -> np.ndarray:
+def _lengthened(edge: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Lengths (h, w) of a curve of heights `edge` at columns x, by those of the columns."""
     return np.hypot(1, np.gradient(edge, axis=1) / np.maximum(np.abs(np.gradient(x, axis=1)), 1e-3))
 
@@ -358,7 +358,7 @@ def _lips(
     # Photograph px over which an edge fades
     soft = max(1.0, 0.006 * p.interocular / alignment.scale, 2 * blur)
     corner = smooth(1 - np.minimum(x - p.upper[0, 0], p.upper[-1, 0] - x) / (0.12 * p.interocular))
-    sheets, covers, differs = [], [], np.zeros(x.shape, bool)
+    sheets, covers, differs, rounds = [], [], np.zeros(x.shape, bool), _jaw_rounds(p.jaw)
     lips = (
         (p.upper_hold, p.source_upper, p.upper, edges[0], 1),
         (p.lower_hold, p.source_lower, p.lower, edges[1], -1),
@@ -368,10 +368,12 @@ def _lips(
         own = cv2.remap(flow, x, np.minimum(y, line) if sign > 0 else np.maximum(y, line), cv2.INTER_CUBIC)
         sideways = curves.read(curves.through(np.stack([moved[:, 0], (source - moved)[:, 0]], 1)), x)
         read_at = curves.read(curves.through(source), x + sideways)
-        # Reads the photograph's edge at the moved one; where a jaw drops, a steep lip stays as thick
-        thicker = 1 + _jaw_rounds(p.jaw) * (np.clip(_slope(edge, x) / _slope(read_at, x), 1, _THICKER) - 1)
-        beside = (y - edge) * (1 / thicker - 1)
-        at_edge = np.stack([sideways, read_at - edge + beside], -1)
+        # Reads the photograph's edge at the moved one
+        at_edge = np.stack([sideways, read_at - edge], -1)
+        if rounds:  # a steep lip stays as thick
+            steeper = _lengthened(edge, x) / _lengthened(read_at, x)
+            thicker = 1 + rounds * (np.clip(steeper, 1, _THICKER) - 1)
+            at_edge[..., 1] += (y - edge) * (1 / thicker - 1)
         reach = _LIP_REACH[0] + _LIP_REACH[1] * corner
         reach = np.maximum(np.abs(line - edge), reach * p.interocular)
         near = 1 - smooth(np.abs(edge - y) / reach)

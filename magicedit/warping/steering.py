@@ -8,7 +8,9 @@ jury finds more than the following stretched: of jaw drops the height alone, of 
 lip is held where AU25 parts the lips, because mouths that bare their teeth are taken for fakes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -49,12 +51,32 @@ def steer(flow: np.ndarray, landmarks: np.ndarray, request: Mapping[str, float])
     asked = {name: value for name, value in request.items() if value}
     if not asked or not SHAPES.keys() >= asked.keys():
         return flow
-    landmarks = np.asarray(landmarks, np.float64)
-    units = landmark_displacements(landmarks, [*asked, "AU26"]) / 5  # (478, aus + 1, 2) px a step
-    interocular = face_frame(landmarks).interocular
-    flow = _steer_above_mouth(flow, landmarks, asked, units[:, :-1], interocular)
-    flow = _steer_corners(flow, landmarks, asked, units, interocular)
-    return _steer_upper_lip(flow, landmarks, asked, units[:, :-1], interocular)
+    target = _Target(np.asarray(landmarks, np.float64), asked)
+    for part in (_steer_above_mouth, _steer_corners, _steer_upper_lip):
+        flow = part(flow, target)
+    return flow
+
+
+@dataclass(frozen=True, eq=False)
+class _Target:
+    """What a request asks of landmarks (478, 2) px; asked: AU name -> variation, none of them 0."""
+
+    landmarks: np.ndarray
+    asked: Mapping[str, float]
+
+    @cached_property
+    def interocular(self) -> float:
+        return face_frame(self.landmarks).interocular
+
+    @cached_property
+    def _units(self) -> np.ndarray:
+        """(478, aus, 2) px a step."""
+        return landmark_displacements(self.landmarks, [*self.asked]) / 5
+
+    def moves(self, ids: Sequence[int] | np.ndarray, **shares: float) -> np.ndarray:
+        """(n, 2) px that the table moves landmarks `ids`; shares: AU name -> of its movement, else all."""
+        steps = np.array([value * shares.get(name, 1.0) for name, value in self.asked.items()])
+        return np.einsum("nac,a->nc", self._units[list(ids)], steps)
 
 
 def _added(flow: np.ndarray, moves: np.ndarray) -> np.ndarray:
@@ -64,18 +86,10 @@ def _added(flow: np.ndarray, moves: np.ndarray) -> np.ndarray:
     return cv2.remap(flow, *before, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) - moves
 
 
-def _steer_above_mouth(
-    flow: np.ndarray,
-    landmarks: np.ndarray,
-    asked: Mapping[str, float],
-    units: np.ndarray,
-    interocular: float,
-) -> np.ndarray:
-    """units: (478, aus, 2) px a step."""
+def _steer_above_mouth(flow: np.ndarray, target: _Target) -> np.ndarray:
     ids, size = skin_above_mouth(), len(flow)
-    at_rest = landmarks[ids].astype(np.float32)
-    steps = np.array([value * _SHARES.get(name, 1.0) for name, value in asked.items()])
-    wanted = at_rest + np.einsum("nac,a->nc", units[ids], steps).astype(np.float32)
+    at_rest = target.landmarks[ids].astype(np.float32)
+    wanted = at_rest + target.moves(ids, **_SHARES).astype(np.float32)
 
     # 1. Where the landmarks arrive: a flow without folds has an inverse
     reached = at_rest.copy()
@@ -87,7 +101,7 @@ def _steer_above_mouth(
     missing = wanted - reached
 
     # 2. What is missing, as a smooth field
-    spread = _SPREAD * interocular
+    spread = _SPREAD * target.interocular
     at = np.arange(0, size, _STRIDE, dtype=np.float32) + (_STRIDE - 1) / 2
     across, down = (np.exp(-(((at - wanted[:, k : k + 1]) / spread) ** 2) / 2) for k in (0, 1))  # (n, places)
     sums = [(down * values[:, None]).T @ across for values in (*missing.T, np.ones(len(ids), np.float32))]
@@ -95,26 +109,21 @@ def _steer_above_mouth(
     return _added(flow, cv2.resize(field, (size, size), interpolation=cv2.INTER_LINEAR))
 
 
-def _steer_corners(
-    flow: np.ndarray,
-    landmarks: np.ndarray,
-    asked: Mapping[str, float],
-    units: np.ndarray,
-    interocular: float,
-) -> np.ndarray:
-    """The correction is 0 in the middle of the lips. units: (478, aus + 1, 2) px a step, the last AU26's."""
+def _steer_corners(flow: np.ndarray, target: _Target) -> np.ndarray:
+    """The correction is 0 in the middle of the lips."""
     # 1. Where the corners go, and where they should
-    moves = np.einsum("nac,a->nc", units[:, :-1], np.array([*asked.values()], np.float64))
-    at_rest = landmarks[list(MOUTH_CORNERS)]
-    drop = np.linalg.norm(units[_LOWER_LIP, -1]) * max(asked.get("AU26", 0), 0)  # px
-    wanted = at_rest + moves[list(MOUTH_CORNERS)] + (0, _HANG * drop)
+    asked, interocular = target.asked, target.interocular
+    at_rest = target.landmarks[list(MOUTH_CORNERS)]
+    drops = {name: float(name == "AU26" and value > 0) for name, value in asked.items()}
+    drop = np.linalg.norm(target.moves([_LOWER_LIP], **drops))  # px
+    wanted = at_rest + target.moves(MOUTH_CORNERS) + (0, _HANG * drop)
     reached = np.mean([forward_places(flow, at_rest, from_below=below) for below in (False, True)], 0)
     lips, jaw = (smooth(asked.get(name, 0) / 2) for name in ("AU25", "AU26"))
     missing = (wanted - reached) * (1 - max(lips, jaw), 1 - (1 - _PARTED) * lips)
 
     # 2. What is missing, around each corner
     at = np.arange(len(flow), dtype=np.float32)
-    middle = landmarks[_UPPER_LIP, 0] + moves[_UPPER_LIP, 0]
+    middle = target.landmarks[_UPPER_LIP, 0] + target.moves([_UPPER_LIP])[0, 0]
     added = np.zeros_like(flow)
     for (x, y), move in zip(reached + missing, missing, strict=True):
         inside = np.clip((at - middle) / (x - middle), 0, 1)  # 0 in the middle of the lips
@@ -125,24 +134,15 @@ def _steer_corners(
     return _added(flow, added)
 
 
-def _steer_upper_lip(
-    flow: np.ndarray,
-    landmarks: np.ndarray,
-    asked: Mapping[str, float],
-    units: np.ndarray,
-    interocular: float,
-) -> np.ndarray:
-    """Lips that part do so by the lower one: AU25 raises the upper lip by _RAISED of the table alone.
-
-    units: (478, aus, 2) px a step.
-    """
-    parts = smooth(asked.get("AU25", 0) / 2)
+def _steer_upper_lip(flow: np.ndarray, target: _Target) -> np.ndarray:
+    """Lips that part do so by the lower one: AU25 raises the upper lip by _RAISED of the table alone."""
+    parts = smooth(target.asked.get("AU25", 0) / 2)
     if not parts:
         return flow
     # 1. How far the lip should lie below where the flow takes its flesh
-    steps = np.array([value * (_RAISED if name == "AU25" else 1) for name, value in asked.items()])
+    landmarks, interocular = target.landmarks, target.interocular
     lip = landmarks[list(UPPER_LIP_EDGE)]
-    wanted = (lip + np.einsum("nac,a->nc", units[list(UPPER_LIP_EDGE)], steps))[:, 1]
+    wanted = (lip + target.moves(UPPER_LIP_EDGE, AU25=_RAISED))[:, 1]
     flesh = (lip + landmarks[list(UPPER_LIP_OUTLINE)]) / 2
     reached = forward_places(flow, flesh, from_below=False) + lip - flesh
     missing = np.maximum(wanted - reached[:, 1], 0) * parts  # px

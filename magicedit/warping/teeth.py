@@ -40,7 +40,7 @@ _DIMMEST = 0.86  # of the light by the skin: whites of eyes lie in shadow more o
 _BRIGHTEST = 205.0  # grey level of teeth: beyond they glow
 # Of a donor's teeth: half of what 105 smiles of the training photographs differ by
 _LEVEL, _WARMTH = 0.98, np.float64((1.01, 1.0, 0.99))
-_COLOURLESS = 12  # grey levels between the channels, at most, of nearly all of a face without colour
+_COLOURLESS = 12  # grey levels between the channels, at most, of nine tenths of a face without colour
 _TINT = (0.90, 1.10)  # of a donor's colours: glasses reflect
 
 Origin = Literal["donor", "photograph", "reference"]
@@ -299,6 +299,13 @@ def _spots(pixels: np.ndarray, landmarks: np.ndarray, radius: float) -> list[np.
     return spots
 
 
+def _around(pixels: np.ndarray, points: np.ndarray, margin: float = 0.0) -> np.ndarray:
+    """The part of a picture around points (n, 2); all in px."""
+    x0, y0 = np.maximum((points.min(0) - margin).astype(int), 0)
+    x1, y1 = np.maximum(np.ceil(points.max(0) + margin).astype(int), 0)
+    return pixels[y0:y1, x0:x1]
+
+
 def skin_colour(pixels: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     """(3,) median of six places of the cheeks; pixels uint8 RGB, landmarks (478, 2) px."""
     spots = [spot.reshape(-1, 3).mean(0) for spot in _spots(pixels, landmarks, 0.03)]
@@ -307,10 +314,12 @@ def skin_colour(pixels: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
 
 def has_colour(pixels: np.ndarray, landmarks: np.ndarray) -> bool:
     """Whether the photograph is one in colour, by the strongest colours of the face: skin may be grey."""
-    low, high = (np.rint(landmarks.min(0)), np.rint(landmarks.max(0)))
-    (x0, y0), (x1, y1) = np.maximum(low, 0).astype(int), np.maximum(high, 0).astype(int) + 1
-    face = pixels[y0:y1, x0:x1]
-    return bool(face.size and np.percentile(np.ptp(face, axis=-1), 90) > _COLOURLESS)
+    face = _around(pixels, landmarks)
+    if not face.size:
+        return False
+    red, green, blue = cv2.split(face)
+    apart = cv2.max(cv2.max(red, green), blue) - cv2.min(cv2.min(red, green), blue)
+    return np.count_nonzero(apart > _COLOURLESS) > 0.1 * apart.size
 
 
 def lip_colour(pixels: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
@@ -351,10 +360,7 @@ def blur_of(pixels: np.ndarray, landmarks: np.ndarray) -> float:
     it hardly depends.
     """
     points = np.asarray(landmarks)[list(_AROUND_EYES)]
-    margin = 0.1 * face_frame(landmarks).interocular
-    x0, y0 = np.maximum((points.min(0) - margin).astype(int), 0)
-    x1, y1 = np.maximum(np.ceil(points.max(0) + margin).astype(int), 0)
-    view = pixels[y0:y1, x0:x1]
+    view = _around(pixels, points, 0.1 * face_frame(landmarks).interocular)
     if min(view.shape[:2], default=0) < 4:
         return 0.0
     grey = cv2.cvtColor(view, cv2.COLOR_RGB2GRAY).astype(np.float32)

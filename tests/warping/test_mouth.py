@@ -21,7 +21,7 @@ from magicedit.warping import (
     warp_landmarks,
 )
 from magicedit.warping.inside import Opening, Parting, along_row, render_inside
-from magicedit.warping.mouth import GATE, LOWER_LIP_OUTLINE, UPPER_LIP_OUTLINE, _slope, part_lips
+from magicedit.warping.mouth import GATE, LOWER_LIP_OUTLINE, UPPER_LIP_OUTLINE, _lengthened, part_lips
 from magicedit.warping.muscles import LOWER_LIP_EDGE, UPPER_LIP_EDGE
 from magicedit.warping.teeth import _CHEEKS, _incisors_edge, has_colour, light_gain, skin_colour
 
@@ -127,8 +127,8 @@ def test_a_jaw_opens_an_oval(closed):
 def test_lips_stay_as_thick_beside_a_dropped_jaw(closed, monkeypatch):
     """Down a column the lip of a slanting edge is longer than that of a level one."""
     level, x = np.zeros((3, 40)), np.tile(np.arange(40) / 2.0, (3, 1))
-    assert _slope(level, x) == pytest.approx(1)
-    assert _slope(level + x, x) == pytest.approx(np.sqrt(2))  # the columns' spacing does not matter
+    assert _lengthened(level, x) == pytest.approx(1)
+    assert _lengthened(level + x, x) == pytest.approx(np.sqrt(2))  # the columns' spacing does not matter
     lips = np.rint(closed.face.landmarks[[*UPPER_LIP_OUTLINE, *LOWER_LIP_OUTLINE[::-1]]]).astype(np.int32)
     painted = FaceInPhoto(closed.pixels)
     painted.pixels = cv2.fillPoly(np.full_like(closed.pixels, 128), [lips], (255, 0, 0))
