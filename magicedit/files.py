@@ -1,10 +1,12 @@
-"""Atomic file writing, and small YAML documents that people may edit."""
+"""Files that users name, opened safely; atomic writing, locks, and small YAML documents for people to edit."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import reprlib
 import secrets
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -16,6 +18,103 @@ LARGEST_DOCUMENT = 100_000  # bytes
 LONGEST_TEXT = 10_000  # characters of one name or value
 DEEPEST = 10  # levels
 LONGEST_REASON = 300  # characters: a parser's messages may quote the file
+LOCK = ".magicedit.lock"  # in a folder while a run writes into it
+
+
+def open_regular(path: str | Path) -> IO[bytes]:
+    """Opens a regular file to read bytes.
+
+    Raises OSError for everything else: a missing or unreadable one, a folder, a pipe or device (which would
+    block or never end), a name that is too long or that no file can have.
+    """
+    try:
+        # O_NONBLOCK: else opening a pipe waits for its writer
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        handle = os.open(path, flags | getattr(os, "O_CLOEXEC", 0))
+    except ValueError as error:  # a NUL, or a character that the file system's encoding lacks
+        raise OSError(errno.EINVAL, f"no file can have this name ({error})") from error
+    if stat.S_ISREG(os.fstat(handle).st_mode):
+        return os.fdopen(handle, "rb")
+    os.close(handle)
+        raise OSError(errno.EINVAL, "it is no file")
+
+
+@contextlib.contextmanager
+def opened(
+    path: str | Path, error: type[MagicEditError] = MagicEditError, *, limit: int | None = None
+) -> Iterator[IO[bytes]]:
+    """Opens a file that a user names, to read bytes; every door of the package opens files by this.
+
+    limit: bytes that it may have. Raises `error`, with one sentence, for whatever `open_regular` refuses, for
+    a larger file, and where reading in the block fails.
+    """
+    try:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if limit is not None and size > limit:
+                raise error(f"{shown(path)} has {size:,} bytes, more than {limit:,}; is it the right file?")
+            yield file
+    except FileNotFoundError as problem:
+        raise error(f"{shown(path)} does not exist; check its path") from problem
+    except OSError as problem:
+        reason = problem.strerror or str(problem)
+        raise error(
+            f"{shown(path)} cannot be read ({reason}); check the path and its permissions"
+        ) from problem
+
+
+def read_bytes(
+    path: str | Path, error: type[MagicEditError] = MagicEditError, *, limit: int | None = None
+) -> bytes:
+    """Returns the content of a file that a user names; errors as `opened`."""
+    with opened(path, error, limit=limit) as file:
+        content = file.read(-1 if limit is None else limit + 1)
+    if limit is not None and len(content) > limit:  # it has grown, or tells no size, as in /proc
+        raise error(f"{shown(path)} has more than {limit:,} bytes; is it the right file?")
+    return content
+
+
+def read_text(
+    path: str | Path, error: type[MagicEditError] = MagicEditError, *, limit: int | None = None
+) -> str:
+    """Returns the UTF-8 text of a file that a user names, a byte-order mark left out; errors as `opened`, and
+    for other encodings."""
+    try:
+        return read_bytes(path, error, limit=limit).decode("utf-8-sig")
+    except UnicodeDecodeError as problem:
+        raise error(f"{shown(path)} is no text in UTF-8; is it the right file?") from problem
+
+
+def shown(path: object) -> str:
+    """A name for messages and JSON: bytes that are not UTF-8 become \\xNN, and a long one is shortened."""
+    text = (
+        str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace").replace("\0", "\\0")
+    )
+    return text if len(text) <= LONGEST_REASON else f"{text[:100]}...{text[-100:]}"
+
+
+@contextlib.contextmanager
+def locked(folder: Path, error: type[MagicEditError] = OutputError) -> Iterator[None]:
+    """Holds a folder, made where it does not exist, for one writing run; a kill releases it.
+
+    Raises `error` where another process, or another run of this one, holds it, or it cannot be written to.
+    """
+    from filelock import FileLock, Timeout
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK, timeout=0, is_singleton=False)
+        lock.acquire()
+    except Timeout as problem:
+        raise error(
+            f"another run is writing into {shown(folder)}; wait for it, or choose another folder"
+        ) from problem
+    except (OSError, ValueError, NotImplementedError) as problem:
+        raise error(f"{shown(folder)} cannot be written to ({problem}); choose another folder") from problem
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager
@@ -25,16 +124,22 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
     It has another name in the same folder until then. Raises OutputError where the file cannot be created,
     written or renamed.
     """
-    target = Path(path).resolve()  # a link keeps pointing where it did
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        target = Path(path).resolve()  # a link keeps pointing where it did
+        temporary = target.with_name(f".magicedit-{secrets.token_hex(8)}.tmp")
+    except (OSError, ValueError, RuntimeError) as error:  # a circle of links, a NUL
+        raise OutputError(f"{shown(path)} could not be written ({error}); choose another place") from error
     try:
         with open(temporary, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)
+        with contextlib.suppress(OSError):  # where the file system supports it
+            sync(target.parent)
     except OSError as error:
-        raise OutputError(f"{path} could not be written ({error}); choose another place") from error
+        reason = error.strerror or str(error)
+        raise OutputError(f"{shown(path)} could not be written ({reason}); choose another place") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -55,11 +160,14 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def walk(folder: Path, leave_out: Callable[[Path], bool]) -> Iterator[Path]:
+def walk(
+    folder: Path, leave_out: Callable[[Path], bool], unreadable: Callable[[OSError], None] | None = None
+) -> Iterator[Path]:
     """Files in a folder and its sub-folders, links followed, each folder once; hidden ones and sub-folders to
-    leave out are not among them."""
+    leave out are not among them. unreadable: called for every folder that cannot be listed, with its name in
+    the error's `filename`."""
     visited = set()
-    for root, folders, names in os.walk(folder, followlinks=True):
+    for root, folders, names in os.walk(folder, onerror=unreadable, followlinks=True):
         here = Path(root)
         if here.resolve() in visited:  # a link to a folder above
             folders.clear()
@@ -70,7 +178,8 @@ def walk(folder: Path, leave_out: Callable[[Path], bool]) -> Iterator[Path]:
 
 
 def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
+    """Returns the SHA-256 of a regular file's content; OSError as `open_regular`."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -88,32 +197,33 @@ def read_document(path: str | Path, format: str) -> dict[str, Any]:
 
     Raises MagicEditError where the file is missing, too large, not YAML, or of another format.
     """
-    import yaml
-
-    path = Path(path)
-    try:
-        if path.stat().st_size > LARGEST_DOCUMENT:
-            raise ValueError("it is larger than any such file; is it the right one?")
-        text = path.read_text(encoding="utf-8")
-        _check_plain(text)
-        _check_keys(yaml.compose(text, Loader=yaml.SafeLoader))
-        content = yaml.safe_load(text)
-    except FileNotFoundError as error:
-        raise MagicEditError(f"{path} does not exist; check the path of the `{format}` file") from error
-    except (OSError, ValueError, OverflowError, yaml.YAMLError) as error:  # ValueError: 2020-13-45
-        reason = " ".join(str(error).split())[:LONGEST_REASON]
-        if isinstance(error, UnicodeDecodeError):
-            reason = "it is no YAML text (in UTF-8); is it the right file?"
-        raise MagicEditError(f"{path} cannot be read as `{format}`: {reason}") from error
+    content = read_yaml(path, MagicEditError, f"`{format}`")
     if not isinstance(content, dict) or content.get("magicedit") != format:
         said = content.get("magicedit") if isinstance(content, dict) else None
         says = f"says {reprlib.repr(said)}" if isinstance(said, str) else "is missing"
         raise MagicEditError(
-            f"{path} is no `{format}` file: its line `magicedit:` {says}; "
+            f"{shown(path)} is no `{format}` file: its line `magicedit:` {says}; "
             "give one that magicedit wrote for this"
         )
     del content["magicedit"]
     return content
+
+
+def read_yaml(path: str | Path, error: type[MagicEditError], what: str) -> Any:
+    """Returns the content of a small YAML file of plain values.
+
+    Raises `error`, naming the file `what`, for everything else: see `opened`, `_check_plain`, `_check_keys`.
+    """
+    import yaml
+
+    text = read_text(path, error, limit=LARGEST_DOCUMENT)
+    try:
+        _check_plain(text)
+        _check_keys(yaml.compose(text, Loader=yaml.SafeLoader))
+        return yaml.safe_load(text)
+    except (ValueError, OverflowError, RecursionError, yaml.YAMLError) as problem:  # ValueError: 2020-13-45
+        reason = " ".join(str(problem).split())[:LONGEST_REASON]
+        raise error(f"{shown(path)} cannot be read as {what}: {reason}") from problem
 
 
 def _check_plain(text: str) -> None:
