@@ -1,4 +1,4 @@
-"""Files that users name, opened safely; atomic writing, locks, and small YAML documents for people to edit."""
+"""Files that users name, opened safely; atomic writing, locks, and small YAML documents."""
 
 import contextlib
 import errno
@@ -36,7 +36,7 @@ def open_regular(path: str | Path) -> IO[bytes]:
     if stat.S_ISREG(os.fstat(handle).st_mode):
         return os.fdopen(handle, "rb")
     os.close(handle)
-        raise OSError(errno.EINVAL, "it is no file")
+    raise OSError(errno.EINVAL, "it is no file")
 
 
 @contextlib.contextmanager
