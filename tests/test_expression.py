@@ -114,7 +114,7 @@ def test_files_that_are_missing_or_pictures(tmp_path):
     with pytest.raises(MagicEditError, match=r"missing\.yaml does not exist"):
         Expression.load(tmp_path / "missing.yaml")
     Image.new("RGB", (8, 8)).save(tmp_path / "face.jpg")
-    with pytest.raises(MagicEditError, match="it is no YAML text") as refusal:
+    with pytest.raises(MagicEditError, match="is no text in UTF-8") as refusal:
         Expression.load(tmp_path / "face.jpg")
     assert "codec" not in str(refusal.value)
 
