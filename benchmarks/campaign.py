@@ -57,10 +57,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def names() -> list[str]:
     """Returns the sections' names: modules of `attacks` with a TITLE."""
-    modules = [module.name for module in pkgutil.iter_modules(sections.__path__)]
-    return [
-        name for name in modules if "\nTITLE = " in (Path(sections.__path__[0]) / f"{name}.py").read_text()
-    ]
+    files = sorted(Path(sections.__path__[0]).glob("*.py"))
+    return [file.stem for file in files if "\nTITLE = " in file.read_text()]
 
 
 def run_section(name: str, seed: int, short: bool) -> dict[str, Any]:
