@@ -67,7 +67,19 @@ _TIFF_STORAGE_TAGS = (
 # What is read from files. Pillow's other decoders reduce deep colour silently (JPEG 2000, AVIF), call other
 # programs (EPS) or are not for photographs.
 _READABLE = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
-_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
+# Suffixes of photographs; a file that cannot be read all the same is refused with its reason
+PHOTO_SUFFIXES = frozenset(
+    f".{kind}"
+    for kind in (
+        *("jpg", "jpeg", "jpe", "jfif", "mpo", "png", "webp", "avif", "heic", "heif", "hif"),
+        *("tif", "tiff", "bmp", "gif", "ppm", "pgm", "pnm"),
+    )
+)
+_FORMATS = {
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "JPEG"),
+    **{".png": "PNG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"},
+}
+WRITTEN_SUFFIXES = frozenset(_FORMATS)  # what `save_image` can write
 
 
 @dataclass(frozen=True, eq=False)
@@ -277,7 +289,7 @@ def photo_to_image(photo: Photo, pixels: np.ndarray) -> Image.Image:
 def check_output(path: str | Path, *, overwrite: bool = False, forbid: Path | None = None) -> Path:
     """The path that `save_image` would write to, or OutputError: worth asking before long work.
 
-    Raises for a suffix that is not .png, .jpg, .jpeg, .webp, .tif or .tiff, for a folder that is missing
+    Raises for a suffix that is not one of WRITTEN_SUFFIXES, for a folder that is missing
     or not writable, and for `forbid` (the input) by whatever name, unless `overwrite`.
     """
     path = Path(path)
