@@ -3,24 +3,24 @@
 Pixels are (height, width, 3) uint8 RGB, upright; tensors are float32 (3, height, width) in [-1, 1].
 """
 
+import contextlib
 import os
 import struct
 import warnings
 from collections.abc import Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import (  # the plugins of what we read: else opening any photograph loads all of Pillow's
+    AvifImagePlugin,  # noqa: F401
     BmpImagePlugin,  # noqa: F401
     ExifTags,
     GifImagePlugin,  # noqa: F401
     Image,
     ImageDraw,
     ImageFont,
-    ImageOps,
     JpegImagePlugin,  # noqa: F401
     PpmImagePlugin,  # noqa: F401
     TiffImagePlugin,  # noqa: F401
@@ -28,14 +28,21 @@ from PIL import (  # the plugins of what we read: else opening any photograph lo
 )
 from PIL.PngImagePlugin import PngInfo
 
-from magicedit.errors import ImageError, OutputError
-from magicedit.files import replacing
+from magicedit import image_metadata
+from magicedit.errors import ImageError, MissingDependencyError, OutputError, needs_extra
+from magicedit.files import opened, replacing, shown
+from magicedit.image_files import Structure, structure_of
+from magicedit.provenance import LARGEST_IN_JPEG, PNG_XMP, Mark, add_to_gif, finishing, fitting, packet_of
 
 if TYPE_CHECKING:
     import torch
 
 MIN_SIDE = 16  # pixels; nothing smaller shows a face
-MAX_PIXELS = 100_000_000  # about 10,000 x 10,000
+MAX_PIXELS = 120_000_000  # about 11,000 x 11,000; phones take photographs of 108 megapixels
+MAX_PIXELS_VARIABLE = "MAGICEDIT_MAX_PIXELS"  # of the environment: another limit, for every command
+LARGEST_FILE = 2**29  # bytes, or 5 for each pixel allowed
+LARGEST_METADATA = 16 * 2**20  # bytes of one profile, text or other description
+STRIP = 2**22  # pixels that are copied at once
 
 EDITABLE_MODES = ("L", "LA", "RGB", "RGBA")
 _TO_RGB = 'image.convert("RGB")'
@@ -54,19 +61,19 @@ _REFUSED_MODES = {
     "La": 'grey with premultiplied transparency. Convert it first: image.convert("LA")',
 }
 
-# What a decoder raises on broken data; Pillow lets several kinds through.
-_DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, TypeError, struct.error)
-
 # TIFF tags that describe how the pixels were stored, not what was photographed, and those kept elsewhere
 # (resolution, XMP, ICC profile).
 _TIFF_STORAGE_TAGS = (
     *(*range(254, 260), *range(262, 267), 273, 274, *range(277, 285), *range(290, 294), 296, 297, 317, 320),
     *(*range(322, 326), 330, 332, *range(338, 342), 347, *range(529, 533), 700, 34675),
+    *(34377, 37724),  # Photoshop's thumbnail and layers, which show the photograph as it was
 )
 
-# What is read from files. Pillow's other decoders reduce deep colour silently (JPEG 2000, AVIF), call other
+# What is read from files. Pillow's other decoders reduce deep colour silently (JPEG 2000), call other
 # programs (EPS) or are not for photographs.
-_READABLE = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
+_READABLE = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF", "PPM")
+_SLOW_CODECS = ("ppm", "ppm_plain")  # Pillow's in Python: seconds for each megapixel
+_SLOW_PIXELS = 2_000_000
 # Suffixes of photographs; a file that cannot be read all the same is refused with its reason
 PHOTO_SUFFIXES = frozenset(
     f".{kind}"
@@ -76,8 +83,9 @@ PHOTO_SUFFIXES = frozenset(
     )
 )
 _FORMATS = {
+    ".png": "PNG",
     **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "JPEG"),
-    **{".png": "PNG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"},
+    **{".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"},
 }
 WRITTEN_SUFFIXES = frozenset(_FORMATS)  # what `save_image` can write
 
@@ -93,6 +101,7 @@ class Photo:
     exif: bytes | None = None  # without orientation
     info: dict[str, Any] = field(default_factory=dict)  # other metadata by Pillow's keys: dpi, xmp, PNG text
     source: Path | None = None
+    lost: tuple[str, ...] = ()  # what the file has beside the pixels that is not kept, such as "gain map"
 
     @property
     def size(self) -> tuple[int, int]:
@@ -100,64 +109,106 @@ class Photo:
         return self.pixels.shape[1], self.pixels.shape[0]
 
 
-def open_photo(source: str | Path | Image.Image | np.ndarray | Photo, max_pixels: int = MAX_PIXELS) -> Photo:
+def pixel_limit() -> int:
+    """The number of pixels that photographs may have: MAX_PIXELS, or MAGICEDIT_MAX_PIXELS of the environment.
+
+    Raises ImageError where that is not a positive integer.
+    """
+    text = os.environ.get(MAX_PIXELS_VARIABLE, "").strip()
+    if not text:
+        return MAX_PIXELS
+    if not (text.isascii() and text.isdecimal() and len(text) < 19 and int(text) > 0):
+        raise ImageError(
+            f"{MAX_PIXELS_VARIABLE} must be a number of pixels, such as 200000000, got {shown(text)}"
+        )
+    return int(text)
+
+
+def open_photo(source: str | Path | Image.Image | np.ndarray | Photo, max_pixels: int | None = None) -> Photo:
     """Opens a photograph, turns it upright and keeps its metadata.
 
     `source` is a path, a PIL image, a uint8 array (height, width[, 2, 3 or 4]) or a Photo. Of a phone's
-    multi-picture JPEG (MPO) the first picture is taken.
+    multi-picture JPEG (MPO) or HEIC the first picture is taken. Thumbnails, and announcements of what is not
+    kept (gain maps, films), are left out of the metadata; `Photo.lost` names them.
+
+    max_pixels: default `pixel_limit()`. Checked before anything is decoded, as is what a decoder would need
+    minutes or all memory for, see `image_files`.
+
     Raises ImageError for a file that is missing, empty, truncated or no image; for a picture below 16 px a
-    side, above `max_pixels` (checked before anything is decoded), animated or of several pages; and for
-    pixels that an edit could not give back as they came (palette, CMYK, more than 8 bits a channel ...),
-    with the conversion that helps.
+    side, above `max_pixels`, animated or of several pages; and for pixels that an edit could not give back as
+    they came (palette, CMYK, more than 8 bits a channel ...), with the conversion that helps.
+    MissingDependencyError for HEIC without a decoder.
     """
+    most = pixel_limit() if max_pixels is None else max_pixels
     if isinstance(source, Photo):
-        _check_size(source.size, max_pixels, "the photograph")
+        _check_size(source.size, most, "the photograph")
         return source
     if isinstance(source, np.ndarray):
-        return _read(_from_array(source), max_pixels, "the array", None)
+        return _read(_from_array(source), most, "the array")
     if isinstance(source, Image.Image):
         filename = getattr(source, "filename", "")
         path = Path(filename) if isinstance(filename, str) and filename else None
-        return _read(source, max_pixels, str(path or "the image"), path)
+        return _read(source, most, shown(path or "the image"), path)
     if not isinstance(source, str | Path):
         raise ImageError(f"expected a path, a PIL image or a uint8 array, got {type(source).__name__}")
 
-    path = Path(source)
-    if not path.exists():
-        raise ImageError(f"{path} does not exist; check the path of the photograph")
-    if not path.is_file():
-        raise ImageError(f"{path} is not a file; give the path of one photograph")
-    try:
-        if path.stat().st_size == 0:
-            raise ImageError(f"{path} is empty (0 bytes); copy or download it again")
-        with _decoding(str(path)), warnings.catch_warnings():
+    name = shown(source)
+    with opened(source, ImageError, limit=max(LARGEST_FILE, 5 * most)) as file:
+        if not os.fstat(file.fileno()).st_size:
+            raise ImageError(f"{name} is empty (0 bytes); copy or download it again")
+        with _decoding(name), warnings.catch_warnings():
             # our own limit is checked next, by an error
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path, formats=_READABLE)
-    except PermissionError as error:
-        raise ImageError(f"{path} may not be read; check its permissions") from error
-    with image:
-        return _read(image, max_pixels, str(path), path)
+            structure = _structure(file, name)
+            if Image.MAX_IMAGE_PIXELS is not None and most > 2 * Image.MAX_IMAGE_PIXELS:
+                Image.MAX_IMAGE_PIXELS = most  # asked for: Pillow would refuse above twice its own limit
+            image = Image.open(file, formats=_READABLE if structure.format != "HEIF" else ("HEIF",))
+        with image:
+            return _read(image, most, name, Path(source), structure)
 
 
-@contextmanager
+def _structure(file: IO[bytes], name: str) -> Structure:
+    """What the file's headers say; ImageError or MissingDependencyError where it is not to be decoded."""
+    try:
+        structure = structure_of(file)
+    except ValueError as error:
+        deep = f". {_TO_8_BIT}" if "8 bits" in str(error) else "; save it anew with another program"
+        raise ImageError(f"{name} cannot be edited as it is: it {error}{deep}") from error
+    if structure.format == "HEIF":
+        problem = (
+            f"{name} is HEIC; convert it first, for example: magick IN.heic OUT.png, or install a decoder"
+        )
+        with needs_extra("heic", problem):
+            import pi_heif
+
+        pi_heif.register_heif_opener(thumbnails=False)
+    elif structure.format == "JPEG XL":
+        raise ImageError(f"{name} is JPEG XL; convert it first, for example: djxl IN.jxl OUT.png")
+    if structure.cicp is not None and structure.cicp[1] in image_metadata.HDR_TRANSFERS:
+        curve = image_metadata.HDR_TRANSFERS[structure.cicp[1]]
+        raise ImageError(f"{name} is HDR ({curve}); convert it to standard range (SDR) first")
+    return structure
+
+
+@contextlib.contextmanager
 def _decoding(name: str):
     """Turns what Pillow raises on broken or oversized files into an ImageError about `name`."""
     try:
         yield
-    except (ImageError, PermissionError):
+    except (ImageError, MissingDependencyError):
         raise
     except Image.UnidentifiedImageError as error:
         raise ImageError(
-            f"{name} is not an image that can be read; use a JPEG, PNG, WebP or TIFF photograph"
+            f"{name} is not an image that can be read; use a JPEG, PNG, WebP, AVIF, HEIC or TIFF photograph"
         ) from error
     except Image.DecompressionBombError as error:
         raise ImageError(
-            f"{name} is too large ({error}); shrink it first, or raise "
-            "PIL.Image.MAX_IMAGE_PIXELS and max_pixels"
+            f"{name} is too large ({error}); shrink it first, or, if you trust it, set "
+            f"{MAX_PIXELS_VARIABLE} to the number of pixels"
         ) from error
-    except _DECODING_ERRORS as error:
-        raise ImageError(f"{name} is damaged or incomplete ({error}); copy or download it again") from error
+    except Exception as error:  # Pillow's decoders raise anything on broken data
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ImageError(f"{name} is damaged or incomplete ({reason}); copy or download it again") from error
 
 
 def _from_array(pixels: np.ndarray) -> Image.Image:
@@ -182,25 +233,21 @@ def _check_size(size: tuple[int, int], max_pixels: int | None, name: str) -> Non
     if max_pixels is not None and width * height > max_pixels:
         raise ImageError(
             f"{name} measures {width} x {height} px, more than the limit of {max_pixels:,} pixels; "
-            "shrink it first, or raise max_pixels if you trust it"
+            f"shrink it first, or, if you trust it, set {MAX_PIXELS_VARIABLE}={width * height} (in Python "
+            "max_pixels)"
         )
 
 
-def _read(image: Image.Image, max_pixels: int, name: str, path: Path | None) -> Photo:
+def _read(
+    image: Image.Image,
+    max_pixels: int,
+    name: str,
+    path: Path | None = None,
+    structure: Structure | None = None,
+) -> Photo:
     """The stages of opening, cheap refusals before decoding."""
     # 1. What the header says
-    _check_size(image.size, max_pixels, name)
-    with _decoding(name):
-        frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":  # MPO: a photograph with its preview or depth map behind it
-        raise ImageError(
-            f"{name} is animated or has several pages ({frames}); save the one to edit as a PNG first"
-        )
-    if image.mode not in EDITABLE_MODES:
-        reason = _REFUSED_MODES.get(image.mode, f"{image.mode}, more than 8 bits a channel. {_TO_8_BIT}")
-        raise ImageError(f"{name} cannot be edited as it is: its pixels are {reason}")
-    if _is_deep(image):
-        raise ImageError(f"{name} cannot be edited as it is: it has more than 8 bits a channel. {_TO_8_BIT}")
+    _check_header(image, max_pixels, name)
 
     # 2. Pixels, upright
     with _decoding(name):
@@ -210,33 +257,94 @@ def _read(image: Image.Image, max_pixels: int, name: str, path: Path | None) -> 
                 f"{name} cannot be edited as it is: one of its colours stands for transparency. "
                 f"Convert it first: {_TO_RGBA}"
             )
-        try:
-            exif = _exif(image)
-        except _DECODING_ERRORS as error:
-            raise ImageError(
-                f"{name} has damaged EXIF metadata ({error}), so that its orientation is not known; "
-                "remove it first, for example: exiftool -all= -icc_profile:all IMAGE"
-            ) from error
-        upright = ImageOps.exif_transpose(image)
-    _check_size(upright.size, max_pixels, name)
+    exif, orientation = _exif(image, name)
+    info, lost = _described(image, name, orientation)
+    mode, icc_profile = image.mode, image.info.get("icc_profile")
+    pixels, alpha = _arrays(image)
+    if structure is not None:
+        image.close()  # its pixels are copied: turning needs the memory
+    pixels = _turned(pixels, orientation)
+    alpha = None if alpha is None else _turned(alpha, orientation)
 
-    # 3. What is kept beside them
+    # 3. Colours stated without a profile, which only some formats can hold
+    if structure is not None and structure.cicp is not None:
+        info["cicp"] = structure.cicp
+    if icc_profile is None:
+        icc_profile = image_metadata.stated_profile(info)
+    return Photo(pixels, mode, alpha, icc_profile, exif, info, path, lost)
+
+
+def _check_header(image: Image.Image, max_pixels: int, name: str) -> None:
+    """Raises ImageError for a picture that is not to be decoded, or could not be given back as it came."""
+    # libwebp's decoder of animations, which Pillow uses, holds the picture four times
+    _check_size(image.size, max_pixels * 2 // 3 if image.format == "WEBP" else max_pixels, name)
+    with _decoding(name):
+        several = getattr(image, "is_animated", False)
+    if several and image.format not in ("MPO", "HEIF"):  # a photograph with its preview or depth map behind
+        raise ImageError(
+            f"{name} is animated or has several pages; save the one to edit as a PNG first, or an animation "
+            "as a film for `magicedit video`"
+        )
+    if image.mode not in EDITABLE_MODES:
+        reason = _REFUSED_MODES.get(image.mode, f"{image.mode}, more than 8 bits a channel. {_TO_8_BIT}")
+        raise ImageError(f"{name} cannot be edited as it is: its pixels are {reason}")
+    if _is_deep(image):
+        raise ImageError(f"{name} cannot be edited as it is: it has more than 8 bits a channel. {_TO_8_BIT}")
+    codecs = {tile.codec_name for tile in getattr(image, "tile", ())}
+    slow = codecs & {*_SLOW_CODECS} and image.width * image.height > _SLOW_PIXELS
+    if slow or "bmp_rle" in codecs:
+        raise ImageError(f"{name} is in a rare form that takes minutes to decode; save it as a PNG first")
+
+
+def _arrays(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
+    """The pixels (height, width, 3) and the alpha (height, width) of a loaded image, as it lies in the file.
+
+    Copied in strips: Pillow would hold a large picture three times to give it away at once.
+    """
+    width, height = image.size
+    pixels = np.empty((height, width, 3), np.uint8)
+    alpha = np.empty((height, width), np.uint8) if image.mode in ("LA", "RGBA") else None
+    rows = max(1, STRIP // width)
+    for top in range(0, height, rows):
+        bottom = min(height, top + rows)
+        strip = image.crop((0, top, width, bottom))
+        if alpha is not None:
+            alpha[top:bottom] = strip.getchannel("A")
+        pixels[top:bottom] = strip.convert("RGB")  # of LA and RGBA the colours as they are
+    return pixels, alpha
+
+
+def _turned(array: np.ndarray, orientation: int) -> np.ndarray:
+    """An array (height, width, ...) upright, by the EXIF orientation in which it lies."""
+    if orientation >= 5:
+        array = array.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        array = array[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        array = array[::-1]
+    return np.ascontiguousarray(array)
+
+
+def _described(image: Image.Image, name: str, orientation: int) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Metadata beside profile and EXIF that stay true after an edit, and the names of what is left out."""
+    sizes = {key: len(value) for key, value in image.info.items() if isinstance(value, str | bytes)}
+    if (largest := max(sizes.values(), default=0)) > LARGEST_METADATA:
+        raise ImageError(f"{name} has {largest:,} bytes of metadata in one piece; remove it first")
+    # PNG's XMP is there as bytes too; the other texts are EXIF and Photoshop's, with thumbnails
+    hidden = ("XML:com.adobe.xmp", "Raw profile type exif", "Raw profile type APP1", "Raw profile type 8bim")
     info = {
         key: value
-        for key, value in upright.info.items()
-        if isinstance(value, str) or key in ("dpi", "xmp", "comment", "gamma", "chromaticity", "srgb")
+        for key, value in image.info.items()
+        if (isinstance(value, str) and key not in hidden)
+        or key in ("dpi", "xmp", "comment", "gamma", "chromaticity", "srgb")
     }
-    alpha = np.array(upright.getchannel("A")) if upright.mode in ("LA", "RGBA") else None
-    colour = upright.getchannel("L") if upright.mode in ("L", "LA") else upright
-    return Photo(
-        pixels=np.array(colour.convert("RGB")),
-        mode=upright.mode,
-        alpha=alpha,
-        icc_profile=upright.info.get("icc_profile"),
-        exif=exif,
-        info=info,
-        source=path,
-    )
+    lost = ["further pictures"] if getattr(image, "is_animated", False) else []
+    if isinstance(info.get("xmp"), bytes):
+        xmp, more = image_metadata.true_xmp(info.pop("xmp"))
+        lost += more
+        if xmp is not None:
+            info["xmp"] = image_metadata.upright_xmp(xmp) if image_metadata.xmp_orientation(xmp) != 1 else xmp
+    return info, tuple(lost)
 
 
 def _is_deep(image: Image.Image) -> bool:
@@ -250,24 +358,40 @@ def _is_deep(image: Image.Image) -> bool:
     return False
 
 
-def _exif(image: Image.Image) -> bytes | None:
-    """EXIF of a loaded image without orientation: the file's own bytes where they need no change."""
-    exif = image.getexif()
+def _exif(image: Image.Image, name: str) -> tuple[bytes | None, int]:
+    """EXIF of a loaded image without orientation and thumbnails, in the file's own bytes where it has them,
+    and the orientation that it or XMP says."""
     raw = image.info.get("exif")
-    if raw is not None and exif.get(ExifTags.Base.Orientation, 1) == 1:
-        return raw
-    kept = Image.Exif()  # a copy: the caller's image keeps its own
-    kept.load(exif.tobytes())
-    for tag in _TIFF_STORAGE_TAGS if image.format == "TIFF" else (ExifTags.Base.Orientation,):
-        kept.pop(tag, None)
-    return kept.tobytes() if len(kept) else None
+    try:
+        if raw is None and isinstance(text := image.info.get("Raw profile type exif"), str):
+            image_metadata.check_exif(bytes.fromhex("".join(text.split("\n")[3:])))
+        elif raw:
+            image_metadata.check_exif(raw)
+        exif = image.getexif()
+        orientation = exif.get(ExifTags.Base.Orientation, 1)
+        if raw:
+            kept = image_metadata.upright_exif(raw)
+        else:
+            copy = Image.Exif()  # the caller's image keeps its own
+            copy.load(exif.tobytes())
+            for tag in _TIFF_STORAGE_TAGS if image.format == "TIFF" else (ExifTags.Base.Orientation,):
+                copy.pop(tag, None)
+            kept = copy.tobytes() if len(copy) else None
+    except Exception as error:  # Pillow raises anything on broken EXIF
+        reason = " ".join(str(error).split())[:300]
+        raise ImageError(
+            f"{name} has damaged EXIF metadata ({reason}), so that its orientation is not known; "
+            "remove it first, for example: exiftool -all= -icc_profile:all IMAGE"
+        ) from error
+    return kept, orientation if orientation in range(1, 9) else 1
 
 
-def photo_to_image(photo: Photo, pixels: np.ndarray) -> Image.Image:
+def photo_to_image(photo: Photo, pixels: np.ndarray, mark: Mark | None = None) -> Image.Image:
     """Edited pixels as a PIL image in the photograph's own mode, with its alpha and metadata.
 
     `pixels` is (height, width, 3) uint8 RGB of the photograph's size. Where they equal `photo.pixels`, the
-    image's bytes equal the original's; a grey photograph stays grey.
+    image's bytes equal the original's; a grey photograph stays grey. Else the image gets the mark of the
+    edit, which `save_image` writes: a photograph given back as it came claims nothing new.
     """
     if pixels.dtype != np.uint8 or pixels.shape != photo.pixels.shape:
         raise ImageError(
@@ -283,6 +407,8 @@ def photo_to_image(photo: Photo, pixels: np.ndarray) -> Image.Image:
         image.info["icc_profile"] = photo.icc_profile
     if photo.exif is not None:
         image.info["exif"] = photo.exif
+    if mark is not None and not np.array_equal(pixels, photo.pixels):
+        mark.put_on(image)
     return image
 
 
@@ -324,13 +450,14 @@ def save_image(
 
     The file is written under another name in the same folder and then renamed, so that a crash leaves the
     old file or none. PNG, TIFF and WebP are lossless; JPEG has quality 95 without chroma subsampling.
-    ICC profile, EXIF, resolution, XMP and, in PNG, text are taken from `image.info`.
-    Raises OutputError as `check_output` does, for transparency in a JPEG, and where writing fails.
+    ICC profile, EXIF, resolution, XMP and, in PNG, text are taken from `image.info`. A picture with the mark
+    of an edit is also signed where `magicedit.signing` does that.
+    Raises OutputError as `check_output` does, for transparency in a JPEG, and where writing or signing fails.
     """
     format = _FORMATS[check_output(path, overwrite=overwrite, forbid=forbid).suffix.lower()]
     if format == "JPEG" and image.mode in ("LA", "RGBA"):
         raise OutputError(f"{path}: a JPEG cannot hold this image's transparency; use .png, .webp or .tiff")
-    with replacing(path) as file:
+    with replacing(path) as output, finishing(output, Path(path), Mark.carried(image)) as file:
         try:
             image.save(file, format, **_save_options(image, format))
         except (OSError, ValueError, struct.error) as error:
@@ -341,7 +468,8 @@ def save_image(
 
 
 def save_animation(frames: Sequence[Image.Image], path: str | Path, seconds: float = 0.1) -> Path:
-    """Writes pictures of one size as a GIF that repeats, each shown for `seconds`; all or nothing.
+    """Writes pictures of one size as a GIF that repeats, each shown for `seconds`; all or nothing. It is
+    marked and signed as edited if one of them is.
 
     Raises:
         OutputError: for another suffix than .gif, as `check_output` does, and where writing fails.
@@ -356,7 +484,8 @@ def save_animation(frames: Sequence[Image.Image], path: str | Path, seconds: flo
     whole = strip([frame.convert("RGB") for frame in frames])
     palette = whole.quantize(256, Image.Quantize.MEDIANCUT)
     pictures = [frame.convert("RGB").quantize(palette=palette) for frame in frames]
-    with replacing(path) as file:
+    mark = Mark.of_pictures(frames)
+    with replacing(path) as output, finishing(output, Path(path), mark) as file:
         pictures[0].save(
             file,
             "GIF",
@@ -366,6 +495,8 @@ def save_animation(frames: Sequence[Image.Image], path: str | Path, seconds: flo
             loop=0,
             disposal=1,
         )
+        if mark is not None:
+            add_to_gif(file, mark.packet())
     return Path(path)
 
 
@@ -373,15 +504,22 @@ def _save_options(image: Image.Image, format: str) -> dict[str, Any]:
     """Pillow's arguments that carry `image.info` into a file of `format`."""
     info = image.info
     options = {key: info[key] for key in ("icc_profile", "exif", "dpi") if info.get(key)}
+    xmp = packet_of(info)
     if format == "JPEG":
+        if xmp is not None and (xmp := fitting(xmp, LARGEST_IN_JPEG)) is None:
+            raise OutputError(
+                f"the photograph's XMP does not fit into a JPEG with the mark of the edit ({LARGEST_IN_JPEG:,} "
+                "bytes); write a PNG, or remove it first, for example: exiftool -xmp:all= IMAGE"
+            )
         options |= {"quality": 95, "subsampling": "4:4:4"}
-        options |= {key: info[key] for key in ("xmp", "comment") if info.get(key)}
+        options |= {"xmp": xmp} if xmp else {}
+        options |= {"comment": info["comment"]} if info.get("comment") else {}
     elif format == "WEBP":
         # exact: keep the colour under full transparency too
-        options |= {"lossless": True, "exact": True} | ({"xmp": info["xmp"]} if info.get("xmp") else {})
+        options |= {"lossless": True, "exact": True} | ({"xmp": xmp} if xmp else {})
     elif format == "TIFF":
         # uncompressed: Pillow's compressing writer cannot hold the nested tables of EXIF and GPS
-        options["tiffinfo"] = _tiff_tags(options.pop("exif", None), info.get("xmp"))
+        options["tiffinfo"] = _tiff_tags(options.pop("exif", None), xmp)
     elif format == "PNG":
         options["pnginfo"] = _png_chunks(info)
     return options
@@ -406,13 +544,16 @@ def _png_chunks(info: dict[str, Any]) -> PngInfo:
         chunks.add(b"gAMA", struct.pack(">I", round(info["gamma"] * 100_000)))
     if "chromaticity" in info:
         chunks.add(b"cHRM", struct.pack(">8I", *(round(value * 100_000) for value in info["chromaticity"])))
+    if "cicp" in info:
+        primaries, transfer, _, full = info["cicp"]
+        chunks.add(b"cICP", bytes([primaries, transfer, 0, full]))  # 0: RGB
     if "srgb" in info:
         chunks.add(b"sRGB", bytes([info["srgb"]]))
     for key, value in info.items():
-        if isinstance(value, str) and 0 < len(key) < 80:
+        if isinstance(value, str) and 0 < len(key) < 80 and key != PNG_XMP:
             chunks.add_text(key, value)
-    if info.get("xmp") and "XML:com.adobe.xmp" not in info:
-        chunks.add_itxt("XML:com.adobe.xmp", info["xmp"].decode("utf-8", "replace"))
+    if (xmp := packet_of(info)) is not None:
+        chunks.add_itxt(PNG_XMP, xmp.decode("utf-8", "replace"))
     return chunks
 
 
@@ -464,6 +605,8 @@ def strip(images: Sequence[Image.Image], labels: Sequence[str] | None = None) ->
     gap = max(2, width // 64)
     caption = max(16, width // 12) if labels is not None else 0
     row = Image.new("RGB", (len(images) * (width + gap) - gap, height + caption), "white")
+    if (mark := Mark.of_pictures(images)) is not None:
+        mark.put_on(row)
     draw = ImageDraw.Draw(row)
     font = ImageFont.load_default(size=caption * 0.65) if labels is not None else None
     for index, image in enumerate(images):

@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # A room is a module or folder right under the package. `errors` is the bottom; the file that ships with
 # the weights stands alone.
 _GROUND = {"errors", "embedded", "files", "vocabulary", "action_units", "change"}
-_BASE = _GROUND | {"arkit", "imaging", "ledger", "tables", "workers"}
+_BASE = _GROUND | {"arkit", "imaging", "ledger", "provenance", "tables", "workers"}
 _GENERATION = {"models", "pipelines"}
 _ROOMS_BELOW_EDITOR = _BASE | {"expression", "request", "faces", "warping"} | _GENERATION
 _TRAINING = _ROOMS_BELOW_EDITOR | {"data", "baselines", "evaluation", "hub"}
@@ -35,7 +35,11 @@ MAY_IMPORT = {
     "ledger": {"errors", "files"},
     "expression": {"arkit", "errors", "files", "vocabulary", "action_units", "tables"},
     "request": {"errors", "vocabulary", "action_units", "expression"},
-    "imaging": {"errors", "files", "action_units", "expression"},
+    "signing": {"errors", "files"},
+    "provenance": {"errors", "files", "signing"},
+    "image_files": set(),
+    "image_metadata": {"image_files"},
+    "imaging": {"errors", "files", "image_files", "image_metadata", "provenance"},
     "change": set(),
     "pipelines": set(),
     "models": _GROUND | {"request", "pipelines"},

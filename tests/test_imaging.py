@@ -345,7 +345,7 @@ def test_a_colour_that_stands_for_transparency_is_refused(tmp_path, mode):
 def test_animations_and_pages_are_refused(tmp_path, suffix):
     frames = [_picture("RGB"), _picture("RGB").transpose(Image.Transpose.FLIP_LEFT_RIGHT)]
     frames[0].save(tmp_path / f"a{suffix}", save_all=True, append_images=frames[1:])
-    with pytest.raises(ImageError, match=r"animated or has several pages \(2\)"):
+    with pytest.raises(ImageError, match="animated or has several pages"):
         open_photo(tmp_path / f"a{suffix}")
 
 
@@ -371,7 +371,7 @@ def test_no_file_no_image(tmp_path):
     (tmp_path / "text.jpg").write_text("This is no photograph.\n" * 100)
     for name, message in [
         ("missing.jpg", "does not exist"),
-        ("", "is not a file"),
+        ("", "it is no file"),
         ("empty.jpg", "is empty"),
         ("text.jpg", "not an image"),
     ]:
@@ -400,7 +400,7 @@ def test_the_pixel_limit(tmp_path):
 
 
 @pytest.mark.filterwarnings("error")  # Pillow's own warning would reach the user beside ours
-@pytest.mark.parametrize("side", [10_001, 30_000])
+@pytest.mark.parametrize("side", [11_001, 30_000])
 def test_a_bomb_is_refused_before_it_is_decoded(tmp_path, side):
     """A header that promises gigabytes, with nothing behind it: decoding would say `truncated`."""
     import struct
