@@ -2,8 +2,10 @@
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import reprlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +14,11 @@ from magicedit.action_units import FACS, canonical_name, sided_names
 from magicedit.arkit import levels_of_scores
 from magicedit.errors import ActionUnitError
 from magicedit.expression import ASYMMETRY
-from magicedit.tables import TIME_COLUMNS, Table, read_table
+from magicedit.files import shown
+from magicedit.tables import Table, read_table
 from magicedit.vocabulary import name_order, whole_name
 
-_MOST_ROWS = 1_000_000
+_FACE_COLUMNS = ("face_id", "face", "faceid", "face_idx")
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +30,7 @@ class Curve:
         values: canonical name ("AU12", or one side, "AU12L") -> (keyframes,) variations to add, -10 to 10.
             They are linear between keyframes and constant before the first and after the last.
         source: origin, as text for people.
+        measured: whether a tool measured it; then units that a model cannot edit are left out.
 
     Raises:
         ActionUnitError: where times do not ascend, are infinite or negative; where a name is unknown, a value
@@ -36,6 +40,7 @@ class Curve:
     times: np.ndarray
     values: Mapping[str, np.ndarray]
     source: str = "the curve"
+    measured: bool = False
 
     def __post_init__(self) -> None:
         times = np.asarray(self.times, np.float64)
@@ -63,9 +68,11 @@ class Curve:
     def from_csv(cls, path: str | Path) -> "Curve":
         """Reads a CSV file: a column of seconds called "time", and one of variations for each action unit.
 
-        An empty cell is interpolated linearly from the column's keyframes around it. A table of ARKit's
-        blendshapes is read too: its levels (see `arkit.levels_of_scores`) are the variations, since a score
-        of 0 is a face at rest. Its other columns are ignored.
+        An empty cell is interpolated linearly from the column's keyframes around it.
+
+        A tool's time series (see `magicedit.tables`), also of ARKit's blendshapes, is read too: its levels
+        are the variations, since 0 is a face at rest. Its rows may be in any order; rows without a face and
+        other columns are left out, and of several faces the largest by area and time counts.
 
         Raises:
             ActionUnitError: where the file cannot be read, lacks the time column or has a column that is no
@@ -74,57 +81,74 @@ class Curve:
         table = read_table(path, ActionUnitError)
         if not table.rows:
             raise ActionUnitError(
-                f"{path} has no keyframes; it needs a line of names such as time,AU12 and lines of numbers"
+                f"{shown(path)} has no keyframes; it needs a line of names such as time,AU12 and lines of "
+                "numbers"
             )
-        if len(table.rows) > _MOST_ROWS:
-            raise ActionUnitError(f"{path} has {len(table.rows):,} lines; a curve may have {_MOST_ROWS:,}")
-        timed = table.columns(*TIME_COLUMNS)
-        if len(timed) != 1:
-            raise ActionUnitError(
-                f'{path} needs one column called "time" (seconds), and has {", ".join(table.header)}'
-            )
+        units = table.units()
+        if units is not None and units.tool != "AU columns":
+            known = {name: column for name, column in units.columns.items() if name in FACS.with_sides()}
+            units = replace(units, columns=known)
+            return cls._of_tool(table, lambda cells: table.intensities(cells, units))
         if table.blendshapes and not any(_is_control(column) for column in table.header):
-            return cls._of_blendshapes(table, timed[0])
+            return cls._of_tool(table, lambda cells: _joined(*levels_of_scores(table.scores(cells))))
+        if len(table.time_columns) > 1:
+            raise ActionUnitError(
+                f"{shown(path)} has several columns of time, {' and '.join(table.time_columns)}; keep one"
+            )
+        clock = table.clock()
         names: dict[str, str] = {}  # column -> action unit
         with table.at():
             for column in table.header:
-                if column != timed[0]:
+                if column != clock.column:
                     names[column] = FACS.canonical(column)
-                    if list(names.values()).count(names[column]) > 1:
-                        raise ActionUnitError(f"two columns for {names[column]}; give each action unit once")
+            for name, count in Counter(names.values()).items():
+                if count > 1:
+                    raise ActionUnitError(f"two columns for {name}; give each action unit once")
         times: list[float] = []
         given: dict[str, list[tuple[float, float]]] = {name: [] for name in names.values()}
         for number, row in table.rows:
             with table.at(number):
                 cells = table.cells(row, whole=True)
-                times.append(_number(table.pointed(cells[timed[0]]), timed[0]))
+                times.append(table.seconds(cells, clock))
                 for column, name in names.items():
                     if not math.isnan(value := table.number(cells, column)):
                         given[name].append((times[-1], value))
         if empty := [name for name, keys in given.items() if not keys]:
-            raise ActionUnitError(f"{path}: the column {empty[0]} is empty; fill it or leave it out")
-        return cls._through(times, given, str(path))
+            raise ActionUnitError(f"{shown(path)}: the column {empty[0]} is empty; fill it or leave it out")
+        return cls._through(times, given, shown(path))
 
     @classmethod
-    def _of_blendshapes(cls, table: Table, timed: str) -> "Curve":
-        """Returns the curve of ARKit's blendshapes; units are by side where the sides ever differ much."""
-        times: list[float] = []
-        given: dict[str, list[tuple[float, float]]] = {}
+    def _of_tool(cls, table: Table, levels: Callable[[dict[str, str]], dict[str, float]]) -> "Curve":
+        """Returns the curve of a time series. levels: cells -> level by name, empty without a face."""
+        # 1. The rows of each face that is seen
+        clock, rows = table.clock(), defaultdict(list)  # face -> (time, size, levels)
         for number, row in table.rows:
             with table.at(number):
-                cells = table.cells(row, whole=True)
-                times.append(_number(table.pointed(cells[timed]), timed))
-                wholes, sides = levels_of_scores(table.scores(cells))
-            for name, value in (wholes | sides).items():
-                given.setdefault(name, []).append((times[-1], value))
-        if not given:
-            raise ActionUnitError(f"{table.path}: no row has scores of a whole unit; was there a face?")
-        for name in [name for name in given if sided_names(name) and sided_names(name)[0] in given]:
-            left, right = (given[side] for side in sided_names(name))
-            even = all(abs(a - b) <= ASYMMETRY for (_, a), (_, b) in zip(left, right, strict=True))
-            for unused in sided_names(name) if even else (name,):
-                del given[unused]
-        return cls._through(times, given, str(table.path))
+                cells = table.cells(row)
+                if table.faceless(cells) or not (measured := levels(table.cells(row, whole=True))):
+                    continue
+                face = "".join(cells[column] for column in table.columns(*_FACE_COLUMNS)[:1])
+                rows[face].append((table.seconds(cells, clock), table.face_size(cells), measured))
+        if not rows:
+            raise ActionUnitError(f"{shown(table.path)}: no row holds a face with values of whole units")
+
+        # 2. Those of one face, in order
+        chosen = max(rows.values(), key=lambda seen: (sum(size for _, size, _ in seen), len(seen)))
+        by_time = {time: measured for time, _, measured in sorted(chosen, key=lambda seen: seen[:2])}
+        given: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        for time, measured in by_time.items():
+            for name, value in measured.items():
+                given[name].append((time, value))
+
+        # 3. Units by side where the sides ever differ much
+        for name in list(given):
+            sides = sided_names(name)
+            if sides and given.keys() >= {*sides}:
+                left, right = (dict(given[side]) for side in sides)
+                even = left.keys() == right.keys() and all(abs(left[t] - right[t]) <= ASYMMETRY for t in left)
+                for unused in sides if even else (name,):
+                    del given[unused]
+        return cls._through(list(by_time), given, shown(table.path), measured=True)
 
     @classmethod
     def from_keys(cls, keys: Sequence[str]) -> "Curve":
@@ -140,16 +164,20 @@ class Curve:
             time, colon, units = key.partition(":")
             if not colon:
                 raise ActionUnitError(
-                    f"a keyframe is SECONDS:AU12=+3, such as 1.5:AU12=+3,AU4=-1; got {key!r}"
+                    f"a keyframe is SECONDS:AU12=+3, such as 1.5:AU12=+3,AU4=-1; got {reprlib.repr(key)}"
                 )
-            rows.append((_number(time, f"the keyframe {key!r}, its time"), FACS.deltas(units)))
+            rows.append((_number(time, f"the keyframe {reprlib.repr(key)}, its time"), FACS.deltas(units)))
         names = dict.fromkeys(name for _, row in rows for name in row)
         given = {name: [(time, row[name]) for time, row in rows if name in row] for name in names}
         return cls._through([time for time, _ in rows], given, "the keyframes")
 
     @classmethod
     def _through(
-        cls, times: Sequence[float], given: Mapping[str, Sequence[tuple[float, float]]], source: str
+        cls,
+        times: Sequence[float],
+        given: Mapping[str, Sequence[tuple[float, float]]],
+        source: str,
+        measured: bool = False,
     ) -> "Curve":
         """Returns the curve of units given as (time, variation) at some of the times.
 
@@ -160,7 +188,7 @@ class Curve:
             name: np.interp(times, *zip(*keys, strict=True)) if ascend else np.zeros(len(times))
             for name, keys in given.items()
         }
-        return cls(np.array(times), values, source)
+        return cls(np.array(times), values, source, measured)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -175,17 +203,32 @@ class Curve:
         """Returns the variations by name at a time in seconds."""
         return {name: float(np.interp(time, self.times, column)) for name, column in self.values.items()}
 
-    def usable_by(self, names: Sequence[str]) -> None:
-        """Raises ActionUnitError for units outside a model's `names`."""
-        for name in self.values:
+    def usable_by(self, names: Sequence[str]) -> "Curve":
+        """Returns the curve that a model with these units can edit.
+
+        Units outside `names` are left out of a measured curve. Raises ActionUnitError for them in any other
+        curve, and where nothing is left.
+        """
+        usable = {}
+        for name, values in self.values.items():
             try:
                 canonical_name(name, names)
+                usable[name] = values
             except ActionUnitError as error:
-                raise ActionUnitError(f"{self.source}: {error}") from error
+                problem = ActionUnitError(f"{self.source}: {error}")
+                if not self.measured:
+                    raise problem from error
+        if not usable:
+            raise problem
+        return replace(self, values=usable)
 
     def to_json(self) -> dict[str, list[float]]:
         """Returns times and values, for comparison."""
         return {"time": self.times.tolist()} | {name: column.tolist() for name, column in self.values.items()}
+
+
+def _joined(wholes: Mapping[str, float], sides: Mapping[str, float]) -> dict[str, float]:
+    return {**wholes, **sides}
 
 
 def _is_control(column: str) -> bool:
@@ -201,5 +244,5 @@ def _number(text: str, where: str) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise ActionUnitError(f"{where}: expected a number, got {text.strip()!r}")
+        raise ActionUnitError(f"{where}: expected a number, got {reprlib.repr(text.strip())}")
     return number

@@ -70,6 +70,7 @@ def edit_video(
         add, set, emotion, expression=expression, strength=strength, neutral=neutral, names=names
     )
     check_request(names, asked, curve)
+    curve = curve and curve.usable_by(names)
     job = VideoJob(editor, source, output, **options)
     info, path = job.video.info, job.video.path
     check_size(info, str(path), "scale it first")
@@ -117,7 +118,7 @@ def check_request(names: Sequence[str], asked: EditRequest, curve: Curve | None)
     constant = asked.deltas(names, dict.fromkeys(names.with_sides(), 0.0))
     if curve is None:
         return
-    curve.usable_by(names)
+    curve = curve.usable_by(names)
     if both := sorted(asked.arrived_at & {whole_name(name) for name in curve.values}):
         raise ActionUnitError(
             f"{', '.join(both)}: both arrived at (set, expression) and changed by {curve.source}; choose one"

@@ -89,7 +89,7 @@ def test_files_that_cannot_be_read_say_why(tmp_path, lines, message):
 
 
 def test_missing_files_and_mixed_folders(tmp_path):
-    with pytest.raises(DatasetError, match="cannot be read"):
+    with pytest.raises(DatasetError, match="does not exist"):
         read_labels(tmp_path / "nowhere.csv")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match="found none"):
@@ -120,3 +120,28 @@ def test_ambiguous_labels_are_errors():
         match_labels(["neutral"], ["ann/neutral.jpg", "bob/neutral.jpg"])
     with pytest.raises(DatasetError, match="has 2 labels"):
         match_labels(["1/ann/a.jpg", "2/ann/a.jpg"], ["ann/a.jpg"])
+
+
+def test_rows_without_a_photograph_s_name_are_left_out(tmp_path):
+    path = write(tmp_path / "a.csv", "input,AU12_r", "a.jpg,1", ",3", ".,3", "./,3", "b.jpg,2")
+    assert read_labels(path) == {"a.jpg": {"AU12": 1}, "b.jpg": {"AU12": 2}}
+    assert match_labels(["", ".", "a"], ["a.jpg"]) == {"a.jpg": "a"}
+
+
+def test_labels_match_names_that_a_mac_decomposed():
+    assert match_labels(["ann/gr\u00fcn.jpg"], ["ann/gru\u0308n.jpg"]) == {
+        "ann/gru\u0308n.jpg": "ann/gr\u00fcn.jpg"
+    }
+
+
+def test_a_folder_of_labels_may_hold_tables_of_any_kind(tmp_path):
+    write(tmp_path / "ann" / "1.CSV", "success, AU12_r", "1, 2.5")
+    write(tmp_path / "ann" / "2.tsv", "success\tAU12_r", "1\t1,5")
+    write(tmp_path / "ann" / "1_of_details.txt", "Input:x")  # OpenFace writes these too
+    assert read_labels(tmp_path) == {"ann/1": {"AU12": 2.5}, "ann/2": {"AU12": 1.5}}
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b.csv", "/dev/zero"])
+def test_names_that_no_file_can_have_are_errors(name):
+    with pytest.raises(DatasetError, match="cannot be read"):
+        read_labels(name)

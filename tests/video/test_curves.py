@@ -60,7 +60,7 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path, text, said):
 
 
 def test_a_file_that_is_missing_or_no_text(tmp_path):
-    with pytest.raises(ActionUnitError, match="cannot be read"):
+    with pytest.raises(ActionUnitError, match="does not exist"):
         Curve.from_csv(tmp_path / "none.csv")
     (tmp_path / "binary.csv").write_bytes(b"\x89PNG\r\n\x1a\n")
     with pytest.raises(ActionUnitError, match="cannot be read"):
@@ -91,3 +91,64 @@ def test_arrays_are_taken():
     assert curve.at(0.5) == {"AU12": 0.25}
     with pytest.raises(ActionUnitError, match="no keyframes"):
         Curve(np.array([]), {"AU12": np.array([])})
+
+
+OPENFACE = "frame, face_id, timestamp, confidence, success, x_0, x_16, AU12_r, AU45_r, AU12_c\n"
+
+
+def test_a_tool_s_time_series_is_a_curve(tmp_path):
+    rows = "3,0,0.08,0.98,1,0,9,1.5,0,1\n1,0,0.0,0.98,1,0,9,0,2,1\n2,0,0.04,0.2,0,0,9,5,0,1\n"
+    curve = csv_curve(tmp_path, OPENFACE + rows)  # unsorted, and a frame without a face
+    assert curve.to_json() == {"time": [0, 0.08], "AU12": [0, 1.5], "AU45": [2, 0]}
+    assert curve.usable_by(NAMES).names == ("AU12",)  # what a model lacks is left alone
+    with pytest.raises(ActionUnitError, match="AU45"):
+        csv_curve(tmp_path, "timestamp,AU45_r\n0,1\n").usable_by(NAMES)
+
+
+def test_sides_of_a_tool_stay_where_they_differ(tmp_path):
+    header = "timestamp,AU12_r,AU12L_r,AU12R_r\n"
+    assert csv_curve(tmp_path, header + "0,1,1,1.2\n1,2,2,2\n").names == ("AU12",)
+    assert csv_curve(tmp_path, header + "0,1,1,3\n1,2,2,nan\n").names == ("AU12L", "AU12R")
+    with pytest.raises(ActionUnitError, match="both sides"):
+        csv_curve(tmp_path, "timestamp,AU12_r,AU12L_r\n0,1,1\n")
+
+
+def test_a_curve_follows_the_largest_of_several_faces(tmp_path):
+    small, large = "{0},0,{1},0.98,1,0,9,1,0,1\n", "{0},1,{1},0.98,1,50,90,3,0,1\n"
+    rows = "".join(row.format(n, n / 25) for n in range(4) for row in (small, large))
+    assert csv_curve(tmp_path, OPENFACE + rows).to_json()["AU12"] == [3] * 4
+    boxes = "timestamp,FaceRectWidth,FaceRectHeight,FaceScore,AU12\n0,90,90,0.9,0.6\n0,9,9,0.9,0.2\n"
+    assert csv_curve(tmp_path, boxes).to_json() == {"time": [0], "AU12": [3]}
+
+
+@pytest.mark.parametrize(
+    ("header", "cells", "times"),
+    [
+        ("timestamp", ["0.5", "1"], [0.5, 1]),
+        ("Time (ms)", ["500", "1e3"], [0.5, 1]),
+        ("frame_time_in_ms", ["40", "80"], [0.04, 0.08]),
+        ("milliseconds", ["40", "80"], [0.04, 0.08]),
+        ("seconds", ["0", "2"], [0, 2]),
+        ("Video Time", ["00:01:02.500", "01:00:00"], [62.5, 3600]),
+        ("time", ["0:01", "0:02"], [1, 2]),
+    ],
+)
+def test_times_are_read_as_they_are_written(tmp_path, header, cells, times):
+    rows = "".join(f"{cell},{value}\n" for value, cell in enumerate(cells))
+    for unit in ("AU12", "AU12_r"):
+        assert csv_curve(tmp_path, f"{header},{unit}\n{rows}").times == pytest.approx(times)
+
+
+@pytest.mark.parametrize(
+    ("codes", "times"),
+    [
+        (["12:00:00:00.000", "12:00:00:30.000"], [0, 0.5]),  # no second ends: Live Link Face's 60
+        (["12:00:00:24", "12:00:00:29", "12:00:01:00"], [0, 5 / 30, 6 / 30]),
+        (["23:59:59:23", "00:00:00:00", "00:00:01:00"], [0, 1 / 24, 25 / 24]),
+        (["12:00:01:00", "12:00:00;59.500"], [0, 0.5 / 60]),
+    ],
+)
+def test_timecodes_count_from_the_first_one(tmp_path, codes, times):
+    rows = "".join(f"{code},61,0.5,0.5,0.1\n" for code in codes)
+    text = f"Timecode,BlendShapeCount,MouthSmileLeft,MouthSmileRight,HeadYaw\n{codes[0]},0\n{rows}"
+    assert csv_curve(tmp_path, text).times == pytest.approx(times)
