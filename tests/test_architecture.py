@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "files": {"errors"},
     "embedded": set(),  # names of models; imports no torch, since commands ask before they load anything
     "arkit": {"action_units"},
-    "tables": {"arkit", "errors", "vocabulary"},
+    "tables": {"arkit", "errors", "files", "vocabulary"},
     "workers": {"errors"},
     "ledger": {"errors", "files"},
     "expression": {"arkit", "errors", "files", "vocabulary", "action_units", "tables"},
