@@ -14,7 +14,7 @@ from typing import IO
 MOST_SCANS = 100  # of a JPEG; encoders write about 10, each is a pass over all pixels
 MOST_SEGMENTS = 10_000  # of a JPEG
 MOST_CHUNKS = 200_000  # of a PNG: 120 megapixels in chunks of 8 kB are 50,000
-MOST_BLOCKS = 1_000_000  # of a GIF
+MOST_BLOCKS = 300_000  # of a GIF
 MOST_COMMENT_BLOCKS = 4_000  # of a GIF; Pillow's time grows with their square
 MOST_METADATA = 64 * 2**20  # bytes of a file that are no pixels
 MOST_EXIF = 16 * 2**20  # bytes of values, which may overlap in the file
@@ -166,10 +166,10 @@ def _check_avif(data: bytes) -> tuple[int, int, int, int] | None:
             raise ValueError("has more than 8 bits a channel")
         at = data.find(b"av1C", at + 4)
     at = data.find(b"colrnclx")
-    if at < 0 or len(data) < at + 15:
+    if at < 0 or len(data) < at + 14:
         return None
-    primaries, transfer, matrix, full = struct.unpack_from(">HHHB", data, at + 8)
-    return (primaries, transfer, matrix, full >> 7) if max(primaries, transfer, matrix) < 256 else None
+    numbers = struct.unpack_from(">HHH", data, at + 8)
+    return (*numbers, 1) if max(numbers) < 256 else None  # as RGB they have the full range
 
 
 @dataclass(frozen=True)

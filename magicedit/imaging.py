@@ -269,6 +269,9 @@ def _read(
     # 3. Colours stated without a profile, which only some formats can hold
     if structure is not None and structure.cicp is not None:
         info["cicp"] = structure.cicp
+    elif isinstance(stated := image.info.get("nclx_profile"), dict):  # of HEIC
+        names = ("color_primaries", "transfer_characteristics", "matrix_coefficients")
+        info["cicp"] = (*(int(stated[name]) for name in names), 1)  # as RGB they have the full range
     if icc_profile is None:
         icc_profile = image_metadata.stated_profile(info)
     return Photo(pixels, mode, alpha, icc_profile, exif, info, path, lost)
@@ -288,7 +291,7 @@ def _check_header(image: Image.Image, max_pixels: int, name: str) -> None:
     if image.mode not in EDITABLE_MODES:
         reason = _REFUSED_MODES.get(image.mode, f"{image.mode}, more than 8 bits a channel. {_TO_8_BIT}")
         raise ImageError(f"{name} cannot be edited as it is: its pixels are {reason}")
-    if _is_deep(image):
+    if _is_deep(image) or image.info.get("bit_depth", 8) > 8:  # told of HEIC
         raise ImageError(f"{name} cannot be edited as it is: it has more than 8 bits a channel. {_TO_8_BIT}")
     codecs = {tile.codec_name for tile in getattr(image, "tile", ())}
     slow = codecs & {*_SLOW_CODECS} and image.width * image.height > _SLOW_PIXELS
@@ -338,7 +341,8 @@ def _described(image: Image.Image, name: str, orientation: int) -> tuple[dict[st
         if (isinstance(value, str) and key not in hidden)
         or key in ("dpi", "xmp", "comment", "gamma", "chromaticity", "srgb")
     }
-    lost = ["further pictures"] if getattr(image, "is_animated", False) else []
+    behind = (image.info.get(key) for key in ("aux", "depth_images"))  # told of HEIC
+    lost = ["further pictures"] if getattr(image, "is_animated", False) or any(behind) else []
     if isinstance(info.get("xmp"), bytes):
         xmp, more = image_metadata.true_xmp(info.pop("xmp"))
         lost += more
@@ -508,8 +512,8 @@ def _save_options(image: Image.Image, format: str) -> dict[str, Any]:
     if format == "JPEG":
         if xmp is not None and (xmp := fitting(xmp, LARGEST_IN_JPEG)) is None:
             raise OutputError(
-                f"the photograph's XMP does not fit into a JPEG with the mark of the edit ({LARGEST_IN_JPEG:,} "
-                "bytes); write a PNG, or remove it first, for example: exiftool -xmp:all= IMAGE"
+                f"the photograph's XMP is too large for a JPEG ({LARGEST_IN_JPEG:,} bytes, with the mark of "
+                "the edit); write a PNG, or remove it first, for example: exiftool -xmp:all= IMAGE"
             )
         options |= {"quality": 95, "subsampling": "4:4:4"}
         options |= {"xmp": xmp} if xmp else {}

@@ -1,17 +1,24 @@
 """Opening, keeping and writing photographs, on real files of every kind."""
 
+import io
 import os
 import re
 import stat
+import struct
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 import torch
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
-from magicedit.errors import ImageError, OutputError
+from magicedit.errors import ImageError, MissingDependencyError, OutputError
 from magicedit.imaging import (
+    MAX_PIXELS,
     MIN_SIDE,
+    PHOTO_SUFFIXES,
     before_after,
     check_output,
     open_photo,
@@ -308,7 +315,6 @@ def test_modes_that_could_not_come_back_name_the_conversion(tmp_path, mode, suff
 
 @pytest.mark.parametrize("colour_type", [2, 4, 6], ids=["RGB", "LA", "RGBA"])
 def test_16_bit_colour_png_is_refused_though_pillow_would_halve_it(tmp_path, colour_type):
-    import struct
     import zlib
 
     samples = {2: 3, 4: 2, 6: 4}[colour_type]
@@ -403,8 +409,6 @@ def test_the_pixel_limit(tmp_path):
 @pytest.mark.parametrize("side", [11_001, 30_000])
 def test_a_bomb_is_refused_before_it_is_decoded(tmp_path, side):
     """A header that promises gigabytes, with nothing behind it: decoding would say `truncated`."""
-    import struct
-
     with open(tmp_path / "bomb.png", "wb") as file:
         file.write(b"\x89PNG\r\n\x1a\n")
         PngImagePlugin.putchunk(file, b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
@@ -553,3 +557,335 @@ def test_sheets_need_pictures_that_fit():
             strip(wrong)
     with pytest.raises(ImageError, match="expected 1 labels"):
         strip([one], ["a", "b"])
+
+
+# What costs a decoder minutes or all memory, and what edits must not leave behind
+
+
+def _segment(marker: int, content: bytes) -> bytes:
+    return bytes((0xFF, marker)) + (len(content) + 2).to_bytes(2, "big") + content
+
+
+def _jpeg(**options) -> bytes:
+    file = io.BytesIO()
+    _picture("RGB", (64, 64)).save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+def _with_scans(scans: int) -> bytes:
+    """A progressive JPEG whose last scan is repeated."""
+    jpeg = _jpeg(progressive=True)
+    last = jpeg.rindex(b"\xff\xda")
+    return jpeg[:last] + jpeg[last:-2] * scans + b"\xff\xd9"
+
+
+def _tiff(*entries: tuple[int, int, int, int], more: bytes = b"", next: int = 0) -> bytes:
+    """The start of a TIFF with one directory of entries (tag, type, count, value)."""
+    packed = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + packed + struct.pack("<I", next) + more
+
+
+def _png(*chunks: tuple[bytes, bytes]) -> bytes:
+    file = io.BytesIO()
+    _picture("RGB").save(file, "PNG")
+    whole, added = file.getvalue(), io.BytesIO()
+    for kind, content in chunks:
+        PngImagePlugin.putchunk(added, kind, content)
+    return whole[:33] + added.getvalue() + whole[33:]
+
+
+COSTLY = {
+    "jpeg of scans": (lambda: _with_scans(3000), "more than 100 scans"),
+    "jpeg of segments": (
+        lambda: _jpeg()[:2] + _segment(0xFE, b"") * 20_000 + _jpeg()[2:],
+        "10,000 segments",
+    ),
+    "png of chunks": (lambda: _png()[:33] + b"\0\0\0\0IDAT5\xaf\x06\x1e" * 300_000, "200,000 chunks"),
+    "gif of comments": (
+        lambda: b"GIF89a\x20\0\x20\0\0\0\0" + b"!\xfe" + b"\x01x" * 100_000 + b"\0;",
+        "4,000 of comments",
+    ),
+    "gif of junk": (lambda: b"GIF89a\x20\0\x20\0\0\0\0" + b"x" * 2_000_000, "300,000 blocks"),
+    "tiff of values": (
+        lambda: _tiff(*((tag, 7, 2**20, 0) for tag in range(1000, 1100)), more=bytes(2**20)),
+        "67,108,864 bytes",
+    ),
+    "tiff of numbers": (lambda: _tiff((273, 3, 10**7, 0)), "2,000,000 numbers"),
+    "tiff of one tile": (lambda: _tiff((322, 4, 1, 10**5), (323, 4, 1, 10**5)), "tiles of 10,000,000,000"),
+    "ppm of a comment": (lambda: b"P6 #" + b"x" * 10**6 + b"\n40 24 255\n", "no sizes in its first 4096"),
+    "ppm of words": (lambda: b"P3 2000 2000 255\n" + b"1 " * 10**6, "minutes to decode"),
+    "exif of values": (
+        lambda: _png((b"eXIf", _tiff(*((tag, 7, 2**19, 0) for tag in range(9000, 9100)), more=bytes(2**19)))),
+        "damaged EXIF metadata .*16,777,216 bytes",
+    ),
+    "metadata of one piece": (
+        lambda: _png((b"eXIf", b"II*\0\x08\0\0\0\0\0\0\0\0\0" + bytes(2**24))),
+        "bytes of metadata in one piece",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COSTLY)
+def test_files_made_to_cost_much_are_refused_by_their_structure(tmp_path, name):
+    made, reason = COSTLY[name]
+    (tmp_path / "bomb").write_bytes(made())
+    begin = time.process_time()
+    with pytest.raises(ImageError, match=reason):
+        open_photo(tmp_path / "bomb")
+    assert time.process_time() - begin < 2  # decoding takes longer than this, or never ends
+
+
+def test_jpegs_of_usual_encoders_have_few_enough_scans(tmp_path):
+    for scans in (1, 80):
+        (tmp_path / "a.jpg").write_bytes(_with_scans(scans))
+        assert open_photo(tmp_path / "a.jpg").size == (64, 64)
+
+
+def test_markers_in_metadata_are_no_scans(tmp_path):
+    jpeg = _jpeg()
+    (tmp_path / "a.jpg").write_bytes(
+        jpeg[:2] + _segment(0xED, b"\xff\xda\0\2" * 500) + jpeg[2:] + b"\xff\xda" * 500
+    )
+    assert open_photo(tmp_path / "a.jpg").size == (64, 64)
+
+
+def test_opening_holds_the_pixels_less_than_three_times(tmp_path):
+    """Pillow holds 4 bytes a pixel, the array 3; the peak was 26 bytes a pixel."""
+    Image.new("RGB", (4000, 3000), (120, 130, 140)).save(tmp_path / "a.png", exif=_exif(TURN_RIGHT))
+    script = """
+import resource, sys
+from magicedit.imaging import open_photo
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+assert open_photo(sys.argv[1]).size == (3000, 4000)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", script, tmp_path / "a.png"], capture_output=True, text=True, check=True
+    )
+    assert int(run.stdout) * 1024 < 9 * 12_000_000 + 30_000_000
+
+
+def test_the_pixel_limit_is_a_setting_of_the_environment(tmp_path, monkeypatch):
+    _picture("RGB").save(tmp_path / "a.png")
+    monkeypatch.setenv("MAGICEDIT_MAX_PIXELS", "959")
+    with pytest.raises(ImageError, match=r"limit of 959 pixels.* set MAGICEDIT_MAX_PIXELS=960"):
+        open_photo(tmp_path / "a.png")
+    monkeypatch.setenv("MAGICEDIT_MAX_PIXELS", "960")
+    assert open_photo(tmp_path / "a.png").size == (40, 24)
+    for wrong in ("many", "-5", "1e9", "9" * 5000, "²"):
+        monkeypatch.setenv("MAGICEDIT_MAX_PIXELS", wrong)
+        with pytest.raises(ImageError, match="must be a number of pixels"):
+            open_photo(tmp_path / "a.png")
+
+
+def test_a_limit_above_pillows_own_is_heeded(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    _picture("RGB").save(tmp_path / "a.png")
+    assert open_photo(tmp_path / "a.png", max_pixels=960).size == (40, 24)
+
+
+def test_a_phones_108_megapixels_are_within_the_limit():
+    assert 12_032 * 9_024 <= MAX_PIXELS
+
+
+@pytest.mark.parametrize("name", ["a" * 300 + ".jpg", "a\0.jpg", "pipe", "\udcff.jpg", "/dev/zero"])
+def test_names_that_no_photograph_has(tmp_path, name):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ImageError) as told:
+        open_photo(os.path.join(tmp_path, name))
+    assert str(told.value).encode()  # no half characters
+
+
+# Old faces and announcements
+
+
+def _with_thumbnail(order: str = "<", orientation: int = 1, maker: bytes = b"") -> tuple[bytes, bytes]:
+    """EXIF with a JPEG thumbnail in a second directory, and the thumbnail."""
+    file = io.BytesIO()
+    _picture("RGB", (32, 16)).save(file, "JPEG")
+    old = file.getvalue()
+    maker_at, head = 14 + 24 + 6, {"<": b"II*\0\x08\0\0\0", ">": b"MM\0*\0\0\0\x08"}[order]
+    second = maker_at + len(maker)
+    thumbnail = second + 2 + 24 + 4
+    data = head + struct.pack(
+        f"{order}HHHIHHHHIII",
+        *(2, 274, 3, 1, orientation, 0),  # one turn
+        *(37500, 7, max(5, len(maker)), maker_at),
+        second,
+    )
+    data += bytes(maker_at - len(data)) + maker
+    data += struct.pack(f"{order}HHHIIHHIII", 2, 513, 4, 1, thumbnail, 514, 4, 1, len(old), 0)
+    return b"Exif\0\0" + data + old, old
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("orientation", [1, TURN_RIGHT])
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+def test_no_thumbnail_of_the_old_face_is_kept(tmp_path, order, orientation, suffix):
+    exif, old = _with_thumbnail(order, orientation, maker=b"notes of a maker")
+    _picture("RGB").save(tmp_path / f"a{suffix}", exif=exif)
+    assert old in (tmp_path / f"a{suffix}").read_bytes()
+    photo = open_photo(tmp_path / f"a{suffix}")
+    assert photo.size == ((40, 24) if orientation == 1 else (24, 40))
+    assert old[:3] not in photo.exif
+    assert len(photo.exif) < len(exif) - len(old)
+    assert b"notes of a maker" in photo.exif
+    read = Image.Exif()
+    read.load(photo.exif)
+    assert read[ExifTags.Base.Orientation] == 1
+    assert not read.get_ifd(ExifTags.IFD.IFD1)
+
+
+def test_previews_in_makers_notes_are_blanked_in_place(tmp_path):
+    _, old = _with_thumbnail()
+    exif, _ = _with_thumbnail(maker=b"before" + old + b"behind")
+    _picture("RGB").save(tmp_path / "a.jpg", exif=exif)
+    kept = open_photo(tmp_path / "a.jpg").exif
+    assert b"\xff\xd8\xff" not in kept
+    assert kept.index(b"behind") == exif.index(b"behind")
+
+
+def test_no_thumbnail_in_the_texts_of_a_png_is_kept(tmp_path):
+    exif, old = _with_thumbnail(orientation=TURN_RIGHT)
+    text = PngImagePlugin.PngInfo()
+    for kind in ("exif", "APP1", "8bim"):
+        text.add_text(f"Raw profile type {kind}", f"\n{kind}\n{len(exif)}\n{exif.hex()}")
+    _picture("RGB").save(tmp_path / "a.png", pnginfo=text)
+    photo = open_photo(tmp_path / "a.png")
+    assert photo.size == (24, 40)
+    save_image(photo_to_image(photo, photo.pixels), tmp_path / "b.png")
+    with Image.open(tmp_path / "b.png") as written:
+        written.load()
+        assert not getattr(written, "text", {})
+        assert old[:3] not in written.info.get("exif", b"")
+
+
+GAIN_MAP = (
+    b'<?xpacket begin="" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '
+    b'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about="" '
+    b'xmlns:dc="http://purl.org/dc/elements/1.1/" dc:format="image/jpeg" '
+    b'xmlns:hdrgm="http://ns.adobe.com/hdr-gain-map/1.0/" hdrgm:Version="1.0" '
+    b'xmlns:Container="http://ns.google.com/photos/1.0/container/" '
+    b'xmlns:GCamera="http://ns.google.com/photos/1.0/camera/" GCamera:MotionPhoto="1" '
+    b'xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmp:Rating="5" '
+    b'xmlns:HDRGainMap="http://ns.apple.com/HDRGainMap/1.0/">'
+    b"<HDRGainMap:HDRGainMapVersion>65536</HDRGainMap:HDRGainMapVersion>"
+    b"<Container:Directory><rdf:Seq><rdf:li/></rdf:Seq></Container:Directory>"
+    b"<xmp:Thumbnails><rdf:Alt><rdf:li>/9j/4AAQ</rdf:li></rdf:Alt></xmp:Thumbnails>"
+    b'</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
+)
+
+
+def test_what_is_not_kept_is_not_announced(tmp_path):
+    _picture("RGB").save(tmp_path / "a.jpg", xmp=GAIN_MAP)
+    photo = open_photo(tmp_path / "a.jpg")
+    xmp = photo.info["xmp"]
+    for gone in (b"hdrgm", b"Container", b"HDRGainMap", b"MotionPhoto", b"Thumbnails", b"/9j/"):
+        assert gone not in xmp
+    for kept in (b'dc:format="image/jpeg"', b'xmp:Rating="5"', b"<?xpacket begin", b'<?xpacket end="w"?>'):
+        assert kept in xmp
+    assert set(photo.lost) == {"gain map", "gain map or film", "film", "thumbnail"}
+
+
+@pytest.mark.parametrize(
+    "spoilt", [GAIN_MAP.replace(b"</rdf:RDF>", b""), b'<!DOCTYPE x [<!ENTITY a "b">]>' + GAIN_MAP]
+)
+def test_announcements_that_cannot_be_read_go_as_a_whole(tmp_path, spoilt):
+    _picture("RGB").save(tmp_path / "a.jpg", xmp=spoilt)
+    photo = open_photo(tmp_path / "a.jpg")
+    assert ("xmp" in photo.info, photo.lost) == (False, ("XMP",))
+
+
+# Colours stated without a profile
+
+P3 = bytes((12, 13, 0, 1))
+
+
+def _converted(image: Image.Image) -> np.ndarray:
+    """Its pixels in sRGB, by its ICC profile."""
+    profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
+    return np.asarray(ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB")))
+
+
+def test_cicp_is_kept_and_other_formats_get_a_profile(tmp_path):
+    (tmp_path / "a.png").write_bytes(_png((b"cICP", P3)))
+    photo = open_photo(tmp_path / "a.png")
+    image = photo_to_image(photo, photo.pixels)
+    save_image(image, tmp_path / "b.png")
+    assert b"cICP" + P3 in (tmp_path / "b.png").read_bytes()
+    save_image(image, tmp_path / "b.tiff")
+    with Image.open(tmp_path / "b.tiff") as written:
+        found = _converted(written).astype(int)
+    # Display P3 (SMPTE EG 432-1) to sRGB by its published matrix
+    matrix = np.array([[1.2249, -0.2247, 0.0], [-0.0420, 1.0419, 0.0], [-0.0197, -0.0786, 1.0979]])
+    shown = photo.pixels / 255
+    light = np.where(shown <= 0.04045, shown / 12.92, ((shown + 0.055) / 1.055) ** 2.4) @ matrix.T
+    light = light.clip(0, 1)
+    expected = 255 * np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    assert np.abs(found - expected).max() <= 3  # lcms computes in 15 bits
+
+
+def test_gamma_and_chromaticity_become_a_profile(tmp_path):
+    chromaticity = (31270, 32900, 64000, 33000, 21000, 71000, 15000, 6000)  # Adobe RGB
+    chunks = ((b"gAMA", 45455), (b"cHRM", chromaticity))
+    packed = [(kind, np.array(value, ">u4").tobytes()) for kind, value in chunks]
+    (tmp_path / "a.png").write_bytes(_png(*packed))
+    assert open_photo(tmp_path / "a.png").icc_profile is not None
+    srgb = np.array((31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000), ">u4").tobytes()
+    (tmp_path / "a.png").write_bytes(_png(packed[0], (b"cHRM", srgb)))
+    assert open_photo(tmp_path / "a.png").icc_profile is None
+
+
+def test_hdr_is_refused(tmp_path):
+    (tmp_path / "a.png").write_bytes(_png((b"cICP", bytes((9, 16, 0, 1)))))
+    with pytest.raises(ImageError, match=r"HDR \(PQ\); convert it to standard range"):
+        open_photo(tmp_path / "a.png")
+
+
+# Formats of phones and browsers
+
+
+def test_avif_is_read_and_deep_avif_is_refused(tmp_path):
+    picture = _picture("RGB", (64, 48))
+    picture.save(tmp_path / "a.avif", quality=95, exif=_exif(TURN_RIGHT), icc_profile=ICC)
+    photo = open_photo(tmp_path / "a.avif")
+    assert (photo.size, photo.icc_profile) == ((48, 64), ICC)
+    assert _kept_exif(photo.exif) == EXIF_WITHOUT_TURN
+    data = bytearray((tmp_path / "a.avif").read_bytes())
+    data[data.index(b"av1C") + 6] |= 0x40
+    (tmp_path / "deep.avif").write_bytes(data)
+    with pytest.raises(ImageError, match=r"more than 8 bits a channel.*-depth 8"):
+        open_photo(tmp_path / "deep.avif")
+
+
+HEIC_HEAD = b"\0\0\0\x18ftypheic\0\0\0\0heicmif1"
+
+
+def test_heic_without_a_decoder_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pi_heif", None)
+    (tmp_path / "a.heic").write_bytes(HEIC_HEAD + bytes(100))
+    with pytest.raises(MissingDependencyError, match=r"is HEIC; convert it first.*magicedit\[heic\]"):
+        open_photo(tmp_path / "a.heic")
+
+
+def test_a_damaged_heic_is_refused(tmp_path):
+    pytest.importorskip("pi_heif")
+    (tmp_path / "a.heic").write_bytes(HEIC_HEAD + bytes(100))
+    with pytest.raises(ImageError, match=r"not an image|damaged"):
+        open_photo(tmp_path / "a.heic")
+
+
+def test_jpeg_xl_is_refused_by_name(tmp_path):
+    (tmp_path / "a.jxl").write_bytes(b"\xff\x0a" + bytes(100))
+    with pytest.raises(ImageError, match="JPEG XL; convert it first"):
+        open_photo(tmp_path / "a.jxl")
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".JFIF", ".jpe"])
+def test_a_browsers_jpeg_keeps_its_name(tmp_path, suffix):
+    _picture("RGB").save(tmp_path / f"a{suffix}", "JPEG")
+    photo = open_photo(tmp_path / f"a{suffix}")
+    save_image(photo_to_image(photo, photo.pixels), tmp_path / f"b{suffix}")
+    with Image.open(tmp_path / f"b{suffix}") as written:
+        assert written.format == "JPEG"
+    assert suffix.lower() in PHOTO_SUFFIXES
