@@ -9,13 +9,17 @@ READY := $(VENV)/.ready
 # files is ours, the longest first: xdist's own begins with those of the most tests.
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo docs families test test-all lint format clean
+.PHONY: setup demo docs families campaign lock sbom audit test test-all lint format clean
 
 setup: $(READY)
 
-$(READY): setup.cfg pyproject.toml constraints.txt
+# By digests but for torch, whose builds differ by machine; `--no-deps`, because the lock holds what gradio does
+# not admit yet (dev/lock.py).
+$(READY): setup.cfg pyproject.toml constraints.txt constraints.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement constraints.lock
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
 # An edited photograph, a before/after picture and a strip of one action unit, in demo/.
@@ -37,6 +41,31 @@ families: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/magicedit evaluate --protocol families --runs $(FAMILIES) --editor mini \
 	  --editor warp --editor copy --data $(PEOPLE) -o $(FAMILIES)/report
 
+# Attacks by the sections of benchmarks/attacks/, about an hour, and their table in docs/reliability.md.
+campaign: $(READY)
+	$(BIN)/python benchmarks/campaign.py --output benchmarks/campaign.json; status=$$?; \
+	  $(BIN)/python benchmarks/fill_readme.py && exit $$status
+
+# constraints.lock from constraints.txt and what is installed; asks PyPI for digests.
+lock: $(READY)
+	$(BIN)/python dev/lock.py
+
+# Tools that look at the project from outside have an environment of their own, which is not locked.
+AUDIT := $(VENV)/audit
+$(AUDIT)/.ready: dev/audit.txt
+	test -x $(AUDIT)/bin/python || $(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip install --quiet --requirement dev/audit.txt
+	touch $@
+
+# The parts of the tested environment, CycloneDX JSON.
+sbom: $(READY) $(AUDIT)/.ready
+	$(AUDIT)/bin/cyclonedx-py environment $(BIN)/python --output-file sbom.json
+
+# Findings must be triaged in SECURITY.md; pip-audit asks for known vulnerabilities over the network.
+audit: $(READY) $(AUDIT)/.ready
+	$(AUDIT)/bin/bandit --quiet --recursive magicedit train pipelines comfyui --configfile pyproject.toml
+	$(AUDIT)/bin/pip-audit --path $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+
 test: lint
 	$(TEST)
 
@@ -54,5 +83,5 @@ format: $(READY)
 
 # What builds and runs leave behind; the environment stays.
 clean:
-	rm -rf build dist demo site *.egg-info .pytest_cache .ruff_cache
+	rm -rf build dist demo site sbom.json *.egg-info .pytest_cache .ruff_cache
 	find magicedit pipelines train tests -type d -name __pycache__ -prune -exec rm -rf {} +

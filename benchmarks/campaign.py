@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     found = {}
     for name in args.only or names():
         started = time.perf_counter()
-        found[name] = run_section(name, args.seed, args.short)
+        found[name] = run_section(f"attacks.{name}", args.seed, args.short)
         row = found[name]
         seconds = time.perf_counter() - started
         print(f"{row['title']}: {row['held']} of {row['tried']} held ({seconds:.0f} s)", flush=True)
@@ -62,7 +62,7 @@ def names() -> list[str]:
 
 
 def run_section(name: str, seed: int, short: bool) -> dict[str, Any]:
-    """Runs a section; returns its title, the numbers tried and held, and a line for each that failed."""
+    """Runs the section of a module; returns its title, how many were tried and held, and what failed."""
     context = multiprocessing.get_context("spawn")
     title, total, failures, slowest, largest = "", 1, {}, 0.0, 0.0
     done = 0
@@ -115,7 +115,7 @@ def run_section(name: str, seed: int, short: bool) -> dict[str, Any]:
 
 def _work(pipe: Connection, folder: Path, name: str, seed: int, short: bool, first: int) -> None:
     """Runs a section's attacks from number `first` on, and tells what came of each."""
-    module = importlib.import_module(f"attacks.{name}")
+    module = importlib.import_module(name)
     todo = module.attacks(seed, short)
     twice = {attack.name for attack in todo if [a.name for a in todo].count(attack.name) > 1}
     assert not twice, f"names of attacks must be unique: {twice}"

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from packaging.version import Version
+
 from magicedit import __version__
 from magicedit.errors import MagicEditError
 
@@ -28,6 +30,9 @@ OPTIONAL_PACKAGES = {  # package -> the extra that brings it
 OPENCV_VARIANTS = tuple(
     f"opencv-{kind}python{screen}" for screen in ("", "-headless") for kind in ("", "contrib-")
 )
+# package -> the first version without known faults in what we call, and which; gradio still asks for an older
+# Pillow, so that no requirement of ours can say it
+SAFE_VERSIONS = {"pillow": ("13", "reading JPEG and TIFF: CVE-2026-112403, -112395, -112393, -96778")}
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,9 @@ def check_versions() -> list[Check]:
     for package in ESSENTIAL_PACKAGES:
         version = version_of(package)
         detail = version or f"not installed: pip install {package}"
+        safe, faults = SAFE_VERSIONS.get(package, ("0", ""))
+        if version and Version(version) < Version(safe):
+            detail += f"; known faults in {faults}; pip install --no-deps '{package}>={safe}'"
         checks.append(Check(package, "ok" if version else "broken", detail, essential=True))
     return [*checks, check_opencv()]
 

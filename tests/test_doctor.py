@@ -77,3 +77,11 @@ def test_only_what_is_essential_decides():
     assert doctor.Report({"s": [fine, optional]}).healthy
     assert not doctor.Report({"s": [fine, optional, broken]}).healthy
     assert str(doctor.Report({"s": [fine, broken]})).endswith("broken: c")
+
+
+@pytest.mark.parametrize(("version", "told"), [("12.3.0", True), ("13.0.0", False)])
+def test_versions_with_known_faults_are_told(monkeypatch, version, told):
+    monkeypatch.setattr(doctor, "version_of", lambda package: version)
+    (pillow,) = (check for check in doctor.check_versions() if check.name == "pillow")
+    assert pillow.status == "ok"
+    assert ("CVE-2026-112403" in pillow.detail) is told
