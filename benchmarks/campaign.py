@@ -27,6 +27,7 @@ from typing import Any
 import attacks as sections
 from machine import circumstances
 
+
 SEED = 16
 PATIENCE = 10  # times the seconds of an attack until its worker is killed
 
@@ -53,6 +54,17 @@ def main(argv: list[str] | None = None) -> int:
         content["sections"] = dict(sorted((old["sections"] | found).items()))
         args.output.write_text(json.dumps(content, indent=1) + "\n")
     return int(any(row["held"] < row["tried"] for row in found.values()))
+
+
+def table_of(content: dict[str, Any]) -> str:
+    """Returns the sections of a written campaign as a Markdown table."""
+    lines = ["| attacked | tried | held | slowest, s | most memory, MB |", "|---|---:|---:|---:|---:|"]
+    for row in content["sections"].values():
+        counts = f"{row['tried']:,} | {row['held']:,}"
+        lines.append(f"| {row['title']} | {counts} | {row['slowest_s']:.1f} | {row['largest_mb']} |")
+    form = "its short form" if content["short"] else "all of it"
+    told = f"{form}, seed {content['seed']}, {content['date']}, {content['hardware']['cpu'].strip()}"
+    return "\n".join([*lines, "", f"`{content['command']}`, {told}."])
 
 
 def names() -> list[str]:

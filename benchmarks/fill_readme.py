@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import atlas_tables
+import campaign
 import interface_texts
 import video_tables
 from mini_quality import checks_table_of, sides_table_of, table_of
@@ -29,6 +30,7 @@ ATLAS = HERE.parent / "docs" / "atlas.md"
 APP = HERE.parent / "docs" / "app.md"
 FAMILIES = HERE.parent / "docs" / "families.md"
 EXPRESSIONS = HERE.parent / "docs" / "expressions.md"
+RELIABILITY = HERE.parent / "docs" / "reliability.md"
 VIDEO = HERE.parent / "docs" / "video.md"
 
 
@@ -133,6 +135,7 @@ def main() -> int:
                 "table:speed": video_tables.speed_table(committed("video")),
             },
         ),
+        (RELIABILITY, {"table:campaign": campaign.table_of(committed("campaign"))}),
         (FAMILIES, {"table:families": evaluation("families")}),
         (APP, {"text:app": interface_texts.app(committed("app"))}),
         (
