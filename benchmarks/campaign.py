@@ -27,7 +27,6 @@ from typing import Any
 import attacks as sections
 from machine import circumstances
 
-
 SEED = 16
 PATIENCE = 10  # times the seconds of an attack until its worker is killed
 
