@@ -3,14 +3,15 @@
 import argparse
 import dataclasses
 import math
+import os
+import reprlib
 import types
 import typing
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
-from magicedit.errors import TrainingError
+from magicedit.errors import DatasetError, TrainingError
+from magicedit.files import read_yaml, shown
 from magicedit.train.methods import OBJECTIVES
 
 # Settings that determine a checkpoint's tensors, and those that determine how a run continues
@@ -102,6 +103,11 @@ class TrainConfig:
         "use the source as the target of pairs with a zero AU vector, so that zero means keep; none: with "
         "flow_mask_paint",
     )
+    max_bad_fraction: float = _(
+        0.01,
+        "share of the dataset's rows that may be unusable, such as unreadable pictures and labels outside 0 "
+        "to 5; they are named and left out, as is a single one in any dataset; 0: none may be unusable",
+    )
     cache_latents: bool = _(True, "with a VAE and without augmentation: encode each photograph once")
     dataloader_num_workers: int = _(0, "processes that prepare batches")
 
@@ -148,7 +154,11 @@ class TrainConfig:
     validation_faces: int = _(4, "faces of a preview grid")
     checkpointing_steps: int = _(500, "optimiser steps between checkpoints; 0: only at the end")
     checkpoints_total_limit: int | None = _(2, "checkpoints kept; none: all")
-    resume_from_checkpoint: str | None = _(None, '"latest" (the newest that verifies) or a checkpoint folder')
+    resume_from_checkpoint: str | None = _(
+        None,
+        '"latest" (the newest that verifies) or a checkpoint folder; later ones than that are renamed to '
+        "abandoned-N",
+    )
     save_dtype: str = _("float32", "of the saved pipeline: float32, float16 or bfloat16")
     push_to_hub: bool = _(False, "push the result")
     hub_model_id: str | None = _(None, "owner/name to push to; default: the name of output_dir")
@@ -162,17 +172,25 @@ class TrainConfig:
     def __post_init__(self):
         def check(valid: bool, field: str, expected: str):
             if not valid:
-                raise TrainingError(f"--{field} must be {expected}, got {getattr(self, field)!r}")
+                got = reprlib.repr(getattr(self, field))
+                raise TrainingError(f"--{field} must be {expected}, got {got}")
 
         for field in ("logging_steps", "resolution", "patch_size", "train_batch_size", "max_train_steps",
                       "gradient_accumulation_steps"):  # fmt: skip
             check(getattr(self, field) >= 1, field, "at least 1")
         for field in ("checkpointing_steps", "validation_steps", "lora_rank", "lr_warmup_steps"):
             check(getattr(self, field) >= 0, field, "0 or more")
-        for field in ("warped", "au_dropout"):
+        for field in ("warped", "au_dropout", "max_bad_fraction"):
             check(0 <= getattr(self, field) <= 1, field, "between 0 and 1")
+        for field in ("adam_beta1", "adam_beta2"):
+            check(0 <= getattr(self, field) < 1, field, "at least 0 and below 1")
+        for field in ("adam_weight_decay", "adam_epsilon", "dataloader_num_workers", "validation_faces"):
+            check(getattr(self, field) >= 0, field, "0 or more")
         check(self.learning_rate > 0, "learning_rate", "above 0")
         check(0 <= self.reference_cache_gb < math.inf, "reference_cache_gb", "0 or more")
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            check(not isinstance(value, float) or math.isfinite(value), field.name, "a finite number")
         limit = self.checkpoints_total_limit
         check(limit is None or limit >= 1, "checkpoints_total_limit", "at least 1, or none")
         check(self.prediction in ("flow_mask_paint", "noise"), "prediction", "flow_mask_paint or noise")
@@ -208,7 +226,12 @@ class TrainConfig:
             return self.train_data_dir
         import huggingface_hub
 
-        return huggingface_hub.snapshot_download(self.dataset_name, repo_type="dataset")
+        try:
+            return huggingface_hub.snapshot_download(self.dataset_name, repo_type="dataset")
+        except (OSError, ValueError, RuntimeError) as error:
+            raise DatasetError(
+                f"--dataset_name {self.dataset_name} cannot be fetched from the hub: {error}"
+            ) from error
 
     def changed_since(self, earlier: dict) -> tuple[list[str], list[str]]:
         """Returns settings that differ from a checkpoint's: those in `SHAPING`, and in `COMPUTED_WITH`."""
@@ -242,11 +265,11 @@ def _convert(name: str, value, annotation):
         if kind is bool:
             known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
             return known[str(value).lower()]
-        if kind is int and float(value) != int(float(value)):
+        if isinstance(value, list | dict) or (kind is int and float(value) != int(float(value))):
             raise ValueError(value)
         return int(float(value)) if kind is int else kind(value)
     except (KeyError, OverflowError, TypeError, ValueError) as error:
-        raise TrainingError(f"--{name} must be of type {kind.__name__}, got {value!r}") from error
+        raise TrainingError(f"--{name} must be of type {kind.__name__}, got {reprlib.repr(value)}") from error
 
 
 def settings_of(config: TrainConfig, kind: type[Settings]) -> Settings:
@@ -257,9 +280,10 @@ def settings_of(config: TrainConfig, kind: type[Settings]) -> Settings:
     """
     fields = {field.name: field for field in dataclasses.fields(kind)}
     given = config.settings or {}
-    if unknown := sorted(set(given) - set(fields)):
+    if unknown := sorted({str(name) for name in given} - set(fields)):
         raise TrainingError(
-            f"--objective {config.objective} has no settings {', '.join(unknown)}; it has {', '.join(fields)}"
+            f"--objective {config.objective} has no settings {shown(', '.join(unknown))}; it has "
+            f"{', '.join(fields)}"
         )
     return kind(**{n: _convert(f"settings {n}", v, fields[n].type) for n, v in given.items()})
 
@@ -301,20 +325,24 @@ def parse_config(argv: list[str] | None = None) -> TrainConfig:
     flags = vars(build_parser().parse_args(argv))
     values = {}
     if config_file := flags.pop("config", None):
-        path = Path(config_file)
-        if not path.is_file():
-            path = Path(__file__).parent / "configs" / f"{config_file}.yaml"  # a published recipe by its name
-        if not path.is_file():
-            known = sorted(p.stem for p in path.parent.glob("*.yaml"))
+        recipes = {path.stem: path for path in (Path(__file__).parent / "configs").glob("*.yaml")}
+        named = config_file in recipes and not os.path.isfile(config_file)
+        if not named and not os.path.lexists(config_file):
             raise TrainingError(
-                f"no such file {config_file}, and no recipe of that name (known: {', '.join(known)})"
+                f"no such file {shown(config_file)}, and no recipe of that name (known: "
+                f"{', '.join(sorted(recipes))})"
             )
-        values = yaml.safe_load(path.read_text()) or {}
+        path = recipes[config_file] if named else config_file
+        content = read_yaml(path, TrainingError, "a mapping of settings")
+        values = {} if content is None else content
         if not isinstance(values, dict):
-            raise TrainingError(f"{path} must hold a mapping of settings")
+            raise TrainingError(
+                f"{shown(path)} must hold a mapping of settings, got {type(values).__name__}; see --help"
+            )
     fields = {field.name: field for field in dataclasses.fields(TrainConfig)}
-    unknown = sorted(set(values) - set(fields))
-    if unknown:
-        raise TrainingError(f"{config_file} has unknown settings: {', '.join(unknown)}; see --help")
+    if unknown := sorted({str(name) for name in values} - set(fields)):
+        raise TrainingError(
+            f"{shown(config_file)} has unknown settings: {shown(', '.join(unknown))}; see --help"
+        )
     values |= flags
     return TrainConfig(**{name: _convert(name, value, fields[name].type) for name, value in values.items()})

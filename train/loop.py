@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import resource
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -19,11 +20,15 @@ from diffusers.training_utils import EMAModel
 from PIL import Image
 from tqdm import tqdm
 
-from magicedit.errors import TrainingError
+from magicedit.errors import MagicEditError, TrainingError
+from magicedit.files import locked, replacing, shown, sweep, write_text
 from magicedit.train.compiled import check_compiler, compilation_explained
 from magicedit.train.config import TrainConfig
+from magicedit.train.finished import finish, replaced_whole
 from magicedit.train.methods import OBJECTIVES, Losses
+from magicedit.train.publish import push
 from magicedit.train.samples import SampleOrder
+from magicedit.train.signals import Signals, ignore_signals
 from magicedit.train.state import (
     find_checkpoint,
     flatten_optimizer,
@@ -31,7 +36,9 @@ from magicedit.train.state import (
     load_checkpoint,
     recover_checkpoints,
     restore_optimizer,
+    retire_checkpoints,
     save_checkpoint,
+    writing,
 )
 
 logger = logging.getLogger(__name__)
@@ -40,11 +47,24 @@ MAX_BAD_STEPS = 20  # consecutive non-finite steps that end a run
 
 
 class Run:
-    """A training run of a method."""
+    """A training run of a method. It holds its output folder until `train` or `close` ends it.
 
-    def __init__(self, config: TrainConfig):
+    signals: what asks the run to end. Raises OutputError where another run holds the folder, or it cannot be
+    written to.
+    """
+
+    def __init__(self, config: TrainConfig, signals: Signals | None = None):
         self.output_dir = Path(config.output_dir)
+        self.signals = signals or Signals()
         self.accelerator = _accelerator(config)
+        with contextlib.ExitStack() as held:
+            if self.accelerator.is_main_process:
+                held.enter_context(locked(self.output_dir))
+            self._open(config)
+            self.close = held.pop_all().close
+
+    def _open(self, config: TrainConfig) -> None:
+        """Makes everything that a run needs, and resumes it."""
         set_seed(config.seed)
         torch.backends.cuda.matmul.allow_tf32 = config.allow_tf32
         self.method = OBJECTIVES[config.objective](config, self.accelerator)
@@ -69,14 +89,17 @@ class Run:
         self.wrapped = dict(zip(self.optimizers, prepared[len(trained) :], strict=True))
         if self.ema is not None:
             self.ema.to(self.accelerator.device)
+        self.saved = -1  # the step of the newest checkpoint of this run
         if self.accelerator.is_main_process:
+            sweep(self.output_dir)
             recover_checkpoints(self.output_dir)
+            finish(self.output_dir)
         self.accelerator.wait_for_everyone()
         if config.resume_from_checkpoint:
             self._resume()
         elif list_checkpoints(self.output_dir):
             raise TrainingError(
-                f"{self.output_dir} holds checkpoints of an earlier run: resume it with "
+                f"{shown(self.output_dir)} holds checkpoints of an earlier run: resume it with "
                 "--resume_from_checkpoint latest, or name another --output_dir"
             )
         if config.report_to != "none":
@@ -101,6 +124,7 @@ class Run:
             batch_size=config.train_batch_size,
             sampler=order,
             num_workers=config.dataloader_num_workers,
+            worker_init_fn=ignore_signals,
             pin_memory=self.accelerator.device.type == "cuda",
         )
 
@@ -162,6 +186,7 @@ class Run:
 
     def _save(self) -> None:
         self.accelerator.wait_for_everyone()
+        self.saved = self.step
         if not self.accelerator.is_main_process:
             return
         tensors = {name: module.state_dict() for name, module in self.modules.items()}
@@ -170,6 +195,7 @@ class Run:
             "samples_seen": self.samples_seen,
             "world_size": self.accelerator.num_processes,
             "config": self.config.to_dict(),
+            "data": self.method.data_digest(),
             "versions": {m.__name__: m.__version__ for m in (torch, diffusers, accelerate)},
             **self.method.state(),
         }
@@ -189,15 +215,48 @@ class Run:
         save_checkpoint(self.output_dir, self.step, tensors, state, self.config.checkpoints_total_limit)
 
     def _resume(self) -> None:
-        folder = find_checkpoint(self.output_dir, self.config.resume_from_checkpoint)
+        """Takes over a checkpoint, and retires those of another branch."""
+        named = self.config.resume_from_checkpoint
+        folder = find_checkpoint(self.output_dir, named)
         if folder is None:
             logger.warning("no whole checkpoint in %s: starting at step 0", self.output_dir)
             return
+        try:
+            self._restore(folder)
+        except MagicEditError:
+            raise
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise TrainingError(
+                f"{shown(folder)} is no checkpoint of such a run ({type(error).__name__}: "
+                f"{str(error)[:300]}); name another --output_dir"
+            ) from error
+        logger.info("resumed from %s", folder)
+        self.accelerator.wait_for_everyone()  # all have found theirs
+        own = folder.resolve().parent == self.output_dir.resolve()
+        if named == "latest":
+            self.saved = self.step
+        elif own:
+            self._retire(self.step)
+            self.saved = self.step
+        else:  # where "latest" finds it from now on
+            self._retire(-1)
+            self._save()
+
+    def _retire(self, step: int) -> None:
+        """Renames the checkpoints after a step in one process."""
+        if self.accelerator.is_main_process:
+            for folder in retire_checkpoints(self.output_dir, step):
+                logger.warning("a later checkpoint is set aside as %s; delete it to save space", folder)
+
+    def _restore(self, folder: Path) -> None:
+        """Loads a checkpoint. TrainingError where it is of another kind of run."""
         tensors, state = load_checkpoint(folder)
         unfit, others = self.config.changed_since(state["config"])
         if unfit:
-            raise TrainingError(f"{folder} was trained with other settings: {', '.join(unfit)}")
+            raise TrainingError(f"{shown(folder)} was trained with other settings: {', '.join(unfit)}")
         self.method.check(state)
+        if state.get("data", data := self.method.data_digest()) != data:
+            logger.warning("resuming with another dataset than before: its photographs or labels differ")
         if others:
             logger.warning("resuming with other settings than before: %s", ", ".join(others))
         before, now = state["world_size"], self.accelerator.num_processes
@@ -216,7 +275,6 @@ class Run:
             self.ema.load_state_dict({**state["ema"], "shadow_params": shadow})
             self.ema.to(self.accelerator.device)
         self.step, self.samples_seen = state["step"], state["samples_seen"]
-        logger.info("resumed from %s", folder)
 
     @contextlib.contextmanager
     def _averaged(self) -> Iterator[None]:
@@ -238,26 +296,53 @@ class Run:
         if picture is None:
             return
         folder = self.output_dir / "previews"
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).save(folder / f"step-{self.step:07d}.png")
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        with replacing(folder / f"step-{self.step:07d}.png") as file:
+            Image.fromarray(picture).save(file, "PNG")
         for tracker in self.accelerator.trackers:
             if hasattr(tracker, "log_images"):
                 layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
                 tracker.log_images({"preview": picture[None]}, step=self.step, **layout)
 
     def train(self) -> None:
+        """Trains to the end, or until a signal asks it to stop; the checkpoint is then of the step reached.
+
+        A signal while the result is written does not stop that. Raises KeyboardInterrupt at the end where the
+        signal was Ctrl-C's; others end it without an error.
+        """
+        with contextlib.closing(self), self.signals:
+            if stopped := self._train():
+                name = signal.Signals(stopped).name
+                logger.warning("stopped by %s after step %d; resume it from latest", name, self.step)
+            else:
+                self._finish()
+            stopped = self._stopped()
+            self.accelerator.end_training()
+        if stopped == signal.SIGINT:
+            raise KeyboardInterrupt
+
+    def _stopped(self) -> int:
+        """Returns the number of the signal that asks one of the processes to stop; 0: none."""
+        received = self.signals.received
+        if self.accelerator.num_processes == 1:
+            return received
+        return int(self.accelerator.gather(torch.tensor([received], device=self.accelerator.device)).max())
+
+    def _train(self) -> int:
+        """Trains and saves the last step; returns the signal that ended it before, or 0."""
         config, accelerator = self.config, self.accelerator
         if accelerator.is_main_process:
-            self.output_dir.mkdir(parents=True, exist_ok=True)
             settings = {**config.to_dict(), "world_size": accelerator.num_processes}
-            (self.output_dir / "train_config.json").write_text(json.dumps(settings, indent=1))
+            write_text(self.output_dir / "train_config.json", json.dumps(settings, indent=1))
         batches = iter(self._loader())
         per_step = config.train_batch_size * config.gradient_accumulation_steps * accelerator.num_processes
         hidden = not accelerator.is_main_process
         progress = tqdm(total=config.max_train_steps, initial=self.step, desc="training", disable=hidden)
         last_time, last_step = time.perf_counter(), self.step
         explained = compilation_explained if config.compile else contextlib.nullcontext
-        while self.step < config.max_train_steps and not self.method.finished():
+        stopped = self._stopped()
+        while not stopped and self.step < config.max_train_steps and not self.method.finished():
             with explained():
                 logged = self._train_step(batches)
             self.step += 1
@@ -280,15 +365,21 @@ class Run:
                 self._save()
             if config.validation_steps and self.step % config.validation_steps == 0:
                 self._preview()
+            stopped = self._stopped()
         progress.close()
-        if not config.checkpointing_steps or self.step % config.checkpointing_steps:
+        if self.saved != self.step:
             self._save()
         accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            with self._averaged():
-                self.method.export(self.output_dir, self.step, self.samples_seen)
-        accelerator.wait_for_everyone()  # the end of another would close the connections of a push
-        accelerator.end_training()
+        return stopped
+
+    def _finish(self) -> None:
+        """Writes the result, and pushes it if asked to."""
+        if self.accelerator.is_main_process:
+            with self._averaged(), replaced_whole(self.output_dir) as folder:
+                self.method.export(folder, self.step, self.samples_seen)
+            logger.info("wrote the result into %s", self.output_dir)
+            push(self.config, self.output_dir)
+        self.accelerator.wait_for_everyone()  # the end of another would close the connections of a push
 
     def _resources(self) -> dict[str, float]:
         """Returns values for the log: memory in 10^6 bytes, and the method's counts since the last call."""
@@ -304,7 +395,8 @@ class Run:
             losses = {f"{prefix}loss": f"{values[f'{prefix}loss']:.4f}" for prefix in self.prefixes.values()}
             progress.set_postfix(**losses, images_s=f"{values['images_per_second']:.1f}")
             line = {"step": self.step, **{k: float(f"{v:.6g}") for k, v in values.items()}}
-            with (self.output_dir / "train_log.jsonl").open("a") as file:
+            path = self.output_dir / "train_log.jsonl"
+            with writing(path), path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
 
 
@@ -335,5 +427,6 @@ def peak_memory(device: torch.device) -> float:
 
 
 def train(config: TrainConfig) -> None:
-    """Trains into `config.output_dir`. MagicEditError where that is impossible."""
-    Run(config).train()
+    """Trains into `config.output_dir`, see `Run.train`. MagicEditError where that is impossible."""
+    with Signals() as signals:
+        Run(config, signals).train()

@@ -7,7 +7,7 @@ from diffusers import DDPMScheduler
 
 from magicedit import models
 from magicedit.action_units import NAMES
-from magicedit.errors import ModelError
+from magicedit.errors import MagicEditError, ModelError
 from magicedit.models.folder import PIPELINE_CLASS, ModelFolder
 from magicedit.models.magicface import with_base
 from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
@@ -39,7 +39,14 @@ def _build_pipeline(config: TrainConfig) -> MagicEditPipeline:
     if source is None:
         names = {field.name for field in dataclasses.fields(models.PatchModelConfig)} & set(config.to_dict())
         model = models.PatchModelConfig(**{name: getattr(config, name) for name in names})
-        return models.create_patch_pipeline(model, seed=config.seed)
+        try:
+            return models.create_patch_pipeline(model, seed=config.seed)
+        except MagicEditError:
+            raise
+        except ValueError as error:  # diffusers' own, of widths that do not fit each other
+            raise ModelError(
+                f"no network has these settings: {error}; change --block_out_channels"
+            ) from error
     hub_kwargs = {"revision": config.revision} if config.revision else {}
     found = ModelFolder.find(source)
     if found.origin == "folder" and (found.path / "denoising_unet").is_dir():

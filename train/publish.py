@@ -1,4 +1,4 @@
-"""The end of a run: the pipeline folder, its model card, and the push to a hub."""
+"""What a run ends in: the files of a pipeline, its model card, and the push to a hub."""
 
 import dataclasses
 import json
@@ -79,11 +79,11 @@ def publish(
     pipeline: MagicEditPipeline,
     config: TrainConfig,
     pairs: PairDataset,
-    output_dir: Path,
+    folder: Path,
     step: int,
     samples_seen: int,
 ) -> None:
-    """Writes `pipeline` and its card to `output_dir`; also pushes them if `config.push_to_hub`.
+    """Writes `pipeline` and its card to `folder`.
 
     pipeline: with the final (averaged, merged) weights. step: optimiser steps done. samples_seen: pairs seen,
     counted with repetition.
@@ -91,24 +91,22 @@ def publish(
     dtype = getattr(torch, config.save_dtype)
     for network in filter(None, (getattr(pipeline, name) for name in TRAINED_NETWORKS)):
         torch.nn.Module.to(network, dtype)  # diffusers' own `to` warns at every change of precision
-    pipeline.save_pretrained(output_dir)
+    pipeline.save_pretrained(folder)
 
-    identities = {record.identity for record in pairs.records}
     base = config.pretrained_model_name_or_path
     data = TrainingData(
         name=config.dataset_name or Path(config.train_data_dir).name,
         photographs=len(pairs),
-        identities=len(identities),
+        identities=len({record.identity for record in pairs.records}),
         license=config.data_license or "not stated",
         citation=config.data_citation or "",
         hub_id=config.dataset_name,
     )
     card = model_card(
-        config.hub_model_id or output_dir.name,
+        config.hub_model_id or Path(config.output_dir).name,
         repo_id=config.hub_model_id,
         description=_description(config),
         data=[data],
-        data_note=f"Identities: {', '.join(sorted(identities))}." if len(identities) <= 200 else "",
         base_model=base if base and model_origin(base) != "folder" else None,
         command=command_of(config),
         results={"optimiser steps": step, "pairs seen": samples_seen, "seed": config.seed},
@@ -116,9 +114,7 @@ def publish(
         action_units=pipeline.action_units,
         resolution=pipeline.config.resolution,
     )
-    (output_dir / "README.md").write_text(card)
-    logger.info("wrote the pipeline folder %s", output_dir)
-    _push(config, output_dir)
+    (folder / "README.md").write_text(card, "utf-8")
 
 
 def publish_family(
@@ -131,7 +127,7 @@ def publish_family(
     tag: str,
     introduction: str,
 ) -> None:
-    """Writes the pipeline of another family, its counts and its card; also pushes them if asked to.
+    """Writes the pipeline of another family, its counts and its card.
 
     pipeline: with the final weights, which are saved as `config.save_dtype`. counts: what was trained, for
     `training.json` and the card. tag, introduction: of the card.
@@ -155,10 +151,9 @@ def publish_family(
         numbers="\n".join(f"- {key.replace('_', ' ')}: {value:g}" for key, value in counts.items()),
     )
     (folder / "README.md").write_text(card, "utf-8")
-    _push(config, folder)
 
 
-def _push(config: TrainConfig, folder: Path) -> None:
+def push(config: TrainConfig, folder: Path) -> None:
     """Pushes a finished folder if `config.push_to_hub`."""
     if config.push_to_hub:
         settings = {"private": config.hub_private, "token": config.hub_token}

@@ -1,12 +1,18 @@
 """Pairs of photographs with their random draws of a step, and their latents."""
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from magicedit.data.pairs import PairDataset
+from magicedit.errors import DatasetError
 from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,17 @@ class TrainingSamples(torch.utils.data.Dataset):
             # Whether the source is unmodified, as in `record_images`
             "source_as_stored": not self.pairs.augment and not self.pairs.pair(n).source_command.any(),
         }
+
+
+def faces_to_preview(
+    open_validation: Callable[[], PairDataset], pairs: PairDataset, count: int
+) -> list[dict[str, Any]]:
+    """Returns `examples` of the validation split, or of the training pairs where there is none."""
+    try:
+        pairs = open_validation()
+    except DatasetError as error:  # no validation split, or other landmarks
+        logger.info("previews show people of the training split: %s", error)
+    return pairs.examples(count)
 
 
 @dataclass(frozen=True)

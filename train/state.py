@@ -1,22 +1,52 @@
 """Atomic checkpoints in JSON and safetensors; loading one executes no code.
 
 Layout of `checkpoint-N/`: one `NAME.safetensors` for each group of tensors, `state.json`, and, written last,
-`manifest.json` with the SHA-256 of every other file.
+`manifest.json` with the SHA-256 of every other file. Nothing that it does not name is read.
 """
 
+import contextlib
 import json
+import logging
+import os
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from magicedit.errors import TrainingError
-from magicedit.files import sha256_of, sync
+from magicedit.errors import OutputError, TrainingError
+from magicedit.files import read_json, sha256_of, shown, sync
 
-MANIFEST = "manifest.json"
+logger = logging.getLogger(__name__)
+
+MANIFEST, STATE = "manifest.json", "state.json"
+GROUPS = "groups"  # in a state: names of the groups of tensors, so that a manifest cannot leave one out
+LARGEST_JSON = 100_000_000  # bytes of a state: optimisers list each parameter
+ABANDONED = "abandoned"  # prefix of checkpoints of a branch that a run was resumed before
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns failures to write below `path` into an OutputError."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(
+            f"{shown(path)} could not be written ({reason}); check the disk's space and the permissions"
+        ) from error
+
+
+def remove(path: Path) -> None:
+    """Deletes a folder, a file or a link, if there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def save_checkpoint(
@@ -26,47 +56,82 @@ def save_checkpoint(
 
     tensors: groups of tensors, each a file. state: JSON-ready. limit: checkpoints to keep, this one and the
     newest of earlier steps; at least 1; None: all.
-    Raises TrainingError where the disk does not hold what was written.
+    Raises OutputError where it cannot be written, TrainingError where the disk does not hold what was
+    written; earlier checkpoints are then intact.
     """
-    output_dir.mkdir(parents=True, exist_ok=True)
     final, temporary = output_dir / f"checkpoint-{step}", output_dir / f"tmp-{step}"
-    shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed while writing
-    temporary.mkdir()
-    for name, group in tensors.items():
-        # Contiguous copies, because safetensors refuses tensors that share memory
-        save_file(
-            {k: v.detach().cpu().contiguous().clone() for k, v in group.items()},
-            temporary / f"{name}.safetensors",
-        )
-    (temporary / "state.json").write_text(json.dumps(state, indent=1))
-    hashes = {file.name: sha256_of(file) for file in sorted(temporary.iterdir())}
-    (temporary / MANIFEST).write_text(json.dumps({"step": step, "sha256": hashes}, indent=1))
-    for path in (*(temporary / name for name in hashes), temporary / MANIFEST, temporary):
-        sync(path)
     old = output_dir / f"old-{step}"
-    # A kill between these lines leaves a whole checkpoint, which `recover_checkpoints` renames
-    if final.exists():  # the step was reached before
-        shutil.rmtree(old, ignore_errors=True)
-        final.rename(old)
-    temporary.rename(final)
-    sync(output_dir)
-    shutil.rmtree(old, ignore_errors=True)
-    if not verify_checkpoint(final):
-        raise TrainingError(f"{final} does not verify after writing; is the disk full or failing?")
-    if limit is not None:
-        earlier = [p for p in list_checkpoints(output_dir) if checkpoint_step(p) < step]
-        for superfluous in earlier[limit - 1 :]:
-            shutil.rmtree(superfluous)
+    with writing(final):
+        output_dir.mkdir(parents=True, exist_ok=True)
+        remove(temporary)  # of a run that was killed while writing
+        temporary.mkdir()
+        for name, group in tensors.items():
+            # Contiguous copies, because safetensors refuses tensors that share memory
+            save_file(
+                {k: v.detach().cpu().contiguous().clone() for k, v in group.items()},
+                temporary / f"{name}.safetensors",
+            )
+        (temporary / STATE).write_text(json.dumps({**state, GROUPS: sorted(tensors)}, indent=1))
+        hashes = {file.name: sha256_of(file) for file in sorted(temporary.iterdir())}
+        (temporary / MANIFEST).write_text(json.dumps({"step": step, "sha256": hashes}, indent=1))
+        for path in (*(temporary / name for name in hashes), temporary / MANIFEST, temporary):
+            sync(path)
+        if reason := damage(temporary):
+            raise TrainingError(
+                f"{shown(temporary)} does not verify after writing ({reason}); is the disk full or failing?"
+            )
+        # A kill between these lines leaves a whole checkpoint, which `recover_checkpoints` renames
+        if final.exists():  # the step was reached before
+            remove(old)
+            final.rename(old)
+        temporary.rename(final)
+        sync(output_dir)
+        remove(old)
+        if limit is not None:
+            earlier = [p for p in list_checkpoints(output_dir) if checkpoint_step(p) < step]
+            for superfluous in earlier[limit - 1 :]:
+                remove(superfluous)
     return final
 
 
-def verify_checkpoint(folder: Path) -> bool:
-    """Whether every file that the manifest names is there, unchanged."""
+def _manifest(folder: Path) -> dict[str, str]:
+    """Returns the digests that a checkpoint's manifest states, by file; TrainingError where it has none."""
+    content = read_json(folder / MANIFEST, TrainingError, limit=LARGEST_JSON)
+    hashes = content.get("sha256") if isinstance(content, dict) else None
+    if not isinstance(hashes, dict) or STATE not in hashes:
+        raise TrainingError(f"{MANIFEST} does not name {STATE}")
+    for name, value in hashes.items():
+        # Each a file of this folder: no path, absolute or by .., and no name that no file can have
+        if not re.fullmatch(r"[\w. -]{1,200}", name) or name in (".", "..") or not isinstance(value, str):
+            raise TrainingError(f"{MANIFEST} names {shown(name)!r}, which is no file of a checkpoint")
+    return hashes
+
+
+def damage(folder: Path) -> str | None:
+    """Returns why a folder is no whole checkpoint, in one line; None where every file is as it was saved."""
+    name = MANIFEST
     try:
-        hashes = json.loads((folder / MANIFEST).read_text())["sha256"]
-        return all(sha256_of(folder / name) == value for name, value in hashes.items())
-    except (OSError, ValueError, KeyError):
-        return False
+        hashes = _manifest(folder)
+        for name, value in hashes.items():
+            if sha256_of(folder / name) != value:
+                return f"{name} was changed"
+            if name.endswith(".safetensors"):
+                with safe_open(folder / name, "pt"):
+                    pass
+        state = read_json(folder / STATE, TrainingError, limit=LARGEST_JSON)
+        if not isinstance(state, dict) or not isinstance(state.get(GROUPS, []), list):
+            return f"{STATE} holds no state"
+        missing = [group for group in state.get(GROUPS, []) if f"{group}.safetensors" not in hashes]
+        return f"{MANIFEST} does not name {missing[0]}.safetensors" if missing else None
+    except TrainingError as error:
+        return str(error)
+    except (OSError, SafetensorError) as error:
+        return f"{name} cannot be read ({getattr(error, 'strerror', None) or error})"
+
+
+def verify_checkpoint(folder: Path) -> bool:
+    """Whether a folder is a checkpoint with every file as it was saved."""
+    return damage(folder) is None
 
 
 def checkpoint_step(folder: Path) -> int:
@@ -74,48 +139,79 @@ def checkpoint_step(folder: Path) -> int:
     return int(folder.name.split("-")[1])
 
 
-def list_checkpoints(output_dir: Path) -> list[Path]:
-    """Checkpoint folders, newest first, verified or not."""
-    found = [p for p in output_dir.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name)]
+def _numbered(output_dir: Path, prefix: str) -> list[Path]:
+    """Entries named `{prefix}-N`, by N, the largest first."""
+    found = [p for p in output_dir.glob(f"{prefix}-*") if re.fullmatch(rf"{prefix}-[0-9]{{1,18}}", p.name)]
     return sorted(found, key=checkpoint_step, reverse=True)
 
 
-def recover_checkpoints(output_dir: Path) -> None:
-    """Renames whole checkpoints to `checkpoint-N` that a kill left under temporary names.
+def list_checkpoints(output_dir: Path) -> list[Path]:
+    """Checkpoint folders, newest first, verified or not."""
+    return _numbered(output_dir, "checkpoint")
 
-    A new one has priority over the one it replaces, which is then deleted. Call it in one process, while
-    nothing is saved there.
+
+def recover_checkpoints(output_dir: Path) -> None:
+    """Renames whole checkpoints to `checkpoint-N` that a kill left under temporary names; deletes the rest.
+
+    A new one has priority over the one it replaces. Call it in one process, while nothing is saved there.
     """
-    for prefix in ("tmp", "old"):
-        for folder in output_dir.glob(f"{prefix}-*"):
-            if not re.fullmatch(rf"{prefix}-\d+", folder.name):
-                continue
+    with writing(output_dir):
+        for folder in (*_numbered(output_dir, "tmp"), *_numbered(output_dir, "old")):
             final = output_dir / f"checkpoint-{checkpoint_step(folder)}"
-            if not final.exists() and verify_checkpoint(folder):
+            if verify_checkpoint(folder) and not verify_checkpoint(final):
+                remove(final)
                 folder.rename(final)
-            elif prefix == "old" and verify_checkpoint(final):
-                shutil.rmtree(folder)
+            else:
+                remove(folder)
 
 
 def find_checkpoint(output_dir: Path, which: str) -> Path | None:
     """Returns the checkpoint folder to resume from; "latest" is the newest that verifies, None if none does.
 
-    Raises TrainingError where a named checkpoint does not verify.
+    Damaged ones before it are named in a warning. Raises TrainingError where a named one does not verify.
     """
     if which == "latest":
-        return next((p for p in list_checkpoints(output_dir) if verify_checkpoint(p)), None)
-    folder = Path(which) if Path(which).is_dir() else output_dir / which
-    if not verify_checkpoint(folder):
+        for folder in list_checkpoints(output_dir):
+            if (reason := damage(folder)) is None:
+                return folder
+            logger.warning("%s is damaged and skipped: %s", folder, reason)
+        return None
+    folder = Path(which) if os.path.isdir(which) else output_dir / which
+    if reason := damage(folder):
         raise TrainingError(
-            f"{folder} is not a whole checkpoint: {MANIFEST} is missing or names other contents"
+            f"{shown(folder)} is not a whole checkpoint: {reason}; resume from another one, or from latest"
         )
     return folder
 
 
+def retire_checkpoints(output_dir: Path, after: int) -> list[Path]:
+    """Renames checkpoints of later steps to `abandoned-N`, which no run resumes or deletes; returns these.
+
+    Else "latest" would find the branch that a run left when it resumed step `after`.
+    """
+    retired = []
+    with writing(output_dir):
+        for folder in list_checkpoints(output_dir):
+            step = checkpoint_step(folder)
+            if step <= after:
+                continue
+            names = (f"{ABANDONED}-{step}", *(f"{ABANDONED}-{step}-{n}" for n in range(2, 10_000)))
+            retired.append(next(output_dir / name for name in names if not (output_dir / name).exists()))
+            folder.rename(retired[-1])
+    return retired
+
+
 def load_checkpoint(folder: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dict]:
-    """Returns tensors by group and the JSON state of a verified checkpoint."""
-    groups = {file.stem: load_file(file) for file in sorted(folder.glob("*.safetensors"))}
-    return groups, json.loads((folder / "state.json").read_text())
+    """Returns tensors by group and the JSON state of a verified checkpoint.
+
+    Raises TrainingError where a file holds something else than its name says.
+    """
+    try:
+        files = [folder / name for name in sorted(_manifest(folder)) if name.endswith(".safetensors")]
+        state = read_json(folder / STATE, TrainingError, limit=LARGEST_JSON)
+        return {file.stem: load_file(file) for file in files}, {k: v for k, v in state.items() if k != GROUPS}
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(f"{shown(folder)} cannot be loaded: {error}") from error
 
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -7,27 +7,37 @@ import sys
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parses `argv` (default: the command line) and trains; returns 2 on user errors."""
+    """Parses `argv` (default: the command line) and trains.
+
+    Returns 2 on user errors; 0 also where a signal ended the run, after a checkpoint; 130 after Ctrl-C.
+    """
     from magicedit.errors import MagicEditError
     from magicedit.train.config import parse_config
+    from magicedit.train.signals import Signals
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    code, processes = 0, 1
     try:
         config = parse_config(argv)
-        from magicedit.train.loop import Run
+        with Signals() as signals:
+            from magicedit.train.loop import Run
 
-        run = Run(config)
-        run.train()
-        if run.accelerator.num_processes > 1:
-            # Everything is written. Freeing the run would join Gloo's threads, which sometimes wait forever
-            # for a process that has ended.
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(0)
+            run = Run(config, signals)
+            processes = run.accelerator.num_processes
+            run.train()
     except MagicEditError as error:
-        print(f"train.py: error: {error}", file=sys.stderr)
+        print(f"train.py: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    return 0
+    except KeyboardInterrupt:
+        print("train.py: interrupted", file=sys.stderr)
+        code = 130
+    if processes > 1:
+        # Everything is written. Freeing the run would join Gloo's threads, which sometimes wait forever for a
+        # process that has ended.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 if __name__ == "__main__":

@@ -1,7 +1,12 @@
 """Training pairs from a prepared dataset: two pictures of one identity and their AU difference."""
 
+import hashlib
+import io
+import itertools
+import logging
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,19 +16,31 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from PIL import Image
 
 from magicedit import warping
 from magicedit.action_units import NAMES, parse_deltas, to_vector
 from magicedit.data.augment import COMPANIONS
-from magicedit.data.description import read_description
-from magicedit.data.shards import decoded
+from magicedit.data.description import SHARDS, current, read_description
 from magicedit.errors import DatasetError
 from magicedit.faces import condition_image
 from magicedit.faces.regions import face_oval, jaw_contour
 from magicedit.faces.types import LANDMARK_COUNTS, Scheme
+from magicedit.files import opened, shown
 from magicedit.imaging import to_tensor
 
+logger = logging.getLogger(__name__)
+
 REAL, WARPED = 0, 1
+
+COLUMNS = ("identity", "source", "action_units", "landmarks", "pose", "image")
+LABELS = ("emotion", "attributes")  # absent in datasets of before there were any
+ROUNDING = 1e-3  # intensity steps by which a label may miss 0 to 5
+HIGHEST = 5  # intensity steps
+LEAST_FACE = 0.05  # extent of the landmarks, of the crop's side; a face fills most of it
+CHUNK = 256  # rows examined at a time
+MAX_BAD_FRACTION = 0.01
+NAMED = 5  # unusable rows that an error names; the log names all
 
 # Augmentation, the same for source, target and condition.
 ROTATION = 0.15  # radians, both ways
@@ -62,6 +79,20 @@ class Record:
     attributes: frozenset[str] = frozenset()
 
 
+@dataclass(frozen=True)
+class BadRow:
+    """A row that is left out. row: its number in the shard, from 0. source: of its photograph, or empty."""
+
+    shard: str
+    row: int
+    source: str
+    reason: str
+
+    def __str__(self) -> str:
+        named = f" ({shown(self.source)})" if self.source else ""
+        return f"{self.shard} row {self.row}{named}: {self.reason}"
+
+
 class Draw(NamedTuple):
     """The random draw that defines sample n.
 
@@ -88,6 +119,10 @@ class Draw(NamedTuple):
 
 class PairDataset(torch.utils.data.Dataset):
     """Samples of a dataset that `prepare` wrote.
+
+    Opening it reads every shard once: rows are checked and pictures decoded. Unusable rows, such as those
+    with labels outside 0 to 5, are left out, named in the log and listed in `quarantined`; `digest` is that
+    of the others, pictures included.
 
     `dataset[n]` is defined for every n >= 0 and depends only on (seed, n), for every process and order. `len`
     is the number of photographs.
@@ -125,9 +160,12 @@ class PairDataset(torch.utils.data.Dataset):
         action_units: the AUs in order; the dataset must have labels for all of them.
         memory: bytes of pictures and displacement fields that one process may cache; the rest is decoded and
             computed again when needed.
+        max_bad_fraction: share of the rows that may be unusable or missing, 0 to 1; a single one always may,
+            unless this is 0.
 
-    Raises: DatasetError for a folder without such a dataset, an empty or missing split, other action units, a
-    split without real pairs where `warped` < 1, or landmarks that cannot be warped where `warped` > 0.
+    Raises: DatasetError for a folder without such a dataset, an empty or missing split, more unusable rows
+    than that, other action units, a split without real pairs where `warped` < 1, or landmarks that cannot be
+    warped where `warped` > 0.
     """
 
     def __init__(
@@ -144,8 +182,10 @@ class PairDataset(torch.utils.data.Dataset):
         relations: bool = True,
         zero_keeps: bool = False,
         teeth: bool = True,
+        max_bad_fraction: float = MAX_BAD_FRACTION,
     ) -> None:
-        for name, value in (("warped", warped), ("au_dropout", au_dropout)):
+        shares = {"warped": warped, "au_dropout": au_dropout, "max_bad_fraction": max_bad_fraction}
+        for name, value in shares.items():
             if not 0 <= value <= 1:
                 raise DatasetError(f"{name} is a probability from 0 to 1, got {value}")
         self.folder, self.split, self.resolution, self.seed = Path(folder), split, resolution, seed
@@ -154,16 +194,27 @@ class PairDataset(torch.utils.data.Dataset):
         self.action_units = tuple(action_units)
         self.description = read_description(self.folder)
         self.scheme = self.description["landmarks"]
+        if self.scheme not in LANDMARK_COUNTS:
+            raise DatasetError(
+                f"the dataset {shown(folder)} has landmarks {shown(self.scheme)!r}, expected one of "
+                f"{', '.join(LANDMARK_COUNTS)}; run `magicedit prepare` again"
+            )
         if not 0 < resolution <= self.description["crop_size"]:
             raise DatasetError(
-                f"the crops in {folder} have {self.description['crop_size']} px, too few for resolution "
-                f"{resolution}; run `magicedit prepare` again with --size {resolution}"
+                f"the crops in {shown(folder)} have {self.description['crop_size']} px, too few for "
+                f"resolution {resolution}; run `magicedit prepare` again with --size {resolution}"
             )
         if warped > 0 and self.scheme != "mediapipe478":
             raise DatasetError(
                 f"warped pairs need MediaPipe's 478 landmarks, the dataset {folder} has {self.scheme}; "
                 "prepare it with the backend mediapipe, or set warped to 0"
             )
+        wanted = int(np.ceil(resolution * WORKING_SCALE / 16)) * 16  # strides divide it
+        self._working_size = min(wanted, self.description["crop_size"]) if augment else resolution
+        self._held, self._memory = _Held(memory), memory
+        self.max_bad_fraction = max_bad_fraction
+        self.quarantined: list[BadRow] = []
+        self.digest = ""
         self.records, self._places = self._read_records()
         self._photographs_of: dict[str, list[int]] = defaultdict(list)  # by identity
         for index, record in enumerate(self.records):
@@ -179,17 +230,11 @@ class PairDataset(torch.utils.data.Dataset):
                 f"nobody in the {split} split of {folder} has two photographs, so there are no real pairs; "
                 "set warped to 1, or add photographs: one sub-folder per person, two or more in each"
             )
-        wanted = int(np.ceil(resolution * WORKING_SCALE / 16)) * 16  # strides divide it
-        self._working_size = min(wanted, self.description["crop_size"]) if augment else resolution
         # Coarser for large pictures: the fields are smooth, and a grid of about 32 resolves them.
         self._stride = next(
             (s for s in (16, 8, 4, 2) if self._working_size % s == 0 and self._working_size // s >= 24), 1
         )
         self._mirror_order = _mirror_order(self.scheme)
-        self._held = _Held(memory)
-        if len(self.records) * self._working_size**2 * 3 <= memory / 2:
-            for index in range(len(self.records)):  # once, so that worker processes share them
-                self._picture(index)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -387,44 +432,111 @@ class PairDataset(torch.utils.data.Dataset):
         return values[:, ::-1] if draw.flip else values
 
     def _read_records(self) -> tuple[list[Record], list[tuple[Path, int, int]]]:
-        """Returns the split's records, and the place of each picture: file, row group, row in it."""
-        files = sorted((self.folder / "data").glob(f"{self.split}-*.parquet"))
+        """Returns the split's usable records, and the place of each picture: file, row group, row in it.
+
+        It fills `quarantined` and `digest`, and holds the pictures where all fit into half of the memory.
+        """
+        files = sorted(current(self.folder, SHARDS).glob(f"{self.split}-*.parquet"))
+        counts, variants = self.description["photographs"], self.description["variants"]
         if not files:
-            there = ", ".join(self.description.get("photographs", {})) or "none"
             raise DatasetError(
-                f"{self.folder} has no split {self.split!r} (there is {there}); name validation identities "
-                "to `magicedit prepare --validation`"
+                f"{shown(self.folder)} has no split {self.split!r} (there is {', '.join(counts) or 'none'}); "
+                "name validation identities to `magicedit prepare --validation`"
             )
-        columns = self._columns()
-        records, places = [], []
-        for path in files:
+        expected = counts.get(self.split, 0) * (1 + (variants if self.split == "train" else 0))
+        hold = expected * self._working_size**2 * 3 <= self._memory / 2  # then worker processes share them
+        columns, records, places, lost, rows = self._columns(), [], [], [], 0
+        meaning = [self.description[name] for name in ("action_units", "landmarks", "crop_size")]
+        digest = hashlib.sha256(repr(meaning).encode())
+
+        def examined(row: dict[str, Any]) -> tuple[Record, np.ndarray | None, bytes] | str:
             try:
-                with pq.ParquetFile(path) as file:
-                    read = {"identity", "source", "action_units", "landmarks", "pose"}
-                    labels = {"emotion", "attributes"}
-                    read |= labels & {*file.schema_arrow.names}  # absent before there were labels
-                    for group in range(file.num_row_groups):
-                        table = file.read_row_group(group, sorted(read))
-                        places += [(path, group, row) for row in range(table.num_rows)]
-                        records += [
-                            Record(
-                                row["identity"],
-                                row["source"],
-                                np.asarray(row["action_units"], np.float32)[columns],
-                                np.asarray(row["landmarks"], np.float32).reshape(-1, 2),
-                                tuple(row["pose"]),
-                                row.get("emotion") or "",
-                                frozenset(row.get("attributes") or ()),
-                            )
-                            for row in table.to_pylist()
-                        ]
-            except (pa.ArrowInvalid, KeyError, OSError) as error:
-                raise DatasetError(
-                    f"cannot read {path} ({error}); run `magicedit prepare --force` again"
-                ) from error
-        if not records:
-            raise DatasetError(f"the split {self.split!r} of {self.folder} is empty; prepare it again")
+                return self._examined(row, columns, hold)
+            except ValueError as error:
+                return str(error)
+
+        with ThreadPoolExecutor() as pool:  # decoders and digests release Python's lock
+            for path in files:
+                numbered = enumerate(_rows(path, lost))
+                while chunk := list(itertools.islice(numbered, CHUNK)):
+                    rows += len(chunk)
+                    found = pool.map(examined, (row for _, (*_, row) in chunk))
+                    for (number, (group, place, row)), result in zip(chunk, found, strict=True):
+                        if isinstance(result, str):
+                            source = row["source"] if isinstance(row["source"], str) else ""
+                            self.quarantined.append(BadRow(path.name, number, source, result))
+                            continue
+                        record, picture, content = result
+                        if picture is not None:
+                            self._held.get(("picture", len(records)), lambda picture=picture: picture)
+                        digest.update(content)
+                        records.append(record)
+                        places.append((path, group, place))
+        self.digest = digest.hexdigest()
+        self._check_bad(max(rows, expected), expected - rows, lost)
         return records, places
+
+    def _examined(
+        self, row: Mapping[str, Any], columns: list[int], hold: bool
+    ) -> tuple[Record, np.ndarray | None, bytes]:
+        """Returns the record of a row, its picture if it is to be held, and a digest of both.
+
+        ValueError, in a few words, where the row cannot be used.
+        """
+        size, points = self.description["crop_size"], LANDMARK_COUNTS[self.scheme]
+        for name in ("identity", "source"):
+            if not isinstance(row[name], str) or not row[name]:
+                raise ValueError(f"it has no {name}")
+        labels = _numbers(row, "action_units", len(self.description["action_units"]))
+        if labels.min(initial=0) < -ROUNDING or labels.max(initial=0) > HIGHEST + ROUNDING:
+            raise ValueError(
+                f"its action_units are outside 0 to {HIGHEST}: {labels.min():g} to {labels.max():g}"
+            )
+        landmarks = _numbers(row, "landmarks", 2 * points).reshape(-1, 2)
+        if np.abs(landmarks / size - 0.5).max() > 2 or np.ptp(landmarks, axis=0).min() < LEAST_FACE * size:
+            raise ValueError("its landmarks are no face in the picture")
+        pose = tuple(_numbers(row, "pose", 3).tolist()) if row["pose"] else ()
+        record = Record(
+            row["identity"],
+            row["source"],
+            labels[columns],
+            landmarks,
+            pose,
+            str(row.get("emotion") or ""),
+            frozenset(filter(None, row.get("attributes") or ())),
+        )
+        content = row["image"].get("bytes") if isinstance(row["image"], dict) else None
+        if not content:
+            raise ValueError("it has no picture")
+        picture = _decoded(content, size, whole=hold)
+        held = _resized(picture, self._working_size) if hold else None
+        named = repr((row["identity"], row["source"], pose, record.emotion, sorted(record.attributes)))
+        parts = (named.encode(), labels.tobytes(), landmarks.tobytes(), content)
+        return record, held, b"".join(hashlib.sha256(part).digest() for part in parts)
+
+    def _check_bad(self, rows: int, missing: int, lost: list[str]) -> None:
+        """Names what cannot be used in the log. DatasetError where it is more than `max_bad_fraction`.
+
+        rows: of the split, missing ones included. lost: why shards cannot be read to their end.
+        """
+        bad = len(self.quarantined) + max(0, missing)
+        for problem in (*lost, *self.quarantined):
+            logger.warning("left out of %s: %s", shown(self.folder), problem)
+        if missing > 0:
+            logger.warning("%d of %d rows of %s are missing", missing, rows, shown(self.folder))
+        allowed = max(1, int(self.max_bad_fraction * rows)) if self.max_bad_fraction else 0
+        if bad <= allowed and rows > bad and not (lost and missing <= 0):
+            return
+        first = [str(problem) for problem in (*lost, *self.quarantined)][:NAMED]
+        if missing > 0:
+            first.append(f"{missing} rows are missing")
+        if not rows:
+            first.append("it is empty")
+        raise DatasetError(
+            f"the split {self.split!r} of {shown(self.folder)} has {bad} unusable rows of {rows}, more than "
+            f"--max_bad_fraction {self.max_bad_fraction:g} allows ({'; '.join(first)}); run "
+            "`magicedit prepare --force` again"
+        )
 
     def _columns(self) -> list[int]:
         """Returns the positions of the action units in the dataset's labels."""
@@ -439,9 +551,16 @@ class PairDataset(torch.utils.data.Dataset):
     def _stored(self, index: int) -> np.ndarray:
         """The crop as the dataset has it, (crop_size, crop_size, 3) uint8."""
         path, group, row = self._places[index]
-        with pq.ParquetFile(path) as file:  # opened each time: worker processes cannot inherit an open file
-            column = file.read_row_group(group, ["image"]).column(0)
-        return decoded(column[row].as_py())
+        try:
+            with pq.ParquetFile(path) as file:  # opened each time: workers cannot inherit an open file
+                content = file.read_row_group(group, ["image"]).column(0)[row].as_py()["bytes"]
+            return _decoded(content, self.description["crop_size"])
+        except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+            source = self.records[index].source
+            raise DatasetError(
+                f"{shown(path)} has changed: row {row} of its group {group} ({shown(source)}) cannot be read "
+                f"any more ({str(error)[:300]}); resume the run"
+            ) from error
 
     def _picture(self, index: int) -> np.ndarray:
         return self._held.get(("picture", index), lambda: _resized(self._stored(index), self._working_size))
@@ -470,6 +589,53 @@ class PairDataset(torch.utils.data.Dataset):
                 self._landmarks(index, size), size, self.action_units, self._stride
             ),
         )
+
+
+def _rows(path: Path, lost: list[str]) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """Yields row group, number in it, and content of a shard's rows; appends to `lost` why it ends early."""
+    try:
+        with opened(path, DatasetError) as opened_file, pq.ParquetFile(opened_file) as file:
+            there = set(file.schema_arrow.names)
+            if missing := [name for name in COLUMNS if name not in there]:
+                raise DatasetError(f"{path.name} has no column {', '.join(missing)}")
+            columns = [name for name in (*COLUMNS, *LABELS) if name in there]
+            for group in range(file.num_row_groups):
+                rows = file.read_row_group(group, columns).to_pylist()
+                yield from ((group, place, row) for place, row in enumerate(rows))
+    except DatasetError as error:
+        lost.append(str(error))
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        lost.append(f"cannot read {shown(path)} ({' '.join(str(error).split())[:300]})")
+
+
+def _numbers(row: Mapping[str, Any], name: str, count: int) -> np.ndarray:
+    """Returns a cell as (count,) float32; ValueError where it is something else, or not finite."""
+    try:
+        values = np.asarray(row[name], np.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"its {name} are no numbers") from error
+    if values.shape != (count,):
+        raise ValueError(f"it has {values.size if row[name] else 0} {name}, expected {count}")
+    if not np.isfinite(values).all():
+        raise ValueError(f"its {name} are not finite")
+    return values
+
+
+def _decoded(content: bytes, size: int, whole: bool = True) -> np.ndarray:
+    """Returns a stored picture, (size, size, 3) uint8 RGB; ValueError where it is none of that size.
+
+    whole: otherwise only whether it can be decoded counts, and a smaller one may be returned.
+    """
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            if picture.size != (size, size):
+                raise ValueError(f"it has {picture.width} x {picture.height} px, expected {size} x {size}")
+            if not whole:  # JPEG: several times faster
+                picture.draft("RGB", (size // 8, size // 8))
+            return np.asarray(picture.convert("RGB"))
+    except Exception as error:  # decoders of damaged files raise anything at all
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"its picture cannot be used ({reason or type(error).__name__})") from error
 
 
 def _mirror_order(scheme: Scheme) -> np.ndarray:

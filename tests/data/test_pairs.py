@@ -429,7 +429,7 @@ def test_probabilities_are_probabilities(dataset, settings):
 def test_folders_that_are_no_dataset(dataset, tmp_path):
     with pytest.raises(DatasetError, match="magicedit prepare"):
         open_pairs(tmp_path)
-    with pytest.raises(DatasetError, match="format 99"):
+    with pytest.raises(DatasetError, match=r"format .?99"):
         open_pairs(copy_with(dataset, tmp_path / "newer", format=99))
     torn = copy_with(dataset, tmp_path / "torn")
     shard = next((torn / "data").glob("train-*"))
@@ -437,5 +437,5 @@ def test_folders_that_are_no_dataset(dataset, tmp_path):
     with pytest.raises(DatasetError, match=r"cannot read .*train-00000.parquet"):
         open_pairs(torn)
     (torn / "magicedit.json").write_text("{")
-    with pytest.raises(DatasetError, match=r"cannot read .*magicedit.json"):
+    with pytest.raises(DatasetError, match=r"magicedit.json cannot be read"):
         open_pairs(torn)

@@ -50,7 +50,10 @@ class Method(Protocol):
         return False
 
     def export(self, folder: Path, step: int, samples_seen: int) -> None:
-        """Writes the result, in one process. Meanwhile the modules hold averaged weights; leave them so."""
+        """Writes the result into an empty folder, whose files then replace those of an earlier result.
+
+        It is called in one process. Meanwhile the modules hold averaged weights; leave them so.
+        """
 
     def preview(self) -> "np.ndarray | None":
         """A picture (height, width, 3), uint8, of what the present weights do; None: there is none."""
@@ -59,6 +62,10 @@ class Method(Protocol):
     def counters(self) -> dict[str, float]:
         """Counts since the last call, for the log; the loop sums them over processes."""
         return {}
+
+    def data_digest(self) -> str:
+        """Digest of the data that samples are drawn from; empty: unknown."""
+        return ""
 
     def state(self) -> dict[str, Any]:
         """JSON values that a checkpoint keeps for `check`."""

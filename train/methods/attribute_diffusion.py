@@ -5,6 +5,7 @@ It learns to remove noise (Ho et al. 2020, arXiv:2006.11239). A contrastive term
 """
 
 import copy
+import functools
 import itertools
 import logging
 import math
@@ -20,7 +21,7 @@ from diffusers import DDIMScheduler, UNet2DModel
 from magicedit.action_units import NAMES, STRENGTH_RANGE
 from magicedit.data.description import read_description
 from magicedit.data.pairs import PairDataset, Record
-from magicedit.errors import DatasetError, TrainingError
+from magicedit.errors import TrainingError
 from magicedit.imaging import to_pixels
 from magicedit.pipelines.pipeline_attribute_diffusion import (
     WHOLE,
@@ -31,6 +32,7 @@ from magicedit.train.config import TrainConfig, refuse_unused, settings_of
 from magicedit.train.methods import Losses, Method
 from magicedit.train.objectives import add_noise
 from magicedit.train.publish import publish_family
+from magicedit.train.samples import faces_to_preview
 from magicedit.vocabulary import Control, Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -392,6 +394,7 @@ class AttributeDiffusion(Method):
             warped=config.warped,
             augment=config.augment,
             au_dropout=config.au_dropout,
+            max_bad_fraction=config.max_bad_fraction,
             relations=settings.regions,
             zero_keeps=settings.relative,
         )
@@ -409,6 +412,9 @@ class AttributeDiffusion(Method):
             weight_decay=config.adam_weight_decay,
         )
         return {"denoiser": optimizer}
+
+    def data_digest(self) -> str:
+        return self.pairs.digest
 
     def samples(self) -> Samples:
         timesteps = self.pipeline.scheduler.config.num_train_timesteps
@@ -444,15 +450,16 @@ class AttributeDiffusion(Method):
         }
         return AttributeDiffusionPipeline(*networks, self.pipeline.scheduler, **kept)
 
+    @functools.cached_property
+    def _previewed(self) -> list[dict]:
+        opened = functools.partial(self._open_data, "validation")
+        return faces_to_preview(opened, self.pairs, self.config.validation_faces)
+
     def preview(self) -> np.ndarray:
         """For each of some faces, a row of the source and what each control makes of it."""
-        try:
-            pairs = self._open_data("validation")
-        except DatasetError:  # no validation split
-            pairs = self.pairs
         pipeline, rows = self._result(), []
         requests = np.eye(len(self.vocabulary), dtype=np.float32) * WHOLE
-        for example in pairs.examples(self.config.validation_faces):
+        for example in self._previewed:
             source = (example["source"] + 1) / 2
             generator = [torch.Generator().manual_seed(self.config.seed) for _ in requests]
             sources = source.expand(len(requests), -1, -1, -1)

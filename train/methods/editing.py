@@ -1,6 +1,7 @@
 """Shared by methods that train an editing pipeline from pairs: data, identities, previews, results."""
 
 import copy
+import functools
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from accelerate import Accelerator
 from diffusers import UNet2DConditionModel
 
 from magicedit.data.pairs import PairDataset
-from magicedit.errors import DatasetError, MissingDependencyError
+from magicedit.errors import MissingDependencyError
 from magicedit.imaging import to_pixels
 from magicedit.models import TRAINED_NETWORKS
 from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
@@ -21,7 +22,7 @@ from magicedit.train.methods import Losses, Method
 from magicedit.train.networks import Networks, prepare_for_training
 from magicedit.train.objectives import add_noise
 from magicedit.train.publish import publish
-from magicedit.train.samples import TrainingSamples, cache_latents
+from magicedit.train.samples import TrainingSamples, cache_latents, faces_to_preview
 
 logger = logging.getLogger(__name__)
 
@@ -112,6 +113,7 @@ class Editing(Method):
             split=split,
             warped=warped,
             **{name: getattr(self.config, name) for name in same},
+            max_bad_fraction=self.config.max_bad_fraction,
             action_units=self.pipeline.action_units,
             relations=self.relations,
             zero_keeps=self.composed if self.config.zero_keeps is None else self.config.zero_keeps,
@@ -133,6 +135,9 @@ class Editing(Method):
             images=self.latents is None,
             timesteps=self.timesteps,
         )
+
+    def data_digest(self) -> str:
+        return self.pairs.digest
 
     def _make_identity_cache(self) -> IdentityCache | None:
         capacity = int(self.config.reference_cache_gb * 1e9)
@@ -232,15 +237,16 @@ class Editing(Method):
         """Returns the settings that differ between the result and the trained pipeline."""
         return {}
 
+    @functools.cached_property
+    def _previewed(self) -> list[dict]:
+        opened = functools.partial(self._open_data, "validation", warped=1.0)
+        return faces_to_preview(opened, self.pairs, self.config.validation_faces)
+
     def preview(self) -> np.ndarray:
         """Returns a grid of fixed faces with fixed requests: the source, then a column per request."""
-        try:
-            examples = self._open_data("validation", warped=1.0).examples(self.config.validation_faces)
-        except DatasetError:  # no validation split, or other landmarks
-            examples = self.pairs.examples(self.config.validation_faces)
         pipeline = self._result()
         rows = []
-        for example in examples:
+        for example in self._previewed:
             source, condition = ((example[name][None] + 1) / 2 for name in ("source", "condition"))
             requests = torch.as_tensor(np.asarray(example["au_deltas"]), dtype=torch.float32)
             edited = pipeline(

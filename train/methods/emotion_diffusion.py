@@ -211,6 +211,7 @@ def _open_pictures(config: TrainConfig, settings: EmotionSettings) -> EmotionPic
         resolution=config.resolution,
         seed=config.seed,
         warped=1.0,  # nobody needs two photographs
+        max_bad_fraction=config.max_bad_fraction,
         augment=False,
         relations=False,
         teeth=False,
@@ -252,6 +253,9 @@ class EmotionVAE(Method):
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {"vae": _adam(self.config, self.network)}
+
+    def data_digest(self) -> str:
+        return self.pictures.pairs.digest
 
     def samples(self) -> Samples:
         side = self.config.resolution >> (self.settings.vae_levels - 1)
@@ -380,6 +384,9 @@ class EmotionDiffusion(Method):
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {"unet": _adam(self.config, self.pipeline.unet)}
+
+    def data_digest(self) -> str:
+        return self.pictures.pairs.digest
 
     def samples(self) -> Samples:
         unet, scheduler = self.pipeline.unet.config, self.pipeline.scheduler.config

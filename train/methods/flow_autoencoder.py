@@ -280,10 +280,14 @@ class FlowAutoencoder(Method):
             warped=warped,
             augment=self.config.augment,
             au_dropout=self.config.au_dropout,
+            max_bad_fraction=self.config.max_bad_fraction,
             relations=self.settings.known_flow_weight > 0,
             zero_keeps=self.config.zero_keeps is not False,
             teeth=False,  # no flow can make any
         )
+
+    def data_digest(self) -> str:
+        return self.pairs.digest
 
     def samples(self) -> Samples:
         return Samples(self.pairs, self.settings.latent_size, self.config.seed)

@@ -5,6 +5,7 @@ to undo its own edits. `critic_steps` updates of the critic go with one of the g
 """
 
 import copy
+import functools
 import logging
 import math
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from accelerate import Accelerator
 from magicedit.action_units import vocabulary_of
 from magicedit.data.description import read_description
 from magicedit.data.pairs import WARPED, PairDataset
-from magicedit.errors import DatasetError, TrainingError
+from magicedit.errors import TrainingError
 from magicedit.imaging import to_pixels
 from magicedit.pipelines.pipeline_ganimation import (
     FULL_INTENSITY,
@@ -32,6 +33,7 @@ from magicedit.pipelines.pipeline_ganimation import (
 from magicedit.train.config import TrainConfig, refuse_unused, settings_of
 from magicedit.train.methods import Losses, Method
 from magicedit.train.publish import publish_family
+from magicedit.train.samples import faces_to_preview
 from magicedit.warping.muscles import SHAPES
 
 logger = logging.getLogger(__name__)
@@ -309,10 +311,14 @@ class GANimation(Method):
             warped=warped,
             augment=self.config.augment,
             au_dropout=self.config.au_dropout,
+            max_bad_fraction=self.config.max_bad_fraction,
             action_units=self.vocabulary,
             relations=False,
             zero_keeps=True,  # else a dropped label would be that of another picture
         )
+
+    def data_digest(self) -> str:
+        return self.pairs.digest
 
     def samples(self) -> Samples:
         return Samples(self.pairs, self.settings.critic_steps, self.relative, self.config.seed)
@@ -382,14 +388,15 @@ class GANimation(Method):
             **self.vocabulary.to_index(),
         )
 
+    @functools.cached_property
+    def _previewed(self) -> list[dict]:
+        opened = functools.partial(self._open_data, "validation", self.config.warped)
+        return faces_to_preview(opened, self.pairs, self.config.validation_faces)
+
     def preview(self) -> np.ndarray:
         """For each of some faces, a row of the source and its edits, and a row of their attention."""
-        try:
-            pairs = self._open_data("validation", self.config.warped)
-        except DatasetError:  # no validation split
-            pairs = self.pairs
         pipeline, rows = self._result(), []
-        for example in pairs.examples(self.config.validation_faces):
+        for example in self._previewed:
             source, requests = (example["source"] + 1) / 2, example["au_deltas"]
             output = pipeline(source.expand(len(requests), -1, -1, -1), requests, output_type="pt")
             masks = output.attention[:, None].expand_as(output.images)
