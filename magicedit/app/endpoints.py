@@ -6,8 +6,8 @@ client = Client("http://127.0.0.1:7860")
 edited, report = client.predict(handle_file("photo.jpg"), "AU12=+3", api_name="/edit")
 """
 
-import contextlib
 import inspect
+import reprlib
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,16 @@ import gradio as gr
 from magicedit.app.messages import spoken
 from magicedit.app.picture_files import open_upload
 from magicedit.editor import ExpressionEditor, face_to_json
-from magicedit.errors import MagicEditError
+from magicedit.errors import MagicEditError, NoFaceError
 from magicedit.imaging import save_image
+
+LONGEST_NUMBER = 9  # digits of a face's number
+LONGEST_TEXT = 2000  # characters of a field
+KINDS = {
+    "neutral": (bool, "true or false"),
+    "seed": (int, "a whole number"),
+    "tolerance": ((int, float), "a number of intensity steps"),
+}
 
 
 def add_endpoints(editor: ExpressionEditor, folder: Path, concurrency_id: str) -> None:
@@ -27,12 +35,11 @@ def add_endpoints(editor: ExpressionEditor, folder: Path, concurrency_id: str) -
     def edit(photo: str, *values: Any) -> tuple[str, dict[str, Any]]:
         given = dict(zip(fields, values, strict=True))
         asked = {name: value for name, value in given.items() if value not in ("", 0, None)}
-        if asked.get("face", "").isdecimal():
-            asked["face"] = int(asked["face"])
+        for name, value in asked.items():
+            check(name, value)
+        if "face" in asked:
+            asked["face"] = face_of(asked["face"])
         result = editor.edit(opened(photo), **asked)
-        for left in folder.glob("edit-*"):  # emptied by Gradio
-            with contextlib.suppress(OSError):
-                left.rmdir()
         path = save_image(result.image, Path(tempfile.mkdtemp(prefix="edit-", dir=folder)) / "edited.png")
         return str(path), {
             "model": result.model,
@@ -65,6 +72,25 @@ def add_endpoints(editor: ExpressionEditor, folder: Path, concurrency_id: str) -
         shared = {"concurrency_id": concurrency_id, "concurrency_limit": 1}
         gr.Button("edit").click(spoken(edit), inputs, [picture, report], api_name="edit", **shared)
         gr.Button("measure").click(spoken(measure), photo, report, api_name="measure", **shared)
+
+
+def check(name: str, value: Any) -> None:
+    """Raises MagicEditError where a caller sent another kind of value; Gradio lets some of them through."""
+    kind, words = KINDS.get(name, (str, "text"))
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise MagicEditError(f"{name} must be {words}, got {reprlib.repr(value)}")
+    if isinstance(value, str) and len(value) > LONGEST_TEXT:
+        raise MagicEditError(f"{name} must have at most {LONGEST_TEXT} characters, got {len(value)}")
+
+
+def face_of(text: str) -> str | int:
+    """Converts the field of a face. NoFaceError where it names none, or no photograph can have so many."""
+    if text.isdecimal() and len(text) <= LONGEST_NUMBER:
+        return int(text)
+    if text not in ("all", "largest"):
+        told = f"{reprlib.repr(text)} of {len(text)} characters"
+        raise NoFaceError(f'face must be "all", "largest" or a number from 0, got {told}')
+    return text
 
 
 def opened(photo: str | None) -> Any:

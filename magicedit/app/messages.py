@@ -2,13 +2,18 @@
 
 import functools
 import html
+import re
 from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
 
+from magicedit.app.folders import PREFIX
 from magicedit.app.picture_files import Cancelled
 from magicedit.errors import MagicEditError
+
+LONGEST_MESSAGE = 1000  # characters; a message may quote what was sent
+OUR_FOLDER = re.compile(rf"[^\s'\"(]*{PREFIX}\S*/")  # of files that a message names
 
 
 def spoken(
@@ -21,10 +26,12 @@ def spoken(
     """
 
     def text(error: MagicEditError, request: Any) -> str:
+        told = OUR_FOLDER.sub("", str(error))
+        told = told if len(told) <= LONGEST_MESSAGE else f"{told[:LONGEST_MESSAGE]}..."
         if note is None:
-            return str(error)
-        note(request, str(error))
-        return html.escape(str(error), quote=False)
+            return told
+        note(request, told)
+        return html.escape(told, quote=False)
 
     @functools.wraps(handler)
     def wrapped(*args: Any, **kwargs: Any) -> Any:

@@ -3,11 +3,14 @@
 Events receive their inputs' values by component, and return updates by component.
 """
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.exceptions import InvalidPathError
+from gradio_client.utils import is_http_url_like
 
 from magicedit import __version__
 from magicedit.app.endpoints import add_endpoints
@@ -18,7 +21,7 @@ from magicedit.app.sessions import Sessions
 from magicedit.app.tabs import CopyTab, ExpressionTab, SettingsTab, SweepTab, Values
 from magicedit.request import EditRequest
 
-KEPT_SECONDS = 600  # lifetime of uploads and result files; users who wait longer in the queue upload again
+KEPT_SECONDS = 600  # lifetime of uploads and of results that no open page shows
 MODEL = "model"  # events of this name run one at a time
 CSS = Path(__file__).with_name("page.css")
 
@@ -27,8 +30,10 @@ HEADER = f"""\
 <p>Change the expression of a face, muscle by muscle. <span>{__version__}</span></p></header>
 <p class='me-consent' role='note'><strong>Ask first.</strong> Edit only people who agreed to it, and say
 that a picture was edited wherever you show it. Photographs stay on the machine that runs this page, which
-deletes uploads and results after ten minutes.</p>"""
+deletes them when the page is closed, and everything else after ten minutes.</p>"""
 HINT = "Drop a photograph to begin."
+NOT_UPLOADED = "the file was not uploaded by a user of this page, or was deleted since: upload it again"
+WRONG_VALUES = "the values are not those that this address expects; see the page's API documentation"
 
 # A download is made on request; then the browser fetches the file.
 FOLLOW = """file => {
@@ -45,6 +50,27 @@ QUICK = PRIVATE | {"show_progress": "hidden", "concurrency_limit": None}
 RAW = {"preprocess": False}
 
 
+class Blocks(gr.Blocks):
+    """Gradio's, whose refusals of a request's values quote neither our folders nor its own objects."""
+
+    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
+        try:
+            json.loads(json.dumps(inputs), object_hook=refuse_links)
+            return await super().preprocess_data(block_fn, inputs, *args, **kwargs)
+        except gr.Error:  # a sentence for people
+            raise
+        except InvalidPathError as error:
+            raise gr.Error(NOT_UPLOADED, print_exception=False) from error
+        except Exception as error:  # each component raises what it likes at a value of another type
+            raise gr.Error(WRONG_VALUES, print_exception=False) from error
+
+
+def refuse_links(value: dict[str, Any]) -> None:
+    """Raises InvalidPathError for a file on another machine, which Gradio would fetch."""
+    if is_http_url_like(value.get("path")):
+        raise InvalidPathError(NOT_UPLOADED)
+
+
 class Page:
     """Lays out the page and wires its events; `blocks` is Gradio's.
 
@@ -55,9 +81,7 @@ class Page:
     def __init__(self, sessions: Sessions, *, live: bool, settings: EditRequest):
         self.sessions = sessions
         units = sessions.editor.action_units
-        with gr.Blocks(
-            title="magicedit", analytics_enabled=False, delete_cache=(KEPT_SECONDS // 10, KEPT_SECONDS)
-        ) as self.blocks:
+        with Blocks(title="magicedit", analytics_enabled=False) as self.blocks:
             gr.HTML(HEADER)
             self.status = gr.HTML(said(HINT), elem_id="status")
             self.ticket = gr.Number(0, visible=False, precision=0)
@@ -206,6 +230,7 @@ class Page:
     def on_upload(self, request: gr.Request, values: Values) -> Updates:
         session = self.sessions.of(request)
         if (path := values[self.pictures.upload]) is not None:
+            self.sessions.make_room(request)
             session.open(path)
         sliders = self.expression.show(session, values[self.expression.mode], True)
         return self.pictures.show_faces(session) | sliders | self._show_edit(session)

@@ -85,7 +85,8 @@ class Pictures:
     def show_edit(self, session: Session) -> Updates:
         """Updates pictures and figures of the current edit, and the history."""
         past = session.past()
-        thumbnails = [(str(edit.thumbnail), caption(edit.requests)) for edit in session.history]
+        captions = [caption(edit.requests) for edit in session.history]
+        thumbnails = [(str(path), text) for path, text in zip(session.thumbnails(), captions, strict=False)]
         selected = max(session.position, 0)
         return self.show_pair(*session.shown()) | {
             self.bars: "" if past is None else bars(past.faces),

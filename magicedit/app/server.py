@@ -1,25 +1,32 @@
-"""Starts and stops the page's server."""
+"""Starts and stops the page's server.
+
+Gradio's page is mounted in our own application behind `magicedit.app.guard`, and served by uvicorn.
+"""
 
 import contextlib
 import ipaddress
 import os
+import secrets
 import signal
 import socket
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+import webbrowser
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from magicedit.app.folders import Sweeper, temporary_folder
 from magicedit.editor import ExpressionEditor
 from magicedit.errors import MagicEditError, needs_extra
 from magicedit.request import EditRequest, Sampling
 
 LIVE_SECONDS = 0.6  # an edit that takes longer does not follow a slider
-LARGEST_UPLOAD = "64mb"
+PASSWORD = "MAGICEDIT_PASSWORD"  # variable of the environment
+GRACE_SECONDS = 2  # for open connections when the server ends
+MOST_STATES = 64  # pages whose components Gradio remembers; ours need none of it
 
 
 def serve(
@@ -27,6 +34,8 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int = 7860,
+    password: str | None = None,
+    allow_hosts: Collection[str] = (),
     quality: str | None = None,
     guidance: float | None = None,
     seed: int = 0,
@@ -39,70 +48,135 @@ def serve(
     Args:
         load_editor: called once the address is known to be free.
         host: an IPv4 address or name of this machine; unless it is a loopback one, other machines reach the
-            page.
+            page, and a password is asked for.
         port: 0 takes any that is free.
+        password: asked for by the page and its API, with any user name. None: the one in the environment's
+            MAGICEDIT_PASSWORD; else none on a loopback address, and a random one, which is said, elsewhere.
+        allow_hosts: further names under which this machine may be addressed, as of a proxy.
         quality, guidance, seed: what the page starts with; None: the model's own.
         say: gets the address, and remarks.
 
     Raises:
         MissingDependencyError: without the extra `app`.
-        MagicEditError: where the address cannot be had.
+        MagicEditError: where the address cannot be had, or the password is empty.
     """
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    with needs_extra("app", "the web page needs the package gradio"):
-        import gradio
-
-    from magicedit.app.page import CSS, Page
-    from magicedit.app.sessions import Sessions
-
     settings = EditRequest(quality=quality, guidance=guidance, seed=seed)
     address, port = free_address(host, port)
     alone = ipaddress.ip_address(address).is_loopback
+    password = os.environ.get(PASSWORD) or None if password is None else password
+    if password == "":
+        raise MagicEditError("the password is empty; give another one, or none")
+    made = None if alone or password is not None else secrets.token_urlsafe(12)
     until = until or threading.Event()
-    with ended_by_signals(until), temporary_folder() as folder:
+    with ended_by_signals(until), temporary_folder() as folder, own_environment(folder):
+        with needs_extra("app", "the web page needs the package gradio"):
+            from magicedit.app.page import KEPT_SECONDS, Page
+            from magicedit.app.sessions import Sessions
+
         editor = load_editor()
         if until.is_set():
             return
         sessions = Sessions(editor, folder)
+
+        def needed() -> set[Path]:
+            sessions.put_away_old()
+            return sessions.needed()
+
         live = live_seconds(editor) <= LIVE_SECONDS
         blocks = Page(sessions, live=live, settings=settings).blocks
-        blocks.queue(default_concurrency_limit=4)
+        app = guarded(blocks, folder, known_hosts(host, address) | {*allow_hosts}, password or made)
         try:
-            blocks.launch(
-                server_name=address,
-                server_port=port,
-                inbrowser=open_browser,
-                prevent_thread_lock=True,
-                quiet=True,
-                show_error=True,
-                max_file_size=LARGEST_UPLOAD,
-                footer_links=["api"],
-                head=f"<style>{CSS.read_text(encoding='utf-8')}</style>",  # `css=` would rewrite selectors
-                theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
-                ssr_mode=False,
-                share=False,
-                app_kwargs={"middleware": known_hosts(host) if alone else []},
-            )
-            if not alone:
-                say(f"other machines can reach this page, without a password: it listens on {host}:{port}")
-            say(f"the page is at {blocks.local_url}  (Ctrl-C ends it)")
-            until.wait()
+            with Sweeper(folder, KEPT_SECONDS, needed), listening(app, address, port):
+                url = f"http://{'localhost' if address == '0.0.0.0' else address}:{port}/"
+                if not alone:
+                    say(f"other machines can reach this page: it listens on {host}:{port}")
+                if made is not None:
+                    say(
+                        f"the password is {made}  (with any user name; --password or {PASSWORD} sets another)"
+                    )
+                say(f"the page is at {url}  (Ctrl-C ends it)")
+                if open_browser:
+                    webbrowser.open(url)
+                until.wait()
+                blocks.is_running = False  # ends Gradio's streams
         finally:
-            blocks.close(verbose=False)
             sessions.close()
 
 
+def guarded(blocks: Any, folder: Path, hosts: set[str], password: str | None) -> Any:
+    """Returns Gradio's page as an application behind a `Guard`."""
+    import gradio
+    from starlette.applications import Starlette
+
+    from magicedit.app.guard import Guard
+    from magicedit.app.page import CSS
+
+    blocks.queue(default_concurrency_limit=4)
+    blocks.state_session_capacity = MOST_STATES
+    app = gradio.mount_gradio_app(
+        Starlette(),
+        blocks,
+        path="/",
+        show_error=False,  # our own errors are `gradio.Error`s, which are shown all the same
+        allowed_paths=[],
+        blocked_paths=[],
+        root_path="",
+        enable_monitoring=False,
+        run_history=False,
+        pwa=False,
+        mcp_server=False,
+        ssr_mode=False,
+        footer_links=["api"],
+        head=f"<style>{CSS.read_text(encoding='utf-8')}</style>",  # `css=` would rewrite selectors
+        theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+    )
+    blocks.has_launched = True  # else Gradio checks no path of a file
+    return Guard(app, hosts=hosts, password=password, folder=folder, events=blocks.fns)
+
+
 @contextlib.contextmanager
-def temporary_folder() -> Iterator[Path]:
-    """A temporary folder for the files of Gradio and the page."""
-    before = os.environ.pop("GRADIO_TEMP_DIR", None)
-    with tempfile.TemporaryDirectory(prefix="magicedit-app-", ignore_cleanup_errors=True) as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder
-        try:
-            yield Path(folder)
-        finally:
-            del os.environ["GRADIO_TEMP_DIR"]
-            os.environ |= {} if before is None else {"GRADIO_TEMP_DIR": before}
+def listening(app: Any, address: str, port: int) -> Iterator[None]:
+    """Serves an application in another thread. MagicEditError where it cannot start."""
+    import uvicorn
+
+    config = uvicorn.Config(
+        app,
+        host=address,
+        port=port,
+        log_level="warning",
+        ws="none",
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, name="server", daemon=True)
+    thread.start()
+    try:
+        while not server.started:
+            if not thread.is_alive():
+                raise MagicEditError(
+                    f"the page cannot be served on {address}, port {port}; choose another --port"
+                )
+            time.sleep(0.01)
+        yield
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@contextlib.contextmanager
+def own_environment(folder: Path) -> Iterator[None]:
+    """Sets Gradio's variables of the environment, and none but ours, for as long as the page is served: they
+    could open any file, another address, or its editor of code to visitors."""
+    before = {name: os.environ.pop(name) for name in [*os.environ] if name.upper().startswith("GRADIO_")}
+    ours = {"GRADIO_TEMP_DIR": str(folder), "GRADIO_ANALYTICS_ENABLED": "False"}
+    os.environ |= ours
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
+        os.environ |= before
 
 
 @contextlib.contextmanager
@@ -137,12 +211,14 @@ def free_address(host: str, port: int) -> tuple[str, int]:
         ) from error
 
 
-def known_hosts(host: str) -> list[Any]:
-    """Returns middleware that rejects requests to other host names, as in DNS rebinding attacks."""
-    from starlette.middleware import Middleware
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
-
-    return [Middleware(TrustedHostMiddleware, allowed_hosts=[host, "127.0.0.1", "localhost"])]
+def known_hosts(host: str, address: str) -> set[str]:
+    """Returns the names under which the page is reached; on other addresses than loopback, also the
+    machine's own."""
+    known = {host, address, "127.0.0.1", "localhost"}
+    if not ipaddress.ip_address(address).is_loopback:
+        own = {socket.gethostname(), socket.getfqdn()}
+        known |= own | {f"{name}.local" for name in own}
+    return known
 
 
 def live_seconds(editor: ExpressionEditor) -> float:

@@ -6,7 +6,7 @@ It does not depend on the web: `magicedit.app.page` shows it, and tests call it 
 import contextlib
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +16,15 @@ import numpy as np
 
 from magicedit import __version__
 from magicedit.action_units import emotion_deltas
-from magicedit.app.picture_files import SHOWN_SIDE, Cancelled, PictureFiles, close_up, open_upload
+from magicedit.app.picture_files import (
+    SHOWN_SIDE,
+    Cancelled,
+    PictureFiles,
+    Upload,
+    close_up,
+    open_upload,
+    without_folder,
+)
 from magicedit.app.sliders import Mode, Request, joined_sides, levels, slider_names, slider_request
 from magicedit.app.views import outlined
 from magicedit.editor import EditResult, ExpressionEditor, FaceEdit, measured_expression
@@ -54,18 +62,31 @@ class Sweep:
 class PastEdit:
     """One edit of the history; pictures are JPEG files of the session, written in the background.
 
-    requests, faces: by face index, the requests and the measurements. settings: as sampled; equal settings
-    give equal pixels. whole: the result as shown. close: the surroundings of each edited face. thumbnail: of
-    the first of these. seconds: wall time.
+    requests, faces: by face index, the requests and the measurements. settings, reference: as sampled, and
+    whose teeth show; equal ones give equal pixels. whole: the result as shown. close: the surroundings of
+    each edited face. thumbnail: of the first of these. seconds: wall time.
     """
 
     requests: Mapping[int, Request]
     settings: EditRequest
+    reference: Upload | None
     faces: Mapping[int, FaceEdit]
     whole: Future[Path]
     close: Mapping[int, Future[Path]]
     thumbnail: Path
     seconds: float
+
+    def asks(self, requests: Mapping[int, Request], settings: EditRequest, reference: Upload | None) -> bool:
+        """Whether this is the edit that these ask for."""
+        return (self.requests, self.settings, self.reference) == (requests, settings, reference)
+
+    def files(self) -> list[Path]:
+        """Returns its pictures that are written."""
+        written = [picture for picture in (self.whole, *self.close.values()) if picture.done()]
+        return [
+            self.thumbnail,
+            *(picture.result() for picture in written if not picture.cancelled() and not picture.exception()),
+        ]
 
 
 class Session:
@@ -81,12 +102,13 @@ class Session:
 
     Settings are an `EditRequest` without a request: its sampling, teeth and tolerance count.
 
+    Pixels in memory are only a copy: `rest` drops them, and they are read or made again when they are needed.
+
     Args:
         editor: shared by all sessions.
         folder: in which the session makes its own folder of files for the browser.
 
     Attributes:
-        photo: the opened photograph; None before.
         faces: those found in it, largest first.
         ticket: changes with the photograph, with each `cancel`, and with each move in the history.
         chosen: index of the face that the sliders belong to.
@@ -94,12 +116,12 @@ class Session:
         requests: face index -> requested variations, as on the sliders.
         trouble: the last error message, for the page.
         reference: another photograph of the person, whose teeth show; None: none was given.
+        nothing_open: what is said while there is no photograph.
         history: edits, oldest first. position: index of the shown one; -1: the photograph itself.
     """
 
     def __init__(self, editor: ExpressionEditor, folder: Path):
         self.editor = editor
-        self.photo: Photo | None = None
         self.faces: list[Face] = []
         self.ticket = 0
         self.chosen = 0
@@ -110,10 +132,15 @@ class Session:
         self._lock = threading.RLock()  # held for moments only
         self._stop = threading.Event()  # of what runs
         self.trouble = ""
-        self.reference: Photo | None = None
+        self.reference: Upload | None = None
+        self.nothing_open = NOTHING_OPEN
         self._running = 0  # nested calls of `_work`
         self._wanted: dict[type, EditRequest | Sweep] = {}
         self.files = PictureFiles(folder)
+        self._upload: Upload | None = None
+        self._opening = 0  # calls of `open`, one at a time
+        self._opened_photo: tuple[Upload, Photo] | None = None
+        self._opened_reference: tuple[Upload, Photo] | None = None
         self._before: dict[int | None, Path] = {}  # the photograph as shown; by face, close up
         self._latest: tuple[PastEdit, EditResult] | None = None  # the only one kept at full resolution
 
@@ -126,10 +153,16 @@ class Session:
 
     def open(self, path: str | Path) -> None:
         """Opens a photograph. On ImageError and NoFaceError the earlier one stays open."""
-        photo = open_upload(path)
-        faces = self.editor.measure(photo)
+        self._opening += 1
+        try:
+            photo = open_upload(path)
+            faces = self.editor.measure(photo)
+            upload = self.files.keep_upload(Path(path))
+        finally:
+            self._opening -= 1
         with self._lock:
-            self.photo, self.faces, self.chosen, self.reference = photo, faces, 0, None
+            self._upload, self._opened_photo = upload, (upload, photo)
+            self.faces, self.chosen, self.reference, self._opened_reference = faces, 0, None, None
             self.requests, self.history, self.position = {}, [], -1
             self._wanted, self._before, self._latest = {}, {}, None
             self.ticket += 1
@@ -144,8 +177,55 @@ class Session:
         self._opened()
         photo = open_upload(path)
         self.editor.mouths_of([photo])
+        upload = self.files.keep_upload(Path(path))
         with self._lock:
-            self.reference = photo
+            self.reference, self._opened_reference = upload, (upload, photo)
+
+    # --- memory; what asks about many pages waits for none ---
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to lose: no photograph, and none is being opened."""
+        return self._upload is None and not self._opening
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is being made or opened."""
+        return self._running > 0 or self._opening > 0
+
+    @property
+    def photo(self) -> Photo | None:
+        """The opened photograph; None before. ImageError where its file was deleted meanwhile."""
+        with self._lock:
+            if self._upload is None:
+                return None
+            if self._opened_photo is None:
+                self._opened_photo = self._upload, open_upload(self._upload)
+            return self._opened_photo[1]
+
+    def weight(self) -> int:
+        """Returns the bytes of pixels that `rest` would free."""
+        photos = [held[1].size for held in (self._opened_photo, self._opened_reference) if held is not None]
+        latest = self._latest
+        results = [] if latest is None else [latest[1].image.size]
+        return sum(3 * width * height for width, height in (*photos, *results))
+
+    def rest(self) -> None:
+        """Drops pixels from memory, unless work runs."""
+        if self._lock.acquire(blocking=False):
+            try:
+                if not self.busy:
+                    self._opened_photo = self._opened_reference = self._latest = None
+            finally:
+                self._lock.release()
+
+    def needed(self) -> set[Path]:
+        """Returns the files that the page shows or reads again."""
+        with self._lock:
+            uploads = [upload.path for upload in (self._upload, self.reference) if upload is not None]
+            pictures = [picture for past in self.history for picture in past.files()]
+            references = [past.reference.path for past in self.history if past.reference is not None]
+            return {*uploads, *references, *pictures, *self._before.values()}
 
     def choose(self, index: int) -> None:
         """Chooses a face; NoFaceError where there is no such face."""
@@ -243,7 +323,7 @@ class Session:
         try:
             expression = Expression.load(path)
         except MagicEditError as error:
-            raise type(error)(str(error).replace(str(path), path.name)) from error
+            raise type(error)(without_folder(error, path, path.name)) from error
         self.ask_expression(expression, strength)
         return expression
 
@@ -293,26 +373,25 @@ class Session:
         called meanwhile, or another photograph was opened; then nothing changes.
         """
         with self._lock:
-            settings = self._lent(settings)
-            photo, faces, asked, shown = self._opened(), self.faces, self._asked(), self.past()
-            if shown is not None and (shown.requests, shown.settings) == (asked, settings):
+            photo, upload, faces = self._opened(), self._upload, self.faces
+            asked, reference, shown = self._asked(), self.reference, self.past()
+            if shown is not None and shown.asks(asked, settings, reference):
                 return shown
         with self._work():
-            result = self._run(photo, asked, settings, on_step, measure=True)
-            pixels = np.asarray(result.image.convert("RGB"))
-            close = {index: close_up(pixels, faces[index]) for index in asked or (0,)}
-            first = next(iter(close.values()))
+            result = self._run(photo, asked, self._lent(settings, reference), on_step, measure=True)
+            whole, close, thumbnail = pictures_of(result, faces, asked)
             past = PastEdit(
                 requests=asked,
                 settings=settings,
+                reference=reference,
                 faces=dict(zip(asked, result.faces, strict=True)),
-                whole=self.files.keep_later(lambda: reduced(pixels, SHOWN_SIDE)),
+                whole=self.files.keep_later(whole),
                 close={index: self.files.keep_later(lambda p=picture: p) for index, picture in close.items()},
-                thumbnail=self.files.keep(reduced(first, THUMBNAIL_SIDE)),
+                thumbnail=self.files.keep(thumbnail),
                 seconds=result.seconds,
             )
             with self._lock:
-                if self.photo is not photo:
+                if self._upload is not upload:
                     raise Cancelled("another photograph was opened meanwhile")
                 self._raise_if_cancelled()
                 self._latest = past, result
@@ -326,11 +405,11 @@ class Session:
         None if the shown edit has the same requests and settings, which a late preview must not cover.
         """
         with self._lock:
-            settings = self._lent(settings)
-            photo, asked, shown = self._opened(), self._asked(), self.past()
+            photo, asked, reference, shown = self._opened(), self._asked(), self.reference, self.past()
             face = self.faces[self.chosen] if self.close_up else None
-        if shown is not None and (shown.requests, shown.settings) == (asked, settings):
+        if shown is not None and shown.asks(asked, settings, reference):
             return None
+        settings = self._lent(settings, reference)
         quickest = replace(settings, quality="live", steps=None, tolerance=None)
         result = self._run(photo, asked, quickest, None, measure=False)
         pixels = np.asarray(result.image.convert("RGB"))
@@ -359,7 +438,7 @@ class Session:
         """Returns a sweep as a file: PNG, or GIF if animated."""
         with self._lock:
             photo, chosen = self._opened(), self.chosen
-            sampling = self._lent(sweep.settings).sampling()
+            sampling = self._lent(sweep.settings, self.reference).sampling()
         pictures, captions = [], []
         variations = np.linspace(sweep.start, sweep.stop, sweep.count)
         with self._watched(on_step, sweep.settings) as listener:
@@ -382,16 +461,35 @@ class Session:
 
     def shown(self) -> tuple[Path, Path]:
         """Returns the photograph and the shown edit, whole or close up to the chosen face, as JPEG files."""
+        if (past := self.past()) is not None:
+            self._write_again(past)
         with self._lock:
-            pixels, face = self._opened().pixels, self.chosen if self.close_up else None
-            if face not in self._before:
+            self._opened()
+            face = self.chosen if self.close_up else None
+            if face not in self._before or not self._before[face].exists():
+                pixels = self._opened().pixels
                 close = None if face is None else close_up(pixels, self.faces[face])
                 self._before[face] = self.files.keep(reduced(pixels, SHOWN_SIDE) if close is None else close)
-            before, past = self._before[face], self.past()
+            before = self._before[face]
             if past is None:
                 return before, before
             after = past.close.get(self.chosen) if self.close_up else past.whole
         return before, before if after is None else after.result()
+
+    def thumbnails(self) -> list[Path]:
+        """Returns a small picture of each edit of the history, as JPEG files."""
+        with self._lock:
+            history = [*self.history]
+        for past in history:
+            self._write_again(past)
+        return [past.thumbnail for past in history]
+
+    def _write_again(self, past: PastEdit) -> None:
+        """Writes the pictures of an edit that something else deleted, as programs that clean /tmp do."""
+        if not all(path.exists() for path in past.files()):
+            whole, close, thumbnail = pictures_of(self._result(past), self.faces, past.requests)
+            for picture in (whole(), *close.values(), thumbnail):
+                self.files.keep(picture)
 
     def outlined(self) -> Path:
         """Returns the photograph with a numbered frame around each face, as a JPEG file."""
@@ -405,21 +503,16 @@ class Session:
         The text `magicedit` is JSON: version, model, settings, and each face's request.
         """
         with self._lock:
-            photo, past, latest = self._opened(), self.past(), self._latest
+            photo, past = self._opened(), self.past()
         if past is None:
             raise MagicEditError("there is no edit yet: move a slider first")
-        if latest is None or latest[0] is not past:  # edit again; the same values give the same pixels
-            sent = {index: face.sent for index, face in past.faces.items()}
-            latest = past, self._run(photo, sent, past.settings, None, measure=False)
-            with self._lock:
-                self._latest = latest
+        image = self._result(past).image
         told = {"version": __version__, "model": self.editor.model}
         told |= {name: getattr(past.settings, name) for name in ("seed", "quality", "steps")}
         told["faces"] = [
             {"face": index, "requested": rounded(edit.requested), "sent": rounded(edit.sent)}
             for index, edit in past.faces.items()
         ]
-        image = latest[1].image
         image.info |= {
             "Software": f"magicedit {__version__}",
             "Comment": "The expression of this photograph was edited.",
@@ -440,10 +533,22 @@ class Session:
         kind = "variations" if relative else "intensities"
         return expression.save(self.files.folder / f"preset-{kind}.yaml")
 
+    def _result(self, past: PastEdit) -> EditResult:
+        """Returns an edit at full resolution; made anew, it has the same pixels."""
+        with self._lock:
+            photo, latest = self._opened(), self._latest
+        if latest is None or latest[0] is not past:
+            sent = {index: face.sent for index, face in past.faces.items()}
+            settings = self._lent(past.settings, past.reference)
+            latest = past, self._run(photo, sent, settings, None, measure=False)
+            with self._lock:
+                self._latest = latest
+        return latest[1]
+
     def _opened(self) -> Photo:
-        if self.photo is None:
-            raise ImageError(NOTHING_OPEN)
-        return self.photo
+        if (photo := self.photo) is None:
+            raise ImageError(self.nothing_open)
+        return photo
 
     def _face(self) -> Face:
         self._opened()
@@ -452,9 +557,14 @@ class Session:
     def _asked(self) -> dict[int, Request]:
         return {index: dict(asked) for index, asked in sorted(self.requests.items()) if asked}
 
-    def _lent(self, settings: EditRequest) -> EditRequest:
+    def _lent(self, settings: EditRequest, reference: Upload | None) -> EditRequest:
         """Returns the settings with the photograph of `lend_teeth`."""
-        return settings if self.reference is None else replace(settings, references=(self.reference,))
+        if reference is None:
+            return settings
+        with self._lock:
+            if self._opened_reference is None or self._opened_reference[0] is not reference:
+                self._opened_reference = reference, open_upload(reference)
+            return replace(settings, references=(self._opened_reference[1],))
 
     @contextlib.contextmanager
     def _work(self, kind: type[Wanted] | None = None) -> Iterator[Wanted | None]:
@@ -506,3 +616,14 @@ class Session:
                 on_step=listener,
                 **settings.sampling(),
             )
+
+
+def pictures_of(
+    result: EditResult, faces: Sequence[Face], asked: Collection[int]
+) -> tuple[Callable[[], np.ndarray], dict[int, np.ndarray], np.ndarray]:
+    """Returns what the page shows of an edit: the whole, which is computed when it is called; by index, the
+    surroundings of each face that was asked; and a small one of the first of these."""
+    pixels = np.asarray(result.image.convert("RGB"))
+    close = {index: close_up(pixels, faces[index]) for index in asked or (0,)}
+    thumbnail = reduced(next(iter(close.values())), THUMBNAIL_SIDE)
+    return lambda: reduced(pixels, SHOWN_SIDE), close, thumbnail

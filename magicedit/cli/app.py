@@ -10,9 +10,10 @@ examples:
   magicedit app                              then open the address that it prints
   magicedit app --port 8000 --open           in the browser at once
   magicedit app --model my-model --quality fast
+  magicedit app --host 0.0.0.0               for other machines too, with a password that it prints
 
-Only this machine can reach the page, unless --host says otherwise. Uploads are deleted after ten minutes,
-and when the command ends.
+Only this machine can reach the page, unless --host says otherwise. A photograph is deleted when its page is
+closed, other uploads and results after ten minutes, and everything when the command ends.
 """
 
 
@@ -21,8 +22,13 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     app.add_argument(
         "--port", type=int, default=7860, metavar="N", help="of the page's address; 0: any free one (7860)"
     )
-    what = "0.0.0.0 lets other machines use the page too, without a password (127.0.0.1)"
+    what = "0.0.0.0 lets other machines use the page too, with a password (127.0.0.1)"
     app.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help=what)
+    what = "asked for by the page; the variable MAGICEDIT_PASSWORD hides it from other users of this machine "
+    what += "(with --host a random one, which is printed; else none)"
+    app.add_argument("--password", metavar="TEXT", help=what)
+    what = "a further name under which browsers may address this machine; may be repeated"
+    app.add_argument("--allow-host", action="append", default=[], metavar="NAME", help=what)
     app.add_argument("--open", action="store_true", help="open it in the browser")
     add_model_options(app)
 
@@ -32,7 +38,8 @@ def run_app(args: argparse.Namespace) -> int:
 
     serve(
         lambda: load_editor(args, args.backend),
-        **options(args, "host", "port", "quality", "guidance", "seed"),
+        **options(args, "host", "port", "password", "quality", "guidance", "seed"),
+        allow_hosts=args.allow_host,
         open_browser=args.open,
         say=say,
     )
