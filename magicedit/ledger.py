@@ -7,12 +7,13 @@ written. One process at a time writes; others may read at the same time.
 import contextlib
 import json
 import os
+import stat
 from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import IO, Any
 
 from magicedit.errors import OutputError
-from magicedit.files import replacing, sync
+from magicedit.files import read_bytes, replacing, shown, sync
 
 Entry = dict[str, Any]
 Key = Callable[[Entry], Hashable]
@@ -21,7 +22,8 @@ Key = Callable[[Entry], Hashable]
 class Ledger:
     """A record; as a context manager it locks the file.
 
-    key: maps an entry to its key; the last entry of a key counts. entries: by key, in the order of the keys'
+    key: maps an entry to its key, and raises KeyError, TypeError or ValueError for what no run of ours wrote;
+    the last entry of a key counts. entries: by key, in the order of the keys'
     first lines. Raises OutputError where the file cannot be written, another process holds it, or it has
     invalid lines.
     """
@@ -52,7 +54,7 @@ class Ledger:
             os.fsync(self._file.fileno())  # else a power cut could leave a result without a line
         except OSError as error:
             raise OutputError(
-                f"{self.path} could not be written ({error}); make room, then run again to go on"
+                f"{shown(self.path)} could not be written ({error}); make room, then run again to go on"
             ) from error
         self.entries[self._key(entry)] = entry
 
@@ -65,12 +67,15 @@ class Ledger:
 
     def compact(self) -> None:
         """Rewrites the file if it has more lines than entries."""
-        if self.path.read_bytes().count(b"\n") > len(self.entries):
+        if read_bytes(self.path, OutputError).count(b"\n") > len(self.entries):
             self.rewrite()
 
 
 def _line(entry: Entry) -> bytes:
-    return json.dumps(entry, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
+    try:
+        return json.dumps(entry, ensure_ascii=False).encode() + b"\n"
+    except UnicodeEncodeError:  # a file's name that is not UTF-8, which escapes can write
+        return json.dumps(entry).encode() + b"\n"
 
 
 def read_ledger(path: Path, key: Key) -> dict[Hashable, Entry]:
@@ -79,19 +84,19 @@ def read_ledger(path: Path, key: Key) -> dict[Hashable, Entry]:
     An incomplete last line is ignored. OutputError where any other line is not an entry.
     """
     entries: dict[Hashable, Entry] = {}
-    lines = path.read_bytes().split(b"\n") if path.exists() else []
+    lines = read_bytes(path, OutputError).split(b"\n") if os.path.lexists(path) else []
     for number, line in enumerate(lines, start=1):
         if not line.strip() or b"\0" in line:  # NUL: data not yet on the disk at a power cut
             continue
         try:
             entry = json.loads(line)
             entries[key(entry)] = entry
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             if number == len(lines) and isinstance(error, ValueError):
                 break
             raise OutputError(
-                f"{path} line {number} was not written by magicedit ({error!r}); choose another output "
-                "folder, or move the file away to begin anew"
+                f"{shown(path)} line {number} was not written by magicedit ({repr(error)[:200]}); choose "
+                "another output folder, or move the file away to begin anew"
             ) from error
     return entries
 
@@ -101,9 +106,11 @@ def hold(path: Path) -> IO[bytes]:
     closed. OutputError where it cannot be written, or another process holds it."""
     try:
         file = path.open("a+b", buffering=0)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written ({error}); choose another folder") from error
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{shown(path)} cannot be written ({error}); choose another folder") from error
     try:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError("it is no file")
         _lock(file)
         if not os.path.samestat(os.fstat(file.fileno()), path.stat()):  # replaced before it was ours
             raise BlockingIOError("it was replaced")
@@ -112,9 +119,9 @@ def hold(path: Path) -> IO[bytes]:
     except OSError as error:
         file.close()
         if isinstance(error, BlockingIOError):
-            problem = f"another run is writing into {path.parent}; wait for it"
+            problem = f"another run is writing into {shown(path.parent)}; wait for it"
         else:
-            problem = f"{path} cannot be locked ({error}); use a disk of this machine"
+            problem = f"{shown(path)} cannot be locked ({error}); use a disk of this machine"
         raise OutputError(f"{problem}, or choose another folder") from error
     return file
 

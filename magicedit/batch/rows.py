@@ -5,30 +5,66 @@ Rows are validated before a model loads.
 
 import dataclasses
 import difflib
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from magicedit.action_units import FACS, canonical_name
 from magicedit.errors import ActionUnitError, ImageError, MagicEditError, OutputError
 from magicedit.expression import Expression
-from magicedit.files import walk
-from magicedit.imaging import check_output
+from magicedit.files import named, shown, walk
+from magicedit.imaging import PHOTO_SUFFIXES, WRITTEN_SUFFIXES, check_output
 from magicedit.request import EditRequest
 from magicedit.tables import read_table
 
 # A file in the output folder with a line when an edit begins or ends. The "state" of an output's last line is
 # "begun" (the existing output may be older), "done" or "failed".
 JOURNAL = "edits.jsonl"
-# Unsupported formats are not silently skipped: they fail with the reason.
-PHOTO_SUFFIXES = frozenset(
+# Photographs that are not read: they fail with the reason instead of being passed over
+UNREAD_SUFFIXES = frozenset(
     f".{kind}"
-    for kind in "jpg jpeg jfif png webp bmp tif tiff gif ppm pgm avif heic".split()  # noqa: SIM905
+    for kind in (
+        *(
+            "jp2",
+            "j2k",
+            "jpf",
+            "jpx",
+            "jxl",
+            "jxr",
+            "heics",
+            "heifs",
+            "avifs",
+            "jps",
+            "tga",
+            "psd",
+            "dng",
+            "raw",
+        ),
+        *(
+            "arw",
+            "cr2",
+            "cr3",
+            "crw",
+            "erf",
+            "kdc",
+            "nef",
+            "nrw",
+            "orf",
+            "pef",
+            "raf",
+            "rw2",
+            "sr2",
+            "srw",
+            "x3f",
+        ),
+    )
 )
 FORMATS = {"png": ".png", "jpg": ".jpg", "webp": ".webp", "tif": ".tif"}
-_WRITTEN = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"})
 MOST_PROBLEMS = 5  # of a manifest that one message names
+LONGEST_PROBLEM = 300  # characters of one of them
+MOST_DIGITS = 18  # of a whole number
 
 
 @dataclass(frozen=True)
@@ -40,47 +76,60 @@ class Row:
         photo: relative to the folder of photographs.
         output: relative to the output folder.
         request: the request of this edit.
+        problem: why it fails, where that is known without trying.
     """
 
     number: int
     photo: Path
     output: Path
     request: EditRequest
+    problem: str | None = None
 
 
-def photographs_below(folder: Path, leave_out: Path) -> list[Path]:
-    """Returns the photographs in a folder and its sub-folders by file extension, as sorted relative paths.
+def photographs_below(folder: Path, leave_out: Path) -> dict[Path, str | None]:
+    """Returns the photographs in a folder and its sub-folders by file extension, as sorted paths in it, and
+    why one cannot be read, else None; sub-folders that cannot be listed are among them.
 
     Hidden files, files below `leave_out` and results in sub-folders with a journal are excluded. Raises
     ImageError where there are none.
     """
-    found = [
-        path.relative_to(folder)
-        for path in walk(folder, lambda sub: sub.resolve() == leave_out or (sub / JOURNAL).exists())
-        if path.suffix.lower() in PHOTO_SUFFIXES
-    ]
+    found: dict[Path, str | None] = {}
+
+    def unreadable(error: OSError) -> None:
+        found[Path(error.filename).relative_to(folder)] = f"the folder cannot be read: {error.strerror}"
+
+    own = os.path.realpath(leave_out)
+    for path in walk(
+        folder, lambda sub: os.path.realpath(sub) == own or os.path.exists(sub / JOURNAL), unreadable
+    ):
+        suffix = path.suffix.lower()
+        if suffix in PHOTO_SUFFIXES:
+            found[path.relative_to(folder)] = None
+        elif suffix in UNREAD_SUFFIXES:
+            found[path.relative_to(folder)] = f"{suffix} files are not read; convert it to JPEG, PNG or TIFF"
     if not found:
         raise ImageError(
-            f"{folder} holds no photographs; expected files ending in {' '.join(sorted(PHOTO_SUFFIXES))}, "
-            f"not in sub-folders of earlier results (with {JOURNAL})"
+            f"{shown(folder)} holds no photographs; expected files ending in "
+            f"{' '.join(sorted(PHOTO_SUFFIXES))}, not in sub-folders of earlier results (with {JOURNAL})"
         )
-    return sorted(found)
+    return dict(sorted(found.items()))
 
 
 def output_of(photo: Path, format: str | None) -> Path:
     """Returns the same path, with another extension if `format` says so or it cannot be written."""
     if format is not None:
         return photo.with_suffix(FORMATS[format])
-    return photo if photo.suffix.lower() in _WRITTEN else photo.with_suffix(".png")
+    return photo if photo.suffix.lower() in WRITTEN_SUFFIXES else photo.with_suffix(".png")
 
 
 def rows_of_folder(folder: Path, output: Path, request: EditRequest, format: str | None) -> list[Row]:
     """Returns one edit for every photograph."""
-    photos = photographs_below(folder, output.resolve())
+    photos = photographs_below(folder, output)
     rows = [
-        Row(number, photo, output_of(photo, format), request) for number, photo in enumerate(photos, start=1)
+        Row(number, photo, output_of(photo, format), request, problem)
+        for number, (photo, problem) in enumerate(photos.items(), start=1)
     ]
-    _check_outputs(rows, output, lambda row: str(row.photo))
+    _check_outputs([row for row in rows if row.problem is None], output, lambda row: shown(row.photo))
     return rows
 
 
@@ -88,19 +137,19 @@ def _number(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise MagicEditError(f"expected a number, such as 1.5, got {text!r}") from None
+        raise MagicEditError(f"expected a number, such as 1.5, got {shown(text)!r}") from None
 
 
 def _whole(text: str) -> int:
-    if not text.isdecimal():
-        raise MagicEditError(f"expected a whole number, got {text!r}")
+    if not text.isdecimal() or len(text) > MOST_DIGITS:
+        raise MagicEditError(f"expected a whole number, got {shown(text)!r}")
     return int(text)
 
 
 def _yes(text: str) -> bool:
     answers = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
     if text.lower() not in answers:
-        raise MagicEditError(f"expected yes or no, got {text!r}")
+        raise MagicEditError(f"expected yes or no, got {shown(text)!r}")
     return answers[text.lower()]
 
 
@@ -117,7 +166,7 @@ COLUMNS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "expression": ("expression", str),  # a file, relative to the manifest
     "strength": ("strength", _number),
     "neutral": ("neutral", _yes),
-    "face": ("face", lambda text: int(text) if text.isdecimal() else text.lower()),
+    "face": ("face", lambda text: _whole(text) if text.isdecimal() else text.lower()),
     "target_tolerance": ("tolerance", _number),
     "max_edits": ("max_edits", _whole),
     "steps": ("steps", _whole),
@@ -130,47 +179,55 @@ _PLACES = ("photo", "output")
 
 
 def rows_of_manifest(
-    manifest: Path, output: Path, request: EditRequest, format: str | None, names: Sequence[str] | None
+    manifest: Path,
+    output: Path,
+    request: EditRequest,
+    format: str | None,
+    names: Sequence[str] | None,
+    folder: Path = Path(),
 ) -> list[Row]:
     """Reads the rows of a CSV file, see docs/batch.md.
 
     Args:
         request: defaults of empty cells and missing columns.
         names: units that the model can edit, as in `EditRequest.check`.
+        folder: of the photographs, whose names may be written otherwise than in the manifest, see
+            `files.named`.
 
     Raises:
         MagicEditError: naming rows and columns, where the file or any row is unusable.
     """
     table = read_table(manifest)
     if not table.header:
-        raise MagicEditError(f"{manifest} is empty; its first row names the columns, such as photo,au")
+        raise MagicEditError(f"{shown(manifest)} is empty; its first row names the columns, such as photo,au")
     with table.at():
         columns = {column: _column(column) for column in table.header}
-    written = ", ".join(table.header)
+    written = shown(", ".join(table.header))
     if len(set(columns.values())) < len(table.header):
-        raise MagicEditError(f"{manifest} has two columns for one thing: {written}")
+        raise MagicEditError(f"{shown(manifest)} has two columns for one thing: {written}")
     if "photo" not in columns.values():
-        raise MagicEditError(f"{manifest} has no column `photo`; its first row is {written}")
+        raise MagicEditError(f"{shown(manifest)} has no column `photo`; its first row is {written}")
     if not table.rows:
-        raise MagicEditError(f"{manifest} has no rows below its header")
+        raise MagicEditError(f"{shown(manifest)} has no rows below its header")
 
     rows, problems, expressions = [], [], {}
     for number, row in table.rows:
         try:
             values = {columns[c]: cell for c, cell in table.cells(row).items() if cell}
             values = {c: v if c in _PLACES else table.pointed(v) for c, v in values.items()}
-            rows.append(_row(number, values, request, format, manifest.parent, expressions))
+            rows.append(_row(number, values, request, format, folder, manifest.parent, expressions))
             rows[-1].request.check(names)
         except MagicEditError as error:
-            problems.append(f"row {number}: {error}")
+            text = f"row {number}: {error}"
+            problems.append(text if len(text) <= LONGEST_PROBLEM else f"{text[: LONGEST_PROBLEM - 3]}...")
     if problems:
         more = len(problems) - MOST_PROBLEMS
-        shown = "; ".join(problems[:MOST_PROBLEMS])
-        raise MagicEditError(f"{manifest}: {shown}" + (f"; and {more} more rows" if more > 0 else ""))
+        some = "; ".join(problems[:MOST_PROBLEMS])
+        raise MagicEditError(f"{shown(manifest)}: {some}" + (f"; and {more} more rows" if more > 0 else ""))
     try:
         _check_outputs(rows, output, lambda row: f"row {row.number}")
     except OutputError as error:
-        raise OutputError(f"{manifest}: {error}") from error
+        raise OutputError(f"{shown(manifest)}: {error}") from error
     return rows
 
 
@@ -186,7 +243,7 @@ def _column(name: str) -> str:
         near = difflib.get_close_matches(written, known, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise MagicEditError(
-            f"unknown column {name!r}; {hint}Known: {', '.join(known)}, and action units (AU12, AU12L)"
+            f"unknown column {shown(name)!r}; {hint}Known: {', '.join(known)}, and action units (AU12, AU12L)"
         ) from None
 
 
@@ -195,16 +252,19 @@ def _row(
     values: Mapping[str, str],
     request: EditRequest,
     format: str | None,
+    folder: Path,
     beside: Path,
     expressions: dict[str, Expression],
 ) -> Row:
     """Builds one row of a manifest from its non-empty cells, by column."""
     if "photo" not in values:
         raise MagicEditError("names no photo")
-    photo = _inside(values["photo"], "photo", "the folder of photographs")
+    _check_inside(values["photo"], "photo", "the folder of photographs")
+    photo = named(folder, values["photo"])
     target = output_of(photo, format)
     if "output" in values:
-        target = _inside(values["output"], "output", "the output folder")
+        _check_inside(values["output"], "output", "the output folder")
+        target = Path(values["output"].replace("\\", "/"))
 
     changes: dict[str, Any] = {}
     for column, (field, read) in COLUMNS.items():
@@ -215,7 +275,7 @@ def _row(
                 raise MagicEditError(f"column {column}: {error}") from error
     if (file := changes.get("expression")) is not None:
         if file not in expressions:
-            expressions[file] = Expression.read(str(beside / file))
+            expressions[file] = Expression.read(str(beside / named(beside, file)))
         changes["expression"] = expressions[file]
     if units := {n: text for n, text in values.items() if n not in COLUMNS and n not in _PLACES}:
         numbers = FACS.deltas(units)  # a cell holds one number, not further units
@@ -224,23 +284,23 @@ def _row(
     return Row(number, photo, target, dataclasses.replace(request, **changes))
 
 
-def _inside(text: str, column: str, whole: str) -> Path:
-    """Returns a path that stays inside the folder it is relative to."""
-    path = Path(text)
-    if path.is_absolute() or ".." in path.parts or path == Path():
-        raise MagicEditError(f"column {column}: expected a path inside {whole}, got {text!r}")
-    return path
+def _check_inside(text: str, column: str, whole: str) -> None:
+    """Raises MagicEditError for a path that does not stay inside the folder it is relative to."""
+    path = PurePosixPath(text.replace("\\", "/"))
+    leaves = path.is_absolute() or PureWindowsPath(text).is_absolute() or ".." in path.parts
+    if leaves or not path.parts or "\0" in text:
+        raise MagicEditError(f"column {column}: expected a path inside {whole}, got {shown(text)!r}")
 
 
 def check_folders(folder: Path, output: Path) -> None:
     """Raises MagicEditError unless results of `folder` may be written to `output`, which may be missing."""
-    if not folder.is_dir():
-        raise ImageError(f"{folder} is not a folder of photographs")
-    if output.exists() and not output.is_dir():
-        raise OutputError(f"{folder} is a folder, so -o names one too, and {output} is a file")
-    if output.resolve() == folder.resolve():
+    if not os.path.isdir(folder):
+        raise ImageError(f"{shown(folder)} is not a folder of photographs")
+    if os.path.lexists(output) and not os.path.isdir(output):
+        raise OutputError(f"{shown(folder)} is a folder, so -o names one too, and {shown(output)} is a file")
+    if os.path.realpath(output) == os.path.realpath(folder):
         raise OutputError(
-            f"{output} holds the photographs; give another folder, results never replace photographs"
+            f"{shown(output)} holds the photographs; give another folder, results never replace photographs"
         )
 
 
@@ -251,21 +311,23 @@ def _check_outputs(rows: Sequence[Row], output: Path, name: Callable[[Row], str]
     """
     first: dict[Path, Row] = {}
     for row in rows:
-        if row.output.suffix.lower() not in _WRITTEN:
+        if row.output.suffix.lower() not in WRITTEN_SUFFIXES:
             check_output(output / row.output)  # says why
         other = first.setdefault(_folded(row.output), row)
         if other is not row:
-            cases = "" if other.output == row.output else f" ({other.output} where case does not count)"
+            cases = (
+                "" if other.output == row.output else f" ({shown(other.output)} where case does not count)"
+            )
             raise OutputError(
-                f"{name(other)} and {name(row)} would both be written to {row.output}{cases}; give each an "
-                "output of its own (the column `output` of a manifest)"
+                f"{name(other)} and {name(row)} would both be written to {shown(row.output)}{cases}; give "
+                "each an output of its own (the column `output` of a manifest)"
             )
     for row in rows:
         for parent in _folded(row.output).parents:
             if parent in first:
                 raise OutputError(
-                    f"{name(first[parent])} would be written to {first[parent].output}, which is a folder "
-                    f"for {name(row)}, to {row.output}; give one of them another output"
+                    f"{name(first[parent])} would be written to {shown(first[parent].output)}, which is a "
+                    f"folder for {name(row)}, to {shown(row.output)}; give one of them another output"
                 )
 
 
@@ -278,22 +340,26 @@ def check_targets(rows: Iterable[Row], folder: Path, output: Path) -> None:
 
     output: exists.
     """
-    home, source = output.resolve(), folder.resolve()
+    home, source = (Path(os.path.realpath(path)) for path in (output, folder))
     beside = not home.is_relative_to(source)
     rows = list(rows)
     photos = {identity for row in rows if (identity := _identity(folder / row.photo)) is not None}
     first: dict[Path, Path] = {}
     for row in rows:
-        target = (output / row.output).resolve()
+        target = Path(os.path.realpath(output / row.output))
         if first.setdefault(target, row.output) != row.output:
             raise OutputError(
-                f"{first[target]} and {row.output} are one file in {output}, by a link there; remove it"
+                f"{shown(first[target])} and {shown(row.output)} are one file in {shown(output)}, by a link "
+                "there; remove it"
             )
         if not target.is_relative_to(home):
-            raise OutputError(f"{output / row.output} leads out of {output}, to {target}; remove that link")
+            raise OutputError(
+                f"{shown(output / row.output)} leads out of {shown(output)}, to {shown(target)}; remove "
+                "that link"
+            )
         if (beside and target.is_relative_to(source)) or _identity(target) in photos:
             raise OutputError(
-                f"{output / row.output} is a photograph of this batch; choose another output folder"
+                f"{shown(output / row.output)} is a photograph of this batch; choose another output folder"
             )
 
 

@@ -5,7 +5,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -21,7 +20,7 @@ from magicedit.batch.rows import (
 from magicedit.batch.workers import EditorSettings, edit_rows, sensible_workers
 from magicedit.editor.settings import MouthSettings
 from magicedit.errors import MagicEditError, OutputError
-from magicedit.files import sha256_of
+from magicedit.files import sha256_of, shown, sweep
 from magicedit.ledger import Ledger
 from magicedit.models.folder import ModelFolder
 from magicedit.request import EditRequest
@@ -59,8 +58,8 @@ class RowResult:
     def to_json(self) -> dict[str, Any]:
         content = {
             "row": self.row.number,
-            "photo": self.row.photo.as_posix(),
-            "output": self.row.output.as_posix(),
+            "photo": shown(self.row.photo.as_posix()),
+            "output": shown(self.row.output.as_posix()),
             "status": self.status,
         }
         if self.status == "failed":
@@ -90,7 +89,7 @@ class BatchReport:
     def to_json(self) -> dict[str, Any]:
         counts = {status: len(self.of_status(status)) for status in ("done", "skipped", "failed")}
         return {
-            "output": str(self.output),
+            "output": shown(self.output),
             **counts,
             "warnings": sum(len(result.warnings) for result in self.results),
             "seconds": round(self.seconds, 3),
@@ -107,6 +106,8 @@ class BatchOptions(TypedDict, total=False):
     dtype: str | None
     backend: str
     optimize: bool
+    mark: bool
+    strip_private: bool
     format: str | None
     workers: int | None
     force: bool
@@ -129,6 +130,7 @@ def edit_folder(
         request: the request for each photograph.
         model, device, dtype, backend: see `ExpressionEditor.from_pretrained`; "mini" by default.
         optimize: find this machine's fastest settings first, see `ExpressionEditor.optimize`.
+        mark, strip_private: of the results, see `ExpressionEditor.from_pretrained`.
         format: "png", "jpg", "webp" or "tif"; default: the photograph's own, PNG if that cannot be written.
         workers: processes, each with its own model (default: 1); above 1, the calling script needs `if
             __name__ == "__main__":`. None: a sensible number for this machine.
@@ -164,7 +166,8 @@ def edit_manifest(
 
     def rows(settings: EditorSettings, format: str | None) -> list[Row]:
         names = ModelFolder.find(settings.model).editable
-        return rows_of_manifest(Path(manifest), settings.output, request or EditRequest(), format, names)
+        asked = request or EditRequest()
+        return rows_of_manifest(Path(manifest), settings.output, asked, format, names, settings.folder)
 
     return _run(rows, Path(folder), Path(output), **options)
 
@@ -197,19 +200,22 @@ def _run(
         MouthSettings(teeth)
     try:
         settings.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"the folder {settings.output} cannot be made ({error}); choose another") from error
-    check_targets(rows, settings.folder, settings.output)
+    except (OSError, ValueError) as error:
+        raise OutputError(f"the folder {shown(output)} cannot be made ({error}); choose another") from error
+    possible = [row for row in rows if row.problem is None]
+    check_targets(possible, settings.folder, settings.output)
     model = {"name": settings.model, "digest": ModelFolder.find(settings.model).fingerprint}
     model |= {"dtype": settings.dtype, "backend": settings.backend}
-    with Ledger(settings.output / JOURNAL, itemgetter("output")) as journal:
+    with Ledger(settings.output / JOURNAL, _key) as journal:
+        sweep(settings.output)
         if not force:
-            _check_strangers(rows, settings, journal)
-        results: dict[Path, RowResult] = {}  # by output, which is unique to each row
-        for row in () if force else rows:
+            _check_strangers(possible, settings, journal)
+        # By number, which is unique to each row
+        results = {row.number: RowResult(row, "failed", reason=row.problem) for row in rows if row.problem}
+        for row in () if force else possible:
             if (entry := _kept(row, settings, model, journal)) is not None:
-                results[row.output] = _told(row, "skipped", entry)
-        waiting = [row for row in rows if row.output not in results]
+                results[row.number] = _told(row, "skipped", entry)
+        waiting = [row for row in rows if row.number not in results]
         if workers is None:
             workers = sensible_workers(len(waiting), settings.device)
         workers = min(workers, len(waiting))
@@ -226,16 +232,17 @@ def _run(
         with bar:
             for row, outcome in edit_rows(settings, waiting, workers, begin) if waiting else ():
                 if outcome["state"] == "failed":  # an existing output is from an earlier run, or replaceable
-                    outcome = outcome | {"left": (settings.output / row.output).exists()}
+                    outcome = outcome | {"left": os.path.exists(settings.output / row.output)}
                 asked = {"request": row.request.to_json(), "model": model}
                 journal.add(_about(row, settings) | outcome | asked)
                 if outcome["state"] == "done":
-                    results[row.output] = _told(row, "done", outcome)
+                    results[row.number] = _told(row, "done", outcome)
                 else:
-                    left = f"; {row.output} there is that of an earlier run" if outcome["left"] else ""
-                    results[row.output] = RowResult(row, "failed", reason=outcome["reason"] + left)
+                    name = shown(row.output)
+                    left = f"; {name} there is that of an earlier run" if outcome["left"] else ""
+                    results[row.number] = RowResult(row, "failed", reason=outcome["reason"] + left)
                 bar.update()
-    ordered = [results[row.output] for row in rows]
+    ordered = [results[row.number] for row in rows]
     return BatchReport(settings.output, ordered, time.perf_counter() - started, workers)
 
 
@@ -248,9 +255,23 @@ def _size_of_screen() -> dict[str, Any]:
     return {"dynamic_ncols": True} if known else {"ncols": 80, "nrows": 24}
 
 
+def _key(entry: dict[str, Any]) -> str:
+    """The output that a line of the journal is about; ValueError or TypeError where we did not write it."""
+    fits = isinstance(entry["output"], str) and isinstance(entry["state"], str)
+    if entry["state"] == "done":
+        faces = entry["faces"]
+        fits &= isinstance(entry["seconds"], int | float) and isinstance(entry.get("left_alone", 0), int)
+        fits &= isinstance(faces, list) and all(
+            isinstance(face, dict) and isinstance(face["warnings"], list) for face in faces
+        )
+    if not fits:
+        raise ValueError("its values are not those of an edit")
+    return entry["output"]
+
+
 def _about(row: Row, settings: EditorSettings) -> dict[str, str]:
     """Returns the output and the photograph that a line of the journal describes."""
-    folder = os.path.relpath(settings.folder.resolve(), settings.output.resolve())
+    folder = os.path.relpath(os.path.realpath(settings.folder), os.path.realpath(settings.output))
     return {"output": row.output.as_posix(), "photo": row.photo.as_posix(), "folder": folder}
 
 
@@ -267,7 +288,7 @@ def _kept(
     earlier = entry.get("model")
     if model["digest"] is not None and isinstance(earlier, dict):  # the same files may have several names
         earlier = earlier | {"name": model["name"]}
-    finished = entry.get("state") == "done" and (settings.output / row.output).is_file()
+    finished = entry.get("state") == "done" and os.path.isfile(settings.output / row.output)
     if not finished or entry.get("request") != row.request.to_json() or earlier != model:
         return None
     return entry if _same_photo(entry, row, settings) else None
@@ -285,7 +306,7 @@ def _check_strangers(rows: Sequence[Row], settings: EditorSettings, journal: Led
     """Raises OutputError where a file would be overwritten that no run of ours made of that photograph."""
     strangers = []
     for row in rows:
-        if not (settings.output / row.output).exists():
+        if not os.path.exists(settings.output / row.output):
             continue
         entry = journal.entries.get(row.output.as_posix(), {})
         state = entry.get("state")
@@ -295,7 +316,7 @@ def _check_strangers(rows: Sequence[Row], settings: EditorSettings, journal: Led
             strangers.append(row.output)
     if strangers:
         raise OutputError(
-            f"{len(strangers)} of the results exist in {settings.output} and are of no run that its "
-            f"{JOURNAL} knows, or of other photographs, such as {strangers[0]}; choose another folder, move "
-            "them away, or replace them with --force (force=True)"
+            f"{len(strangers)} of the results exist in {shown(settings.output)} and are of no run that its "
+            f"{JOURNAL} knows, or of other photographs, such as {shown(strangers[0])}; choose another "
+            "folder, move them away, or replace them with --force (force=True)"
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 from magicedit.batch.rows import Row
 from magicedit.errors import MagicEditError
-from magicedit.files import sha256_of
+from magicedit.files import sha256_of, shown
 from magicedit.imaging import check_output, open_photo, save_image
 from magicedit.workers import cores, each
 
@@ -23,7 +23,7 @@ MEMORY_A_WORKER = 1.2e9  # bytes; with `mini` 0.8e9 were measured
 class EditorSettings:
     """What a worker loads, and the folders it reads and writes; see `ExpressionEditor.from_pretrained`.
 
-    optimize: whether to find this machine's fastest settings first.
+    optimize: whether to find this machine's fastest settings first. mark, strip_private: of the results.
     """
 
     folder: Path
@@ -33,6 +33,8 @@ class EditorSettings:
     dtype: str | None = None
     backend: str = "mediapipe"
     optimize: bool = False
+    mark: bool = True
+    strip_private: bool = False
 
 
 class Worker:
@@ -43,7 +45,12 @@ class Worker:
 
         self.settings = settings
         self.editor = ExpressionEditor.from_pretrained(
-            settings.model, device=settings.device, dtype=settings.dtype, backend=settings.backend
+            settings.model,
+            device=settings.device,
+            dtype=settings.dtype,
+            backend=settings.backend,
+            mark=settings.mark,
+            strip_private=settings.strip_private,
         )
         if settings.optimize:
             self.editor.optimize()
@@ -61,6 +68,8 @@ class Worker:
             save_image(result.image, target, forbid=source)
         except MagicEditError as error:
             return failed(" ".join(str(error).split()))
+        except OSError as error:
+            return failed(f"{shown(error.filename or target)}: {error.strerror or error}")
         except Exception as error:  # a bug of ours must not stop the other rows
             return failed(f"{type(error).__name__}: {' '.join(str(error).split())}")
         return {
@@ -69,6 +78,7 @@ class Worker:
             "seconds": round(time.perf_counter() - started, 3),
             "faces": [face.to_json() for face in result.faces],
             "left_alone": result.left_alone,
+            "marked": result.marked,
         }
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from magicedit.cli.common import edit_request, options, print_json, say, warn_of_copies
 from magicedit.errors import MagicEditError, OutputError
+from magicedit.files import shown
 
 if TYPE_CHECKING:
     from magicedit.batch import BatchReport
@@ -37,23 +38,26 @@ def refuse_folder_options(args: argparse.Namespace) -> None:
     given = options(args, "manifest", "format", "workers", "force")
     if used := [f"--{name}" for name, value in given.items() if value is not None and value is not False]:
         raise MagicEditError(
-            f"{', '.join(used)}: only for a folder of photographs, and {args.photo} is none; "
+            f"{', '.join(used)}: only for a folder of photographs, and {shown(args.photo)} is none; "
             "give the folder, or leave the option out"
         )
 
 
 def run_edit_folder(args: argparse.Namespace) -> int:
     from magicedit.batch import edit_folder, edit_manifest
+    from magicedit.imaging import WRITTEN_SUFFIXES
 
     if args.overwrite:
         raise OutputError("--overwrite is for one photograph: results of a folder go to another folder")
-    if Path(args.output).suffix.lower() in (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"):
+    if Path(args.output).suffix.lower() in WRITTEN_SUFFIXES:
         raise OutputError(
-            f"{args.photo} is a folder, not a file, so -o names a folder too; {args.output} looks like a file"
+            f"{shown(args.photo)} is a folder, not a file, so -o names a folder too; {shown(args.output)} "
+            "looks like a file"
         )
     request = edit_request(args)
     settings = options(args, "model", "device", "dtype", "backend", "format", "workers", "force")
     settings |= {"optimize": args.fast, "progress": sys.stderr.isatty(), "say": say}
+    settings |= options(args, "mark", "strip_private")
     if args.manifest is not None:
         report = edit_manifest(args.photo, args.manifest, args.output, request, **settings)
     else:
@@ -71,18 +75,19 @@ def complain(report: "BatchReport", numbered: bool) -> None:
     from magicedit.batch import JOURNAL
 
     warn_of_copies(sum(r.row.request.is_empty for r in report.results), of=len(report.results))
-    warnings = [f"{r.row.photo}: {text}" for r in report.of_status("done") for text in r.warnings]
+    warnings = [f"{shown(r.row.photo)}: {text}" for r in report.of_status("done") for text in r.warnings]
     for line in warnings[:MOST_WARNINGS]:
         say(f"warning: {line}")
     if len(warnings) > MOST_WARNINGS:
-        say(f"warning: and {len(warnings) - MOST_WARNINGS} more; {report.output / JOURNAL} has them all")
+        journal = shown(report.output / JOURNAL)
+        say(f"warning: and {len(warnings) - MOST_WARNINGS} more; {journal} has them all")
     if failures := report.of_status("failed"):
-        width = max(len(str(result.row.photo)) for result in failures)
+        width = max(len(shown(result.row.photo)) for result in failures)
         say("failed:")
         say(f"  {'row':>5}  {'photo':<{width}}  reason" if numbered else f"  {'photo':<{width}}  reason")
         for result in failures:
             number = f"{result.row.number:>5}  " if numbered else ""
-            say(f"  {number}{result.row.photo!s:<{width}}  {result.reason}")
+            say(f"  {number}{shown(result.row.photo):<{width}}  {result.reason}")
 
 
 def print_summary(report: "BatchReport") -> None:
@@ -97,4 +102,4 @@ def print_summary(report: "BatchReport") -> None:
         )
     pace = f", {report.seconds / len(done):.2f} s an edit" if done else ""
     worker = "1 worker" if report.workers == 1 else f"{report.workers} workers"
-    print(f"{report.output}  ({worker}, {report.seconds:.1f} s{pace})")
+    print(f"{shown(report.output)}  ({worker}, {report.seconds:.1f} s{pace})")

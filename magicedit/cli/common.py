@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from magicedit import files
 from magicedit.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from magicedit.request import EditRequest
 
 
+LARGEST_LIST = 100_000_000  # bytes of a file of names
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".m4v", ".avi", ".webm", ".mpg", ".mpeg", ".wmv")
 
 
@@ -28,7 +30,13 @@ def say(message: str) -> None:
 
 
 def print_json(content: dict[str, Any]) -> None:
-    print(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
+    """Prints an object; what the terminal's encoding lacks is escaped."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(content, indent=2, allow_nan=False)
+    print(text)
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:
@@ -116,7 +124,16 @@ def add_output_group(parser: argparse.ArgumentParser, overwritten: str) -> None:
     """overwritten: the input and the output, for the help of --overwrite."""
     out = parser.add_argument_group("output")
     out.add_argument("--overwrite", action="store_true", help=f"allow {overwritten} to be the same file")
+    add_mark_options(out)
     add_json_option(out)
+
+
+def add_mark_options(parser: argparse._ActionsContainer) -> None:
+    """Adds what an output says of itself, see `magicedit.provenance`."""
+    what = "do not mark the result as edited, see `magicedit verify`"
+    parser.add_argument("--no-mark", dest="mark", action="store_false", help=what)
+    what = "leave out where the photograph was taken, serial numbers and the owner's name"
+    parser.add_argument("--strip-private", action="store_true", help=what)
 
 
 def expression_arguments(args: argparse.Namespace) -> dict[str, Any]:
@@ -266,14 +283,15 @@ def chosen_people(option: str, text: str, otherwise: str) -> list[str]:
     """
     if text.startswith("@"):
         try:
-            names = Path(text[1:]).read_text(encoding="utf-8").split("\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise DatasetError(f"cannot read the names of {option} in {text[1:]}: {error}") from error
+            names = files.read_text(text[1:], DatasetError, limit=LARGEST_LIST).split("\n")
+        except DatasetError as error:
+            name = files.shown(text[1:])
+            raise DatasetError(f"cannot read the names of {option} in {name}: {error}") from error
     else:
         names = text.split(",")
     names = [name.strip() for name in names if name.strip()]
     if not names:
-        raise DatasetError(f"{option} {text} names nobody; leave it out to {otherwise}")
+        raise DatasetError(f"{option} {files.shown(text)} names nobody; leave it out to {otherwise}")
     return names
 
 
@@ -319,7 +337,12 @@ def load_editor(args: argparse.Namespace, backend: "str | FaceBackend") -> "Expr
         from magicedit.editor import ExpressionEditor
 
         editor = ExpressionEditor.from_pretrained(
-            args.model, device=args.device, dtype=args.dtype, backend=backend
+            args.model,
+            device=args.device,
+            dtype=args.dtype,
+            backend=backend,
+            mark=getattr(args, "mark", True),
+            strip_private=getattr(args, "strip_private", False),
         )
     if args.fast:
         say(f"fastest here: {editor.optimize()}")
@@ -368,11 +391,12 @@ def report_edits(
     """
     seconds = sum(result.seconds for result in results)
     if args.json:
-        print_json({"output": str(output), "seconds": round(seconds, 3)} | content)
+        marked = any(result.marked for result in results)
+        print_json({"output": files.shown(output), "seconds": round(seconds, 3), "marked": marked} | content)
         return 0
     for result in results if shown is None else shown:
         print_faces(result.faces)
-    print(f"{output}  ({seconds:.1f} s)")
+    print(f"{files.shown(output)}  ({seconds:.1f} s)")
     return 0
 
 

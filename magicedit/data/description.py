@@ -1,15 +1,19 @@
 """The files beside the shards of a prepared dataset: magicedit.json, report.json and the dataset card."""
 
 import json
+import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from magicedit.errors import DatasetError
-from magicedit.files import write_text
+from magicedit.files import read_json, shown, write_text
 
 FORMAT_VERSION = 1
+WORK = ".work"  # measurements of an interrupted run, and a dataset that is about to replace the old one
+NEXT = "next"  # in WORK: a whole dataset, from the moment that it has this name
+SHARDS = "data"
 DESCRIPTION_FILE, REPORT_FILE, CARD_FILE = "magicedit.json", "report.json", "README.md"
 SPLITS = ("train", "validation")
 _VARIANTS_NOTE = """- Beside each training photograph stand {count} that a model of the face's muscles warped
@@ -18,31 +22,71 @@ _VARIANTS_NOTE = """- Beside each training photograph stand {count} that a model
 """
 
 
+def current(folder: Path, name: str) -> Path:
+    """The place of a file or folder of a dataset, also where a kill interrupted replacing it by a new one."""
+    new = folder / WORK / NEXT / name
+    return new if os.path.lexists(new) else folder / name
+
+
 def read_description(folder: str | Path) -> dict[str, Any]:
-    """Reads magicedit.json of a dataset. DatasetError if it is missing or has another format."""
-    path = Path(folder) / DESCRIPTION_FILE
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    """Reads magicedit.json of a dataset. DatasetError if it is missing, unusable or of another format."""
+    path = current(Path(folder), DESCRIPTION_FILE)
+    if not os.path.lexists(path):
         raise DatasetError(
-            f"{folder} is no prepared dataset ({DESCRIPTION_FILE} is missing); make one with "
+            f"{shown(folder)} is no prepared dataset ({DESCRIPTION_FILE} is missing); make one with "
             "`magicedit prepare PHOTOGRAPHS -o DATASET`"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"cannot read {path}: {error}; run `magicedit prepare` again") from error
-    if not isinstance(description, dict) or description.get("format") != FORMAT_VERSION:
-        found = description.get("format") if isinstance(description, dict) else None
+        )
+    description = read_json(path, DatasetError)
+    found = description.get("format") if isinstance(description, dict) else None
+    if found != FORMAT_VERSION:
         raise DatasetError(
-            f"{path} has format {found!r}, this version reads {FORMAT_VERSION}; run `magicedit prepare` again"
+            f"{shown(path)} has format {shown(found)!r}, this version reads {FORMAT_VERSION}; run "
+            "`magicedit prepare` again"
+        )
+    if wrong := [key for key, fits in _FIELDS.items() if not fits(description.get(key))]:
+        raise DatasetError(
+            f"{shown(path)} has no usable {', '.join(wrong)}; run `magicedit prepare` again with --force"
         )
     return description
+
+
+def _of(kind: type | tuple[type, ...]) -> Callable[[Any], bool]:
+    """Whether a value is of a kind; true and false are no numbers."""
+    return lambda value: isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _list_of(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(map(fits, value))
+
+
+def _table_of(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, dict) and all(map(fits, value.values()))
+
+
+_COUNTS = dict.fromkeys(("photographs", "identities", "pairs"), _table_of(_of(int))) | {"variants": _of(int)}
+_FIELDS = {  # of magicedit.json, and whether a value fits
+    "action_units": _list_of(_of(str)),
+    "measured": _list_of(_of(str)),
+    "labeller": _of(str),
+    "landmarks": _of(str),
+    "crop_size": lambda size: _of(int)(size) and 0 < size < 2**16,
+    "settings": _of(dict),
+    "fingerprint": _of(str),
+    **_COUNTS,
+}
+_REPORTED = {  # of report.json
+    "rejected": _list_of(_table_of(_of(str))),
+    "notes": _list_of(_table_of(_of(str))),
+    "ignored": _list_of(_of(str)),
+    **_COUNTS,
+}
 
 
 def up_to_date(output: Path, fingerprint: str) -> dict[str, Any] | None:
     """Returns the report of the earlier run if it had the same input and finished."""
     description, report = _earlier(output)
     complete = description.get("fingerprint") == fingerprint and all(
-        any((output / "data").glob(f"{split}-*.parquet")) for split in report["photographs"]
+        any((output / SHARDS).glob(f"{split}-*.parquet")) for split in report["photographs"]
     )
     return report if complete else None
 
@@ -52,16 +96,26 @@ def failed_before(output: Path, settings: Mapping[str, Any]) -> dict[str, str]:
     description, report = _earlier(output)
     if description.get("settings") != settings:
         return {}
-    return {entry["sha256"]: entry["reason"] for entry in report["rejected"] if "sha256" in entry}
+    return {
+        entry["sha256"]: entry["reason"]
+        for entry in report["rejected"]
+        if {"sha256", "reason"} <= entry.keys()
+    }
 
 
 def _earlier(output: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns magicedit.json and report.json of the earlier run; empty if one of them is missing."""
+    """Returns magicedit.json and report.json of the earlier run; empty if one of them is missing or unusable,
+    so that everything is written again."""
     try:
-        description, report = (output / DESCRIPTION_FILE, output / REPORT_FILE)
-        return json.loads(description.read_text("utf-8")), json.loads(report.read_text("utf-8"))
-    except (OSError, ValueError):
+        description, report = read_description(output), read_json(output / REPORT_FILE, DatasetError)
+    except DatasetError:
         return {}, {}
+    usable = isinstance(report, dict) and report.keys() == _REPORTED.keys()
+    return (
+        (description, report)
+        if usable and all(fits(report[k]) for k, fits in _REPORTED.items())
+        else ({}, {})
+    )
 
 
 def count_by_split(
@@ -87,7 +141,7 @@ def count_by_split(
 
 
 def write_descriptions(output: Path, report: Mapping[str, Any], description: Mapping[str, Any]) -> None:
-    """Writes the three files, each atomically, magicedit.json last."""
+    """Writes the three files, each atomically."""
     write_text(output / REPORT_FILE, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     write_text(output / CARD_FILE, _card(description) + "\n")
     write_text(output / DESCRIPTION_FILE, json.dumps(description, indent=2, ensure_ascii=False) + "\n")

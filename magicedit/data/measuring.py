@@ -14,6 +14,7 @@ from magicedit.data.shards import MEASURED, Place, Row, encoded, encoded_region,
 from magicedit.data.sources import Source
 from magicedit.errors import ImageError
 from magicedit.faces import FaceBackend, align, crop_face, load_backend
+from magicedit.files import shown
 from magicedit.imaging import open_photo
 
 MAX_YAW, MAX_PITCH = 40.0, 30.0  # degrees; beyond, half of the face is hidden and its landmarks unreliable
@@ -41,8 +42,7 @@ def measure_all(
     rows: list[Row] = []
     if not pending:
         return failures
-    work.mkdir(exist_ok=True)
-    number = len(list(work.glob("*.parquet")))
+    number = max((int(path.stem) + 1 for path in work.glob("*.parquet") if path.stem.isdecimal()), default=0)
 
     def flush() -> None:
         nonlocal number
@@ -73,9 +73,11 @@ def _measure(source: Source, backend: FaceBackend, settings: Mapping[str, Any]) 
     """Returns the row of a photograph without labels, or the reason of its rejection."""
     try:
         photo = open_photo(source.path)
-    except ImageError as error:
-        return str(error).replace(str(source.path), source.name)  # the report names no paths of this machine
-    faces = backend.detect(photo.pixels)
+        faces = backend.detect(photo.pixels)
+    except ImageError as error:  # the report names no paths of this machine
+        return (
+            str(error).replace(shown(source.path), shown(source.name)).replace(str(source.path), source.name)
+        )
     if not faces:
         return "no face found"
     face, size, notes = faces[0], settings["size"], []

@@ -11,11 +11,11 @@ becomes a folder that `datasets.load_dataset` reads as it is:
     DATASET/README.md         dataset card
 
 Running it again with the same photographs and settings writes nothing; with some photographs new or changed,
-only these are measured. Interrupted runs resume.
+only these are measured. Interrupted runs resume, and an earlier dataset stays until the new one is whole.
 """
 
 import dataclasses
-import shutil
+import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -26,14 +26,16 @@ from magicedit.data.description import (
     DESCRIPTION_FILE,
     FORMAT_VERSION,
     REPORT_FILE,
+    WORK,
     failed_before,
     up_to_date,
 )
 from magicedit.data.measuring import measure_all
-from magicedit.data.shards import WORK, measured_before, write_dataset
+from magicedit.data.shards import begin, discard_work, measured_before, write_dataset
 from magicedit.data.sources import find_sources
-from magicedit.errors import DatasetError
+from magicedit.errors import DatasetError, OutputError
 from magicedit.faces import FaceBackend
+from magicedit.files import LOCK, is_temporary, locked, shown
 
 DEFAULT_VARIANTS = 4
 
@@ -126,7 +128,8 @@ def prepare_dataset(
         force: repeat the measurements of earlier runs.
 
     Raises: DatasetError when there is nothing to prepare, when nothing is usable, for contradicting settings,
-    or when `output` holds anything but a dataset of ours.
+    or when `output` holds anything but a dataset of ours; OutputError when it cannot be written, or another
+    run is writing it.
     """
     started = time.perf_counter()
     folder, output, validation = Path(folder), Path(output), sorted(set(validation))
@@ -141,7 +144,7 @@ def prepare_dataset(
     settings = {"format": FORMAT_VERSION, "size": size, "backend": name, "image_format": image_format}
 
     def report(content: dict[str, Any], **counts: int) -> PrepareReport:
-        return PrepareReport(str(output), **content, **counts, seconds=time.perf_counter() - started)
+        return PrepareReport(shown(output), **content, **counts, seconds=time.perf_counter() - started)
 
     # 1. Photographs, identities, splits and labels
     sources = find_sources(folder, output, validation, validation_fraction, labels, labels_scale, layout)
@@ -149,42 +152,55 @@ def prepare_dataset(
 
     # 2. Is the dataset up to date?
     fingerprint = sources.fingerprint(settings, variants)
-    if not force and (before := up_to_date(output, fingerprint)):
+    interrupted = (output / WORK).exists()
+    if not force and not interrupted and (before := up_to_date(output, fingerprint)):
         return report(before, reused=found, unchanged=True)
 
-    # 3. Measure photographs that no earlier run measured with these settings
-    output.mkdir(parents=True, exist_ok=True)
-    if force:
-        shutil.rmtree(output / WORK, ignore_errors=True)
-        places, failures = {}, {}
-    else:
-        places, failures = measured_before(output, settings), failed_before(output, settings)
-    known = places.keys() | failures.keys()
-    pending = [source for source in sources.photographs if source.sha256 not in known]
-    failures |= measure_all(pending, places, backend, settings, output / WORK, jobs, progress)
-    sources.keep_measured(places, failures)
-    if not sources.photographs:
-        shutil.rmtree(output / WORK, ignore_errors=True)
-        first = "; ".join(f"{entry['source']}: {entry['reason']}" for entry in sources.rejected[:3])
-        count = len(sources.rejected)
-        raise DatasetError(f"none of the {count} photographs in {folder} can be used ({first})")
+    with locked(output):
+        begin(output, force)
+        if not force and (before := up_to_date(output, fingerprint)):  # all but done when it was killed
+            discard_work(output)
+            return report(before, reused=found, unchanged=True)
 
-    # 4. Write
-    content = write_dataset(output, sources, places, settings, fingerprint, variants)
+        # 3. Measure photographs that no earlier run measured with these settings
+        places, failures = {}, {}
+        if not force:
+            places, failures = measured_before(output, settings), failed_before(output, settings)
+        known = places.keys() | failures.keys()
+        pending = [source for source in sources.photographs if source.sha256 not in known]
+        failures |= measure_all(pending, places, backend, settings, output / WORK, jobs, progress)
+        sources.keep_measured(places, failures)
+        if not sources.photographs:
+            discard_work(output)
+            first = "; ".join(f"{entry['source']}: {entry['reason']}" for entry in sources.rejected[:3])
+            count = len(sources.rejected)
+            raise DatasetError(f"none of the {count} photographs in {shown(folder)} can be used ({first})")
+
+        # 4. Write
+        content = write_dataset(output, sources, places, settings, fingerprint, variants)
     return report(content, measured=len(pending), reused=found - len(pending))
 
 
 def _check_output(folder: Path, output: Path) -> None:
-    if output.resolve() == folder.resolve():
+    if not os.path.lexists(output):
+        return
+    if os.path.isdir(folder) and os.path.isdir(output) and os.path.samefile(folder, output):
         raise DatasetError(
-            f"the dataset cannot go into the folder of its photographs, {output}; choose another"
+            f"the dataset cannot go into the folder of its photographs, {shown(output)}; choose another"
         )
-    if output.exists():
-        ours = (output / DESCRIPTION_FILE).exists() or (output / WORK).exists()
-        if not output.is_dir() or (any(output.iterdir()) and not ours):
-            raise DatasetError(
-                f"{output} exists and is no dataset of magicedit; choose another output folder"
-            )
+    try:
+        names = os.listdir(output)
+    except NotADirectoryError:
+        names = [output.name]
+    except OSError as error:
+        raise OutputError(
+            f"{shown(output)} cannot be read ({error.strerror}); choose another folder"
+        ) from error
+    others = [name for name in names if name != LOCK and not is_temporary(name)]
+    if others and not {DESCRIPTION_FILE, WORK}.intersection(others):
+        raise DatasetError(
+            f"{shown(output)} exists and is no dataset of magicedit; choose another output folder"
+        )
 
 
 def _check_measuring(size: int, image_format: str, backend: str | FaceBackend, jobs: int) -> None:

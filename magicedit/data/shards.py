@@ -1,5 +1,6 @@
 """The rows of a prepared dataset: their columns, Parquet files, and how a new dataset replaces an old one."""
 
+import contextlib
 import functools
 import io
 import itertools
@@ -18,15 +19,21 @@ from PIL import Image
 from magicedit.action_units import NAMES
 from magicedit.data.augment import muscle_variants
 from magicedit.data.description import (
+    CARD_FILE,
     DESCRIPTION_FILE,
     FORMAT_VERSION,
+    NEXT,
+    REPORT_FILE,
+    SHARDS,
     SPLITS,
+    WORK,
     count_by_split,
     write_descriptions,
 )
 from magicedit.data.sources import Sources
-from magicedit.errors import DatasetError
+from magicedit.errors import DatasetError, OutputError
 from magicedit.faces import face_region
+from magicedit.files import open_regular, replacing, shown, sweep, sync
 
 if TYPE_CHECKING:
     import datasets
@@ -36,8 +43,7 @@ MEASURED = (
     *("AU1", "AU2", "AU4", "AU5", "AU6", "AU7", "AU9", "AU10", "AU12"),
     *("AU15", "AU16", "AU17", "AU18", "AU20", "AU22", "AU25", "AU26", "AU45"),
 )
-WORK = ".work"  # measurements of an interrupted run
-_FRESH, _REPLACED = "data", "replaced"  # in WORK: new shards, and the shards they replace
+_FRESH, _REPLACED = "fresh", "replaced"  # in WORK: a dataset being written, and the shards it replaces
 JPEG_QUALITY = 95
 _METADATA_KEY = b"magicedit"  # of the Parquet schema: the settings that its rows were measured with
 _SHARD_BYTES = 256 * 2**20
@@ -114,34 +120,92 @@ def write_rows(path: Path, groups: Iterable[list[Row]], settings: Mapping[str, A
     """Writes rows in groups of _ROW_GROUP, without compression because the images are compressed."""
     schema = features().arrow_schema
     schema = schema.with_metadata({**schema.metadata, _METADATA_KEY: json.dumps(settings).encode()})
-    partial = path.with_suffix(".partial")
-    with pq.ParquetWriter(partial, schema, compression="none") as writer:
+    with replacing(path) as file, pq.ParquetWriter(file, schema, compression="none") as writer:
         for group in groups:
             writer.write_table(pa.Table.from_pylist(group, schema), row_group_size=_ROW_GROUP)
-    partial.rename(path)
 
 
 def measured_before(output: Path, settings: Mapping[str, Any]) -> dict[str, Place]:
-    """Returns by SHA-256 the rows that finished and interrupted runs measured with these settings.
-
-    Incomplete shards of an interrupted run repeat rows of other files; they are deleted and written again.
-    """
-    places, unfinished = {}, output / WORK / _FRESH
-    for path in sorted(path for path in output.rglob("*.parquet") if path.parent != unfinished):
+    """Returns by SHA-256 the rows that finished and interrupted runs measured with these settings."""
+    places = {}
+    for path in sorted(
+        path for folder in (output / SHARDS, output / WORK) for path in folder.glob("*.parquet")
+    ):
         try:
-            with pq.ParquetFile(path) as file:
-                written_with = json.loads(file.schema_arrow.metadata.get(_METADATA_KEY, b"null"))
+            with open_regular(path) as opened, pq.ParquetFile(opened) as file:
+                written_with = json.loads((file.schema_arrow.metadata or {}).get(_METADATA_KEY, b"null"))
                 if written_with == settings:
                     hashes = file.read(["sha256"]).column(0).to_pylist()
                     places.update({sha256: Place(path, row) for row, sha256 in enumerate(hashes)})
-        except (pa.ArrowInvalid, OSError):
-            continue  # incomplete after an interruption: its photographs are measured again
+        except (pa.ArrowException, OSError, ValueError, LookupError, RecursionError):
+            continue  # damaged: its photographs are measured again
     return places
 
 
 def _row_group(file: Path, number: int) -> list[Row]:
-    with pq.ParquetFile(file) as parquet:
-        return parquet.read_row_group(number).to_pylist()
+    try:
+        with open_regular(file) as opened, pq.ParquetFile(opened) as parquet:
+            return parquet.read_row_group(number).to_pylist()
+    except (pa.ArrowException, OSError, ValueError, LookupError) as error:
+        raise DatasetError(
+            f"{shown(file)} is damaged ({str(error)[:200]}); remove it to measure its photographs again"
+        ) from error
+
+
+@contextlib.contextmanager
+def _changing(output: Path) -> Iterator[None]:
+    """Errors of making, renaming and removing in the output are OutputErrors."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{shown(output)} cannot be written to ({error}); choose another folder") from error
+
+
+def begin(output: Path, force: bool) -> None:
+    """Puts a folder into order: what a killed run had finished takes its place, what it was writing goes.
+
+    Earlier measurements stay for this run, but with `force`. OutputError where the folder cannot be written.
+    """
+    _install(output)
+    sweep(output)
+    work = output / WORK
+    with _changing(output):
+        for leftover in (work,) if force else (work / _FRESH, work / _REPLACED):
+            if leftover.exists():
+                shutil.rmtree(leftover)
+        work.mkdir(exist_ok=True)
+
+
+def discard_work(output: Path) -> None:
+    """Removes measurements that nothing needs any more."""
+    with _changing(output):
+        shutil.rmtree(output / WORK)
+
+
+def _install(output: Path) -> None:
+    """Lets a whole new dataset, if there is one, take the place of the old one.
+
+    A killed run may end at any step, and the next one continues; `current` finds one of the two meanwhile.
+    """
+    work, new = output / WORK, output / WORK / NEXT
+    if not new.is_dir():
+        return
+    with _changing(output):
+        if (new / SHARDS).is_dir():
+            if (output / SHARDS).is_dir():
+                shutil.rmtree(work / _REPLACED, ignore_errors=True)
+                (output / SHARDS).rename(work / _REPLACED)
+            (new / SHARDS).rename(output / SHARDS)
+        for name in (CARD_FILE, REPORT_FILE, DESCRIPTION_FILE):
+            if (new / name).exists():
+                (new / name).replace(output / name)
+        _sync(output)
+        shutil.rmtree(work)
+
+
+def _sync(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # where the file system supports it
+        sync(folder)
 
 
 def write_dataset(
@@ -152,13 +216,13 @@ def write_dataset(
     fingerprint: str,
     variants: int,
 ) -> dict[str, Any]:
-    """Writes shards beside the old ones, swaps them, then writes the other files, magicedit.json last.
+    """Writes a dataset beside the old one, which it replaces when it is whole; see `_install`.
 
     Returns the content of report.json.
     """
-    fresh, notes, schemes = output / WORK / _FRESH, [], set()
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
+    fresh, notes, schemes = output / WORK / _FRESH, list(sources.folder_notes), set()
+    with _changing(output):
+        (fresh / SHARDS).mkdir(parents=True)
 
     def rows(split: str) -> Iterator[Row]:
         for row in _labelled_rows(sources, split, places, settings["backend"]):
@@ -172,7 +236,7 @@ def write_dataset(
         groups = _groups(rows(split))
         for number, first in enumerate(groups):
             shard = _one_shard(itertools.chain([first], groups))
-            write_rows(fresh / f"{split}-{number:05}.parquet", shard, settings)
+            write_rows(fresh / SHARDS / f"{split}-{number:05}.parquet", shard, settings)
 
     labeller, scale_in_file = sources.labelled_by(settings["backend"])
     identities = [source.identity for source in sources.photographs]
@@ -192,15 +256,11 @@ def write_dataset(
         **({"attributes": list(sources.attribute_names)} if sources.attribute_names else {}),
         "fingerprint": fingerprint,
     }
-    # Until magicedit.json is back, an interrupted dataset does not count as complete.
-    (output / DESCRIPTION_FILE).unlink(missing_ok=True)
-    replaced, data = output / WORK / _REPLACED, output / "data"
-    if data.exists():
-        shutil.rmtree(replaced, ignore_errors=True)  # left by a run interrupted below
-        data.rename(replaced)
-    fresh.rename(data)
-    write_descriptions(output, report, description)
-    shutil.rmtree(output / WORK)
+    write_descriptions(fresh, report, description)
+    with _changing(output):
+        fresh.rename(output / WORK / NEXT)
+    _sync(output / WORK)
+    _install(output)
     return report
 
 

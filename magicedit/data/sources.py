@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import unicodedata
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,14 +12,16 @@ from typing import Any
 from magicedit.action_units import NAMES
 from magicedit.data.affectnet import Feeling, read_affectnet
 from magicedit.data.celeba import read_celeba
-from magicedit.data.labels import PHOTO_SUFFIXES, LabelFile, match_labels, read_label_file
+from magicedit.data.labels import LabelFile, match_labels, read_label_file
+from magicedit.data.layout import TEST, people_of
 from magicedit.errors import DatasetError
-from magicedit.files import sha256_of, walk
+from magicedit.files import sha256_of, shown, walk
+from magicedit.imaging import PHOTO_SUFFIXES
 
 
 @dataclass(frozen=True)
 class Source:
-    """A photograph. name: path relative to the folder, with forward slashes."""
+    """A photograph. name: path relative to the folder, with forward slashes, in UTF-8."""
 
     name: str
     path: Path
@@ -31,7 +35,8 @@ class Sources:
 
     photographs: the used ones, in order of their names. splits: identity -> split. labels: intensities by
     photograph; None: measured by the face backend. rejected: {"source", "reason", ...} of photographs left
-    out. ignored: files that are not photographs. feelings: emotions of photographs by name, where they are
+    out; folders that cannot be read are among them. ignored: files that are not photographs. folder_notes:
+    {"source", "note"} of folders. feelings: emotions of photographs by name, where they are
     labelled; attributes: names of the attributes that they show, likewise, and attribute_names: of all that
     are labelled, in order.
     """
@@ -41,6 +46,7 @@ class Sources:
     labels: LabelFile | None
     rejected: list[dict[str, str]]
     ignored: list[str]
+    folder_notes: list[dict[str, str]] = field(default_factory=list)
     feelings: Mapping[str, Feeling] = field(default_factory=dict)
     attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     attribute_names: tuple[str, ...] = ()
@@ -86,8 +92,10 @@ def find_sources(
     layout: str | None = None,
 ) -> Sources:
     """Returns the sources of a folder, without files in `output`; arguments as in `prepare_dataset`."""
-    if not folder.is_dir():
-        raise DatasetError(f"expected a folder of photographs, one sub-folder per identity, got {folder}")
+    if not os.path.isdir(folder):
+        raise DatasetError(
+            f"expected a folder of photographs, one sub-folder per identity, got {shown(folder)}"
+        )
     if not 0 <= validation_fraction < 1:
         raise DatasetError(f"validation_fraction must be from 0 to below 1, got {validation_fraction}")
     if validation and validation_fraction:
@@ -107,12 +115,23 @@ def find_sources(
         names, entries, unusable = read_celeba(folder)
         photographs, rejected = _distinct((entry.name, entry.path, entry.identity) for entry in entries)
         splits = {entry.identity: entry.split for entry in entries}
-        shown = {entry.name: entry.attributes for entry in entries}
-        more = {"attributes": shown, "attribute_names": names}
+        labelled = {entry.name: entry.attributes for entry in entries}
+        more = {"attributes": labelled, "attribute_names": names}
     else:
-        photographs, ignored, rejected = _find_photographs(folder, output)
-        splits = _split({source.identity for source in photographs}, validation, validation_fraction)
-        unusable = []
+        files, ignored, unusable = _find_photographs(folder, output)
+        people = people_of(files)
+        photographs, rejected = _distinct(
+            (name, path, people.identities[name]) for name, path in files.items()
+        )
+        if people.splits and (validation or validation_fraction):
+            raise DatasetError(
+                "the folders of the photographs tell the validation split; leave --validation out"
+            )
+        splits = people.splits or _split({s.identity for s in photographs}, validation, validation_fraction)
+        tested = {s.name for s in photographs if splits[s.identity] == TEST}
+        rejected += [{"source": name, "reason": "it is of the test split"} for name in sorted(tested)]
+        photographs = [source for source in photographs if source.name not in tested]
+        more = {"folder_notes": [{"source": name, "note": note} for name, note in people.notes.items()]}
     rejected = [*unusable, *rejected]
     found = None if labels is None else _read_labels(labels, labels_scale, photographs)
     sources = Sources(photographs, splits, found, rejected, ignored, **more)
@@ -122,23 +141,42 @@ def find_sources(
     return sources
 
 
-def _find_photographs(folder: Path, output: Path) -> tuple[list[Source], list[str], list[dict[str, str]]]:
-    """Returns photographs in order of their names, other files, and duplicates of other photographs."""
-    files = walk(folder, lambda sub: sub.resolve() == output.resolve())
-    photographs, ignored = [], []
+def _find_photographs(folder: Path, output: Path) -> tuple[dict[str, Path], list[str], list[dict[str, str]]]:
+    """Returns photographs by name, in order, other files, and what cannot be used, folders included."""
+    photographs, ignored, rejected = {}, [], []
+
+    def reject(path: str | Path, reason: str) -> None:
+        rejected.append({"source": shown(Path(path).relative_to(folder).as_posix()), "reason": reason})
+
+    files = walk(
+        folder,
+        lambda sub: sub.resolve() == output.resolve(),
+        lambda error: reject(error.filename, f"cannot be read: {error.strerror}"),
+    )
     for path in sorted(files, key=lambda path: path.relative_to(folder).as_posix()):
-        relative = path.relative_to(folder)
-        if path.suffix.lower() in PHOTO_SUFFIXES:
-            photographs.append((relative.as_posix(), path, relative.parts[0]))
+        name = path.relative_to(folder).as_posix()
+        if path.suffix.lower() not in PHOTO_SUFFIXES:
+            ignored.append(shown(name))
+        elif not is_text(name):
+            reject(path, "its name is not UTF-8; rename it")
         else:
-            ignored.append(relative.as_posix())
-    sources, rejected = _distinct(photographs)
-    if not sources:
+            photographs[name] = path
+    if not photographs:
+        first = f" ({rejected[0]['source']}: {rejected[0]['reason']})" if rejected else ""
         raise DatasetError(
-            f"no photographs in {folder}; expected FOLDER/identity/photograph with one of the endings "
-            f"{' '.join(PHOTO_SUFFIXES)}"
+            f"no photographs in {shown(folder)}{first}; expected FOLDER/identity/photograph with one of the "
+            f"endings {' '.join(sorted(PHOTO_SUFFIXES))}"
         )
-    return sources, ignored, rejected
+    return photographs, ignored, rejected
+
+
+def is_text(name: str) -> bool:
+    """Whether a name can be written as UTF-8, as the columns of a dataset are."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _distinct(photographs: Iterable[tuple[str, Path, str]]) -> tuple[list[Source], list[dict[str, str]]]:
@@ -148,7 +186,7 @@ def _distinct(photographs: Iterable[tuple[str, Path, str]]) -> tuple[list[Source
         try:
             sha256 = sha256_of(path)
         except OSError as error:
-            rejected.append({"source": name, "reason": f"cannot be read: {error.strerror}"})
+            rejected.append({"source": name, "reason": f"cannot be read: {error.strerror or error}"})
             continue
         # A pair of duplicates teaches nothing, and under two identities it could be in both splits
         if sha256 in first_of:
@@ -160,19 +198,21 @@ def _distinct(photographs: Iterable[tuple[str, Path, str]]) -> tuple[list[Source
 
 
 def _split(identities: set[str], validation: list[str], fraction: float) -> dict[str, str]:
-    """Identity to split."""
-    unknown = [identity for identity in validation if identity not in identities]
-    if unknown:
+    """Identity to split. Composed and decomposed letters of names are the same."""
+    there = {identity: unicodedata.normalize("NFC", identity) for identity in identities}
+    wanted = {unicodedata.normalize("NFC", identity): identity for identity in validation}
+    if unknown := [shown(wanted[name]) for name in wanted.keys() - there.values()]:
         known = ", ".join(sorted(identities)[:5])
-        raise DatasetError(f"no such identities to validate on: {', '.join(unknown)}; there are {known}...")
+        some = ", ".join(sorted(unknown)[:5])
+        raise DatasetError(f"no such identities to validate on: {some}; there are {known}...")
 
-    def chosen(identity: str) -> bool:
+    def chosen(name: str) -> bool:
         if not fraction:
-            return identity in validation
-        draw = int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], "big") / 2**64
+            return name in wanted
+        draw = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
         return draw < fraction
 
-    return {identity: "validation" if chosen(identity) else "train" for identity in identities}
+    return {identity: "validation" if chosen(name) else "train" for identity, name in there.items()}
 
 
 def _read_labels(labels: str | Path, scale: float | None, photographs: list[Source]) -> LabelFile:
