@@ -3,12 +3,14 @@
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import reprlib
 import secrets
 import stat
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from magicedit.errors import MagicEditError, OutputError
@@ -85,6 +87,37 @@ def read_text(
         raise error(f"{shown(path)} is no text in UTF-8; is it the right file?") from problem
 
 
+def read_json(
+    path: str | Path, error: type[MagicEditError] = MagicEditError, *, limit: int | None = None
+) -> Any:
+    """Returns the content of a JSON file; errors as `read_text`, and for what is no JSON or too deep."""
+    text = read_text(path, error, limit=limit)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as problem:  # ValueError: an integer of 5,000 digits too
+        reason = str(problem)[:LONGEST_REASON]
+        raise error(f"{shown(path)} cannot be read as JSON ({reason}); is it the right file?") from problem
+
+
+def named(folder: Path, name: str) -> Path:
+    """The path below a folder, relative to it, of the file that a table or an option names.
+
+    Where there is no file of that very name, backslashes are separators, and letters may be composed (NFC) or
+    not (NFD), as a Mac writes them. Where there is none either, the name with slashes.
+    """
+    if os.path.lexists(folder / name):
+        return Path(name)
+    found = Path()
+    for part in PurePosixPath(name.replace("\\", "/")).parts:
+        if not os.path.lexists(folder / found / part):
+            wanted = unicodedata.normalize("NFC", part)
+            with contextlib.suppress(OSError, ValueError):  # what is no folder has no files
+                there = sorted(os.listdir(folder / found))
+                part = next((n for n in there if unicodedata.normalize("NFC", n) == wanted), part)
+        found /= part
+    return found
+
+
 def shown(path: object) -> str:
     """A name for messages and JSON: bytes that are not UTF-8 become \\xNN, and a long one is shortened."""
     text = (
@@ -130,7 +163,7 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
     except (OSError, ValueError, RuntimeError) as error:  # a circle of links, a NUL
         raise OutputError(f"{shown(path)} could not be written ({error}); choose another place") from error
     try:
-        with open(temporary, "xb") as file:
+        with open(temporary, "x+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -143,6 +176,19 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Removes what killed runs left of `replacing` in a folder and below; only for who holds its lock."""
+    for root, _, names in os.walk(folder):
+        for name in filter(is_temporary, names):
+            with contextlib.suppress(OSError):  # it is in nobody's way
+                os.unlink(os.path.join(root, name))
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file of this name says nothing about its folder: a temporary of `replacing`."""
+    return name.startswith(".magicedit-") and name.endswith(".tmp")
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -161,7 +207,7 @@ def sync(path: Path) -> None:
 
 
 def walk(
-    folder: Path, leave_out: Callable[[Path], bool], unreadable: Callable[[OSError], None] | None = None
+    folder: Path, leave_out: Callable[[Path], bool], unreadable: Callable[[OSError], None]
 ) -> Iterator[Path]:
     """Files in a folder and its sub-folders, links followed, each folder once; hidden ones and sub-folders to
     leave out are not among them. unreadable: called for every folder that cannot be listed, with its name in
