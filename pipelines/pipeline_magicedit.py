@@ -38,7 +38,7 @@ from .reference_attention import (
     is_compiled,
     predict_noise,
 )
-from .safe_pipeline import rewrite_json, self_contained
+from .safe_pipeline import remove_digests, rewrite_json, self_contained, weights_variant
 
 MAGICFACE_ACTION_UNITS = "AU1,AU2,AU4,AU5,AU6,AU9,AU12,AU15,AU17,AU20,AU25,AU26"  # published order
 MAGICFACE_PROMPT = "A close up of a person."
@@ -216,7 +216,7 @@ def load_component(
     component, info = found.from_pretrained(
         path,
         use_safetensors=True,
-        variant=variant,
+        variant=variant or weights_variant(path),
         local_files_only=True,
         output_loading_info=True,
         **{"dtype" if named[0] == "transformers" else "torch_dtype": dtype},
@@ -376,6 +376,7 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             ) from error
         for_hub = kwargs.keys() & {"repo_id", "commit_message", "private", "token", "create_pr"}
         hub_kwargs = {key: kwargs.pop(key) for key in for_hub}
+        remove_digests(Path(save_directory))
         super().save_pretrained(save_directory, safe_serialization=True, **kwargs)
 
         folder = Path(save_directory)

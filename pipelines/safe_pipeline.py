@@ -48,6 +48,23 @@ def rewrite_json(file: Path, **changes) -> None:
     file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
+def remove_digests(folder: Path) -> None:
+    """Removes the list of digests of a model that is to be overwritten."""
+    (folder / "parts.json").unlink(missing_ok=True)
+
+
+def weights_variant(folder: Path) -> str | None:
+    """The variant, such as "fp16", of a component's weights; None where there are plain ones or none.
+
+    Raises ValueError where there are several.
+    """
+    names = [file.name.removesuffix(".safetensors").split("-00")[0] for file in folder.glob("*.safetensors")]
+    found = {name.partition(".")[2] for name in names}
+    if len(found) > 1 and "" not in found:
+        raise ValueError(f"{folder} has the variants {', '.join(sorted(found))}; keep the files of one")
+    return None if "" in found or not found else found.pop()
+
+
 class SafePipeline(DiffusionPipeline):
     """A pipeline for crops of one size, of fixed components. It saves safetensors and its own code, and loads
     without running code.
@@ -85,6 +102,7 @@ class SafePipeline(DiffusionPipeline):
         """
         if not safe_serialization:
             raise ValueError("weights are saved as safetensors only; leave safe_serialization=True")
+        remove_digests(Path(save_directory))
         super().save_pretrained(save_directory, safe_serialization=True, **kwargs)
         folder, file = Path(save_directory), Path(inspect.getfile(type(self)))
         code, module, kinds = self_contained(file), file.stem, self.component_classes
@@ -148,7 +166,12 @@ def _load_component(folder: Path, kind: type, dtype: torch.dtype):
     if not list(folder.glob("*.safetensors")):
         raise ValueError(f"{folder} has no safetensors weights")
     network, info = kind.from_pretrained(
-        folder, use_safetensors=True, local_files_only=True, torch_dtype=dtype, output_loading_info=True
+        folder,
+        use_safetensors=True,
+        variant=weights_variant(folder),
+        local_files_only=True,
+        torch_dtype=dtype,
+        output_loading_info=True,
     )
     if problems := [f"{name}: {info[name]}" for name in ("missing_keys", "unexpected_keys") if info[name]]:
         raise ValueError(f"the tensors of {folder} do not fit its config ({'; '.join(problems)})")

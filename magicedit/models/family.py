@@ -10,7 +10,7 @@ import torch
 from magicedit.errors import ModelError
 from magicedit.models.export import weights_digest
 from magicedit.models.folder import ModelFolder
-from magicedit.models.loading import default_device
+from magicedit.models.loading import default_device, loading
 from magicedit.pipelines.safe_pipeline import SafePipeline
 from magicedit.vocabulary import Vocabulary
 
@@ -38,10 +38,8 @@ class FamilyModel:
         found.check()
         if found.action_units is None:
             raise ModelError(f"{folder}/model_index.json names no action_units; export the model again")
-        try:
+        with loading(folder):
             pipeline = cls.pipeline_class.from_pretrained(found.path, torch_dtype=dtype)
-        except (OSError, ValueError, RuntimeError, TypeError) as error:
-            raise ModelError(f"cannot load the model {folder}: {error}") from error
         return cls(pipeline.to(device or default_device()), found.action_units)
 
     @property

@@ -4,7 +4,7 @@ Imports no torch, because commands read properties before they load anything.
 """
 
 import hashlib
-import json
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +14,8 @@ from typing import Any
 from magicedit.action_units import editable, vocabulary_of
 from magicedit.embedded import EMBEDDED, embedded_folder, model_origin
 from magicedit.errors import ModelError
+from magicedit.files import open_regular, read_json
+from magicedit.models import checks
 from magicedit.vocabulary import Control, Vocabulary
 
 INDEX = "model_index.json"
@@ -66,12 +68,8 @@ class ModelFolder:
                 "save_pretrained or the training wrote"
             )
         file = self.path / INDEX
-        try:
-            index = json.loads(file.read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise ModelError(f"{file} cannot be read ({error}); save the pipeline again") from error
-        if not isinstance(index, dict):
-            raise ModelError(f"{file} must hold an object; save the pipeline again")
+        index = read_json(file, ModelError, limit=checks.LARGEST_INDEX)
+        checks.check_index(file, index)
         return index
 
     def pipeline_class(self, **hub_kwargs: Any) -> str | None:
@@ -137,13 +135,16 @@ class ModelFolder:
         return embedded_folder(donor) / name if donor and not own.is_dir() else own
 
     def check(self) -> None:
-        """Raises ModelError unless index, component folders and weights are there; names what is missing."""
+        """Raises ModelError unless index, component folders and weights are there and can be what they say;
+        names what is missing or wrong. Nothing is built."""
         if not self.components:
             raise ModelError(f"{self.path}/{INDEX} names no components; save the pipeline again")
+        size = 0
         for name in self.components:
             folder = self.component(name)
             if not folder.is_dir():
                 raise ModelError(f"{self.path} has no folder {name}, which its {INDEX} names")
+            checks.check_files(folder)
             # a network has a config.json; schedulers and tokenizers have none
             if (folder / "config.json").is_file() and not any(folder.glob("*.safetensors")):
                 pickles = sorted(file.name for file in folder.iterdir() if is_pickle(file))
@@ -151,6 +152,10 @@ class ModelFolder:
                 raise ModelError(
                     f"{folder} has a configuration but no safetensors weights{found}; save the pipeline again"
                 )
+            size += checks.check_component(folder)
+        checks.check_memory(size, self.name)
+        for place in dict.fromkeys((self.path, *(self.component(n).parent for n in self.components))):
+            checks.check_parts(place)
 
     def _value(self, key: str, kind: type) -> Any:
         """A value of the index; None where there is none of that kind, or no readable index."""
@@ -214,8 +219,8 @@ def digest_of_files(paths: Iterable[Path]) -> str:
     """16 digits over names, sizes and contents, in this order; of large files only the ends are read."""
     digest = hashlib.sha256()
     for path in paths:
-        size = path.stat().st_size
-        with path.open("rb") as file:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
             digest.update(f"{path.name} {size} ".encode() + file.read(ENDS))
             file.seek(max(0, size - ENDS))
             digest.update(file.read())

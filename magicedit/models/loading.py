@@ -1,12 +1,18 @@
 """Finding and loading a pipeline: the embedded model, a folder, or a hub id."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
 from magicedit.errors import ModelError
+from magicedit.files import shown
 from magicedit.models.folder import ModelFolder
+from magicedit.pipelines.heads import head_channels, own_scheduler
 from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline, load_component
+
+LONGEST_REASON = 1000  # characters; a library may name every tensor
 
 
 def load_pipeline(
@@ -28,24 +34,62 @@ def load_pipeline(
     """
     folder = ModelFolder.find(model)
     folder.check_name()
-    parts = {}
-    if folder.path is not None:
-        folder.check()
-        parts = {name: folder.component(name).parent for name in folder.components}
-    try:
+    folder = folder.fetched(**hub_kwargs)
+    folder.check()
+    parts = {name: folder.component(name).parent for name in folder.components}
+    with loading(model):
         borrowed = {
             name: load_component(place, name, folder.index[name], dtype or torch.float32)
             for name, place in parts.items()
             if place != folder.path
         }
-        pipeline = MagicEditPipeline.from_pretrained(
-            folder.path or model, torch_dtype=dtype, **borrowed, **hub_kwargs
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"cannot load the model {model}: {error}") from error
+        pipeline = MagicEditPipeline.from_pretrained(folder.path, torch_dtype=dtype, **borrowed)
+        pipeline.register_to_config(_name_or_path=str(model))
+        check_fit(pipeline)
     pipeline.set_progress_bar_config(disable=True)
     device = torch.device(device or default_device())
     return pipeline if device.type == "cpu" else pipeline.to(device)  # it has been loaded on the CPU
+
+
+@contextlib.contextmanager
+def loading(model: str | Path) -> Iterator[None]:
+    """Turns whatever is raised in the block, which builds a model from its files, into a ModelError."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:  # the libraries' classes raise anything on a configuration that is none
+        reason = " ".join(str(error).split())[:LONGEST_REASON] or type(error).__name__
+        raise ModelError(f"cannot load the model {shown(model)}: {reason}") from error
+
+
+def check_fit(pipeline: MagicEditPipeline) -> None:
+    """Raises ValueError where the parts of a pipeline do not fit together, which edits would stumble over."""
+    config, unet, reference = pipeline.config, pipeline.unet.config, pipeline.reference_unet
+    composed = config.prediction == "flow_mask_paint"
+    own_scheduler(pipeline.scheduler, config.default_steps, composed)
+    if config.resolution % pipeline.latent_scale:
+        raise ValueError(f"resolution must be divisible by {pipeline.latent_scale}, got {config.resolution}")
+    vae, au_map, side = pipeline.vae, pipeline.au_map, config.resolution // pipeline.latent_scale
+    latents = 3 * config.patch_size**2 if vae is None else vae.config.latent_channels
+    inputs = latents * (3 if config.concat_identity else 2) + (au_map.config.channels if au_map else 0)
+    heads = [head_channels(config.patch_size, fine) for fine in (False, True)] if composed else [latents]
+    expected = [("unet takes", unet.in_channels, [inputs]), ("unet gives", unet.out_channels, heads)]
+    if reference is not None:
+        expected.append(("reference_unet takes", reference.config.in_channels, [latents]))
+    if pipeline.image_encoder is not None:
+        expected.append(("image_encoder takes", pipeline.image_encoder.config.num_channels, [latents]))
+    for name, found, fitting in expected:
+        if found not in fitting:
+            fit = " or ".join(map(str, fitting))
+            raise ValueError(
+                f"{name} {found} channels, but by patch_size, vae and prediction it must be {fit}"
+            )
+    if au_map is not None and au_map.config.size != side:
+        raise ValueError(f"au_map has {au_map.config.size} a side, latents have {side}")
+    for name in ("block_out_channels", "layers_per_block", "down_block_types", "up_block_types"):
+        if reference is not None and reference.config[name] != unet[name]:
+            raise ValueError(f"reference_unet and unet differ in {name}")
 
 
 def default_device() -> torch.device:
