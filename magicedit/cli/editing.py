@@ -111,6 +111,8 @@ def run_edit(args: argparse.Namespace) -> int:
         editor = common.load_editor(args, backend)
         (result,) = editor.apply([photo], request)
     output = save_image(result.image, args.output, overwrite=args.overwrite, forbid=args.photo)
+    if photo.lost:
+        common.say(f"warning: {photo.source} also holds what the result does not: {', '.join(photo.lost)}")
     common.warn_of_copies(int(request.is_empty), of=1)
     if args.face == "all":
         common.tell_left_alone(result.left_alone)
