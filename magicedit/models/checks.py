@@ -184,6 +184,8 @@ def _check_config(file: Path, config: Any, tensors: Mapping[str, tuple[int, ...]
     modules = 1
     for name, value in config.items():
         numbers = [number for _, number in _numbers(value) if isinstance(number, int)]
+        if min(numbers, default=0) < 0 and not name.endswith("_token_id"):
+            raise _wrong(file, name, "at least 0", value)
         if any(word in name for word in _COUNTS) and numbers and "channels" not in name:
             modules *= max(1, *numbers)
             if modules > len(tensors):

@@ -154,6 +154,7 @@ class ModelFolder:
                 )
             size += checks.check_component(folder)
         checks.check_memory(size, self.name)
+        _ = self.action_units  # which raises where they are unusable
         for place in dict.fromkeys((self.path, *(self.component(n).parent for n in self.components))):
             checks.check_parts(place)
 

@@ -1,6 +1,5 @@
 """Reading the published MagicFace checkpoint and making our pipeline of it."""
 
-import json
 from pathlib import Path
 
 import torch
@@ -10,6 +9,9 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from magicedit.action_units import NAMES
 from magicedit.errors import ModelError
+from magicedit.files import read_json
+from magicedit.models import checks
+from magicedit.models.unets import base_variant, reading_base
 from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
 from magicedit.pipelines.reference_attention import install_reference_attention
 
@@ -22,18 +24,23 @@ def _read_unet(folder: Path) -> tuple[dict, dict[str, torch.Tensor]]:
     for file in (config_file, weights):
         if not file.is_file():
             raise ModelError(f"a MagicFace checkpoint has {folder.name}/{file.name}; {file} does not exist")
+    checks.check_files(folder)
+    checks.check_component(folder)
     try:
-        return json.loads(config_file.read_text()), load_file(weights)
+        return read_json(config_file, ModelError, limit=checks.LARGEST_INDEX), load_file(weights)
+    except ModelError:
+        raise
     except Exception as error:  # safetensors raises its own type, which is a plain Exception
         raise ModelError(f"{folder} cannot be read: {error}") from error
 
 
 def _build(folder: Path, config: dict, state: dict[str, torch.Tensor], **overrides) -> UNet2DConditionModel:
     config = {key: value for key, value in config.items() if not key.startswith("_")}
-    unet = UNet2DConditionModel.from_config(config, in_channels=state["conv_in.weight"].shape[1], **overrides)
     try:
-        unet.load_state_dict(state)
-    except RuntimeError as error:  # names every missing, unexpected and mismatched tensor
+        channels = state["conv_in.weight"].shape[1]
+        unet = UNet2DConditionModel.from_config(config, in_channels=channels, **overrides)
+        unet.load_state_dict(state)  # its error names every missing, unexpected and mismatched tensor
+    except Exception as error:  # diffusers raises anything on a configuration that is none
         raise ModelError(f"the tensors of {folder} do not fit its config: {error}") from error
     return unet.eval()
 
@@ -84,18 +91,23 @@ def with_base(
         ModelError: where the base cannot be read, or its text encoder has another width.
     """
     weights = hub_kwargs | {"use_safetensors": True}
-    try:
-        vae = AutoencoderKL.from_pretrained(base, subfolder="vae", **weights)
-        text_encoder = CLIPTextModel.from_pretrained(base, subfolder="text_encoder", **weights)
+    with reading_base(base):
+        vae = AutoencoderKL.from_pretrained(base, subfolder="vae", **base_variant(base, "vae") | weights)
+        text_encoder = CLIPTextModel.from_pretrained(
+            base, subfolder="text_encoder", **base_variant(base, "text_encoder") | weights
+        )
         tokenizer = CLIPTokenizer.from_pretrained(base, subfolder="tokenizer", **hub_kwargs)
         schedule = DDIMScheduler.load_config(base, subfolder="scheduler", **hub_kwargs)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{base} must be a Stable Diffusion 1.x folder or hub id: {error}") from error
     width, expected = text_encoder.config.hidden_size, unets[0].config.cross_attention_dim
     if width != expected:
         raise ModelError(
             f"the text encoder of {base} is {width} wide, the denoiser expects {expected}: it was trained "
             "from another base"
+        )
+    channels = unets[1].config.in_channels
+    if vae.config.latent_channels != channels:
+        raise ModelError(
+            f"the vae of {base} has {vae.config.latent_channels} channels, the denoiser expects {channels}"
         )
     scale = 2 ** (len(vae.config.block_out_channels) - 1)
     return MagicEditPipeline(

@@ -1,5 +1,7 @@
 """Initialises the denoiser and the reference UNet, from Stable Diffusion or from scratch."""
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from magicedit.action_units import NAMES
 from magicedit.errors import ModelError
+from magicedit.models import checks
 from magicedit.pipelines.heads import head_channels
 from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
 from magicedit.pipelines.reference_attention import (
@@ -16,6 +19,7 @@ from magicedit.pipelines.reference_attention import (
     install_reference_attention,
     transformer_blocks,
 )
+from magicedit.pipelines.safe_pipeline import weights_variant
 
 # Components of a pipeline that training may update; components absent from a model are None.
 TRAINED_NETWORKS = ("unet", "reference_unet", "image_encoder", "au_map")
@@ -70,15 +74,74 @@ def from_stable_diffusion(
     Raises:
         ModelError: where there is no such UNet.
     """
-    try:
+    check_base(path_or_id, **hub_kwargs)
+    with reading_base(path_or_id):
         reference_unet = UNet2DConditionModel.from_pretrained(
-            path_or_id, subfolder="unet", use_safetensors=True, torch_dtype=torch_dtype, **hub_kwargs
+            path_or_id,
+            subfolder="unet",
+            use_safetensors=True,
+            torch_dtype=torch_dtype,
+            **base_variant(path_or_id, "unet") | hub_kwargs,
         )
-    except (OSError, ValueError) as error:
+        return make_denoiser(reference_unet, num_aus), reference_unet
+
+
+@contextlib.contextmanager
+def reading_base(base: str | Path) -> Iterator[None]:
+    """Turns whatever is raised in the block, which builds parts of a base, into a ModelError."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:  # the libraries' classes raise anything on a configuration that is none
+        reason = " ".join(str(error).split())[:1000]
         raise ModelError(
-            f"{path_or_id} must be a Stable Diffusion 1.x folder or hub id with unet/*.safetensors: {error}"
+            f"{base} must be a Stable Diffusion 1.x folder or hub id with unet/*.safetensors: {reason}"
         ) from error
-    return make_denoiser(reference_unet, num_aus), reference_unet
+
+
+def base_variant(base: str | Path, component: str) -> dict[str, str]:
+    """The argument `variant` of a component's loading, where a base's folder has no other weights."""
+    variant = weights_variant(Path(base) / component)
+    return {} if variant is None else {"variant": variant}
+
+
+def check_base(base: str | Path, **hub_kwargs) -> None:
+    """Raises ModelError where a base is no text-conditioned Stable Diffusion on latents, or its files cannot
+    be what they say. Reads configurations and headers, no weights."""
+    folder = Path(base)
+    if folder.is_dir():
+        parts = ("unet", "vae", "text_encoder", "scheduler")
+        if (folder / "transformer").is_dir() and not (folder / "unet").is_dir():
+            raise ModelError(
+                f"{base} has a transformer in place of a unet, as Stable Diffusion 3 and Flux do; "
+                "name a Stable Diffusion 1.x"
+            )
+        for part in parts:
+            if (folder / part).is_dir():
+                checks.check_files(folder / part)
+                checks.check_component(folder / part)
+    with reading_base(base):
+        unet = UNet2DConditionModel.load_config(base, subfolder="unet", **hub_kwargs)
+        scheduler = DDIMScheduler.load_config(base, subfolder="scheduler", **hub_kwargs)
+    kinds = {9: "an inpainting model", 8: "an InstructPix2Pix model", 5: "a depth-guided model"}
+    channels = unet.get("in_channels", 4)
+    problem = None
+    if unet.get("addition_embed_type") is not None:
+        kind = "Stable Diffusion XL" if unet["addition_embed_type"] == "text_time" else "another family"
+        problem = f"is {kind} (addition_embed_type {unet['addition_embed_type']})"
+    elif channels != 4 or unet.get("out_channels", 4) != channels:
+        kind = f"it is {kinds[channels]}" if channels in kinds else "it is no text-to-image model"
+        problem = f"takes {channels} channels and gives {unet.get('out_channels', 4)}: {kind}"
+    elif unet.get("class_embed_type") is not None or unet.get("num_class_embeds") is not None:
+        problem = "has a class embedding already: it is an upscaler, or an editing pipeline"
+    elif (
+        "FlowMatch" in str(scheduler.get("_class_name"))
+        or scheduler.get("prediction_type") == "flow_prediction"
+    ):
+        problem = "is a flow matching model"
+    if problem is not None:
+        raise ModelError(f"{base} {problem}; name a Stable Diffusion 1.x, whose unet takes 4 channels")
 
 
 def unused_reference_parameters(reference_unet: UNet2DConditionModel) -> list[str]:
