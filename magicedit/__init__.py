@@ -3,7 +3,7 @@
     from magicedit import ExpressionEditor
 
     editor = ExpressionEditor.from_pretrained("mini")
-    editor.edit("photo.jpg", add={"AU12": 3}).image.save("smile.png")
+    editor.edit("photo.jpg", add={"AU12": 3}).save("smile.png")
 
 `import magicedit` alone is cheap: torch and the face libraries are imported with the editor, on first use.
 """

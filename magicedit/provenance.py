@@ -7,8 +7,8 @@ JSON. It is merged into the photograph's own XMP (ISO 16684-1, in files by XMP S
 import contextlib
 import functools
 import json
+import math
 import re
-import shutil
 import struct
 import tempfile
 import warnings
@@ -58,8 +58,9 @@ _PRIVATE_NAME = re.compile(
     re.IGNORECASE,
 )
 _PRIVATE_TEXT = re.compile(r"gps|latitude|longitude|serial.?number", re.IGNORECASE)
-_PNG_XMP = "XML:com.adobe.xmp"  # the key of XMP among a PNG's texts
-_MARK = "magicedit mark"  # the key of a Mark in a picture's `info`
+PNG_XMP = "XML:com.adobe.xmp"  # the key of XMP among a PNG's texts
+# Keys of a picture's `info`, whose values no format writes
+_MARK, _WITHOUT_PLACE = "magicedit mark", "magicedit without place"
 
 
 def without_place(photo: Opened) -> Opened:
@@ -74,34 +75,49 @@ def without_place(photo: Opened) -> Opened:
         text = (
             value.decode("latin-1") if isinstance(value, bytes) else value if isinstance(value, str) else ""
         )
-        if not (key in ("xmp", _PNG_XMP) or _PRIVATE_NAME.search(key) or _PRIVATE_TEXT.search(text)):
+        if not (key in ("xmp", PNG_XMP) or _PRIVATE_NAME.search(key) or _PRIVATE_TEXT.search(text)):
             info[key] = value
     packet = packet_of(photo.info)
-    if packet is not None and (xmp := Xmp.parsed(packet)) is not None:
-        for element in xmp.root.iter():
-            for name in [name for name in element.attrib if _PRIVATE_NAME.search(_local(name))]:
-                del element.attrib[name]
-            for child in [child for child in element if _PRIVATE_NAME.search(_local(child.tag))]:
-                element.remove(child)
-        info["xmp"] = bytes(xmp)
+    if packet is not None and (public := public_packet(packet)) is not None:
+        info["xmp"] = public
+    info[_WITHOUT_PLACE] = True
     return replace(photo, exif=_public_exif(photo.exif), info=info)
+
+
+def public_packet(packet: bytes) -> bytes | None:
+    """Returns a packet of XMP without what `without_place` drops; None for one that cannot be read."""
+    if (xmp := Xmp.parsed(packet)) is None:
+        return None
+    for element in xmp.root.iter():
+        for name in [name for name in element.attrib if _PRIVATE_NAME.search(_local(name))]:
+            del element.attrib[name]
+        for child in [child for child in element if _PRIVATE_NAME.search(_local(child.tag))]:
+            element.remove(child)
+    return bytes(xmp)
+
+
+def public_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Returns the tags of a film without what `without_place` drops."""
+    kept = {name: text for name, text in tags.items() if not _PRIVATE_NAME.search(name) and name != "XMP"}
+    if (packet := public_packet(tags.get("XMP", "").encode())) is not None:
+        kept["XMP"] = packet.decode()
+    return kept
 
 
 def _public_exif(exif: bytes | None) -> bytes | None:
     if exif is None:
         return None
     kept = Image.Exif()
-    try:
-        kept.load(exif)
-        tables = [kept, kept.get_ifd(ExifTags.IFD.Exif)]
-        private = [(table, tag) for table in tables for tag in _PRIVATE_EXIF if tag in table]
-        for table, tag in private:
-            del table[tag]
-        if not private:
-            return exif
-        return kept.tobytes() if len(kept) else None
-    except Exception:  # whatever Pillow raises on damaged EXIF: it cannot be searched
-        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of damage: what cannot be read is not written
+        try:
+            kept.load(exif)
+            for table in (kept, kept.get_ifd(ExifTags.IFD.Exif)):
+                for tag in _PRIVATE_EXIF & table.keys():
+                    del table[tag]
+            return kept.tobytes() if len(kept) else None
+        except Exception:  # whatever Pillow raises on damaged EXIF
+            return None
 
 
 # --- XMP ---
@@ -129,7 +145,7 @@ def _local(name: str) -> str:
 
 def packet_of(info: Mapping[str, Any]) -> bytes | None:
     """Returns the XMP of a picture's `info`, by Pillow's keys."""
-    packet = info.get("xmp", info.get(_PNG_XMP))
+    packet = info.get("xmp", info.get(PNG_XMP))
     packet = packet.encode("utf-8", "surrogatepass") if isinstance(packet, str) else packet
     return packet if isinstance(packet, bytes) and packet.strip(b"\0 \r\n\t") else None
 
@@ -297,16 +313,24 @@ class Mark:
     """What an output says of its edit.
 
     record: JSON-ready: model, fingerprint, input, and what was asked. source: the file that was edited.
+    keeps: whether what that file says of itself in its own manifests is kept.
     """
 
     record: Mapping[str, Any]
     source: Path | None = None
+    keeps: bool = True
 
     @classmethod
-    def of_edit(cls, source: Path | None, **record: Any) -> Self:
-        """Returns the mark of an edit of a file, whose name and SHA-256 join the record."""
+    def of_edit(
+        cls, source: Path | None, info: Mapping[str, Any] | None = None, *, keeps: bool = True, **record: Any
+    ) -> Self:
+        """Returns the mark of an edit of a file, whose name and SHA-256 join the record.
+
+        info: of its `imaging.Photo`; what `without_place` took out is not kept elsewhere either.
+        """
         known = {} if source is None else {"input": {"title": shown(source.name), **_digest(source)}}
-        return cls({name: value for name, value in record.items() if value is not None} | known, source)
+        record = {name: value for name, value in record.items() if value is not None}
+        return cls(record | known, source, keeps and _WITHOUT_PLACE not in (info or {}))
 
     @classmethod
     def of_pictures(cls, images: Iterable[Image.Image]) -> Self | None:
@@ -318,7 +342,7 @@ class Mark:
         if len(marks) > 1:
             first["pictures"] = [mark.record.get("faces") for mark in marks]
             first.pop("faces", None)
-        return cls(first, marks[0].source)
+        return cls(first, marks[0].source, all(mark.keeps for mark in marks))
 
     @classmethod
     def carried(cls, image: Image.Image) -> Self | None:
@@ -328,10 +352,10 @@ class Mark:
     def put_on(self, image: Image.Image) -> None:
         """Marks a picture, so that `imaging.save_image` writes it; also in the XMP of its `info`."""
         image.info["xmp"] = self.packet(packet_of(image.info))
-        image.info.pop(_PNG_XMP, None)
+        image.info.pop(PNG_XMP, None)
         image.info[_MARK] = self
 
-    def packet(self, existing: bytes | None = None, limit: int | None = None) -> bytes:
+    def packet(self, existing: bytes | None = None) -> bytes:
         """Returns a packet of XMP with this mark, merged into an existing one.
 
         One that cannot be read is replaced, and the history's entry says so.
@@ -366,7 +390,7 @@ def record_text(record: Mapping[str, Any]) -> str:
         return text
     short = ("model", "fingerprint", "input", "command", "replaced")
     kept = {name: record[name] for name in short if name in record}
-    return json.dumps(kept | {"shortened": True}, separators=(",", ":"), default=str)[:LARGEST_RECORD]
+    return json.dumps(kept | {"shortened": True}, separators=(",", ":"), default=str)
 
 
 def fitting(packet: bytes, limit: int) -> bytes | None:
@@ -400,17 +424,27 @@ _SCANNED = 8_000_000  # bytes at either end of a file of another kind, searched 
 
 @contextlib.contextmanager
 def finishing(file: IO[bytes], path: Path, mark: Mark | None) -> Iterator[IO[bytes]]:
-    """The last gate of an output: yields a file to encode into; where marked outputs are signed, it becomes
+    """The last gate of an output: yields a file to encode into; where the mark is signed, that is copied into
     `file` with a signature. path: of the output. OutputError where signing fails."""
-    suffix = path.suffix.lower()
-    if mark is None or suffix not in signing.FORMATS or not signing.signs():
+    if mark is None or not signed(path):
         yield file
         return
-    with tempfile.TemporaryFile() as content, tempfile.TemporaryFile() as signed:
+    with tempfile.TemporaryFile() as content:
         yield content
-        signing.sign(content, signed, suffix, shown(path.name), mark.record, EDITED, mark.source)
-        signed.seek(0)
-        shutil.copyfileobj(signed, file, 1 << 20)
+        add_signature(content, file, path, mark)
+
+
+def signed(path: Path) -> bool:
+    """Whether a marked output of this name is signed."""
+    return path.suffix.lower() in signing.FORMATS and signing.signs()
+
+
+def add_signature(content: IO[bytes], file: IO[bytes], path: Path, mark: Mark) -> None:
+    """Copies a marked output into `file`, which can be read too, with a signature. OutputError where that
+    fails."""
+    parent = None if mark.source is None else signing.Parent(mark.source, mark.keeps)
+    record = json.loads(record_text(mark.record))
+    signing.sign(content, file, path.suffix.lower(), shown(path.name), record, EDITED, parent)
 
 
 def add_to_gif(file: IO[bytes], packet: bytes) -> None:
@@ -449,7 +483,7 @@ def _png_packet(file: IO[bytes]) -> bytes | None:
         size, kind = struct.unpack(">I4s", head)
         if kind == b"iTXt" and size <= LARGEST_PACKET:
             key, _, rest = file.read(size).partition(b"\0")
-            if key == _PNG_XMP.encode() and len(rest) > 2:
+            if key == PNG_XMP.encode() and len(rest) > 2:
                 text = rest[2:].split(b"\0", 2)[-1]  # behind language and translated key
                 with contextlib.suppress(zlib.error):
                     return zlib.decompressobj().decompress(text, LARGEST_PACKET) if rest[0] else text
@@ -557,7 +591,7 @@ def tell(path: str | Path) -> Told:
         packet = read_packet(file)
         xmp = None if packet is None else Xmp.parsed(packet)
         if xmp is not None:
-            source_type, tool = xmp.get(_SOURCE_TYPE), xmp.get("xmp:CreatorTool")
+            source_type, tool = plain(xmp.get(_SOURCE_TYPE)), plain(xmp.get("xmp:CreatorTool"))
             edits = [_edit(event) for event in xmp.history()]
         elif packet is not None:
             remarks.append("its XMP cannot be read")
@@ -570,7 +604,7 @@ def tell(path: str | Path) -> Told:
             if report is not None:
                 signature, signer, inputs, actions = _of_manifest(report)
                 source_types = [a["digitalSourceType"] for a in actions if a.get("digitalSourceType")]
-                source_type = source_type or next(reversed(source_types), None)
+                source_type = source_type or plain(next(reversed(source_types), None))
                 if not any(edit["action"] not in _NO_EDITS for edit in edits):
                     edits += [_edit_of(action) for action in actions]
         else:
@@ -586,16 +620,12 @@ def tell(path: str | Path) -> Told:
 
 def _edit(event: Mapping[str, str]) -> dict[str, Any]:
     """An event of a history, ours with its record."""
-    told: dict[str, Any] = {
-        "action": event.get("action"),
-        "tool": event.get("softwareAgent"),
-        "when": event.get("when"),
-    }
+    told = {"action": event.get("action"), "tool": event.get("softwareAgent"), "when": event.get("when")}
+    record: Any = {}
     if is_ours(told["tool"]):
         with contextlib.suppress(ValueError, RecursionError):
             record = json.loads(event.get("parameters", "{}"))
-            told |= record if isinstance(record, dict) else {}
-    return told
+    return plain((record if isinstance(record, dict) else {}) | told)
 
 
 def _edit_of(action: Mapping[str, Any]) -> dict[str, Any]:
@@ -604,27 +634,37 @@ def _edit_of(action: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(agent, dict):
         agent = " ".join(str(agent[part]) for part in ("name", "version") if part in agent)
     name = str(action.get("action")).removeprefix("c2pa.")
-    return {"action": name, "tool": agent, "when": action.get("when"), **action.get("record", {})}
+    return plain(action.get("record", {}) | {"action": name, "tool": agent, "when": action.get("when")})
 
 
 def _of_manifest(report: Mapping[str, Any]) -> tuple[str, str | None, list[dict], list[dict]]:
     """Returns the signature's state and signer, the inputs and the actions of the active manifest."""
     manifest = report.get("manifests", {}).get(report.get("active_manifest"), {})
     told = manifest.get("signature_info", {})
-    signer = ", ".join(told[part] for part in ("issuer", "common_name") if told.get(part)) or None
+    signer = plain(", ".join(told[part] for part in ("issuer", "common_name") if told.get(part))) or None
     state = {"Invalid": "tampered", "Trusted": "trusted"}.get(report.get("validation_state"), "valid")
     if state == "valid" and told.get("issuer") == signing.SELF_SIGNED:
         state = "self-signed"
     inputs = [
-        {"title": part.get("title"), "signed": "active_manifest" in part}
+        {"title": plain(part.get("title")), "signed": "active_manifest" in part}
         for part in manifest.get("ingredients", ())
     ]
-    found = {part.get("label", ""): part.get("data", {}) for part in manifest.get("assertions", ())}
-    actions = [
-        action for label, data in found.items() if label.startswith("c2pa.actions")
-        for action in data.get("actions", ())
-    ]  # fmt: skip
+    found = {part.get("label", ""): part.get("data") for part in manifest.get("assertions", ())}
+    lists = [data for label, data in found.items() if label.startswith("c2pa.actions")]
+    actions = [a for data in lists if isinstance(data, dict) for a in data.get("actions", ())]
+    actions = [action for action in actions if isinstance(action, dict)]
     for action in actions:
-        if action.get("action") == "c2pa.edited" and signing.RECORD in found:
+        if action.get("action") == "c2pa.edited" and isinstance(found.get(signing.RECORD), dict):
             action["record"] = found[signing.RECORD]
     return state, signer, inputs, actions
+
+
+def plain(value: Any, levels: int = 6) -> Any:
+    """Returns what a file says as JSON of few levels, in which no text can steer a terminal."""
+    if isinstance(value, str):
+        return "".join(letter if letter.isprintable() else "?" for letter in shown(value))
+    if isinstance(value, dict) and levels:
+        return {plain(str(name)): plain(part, levels - 1) for name, part in [*value.items()][:100]}
+    if isinstance(value, list) and levels:
+        return [plain(part, levels - 1) for part in value[:100]]
+    return value if value is None or (isinstance(value, int | float) and math.isfinite(value)) else "..."

@@ -7,12 +7,13 @@ network: no timestamps, no revocation lists, no manifests kept elsewhere.
 import contextlib
 import functools
 import importlib.util
+import io
 import json
 import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from magicedit import __version__
 from magicedit.errors import OutputError, needs_extra
@@ -36,6 +37,13 @@ _YEARS = 10  # that our own certificate is valid
 _LARGEST_PEM = 100_000  # bytes
 
 
+class Parent(NamedTuple):
+    """The file that was edited. keeps: whether its own manifests are kept within the new one."""
+
+    path: Path
+    keeps: bool = True
+
+
 def signs() -> bool:
     """Whether marked outputs are signed: where the extra is installed, unless SWITCH is off."""
     return os.environ.get(SWITCH, "").lower() not in ("0", "off", "no", "false") and installed()
@@ -53,7 +61,7 @@ def sign(
     title: str,
     record: Mapping[str, Any],
     source_type: str,
-    source: Path | None,
+    parent: Parent | None,
 ) -> None:
     """Copies a file with a signed manifest added; nothing in it is encoded again.
 
@@ -62,7 +70,7 @@ def sign(
         suffix: one of FORMATS. title: its name.
         record: JSON-ready, of the edit.
         source_type: of IPTC's digital source types.
-        source: the file that was edited; it is told as the parent, and its manifests are kept.
+        parent: what was edited.
 
     Raises:
         OutputError: where the certificate cannot be used, or signing fails.
@@ -75,7 +83,7 @@ def sign(
     claim["assertions"] = [{"label": RECORD, "data": dict(record)}]
     try:
         builder = c2pa.Builder(claim, _context())
-        if source is not None and _add_parent(builder, source):
+        if parent is not None and _add_parent(builder, parent):
             builder.set_intent(c2pa.C2paBuilderIntent.EDIT)
         else:
             kind = c2pa.C2paDigitalSourceType.COMPOSITE_WITH_TRAINED_ALGORITHMIC_MEDIA
@@ -87,28 +95,35 @@ def sign(
             builder.sign(signer, FORMATS[suffix], content, output)
     except c2pa.C2paError as error:
         raise OutputError(
-            f"{title} could not be signed ({' '.join(str(error).split())[:300]}); check the certificate "
-            f"{shown(own_identity()) if CERTIFICATE not in os.environ else CERTIFICATE}, or switch signing "
-            f"off by {SWITCH}=off"
+            f"{title} could not be signed ({' '.join(str(error).split())[:300]}); check the certificate in "
+            f"{shown(os.environ.get(CERTIFICATE) or own_identity())}, or switch signing off by {SWITCH}=off"
         ) from error
 
 
-def _add_parent(builder: "c2pa.Builder", source: Path) -> bool:
-    """Tells the file that was edited; False where it has gone or is of a kind without manifests."""
+def _add_parent(builder: "c2pa.Builder", parent: Parent) -> bool:
+    """Tells the file that was edited; False where it has gone or cannot be read."""
     import c2pa
 
-    told = {"title": shown(source.name), "relationship": "parentOf"}
-    with contextlib.suppress(OSError, c2pa.C2paError), open_regular(source) as file:
-        builder.add_ingredient(told, FORMATS.get(source.suffix.lower(), source.suffix.lower()[1:]), file)
-        return True
+    told = {"title": shown(parent.path.name), "relationship": "parentOf"}
+    suffix = parent.path.suffix.lower()
+    with contextlib.suppress(OSError, c2pa.C2paError):
+        if not parent.keeps:
+            builder.add_ingredient(told, "application/octet-stream", io.BytesIO())
+            return True
+        with open_regular(parent.path) as file:
+            builder.add_ingredient(told, FORMATS.get(suffix, suffix[1:]), file)
+            return True
     return False
 
 
-@functools.cache
 def _context() -> "c2pa.Context":
+    return _settled(os.environ.get(ANCHORS))
+
+
+@functools.cache
+def _settled(anchors: str | None) -> "c2pa.Context":
     import c2pa
 
-    anchors = os.environ.get(ANCHORS)
     trust = {} if not anchors else {"user_anchors": read_bytes(anchors, limit=10**7).decode("latin-1")}
     network = {"ocsp_fetch": False, "remote_manifest_fetch": False}
     settings = {
@@ -129,16 +144,20 @@ def own_identity() -> Path:
     return Path(folder) / "c2pa.pem"
 
 
-@functools.cache
 def _identity() -> tuple[bytes, bytes, bytes]:
     """Returns the algorithm's name, the chain of certificates and the key, both as PEM."""
     paths = os.environ.get(CERTIFICATE), os.environ.get(KEY)
-    if any(paths):
-        if not all(paths):
-            raise OutputError(f"{CERTIFICATE} and {KEY} belong together; set both, or none of them")
-        chain, key = (read_bytes(path, OutputError, limit=_LARGEST_PEM) for path in paths)
-        return _algorithm(key), chain, key
-    path = own_identity()
+    if not any(paths):
+        return _own(own_identity())
+    if not all(paths):
+        raise OutputError(f"{CERTIFICATE} and {KEY} belong together; set both, or none of them")
+    chain, key = (read_bytes(path, OutputError, limit=_LARGEST_PEM) for path in paths)
+    return _algorithm(key), chain, key
+
+
+@functools.cache
+def _own(path: Path) -> tuple[bytes, bytes, bytes]:
+    """As `_identity`, of our own certificates in a file, which are made where there are none."""
     with contextlib.suppress(OSError), open_regular(path) as file:
         if time.time() - os.fstat(file.fileno()).st_mtime < (_YEARS - 1) * 365 * 86_400:
             return _parts(file.read(_LARGEST_PEM))

@@ -1,8 +1,8 @@
 """The command line.
 
-Exit codes: 0 success; 1 part of the work failed (photographs of a folder, a check of `doctor`); 2 invalid
-input, explained in one line. Results go to stdout, everything else to stderr. Each command does its heavy
-imports itself.
+Exit codes: 0 success; 1 part of the work failed (photographs of a folder, a check of `doctor` or `verify`); 2
+invalid input, explained in one line. Results go to stdout, everything else to stderr. Each command does its
+heavy imports itself.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NoReturn
 
 from magicedit import __version__
-from magicedit.cli import app, completion, editing, evaluation, expressions, hub, training, video
+from magicedit.cli import app, completion, editing, evaluation, expressions, hub, training, verifying, video
 from magicedit.cli.common import add_json_option, print_json, say
 from magicedit.errors import MagicEditError
 
@@ -44,6 +44,7 @@ GROUPS = {  # of commands in `magicedit --help`
     "edit photographs": ("edit", "sweep", "transfer", "interpolate"),
     "look at faces": ("measure",),
     "edit videos": ("video", "reenact"),
+    "what was edited": ("verify",),
     "in the browser": ("app",),
     "make a model": ("prepare", "train", "convert", "push"),
     "measure editors": ("evaluate", "compare"),
@@ -157,7 +158,7 @@ def build_parser() -> Parser:
         command.set_defaults(run=run)
         return command
 
-    for module in (editing, expressions, video, app, training, hub, evaluation):
+    for module in (editing, expressions, video, verifying, app, training, hub, evaluation):
         module.add_commands(add_command)
 
     what = "print versions, devices and models, and whether they work"

@@ -69,7 +69,9 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
         "--match-colours", action="store_true", help="with --both: bring the photographs' colours together"
     )
     common.add_model_options(interpolate.add_argument_group("the model"), "--inference-steps")
-    common.add_json_option(interpolate.add_argument_group("output"))
+    out = interpolate.add_argument_group("output")
+    common.add_mark_options(out)
+    common.add_json_option(out)
 
 
 def check_regions(only: str | None) -> None:
@@ -109,6 +111,7 @@ def run_transfer(args: argparse.Namespace) -> int:
 
 def run_interpolate(args: argparse.Namespace) -> int:
     from magicedit.imaging import check_output, open_photo, save_animation, save_image, strip, writable
+    from magicedit.provenance import Mark
 
     check_regions(args.only)
     if args.both and args.only is not None:
@@ -141,6 +144,8 @@ def run_interpolate(args: argparse.Namespace) -> int:
             )
             pictures = face_pictures(results)
     if suffix in (".gif", ".mp4"):
+        if photo.alpha is not None and photo.alpha.min() < 255:
+            common.say(f"warning: {args.photo} is transparent; {suffix} is not, and shows what it hides")
         pictures += pictures[-2:0:-1]  # and back, so that it can repeat
         seconds = args.seconds / len(pictures)
         if suffix == ".mp4":
@@ -152,6 +157,6 @@ def run_interpolate(args: argparse.Namespace) -> int:
     else:
         shares = [f"{100 * index / (args.steps - 1):.0f} %" for index in range(args.steps)]
         output = save_image(strip(pictures, shares), args.output)
-    return common.report_edits(
-        args, output, results, {"edits": list(map(common.faces_json, results))}, shown=results[-1:]
-    )
+    marked = Mark.of_pictures(pictures) is not None
+    content = {"edits": list(map(common.faces_json, results)), "marked": marked}
+    return common.report_edits(args, output, results, content, shown=results[-1:])

@@ -96,6 +96,7 @@ def _add_work_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--damaged", action="store_true", help="edit what can be decoded of a damaged or incomplete video"
     )
+    common.add_mark_options(parser)
     common.add_json_option(parser)
 
 

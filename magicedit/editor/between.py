@@ -8,9 +8,12 @@ import PIL.Image
 
 from magicedit.editor.editor import ExpressionEditor
 from magicedit.editor.finding import PhotoLike, select_faces
+from magicedit.editor.results import shown_model
 from magicedit.errors import MagicEditError, ModelError
 from magicedit.faces import align, crop_face
-from magicedit.imaging import open_photo
+from magicedit.files import shown
+from magicedit.imaging import Photo, open_photo
+from magicedit.provenance import Mark
 from magicedit.warping.warp import read_at
 
 
@@ -51,6 +54,7 @@ def interpolate_photographs(
             f"expected at least 2 frames of at least {model.resolution} px, got {frames} of {size} px"
         )
     which = "largest" if face == "all" else face
+    first, second = open_photo(first), open_photo(second)
     crops = [_crops(editor, *one, size) for one in ((first, which), (second, "largest"))]
     small, large = zip(*crops, strict=True)
     ends = [PIL.Image.fromarray(crop) for crop in large]
@@ -69,12 +73,17 @@ def interpolate_photographs(
         share = cv2.resize(share, (size, size), interpolation=cv2.INTER_LINEAR)[..., None]
         blended = share * moved[0] + (1 - share) * moved[1]
         between.append(PIL.Image.fromarray(np.rint(blended).astype(np.uint8)))
+    if editor.mark:
+        other = second.source and shown(second.source.name)
+        known = {"model": shown_model(editor.model), "fingerprint": editor.fingerprint, "towards": other}
+        mark = Mark.of_edit(first.source, first.info, **known)
+        for picture in between:
+            mark.put_on(picture)
     return [ends[0], *between, ends[1]]
 
 
-def _crops(editor: ExpressionEditor, photo: PhotoLike, face: str | int, size: int) -> Sequence[np.ndarray]:
+def _crops(editor: ExpressionEditor, photo: Photo, face: str | int, size: int) -> Sequence[np.ndarray]:
     """The crop of a face at the model's resolution, and at `size` px."""
-    photo = open_photo(photo)
     (found,) = select_faces(editor.measure(photo), face, photo)
     alignment = align(found, editor.changer.model.resolution)
     return [crop_face(photo.pixels, place) for place in (alignment, alignment.scaled(size))]

@@ -8,7 +8,7 @@ that moves the photograph's own pixels, and paint for new content, within a feat
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
@@ -19,7 +19,7 @@ from magicedit.editor.changer import Edit, FaceChanger
 from magicedit.editor.closed_loop import pursue
 from magicedit.editor.finding import FaceFinder, PhotoLike, measured_expression, reference_mouths
 from magicedit.editor.judging import judged
-from magicedit.editor.results import EditResult
+from magicedit.editor.results import EditResult, fingerprint_of, mark_of
 from magicedit.editor.settings import MouthSettings, SamplingSettings, usable_device, usable_dtype
 from magicedit.errors import ActionUnitError, ModelError, NoFaceError
 from magicedit.expression import Expression
@@ -27,6 +27,7 @@ from magicedit.faces import Face, FaceBackend, levels_of, load_backend
 from magicedit.imaging import open_photo, photo_to_image
 from magicedit.models.face_model import FaceModel, OnStep, PipelineModel, load_face_model
 from magicedit.models.folder import PIPELINE_CLASS
+from magicedit.provenance import without_place
 from magicedit.request import (
     Deltas,
     EditOptions,
@@ -57,15 +58,21 @@ class ExpressionEditor:
 
         editor = ExpressionEditor.from_pretrained("mini")
         result = editor.edit("photo.jpg", add={"AU12": 3}, face="largest")
-        result.image.save("smile.png")
+        result.save("smile.png")
 
     Detected faces and their encodings are cached for the next few edits of the same pixels.
     """
 
     def __init__(
-        self, pipeline: "MagicEditPipeline | FaceModel", backend: FaceBackend, *, model: str = "custom"
+        self,
+        pipeline: "MagicEditPipeline | FaceModel",
+        backend: FaceBackend,
+        *,
+        model: str = "custom",
+        mark: bool = True,
+        strip_private: bool = False,
     ):
-        self.model = model
+        self.model, self.mark, self.strip_private = model, mark, strip_private
         self.changer = FaceChanger(pipeline if isinstance(pipeline, FaceModel) else PipelineModel(pipeline))
         self._finder = FaceFinder(backend)
 
@@ -89,6 +96,8 @@ class ExpressionEditor:
         device: "str | torch.device | None" = None,
         dtype: "str | torch.dtype | None" = None,
         backend: str | FaceBackend = "mediapipe",
+        mark: bool = True,
+        strip_private: bool = False,
     ) -> "ExpressionEditor":
         """Loads a model and a face backend.
 
@@ -97,13 +106,21 @@ class ExpressionEditor:
             device: default: the best present (CUDA, then MPS, then CPU).
             dtype: dtype of the model's weights; default: float32.
             backend: the name of a face backend ("mediapipe", "insightface"), or a loaded one.
+            mark: mark results as edited, see `magicedit.provenance`.
+            strip_private: leave place and serial numbers out of results, see `provenance.without_place`.
 
         Raises:
             ModelError: where the model or the backend's model file is missing, incomplete or unsafe.
             MissingDependencyError: where the backend belongs to an extra that is not installed.
         """
         loaded = load_face_model(model, device=usable_device(device), dtype=usable_dtype(dtype))
-        return cls(loaded, load_backend(backend) if isinstance(backend, str) else backend, model=str(model))
+        backend = load_backend(backend) if isinstance(backend, str) else backend
+        return cls(loaded, backend, model=str(model), mark=mark, strip_private=strip_private)
+
+    @cached_property
+    def fingerprint(self) -> str | None:
+        """The fingerprint of the model's files, which marks tell; None for a model made in memory."""
+        return fingerprint_of(self.model)
 
     @property
     def action_units(self) -> Vocabulary:
@@ -437,7 +454,9 @@ class ExpressionEditor:
                 judged(edit, number, self.changer.model.resolution, finder, pursuit, loop.tolerance)
                 for number, pursuit in enumerate(pursued)
             ]
-            image = photo_to_image(edit.chosen.photo, edit.pixels)
+            photo = without_place(edit.chosen.photo) if self.strip_private else edit.chosen.photo
+            mark = mark_of(photo, self.model, self.fingerprint, settings, faces) if self.mark else None
+            image = photo_to_image(photo, edit.pixels, mark)
             seconds = time.perf_counter() - started
             results.append(EditResult(image, faces, seconds, self.model, edit.chosen.left_alone))
             started = time.perf_counter()  # the first result's time includes the shared work

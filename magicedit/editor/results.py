@@ -1,14 +1,23 @@
 """The result of an edit: the picture and the measurements of each face."""
 
+import contextlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import PIL.Image
 
 from magicedit.faces import Face, Gaze, Pose, gaze_of_face, levels_of
 from magicedit.faces.types import Box
-from magicedit.imaging import strip
+from magicedit.files import shown
+from magicedit.imaging import Photo, save_image, strip
+from magicedit.models.folder import ModelFolder
+from magicedit.provenance import Mark
+
+if TYPE_CHECKING:
+    from magicedit.request import Sampling
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +92,57 @@ class EditResult:
     seconds: float
     model: str
     left_alone: int = 0
+
+    @property
+    def marked(self) -> bool:
+        """Whether the image is marked as edited: not where that was switched off or nothing was changed."""
+        return Mark.carried(self.image) is not None
+
+    def save(self, path: str | Path, *, overwrite: bool = False, forbid: Path | None = None) -> Path:
+        """Writes the image with its metadata and mark, see `imaging.save_image`."""
+        return save_image(self.image, path, overwrite=overwrite, forbid=forbid)
+
+
+def mark_of(
+    photo: Photo, model: str, fingerprint: str | None, sampling: "Sampling", faces: Sequence[FaceEdit]
+) -> Mark:
+    """Returns the mark of an edit of a photograph.
+
+    model: its name, folder (of which the name is told) or hub id. fingerprint: see `fingerprint_of`.
+    """
+    asked = {
+        name: getattr(sampling, name) for name in ("seed", "steps", "guidance", "quality", "noise_level")
+    }
+    return Mark.of_edit(
+        photo.source,
+        photo.info,
+        model=shown_model(model),
+        fingerprint=fingerprint,
+        faces=[
+            {"face": face.index, "requested": rounded(face.requested)}
+            | ({"sent": rounded(face.sent)} if face.sent and face.sent != face.requested else {})
+            for face in faces
+        ],
+        **asked,
+    )
+
+
+def shown_model(model: str) -> str:
+    """Returns a model's name without the folders around it, which may tell a person's name."""
+    return shown(Path(model).name if os.path.isabs(model) or os.path.isdir(model) else model)
+
+
+def fingerprint_of(model: str) -> str | None:
+    """Returns the fingerprint of a model's files; None for one that has none, or that was made in memory."""
+    folder = ModelFolder.find(model)
+    if folder.origin == "hub":
+        from huggingface_hub import try_to_load_from_cache
+
+        with contextlib.suppress(ValueError):  # no name of a hub
+            index = try_to_load_from_cache(model, "model_index.json")
+            return ModelFolder.local(Path(index).parent).fingerprint if isinstance(index, str) else None
+        return None
+    return folder.fingerprint
 
 
 def measured_as_asked(face: Face, requested: Mapping[str, float]) -> dict[str, float]:

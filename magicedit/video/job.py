@@ -2,13 +2,17 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Unpack
 
 from magicedit.editor import ExpressionEditor
-from magicedit.errors import MagicEditError
+from magicedit.editor.results import shown_model
+from magicedit.errors import MagicEditError, VideoError
+from magicedit.files import opened, shown
+from magicedit.imaging import Photo
 from magicedit.models.face_model import OnStep
+from magicedit.provenance import Mark, packet_of, public_packet, public_tags, read_packet
 from magicedit.request import SamplingOptions
 from magicedit.video.analysis import Analysis, analyse, check_damage
 from magicedit.video.partial import Partial, identity
@@ -67,14 +71,19 @@ class VideoJob:
         self.sampling = editor.sampling(quality=quality, **sampling)
         self.video = Video(Path(source))
         self.time_base = float(self.video.info.time_base)  # seconds a tick
+        self.mark: Mark | None = None  # of the output, and the XMP into which it is merged
+        self.packet: bytes | None = None
 
-    def run(self, info: VideoInfo, asked: Mapping[str, Any], prepare: Prepare) -> VideoResult:
+    def run(
+        self, info: VideoInfo, asked: Mapping[str, Any], prepare: Prepare, photo: Photo | None = None
+    ) -> VideoResult:
         """Finds the faces, makes the frames and joins them with the sound.
 
         Args:
             info: of the output.
             asked: JSON-ready, all other inputs of the result; only work with equal inputs is resumed.
             prepare: raises MagicEditError for an impossible request; then nothing is kept.
+            photo: that is edited, where that is not the video.
 
         Raises:
             VideoError: where the video is damaged.
@@ -85,6 +94,7 @@ class VideoJob:
             "input": self.video.digest(), "suffix": self.output.suffix.lower(),
             "settings": asdict(settings), **identity(editor, self.sampling), **asked,
         }  # fmt: skip
+        info = self._prepare_mark(info, request, asked, photo)
         with Partial(self.output, request) as partial:
             analysis = analyse(self.video, editor.backend, partial.faces, settings.tracking, self.progress)
             try:
@@ -104,4 +114,28 @@ class VideoJob:
             video_seconds=analysis.last_pts * self.time_base,
             faces=faces, flicker=maker.meter.result(), seconds=time.perf_counter() - self._started,
             resumed=resumed, model=editor.model, warnings=warnings + remarks + sound,
+            marked=self.mark is not None,
         )  # fmt: skip
+
+    def _prepare_mark(
+        self, info: VideoInfo, request: Mapping[str, Any], asked: Mapping[str, Any], photo: Photo | None
+    ) -> VideoInfo:
+        """Sets the output's mark, and the XMP of the input into which it is merged; returns the output's
+        properties, without private ones where the editor leaves these out."""
+        editor, strip = self.editor, self.editor.strip_private
+        known = {"model": shown_model(editor.model), "fingerprint": editor.fingerprint, **asked}
+        known |= {name: value for name, value in request["sampling"].items() if name in ("seed", "quality")}
+        if photo is not None:
+            source, self.packet = photo.source, packet_of(photo.info)
+            known["driving"] = shown(self.video.path.name)
+        else:
+            source = self.video.path
+            with opened(source, VideoError) as file:
+                self.packet = read_packet(file)
+        if strip and self.packet is not None:
+            self.packet = public_packet(self.packet)
+        if editor.mark:
+            self.mark = Mark.of_edit(source, keeps=not strip, **known)
+        if not strip:
+            return info
+        return replace(info, tags=public_tags(info.tags), picture_tags=public_tags(info.picture_tags))

@@ -104,7 +104,10 @@ def reenact(
         (track,) = choose(scan(analysis.rows(), job.time_base), driving_face, job.video.path)
         names, backend = followed(editor.action_units), editor.backend.name
         neutral = neutral_of(analysis, track, job.time_base, names, neutral_at, backend)
-        return ReenactMaker(job, analysis, track, info, pixels, face_in_photo, neutral, strength, head), []
+        maker = ReenactMaker(job, analysis, track, info, pixels, face_in_photo, neutral, strength, head)
+        hides = photo.alpha is not None and photo.alpha.min() < 255
+        name = photo.source or "the photograph"
+        return maker, [f"{name} is transparent; the output is not, and shows what it hides"] if hides else []
 
     about = {
         "command": "reenact",
@@ -112,7 +115,7 @@ def reenact(
         "face": face, "driving_face": driving_face, "neutral_at": neutral_at, "strength": strength,
         "head": head,
     }  # fmt: skip
-    return job.run(info, about, prepare)
+    return job.run(info, about, prepare, photo)
 
 
 def followed(names: Vocabulary) -> Vocabulary:

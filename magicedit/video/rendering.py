@@ -124,5 +124,6 @@ def render(maker: FrameMaker, info: VideoInfo, partial: Partial) -> tuple[int, l
     if job.progress is not None:
         job.progress(Progress("joining", total, total, None))
     last_duration = maker.analysis.last_duration
-    remarks = join(partial.pieces(), last_duration, info, job.video, job.output, partial.joined)
+    marked = job.mark, job.packet
+    remarks = join(partial.pieces(), last_duration, info, job.video, job.output, partial.joined, *marked)
     return min(already * PIECE, total), remarks

@@ -88,6 +88,7 @@ class VideoResult:
         frames_per_second: of this run, both passes, without resumed frames.
         warnings: reasons to check the result by eye, in sentences.
         model: name, folder or hub id of the model.
+        marked: whether it is marked as edited.
     """
 
     path: Path
@@ -101,6 +102,7 @@ class VideoResult:
     resumed: int
     model: str
     warnings: list[str] = field(default_factory=list)
+    marked: bool = False
 
     @property
     def frames_per_second(self) -> float:
@@ -120,5 +122,6 @@ class VideoResult:
             "resumed_frames": self.resumed,
             "frames_per_second": round(self.frames_per_second, 2),
             "model": self.model,
+            "marked": self.marked,
             "warnings": self.warnings,
         }
