@@ -3,6 +3,7 @@
 import base64
 import bisect
 import json
+import zlib
 from collections import deque
 from collections.abc import Iterator
 from contextlib import closing
@@ -15,7 +16,7 @@ import numpy as np
 from magicedit.errors import NoFaceError, VideoError
 from magicedit.faces import Alignment, Face, FaceBackend, Pose
 from magicedit.faces.types import box_around
-from magicedit.files import write_text
+from magicedit.files import read_text, sha256_of, write_text
 from magicedit.ledger import drop_torn_line
 from magicedit.video.reading import Damage, Video
 from magicedit.video.results import Pace, ProgressCallback
@@ -32,7 +33,7 @@ class Row:
     """The faces of one frame.
 
     index, pts, duration: as in `Frame`. difference: to the frame before, see `CutDetector`. cut: whether it
-    begins a scene. faces: by number.
+    begins a scene. faces: by number. transparent: as in `Frame`.
     """
 
     index: int
@@ -41,17 +42,24 @@ class Row:
     difference: float
     cut: bool
     faces: tuple[Tracked, ...]
+    transparent: bool = False
 
     def face(self, number: int) -> Face | None:
         return next((tracked.face for tracked in self.faces if tracked.number == number), None)
 
     def to_line(self) -> str:
+        """Returns its JSON with a checksum in front."""
         content = vars(self) | {"faces": [_tracked_to_json(tracked) for tracked in self.faces]}
-        return json.dumps(content, separators=(",", ":")) + "\n"
+        text = json.dumps(content, separators=(",", ":"))
+        return f"{zlib.crc32(text.encode()):08x} {text}\n"
 
     @staticmethod
     def from_line(line: str) -> "Row":
-        content = json.loads(line)
+        """Reads what `to_line` wrote; ValueError for anything else."""
+        checksum, _, text = line.rstrip("\n").partition(" ")
+        if checksum != f"{zlib.crc32(text.encode()):08x}":
+            raise ValueError("a line differs from what was written")
+        content = json.loads(text)
         return Row(**(content | {"faces": tuple(map(_tracked_from_json, content["faces"]))}))
 
 
@@ -96,7 +104,7 @@ class Analysis:
 
     rows_file: the file of rows. frames: their number. last_pts, last_duration: of the last frame, in ticks;
     the duration is at least a usual frame's.
-    damage: of the video; None: none.
+    damage: of the video; None: none. transparent: whether some frame is.
     """
 
     rows_file: Path
@@ -104,17 +112,21 @@ class Analysis:
     last_pts: int
     last_duration: int
     damage: Damage | None
+    transparent: bool = False
 
     def rows(self) -> Iterator[Row]:
         return read_rows(self.rows_file)
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """Yields the rows of a file; an incomplete last line is ignored."""
+    """Yields the rows of a file; an incomplete last line is ignored. ValueError for other than our lines."""
     with path.open(encoding="utf-8") as file:
-        for line in file:
+        for number, line in enumerate(file):
             if line.endswith("\n"):
-                yield Row.from_line(line)
+                row = Row.from_line(line)
+                if row.index != number:
+                    raise ValueError(f"row {row.index} stands in line {number + 1}")
+                yield row
 
 
 def look_through(video: Video, tracker: Tracker, cuts: CutDetector, first: int = 0) -> Iterator[Row]:
@@ -131,7 +143,9 @@ def look_through(video: Video, tracker: Tracker, cuts: CutDetector, first: int =
             cut = frame.index > 0 and cuts.is_cut(difference)
             faces = tracker.look(pixels, frame.index, cut)
             tracker.note(faces, cut)
-            yield Row(frame.index, frame.pts, frame.duration, difference, cut, tuple(faces))
+            yield Row(
+                frame.index, frame.pts, frame.duration, difference, cut, tuple(faces), frame.transparent
+            )
 
 
 def analyse(
@@ -143,25 +157,29 @@ def analyse(
 ) -> Analysis:
     """Finds the faces of all frames; resumes an interrupted pass.
 
-    rows_file: is written line by line; a `.done` file beside it marks it complete. Raises VideoError as
-    `Video.frames`.
+    rows_file: is written line by line; a `.done` file beside it marks it complete. Files that were changed
+    since are made again. Raises VideoError as `Video.frames`.
     """
     done_file = rows_file.with_suffix(".done")
-    if done_file.is_file():
-        content = json.loads(done_file.read_text())
-        damage = content.pop("damage")
-        return Analysis(rows_file, damage=damage and Damage(**damage), **content)
+    if done_file.is_file() and (finished := _finished(rows_file, done_file)):
+        return finished
 
     # 1. Rows of an interrupted pass
     tracker, cuts = Tracker(backend, tracking), CutDetector(tracking)
     last: Row | None = None
+    transparent = False
     if rows_file.is_file():
-        for last in read_rows(rows_file):
-            if last.index > 0:
-                cuts.is_cut(last.difference)
-            tracker.note(last.faces, last.cut)
-        with rows_file.open("r+b") as file:
-            drop_torn_line(file)
+        try:
+            for last in read_rows(rows_file):
+                if last.index > 0:
+                    cuts.is_cut(last.difference)
+                tracker.note(last.faces, last.cut)
+                transparent |= last.transparent
+            with rows_file.open("r+b") as file:
+                drop_torn_line(file)
+        except ValueError:
+            rows_file.unlink()
+            return analyse(video, backend, rows_file, tracking, progress)
     known = 0 if last is None else last.index + 1
     pace = Pace(progress, "faces", video.info.frames, known)
 
@@ -173,6 +191,7 @@ def analyse(
         for last in rows:
             file.write(last.to_line())
             file.flush()
+            transparent |= last.transparent
             pace(last.index + 1)
 
     # 3. Mark it complete
@@ -181,8 +200,23 @@ def analyse(
     # a file's duration of the last frame may belong to another frame if frames are stored out of order
     content = {"frames": last.index + 1, "last_pts": last.pts, "last_duration": max(last.duration, usual)}
     damage = video.damage if video.damage else None
-    write_text(done_file, json.dumps(content | {"damage": damage and vars(damage)}))
+    content |= {"transparent": transparent}
+    seal = {"damage": damage and vars(damage), "rows": sha256_of(rows_file)}
+    write_text(done_file, json.dumps(content | seal))
     return Analysis(rows_file, damage=damage, **content)
+
+
+def _finished(rows_file: Path, done_file: Path) -> Analysis | None:
+    """The analysis that a `.done` file tells of; None, and deletes it, where one of the two was changed."""
+    try:
+        content = json.loads(read_text(done_file))
+        if content.pop("rows") == sha256_of(rows_file):
+            damage = content.pop("damage")
+            return Analysis(rows_file, damage=damage and Damage(**damage), **content)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        pass
+    done_file.unlink()
+    return None
 
 
 @dataclass(eq=False)

@@ -4,8 +4,10 @@
     lock                  held while a program works here
     faces.jsonl, .done    the first pass: a line a frame, and the mark that it is complete
     piece-00007.mp4       the encoded frames of a piece; valid once its .json exists
-    piece-00007.json      the timestamps of its frames
+    piece-00007.json      the timestamps of its frames; digests of the piece and of the state after it
     state-00008.npz       the state that the next piece starts from
+
+Pieces that were changed since are made again.
 
 Only these files are deleted with the folder; a foreign file in it is kept, and so is the folder.
 """
@@ -13,6 +15,7 @@ Only these files are deleted with the folder; a foreign file in it is kept, and 
 import contextlib
 import json
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,8 +26,8 @@ import numpy as np
 
 from magicedit import __version__
 from magicedit.editor import ExpressionEditor, SamplingSettings
-from magicedit.errors import OutputError
-from magicedit.files import replacing, sync, write_text
+from magicedit.errors import MagicEditError, OutputError
+from magicedit.files import read_bytes, read_text, replacing, sha256_of, shown, sync, write_text
 from magicedit.ledger import hold
 from magicedit.video.reading import import_av
 from magicedit.video.writing import Piece
@@ -62,21 +65,38 @@ class Partial:
     def __init__(self, output: Path, request: Mapping[str, Any]):
         target = output.resolve()
         self.folder = target.with_name(f".{target.name}.partial")
-        self._request = json.dumps(request, sort_keys=True, ensure_ascii=False)
+        self._request = json.dumps(request, sort_keys=True)
         self.began_anew = False
 
     def __enter__(self) -> "Partial":
         try:
             self.folder.mkdir(exist_ok=True)
         except OSError as error:
-            raise OutputError(f"{self.folder} cannot be made ({error}); choose another place") from error
+            raise OutputError(
+                f"{shown(self.folder)} cannot be made ({error}); choose another place"
+            ) from error
         self._lock = hold(self.folder / "lock")
-        request = self.folder / "request.json"
-        if not request.is_file() or request.read_text(encoding="utf-8") != self._request:
-            self.began_anew = request.is_file()
-            self._clear(keep=("lock",))
-            write_text(request, self._request)
+        try:
+            request = self.folder / "request.json"
+            known = request.is_file() and self._same(request)
+            if not known or any(not stat.S_ISREG(path.lstat().st_mode) for path in self._ours()):
+                self.began_anew = request.is_file()
+                self._clear(keep=("lock",))
+                write_text(request, self._request)
+        except OSError as error:
+            self._lock.close()
+            raise OutputError(f"{shown(self.folder)} cannot be cleared ({error}); delete it") from error
+        except BaseException:
+            self._lock.close()
+            raise
         return self
+
+    def _same(self, request: Path) -> bool:
+        """Whether a file holds this request."""
+        try:
+            return read_bytes(request) == self._request.encode()
+        except MagicEditError:
+            return False
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -84,7 +104,7 @@ class Partial:
         self._lock.close()
         if isinstance(error, (OSError, import_av().error.FFmpegError)):
             raise OutputError(
-                f"{self.folder} cannot be worked in ({error}); make room or choose another place"
+                f"{shown(self.folder)} cannot be worked in ({error}); make room or choose another place"
             ) from error
 
     @property
@@ -97,10 +117,24 @@ class Partial:
         return self.folder / "joined.tmp"
 
     def pieces(self) -> list[Piece]:
-        """Returns the finished pieces, from the first."""
+        """Returns the finished pieces, from the first; none, and deletes them, where one was changed."""
         found: list[Piece] = []
-        while (note := self.folder / f"piece-{len(found):05}.json").is_file():
-            found.append(Piece(note.with_suffix(".mp4"), json.loads(note.read_text())))
+        state = None  # its digest
+        try:
+            while (note := self.folder / f"piece-{len(found):05}.json").is_file():
+                content = json.loads(read_text(note))
+                piece = Piece(note.with_suffix(".mp4"), content["pts"])
+                if content["piece"] != sha256_of(piece.path):
+                    raise ValueError("a piece differs from what was written")
+                found.append(piece)
+                state = content["state"]
+            if found and state != sha256_of(self._state(len(found))):
+                raise ValueError("a state differs from what was written")
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            for pattern in ("piece-*", "state-*"):
+                for path in self.folder.glob(pattern):
+                    path.unlink()
+            return []
         return found
 
     def begin_piece(self, number: int) -> Path:
@@ -114,7 +148,8 @@ class Partial:
         piece = self.folder / f"piece-{number:05}.mp4"
         sync(self.begin_piece(number))
         os.replace(self.begin_piece(number), piece)
-        write_text(piece.with_suffix(".json"), json.dumps(list(pts)))
+        digests = {"piece": sha256_of(piece), "state": sha256_of(self._state(number + 1))}
+        write_text(piece.with_suffix(".json"), json.dumps({"pts": list(pts), **digests}))
         self._state(number).unlink(missing_ok=True)
 
     def state(self, number: int) -> dict[str, np.ndarray]:
@@ -134,7 +169,9 @@ class Partial:
             self.folder.rmdir()
 
     def _clear(self, keep: Sequence[str] = ()) -> None:
-        for name in (*_OURS, *_PATTERNS):
-            for path in self.folder.glob(name):
-                if path.name not in keep:
-                    path.unlink(missing_ok=True)
+        for path in self._ours():
+            if path.name not in keep:
+                path.unlink(missing_ok=True)
+
+    def _ours(self) -> list[Path]:
+        return [path for name in (*_OURS, *_PATTERNS) for path in self.folder.glob(name)]

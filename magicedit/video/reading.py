@@ -5,8 +5,11 @@ are converted to yuv420p once. Colours are converted to RGB and back with the vi
 """
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import reduce
 from pathlib import Path
@@ -16,6 +19,7 @@ import cv2
 import numpy as np
 
 from magicedit.errors import VideoError, needs_extra
+from magicedit.files import opened, shown
 
 if TYPE_CHECKING:
     import av
@@ -28,7 +32,22 @@ _MATRICES = (1, 4, 5, 6, 7, 9)  # matrices that FFmpeg converts; others are gues
 HD_HEIGHT = 720  # px: at this height and above, an unspecified matrix means BT.709, as in players
 
 MISSING_SECONDS = 0.5  # a file is truncated if sound or picture ends this much before its stated end
+MOST_DECODED = 8192 * 4320  # pixels of a picture: 8K; several are in memory at once
 PICTURES = ("image2", "png_pipe", "jpeg_pipe", "webp_pipe", "bmp_pipe", "tiff_pipe")
+# FFmpeg's formats that are read: all in one file. A playlist would open the files and hosts that it names.
+_CONTAINERS = (
+    "mov", "matroska", "avi", "mpeg", "mpegts", "mpegvideo", "flv", "live_flv", "asf", "asf_o", "ogg", "gif",
+    "apng", "mxf", "gxf", "nut", "dv", "wtv", "rm", "ivf", "amv", "swf", "yuv4mpegpipe", "h261", "h263",
+    "h264", "hevc", "vvc", "av1", "obu", "m4v", "mjpeg", "vc1", "dirac", "cavsvideo", "wav", "mp3", "aac",
+    "flac", "aiff", *PICTURES,
+)  # fmt: skip
+# Tags of a file or stream that describe how it is stored
+_OF_STORAGE = (
+    "encoder", "major_brand", "minor_version", "compatible_brands", "handler_name", "vendor_id", "duration",
+    "bps", "number_of_frames", "number_of_bytes", "alpha_mode", "language", "encoded_by",
+)  # fmt: skip
+
+_PRIVATE_TAGS = re.compile("location|gps|latitude|longitude|serial|owner", re.IGNORECASE)
 
 
 def import_av() -> Any:
@@ -60,14 +79,17 @@ class VideoInfo:
         path: of the file.
         width, height: of the upright pictures, rounded up to even numbers (yuv420p has no others).
         coded_size: (width, height) as stored, before turning and rounding up.
-        rotation: degrees of the stored frames in FFmpeg's convention: 0, 90, 180 or 270 anticlockwise.
+        rotation: degrees by which stored frames are turned to be shown: 0, 90, 180 or 270 anticlockwise.
+        mirrored: whether left and right are exchanged after that.
         time_base: seconds a tick of its timestamps.
         rate: average pictures a second, stated by the file or estimated.
         frames: number of pictures, stated by the file or estimated from its length; None: unknown.
         seconds: length stated by the file; None: unknown.
         pixel_format: FFmpeg's name. deep: whether it has more than 8 bits a channel.
         aspect: width of a pixel over its height.
-        sounds: number of audio streams.
+        sounds: number of audio streams. others: kinds of further streams, such as "subtitle", each once.
+        tags: title, date and the like of the file. picture_tags: language and title of its pictures.
+        chapters: as `av` gives them; their times are the file's own.
     """
 
     path: Path
@@ -84,6 +106,11 @@ class VideoInfo:
     colours: Colours
     aspect: Fraction
     sounds: int
+    mirrored: bool = False
+    others: tuple[str, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+    picture_tags: Mapping[str, str] = field(default_factory=dict)
+    chapters: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def matrix(self) -> int:
@@ -104,13 +131,15 @@ class Frame:
 
     index: counted from 0. pts: timestamp in ticks of the video's time base, 0 at its first picture (or at the
     sound if that begins earlier). duration: ticks, 0: unknown. planes: (3 * height / 2, width) uint8, upright
-    yuv420p: luma, then the two colour planes, as `av.VideoFrame.to_ndarray` lays them out.
+    yuv420p: luma, then the two colour planes, as `av.VideoFrame.to_ndarray` lays them out. transparent:
+    whether it has pixels that hide what they show less than fully, which the planes do not tell.
     """
 
     index: int
     pts: int
     duration: int
     planes: np.ndarray
+    transparent: bool = False
 
 
 @dataclass(frozen=True)
@@ -147,56 +176,75 @@ class Video:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        if not self.path.exists():
-            raise VideoError(f"{self.path} does not exist; check the path of the video")
-        if not self.path.is_file():
-            raise VideoError(f"{self.path} is not a file; give the path of one video")
-        if self.path.stat().st_size == 0:
-            raise VideoError(f"{self.path} is empty (0 bytes); copy or download it again")
+        if os.path.isdir(self.path):
+            raise VideoError(f"{shown(self.path)} is not a file; give the path of one video")
+        with opened(self.path, VideoError) as file:
+            if not os.fstat(file.fileno()).st_size:
+                raise VideoError(f"{shown(self.path)} is empty (0 bytes); copy or download it again")
         self.info = self._examine()
         self.damage: Damage | None = None  # known after `frames` has been read to its end
 
-    def _open(self) -> "tuple[av.container.InputContainer, av.VideoStream]":
+    @contextmanager
+    def container(self) -> "Iterator[av.container.InputContainer]":
+        """Opens the file; VideoError where that fails."""
         av = import_av()
-        try:
-            container = av.open(str(self.path), metadata_errors="replace")
-        except av.error.FFmpegError as error:
-            raise VideoError(
-                f"{self.path} cannot be read as a video ({error.strerror}); it is another kind of file, "
-                "damaged or incomplete: copy or download it again, or convert it to MP4"
-            ) from error
-        if any(name in PICTURES for name in container.format.name.split(",")):
-            container.close()
-            raise VideoError(f"{self.path} is a picture, not a video; use `magicedit edit` for photographs")
-        streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
-        if not streams:
-            kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing known here"
-            container.close()
-            raise VideoError(f"{self.path} has no pictures, only {kinds}; give a video")
-        stream = streams[0]
-        if stream.codec_context is None:
-            container.close()
-            raise VideoError(
-                f"{self.path} is in a codec that is not known here; convert it to H.264 in MP4 first"
-            )
-        stream.thread_type = "AUTO"
-        return container, stream
+        whitelist = {"format_whitelist": ",".join(_CONTAINERS)}
+        with opened(self.path, VideoError) as file:
+            handle = os.dup(file.fileno())  # errors in the caller's block are not this file's
+        with os.fdopen(handle, "rb") as file:
+            try:
+                container = av.open(file, metadata_errors="replace", container_options=whitelist)
+            except (av.error.FFmpegError, ValueError, OverflowError) as error:
+                raise VideoError(
+                    f"{shown(self.path)} cannot be read as a video ({_reason(error)}); it is another kind of "
+                    "file, damaged or incomplete: copy or download it again, or convert it to MP4"
+                ) from error
+            with container:
+                yield container
+
+    @contextmanager
+    def _pictures(self) -> "Iterator[tuple[av.container.InputContainer, av.VideoStream]]":
+        """Opens the file, and chooses the stream of pictures."""
+        with self.container() as container:
+            if any(name in PICTURES for name in container.format.name.split(",")):
+                raise VideoError(
+                    f"{shown(self.path)} is a picture, not a video; use `magicedit edit` for photographs"
+                )
+            streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
+            if not streams:
+                kinds = ", ".join(sorted({stream.type for stream in container.streams}))
+                raise VideoError(
+                    f"{shown(self.path)} has no pictures, only {kinds or 'nothing known here'}; give a video"
+                )
+            stream, context = streams[0], streams[0].codec_context
+            if context is None:
+                raise VideoError(
+                    f"{shown(self.path)} is in a codec that is not known here; convert it to H.264 in MP4 "
+                    "first"
+                )
+            if context.width * context.height > MOST_DECODED:
+                raise VideoError(
+                    f"{shown(self.path)} has pictures of {context.width} x {context.height} px, more than "
+                    f"{MOST_DECODED:,} pixels (8192 x 4320): scale it first"
+                )
+            context.options = {"max_pixels": str(MOST_DECODED)}  # as the pictures themselves say
+            stream.thread_type = "AUTO"
+            yield container, stream
 
     def _examine(self) -> VideoInfo:
         av = import_av()
-        container, stream = self._open()
-        with container:
+        with self._pictures() as (container, stream):
             first = next(_decoded(container, stream, [], {}), None)
             if first is None:
                 raise VideoError(
-                    f"{self.path} has no picture that can be decoded ({stream.codec_context.name}); it is "
-                    "empty, damaged or incomplete: copy or download it again"
+                    f"{shown(self.path)} has no picture that can be decoded ({stream.codec_context.name}); "
+                    "it is empty, damaged or incomplete: copy or download it again"
                 )
-            rotation = round(first.rotation) % 360
-            if rotation % 90:
-                raise VideoError(f"{self.path} is stored turned by {rotation} degrees; turn it upright first")
+            rotation, mirrored = self._orientation(first)
             width, height = (first.height, first.width) if rotation % 180 else (first.width, first.height)
-            rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+            rate = next((r for r in (stream.average_rate, stream.guessed_rate) if r and r > 0), Fraction(25))
+            if stream.time_base is None or stream.time_base <= 0:
+                raise VideoError(f"{shown(self.path)} tells no time of its pictures; convert it first")
             seconds = None
             if container.duration is not None and container.duration > 0:
                 seconds = container.duration / av.time_base
@@ -222,7 +270,39 @@ class Video:
                 ),
                 aspect=1 / aspect if rotation % 180 else aspect,
                 sounds=len(container.streams.audio),
+                mirrored=mirrored,
+                others=tuple(
+                    dict.fromkeys(
+                        other.type for other in container.streams if other.type != "audio" and other != stream
+                    )
+                ),
+                tags=kept_tags(container.metadata),
+                picture_tags=kept_tags(stream.metadata) | language_of(stream.metadata),
+                chapters=tuple(container.chapters()),
             )
+
+    def _orientation(self, frame: "av.VideoFrame") -> tuple[int, bool]:
+        """Rotation and mirroring, as in `VideoInfo`, of a frame's display matrix.
+
+        The matrix maps a stored pixel to x' = a x + c y, y' = b x + d y, y downwards (ISO 14496-12, 6.2.2).
+        """
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+        if matrix is None:
+            return 0, False
+        a, b, _, c, d = np.frombuffer(bytes(matrix), "=i4")[:5] / 65_536
+        turns = {(1, 0): 0, (0, -1): 90, (-1, 0): 180, (0, 1): 270}  # by where the x axis points
+        length, mirrored = float(np.hypot(a, b)), a * d < b * c
+        axis = np.array([-a if mirrored else a, b]) / max(length, 1e-9)
+        nearest = tuple(np.round(axis).astype(int).tolist())
+        square = abs(a * c + b * d) <= 0.02 * length * np.hypot(c, d)
+        if nearest not in turns or not square or abs(axis - nearest).max() > 0.02:
+            turned = (
+                f" by {round(np.degrees(np.arctan2(-b, a))) % 360} degrees"
+                if square and length
+                else " or sheared"
+            )
+            raise VideoError(f"{shown(self.path)} is stored turned{turned}; turn it upright first")
+        return turns[nearest], bool(mirrored)
 
     def frames(self, start: int = 0) -> Iterator[Frame]:
         """Yields its pictures in display order, from number `start`.
@@ -231,16 +311,16 @@ class Video:
         by a tick. Earlier pictures are decoded too, so that a picture does not depend on `start`. Raises
         VideoError where the pictures change size within the video.
         """
-        container, stream = self._open()
         errors: list[str] = []
         ends: dict[int, Fraction] = {}
         ticks = max(1, round(1 / (self.info.rate * self.info.time_base)))
         origin, last = None, None
-        with container:
+        with self._pictures() as (container, stream):
+            hides = stream.metadata.get("alpha_mode") == "1"  # a second picture in each packet, not decoded
             for index, decoded in enumerate(_decoded(container, stream, errors, ends)):
                 if (decoded.width, decoded.height) != self.info.coded_size:
                     raise VideoError(
-                        f"{self.path} changes its size at picture {index} to {decoded.width} x "
+                        f"{shown(self.path)} changes its size at picture {index} to {decoded.width} x "
                         f"{decoded.height} px; convert it to one size first"
                     )
                 pts = decoded.pts
@@ -253,7 +333,8 @@ class Video:
                 last = pts
                 if index >= start:
                     planes = upright_planes(decoded, self.info)
-                    yield Frame(index, pts - origin, int(decoded.duration or 0), planes)
+                    ticks_shown = max(0, int(decoded.duration or 0))
+                    yield Frame(index, pts - origin, ticks_shown, planes, hides or is_transparent(decoded))
             reaches = float(max(ends.values(), default=Fraction(0)))
             if container.start_time is not None:
                 reaches -= container.start_time / import_av().time_base
@@ -261,15 +342,45 @@ class Video:
 
     def sound_shift(self) -> Fraction:
         """Returns the seconds to subtract from sound timestamps to align them with those of `frames`."""
-        container, stream = self._open()
-        with container:
+        with self._pictures() as (container, stream):
             first = next(_decoded(container, stream, [], {}))
             return _origin(container, stream, first.pts or 0) * stream.time_base
 
     def digest(self) -> str:
         """Returns the BLAKE2b hash of the file's content, hexadecimal."""
-        with self.path.open("rb") as file:
+        with opened(self.path, VideoError) as file:
             return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def kept_tags(metadata: Mapping[str, str]) -> dict[str, str]:
+    """The tags that describe content: title, date and the like."""
+    return {
+        name: value
+        for name, value in metadata.items()
+        if name.lower() not in _OF_STORAGE and not name.startswith("_STATISTICS")
+    }
+
+
+def public(info: VideoInfo) -> VideoInfo:
+    """Returns the properties without tags of places, serial numbers and owners."""
+    tags = {name: value for name, value in info.tags.items() if not _PRIVATE_TAGS.search(name)}
+    return replace(info, tags=tags)
+
+
+def language_of(metadata: Mapping[str, str]) -> dict[str, str]:
+    """The tag of a stream's language; none where it is undetermined."""
+    return {"language": metadata["language"]} if metadata.get("language", "und") != "und" else {}
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)[:100]
+
+
+def is_transparent(frame: "av.VideoFrame") -> bool:
+    """Whether some pixel is less than opaque."""
+    if not any(component.is_alpha for component in frame.format.components):
+        return False
+    return bool(frame.reformat(format="rgba").to_ndarray()[..., 3].min() < 255)
 
 
 def _decoded(
@@ -337,6 +448,8 @@ def upright_planes(frame: "av.VideoFrame", info: VideoInfo) -> np.ndarray:
         planes[0] = np.pad(planes[0], ((0, height % 2), (0, width % 2)), mode="edge")
     if info.rotation:
         planes = [np.rot90(plane, info.rotation // 90) for plane in planes]
+    if info.mirrored:
+        planes = [plane[:, ::-1] for plane in planes]
     return np.concatenate([np.ascontiguousarray(plane).reshape(-1) for plane in planes]).reshape(
         -1, planes[0].shape[1]
     )
@@ -402,6 +515,11 @@ def still_info(like: VideoInfo, width: int, height: int) -> VideoInfo:
         height=height + height % 2,
         coded_size=(width, height),
         rotation=0,
+        mirrored=False,
+        others=(),
+        tags={},
+        picture_tags={},
+        chapters=(),
         pixel_format="rgb24",
         deep=False,
         colours=Colours(BT709, LIMITED, BT709, BT709),

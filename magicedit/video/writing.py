@@ -4,10 +4,11 @@ A piece starts with a key frame and is encoded by one thread without B-frames. I
 per frame, in frame order, and do not depend on earlier interruptions.
 """
 
+import contextlib
 import heapq
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -19,7 +20,18 @@ import PIL.Image
 from magicedit.errors import ImageError, OutputError, VideoError
 from magicedit.files import replacing, sync
 from magicedit.imaging import writable
-from magicedit.video.reading import BT709, LIMITED, Colours, Video, VideoInfo, from_rgb, import_av
+from magicedit.provenance import EDITED, Mark, add_signature, add_to_film, finishing, signed
+from magicedit.video.reading import (
+    BT709,
+    LIMITED,
+    Colours,
+    Video,
+    VideoInfo,
+    from_rgb,
+    import_av,
+    kept_tags,
+    language_of,
+)
 
 if TYPE_CHECKING:
     import av
@@ -33,6 +45,16 @@ _COPIED_SOUND = {
 }
 _AAC_RATES = (48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000, 96_000, 88_200, 64_000)
 _AAC_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
+# Languages that QuickTime numbers, as FFmpeg spells them, and other spellings of ISO 639-2
+_QUICKTIME = (  # noqa: SIM905
+    "alb ara arm baq bel bul bur cat ces chi dan dut eng est fin fra geo ger gre heb hin hun ice ind ita jpn "
+    "kor lav lit mac may mlt nor per pol por ron rus slk slv spa sve tha tib tur ukr urd vie wel"
+).split()
+_SPELLED = {
+    "sqi": "alb", "hye": "arm", "eus": "baq", "mya": "bur", "zho": "chi", "cze": "ces", "nld": "dut",
+    "fre": "fra", "kat": "geo", "deu": "ger", "ell": "gre", "isl": "ice", "mkd": "mac", "msa": "may",
+    "fas": "per", "rum": "ron", "slo": "slk", "bod": "tib", "cym": "wel", "swe": "sve",
+}  # fmt: skip
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 MOST_PIXELS = 4096 * 2304  # of a picture: level 5.2 of H.264, the most that players accept
 SMALLEST_SIDE = 16  # px
@@ -130,16 +152,24 @@ class Piece:
 
 
 def join(
-    pieces: Sequence[Piece], last_duration: int, info: VideoInfo, source: Video, output: Path, temporary: Path
+    pieces: Sequence[Piece],
+    last_duration: int,
+    info: VideoInfo,
+    source: Video,
+    output: Path,
+    temporary: Path,
+    mark: Mark | None = None,
+    packet: bytes | None = None,
 ) -> list[str]:
     """Writes the pieces as one video with the sound of `source`; `output` appears once it is complete.
 
     Args:
         last_duration: display time of the last frame in ticks; 0: as long as the one before.
         temporary: path of the incomplete output, in the same file system.
+        mark: of the edit. packet: the input's XMP, into which the mark is merged.
 
     Returns:
-        remarks on the sound, one line for each stream that could not be copied.
+        remarks, one line for each stream that could not be copied.
 
     Raises:
         OutputError: where the file cannot be written.
@@ -149,22 +179,55 @@ def join(
     remarks: list[str] = []
     options = {} if suffix == ".mkv" else {"movflags": "faststart"}
     try:
-        with av.open(str(temporary), "w", format=FORMATS[suffix], options=options) as container:
+        with contextlib.ExitStack() as stack:
+            container = av.open(str(temporary), "w", format=FORMATS[suffix], options=options)
+            stack.enter_context(container)
+            container.metadata.update(info.tags)
+            if info.chapters:
+                container.set_chapters(_shifted(info.chapters, source.sound_shift()))
+            _tag(container, suffix, mark, packet)
             with av.open(str(pieces[0].path)) as first:
                 pictures = container.add_stream_from_template(first.streams.video[0])
                 pictures.time_base = info.time_base
                 pictures.codec_context.framerate = info.rate
+                _describe(pictures, info.picture_tags, suffix, remarks)
             tracks = [_picture_packets(pieces, last_duration, info, pictures)]
             if source.info.sounds:
-                tracks.append(_sound_packets(source, container, suffix, remarks))
+                sound = stack.enter_context(source.container())
+                tracks.append(_sound_packets(sound, source.sound_shift(), container, suffix, remarks))
+            if info.others:
+                remarks.append(f"further tracks ({', '.join(info.others)}) were left out")
             # Sound and pictures alternate in time order, so that the muxer buffers little
             for _, _, packets in heapq.merge(*tracks, key=lambda item: item[:2]):
                 container.mux(packets)
-        sync(temporary)
-        os.replace(temporary, output.resolve())
+        _finish(temporary, output, mark, packet)
     except (OSError, av.error.FFmpegError) as error:
         raise OutputError(f"{output} could not be written ({error}); choose another place") from error
     return remarks
+
+
+def _tag(
+    container: "av.container.OutputContainer", suffix: str, mark: Mark | None, packet: bytes | None = None
+) -> None:
+    """Adds the mark to the tags of a film that is begun as Matroska, which has no other place for XMP."""
+    if mark is not None and suffix == ".mkv":
+        container.metadata["DIGITAL_SOURCE_TYPE"] = EDITED
+        container.metadata["XMP"] = mark.packet(packet).decode()
+
+
+def _finish(written: Path, output: Path, mark: Mark | None, packet: bytes | None) -> None:
+    """Moves a written film to its place, with the input's XMP and the mark in it; OutputError where signing
+    fails."""
+    merged = packet if mark is None else mark.packet(packet)
+    with open(written, "r+b") as film:
+        if merged is not None and output.suffix.lower() != ".mkv":
+            add_to_film(film, merged)
+        if mark is not None and signed(output):
+            with replacing(output) as file:
+                add_signature(film, file, output, mark)
+            return
+    sync(written)
+    os.replace(written, output.resolve())
 
 
 def _picture_packets(
@@ -186,13 +249,38 @@ def _picture_packets(
                 yield pts * info.time_base, 0, packet
 
 
+def _describe(stream: "av.stream.Stream", tags: Mapping[str, str], suffix: str, remarks: list[str]) -> None:
+    """Gives a stream its tags; remarks on a language that the container has no number for."""
+    stream.metadata.update(tags)
+    language = tags.get("language")
+    if suffix == ".mov" and language is not None:
+        stream.metadata["language"] = language = _SPELLED.get(language, language)
+        if language not in _QUICKTIME:
+            remarks.append(f"{suffix} cannot hold the language {language!r} of a track; write .mp4 or .mkv")
+
+
+def _shifted(chapters: Sequence[Mapping[str, Any]], shift: Fraction) -> list[dict[str, Any]]:
+    """Returns the chapters with times that count as those of the output, without those before it."""
+    moved = []
+    for chapter in chapters:
+        ticks = round(shift / chapter["time_base"])
+        start, end = max(0, chapter["start"] - ticks), chapter["end"] - ticks
+        if end > start:
+            moved.append({**chapter, "start": start, "end": end})
+    return moved
+
+
 def _sound_packets(
-    source: Video, container: "av.container.OutputContainer", suffix: str, remarks: list[str]
+    sound: "av.container.InputContainer",
+    shift: Fraction,
+    container: "av.container.OutputContainer",
+    suffix: str,
+    remarks: list[str],
 ) -> Iterator[tuple[Fraction, int, Any]]:
-    """Yields (seconds, 1, packets) of audio streams, copied if the container accepts them, else as AAC."""
-    av = import_av()
-    shift = source.sound_shift()
-    sound = av.open(str(source.path), metadata_errors="replace")
+    """Yields (seconds, 1, packets) of audio streams, copied if the container accepts them, else as AAC.
+
+    shift: seconds to subtract from the sound's timestamps.
+    """
     copied, encoded = {}, {}
     for stream in sound.streams.audio:
         name = stream.codec_context.name if stream.codec_context else None
@@ -200,7 +288,7 @@ def _sound_packets(
         # a decoder's name may differ from its codec's
         codec = stream.codec_context.codec.canonical_name if stream.codec_context else None
         if codec and (allowed is None or codec in allowed) and codec in container.supported_codecs:
-            copied[stream.index] = container.add_stream_from_template(stream)
+            target = copied[stream.index] = container.add_stream_from_template(stream)
         elif name:
             rate = stream.codec_context.sample_rate
             target = container.add_stream(
@@ -212,6 +300,9 @@ def _sound_packets(
             remarks.append(f"the sound was {codec}, which {suffix} does not hold; it was encoded anew as AAC")
         else:
             remarks.append("a stream of sound is in a codec that is not known here; it was left out")
+            continue
+        _describe(target, kept_tags(stream.metadata) | language_of(stream.metadata), suffix, remarks)
+        target.disposition = stream.disposition
     return _read_sound(sound, copied, encoded, shift)
 
 
@@ -223,29 +314,28 @@ def _read_sound(
 ) -> Iterator[tuple[Fraction, int, Any]]:
     av = import_av()
     last = Fraction(-(10**6))
-    with sound:
-        for packet in sound.demux(*sound.streams.audio):
-            index, source = packet.stream.index, packet.stream
-            offset = round(shift / source.time_base)
-            try:
-                if index in copied and packet.size and packet.dts is not None:
-                    packet.dts -= offset
-                    packet.pts = packet.dts if packet.pts is None else packet.pts - offset
-                    last = max(last, packet.dts * packet.time_base)
-                    packet.stream = copied[index]
-                    yield last, 1, [packet]
-                elif index in encoded:
-                    frames = packet.decode()
-                    for frame in itertools.chain(frames, [None] if not packet.size else []):
-                        if frame is not None:
-                            frame.pts = None if frame.pts is None else frame.pts - offset
-                        packets = encoded[index].encode(frame)
-                        for made in packets:
-                            last = max(last, made.dts * made.time_base)
-                        if packets:
-                            yield last, 1, packets
-            except av.error.InvalidDataError:
-                continue
+    for packet in sound.demux(*sound.streams.audio):
+        index, source = packet.stream.index, packet.stream
+        offset = round(shift / source.time_base)
+        try:
+            if index in copied and packet.size and packet.dts is not None:
+                packet.dts -= offset
+                packet.pts = packet.dts if packet.pts is None else packet.pts - offset
+                last = max(last, packet.dts * packet.time_base)
+                packet.stream = copied[index]
+                yield last, 1, [packet]
+            elif index in encoded:
+                frames = packet.decode()
+                for frame in itertools.chain(frames, [None] if not packet.size else []):
+                    if frame is not None:
+                        frame.pts = None if frame.pts is None else frame.pts - offset
+                    packets = encoded[index].encode(frame)
+                    for made in packets:
+                        last = max(last, made.dts * made.time_base)
+                    if packets:
+                        yield last, 1, packets
+        except av.error.InvalidDataError:
+            continue
 
 
 def save_film(pictures: Sequence[PIL.Image.Image], path: str | Path, seconds_per_picture: float) -> Path:
@@ -274,9 +364,11 @@ def save_film(pictures: Sequence[PIL.Image.Image], path: str | Path, seconds_per
         colours=Colours(BT709, LIMITED, BT709, BT709), aspect=Fraction(1), sounds=0,
     )  # fmt: skip
     check_size(info, str(path), "give pictures of another size")
-    with replacing(path) as file:
+    mark, suffix = Mark.of_pictures(pictures), path.suffix.lower()
+    with replacing(path) as output, finishing(output, path, mark) as file:
         av = import_av()
-        with av.open(file, "w", format=FORMATS[path.suffix.lower()]) as container:
+        with av.open(file, "w", format=FORMATS[suffix]) as container:
+            _tag(container, suffix, mark)
             stream = container.add_stream("libx264", rate=info.rate)
             context = stream.codec_context
             context.width, context.height, context.pix_fmt = info.width, info.height, "yuv420p"
@@ -290,6 +382,8 @@ def save_film(pictures: Sequence[PIL.Image.Image], path: str | Path, seconds_per
                 frame.color_range, frame.colorspace = LIMITED, BT709
                 container.mux(_lasting(stream.encode(frame), stamps))
             container.mux(_lasting(stream.encode(), stamps))
+        if mark is not None and suffix != ".mkv":
+            add_to_film(file, mark.packet())
     return path
 
 

@@ -1,6 +1,7 @@
 """Reading videos: what a file says, what it shows, what is wrong with it."""
 
 import itertools
+import os
 import wave
 from dataclasses import replace
 from fractions import Fraction
@@ -39,6 +40,37 @@ def test_frames_from_the_middle_are_those_of_the_whole(tmp_path, moving):
     for a, b in zip(whole[7:], part, strict=True):
         assert a.pts == b.pts
         assert np.array_equal(a.planes, b.planes)
+
+
+@pytest.mark.parametrize("turns", range(4))
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_all_eight_orientations_are_shown_upright(tmp_path, portrait, turns, mirrored):
+    """Against the ISO base media format's own formula: stored (x, y) is shown at (a x + c y, b x + d y)."""
+    picture = portrait[:200]  # not square
+    a, b, c, d = [(1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0)][turns]
+    if mirrored:
+        a, c = -a, -c
+    height, width = picture.shape[:2] if a else picture.shape[1::-1]
+    y, x = np.mgrid[:height, :width]
+    across, down = a * x + c * y, b * x + d * y
+    stored = np.ascontiguousarray(picture[down - down.min(), across - across.min()])
+    path = tmp_path / "in.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "12"})
+        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        stream.set_display_matrix([a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30])
+        for _ in range(2):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(stored, "rgb24")))
+        container.mux(stream.encode())
+    for shown in read_pictures(path):
+        assert shown.shape == picture.shape
+        assert difference(shown, picture) < 3
+
+
+def test_a_film_stored_askew_is_refused(tmp_path, portrait):
+    path = write_video(tmp_path / "in.mp4", [portrait] * 2, rotation=30)
+    with pytest.raises(VideoError, match="stored turned by 30 degrees"):
+        Video(path)
 
 
 @pytest.mark.parametrize("degrees", [90, 180, -90])
@@ -201,3 +233,54 @@ def test_places_that_cannot_be_decoded_are_noticed(tmp_path, moving):
     for _ in video.frames():
         pass
     assert video.damage.errors > 0
+
+
+def test_names_are_files_and_no_protocols(tmp_path, moving, monkeypatch):
+    content = write_video(tmp_path / "in.mp4", moving(2)).read_bytes()
+    monkeypatch.chdir(tmp_path)
+    for name in ("12:30.mp4", "http:x.mp4", "concat:in.mp4", "pipe:0", os.fsdecode(b"\xfc.mp4"), "%03d.mp4"):
+        Path(name).write_bytes(content)
+        assert len(read_pictures(name)) == 2
+
+
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    for path in (tmp_path / "pipe.mp4", "/dev/zero", tmp_path / ("x" * 300), tmp_path / "a\0b.mp4"):
+        with pytest.raises(VideoError, match="cannot be read"):
+            Video(path)
+
+
+@pytest.mark.parametrize(
+    "playlist",
+    [
+        "ffconcat version 1.0\nfile in.mp4\n",
+        "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nin.mp4\n#EXT-X-ENDLIST\n",
+        "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n",
+    ],
+)
+def test_a_playlist_opens_no_other_file(tmp_path, moving, playlist):
+    write_video(tmp_path / "in.mp4", moving(2))
+    for name in ("list.mp4", "list.m3u8", "list.ffconcat"):
+        (tmp_path / name).write_text(playlist)
+        with pytest.raises(VideoError, match="cannot be read as a video"):
+            Video(tmp_path / name)
+
+
+def test_pictures_too_large_to_decode_are_refused_before_that(tmp_path, moving, monkeypatch):
+    path = write_video(tmp_path / "in.mp4", moving(2))
+    monkeypatch.setattr("magicedit.video.reading.MOST_DECODED", 200 * 200)
+    with pytest.raises(VideoError, match="240 x 240 px, more than 40,000 pixels"):
+        Video(path)
+
+
+def test_frames_tell_transparency(tmp_path, moving):
+    opaque = [Image.fromarray(picture) for picture in moving(3)]
+    hole = [picture.convert("RGBA") for picture in opaque]
+    hole[1].paste((0, 0, 0, 0), (0, 0, 50, 50))
+    for name, pictures, told in (("opaque", opaque, [False] * 3), ("hole", hole, [False, True, False])):
+        for suffix in ("gif", "png"):
+            path = tmp_path / f"{name}.{'apng' if suffix == 'png' else suffix}"
+            pictures[0].save(
+                path, suffix.upper(), save_all=True, append_images=pictures[1:], duration=100, disposal=2
+            )
+            assert any(frame.transparent for frame in Video(path).frames()) == any(told)

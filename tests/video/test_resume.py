@@ -1,6 +1,9 @@
 """Interrupted and run again: the same frames as without; other work does not mix in. Pieces are short."""
 
 import os
+import resource
+import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -123,3 +126,66 @@ def test_a_stranger_s_file_is_not_deleted(tmp_path):
         (partial.folder / "notes.txt").write_text("mine")
         partial.remove()
     assert (tmp_path / ".out.mp4.partial" / "notes.txt").read_text() == "mine"
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory, editor, source) -> Path:
+    """The work folder of a run that ended in its second piece."""
+    output = tmp_path_factory.mktemp("interrupted") / "out.mp4"
+    with pytest.raises(KeyboardInterrupt):
+        edit_video(editor, source, output, progress=stop_after(PIECE + 1), **ARGUMENTS)
+    return output.with_name(".out.mp4.partial")
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(bytes(content))
+
+
+DAMAGES = {
+    "faces of another shape": lambda f: (f / "faces.jsonl").write_text('{"index": [], "faces": 3}\n[]\n'),
+    "rows lost before they were complete": lambda f: (
+        (f / "faces.done").unlink(),
+        (f / "faces.jsonl").write_bytes((f / "faces.jsonl").read_bytes()[3:]),
+    ),
+    "a note of another shape": lambda f: (f / "piece-00000.json").write_text('{"pts": 3, "piece": null}'),
+    "a flipped bit in the state": lambda f: flip(f / "state-00001.npz"),
+    "a pipe": lambda f: ((f / "faces.jsonl").unlink(), os.mkfifo(f / "faces.jsonl")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_what_was_changed_since_is_made_again(tmp_path, editor, source, whole, interrupted, damage):
+    folder = tmp_path / ".out.mp4.partial"
+    shutil.copytree(interrupted, folder)
+    damage(folder)
+    edit_video(editor, source, tmp_path / "out.mp4", **ARGUMENTS)
+    assert same_frames(tmp_path / "out.mp4", whole)
+    assert not folder.exists()
+
+
+def test_without_room_nothing_half_is_left_and_the_work_goes_on(tmp_path, editor, source, whole):
+    """A file may grow to 120,000 bytes: too few for the state of a piece, which is written last."""
+    output, before = tmp_path / "out.mp4", signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (120_000, hard))
+    try:
+        with pytest.raises(OutputError, match="File too large"):
+            edit_video(editor, source, output, **ARGUMENTS)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    assert not output.exists()
+    edit_video(editor, source, output, **ARGUMENTS)
+    assert same_frames(output, whole)
+
+
+def test_a_work_folder_that_cannot_be_cleared_is_an_error(tmp_path):
+    (tmp_path / ".out.mp4.partial" / "faces.jsonl" / "x").mkdir(parents=True)
+    with pytest.raises(OutputError, match="cannot be cleared"):
+        Partial(tmp_path / "out.mp4", {"a": 1}).__enter__()
+    shutil.rmtree(tmp_path / ".out.mp4.partial")
+    (tmp_path / ".out.mp4.partial").touch()
+    with pytest.raises(OutputError, match="cannot be made"):
+        Partial(tmp_path / "out.mp4", {"a": 1}).__enter__()

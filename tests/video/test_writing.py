@@ -13,7 +13,7 @@ from PIL import Image
 
 from magicedit.errors import ImageError, MissingDependencyError, OutputError, VideoError
 from magicedit.video import edit_video, reenact, save_film
-from magicedit.video.reading import Video
+from magicedit.video.reading import Video, public, still_info
 from magicedit.video.writing import Encoding, Piece, PieceWriter, check_size, check_video_output, join
 
 STAMPS = [0, 512, 600, 1800, 1900, 5000, 5020, 7000, 7500, 9000]
@@ -208,3 +208,82 @@ def test_without_the_extra_its_name_is_said(tmp_path, portrait, editor, monkeypa
     ):
         with pytest.raises(MissingDependencyError, match=r"magicedit\[video\]"):
             call()
+
+
+TAGS = {"title": "Holiday", "creation_time": "2024-05-01T12:00:00.000000Z", "location": "+48.1000+011.5000/"}
+
+
+def tagged(path, picture):
+    """A film with tags, chapters, a second stream of pictures and sound in two languages."""
+    with av.open(str(path), "w") as container:
+        container.metadata.update(TAGS)
+        streams = [container.add_stream("libx264", rate=25) for _ in range(2)]
+        for stream in streams:
+            stream.height, stream.width, stream.pix_fmt = *picture.shape[:2], "yuv420p"
+        streams[0].metadata["language"] = "fra"
+        tracks = [container.add_stream("aac", rate=44_100, layout="mono") for _ in range(2)]
+        for track, language, disposition in zip(tracks, ("eng", "deu"), (0, 1), strict=True):
+            track.metadata.update({"language": language, "title": f"in {language}"})
+            track.disposition = av.stream.Disposition(disposition)
+        half = {"start": 0, "end": 200, "time_base": Fraction(1, 1000), "metadata": {"title": "one"}}
+        container.set_chapters([{"id": 1, **half}, {"id": 2, **half, "start": 200, "end": 400}])
+        for _ in range(10):
+            for stream in streams:
+                container.mux(
+                    stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), "rgb24"))
+                )
+        for track in tracks:
+            piece = av.AudioFrame.from_ndarray(np.zeros((1, 17_640), np.int16), "s16", "mono")
+            piece.sample_rate = 44_100
+            container.mux(track.encode(piece))
+        for stream in (*streams, *tracks):
+            container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+@pytest.mark.parametrize("source", [".mp4", ".mkv"])
+def test_tags_languages_and_chapters_are_kept(tmp_path, portrait, source, suffix):
+    video = Video(tagged(tmp_path / f"in{source}", portrait))
+    output = tmp_path / f"out{suffix}"
+    remarks = copied(video, output, tmp_path)
+    assert any("further tracks (video" in remark for remark in remarks)
+    with av.open(str(output)) as container:
+        tags = {name.lower(): value for name, value in container.metadata.items()}
+        assert tags["title"] == "Holiday"
+        assert tags["creation_time"].startswith("2024-05-01T12:00:00")
+        assert container.streams.video[0].metadata["language"] == "fra"
+        sounds = container.streams.audio
+        german = "ger" if suffix == ".mov" else "deu"  # QuickTime's spelling
+        assert [sound.metadata["language"] for sound in sounds] == ["eng", german]
+        assert [bool(sound.disposition & sound.disposition.default) for sound in sounds] == [False, True]
+        assert [(c["start"] * c["time_base"], c["metadata"]["title"]) for c in container.chapters()] == [
+            (0, "one"), (Fraction(1, 5), "one")
+        ]  # fmt: skip
+        if suffix == source == ".mkv":
+            assert [sound.metadata["title"] for sound in sounds] == ["in eng", "in deu"]
+
+
+def test_tags_of_places_are_left_out_on_request(tmp_path, portrait):
+    info = Video(tagged(tmp_path / "in.mp4", portrait)).info
+    assert info.tags["location"] == TAGS["location"]
+    assert public(info).tags == {name: info.tags[name] for name in info.tags if "location" not in name}
+    assert public(info).tags["title"] == "Holiday"
+
+
+def test_a_photograph_s_film_has_no_tags_of_the_driving_one(portrait, tmp_path):
+    info = still_info(Video(tagged(tmp_path / "in.mp4", portrait)).info, 64, 64)
+    assert (info.tags, info.picture_tags, info.chapters, info.others) == ({}, {}, (), ())
+
+
+def test_a_full_disk_is_an_error_and_leaves_the_old_film(tmp_path, moving):
+    source, output = Video(write_video(tmp_path / "in.mp4", moving(3))), tmp_path / "out.mp4"
+    output.write_bytes(b"old")
+    (tmp_path / "0.mp4").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        copied(source, output, tmp_path)
+    (tmp_path / "0.mp4").unlink()
+    (tmp_path / "joined.tmp").symlink_to("/dev/full")
+    with pytest.raises(OutputError, match="No space left"):
+        copied(source, output, tmp_path)
+    assert output.read_bytes() == b"old"
