@@ -17,7 +17,15 @@ from functools import cache
 import numpy as np
 
 from magicedit.errors import ActionUnitError
-from magicedit.vocabulary import INTENSITY_RANGE, Control, Spec, Vocabulary, number_within, whole_name
+from magicedit.vocabulary import (
+    INTENSITY_RANGE,
+    Control,
+    Spec,
+    Vocabulary,
+    number_within,
+    quoted,
+    whole_name,
+)
 
 ActionUnit = Control
 
@@ -172,7 +180,7 @@ def parse_regions(spec: str | Iterable[str]) -> tuple[str, ...]:
         singular = word if word in REGIONS or word in _PARTS else word.removesuffix("s")
         regions = _PARTS.get(singular, (singular,))
         if not {*regions} <= {*REGIONS}:
-            raise ActionUnitError(f"unknown region {word!r}; known: {', '.join((*REGIONS, *_PARTS))}")
+            raise ActionUnitError(f"unknown region {quoted(word)}; known: {', '.join((*REGIONS, *_PARTS))}")
         named |= {*regions}
     if not named:
         raise ActionUnitError(f"no region is named; known: {', '.join((*REGIONS, *_PARTS))}")
@@ -193,13 +201,13 @@ def parse_emotion(spec: str | tuple[str, float]) -> tuple[str, float]:
         name, strength = spec
     else:
         raise ActionUnitError(
-            f'expected an emotion such as "happiness:0.8" or ("happiness", 0.8), got {spec!r}'
+            f'expected an emotion such as "happiness:0.8" or ("happiness", 0.8), got {quoted(spec)}'
         )
     known = name.strip().lower() if isinstance(name, str) else ""
     if known not in RECIPES:
         close = difflib.get_close_matches(known, RECIPES, n=1, cutoff=0.4)
         hint = f"; did you mean {close[0]}?" if close else "."
-        raise ActionUnitError(f"unknown emotion {name!r}{hint} Known: {', '.join(RECIPES)}")
+        raise ActionUnitError(f"unknown emotion {quoted(name)}{hint} Known: {', '.join(RECIPES)}")
     return known, number_within(strength, known, STRENGTH_RANGE, "a strength")
 
 

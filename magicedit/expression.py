@@ -5,9 +5,7 @@ Intensities, 0 to 5, are targets; variations, -10 to 10, are added. An expressio
 """
 
 import difflib
-import math
 import re
-import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,9 +23,17 @@ from magicedit.action_units import (
 )
 from magicedit.arkit import levels_of_scores
 from magicedit.errors import ActionUnitError
-from magicedit.files import read_document, write_document
+from magicedit.files import read_document, shown, write_document
 from magicedit.tables import read_table
-from magicedit.vocabulary import INTENSITY_RANGE, Vocabulary, by_number, split_sides, whole_name
+from magicedit.vocabulary import (
+    INTENSITY_RANGE,
+    Vocabulary,
+    by_number,
+    is_finite,
+    quoted,
+    split_sides,
+    whole_name,
+)
 
 FORMAT = "expression/1"
 ASYMMETRY = 0.5  # intensity steps: sides that differ by less are treated as equal
@@ -54,6 +60,10 @@ class Expression:
     model: str | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.values, Mapping):
+            raise ActionUnitError(
+                f"an expression needs a mapping of names and numbers, got {quoted(self.values)}"
+            )
         parse = FACS.deltas if self.relative else FACS.levels
         values = by_number(parse(dict(self.values)))
         object.__setattr__(self, "values", MappingProxyType(values))
@@ -118,11 +128,11 @@ class Expression:
         columns = {n: column for n, column in units.columns.items() if n in known} if units else {}
         if not columns and not table.blendshapes:
             raise ActionUnitError(
-                f"{path} has no column of a known action unit, such as AU12 or AU12_r, or of a blendshape; "
-                f"known: {', '.join(FACS)}"
+                f"{shown(path)} has no column of a known action unit, such as AU12 or AU12_r, or of a "
+                f"blendshape; known: {', '.join(FACS)}"
             )
         if not 0 <= row < len(table.rows):
-            raise ActionUnitError(f"{path} has no row {row}; rows below the header count from 0")
+            raise ActionUnitError(f"{shown(path)} has no row {row}; rows below the header count from 0")
         number, cells = table.rows[row]
         source = f"{table.path.name}, row {row}"
         with table.at(number):
@@ -139,7 +149,7 @@ class Expression:
     @classmethod
     def read(cls, text: str) -> "Expression":
         """Reads FILE.yaml, FILE.csv (its first row) or FILE.csv:ROW; errors as in `load` and `from_csv`."""
-        table = re.fullmatch(r"(.*\.csv)(?::(\d+))?", text, re.IGNORECASE)
+        table = re.fullmatch(r"(.*\.csv)(?::([0-9]{1,9}))?", text, re.IGNORECASE)
         return cls.from_csv(table[1], int(table[2] or 0)) if table else cls.load(text)
 
     @classmethod
@@ -154,11 +164,11 @@ class Expression:
         kind, values = content["kind"], content["action_units"]
         source, model = content.get("source", ""), content.get("model")
         if not isinstance(source, str) or not isinstance(model, str | None):
-            raise ActionUnitError(f"{path}: `source` and `model` must be texts")
+            raise ActionUnitError(f"{shown(path)}: `source` and `model` must be texts")
         try:
             return cls(values, kind == _KINDS[True], source, model)
         except ActionUnitError as error:
-            raise ActionUnitError(f"{path}: {error}") from error
+            raise ActionUnitError(f"{shown(path)}: {error}") from error
 
     def save(self, path: str | Path) -> Path:
         """Writes a readable, editable YAML file. OutputError where that fails."""
@@ -203,8 +213,8 @@ class Expression:
                 f"{_KINDS[self.relative]} and {_KINDS[other.relative]} cannot be mixed; "
                 "give two expressions of one kind"
             )
-        if not (math.isfinite(share) and 0 <= share <= 1):
-            raise ActionUnitError(f"the share of the second expression must be 0 to 1, got {share}")
+        if not (is_finite(share) and 0 <= share <= 1):
+            raise ActionUnitError(f"the share of the second expression must be 0 to 1, got {quoted(share)}")
         mine, theirs = split_sides(self.values), split_sides(other.values)
         names = {whole_name(name) for name in (*self.values, *other.values)}
         sides = [
@@ -244,8 +254,8 @@ class Expression:
             ActionUnitError: where `current` lacks a unit with a target intensity, or a variation leaves -10
                 to 10.
         """
-        if not math.isfinite(strength):
-            raise ActionUnitError(f"the strength of an expression must be a number, got {strength}")
+        if not is_finite(strength):
+            raise ActionUnitError(f"the strength of an expression must be a number, got {quoted(strength)}")
         missing = [] if self.relative else [name for name in self.values if name not in current]
         if missing:
             raise ActionUnitError(
@@ -275,25 +285,25 @@ def _check_content(path: str | Path, content: Mapping[Any, Any]) -> None:
     """Raises ActionUnitError naming the first unknown, missing or invalid key of a file."""
     known, kinds = ("kind", "action_units", "source", "model"), " or ".join(_KINDS.values())
     if unknown := [key for key in content if key not in known]:
-        names = ", ".join(sorted(map(reprlib.repr, unknown)))
+        names = ", ".join(sorted(map(quoted, unknown)))
         hint = _did_you_mean(unknown[0], [key for key in known if key not in content])
-        raise ActionUnitError(f"{path} says what an expression does not have: {names}{hint}")
+        raise ActionUnitError(f"{shown(path)} says what an expression does not have: {names}{hint}")
     if missing := [key for key in ("kind", "action_units") if key not in content]:
         raise ActionUnitError(
-            f"{path} is no expression: `{'` and `'.join(missing)}` is missing; it needs `kind` ({kinds}) and "
-            "`action_units`, a table of names and numbers"
+            f"{shown(path)} is no expression: `{'` and `'.join(missing)}` is missing; it needs `kind` "
+            f"({kinds}) and `action_units`, a table of names and numbers"
         )
     kind, values = content["kind"], content["action_units"]
     if kind not in _KINDS.values():
         hint = _did_you_mean(kind, _KINDS.values())
         raise ActionUnitError(
-            f"{path} is no expression: its `kind` must be {kinds}, got {reprlib.repr(kind)}{hint}"
+            f"{shown(path)} is no expression: its `kind` must be {kinds}, got {quoted(kind)}{hint}"
         )
     if not isinstance(values, dict):
-        got = "nothing" if values is None else reprlib.repr(values)
+        got = "nothing" if values is None else quoted(values)
         raise ActionUnitError(
-            f"{path} is no expression: `action_units` must be a table of names and numbers, a line each such "
-            f"as `AU12: 3`, got {got}"
+            f"{shown(path)} is no expression: `action_units` must be a table of names and numbers, a line "
+            f"each such as `AU12: 3`, got {got}"
         )
 
 

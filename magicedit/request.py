@@ -4,7 +4,6 @@ Every interface builds an `EditRequest`: `ExpressionEditor.edit` from arguments,
 options, batches from manifest rows.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, fields
 from pathlib import Path
@@ -15,10 +14,11 @@ import numpy as np
 from magicedit.action_units import parse_emotion, resolved, vocabulary_of
 from magicedit.errors import ActionUnitError, MagicEditError, NoFaceError
 from magicedit.expression import Expression
-from magicedit.vocabulary import by_number, name_order, whole_name
+from magicedit.vocabulary import by_number, is_finite, name_order, quoted, whole_name
 
 Deltas = str | Mapping[str, float] | Sequence[float] | np.ndarray
 QUALITIES = ("exact", "balanced", "fast", "live")  # as in the pipeline, whose import takes seconds
+MOST_FACES = 100_000  # of a photograph
 MOST_STEPS = 1000  # noise levels of the published schedule, and of ours
 
 
@@ -72,20 +72,23 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.steps is not None and not 1 <= self.steps <= MOST_STEPS:
+        if self.steps is not None and not (_is_whole(self.steps) and 1 <= self.steps <= MOST_STEPS):
             raise MagicEditError(
-                f"the number of denoising steps must be at least 1 and at most {MOST_STEPS}, got {self.steps}"
+                f"the number of denoising steps must be at least 1 and at most {MOST_STEPS}, "
+                f"got {quoted(self.steps)}"
             )
-        if self.guidance is not None and not (math.isfinite(self.guidance) and self.guidance >= 0):
+        if self.guidance is not None and not (is_finite(self.guidance) and self.guidance >= 0):
             raise MagicEditError(
-                f"the guidance scale must be a number from 0 (3 is usual), got {self.guidance}"
+                f"the guidance scale must be a number from 0 (3 is usual), got {quoted(self.guidance)}"
             )
         if self.quality is not None and self.quality not in QUALITIES:
-            raise MagicEditError(f"quality must be one of {', '.join(QUALITIES)}, got {self.quality!r}")
-        if self.noise_level is not None and not 0 <= self.noise_level <= 1:
-            raise MagicEditError(f"the noise level must be a number from 0 to 1, got {self.noise_level}")
-        if not 0 <= self.seed < 2**63:
-            raise MagicEditError(f"the seed must be an integer from 0 to 2**63 - 1, got {self.seed}")
+            raise MagicEditError(f"quality must be one of {', '.join(QUALITIES)}, got {quoted(self.quality)}")
+        if self.noise_level is not None and not (is_finite(self.noise_level) and 0 <= self.noise_level <= 1):
+            raise MagicEditError(
+                f"the noise level must be a number from 0 to 1, got {quoted(self.noise_level)}"
+            )
+        if not (_is_whole(self.seed) and 0 <= self.seed < 2**63):
+            raise MagicEditError(f"the seed must be an integer from 0 to 2**63 - 1, got {quoted(self.seed)}")
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,10 @@ class EditRequest(Sampling):
         check_references(self.references)
         if isinstance(self.expression, str | Path):
             object.__setattr__(self, "expression", Expression.load(self.expression))
+        if not isinstance(self.expression, Expression | None):
+            raise ActionUnitError(
+                f"an expression must be an Expression or the path of one, got {quoted(self.expression)}"
+            )
         known = vocabulary_of(names)
         for name, parse in (("add", known.deltas), ("set", known.levels)):
             value = getattr(self, name)
@@ -132,20 +139,22 @@ class EditRequest(Sampling):
             object.__setattr__(self, "emotion", parse_emotion(self.emotion))
         check_face(self.face)
         self._check_loop()
-        if not math.isfinite(self.strength):
-            raise ActionUnitError(f"the strength of an expression must be a number, got {self.strength}")
+        if not is_finite(self.strength):
+            raise ActionUnitError(
+                f"the strength of an expression must be a number, got {quoted(self.strength)}"
+            )
         self.check(known)
 
     def _check_loop(self) -> None:
         """Raises MagicEditError where the settings of a closed loop are invalid."""
         if self.tolerance is None:
             return
-        if not (math.isfinite(self.tolerance) and self.tolerance > 0):
+        if not (is_finite(self.tolerance) and self.tolerance > 0):
             raise MagicEditError(
-                f"the tolerance must be a positive number of intensity steps, got {self.tolerance}"
+                f"the tolerance must be a positive number of intensity steps, got {quoted(self.tolerance)}"
             )
-        if self.max_edits < 1:
-            raise MagicEditError(f"the closed loop needs at least 1 edit, got {self.max_edits}")
+        if not (_is_whole(self.max_edits) and self.max_edits >= 1):
+            raise MagicEditError(f"the closed loop needs at least 1 edit, got {quoted(self.max_edits)}")
         if not self.measure:
             raise MagicEditError("the closed loop measures its results; do not switch measuring off")
 
@@ -232,14 +241,18 @@ class EditRequest(Sampling):
 def check_references(references: Any) -> None:
     """Raises MagicEditError unless `references` is a list of photographs, which may be empty."""
     if isinstance(references, str) or not isinstance(references, Sequence):
-        raise MagicEditError(f"references must be a list of photographs, got {references!r}")
+        raise MagicEditError(f"references must be a list of photographs, got {quoted(references)}")
 
 
 def check_face(face: str | int) -> None:
     """Raises NoFaceError unless `face` is "all", "largest" or an index from 0."""
-    number = isinstance(face, int) and not isinstance(face, bool) and face >= 0
-    if not number and face not in ("all", "largest"):
-        raise NoFaceError(f'face must be "all", "largest" or an index from 0, got {face!r}')
+    number = _is_whole(face) and 0 <= face < MOST_FACES
+    if not number and not (isinstance(face, str) and face in ("all", "largest")):
+        raise NoFaceError(f'face must be "all", "largest" or an index from 0, got {quoted(face)}')
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def usable_expression(expression: Expression, names: Sequence[str]) -> Expression:

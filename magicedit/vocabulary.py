@@ -23,8 +23,9 @@ DELTA_RANGE = (-10.0, 10.0)
 DEGREES = ("gaze", "head")  # kinds of controls whose values are angles
 ANGLE_RANGE = (-90.0, 90.0)
 
-_NUMBERED = re.compile(r"\s*([a-z]+)[\s_]*0*([1-9][0-9]*)\s*([lr]?)\s*", re.IGNORECASE)
-_NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?\s*", re.IGNORECASE)
+# At most six digits, which are a number soon; none of the parts can match what another one could
+_NUMBERED = re.compile(r"\s*([a-z]+)[\s_]*0*([1-9][0-9]{0,5})\s*([lr]?)\s*", re.IGNORECASE | re.ASCII)
+_NUMBER = re.compile(r"\s*[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?\s*", re.IGNORECASE | re.ASCII)
 
 Spec = str | Mapping[str, Any] | Sequence[float] | np.ndarray
 
@@ -155,7 +156,7 @@ class Vocabulary(tuple[str, ...]):
             sided = ", ".join(control.name for control in self._all if control.has_sides)
             raise ActionUnitError(f"{self[whole]} has no sides; those that have: {sided}")
         kind = "action unit" if any(control.kind == "action unit" for control in self.controls) else "control"
-        problem = f"unknown {kind} {reprlib.repr(text)}"
+        problem = f"unknown {kind} {quoted(text)}"
         if self.known is not None and whole in self.known:
             problem = f"{self.known[whole]} is measured but cannot be edited here"
         nearest = self._nearest(text, whole)
@@ -235,12 +236,13 @@ class Vocabulary(tuple[str, ...]):
                 if len(part) != 2 or not part[0].strip() or not part[1].strip():
                     raise ActionUnitError(
                         "expected NAME=NUMBER, separated by commas, such as AU12=+3,AU4=-1; "
-                        f"got {'='.join(part)!r} in {spec!r}"
+                        f"got {quoted('='.join(part))} in {quoted(spec)}"
                     )
             return [(name, value) for name, value in pairs]
         if spec is None or not isinstance(spec, Iterable):
             raise ActionUnitError(
-                f'expected "AU12=+3,AU4=-1", a mapping or a vector of {self.numbers} numbers, got {spec!r}'
+                f'expected "AU12=+3,AU4=-1", a mapping or a vector of {self.numbers} numbers, '
+                f"got {quoted(spec)}"
             )
         values, names = list(spec), self[: self.numbers]
         if len(values) != len(names):
@@ -324,16 +326,32 @@ def split_sides(values: Mapping[str, float]) -> tuple[dict[str, float], dict[str
     return sides
 
 
+def quoted(value: object) -> str:
+    """A value for messages, shortened."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        return f"an integer of {value.bit_length():,} bits"
+
+
+def is_finite(value: object) -> bool:
+    """Whether a value is a finite number, of any type that has such but no text and no truth."""
+    try:
+        return not isinstance(value, bool | str | bytes) and math.isfinite(value)
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
 def number_within(value: object, name: str, limits: tuple[float, float], what: str) -> float:
     """Returns `value` as a float within `limits`; `name` and `what` describe it in the error message."""
     wanted = f"expected {what} between {limits[0]:g} and {limits[1]:g} for {name}"
     # float() alone would also take True, "1_0" and digits of other scripts
     if isinstance(value, bool | np.bool_) or (isinstance(value, str) and not _NUMBER.fullmatch(value)):
-        raise ActionUnitError(f"{wanted}, got {reprlib.repr(value)}")
+        raise ActionUnitError(f"{wanted}, got {quoted(value)}")
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError) as error:
-        raise ActionUnitError(f"{wanted}, got {reprlib.repr(value)}") from error
+        raise ActionUnitError(f"{wanted}, got {quoted(value)}") from error
     if not math.isfinite(number) or not limits[0] <= number <= limits[1]:
         raise ActionUnitError(f"{wanted}, got {number:g}")
     return number

@@ -205,3 +205,24 @@ def test_measured_angles_end_at_their_ranges():
 def test_neutral_of_an_editor_is_that_of_its_models_units():
     assert set(Expression.neutral(editable(NAMES)).values) == {*NAMES}
     assert set(Expression.neutral(["AU7", "AU12"]).values) == {"AU7", "AU12"}
+
+
+@pytest.mark.parametrize(
+    "name", ["a.csv:" + "9" * 5000, "a.csv:١", "a" * 5000, "a\0b.csv:1", "\udcff.yaml", "/dev/zero"]
+)
+def test_names_that_no_expression_has(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MagicEditError) as told:
+        Expression.read(name)
+    assert str(told.value).encode()
+    assert len(str(told.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    "values",
+    ["AU12=3", None, 5, [("AU12", 3)], {"AU12": 10**5000}, {5: 3}, {"AU" + "1" * 5000: 1}],
+    ids=["text", "nothing", "number", "pairs", "huge", "no name", "long name"],
+)
+def test_values_of_any_kind(values):
+    with pytest.raises(ActionUnitError):
+        Expression(values)

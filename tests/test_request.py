@@ -1,5 +1,6 @@
 """What an edit asks for: parsed once, checked without a face, resolved against one."""
 
+import time
 from dataclasses import fields
 
 import pytest
@@ -8,7 +9,8 @@ from PIL import Image
 from magicedit.action_units import NAMES
 from magicedit.cli import main
 from magicedit.editor import SamplingSettings
-from magicedit.errors import ActionUnitError, MagicEditError, NoFaceError
+from magicedit.editor.settings import MouthSettings, usable_device, usable_dtype
+from magicedit.errors import ActionUnitError, MagicEditError, ModelError, NoFaceError
 from magicedit.expression import Expression
 from magicedit.request import EditRequest, ModelOptions, Sampling
 from magicedit.vocabulary import Vocabulary
@@ -115,3 +117,73 @@ def test_what_an_editor_samples_by_is_part_of_the_request():
     }
     with pytest.raises(MagicEditError, match="list of photographs"):
         EditRequest(references="smile.jpg")
+
+
+HOSTILE = {
+    "huge": 10**5000,  # Python refuses to write it
+    "not a number": float("nan"),
+    "infinite": float("inf"),
+    "true": True,
+    "digits": "9" * 5000,
+    "list": [],
+    "table": {},
+    "bytes": b"1",
+    "object": object(),
+    "end of text": "\0",
+    "long": "x" * 10**5,
+}
+
+
+@pytest.mark.parametrize("name", ["steps", "guidance", "quality", "noise_level", "seed", "teeth"])
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_setting_of_any_kind_is_refused_in_a_sentence(name, kind):
+    make = MouthSettings if name == "teeth" else Sampling
+    with pytest.raises(MagicEditError) as told:
+        make(**{name: HOSTILE[kind]})
+    assert len(str(told.value)) < 300
+
+
+@pytest.mark.parametrize("name", ["add", "set", "emotion", "face", "expression", "strength", "tolerance"])
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_request_of_any_kind_is_refused_in_a_sentence(name, kind):
+    if kind == "table" and name in ("add", "set"):
+        return  # asks for nothing
+    with pytest.raises(MagicEditError) as told:
+        EditRequest(**{name: HOSTILE[kind]})
+    assert len(str(told.value)) < 2000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "AU12=" + "9" * 5000,
+        "AU" + "9" * 5000 + "=1",
+        "AU12=" + "1" * 100_000 + "x",  # each digit once more for each digit before it, by another pattern
+        "AU١٢=1",
+        "AU12=١",
+        "AU12=1_0",
+        "AU12=nan",
+        "AU12=1e999",
+        "AU12\0=1",
+        "x" * 100_000 + "=1",
+        "=" * 100_000,
+        "," * 100_000,
+    ],
+    ids=lambda text: text[:12],
+)
+def test_hostile_texts_are_refused_at_once(text):
+    begin = time.process_time()
+    with pytest.raises(ActionUnitError) as told:
+        EditRequest(add=text)
+    assert len(str(told.value)) < 2000
+    assert time.process_time() - begin < 1
+
+
+@pytest.mark.parametrize(
+    "value", ["cpu" * 10**5, "cuda:" + "9" * 50, 5.5, [], 10**5000, "\0"], ids=list("abcdef")
+)
+def test_devices_and_dtypes_of_any_kind(value):
+    for parse in (usable_device, usable_dtype):
+        with pytest.raises(ModelError) as told:
+            parse(value)
+        assert len(str(told.value)) < 500

@@ -9,6 +9,7 @@ import numpy as np
 from magicedit.errors import MagicEditError, ModelError
 from magicedit.faces import Alignment
 from magicedit.request import Sampling
+from magicedit.vocabulary import quoted
 from magicedit.warping import Mouth, choose_mouth, embedded_mouths, own_mouth
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class MouthSettings:
         number = isinstance(self.teeth, int) and not isinstance(self.teeth, bool) and 0 <= self.teeth < count
         if not number and self.teeth not in (None, NO_TEETH):
             raise MagicEditError(
-                f'teeth must be "{NO_TEETH}" or a number from 0 to {count - 1}, got {self.teeth!r}'
+                f'teeth must be "{NO_TEETH}" or a number from 0 to {count - 1}, got {quoted(self.teeth)}'
             )
 
     @property
@@ -94,8 +95,8 @@ def usable_device(device: "str | torch.device | None") -> "torch.device | None":
     here += ["mps"] if torch.backends.mps.is_available() else []
     try:
         wanted = torch.device(device)
-    except RuntimeError as error:
-        raise ModelError(f"unknown device {device!r}; this machine has {', '.join(here)}") from error
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ModelError(f"unknown device {quoted(device)}; this machine has {', '.join(here)}") from error
     name = f"cuda:{wanted.index or 0}" if wanted.type == "cuda" else wanted.type
     if name not in here:
         raise ModelError(f"there is no device {device} for PyTorch on this machine; it has {', '.join(here)}")
@@ -112,6 +113,6 @@ def usable_dtype(dtype: "str | torch.dtype | None") -> "torch.dtype | None":
     allowed = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if dtype is None or dtype in allowed.values():
         return dtype
-    if dtype not in allowed:
-        raise ModelError(f"dtype must be one of {', '.join(allowed)}, got {dtype!r}")
+    if not isinstance(dtype, str) or dtype not in allowed:
+        raise ModelError(f"dtype must be one of {', '.join(allowed)}, got {quoted(dtype)}")
     return allowed[dtype]
