@@ -17,6 +17,7 @@ from magicedit.errors import ModelError
 from magicedit.files import open_regular, opened, read_json, sha256_of, shown
 
 PARTS = "parts.json"  # SHA-256 of the files of a finished model
+READ = (".json", ".safetensors", ".txt", ".model")  # the ends of files that models are loaded from
 LARGEST_JSON = 20_000_000  # bytes; tokenizers' are the largest
 LARGEST_INDEX = 1_000_000  # bytes of an index or a configuration
 LARGEST_HEADER = 8_000_000  # bytes of a weights file's header
@@ -125,7 +126,7 @@ def read_header(file: Path) -> dict[str, tuple[int, ...]]:
         length = int.from_bytes(stream.read(8), "little")
         if not 2 <= length <= min(LARGEST_HEADER, whole - 8):
             raise ModelError(
-                f"{shown(file)} is no whole safetensors file: its header has {length:,} bytes, the file "
+                f"{shown(file)} is not a whole safetensors file: its header has {length:,} bytes, the file "
                 f"{whole:,}; save the pipeline again"
             )
         text = stream.read(length)
@@ -142,7 +143,7 @@ def read_header(file: Path) -> dict[str, tuple[int, ...]]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = str(error)[:200]
         raise ModelError(
-            f"{shown(file)} is no whole safetensors file ({reason}); save the pipeline again"
+            f"{shown(file)} is not a whole safetensors file ({reason}); save the pipeline again"
         ) from error
 
 
@@ -250,7 +251,7 @@ _verified: dict[str, tuple[tuple[int, int, int], str]] = {}  # file -> its state
 
 
 def check_parts(folder: Path) -> None:
-    """Raises ModelError where a file that `parts.json` lists is missing or another one.
+    """Raises ModelError where a file that `parts.json` lists, and that is read, is missing or another one.
 
     A folder without it is not checked. Digests are remembered while a file's size, time and number are the
     same.
@@ -263,6 +264,8 @@ def check_parts(folder: Path) -> None:
     if not isinstance(listed, dict) or not listed:
         raise _wrong(file, "sha256", "a table of files and digests", listed)
     for name, digest in listed.items():
+        if not name.endswith(READ):
+            continue  # code is neither run nor downloaded
         parts = Path(name).parts
         if not parts or Path(name).is_absolute() or ".." in parts or "\0" in name:
             raise _wrong(file, "sha256", "files of this folder", name)

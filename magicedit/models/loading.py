@@ -10,7 +10,7 @@ from magicedit.errors import ModelError
 from magicedit.files import shown
 from magicedit.models.folder import ModelFolder
 from magicedit.pipelines.heads import head_channels, own_scheduler
-from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline, load_component
+from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline, load_component, read_index
 
 LONGEST_REASON = 1000  # characters; a library may name every tensor
 
@@ -35,6 +35,9 @@ def load_pipeline(
     folder = ModelFolder.find(model)
     folder.check_name()
     folder = folder.fetched(**hub_kwargs)
+    if folder.index:  # which raises where it is unusable
+        with loading(model):
+            read_index(folder.path, MagicEditPipeline)
     folder.check()
     parts = {name: folder.component(name).parent for name in folder.components}
     with loading(model):
