@@ -38,7 +38,7 @@ class Ended:
     """How a job ended.
 
     code: what it returned (None: 0), 1 after an exception, or minus the signal that ended it. calls: its
-    file-system calls under the folder, the one it was ended before included. output: the end of what it wrote.
+    file-system calls under the folder, with the one it was ended before. output: the end of what it wrote.
     """
 
     code: int
@@ -100,7 +100,7 @@ def _child(job, under: Path, at: int | None, sent: int, calls: mmap.mmap, output
         code = job() or 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:  # noqa: BLE001 - a job may fail in any way; its parent judges
+    except BaseException:
         traceback.print_exc()
     finally:
         sys.stdout.flush()
