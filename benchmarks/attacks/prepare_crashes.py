@@ -80,11 +80,8 @@ SCENARIOS: dict[str, tuple[Callable[[Path], None], Callable[[Path], None]]] = {
 
 def attacks(seed: int, short: bool) -> list[Attack]:
     rng, found = random.Random(seed), []
-    for name, (_, job) in SCENARIOS.items():
-        folder = Path(tempfile.mkdtemp(prefix="prepare-"))
-        _scene(name, folder)
-        calls = crashing.count(functools.partial(job, folder), folder / "dataset")
-        shutil.rmtree(folder)
+    for name in SCENARIOS:
+        calls, _ = _uninterrupted(name)
         points = range(1, calls + 1)
         for point in sorted(rng.sample(points, SHORT)) if short else points:
             check = functools.partial(_check, name, point)
@@ -93,7 +90,7 @@ def attacks(seed: int, short: bool) -> list[Attack]:
 
 
 def _check(name: str, point: int, folder: Path) -> str | None:
-    _scene(name, folder)
+    SCENARIOS[name][0](folder)
     job, dataset = functools.partial(SCENARIOS[name][1], folder), folder / "dataset"
     was = dataset.exists()
     ended = crashing.run(job, dataset, point)
@@ -104,7 +101,7 @@ def _check(name: str, point: int, folder: Path) -> str | None:
     ended = crashing.run(job, dataset)
     if ended.code:
         return f"the next run ended with {ended.code}: {ended.output[-300:]}"
-    if (now := contents(dataset)) != (whole := _reference(name)):
+    if (now := contents(dataset)) != (whole := _uninterrupted(name)[1]):
         return f"another dataset: {sorted(set(now.items()) ^ set(whole.items()))[:4]}"
     return None
 
@@ -125,17 +122,15 @@ def _usable(dataset: Path) -> str | None:
 
 
 @functools.cache
-def _reference(name: str) -> dict[str, str]:
+def _uninterrupted(name: str) -> tuple[int, dict[str, str]]:
+    """Number of file-system calls of a whole run, and the dataset's files."""
     folder = Path(tempfile.mkdtemp(prefix="prepare-"))
-    _scene(name, folder)
-    _done(functools.partial(SCENARIOS[name][1], folder), folder)
+    scene, job = SCENARIOS[name]
+    scene(folder)
+    calls = crashing.count(functools.partial(job, folder), folder / "dataset")
     found = contents(folder / "dataset")
     shutil.rmtree(folder)
-    return found
-
-
-def _scene(name: str, folder: Path) -> None:
-    SCENARIOS[name][0](folder)
+    return calls, found
 
 
 def _done(job: Callable[[], None], folder: Path) -> None:

@@ -3,13 +3,15 @@
 import argparse
 import functools
 import math
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magicedit.cli import common
-from magicedit.errors import MagicEditError
+from magicedit.errors import MagicEditError, ModelError
+from magicedit.files import opened, read_text, shown
 
 if TYPE_CHECKING:
     from magicedit.evaluation.editors import Editor, Entrant, PictureFolder
@@ -101,10 +103,15 @@ def open_editor(
         return WarpEditor()
     if spec.startswith("pictures:"):
         return PictureFolder(spec.removeprefix("pictures:"))
-    if ":" in spec:
+    if _is_code(spec):
         return entry_point(spec)
     editor = ExpressionEditor.from_pretrained(spec, device=device)
     return ModelEditor(editor, steps=steps, guidance=guidance)
+
+
+def _is_code(spec: str) -> bool:
+    """Whether an editor is `module:name`, and not a model whose folder has a colon in its name."""
+    return ":" in spec and not spec.startswith("pictures:") and not os.path.isdir(spec)
 
 
 def entrants(args: argparse.Namespace, protocol: "Protocol") -> list["Entrant"]:
@@ -176,7 +183,7 @@ def _entrant(
     from magicedit.models.folder import ModelFolder
 
     sampling = {"steps": args.steps, "guidance": guidance}
-    if ":" not in spec and spec not in ("copy", "warp"):  # of models alone
+    if not _is_code(spec) and spec not in ("copy", "warp") and not spec.startswith("pictures:"):  # of models
         settings |= {key: value for key, value in sampling.items() if value is not None}
     if (content := fingerprint(spec)) is not None:
         settings["fingerprint"] = content
@@ -189,13 +196,18 @@ def _entrant(
 
 def parameters(folder: "ModelFolder") -> int:
     """Number of values in the weights of a model's folder, by the headers of its safetensors files."""
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     count = 0
     for name in folder.components:
         for path in sorted(folder.component(name).glob("*.safetensors")):
-            with safe_open(path, "np") as weights:
-                count += sum(math.prod(weights.get_slice(key).get_shape()) for key in weights.keys())  # noqa: SIM118
+            with opened(path, ModelError):  # refuses what is no file, which would block
+                pass
+            try:
+                with safe_open(path, "np") as weights:
+                    count += sum(math.prod(weights.get_slice(key).get_shape()) for key in weights.keys())  # noqa: SIM118
+            except SafetensorError as error:
+                raise ModelError(f"{shown(path)} is damaged ({error}); save the pipeline again") from error
     return count
 
 
@@ -205,7 +217,7 @@ def fingerprint(spec: str) -> str | None:
 
     kind, _, rest = spec.partition(":")
     if kind == "pictures":
-        return digest_of_files([Path(rest)]) if Path(rest).is_file() else None
+        return digest_of_files([Path(rest)]) if os.path.isfile(rest) else None
     return ModelFolder.find(spec).fingerprint
 
 
@@ -245,7 +257,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
     failed = sum(editor.get("failed", 0) for editor in summary["editors"].values())
     if failed:
         common.say(f"{failed} edits failed; the report says why")
-    print(args.output / "report.html")
+    print(shown(args.output / "report.html"))
     return 0
 
 
@@ -256,6 +268,6 @@ def run_compare(args: argparse.Namespace) -> int:
     if args.json:
         common.print_json(result)
     else:
-        print((args.output / "compare.md").read_text(encoding="utf-8"))
-        print(args.output / "compare.html")
+        print(read_text(args.output / "compare.md"))
+        print(shown(args.output / "compare.html"))
     return 0

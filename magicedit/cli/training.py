@@ -108,6 +108,9 @@ def run_prepare(args: argparse.Namespace) -> int:
     if report.variants:
         print(f"{'':<10} and {report.variants} warped variants of each training photograph")
     done = "unchanged" if report.unchanged else f"{report.measured} measured, {report.reused} as before"
+    for entry in report.notes:
+        if "taken for a person" in entry["note"]:
+            common.say(f"warning: {entry['source']}: {entry['note']}")
     print(f"{report.output}  ({done}, {len(report.rejected)} left out, {report.seconds:.1f} s)")
     return 0
 

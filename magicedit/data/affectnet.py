@@ -11,7 +11,9 @@ the newer one a file for each label:
     FOLDER/train_set/images/0.jpg
 """
 
+import io
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -19,12 +21,14 @@ from typing import NamedTuple
 import numpy as np
 
 from magicedit.errors import DatasetError
+from magicedit.files import named, read_bytes, shown
 from magicedit.tables import read_table
 
 NEUTRAL = "neutral"
 # By the numbers of both releases
 EMOTIONS = (NEUTRAL, "happiness", "sadness", "surprise", "fear", "disgust", "anger")
 OTHERS = {7: "contempt", 8: "none", 9: "uncertain", 10: "no face"}
+LARGEST_ARRAY = 10_000  # bytes of a file of one number
 _LISTS = {"training.csv": "train", "validation.csv": "validation"}
 _PICTURES = (".", "Manually_Annotated_Images", "Manually_Annotated/Manually_Annotated_Images")
 _SETS = {"train_set": "train", "val_set": "validation", ".": "train"}
@@ -66,11 +70,14 @@ def read_affectnet(folder: Path) -> tuple[list[Entry], list[dict[str, str]]]:
     entries, rejected = [], []
     for rows in (*map(_rows_of_list, lists), *map(_rows_of_annotations, annotated)):
         for split, path, labels in rows:
-            name = path.relative_to(folder).as_posix()
+            name = Path(os.path.relpath(path, folder)).as_posix()
+            if name.startswith("../"):
+                rejected.append({"source": shown(path.name), "reason": "its picture is not in the folder"})
+                continue
             feeling = _feeling(labels)
             if isinstance(feeling, str):
                 rejected.append({"source": name, "reason": feeling})
-            elif not path.is_file():
+            elif not os.path.isfile(path):
                 rejected.append({"source": name, "reason": "its picture is missing"})
             else:
                 entries.append(Entry(name, path, split, feeling))
@@ -93,8 +100,8 @@ def _rows_of_list(path: Path) -> Iterator[Row]:
     for number, row in table.rows:
         with table.at(number):
             picture, *labels = (table.cells(row)[column] for column in columns)
-        places = [folder / place / picture for place in _PICTURES]
-        found = next((place for place in places if place.is_file()), places[0])
+        places = [folder / place / named(folder / place, picture) for place in _PICTURES]
+        found = next((place for place in places if os.path.isfile(place)), places[0])
         yield _LISTS[path.name], found, tuple(labels)
 
 
@@ -111,8 +118,9 @@ def _rows_of_annotations(folder: Path) -> Iterator[Row]:
 def _written(path: Path) -> str:
     """The only value of an array file; "" where there is no file or no value."""
     try:
-        return str(np.load(path).item())
-    except (OSError, ValueError):
+        content = read_bytes(path, DatasetError, limit=LARGEST_ARRAY)
+        return str(np.lib.format.read_array(io.BytesIO(content), allow_pickle=False).item())
+    except Exception:  # NumPy's parser of headers lets errors of many types through
         return ""
 
 
@@ -121,8 +129,8 @@ def _feeling(labels: tuple[str, str, str]) -> Feeling | str:
     try:
         number = int(float(labels[0]))
         scales = [float(text) if text else math.nan for text in labels[1:]]
-    except ValueError:
-        return f"its labels {', '.join(map(repr, labels))} are no numbers"
+    except (ValueError, OverflowError):
+        return f"its labels {', '.join(repr(shown(label)) for label in labels)} are no numbers"
     if number not in range(len(EMOTIONS)):
         return f"its emotion is {OTHERS.get(number, number)}, none of the seven"
     return Feeling(EMOTIONS[number], *(value if abs(value) <= 1 else math.nan for value in scales))

@@ -8,11 +8,13 @@
 The lists may be in the folders Anno and Eval and the pictures in Img, as released.
 """
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from magicedit.errors import DatasetError
+from magicedit.files import read_text, shown
 
 ATTRIBUTES, PEOPLE, PARTITION = "list_attr_celeba.txt", "identity_CelebA.txt", "list_eval_partition.txt"
 PICTURES = "img_align_celeba"
@@ -49,19 +51,22 @@ def read_celeba(folder: Path) -> tuple[tuple[str, ...], list[Entry], list[dict[s
     people, partition = _read_pairs(found[PEOPLE]), _read_pairs(found[PARTITION])
     entries, rejected, split_of = [], [], {}
     for picture, values in rows.items():
-        path = found[PICTURES] / picture
-        name, person = path.relative_to(folder).as_posix(), people.get(picture)
+        path, person = found[PICTURES] / picture, people.get(picture)
+        if picture != path.name:
+            rejected.append({"source": shown(picture), "reason": f"it is not in {PICTURES}"})
+            continue
+        name = path.relative_to(folder).as_posix()
         split = _SPLITS.get(partition.get(picture, ""))
         reason = _unusable(picture, values, names, person, partition)
         if reason is None and split_of.setdefault(person, split) != split:
             reason = f"its person {person} is in the split {split_of[person]} too"
-        if reason is None and not path.is_file():
+        if reason is None and not os.path.isfile(path):
             reason = "its picture is missing"
         if reason is not None:
             rejected.append({"source": name, "reason": reason})
             continue
-        shown = tuple(n for n, value in zip(names, values, strict=True) if _VALUES[value])
-        entries.append(Entry(name, path, person, split, shown))
+        those = tuple(n for n, value in zip(names, values, strict=True) if _VALUES[value])
+        entries.append(Entry(name, path, person, split, those))
     if not entries:
         first = f" ({rejected[0]['source']}: {rejected[0]['reason']})" if rejected else ""
         raise DatasetError(f"none of the {len(rejected)} rows of CelebA in {folder} can be used{first}")
@@ -69,15 +74,12 @@ def read_celeba(folder: Path) -> tuple[tuple[str, ...], list[Entry], list[dict[s
 
 
 def _place(folder: Path, name: str) -> Path | None:
-    return next((path for place in _PLACES if (path := folder / place / name).exists()), None)
+    return next((path for place in _PLACES if os.path.exists(path := folder / place / name)), None)
 
 
 def _lines(path: Path) -> list[list[str]]:
     """The words of each line that has any."""
-    try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"cannot read {path}: {error}") from error
+    text = read_text(path, DatasetError)
     return [words for line in text.splitlines() if (words := line.split())]
 
 
@@ -85,14 +87,15 @@ def _read_attributes(path: Path) -> tuple[tuple[str, ...], dict[str, list[str]]]
     """Names of the attributes, and the values of each picture as written."""
     count, names, *rows = [*_lines(path), [], []]
     rows = [row for row in rows if row]
-    if len(count) != 1 or not count[0].isdigit() or not names or not _VALUES.keys().isdisjoint(names):
+    if len(count) != 1 or not count[0].isdecimal() or not names or not _VALUES.keys().isdisjoint(names):
         raise DatasetError(
             f"{path} must start with the number of its rows and the names of the attributes, as released"
         )
-    if int(count[0]) != len(rows):
-        raise DatasetError(f"{path} has {len(rows)} rows, its first line says {count[0]}; is it complete?")
+    if (count[0].lstrip("0") or "0") != str(len(rows)):
+        said = shown(count[0])
+        raise DatasetError(f"{path} has {len(rows)} rows, its first line says {said}; is it complete?")
     if len(set(names)) < len(names):
-        raise DatasetError(f"{path} names an attribute twice: {' '.join(names)}")
+        raise DatasetError(f"{path} names an attribute twice: {shown(' '.join(names))}")
     return tuple(names), {picture: values for picture, *values in rows}
 
 
@@ -112,11 +115,11 @@ def _unusable(
     if len(values) != len(names):
         return f"its row has {len(values)} values for {len(names)} attributes"
     if strange := [value for value in values if value not in _VALUES]:
-        return f"its row has the value {strange[0]}, neither 1 nor -1"
+        return f"its row has the value {shown(strange[0])}, neither 1 nor -1"
     if person is None:
         return f"{PEOPLE} lacks it"
     if picture not in partition:
         return f"{PARTITION} lacks it"
     if partition[picture] not in _SPLITS:
-        return f"it is in partition {partition[picture]}, not train (0) or validation (1)"
+        return f"it is in partition {shown(partition[picture])}, not train (0) or validation (1)"
     return None

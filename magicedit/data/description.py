@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from magicedit.errors import DatasetError
+from magicedit.faces.types import LANDMARK_COUNTS
 from magicedit.files import read_json, shown, write_text
 
 FORMAT_VERSION = 1
@@ -28,8 +29,9 @@ def current(folder: Path, name: str) -> Path:
     return new if os.path.lexists(new) else folder / name
 
 
-def read_description(folder: str | Path) -> dict[str, Any]:
-    """Reads magicedit.json of a dataset. DatasetError if it is missing, unusable or of another format."""
+def read_description(folder: str | Path, *needed: str) -> dict[str, Any]:
+    """Reads magicedit.json of a dataset. DatasetError if it is missing, of another format, or has unusable
+    values; also where it lacks `needed` ones."""
     path = current(Path(folder), DESCRIPTION_FILE)
     if not os.path.lexists(path):
         raise DatasetError(
@@ -43,10 +45,9 @@ def read_description(folder: str | Path) -> dict[str, Any]:
             f"{shown(path)} has format {shown(found)!r}, this version reads {FORMAT_VERSION}; run "
             "`magicedit prepare` again"
         )
-    if wrong := [key for key, fits in _FIELDS.items() if not fits(description.get(key))]:
-        raise DatasetError(
-            f"{shown(path)} has no usable {', '.join(wrong)}; run `magicedit prepare` again with --force"
-        )
+    looked_at = {key: fits for key, fits in _FIELDS.items() if key in description or key in needed}
+    if wrong := [key for key, fits in looked_at.items() if not fits(description.get(key))]:
+        raise DatasetError(f"{shown(path)} has no usable {', '.join(wrong)}; run `magicedit prepare` again")
     return description
 
 
@@ -68,11 +69,12 @@ _FIELDS = {  # of magicedit.json, and whether a value fits
     "action_units": _list_of(_of(str)),
     "measured": _list_of(_of(str)),
     "labeller": _of(str),
-    "landmarks": _of(str),
+    "landmarks": lambda scheme: isinstance(scheme, str) and scheme in LANDMARK_COUNTS,
     "crop_size": lambda size: _of(int)(size) and 0 < size < 2**16,
     "settings": _of(dict),
     "fingerprint": _of(str),
     **_COUNTS,
+    "attributes": lambda names: names is None or _list_of(_of(str))(names),
 }
 _REPORTED = {  # of report.json
     "rejected": _list_of(_table_of(_of(str))),
@@ -107,7 +109,10 @@ def _earlier(output: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns magicedit.json and report.json of the earlier run; empty if one of them is missing or unusable,
     so that everything is written again."""
     try:
-        description, report = read_description(output), read_json(output / REPORT_FILE, DatasetError)
+        description, report = (
+            read_description(output, *_FIELDS),
+            read_json(output / REPORT_FILE, DatasetError),
+        )
     except DatasetError:
         return {}, {}
     usable = isinstance(report, dict) and report.keys() == _REPORTED.keys()

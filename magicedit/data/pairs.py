@@ -192,7 +192,8 @@ class PairDataset(torch.utils.data.Dataset):
         self.warped, self.augment, self.au_dropout = warped, augment, au_dropout
         self.zero_keeps = zero_keeps
         self.action_units = tuple(action_units)
-        self.description = read_description(self.folder)
+        needed = ("action_units", "landmarks", "crop_size", "photographs", "variants")
+        self.description = read_description(self.folder, *needed)
         self.scheme = self.description["landmarks"]
         if self.scheme not in LANDMARK_COUNTS:
             raise DatasetError(
@@ -473,7 +474,8 @@ class PairDataset(torch.utils.data.Dataset):
                         records.append(record)
                         places.append((path, group, place))
         self.digest = digest.hexdigest()
-        self._check_bad(max(rows, expected), expected - rows, lost)
+        shards = f"{files[0].name} to {files[-1].name}" if len(files) > 1 else files[0].name
+        self._check_bad(shards, max(rows, expected), expected - rows, lost)
         return records, places
 
     def _examined(
@@ -514,24 +516,23 @@ class PairDataset(torch.utils.data.Dataset):
         parts = (named.encode(), labels.tobytes(), landmarks.tobytes(), content)
         return record, held, b"".join(hashlib.sha256(part).digest() for part in parts)
 
-    def _check_bad(self, rows: int, missing: int, lost: list[str]) -> None:
+    def _check_bad(self, shards: str, rows: int, missing: int, lost: list[str]) -> None:
         """Names what cannot be used in the log. DatasetError where it is more than `max_bad_fraction`.
 
-        rows: of the split, missing ones included. lost: why shards cannot be read to their end.
+        shards: their names. rows: of the split, missing ones included. lost: why shards cannot be read to their end.
         """
         bad = len(self.quarantined) + max(0, missing)
         for problem in (*lost, *self.quarantined):
             logger.warning("left out of %s: %s", shown(self.folder), problem)
-        if missing > 0:
-            logger.warning("%d of %d rows of %s are missing", missing, rows, shown(self.folder))
+        short = f"{missing} of {rows} rows are missing in {shards}" if missing > 0 else ""
+        if short:
+            logger.warning("%s: %s", shown(self.folder), short)
         allowed = max(1, int(self.max_bad_fraction * rows)) if self.max_bad_fraction else 0
         if bad <= allowed and rows > bad and not (lost and missing <= 0):
             return
         first = [str(problem) for problem in (*lost, *self.quarantined)][:NAMED]
-        if missing > 0:
-            first.append(f"{missing} rows are missing")
-        if not rows:
-            first.append("it is empty")
+        if short or not rows:
+            first.append(short or f"{shards} is empty")
         raise DatasetError(
             f"the split {self.split!r} of {shown(self.folder)} has {bad} unusable rows of {rows}, more than "
             f"--max_bad_fraction {self.max_bad_fraction:g} allows ({'; '.join(first)}); run "

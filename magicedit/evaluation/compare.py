@@ -9,6 +9,7 @@ from magicedit.errors import DatasetError, OutputError
 from magicedit.evaluation import report
 from magicedit.evaluation.metrics.intervals import bootstrap
 from magicedit.evaluation.scoring import AU_COLUMNS
+from magicedit.files import shown, write_text
 
 _PAIRED_BY = ("identity", "photograph_sha256", "request", "seed")  # a file's name tells less than its content
 _SHOWN = ("identity", "photograph", "request", "seed")
@@ -48,7 +49,7 @@ def compare(a: Path, b: Path, output: Path, editor_a: str | None = None, editor_
             f"{folders[1]}; evaluate both with the same protocol, people and seed"
         )
     sides = [
-        {"folder": str(folder)} | {key: s.get(key, {}) for key in ("protocol", "circumstances")}
+        {"folder": shown(folder)} | {key: s.get(key, {}) for key in ("protocol", "circumstances")}
         for folder, s in zip(folders, summaries, strict=True)
     ]
     result = {"a": sides[0], "b": sides[1], "notes": notes, "pairs": pairs}
@@ -244,8 +245,8 @@ def _write(result: dict, reports: Sequence[tuple], folders: Sequence[Path], outp
     page = report.render("compare.html.j2", result=result, shown=shown, digits=report.number)
     try:
         output.mkdir(parents=True, exist_ok=True)
-        (output / "compare.html").write_text(page, encoding="utf-8")
-        (output / "compare.md").write_text("\n".join(text), encoding="utf-8")
-        (output / "compare.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"the comparison cannot be written into {output}: {error}") from error
+    except (OSError, ValueError) as error:
+        raise OutputError(f"the folder {shown(output)} cannot be made ({error}); choose another") from error
+    write_text(output / "compare.json", json.dumps(result, indent=2) + "\n")
+    write_text(output / "compare.md", "\n".join(text))
+    write_text(output / "compare.html", page)

@@ -1,6 +1,7 @@
 """Editors to evaluate: anything that maps a photograph and AU variations to a photograph."""
 
 import importlib
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,8 +13,9 @@ import numpy as np
 from magicedit.action_units import EMOTIONS, parse_deltas, resolve_delta
 from magicedit.errors import ActionUnitError, MagicEditError, MissingDependencyError
 from magicedit.evaluation.protocol import Edit, request_text
-from magicedit.evaluation.subjects import Subject
+from magicedit.evaluation.subjects import Subject, composed
 from magicedit.faces import align, condition_image, crop_face
+from magicedit.files import named, shown
 from magicedit.imaging import Photo, open_photo
 from magicedit.tables import read_table
 
@@ -114,14 +116,14 @@ class PictureFolder:
             with table.at(number):
                 cells = dict.fromkeys(("identity", "request", "picture", "seed"), "") | table.cells(row)
                 request = request_text(parse_deltas({} if cells["request"] == "none" else cells["request"]))
-                key = cells["identity"], request, int(cells["seed"]) if cells["seed"] else None
+                key = composed(cells["identity"]), request, int(cells["seed"]) if cells["seed"] else None
                 if key in self._pictures:
                     raise MagicEditError(f"a second picture of {cells['identity']} {request}")
-                path = self.manifest.parent / cells["picture"]
-                if not path.resolve().is_relative_to(self.manifest.parent.resolve()):
+                path = self.manifest.parent / named(self.manifest.parent, cells["picture"])
+                if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self.manifest.parent)):
                     raise MagicEditError(f"{cells['picture']} must lie in the manifest's folder or below")
-            if not path.is_file():
-                gone.append(f"line {number}: {cells['picture']}")
+            if not os.path.isfile(path):
+                gone.append(f"line {number}: {shown(cells['picture'])}")
             self._pictures[key] = path
         if gone:
             raise MagicEditError(f"{manifest} names missing pictures: {_some(gone)}")
@@ -139,7 +141,7 @@ class PictureFolder:
         return open_photo(self._find(subject, edit)).pixels
 
     def _find(self, subject: Subject, edit: Edit) -> Path | None:
-        key = subject.name, edit.request
+        key = composed(subject.name), edit.request
         return self._pictures.get((*key, edit.seed)) or self._pictures.get((*key, None))
 
 

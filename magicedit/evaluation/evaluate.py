@@ -14,9 +14,10 @@ from magicedit.evaluation.editors import Entrant
 from magicedit.evaluation.metrics.perceptual import FID_LEAST, load_fid
 from magicedit.evaluation.protocol import Protocol, load_protocol
 from magicedit.evaluation.report import write_report
-from magicedit.evaluation.run import open_rows, read_run, run_protocol
+from magicedit.evaluation.run import carry_out, open_rows, planned, read_run
 from magicedit.evaluation.subjects import read_subjects
 from magicedit.evaluation.summary import add_labels, read_intensities, summarise
+from magicedit.files import shown, write_text
 from magicedit.imaging import open_photo
 
 SUMMARY = "summary.json"
@@ -69,11 +70,11 @@ def evaluate(
     if labels is not None:
         read_intensities(labels, labels_scale, protocol.action_units)
     subjects = read_subjects(data, identities=identities, attributes=attributes)
-    options = {"jobs": jobs, "retry_failed": retry_failed, "cold_start": cold_start, "progress": progress}
-    run_protocol(entrants, protocol, subjects, output, **options)
-
-    # Editors of earlier runs stay in the report, and attributes of people may have been added since
+    output = Path(output)
+    plan = planned(entrants, protocol, subjects, output)
     with open_rows(output) as ledger:
+        carry_out(plan, ledger, jobs, retry_failed, cold_start, progress)
+        # Editors of earlier runs stay in the report, and attributes of people may have been added since
         rows, run = list(ledger.entries.values()), read_run(output)
         groups = {subject.identity: dict(subject.group) for subject in subjects}
         known = json.dumps(rows)
@@ -83,21 +84,21 @@ def evaluate(
             add_labels(rows, labels, labels_scale, protocol.action_units)
         if json.dumps(rows) != known:
             ledger.rewrite()
-    others = [Entrant(name, None, of) for name, of in run["editors"].items() if name not in names]
-    summary = summarise(rows, protocol, [*others, *entrants], run)
-    _add_fid(summary, rows, Path(output))
-    summary["circumstances"] = {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "hardware": hardware(),
-        "versions": versions(_PACKAGES),
-        "command": command or plain_command(Path(sys.argv[0]).name, sys.argv[1:]),
-        "seed": protocol.edits[0].seed,
-        "jobs": jobs,
-        "data": f"{subjects[0].origin}, {summary['people']} people",
-    }
-    text = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False)
-    (Path(output) / SUMMARY).write_text(text + "\n", encoding="utf-8")
-    write_report(Path(output))
+        others = [Entrant(name, None, of) for name, of in run["editors"].items() if name not in names]
+        summary = summarise(rows, protocol, [*others, *entrants], run)
+        _add_fid(summary, rows, output)
+        summary["circumstances"] = {
+            "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+            "hardware": hardware(),
+            "versions": versions(_PACKAGES),
+            "command": shown(command or plain_command(Path(sys.argv[0]).name, sys.argv[1:])),
+            "seed": protocol.edits[0].seed,
+            "jobs": jobs,
+            "data": f"{subjects[0].origin}, {summary['people']} people",
+        }
+        text = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False)
+        write_text(output / SUMMARY, text + "\n")
+        write_report(output)
     return summary
 
 

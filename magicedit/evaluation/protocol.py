@@ -1,5 +1,6 @@
 """Protocols as data files: the edits requested of every editor."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -11,10 +12,12 @@ import yaml
 from magicedit.action_units import NAMES, canonical_name, emotion_deltas, parse_deltas, sided_names
 from magicedit.errors import MagicEditError
 from magicedit.evaluation.subjects import RENDERINGS
+from magicedit.files import read_yaml, shown
 from magicedit.vocabulary import by_number
 
 _FOLDER = Path(str(files("magicedit"))) / "evaluation" / "protocols"
 _PUBLISHED_FILE = "published.yaml"
+LONGEST_PROBLEM = 500  # characters: it may quote the file
 _KEYS = {
     *("name", "version", "title", "description", "identities", "seed", "action_units", "levels"),
     *("combinations", "sides", "zero", "seeds", "renderings", "variants", "published"),
@@ -117,22 +120,22 @@ def load_protocol(name_or_file: str | Path) -> Protocol:
         MagicEditError: for unknown names, and for files that are not valid protocols.
     """
     path = Path(name_or_file)
-    if not path.is_file():
+    if not os.path.isfile(path):
         path = _FOLDER / f"{name_or_file}.yaml"
-    if not path.is_file() or path.name == _PUBLISHED_FILE:
+    if not os.path.isfile(path) or path.name == _PUBLISHED_FILE:
         raise MagicEditError(
-            f"no protocol {name_or_file}: name a YAML file or one of {', '.join(protocol_names())}"
+            f"no protocol {shown(name_or_file)}: name a YAML file or one of {', '.join(protocol_names())}"
         )
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path, MagicEditError, "YAML")
         if not isinstance(content, dict) or (unknown := sorted(set(content) - _KEYS)):
             raise ValueError(
                 f"unknown keys: {', '.join(unknown)}" if isinstance(content, dict) else "no keys"
             )
         return _build(content)
-    except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         problem = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise MagicEditError(f"{path} is no protocol: {problem}") from error
+        raise MagicEditError(f"{shown(path)} is no protocol: {problem[:LONGEST_PROBLEM]}") from error
 
 
 def _build(content: dict[str, Any]) -> Protocol:

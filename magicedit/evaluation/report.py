@@ -6,8 +6,8 @@ an edit, for plotting.
 
 import csv
 import io
-import json
 import math
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from magicedit.errors import DatasetError, ImageError, OutputError, needs_extra
+from magicedit.errors import DatasetError, ImageError, MagicEditError, OutputError, needs_extra
 from magicedit.evaluation.families import family_tables
 from magicedit.evaluation.run import ROWS, read_rows
 from magicedit.evaluation.tables import DASH, PAPER_NOTE, Cell, Table, escaped, interval, markdown, number
+from magicedit.files import read_json, replacing, shown, write_text
 from magicedit.imaging import open_photo
 
 
@@ -63,6 +64,8 @@ PUBLISHED = {  # column of a published table -> ours that measures the same thin
 }
 FIRST_EDIT = (("cold_seconds", 2), ("peak_memory_mb", 0))  # key and digits
 FAILURES = 50  # shown
+_TABLES = ("protocol", "scorers", "skipped", "circumstances", "editors")  # of summary.json
+_OF_TABLES = ("scorers", "editors")
 WALL = 4  # pictures of each kind: best, median, worst
 
 
@@ -70,15 +73,20 @@ def load_report(folder: Path) -> tuple[list[dict], dict]:
     """Reads the rows, one per edit, and the summary of a REPORT folder. DatasetError for other folders."""
     folder = Path(folder)
     try:
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        summary = read_json(folder / "summary.json", DatasetError)
         if not isinstance(summary, dict):
-            raise ValueError("summary.json is no JSON object")
-        if not (folder / ROWS).is_file():
-            raise ValueError(f"there is no {ROWS}")
+            raise DatasetError("summary.json is no JSON object")
+        if wrong := [name for name in _TABLES if not isinstance(summary.get(name, {}), dict)]:
+            raise DatasetError(f"summary.json has no usable {', '.join(wrong)}")
+        tables = (table for name in _OF_TABLES for table in summary.get(name, {}).values())
+        if not all(isinstance(table, dict) for table in tables):
+            raise DatasetError(f"summary.json has no usable {' and '.join(_OF_TABLES)}")
+        if not os.path.isfile(folder / ROWS):
+            raise DatasetError(f"there is no {ROWS}")
         rows = list(read_rows(folder).values())
-    except (OSError, ValueError) as error:
+    except MagicEditError as error:
         raise DatasetError(
-            f"{folder} is no report: expected {ROWS} and summary.json as `magicedit evaluate` "
+            f"{shown(folder)} is no report: expected {ROWS} and summary.json as `magicedit evaluate` "
             f"writes them ({error})"
         ) from error
     return rows, summary
@@ -350,12 +358,14 @@ def _tables(rows: list[dict], folder: Path) -> list[Path]:
 
     flat = [_flat(row) for row in rows]
     columns = list(dict.fromkeys(name for row in flat for name in row))
-    with open(folder / "rows.csv", "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(flat)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(flat)
+    write_text(folder / "rows.csv", text.getvalue())
     table = pyarrow.table({name: [row.get(name) for row in flat] for name in columns})
-    parquet.write_table(table, folder / "rows.parquet", compression="zstd")
+    with replacing(folder / "rows.parquet") as file:
+        parquet.write_table(table, file, compression="zstd")
     return [folder / "rows.csv", folder / "rows.parquet"]
 
 
@@ -390,7 +400,7 @@ def _figures(drawn: dict, folder: Path) -> list[Path]:
     for name, svg in named.items():
         if "xmlns=" not in svg[:500]:
             svg = svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
-        (folder / f"{name}.svg").write_text(svg, encoding="utf-8")
+        write_text(folder / f"{name}.svg", svg)
     return [folder / f"{name}.svg" for name in named]
 
 
@@ -454,12 +464,13 @@ def write_report(folder: Path) -> list[Path]:
         attention=_attention(folder),
     )
     try:
-        (folder / "report.html").write_text(page, encoding="utf-8")
-        (folder / "report.md").write_text(_report_markdown(summary, tables), encoding="utf-8")
         figures = _figures(drawn, folder / "plots")
-        return [folder / "report.html", folder / "report.md", *_tables(rows, folder), *figures]
     except OSError as error:
-        raise OutputError(f"the report cannot be written into {folder}: {error}") from error
+        raise OutputError(f"the report cannot be written into {shown(folder)}: {error}") from error
+    of_rows = _tables(rows, folder)
+    write_text(folder / "report.md", _report_markdown(summary, tables))
+    write_text(folder / "report.html", page)  # last: where it is, the report is whole
+    return [folder / "report.html", folder / "report.md", *of_rows, *figures]
 
 
 def _report_markdown(summary: dict, tables: dict[str, Any]) -> str:

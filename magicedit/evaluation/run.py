@@ -1,14 +1,16 @@
 """Runs a protocol: each edit is a row, written as soon as it is measured, so that a run can be resumed."""
 
+import contextlib
 import hashlib
 import json
 import logging
+import os
 import pickle
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,16 +25,32 @@ from magicedit.evaluation.circumstances import without_folders
 from magicedit.evaluation.editors import Entrant, PictureFolder, answer, expresses
 from magicedit.evaluation.metrics.structure import finite_psnr
 from magicedit.evaluation.protocol import SMILE, Edit, Protocol
-from magicedit.evaluation.scoring import Original, Scoring, head_group, rounded
+from magicedit.evaluation.scoring import AU_COLUMNS, Original, Scoring, head_group, rounded
 from magicedit.evaluation.subjects import Subject
-from magicedit.files import replacing, write_text
+from magicedit.files import is_temporary, read_json, replacing, shown, sweep, write_text
 from magicedit.ledger import Ledger, read_ledger
+from magicedit.provenance import Mark
 from magicedit.vocabulary import name_order, whole_name
 from magicedit.workers import each
 
 logger = logging.getLogger(__name__)
 
 ROWS, RUN = "rows.jsonl", "run.json"
+_RUN = {"protocol": str, "version": int, "photographs": dict, "editors": dict, "skipped": dict}
+_OF_EDITORS = ("editors", "unable", "about")  # in run.json, by name of the editor; earlier editors stay
+_NO_SCORES = frozenset(  # texts of a row
+    (
+        "editor",
+        "identity",
+        "person",
+        "photograph",
+        "photograph_sha256",
+        "kind",
+        "request",
+        "picture",
+        "original",
+    )
+)
 JPEG_QUALITY = 92
 Key = tuple[str, str, str, int]  # editor, subject, request, seed
 
@@ -79,6 +97,28 @@ def run_protocol(
         MagicEditError: before the first edit, where an editor lacks AUs or pictures that the protocol
             requires, or where `output` holds anything else.
     """
+    plan = planned(entrants, protocol, subjects, output)
+    with open_rows(plan.output) as ledger:
+        return carry_out(plan, ledger, jobs, retry_failed, cold_start, progress)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked run: its edits in order, the worker that opened its editors, and what run.json says of it."""
+
+    output: Path
+    entrants: list[Entrant]
+    protocol: Protocol
+    subjects: list[Subject]
+    tasks: list[Task]
+    worker: "Worker"
+    about: dict[str, Any]
+
+
+def planned(
+    entrants: Sequence[Entrant], protocol: Protocol, subjects: Sequence[Subject], output: str | Path
+) -> Plan:
+    """Returns the plan of a run; arguments and errors as `run_protocol`. It writes nothing."""
     output = Path(output)
     subjects = [
         replace(s, style=style) for s in subjects[: protocol.identities] for style in protocol.renderings
@@ -98,37 +138,45 @@ def run_protocol(
     run = read_run(output)
     if run and run["skipped"].keys() != about["skipped"].keys():
         lacking = ", ".join(sorted(run["skipped"].keys() ^ about["skipped"].keys()))
-        raise OutputError(f"{output} was measured with other packages ({lacking}); choose another folder")
-    output.mkdir(parents=True, exist_ok=True)
-    about["editors"] = run.get("editors", {}) | about["editors"]
-    if protocol.has_emotions:
-        about["unable"] = run.get("unable", {}) | unable
-        about["about"] = run.get("about", {}) | {entrant.name: dict(entrant.about) for entrant in runnable}
-    with open_rows(output) as ledger:
-        _update_run(output, about)
-        rows = ledger.entries
-        waiting = [
-            task
-            for task in tasks
-            if task.key not in rows or (retry_failed and rows[task.key]["error"] is not None)
-        ]
-        results = each(
-            (lambda: worker) if jobs == 1 else partial(Worker, protocol, output),
-            waiting,
-            jobs,
-            failed=lambda task, reason: _empty_row(task, protocol) | {"error": reason},
+        raise OutputError(
+            f"{shown(output)} was measured with other packages ({lacking}); choose another folder"
         )
-        known = len(tasks) - len(waiting)
-        for _, row in tqdm(results, total=len(tasks), initial=known, disable=not progress):
-            ledger.add(row)
-        ledger.compact()
-        cold = run.get("cold", {})
-        for entrant in runnable if cold_start else ():
-            if entrant.name not in cold:
-                edit = next((t.edit for t in tasks if t.entrant is entrant and t.edit.asked), None)
-                cold[entrant.name] = edit and _cold(entrant, subjects[0], edit)
-        _update_run(output, {"cold": cold})
-    return [rows[task.key] for task in tasks]
+    if protocol.has_emotions:
+        about["unable"] = unable
+        about["about"] = {entrant.name: dict(entrant.about) for entrant in runnable}
+    return Plan(output, runnable, protocol, subjects, tasks, worker, about)
+
+
+def carry_out(
+    plan: Plan, ledger: Ledger, jobs: int, retry_failed: bool, cold_start: bool, progress: bool
+) -> list[dict[str, Any]]:
+    """Makes and measures the edits of a plan that the ledger lacks; arguments, result as `run_protocol`."""
+    run = read_run(plan.output)
+    of_editors = {name: run.get(name, {}) | plan.about[name] for name in _OF_EDITORS if name in plan.about}
+    _update_run(plan.output, plan.about | of_editors)
+    rows = ledger.entries
+    waiting = [
+        task
+        for task in plan.tasks
+        if task.key not in rows or (retry_failed and rows[task.key]["error"] is not None)
+    ]
+    results = each(
+        (lambda: plan.worker) if jobs == 1 else partial(Worker, plan.protocol, plan.output),
+        waiting,
+        jobs,
+        failed=lambda task, reason: _empty_row(task, plan.protocol) | {"error": reason},
+    )
+    known = len(plan.tasks) - len(waiting)
+    for _, row in tqdm(results, total=len(plan.tasks), initial=known, disable=not progress):
+        ledger.add(row)
+    ledger.compact()
+    cold = run.get("cold", {})
+    for entrant in plan.entrants if cold_start else ():
+        if entrant.name not in cold:
+            edit = next((t.edit for t in plan.tasks if t.entrant is entrant and t.edit.asked), None)
+            cold[entrant.name] = edit and _cold(entrant, plan.subjects[0], edit)
+    _update_run(plan.output, {"cold": cold})
+    return [rows[task.key] for task in plan.tasks]
 
 
 def _tasks_of(
@@ -215,13 +263,15 @@ class Worker:
             "picture": folder / f"{safe_name(edit.request)}{seed}.jpg",
             "original": Path("pictures") / "original" / f"{safe_name(task.subject.name)}.jpg",
         }
+        about = {"model": task.entrant.name, "request": edit.request, "seed": edit.seed}
         for name, crop in (("picture", after), ("original", before)):
             target = self.output / paths[name]
             if name == "original" and target.exists():
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
+            mark = {} if np.array_equal(crop, before) else {"xmp": Mark(about).packet()}
             with replacing(target) as file:
-                Image.fromarray(crop).save(file, "JPEG", quality=JPEG_QUALITY)
+                Image.fromarray(crop).save(file, "JPEG", quality=JPEG_QUALITY, **mark)
         return {name: path.as_posix() for name, path in paths.items()}
 
     def _attention(self, task: Task, editor, original) -> None:
@@ -241,7 +291,7 @@ def _empty_row(task: Task, protocol: Protocol) -> dict[str, Any]:
         "editor": task.entrant.name,
         "identity": subject.name,
         "person": subject.identity,
-        "photograph": subject.source.name,
+        "photograph": shown(subject.source.name),
         "photograph_sha256": subject.fingerprint,
         "kind": edit.kind,
         "request": edit.request,
@@ -299,9 +349,19 @@ def safe_name(text: str) -> str:
     return f"{plain.strip('. ')}-{hashlib.sha256(text.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
 
 
-def open_rows(output: str | Path) -> Ledger:
-    """The rows of a report by editor, subject, request and seed, to add to."""
-    return Ledger(Path(output) / ROWS, _key)
+@contextlib.contextmanager
+def open_rows(output: str | Path) -> Iterator[Ledger]:
+    """The rows of a report by editor, subject, request and seed, to add to; it holds the folder for one run.
+
+    The folder is made where it is missing. OutputError where another run has it, or it cannot be written.
+    """
+    try:
+        Path(output).mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{shown(output)} cannot be made ({error}); choose another folder") from error
+    with Ledger(Path(output) / ROWS, _key) as ledger:
+        sweep(Path(output))
+        yield ledger
 
 
 def read_rows(output: str | Path) -> dict[Key, dict[str, Any]]:
@@ -313,17 +373,55 @@ def read_rows(output: str | Path) -> dict[Key, dict[str, Any]]:
 
 
 def _key(row: Mapping[str, Any]) -> Key:
+    """The key of a row; KeyError, TypeError or ValueError for what no run of ours wrote."""
+    fits = all(isinstance(row[name], str) for name in ("editor", "identity", "person", "request", "kind"))
+    fits &= type(row["seed"]) is int and isinstance(row["error"], str | None)
+    fits &= _is_table(row["asked"], int | float) and _is_table(row["group"], str)
+    if row["error"] is None:
+        fits &= isinstance(row["picture"], str) and isinstance(row["original"], str)
+        fits &= all(_is_table(row[name], dict) for name in ("before", "changed") if name in row)
+        fits &= all(
+            _is_table(of, int | float | None)
+            for name in ("before", "changed")
+            for of in row.get(name, {}).values()
+        )
+        fits &= all(
+            _is_table(row[name], int | float | None)
+            for name in (*AU_COLUMNS, "au_mse_real", "change_by_region")
+            if name in row
+        )
+        scores = {name: value for name, value in row.items() if name not in _NO_SCORES}
+        fits &= all(isinstance(value, int | float | dict | None) for value in scores.values())
+    if not fits:
+        raise ValueError("its values are not those of an edit")
     return row["editor"], row["identity"], row["request"], row["seed"]
 
 
+def _is_table(value: Any, kind: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(item, kind) for item in value.values())
+
+
 def read_run(output: str | Path) -> dict[str, Any]:
+    """The content of run.json; empty where there is none. OutputError for anything that we did not write."""
     path = Path(output) / RUN
-    if not path.exists():
+    if not os.path.lexists(path):
         return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise OutputError(f"{path} cannot be read ({error}); remove it and run again") from error
+    run = read_json(path, OutputError)
+    wrong = [
+        name
+        for name, kind in _RUN.items()
+        if not isinstance(run, dict) or not isinstance(run.get(name), kind)
+    ]
+    if not wrong:
+        tables = {"photographs": str, "editors": dict, "skipped": str, "cold": dict | None}
+        tables |= {"unable": list, "about": dict}
+        wrong = [name for name, kind in tables.items() if not _is_table(run.get(name, {}), kind)]
+    if wrong:
+        raise OutputError(
+            f"{shown(path)} has no usable {', '.join(wrong)}; choose another folder, or "
+            "move it away to begin anew"
+        )
+    return run
 
 
 def _about(protocol: Protocol, subjects: Sequence[Subject], entrants: Iterable[Entrant]) -> dict[str, Any]:
@@ -343,20 +441,34 @@ def check_output_folder(output: Path, about: Mapping[str, Any]) -> None:
     """
     run = read_run(output)
     if not run:
-        begun = output / ROWS  # empty if the run was killed before run.json
-        others = output.is_dir() and [p for p in output.iterdir() if p != begun or p.stat().st_size]
-        if output.exists() and others != []:
-            raise OutputError(f"{output} exists and is no report of an evaluation; choose another folder")
+        if os.path.lexists(output) and _others(output):
+            raise OutputError(
+                f"{shown(output)} exists and is no report of an evaluation; choose another folder"
+            )
         return
     for what in ("protocol", "version", "photographs"):
         if run.get(what) != about[what]:
-            raise OutputError(f"{output} holds an evaluation of another {what}; choose another folder")
+            raise OutputError(f"{shown(output)} holds an evaluation of another {what}; choose another folder")
     known = run["editors"]
     if changed := [name for name, of in about["editors"].items() if name in known and known[name] != of]:
         raise OutputError(
-            f"{output} holds rows of {', '.join(changed)} with other settings or weights; choose another "
-            "folder or name"
+            f"{shown(output)} holds rows of {', '.join(changed)} with other settings or weights; choose "
+            "another folder or name"
         )
+
+
+def _others(output: Path) -> list[str]:
+    """Names of what no run leaves that was killed before run.json. OutputError where it is no folder."""
+    try:
+        return [
+            name
+            for name in os.listdir(output)
+            if not is_temporary(name) and (name != ROWS or os.path.getsize(output / name))
+        ]
+    except OSError as error:
+        raise OutputError(
+            f"{shown(output)} cannot be read ({error.strerror}); choose another folder"
+        ) from error
 
 
 def _update_run(output: Path, changes: Mapping[str, Any]) -> None:

@@ -1,21 +1,29 @@
 """Subjects of an evaluation: one photograph per person, from folders or a prepared dataset."""
 
+import contextlib
 import functools
 import hashlib
 import io
-from collections.abc import Mapping
+import os
+import unicodedata
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from magicedit.data.description import DESCRIPTION_FILE, read_description
-from magicedit.data.labels import PHOTO_SUFFIXES
+from magicedit.data.description import DESCRIPTION_FILE, SHARDS, current, read_description
+from magicedit.data.layout import TEST, VALIDATION, people_of
 from magicedit.errors import DatasetError
-from magicedit.imaging import Photo, open_photo
+from magicedit.files import open_regular, read_bytes, shown, walk
+from magicedit.imaging import PHOTO_SUFFIXES, Photo, open_photo
 from magicedit.tables import read_table
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 RENDERINGS = ("photograph", "drawn", "cartoon")
 ATTRIBUTES_FILE = "attributes.csv"
@@ -54,16 +62,25 @@ class Subject:
     @functools.cached_property
     def fingerprint(self) -> str:
         """Hash of the photograph's pixels: equal for the same file or dataset row under any name."""
-        content = self.source.read_bytes() if self.row is None else _encoded_crop(self.source, self.row)
+        content = (
+            read_bytes(self.source, DatasetError)
+            if self.row is None
+            else _encoded_crop(self.source, self.row)
+        )
         return hashlib.sha256(content).hexdigest()[:16]
 
     def open(self) -> Photo:
         """The photograph. ImageError or DatasetError where it cannot be read."""
-        crop = None if self.row is None else Image.open(io.BytesIO(_encoded_crop(self.source, self.row)))
-        photo = open_photo(crop or self.source)
+        photo = open_photo(self.source if self.row is None else self._crop())
         if self.style == "photograph":
             return replace(photo, source=self.source)
         return replace(photo, pixels=render(photo.pixels, self.style), source=self.source)
+
+    def _crop(self) -> Image.Image:
+        try:
+            return Image.open(io.BytesIO(_encoded_crop(self.source, self.row)))
+        except (OSError, ValueError, SyntaxError) as error:
+            raise DatasetError(f"{shown(self.source)} row {self.row} has no picture: {error}") from error
 
 
 def render(pixels: np.ndarray, style: str) -> np.ndarray:
@@ -101,87 +118,121 @@ def read_subjects(
         DatasetError: where there are no photographs or no identities, or for unknown names.
     """
     folder = Path(data)
-    if not folder.is_dir():
-        raise DatasetError(f"expected a folder of photographs or a prepared dataset, got {data}")
-    if (folder / DESCRIPTION_FILE).exists():
+    if not os.path.isdir(folder):
+        raise DatasetError(f"expected a folder of photographs or a prepared dataset, got {shown(data)}")
+    if os.path.lexists(current(folder, DESCRIPTION_FILE)):
         subjects = _from_dataset(folder)
     else:
         subjects = _from_folders(folder)
-    known = {subject.identity: subject for subject in subjects}
-    if attributes is None and (folder / ATTRIBUTES_FILE).is_file():
+    known = {composed(subject.identity): subject for subject in subjects}
+    if attributes is None and os.path.lexists(folder / ATTRIBUTES_FILE):
         attributes = folder / ATTRIBUTES_FILE
     if attributes is not None:
         for identity, group in read_attributes(attributes).items():
-            if identity in known:
-                known[identity] = replace(known[identity], group=group)
+            if composed(identity) in known:
+                known[composed(identity)] = replace(known[composed(identity)], group=group)
     if identities is not None:
-        missing = [name for name in identities if name not in known]
-        if missing:
+        if missing := [shown(name) for name in identities if composed(name) not in known]:
             there = ", ".join(list(known)[:8]) + ("..." if len(known) > 8 else "")
-            raise DatasetError(f"no such identities in {folder}: {', '.join(missing)}; there are {there}")
-        known = {name: known[name] for name in identities}
+            some = ", ".join(missing[:8]) + ("..." if len(missing) > 8 else "")
+            raise DatasetError(f"no such identities in {shown(folder)}: {some}; there are {there}")
+        known = {name: known[name] for name in map(composed, identities)}
     return list(known.values())[:limit]
 
 
+def composed(name: str) -> str:
+    """A name as it is compared: a Mac decomposes letters, other systems compose them."""
+    return unicodedata.normalize("NFC", name)
+
+
 def _from_folders(folder: Path) -> list[Subject]:
-    subjects = []
-    for entry in sorted(folder.iterdir()):
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            visible = (p for p in entry.rglob("*") if "/." not in f"/{p.relative_to(entry).as_posix()}")
-            photographs = sorted(p for p in visible if p.suffix.lower() in PHOTO_SUFFIXES)
-            if photographs:
-                neutral = [p for p in photographs if p.stem.lower() == _PREFERRED]
-                subjects.append(Subject(entry.name, (neutral or photographs)[0]))
-        elif entry.suffix.lower() in PHOTO_SUFFIXES:
-            subjects.append(Subject(entry.stem, entry))
-    if not subjects:
+    def unreadable(error: OSError) -> None:
         raise DatasetError(
-            f"no photographs in {folder}; expected FOLDER/identity/photograph, or a dataset of "
+            f"the folder {shown(error.filename)} cannot be read ({error.strerror}); check its rights"
+        )
+
+    paths = {
+        path.relative_to(folder).as_posix(): path
+        for path in sorted(walk(folder, lambda _: False, unreadable))
+        if path.suffix.lower() in PHOTO_SUFFIXES
+    }
+    people = people_of(paths)
+    split = next((split for split in (VALIDATION, TEST) if split in people.splits.values()), None)
+    found: dict[tuple[str, bool], list[Path]] = {}  # by name, and whether that is of a loose photograph
+    for name, path in paths.items():
+        identity = people.identities[name]
+        if split is None or people.splits[identity] == split:
+            loose = identity == PurePosixPath(name).name
+            found.setdefault((shown(path.stem if loose else identity), loose), []).append(path)
+    if not found:
+        raise DatasetError(
+            f"no photographs in {shown(folder)}; expected FOLDER/identity/photograph, or a dataset of "
             "`magicedit prepare`"
         )
-    names = [subject.identity for subject in subjects]
+    names = [name for name, _ in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise DatasetError(f"{folder} has both a folder and a photograph of {', '.join(twice)}; rename one")
-    return subjects
+        raise DatasetError(
+            f"{shown(folder)} has both a folder and a photograph of {', '.join(twice)}; rename one"
+        )
+    if loose := [paths for (_, loose), paths in found.items() if loose and len(paths) > 1]:
+        some = ", ".join(shown(path.name) for path in loose[0])
+        raise DatasetError(f"{shown(folder)} has several photographs of one name, {some}; rename all but one")
+    return [
+        Subject(name, ([p for p in paths if p.stem.lower() == _PREFERRED] or paths)[0])
+        for (name, _), paths in found.items()
+    ]
 
 
 def _from_dataset(folder: Path) -> list[Subject]:
-    import pyarrow.parquet as pq
-
     read_description(folder)
-    files = sorted((folder / "data").glob("validation-*.parquet"))
+    shards = current(folder, SHARDS)
+    files = sorted(shards.glob("validation-*.parquet"))
     split = "validation" if files else "training"
-    files = files or sorted((folder / "data").glob("train-*.parquet"))
+    files = files or sorted(shards.glob("train-*.parquet"))
     best: dict[str, tuple[float, Subject]] = {}
     for file in files:
-        columns = pq.read_schema(file).names
-        if "identity" not in columns:
-            raise DatasetError(f"{file} has no column identity: an evaluation has to know who is who")
-        rows = pq.read_table(file, columns=["identity", "source", "action_units"]).to_pylist()
+        with _parquet(file) as parquet:
+            if "identity" not in parquet.schema_arrow.names:
+                raise DatasetError(f"{file} has no column identity: an evaluation has to know who is who")
+            rows = parquet.read(["identity", "source", "action_units"]).to_pylist()
         for number, row in enumerate(rows):
             if not row["identity"]:
                 raise DatasetError(f"{file} row {number} has no identity")
-            expressive = sum(row["action_units"] or [])
+            try:
+                expressive, warped = sum(row["action_units"] or []), "#muscles-" in row["source"]
+            except TypeError as error:
+                raise DatasetError(f"{file} row {number} has unusable values ({error})") from error
             known = best.get(row["identity"])
-            if "#muscles-" not in row["source"] and (known is None or expressive < known[0]):
+            if not warped and (known is None or expressive < known[0]):
                 subject = Subject(row["identity"], file, number, origin=f"{split} split of a dataset")
                 best[row["identity"]] = expressive, subject
     if not best:
-        raise DatasetError(f"the dataset {folder} has no photographs")
+        raise DatasetError(f"the dataset {shown(folder)} has no photographs")
     return [best[identity][1] for identity in sorted(best)]
 
 
-def _encoded_crop(file: Path, row: int) -> bytes:
+@contextlib.contextmanager
+def _parquet(file: Path) -> "Iterator[pq.ParquetFile]":
+    """A shard of a dataset; DatasetError where it, or what the block reads of it, is damaged."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    parquet = pq.ParquetFile(file)
-    for group in range(parquet.num_row_groups):
-        count = parquet.metadata.row_group(group).num_rows
-        if row < count:
-            return parquet.read_row_group(group, columns=["image"])["image"][row].as_py()["bytes"]
-        row -= count
+    try:
+        with open_regular(file) as opened, pq.ParquetFile(opened) as parquet:
+            yield parquet
+    except (pa.ArrowException, OSError, TypeError, KeyError) as error:
+        raise DatasetError(
+            f"{shown(file)} is damaged ({str(error)[:200]}); run `magicedit prepare` again"
+        ) from error
+
+
+def _encoded_crop(file: Path, row: int) -> bytes:
+    with _parquet(file) as parquet:
+        for group in range(parquet.num_row_groups):
+            count = parquet.metadata.row_group(group).num_rows
+            if row < count:
+                return parquet.read_row_group(group, columns=["image"])["image"][row].as_py()["bytes"]
+            row -= count
     raise DatasetError(f"{file} has no row {row}; it was changed while it was read")
 
 

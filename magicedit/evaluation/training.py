@@ -5,6 +5,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from magicedit.files import read_json, read_text
+
 _PRIVATE = ("output_dir", "train_data_dir", "pretrained_model_name_or_path")  # places of one machine
 
 
@@ -15,15 +17,22 @@ def training_of(run: Path) -> dict[str, Any]:
     `images_seen` counts those of all steps, `images_per_second` is the log's median. `minutes` is the time of
     all logged steps, without previews and checkpoints: wall time, so an upper bound of the CPU time of a run
     of one process with one thread.
-    Raises OSError or ValueError where the folder lacks the files or they cannot be read.
+    Raises ValueError where the folder lacks the files or they are not those of a run.
     """
-    lines = (json.loads(line) for line in (run / "train_log.jsonl").read_text().splitlines())
+    try:
+        return _training_of(run)
+    except (KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise ValueError(f"its files are not those of a training ({error!r})") from error
+
+
+def _training_of(run: Path) -> dict[str, Any]:
+    lines = map(json.loads, read_text(run / "train_log.jsonl").splitlines())
     log = {line["step"]: line["images_per_second"] for line in lines}  # of repeated steps the last
-    settings = json.loads((run / "train_config.json").read_text())
+    settings = read_json(run / "train_config.json")
     for name in _PRIVATE:
         settings.pop(name, None)
     counts = run / "training.json"
-    counted = json.loads(counts.read_text()) if counts.is_file() else {}
+    counted = read_json(counts) if counts.is_file() else {}
     a_step = settings["train_batch_size"] * settings["gradient_accumulation_steps"] * settings["world_size"]
     seconds, before = 0.0, 0
     for step, speed in sorted(log.items()):

@@ -120,7 +120,7 @@ def test_what_is_no_manifest(manifest, lines, problem):
 
 
 def test_manifests_and_pictures_that_cannot_be_read(tmp_path, manifest):
-    with pytest.raises(MagicEditError, match=r"none\.csv cannot be read"):
+    with pytest.raises(MagicEditError, match=r"none\.csv does not exist"):
         PictureFolder(tmp_path / "none.csv")
     (tmp_path / "1.png").write_bytes(b"no picture")
     folder = PictureFolder(manifest("identity,request,picture", "ann,AU1=1,1.png"))

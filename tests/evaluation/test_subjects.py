@@ -160,7 +160,7 @@ def test_attributes_that_cannot_be_read(people, tmp_path):
         (tmp_path / "a.csv").write_text(content)
         with pytest.raises(DatasetError, match=r"a\.csv must have a column `identity`"):
             read_subjects(people, attributes=tmp_path / "a.csv")
-    with pytest.raises(DatasetError, match=r"none\.csv cannot be read"):
+    with pytest.raises(DatasetError, match=r"none\.csv does not exist"):
         read_subjects(people, attributes=tmp_path / "none.csv")
     (tmp_path / "a.csv").write_bytes(b"identity\n\xff\xfe\n")
     with pytest.raises(DatasetError, match=r"a\.csv cannot be read"):

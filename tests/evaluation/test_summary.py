@@ -309,7 +309,7 @@ def test_labels_of_other_pictures(rows, tmp_path, lines):
 
 
 def test_labels_that_cannot_be_read(rows, tmp_path):
-    with pytest.raises(DatasetError, match=r"none\.csv cannot be read as a CSV file"):
+    with pytest.raises(DatasetError, match=r"none\.csv does not exist"):
         add_labels(rows, tmp_path / "none.csv", None, AUS)
     presence = write(tmp_path / "c.csv", "input, AU12_c", "original/ann.jpg, 1")
     with pytest.raises(DatasetError, match="presence only"):
