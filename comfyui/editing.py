@@ -1,6 +1,6 @@
 """What the nodes do, on ComfyUI's tensors and without ComfyUI.
 
-Images are (batch, height, width, 3) float tensors, 0 to 1.
+Images are (batch, height, width, 3) float tensors, 0 to 1, or 4 with alpha, which edits keep.
 """
 
 import json
@@ -22,23 +22,25 @@ def load(model: str, device: str | None = None) -> ExpressionEditor:
 
 
 def photos_of(images: torch.Tensor) -> list[np.ndarray]:
-    """Pictures of a batch, each (height, width, 3) uint8 RGB.
+    """Pictures of a batch, each (height, width, 3 or 4) uint8 RGB, with alpha where the tensor has it.
 
     Raises:
-        ImageError: where the tensor is no batch of RGB pictures.
+        ImageError: where the tensor is no batch of RGB or RGBA pictures.
     """
-    if images.ndim != 4 or images.shape[3] != 3 or not images.shape[0]:
-        raise ImageError(f"expected images (batch, height, width, 3), got {tuple(images.shape)}")
+    if images.ndim != 4 or images.shape[3] not in (3, 4) or not images.shape[0]:
+        raise ImageError(
+            f"expected images (batch, height, width, 3), or 4 with alpha, got {tuple(images.shape)}"
+        )
     return list(images.detach().float().mul(255).round().clamp(0, 255).byte().cpu().numpy())
 
 
 def joined(images: torch.Tensor, edited: list[np.ndarray]) -> torch.Tensor:
     """Edited pictures as a batch; where a pixel's 8 bits did not change, with the value that came in.
 
-    images: (batch, height, width, 3), or one for all of `edited`.
+    images: (batch, height, width, 3, or 4 with alpha), or one for all of `edited`.
     """
-    before = torch.from_numpy(np.stack(photos_of(images)))  # (batch or 1, height, width, 3)
-    after = torch.from_numpy(np.stack(edited))  # (batch, height, width, 3)
+    before = torch.from_numpy(np.stack(photos_of(images)))  # (batch or 1, height, width, 3 or 4)
+    after = torch.from_numpy(np.stack(edited))  # (batch, height, width, 3 or 4)
     source = images.detach().float().cpu()
     return torch.where(before == after, source, after.float() / 255)
 

@@ -330,8 +330,8 @@ def quoted(value: object) -> str:
     """A value for messages, shortened."""
     try:
         return reprlib.repr(value)
-    except ValueError:  # an integer of more digits than Python writes
-        return f"an integer of {value.bit_length():,} bits"
+    except ValueError:  # an integer in it has more digits than Python writes
+        return f"a value of type {type(value).__name__} with a number that is too long"
 
 
 def is_finite(value: object) -> bool:

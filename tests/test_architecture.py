@@ -51,7 +51,7 @@ MAY_IMPORT = {
     "batch": _ROOMS_BELOW_EDITOR | {"editor"},
     "baselines": _BASE | {"faces", "warping", "pipelines"},
     "evaluation": _BASE | {"faces", "warping", "data"},
-    "hub": {"errors", "embedded", "action_units"} | _GENERATION,
+    "hub": {"errors", "embedded", "files", "vocabulary", "action_units"} | _GENERATION,
     "train": _TRAINING,
     "app": _TRAINING | {"editor", "video"} | _DOORS,
     "cli": _TRAINING | {"editor", "video", "train"} | _DOORS,

@@ -9,6 +9,7 @@ from huggingface_hub import CommitOperationAdd, errors
 from safetensors import SafetensorError, safe_open
 
 from magicedit.errors import ModelError, OutputError
+from magicedit.files import write_text
 from magicedit.models.folder import PIPELINE_CLASS, ModelFolder, is_pickle
 
 
@@ -103,7 +104,7 @@ def push_folder(
         if card is not None:
             contents["README.md"] = card.encode()
             if (found := ModelFolder.local(folder)).origin != "embedded":
-                (found.path / "README.md").write_bytes(contents["README.md"])
+                write_text(found.path / "README.md", card)
         additions = [CommitOperationAdd(name, content) for name, content in sorted(contents.items())]
         api.create_commit(url.repo_id, additions, commit_message=commit_message)
     return str(url)

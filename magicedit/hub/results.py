@@ -1,12 +1,15 @@
 """Results of `magicedit evaluate` for a model card."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from magicedit.errors import ModelError
+from magicedit.files import read_json, shown
+from magicedit.vocabulary import quoted
+
+LARGEST_SUMMARY = 20_000_000  # bytes
 
 # Of the headline of a report, by the part before the scorer
 TITLES = {
@@ -43,16 +46,16 @@ def read_results(path: str | Path, editor: str | None = None) -> MeasuredResults
     file is no such report, or has no such editor.
     """
     path = Path(path)
+    summary = read_json(path, ModelError, limit=LARGEST_SUMMARY)
     try:
-        summary = json.loads(path.read_text("utf-8"))
         editors = {name: e for name, e in summary["editors"].items() if e["status"] == "ran"}
         chosen = _chosen(editors, editor, path)
         return _results(summary, editors[chosen])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, ModelError):
-            raise
+    except ModelError:
+        raise
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise ModelError(
-            f"{path} is not a report of `magicedit evaluate` ({error!r}); give its summary.json"
+            f"{shown(path)} is not a report of `magicedit evaluate` ({quoted(error)}); give its summary.json"
         ) from error
 
 

@@ -162,6 +162,17 @@ def test_pictures_without_a_face(run, editor, face):
             run("MagicEditEdit", editor=editor, image=wrong)
 
 
+def test_alpha_stays_as_it_came(run, editor, face):
+    """Nodes that join a mask to a picture give a fourth channel."""
+    alpha = torch.linspace(0, 1, face.shape[2]).expand(*face.shape[:3])[..., None]
+    (plain, _), (image, _) = (
+        run("MagicEditEdit", editor=editor, image=given, AU12=-2.0)
+        for given in (face, torch.cat([face, alpha], -1))
+    )
+    torch.testing.assert_close(image[..., :3], plain)
+    assert torch.equal(image[..., 3:], alpha)
+
+
 def test_measuring(run, editor, face):
     text, content, expression = run("MagicEditMeasure", editor=editor, image=torch.cat([face, face]))
     assert text.startswith("image 0, face 0: AU1 ")
