@@ -148,8 +148,8 @@ class Expression:
 
     @classmethod
     def read(cls, text: str) -> "Expression":
-        """Reads FILE.yaml, FILE.csv (its first row) or FILE.csv:ROW; errors as in `load` and `from_csv`."""
-        table = re.fullmatch(r"(.*\.csv)(?::([0-9]{1,9}))?", text, re.IGNORECASE)
+        """Reads FILE.yaml, FILE.csv, .tsv or .txt (its first row) or FILE.csv:ROW; errors as in `load` and `from_csv`."""
+        table = re.fullmatch(r"(.*\.(?:csv|tsv|txt))(?::([0-9]{1,9}))?", text, re.IGNORECASE)
         return cls.from_csv(table[1], int(table[2] or 0)) if table else cls.load(text)
 
     @classmethod
@@ -245,27 +245,30 @@ class Expression:
     ) -> dict[str, float]:
         """Returns the variations that apply the expression to `current` intensities (by name, with sides).
 
-        A target within `action_units.DEAD_ZONE` of the current intensity gives 0, because the measurement is
+        Intensities of units that `current` lacks are left out, as those of other tools are that nothing
+        measures here. A target within `action_units.DEAD_ZONE` of the current intensity gives 0, because the measurement is
         no more precise. Variations of any size are added.
 
         strength: 1 applies all of it, 0.7 seven tenths. continuous: as in `action_units.steps_to`.
 
         Raises:
-            ActionUnitError: where `current` lacks a unit with a target intensity, or a variation leaves -10
-                to 10.
+            ActionUnitError: where `current` lacks all units with a target intensity, or a variation leaves
+                -10 to 10.
         """
         if not is_finite(strength):
             raise ActionUnitError(f"the strength of an expression must be a number, got {quoted(strength)}")
-        missing = [] if self.relative else [name for name in self.values if name not in current]
-        if missing:
+        values = self.values
+        if not self.relative:
+            values = {name: value for name, value in values.items() if name in current}
+        if self.values and not values:
             raise ActionUnitError(
-                f"the face's {', '.join(missing)} are not measured here; an expression of intensities needs "
+                f"the face's {', '.join(self.values)} are not measured here; an expression of intensities needs "
                 "them, one of variations does not"
             )
         deltas = {
             name: strength
             * (value if self.relative else steps_to(value, current[name], continuous=continuous))
-            for name, value in self.values.items()
+            for name, value in values.items()
         }
         for name, delta in deltas.items():
             low, high = FACS[whole_name(name)].range

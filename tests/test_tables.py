@@ -238,3 +238,17 @@ def test_a_row_that_the_tool_calls_faceless_holds_no_face(written, validity, non
     scores = written(f"{validity};mouthSmileLeft;mouthSmileRight\n{none};0;0\n")
     with pytest.raises(ActionUnitError, match="no face"):
         Expression.from_csv(scores, 0)
+
+
+def test_units_of_a_tool_that_nothing_measures_here_are_left_alone(written):
+    expression = Expression.from_csv(written("FaceScore,AU12,AU23\n0.9,0.9,0.5\n"))
+    assert expression.variation({"AU12": 1.0}) == {"AU12": pytest.approx(3.5)}
+    with pytest.raises(ActionUnitError, match="AU12, AU23 are not measured here"):
+        expression.variation({"AU4": 1.0})
+
+
+def test_expressions_are_read_from_tables_of_any_suffix(tmp_path):
+    for name in ("log.txt", "table.TSV", "12:30.csv"):
+        (tmp_path / name).write_text(FACEREADER)
+        assert Expression.read(str(tmp_path / name)).values == {"AU1": 0.0, "AU12": 3.75}
+        assert Expression.read(f"{tmp_path / name}:2").values == {"AU1": 1.0, "AU12": 2.5}
