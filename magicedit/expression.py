@@ -148,7 +148,8 @@ class Expression:
 
     @classmethod
     def read(cls, text: str) -> "Expression":
-        """Reads FILE.yaml, FILE.csv, .tsv or .txt (its first row) or FILE.csv:ROW; errors as in `load` and `from_csv`."""
+        """Reads FILE.yaml, FILE.csv, .tsv or .txt (its first row), or FILE.csv:ROW; errors as in `load` and
+        `from_csv`."""
         table = re.fullmatch(r"(.*\.(?:csv|tsv|txt))(?::([0-9]{1,9}))?", text, re.IGNORECASE)
         return cls.from_csv(table[1], int(table[2] or 0)) if table else cls.load(text)
 
@@ -245,9 +246,9 @@ class Expression:
     ) -> dict[str, float]:
         """Returns the variations that apply the expression to `current` intensities (by name, with sides).
 
-        Intensities of units that `current` lacks are left out, as those of other tools are that nothing
-        measures here. A target within `action_units.DEAD_ZONE` of the current intensity gives 0, because the measurement is
-        no more precise. Variations of any size are added.
+        Intensities of units that `current` lacks are left out: other tools measure more. A target within
+        `action_units.DEAD_ZONE` of the current intensity gives 0, because the measurement is no more precise.
+        Variations of any size are added.
 
         strength: 1 applies all of it, 0.7 seven tenths. continuous: as in `action_units.steps_to`.
 
@@ -262,8 +263,8 @@ class Expression:
             values = {name: value for name, value in values.items() if name in current}
         if self.values and not values:
             raise ActionUnitError(
-                f"the face's {', '.join(self.values)} are not measured here; an expression of intensities needs "
-                "them, one of variations does not"
+                f"the face's {', '.join(self.values)} are not measured here; an expression of intensities "
+                "needs them, one of variations does not"
             )
         deltas = {
             name: strength
