@@ -62,9 +62,7 @@ class Sweeper:
 
     def __init__(self, folder: Path, seconds: float, needed: Callable[[], Collection[Path]]):
         self.folder, self.seconds, self.needed = folder, seconds, needed
-        self._seen: dict[
-            Path, tuple[int, float]
-        ] = {}  # time of the last change, and when that was first seen
+        self._seen: dict[Path, tuple[int, float]] = {}  # last change, and when that was first seen
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sweeper", daemon=True)
 

@@ -36,7 +36,7 @@ Send = Callable[[Message], Awaitable[None]]
 
 READ = re.compile(
     r"/|/config/?|/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json|/(assets|static|svelte)/[^/].*"
-    r"|/gradio_api/(info/?|theme\.css|app_id/?|startup-events|upload_progress|queue/(data|status)"
+    r"|/gradio_api/(info/?|theme\.css|app_id/?|startup-events|queue/(data|status)"
     r"|heartbeat/[\w-]{1,100}|call/(v2/)?\w+/\w+|file=.+)"
 )
 WRITE = re.compile(r"/gradio_api/(queue/join|cancel|reset|(run|call|call/v2)/[\w-]+)/?")
@@ -76,7 +76,7 @@ class Limits:
     whole: float = 600
 
 
-class Refused(Exception):  # noqa: N818 (an answer, not a fault)
+class Refused(Exception):
     """An answer to the client: a status and one sentence."""
 
     def __init__(self, status: int, sentence: str, headers: Mapping[str, str] | None = None):
@@ -104,7 +104,7 @@ class Guard:
         password: str | None,
         folder: Path,
         events: Mapping[int, Any],
-        limits: Limits = Limits(),  # noqa: B008 (frozen)
+        limits: Limits = Limits(),
     ):
         self.app, self.folder, self.events, self.limits = app, folder.resolve(), events, limits
         self.hosts = {name.lower() for name in hosts}
@@ -119,12 +119,12 @@ class Guard:
             else:
                 await self.app(scope, receive, send)
             return
-        reply, request = Reply(send), Request(scope, receive)
+        reply, body = Reply(send), Body(receive)
         try:
-            await self._answer(request, reply)
+            await self._answer(Request(scope, body), reply)
         except Refused as refused:
-            if scope["method"] == "POST" and refused.status != 408:
-                await self._read_rest(request)
+            if refused.status != 408:
+                await self._read_rest(Request(scope, body), body)
             await reply.refuse(refused)
         except Exception as error:  # whatever Gradio raises at a request that it cannot read
             if reply.started:
@@ -251,13 +251,12 @@ class Guard:
             raise Refused(507, f"the server cannot keep the upload ({error.strerror})") from error
         return paths
 
-    async def _read_rest(self, request: Request) -> None:
-        """Reads what is left of a body, within limits: many clients read an answer only after they sent all."""
+    async def _read_rest(self, request: Request, body: "Body") -> None:
+        """Reads what is left of a body, within limits: many clients read no answer before they sent all."""
         with contextlib.suppress(Refused):
-            receive, more = self._bounded(request, 4 * self.limits.upload), True
-            while more:
-                message = await receive()
-                more = message["type"] == "http.request" and message.get("more_body", False)
+            receive = self._bounded(request, 4 * self.limits.upload)
+            while not body.ended:
+                await receive()
 
     async def _body(self, request: Request, limit: int) -> bytes:
         receive, parts, more = self._bounded(request, limit), [], True
@@ -334,6 +333,19 @@ class Guard:
         _, asked, place = path.partition("/gradio_api/file=")
         if asked and not Path(os.path.abspath(place)).is_relative_to(self.folder):
             raise Refused(403, SENTENCES[403])
+
+
+class Body:
+    """Receives a request. ended: whether all of its body came, or its client left."""
+
+    def __init__(self, receive: Receive):
+        self.receive = receive
+        self.ended = False
+
+    async def __call__(self) -> Message:
+        message = await self.receive()
+        self.ended = message["type"] == "http.disconnect" or not message.get("more_body", False)
+        return message
 
 
 class Reply:

@@ -91,9 +91,7 @@ def serve(
                 if not alone:
                     say(f"other machines can reach this page: it listens on {host}:{port}")
                 if made is not None:
-                    say(
-                        f"the password is {made}  (with any user name; --password or {PASSWORD} sets another)"
-                    )
+                    say(f"the password is {made}  (with any user name; --password sets another)")
                 say(f"the page is at {url}  (Ctrl-C ends it)")
                 if open_browser:
                     webbrowser.open(url)

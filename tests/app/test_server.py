@@ -1,15 +1,19 @@
 """Starting and ending the server: addresses, files, signals."""
 
+import contextlib
 import os
 import signal
 import socket
 import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 from gradio_client import Client, handle_file
 
-from magicedit.app.server import free_address, serve
+from magicedit.app.folders import temporary_folder
+from magicedit.app.server import free_address, own_environment, serve
 from magicedit.cli import main
 from magicedit.errors import MagicEditError, ModelError
 
@@ -57,6 +61,15 @@ def test_a_model_that_does_not_load_leaves_nothing_behind(tmp_path, monkeypatch)
     assert "GRADIO_TEMP_DIR" not in os.environ
 
 
+@contextlib.contextmanager
+def served_here(temporary: Path) -> Iterator[Path]:
+    """The folder of a server that starts now."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tempfile.tempdir", str(temporary))
+        with temporary_folder() as folder:
+            yield folder
+
+
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGHUP])
 def test_uploads_and_results_are_deleted_when_it_ends(serving, photographs, tmp_path, kind):
     with serving(TMPDIR=str(tmp_path)) as (address, process):
@@ -68,6 +81,55 @@ def test_uploads_and_results_are_deleted_when_it_ends(serving, photographs, tmp_
         process.send_signal(kind)
         assert process.wait(timeout=30) == 0
     assert list(tmp_path.glob("magicedit-app-*")) == []
+
+
+HOSTILE = {
+    "GRADIO_ALLOWED_PATHS": "/",
+    "GRADIO_VIBE_MODE": "1",
+    "GRADIO_LOCAL_DEV_MODE": "1",
+    "GRADIO_ROOT_PATH": "https://evil.example",
+    "GRADIO_MCP_SERVER": "True",
+    "GRADIO_SSR_MODE": "True",
+    "GRADIO_NUM_WORKERS": "2",
+    "GRADIO_PROFILING": "1",
+    "GRADIO_TEMP_DIR": "/nonexistent",
+}
+
+
+def test_variables_of_gradio_change_nothing_and_a_killed_servers_folder_is_removed(
+    serving, photographs, tmp_path
+):
+    with serving(TMPDIR=str(tmp_path), **HOSTILE) as (address, process):
+        assert httpx.get(f"{address}/config").json()["root"] == address
+        for route in (
+            f"file={photographs / 'one.png'}",
+            "vibe-code/",
+            "mcp/",
+            "profiling/summary",
+            "dev/reload",
+        ):
+            assert httpx.get(f"{address}/gradio_api/{route}").status_code in (403, 404)
+        assert httpx.get(f"{address}/monitoring/summary").status_code == 404
+        assert httpx.get(f"{address}/config", headers={"Origin": "null"}).status_code == 403
+        httpx.post(f"{address}/gradio_api/upload", files={"files": ("a.png", b"x")})
+        (dead,) = tmp_path.glob("magicedit-app-*")
+        process.kill()
+        process.wait()
+    assert list(dead.rglob("a.png")) != []
+    with served_here(tmp_path) as living:
+        assert not dead.exists()
+        with served_here(tmp_path) as other:
+            assert living.exists()
+            assert other != living
+
+
+def test_the_environment_is_as_before_when_it_ends(monkeypatch, tmp_path):
+    monkeypatch.setenv("GRADIO_ALLOWED_PATHS", "/")
+    before = dict(os.environ)
+    with own_environment(tmp_path):
+        told = {name: text for name, text in os.environ.items() if name.startswith("GRADIO_")}
+        assert told == {"GRADIO_TEMP_DIR": str(tmp_path), "GRADIO_ANALYTICS_ENABLED": "False"}
+    assert dict(os.environ) == before
 
 
 def test_other_names_of_this_machine_are_refused(address):
