@@ -1,4 +1,4 @@
-"""The web page: foreign sites, malformed bodies, paths, broken uploads, environments; nothing is let in or left."""
+"""The web page: foreign sites, malformed bodies, paths, broken uploads, environments; all is refused."""
 
 import contextlib
 import io
@@ -155,7 +155,8 @@ def foreign(host: str) -> list[Attack]:
     headers = [
         *({"Origin": origin} for origin in (
             "http://evil.com", "https://evil.example:7860", "null", "http://localhost:3000", "file://",
-            "http://127.0.0.1.evil.com", "chrome-extension://abcdef", "http://127.0.0.1", "http://evil.com#{host}",
+            "http://127.0.0.1.evil.com", "chrome-extension://abcdef", "http://127.0.0.1",
+            "http://evil.com#{host}",
         )),
         {"Sec-Fetch-Site": "cross-site"},
         {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "no-cors"},
@@ -321,10 +322,12 @@ def malformed(chance: random.Random) -> list[Attack]:
 def paths() -> list[Attack]:
     """Places of files that were not uploaded: none is read, and no answer tells where anything lies."""
     own = Path(__file__).resolve()
-    places = ["/etc/passwd", "../../../../etc/passwd", str(own), own.name, "", ".", "/", "~", "~/.bashrc", "\\\\host\\a",
-              "C:\\Windows\\win.ini", "/proc/self/environ", "/dev/zero", "/dev/stdin", "a" * 300, "/" + "a/" * 3000,
+    places = ["/etc/passwd", "../../../../etc/passwd", str(own), own.name, "", ".", "/", "~", "~/.bashrc",
+              "\\\\host\\a",               "C:\\Windows\\win.ini", "/proc/self/environ", "/dev/zero",
+              "/dev/stdin", "a" * 300, "/" + "a/" * 3000,
               "http://127.0.0.1:9/a", "http://169.254.169.254/latest/meta-data", "https://example.com/a.png",
-              "file:///etc/passwd", "ftp://host/a", "data:image/png;base64,AAAA", "%2fetc%2fpasswd", "/etc/./passwd",
+              "file:///etc/passwd", "ftp://host/a", "data:image/png;base64,AAAA", "%2fetc%2fpasswd",
+              "/etc/./passwd",
               "x\0.png", "http:example.com", "HTTP://EXAMPLE.COM/a"]  # fmt: skip
 
     def sent(name: str, place: str, meta: bool) -> Check:
@@ -448,7 +451,8 @@ def uploads(chance: random.Random) -> list[Attack]:
             status = line.recv(100).split()[1:2]
         return left(server, before) if status == [b"408"] else f"answered {status}"
 
-    names = ("../../evil", "/etc/evil", "..", ".", "a\0b.png", "a" * 5000 + ".png", "\\..\\..\\evil", "CON", "é" * 200,
+    names = ("../../evil", "/etc/evil", "..", ".", "a\0b.png", "a" * 5000 + ".png", "\\..\\..\\evil",
+             "CON", "é" * 200,
              "a.png/../../b", "%2e%2e%2f", "<img src=x>.png", "\u202egnp.exe", "a\nb.png")  # fmt: skip
     found = [Attack(f"upload: {name}", posted(*form), seconds=60) for name, form in forms.items()]
     found += [
@@ -568,8 +572,9 @@ def environments() -> list[Attack]:
         "GRADIO_ALLOWED_PATHS": "/", "GRADIO_VIBE_MODE": "1", "GRADIO_LOCAL_DEV_MODE": "1",
         "GRADIO_ROOT_PATH": "https://evil.com", "GRADIO_MCP_SERVER": "True", "GRADIO_SHARE": "True",
         "GRADIO_SERVER_NAME": "0.0.0.0", "GRADIO_NUM_WORKERS": "2", "GRADIO_SSR_MODE": "True",
-        "GRADIO_PROFILING": "1", "GRADIO_WATCH_DIRS": "/tmp", "GRADIO_DEBUG": "1", "GRADIO_BLOCKED_PATHS": "/tmp",
-        "GRADIO_TEMP_DIR": "/nonexistent", "GRADIO_RUN_HISTORY": "True", "GRADIO_NODE_PATH": "/bin/false",
+        "GRADIO_PROFILING": "1", "GRADIO_WATCH_DIRS": "/tmp", "GRADIO_DEBUG": "1",
+        "GRADIO_BLOCKED_PATHS": "/tmp", "GRADIO_TEMP_DIR": "/nonexistent", "GRADIO_RUN_HISTORY": "True",
+        "GRADIO_NODE_PATH": "/bin/false",
         "GRADIO_DEFAULT_CONCURRENCY_LIMIT": "0", "GRADIO_CACHE_EXAMPLES": "1", "GRADIO_FLAGGING_MODE": "auto",
     }  # fmt: skip
 
@@ -578,8 +583,9 @@ def environments() -> list[Attack]:
             secret = folder.parent / f"{folder.name}-secret.txt"
             secret.write_text("secret")
             with process(folder, **given) as (started, address):
-                for route in (f"{API}/file={secret}", f"{API}/file=/etc/passwd", f"{API}/vibe-code/", "/monitoring",
-                              f"{API}/profiling/summary", f"{API}/mcp/", f"{API}/runs", f"{API}/dev/reload"):  # fmt: skip
+                for route in (f"{API}/file={secret}", f"{API}/file=/etc/passwd", "/monitoring",
+                              f"{API}/vibe-code/", f"{API}/profiling/summary", f"{API}/mcp/", f"{API}/runs",
+                              f"{API}/dev/reload"):  # fmt: skip
                     status = httpx.get(address + route, timeout=60).status_code
                     if status < 400:
                         return f"{route} answered {status}"

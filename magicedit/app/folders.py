@@ -1,6 +1,7 @@
 """The temporary folder of a served page: held by a lock, swept by age, and removed after a kill."""
 
 import contextlib
+import logging
 import os
 import shutil
 import tempfile
@@ -12,6 +13,7 @@ from pathlib import Path
 from magicedit.errors import MagicEditError, OutputError
 from magicedit.files import LOCK, locked
 
+log = logging.getLogger(__name__)
 PREFIX = "magicedit-app-"
 ATTEMPTS = 10
 
@@ -76,7 +78,10 @@ class Sweeper:
 
     def _run(self) -> None:
         while not self._ended.wait(self.seconds / 10):
-            self.sweep(time.monotonic())
+            try:
+                self.sweep(time.monotonic())
+            except Exception:  # whatever `needed` raises: the next round sweeps
+                log.exception("the page's folder could not be swept")
 
     def sweep(self, now: float) -> None:
         """Deletes files, and then folders that are empty; `now` in seconds of the monotonic clock."""

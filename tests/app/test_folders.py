@@ -74,10 +74,17 @@ def test_folders_and_what_cannot_be_deleted_do_not_end_sweeping(folder, monkeypa
     assert {path.name for path in folder.rglob("*")} == {"full", "stuck"}
 
 
-def test_the_thread_sweeps_until_it_ends(folder):
-    path = folder / "old"
+def test_the_thread_sweeps_until_it_ends_whatever_fails(folder):
+    path, calls = folder / "old", []
     path.write_bytes(b"x")
-    with Sweeper(folder, 0.05, set) as sweeper:
+
+    def needed() -> set[Path]:
+        calls.append(1)
+        if len(calls) == 1:
+            raise RuntimeError("a page that fails")
+        return set()
+
+    with Sweeper(folder, 0.05, needed) as sweeper:
         while path.exists():
             pass
     assert not sweeper._thread.is_alive()
