@@ -13,6 +13,7 @@ from typing import IO
 # Limits far above what cameras and programs write
 MOST_SCANS = 100  # of a JPEG; encoders write about 10, each is a pass over all pixels
 MOST_SEGMENTS = 10_000  # of a JPEG
+MOST_FILLING = 100_000  # bytes between the segments of a JPEG
 MOST_CHUNKS = 200_000  # of a PNG: 120 megapixels in chunks of 8 kB are 50,000
 MOST_BLOCKS = 300_000  # of a GIF
 MOST_COMMENT_BLOCKS = 4_000  # of a GIF; Pillow's time grows with their square
@@ -85,8 +86,13 @@ def structure_of(file: IO[bytes]) -> Structure:
 
 
 def _check_jpeg(data: bytes) -> None:
-    scans = segments = metadata = 0
-    for code, length, _ in jpeg_segments(data):
+    scans = segments = metadata = filling = exif = 0
+    before = 2
+    for code, length, end in jpeg_segments(data):
+        filling += 0 if scans else end - length - 2 - before  # which Pillow reads byte by byte
+        before = end
+        if filling > MOST_FILLING:
+            raise ValueError(f"has more than {MOST_FILLING:,} bytes between its segments")
         if code == _SOS:
             scans += 1
         else:
@@ -94,6 +100,10 @@ def _check_jpeg(data: bytes) -> None:
             metadata += length
         if scans > MOST_SCANS:
             raise ValueError(f"has more than {MOST_SCANS} scans, so that decoding it would take minutes")
+        if data.startswith(b"Exif\0", end - length + 2):  # pieces of one, which Pillow copies at each
+            exif += length
+        if exif > MOST_EXIF:
+            raise ValueError(f"has more than {MOST_EXIF:,} bytes of EXIF")
         if segments > MOST_SEGMENTS or metadata > MOST_METADATA:
             raise ValueError(f"has over {MOST_SEGMENTS:,} segments or {MOST_METADATA:,} bytes of metadata")
 

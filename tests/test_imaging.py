@@ -600,6 +600,14 @@ COSTLY = {
         lambda: _jpeg()[:2] + _segment(0xFE, b"") * 20_000 + _jpeg()[2:],
         "10,000 segments",
     ),
+    "jpeg of filling": (
+        lambda: _jpeg()[:2] + b"\xff" * 3_000_000 + _jpeg()[2:],
+        "100,000 bytes between its segments",
+    ),
+    "jpeg of exif": (
+        lambda: _jpeg()[:2] + _segment(0xE1, b"Exif\0\0" + bytes(65_000)) * 300 + _jpeg()[2:],
+        "16,777,216 bytes of EXIF",
+    ),
     "png of chunks": (lambda: _png()[:33] + b"\0\0\0\0IDAT5\xaf\x06\x1e" * 300_000, "200,000 chunks"),
     "gif of comments": (
         lambda: b"GIF89a\x20\0\x20\0\0\0\0" + b"!\xfe" + b"\x01x" * 100_000 + b"\0;",
