@@ -145,7 +145,7 @@ def _check_gif(data: bytes) -> None:
     data += b"\0"
     at = 13 + (6 << (data[10] & 7) if len(data) > 10 and data[10] & 0x80 else 0)
     blocks = comments = 0
-    while at < len(data) and data[at] != 0x3B:
+    while at < len(data) and data[at] != 0x3B and blocks <= MOST_BLOCKS:
         blocks += 1
         comment = data[at : at + 2] == b"\x21\xfe"
         if data[at] == 0x21:  # an extension and its label
@@ -156,15 +156,11 @@ def _check_gif(data: bytes) -> None:
         else:
             at += 1
             continue
-        while at < len(data) and data[at]:
+        while at < len(data) and data[at] and blocks <= MOST_BLOCKS:
             at += 1 + data[at]
             blocks += 1
             comments += comment
-            if blocks > MOST_BLOCKS or comments > MOST_COMMENT_BLOCKS:
-                break
         at += 1
-        if blocks > MOST_BLOCKS or comments > MOST_COMMENT_BLOCKS:
-            break
     if blocks > MOST_BLOCKS or comments > MOST_COMMENT_BLOCKS:
         raise ValueError(f"has more than {MOST_BLOCKS:,} blocks, or {MOST_COMMENT_BLOCKS:,} of comments")
 
