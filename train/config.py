@@ -93,7 +93,7 @@ class TrainConfig:
 
     # Data
     train_data_dir: str | None = _(None, "dataset folder written by `magicedit prepare`")
-    dataset_name: str | None = _(None, "hub id of such a dataset, instead of --train_data_dir")
+    dataset_name: str | None = _(None, "hub id (or ID@REVISION) of such a dataset, not --train_data_dir")
     resolution: int = _(512, "pixels a side of the training crops")
     warped: float = _(0.0, "probability of a warped pair of one photograph instead of a real pair, 0 to 1")
     augment: bool = _(False, "random small rotations, shifts, mirroring and colour of each pair")
@@ -226,8 +226,11 @@ class TrainConfig:
             return self.train_data_dir
         import huggingface_hub
 
+        repository, _, revision = self.dataset_name.partition("@")
         try:
-            return huggingface_hub.snapshot_download(self.dataset_name, repo_type="dataset")
+            return huggingface_hub.snapshot_download(
+                repository, repo_type="dataset", revision=revision or None
+            )
         except (OSError, ValueError, RuntimeError) as error:
             raise DatasetError(
                 f"--dataset_name {self.dataset_name} cannot be fetched from the hub: {error}"

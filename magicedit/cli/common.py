@@ -236,7 +236,7 @@ def add_model_options(
         "--model",
         default="mini",
         metavar="MODEL",
-        help="mini (default), mini-live (one step), a pipeline folder, a hub id",
+        help="mini (default), mini-live (one step), a pipeline folder, a hub id (ID@REVISION)",
     )
     add_backend_option(parser)
     parser.add_argument(

@@ -29,7 +29,7 @@ ENDS = 2**20  # bytes at either end of a file that identify it
 class ModelFolder:
     """A model name and its folder, if there is one. Files are read once, on first use.
 
-    name: "mini", a path or a hub id.
+    name: "mini", a path, or a hub id, pinned to a commit or tag by "owner/name@revision".
     origin: "embedded", "folder" or "hub".
     path: None for a hub model.
     """
@@ -90,7 +90,8 @@ class ModelFolder:
         ):
             embedded = ", ".join(f'"{known}"' for known in EMBEDDED)
             raise ModelError(
-                f'model must be {embedded}, a pipeline folder or a hub id like "owner/name"; '
+                f'model must be {embedded}, a pipeline folder or a hub id like "owner/name" or '
+                '"owner/name@revision"; '
                 f"there is no folder {name}"
             )
 
@@ -109,8 +110,10 @@ class ModelFolder:
         import huggingface_hub
 
         patterns = patterns or tuple(f"{place}*.{suffix}" for place in ("", "*/") for suffix in FETCHED)
+        repository, _, revision = self.name.partition("@")
+        hub_kwargs = ({"revision": revision} if revision else {}) | hub_kwargs
         try:
-            path = huggingface_hub.snapshot_download(self.name, allow_patterns=list(patterns), **hub_kwargs)
+            path = huggingface_hub.snapshot_download(repository, allow_patterns=list(patterns), **hub_kwargs)
         except (OSError, ValueError) as error:
             raise ModelError(
                 f"{self.name} is no model folder and cannot be fetched from the hub: {error}"

@@ -132,6 +132,23 @@ def test_loaded_by_id_without_running_its_code(visit, expected):
     assert not any(path.endswith(".py") for path in tiny)  # not even downloaded
 
 
+def test_a_revision_in_the_name_is_the_one_that_is_loaded(hub, visitor, published):
+    """And one that the hub does not have is refused, instead of the newest."""
+    code = """
+from magicedit.errors import ModelError
+from magicedit.models.face_model import load_face_model
+try:
+    result["resolution"] = load_face_model(name, device="cpu").resolution
+except ModelError as error:
+    result["refused"] = str(error)
+"""
+    head = hub.repositories[published].head
+    assert visitor.run(code, name=f"{published}@{head}") == {"resolution": 32}
+    asked_before = len(hub.requests)
+    assert "cannot be fetched" in visitor.run(code, name=f"{published}@{'0' * 40}")["refused"]
+    assert not [path for _, path in hub.requests[asked_before:] if "/revision/main" in path]
+
+
 def test_loaded_offline_from_the_cache(hub, visit, visitor, folder, expected):
     asked_before = len(hub.requests)
     load = snippet(folder, "MagicEditPipeline.from_pretrained")
