@@ -60,12 +60,17 @@ def _nothing(*_):
 
 
 def run(folder: Path, *names: str) -> None:
-    """Evaluates an editor under each name, with scorers that load no network: in a process of its own."""
+    """Evaluates an editor under each name: in a process of its own."""
+    without_networks()
+    entrants = [Entrant(name, lambda: brighter) for name in names]
+    evaluate(entrants, folder / "brief.yaml", folder / "people", folder / "report", cold_start=False)
+
+
+def without_networks() -> None:
+    """Lets this process score by what loads no network."""
     scoring.load_backend = lambda name: Still() if name == "mediapipe" else _nothing()
     scoring.load_lpips = scoring.load_mobileface = scoring.load_st_lpips = _nothing
     scoring.dlib_backend.available = lambda: False
-    entrants = [Entrant(name, lambda: brighter) for name in names]
-    evaluate(entrants, folder / "brief.yaml", folder / "people", folder / "report", cold_start=False)
 
 
 def people(folder: Path) -> None:

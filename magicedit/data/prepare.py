@@ -152,7 +152,7 @@ def prepare_dataset(
 
     # 2. Is the dataset up to date?
     fingerprint = sources.fingerprint(settings, variants)
-    interrupted = (output / WORK).exists()
+    interrupted = os.path.exists(output / WORK)
     if not force and not interrupted and (before := up_to_date(output, fingerprint)):
         return report(before, reused=found, unchanged=True)
 
@@ -182,8 +182,12 @@ def prepare_dataset(
 
 
 def _check_output(folder: Path, output: Path) -> None:
-    if not os.path.lexists(output):
+    try:
+        os.lstat(output)
+    except FileNotFoundError:
         return
+    except (OSError, ValueError) as error:  # below a file, too long, a NUL
+        raise OutputError(f"{shown(output)} cannot be written to ({error}); choose another folder") from error
     if os.path.isdir(folder) and os.path.isdir(output) and os.path.samefile(folder, output):
         raise DatasetError(
             f"the dataset cannot go into the folder of its photographs, {shown(output)}; choose another"

@@ -144,13 +144,14 @@ def find_sources(
 def _find_photographs(folder: Path, output: Path) -> tuple[dict[str, Path], list[str], list[dict[str, str]]]:
     """Returns photographs by name, in order, other files, and what cannot be used, folders included."""
     photographs, ignored, rejected = {}, [], []
+    own = os.path.realpath(output)
 
     def reject(path: str | Path, reason: str) -> None:
         rejected.append({"source": shown(Path(path).relative_to(folder).as_posix()), "reason": reason})
 
     files = walk(
         folder,
-        lambda sub: sub.resolve() == output.resolve(),
+        lambda sub: os.path.realpath(sub) == own,
         lambda error: reject(error.filename, f"cannot be read: {error.strerror}"),
     )
     for path in sorted(files, key=lambda path: path.relative_to(folder).as_posix()):

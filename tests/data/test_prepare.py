@@ -2,18 +2,27 @@ import csv
 import dataclasses
 import inspect
 import json
+import os
+import shutil
 import socket
+import sys
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from hostile import unlistable_folder
 from PIL import Image
 
 from magicedit.action_units import NAMES
 from magicedit.data import PairDataset, prepare_dataset
-from magicedit.errors import DatasetError
+from magicedit.errors import DatasetError, OutputError
 from magicedit.faces import face_region
+from magicedit.files import locked, shown
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+from attacks import prepare_crashes
 
 SETTINGS = {"size": 128, "validation": ["bob"], "progress": False}
 
@@ -190,6 +199,57 @@ def test_prepare_killed_while_it_replaces_a_dataset_goes_on(
     assert not (output / ".work").exists()
 
 
+def test_prepare_is_whole_again_after_a_kill_at_any_point_of_a_sample(tmp_path):
+    """Of the campaign, which kills at every one."""
+    for number, attack in enumerate(prepare_crashes.attacks(seed=3, short=True)):
+        (tmp_path / str(number)).mkdir()
+        assert attack.check(tmp_path / str(number)) is None, attack.name
+
+
+def test_readers_find_the_new_dataset_while_it_takes_the_place_of_the_old_one(tmp_path, dataset):
+    """As a kill leaves it: between the old shards' leaving and the new ones' arrival."""
+    output = shutil.copytree(dataset, tmp_path / "dataset")
+    for name in ("data", "magicedit.json", "report.json", "README.md"):
+        target = output / ".work" / "next" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (output / name).rename(target)
+    assert len(PairDataset(output, resolution=128)) == 3
+    (output / ".work" / "next" / "data").rename(output / "data")
+    assert len(PairDataset(output, resolution=128)) == 3
+
+
+def test_only_one_run_writes_a_dataset(tmp_path, photographs, backend):
+    with locked(tmp_path / "dataset"), pytest.raises(OutputError, match="another run is writing into"):
+        prepare_dataset(photographs, tmp_path / "dataset", backend=backend, **SETTINGS)
+
+
+@pytest.mark.parametrize("name", ["magicedit.json", "report.json"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        "[1]",
+        '{"format": 1, "fingerprint": 5}',
+        "9" * 5000,
+        '"\\ud800"',
+        '{"format": 1, "photographs": [3]}',
+        "\0",
+    ],
+)
+def test_descriptions_that_hold_anything_are_written_again(
+    tmp_path, dataset, photographs, backend, name, text
+):
+    output = shutil.copytree(dataset, tmp_path / "dataset")
+    (output / name).write_text(text)
+    report = prepare_dataset(photographs, output, backend=backend, **SETTINGS)
+    assert (report.unchanged, report.photographs) == (False, {"train": 3, "validation": 1})
+    assert json.loads((output / "report.json").read_text())["rejected"] == report.rejected
+    if name == "magicedit.json":
+        (output / name).write_text(text)
+        with pytest.raises(DatasetError, match=r"magicedit\.json"):
+            PairDataset(output)
+
+
 def test_jobs_change_nothing_but_the_time(tmp_path, photographs, dataset):
     prepare_dataset(photographs, tmp_path / "dataset", backend="mediapipe", jobs=2, **SETTINGS)
     assert rows(tmp_path / "dataset") == rows(dataset)
@@ -282,7 +342,67 @@ def test_a_backend_without_action_units_needs_labels(tmp_path, photographs, back
     assert [(row["measured"], row["pose"]) for row in rows(tmp_path / "dataset")] == [([], []), ([], [])]
 
 
+# --- Names, layouts and what is no file ---
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_what_cannot_be_read_or_named_is_rejected_and_the_rest_prepared(tmp_path, write_photographs, backend):
+    folder, output = write_photographs(tmp_path / "photographs"), tmp_path / "dataset"
+    whole = (folder / "ann" / "light.png").read_bytes()
+    (folder / "ann" / os.fsdecode(b"Zo\xeb.png")).write_bytes(whole + b"1")
+    (folder / os.fsdecode(b"\xff\xfe")).mkdir()
+    (folder / os.fsdecode(b"\xff\xfe") / "1.png").write_bytes(whole + b"2")
+    (folder / "ann" / os.fsdecode(b"\xe9.txt")).touch()
+    os.mkfifo(folder / "ann" / "pipe.png")
+    (folder / "ann" / "zero.jpg").symlink_to("/dev/zero")
+    (folder / "ann" / "gone.jpg").symlink_to("nowhere")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(folder / "ann" / "socket.png"))
+    unlisted = unlistable_folder(folder / "bob").relative_to(folder).as_posix()
+    report = prepare_dataset(folder, output, backend=backend, **SETTINGS)
+    reasons = {entry["source"]: entry["reason"] for entry in report.rejected}
+    for name in ("ann/pipe.png", "ann/zero.jpg"):
+        assert reasons[name] == "cannot be read: it is no file"
+    assert "cannot be read" in reasons["ann/socket.png"]
+    assert reasons["ann/gone.jpg"] == "cannot be read: No such file or directory"
+    assert reasons["ann/Zo\\xeb.png"] == reasons["\\xff\\xfe/1.png"] == "its name is not UTF-8; rename it"
+    assert reasons[shown(unlisted)] == "cannot be read: File name too long"
+    assert "ann/\\xe9.txt" in report.ignored
+    assert report.photographs == {"train": 3, "validation": 1}
+    assert prepare_dataset(folder, output, backend=backend, **SETTINGS).unchanged
+
+
+def test_people_in_folders_of_splits_keep_their_split(tmp_path, write_photographs, backend):
+    photographs = write_photographs(tmp_path / "flat")
+    folder = tmp_path / "photographs"
+    for split, person in (("train", "ann"), ("validation", "bob")):
+        (folder / split).mkdir(parents=True)
+        (photographs / person).rename(folder / split / person)
+    report = prepare_dataset(folder, tmp_path / "dataset", size=64, backend=backend, progress=False)
+    assert report.identities == {"train": 1, "validation": 1}
+    assert {row["identity"] for row in rows(tmp_path / "dataset", "validation")} == {"bob"}
+    with pytest.raises(DatasetError, match="tell the validation split; leave --validation out"):
+        prepare_dataset(folder, tmp_path / "other", validation=["bob"], backend=backend)
+
+
+def test_identities_are_named_in_either_form_of_their_letters(tmp_path, write_photographs, backend):
+    folder = write_photographs(tmp_path / "photographs")
+    (folder / "ann").rename(folder / unicodedata.normalize("NFD", "Zoë"))
+    settings = {"size": 64, "validation": [unicodedata.normalize("NFC", "Zoë")], "progress": False}
+    assert prepare_dataset(folder, tmp_path / "dataset", backend=backend, **settings).photographs == {
+        "train": 2,
+        "validation": 2,
+    }
+
+
 # --- Errors ---
+
+
+@pytest.mark.parametrize("output", ["file/dataset", "x" * 300, "a\0b"])
+def test_outputs_that_cannot_be_made(tmp_path, photographs, backend, output):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot be written to"):
+        prepare_dataset(photographs, tmp_path / output, backend=backend, **SETTINGS)
 
 
 @pytest.mark.parametrize(

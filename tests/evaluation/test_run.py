@@ -1,5 +1,6 @@
 """Running protocols: rows, interruptions, failures, and what is refused before the first edit."""
 
+import contextlib
 import csv
 import functools
 import json
@@ -23,6 +24,9 @@ from magicedit.evaluation import Entrant, PictureFolder, evaluate, load_protocol
 from magicedit.evaluation.circumstances import plain_command, without_folders
 from magicedit.evaluation.report import load_report
 from magicedit.evaluation.run import ROWS, open_rows, read_rows, read_run, run_protocol, safe_name
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+from attacks import evaluate_crashes
 
 PROTOCOL = """
 name: brief
@@ -177,6 +181,81 @@ def test_run_protocol_begins_in_a_folder_left_before_its_first_row(run, tmp_path
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / ROWS).touch()
     assert len(run(open_copy)) == EDITS
+
+
+VALID = {
+    **{"editor": "it", "identity": "ann", "person": "ann", "kind": "zero", "request": "none", "seed": 0},
+    **{"asked": {}, "group": {}, "error": None, "picture": "a.jpg", "original": "b.jpg", "changed": {}},
+}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"editor": 3},
+        {"identity": ["ann"]},
+        {"seed": "0"},
+        {"seed": True},
+        {"asked": [1]},
+        {"asked": {"AU12": "much"}},
+        {"group": {"age": 3}},
+        {"error": 3},
+        {"picture": None},
+        {"changed": {"blendshapes": 3}},
+        {"changed": {"blendshapes": {"AU12": []}}},
+        {"au_mse": 3},
+        {"ssim": "high"},
+    ],
+)
+def test_rows_with_other_values_are_refused(tmp_path, changes):
+    for row, usable in ((VALID, True), (VALID | changes, False)):
+        (tmp_path / ROWS).write_text(json.dumps(row) + "\n")
+        with (
+            contextlib.nullcontext() if usable else pytest.raises(OutputError, match="line 1 was not written")
+        ):
+            assert len(read_rows(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "{}",
+        "[" * 100_000,
+        "9" * 5000,
+        '{"protocol": "brief", "version": 1, "photographs": [], "editors": {}, "skipped": {}}',
+        '{"protocol": "brief", "version": 1, "photographs": {}, "editors": {"it": 3}, "skipped": {}}',
+        '{"protocol": "b", "version": 1, "photographs": {}, "editors": {}, "skipped": {}, "cold": {"it": 3}}',
+        "\0",
+    ],
+)
+def test_a_run_json_that_holds_anything_is_refused(run, tmp_path, text):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "run.json").write_text(text)
+    with pytest.raises(OutputError, match=r"run\.json (cannot be read|has no usable)"):
+        run(open_copy)
+
+
+def test_run_protocol_begins_where_a_kill_left_a_temporary_file(run, tmp_path):
+    left = tmp_path / "out" / ".magicedit-0123456789abcdef.tmp"
+    left.parent.mkdir()
+    left.touch()
+    assert len(run(open_copy)) == EDITS
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("output", ["file/out", "x" * 300])
+def test_reports_that_cannot_be_made(run, tmp_path, output):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot be"):
+        run(open_copy, to=output)
+
+
+def test_evaluate_is_whole_again_after_a_kill_at_any_point_of_a_sample(tmp_path):
+    """Of the campaign, which kills at many more."""
+    for number, attack in enumerate(evaluate_crashes.attacks(seed=1, short=True)):
+        (tmp_path / str(number)).mkdir()
+        assert attack.check(tmp_path / str(number)) is None, attack.name
 
 
 class Moody:

@@ -1,11 +1,15 @@
 """Whom to edit, from folders and prepared datasets of every kind."""
 
 import json
+import os
+import sys
+import unicodedata
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hostile import unlistable_folder
 from PIL import Image
 
 from magicedit.data.description import DESCRIPTION_FILE, FORMAT_VERSION
@@ -200,3 +204,36 @@ def test_other_renderings_are_refused(astronaut):
 def test_a_subject_opens_as_any_photograph(people):
     (carol,) = read_subjects(people, identities=["carol"])
     np.testing.assert_array_equal(carol.open().pixels, open_photo(people / "carol.png").pixels)
+
+
+# --- Names and layouts ---
+
+
+def test_people_lie_in_folders_of_splits_and_names_have_two_forms(tmp_path):
+    zoe = unicodedata.normalize("NFD", "Zoë")
+    for name in ("train/ann", "train/ben", f"validation/{zoe}"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "1.png").write_bytes(b"")
+    (subject,) = read_subjects(tmp_path, identities=[unicodedata.normalize("NFC", "Zoë")])
+    assert subject.identity == zoe
+    assert [s.identity for s in read_subjects(tmp_path)] == [zoe]  # as a dataset's validation split
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_subjects_have_names_that_a_report_can_hold(tmp_path):
+    (tmp_path / os.fsdecode(b"Zo\xeb")).mkdir()
+    (tmp_path / os.fsdecode(b"Zo\xeb") / "1.png").write_bytes(b"")
+    (subject,) = read_subjects(tmp_path)
+    assert subject.identity == "Zo\\xeb"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="makes pipes and devices")
+def test_subjects_that_are_no_files_are_errors(tmp_path):
+    (tmp_path / "ann").mkdir()
+    os.mkfifo(tmp_path / "ann" / "neutral.png")
+    (subject,) = read_subjects(tmp_path)
+    with pytest.raises(DatasetError, match=r"neutral\.png cannot be read \(it is no file\)"):
+        subject.fingerprint  # noqa: B018
+    unlistable_folder(tmp_path / "ann")
+    with pytest.raises(DatasetError, match="cannot be read \\(File name too long\\)"):
+        read_subjects(tmp_path)
