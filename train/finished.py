@@ -33,7 +33,7 @@ def replaced_whole(folder: Path) -> Iterator[Path]:
         aside.mkdir(parents=True)
         yield aside
         files = _files(aside)
-        digests = {name: sha256_of(aside / name) for name in sorted(files) if name != CARD}
+        digests = {name: sha256_of(aside / name) for name in sorted(files - {CARD, PARTS})}
         (aside / PARTS).write_text(json.dumps({"sha256": digests}, indent=1) + "\n")
         for path in (*aside.rglob("*"), aside):
             sync(path)

@@ -519,7 +519,7 @@ class PairDataset(torch.utils.data.Dataset):
     def _check_bad(self, shards: str, rows: int, missing: int, lost: list[str]) -> None:
         """Names what cannot be used in the log. DatasetError where it is more than `max_bad_fraction`.
 
-        shards: their names. rows: of the split, missing ones included. lost: why shards cannot be read to their end.
+        shards: their names. rows: of the split, missing ones included. lost: why shards cannot be read.
         """
         bad = len(self.quarantined) + max(0, missing)
         for problem in (*lost, *self.quarantined):

@@ -1,11 +1,15 @@
+import io
 import json
+import os
 import pickle
 import shutil
 
 import cv2
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 from magicedit.action_units import NAMES
 from magicedit.data import PairDataset, prepare_dataset
@@ -439,3 +443,110 @@ def test_folders_that_are_no_dataset(dataset, tmp_path):
     (torn / "magicedit.json").write_text("{")
     with pytest.raises(DatasetError, match=r"magicedit.json cannot be read"):
         open_pairs(torn)
+
+
+# --- Unusable rows ---
+
+
+def changed_rows(dataset, output, change):
+    """A copy whose rows of the training split `change` has changed, in place."""
+    shutil.copytree(dataset, output)
+    shard = output / "data" / "train-00000.parquet"
+    table = pq.read_table(shard)
+    rows = table.to_pylist()
+    change(rows)
+    pq.write_table(table.from_pylist(rows, table.schema), shard)
+    return output
+
+
+def picture(size, mode="RGB"):
+    buffer = io.BytesIO()
+    Image.new(mode, size).save(buffer, "PNG")
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "reason"),
+    [
+        ("image", None, "has no picture"),
+        ("image", {"bytes": b"", "path": None}, "has no picture"),
+        ("image", {"bytes": b"\xff\xd8\xff\xe0 torn", "path": None}, "picture cannot be used"),
+        ("image", picture((127, 128)), "127 x 128 px, expected 128 x 128"),
+        ("image", picture((20_000, 20_000), "1"), "picture cannot be used"),
+        ("action_units", None, "has 0 action_units, expected 12"),
+        ("action_units", [], "has 0 action_units, expected 12"),
+        ("action_units", [1.0] * 13, "has 13 action_units, expected 12"),
+        ("action_units", [float("nan")] * 12, "action_units are not finite"),
+        ("action_units", [None] * 12, "action_units are not finite"),
+        ("action_units", [1e30] + [0.0] * 11, "outside 0 to 5: 0 to 1e"),
+        ("action_units", [500.0] * 12, "outside 0 to 5: 500 to 500"),
+        ("action_units", [-1.0] * 12, "outside 0 to 5: -1 to -1"),
+        ("landmarks", None, "has 0 landmarks, expected 956"),
+        ("landmarks", [1.0] * 955, "has 955 landmarks, expected 956"),
+        ("landmarks", [float("inf")] * 956, "landmarks are not finite"),
+        ("landmarks", [1e9] * 956, "landmarks are no face"),
+        ("landmarks", [64.0] * 956, "landmarks are no face"),
+        ("pose", [1.0], "has 1 pose, expected 3"),
+        ("identity", None, "has no identity"),
+        ("identity", "", "has no identity"),
+        ("source", None, "has no source"),
+    ],
+)
+@pytest.mark.parametrize("memory", [2**30, 1], ids=["held", "not held"])
+def test_an_unusable_row_is_left_out_and_named(dataset, tmp_path, caplog, column, value, reason, memory):
+    other = changed_rows(dataset, tmp_path / "other", lambda rows: rows[1].update({column: value}))
+    whole, pairs = open_pairs(dataset, warped=1.0), open_pairs(other, warped=1.0, memory=memory)
+    assert [r.source for r in pairs.records] == [r.source for i, r in enumerate(whole.records) if i != 1]
+    (bad,) = pairs.quarantined
+    assert (bad.shard, bad.row) == ("train-00000.parquet", 1)
+    assert bad.source == ("" if column == "source" else whole.records[1].source)
+    assert reason in bad.reason
+    assert str(bad) in caplog.text
+    assert all(torch.isfinite(pairs[n]["au_delta"]).all() for n in range(4))
+    with pytest.raises(DatasetError, match="has 1 unusable rows of 3, more than --max_bad_fraction 0 allows"):
+        open_pairs(other, max_bad_fraction=0.0)
+
+
+def test_more_unusable_rows_than_allowed_are_an_error(dataset, tmp_path):
+    def change(rows):
+        for row in rows[1:]:
+            row["action_units"] = [9.0] * 12
+
+    other = changed_rows(dataset, tmp_path / "other", change)
+    with pytest.raises(DatasetError, match=r"2 unusable rows of 3, .* row 1 \(.*outside 0 to 5: 9 to 9"):
+        open_pairs(other, warped=1.0)
+    assert len(open_pairs(other, warped=1.0, max_bad_fraction=0.7)) == 1
+
+
+@pytest.mark.parametrize("damage", ["zero bytes", "text", "no such column", "fewer rows", "pipe"])
+def test_a_damaged_shard_is_named(dataset, tmp_path, damage):
+    shutil.copytree(dataset, tmp_path / "other")
+    shard = tmp_path / "other" / "data" / "train-00000.parquet"
+    table = pq.read_table(shard)
+    match damage:
+        case "zero bytes":
+            shard.write_bytes(b"")
+        case "text":
+            shard.write_text("identity,source")
+        case "no such column":
+            pq.write_table(table.drop_columns(["pose"]), shard)
+        case "fewer rows":
+            pq.write_table(table.slice(0, 1), shard)
+        case "pipe":
+            shard.unlink()
+            os.mkfifo(shard)
+    with pytest.raises(DatasetError, match=r"train-00000.parquet"):
+        open_pairs(tmp_path / "other", warped=1.0)
+
+
+def test_the_digest_is_of_pictures_and_labels(dataset, tmp_path):
+    first = open_pairs(dataset, warped=1.0).digest
+    assert open_pairs(dataset, warped=0.5, resolution=32, seed=3, memory=1).digest == first
+    label, pixels = (
+        changed_rows(dataset, tmp_path / name, change)
+        for name, change in (
+            ("label", lambda rows: rows[0]["action_units"].__setitem__(0, 4.5)),
+            ("pixels", lambda rows: rows[0].update(image=picture((128, 128)))),
+        )
+    )
+    assert len({first, open_pairs(label, warped=1.0).digest, open_pairs(pixels, warped=1.0).digest}) == 3

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -98,3 +99,53 @@ def test_none_and_booleans():
     assert parse_config([*base, "--resume_from_checkpoint", "none"]).resume_from_checkpoint is None
     with pytest.raises(TrainingError, match="seed"):
         parse_config([*base, "--seed", "none"])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"{", b"a: b: c", b"- 1", b"7", b"text", b"\xff\xfe\x00", b"\x00", b"[" * 10_000),
+        *(b"a: " + b"9" * 5000, b"a: &x [1]\nb: *x", b"!!python/object/apply:os.system [ls]"),
+        *(
+            b"seed: 1\nseed: 2",
+            b"seed: 2020-13-45",
+            b"seed: [1, 2]",
+            b"output_dir: [a]",
+            b"output_dir: {a: b}",
+        ),
+        *(b"1: 2\nnull: 3\na: 4", b"learning_rate: .nan", b"max_train_steps: 1e400", b"settings: [[1]]"),
+        *(b"augment: [true]", b"block_out_channels: {a: 1}", b"[1]: 2", b"seed: " + b"x" * 9000),
+        *(b"x" * 200_000, b"adam_beta1: 2", b"ema_decay: .inf"),
+    ],
+    ids=range(27),
+)
+def test_a_malformed_config_is_one_short_sentence(tmp_path, content):
+    file = tmp_path / "run.yaml"
+    file.write_bytes(content)
+    with pytest.raises(TrainingError) as error:
+        parse_config(["--config", str(file), "--train_data_dir", "data"])
+    assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "long name", "NUL", "link"])
+def test_a_config_that_is_no_file_is_refused(tmp_path, kind):
+    path = tmp_path / "run.yaml"
+    match kind:
+        case "folder":
+            path.mkdir()
+        case "pipe":
+            os.mkfifo(path)
+        case "long name":
+            path = tmp_path / ("a" * 5000)
+        case "NUL":
+            path = f"{path}\0"
+        case "link":
+            path.symlink_to("nowhere")
+    with pytest.raises(TrainingError):
+        parse_config(["--config", str(path), "--train_data_dir", "data"])
+
+
+def test_an_empty_config_is_the_defaults(tmp_path):
+    (tmp_path / "run.yaml").write_text("# nothing\n")
+    flags = ["--train_data_dir", "data"]
+    assert parse_config(["--config", str(tmp_path / "run.yaml"), *flags]) == parse_config(flags)

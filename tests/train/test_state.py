@@ -1,11 +1,13 @@
 import json
+import os
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 
-from magicedit.errors import TrainingError
+from magicedit.errors import OutputError, TrainingError
+from magicedit.files import sha256_of
 from magicedit.train.state import (
     find_checkpoint,
     flatten_optimizer,
@@ -13,6 +15,7 @@ from magicedit.train.state import (
     load_checkpoint,
     recover_checkpoints,
     restore_optimizer,
+    retire_checkpoints,
     save_checkpoint,
     verify_checkpoint,
 )
@@ -195,3 +198,93 @@ def test_nested_optimizer_state_round_trips():
     assert state["step"] == 3
     assert state["quant"]["block"] == 256
     assert state["quant"]["map"].tolist() == [7.0, 7.0]
+
+
+# --- Damage ---
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        *(b"", b"null", b"[]", b"7", b"\xff\xfe{", b"[" * 100_000, b"9" * 5000, b'{"sha256": {}}'),
+        *(b'{"sha256": []}', b'{"sha256": "model"}', b'{"sha256": {"state.json": 7}}', b"{}"),
+    ],
+    ids=range(12),
+)
+def test_whatever_a_manifest_holds_the_one_before_is_taken(tmp_path, manifest, caplog):
+    good, bad = save(tmp_path, 5), save(tmp_path, 10)
+    (bad / "manifest.json").write_bytes(manifest)
+    assert find_checkpoint(tmp_path, "latest") == good
+    assert f"{bad} is damaged and skipped" in caplog.text
+    with pytest.raises(TrainingError, match="not a whole checkpoint"):
+        find_checkpoint(tmp_path, "checkpoint-10")
+
+
+def rewritten(folder, change):
+    path = folder / "manifest.json"
+    content = json.loads(path.read_text())
+    change(content["sha256"])
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("name", ["/etc/hostname", "../secret", "a\0b", "a" * 5000, "..", ""])
+def test_a_manifest_names_files_of_its_folder_only(tmp_path, name):
+    (tmp_path / "secret").write_text("x")
+    digest = sha256_of(tmp_path / "secret")
+    folder = save(tmp_path, 5)
+    rewritten(folder, lambda hashes: hashes.update({name: digest}))
+    assert not verify_checkpoint(folder)
+
+
+def test_a_manifest_leaves_no_group_out(tmp_path):
+    folder = save(tmp_path, 5)
+    rewritten(folder, lambda hashes: hashes.pop("model.safetensors"))
+    assert not verify_checkpoint(folder)
+
+
+def test_only_listed_files_are_loaded(tmp_path):
+    folder = save(tmp_path, 5)
+    (folder / "planted.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    (folder / "other.safetensors").write_bytes(b"no tensors")
+    assert load_checkpoint(folder)[0].keys() == {"model"}
+
+
+@pytest.mark.parametrize("kind", ["pipe", "endless device", "folder"])
+def test_what_is_no_file_does_not_verify(tmp_path, kind):
+    folder = save(tmp_path, 5)
+    weights = folder / "model.safetensors"
+    weights.unlink()
+    match kind:
+        case "pipe":
+            os.mkfifo(weights)
+        case "endless device":
+            weights.symlink_to("/dev/zero")
+        case "folder":
+            weights.mkdir()
+    assert not verify_checkpoint(folder)
+
+
+def test_checkpoints_of_an_abandoned_branch_are_set_aside(tmp_path):
+    for step in (4, 8, 12):
+        save(tmp_path, step)
+    names = [path.name for path in retire_checkpoints(tmp_path, 4)]
+    assert names == ["abandoned-12", "abandoned-8"]
+    assert find_checkpoint(tmp_path, "latest") == tmp_path / "checkpoint-4"
+    save(tmp_path, 8)
+    assert [path.name for path in retire_checkpoints(tmp_path, 4)] == ["abandoned-8-2"]
+
+
+def test_a_damaged_checkpoint_is_replaced_by_a_whole_one_beside_it(tmp_path):
+    save(tmp_path, 3, value=1).rename(tmp_path / "old-3")
+    folder = save(tmp_path, 3, value=2)
+    (tmp_path / "old-3").mkdir(exist_ok=True)
+    (folder / "model.safetensors").write_bytes(b"half")
+    save(tmp_path / "elsewhere", 3, value=1).rename(tmp_path / "tmp-3")
+    recover_checkpoints(tmp_path)
+    assert load_checkpoint(tmp_path / "checkpoint-3")[0]["model"]["weight"].unique().tolist() == [1.0]
+
+
+def test_a_checkpoint_that_cannot_be_written_is_an_error_that_says_so(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="could not be written"):
+        save(tmp_path / "file", 3)

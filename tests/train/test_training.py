@@ -5,19 +5,21 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import randomise_new_layers, tiny_stable_diffusion
 from warm import run_warm
 
-from magicedit.errors import MagicEditError, ModelError, TrainingError
+from magicedit.errors import MagicEditError, ModelError, OutputError, TrainingError
 from magicedit.models import from_stable_diffusion, load_pipeline
 from magicedit.train import loop
 from magicedit.train.config import parse_config
@@ -351,6 +353,58 @@ def test_the_entry_point_ends_with_one_line_and_2(tiny_flags, tmp_path):
     assert result.returncode == 2
     assert result.stderr.splitlines()[-1].startswith("train.py: error: ")
     assert "Traceback" not in result.stderr
+
+
+# --- The output folder ---
+
+
+def test_a_second_run_into_a_folder_is_refused(tiny_flags, tmp_path):
+    run = Run(parse_config(tiny_flags(tmp_path)))
+    with pytest.raises(OutputError, match=f"another run is writing into {tmp_path}"):
+        Run(parse_config(tiny_flags(tmp_path)))
+    run.close()
+    Run(parse_config(tiny_flags(tmp_path))).close()
+
+
+@pytest.mark.parametrize("name", ["file", "file/below", "a" * 300, "\0"])
+def test_an_output_folder_that_cannot_be_made_is_one_sentence(tiny_flags, tmp_path, name):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be written to"):
+        train(parse_config([*tiny_flags(tmp_path), f"--output_dir={tmp_path}/{name}"]))
+
+
+def test_a_named_resume_sets_later_checkpoints_aside(tiny_flags, tmp_path):
+    """Killed before its first checkpoint, it goes on from the one that was named."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    more = ("--max_train_steps=3", "--checkpointing_steps=1", "--checkpoints_total_limit=none")
+    train(parse_config(tiny_flags(first, *more)))
+
+    def resumed(folder, which):
+        run = Run(parse_config(tiny_flags(folder, *more, f"--resume_from_checkpoint={which}")))
+        run.close()
+        return run.step
+
+    assert resumed(second, first / "checkpoint-2") == 2  # of another folder: it becomes this one's
+    assert resumed(second, "latest") == 2
+    assert resumed(first, "checkpoint-1") == 1
+    assert resumed(first, "latest") == 1
+    names = [path.name for path in first.iterdir() if "-" in path.name]
+    assert sorted(names) == ["abandoned-2", "abandoned-3", "checkpoint-1"]
+
+
+def test_resuming_says_where_the_dataset_changed(tiny_flags, pairs_folder, tmp_path, caplog):
+    train(parse_config(tiny_flags(tmp_path / "run", "--max_train_steps=1")))
+    other = shutil.copytree(pairs_folder, tmp_path / "other")
+    again = tiny_flags(tmp_path / "run", "--max_train_steps=2", "--resume_from_checkpoint=latest")
+    Run(parse_config([*again, f"--train_data_dir={other}"])).close()
+    assert "another dataset" not in caplog.text  # its place does not matter
+    shard = other / "data" / "train-00000.parquet"
+    table = pq.read_table(shard)
+    rows = table.to_pylist()
+    rows[0]["action_units"][0] = 4.5
+    pq.write_table(table.from_pylist(rows, table.schema), shard)
+    Run(parse_config([*again, f"--train_data_dir={other}"])).close()
+    assert "resuming with another dataset than before" in caplog.text
 
 
 # --- Other ways to encode AUs and identity ---
