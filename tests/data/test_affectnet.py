@@ -1,6 +1,9 @@
 """AffectNet in both of its layouts, from lists to a prepared dataset."""
 
 import json
+import os
+import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -145,3 +148,24 @@ def test_splits_are_those_of_the_lists(picture, tmp_path):
         prepare_dataset(tmp_path / "source", tmp_path / "out", layout="affectnet", validation_fraction=0.1)
     with pytest.raises(DatasetError, match='layout must be "affectnet"'):
         prepare_dataset(tmp_path / "source", tmp_path / "out", layout="affectnot")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="makes pipes")
+def test_pictures_elsewhere_and_labels_that_are_no_arrays_are_rejected(tmp_path):
+    for name in ("good", "pipe", "zip", "torn", "huge"):
+        for part in ("images", "annotations"):
+            (tmp_path / "train_set" / part).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "train_set" / "images" / f"{name}.jpg").write_bytes(b"x")
+    labels = tmp_path / "train_set" / "annotations"
+    np.save(labels / "good_exp.npy", np.array("1"))
+    os.mkfifo(labels / "pipe_exp.npy")
+    with zipfile.ZipFile(labels / "zip_exp.npy", "w") as archive:
+        archive.writestr("a", "b")
+    (labels / "torn_exp.npy").write_bytes((labels / "good_exp.npy").read_bytes()[:-3])
+    np.save(labels / "huge_exp.npy", np.zeros(100_000))
+    lines = ["7/x.png", "../../x.png", "/etc/hostname", "a" * 300, "1e999"]
+    rows = [f'"{line}",0,0,9,9,1;2,1e999,0,0' for line in lines]
+    (tmp_path / "training.csv").write_text("\n".join([HEADER, *rows]) + "\n")
+    entries, rejected = read_affectnet(tmp_path)
+    assert [entry.name for entry in entries] == ["train_set/images/good.jpg"]
+    assert len(rejected) == len(lines) + 4

@@ -144,3 +144,25 @@ def test_splits_are_those_of_the_lists_and_nothing_is_warped(tmp_path):
     ):
         with pytest.raises(DatasetError, match=message):
             prepare_dataset(tmp_path / "source", tmp_path / "out", layout="celeba", **options)
+
+
+def test_pictures_elsewhere_are_rejected(tmp_path):
+    folder = write(tmp_path)
+    for name, text in ((ATTRIBUTES, "{} 1 1"), (PEOPLE, "{} 7"), (PARTITION, "{} 0")):
+        content = (folder / name).read_text().replace(f"{len(ROWS)}\n", f"{len(ROWS) + 3}\n", 1)
+        more = [text.format(picture) for picture in ("/etc/hostname", "../x.png", "a" * 300)]
+        (folder / name).write_text("\n".join([content.rstrip(), *more]) + "\n")
+    _, _, rejected = read_celeba(folder)
+    reasons = {entry["source"]: entry["reason"] for entry in rejected}
+    assert reasons["/etc/hostname"] == reasons["../x.png"] == f"it is not in {PICTURES}"
+    assert reasons[f"{PICTURES}/{'a' * 300}"] == "its picture is missing"
+
+
+@pytest.mark.parametrize("count", ["²", "9" * 5000])
+def test_counts_that_are_none_are_one_clear_line(tmp_path, count):
+    folder = write(tmp_path)
+    path = folder / ATTRIBUTES
+    path.write_text(path.read_text().replace(f"{len(ROWS)}\n", f"{count}\n", 1))
+    with pytest.raises(DatasetError, match=r"must start with the number|is it complete") as caught:
+        read_celeba(folder)
+    assert len(str(caught.value)) < 1000
