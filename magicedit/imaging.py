@@ -67,6 +67,7 @@ _TIFF_STORAGE_TAGS = (
     *(*range(254, 260), *range(262, 267), 273, 274, *range(277, 285), *range(290, 294), 296, 297, 317, 320),
     *(*range(322, 326), 330, 332, *range(338, 342), 347, *range(529, 533), 700, 34675),
     *(34377, 37724),  # Photoshop's thumbnail and layers, which show the photograph as it was
+    52545,  # C2PA's manifests, which are of the file as it was
 )
 
 # What is read from files. Pillow's other decoders reduce deep colour silently (JPEG 2000), call other
@@ -153,12 +154,11 @@ def open_photo(source: str | Path | Image.Image | np.ndarray | Photo, max_pixels
         raise ImageError(f"expected a path, a PIL image or a uint8 array, got {type(source).__name__}")
 
     name = shown(source)
-    with opened(source, ImageError, limit=max(LARGEST_FILE, 5 * most)) as file:
+    with opened(source, ImageError, limit=max(LARGEST_FILE, 5 * most)) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of what is refused here, or does not matter
         if not os.fstat(file.fileno()).st_size:
             raise ImageError(f"{name} is empty (0 bytes); copy or download it again")
-        with _decoding(name), warnings.catch_warnings():
-            # our own limit is checked next, by an error
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with _decoding(name):
             structure = _structure(file, name)
             if Image.MAX_IMAGE_PIXELS is not None and most > 2 * Image.MAX_IMAGE_PIXELS:
                 Image.MAX_IMAGE_PIXELS = most  # asked for: Pillow would refuse above twice its own limit
@@ -431,6 +431,12 @@ def check_output(path: str | Path, *, overwrite: bool = False, forbid: Path | No
 def writable(path: str | Path, *, overwrite: bool = False, forbid: Path | None = None) -> Path:
     """`check_output` for files of any kind."""
     path = Path(path)
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:  # a name that is too long, below a file, or that no file can have
+        raise OutputError(f"{shown(path)} cannot be written to ({error}); choose another name") from error
     if path.is_dir():
         raise OutputError(f"{path} is a folder; give the path of a file in it")
     target = path.resolve()  # a link keeps pointing where it did

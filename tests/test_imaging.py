@@ -448,7 +448,7 @@ def test_unwritable_outputs(tmp_path):
     (tmp_path / "folder.png").mkdir()
     for name, message in [
         ("missing/out.png", "does not exist; create it"),
-        ("file/out.png", "does not exist; create it"),
+        ("file/out.png", r"does not exist; create it|cannot be written to"),
         ("folder.png", "is a folder"),
         ("out", "use one of .png, .jpg"),
         ("out.gif", "use one of .png, .jpg"),
