@@ -16,10 +16,9 @@ import xml.etree.ElementTree as ET
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from html import escape
 from pathlib import Path
 from typing import IO, Any, Self, TypeVar
-from xml.sax.saxutils import escape, quoteattr
 
 from PIL import ExifTags, Image
 
@@ -131,12 +130,18 @@ _PREFIXES = {
     "Iptc4xmpExt": "http://iptc.org/std/Iptc4xmpExt/2008-02-29/",
 }
 _XML = "http://www.w3.org/XML/1998/namespace"
+_AT_ONCE = 1 << 16  # characters that are parsed before the depth is looked at
 
 
 def _name(short: str) -> str:
     """Returns {namespace}name for prefix:name."""
     prefix, _, local = short.partition(":")
     return f"{{{_PREFIXES[prefix]}}}{local}"
+
+
+def _quoted(text: str) -> str:
+    """Returns an attribute's value in quotes; line breaks too are kept."""
+    return '"' + re.sub(r"[\t\n\r]", lambda found: f"&#{ord(found[0])};", escape(text)) + '"'
 
 
 def _local(name: str) -> str:
@@ -154,11 +159,12 @@ def packet_of(info: Mapping[str, Any]) -> bytes | None:
 class Xmp:
     """A packet of XMP as a tree; `bytes` writes it.
 
-    root: x:xmpmeta or rdf:RDF. prefixes: prefix -> namespace.
+    root: x:xmpmeta or rdf:RDF. prefixes: namespace -> prefix.
     """
 
     root: ET.Element
-    prefixes: dict[str, str] = field(default_factory=lambda: dict(_PREFIXES))
+    prefixes: dict[str, str] = field(default_factory=lambda: {u: p for p, u in _PREFIXES.items()})
+    _taken: set[str] = field(default_factory=lambda: {*_PREFIXES})
 
     @classmethod
     def empty(cls) -> Self:
@@ -172,57 +178,56 @@ class Xmp:
         type, which could define entities that expand without end."""
         if len(packet) > LARGEST_PACKET:
             return None
-        parser, depth, found = ET.XMLPullParser(("start", "end", "start-ns")), 0, cls.empty()
+        parser, depth, found, top = ET.XMLPullParser(("start", "end", "start-ns")), 0, cls.empty(), None
         try:
             wide = packet[:2] in (b"\xff\xfe", b"\xfe\xff")
             text = packet.decode("utf-16" if wide else "utf-8-sig").strip("\0 \r\n\t")
             if "<!DOCTYPE" in text or "<!ENTITY" in text:
                 return None
-            parser.feed(re.sub(r"^<\?xml\s[^>]*\?>", "", text))
+            text = re.sub(r"^<\?xml\s[^>]*\?>", "", text)
+            for start in range(0, len(text), _AT_ONCE):
+                parser.feed(text[start : start + _AT_ONCE])
+                for event, value in parser.read_events():
+                    if event == "start-ns":
+                        found._know(*value)
+                        continue
+                    top = value if top is None else top
+                    depth += 1 if event == "start" else -1
+                    if depth > DEEPEST:
+                        return None
             parser.close()
-            top = None
-            for event, value in parser.read_events():
-                if event == "start-ns":
-                    found._know(*value)
-                    continue
-                top = value if top is None else top
-                depth += 1 if event == "start" else -1
-                if depth > DEEPEST:
-                    return None
         except (UnicodeError, ET.ParseError, ValueError):
+            return None
+        if top is None:
             return None
         found.root = top
         return found if found._rdf() is not None else None
 
     def __bytes__(self) -> bytes:
-        spaces = "".join(f" xmlns:{prefix}={quoteattr(uri)}" for prefix, uri in self.prefixes.items())
-        text = "".join(
-            self._written(self.root, {uri: prefix for prefix, uri in self.prefixes.items()}, spaces)
-        )
+        spaces = "".join(f" xmlns:{prefix}={_quoted(uri)}" for uri, prefix in self.prefixes.items())
+        text = "".join(self._written(self.root, spaces))
         packet = f'<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>{text}<?xpacket end="w"?>'
         return packet.encode("utf-8", "replace")
 
     def _know(self, prefix: str, uri: str) -> None:
         """Keeps a document's prefix for a namespace that has none yet."""
-        if uri in self.prefixes.values() or uri == _XML:
-            return
-        number, wanted = 0, prefix or "ns"
-        while (prefix := f"{wanted}{number or ''}") in self.prefixes:
-            number += 1
-        self.prefixes[prefix] = uri
+        if uri not in self.prefixes and uri != _XML:
+            free = prefix and prefix not in self._taken
+            self.prefixes[uri] = prefix if free else f"{prefix or 'ns'}-{len(self.prefixes)}"
+            self._taken.add(self.prefixes[uri])
 
-    def _written(self, element: ET.Element, names: Mapping[str, str], spaces: str = "") -> Iterable[str]:
-        def short(name: str) -> str:
-            uri, _, local = name[1:].rpartition("}") if name.startswith("{") else ("", "", name)
-            return f"{'xml' if uri == _XML else names[uri]}:{local}" if uri else local
-
-        tag = short(element.tag)
-        attributes = "".join(f" {short(name)}={quoteattr(value)}" for name, value in element.attrib.items())
-        yield f"<{tag}{spaces}{attributes}>{escape(element.text or '')}"
+    def _written(self, element: ET.Element, spaces: str = "") -> Iterator[str]:
+        tag = self._short(element.tag)
+        attributes = "".join(f" {self._short(name)}={_quoted(text)}" for name, text in element.attrib.items())
+        yield f"<{tag}{spaces}{attributes}>{escape(element.text or '', quote=False)}"
         for child in element:
-            yield from self._written(child, names)
-            yield escape((child.tail or "").strip())
+            yield from self._written(child)
+            yield escape((child.tail or "").strip(), quote=False)
         yield f"</{tag}>"
+
+    def _short(self, name: str) -> str:
+        uri, _, local = name[1:].rpartition("}") if name.startswith("{") else ("", "", name)
+        return f"{'xml' if uri == _XML else self.prefixes[uri]}:{local}" if uri else local
 
     def _rdf(self) -> ET.Element | None:
         return self.root if self.root.tag == _name("rdf:RDF") else self.root.find(_name("rdf:RDF"))
@@ -369,14 +374,11 @@ class Mark:
             before = xmp.get(short)
             if before is not None and before != EDITED and not is_ours(before):
                 record[name] = before
-        now = datetime.now(UTC).isoformat(timespec="seconds")
         xmp.remove("xmp:Thumbnails")  # they show the face as it was
         xmp.set(_SOURCE_TYPE, EDITED)
         xmp.set("xmp:CreatorTool", TOOL)
-        xmp.set("xmp:MetadataDate", now)
-        xmp.add_event(
-            {"action": "edited", "softwareAgent": TOOL, "when": now, "parameters": record_text(record)}
-        )
+        # without the time: the same edit gives the same file
+        xmp.add_event({"action": "edited", "softwareAgent": TOOL, "parameters": record_text(record)})
         return bytes(xmp)
 
 
