@@ -25,7 +25,7 @@ from magicedit.files import is_temporary
 
 TITLE = "Crash points of evaluate, resumed"
 SHORT = ("fresh", 2)  # the scenario of a sample, and its points
-MOST = 24  # points of a scenario otherwise
+MOST = 8  # points of a scenario otherwise
 SIDE = 64  # pixels
 PROTOCOL = """
 name: brief
