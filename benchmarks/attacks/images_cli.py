@@ -109,7 +109,7 @@ def _run(name: str, folder: Path) -> str | None:
         os.chdir(here)
     if code not in (0, 2) or (expected is not None and code != expected):
         return f"exit code {code}, expected {expected}: {said[-300:]!r}"
-    errors = [line for line in said.splitlines() if line.startswith("error: ")]
+    errors = [line for line in said.splitlines() if "error: " in line]
     if code == 2 and (len(errors) != 1 or len(said) > LONGEST_MESSAGE or "Traceback" in said):
         return f"exit code 2 with {len(errors)} messages of {len(said)} characters: {said[-300:]!r}"
     if code == 2 and left:
