@@ -64,7 +64,12 @@ class Run:
             self.close = held.pop_all().close
 
     def _open(self, config: TrainConfig) -> None:
-        """Makes everything that a run needs, and resumes it."""
+        """Completes what a killed run left, makes everything that this one needs, and resumes it."""
+        if self.accelerator.is_main_process:
+            sweep(self.output_dir)
+            recover_checkpoints(self.output_dir)
+            finish(self.output_dir)
+        self.accelerator.wait_for_everyone()
         set_seed(config.seed)
         torch.backends.cuda.matmul.allow_tf32 = config.allow_tf32
         self.method = OBJECTIVES[config.objective](config, self.accelerator)
@@ -90,11 +95,6 @@ class Run:
         if self.ema is not None:
             self.ema.to(self.accelerator.device)
         self.saved = -1  # the step of the newest checkpoint of this run
-        if self.accelerator.is_main_process:
-            sweep(self.output_dir)
-            recover_checkpoints(self.output_dir)
-            finish(self.output_dir)
-        self.accelerator.wait_for_everyone()
         if config.resume_from_checkpoint:
             self._resume()
         elif list_checkpoints(self.output_dir):
