@@ -12,7 +12,7 @@ import re
 import struct
 import tempfile
 import warnings
-import xml.etree.ElementTree as ET
+import xml.etree.ElementTree as ET  # nosec B405 # without entities and bounded, see `Xmp.parsed`
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace

@@ -5,7 +5,7 @@ import hashlib
 import json
 import logging
 import os
-import pickle
+import pickle  # nosec B403 # for pipes to our own processes
 import re
 import subprocess
 import sys
@@ -325,7 +325,7 @@ def _cold(entrant: Entrant, subject: Subject, edit: Edit) -> dict[str, float] | 
 
 def measure_cold() -> None:
     """Reads an editor, a subject and an edit from stdin, prints how much memory they took."""
-    entrant, subject, edit = pickle.load(sys.stdin.buffer)  # from our own process, see `_cold`
+    entrant, subject, edit = pickle.load(sys.stdin.buffer)  # nosec B301 # of our own process, see `_cold`
     editor = entrant.open()
     if isinstance(editor, PictureFolder):
         print("null")
