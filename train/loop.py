@@ -47,7 +47,7 @@ MAX_BAD_STEPS = 20  # consecutive non-finite steps that end a run
 
 
 class Run:
-    """A training run of a method. It holds its output folder until `train` or `close` ends it.
+    """A training run of a method, which holds its output folder while it is opened and while it trains.
 
     signals: what asks the run to end. Raises OutputError where another run holds the folder, or it cannot be
     written to.
@@ -57,11 +57,13 @@ class Run:
         self.output_dir = Path(config.output_dir)
         self.signals = signals or Signals()
         self.accelerator = _accelerator(config)
-        with contextlib.ExitStack() as held:
-            if self.accelerator.is_main_process:
-                held.enter_context(locked(self.output_dir))
+        with self._held():
             self._open(config)
-            self.close = held.pop_all().close
+
+    def _held(self) -> contextlib.AbstractContextManager[None]:
+        """Holds the output folder, in one process."""
+        alone = self.accelerator.is_main_process
+        return locked(self.output_dir) if alone else contextlib.nullcontext()
 
     def _open(self, config: TrainConfig) -> None:
         """Completes what a killed run left, makes everything that this one needs, and resumes it."""
@@ -311,7 +313,7 @@ class Run:
         A signal while the result is written does not stop that. Raises KeyboardInterrupt at the end where the
         signal was Ctrl-C's; others end it without an error.
         """
-        with contextlib.closing(self), self.signals:
+        with self._held(), self.signals:
             if stopped := self._train():
                 name = signal.Signals(stopped).name
                 logger.warning("stopped by %s after step %d; resume it from latest", name, self.step)

@@ -139,7 +139,8 @@ def test_a_single_optimizer_keeps_the_names_of_earlier_checkpoints(tiny_flags, t
     folder = tmp_path / "checkpoint-1"
     assert {file.stem for file in folder.glob("*.safetensors")} == {"model", "optimizer", "ema"}
     assert set(json.loads((folder / "state.json").read_text())) == {
-        *("step", "samples_seen", "world_size", "config", "versions", "optimizer", "lr_scheduler", "ema")
+        *("step", "samples_seen", "world_size", "config", "versions", "optimizer", "lr_scheduler", "ema"),
+        *("data", "groups"),
     }
     assert {name.split(".")[0] for name in load_file(folder / "model.safetensors")} == {
         *("unet", "reference_unet")

@@ -20,6 +20,7 @@ from tiny_models import randomise_new_layers, tiny_stable_diffusion
 from warm import run_warm
 
 from magicedit.errors import MagicEditError, ModelError, OutputError, TrainingError
+from magicedit.files import locked
 from magicedit.models import from_stable_diffusion, load_pipeline
 from magicedit.train import loop
 from magicedit.train.config import parse_config
@@ -359,11 +360,15 @@ def test_the_entry_point_ends_with_one_line_and_2(tiny_flags, tmp_path):
 
 
 def test_a_second_run_into_a_folder_is_refused(tiny_flags, tmp_path):
+    """Before it touches anything there, and where it begins to train."""
     run = Run(parse_config(tiny_flags(tmp_path)))
-    with pytest.raises(OutputError, match=f"another run is writing into {tmp_path}"):
-        Run(parse_config(tiny_flags(tmp_path)))
-    run.close()
-    Run(parse_config(tiny_flags(tmp_path))).close()
+    (tmp_path / "tmp-4").mkdir()  # as of the run that is saving
+    with locked(tmp_path):
+        with pytest.raises(OutputError, match=f"another run is writing into {tmp_path}"):
+            Run(parse_config(tiny_flags(tmp_path)))
+        with pytest.raises(OutputError, match=f"another run is writing into {tmp_path}"):
+            run.train()
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["tmp-4"]
 
 
 @pytest.mark.parametrize("name", ["file", "file/below", "a" * 300, "\0"])
@@ -380,9 +385,7 @@ def test_a_named_resume_sets_later_checkpoints_aside(tiny_flags, tmp_path):
     train(parse_config(tiny_flags(first, *more)))
 
     def resumed(folder, which):
-        run = Run(parse_config(tiny_flags(folder, *more, f"--resume_from_checkpoint={which}")))
-        run.close()
-        return run.step
+        return Run(parse_config(tiny_flags(folder, *more, f"--resume_from_checkpoint={which}"))).step
 
     assert resumed(second, first / "checkpoint-2") == 2  # of another folder: it becomes this one's
     assert resumed(second, "latest") == 2
@@ -396,14 +399,14 @@ def test_resuming_says_where_the_dataset_changed(tiny_flags, pairs_folder, tmp_p
     train(parse_config(tiny_flags(tmp_path / "run", "--max_train_steps=1")))
     other = shutil.copytree(pairs_folder, tmp_path / "other")
     again = tiny_flags(tmp_path / "run", "--max_train_steps=2", "--resume_from_checkpoint=latest")
-    Run(parse_config([*again, f"--train_data_dir={other}"])).close()
+    Run(parse_config([*again, f"--train_data_dir={other}"]))
     assert "another dataset" not in caplog.text  # its place does not matter
     shard = other / "data" / "train-00000.parquet"
     table = pq.read_table(shard)
     rows = table.to_pylist()
     rows[0]["action_units"][0] = 4.5
     pq.write_table(table.from_pylist(rows, table.schema), shard)
-    Run(parse_config([*again, f"--train_data_dir={other}"])).close()
+    Run(parse_config([*again, f"--train_data_dir={other}"]))
     assert "resuming with another dataset than before" in caplog.text
 
 

@@ -20,6 +20,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 
 from magicedit.action_units import EMOTIONS, NAMES
+from magicedit.data.description import read_description
 from magicedit.data.pairs import PairDataset
 from magicedit.errors import TrainingError
 from magicedit.imaging import to_pixels, to_tensor
@@ -240,6 +241,12 @@ class FlowAutoencoder(Method):
         except ValueError as error:
             raise TrainingError(f"{error}; see --resolution and settings channels") from error
         self.vocabulary = flow_vocabulary(settings.class_means == "muscles")
+        scheme = read_description(config.data_folder(), "landmarks")["landmarks"]
+        if settings.class_means == "muscles" and scheme != "mediapipe478":
+            raise TrainingError(
+                f"class means by muscles need MediaPipe's 478 landmarks, these are {scheme}; "
+                "set class_means to labels"
+            )
         self.pairs = self._open_data("train", config.warped)
         self.validation = self._open_data("validation", config.warped) if self._stops else None
         # Computed at the end, but refused before the first step
@@ -426,16 +433,11 @@ def class_records(
     """The classes of each control.
 
     Raises:
-        TrainingError: where photographs cannot be warped, or none or all of them show a control.
+        TrainingError: where none or all of the photographs show a control.
     """
     spread = np.linspace(0, len(pairs) - 1, settings.class_photographs or len(pairs))
     chosen = sorted({round(n) for n in spread})
     if settings.class_means == "muscles":
-        if pairs.scheme != "mediapipe478":
-            raise TrainingError(
-                f"class means by muscles need MediaPipe's 478 landmarks, {pairs.folder} has {pairs.scheme}; "
-                "set class_means to labels"
-            )
         recipes = {name: {name: STEPS} for name in NAMES} | EMOTIONS
         return [ClassRecords(chosen, chosen, NAMES.vector(recipes[name]), STEPS) for name in vocabulary]
     labels = np.stack([record.action_units for record in pairs.records])  # (photographs, aus)
