@@ -8,7 +8,7 @@ from typing import Any, Unpack
 
 from magicedit.editor import ExpressionEditor
 from magicedit.editor.results import shown_model
-from magicedit.errors import MagicEditError, VideoError
+from magicedit.errors import MagicEditError, OutputError, VideoError
 from magicedit.files import opened, shown
 from magicedit.imaging import Photo
 from magicedit.models.face_model import OnStep
@@ -96,10 +96,14 @@ class VideoJob:
         }  # fmt: skip
         info = self._prepare_mark(info, request, asked, photo)
         with Partial(self.output, request) as partial:
-            analysis = analyse(self.video, editor.backend, partial.faces, settings.tracking, self.progress)
             try:
+                analysis = analyse(
+                    self.video, editor.backend, partial.faces, settings.tracking, self.progress
+                )
                 warnings = check_damage(analysis, self.video.path, self.damaged)
                 maker, remarks = prepare(analysis)
+            except OutputError:  # no room: what was found stays
+                raise
             except MagicEditError:
                 partial.remove()
                 raise

@@ -32,6 +32,8 @@ _MATRICES = (1, 4, 5, 6, 7, 9)  # matrices that FFmpeg converts; others are gues
 HD_HEIGHT = 720  # px: at this height and above, an unspecified matrix means BT.709, as in players
 
 MISSING_SECONDS = 0.5  # a file is truncated if sound or picture ends this much before its stated end
+MOST_TICKS = Fraction(2**31 - 1)  # of one picture in MP4
+_FINEST = 20_000  # ticks a second: FFmpeg doubles coarser ones until there are 10,000
 MOST_DECODED = 8192 * 4320  # pixels of a picture: 8K; several are in memory at once
 PICTURES = ("image2", "png_pipe", "jpeg_pipe", "webp_pipe", "bmp_pipe", "tiff_pipe")
 # FFmpeg's formats that are read: all in one file. A playlist would open the files and hosts that it names.
@@ -208,7 +210,8 @@ class Video:
         with self.container() as container:
             if any(name in PICTURES for name in container.format.name.split(",")):
                 raise VideoError(
-                    f"{shown(self.path)} is a picture, not a video; use `magicedit edit` for photographs"
+                    f"{shown(self.path)} is a picture, not a video; use `magicedit edit` for a photograph, "
+                    "and save an animation as GIF or MP4 first"
                 )
             streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
             if not streams:
@@ -245,6 +248,7 @@ class Video:
             rate = next((r for r in (stream.average_rate, stream.guessed_rate) if r and r > 0), Fraction(25))
             if stream.time_base is None or stream.time_base <= 0:
                 raise VideoError(f"{shown(self.path)} tells no time of its pictures; convert it first")
+            rate = max(rate, 1 / longest_seconds(stream.time_base))
             seconds = None
             if container.duration is not None and container.duration > 0:
                 seconds = container.duration / av.time_base
@@ -314,6 +318,7 @@ class Video:
         errors: list[str] = []
         ends: dict[int, Fraction] = {}
         ticks = max(1, round(1 / (self.info.rate * self.info.time_base)))
+        longest = longest_seconds(self.info.time_base)
         origin, last = None, None
         with self._pictures() as (container, stream):
             hides = stream.metadata.get("alpha_mode") == "1"  # a second picture in each packet, not decoded
@@ -330,10 +335,16 @@ class Video:
                 elif pts is None:
                     pts = last + ticks
                 pts = pts if last is None else max(pts, last + 1)
+                pause = 0 if last is None else (pts - last) * self.info.time_base
+                if pause > longest:
+                    raise VideoError(
+                        f"{shown(self.path)} shows picture {index - 1} for {float(pause):.0f} s, longer than "
+                        f"MP4 can tell ({float(longest):.0f} s); cut it there first"
+                    )
                 last = pts
                 if index >= start:
                     planes = upright_planes(decoded, self.info)
-                    ticks_shown = max(0, int(decoded.duration or 0))
+                    ticks_shown = min(max(0, int(decoded.duration or 0)), int(longest / self.info.time_base))
                     yield Frame(index, pts - origin, ticks_shown, planes, hides or is_transparent(decoded))
             reaches = float(max(ends.values(), default=Fraction(0)))
             if container.start_time is not None:
@@ -350,6 +361,11 @@ class Video:
         """Returns the BLAKE2b hash of the file's content, hexadecimal."""
         with opened(self.path, VideoError) as file:
             return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def longest_seconds(time_base: Fraction) -> Fraction:
+    """Returns how long MP4 can show one picture, for timestamps in ticks of `time_base`."""
+    return MOST_TICKS / max(_FINEST, 1 / Fraction(time_base))
 
 
 def kept_tags(metadata: Mapping[str, str]) -> dict[str, str]:

@@ -283,10 +283,11 @@ def _sound_packets(
     """
     copied, encoded = {}, {}
     for stream in sound.streams.audio:
-        name = stream.codec_context.name if stream.codec_context else None
+        known = stream.codec_context and stream.codec_context.sample_rate  # a broken stream may tell no rate
+        name = stream.codec_context.name if known else None
         allowed = _COPIED_SOUND[suffix]
         # a decoder's name may differ from its codec's
-        codec = stream.codec_context.codec.canonical_name if stream.codec_context else None
+        codec = stream.codec_context.codec.canonical_name if name else None
         if codec and (allowed is None or codec in allowed) and codec in container.supported_codecs:
             target = copied[stream.index] = container.add_stream_from_template(stream)
         elif name:
@@ -299,7 +300,9 @@ def _sound_packets(
             encoded[stream.index] = target
             remarks.append(f"the sound was {codec}, which {suffix} does not hold; it was encoded anew as AAC")
         else:
-            remarks.append("a stream of sound is in a codec that is not known here; it was left out")
+            remarks.append(
+                "a stream of sound is broken or in a codec not known here; it was left out"
+            )
             continue
         _describe(target, kept_tags(stream.metadata) | language_of(stream.metadata), suffix, remarks)
         target.disposition = stream.disposition

@@ -284,3 +284,9 @@ def test_frames_tell_transparency(tmp_path, moving):
                 path, suffix.upper(), save_all=True, append_images=pictures[1:], duration=100, disposal=2
             )
             assert any(frame.transparent for frame in Video(path).frames()) == any(told)
+
+
+def test_a_pause_that_mp4_cannot_tell_is_refused(tmp_path, moving):
+    path = write_video(tmp_path / "in.mkv", moving(3), stamps=[0, 512, 12_800 * 10**6])
+    with pytest.raises(VideoError, match="shows picture 1 for 1000000 s, longer than MP4 can tell"):
+        list(Video(path).frames())
