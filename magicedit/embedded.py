@@ -1,5 +1,6 @@
 """Models that ship inside the package, and what the name of a model stands for."""
 
+import os
 from importlib.resources import files
 from pathlib import Path
 
@@ -18,4 +19,5 @@ def model_origin(model: str | Path) -> str:
     """
     if str(model) in EMBEDDED:
         return "embedded"
-    return "folder" if Path(model).is_dir() else "hub"
+    # Path.is_dir raises for a name that is too long
+    return "folder" if os.path.isdir(model) else "hub"

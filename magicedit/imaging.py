@@ -424,7 +424,9 @@ def check_output(path: str | Path, *, overwrite: bool = False, forbid: Path | No
     """
     path = Path(path)
     if path.suffix.lower() not in _FORMATS:
-        raise OutputError(f"cannot tell a format from the suffix of {path}; use one of {', '.join(_FORMATS)}")
+        raise OutputError(
+            f"cannot tell a format from the suffix of {shown(path)}; use one of {', '.join(_FORMATS)}"
+        )
     return writable(path, overwrite=overwrite, forbid=forbid)
 
 

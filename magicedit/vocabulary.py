@@ -54,7 +54,7 @@ class Control:
         if not re.fullmatch(r"[^\s,=]([^,=]*[^\s,=])?", self.name) or self.name[-1] in SIDES:
             raise ValueError(
                 "a control's name must have no comma or =, no blank at an end, and must not end in L or R, "
-                f"which name sides; got {self.name!r}"
+                f"which name sides; got {quoted(self.name)}"
             )
         for end in self.range:
             limits = ANGLE_RANGE if self.is_angle else DELTA_RANGE
@@ -82,7 +82,7 @@ class Control:
         types |= {"has_sides": bool, "range": list}
         values = dict(entry) if isinstance(entry, Mapping) else {}
         if "name" not in values or not all(isinstance(v, types.get(k, ())) for k, v in values.items()):
-            raise ValueError(f"a control must be an object of {', '.join(types)}, got {entry!r}")
+            raise ValueError(f"a control must be an object of {', '.join(types)}, got {quoted(entry)}")
         return cls(**{key: tuple(value) if key == "range" else value for key, value in values.items()})
 
     def to_json(self) -> dict[str, Any]:

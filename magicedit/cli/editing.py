@@ -1,6 +1,7 @@
 """`magicedit edit` and `sweep`."""
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,7 +97,7 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def run_edit(args: argparse.Namespace) -> int:
-    if args.photo.is_dir():
+    if os.path.isdir(args.photo):
         return run_edit_folder(args)
     if args.photo.suffix.lower() in common.VIDEO_SUFFIXES:
         raise ImageError(f"{args.photo} is a video by its name; edit it with `magicedit video`")

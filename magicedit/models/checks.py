@@ -65,6 +65,8 @@ def check_index(file: Path, index: Any) -> None:
         if not isinstance(index.get(name, False), bool):
             raise _wrong(file, name, "true or false", index[name])
     for name, value in index.items():
+        if len(name) > 100:  # of a component, which is a folder
+            raise ModelError(f"{shown(file)} names {shown(name)}, which is too long; save the pipeline again")
         if isinstance(value, list) and any(isinstance(part, str) and len(part) > 200 for part in value):
             raise _wrong(file, name, "short names", value)
     _check_plain(file, index, 2**31)

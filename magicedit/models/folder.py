@@ -14,7 +14,7 @@ from typing import Any
 from magicedit.action_units import editable, vocabulary_of
 from magicedit.embedded import EMBEDDED, embedded_folder, model_origin
 from magicedit.errors import ModelError
-from magicedit.files import open_regular, read_json
+from magicedit.files import open_regular, read_json, shown
 from magicedit.models import checks
 from magicedit.vocabulary import Control, Vocabulary
 
@@ -49,7 +49,7 @@ class ModelFolder:
     @classmethod
     def local(cls, folder: str | Path) -> "ModelFolder":
         """Returns the folder at that path, or the embedded model of that name if there is no such folder."""
-        return cls(str(folder), "folder", Path(folder)) if Path(folder).is_dir() else cls.find(folder)
+        return cls(str(folder), "folder", Path(folder)) if os.path.isdir(folder) else cls.find(folder)
 
     @property
     def has_index(self) -> bool:
@@ -86,13 +86,13 @@ class ModelFolder:
         """Raises ModelError where the name is neither a folder nor a valid hub id."""
         name = self.name
         if self.origin == "hub" and (
-            Path(name).exists() or name.count("/") != 1 or name.startswith((".", "/"))
+            os.path.exists(name) or name.count("/") != 1 or name.startswith((".", "/")) or len(name) > 200
         ):
             embedded = ", ".join(f'"{known}"' for known in EMBEDDED)
             raise ModelError(
                 f'model must be {embedded}, a pipeline folder or a hub id like "owner/name" or '
                 '"owner/name@revision"; '
-                f"there is no folder {name}"
+                f"there is no folder {shown(name)}"
             )
 
     def fetched(self, *patterns: str, **hub_kwargs: Any) -> "ModelFolder":
@@ -183,7 +183,8 @@ class ModelFolder:
             controls = [Control.from_json(entry) for entry in self._value("controls", list) or ()]
             return vocabulary_of(names.split(",")).described(controls)
         except ValueError as error:
-            raise ModelError(f"{self.path / INDEX} has unusable controls ({error})") from error
+            reason = str(error)[:500]  # which may list every control
+            raise ModelError(f"{self.path / INDEX} has unusable controls ({reason})") from error
 
     @property
     def editable(self) -> Vocabulary | None:

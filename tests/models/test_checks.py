@@ -59,6 +59,9 @@ INDEX_VALUES = [
     {"concat_identity": "yes"},
     {"prompt": "x" * 10**5},
     {"controls": [{"name": 5}]},
+    {"controls": [{"name": "x" * 10_000}]},
+    {"controls": [{"name": "AU1", "x" * 10_000: 5}]},
+    {"x" * 1000: ["diffusers", "UNet2DConditionModel"]},
 ]
 
 
@@ -196,6 +199,13 @@ def test_networks_of_two_models_are_refused(folder, tmp_path):
     other.reference_unet.save_pretrained(folder / "reference_unet")
     with pytest.raises(ModelError, match="reference_unet and unet differ in block_out_channels"):
         load_pipeline(folder, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a/" + "x" * 5000, "a\0b", "\udcff"], ids=list("abcd"))
+def test_names_that_no_model_has(name):
+    with pytest.raises(ModelError) as told:
+        load_pipeline(name, device="cpu", local_files_only=True)
+    assert len(str(told.value)) < 1000
 
 
 # --- Digests of the parts ---
