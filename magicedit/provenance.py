@@ -205,7 +205,9 @@ class Xmp:
 
     def __bytes__(self) -> bytes:
         spaces = "".join(f" xmlns:{prefix}={_quoted(uri)}" for uri, prefix in self.prefixes.items())
-        text = "".join(self._written(self.root, spaces))
+        parts: list[str] = []
+        self._write(self.root, parts, spaces)
+        text = "".join(parts)
         packet = f'<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>{text}<?xpacket end="w"?>'
         return packet.encode("utf-8", "replace")
 
@@ -216,14 +218,17 @@ class Xmp:
             self.prefixes[uri] = prefix if free else f"{prefix or 'ns'}-{len(self.prefixes)}"
             self._taken.add(self.prefixes[uri])
 
-    def _written(self, element: ET.Element, spaces: str = "") -> Iterator[str]:
+    def _write(self, element: ET.Element, parts: list[str], spaces: str = "") -> None:
         tag = self._short(element.tag)
-        attributes = "".join(f" {self._short(name)}={_quoted(text)}" for name, text in element.attrib.items())
-        yield f"<{tag}{spaces}{attributes}>{escape(element.text or '', quote=False)}"
+        attributes = [f" {self._short(name)}={_quoted(text)}" for name, text in element.attrib.items()]
+        parts += (f"<{tag}{spaces}", *attributes, ">")
+        if element.text:
+            parts.append(escape(element.text, quote=False))
         for child in element:
-            yield from self._written(child)
-            yield escape((child.tail or "").strip(), quote=False)
-        yield f"</{tag}>"
+            self._write(child, parts)
+            if child.tail:
+                parts.append(escape(child.tail.strip(), quote=False))
+        parts.append(f"</{tag}>")
 
     def _short(self, name: str) -> str:
         uri, _, local = name[1:].rpartition("}") if name.startswith("{") else ("", "", name)
