@@ -167,8 +167,9 @@ def test_the_training_loop_does_not_know_what_it_trains():
     """It imports no method but by the registry, and reads no setting that shapes a model."""
     source = (REPOSITORY / "train" / "loop.py").read_text()
     ours = {name.rpartition(".")[0] for name in _imports(source, "train/loop.py") if "magicedit" in name}
-    known = {f"magicedit.train.{name}" for name in ("compiled", "config", "methods", "samples", "state")}
-    assert ours == known | {"magicedit.errors"}
+    names = ("compiled", "config", "finished", "methods", "publish", "samples", "signals", "state")
+    known = {f"magicedit.train.{name}" for name in names}
+    assert ours == known | {"magicedit.errors", "magicedit.files"}
     assert set(re.findall(r"config\.(\w+)", source)) & set(SHAPING) == {"objective", "use_ema"}
 
 
