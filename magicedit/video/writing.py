@@ -191,6 +191,7 @@ def join(
                 pictures.time_base = info.time_base
                 pictures.codec_context.framerate = info.rate
                 _describe(pictures, info.picture_tags, suffix, remarks)
+                pictures.disposition = av.stream.Disposition.default
             tracks = [_picture_packets(pieces, last_duration, info, pictures)]
             if source.info.sounds:
                 sound = stack.enter_context(source.container())
