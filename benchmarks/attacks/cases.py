@@ -285,7 +285,7 @@ def attacks(seed: int, short: bool) -> list[Attack]:
         for encoding in ("utf-8-sig", "utf-16", draw.choice(("utf-16-le", "utf-16-be"))):
             add(f"{name}, {encoding}", _table, name=name, encoding=encoding)
     add("cp1252", _cp1252)
-    composed, decomposed = (f"ann/{unicodedata.normalize(form, 'gr\u00fcn.jpg')}" for form in ("NFC", "NFD"))
+    composed, decomposed = (unicodedata.normalize(form, "ann/gr\u00fcn.jpg") for form in ("NFC", "NFD"))
     add("a name composed, its file decomposed", _names, written=composed, lying=decomposed)
     add("a name decomposed, its file composed", _names, written=decomposed, lying=composed)
     add("backslashes", _backslashes)
