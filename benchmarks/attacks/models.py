@@ -32,7 +32,7 @@ Tamper = Callable[[Path], Any]
 
 def attacks(seed: int, short: bool) -> list[Attack]:
     found = [
-        Attack(f"{name} ({base})", partial(_check, name, base), 10, 700)
+        Attack(f"{name} ({base})", partial(_check, name, base), 30, 700)
         for name in TAMPERED
         for base in BASES
     ]
