@@ -110,6 +110,7 @@ def run_section(name: str, seed: int, short: bool) -> dict[str, Any]:
                     raise SystemExit(f"section {name} could not be loaded") from error
                 done += 1
         finally:
+            process.join(10)  # one that is done cleans up after itself
             process.kill()
             process.join()
             here.close()

@@ -2,7 +2,8 @@
 
 The new files are written aside, with `parts.json`, the SHA-256 of each. One rename decides: before it the
 folder holds the earlier model; after it the new one is whole in FINISHED until its files are in their places.
-Meanwhile the folder has no model_index.json, so that nothing loads a mixture.
+Meanwhile `ModelFolder` reads it there, and the folder has no model_index.json, so that nothing else loads a
+mixture.
 """
 
 import contextlib
@@ -13,10 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from magicedit.files import read_json, sha256_of, sync
+from magicedit.models.folder import FINISHED
 from magicedit.train.state import remove, writing
 
 PARTS, INDEX, CARD = "parts.json", "model_index.json", "README.md"
-UNFINISHED, FINISHED = ".unfinished", ".finished"
+UNFINISHED = ".unfinished"
 LARGEST_PARTS = 10_000_000  # bytes
 
 

@@ -1,16 +1,20 @@
 """Pushing a pipeline folder to a model hub."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
 import huggingface_hub
 from huggingface_hub import CommitOperationAdd, errors
 from safetensors import SafetensorError, safe_open
 
 from magicedit.errors import ModelError, OutputError
-from magicedit.files import write_text
+from magicedit.files import read_json, write_text
 from magicedit.models.folder import PIPELINE_CLASS, ModelFolder, is_pickle
+
+SETTINGS = "train_config.json"  # what `train.py` writes beside a model
 
 
 def check_pipeline_folder(folder: str | Path) -> tuple[str, ...]:
@@ -124,7 +128,22 @@ def _contents(found: ModelFolder) -> dict[str, Path | bytes]:
 
         code = pipeline_magicedit.self_contained(Path(pipeline_magicedit.__file__))
         contents["pipeline.py"] = code.encode()
+    if isinstance(settings := contents.get(SETTINGS), Path):
+        public = _without_folders(read_json(settings, ModelError))
+        contents[SETTINGS] = json.dumps(public, indent=1).encode()
     return contents
+
+
+def _without_folders(settings: Any) -> Any:
+    """Returns the settings of a training with names in place of absolute paths, which tell of a machine."""
+    if isinstance(settings, dict):
+        return {name: _without_folders(value) for name, value in settings.items()}
+    if isinstance(settings, list):
+        return [_without_folders(value) for value in settings]
+    for path in (PurePosixPath, PureWindowsPath):
+        if isinstance(settings, str) and path(settings).is_absolute():
+            return path(settings).name
+    return settings
 
 
 @contextmanager

@@ -23,6 +23,13 @@ PIPELINE_CLASS = "MagicEditPipeline"
 PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"})
 FETCHED = ("json", "safetensors", "txt", "model")  # suffixes of files downloaded from a hub
 ENDS = 2**20  # bytes at either end of a file that identify it
+FINISHED = ".finished"  # in a folder: the whole new model while it replaces the earlier one
+
+
+def _whole(folder: Path) -> Path:
+    """Returns where a whole model is: beside a replacement that a kill has interrupted, the new one."""
+    new = folder / FINISHED
+    return new if os.path.isdir(new) else folder
 
 
 @dataclass(frozen=True)
@@ -44,12 +51,12 @@ class ModelFolder:
         origin = model_origin(model)
         if origin == "embedded":
             return cls(str(model), origin, embedded_folder(str(model)))
-        return cls(str(model), origin, Path(model) if origin == "folder" else None)
+        return cls(str(model), origin, _whole(Path(model)) if origin == "folder" else None)
 
     @classmethod
     def local(cls, folder: str | Path) -> "ModelFolder":
         """Returns the folder at that path, or the embedded model of that name if there is no such folder."""
-        return cls(str(folder), "folder", Path(folder)) if os.path.isdir(folder) else cls.find(folder)
+        return cls(str(folder), "folder", _whole(Path(folder))) if os.path.isdir(folder) else cls.find(folder)
 
     @property
     def has_index(self) -> bool:

@@ -87,8 +87,21 @@ def test_only_the_pipeline_is_sent(hub, machine, small_folder):
     (small_folder / "unet" / ".notes").write_text("private")
     (small_folder / "checkpoint-500").mkdir()
     (small_folder / "checkpoint-500" / "state.json").write_text("{}")
+    settings = {
+        "train_data_dir": "/home/alice/people",
+        "base_model": "owner/base",
+        "output_dir": "C:\\runs\\one",
+    }
+    (small_folder / "train_config.json").write_text(json.dumps(settings | {"block_out_channels": [16, 32]}))
     assert "url" in push(machine, small_folder, "alice/clean")
-    assert set(hub.files("alice/clean")) == expected
+    assert set(hub.files("alice/clean")) == expected | {"train_config.json"}
+    published = json.loads(hub.files("alice/clean")["train_config.json"])
+    assert published == {  # names in place of folders, which tell of a machine
+        "train_data_dir": "people",
+        "base_model": "owner/base",
+        "output_dir": "one",
+        "block_out_channels": [16, 32],
+    }
 
 
 def test_a_private_repository_is_for_its_owner(hub, machine, small_folder):

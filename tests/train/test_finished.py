@@ -6,7 +6,8 @@ import pytest
 
 from magicedit.errors import OutputError
 from magicedit.files import sha256_of
-from magicedit.train.finished import FINISHED, UNFINISHED, finish, replaced_whole
+from magicedit.models.folder import FINISHED, ModelFolder
+from magicedit.train.finished import UNFINISHED, finish, replaced_whole
 
 
 def write(folder, version):
@@ -72,7 +73,9 @@ def test_a_whole_model_beside_the_folder_is_put_into_place(tmp_path, monkeypatch
     (folder / "model_index.json").unlink()
     (folder / "unet" / "weights").write_text("half")
     (folder / UNFINISHED).mkdir()
+    assert (ModelFolder.find(folder).path / "unet" / "weights").read_text() == "unet/weights 2"
     finish(folder)
+    assert ModelFolder.find(folder).path == folder
     assert content(folder)["unet/weights"] == "unet/weights 2"
     assert set(content(folder)) == {"unet/weights", "model_index.json", "README.md", "parts.json"}
 
