@@ -38,7 +38,7 @@ def open_regular(path: str | Path) -> IO[bytes]:
     if stat.S_ISREG(os.fstat(handle).st_mode):
         return os.fdopen(handle, "rb")
     os.close(handle)
-    raise OSError(errno.EINVAL, "it is no file")
+    raise OSError(errno.EINVAL, "it is not a file")
 
 
 @contextlib.contextmanager

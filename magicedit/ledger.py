@@ -110,7 +110,7 @@ def hold(path: Path) -> IO[bytes]:
         raise OutputError(f"{shown(path)} cannot be written ({error}); choose another folder") from error
     try:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError("it is no file")
+            raise OSError("it is not a file")
         _lock(file)
         if not os.path.samestat(os.fstat(file.fileno()), path.stat()):  # replaced before it was ours
             raise BlockingIOError("it was replaced")

@@ -169,7 +169,8 @@ def test_the_training_loop_does_not_know_what_it_trains():
     ours = {name.rpartition(".")[0] for name in _imports(source, "train/loop.py") if "magicedit" in name}
     names = ("compiled", "config", "finished", "methods", "publish", "samples", "signals", "state")
     known = {f"magicedit.train.{name}" for name in names}
-    assert ours == known | {"magicedit.errors", "magicedit.files"}
+    ground = {f"magicedit.{name}" for name in ("errors", "files", "imaging", "provenance")}
+    assert ours == known | ground
     assert set(re.findall(r"config\.(\w+)", source)) & set(SHAPING) == {"objective", "use_ema"}
 
 

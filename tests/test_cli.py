@@ -329,9 +329,10 @@ def test_quality_and_fast_reach_the_model(capsys, photo, tmp_path, model):
         assert main([*edit, "-o", str(outputs[name]), *options]) == 0
         err = capsys.readouterr().err
         assert ("fastest here: float32" in err) == (name == "fast")
-    assert digest(outputs["live"]) == digest(outputs["one step"]) != digest(outputs["own"])
-    pixels = [np.asarray(Image.open(outputs[name])).astype(int) for name in ("own", "fast")]
-    assert np.abs(pixels[0] - pixels[1]).max() <= 2  # of 255: another memory format, other kernels
+    pixels = {name: np.asarray(Image.open(path)).astype(int) for name, path in outputs.items()}
+    assert (pixels["live"] == pixels["one step"]).all()  # their marks say what each was asked for
+    assert (pixels["live"] != pixels["own"]).any()
+    assert np.abs(pixels["own"] - pixels["fast"]).max() <= 2  # of 255: another memory format, other kernels
     assert "exact, balanced, fast, live" in refused_option(capsys, *edit, "-o", "x.png", "--quality", "best")
 
 
@@ -507,7 +508,7 @@ def truncated(path):
     path.write_bytes(path.read_bytes()[:9000])
 
 
-def oversized(path, width=11_000, height=10_000):
+def oversized(path, width=13_000, height=10_000):
     """A PNG whose header promises that many pixels."""
 
     def chunk(kind, content):
@@ -529,9 +530,9 @@ BAD_PHOTOGRAPHS = {
     "empty": (lambda path: path.write_bytes(b""), "empty"),
     "truncated": (truncated, "damaged or incomplete"),
     "text": (lambda path: path.write_text("not an image"), "not an image"),
-    "folder": (lambda path: path.mkdir(), "not a file"),
+    "folder": (lambda path: path.mkdir(), "a file"),
     "one pixel": (lambda path: Image.new("RGB", (1, 1)).save(path, "PNG"), "1 x 1 px"),
-    "oversized": (oversized, "limit of 100,000,000 pixels"),
+    "oversized": (oversized, "limit of 120,000,000 pixels"),
     "enormous": (lambda path: oversized(path, 50_000, 50_000), "too large"),
     "animated": (animated, "animated"),
     "palette": (

@@ -377,7 +377,7 @@ def test_no_file_no_image(tmp_path):
     (tmp_path / "text.jpg").write_text("This is no photograph.\n" * 100)
     for name, message in [
         ("missing.jpg", "does not exist"),
-        ("", "it is no file"),
+        ("", "it is not a file"),
         ("empty.jpg", "is empty"),
         ("text.jpg", "not an image"),
     ]:

@@ -21,7 +21,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from magicedit.errors import MagicEditError, TrainingError
-from magicedit.files import locked, replacing, shown, sweep, write_text
+from magicedit.files import locked, shown, sweep, write_text
+from magicedit.imaging import save_image
+from magicedit.provenance import Mark
 from magicedit.train.compiled import check_compiler, compilation_explained
 from magicedit.train.config import TrainConfig
 from magicedit.train.finished import finish, replaced_whole
@@ -300,8 +302,9 @@ class Run:
         folder = self.output_dir / "previews"
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        with replacing(folder / f"step-{self.step:07d}.png") as file:
-            Image.fromarray(picture).save(file, "PNG")
+        marked = Image.fromarray(picture)
+        Mark({"step": self.step}).put_on(marked)
+        save_image(marked, folder / f"step-{self.step:07d}.png")
         for tracker in self.accelerator.trackers:
             if hasattr(tracker, "log_images"):
                 layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}

@@ -18,7 +18,7 @@ from magicedit.errors import ImageError, MagicEditError, OutputError
 from magicedit.faces import Face
 from magicedit.files import shown
 from magicedit.imaging import Photo, open_photo, reduced
-from magicedit.provenance import without_place
+from magicedit.provenance import Mark, without_place
 
 CLOSE_SIDE = 640  # px a side of the shown surroundings of a face, at most
 SHOWN_SIDE = 1280  # px: the longer side of what the page shows; downloads have the photograph's own
@@ -89,16 +89,21 @@ class PictureFiles:
             raise unwritable(error) from error
         return Upload(kept, path.name)
 
-    def keep(self, pixels: np.ndarray) -> Path:
-        """Writes a picture for the browser as a JPEG file, once; Cancelled where the page is closed."""
+    def keep(self, pixels: np.ndarray, edited: bool = False) -> Path:
+        """Writes a picture for the browser as a JPEG file, once; Cancelled where the page is closed.
+
+        edited: marks it as such; people save what they see.
+        """
         pixels = np.ascontiguousarray(pixels)
-        path = self.folder / f"{hashlib.blake2b(pixels, digest_size=12).hexdigest()}.jpg"
+        name = hashlib.blake2b(pixels, digest_size=12).hexdigest() + ("-edited" if edited else "")
+        path = self.folder / f"{name}.jpg"
         try:
             if path.exists():
                 os.utime(path)  # begins its time anew, see `Sweeper`
             else:
                 whole = path.with_suffix(f".{threading.get_ident()}.tmp")
-                PIL.Image.fromarray(pixels).save(whole, "JPEG", quality=92)
+                mark = {"xmp": Mark({}).packet()} if edited else {}
+                PIL.Image.fromarray(pixels).save(whole, "JPEG", quality=92, **mark)
                 whole.replace(path)
         except OSError as error:
             self.raise_if_closed()
@@ -106,10 +111,10 @@ class PictureFiles:
         return path
 
     def keep_later(self, pixels: Callable[[], np.ndarray]) -> Future[Path]:
-        """Computes and writes a picture in another thread; errors as in `keep`."""
+        """Computes and writes an edited picture in another thread; errors as in `keep`."""
         with self._lock:
             self.raise_if_closed()
-            return self._writer.submit(lambda: self.keep(pixels()))
+            return self._writer.submit(lambda: self.keep(pixels(), edited=True))
 
 
 def unwritable(error: OSError) -> OutputError:

@@ -387,7 +387,7 @@ class Session:
                 faces=dict(zip(asked, result.faces, strict=True)),
                 whole=self.files.keep_later(whole),
                 close={index: self.files.keep_later(lambda p=picture: p) for index, picture in close.items()},
-                thumbnail=self.files.keep(thumbnail),
+                thumbnail=self.files.keep(thumbnail, edited=True),
                 seconds=result.seconds,
             )
             with self._lock:
@@ -413,7 +413,8 @@ class Session:
         quickest = replace(settings, quality="live", steps=None, tolerance=None)
         result = self._run(photo, asked, quickest, None, measure=False)
         pixels = np.asarray(result.image.convert("RGB"))
-        return self.files.keep(reduced(pixels, SHOWN_SIDE) if face is None else close_up(pixels, face))
+        shown = reduced(pixels, SHOWN_SIDE) if face is None else close_up(pixels, face)
+        return self.files.keep(shown, edited=True)
 
     def past(self) -> PastEdit | None:
         """Returns the shown edit; None: the photograph itself."""
@@ -489,7 +490,7 @@ class Session:
         if not all(path.exists() for path in past.files()):
             whole, close, thumbnail = pictures_of(self._result(past), self.faces, past.requests)
             for picture in (whole(), *close.values(), thumbnail):
-                self.files.keep(picture)
+                self.files.keep(picture, edited=True)
 
     def outlined(self) -> Path:
         """Returns the photograph with a numbered frame around each face, as a JPEG file."""

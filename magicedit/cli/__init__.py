@@ -8,6 +8,7 @@ heavy imports itself.
 import argparse
 import contextlib
 import gc
+import io
 import os
 import sys
 import traceback
@@ -84,6 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code. `argv`: default: this process's own."""
     own_process = argv is None
     argv = list(sys.argv[1:] if argv is None else argv)
+    if own_process and isinstance(sys.stdout, io.TextIOWrapper):  # names of files that are not UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
     command = next((argument for argument in argv if not argument.startswith("-")), None)
     passed_on: list[str] = []
     if command == "train":  # its own parser reads its flags

@@ -15,14 +15,12 @@ from pathlib import Path, PurePosixPath
 
 from magicedit.errors import DatasetError
 from magicedit.files import shown, walk
+from magicedit.imaging import PHOTO_SUFFIXES
 from magicedit.tables import Table, Units, read_table
 from magicedit.vocabulary import INTENSITY_RANGE
 
 _NAME_COLUMNS = ("input", "filename", "file", "file_name", "image", "image_path", "path", "name")
 _HINT = "; set --labels-scale to the file's number for full intensity, such as 1 or 5"
-PHOTO_SUFFIXES = tuple(
-    f".{kind}" for kind in ("jpg", "jpeg", "jfif", "png", "webp", "bmp", "tif", "tiff", "gif", "avif", "heic")
-)
 
 
 @dataclass(frozen=True)

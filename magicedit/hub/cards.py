@@ -210,7 +210,7 @@ def _usage(repo_id: str | None, units: Sequence[str], resolution: int | None) ->
             "python",
             f"from magicedit import ExpressionEditor\n\n"
             f"editor = ExpressionEditor.from_pretrained({quoted})\n"
-            f'editor.edit("photo.jpg", add={{"{example}": 2}}).image.save("edited.png")',
+            f'editor.edit("photo.jpg", add={{"{example}": 2}}).save("edited.png")',
         ),
         "The pipeline alone, with the package. This never runs code from the model's repository:",
         _code(

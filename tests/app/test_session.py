@@ -17,6 +17,7 @@ from magicedit.app.views import bars, outlined, reached_levels
 from magicedit.editor import ExpressionEditor
 from magicedit.errors import ActionUnitError, ImageError, MagicEditError, NoFaceError
 from magicedit.expression import Expression
+from magicedit.provenance import tell
 from magicedit.request import EditRequest
 
 PLAIN = EditRequest()
@@ -169,6 +170,16 @@ def test_a_click_chooses_the_face_under_it(editor, photographs, tmp_path):
     assert session.chosen == 1
     session.choose_at(*centres[0])
     assert session.chosen == 0
+
+
+def test_what_the_browser_shows_says_that_it_was_edited(session):
+    """People save what they see; the photograph itself says nothing."""
+    session.ask({"AU12": -2.0})
+    session.edit(PLAIN)
+    before, after = session.shown()
+    assert not tell(before).edited
+    session.ask({"AU12": -3.0})
+    assert all(tell(path).edited for path in (after, session.preview(PLAIN), *session.thumbnails()))
 
 
 def test_large_photographs_are_shown_smaller_and_saved_whole(editor, photographs, tmp_path):
@@ -378,9 +389,9 @@ def test_closing_during_an_edit_cancels_it(editor, photographs, tmp_path, monkey
     elif moment == "when pictures are written":
         keep = session.files.keep
 
-        def closed_before(picture):
+        def closed_before(picture, edited):
             session.close()
-            return keep(picture)
+            return keep(picture, edited)
 
         monkeypatch.setattr(session.files, "keep", closed_before)
         monkeypatch.setattr(session.files._writer, "submit", lambda call: None)  # its threads close it, too

@@ -362,7 +362,7 @@ def test_what_cannot_be_read_or_named_is_rejected_and_the_rest_prepared(tmp_path
     report = prepare_dataset(folder, output, backend=backend, **SETTINGS)
     reasons = {entry["source"]: entry["reason"] for entry in report.rejected}
     for name in ("ann/pipe.png", "ann/zero.jpg"):
-        assert reasons[name] == "cannot be read: it is no file"
+        assert reasons[name] == "cannot be read: it is not a file"
     assert "cannot be read" in reasons["ann/socket.png"]
     assert reasons["ann/gone.jpg"] == "cannot be read: No such file or directory"
     assert reasons["ann/Zo\\xeb.png"] == reasons["\\xff\\xfe/1.png"] == "its name is not UTF-8; rename it"

@@ -232,7 +232,7 @@ def test_subjects_that_are_no_files_are_errors(tmp_path):
     (tmp_path / "ann").mkdir()
     os.mkfifo(tmp_path / "ann" / "neutral.png")
     (subject,) = read_subjects(tmp_path)
-    with pytest.raises(DatasetError, match=r"neutral\.png cannot be read \(it is no file\)"):
+    with pytest.raises(DatasetError, match=r"neutral\.png cannot be read \(it is not a file\)"):
         subject.fingerprint  # noqa: B018
     unlistable_folder(tmp_path / "ann")
     with pytest.raises(DatasetError, match="cannot be read \\(File name too long\\)"):
