@@ -96,5 +96,5 @@ def test_a_table_is_a_curve(tmp_path):
 def test_a_table_of_both_kinds_is_refused(tmp_path):
     with pytest.raises(ActionUnitError, match="jawOpen"):
         Curve.from_csv(written(tmp_path / "both.csv", [{"time": 0, "AU12": 1, "jawOpen": 0}]))
-    with pytest.raises(ActionUnitError, match="no row has scores"):
+    with pytest.raises(ActionUnitError, match="no row holds a face"):
         Curve.from_csv(written(tmp_path / "none.csv", [{"time": 0, "jawOpen": ""}]))

@@ -109,7 +109,10 @@ def test_rows_survive_their_file(tmp_path, editor, moving):
         assert np.array_equal(a.face(0).landmarks, b.face(0).landmarks)
         assert a.face(0).action_units == b.face(0).action_units
         assert (a.face(0).box, a.face(0).pose) == (b.face(0).box, b.face(0).pose)
-    assert json.loads(analysis.rows_file.read_text().splitlines()[0])["index"] == 0
+    checksum, _, text = analysis.rows_file.read_text().splitlines()[0].partition(" ")
+    assert json.loads(text)["index"] == 0
+    with pytest.raises(ValueError, match="differs from what was written"):
+        Row.from_line(f"{checksum} {text[:-1]} }}")
 
 
 @pytest.mark.parametrize("torn", [b"", b'{"index": 5, "pts":'])
