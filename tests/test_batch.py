@@ -79,6 +79,20 @@ def manifest(folder: Path, text: str) -> Path:
     return path
 
 
+def test_what_a_photograph_loses_is_told_of_its_row(photos, tmp_path):
+    """A phone's two pictures in one file, of which one is edited; also by the run that finds it done."""
+    face = Image.open(photos / "a.png")
+    face.save(photos / "two.mpo", "MPO", save_all=True, append_images=[face.resize((64, 64))])
+    for status in ("done", "skipped"):
+        report = edit_folder(photos, tmp_path / "out", CALM, format="jpg")
+        told = {result.row.photo.name: (result.status, result.lost) for result in report.results}
+        assert told["two.mpo"] == (status, ["further pictures"])
+        assert told["a.png"] == (status, [])
+        (row,) = (row for row in report.to_json()["rows"] if row["photo"] == "two.mpo")
+        assert row["lost"] == ["further pictures"]
+        assert report.to_json()["warnings"] >= 1
+
+
 # --- Folders ---
 
 
@@ -574,6 +588,7 @@ def test_pipes_and_devices_are_failed_rows(photos, tmp_path):
         b'{"output": "a.png", "state": "done", "seconds": "x", "faces": []}',
         b'{"output": "a.png", "state": "done", "seconds": 1, "faces": [3]}',
         b'{"output": "a.png", "state": "done", "seconds": 1, "faces": [{"warnings": 3}]}',
+        b'{"output": "a.png", "state": "done", "seconds": 1, "faces": [], "lost": [3]}',
         b'{"output": "a.png", "state": "done", "seconds": ' + b"9" * 5000 + b', "faces": []}',
     ],
 )

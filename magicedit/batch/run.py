@@ -37,6 +37,7 @@ class RowResult:
         seconds: of the edit.
         faces: as `FaceEdit.to_json`; for a skipped row, from the run that made it.
         left_alone: number of detected faces that were not edited, see `EditResult`.
+        lost: what the photograph's file holds and the result does not.
     """
 
     row: Row
@@ -45,11 +46,13 @@ class RowResult:
     seconds: float | None = None
     faces: list[dict[str, Any]] = field(default_factory=list)
     left_alone: int = 0
+    lost: list[str] = field(default_factory=list)
 
     @property
     def warnings(self) -> list[str]:
-        """Warnings of all faces, each with the face's number."""
-        return [
+        """What the result lacks, and warnings of all faces, each with the face's number."""
+        lacks = [f"the photograph also holds what the result does not: {', '.join(self.lost)}"]
+        return (lacks if self.lost else []) + [
             f"face {face.get('face', number)}: {text}"  # journals of earlier versions lack the number
             for number, face in enumerate(self.faces)
             for text in face["warnings"]
@@ -64,7 +67,8 @@ class RowResult:
         }
         if self.status == "failed":
             return content | {"reason": self.reason}
-        return content | {"seconds": self.seconds, "faces": self.faces, "left_alone": self.left_alone}
+        told = {"faces": self.faces, "left_alone": self.left_alone, "lost": self.lost}
+        return content | {"seconds": self.seconds, **told}
 
 
 @dataclass(frozen=True)
@@ -261,6 +265,8 @@ def _key(entry: dict[str, Any]) -> str:
     if entry["state"] == "done":
         faces = entry["faces"]
         fits &= isinstance(entry["seconds"], int | float) and isinstance(entry.get("left_alone", 0), int)
+        lost = entry.get("lost", [])
+        fits &= isinstance(lost, list) and all(isinstance(text, str) for text in lost)
         fits &= isinstance(faces, list) and all(
             isinstance(face, dict) and isinstance(face["warnings"], list) for face in faces
         )
@@ -277,7 +283,8 @@ def _about(row: Row, settings: EditorSettings) -> dict[str, str]:
 
 def _told(row: Row, status: str, entry: Mapping[str, Any]) -> RowResult:
     """Returns the result of a row from its outcome or journal entry; earlier versions wrote fewer fields."""
-    return RowResult(row, status, None, entry["seconds"], entry["faces"], entry.get("left_alone", 0))
+    told = {name: entry[name] for name in ("left_alone", "lost") if name in entry}
+    return RowResult(row, status, None, entry["seconds"], entry["faces"], **told)
 
 
 def _kept(

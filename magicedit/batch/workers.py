@@ -78,6 +78,7 @@ class Worker:
             "seconds": round(time.perf_counter() - started, 3),
             "faces": [face.to_json() for face in result.faces],
             "left_alone": result.left_alone,
+            "lost": list(result.lost),
             "marked": result.marked,
         }
 

@@ -112,12 +112,13 @@ def run_edit(args: argparse.Namespace) -> int:
         editor = common.load_editor(args, backend)
         (result,) = editor.apply([photo], request)
     output = save_image(result.image, args.output, overwrite=args.overwrite, forbid=args.photo)
-    if photo.lost:
-        common.say(f"warning: {photo.source} also holds what the result does not: {', '.join(photo.lost)}")
+    if result.lost:
+        common.say(f"warning: {photo.source} also holds what the result does not: {', '.join(result.lost)}")
     common.warn_of_copies(int(request.is_empty), of=1)
     if args.face == "all":
         common.tell_left_alone(result.left_alone)
-    content = {"faces": common.faces_json(result), "left_alone": result.left_alone}
+    told = {"left_alone": result.left_alone, "lost": list(result.lost)}
+    content = {"faces": common.faces_json(result), **told}
     return common.report_edits(args, output, [result], content)
 
 

@@ -458,6 +458,7 @@ class ExpressionEditor:
             mark = mark_of(photo, self.model, self.fingerprint, settings, faces) if self.mark else None
             image = photo_to_image(photo, edit.pixels, mark)
             seconds = time.perf_counter() - started
-            results.append(EditResult(image, faces, seconds, self.model, edit.chosen.left_alone))
+            left_alone = edit.chosen.left_alone
+            results.append(EditResult(image, faces, seconds, self.model, left_alone, tuple(photo.lost)))
             started = time.perf_counter()  # the first result's time includes the shared work
         return results

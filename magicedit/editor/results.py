@@ -85,6 +85,7 @@ class EditResult:
         seconds: wall time of the edit, without loading the model.
         model: name, folder or hub id of the model.
         left_alone: number of detected faces that were not edited because a far larger one is present.
+        lost: what the photograph's file holds and the result does not, as of `Photo.lost`.
     """
 
     image: PIL.Image.Image
@@ -92,6 +93,7 @@ class EditResult:
     seconds: float
     model: str
     left_alone: int = 0
+    lost: tuple[str, ...] = ()
 
     @property
     def marked(self) -> bool:
@@ -138,8 +140,9 @@ def fingerprint_of(model: str) -> str | None:
     if folder.origin == "hub":
         from huggingface_hub import try_to_load_from_cache
 
+        repository, _, revision = model.partition("@")
         with contextlib.suppress(ValueError):  # no name of a hub
-            index = try_to_load_from_cache(model, "model_index.json")
+            index = try_to_load_from_cache(repository, "model_index.json", revision=revision or None)
             return ModelFolder.local(Path(index).parent).fingerprint if isinstance(index, str) else None
         return None
     return folder.fingerprint
