@@ -301,9 +301,7 @@ def _sound_packets(
             encoded[stream.index] = target
             remarks.append(f"the sound was {codec}, which {suffix} does not hold; it was encoded anew as AAC")
         else:
-            remarks.append(
-                "a stream of sound is broken or in a codec not known here; it was left out"
-            )
+            remarks.append("a stream of sound is broken or in a codec not known here; it was left out")
             continue
         _describe(target, kept_tags(stream.metadata) | language_of(stream.metadata), suffix, remarks)
         target.disposition = stream.disposition
