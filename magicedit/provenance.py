@@ -59,7 +59,7 @@ _PRIVATE_NAME = re.compile(
 _PRIVATE_TEXT = re.compile(r"gps|latitude|longitude|serial.?number", re.IGNORECASE)
 PNG_XMP = "XML:com.adobe.xmp"  # the key of XMP among a PNG's texts
 # Keys of a picture's `info`, whose values no format writes
-_MARK, _WITHOUT_PLACE = "magicedit mark", "magicedit without place"
+_MARK, _WITHOUT_PLACE, _INPUT = "magicedit mark", "magicedit without place", "magicedit input"
 
 
 def without_place(photo: Opened) -> Opened:
@@ -81,6 +81,15 @@ def without_place(photo: Opened) -> Opened:
         info["xmp"] = public
     info[_WITHOUT_PLACE] = True
     return replace(photo, exif=_public_exif(photo.exif), info=info)
+
+
+def renamed(photo: Opened, name: str) -> Opened:
+    """Returns an opened photograph under the name that its user knows it by, which is no path here.
+
+    Its mark still tells the digest of the file that was opened.
+    """
+    told = {"title": shown(name), **({} if photo.source is None else _digest(photo.source))}
+    return replace(photo, source=Path(name), info=photo.info | {_INPUT: told})
 
 
 def public_packet(packet: bytes) -> bytes | None:
@@ -338,9 +347,13 @@ class Mark:
 
         info: of its `imaging.Photo`; what `without_place` took out is not kept elsewhere either.
         """
-        known = {} if source is None else {"input": {"title": shown(source.name), **_digest(source)}}
+        info = info or {}
+        told = info.get(_INPUT)
+        if told is None and source is not None:
+            told = {"title": shown(source.name), **_digest(source)}
         record = {name: value for name, value in record.items() if value is not None}
-        return cls(record | known, source, keeps and _WITHOUT_PLACE not in (info or {}))
+        known = {} if told is None else {"input": told}
+        return cls(record | known, source, keeps and not info.keys() & {_WITHOUT_PLACE, _INPUT})
 
     @classmethod
     def of_pictures(cls, images: Iterable[Image.Image]) -> Self | None:

@@ -7,7 +7,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from magicedit.errors import ImageError, MagicEditError, OutputError
 from magicedit.faces import Face
 from magicedit.files import shown
 from magicedit.imaging import Photo, open_photo, reduced
-from magicedit.provenance import Mark, without_place
+from magicedit.provenance import Mark, renamed, without_place
 
 CLOSE_SIDE = 640  # px a side of the shown surroundings of a face, at most
 SHOWN_SIDE = 1280  # px: the longer side of what the page shows; downloads have the photograph's own
@@ -130,7 +130,7 @@ def open_upload(upload: str | Path | Upload) -> Photo:
         photo = open_photo(upload.path)
     except ImageError as error:
         raise ImageError(without_folder(error, upload.path, upload.name)) from error
-    return replace(without_place(photo), source=Path(upload.name))
+    return renamed(without_place(photo), upload.name)
 
 
 def without_folder(error: MagicEditError, path: Path, name: str) -> str:

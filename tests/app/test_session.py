@@ -17,6 +17,7 @@ from magicedit.app.views import bars, outlined, reached_levels
 from magicedit.editor import ExpressionEditor
 from magicedit.errors import ActionUnitError, ImageError, MagicEditError, NoFaceError
 from magicedit.expression import Expression
+from magicedit.files import sha256_of
 from magicedit.provenance import tell
 from magicedit.request import EditRequest
 
@@ -179,6 +180,9 @@ def test_what_the_browser_shows_says_that_it_was_edited(session):
     before, after = session.shown()
     assert not tell(before).edited
     session.ask({"AU12": -3.0})
+    (edit,) = tell(session.save_result()).edits
+    (upload,) = session.files.folder.glob("photograph-*/*")
+    assert edit["input"] == {"title": "one.png", "sha256": sha256_of(upload)}  # no file here
     assert all(tell(path).edited for path in (after, session.preview(PLAIN), *session.thumbnails()))
 
 
