@@ -44,18 +44,18 @@ _SEPARATORS = ",;\t|"
 _SLACK = 1e-3  # of the scale: regressors write 5.0003; anything further out means another scale
 
 _AU = r"AU\s*0*([1-9][0-9]?)\s*([LR]?)"
+_WHOLE = r"Action Unit 0*([1-9][0-9]?)(?:\s*-.*)?(?<!left)(?<!right)"  # columns of sides are not read
 _TOOLS = (  # name, its intensity columns, its scale
     ("OpenFace", re.compile(_AU + "_r", re.IGNORECASE), 5.0),
     ("LibreFace", re.compile(r"au_0*([1-9][0-9]?)_intensity", re.IGNORECASE), 5.0),
     ("py-feat", re.compile(_AU, re.IGNORECASE), 1.0),
-    ("FaceReader", re.compile(r"Action Unit 0*([1-9][0-9]?)(?:\s*-.*)?", re.IGNORECASE), 1.0),
+    ("FaceReader", re.compile(_WHOLE, re.IGNORECASE), 1.0),
 )
-_PY_FEAT_MARKS = (  # any of these columns, or all of one of the later groups
-    {"facerectx"},
-    {"facescore"},
-    {"pitch", "roll", "yaw"},
-    {"anger", "disgust", "fear", "happiness", "sadness", "surprise"},
-)
+_PY_FEAT_MARKS = ({"facerectx"}, {"facescore"}, {"pitch", "roll", "yaw"})  # all columns of any of them
+# Beside these names of units only: emotions stand in tables of other tools too
+_EMOTIONS = {"anger", "disgust", "fear", "happiness", "sadness", "surprise"}
+_PADDED = re.compile(r"AU0[1-9]", re.IGNORECASE)  # as py-feat writes them
+_MOST_PRESENCE = 5  # columns of nothing but 0 and 1 that may be intensities by chance
 # Affectiva's expressions as action units: developer documentation, "Mapping of facial action units"
 _AFFDEX = {
     "innerbrowraise": "AU1", "browraise": "AU2", "browfurrow": "AU4", "eyewiden": "AU5", "cheekraise": "AU6",
@@ -179,29 +179,45 @@ class Table:
         if not columns:
             return None
         units = Units(tool, scale, columns)
-        if check and tool in _DOUBTFUL:
-            self.check_scale(units, self._largest(units))
+        if check:
+            self.check_scale(units, self._largest(units) if _is_doubtful(units) else 0.0)
+        self._check_intensities(units)
         return units
 
     def check_scale(self, units: Units, largest: float) -> None:
-        """Raises where versions of the tool write two scales, and the table's largest value does not tell
+        """Raises where the columns may be of two scales, and the table's largest value does not tell
         which."""
-        if units.tool in _DOUBTFUL and 0 < largest <= 1 < units.scale:
+        scale = units.scale or INTENSITY_RANGE[1]
+        if _is_doubtful(units) and 0 < largest <= 1 < scale:
             raise self.error(
                 f"{shown(self.path)}: no value of its {len(units.columns)} columns of {units.tool} is above "
-                f"1, so that 0-1 may be meant, not 0-{units.scale:g}; set --labels-scale to 1 or "
-                f"{units.scale:g} for labels, else rename the columns to AU12 and write intensities 0 to 5"
+                f"1, so that 0-1 may be meant, not 0-{scale:g}; set --labels-scale to 1 or "
+                f"{scale:g} for labels, else rename the columns to AU12 and write intensities 0 to 5"
+            )
+
+    def _check_intensities(self, units: Units) -> None:
+        """Raises where py-feat's columns tell presence, as those of its support vector machines do."""
+        if units.tool != "py-feat" or len(units.columns) <= _MOST_PRESENCE:
+            return
+        values = list(self._values(units))
+        if len(values) > _MOST_PRESENCE and max(values) == 1 and set(values) <= {0.0, 1.0}:
+            raise self.error(
+                f"{shown(self.path)}: its {len(units.columns)} columns of py-feat hold nothing but 0 and 1, "
+                "which say whether, not how much; measure with au_model='xgb'"
             )
 
     def _largest(self, units: Units) -> float:
-        """The largest number in the units' columns, at least 0; cells that are no numbers do not count."""
-        largest = 0.0
+        """The largest number in the units' columns, at least 0."""
+        return max(self._values(units), default=0.0)
+
+    def _values(self, units: Units) -> Iterator[float]:
+        """The numbers in the units' columns; empty cells and those that are no numbers are left out."""
         for _, row in self.rows:
             cells = dict(zip(self.header, map(str.strip, row), strict=False))
             for column in units.columns.values():
                 with contextlib.suppress(MagicEditError):
-                    largest = max(largest, self.number(cells, column))  # NaN is never larger
-        return largest
+                    if not math.isnan(value := self.number(cells, column)):
+                        yield value
 
     def faceless(self, cells: Mapping[str, str]) -> bool:
         """Whether the tool says that it found no face in the row."""
@@ -409,6 +425,12 @@ def _layout(head: str) -> tuple[str, int]:
     return best[2:]
 
 
+def _is_doubtful(units: Units) -> bool:
+    """Whether a tool writes 0-1 under these names too."""
+    bare = units.tool == "AU columns" and any(map(_PADDED.fullmatch, units.columns.values()))
+    return units.tool in _DOUBTFUL or bare
+
+
 def _is_comment(cell: str) -> bool:
     return re.fullmatch(r"#.+|sep=.?", cell, re.DOTALL) is not None
 
@@ -419,8 +441,11 @@ def _units_of(header: Sequence[str]) -> tuple[str, float | None, list[tuple[str,
     for tool, pattern, scale in _TOOLS:
         matches = ((pattern.fullmatch(column), column) for column in header)
         found = [(f"AU{''.join(match.groups()).upper()}", column) for match, column in matches if match]
-        if found and tool == "py-feat" and not any(marks <= lower for marks in _PY_FEAT_MARKS):
-            return "AU columns", None, found
+        if found and tool == "py-feat":
+            padded = any(_PADDED.fullmatch(column) for _, column in found)
+            marked = any(marks <= lower for marks in _PY_FEAT_MARKS) or (padded and lower >= _EMOTIONS)
+            if not marked:
+                return "AU columns", None, found
         if found:
             return tool, scale, found
     plain = ((re.sub(r"[\s_-]", "", column.lower()), column) for column in header)

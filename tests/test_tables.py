@@ -252,3 +252,37 @@ def test_expressions_are_read_from_tables_of_any_suffix(tmp_path):
         (tmp_path / name).write_text(FACEREADER)
         assert Expression.read(str(tmp_path / name)).values == {"AU1": 0.0, "AU12": 3.75}
         assert Expression.read(f"{tmp_path / name}:2").values == {"AU1": 1.0, "AU12": 2.5}
+
+
+def table_of(tmp_path, text):
+    (tmp_path / "table.csv").write_text(text)
+    return read_table(tmp_path / "table.csv")
+
+
+def test_units_of_py_feat_alone_do_not_tell_their_scale(tmp_path):
+    """As its `aus` are written without the rest: 0.9 is nearly all of it, and no intensity of ours."""
+    with pytest.raises(MagicEditError, match="0-1 may be meant"):
+        table_of(tmp_path, ",AU01,AU02,AU12\n0,0.1,0.2,0.9\n").units()
+    assert table_of(tmp_path, ",AU01,AU02,AU12\n0,0.1,0.2,3.5\n").units().scale is None
+    assert table_of(tmp_path, ",AU1,AU2,AU12\n0,0.1,0.2,0.9\n").units().scale is None  # names of ours
+
+
+def test_presence_by_py_feat_is_no_intensity(tmp_path):
+    names = "FaceScore," + ",".join(f"AU{number:02}" for number in (1, 2, 4, 6, 12, 25))
+    with pytest.raises(MagicEditError, match="nothing but 0 and 1"):
+        table_of(tmp_path, f"{names}\n0.9,0,1,0,1,1,0\n0.9,0,0,0,0,1,0\n").units()
+    assert table_of(tmp_path, f"{names}\n0.9,0,1,0,1,1,0.5\n").units().tool == "py-feat"
+    assert table_of(tmp_path, f"{names}\n0.9,0,0,0,0,0,0\n").units().tool == "py-feat"  # a face at rest
+
+
+def test_emotions_beside_units_make_no_table_of_py_feat(tmp_path):
+    emotions = "anger,disgust,fear,happiness,sadness,surprise"
+    row = "0.9,0.1,0,0,0,0,0"
+    assert table_of(tmp_path, f"AU12,{emotions}\n{row}\n").units().tool == "AU columns"
+    assert table_of(tmp_path, f"AU01,{emotions}\n{row}\n").units().tool == "py-feat"
+
+
+def test_a_side_by_face_reader_is_not_the_whole_unit(tmp_path):
+    whole, left = "Action Unit 12 - Lip Corner Puller", "Action Unit 12 - Lip Corner Puller - Left"
+    assert table_of(tmp_path, f"{whole},{left}\n0.5,0.9\n").units().columns == {"AU12": whole}
+    assert table_of(tmp_path, f"{left}\n0.9\n").units() is None
