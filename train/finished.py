@@ -9,10 +9,12 @@ mixture.
 import contextlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from magicedit.errors import MagicEditError
 from magicedit.files import read_json, sha256_of, sync
 from magicedit.models.folder import FINISHED
 from magicedit.train.state import remove, writing
@@ -20,6 +22,8 @@ from magicedit.train.state import remove, writing
 PARTS, INDEX, CARD = "parts.json", "model_index.json", "README.md"
 UNFINISHED = ".unfinished"
 LARGEST_PARTS = 10_000_000  # bytes
+RUN_FOLDERS = ("logs", "previews")  # of a run; its checkpoints' names are no identifiers, as components' are
+BESIDE = r"model_index\.json|parts\.json|training\.json|README\.md|pipeline\w*\.py"  # the components
 
 
 @contextlib.contextmanager
@@ -55,17 +59,22 @@ def finish(folder: Path) -> None:
             return
         sync(folder)
         names = _files(new)
+        components = {Path(name).parts[0] for name in names if "/" in name}
+        for part in components:
+            if (folder / part).is_symlink():  # what it points to is not ours
+                (folder / part).unlink()
         # Of the earlier model: what it lists, and what else is in sub-folders that the new one has
         earlier = _listed(folder) | {
             file.relative_to(folder).as_posix()
-            for part in {Path(name).parts[0] for name in names if "/" in name}
+            for part in components
             for file in (folder / part).rglob("*")
             if file.is_file()
         }
-        for name in (INDEX, PARTS):
+        (folder / INDEX).unlink(missing_ok=True)
+        # Configurations, which make a folder a component, and the list go last: a kill leaves the rest known
+        for name in sorted(earlier - names, key=lambda name: name.endswith("config.json")):
             (folder / name).unlink(missing_ok=True)
-        for name in earlier - names:
-            (folder / name).unlink(missing_ok=True)
+        (folder / PARTS).unlink(missing_ok=True)
         for name in sorted(names, key=lambda name: (name == INDEX, name)):  # it makes the folder a model
             _put(new / name, folder / name)
         sync(folder)
@@ -78,13 +87,25 @@ def _files(folder: Path) -> set[str]:
 
 
 def _listed(folder: Path) -> set[str]:
-    """Returns the files of the folder that its `parts.json` names; none where it has no readable one."""
+    """Returns the files of a model in the folder that its `parts.json` names; none without a readable one."""
     try:
         listed = read_json(folder / PARTS, limit=LARGEST_PARTS)["sha256"]
-        paths = {name: Path(name) for name in listed}
-        return {n for n, path in paths.items() if ".." not in path.parts and (folder / path).is_file()}
-    except (OSError, ValueError, KeyError, TypeError):
+        return {name for name in listed if _is_part(folder, name)}
+    except (MagicEditError, AttributeError, KeyError, TypeError):
         return set()
+
+
+def _is_part(folder: Path, name: str) -> bool:
+    """Whether a list, which anybody may have written, names a file of a model in the folder: one in a
+    component's folder, or one that is saved beside these."""
+    parts = name.split("/")
+    if not all(re.fullmatch(r"[\w. -]+", part) and part not in (".", "..") for part in parts):
+        return False
+    if any((folder / Path(*parts[:n])).is_symlink() for n in range(1, len(parts))):
+        return False
+    component = parts[0].isidentifier() and parts[0] not in RUN_FOLDERS
+    known = component and any((folder / parts[0]).glob("*config.json"))
+    return (known if len(parts) > 1 else bool(re.fullmatch(BESIDE, name))) and (folder / name).is_file()
 
 
 def _put(file: Path, place: Path) -> None:

@@ -16,7 +16,7 @@ def write(folder, version):
         "unet/weights",
         "model_index.json",
         "README.md",
-        *(["extra/weights"] if version == 1 else []),
+        *(["extra/weights", "extra/config.json"] if version == 1 else []),
     ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(f"{name} {version}")
@@ -86,3 +86,35 @@ def test_a_torn_model_beside_the_folder_is_deleted(tmp_path):
     write(tmp_path / UNFINISHED, 2)
     finish(tmp_path)
     assert content(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("checkpoint-4/manifest.json", "previews/config.json", "logs/config.json", "tmp-4/config.json"),
+        *("abandoned-4/config.json", "train_log.jsonl", "notes/thesis.txt", "thesis.txt", "link/config.json"),
+    ],
+)
+@pytest.mark.parametrize("absolute", [True, False], ids=["absolute", "relative"])
+def test_a_list_of_files_deletes_nothing_but_a_models(tmp_path, name, absolute):
+    folder, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    replaced(folder, 1)
+    elsewhere.mkdir()
+    (folder / "link").symlink_to(elsewhere)
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("mine")
+    listed = {str(folder / name) if absolute else name: "0" * 64, "../elsewhere": "", "a\0b": "", "": ""}
+    (folder / "parts.json").write_text(json.dumps({"sha256": listed}))
+    replaced(folder, 2)
+    assert (folder / name).read_text() == "mine"
+    assert (folder / "unet" / "weights").read_text() == "unet/weights 2"
+
+
+def test_a_linked_component_is_replaced_and_what_it_points_to_stays(tmp_path):
+    folder, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    write(elsewhere, 1)
+    folder.mkdir()
+    (folder / "unet").symlink_to(elsewhere / "unet")
+    replaced(folder, 2)
+    assert (elsewhere / "unet" / "weights").read_text() == "unet/weights 1"
+    assert (folder / "unet" / "weights").read_text() == "unet/weights 2"
