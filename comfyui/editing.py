@@ -75,7 +75,7 @@ def text_of(expression: Expression) -> str:
 
 def face_choice(text: str) -> str | int:
     text = text.strip().lower()
-    return int(text) if text.isdecimal() else text  # the editor says what it expects
+    return int(text) if text.isdecimal() and len(text) < 10 else text  # the editor says what it expects
 
 
 def edit(

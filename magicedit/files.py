@@ -154,8 +154,8 @@ def locked(folder: Path, error: type[MagicEditError] = OutputError) -> Iterator[
 def replacing(path: str | Path) -> Iterator[IO[bytes]]:
     """Opens a file to write that becomes `path` when the block succeeds: a crash leaves the old one or none.
 
-    It has another name in the same folder until then. Raises OutputError where the file cannot be created,
-    written or renamed.
+    It has another name in the same folder until then, and the permissions of the old one. Raises OutputError
+    where the file cannot be created, written or renamed.
     """
     try:
         target = Path(path).resolve()  # a link keeps pointing where it did
@@ -164,6 +164,8 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
         raise OutputError(f"{shown(path)} could not be written ({error}); choose another place") from error
     try:
         with open(temporary, "x+b") as file:
+            with contextlib.suppress(FileNotFoundError):
+                temporary.chmod(stat.S_IMODE(target.stat().st_mode))
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -19,6 +19,7 @@ from magicedit.vocabulary import by_number, is_finite, name_order, quoted, whole
 Deltas = str | Mapping[str, float] | Sequence[float] | np.ndarray
 QUALITIES = ("exact", "balanced", "fast", "live")  # as in the pipeline, whose import takes seconds
 MOST_FACES = 100_000  # of a photograph
+MOST_GUIDANCE = 1000
 MOST_STEPS = 1000  # noise levels of the published schedule, and of ours
 
 
@@ -77,9 +78,11 @@ class Sampling:
                 f"the number of denoising steps must be at least 1 and at most {MOST_STEPS}, "
                 f"got {quoted(self.steps)}"
             )
-        if self.guidance is not None and not (is_finite(self.guidance) and self.guidance >= 0):
+        guidance = self.guidance
+        if guidance is not None and not (is_finite(guidance) and 0 <= guidance <= MOST_GUIDANCE):
             raise MagicEditError(
-                f"the guidance scale must be a number from 0 (3 is usual), got {quoted(self.guidance)}"
+                f"the guidance scale must be a number from 0 to {MOST_GUIDANCE} (3 is usual), "
+                f"got {quoted(guidance)}"
             )
         if self.quality is not None and self.quality not in QUALITIES:
             raise MagicEditError(f"quality must be one of {', '.join(QUALITIES)}, got {quoted(self.quality)}")

@@ -37,6 +37,7 @@ from magicedit.embedded import embedded_folder
 from magicedit.errors import ActionUnitError, ImageError, MagicEditError, ModelError, OutputError
 from magicedit.expression import Expression
 from magicedit.ledger import Ledger
+from magicedit.provenance import tell
 from magicedit.workers import cores
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -77,6 +78,29 @@ def manifest(folder: Path, text: str) -> Path:
     path = folder / "edits.csv"
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def test_results_with_other_marks_or_of_no_bytes_are_made_again(photos, tmp_path):
+    """What is asked of privacy and marks counts as the request does; an emptied file is no result."""
+    edit_folder(photos, tmp_path / "out", CALM, mark=False)
+    assert set(statuses(edit_folder(photos, tmp_path / "out", CALM, mark=False)).values()) == {"skipped"}
+    assert set(statuses(edit_folder(photos, tmp_path / "out", CALM)).values()) == {"done"}
+    assert tell(tmp_path / "out" / "a.png").edited
+    assert set(statuses(edit_folder(photos, tmp_path / "out", CALM, strip_private=True)).values()) == {"done"}
+    (tmp_path / "out" / "a.png").write_bytes(b"")
+    again = statuses(edit_folder(photos, tmp_path / "out", CALM, strip_private=True))
+    assert {again.pop("a.png"), *again.values()} == {"done", "skipped"}
+    assert (tmp_path / "out" / "a.png").stat().st_size > 0
+
+
+def test_whole_numbers_of_a_manifest_may_have_a_point(tmp_path):
+    """As pandas writes a column that has empty cells too."""
+    path = manifest(tmp_path, "photo,seed,steps,face\na.png,7.0,3.,1.0\nb.png,,,\n")
+    first, second = rows_of_manifest(path, tmp_path / "out", EditRequest(add={"AU12": 1}), None, None)
+    assert (first.request.seed, first.request.steps, first.request.face) == (7, 3, 1)
+    assert second.request.steps is None
+    with pytest.raises(MagicEditError, match="expected a whole number"):
+        rows_of_manifest(manifest(tmp_path, "photo,seed\na.png,7.5\n"), tmp_path / "out", CALM, None, None)
 
 
 def test_what_a_photograph_loses_is_told_of_its_row(photos, tmp_path):

@@ -79,6 +79,7 @@ def test_the_file_of_an_expression_is_read(tmp_path):
         ({"tolerance": 1, "measure": False}, MagicEditError, "do not switch measuring off"),
         ({"steps": 0}, MagicEditError, "denoising steps"),
         ({"guidance": -1.0}, MagicEditError, "guidance"),
+        ({"guidance": 1e39}, MagicEditError, "from 0 to 1000"),
         ({"quality": "best"}, MagicEditError, "exact, balanced, fast, live"),
         ({"seed": -1}, MagicEditError, "seed"),
         ({"references": "me.jpg"}, MagicEditError, "list of photographs"),

@@ -6,6 +6,7 @@ Rows are validated before a model loads.
 import dataclasses
 import difflib
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -141,9 +142,10 @@ def _number(text: str) -> float:
 
 
 def _whole(text: str) -> int:
-    if not text.isdecimal() or len(text) > MOST_DIGITS:
+    """Reads a whole number, also as "1.0", which pandas writes of columns with empty cells."""
+    if not _WHOLE.fullmatch(text) or len(text) > MOST_DIGITS:
         raise MagicEditError(f"expected a whole number, got {shown(text)!r}")
-    return int(text)
+    return int(text.partition(".")[0])
 
 
 def _yes(text: str) -> bool:
@@ -158,6 +160,7 @@ def _units(text: str) -> str:
     return text.replace(";", ",").replace("\n", ",")
 
 
+_WHOLE = re.compile(r"[0-9]+(\.0*)?")
 # column -> field of an EditRequest, and how its cells are read
 COLUMNS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "au": ("add", _units),
@@ -166,7 +169,7 @@ COLUMNS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "expression": ("expression", str),  # a file, relative to the manifest
     "strength": ("strength", _number),
     "neutral": ("neutral", _yes),
-    "face": ("face", lambda text: _whole(text) if text.isdecimal() else text.lower()),
+    "face": ("face", lambda text: _whole(text) if _WHOLE.fullmatch(text) else text.lower()),
     "target_tolerance": ("tolerance", _number),
     "max_edits": ("max_edits", _whole),
     "steps": ("steps", _whole),

@@ -209,7 +209,7 @@ def _run(
     possible = [row for row in rows if row.problem is None]
     check_targets(possible, settings.folder, settings.output)
     model = {"name": settings.model, "digest": ModelFolder.find(settings.model).fingerprint}
-    model |= {"dtype": settings.dtype, "backend": settings.backend}
+    model |= {name: getattr(settings, name) for name in ("dtype", "backend", "mark", "strip_private")}
     with Ledger(settings.output / JOURNAL, _key) as journal:
         sweep(settings.output)
         if not force:
@@ -295,8 +295,13 @@ def _kept(
     earlier = entry.get("model")
     if model["digest"] is not None and isinstance(earlier, dict):  # the same files may have several names
         earlier = earlier | {"name": model["name"]}
-    finished = entry.get("state") == "done" and os.path.isfile(settings.output / row.output)
-    if not finished or entry.get("request") != row.request.to_json() or earlier != model:
+    try:
+        there = os.path.getsize(settings.output / row.output) > 0
+    except OSError:
+        there = False
+    if not there or entry.get("state") != "done":
+        return None
+    if entry.get("request") != row.request.to_json() or earlier != model:
         return None
     return entry if _same_photo(entry, row, settings) else None
 

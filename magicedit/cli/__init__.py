@@ -115,6 +115,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("magicedit: interrupted")
         return 130
+    except BrokenPipeError:  # the reader of the results has ended, as `head` does
+        if not own_process:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     finally:
         if own_process:
             gc.freeze()  # else Python's last garbage collection takes 1.3 s

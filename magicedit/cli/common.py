@@ -269,10 +269,11 @@ def word_or_number(text: str, *words: str, expected: str = "") -> str | int:
     """Returns one of the words, or a number from 0; ArgumentTypeError for anything else."""
     if text in words:
         return text
-    if text.isdecimal():
+    if text.isdecimal() and len(text) < 10:
         return int(text)
     known = ", ".join(f'"{word}"' for word in words)
-    raise argparse.ArgumentTypeError(f"expected {expected}{known} or a number from 0, got {text!r}")
+    got = repr(files.shown(text))
+    raise argparse.ArgumentTypeError(f"expected {expected}{known} or a number from 0, got {got}")
 
 
 def chosen_people(option: str, text: str, otherwise: str) -> list[str]:

@@ -250,8 +250,11 @@ class Video:
                 raise VideoError(f"{shown(self.path)} tells no time of its pictures; convert it first")
             rate = max(rate, 1 / longest_seconds(stream.time_base))
             seconds = None
-            if container.duration is not None and container.duration > 0:
-                seconds = container.duration / av.time_base
+            duration = container.duration or 0
+            if "matroska" in container.format.name:  # which counts from 0, wherever its first picture is
+                duration -= max(0, container.start_time or 0)
+            if duration > 0:
+                seconds = duration / av.time_base
             frames = stream.frames or (round(seconds * rate) if seconds else None)
             aspect = Fraction(stream.codec_context.sample_aspect_ratio or 1)
             aspect = aspect if aspect > 0 else Fraction(1)

@@ -33,6 +33,17 @@ def test_frames_timestamps_and_what_the_file_says(tmp_path, moving):
         assert difference(to_rgb(frame.planes, video.info), picture) < 3
 
 
+@pytest.mark.parametrize("suffix", ["mkv", "ts"])
+def test_a_film_that_starts_late_is_whole(tmp_path, moving, suffix):
+    """As a recording that was cut without moving its timestamps; Matroska's stated length counts from 0."""
+    stamps = [4 * 12_800 + 512 * index for index in range(6)]
+    video = Video(write_video(tmp_path / f"in.{suffix}", moving(6), stamps=stamps))
+    frames = list(video.frames())
+    assert (len(frames), frames[0].pts) == (6, 0)
+    assert not video.damage
+    assert video.info.seconds == pytest.approx(6 * 0.04, abs=0.05)
+
+
 def test_frames_from_the_middle_are_those_of_the_whole(tmp_path, moving):
     video = Video(write_video(tmp_path / "in.mp4", moving(12)))
     whole, part = list(video.frames()), list(video.frames(7))
