@@ -1,5 +1,6 @@
 """The files beside the shards of a prepared dataset: magicedit.json, report.json and the dataset card."""
 
+import hashlib
 import json
 import os
 from collections import Counter
@@ -9,7 +10,7 @@ from typing import Any
 
 from magicedit.errors import DatasetError
 from magicedit.faces.types import LANDMARK_COUNTS
-from magicedit.files import read_json, shown, write_text
+from magicedit.files import read_json, sha256_of, shown, write_text
 
 FORMAT_VERSION = 1
 WORK = ".work"  # measurements of an interrupted run, and a dataset that is about to replace the old one
@@ -75,6 +76,7 @@ _FIELDS = {  # of magicedit.json, and whether a value fits
     "fingerprint": _of(str),
     **_COUNTS,
     "attributes": lambda names: names is None or _list_of(_of(str))(names),
+    "card": lambda digest: digest is None or isinstance(digest, str),  # SHA-256; None: of earlier versions
 }
 _REPORTED = {  # of report.json
     "rejected": _list_of(_table_of(_of(str))),
@@ -147,9 +149,31 @@ def count_by_split(
 
 def write_descriptions(output: Path, report: Mapping[str, Any], description: Mapping[str, Any]) -> None:
     """Writes the three files, each atomically."""
+    card = _card(description) + "\n"
+    description = {**description, "card": hashlib.sha256(card.encode()).hexdigest()}
     write_text(output / REPORT_FILE, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    write_text(output / CARD_FILE, _card(description) + "\n")
+    write_text(output / CARD_FILE, card)
     write_text(output / DESCRIPTION_FILE, json.dumps(description, indent=2, ensure_ascii=False) + "\n")
+
+
+def card_is_ours(output: Path) -> bool:
+    """Whether a dataset's card is as it was written, or missing; a changed one belongs to who changed it."""
+    file = output / CARD_FILE
+    if not os.path.lexists(file):
+        return True
+    try:
+        description = read_json(output / DESCRIPTION_FILE, DatasetError)
+        written = description.get("card") or hashlib.sha256((_card(description) + "\n").encode()).hexdigest()
+        return sha256_of(file) == written
+    except (
+        DatasetError,
+        OSError,
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+    ):  # no description, or no file
+        return False
 
 
 def _card(description: Mapping[str, Any]) -> str:

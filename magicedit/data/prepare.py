@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 from magicedit.data.description import (
-    DESCRIPTION_FILE,
     FORMAT_VERSION,
     REPORT_FILE,
     WORK,
@@ -31,7 +30,7 @@ from magicedit.data.description import (
     up_to_date,
 )
 from magicedit.data.measuring import measure_all
-from magicedit.data.shards import begin, discard_work, measured_before, write_dataset
+from magicedit.data.shards import begin, check_ours, discard_work, measured_before, write_dataset
 from magicedit.data.sources import find_sources
 from magicedit.errors import DatasetError, OutputError
 from magicedit.faces import FaceBackend
@@ -128,8 +127,8 @@ def prepare_dataset(
         force: repeat the measurements of earlier runs.
 
     Raises: DatasetError when there is nothing to prepare, when nothing is usable, for contradicting settings,
-    or when `output` holds anything but a dataset of ours; OutputError when it cannot be written, or another
-    run is writing it.
+    or when `output` holds anything but a dataset of ours, in which files of others stay; OutputError when it
+    cannot be written, or another run is writing it.
     """
     started = time.perf_counter()
     folder, output, validation = Path(folder), Path(output), sorted(set(validation))
@@ -200,11 +199,7 @@ def _check_output(folder: Path, output: Path) -> None:
         raise OutputError(
             f"{shown(output)} cannot be read ({error.strerror}); choose another folder"
         ) from error
-    others = [name for name in names if name != LOCK and not is_temporary(name)]
-    if others and not {DESCRIPTION_FILE, WORK}.intersection(others):
-        raise DatasetError(
-            f"{shown(output)} exists and is no dataset of magicedit; choose another output folder"
-        )
+    check_ours(output, [name for name in names if name != LOCK and not is_temporary(name)])
 
 
 def _check_measuring(size: int, image_format: str, backend: str | FaceBackend, jobs: int) -> None:

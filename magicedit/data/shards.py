@@ -5,8 +5,10 @@ import functools
 import io
 import itertools
 import json
+import os
+import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,13 +29,15 @@ from magicedit.data.description import (
     SHARDS,
     SPLITS,
     WORK,
+    card_is_ours,
     count_by_split,
+    read_description,
     write_descriptions,
 )
 from magicedit.data.sources import Sources
 from magicedit.errors import DatasetError, OutputError
 from magicedit.faces import face_region
-from magicedit.files import open_regular, replacing, shown, sweep, sync
+from magicedit.files import is_temporary, open_regular, replacing, shown, sweep, sync, write_text
 
 if TYPE_CHECKING:
     import datasets
@@ -43,11 +47,15 @@ MEASURED = (
     *("AU1", "AU2", "AU4", "AU5", "AU6", "AU7", "AU9", "AU10", "AU12"),
     *("AU15", "AU16", "AU17", "AU18", "AU20", "AU22", "AU25", "AU26", "AU45"),
 )
+_MARK = ".magicedit"  # in WORK: that we made it
 _FRESH, _REPLACED = "fresh", "replaced"  # in WORK: a dataset being written, and the shards it replaces
 JPEG_QUALITY = 95
 _METADATA_KEY = b"magicedit"  # of the Parquet schema: the settings that its rows were measured with
 _SHARD_BYTES = 256 * 2**20
 _ROW_GROUP = 16  # rows that random access reads at once: about one megabyte
+
+_SHARD = re.compile(rf"({'|'.join(SPLITS)})-[0-9]{{5,}}\.parquet")  # the names of our shards
+_READ = re.compile(rf"({'|'.join(SPLITS)})-.*\.parquet")  # and of what readers take for shards
 
 Row = dict[str, Any]
 
@@ -161,6 +169,62 @@ def _changing(output: Path) -> Iterator[None]:
         raise OutputError(f"{shown(output)} cannot be written to ({error}); choose another folder") from error
 
 
+def check_ours(output: Path, names: Collection[str]) -> None:
+    """Raises DatasetError where a folder with these files is no dataset of ours, or where writing one would
+    delete what we did not write."""
+    work = output / WORK
+    there = set(_names(work)) if work.is_dir() and not work.is_symlink() else None
+    marked = there is not None and (work / _MARK).is_file()
+    if WORK in names and not marked and (there is None or any(map(_is_work, there))):
+        raise DatasetError(
+            f"{shown(work)} is not of magicedit; move it away, or choose another output folder"
+        )
+    if not names or marked or (set(names) == {WORK} and not there):  # killed before it was marked
+        return
+    if not _described(output) and not any(map(_is_shard, (output / SHARDS).glob("*.parquet"))):
+        raise DatasetError(
+            f"{shown(output)} exists and is no dataset of magicedit; choose another output folder"
+        )
+    for name in _names(output / SHARDS):
+        if _READ.fullmatch(name) and not _SHARD.fullmatch(name):
+            raise DatasetError(
+                f"{shown(output / SHARDS / name)} is not of magicedit, but would be read as a part of the "
+                "dataset; move it away"
+            )
+
+
+def _names(folder: Path) -> list[str]:
+    """Names in a folder but those of temporary files; none where there is no folder."""
+    try:
+        return [name for name in os.listdir(folder) if not is_temporary(name)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise OutputError(f"{shown(folder)} cannot be read ({error}); choose another folder") from error
+
+
+def _is_work(name: str) -> bool:
+    """Whether an entry of WORK has a name of those that are read, replaced and deleted there."""
+    return name in (_FRESH, _REPLACED, NEXT) or name.endswith(".parquet")
+
+
+def _described(output: Path) -> bool:
+    try:
+        read_description(output, "action_units", "settings", "fingerprint", "photographs")
+    except DatasetError:
+        return False
+    return True
+
+
+def _is_shard(path: Path) -> bool:
+    """Whether a file is one that `write_rows` wrote."""
+    try:
+        with open_regular(path) as opened, pq.ParquetFile(opened) as file:
+            return _METADATA_KEY in (file.schema_arrow.metadata or {})
+    except (pa.ArrowException, OSError, ValueError, LookupError, RecursionError):
+        return False
+
+
 def begin(output: Path, force: bool) -> None:
     """Puts a folder into order: what a killed run had finished takes its place, what it was writing goes.
 
@@ -169,21 +233,30 @@ def begin(output: Path, force: bool) -> None:
     _install(output)
     sweep(output)
     work = output / WORK
+    if force and work.is_dir():
+        discard_work(output)
     with _changing(output):
-        for leftover in (work,) if force else (work / _FRESH, work / _REPLACED):
+        for leftover in (work / _FRESH, work / _REPLACED):
             if leftover.exists():
                 shutil.rmtree(leftover)
         work.mkdir(exist_ok=True)
+        write_text(work / _MARK, "made by magicedit prepare, which deletes it\n")
 
 
 def discard_work(output: Path) -> None:
-    """Removes measurements that nothing needs any more."""
+    """Removes measurements that nothing needs any more; files of others stay."""
+    work = output / WORK
     with _changing(output):
-        shutil.rmtree(output / WORK)
+        sweep(work)
+        for name in filter(_is_work, _names(work)):
+            shutil.rmtree(work / name) if (work / name).is_dir() else (work / name).unlink()
+        (work / _MARK).unlink(missing_ok=True)  # the last, so that a killed run knows the rest as ours
+        with contextlib.suppress(OSError):  # something of others is in it
+            work.rmdir()
 
 
 def _install(output: Path) -> None:
-    """Lets a whole new dataset, if there is one, take the place of the old one.
+    """Lets a whole new dataset, if there is one, take the place of the old one; files of others stay.
 
     A killed run may end at any step, and the next one continues; `current` finds one of the two meanwhile.
     """
@@ -192,15 +265,21 @@ def _install(output: Path) -> None:
         return
     with _changing(output):
         if (new / SHARDS).is_dir():
+            if (output / SHARDS).is_symlink():  # what it points to stays
+                (output / SHARDS).unlink()
             if (output / SHARDS).is_dir():
+                for name in _names(output / SHARDS):
+                    if not _SHARD.fullmatch(name):
+                        (output / SHARDS / name).rename(new / SHARDS / name)
                 shutil.rmtree(work / _REPLACED, ignore_errors=True)
                 (output / SHARDS).rename(work / _REPLACED)
             (new / SHARDS).rename(output / SHARDS)
-        for name in (CARD_FILE, REPORT_FILE, DESCRIPTION_FILE):
+        names = (CARD_FILE, REPORT_FILE, DESCRIPTION_FILE)
+        for name in names if card_is_ours(output) else names[1:]:
             if (new / name).exists():
                 (new / name).replace(output / name)
         _sync(output)
-        shutil.rmtree(work)
+        discard_work(output)
 
 
 def _sync(folder: Path) -> None:
@@ -241,6 +320,9 @@ def write_dataset(
     labeller, scale_in_file = sources.labelled_by(settings["backend"])
     identities = [source.identity for source in sources.photographs]
     counts = {**count_by_split(identities, sources.splits, variants), "variants": variants}
+    if not card_is_ours(output):
+        note = "changed by hand, and kept; to have it written anew, delete it and pass --force"
+        notes.append({"source": CARD_FILE, "note": note})
     report = {**counts, "rejected": sources.rejected, "notes": notes, "ignored": sources.ignored}
     description = {
         "format": FORMAT_VERSION,

@@ -446,6 +446,53 @@ def test_other_peoples_folders_are_not_written_into(tmp_path, photographs, backe
     assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["chapter.txt"]
 
 
+@pytest.mark.parametrize(
+    "files",
+    [
+        [".work/thesis.txt", "data/more.txt", "README.md"],
+        [".work/next/thesis.txt"],
+        ["magicedit.json", "data/more.txt"],
+        ["data/train-00000.parquet", "README.md"],
+        [".work"],
+    ],
+)
+def test_folders_that_look_like_a_dataset_are_left_alone(tmp_path, photographs, backend, files):
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_text('{"format": 1}')
+    with pytest.raises(DatasetError, match=r"is (no dataset|not) of magicedit"):
+        prepare_dataset(photographs, tmp_path, backend=backend, **SETTINGS)
+    assert sorted(times(tmp_path)) == sorted(tmp_path / name for name in files)
+
+
+@pytest.mark.parametrize("card_digest", [True, False], ids=["digest", "earlier version"])
+def test_files_of_others_in_a_dataset_stay(tmp_path, write_photographs, backend, dataset, card_digest):
+    folder, output = write_photographs(tmp_path / "photographs"), shutil.copytree(dataset, tmp_path / "set")
+    if not card_digest:
+        description = json.loads((output / "magicedit.json").read_text())
+        del description["card"]
+        (output / "magicedit.json").write_text(json.dumps(description))
+    mine = ["data/test-00000.parquet", "data/notes/a.txt", ".work/thesis.txt", "thesis.txt"]
+    for name in mine:
+        (output / name).parent.mkdir(exist_ok=True)
+        (output / name).write_text("mine")
+    (folder / "carol.png").rename(folder / "dora.png")
+    report = prepare_dataset(folder, output, backend=backend, **SETTINGS)
+    assert "README.md" not in {note["source"] for note in report.notes}
+    assert [(output / name).read_text() for name in mine] == ["mine"] * len(mine)
+    assert [row["source"] for row in rows(output)] == ["ann/dark.png", "ann/light.png", "dora.png"]
+
+    (output / "README.md").write_text("mine")
+    (folder / "dora.png").rename(folder / "carol.png")
+    report = prepare_dataset(folder, output, backend=backend, force=True, **SETTINGS)
+    assert "README.md" in {note["source"] for note in report.notes}
+    assert [(output / name).read_text() for name in [*mine, "README.md"]] == ["mine"] * (len(mine) + 1)
+
+    (output / "data" / "train-mine.parquet").write_text("mine")
+    with pytest.raises(DatasetError, match=r"train-mine\.parquet is not of magicedit"):
+        prepare_dataset(folder, output, backend=backend, **SETTINGS)
+
+
 def test_a_dataset_inside_the_folder_is_not_taken_for_photographs(tmp_path, write_photographs, backend):
     folder = write_photographs(tmp_path / "photographs")
     prepare_dataset(folder, folder / "dataset", backend=backend, **SETTINGS)
