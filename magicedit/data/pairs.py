@@ -1,15 +1,18 @@
 """Training pairs from a prepared dataset: two pictures of one identity and their AU difference."""
 
+import contextlib
 import hashlib
 import io
 import itertools
 import logging
+import os
+import weakref
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -26,7 +29,7 @@ from magicedit.errors import DatasetError
 from magicedit.faces import condition_image
 from magicedit.faces.regions import face_oval, jaw_contour
 from magicedit.faces.types import LANDMARK_COUNTS, Scheme
-from magicedit.files import opened, shown
+from magicedit.files import open_regular, opened, shown
 from magicedit.imaging import to_tensor
 
 logger = logging.getLogger(__name__)
@@ -40,6 +43,7 @@ HIGHEST = 5  # intensity steps
 LEAST_FACE = 0.05  # extent of the landmarks, of the crop's side; a face fills most of it
 CHUNK = 256  # rows examined at a time
 MAX_BAD_FRACTION = 0.01
+KEPT_OPEN = 64  # shards; of 256 MiB each
 NAMED = 5  # unusable rows that an error names; the log names all
 
 # Augmentation, the same for source, target and condition.
@@ -120,9 +124,10 @@ class Draw(NamedTuple):
 class PairDataset(torch.utils.data.Dataset):
     """Samples of a dataset that `prepare` wrote.
 
-    Opening it reads every shard once: rows are checked and pictures decoded. Unusable rows, such as those
-    with labels outside 0 to 5, are left out, named in the log and listed in `quarantined`; `digest` is that
-    of the others, pictures included.
+    Opening it reads every shard once: rows are checked and pictures decoded. Later only these very files are
+    read: a dataset that `prepare` writes anew meanwhile changes nothing, or raises DatasetError. Unusable
+    rows, such as those with labels outside 0 to 5, are left out, named in the log and listed in
+    `quarantined`; `digest` is that of the others, pictures included.
 
     `dataset[n]` is defined for every n >= 0 and depends only on (seed, n), for every process and order. `len`
     is the number of photographs.
@@ -216,6 +221,7 @@ class PairDataset(torch.utils.data.Dataset):
         self.max_bad_fraction = max_bad_fraction
         self.quarantined: list[BadRow] = []
         self.digest = ""
+        self._shards = _Shards()
         self.records, self._places = self._read_records()
         self._photographs_of: dict[str, list[int]] = defaultdict(list)  # by identity
         for index, record in enumerate(self.records):
@@ -458,7 +464,7 @@ class PairDataset(torch.utils.data.Dataset):
 
         with ThreadPoolExecutor() as pool:  # decoders and digests release Python's lock
             for path in files:
-                numbered = enumerate(_rows(path, lost))
+                numbered = enumerate(_rows(path, self._shards, lost))
                 while chunk := list(itertools.islice(numbered, CHUNK)):
                     rows += len(chunk)
                     found = pool.map(examined, (row for _, (*_, row) in chunk))
@@ -473,6 +479,8 @@ class PairDataset(torch.utils.data.Dataset):
                         digest.update(content)
                         records.append(record)
                         places.append((path, group, place))
+        if read_description(self.folder) != self.description:  # of which the shards are
+            raise DatasetError(f"{shown(self.folder)} was changed while it was opened; try again")
         self.digest = digest.hexdigest()
         shards = f"{files[0].name} to {files[-1].name}" if len(files) > 1 else files[0].name
         self._check_bad(shards, max(rows, expected), expected - rows, lost)
@@ -553,9 +561,11 @@ class PairDataset(torch.utils.data.Dataset):
         """The crop as the dataset has it, (crop_size, crop_size, 3) uint8."""
         path, group, row = self._places[index]
         try:
-            with pq.ParquetFile(path) as file:  # opened each time: workers cannot inherit an open file
+            with self._shards.open(path) as stream, pq.ParquetFile(stream) as file:
                 content = file.read_row_group(group, ["image"]).column(0)[row].as_py()["bytes"]
             return _decoded(content, self.description["crop_size"])
+        except DatasetError:
+            raise
         except (pa.ArrowException, OSError, ValueError, TypeError) as error:
             source = self.records[index].source
             raise DatasetError(
@@ -592,10 +602,81 @@ class PairDataset(torch.utils.data.Dataset):
         )
 
 
-def _rows(path: Path, lost: list[str]) -> Iterator[tuple[int, int, dict[str, Any]]]:
+class _Shards:
+    """The shards of a split, as they were when they were first read.
+
+    They stay open, as many as KEPT_OPEN, so that a file that takes the name of one is not read in its place;
+    others, and those of a copy in another process, are opened again where they are still the same files.
+    """
+
+    def __init__(self) -> None:
+        self._states: dict[Path, tuple[int, ...]] = {}
+        self._handles: dict[Path, int] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_states": self._states, "_handles": {}}  # another process has other handles
+
+    def add(self, path: Path, file: IO[bytes]) -> None:
+        """Notes a file that is being read, and keeps it open."""
+        self._states[path] = _state(file.fileno())
+        if hasattr(os, "pread") and len(self._handles) < KEPT_OPEN:
+            handle = self._handles[path] = os.dup(file.fileno())
+            weakref.finalize(self, os.close, handle)
+
+    @contextlib.contextmanager
+    def open(self, path: Path) -> Iterator[IO[bytes]]:
+        """Opens the file that was added; DatasetError where it was changed or replaced since."""
+        with contextlib.ExitStack() as stack:
+            handle = self._handles.get(path)
+            if handle is None:
+                file = stack.enter_context(open_regular(path))
+                handle = file.fileno()
+            else:
+                file = stack.enter_context(io.BufferedReader(_Reader(handle), 2**16))
+            if _state(handle) != self._states[path]:
+                raise DatasetError(
+                    f"{shown(path)} was changed while the dataset was read; prepare into another folder "
+                    "meanwhile, and resume the run with the dataset of before"
+                )
+            yield file
+
+
+class _Reader(io.RawIOBase):
+    """Reads an open file from a position of its own, because forked processes share that of the handle."""
+
+    def __init__(self, handle: int) -> None:
+        self._handle, self._position = handle, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        size = os.fstat(self._handle).st_size
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: size}[whence]
+        self._position = start + offset
+        return self._position
+
+    def readinto(self, buffer: memoryview) -> int:
+        content = os.pread(self._handle, len(buffer), self._position)
+        buffer[: len(content)] = content
+        self._position += len(content)
+        return len(content)
+
+
+def _state(handle: int) -> tuple[int, ...]:
+    """What differs between files, and changes with a file's content."""
+    found = os.fstat(handle)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _rows(path: Path, shards: _Shards, lost: list[str]) -> Iterator[tuple[int, int, dict[str, Any]]]:
     """Yields row group, number in it, and content of a shard's rows; appends to `lost` why it ends early."""
     try:
         with opened(path, DatasetError) as opened_file, pq.ParquetFile(opened_file) as file:
+            shards.add(path, opened_file)
             there = set(file.schema_arrow.names)
             if missing := [name for name in COLUMNS if name not in there]:
                 raise DatasetError(f"{path.name} has no column {', '.join(missing)}")

@@ -347,6 +347,43 @@ def test_little_memory_costs_time_only(dataset):
     assert all(same(cramped[n], roomy[n]) for n in range(8))
 
 
+def test_a_dataset_that_is_prepared_again_meanwhile_gives_the_pictures_of_before(dataset, tmp_path):
+    """With another process's copy, which has no open files: an error."""
+    folder = shutil.copytree(dataset, tmp_path / "dataset")
+    pairs, expected = open_pairs(folder, memory=1), open_pairs(dataset, memory=1)
+    other_process = pickle.dumps(pairs)
+    shard = folder / "data" / "train-00000.parquet"
+    table = pq.read_table(shard)
+    rows = table.to_pylist()
+    for row, picture in zip(rows, [row["image"] for row in rows[1:] + rows[:1]], strict=True):
+        row["image"] = picture
+    pq.write_table(table.from_pylist(rows, table.schema), tmp_path / "new")
+    (tmp_path / "new").replace(shard)
+    for n in range(4):
+        assert same(pairs[n], expected[n])
+    with pytest.raises(DatasetError, match="was changed while the dataset was read"):
+        pickle.loads(other_process)[0]
+
+
+def test_a_shard_that_is_written_into_is_an_error(dataset, tmp_path):
+    folder = shutil.copytree(dataset, tmp_path / "dataset")
+    pairs = open_pairs(folder, memory=1)
+    shard = folder / "data" / "train-00000.parquet"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    os.utime(shard, (1, 1))
+    with pytest.raises(DatasetError, match="was changed while the dataset was read"):
+        pairs[0]
+
+
+def test_forked_processes_read_the_open_files_each_by_itself(dataset):
+    pairs = open_pairs(dataset, memory=1)
+    alone = [pairs[n] for n in range(32)]
+    loader = torch.utils.data.DataLoader(pairs, batch_size=None, sampler=range(32), num_workers=2)
+    assert all(same(*both) for both in zip(alone, loader, strict=True))
+
+
 # --- Pictures to cache, faces to preview ---
 
 
