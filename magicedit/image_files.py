@@ -4,8 +4,10 @@ A decoder may need hours or all memory for a small file that was made for it, an
 file says of its pixels. `structure_of` finds both by reading headers alone.
 """
 
+import io
 import re
 import struct
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
@@ -29,6 +31,12 @@ _PPM_HEADER = re.compile(rb"P[2356](?:\s|#[^\r\n]*[\r\n])+(?:\d+(?:\s|#[^\r\n]*[
 # A JPEG marker, but those that stand alone: stuffing, restarts, start of an image
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 _SOS, _EOI = 0xDA, 0xD9
+# What Pillow reads from a PNG's chunks, and where it keeps texts too: of one name, the text would win
+_PNG_FIELDS = frozenset(
+    b"aspect bbox blend chromaticity default_image disposal dpi duration exif gamma icc_profile interlace "
+    b"loop srgb transparency xmp".split()
+)
+TEXT_APART = "\x01"  # begins the key of a text that would have such a name, see `texts_apart`
 
 TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 TYPE_SIZES |= dict.fromkeys((16, 17, 18), 8)
@@ -41,11 +49,12 @@ class Structure:
     """format: "JPEG", "PNG", "GIF", "TIFF", "PPM", "AVIF", "HEIF", "JPEG XL" or "", which is any other.
 
     cicp: colour primaries, transfer and matrix by ITU-T H.273 and whether values have the full range; None
-    where the file does not say.
+    where the file does not say. clashing: places of a PNG's texts that `texts_apart` renames.
     """
 
     format: str = ""
     cicp: tuple[int, int, int, int] | None = None
+    clashing: tuple[int, ...] = ()
 
 
 def structure_of(file: IO[bytes]) -> Structure:
@@ -61,7 +70,7 @@ def structure_of(file: IO[bytes]) -> Structure:
             _check_jpeg(file.read())
             return Structure("JPEG")
         if head.startswith(b"\x89PNG\r\n\x1a\n"):
-            return Structure("PNG", _check_png(file))
+            return Structure("PNG", *_check_png(file))
         if head.startswith((b"GIF87a", b"GIF89a")):
             _check_gif(file.read(MOST_METADATA + 1))
             return Structure("GIF")
@@ -121,8 +130,8 @@ def jpeg_segments(data: bytes, at: int = 0) -> Iterator[tuple[int, int, int]]:
             return
 
 
-def _check_png(file: IO[bytes]) -> tuple[int, int, int, int] | None:
-    at, chunks, metadata, cicp = 8, 0, 0, None
+def _check_png(file: IO[bytes]) -> tuple[tuple[int, int, int, int] | None, tuple[int, ...]]:
+    at, chunks, metadata, cicp, clashing = 8, 0, 0, None, []
     file.seek(at)
     while len(head := file.read(8)) == 8:
         length, kind = struct.unpack(">I4s", head)
@@ -132,11 +141,26 @@ def _check_png(file: IO[bytes]) -> tuple[int, int, int, int] | None:
             raise ValueError(f"has over {MOST_CHUNKS:,} chunks or {MOST_METADATA:,} bytes of metadata")
         if kind == b"cICP" and length == 4:
             cicp = tuple(file.read(4))
+        if kind in (b"tEXt", b"zTXt", b"iTXt") and file.read(80).partition(b"\0")[0] in _PNG_FIELDS:
+            clashing.append(at)
         if kind == b"IEND":
             break
         at += 12 + length
         file.seek(at)
-    return cicp if cicp is not None and len(cicp) == 4 else None
+    return cicp if cicp is not None and len(cicp) == 4 else None, tuple(clashing)
+
+
+def texts_apart(file: IO[bytes], clashing: tuple[int, ...]) -> IO[bytes]:
+    """A PNG with TEXT_APART before the keys of these texts, so that a decoder takes none for a field."""
+    if not clashing:
+        return file
+    data, parts, begin = file.read(), [], 0
+    for at in clashing:
+        length, kind = struct.unpack_from(">I4s", data, at)
+        chunk = kind + TEXT_APART.encode() + data[at + 8 : at + 8 + length]
+        parts += [data[begin:at], struct.pack(">I", length + 1), chunk, struct.pack(">I", zlib.crc32(chunk))]
+        begin = at + 12 + length
+    return io.BytesIO(b"".join((*parts, data[begin:])))
 
 
 def _check_gif(data: bytes) -> None:

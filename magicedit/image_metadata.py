@@ -1,5 +1,6 @@
 """What of a photograph's metadata may stay when its pixels change, and what it says of colours."""
 
+import contextlib
 import io
 import re
 import struct
@@ -28,7 +29,11 @@ _ANNOUNCING = {
 _THUMBNAILS = ("http://ns.adobe.com/xap/1.0/", "Thumbnails")
 _CAMERA = "http://ns.google.com/photos/1.0/camera/"
 _FILM = ("MotionPhoto", "MicroVideo")
-_XMP_ORIENTATION = re.compile(rb"""tiff:Orientation(?:\s*=\s*["'][0-9]["']|>[0-9]</tiff:Orientation>)""")
+_XMP_ORIENTATION = re.compile(
+    rb"""\stiff:Orientation\s*=\s*(?:"[^"<>]{0,99}"|'[^'<>]{0,99}')"""
+    rb"""|<tiff:Orientation\b[^>]{0,99}(?:/>|>.{0,99}?</tiff:Orientation\s{0,99}>)""",
+    re.DOTALL,
+)
 LONGEST_XMP = 4 * 2**20  # bytes that are searched
 
 # By H.273: x, y of red, green, blue and white
@@ -112,14 +117,12 @@ def _jpegs(data: bytes) -> list[tuple[int, int]]:
 
 
 def upright_xmp(xmp: bytes) -> bytes:
-    """XMP that does not say the orientation, which has been applied."""
+    """XMP that does not say the orientation, which has been applied; in UTF-8."""
+    if xmp[:2] in (b"\xff\xfe", b"\xfe\xff") or xmp[:3] == b"\xef\xbb\xbf":
+        with contextlib.suppress(UnicodeError):
+            text = xmp.decode("utf-8-sig" if xmp[:1] == b"\xef" else "utf-16")
+            xmp = re.sub(r"^\s*<\?xml\s[^>]*\?>", "", text).encode()
     return _XMP_ORIENTATION.sub(b"", xmp)
-
-
-def xmp_orientation(xmp: bytes) -> int:
-    """The orientation that XMP says, 1 where it says none."""
-    match = re.search(rb"""tiff:Orientation(?:\s*=\s*["']|>)([0-9])""", xmp)
-    return int(match[1]) if match else 1
 
 
 def true_xmp(xmp: bytes) -> tuple[bytes | None, list[str]]:

@@ -4,10 +4,12 @@ Pixels are (height, width, 3) uint8 RGB, upright; tensors are float32 (3, height
 """
 
 import contextlib
+import math
+import numbers
 import os
 import struct
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -31,8 +33,17 @@ from PIL.PngImagePlugin import PngInfo
 from magicedit import image_metadata
 from magicedit.errors import ImageError, MissingDependencyError, OutputError, needs_extra
 from magicedit.files import opened, replacing, shown
-from magicedit.image_files import Structure, structure_of
-from magicedit.provenance import LARGEST_IN_JPEG, PNG_XMP, Mark, add_to_gif, finishing, fitting, packet_of
+from magicedit.image_files import TEXT_APART, Structure, structure_of, texts_apart
+from magicedit.provenance import (
+    LARGEST_IN_JPEG,
+    PNG_XMP,
+    TEXTS,
+    Mark,
+    add_to_gif,
+    finishing,
+    fitting,
+    packet_of,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -89,6 +100,32 @@ _FORMATS = {
     **{".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"},
 }
 WRITTEN_SUFFIXES = frozenset(_FORMATS)  # what `save_image` can write
+_LARGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383}  # pixels that a format can hold
+_LARGEST_SEGMENT = 65_533  # bytes of EXIF, or of a comment, in a JPEG
+
+
+def _are_numbers(value: Any, count: int, most: float = math.inf) -> bool:
+    return (
+        isinstance(value, tuple)
+        and len(value) == count
+        and all(isinstance(number, numbers.Real) and 0 <= float(number) < most for number in value)
+    )
+
+
+def _is_bytes(value: Any) -> bool:
+    return isinstance(value, bytes)
+
+
+# Fields of `info` by Pillow's keys, and what their values must be: others are a PNG's texts, or nonsense
+_FIELDS: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("icc_profile", "exif", "xmp", "comment"), _is_bytes),
+    "dpi": lambda value: _are_numbers(value, 2, 65_536) and min(value) > 0,
+    "gamma": lambda value: _are_numbers((value,), 1, 42_949),
+    "chromaticity": lambda value: _are_numbers(value, 8, 42_949),
+    "srgb": lambda value: _are_numbers((value,), 1, 256) and isinstance(value, int),
+    "cicp": lambda value: _are_numbers(value, 4, 256),
+}
+_HIDDEN_TEXTS = (PNG_XMP, *(f"Raw profile type {kind}" for kind in ("exif", "APP1", "8bim")))
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +137,7 @@ class Photo:
     alpha: np.ndarray | None = None  # (height, width) uint8, where the mode has it
     icc_profile: bytes | None = None
     exif: bytes | None = None  # without orientation
-    info: dict[str, Any] = field(default_factory=dict)  # other metadata by Pillow's keys: dpi, xmp, PNG text
+    info: dict[str, Any] = field(default_factory=dict)  # dpi, xmp ... by Pillow's keys; "text": a PNG's texts
     source: Path | None = None
     lost: tuple[str, ...] = ()  # what the file has beside the pixels that is not kept, such as "gain map"
 
@@ -162,6 +199,7 @@ def open_photo(source: str | Path | Image.Image | np.ndarray | Photo, max_pixels
             structure = _structure(file, name)
             if Image.MAX_IMAGE_PIXELS is not None and most > 2 * Image.MAX_IMAGE_PIXELS:
                 Image.MAX_IMAGE_PIXELS = most  # asked for: Pillow would refuse above twice its own limit
+            file = texts_apart(file, structure.clashing)
             image = Image.open(file, formats=_READABLE if structure.format != "HEIF" else ("HEIF",))
         with image:
             return _read(image, most, name, Path(source), structure)
@@ -252,14 +290,14 @@ def _read(
     # 2. Pixels, upright
     with _decoding(name):
         image.load()
-        if image.mode != "RGBA" and image.info.get("transparency") is not None:
+        if image.mode != "RGBA" and not isinstance(image.info.get("transparency"), str | None):
             raise ImageError(
                 f"{name} cannot be edited as it is: one of its colours stands for transparency. "
                 f"Convert it first: {_TO_RGBA}"
             )
     exif, orientation = _exif(image, name)
     info, lost = _described(image, name, orientation)
-    mode, icc_profile = image.mode, image.info.get("icc_profile")
+    mode, icc_profile = image.mode, _fields(image.info).get("icc_profile")
     pixels, alpha = _arrays(image)
     if structure is not None:
         image.close()  # its pixels are copied: turning needs the memory
@@ -291,7 +329,8 @@ def _check_header(image: Image.Image, max_pixels: int, name: str) -> None:
     if image.mode not in EDITABLE_MODES:
         reason = _REFUSED_MODES.get(image.mode, f"{image.mode}, more than 8 bits a channel. {_TO_8_BIT}")
         raise ImageError(f"{name} cannot be edited as it is: its pixels are {reason}")
-    if _is_deep(image) or image.info.get("bit_depth", 8) > 8:  # told of HEIC
+    bits = image.info.get("bit_depth")  # told of HEIC
+    if _is_deep(image) or (isinstance(bits, int) and bits > 8):
         raise ImageError(f"{name} cannot be edited as it is: it has more than 8 bits a channel. {_TO_8_BIT}")
     codecs = {tile.codec_name for tile in getattr(image, "tile", ())}
     slow = codecs & {*_SLOW_CODECS} and image.width * image.height > _SLOW_PIXELS
@@ -333,22 +372,37 @@ def _described(image: Image.Image, name: str, orientation: int) -> tuple[dict[st
     sizes = {key: len(value) for key, value in image.info.items() if isinstance(value, str | bytes)}
     if (largest := max(sizes.values(), default=0)) > LARGEST_METADATA:
         raise ImageError(f"{name} has {largest:,} bytes of metadata in one piece; remove it first")
-    # PNG's XMP is there as bytes too; the other texts are EXIF and Photoshop's, with thumbnails
-    hidden = ("XML:com.adobe.xmp", "Raw profile type exif", "Raw profile type APP1", "Raw profile type 8bim")
-    info = {
-        key: value
-        for key, value in image.info.items()
-        if (isinstance(value, str) and key not in hidden)
-        or key in ("dpi", "xmp", "comment", "gamma", "chromaticity", "srgb")
-    }
-    behind = (image.info.get(key) for key in ("aux", "depth_images"))  # told of HEIC
+    info = _fields(image.info)
+    for kept_elsewhere in ("exif", "icc_profile", "xmp"):
+        info.pop(kept_elsewhere, None)
+    if texts := _texts(image):
+        info[TEXTS] = texts
+    behind = (image.info.get(key) for key in ("aux", "depth_images") if image.format == "HEIF")
     lost = ["further pictures"] if getattr(image, "is_animated", False) or any(behind) else []
-    if isinstance(info.get("xmp"), bytes):
-        xmp, more = image_metadata.true_xmp(info.pop("xmp"))
+    if (packet := packet_of(image.info)) is not None:
+        xmp, more = image_metadata.true_xmp(image_metadata.upright_xmp(packet))
         lost += more
         if xmp is not None:
-            info["xmp"] = image_metadata.upright_xmp(xmp) if image_metadata.xmp_orientation(xmp) != 1 else xmp
+            info["xmp"] = xmp
     return info, tuple(lost)
+
+
+def _fields(info: Mapping[Any, Any]) -> dict[str, Any]:
+    """What of a picture's `info` are fields that are kept, with values of their types."""
+    return {key: info[key] for key, fits in _FIELDS.items() if key in info and fits(info[key])}
+
+
+def _texts(image: Image.Image) -> dict[str, str]:
+    """What of a loaded picture's `info` is text. Without XMP, and without EXIF and Photoshop's resources,
+    which may have thumbnails."""
+    told, apart = getattr(image, "text", None) or {}, image.info.get(TEXTS)
+    texts = {key: told.get(key, value) for key, value in image.info.items()}
+    texts |= apart if isinstance(apart, dict) else {}
+    return {
+        key.removeprefix(TEXT_APART): value
+        for key, value in texts.items()
+        if isinstance(key, str) and isinstance(value, str) and key not in _HIDDEN_TEXTS
+    }
 
 
 def _is_deep(image: Image.Image) -> bool:
@@ -365,13 +419,17 @@ def _is_deep(image: Image.Image) -> bool:
 def _exif(image: Image.Image, name: str) -> tuple[bytes | None, int]:
     """EXIF of a loaded image without orientation and thumbnails, in the file's own bytes where it has them,
     and the orientation that it or XMP says."""
-    raw = image.info.get("exif")
+    texts = getattr(image, "text", None) or {}  # of a PNG that the caller opened: one may hide a field
+    clash = "exif" in texts or any(isinstance(image.info.get(key), str) for key in ("exif", "xmp"))
+    raw = None if "exif" in texts else _fields(image.info).get("exif")
     try:
         if raw is None and isinstance(text := image.info.get("Raw profile type exif"), str):
             image_metadata.check_exif(bytes.fromhex("".join(text.split("\n")[3:])))
         elif raw:
             image_metadata.check_exif(raw)
-        exif = image.getexif()
+        exif = Image.Exif() if clash else image.getexif()
+        if clash and raw:
+            exif.load(raw)
         orientation = exif.get(ExifTags.Base.Orientation, 1)
         if raw:
             kept = image_metadata.upright_exif(raw)
@@ -416,18 +474,58 @@ def photo_to_image(photo: Photo, pixels: np.ndarray, mark: Mark | None = None) -
     return image
 
 
-def check_output(path: str | Path, *, overwrite: bool = False, forbid: Path | None = None) -> Path:
+def check_output(
+    path: str | Path, *, overwrite: bool = False, forbid: Path | None = None, photo: Photo | None = None
+) -> Path:
     """The path that `save_image` would write to, or OutputError: worth asking before long work.
 
     Raises for a suffix that is not one of WRITTEN_SUFFIXES, for a folder that is missing
-    or not writable, and for `forbid` (the input) by whatever name, unless `overwrite`.
+    or not writable, for `forbid` (the input) by whatever name, unless `overwrite`, and for a `photo` whose
+    edit the format cannot hold: its size, its transparency or its metadata.
     """
     path = Path(path)
     if path.suffix.lower() not in _FORMATS:
         raise OutputError(
             f"cannot tell a format from the suffix of {shown(path)}; use one of {', '.join(_FORMATS)}"
         )
-    return writable(path, overwrite=overwrite, forbid=forbid)
+    target = writable(path, overwrite=overwrite, forbid=forbid)
+    if photo is not None:
+        format = _FORMATS[path.suffix.lower()]
+        _check_held(path, format, photo.size, photo.alpha is not None)
+        marked = {"xmp": Mark({}).packet(packet_of(photo.info))}
+        exif = {} if photo.exif is None else {"exif": photo.exif}
+        _check_metadata(path, format, photo.info | exif | marked)
+    return target
+
+
+def _check_held(path: str | Path, format: str, size: tuple[int, int], transparent: bool) -> None:
+    """Raises OutputError for pixels that a format cannot hold."""
+    if format == "JPEG" and transparent:
+        raise OutputError(
+            f"{shown(path)}: a JPEG cannot hold this image's transparency; use .png, .webp or .tiff"
+        )
+    if max(size) > _LARGEST_SIDE.get(format, max(size)):
+        raise OutputError(
+            f"{shown(path)}: {format} holds at most {_LARGEST_SIDE[format]:,} px a side, and the picture "
+            f"measures {size[0]} x {size[1]} px; use .png or .tiff"
+        )
+
+
+def _check_metadata(path: str | Path, format: str, info: Mapping[Any, Any]) -> None:
+    """Raises OutputError for metadata that a format cannot hold."""
+    if format != "JPEG":
+        return
+    for key, name in (("exif", "EXIF"), ("comment", "comment")):
+        if len(_fields(info).get(key, b"")) > _LARGEST_SEGMENT:
+            raise OutputError(
+                f"{shown(path)}: the photograph's {name} data is too long for a JPEG ({_LARGEST_SEGMENT:,} "
+                f"bytes); write a PNG, or remove it first, for example: exiftool -{key}:all= IMAGE"
+            )
+    if (xmp := packet_of(info)) is not None and fitting(xmp, LARGEST_IN_JPEG) is None:
+        raise OutputError(
+            f"{shown(path)}: the photograph's XMP is too large for a JPEG ({LARGEST_IN_JPEG:,} bytes, with "
+            "the mark of the edit); write a PNG, or remove it first, for example: exiftool -xmp:all= IMAGE"
+        )
 
 
 def writable(path: str | Path, *, overwrite: bool = False, forbid: Path | None = None) -> Path:
@@ -467,14 +565,19 @@ def save_image(
     Raises OutputError as `check_output` does, for transparency in a JPEG, and where writing or signing fails.
     """
     format = _FORMATS[check_output(path, overwrite=overwrite, forbid=forbid).suffix.lower()]
-    if format == "JPEG" and image.mode in ("LA", "RGBA"):
-        raise OutputError(f"{path}: a JPEG cannot hold this image's transparency; use .png, .webp or .tiff")
+    _check_held(path, format, image.size, image.mode in ("LA", "RGBA"))
+    _check_metadata(path, format, image.info)
     with replacing(path) as output, finishing(output, Path(path), Mark.carried(image)) as file:
         try:
-            image.save(file, format, **_save_options(image, format))
-        except (OSError, ValueError, struct.error) as error:
+            image.load()
+            # The same pixels without `info` and without a file's tags, which Pillow's writers would heed
+            bare = image._new(image.im)
+            bare.info = {}
+            bare.save(file, format, **_save_options(image, format))
+        except Exception as error:  # Pillow's encoders raise anything on metadata that they cannot hold
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise OutputError(
-                f"{path} could not be written ({error}); choose another place or format"
+                f"{shown(path)} could not be written ({reason}); choose another place or format"
             ) from error
     return Path(path)
 
@@ -496,6 +599,8 @@ def save_animation(frames: Sequence[Image.Image], path: str | Path, seconds: flo
     whole = strip([frame.convert("RGB") for frame in frames])
     palette = whole.quantize(256, Image.Quantize.MEDIANCUT)
     pictures = [frame.convert("RGB").quantize(palette=palette) for frame in frames]
+    for picture in pictures:
+        picture.info = {}
     mark = Mark.of_pictures(frames)
     with replacing(path) as output, finishing(output, Path(path), mark) as file:
         pictures[0].save(
@@ -514,15 +619,11 @@ def save_animation(frames: Sequence[Image.Image], path: str | Path, seconds: flo
 
 def _save_options(image: Image.Image, format: str) -> dict[str, Any]:
     """Pillow's arguments that carry `image.info` into a file of `format`."""
-    info = image.info
+    info = _fields(image.info)
     options = {key: info[key] for key in ("icc_profile", "exif", "dpi") if info.get(key)}
-    xmp = packet_of(info)
+    xmp = packet_of(image.info)
     if format == "JPEG":
-        if xmp is not None and (xmp := fitting(xmp, LARGEST_IN_JPEG)) is None:
-            raise OutputError(
-                f"the photograph's XMP is too large for a JPEG ({LARGEST_IN_JPEG:,} bytes, with the mark of "
-                "the edit); write a PNG, or remove it first, for example: exiftool -xmp:all= IMAGE"
-            )
+        xmp = None if xmp is None else fitting(xmp, LARGEST_IN_JPEG)
         options |= {"quality": 95, "subsampling": "4:4:4"}
         options |= {"xmp": xmp} if xmp else {}
         options |= {"comment": info["comment"]} if info.get("comment") else {}
@@ -531,9 +632,9 @@ def _save_options(image: Image.Image, format: str) -> dict[str, Any]:
         options |= {"lossless": True, "exact": True} | ({"xmp": xmp} if xmp else {})
     elif format == "TIFF":
         # uncompressed: Pillow's compressing writer cannot hold the nested tables of EXIF and GPS
-        options["tiffinfo"] = _tiff_tags(options.pop("exif", None), xmp)
+        options |= {"compression": "raw", "tiffinfo": _tiff_tags(options.pop("exif", None), xmp)}
     elif format == "PNG":
-        options["pnginfo"] = _png_chunks(info)
+        options["pnginfo"] = _png_chunks(info, _texts(image), xmp)
     return options
 
 
@@ -549,7 +650,7 @@ def _tiff_tags(exif: bytes | None, xmp: bytes | None) -> Image.Exif:
     return tags
 
 
-def _png_chunks(info: dict[str, Any]) -> PngInfo:
+def _png_chunks(info: Mapping[str, Any], texts: Mapping[str, str], xmp: bytes | None) -> PngInfo:
     """Text, and the colour description without a profile, which Pillow reads but does not write."""
     chunks = PngInfo()
     if "gamma" in info:
@@ -561,10 +662,10 @@ def _png_chunks(info: dict[str, Any]) -> PngInfo:
         chunks.add(b"cICP", bytes([primaries, transfer, 0, full]))  # 0: RGB
     if "srgb" in info:
         chunks.add(b"sRGB", bytes([info["srgb"]]))
-    for key, value in info.items():
-        if isinstance(value, str) and 0 < len(key) < 80 and key != PNG_XMP:
+    for key, value in texts.items():
+        if 0 < len(key) < 80:
             chunks.add_text(key, value)
-    if (xmp := packet_of(info)) is not None:
+    if xmp is not None:
         chunks.add_itxt(PNG_XMP, xmp.decode("utf-8", "replace"))
     return chunks
 

@@ -5,6 +5,7 @@ JSON. It is merged into the photograph's own XMP (ISO 16684-1, in files by XMP S
 """
 
 import contextlib
+import enum
 import functools
 import json
 import math
@@ -58,8 +59,15 @@ _PRIVATE_NAME = re.compile(
 )
 _PRIVATE_TEXT = re.compile(r"gps|latitude|longitude|serial.?number", re.IGNORECASE)
 PNG_XMP = "XML:com.adobe.xmp"  # the key of XMP among a PNG's texts
-# Keys of a picture's `info`, whose values no format writes
-_MARK, _WITHOUT_PLACE, _INPUT = "magicedit mark", "magicedit without place", "magicedit input"
+TEXTS = "text"  # the key of a PNG's texts, a dict, in a photograph's `info`
+
+
+class _State(enum.Enum):
+    """Keys of our own in a picture's `info`. No text of a file can have one."""
+
+    MARK = enum.auto()
+    WITHOUT_PLACE = enum.auto()
+    INPUT = enum.auto()
 
 
 def without_place(photo: Opened) -> Opened:
@@ -79,7 +87,7 @@ def without_place(photo: Opened) -> Opened:
     packet = packet_of(photo.info)
     if packet is not None and (public := public_packet(packet)) is not None:
         info["xmp"] = public
-    info[_WITHOUT_PLACE] = True
+    info[_State.WITHOUT_PLACE] = True
     return replace(photo, exif=_public_exif(photo.exif), info=info)
 
 
@@ -89,7 +97,7 @@ def renamed(photo: Opened, name: str) -> Opened:
     Its mark still tells the digest of the file that was opened.
     """
     told = {"title": shown(name), **({} if photo.source is None else _digest(photo.source))}
-    return replace(photo, source=Path(name), info=photo.info | {_INPUT: told})
+    return replace(photo, source=Path(name), info=photo.info | {_State.INPUT: told})
 
 
 def public_packet(packet: bytes) -> bytes | None:
@@ -159,8 +167,10 @@ def _local(name: str) -> str:
 
 def packet_of(info: Mapping[str, Any]) -> bytes | None:
     """Returns the XMP of a picture's `info`, by Pillow's keys."""
-    packet = info.get("xmp", info.get(PNG_XMP))
-    packet = packet.encode("utf-8", "surrogatepass") if isinstance(packet, str) else packet
+    packet = info.get("xmp")
+    if not isinstance(packet, bytes):  # none, or a text of that name
+        text = info.get(PNG_XMP)
+        packet = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     return packet if isinstance(packet, bytes) and packet.strip(b"\0 \r\n\t") else None
 
 
@@ -348,17 +358,17 @@ class Mark:
         info: of its `imaging.Photo`; what `without_place` took out is not kept elsewhere either.
         """
         info = info or {}
-        told = info.get(_INPUT)
+        told = info.get(_State.INPUT)
         if told is None and source is not None:
             told = {"title": shown(source.name), **_digest(source)}
         record = {name: value for name, value in record.items() if value is not None}
         known = {} if told is None else {"input": told}
-        return cls(record | known, source, keeps and not info.keys() & {_WITHOUT_PLACE, _INPUT})
+        return cls(record | known, source, keeps and not info.keys() & {_State.WITHOUT_PLACE, _State.INPUT})
 
     @classmethod
     def of_pictures(cls, images: Iterable[Image.Image]) -> Self | None:
         """Returns the mark of what is made of several pictures; None where none of them is edited."""
-        marks = [image.info[_MARK] for image in images if _MARK in image.info]
+        marks = [image.info[_State.MARK] for image in images if _State.MARK in image.info]
         if not marks:
             return None
         first = dict(marks[0].record)
@@ -370,13 +380,13 @@ class Mark:
     @classmethod
     def carried(cls, image: Image.Image) -> Self | None:
         """Returns the mark that `put_on` gave a picture."""
-        return image.info.get(_MARK)
+        return image.info.get(_State.MARK)
 
     def put_on(self, image: Image.Image) -> None:
         """Marks a picture, so that `imaging.save_image` writes it; also in the XMP of its `info`."""
         image.info["xmp"] = self.packet(packet_of(image.info))
         image.info.pop(PNG_XMP, None)
-        image.info[_MARK] = self
+        image.info[_State.MARK] = self
 
     def packet(self, existing: bytes | None = None) -> bytes:
         """Returns a packet of XMP with this mark, merged into an existing one.

@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from magicedit.imaging import (
     to_pixels,
     to_tensor,
 )
+from magicedit.provenance import Mark
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 TURN_RIGHT = 6  # EXIF: rotate by 90 degrees clockwise to show
@@ -208,6 +210,32 @@ def test_orientation_told_by_xmp_is_applied_and_not_kept(tmp_path):
     again = open_photo(tmp_path / "b.jpg")
     assert again.size == (24, 40)
     assert b'note="kept"' in again.info["xmp"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "utf-8"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        ' tiff:Orientation="6">',
+        " tiff:Orientation = '&#54;'>",
+        "><tiff:Orientation> 8 </tiff:Orientation>",
+        "><tiff:Orientation><![CDATA[6]]></tiff:Orientation>",
+    ],
+)
+def test_no_orientation_in_xmp_turns_an_output(tmp_path, encoding, said):
+    xmp = (
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        f'<rdf:Description rdf:about="" xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Make="kept"{said}'
+        "</rdf:Description></rdf:RDF></x:xmpmeta>"
+    )
+    _picture("RGB").save(tmp_path / "a.jpg", xmp=xmp.encode(encoding))
+    photo = open_photo(tmp_path / "a.jpg")
+    for mark in (None, Mark({})):
+        image = photo_to_image(photo, 255 - photo.pixels, mark)
+        again = open_photo(save_image(image, tmp_path / "b.jpg"))
+        assert again.size == photo.size
+        assert b"Orientation" not in again.info["xmp"]
+        assert b'tiff:Make="kept"' in again.info["xmp"]
 
 
 def test_resolution_and_text_are_kept(tmp_path):
@@ -475,6 +503,24 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
         save_image(image, tmp_path / "out.jpg")
     assert [path.name for path in tmp_path.iterdir()] == ["out.jpg"]
     assert (tmp_path / "out.jpg").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".webp"])
+def test_what_a_format_cannot_hold_is_told_before_the_work(tmp_path, suffix):
+    plain = open_photo(_picture("RGB"))
+    long = open_photo(np.zeros((16, 70_000, 3), np.uint8))
+    assert check_output(tmp_path / f"a{suffix}", photo=plain)
+    with pytest.raises(OutputError, match="px a side"):
+        check_output(tmp_path / f"a{suffix}", photo=long)
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    xmp += b"<rdf:Description a='" + bytes(b"x" * 70_000) + b"'/></rdf:RDF></x:xmpmeta>"
+    large = {"comment": bytes(70_000)}, {"xmp": xmp}
+    cases = [replace(plain, info=info) for info in large] + [replace(plain, exif=bytes(70_000))]
+    for photo in (*cases, open_photo(_picture("RGBA"))):
+        assert check_output(tmp_path / "a.png", photo=photo)
+        if suffix == ".jpg":
+            with pytest.raises(OutputError, match=r"too long|too large|transparency"):
+                check_output(tmp_path / "a.jpg", photo=photo)
 
 
 @pytest.mark.parametrize("mode", ["LA", "RGBA"])
@@ -802,6 +848,74 @@ def test_announcements_that_cannot_be_read_go_as_a_whole(tmp_path, spoilt):
     _picture("RGB").save(tmp_path / "a.jpg", xmp=spoilt)
     photo = open_photo(tmp_path / "a.jpg")
     assert ("xmp" in photo.info, photo.lost) == (False, ("XMP",))
+
+
+# What a file cannot say by names alone
+
+NAMES = [
+    *("dpi", "gamma", "srgb", "chromaticity", "cicp", "icc_profile", "bit_depth", "xmp", "exif", "comment"),
+    *("aux", "depth_images", "interlace", "bbox", "default_image", "transparency", "compression", "quality"),
+    *("text", "duration", "nclx_profile", "background"),
+]
+# Texts by which Pillow itself stumbles
+STUMBLING = {"interlace", "bbox", "default_image", "exif"}
+
+
+@pytest.mark.parametrize("kind", ["tEXt", "zTXt", "iTXt"])
+@pytest.mark.parametrize("suffix", [".png", ".tiff", ".jpg", ".webp"])
+def test_texts_of_a_png_are_no_fields(tmp_path, kind, suffix):
+    text = PngImagePlugin.PngInfo()
+    for name in NAMES:
+        text.add_itxt(name, "jpeg") if kind == "iTXt" else text.add_text(name, "jpeg", zip=kind == "zTXt")
+    _picture("RGB").save(tmp_path / "a.png", pnginfo=text, dpi=(300, 300), exif=_exif(), icc_profile=ICC)
+    photo = open_photo(tmp_path / "a.png")
+    assert photo.pixels.tobytes() == _picture("RGB").tobytes()
+    assert (photo.icc_profile, photo.lost) == (ICC, ())
+    assert photo.info.keys() == {"dpi", "text"}
+    assert photo.info["text"] == dict.fromkeys(NAMES, "jpeg")
+    save_image(photo_to_image(photo, photo.pixels), tmp_path / f"b{suffix}")
+    again = open_photo(tmp_path / f"b{suffix}")
+    assert (again.icc_profile, _kept_exif(again.exif)) == (ICC, EXIF_WITHOUT_TURN)
+    if suffix != ".jpg":
+        np.testing.assert_array_equal(again.pixels, photo.pixels)
+    if suffix == ".png":
+        assert again.info["text"] == photo.info["text"]
+
+
+def test_texts_of_a_png_that_the_caller_opened_are_no_fields(tmp_path):
+    text = PngImagePlugin.PngInfo()
+    for name in set(NAMES) - STUMBLING:
+        text.add_text(name, "jpeg")
+    _picture("RGB").save(tmp_path / "a.png", pnginfo=text, exif=_exif())
+    with Image.open(tmp_path / "a.png") as image:
+        photo = open_photo(image)
+        assert open_photo(image.copy()).info == photo.info
+    assert _kept_exif(photo.exif) == EXIF_WITHOUT_TURN
+    assert photo.info.keys() == {"text"}
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "jpeg"])
+def test_a_compressed_tiff_is_written_without_loss(tmp_path, compression):
+    _picture("RGB").save(tmp_path / "plain.tiff", compression=compression)
+    with Image.open(tmp_path / "plain.tiff") as image:
+        image.load()
+        image.info["exif"] = _exif()
+        stored = image.convert("RGB").tobytes()
+        photo = open_photo(image)
+        save_image(image, tmp_path / "direct.tiff")
+    save_image(photo_to_image(photo, photo.pixels), tmp_path / "b.tiff")
+    for name in ("b.tiff", "direct.tiff"):
+        with Image.open(tmp_path / name) as written:
+            assert (written.info["compression"], written.convert("RGB").tobytes()) == ("raw", stored)
+            assert written.getexif()[ExifTags.Base.Artist] == "A. Photographer"
+
+
+def test_whatever_an_encoder_raises_is_an_output_error(tmp_path):
+    image = _picture("RGB")
+    image.info["exif"] = b"Exif\0\0nonsense"
+    with pytest.raises(OutputError, match="could not be written"):
+        save_image(image, tmp_path / "a.tiff")
+    assert list(tmp_path.iterdir()) == []
 
 
 # Colours stated without a profile

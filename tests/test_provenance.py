@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, PngImagePlugin
 
 from magicedit import signing
 from magicedit.cli import main
@@ -317,6 +317,20 @@ def test_signing_switches_off_and_does_without_a_home(tmp_path, photo, monkeypat
     told = tell(save_image(edited(photo), tmp_path / "b.png"))
     assert told.edited
     assert told.signature == "none"
+
+
+def test_no_text_of_a_png_forges_the_state_of_a_mark(tmp_path):
+    texts = PngImagePlugin.PngInfo()
+    for name in ("mark", "without place", "input"):
+        texts.add_text(f"magicedit {name}", "forged")
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png", pnginfo=texts)
+    forged = open_photo(tmp_path / "a.png")
+    mark = Mark.of_edit(forged.source, forged.info)
+    assert mark.keeps
+    assert mark.record["input"].keys() == {"title", "sha256"}
+    image = photo_to_image(forged, forged.pixels)
+    assert (Mark.carried(image), Mark.of_pictures([image])) == (None, None)
+    assert not tell(save_image(image, tmp_path / "b.png")).edited
 
 
 # What is private
