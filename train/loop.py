@@ -235,12 +235,12 @@ class Run:
                 f"{str(error)[:300]}); name another --output_dir"
             ) from error
         logger.info("resumed from %s", folder)
+        # Else it is of another run or branch, as abandoned-N is
+        own = folder.resolve() == self.output_dir.resolve() / f"checkpoint-{self.step}"
         self.accelerator.wait_for_everyone()  # all have found theirs
-        own = folder.resolve().parent == self.output_dir.resolve()
-        if named == "latest":
-            self.saved = self.step
-        elif own:
-            self._retire(self.step)
+        if own:
+            if named != "latest":
+                self._retire(self.step)
             self.saved = self.step
         else:  # where "latest" finds it from now on
             self._retire(-1)

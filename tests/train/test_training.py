@@ -395,6 +395,20 @@ def test_a_named_resume_sets_later_checkpoints_aside(tiny_flags, tmp_path):
     assert sorted(names) == ["abandoned-2", "abandoned-3", "checkpoint-1"]
 
 
+def test_a_resumed_abandoned_branch_is_what_latest_finds(tiny_flags, tmp_path):
+    more = ("--max_train_steps=3", "--checkpointing_steps=1", "--checkpoints_total_limit=none")
+    train(parse_config(tiny_flags(tmp_path, *more)))
+    file = next(tmp_path.glob("checkpoint-3/*.safetensors")).relative_to(tmp_path)
+    wanted = (tmp_path / file).read_bytes()
+    train(parse_config(tiny_flags(tmp_path, *more, "--resume_from_checkpoint=checkpoint-1", "--seed=7")))
+    assert (tmp_path / file).read_bytes() != wanted
+    # Killed before its next checkpoint
+    assert Run(parse_config(tiny_flags(tmp_path, *more, "--resume_from_checkpoint=abandoned-3"))).step == 3
+    assert (tmp_path / file).read_bytes() == wanted
+    assert Run(parse_config(tiny_flags(tmp_path, *more, "--resume_from_checkpoint=latest"))).step == 3
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-3"]
+
+
 def test_resuming_says_where_the_dataset_changed(tiny_flags, pairs_folder, tmp_path, caplog):
     train(parse_config(tiny_flags(tmp_path / "run", "--max_train_steps=1")))
     other = shutil.copytree(pairs_folder, tmp_path / "other")
