@@ -50,14 +50,55 @@ _PRIVATE_EXIF = {
     33723, 34377,  # IPTC, alone and among Photoshop's resources
     700,  # XMP, which is kept beside
 }  # fmt: skip
-# Names of XMP properties and keys of text, of whichever schema
+# Names of XMP properties, of tags and of texts, of whichever schema
 _PRIVATE_NAME = re.compile(
-    r"gps|geo[:_.-]|latitude|longitude|altitude|location|serial.?number|owner.?name|image.?unique.?id"
-    r"|maker.?note|file.?path|raw profile type|has.?extended.?xmp"
-    r"|^(city|state|country|country.?(code|name)|province.?state|world.?region|iptc|photoshop)$",
+    r"gps|geo[:_.-]|geo.?(tag|code|hash|point|loc|pos)|wgs84|latitude|longitude|altitude|coordinate|location"
+    r"|serial|owner.?name|host.?computer|(camera|sensor|device|body).?(id|name)$|(image|data).?unique.?id"
+    r"|maker.?note|file.?(path|name)|raw profile type|has.?extended.?xmp|ciadr"
+    r"|^(lat|long?|lng|places?|place.?name|.?xyz|loci|city|county|locality|street|address|iptc|photoshop)$"
+    r"|^(state|country|country.?(code|name)|province.?state|world.?region|coverage)$",
+    re.IGNORECASE | re.MULTILINE,
+)
+# Namespaces of XMP that are about places and drones
+_PRIVATE_SPACE = re.compile(
+    r"georss|wgs84|/geo[/#]|geo(tag|names)|location|gps|opengis|drone|file:", re.IGNORECASE
+)
+_DEVICE = r"(?:iphone|ipad|ipod|galaxy|pixel|phone|handy|camera|macbook|imac|mac|laptop|computer|pc)\b"
+_PRIVATE_TEXT = re.compile(
+    # words, also as parts of names
+    r"(?<![a-z])gps|gps(?![a-z])|latitude|longitude|coordinates|serial.?(number|no\b)|georss|openstreetmap"
+    r"|what3words|maps?\.(google|apple|app\b)|goo\.gl/maps|google\.[a-z.]{2,6}/maps|\bgeo:"
+    r"|\b(lat|lng|lon)\b[\s:=\"']{0,4}[+-]?\d|\blong\s?[:=]\s?[+-]?\d"
+    # 48.8584, 2.2945 and 48.8584 2.2945
+    r"|(?<![\w.])[+-]?\d{1,3}\.\d{2,}\s?°?\s?[,;/|]\s?[+-]?\d{1,3}\.\d{2,}(?![\w.])"
+    r"|(?<![\w.])[+-]?\d{1,3}\.\d{3,}\s{1,3}[+-]?\d{1,3}\.\d{3,}(?![\w.])"
+    # 48° 51', 48.8584 N, N 48.8584, 48,51.5N, +48.8584+002.2945/ (ISO 6709), 8FW4V75V+8Q (a plus code)
+    r"|\d[\sÂ]?[°º]\s?(?:\d|(?-i:[NSEW])\b)|\d[.,:]\d{1,9}(?:[.,:]\d{1,9}){0,2}[\s°'\"]?(?-i:[NSEW])\b"
+    r"|(?-i:\b[NSEW])\s?\d{1,3}(?:[°º]|\.\d{3})"
+    r"|(?<![\w.+-])[+-]\d{2,6}(?:\.\d+)?[+-]\d{3,7}(?:\.\d+)?(?![\w-])"
+    r"|(?-i:\b[23456789CFGHJMPQRVWX]{8}\+[23456789CFGHJMPQRVWX]{2,3}\b)"
+    # paths of files under a person's name, and devices of persons
+    r"|file:/|[\\/](home|users)[\\/]\w"
+    rf"|\w\W{{1,3}}s\s{_DEVICE}|s['’]\s{_DEVICE}|\b{_DEVICE}\s(?:von|vom|de|di|da|do|of|van|d['’])\s?\w",
     re.IGNORECASE,
 )
-_PRIVATE_TEXT = re.compile(r"gps|latitude|longitude|serial.?number", re.IGNORECASE)
+LONGEST_TEXT = 50_000  # characters that are searched; longer ones are no words of people
+
+
+def tells_private(name: str, namespace: str, value: str) -> bool:
+    """Whether a property, a tag or a text tells where and with which camera a photograph was taken.
+
+    name: of whichever schema. namespace: of XMP, else "". value: its text; one of more than LONGEST_TEXT
+    characters does.
+    """
+    return bool(
+        _PRIVATE_NAME.search(name)
+        or _PRIVATE_SPACE.search(namespace)
+        or len(value) > LONGEST_TEXT
+        or _PRIVATE_TEXT.search(value)
+    )
+
+
 PNG_XMP = "XML:com.adobe.xmp"  # the key of XMP among a PNG's texts
 TEXTS = "text"  # the key of a PNG's texts, a dict, in a photograph's `info`
 
@@ -79,16 +120,31 @@ def without_place(photo: Opened) -> Opened:
     """
     info = {}
     for key, value in photo.info.items():
-        text = (
-            value.decode("latin-1") if isinstance(value, bytes) else value if isinstance(value, str) else ""
-        )
-        if not (key in ("xmp", PNG_XMP) or _PRIVATE_NAME.search(key) or _PRIVATE_TEXT.search(text)):
+        if key == TEXTS and isinstance(value, dict):
+            short = sum(map(len, value.values())) <= LARGEST_PACKET  # more would take minutes to search
+            info[TEXTS] = {name: text for name, text in value.items() if short and not _tells(name, text)}
+        elif isinstance(key, _State) or not (key in ("xmp", PNG_XMP) or _tells(key, value)):
             info[key] = value
     packet = packet_of(photo.info)
     if packet is not None and (public := public_packet(packet)) is not None:
         info["xmp"] = public
     info[_State.WITHOUT_PLACE] = True
     return replace(photo, exif=_public_exif(photo.exif), info=info)
+
+
+def _tells(name: str, value: Any) -> bool:
+    """`tells_private` of a field of a file: text, also as bytes or as their numbers; numbers say nothing."""
+    if isinstance(value, tuple) and all(isinstance(part, int) and 0 <= part < 256 for part in value):
+        value = bytes(value)
+    if isinstance(value, bytes):
+        value = re.sub(rb"^(ASCII\0|UNICODE\0|JIS\0)", b"", value)  # begins comments of EXIF
+        try:
+            text = value.decode()
+        except UnicodeError:
+            text = value.decode("latin-1")
+        value = text.replace("\0", "")  # the Latin letters of UTF-16 too
+    text = value if isinstance(value, str) else ""
+    return tells_private(f"{name}\n{getattr(value, 'tkey', '')}", "", text)
 
 
 def renamed(photo: Opened, name: str) -> Opened:
@@ -104,17 +160,31 @@ def public_packet(packet: bytes) -> bytes | None:
     """Returns a packet of XMP without what `without_place` drops; None for one that cannot be read."""
     if (xmp := Xmp.parsed(packet)) is None:
         return None
+    about = _name("rdf:about")
     for element in xmp.root.iter():
-        for name in [name for name in element.attrib if _PRIVATE_NAME.search(_local(name))]:
+        for name in [name for name, value in element.attrib.items() if _tells_of(name, value)]:
             del element.attrib[name]
-        for child in [child for child in element if _PRIVATE_NAME.search(_local(child.tag))]:
+            if name == about:
+                element.set(about, "")
+        for child in [child for child in element if _tells_of(child.tag, child.text)]:
             element.remove(child)
+        element.text = None if tells_private("", "", element.text or "") else element.text
+        for child in element:
+            child.tail = None if tells_private("", "", child.tail or "") else child.tail
+    names = {name for element in xmp.root.iter() for name in (element.tag, *element.attrib)}
+    used = {name[1:].rpartition("}")[0] for name in names} | {*_PREFIXES.values()}
+    xmp.prefixes = {uri: prefix for uri, prefix in xmp.prefixes.items() if uri in used}
     return bytes(xmp)
+
+
+def _tells_of(name: str, value: str | None) -> bool:
+    """`tells_private` of {namespace}name of XMP."""
+    return tells_private(_local(name), name[1:].rpartition("}")[0], value or "")
 
 
 def public_tags(tags: Mapping[str, str]) -> dict[str, str]:
     """Returns the tags of a film without what `without_place` drops."""
-    kept = {name: text for name, text in tags.items() if not _PRIVATE_NAME.search(name) and name != "XMP"}
+    kept = {name: text for name, text in tags.items() if name != "XMP" and not tells_private(name, "", text)}
     if (packet := public_packet(tags.get("XMP", "").encode())) is not None:
         kept["XMP"] = packet.decode()
     return kept
@@ -129,8 +199,10 @@ def _public_exif(exif: bytes | None) -> bytes | None:
         try:
             kept.load(exif)
             for table in (kept, kept.get_ifd(ExifTags.IFD.Exif)):
-                for tag in _PRIVATE_EXIF & table.keys():
-                    del table[tag]
+                for tag, value in [*table.items()]:
+                    name = ExifTags.TAGS.get(tag, "")
+                    if tag in _PRIVATE_EXIF or _tells(name, value):
+                        del table[tag]
             return kept.tobytes() if len(kept) else None
         except Exception:  # whatever Pillow raises on damaged EXIF
             return None

@@ -7,6 +7,7 @@ import os
 import stat
 import struct
 import time
+from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 import pytest
@@ -31,9 +32,11 @@ from magicedit.provenance import (
     Mark,
     Xmp,
     plain,
+    public_packet,
     public_tags,
     read_packet,
     tell,
+    tells_private,
     without_place,
 )
 
@@ -310,6 +313,28 @@ def test_a_certificate_of_ones_own(tmp_path, photo, monkeypatch):
 
 
 @C2PA
+@pytest.mark.parametrize("damage", ["empty", "noise", "half", "no chain", "other key"])
+def test_a_damaged_certificate_of_ours_is_made_anew_and_kept_beside(tmp_path, photo, damage):
+    good, other = signing._new_identity(), signing._new_identity()
+    spoilt = {
+        "empty": b"",
+        "noise": bytes(range(256)),
+        "half": good[: len(good) // 2],
+        "no chain": good.partition(b"-----BEGIN CERTIFICATE-----")[0],
+        "other key": other.partition(b"-----BEGIN C")[0] + b"".join(good.partition(b"-----BEGIN C")[1:]),
+    }[damage]
+    path = signing.own_identity()
+    path.parent.mkdir()
+    path.write_bytes(spoilt)
+    assert tell(save_image(edited(photo), tmp_path / "a.png")).signature == "self-signed"
+    assert path.with_name("c2pa.pem.damaged").read_bytes() == spoilt
+    signing._own.cache_clear()
+    made = path.read_bytes()
+    assert tell(save_image(edited(photo), tmp_path / "b.png")).signature == "self-signed"
+    assert path.read_bytes() == made
+
+
+@C2PA
 def test_signing_switches_off_and_does_without_a_home(tmp_path, photo, monkeypatch):
     monkeypatch.setenv(signing.CONFIG, "/dev/null/nowhere")
     assert tell(save_image(edited(photo), tmp_path / "a.png")).signature == "self-signed"
@@ -373,9 +398,115 @@ def test_metadata_that_cannot_be_searched_is_dropped(broken):
 
 
 def test_tags_of_a_film_without_its_place():
-    tags = {"title": "kept", "location": "+48.85", "com.apple.quicktime.location.ISO6709": "+48.85"}
+    tags = {
+        "title": "kept",
+        "XYZ": "48",
+        "COMMENT": "GPS 48.85",
+        "location": "+48.85",
+        "com.apple.quicktime.location.ISO6709": "+48.85",
+    }
     assert public_tags(tags | {"XMP": PACKET.decode()}).keys() == {"title", "XMP"}
     assert "48,51.5N" not in public_tags({"XMP": PACKET.decode()})["XMP"]
+
+
+PRIVATE = [
+    "taken at 48.8584, 2.2945",
+    "48.8584 2.2945",
+    "48.85,2.29",
+    "GPS 48.85",
+    "48°51'30\"N 2°17'40\"E",
+    "48.8584 N",
+    "N48.8584 E2.2945",
+    "48,51.5N",
+    "+48.8584+002.2945/",
+    "lat=48.8584",
+    "https://maps.google.com/?q=48",
+    "/home/anna/pictures/a.jpg",
+    "C:\\Users\\anna\\a.jpg",
+    "file:///tmp/a.jpg",
+    "Anna's iPhone",
+    "iPhone von Anna",
+    "Serial number 0815",
+]
+PUBLIC = [
+    "Canon EOS-1D X Mark II",
+    "EF24-70mm f/2.8L II USM",
+    "E 16-50mm F3.5-5.6",
+    "iPhone 12 back camera 4.2mm f/1.6",
+    "2020-02-02T20:20:20.000000-05:00",
+    "xmp.did:12345678-9012-3456-7890-123456789012",
+    "uuid:3f2504e0-4f89-11d3-9a0c-0305e82c3301",
+    "A walk by the river, 1.25 km",
+    "1/2.5 s",
+    "Adobe Photoshop 25.0 (Windows)",
+    "24/1 70/1 28/10 28/10",
+]
+GEO = "http://www.w3.org/2003/01/geo/wgs84_pos#"
+DRONE = "http://www.dji.com/drone-dji/1.0/"
+PLACES = [
+    ("lat", GEO),
+    ("long", GEO),
+    ("alt", GEO),
+    ("point", "http://www.georss.org/georss"),
+    ("CameraSN", DRONE),
+    *((name, "") for name in ("SensorID", "LensSerial", "CamSerial", "Coordinates", "Place", "RawFileName")),
+]
+
+
+@pytest.mark.parametrize("text", PRIVATE)
+def test_texts_that_tell_a_place_or_a_person(text):
+    assert tells_private("", "", text)
+    assert not public_tags({"COMMENT": text})
+    exif = Image.Exif()
+    exif[ExifTags.Base.Artist] = "kept"
+    exif[ExifTags.Base.ImageDescription] = text.encode("utf-8")
+    exif[ExifTags.Base.XPComment] = text.encode("utf-16-le")
+    exif[ExifTags.Base.HostComputer] = "any"
+    inner = exif.get_ifd(ExifTags.IFD.Exif)
+    inner[ExifTags.Base.UserComment] = b"UNICODE\0" + text.encode("utf-16-be")
+    inner[ExifTags.Base.DateTimeOriginal] = "2020:02:02 20:20:20"
+    photo = open_photo(np.zeros((20, 20, 3), np.uint8))
+    object.__setattr__(photo, "exif", exif.tobytes())
+    photo.info.update(comment=text.encode(), text={"Description": text, "Title": "kept"})
+    photo.info["xmp"] = (HEAD + f"<own:note>{escape(text)}</own:note>" + TITLE + TAIL).encode()
+    photo.info["xmp"] = photo.info["xmp"].replace(b'rdf:about=""', f"rdf:about={quoteattr(text)}".encode())
+    public = without_place(photo)
+    assert public.info["text"] == {"Title": "kept"}
+    assert "comment" not in public.info
+    assert b"own:note" not in public.info["xmp"]
+    assert b'rdf:about=""' in public.info["xmp"]
+    assert "Größe".encode() in public.info["xmp"]
+    kept = Image.Exif()
+    kept.load(public.exif)
+    assert kept.keys() - {ExifTags.IFD.Exif} == {ExifTags.Base.Artist}
+    assert kept.get_ifd(ExifTags.IFD.Exif) == {ExifTags.Base.DateTimeOriginal: "2020:02:02 20:20:20"}
+
+
+@pytest.mark.parametrize("text", PUBLIC)
+def test_texts_that_tell_nothing_private(text):
+    assert not tells_private("Description", "http://purl.org/dc/elements/1.1/", text)
+
+
+@pytest.mark.parametrize(("name", "space"), PLACES)
+@pytest.mark.parametrize("form", ["attribute", "element"])
+def test_properties_of_xmp_that_tell_a_place_or_a_camera(name, space, form):
+    head = HEAD.replace('xmlns:own="', f'xmlns:p="{space or "https://example.org/p/"}" xmlns:own="')
+    if form == "attribute":
+        packet = head[:-1] + f' p:{name}="SECRET">' + TITLE + TAIL
+    else:
+        packet = f"{head}<p:{name}>SECRET</p:{name}>{TITLE}{TAIL}"
+    public = public_packet(packet.encode())
+    assert b"SECRET" not in public
+    assert b"p:" + name.encode() not in public
+    assert "Größe".encode() in public
+    assert b'own:rating="5 &lt; 6"' in public
+    assert Xmp.parsed(public) is not None
+
+
+def test_the_history_of_ours_is_not_private(photo):
+    faces = [{"face": 0, "requested": {"AU12": 3.25, "gaze_yaw": -10.123}, "sent": {"AU4": -1.125}}]
+    packet = Mark.of_edit(photo.source, model="owner/name", fingerprint="1e5+", faces=faces).packet(PACKET)
+    assert Xmp.parsed(public_packet(packet)).history() == Xmp.parsed(packet).history()
 
 
 # Files of others, and of nobody
