@@ -157,13 +157,20 @@ def _identity() -> tuple[bytes, bytes, bytes]:
 
 @functools.cache
 def _own(path: Path) -> tuple[bytes, bytes, bytes]:
-    """As `_identity`, of our own certificates in a file, which are made where there are none."""
+    """As `_identity`, of our own certificates in a file, which are made where there are none that can be
+    used; a damaged file is kept beside."""
+    damaged = False
     with contextlib.suppress(OSError), open_regular(path) as file:
         if time.time() - os.fstat(file.fileno()).st_mtime < (_YEARS - 1) * 365 * 86_400:
-            return _parts(file.read(_LARGEST_PEM))
+            parts = _parts(file.read(_LARGEST_PEM))
+            if _usable(*parts):
+                return parts
+            damaged = True
     made = _new_identity()
     # Where there is no place for it, as in a container without a home, it lasts as long as this process
     with contextlib.suppress(OSError, OutputError):
+        if damaged:
+            os.replace(path, path.with_name(f"{path.name}.damaged"))
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with replacing(path) as file:
             if hasattr(os, "fchmod"):
@@ -175,6 +182,19 @@ def _own(path: Path) -> tuple[bytes, bytes, bytes]:
 def _parts(content: bytes) -> tuple[bytes, bytes, bytes]:
     key, mark, chain = content.partition(b"-----BEGIN CERTIFICATE-----")
     return b"es256", mark + chain, key
+
+
+def _usable(algorithm: bytes, chain: bytes, key: bytes) -> bool:
+    """Whether the key is of the algorithm and of the first of two or more certificates."""
+    with needs_extra("c2pa", "signing needs the package cryptography"):
+        from cryptography import x509
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key
+    try:
+        certificates = x509.load_pem_x509_certificates(chain)
+        belongs = certificates[0].public_key() == load_pem_private_key(key, None).public_key()
+        return belongs and len(certificates) > 1 and _algorithm(key) == algorithm
+    except (ValueError, TypeError, OutputError):  # TypeError: it has a password
+        return False
 
 
 def _algorithm(key: bytes) -> bytes:
