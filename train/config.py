@@ -12,6 +12,7 @@ from pathlib import Path
 
 from magicedit.errors import DatasetError, TrainingError
 from magicedit.files import read_yaml, shown
+from magicedit.models.checks import RANGES
 from magicedit.train.methods import OBJECTIVES
 
 # Settings that determine a checkpoint's tensors, and those that determine how a run continues
@@ -175,18 +176,32 @@ class TrainConfig:
                 got = reprlib.repr(getattr(self, field))
                 raise TrainingError(f"--{field} must be {expected}, got {got}")
 
-        for field in ("logging_steps", "resolution", "patch_size", "train_batch_size", "max_train_steps",
-                      "gradient_accumulation_steps"):  # fmt: skip
+        for field in ("logging_steps", "train_batch_size", "max_train_steps", "gradient_accumulation_steps",
+                      "layers_per_block", "attention_heads"):  # fmt: skip
             check(getattr(self, field) >= 1, field, "at least 1")
+        for field, (_, low, high) in RANGES.items():
+            if hasattr(self, field):  # else no load would accept the result
+                check(low <= getattr(self, field) <= high, field, f"from {low:g} to {high:g}")
+        widths = self.block_out_channels
+        check(
+            bool(widths) and min(widths) >= 1, "block_out_channels", "widths of at least 1, joined by commas"
+        )
+        check(0 <= self.seed < 2**32, "seed", "from 0 to 4294967295")
         for field in ("checkpointing_steps", "validation_steps", "lora_rank", "lr_warmup_steps"):
             check(getattr(self, field) >= 0, field, "0 or more")
-        for field in ("warped", "au_dropout", "max_bad_fraction"):
+        for field in ("warped", "au_dropout", "max_bad_fraction", "ema_decay"):
             check(0 <= getattr(self, field) <= 1, field, "between 0 and 1")
         for field in ("adam_beta1", "adam_beta2"):
             check(0 <= getattr(self, field) < 1, field, "at least 0 and below 1")
-        for field in ("adam_weight_decay", "adam_epsilon", "dataloader_num_workers", "validation_faces"):
+        for field in ("adam_weight_decay", "adam_epsilon", "dataloader_num_workers", "validation_faces",
+                      "change_weight", "edge_weight", "flow_weight", "known_mask_weight",
+                      "mask_weight"):  # fmt: skip
             check(getattr(self, field) >= 0, field, "0 or more")
-        check(self.learning_rate > 0, "learning_rate", "above 0")
+        faces = self.validation_faces >= 1 or not self.validation_steps
+        check(faces, "validation_faces", "at least 1 with --validation_steps")
+        for field in ("learning_rate", "max_grad_norm"):
+            check(getattr(self, field) > 0, field, "above 0")
+        check(self.snr_gamma is None or self.snr_gamma > 0, "snr_gamma", "above 0, or none")
         check(0 <= self.reference_cache_gb < math.inf, "reference_cache_gb", "0 or more")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)

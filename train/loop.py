@@ -7,13 +7,16 @@ import math
 import resource
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import accelerate
 import diffusers
 import torch
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import set_seed
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
@@ -45,6 +48,8 @@ from magicedit.train.state import (
 
 logger = logging.getLogger(__name__)
 
+WORKER_LOST = "DataLoader worker (pid"  # in torch's message where one was killed, and no other
+WORKER_RAISED = "in DataLoader worker process"  # where one raised an error
 MAX_BAD_STEPS = 20  # consecutive non-finite steps that end a run
 
 
@@ -107,7 +112,15 @@ class Run:
                 "--resume_from_checkpoint latest, or name another --output_dir"
             )
         if config.report_to != "none":
-            self.accelerator.init_trackers("magicedit", {k: str(v) for k, v in config.to_dict().items()})
+            settings = {k: str(v) for k, v in config.to_dict().items()}
+            try:
+                self.accelerator.init_trackers("magicedit", settings)
+            except Exception as error:  # trackers raise anything, such as on a missing login
+                reason = " ".join(str(error).split())[:300]
+                raise TrainingError(
+                    f"--report_to {config.report_to} cannot be started ({type(error).__name__}: {reason}); "
+                    "set it up, or leave it out"
+                ) from error
 
     def _schedule(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LambdaLR:
         config = self.config
@@ -116,6 +129,10 @@ class Run:
             return get_scheduler(config.lr_scheduler, optimizer, **steps)
         except ValueError as error:
             raise TrainingError(f"--lr_scheduler {config.lr_scheduler}: {error}") from error
+        except (AttributeError, TypeError) as error:  # piecewise_constant, without its rules
+            raise TrainingError(
+                f"--lr_scheduler {config.lr_scheduler} needs more than a name; choose another, such as cosine"
+            ) from error
 
     def _loader(self) -> torch.utils.data.DataLoader:
         config = self.config
@@ -131,6 +148,42 @@ class Run:
             worker_init_fn=ignore_signals,
             pin_memory=self.accelerator.device.type == "cuda",
         )
+
+    def _batches(self) -> Iterator[dict]:
+        """Yields batches of the remaining steps. TrainingError where a process that prepares them is killed.
+
+        That is noticed where a batch is awaited, before its step changes anything, and not by torch's
+        handler, which raises anywhere.
+        """
+        number = getattr(signal, "SIGCHLD", None)
+        before = None if number is None else signal.getsignal(number)
+        batches = iter(self._loader())
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(number, before)
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if WORKER_LOST not in str(error):
+                    raise
+                self._lost_worker(error)
+            except (EOFError, OSError) as error:  # of a batch whose tensors a killed process held
+                if not self.config.dataloader_num_workers or WORKER_RAISED in str(error):
+                    raise
+                self._lost_worker(error)
+            yield batch
+
+    def _lost_worker(self, error: RuntimeError) -> NoReturn:
+        """Saves the step reached, where no other process would have to, and raises TrainingError."""
+        if self.accelerator.num_processes == 1 and self.saved != self.step:
+            self._save()
+        kept = f"resume from latest, step {self.saved}," if self.saved >= 0 else "start again"
+        raise TrainingError(
+            f"a process that prepares batches was killed after step {self.step}, perhaps for lack of memory; "
+            f"{kept} with fewer --dataloader_num_workers"
+        ) from error
 
     def _train_step(self, batches: Iterator[dict]) -> dict[str, float] | None:
         """Makes the method's updates, each over all micro-batches; None if one was not finite and skipped."""
@@ -340,7 +393,7 @@ class Run:
         if accelerator.is_main_process:
             settings = {**config.to_dict(), "world_size": accelerator.num_processes}
             write_text(self.output_dir / "train_config.json", json.dumps(settings, indent=1))
-        batches = iter(self._loader())
+        batches = self._batches()
         per_step = config.train_batch_size * config.gradient_accumulation_steps * accelerator.num_processes
         hidden = not accelerator.is_main_process
         progress = tqdm(total=config.max_train_steps, initial=self.step, desc="training", disable=hidden)
@@ -406,11 +459,17 @@ class Run:
 
 
 def _accelerator(config: TrainConfig) -> accelerate.Accelerator:
+    tracker = None if config.report_to == "none" else config.report_to
+    if tracker not in (None, "all") and tracker not in {str(t.value) for t in get_available_trackers()}:
+        raise TrainingError(
+            f"--report_to must be none or an installed tracker of accelerate, such as tensorboard, got "
+            f"{shown(tracker)!r}; install it, or leave it out"
+        )
     accelerator = accelerate.Accelerator(
         # Else several torchrun processes without a GPU would each train alone into one folder
         cpu=not torch.accelerator.is_available(),
         mixed_precision=config.mixed_precision,
-        log_with=None if config.report_to == "none" else config.report_to,
+        log_with=tracker,
         project_dir=str(Path(config.output_dir) / "logs"),
     )
     # The loop divides by micro-steps itself, regardless of the launcher's environment

@@ -43,9 +43,11 @@ def _build_pipeline(config: TrainConfig) -> MagicEditPipeline:
             return models.create_patch_pipeline(model, seed=config.seed)
         except MagicEditError:
             raise
-        except ValueError as error:  # diffusers' own, of widths that do not fit each other
+        # diffusers' and torch's own, of widths that do not fit each other, or memory
+        except (ValueError, RuntimeError, ArithmeticError) as error:
+            reason = " ".join(str(error).split())[:300]
             raise ModelError(
-                f"no network has these settings: {error}; change --block_out_channels"
+                f"no network has these settings: {reason}; change --block_out_channels or --attention_heads"
             ) from error
     hub_kwargs = {"revision": config.revision} if config.revision else {}
     found = ModelFolder.find(source)

@@ -28,8 +28,8 @@ MOST_TIMESTEPS = 10_000
 DTYPE_BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2}
 DTYPE_BYTES |= {"U16": 2, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
 
-# Ranges of the settings that an index holds, by name, in every family
-_RANGES: dict[str, tuple[type, float, float]] = {
+# Ranges of the settings that an index holds, by name, in every family; training refuses others at its start
+RANGES: dict[str, tuple[type, float, float]] = {
     "resolution": (int, 16, LARGEST_SIDE),
     "patch_size": (int, 1, 64),
     "default_steps": (int, 1, 1000),
@@ -52,7 +52,7 @@ def check_index(file: Path, index: Any) -> None:
     pair = isinstance(named, list) and len(named) == 2 and all(isinstance(part, str) for part in named)
     if named is not None and not isinstance(named, str) and not pair:
         raise _wrong(file, "_class_name", "a name or a list of file and name", named)
-    for name, (kind, low, high) in _RANGES.items():
+    for name, (kind, low, high) in RANGES.items():
         value = index.get(name, low)
         if not _is_number(value, kind) or not low <= value <= high:
             what = "an integer" if kind is int else "a number"

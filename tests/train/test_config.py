@@ -1,10 +1,12 @@
+import dataclasses
 import os
 from pathlib import Path
 
 import pytest
 import yaml
 
-from magicedit.errors import TrainingError
+from magicedit.errors import ModelError, TrainingError
+from magicedit.models import checks
 from magicedit.train import config as config_module
 from magicedit.train.config import TrainConfig, parse_config
 
@@ -82,11 +84,35 @@ def test_an_unknown_recipe_says_which_there_are():
         (["--reference_cache_gb", "inf"], "reference_cache_gb must be 0 or more"),
         (["--compile", "--gradient_checkpointing"], "exclude each other"),
         (["--dataset_name", "owner/data"], "either --train_data_dir"),
+        *(([f"--seed={seed}"], "seed must be from 0") for seed in (-1, 10**23)),
+        *(([f"--block_out_channels={w}"], "block_out_channels must be widths") for w in ("0,0", "16,-1")),
+        (["--attention_heads", "0"], "attention_heads must be at least 1"),
+        (["--validation_steps=1", "--validation_faces=0"], "validation_faces must be at least 1"),
+        *(([f"--max_grad_norm={norm}"], "max_grad_norm must be above 0") for norm in (0, -1)),
+        (["--ema_decay", "2"], "ema_decay must be between 0 and 1"),
+        (["--snr_gamma", "-1"], "snr_gamma must be above 0, or none"),
+        (["--flow_weight", "-1"], "flow_weight must be 0 or more"),
     ],
 )
 def test_values_that_do_not_fit(flags, message):
     with pytest.raises(TrainingError, match=message):
         parse_config(["--train_data_dir", "data", *flags])
+
+
+SETTINGS = {field.name for field in dataclasses.fields(TrainConfig)}
+
+
+@pytest.mark.parametrize("name", sorted(checks.RANGES.keys() & SETTINGS))
+def test_what_no_load_would_accept_is_refused_before_the_training(tmp_path, name):
+    kind, low, high = checks.RANGES[name]
+    for value in (low, high):
+        settings = parse_config(["--train_data_dir", "data", f"--{name}", str(value)])
+        checks.check_index(tmp_path, {name: getattr(settings, name)})
+    for value in (low - 1, high + 1):
+        with pytest.raises(TrainingError, match=f"{name} must be from"):
+            parse_config(["--train_data_dir", "data", f"--{name}", str(value)])
+        with pytest.raises(ModelError, match=name):
+            checks.check_index(tmp_path, {name: kind(value)})
 
 
 def test_none_and_booleans():

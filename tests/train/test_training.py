@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -340,6 +341,9 @@ def test_a_checkpoint_of_before_fine_flow_says_what_differs(tiny_flags, tmp_path
         (("--pretrained_model_name_or_path", "nowhere/at/all"), ModelError, "nowhere/at/all"),
         (("--resolution", "36"), ModelError, "divisible by 8"),
         (("--lr_scheduler", "nope"), TrainingError, "lr_scheduler nope"),
+        (("--lr_scheduler", "piecewise_constant"), TrainingError, "needs more than a name"),
+        (("--report_to", "nonsense"), TrainingError, "report_to must be none or an installed tracker"),
+        (("--attention_heads", "1000"), ModelError, "attention_heads"),
         (("--resume_from_checkpoint", "checkpoint-7"), TrainingError, "checkpoint-7"),
     ],
 )
@@ -354,6 +358,24 @@ def test_the_entry_point_ends_with_one_line_and_2(tiny_flags, tmp_path):
     assert result.returncode == 2
     assert result.stderr.splitlines()[-1].startswith("train.py: error: ")
     assert "Traceback" not in result.stderr
+
+
+def test_a_killed_worker_costs_no_step(tiny_flags, tmp_path, monkeypatch):
+    flags = ["--max_train_steps=20", "--checkpointing_steps=0", "--dataloader_num_workers=1"]
+    run = Run(parse_config(tiny_flags(tmp_path, *flags)))
+    log = run._log
+
+    def logged(*arguments):
+        log(*arguments)
+        if run.step == 2:
+            for worker in multiprocessing.active_children():
+                worker.kill()
+
+    monkeypatch.setattr(run, "_log", logged)
+    with pytest.raises(TrainingError, match="prepares batches was killed after step"):
+        run.train()
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == [f"checkpoint-{run.step}"]
+    assert 2 <= run.step < 20
 
 
 # --- The output folder ---
