@@ -27,6 +27,8 @@ from typing import Any
 import attacks as sections
 from machine import circumstances
 
+from magicedit.files import write_text
+
 SEED = 16
 PATIENCE = 10  # times the seconds of an attack until its worker is killed
 
@@ -40,30 +42,35 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("-o", "--output", type=Path, metavar="JSON")
     args = parser.parse_args(argv)
-    found = {}
+    held = True
     for name in args.only or names():
         started = time.perf_counter()
-        found[name] = run_section(f"attacks.{name}", args.seed, args.short)
-        row = found[name]
+        row = run_section(f"attacks.{name}", args.seed, args.short)
         seconds = time.perf_counter() - started
         print(f"{row['title']}: {row['held']} of {row['tried']} held ({seconds:.0f} s)", flush=True)
-    if args.output is not None:
-        old = json.loads(args.output.read_text()) if args.only and args.output.exists() else {"sections": {}}
-        content = {**circumstances(), "seed": args.seed, "short": args.short}
-        content["sections"] = dict(sorted((old["sections"] | found).items()))
-        args.output.write_text(json.dumps(content, indent=1) + "\n")
-    return int(any(row["held"] < row["tried"] for row in found.values()))
+        held &= row["held"] == row["tried"]
+        if args.output is not None:
+            keep(args.output, name, {**row, "seed": args.seed, "short": args.short})
+    return int(not held)
+
+
+def keep(output: Path, name: str, row: dict[str, Any]) -> None:
+    """Writes a section's row into the file of all, so that a run that is ended keeps what it has done."""
+    found = json.loads(output.read_text())["sections"] if output.exists() else {}
+    content = {**circumstances(), "sections": dict(sorted((found | {name: row}).items()))}
+    write_text(output, json.dumps(content, indent=1) + "\n")
 
 
 def table_of(content: dict[str, Any]) -> str:
     """Returns the sections of a written campaign as a Markdown table."""
     lines = ["| attacked | tried | held | slowest, s | most memory, MB |", "|---|---:|---:|---:|---:|"]
     for row in content["sections"].values():
+        title = row["title"] + (" (a sample)" if row["short"] else "")
         counts = f"{row['tried']:,} | {row['held']:,}"
-        lines.append(f"| {row['title']} | {counts} | {row['slowest_s']:.1f} | {row['largest_mb']} |")
-    form = "its short form" if content["short"] else "all of it"
-    told = f"{form}, seed {content['seed']}, {content['date']}, {content['hardware']['cpu'].strip()}"
-    return "\n".join([*lines, "", f"`{content['command']}`, {told}."])
+        lines.append(f"| {title} | {counts} | {row['slowest_s']:.1f} | {row['largest_mb']} |")
+    total = [sum(row[key] for row in content["sections"].values()) for key in ("tried", "held")]
+    told = f"{total[1]:,} of {total[0]:,} held. {content['date']}, {content['hardware']['cpu'].strip()}"
+    return "\n".join([*lines, "", f"{told}, beside other work; times are of the wall."])
 
 
 def names() -> list[str]:
