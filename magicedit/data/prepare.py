@@ -37,6 +37,7 @@ from magicedit.faces import FaceBackend
 from magicedit.files import LOCK, is_temporary, locked, shown
 
 DEFAULT_VARIANTS = 4
+SMALLEST, LARGEST = 32, 2048  # pixels a side of a crop
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,10 @@ class PrepareReport:
 
     photographs, identities, pairs: counts by split; a pair is two photographs of one identity, in one order.
     rejected: {"source", "reason", ...} of every photograph left out; notes: {"source", "note"} of kept ones.
-    ignored: files in the folder that are not photographs. variants: warped copies of each training
-    photograph, counted in `pairs` but not in `photographs`. measured, reused: photographs measured by the
-    face backend in this run and in earlier runs. unchanged: whether nothing had to be written.
+    ignored: files in the folder that are not photographs, and folders of edited ones. variants: warped copies
+    of each training photograph, counted in `pairs` but not in `photographs`. measured, reused: photographs
+    measured by the face backend in this run and in earlier runs. unchanged: whether nothing had to be
+    written.
     """
 
     output: str
@@ -106,7 +108,7 @@ def prepare_dataset(
     """Measures, aligns and masks the photographs of `folder` and writes the dataset `output`.
 
     Args:
-        size: side of the aligned crops in pixels, a multiple of 8.
+        size: side of the aligned crops in pixels, a multiple of 8 from 32 to 2048.
         labels: CSV file or folder of CSV files of OpenFace, py-feat or LibreFace, in place of the face
             backend's own action units; a photograph without a label is rejected.
         labels_scale: the number for full intensity in the label file, if its header does not state it.
@@ -203,8 +205,8 @@ def _check_output(folder: Path, output: Path) -> None:
 
 
 def _check_measuring(size: int, image_format: str, backend: str | FaceBackend, jobs: int) -> None:
-    if size < 32 or size % 8:
-        raise DatasetError(f"size must be a multiple of 8 px and at least 32, got {size}")
+    if not SMALLEST <= size <= LARGEST or size % 8:
+        raise DatasetError(f"size must be a multiple of 8 px from {SMALLEST} to {LARGEST}, got {size}")
     if image_format not in ("jpeg", "png"):
         raise DatasetError(f'image_format must be "jpeg" or "png", got {image_format!r}')
     if jobs < 1:

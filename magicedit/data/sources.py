@@ -18,6 +18,9 @@ from magicedit.errors import DatasetError
 from magicedit.files import sha256_of, shown, walk
 from magicedit.imaging import PHOTO_SUFFIXES
 
+# The journal in a folder of edited results, see `magicedit.batch.JOURNAL`, which this package may not import
+JOURNAL = "edits.jsonl"
+
 
 @dataclass(frozen=True)
 class Source:
@@ -35,7 +38,8 @@ class Sources:
 
     photographs: the used ones, in order of their names. splits: identity -> split. labels: intensities by
     photograph; None: measured by the face backend. rejected: {"source", "reason", ...} of photographs left
-    out; folders that cannot be read are among them. ignored: files that are not photographs. folder_notes:
+    out; folders that cannot be read are among them. ignored: files that are not photographs, and folders of
+    edited ones. folder_notes:
     {"source", "note"} of folders. feelings: emotions of photographs by name, where they are
     labelled; attributes: names of the attributes that they show, likewise, and attribute_names: of all that
     are labelled, in order.
@@ -149,9 +153,16 @@ def _find_photographs(folder: Path, output: Path) -> tuple[dict[str, Path], list
     def reject(path: str | Path, reason: str) -> None:
         rejected.append({"source": shown(Path(path).relative_to(folder).as_posix()), "reason": reason})
 
+    def leave_out(sub: Path) -> bool:
+        if os.path.realpath(sub) == own:
+            return True
+        if edited := os.path.exists(sub / JOURNAL):
+            ignored.append(shown(f"{sub.relative_to(folder).as_posix()}/ (edited results, with {JOURNAL})"))
+        return edited
+
     files = walk(
         folder,
-        lambda sub: os.path.realpath(sub) == own,
+        leave_out,
         lambda error: reject(error.filename, f"cannot be read: {error.strerror}"),
     )
     for path in sorted(files, key=lambda path: path.relative_to(folder).as_posix()):
@@ -168,7 +179,7 @@ def _find_photographs(folder: Path, output: Path) -> tuple[dict[str, Path], list
             f"no photographs in {shown(folder)}{first}; expected FOLDER/identity/photograph with one of the "
             f"endings {' '.join(sorted(PHOTO_SUFFIXES))}"
         )
-    return photographs, ignored, rejected
+    return photographs, sorted(ignored), rejected
 
 
 def is_text(name: str) -> bool:

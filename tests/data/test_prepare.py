@@ -16,6 +16,7 @@ from hostile import unlistable_folder
 from PIL import Image
 
 from magicedit.action_units import NAMES
+from magicedit.batch import JOURNAL
 from magicedit.data import PairDataset, prepare_dataset
 from magicedit.errors import DatasetError, OutputError
 from magicedit.faces import face_region
@@ -411,7 +412,7 @@ def test_outputs_that_cannot_be_made(tmp_path, photographs, backend, output):
         ({"validation": ["zoe"]}, "no such identities to validate on: zoe; there are ann, bob"),
         ({"validation": ["bob"], "validation_fraction": 0.1}, "not both"),
         ({"validation_fraction": 1.0}, "below 1"),
-        ({"size": 100}, "multiple of 8"),
+        *(({"size": size}, "multiple of 8") for size in (0, 24, 100, 100_000_000)),
         ({"image_format": "gif"}, '"jpeg" or "png"'),
         ({"labels_scale": 5.0}, "--labels"),
         ({"jobs": 0}, "at least 1"),
@@ -491,6 +492,17 @@ def test_files_of_others_in_a_dataset_stay(tmp_path, write_photographs, backend,
     (output / "data" / "train-mine.parquet").write_text("mine")
     with pytest.raises(DatasetError, match=r"train-mine\.parquet is not of magicedit"):
         prepare_dataset(folder, output, backend=backend, **SETTINGS)
+
+
+def test_edited_results_are_nobody(tmp_path, write_photographs, backend):
+    folder = write_photographs(tmp_path / "photographs")
+    (folder / "ann" / "out" / "deep").mkdir(parents=True)
+    (folder / "ann" / "out" / JOURNAL).write_text("")
+    shutil.copy(folder / "carol.png", folder / "ann" / "out" / "deep" / "edited.png")
+    report = prepare_dataset(folder, tmp_path / "dataset", backend=backend, **SETTINGS)
+    assert f"ann/out/ (edited results, with {JOURNAL})" in report.ignored
+    assert [row["source"] for row in rows(tmp_path / "dataset")][-1] == "carol.png"
+    assert not any("out" in entry["source"] for entry in report.rejected)
 
 
 def test_a_dataset_inside_the_folder_is_not_taken_for_photographs(tmp_path, write_photographs, backend):
