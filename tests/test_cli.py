@@ -766,3 +766,15 @@ def test_validation_option(tmp_path):
         validation_choice(",")
     with pytest.raises(DatasetError, match=r"missing\.txt"):
         validation_choice(f"@{tmp_path / 'missing.txt'}")
+
+
+def test_what_an_output_cannot_hold_is_said_before_the_work(capsys, tmp_path, monkeypatch):
+    """No model is loaded for it."""
+    from magicedit.cli import common
+
+    monkeypatch.setattr(common, "load_editor", lambda *_: pytest.fail("it was loaded"))
+    face = Image.fromarray(data.astronaut()).convert("RGBA")
+    face.putalpha(128)
+    face.save(tmp_path / "photo.png")
+    said = refused(capsys, "edit", tmp_path / "photo.png", "-o", tmp_path / "out.jpg", "--au", "AU12=1")
+    assert "a JPEG cannot hold this image's transparency" in said

@@ -11,6 +11,7 @@ from magicedit.batch.rows import Row
 from magicedit.errors import MagicEditError
 from magicedit.files import sha256_of, shown
 from magicedit.imaging import check_output, open_photo, save_image
+from magicedit.provenance import without_place
 from magicedit.workers import cores, each
 
 Outcome = dict[str, Any]  # result of a row: JSON-ready, with "state" "done" or "failed"
@@ -63,7 +64,8 @@ class Worker:
             photo = open_photo(source)
             sha256 = sha256_of(source)
             target.parent.mkdir(parents=True, exist_ok=True)
-            check_output(target, forbid=source)
+            written = without_place(photo) if self.settings.strip_private else photo
+            check_output(target, forbid=source, photo=written)
             (result,) = self.editor.apply([photo], row.request)
             save_image(result.image, target, forbid=source)
         except MagicEditError as error:

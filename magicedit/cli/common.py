@@ -265,6 +265,15 @@ def add_model_options(
         parser.add_argument(steps, type=int, metavar="N", help=f"denoising steps (default: {otherwise})")
 
 
+def check_photo_output(args: argparse.Namespace, photo: "Photo") -> None:
+    """Raises OutputError, before any work, where --output cannot hold an edit of the photograph."""
+    from magicedit.imaging import check_output
+    from magicedit.provenance import without_place
+
+    written = without_place(photo) if args.strip_private else photo
+    check_output(args.output, overwrite=args.overwrite, forbid=args.photo, photo=written)
+
+
 def word_or_number(text: str, *words: str, expected: str = "") -> str | int:
     """Returns one of the words, or a number from 0; ArgumentTypeError for anything else."""
     if text in words:

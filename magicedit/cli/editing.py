@@ -102,12 +102,12 @@ def run_edit(args: argparse.Namespace) -> int:
     if args.photo.suffix.lower() in common.VIDEO_SUFFIXES:
         raise ImageError(f"{args.photo} is a video by its name; edit it with `magicedit video`")
     refuse_folder_options(args)
-    from magicedit.imaging import check_output, open_photo, save_image
+    from magicedit.imaging import open_photo, save_image
 
     # Validate before loading the model
     request = common.edit_request(args)
     photo = open_photo(args.photo)
-    check_output(args.output, overwrite=args.overwrite, forbid=args.photo)
+    common.check_photo_output(args, photo)
     with common.backend_beside(args, photo) as backend:
         editor = common.load_editor(args, backend)
         (result,) = editor.apply([photo], request)

@@ -87,7 +87,7 @@ def run_transfer(args: argparse.Namespace) -> int:
 
     check_regions(args.only)
     source, photo = open_photo(args.source), open_photo(args.photo)
-    check_output(args.output, overwrite=args.overwrite, forbid=args.photo)
+    common.check_photo_output(args, photo)
     check_output(args.output, forbid=args.source)
     with common.backend_beside(args, photo) as backend:
         editor = common.load_editor(args, backend)
