@@ -266,11 +266,11 @@ def check_parts(folder: Path) -> None:
     if not isinstance(listed, dict) or not listed:
         raise _wrong(file, "sha256", "a table of files and digests", listed)
     for name, digest in listed.items():
-        if not name.endswith(READ):
-            continue  # code is neither run nor downloaded
         parts = Path(name).parts
         if not parts or Path(name).is_absolute() or ".." in parts or "\0" in name:
             raise _wrong(file, "sha256", "files of this folder", name)
+        if not name.endswith(READ):
+            continue  # code is neither run nor downloaded
         try:
             found = _digest(folder / name)
         except FileNotFoundError as error:

@@ -96,7 +96,7 @@ def test_minutes_and_images_of_a_run_are_those_of_its_log(tmp_path):
     assert found["images_seen"] == 240
     assert found["minutes"] == pytest.approx((120 / 8 + 120 / 4) / 60, abs=0.06)
     assert "output_dir" not in found
-    with pytest.raises(OSError, match=r"train_log\.jsonl"):
+    with pytest.raises(ValueError, match=r"train_log\.jsonl"):
         training_of(tmp_path / "nothing")
 
 

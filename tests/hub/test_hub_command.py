@@ -213,7 +213,7 @@ def test_what_a_card_must_say(capsys, folder, report, tmp_path):
     assert "it has copy, warp, mini" in refused(capsys, folder, *repo, "--results", report, "--editor", "x")
     (tmp_path / "other.json").write_text("[]")
     assert "not a report" in refused(capsys, folder, *repo, "--results", tmp_path / "other.json")
-    assert "not a report" in refused(capsys, folder, *repo, "--results", tmp_path / "nowhere.json")
+    assert "does not exist" in refused(capsys, folder, *repo, "--results", tmp_path / "nowhere.json")
 
 
 # --- The card ---
