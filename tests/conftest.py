@@ -11,7 +11,8 @@ from PIL import Image
 REPOSITORY = Path(__file__).resolve().parent.parent
 # Files of more than a minute
 LONGEST = [
-    *("test_readme", "test_run", "test_training_speed", "test_training", "test_hub_pipeline"),
+    *("test_run", "test_campaign", "test_readme", "test_training_speed", "test_training", "test_batch"),
+    *("test_hub_pipeline", "test_guard", "test_server", "test_browser", "test_cli", "test_sessions"),
     *("test_endpoints", "test_resume_killed", "test_hub_training", "test_resume", "test_methods"),
 ]
 

@@ -384,7 +384,7 @@ def test_a_non_finite_lesson_changes_nothing(distill_flags, tmp_path):
         (("--distill_teacher_steps", "7"), "a multiple of --distill_steps 2"),
         (("--distill_teacher_steps", "0"), "distill_teacher_steps"),
         (("--distill_guidance", "0"), "distill_guidance must be above 0"),
-        (("--distill_guidance", "nan"), "distill_guidance must be above 0"),
+        (("--distill_guidance", "nan"), "distill_guidance must be a finite number"),
         (("--pretrained_model_name_or_path", "none"), "needs a teacher"),
         (("--refine",), "refine must be off"),
         (("--objective", "pairs", "--distill_guidance", "2"), "add that"),
