@@ -7,6 +7,8 @@ and exits with 2; any other exception is a bug of ours and keeps its traceback.
 import contextlib
 from collections.abc import Iterator
 
+LONGEST_REASON = 300  # characters: messages of parsers and libraries may quote a whole file
+
 
 class MagicEditError(ValueError):
     """Base of all errors below: catch it to catch every error caused by invalid input."""
@@ -55,3 +57,22 @@ def needs_extra(extra: str, problem: str) -> Iterator[None]:
         yield
     except ImportError as error:
         raise MissingDependencyError(f"{problem} ({error}); pip install 'magicedit[{extra}]'") from error
+
+
+def reason_of(error: BaseException, most: int | None = LONGEST_REASON) -> str:
+    """Returns an error's message as one line of at most `most` characters; its type where it has none."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
+@contextlib.contextmanager
+def building(kind: type[MagicEditError], problem: str) -> Iterator[None]:
+    """Turns whatever is raised in the block, but a `kind`, into one that states the problem and the reason.
+
+    It is for libraries' classes, which raise anything at all on a configuration that is none.
+    """
+    try:
+        yield
+    except kind:
+        raise
+    except Exception as error:
+        raise kind(f"{problem}: {reason_of(error, 1000)}") from error  # which may name every tensor

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -13,13 +14,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from magicedit.errors import MagicEditError, OutputError
+from magicedit.errors import LONGEST_REASON, MagicEditError, OutputError, reason_of
 
 # What we write has a few thousand bytes, two levels, and no anchors or tags
 LARGEST_DOCUMENT = 100_000  # bytes
 LONGEST_TEXT = 10_000  # characters of one name or value
 DEEPEST = 10  # levels
-LONGEST_REASON = 300  # characters: a parser's messages may quote the file
 LOCK = ".magicedit.lock"  # in a folder while a run writes into it
 
 
@@ -170,8 +170,7 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)
-        with contextlib.suppress(OSError):  # where the file system supports it
-            sync(target.parent)
+        sync_names(target.parent)
     except OSError as error:
         reason = error.strerror or str(error)
         raise OutputError(f"{shown(path)} could not be written ({reason}); choose another place") from error
@@ -199,6 +198,21 @@ def write_text(path: str | Path, text: str) -> None:
         file.write(text.encode())
 
 
+@contextlib.contextmanager
+def writing(path: Path, *errors: type[Exception]) -> Iterator[None]:
+    """Turns failures to make, write, rename or delete something at or below `path` into an OutputError.
+
+    errors: further ones that say so, beside OSError.
+    """
+    try:
+        yield
+    except (OSError, *errors) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(
+            f"{shown(path)} could not be written ({reason}); check the disk's space and the permissions"
+        ) from error
+
+
 def sync(path: Path) -> None:
     """Waits until a file, or the names in a folder, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
@@ -206,6 +220,12 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def sync_names(folder: Path) -> None:
+    """Waits until the names in a folder are on the disk, where its file system supports that."""
+    with contextlib.suppress(OSError):
+        sync(folder)
 
 
 def walk(
@@ -229,6 +249,17 @@ def sha256_of(path: Path) -> str:
     """Returns the SHA-256 of a regular file's content; OSError as `open_regular`."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def remembered_sha256(path: Path) -> str:
+    """`sha256_of`, computed once for a file that stays the same by its number, size and time."""
+    state = os.stat(path)
+    return _sha256_of_state(path, state.st_ino, state.st_size, state.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _sha256_of_state(path: Path, number: int, size: int, changed: int) -> str:
+    return sha256_of(path)
 
 
 def write_document(path: str | Path, format: str, content: Mapping[str, Any]) -> Path:
@@ -270,8 +301,7 @@ def read_yaml(path: str | Path, error: type[MagicEditError], what: str) -> Any:
         _check_keys(yaml.compose(text, Loader=yaml.SafeLoader))
         return yaml.safe_load(text)
     except (ValueError, OverflowError, RecursionError, yaml.YAMLError) as problem:  # ValueError: 2020-13-45
-        reason = " ".join(str(problem).split())[:LONGEST_REASON]
-        raise error(f"{shown(path)} cannot be read as {what}: {reason}") from problem
+        raise error(f"{shown(path)} cannot be read as {what}: {reason_of(problem)}") from problem
 
 
 def _check_plain(text: str) -> None:

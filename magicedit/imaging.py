@@ -31,7 +31,7 @@ from PIL import (  # the plugins of what we read: else opening any photograph lo
 from PIL.PngImagePlugin import PngInfo
 
 from magicedit import image_metadata
-from magicedit.errors import ImageError, MissingDependencyError, OutputError, needs_extra
+from magicedit.errors import ImageError, MissingDependencyError, OutputError, needs_extra, reason_of
 from magicedit.files import opened, replacing, shown
 from magicedit.image_files import TEXT_APART, Structure, structure_of, texts_apart
 from magicedit.provenance import (
@@ -245,7 +245,7 @@ def _decoding(name: str):
             f"{MAX_PIXELS_VARIABLE} to the number of pixels"
         ) from error
     except Exception as error:  # Pillow's decoders raise anything on broken data
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = reason_of(error)
         raise ImageError(f"{name} is damaged or incomplete ({reason}); copy or download it again") from error
 
 
@@ -440,9 +440,8 @@ def _exif(image: Image.Image, name: str) -> tuple[bytes | None, int]:
                 copy.pop(tag, None)
             kept = copy.tobytes() if len(copy) else None
     except Exception as error:  # Pillow raises anything on broken EXIF
-        reason = " ".join(str(error).split())[:300]
         raise ImageError(
-            f"{name} has damaged EXIF metadata ({reason}), so that its orientation is not known; "
+            f"{name} has damaged EXIF metadata ({reason_of(error)}), so that its orientation is not known; "
             "remove it first, for example: exiftool -all= -icc_profile:all IMAGE"
         ) from error
     return kept, orientation if orientation in range(1, 9) else 1
@@ -575,9 +574,8 @@ def save_image(
             bare.info = {}
             bare.save(file, format, **_save_options(image, format))
         except Exception as error:  # Pillow's encoders raise anything on metadata that they cannot hold
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise OutputError(
-                f"{shown(path)} could not be written ({reason}); choose another place or format"
+                f"{shown(path)} could not be written ({reason_of(error)}); choose another place or format"
             ) from error
     return Path(path)
 

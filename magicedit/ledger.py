@@ -4,7 +4,6 @@ A line is on the disk when `Ledger.add` returns: a kill or a power cut loses at 
 written. One process at a time writes; others may read at the same time.
 """
 
-import contextlib
 import json
 import os
 import stat
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from magicedit.errors import OutputError
-from magicedit.files import read_bytes, replacing, shown, sync
+from magicedit.files import read_bytes, replacing, shown, sync_names
 
 Entry = dict[str, Any]
 Key = Callable[[Entry], Hashable]
@@ -114,8 +113,7 @@ def hold(path: Path) -> IO[bytes]:
         _lock(file)
         if not os.path.samestat(os.fstat(file.fileno()), path.stat()):  # replaced before it was ours
             raise BlockingIOError("it was replaced")
-        with contextlib.suppress(OSError):  # where the file system supports it
-            sync(path.parent)
+        sync_names(path.parent)
     except OSError as error:
         file.close()
         if isinstance(error, BlockingIOError):

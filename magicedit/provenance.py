@@ -6,7 +6,6 @@ JSON. It is merged into the photograph's own XMP (ISO 16684-1, in files by XMP S
 
 import contextlib
 import enum
-import functools
 import json
 import math
 import re
@@ -25,7 +24,7 @@ from PIL import ExifTags, Image
 
 from magicedit import __version__, signing
 from magicedit.errors import ImageError, OutputError
-from magicedit.files import opened, sha256_of, shown
+from magicedit.files import opened, remembered_sha256, shown
 
 Opened = TypeVar("Opened")  # `imaging.Photo`, which is above this module
 
@@ -505,15 +504,9 @@ def fitting(packet: bytes, limit: int) -> bytes | None:
 
 def _digest(path: Path) -> dict[str, str]:
     try:
-        state = path.stat()
-        return {"sha256": _cached_digest(path, state.st_size, state.st_mtime_ns)}
+        return {"sha256": remembered_sha256(path)}
     except OSError:  # gone, or no file: then the name alone is told
         return {}
-
-
-@functools.lru_cache(maxsize=64)
-def _cached_digest(path: Path, size: int, changed: int) -> str:
-    return sha256_of(path)
 
 
 # --- in files ---

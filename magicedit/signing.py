@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from magicedit import __version__
-from magicedit.errors import OutputError, needs_extra
+from magicedit.errors import OutputError, needs_extra, reason_of
 from magicedit.files import open_regular, read_bytes, replacing, shown
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def sign(
             builder.sign(signer, FORMATS[suffix], content, output)
     except c2pa.C2paError as error:
         raise OutputError(
-            f"{title} could not be signed ({' '.join(str(error).split())[:300]}); check the certificate in "
+            f"{title} could not be signed ({reason_of(error)}); check the certificate in "
             f"{shown(os.environ.get(CERTIFICATE) or own_identity())}, or switch signing off by {SWITCH}=off"
         ) from error
 
@@ -285,4 +285,4 @@ def manifests(file: IO[bytes], suffix: str) -> dict[str, Any] | None:
     except c2pa.C2paError.NotSupported:
         return None
     except (c2pa.C2paError, ValueError) as error:
-        raise OutputError(" ".join(str(error).split())[:300]) from error
+        raise OutputError(reason_of(error)) from error

@@ -15,13 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from magicedit.errors import MagicEditError
-from magicedit.files import read_json, sha256_of, sync
-from magicedit.models.folder import FINISHED
-from magicedit.train.state import remove, writing
+from magicedit.files import read_json, sha256_of, sync, writing
+from magicedit.models.checks import LARGEST_JSON, PARTS
+from magicedit.models.folder import FINISHED, INDEX
+from magicedit.train.state import remove
 
-PARTS, INDEX, CARD = "parts.json", "model_index.json", "README.md"
-UNFINISHED = ".unfinished"
-LARGEST_PARTS = 10_000_000  # bytes
+UNFINISHED, CARD = ".unfinished", "README.md"
 RUN_FOLDERS = ("logs", "previews")  # of a run; its checkpoints' names are no identifiers, as components' are
 BESIDE = r"model_index\.json|parts\.json|training\.json|README\.md|pipeline\w*\.py"  # the components
 
@@ -89,7 +88,7 @@ def _files(folder: Path) -> set[str]:
 def _listed(folder: Path) -> set[str]:
     """Returns the files of a model in the folder that its `parts.json` names; none without a readable one."""
     try:
-        listed = read_json(folder / PARTS, limit=LARGEST_PARTS)["sha256"]
+        listed = read_json(folder / PARTS, limit=LARGEST_JSON)["sha256"]
         return {name for name in listed if _is_part(folder, name)}
     except (MagicEditError, AttributeError, KeyError, TypeError):
         return set()

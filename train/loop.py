@@ -23,8 +23,8 @@ from diffusers.training_utils import EMAModel
 from PIL import Image
 from tqdm import tqdm
 
-from magicedit.errors import MagicEditError, TrainingError
-from magicedit.files import locked, shown, sweep, write_text
+from magicedit.errors import MagicEditError, TrainingError, reason_of
+from magicedit.files import locked, shown, sweep, write_text, writing
 from magicedit.imaging import save_image
 from magicedit.provenance import Mark
 from magicedit.train.compiled import check_compiler, compilation_explained
@@ -43,7 +43,6 @@ from magicedit.train.state import (
     restore_optimizer,
     retire_checkpoints,
     save_checkpoint,
-    writing,
 )
 
 logger = logging.getLogger(__name__)
@@ -116,10 +115,9 @@ class Run:
             try:
                 self.accelerator.init_trackers("magicedit", settings)
             except Exception as error:  # trackers raise anything, such as on a missing login
-                reason = " ".join(str(error).split())[:300]
                 raise TrainingError(
-                    f"--report_to {config.report_to} cannot be started ({type(error).__name__}: {reason}); "
-                    "set it up, or leave it out"
+                    f"--report_to {config.report_to} cannot be started ({type(error).__name__}: "
+                    f"{reason_of(error)}); set it up, or leave it out"
                 ) from error
 
     def _schedule(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LambdaLR:

@@ -7,7 +7,7 @@ from diffusers import DDPMScheduler
 
 from magicedit import models
 from magicedit.action_units import NAMES
-from magicedit.errors import MagicEditError, ModelError
+from magicedit.errors import MagicEditError, ModelError, reason_of
 from magicedit.models.folder import PIPELINE_CLASS, ModelFolder
 from magicedit.models.magicface import with_base
 from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
@@ -45,9 +45,9 @@ def _build_pipeline(config: TrainConfig) -> MagicEditPipeline:
             raise
         # diffusers' and torch's own, of widths that do not fit each other, or memory
         except (ValueError, RuntimeError, ArithmeticError) as error:
-            reason = " ".join(str(error).split())[:300]
             raise ModelError(
-                f"no network has these settings: {reason}; change --block_out_channels or --attention_heads"
+                f"no network has these settings: {reason_of(error)}; change --block_out_channels or "
+                "--attention_heads"
             ) from error
     hub_kwargs = {"revision": config.revision} if config.revision else {}
     found = ModelFolder.find(source)

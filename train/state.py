@@ -4,13 +4,11 @@ Layout of `checkpoint-N/`: one `NAME.safetensors` for each group of tensors, `st
 `manifest.json` with the SHA-256 of every other file. Nothing that it does not name is read.
 """
 
-import contextlib
 import json
 import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from magicedit.errors import OutputError, TrainingError
-from magicedit.files import read_json, sha256_of, shown, sync
+from magicedit.errors import TrainingError
+from magicedit.files import read_json, sha256_of, shown, sync, writing
 
 logger = logging.getLogger(__name__)
 
@@ -27,18 +25,6 @@ MANIFEST, STATE = "manifest.json", "state.json"
 GROUPS = "groups"  # in a state: names of the groups of tensors, so that a manifest cannot leave one out
 LARGEST_JSON = 100_000_000  # bytes of a state: optimisers list each parameter
 ABANDONED = "abandoned"  # prefix of checkpoints of a branch that a run was resumed before
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turns failures to write below `path` into an OutputError."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise OutputError(
-            f"{shown(path)} could not be written ({reason}); check the disk's space and the permissions"
-        ) from error
 
 
 def remove(path: Path) -> None:
@@ -61,7 +47,7 @@ def save_checkpoint(
     """
     final, temporary = output_dir / f"checkpoint-{step}", output_dir / f"tmp-{step}"
     old = output_dir / f"old-{step}"
-    with writing(final):
+    with writing(final, SafetensorError):
         output_dir.mkdir(parents=True, exist_ok=True)
         remove(temporary)  # of a run that was killed while writing
         temporary.mkdir()

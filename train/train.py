@@ -11,7 +11,7 @@ def main(argv: list[str] | None = None) -> int:
 
     Returns 2 on user errors; 0 also where a signal ended the run, after a checkpoint; 130 after Ctrl-C.
     """
-    from magicedit.errors import MagicEditError
+    from magicedit.errors import MagicEditError, reason_of
     from magicedit.train.config import parse_config
     from magicedit.train.signals import Signals
 
@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
             processes = run.accelerator.num_processes
             run.train()
     except MagicEditError as error:
-        print(f"train.py: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"train.py: error: {reason_of(error, None)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("train.py: interrupted", file=sys.stderr)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from magicedit.batch.rows import Row
-from magicedit.errors import MagicEditError
+from magicedit.errors import MagicEditError, reason_of
 from magicedit.files import sha256_of, shown
 from magicedit.imaging import check_output, open_photo, save_image
 from magicedit.provenance import without_place
@@ -69,11 +69,11 @@ class Worker:
             (result,) = self.editor.apply([photo], row.request)
             save_image(result.image, target, forbid=source)
         except MagicEditError as error:
-            return failed(" ".join(str(error).split()))
+            return failed(reason_of(error, None))
         except OSError as error:
             return failed(f"{shown(error.filename or target)}: {error.strerror or error}")
         except Exception as error:  # a bug of ours must not stop the other rows
-            return failed(f"{type(error).__name__}: {' '.join(str(error).split())}")
+            return failed(f"{type(error).__name__}: {reason_of(error, None)}")
         return {
             "state": "done",
             "photo_sha256": sha256,

@@ -19,7 +19,7 @@ from typing import NoReturn
 from magicedit import __version__
 from magicedit.cli import app, completion, editing, evaluation, expressions, hub, training, verifying, video
 from magicedit.cli.common import add_json_option, print_json, say
-from magicedit.errors import MagicEditError
+from magicedit.errors import MagicEditError, reason_of
 
 USER_ERROR = 2
 
@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         else:
-            say(f"magicedit: error: {' '.join(str(error).split())}")
+            say(f"magicedit: error: {reason_of(error, None)}")
         return USER_ERROR
     except KeyboardInterrupt:
         say("magicedit: interrupted")

@@ -2,7 +2,6 @@
 
 import argparse
 import functools
-import math
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -10,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magicedit.cli import common
-from magicedit.errors import MagicEditError, ModelError
-from magicedit.files import opened, read_text, shown
+from magicedit.errors import MagicEditError
+from magicedit.files import read_text, shown
 
 if TYPE_CHECKING:
     from magicedit.evaluation.editors import Editor, Entrant, PictureFolder
@@ -196,19 +195,9 @@ def _entrant(
 
 def parameters(folder: "ModelFolder") -> int:
     """Number of values in the weights of a model's folder, by the headers of its safetensors files."""
-    from safetensors import SafetensorError, safe_open
+    from magicedit.models.checks import parameters_of
 
-    count = 0
-    for name in folder.components:
-        for path in sorted(folder.component(name).glob("*.safetensors")):
-            with opened(path, ModelError):  # refuses what is no file, which would block
-                pass
-            try:
-                with safe_open(path, "np") as weights:
-                    count += sum(math.prod(weights.get_slice(key).get_shape()) for key in weights.keys())  # noqa: SIM118
-            except SafetensorError as error:
-                raise ModelError(f"{shown(path)} is damaged ({error}); save the pipeline again") from error
-    return count
+    return sum(parameters_of(folder.component(name)) for name in folder.components)
 
 
 def fingerprint(spec: str) -> str | None:

@@ -25,7 +25,7 @@ from magicedit import warping
 from magicedit.action_units import NAMES, parse_deltas, to_vector
 from magicedit.data.augment import COMPANIONS
 from magicedit.data.description import SHARDS, current, read_description
-from magicedit.errors import DatasetError
+from magicedit.errors import DatasetError, reason_of
 from magicedit.faces import condition_image
 from magicedit.faces.regions import face_oval, jaw_contour
 from magicedit.faces.types import LANDMARK_COUNTS, Scheme
@@ -687,7 +687,7 @@ def _rows(path: Path, shards: _Shards, lost: list[str]) -> Iterator[tuple[int, i
     except DatasetError as error:
         lost.append(str(error))
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
-        lost.append(f"cannot read {shown(path)} ({' '.join(str(error).split())[:300]})")
+        lost.append(f"cannot read {shown(path)} ({reason_of(error)})")
 
 
 def _numbers(row: Mapping[str, Any], name: str, count: int) -> np.ndarray:
@@ -716,8 +716,7 @@ def _decoded(content: bytes, size: int, whole: bool = True) -> np.ndarray:
                 picture.draft("RGB", (size // 8, size // 8))
             return np.asarray(picture.convert("RGB"))
     except Exception as error:  # decoders of damaged files raise anything at all
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"its picture cannot be used ({reason or type(error).__name__})") from error
+        raise ValueError(f"its picture cannot be used ({reason_of(error, 200)})") from error
 
 
 def _mirror_order(scheme: Scheme) -> np.ndarray:

@@ -37,7 +37,16 @@ from magicedit.data.description import (
 from magicedit.data.sources import Sources
 from magicedit.errors import DatasetError, OutputError
 from magicedit.faces import face_region
-from magicedit.files import is_temporary, open_regular, replacing, shown, sweep, sync, write_text
+from magicedit.files import (
+    is_temporary,
+    open_regular,
+    replacing,
+    shown,
+    sweep,
+    sync_names,
+    write_text,
+    writing,
+)
 
 if TYPE_CHECKING:
     import datasets
@@ -160,15 +169,6 @@ def _row_group(file: Path, number: int) -> list[Row]:
         ) from error
 
 
-@contextlib.contextmanager
-def _changing(output: Path) -> Iterator[None]:
-    """Errors of making, renaming and removing in the output are OutputErrors."""
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(f"{shown(output)} cannot be written to ({error}); choose another folder") from error
-
-
 def check_ours(output: Path, names: Collection[str]) -> None:
     """Raises DatasetError where a folder with these files is no dataset of ours, or where writing one would
     delete what we did not write."""
@@ -235,7 +235,7 @@ def begin(output: Path, force: bool) -> None:
     work = output / WORK
     if force and work.is_dir():
         discard_work(output)
-    with _changing(output):
+    with writing(output):
         for leftover in (work / _FRESH, work / _REPLACED):
             if leftover.exists():
                 shutil.rmtree(leftover)
@@ -246,7 +246,7 @@ def begin(output: Path, force: bool) -> None:
 def discard_work(output: Path) -> None:
     """Removes measurements that nothing needs any more; files of others stay."""
     work = output / WORK
-    with _changing(output):
+    with writing(output):
         sweep(work)
         for name in filter(_is_work, _names(work)):
             shutil.rmtree(work / name) if (work / name).is_dir() else (work / name).unlink()
@@ -263,7 +263,7 @@ def _install(output: Path) -> None:
     work, new = output / WORK, output / WORK / NEXT
     if not new.is_dir():
         return
-    with _changing(output):
+    with writing(output):
         if (new / SHARDS).is_dir():
             if (output / SHARDS).is_symlink():  # what it points to stays
                 (output / SHARDS).unlink()
@@ -278,13 +278,8 @@ def _install(output: Path) -> None:
         for name in names if card_is_ours(output) else names[1:]:
             if (new / name).exists():
                 (new / name).replace(output / name)
-        _sync(output)
+        sync_names(output)
         discard_work(output)
-
-
-def _sync(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # where the file system supports it
-        sync(folder)
 
 
 def write_dataset(
@@ -300,7 +295,7 @@ def write_dataset(
     Returns the content of report.json.
     """
     fresh, notes, schemes = output / WORK / _FRESH, list(sources.folder_notes), set()
-    with _changing(output):
+    with writing(output):
         (fresh / SHARDS).mkdir(parents=True)
 
     def rows(split: str) -> Iterator[Row]:
@@ -339,9 +334,9 @@ def write_dataset(
         "fingerprint": fingerprint,
     }
     write_descriptions(fresh, report, description)
-    with _changing(output):
+    with writing(output):
         fresh.rename(output / WORK / NEXT)
-    _sync(output / WORK)
+    sync_names(output / WORK)
     _install(output)
     return report
 

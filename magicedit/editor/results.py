@@ -1,6 +1,5 @@
 """The result of an edit: the picture and the measurements of each face."""
 
-import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import PIL.Image
 
+from magicedit.errors import ModelError
 from magicedit.faces import Face, Gaze, Pose, gaze_of_face, levels_of
 from magicedit.faces.types import Box
 from magicedit.files import shown
 from magicedit.imaging import Photo, save_image, strip
-from magicedit.models.folder import ModelFolder
+from magicedit.models.folder import INDEX, ModelFolder
 from magicedit.provenance import Mark
 
 if TYPE_CHECKING:
@@ -137,15 +137,10 @@ def shown_model(model: str) -> str:
 def fingerprint_of(model: str) -> str | None:
     """Returns the fingerprint of a model's files; None for one that has none, or that was made in memory."""
     folder = ModelFolder.find(model)
-    if folder.origin == "hub":
-        from huggingface_hub import try_to_load_from_cache
-
-        repository, _, revision = model.partition("@")
-        with contextlib.suppress(ValueError):  # no name of a hub
-            index = try_to_load_from_cache(repository, "model_index.json", revision=revision or None)
-            return ModelFolder.local(Path(index).parent).fingerprint if isinstance(index, str) else None
+    try:
+        return folder.fetched(INDEX, local_files_only=True).fingerprint
+    except ModelError:  # no model of a hub that was fetched
         return None
-    return folder.fingerprint
 
 
 def measured_as_asked(face: Face, requested: Mapping[str, float]) -> dict[str, float]:

@@ -1,14 +1,12 @@
 """Describes a pipeline folder for its model card."""
 
-import math
 from pathlib import Path
 from typing import Any
-
-from safetensors import safe_open
 
 from magicedit.action_units import canonical_name
 from magicedit.errors import ActionUnitError, ModelError
 from magicedit.hub.push import check_pipeline_folder
+from magicedit.models.checks import parameters_of
 from magicedit.models.folder import ModelFolder
 
 ANSWERS = {
@@ -35,7 +33,7 @@ def describe_folder(folder: str | Path) -> dict[str, Any]:
             f"{folder} is not the pipeline of an expression editor: its model_index.json says no usable "
             "action_units and resolution"
         )
-    sizes = {name: size for name in components if (size := _parameters(found.component(name)))}
+    sizes = {name: size for name in components if (size := parameters_of(found.component(name)))}
     networks = ", ".join(f"`{name}` {_rounded(size)}" for name, size in sizes.items())
     steps = found.index.get("default_steps")
     parts = [
@@ -48,15 +46,6 @@ def describe_folder(folder: str | Path) -> dict[str, Any]:
         "action_units": units,
         "resolution": resolution,
     }
-
-
-def _parameters(component: Path) -> int:
-    """Returns the number of parameters of a component, from the files' headers."""
-    count = 0
-    for file in component.glob("*.safetensors"):
-        with safe_open(file, framework="np") as tensors:
-            count += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
-    return count
 
 
 def _rounded(count: int) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from magicedit.errors import ModelError
-from magicedit.files import open_regular, opened, read_json, sha256_of, shown
+from magicedit.files import opened, read_json, remembered_sha256, shown
 
 PARTS = "parts.json"  # SHA-256 of the files of a finished model
 READ = (".json", ".safetensors", ".txt", ".model")  # the ends of files that models are loaded from
@@ -149,6 +149,12 @@ def read_header(file: Path) -> dict[str, tuple[int, ...]]:
         ) from error
 
 
+def parameters_of(component: Path) -> int:
+    """Number of values in the weights of a component's folder, by their headers. Errors as `read_header`."""
+    files = sorted(component.glob("*.safetensors"))
+    return sum(math.prod(shape) for file in files for shape in read_header(file).values())
+
+
 def _span(dtype: str, shape: list[int], offsets: list[int]) -> tuple[int, int]:
     begin, end = offsets
     if not all(_is_number(side, int) and side >= 1 for side in shape):
@@ -249,14 +255,10 @@ def check_memory(size: int, name: str) -> None:
         )
 
 
-_verified: dict[str, tuple[tuple[int, int, int], str]] = {}  # file -> its state and digest then
-
-
 def check_parts(folder: Path) -> None:
     """Raises ModelError where a file that `parts.json` lists, and that is read, is missing or another one.
 
-    A folder without it is not checked. Digests are remembered while a file's size, time and number are the
-    same.
+    A folder without it is not checked.
     """
     file = folder / PARTS
     if not os.path.lexists(file):
@@ -272,7 +274,7 @@ def check_parts(folder: Path) -> None:
         if not name.endswith(READ):
             continue  # code is neither run nor downloaded
         try:
-            found = _digest(folder / name)
+            found = remembered_sha256(folder / name)
         except FileNotFoundError as error:
             raise ModelError(
                 f"{shown(folder)} lacks {shown(name)}, which its {PARTS} lists; copy it again"
@@ -287,13 +289,3 @@ def check_parts(folder: Path) -> None:
                 f"{shown(folder / name)} is not the file that {PARTS} lists: it is damaged or of another "
                 f"model; copy the model again, or delete {PARTS} if you changed it yourself"
             )
-
-
-def _digest(path: Path) -> str:
-    with open_regular(path) as file:
-        now = os.fstat(file.fileno())
-    state = now.st_size, now.st_mtime_ns, now.st_ino
-    known = _verified.get(str(path))
-    if known is None or known[0] != state:
-        known = _verified[str(path)] = state, sha256_of(path)
-    return known[1]

@@ -1,18 +1,15 @@
 """Finding and loading a pipeline: the embedded model, a folder, or a hub id."""
 
 import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-from magicedit.errors import ModelError
+from magicedit.errors import ModelError, building
 from magicedit.files import shown
 from magicedit.models.folder import ModelFolder
 from magicedit.pipelines.heads import head_channels, own_scheduler
 from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline, load_component, read_index
-
-LONGEST_REASON = 1000  # characters; a library may name every tensor
 
 
 def load_pipeline(
@@ -54,16 +51,9 @@ def load_pipeline(
     return pipeline if device.type == "cpu" else pipeline.to(device)  # it has been loaded on the CPU
 
 
-@contextlib.contextmanager
-def loading(model: str | Path) -> Iterator[None]:
+def loading(model: str | Path) -> contextlib.AbstractContextManager[None]:
     """Turns whatever is raised in the block, which builds a model from its files, into a ModelError."""
-    try:
-        yield
-    except ModelError:
-        raise
-    except Exception as error:  # the libraries' classes raise anything on a configuration that is none
-        reason = " ".join(str(error).split())[:LONGEST_REASON] or type(error).__name__
-        raise ModelError(f"cannot load the model {shown(model)}: {reason}") from error
+    return building(ModelError, f"cannot load the model {shown(model)}")
 
 
 def check_fit(pipeline: MagicEditPipeline) -> None:

@@ -1,7 +1,6 @@
 """Initialises the denoiser and the reference UNet, from Stable Diffusion or from scratch."""
 
 import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from magicedit.action_units import NAMES
-from magicedit.errors import ModelError
+from magicedit.errors import ModelError, building
 from magicedit.models import checks
 from magicedit.pipelines.heads import head_channels
 from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
@@ -86,18 +85,11 @@ def from_stable_diffusion(
         return make_denoiser(reference_unet, num_aus), reference_unet
 
 
-@contextlib.contextmanager
-def reading_base(base: str | Path) -> Iterator[None]:
+def reading_base(base: str | Path) -> contextlib.AbstractContextManager[None]:
     """Turns whatever is raised in the block, which builds parts of a base, into a ModelError."""
-    try:
-        yield
-    except ModelError:
-        raise
-    except Exception as error:  # the libraries' classes raise anything on a configuration that is none
-        reason = " ".join(str(error).split())[:1000]
-        raise ModelError(
-            f"{base} must be a Stable Diffusion 1.x folder or hub id with unet/*.safetensors: {reason}"
-        ) from error
+    return building(
+        ModelError, f"{base} must be a Stable Diffusion 1.x folder or hub id with unet/*.safetensors"
+    )
 
 
 def base_variant(base: str | Path, component: str) -> dict[str, str]:
