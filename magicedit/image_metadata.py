@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from magicedit.image_files import MOST_EXIF, Tags, check_directories, jpeg_segments
+from magicedit.provenance import Xmp
 
 ORIENTATION = 274
 _PREFIX = b"Exif\0\0"
@@ -34,7 +35,6 @@ _XMP_ORIENTATION = re.compile(
     rb"""|<tiff:Orientation\b[^>]{0,99}(?:/>|>.{0,99}?</tiff:Orientation\s{0,99}>)""",
     re.DOTALL,
 )
-LONGEST_XMP = 4 * 2**20  # bytes that are searched
 
 # By H.273: x, y of red, green, blue and white
 _D65 = (0.3127, 0.3290)
@@ -127,47 +127,27 @@ def upright_xmp(xmp: bytes) -> bytes:
 
 def true_xmp(xmp: bytes) -> tuple[bytes | None, list[str]]:
     """XMP without thumbnails and without the announcement of what is not kept beside the pixels, and the
-    names of that; None for XMP that announces something and is not well-formed."""
-    from xml.dom.minidom import parseString  # nosec B408: entities are refused
-    from xml.parsers.expat import ExpatError
-
+    names of that; None for XMP that announces something and cannot be read."""
     uris = [*_ANNOUNCING, _CAMERA]
-    announces = any(uri.encode() in xmp for uri in uris) or _THUMBNAILS[1].encode() in xmp
-    if not announces:
+    if not any(uri.encode() in xmp for uri in uris) and _THUMBNAILS[1].encode() not in xmp:
         return xmp, []
-    if len(xmp) > LONGEST_XMP or b"<!" in xmp:
+    if (parsed := Xmp.parsed(xmp)) is None:
         return None, ["XMP"]
-    try:
-        document = parseString(xmp.strip(b"\0 \r\n\t"))  # nosec B318
-        names: list[str] = []
-        _strip(document, names)
-        text = "".join(node.toxml() for node in document.childNodes)
-    except (ExpatError, RecursionError, ValueError):
-        return None, ["XMP"]
-    return text.encode(), list(dict.fromkeys(names))
+    names: list[str] = []
+
+    def lost(local: str, uri: str, text: str) -> bool:
+        if name := _name_if_lost(uri, local):
+            names.append(name)
+        return name is not None
+
+    parsed.strip(lost)
+    return bytes(parsed), list(dict.fromkeys(names))
 
 
-def _name_if_lost(uri: str | None, local: str | None) -> str | None:
-    if uri == _CAMERA and (local or "").startswith(_FILM):
+def _name_if_lost(uri: str, local: str) -> str | None:
+    if uri == _CAMERA and local.startswith(_FILM):
         return "film"
-    if (uri, local) == _THUMBNAILS:
-        return "thumbnail"
-    return _ANNOUNCING.get(uri or "")
-
-
-def _strip(node, names: list[str]) -> None:
-    for child in list(node.childNodes):
-        lost = _name_if_lost(child.namespaceURI, child.localName) if child.nodeType == 1 else None
-        if lost:
-            node.removeChild(child)
-            names.append(lost)
-        else:
-            _strip(child, names)
-    for attribute in list(node.attributes.values()) if node.attributes else ():
-        lost = _name_if_lost(attribute.namespaceURI, attribute.localName)
-        if lost or (attribute.name.startswith("xmlns:") and attribute.value in _ANNOUNCING):
-            node.removeAttributeNode(attribute)
-            names += [lost] if lost else []
+    return "thumbnail" if (uri, local) == _THUMBNAILS else _ANNOUNCING.get(uri)
 
 
 def profile_of(cicp: tuple[int, int, int, int]) -> bytes | None:

@@ -14,6 +14,10 @@ from typing import IO, Any
 from magicedit.errors import OutputError
 from magicedit.files import read_bytes, replacing, shown, sync_names
 
+# In a folder of edited photographs, with a line when an edit begins or ends. The "state" of an output's last
+# line is "begun" (the existing output may be older), "done" or "failed".
+JOURNAL = "edits.jsonl"
+
 Entry = dict[str, Any]
 Key = Callable[[Entry], Hashable]
 

@@ -14,7 +14,7 @@ import tempfile
 import warnings
 import xml.etree.ElementTree as ET  # nosec B405 # without entities and bounded, see `Xmp.parsed`
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
@@ -161,24 +161,14 @@ def public_packet(packet: bytes) -> bytes | None:
         return None
     about = _name("rdf:about")
     for element in xmp.root.iter():
-        for name in [name for name, value in element.attrib.items() if _tells_of(name, value)]:
-            del element.attrib[name]
-            if name == about:
-                element.set(about, "")
-        for child in [child for child in element if _tells_of(child.tag, child.text)]:
-            element.remove(child)
+        if tells_private("about", _PREFIXES["rdf"], element.get(about, "")):
+            element.set(about, "")
+    xmp.strip(tells_private)
+    for element in xmp.root.iter():
         element.text = None if tells_private("", "", element.text or "") else element.text
         for child in element:
             child.tail = None if tells_private("", "", child.tail or "") else child.tail
-    names = {name for element in xmp.root.iter() for name in (element.tag, *element.attrib)}
-    used = {name[1:].rpartition("}")[0] for name in names} | {*_PREFIXES.values()}
-    xmp.prefixes = {uri: prefix for uri, prefix in xmp.prefixes.items() if uri in used}
     return bytes(xmp)
-
-
-def _tells_of(name: str, value: str | None) -> bool:
-    """`tells_private` of {namespace}name of XMP."""
-    return tells_private(_local(name), name[1:].rpartition("}")[0], value or "")
 
 
 def public_tags(tags: Mapping[str, str]) -> dict[str, str]:
@@ -234,6 +224,10 @@ def _quoted(text: str) -> str:
 
 def _local(name: str) -> str:
     return name.rpartition("}")[2]
+
+
+def _space(name: str) -> str:
+    return name[1:].rpartition("}")[0]
 
 
 def packet_of(info: Mapping[str, Any]) -> bytes | None:
@@ -362,6 +356,18 @@ class Xmp:
             if (history := description.find(_name("xmpMM:History"))) is not None:
                 return next(iter(history), None)
         return None
+
+    def strip(self, unwanted: Callable[[str, str, str], bool]) -> None:
+        """Removes elements and attributes whose local name, namespace and text are unwanted, and the prefixes
+        of namespaces that nothing has any more."""
+        for element in self.root.iter():
+            for name in [n for n, text in element.attrib.items() if unwanted(_local(n), _space(n), text)]:
+                del element.attrib[name]
+            for child in [c for c in element if unwanted(_local(c.tag), _space(c.tag), c.text or "")]:
+                element.remove(child)
+        names = {name for element in self.root.iter() for name in (element.tag, *element.attrib)}
+        used = {*map(_space, names), *_PREFIXES.values()}
+        self.prefixes = {uri: prefix for uri, prefix in self.prefixes.items() if uri in used}
 
     def add_event(self, event: Mapping[str, str]) -> None:
         """Adds to the history; of ours, the oldest go, and all but the latest lose their records."""

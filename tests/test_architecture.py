@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "signing": {"errors", "files"},
     "provenance": {"errors", "files", "signing"},
     "image_files": set(),
-    "image_metadata": {"image_files"},
+    "image_metadata": {"image_files", "provenance"},
     "imaging": {"errors", "files", "image_files", "image_metadata", "provenance"},
     "change": set(),
     "pipelines": set(),

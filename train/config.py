@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import math
 import os
-import reprlib
 import types
 import typing
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from magicedit.errors import DatasetError, TrainingError
 from magicedit.files import read_yaml, shown
 from magicedit.models.checks import RANGES
 from magicedit.train.methods import OBJECTIVES
+from magicedit.vocabulary import quoted
 
 # Settings that determine a checkpoint's tensors, and those that determine how a run continues
 SHAPING = (
@@ -173,7 +173,7 @@ class TrainConfig:
     def __post_init__(self):
         def check(valid: bool, field: str, expected: str):
             if not valid:
-                got = reprlib.repr(getattr(self, field))
+                got = quoted(getattr(self, field))
                 raise TrainingError(f"--{field} must be {expected}, got {got}")
 
         for field in ("logging_steps", "train_batch_size", "max_train_steps", "gradient_accumulation_steps",
@@ -287,7 +287,7 @@ def _convert(name: str, value, annotation):
             raise ValueError(value)
         return int(float(value)) if kind is int else kind(value)
     except (KeyError, OverflowError, TypeError, ValueError) as error:
-        raise TrainingError(f"--{name} must be of type {kind.__name__}, got {reprlib.repr(value)}") from error
+        raise TrainingError(f"--{name} must be of type {kind.__name__}, got {quoted(value)}") from error
 
 
 def settings_of(config: TrainConfig, kind: type[Settings]) -> Settings:

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 
 from attacks import Attack, typed
+from attacks.small import SMALL, scratch
 from magicedit.embedded import embedded_folder
 from magicedit.hub import check_pipeline_folder
-from magicedit.models import PatchModelConfig, create_patch_pipeline
+from magicedit.models import create_patch_pipeline
 from magicedit.models.face_model import load_face_model
 from magicedit.models.folder import ModelFolder
 
@@ -68,20 +69,8 @@ def _linked(source: str, target: str) -> None:
 
 @cache
 def _tiny() -> Path:
-    import atexit
-    import tempfile
-
-    place = Path(tempfile.mkdtemp())
-    atexit.register(shutil.rmtree, place, ignore_errors=True)
-    config = PatchModelConfig(
-        resolution=32,
-        block_out_channels=(16, 32),
-        attention_heads=2,
-        cross_attention_dim=16,
-        norm_num_groups=8,
-    )
-    create_patch_pipeline(config).save_pretrained(place / "tiny")
-    return place / "tiny"
+    create_patch_pipeline(SMALL).save_pretrained(scratch() / "tiny")
+    return scratch() / "tiny"
 
 
 BASES: dict[str, Callable[[Path], Path]] = {

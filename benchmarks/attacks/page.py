@@ -392,7 +392,7 @@ def uploads(chance: random.Random) -> list[Attack]:
 
     def left(server: Server, before: set[Path], patience: float = 5) -> str | None:
         end = time.monotonic() + patience
-        while found := {path for path in server.folder.rglob("*") if path.is_file()} - before:
+        while found := files(server) - before:
             if time.monotonic() > end:
                 return f"{len(found)} files are left"
             time.sleep(0.05)
@@ -412,16 +412,23 @@ def uploads(chance: random.Random) -> list[Attack]:
 
         return run
 
+    @contextlib.contextmanager
+    def begun(server: Server, size: int, body: bytes) -> Iterator[socket.socket]:
+        """A connection that has sent the beginning of an upload of that size."""
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as line:
+            line.sendall(
+                f"POST {API}/upload HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n"
+                f"Content-Length: {size}\r\n\r\n".encode()
+            )
+            line.sendall(body)
+            yield line
+
     def broken(share: float, size: int) -> Check:
         def run(_: Path) -> str | None:
             server = Server.at()
             before = files(server)
-            with socket.create_connection(("127.0.0.1", server.port), timeout=60) as line:
-                line.sendall(
-                    f"POST {API}/upload HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n"
-                    f"Content-Length: {size}\r\n\r\n".encode()
-                )
-                line.sendall(head + b"x" * int(share * size))
+            with begun(server, size, head + b"x" * int(share * size)):
+                pass
             return left(server, before)
 
         return run
@@ -442,12 +449,7 @@ def uploads(chance: random.Random) -> list[Attack]:
     def slow(_: Path) -> str | None:
         server = Server.at()
         before = files(server)
-        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as line:
-            line.sendall(
-                f"POST {API}/upload HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n"
-                "Content-Length: 1000000\r\n\r\n".encode()
-                + head
-            )
+        with begun(server, 1_000_000, head) as line:
             status = line.recv(100).split()[1:2]
         return left(server, before) if status == [b"408"] else f"answered {status}"
 

@@ -6,16 +6,13 @@ import shutil
 from pathlib import Path
 
 from attacks import Attack, crashing
-from attacks.trained import SECONDS, scratch
+from attacks.small import SMALL, scratch
+from attacks.trained import SECONDS
 from magicedit.files import sha256_of
-from magicedit.models import PatchModelConfig, create_patch_pipeline, load_pipeline
+from magicedit.models import create_patch_pipeline, load_pipeline
 from magicedit.train.finished import finish, replaced_whole
 
 TITLE = "Crash points of replacing a finished model"
-
-SMALL = PatchModelConfig(
-    resolution=32, block_out_channels=(16, 32), attention_heads=2, cross_attention_dim=16, norm_num_groups=8
-)
 
 
 def attacks(seed: int, short: bool) -> list[Attack]:

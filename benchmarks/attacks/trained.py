@@ -1,13 +1,11 @@
 """A tiny dataset, and training runs of a second or two on it, each in a process of its own."""
 
-import atexit
 import functools
 import importlib
 import json
 import os
 import shutil
 import signal
-import tempfile
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; its threads would not outlive a fork
@@ -19,6 +17,7 @@ from PIL import Image
 
 from attacks import crashing
 from attacks.crashing import Ended
+from attacks.small import scratch
 from magicedit.files import sha256_of
 from magicedit.train.train import main as train
 
@@ -35,15 +34,6 @@ FLAGS = (
 )
 LATEST = "--resume_from_checkpoint=latest"
 SECONDS = 60  # for an attack of two runs, beside other work
-
-
-@functools.cache
-def scratch() -> Path:
-    """A folder that is deleted when this process ends."""
-    folder = Path(tempfile.mkdtemp(prefix="campaign-"))
-    owner = os.getpid()
-    atexit.register(lambda: os.getpid() == owner and shutil.rmtree(folder, ignore_errors=True))
-    return folder
 
 
 @functools.cache

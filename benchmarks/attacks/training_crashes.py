@@ -5,7 +5,8 @@ import random
 from pathlib import Path
 
 from attacks import Attack
-from attacks.trained import LATEST, SECONDS, differs, run, scratch
+from attacks.small import scratch
+from attacks.trained import LATEST, SECONDS, differs, run
 
 TITLE = "Crash points of training, resumed"
 

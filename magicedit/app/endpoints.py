@@ -7,7 +7,6 @@ edited, report = client.predict(handle_file("photo.jpg"), "AU12=+3", api_name="/
 """
 
 import inspect
-import reprlib
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from magicedit.app.picture_files import open_upload
 from magicedit.editor import ExpressionEditor, face_to_json
 from magicedit.errors import MagicEditError, NoFaceError
 from magicedit.imaging import save_image
+from magicedit.vocabulary import quoted
 
 LONGEST_NUMBER = 9  # digits of a face's number
 LONGEST_TEXT = 2000  # characters of a field
@@ -78,7 +78,7 @@ def check(name: str, value: Any) -> None:
     """Raises MagicEditError where a caller sent another kind of value; Gradio lets some of them through."""
     kind, words = KINDS.get(name, (str, "text"))
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise MagicEditError(f"{name} must be {words}, got {reprlib.repr(value)}")
+        raise MagicEditError(f"{name} must be {words}, got {quoted(value)}")
     if isinstance(value, str) and len(value) > LONGEST_TEXT:
         raise MagicEditError(f"{name} must have at most {LONGEST_TEXT} characters, got {len(value)}")
 
@@ -88,7 +88,7 @@ def face_of(text: str) -> str | int:
     if text.isdecimal() and len(text) <= LONGEST_NUMBER:
         return int(text)
     if text not in ("all", "largest"):
-        told = f"{reprlib.repr(text)} of {len(text)} characters"
+        told = f"{quoted(text)} of {len(text)} characters"
         raise NoFaceError(f'face must be "all", "largest" or a number from 0, got {told}')
     return text
 

@@ -17,49 +17,17 @@ from magicedit.errors import ActionUnitError, ImageError, MagicEditError, Output
 from magicedit.expression import Expression
 from magicedit.files import named, shown, walk
 from magicedit.imaging import PHOTO_SUFFIXES, WRITTEN_SUFFIXES, check_output
+from magicedit.ledger import JOURNAL
 from magicedit.request import EditRequest
 from magicedit.tables import read_table
 
-# A file in the output folder with a line when an edit begins or ends. The "state" of an output's last line is
-# "begun" (the existing output may be older), "done" or "failed".
-JOURNAL = "edits.jsonl"
 # Photographs that are not read: they fail with the reason instead of being passed over
 UNREAD_SUFFIXES = frozenset(
     f".{kind}"
     for kind in (
-        *(
-            "jp2",
-            "j2k",
-            "jpf",
-            "jpx",
-            "jxl",
-            "jxr",
-            "heics",
-            "heifs",
-            "avifs",
-            "jps",
-            "tga",
-            "psd",
-            "dng",
-            "raw",
-        ),
-        *(
-            "arw",
-            "cr2",
-            "cr3",
-            "crw",
-            "erf",
-            "kdc",
-            "nef",
-            "nrw",
-            "orf",
-            "pef",
-            "raf",
-            "rw2",
-            "sr2",
-            "srw",
-            "x3f",
-        ),
+        *("jp2", "j2k", "jpf", "jpx", "jxl", "jxr", "heics", "heifs", "avifs", "jps", "tga", "psd"),
+        *("dng", "raw", "arw", "cr2", "cr3", "crw", "erf", "kdc", "nef", "nrw", "orf", "pef", "raf"),
+        *("rw2", "sr2", "srw", "x3f"),
     )
 )
 FORMATS = {"png": ".png", "jpg": ".jpg", "webp": ".webp", "tif": ".tif"}

@@ -17,9 +17,7 @@ from magicedit.data.layout import TEST, people_of
 from magicedit.errors import DatasetError
 from magicedit.files import sha256_of, shown, walk
 from magicedit.imaging import PHOTO_SUFFIXES
-
-# The journal in a folder of edited results, see `magicedit.batch.JOURNAL`, which this package may not import
-JOURNAL = "edits.jsonl"
+from magicedit.ledger import JOURNAL
 
 
 @dataclass(frozen=True)
@@ -39,10 +37,9 @@ class Sources:
     photographs: the used ones, in order of their names. splits: identity -> split. labels: intensities by
     photograph; None: measured by the face backend. rejected: {"source", "reason", ...} of photographs left
     out; folders that cannot be read are among them. ignored: files that are not photographs, and folders of
-    edited ones. folder_notes:
-    {"source", "note"} of folders. feelings: emotions of photographs by name, where they are
-    labelled; attributes: names of the attributes that they show, likewise, and attribute_names: of all that
-    are labelled, in order.
+    edited ones. folder_notes: {"source", "note"} of folders. feelings: emotions of photographs by name, where
+    they are labelled; attributes: names of the attributes that they show, likewise, and attribute_names: of
+    all that are labelled, in order.
     """
 
     photographs: list[Source]

@@ -38,19 +38,10 @@ logger = logging.getLogger(__name__)
 ROWS, RUN = "rows.jsonl", "run.json"
 _RUN = {"protocol": str, "version": int, "photographs": dict, "editors": dict, "skipped": dict}
 _OF_EDITORS = ("editors", "unable", "about")  # in run.json, by name of the editor; earlier editors stay
-_NO_SCORES = frozenset(  # texts of a row
-    (
-        "editor",
-        "identity",
-        "person",
-        "photograph",
-        "photograph_sha256",
-        "kind",
-        "request",
-        "picture",
-        "original",
-    )
-)
+_NO_SCORES = {  # texts of a row
+    *("editor", "identity", "person", "photograph", "photograph_sha256"),
+    *("kind", "request", "picture", "original"),
+}
 JPEG_QUALITY = 92
 Key = tuple[str, str, str, int]  # editor, subject, request, seed
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from magicedit.errors import ModelError
 from magicedit.files import opened, read_json, remembered_sha256, shown
+from magicedit.vocabulary import quoted
 
 PARTS = "parts.json"  # SHA-256 of the files of a finished model
 READ = (".json", ".safetensors", ".txt", ".model")  # the ends of files that models are loaded from
@@ -78,8 +79,7 @@ def _is_number(value: object, kind: type) -> bool:
 
 
 def _wrong(file: Path, name: str, expected: str, value: object) -> ModelError:
-    got = repr(value)
-    got = got if len(got) <= 100 else f"{got[:100]}..."
+    got = quoted(value)
     return ModelError(f"{shown(file)}: {name} must be {expected}, got {got}; save the pipeline again")
 
 

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import reprlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from magicedit.errors import ActionUnitError
 from magicedit.expression import ASYMMETRY
 from magicedit.files import shown
 from magicedit.tables import Table, read_table
-from magicedit.vocabulary import name_order, whole_name
+from magicedit.vocabulary import name_order, quoted, whole_name
 
 _FACE_COLUMNS = ("face_id", "face", "faceid", "face_idx")
 
@@ -164,9 +163,9 @@ class Curve:
             time, colon, units = key.partition(":")
             if not colon:
                 raise ActionUnitError(
-                    f"a keyframe is SECONDS:AU12=+3, such as 1.5:AU12=+3,AU4=-1; got {reprlib.repr(key)}"
+                    f"a keyframe is SECONDS:AU12=+3, such as 1.5:AU12=+3,AU4=-1; got {quoted(key)}"
                 )
-            rows.append((_number(time, f"the keyframe {reprlib.repr(key)}, its time"), FACS.deltas(units)))
+            rows.append((_number(time, f"the keyframe {quoted(key)}, its time"), FACS.deltas(units)))
         names = dict.fromkeys(name for _, row in rows for name in row)
         given = {name: [(time, row[name]) for time, row in rows if name in row] for name in names}
         return cls._through([time for time, _ in rows], given, "the keyframes")
@@ -244,5 +243,5 @@ def _number(text: str, where: str) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise ActionUnitError(f"{where}: expected a number, got {reprlib.repr(text.strip())}")
+        raise ActionUnitError(f"{where}: expected a number, got {quoted(text.strip())}")
     return number
