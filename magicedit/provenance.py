@@ -52,7 +52,7 @@ _PRIVATE_EXIF = {
 # Names of XMP properties, of tags and of texts, of whichever schema
 _PRIVATE_NAME = re.compile(
     r"gps|geo[:_.-]|geo.?(tag|code|hash|point|loc|pos)|wgs84|latitude|longitude|altitude|coordinate|location"
-    r"|serial|owner.?name|host.?computer|(camera|sensor|device|body).?(id|name)$|(image|data).?unique.?id"
+    r"|serial|owner|host.?computer|(camera|sensor|device|body).?(id|name)$|(image|data).?unique.?id"
     r"|maker.?note|file.?(path|name)|raw profile type|has.?extended.?xmp|ciadr"
     r"|^(lat|long?|lng|places?|place.?name|.?xyz|loci|city|county|locality|street|address|iptc|photoshop)$"
     r"|^(state|country|country.?(code|name)|province.?state|world.?region|coverage)$",

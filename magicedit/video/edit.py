@@ -19,7 +19,7 @@ from magicedit.request import Deltas, EditRequest
 from magicedit.video.analysis import Analysis, Row, SteadyFace, Track, choose, scan
 from magicedit.video.curves import Curve
 from magicedit.video.job import VideoJob, VideoOptions
-from magicedit.video.reading import HDR_TRANSFERS, public, replace_pixels
+from magicedit.video.reading import HDR_TRANSFERS, replace_pixels
 from magicedit.video.rendering import FrameMaker, batch_size, batches
 from magicedit.video.results import VideoResult
 from magicedit.video.threads import pictures_ahead
@@ -73,7 +73,6 @@ def edit_video(
     curve = curve and curve.usable_by(names)
     job = VideoJob(editor, source, output, **options)
     info, path = job.video.info, job.video.path
-    info = public(info) if editor.strip_private else info
     check_size(info, str(path), "scale it first")
     check_video_output(job.output, path)
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -12,11 +12,11 @@ from magicedit.errors import MagicEditError, OutputError, VideoError
 from magicedit.files import opened, shown
 from magicedit.imaging import Photo
 from magicedit.models.face_model import OnStep
-from magicedit.provenance import Mark, packet_of, public_packet, public_tags, read_packet
+from magicedit.provenance import Mark, packet_of, public_packet, read_packet
 from magicedit.request import SamplingOptions
 from magicedit.video.analysis import Analysis, analyse, check_damage
 from magicedit.video.partial import Partial, identity
-from magicedit.video.reading import Video, VideoInfo, import_av
+from magicedit.video.reading import Video, VideoInfo, import_av, public
 from magicedit.video.rendering import FrameMaker, render
 from magicedit.video.results import FaceInVideo, ProgressCallback, VideoResult
 from magicedit.video.settings import DEFAULTS, VideoSettings
@@ -140,6 +140,4 @@ class VideoJob:
             self.packet = public_packet(self.packet)
         if editor.mark:
             self.mark = Mark.of_edit(source, keeps=not strip, **known)
-        if not strip:
-            return info
-        return replace(info, tags=public_tags(info.tags), picture_tags=public_tags(info.picture_tags))
+        return public(info) if strip else info

@@ -58,15 +58,14 @@ def _version(package: str) -> str | None:
 class Partial:
     """The folder of one output; as a context manager it holds the folder's lock.
 
-    request: JSON-ready, all inputs of the result. began_anew: whether work on another request was found there
-    and deleted. Raises OutputError where the folder cannot be created, or another program is using it.
+    request: JSON-ready, all inputs of the result. Work on another request that is there is deleted. Raises
+    OutputError where the folder cannot be created, or another program is using it.
     """
 
     def __init__(self, output: Path, request: Mapping[str, Any]):
         target = output.resolve()
         self.folder = target.with_name(f".{target.name}.partial")
         self._request = json.dumps(request, sort_keys=True)
-        self.began_anew = False
 
     def __enter__(self) -> "Partial":
         try:
@@ -80,7 +79,6 @@ class Partial:
             request = self.folder / "request.json"
             known = request.is_file() and self._same(request)
             if not known or any(not stat.S_ISREG(path.lstat().st_mode) for path in self._ours()):
-                self.began_anew = request.is_file()
                 self._clear(keep=("lock",))
                 write_text(request, self._request)
         except OSError as error:

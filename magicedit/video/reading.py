@@ -6,7 +6,6 @@ are converted to yuv420p once. Colours are converted to RGB and back with the vi
 
 import hashlib
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -20,6 +19,7 @@ import numpy as np
 
 from magicedit.errors import VideoError, needs_extra
 from magicedit.files import opened, shown
+from magicedit.provenance import public_tags
 
 if TYPE_CHECKING:
     import av
@@ -48,8 +48,6 @@ _OF_STORAGE = (
     "encoder", "major_brand", "minor_version", "compatible_brands", "handler_name", "vendor_id", "duration",
     "bps", "number_of_frames", "number_of_bytes", "alpha_mode", "language", "encoded_by",
 )  # fmt: skip
-
-_PRIVATE_TAGS = re.compile("location|gps|latitude|longitude|serial|owner", re.IGNORECASE)
 
 
 def import_av() -> Any:
@@ -381,9 +379,8 @@ def kept_tags(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def public(info: VideoInfo) -> VideoInfo:
-    """Returns the properties without tags of places, serial numbers and owners."""
-    tags = {name: value for name, value in info.tags.items() if not _PRIVATE_TAGS.search(name)}
-    return replace(info, tags=tags)
+    """Returns the properties without tags that tell where and with which camera the video was taken."""
+    return replace(info, tags=public_tags(info.tags), picture_tags=public_tags(info.picture_tags))
 
 
 def language_of(metadata: Mapping[str, str]) -> dict[str, str]:
