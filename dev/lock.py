@@ -3,8 +3,7 @@
     python dev/lock.py      # after a change of constraints.txt, and `make setup` with the new versions
 
 `make` installs by it, so that pip refuses a file that is not of the tested release. It has the packages that
-are installed where this runs, but torch: which of its builds is right depends on the machine, and not all are
-on PyPI. The digests come from PyPI's index (PEP 691).
+are installed where this runs, but those of UNLOCKED. The digests come from PyPI's index (PEP 691).
 """
 
 import importlib.metadata
@@ -22,6 +21,8 @@ INDEX = "https://pypi.org/simple/{}/"
 # gradio admits Pillow below 13, which has CVE-2026-112403 (reading JPEG), -112395 and -112393 (TIFF) and
 # -96778 (writing JPEG); our tests and the page's pass with 13. Drop this when gradio admits it.
 OVERRIDES = {"pillow": "13.0.0"}
+# Which build of torch is right depends on the machine; DeepSpeed, and what only it needs, is built after it
+UNLOCKED = {"torch", "deepspeed", "einops", "hjson", "ninja", "py-cpuinfo"}
 HEADER = "# Written by dev/lock.py; for `pip install --no-deps --require-hashes -r constraints.lock`"
 
 
@@ -30,7 +31,7 @@ def main() -> None:
     installed = {canonicalize_name(package.name) for package in importlib.metadata.distributions()}
     if unknown := installed - tested.keys() - {"magicedit", "pip"}:
         sys.exit(f"installed, but not in constraints.txt: {', '.join(sorted(unknown))}")
-    names = sorted(installed & tested.keys() - {"torch"})
+    names = sorted(installed & tested.keys() - UNLOCKED)
     pinned = {name: OVERRIDES.get(name, tested[name]) for name in names}
     with ThreadPoolExecutor(8) as pool:
         released = pool.map(_digests, pinned, pinned.values())
