@@ -26,6 +26,9 @@ OPTIONAL_PACKAGES = {  # package -> the extra that brings it
     "insightface": "insightface",
     "onnxruntime": "insightface",
     "scikit-image": "demo",
+    "ray": "scale",
+    "webdataset": "scale",
+    "deepspeed": "deepspeed",
 }
 OPENCV_VARIANTS = tuple(
     f"opencv-{kind}python{screen}" for screen in ("", "-headless") for kind in ("", "contrib-")
