@@ -38,9 +38,9 @@ from magicedit.request import EditRequest
 from magicedit.video.analysis import analyse, scan
 from magicedit.video.edit import EditMaker
 from magicedit.video.job import VideoJob
-from magicedit.video.reading import Video
 from magicedit.video.settings import DEFAULTS, VideoSettings
 from magicedit.video.smoothing import OneEuro, Smoothing
+from magicedit.video_reading import Video
 from magicedit.warping import displacement_fields, warp_photo
 
 RATE = 25  # frames a second

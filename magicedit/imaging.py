@@ -94,6 +94,7 @@ PHOTO_SUFFIXES = frozenset(
         *("tif", "tiff", "bmp", "gif", "ppm", "pgm", "pnm"),
     )
 )
+VIDEO_SUFFIXES = frozenset((".mp4", ".mov", ".mkv", ".m4v", ".avi", ".webm", ".mpg", ".mpeg", ".wmv"))
 _FORMATS = {
     ".png": "PNG",
     **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "JPEG"),

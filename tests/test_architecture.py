@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # A room is a module or folder right under the package. `errors` is the bottom; the file that ships with
 # the weights stands alone.
 _GROUND = {"errors", "embedded", "files", "vocabulary", "action_units", "change"}
-_BASE = _GROUND | {"arkit", "imaging", "ledger", "provenance", "tables", "workers"}
+_BASE = _GROUND | {"arkit", "imaging", "ledger", "provenance", "tables", "video_reading", "workers"}
 _GENERATION = {"models", "pipelines"}
 _ROOMS_BELOW_EDITOR = _BASE | {"expression", "request", "faces", "warping"} | _GENERATION
 _TRAINING = _ROOMS_BELOW_EDITOR | {"data", "baselines", "evaluation", "hub"}
@@ -40,6 +40,7 @@ MAY_IMPORT = {
     "image_files": set(),
     "image_metadata": {"image_files", "provenance"},
     "imaging": {"errors", "files", "image_files", "image_metadata", "provenance"},
+    "video_reading": {"errors", "files", "provenance"},
     "change": set(),
     "pipelines": set(),
     "models": _GROUND | {"request", "pipelines"},

@@ -22,8 +22,8 @@ from magicedit.imaging import open_photo, photo_to_image, save_image
 from magicedit.request import EditRequest
 from magicedit.tables import read_table
 from magicedit.video import Curve, Encoding, Video
-from magicedit.video.reading import to_rgb
 from magicedit.video.writing import Piece, PieceWriter, join
+from magicedit.video_reading import to_rgb
 
 TITLE = "Inputs of public bug reports"
 

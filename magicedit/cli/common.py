@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 
 LARGEST_LIST = 100_000_000  # bytes of a file of names
-VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".m4v", ".avi", ".webm", ".mpg", ".mpeg", ".wmv")
 
 
 def say(message: str) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from magicedit.cli import common
 from magicedit.errors import ImageError, MagicEditError
+from magicedit.imaging import VIDEO_SUFFIXES
 
 if TYPE_CHECKING:
     from magicedit.faces import Face
@@ -50,7 +51,7 @@ def add_measure(add_command: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def run_measure(args: argparse.Namespace) -> int:
-    if args.photo.suffix.lower() in common.VIDEO_SUFFIXES:
+    if args.photo.suffix.lower() in VIDEO_SUFFIXES:
         return _run_video(args)
     with common.loading(args):
         from magicedit.editor import face_to_json, measured_expression, select_faces

@@ -1,17 +1,17 @@
 """Videos: temporally stable editing of faces, and transfer of expressions from a video to a photograph."""
 
+from magicedit.faces.tracking import Tracking
 from magicedit.video.blendshapes import BlendshapeCurves, measure_blendshapes
 from magicedit.video.curves import Curve
 from magicedit.video.edit import check_request, edit_video
 from magicedit.video.flicker import Flicker
 from magicedit.video.job import VideoJob
-from magicedit.video.reading import Video
 from magicedit.video.reenact import reenact
 from magicedit.video.results import FaceInVideo, Progress, VideoResult
 from magicedit.video.settings import VideoSettings
 from magicedit.video.smoothing import OneEuro, Smoothing
-from magicedit.video.tracking import Tracking
 from magicedit.video.writing import Encoding, check_video_output, save_film
+from magicedit.video_reading import Video
 
 __all__ = [
     "BlendshapeCurves",

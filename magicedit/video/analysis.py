@@ -15,14 +15,14 @@ import numpy as np
 
 from magicedit.errors import NoFaceError, VideoError
 from magicedit.faces import Alignment, Face, FaceBackend, Pose
+from magicedit.faces.tracking import CutDetector, Tracked, Tracker, Tracking
 from magicedit.faces.types import box_around
 from magicedit.files import read_text, sha256_of, write_text
 from magicedit.ledger import drop_torn_line
-from magicedit.video.reading import Damage, Video
 from magicedit.video.results import Pace, ProgressCallback
 from magicedit.video.smoothing import FaceFilter, Smoothing
 from magicedit.video.threads import pictures_ahead
-from magicedit.video.tracking import CutDetector, Tracked, Tracker, Tracking
+from magicedit.video_reading import Damage, Video
 
 BRIDGED = 0.25  # seconds, longest gap without a detection that is filled by linear movement
 FADE = 0.15  # seconds, fade of an edit when a face appears or leaves within a scene

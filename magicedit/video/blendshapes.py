@@ -8,11 +8,11 @@ import numpy as np
 from magicedit.arkit import MEASURED
 from magicedit.errors import MagicEditError, VideoError
 from magicedit.faces import FaceBackend
+from magicedit.faces.tracking import CutDetector, Tracker, Tracking
 from magicedit.video.analysis import Row, choose, look_through, scan
-from magicedit.video.reading import Video
 from magicedit.video.results import Pace, ProgressCallback
 from magicedit.video.settings import DEFAULTS
-from magicedit.video.tracking import CutDetector, Tracker, Tracking
+from magicedit.video_reading import Video
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,11 +19,11 @@ from magicedit.request import Deltas, EditRequest
 from magicedit.video.analysis import Analysis, Row, SteadyFace, Track, choose, scan
 from magicedit.video.curves import Curve
 from magicedit.video.job import VideoJob, VideoOptions
-from magicedit.video.reading import HDR_TRANSFERS, replace_pixels
 from magicedit.video.rendering import FrameMaker, batch_size, batches
 from magicedit.video.results import VideoResult
 from magicedit.video.threads import pictures_ahead
 from magicedit.video.writing import check_size, check_video_output
+from magicedit.video_reading import HDR_TRANSFERS, replace_pixels
 from magicedit.vocabulary import whole_name
 from magicedit.warping import Mouth
 

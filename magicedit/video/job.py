@@ -16,10 +16,10 @@ from magicedit.provenance import Mark, packet_of, public_packet, read_packet
 from magicedit.request import SamplingOptions
 from magicedit.video.analysis import Analysis, analyse, check_damage
 from magicedit.video.partial import Partial, identity
-from magicedit.video.reading import Video, VideoInfo, import_av, public
 from magicedit.video.rendering import FrameMaker, render
 from magicedit.video.results import FaceInVideo, ProgressCallback, VideoResult
 from magicedit.video.settings import DEFAULTS, VideoSettings
+from magicedit.video_reading import Video, VideoInfo, import_av, public
 
 QUALITY = "fast"  # default quality of videos, see docs/video.md
 

@@ -29,8 +29,8 @@ from magicedit.editor import ExpressionEditor, SamplingSettings
 from magicedit.errors import MagicEditError, OutputError
 from magicedit.files import read_bytes, read_text, replacing, sha256_of, shown, sync, write_text
 from magicedit.ledger import hold
-from magicedit.video.reading import import_av
 from magicedit.video.writing import Piece
+from magicedit.video_reading import import_av
 
 _OURS = ("request.json", "faces.jsonl", "faces.done", "joined.tmp", "lock")
 _PATTERNS = ("piece-*.mp4", "piece-*.json", "piece-*.tmp", "state-*.npz", ".*.tmp")

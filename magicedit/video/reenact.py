@@ -16,10 +16,10 @@ from magicedit.faces import Face, levels_of
 from magicedit.imaging import Photo, open_photo, reduced
 from magicedit.video.analysis import Analysis, Row, Track, choose, scan
 from magicedit.video.job import VideoJob, VideoOptions
-from magicedit.video.reading import VideoInfo, from_rgb, replace_pixels, still_info
 from magicedit.video.rendering import FrameMaker, batch_size, batches
 from magicedit.video.results import VideoResult
 from magicedit.video.writing import check_size, check_video_output, even_sided
+from magicedit.video_reading import VideoInfo, from_rgb, replace_pixels, still_info
 from magicedit.vocabulary import Vocabulary
 
 NEUTRAL_PERCENT = 10  # of the frames, by unit: an intensity exceeded in nine tenths of the time

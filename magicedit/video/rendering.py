@@ -12,11 +12,11 @@ from magicedit.editor import FaceCut
 from magicedit.video.analysis import Analysis, Row, SteadyFace, Track, steady_faces
 from magicedit.video.flicker import FlickerMeter
 from magicedit.video.partial import Partial
-from magicedit.video.reading import VideoInfo
 from magicedit.video.results import Pace, Progress
 from magicedit.video.smoothing import ChangeFilters, within
 from magicedit.video.threads import Behind, how_many
 from magicedit.video.writing import PieceWriter, join
+from magicedit.video_reading import VideoInfo
 
 if TYPE_CHECKING:
     from magicedit.video.job import VideoJob

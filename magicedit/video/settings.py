@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from magicedit.faces.tracking import Tracking
 from magicedit.video.smoothing import Smoothing
-from magicedit.video.tracking import Tracking
 from magicedit.video.writing import Encoding
 
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from magicedit.video.reading import Frame, Video, VideoInfo, to_rgb
+from magicedit.video_reading import Frame, Video, VideoInfo, to_rgb
 
 Item = TypeVar("Item")
 DECODED_AHEAD = 8  # frames at most

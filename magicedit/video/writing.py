@@ -21,7 +21,7 @@ from magicedit.errors import ImageError, OutputError, VideoError
 from magicedit.files import replacing, sync
 from magicedit.imaging import writable
 from magicedit.provenance import EDITED, Mark, add_signature, add_to_film, finishing, signed
-from magicedit.video.reading import (
+from magicedit.video_reading import (
     BT709,
     LIMITED,
     Colours,

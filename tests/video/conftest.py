@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from magicedit.editor import ExpressionEditor
-from magicedit.video.reading import Video, to_rgb
+from magicedit.video_reading import Video, to_rgb
 
 av = pytest.importorskip("av", reason="videos need the extra `video`")
 

@@ -19,9 +19,9 @@ from magicedit.video import Curve, Encoding, VideoSettings, edit_video
 from magicedit.video.analysis import analyse, scan
 from magicedit.video.edit import EditMaker
 from magicedit.video.job import VideoJob
-from magicedit.video.reading import Video, split_planes
 from magicedit.video.settings import DEFAULTS
 from magicedit.video.smoothing import Smoothing
+from magicedit.video_reading import Video, split_planes
 
 SMILE = {"AU12": -3.0, "AU26": 2.0}  # the astronaut smiles already
 LOSSLESS = VideoSettings(encoding=Encoding(crf=0, preset="ultrafast"))

@@ -13,7 +13,7 @@ from conftest import SIDE, av, read_pictures, seconds_of, write_video
 from PIL import Image
 
 from magicedit.errors import VideoError
-from magicedit.video.reading import Colours, Video, VideoInfo, from_rgb, replace_pixels, still_info, to_rgb
+from magicedit.video_reading import Colours, Video, VideoInfo, from_rgb, replace_pixels, still_info, to_rgb
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> float:
@@ -279,7 +279,7 @@ def test_a_playlist_opens_no_other_file(tmp_path, moving, playlist):
 
 def test_pictures_too_large_to_decode_are_refused_before_that(tmp_path, moving, monkeypatch):
     path = write_video(tmp_path / "in.mp4", moving(2))
-    monkeypatch.setattr("magicedit.video.reading.MOST_DECODED", 200 * 200)
+    monkeypatch.setattr("magicedit.video_reading.MOST_DECODED", 200 * 200)
     with pytest.raises(VideoError, match="240 x 240 px, more than 40,000 pixels"):
         Video(path)
 

@@ -9,12 +9,12 @@ from test_edit import LOSSLESS, changed
 from magicedit.action_units import FACS, NAMES, editable
 from magicedit.errors import ImageError, MagicEditError, NoFaceError, OutputError, VideoError
 from magicedit.faces import align, crop_face, levels_of
+from magicedit.faces.tracking import Tracking
 from magicedit.imaging import open_photo
 from magicedit.video import reenact
 from magicedit.video.analysis import analyse, scan
-from magicedit.video.reading import Video, split_planes
 from magicedit.video.reenact import ReenactMaker, followed, neutral_of
-from magicedit.video.tracking import Tracking
+from magicedit.video_reading import Video, split_planes
 from magicedit.warping import displacement_fields, move_eyes, turn_head, warp_photo
 
 FRAMES = 12

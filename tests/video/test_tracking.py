@@ -12,6 +12,7 @@ from test_smoothing import UNFILTERED
 from magicedit.errors import NoFaceError
 from magicedit.faces import load_backend
 from magicedit.faces.glasses import SURE
+from magicedit.faces.tracking import Tracking
 from magicedit.video.analysis import (
     BRIDGED,
     FADE,
@@ -23,9 +24,8 @@ from magicedit.video.analysis import (
     scan,
     steady_faces,
 )
-from magicedit.video.reading import Video, to_rgb
 from magicedit.video.smoothing import Smoothing
-from magicedit.video.tracking import Tracking
+from magicedit.video_reading import Video, to_rgb
 
 WIDE = 2 * SIDE
 

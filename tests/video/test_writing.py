@@ -13,8 +13,8 @@ from PIL import Image
 
 from magicedit.errors import ImageError, MissingDependencyError, OutputError, VideoError
 from magicedit.video import edit_video, reenact, save_film
-from magicedit.video.reading import Video, public, still_info
 from magicedit.video.writing import Encoding, Piece, PieceWriter, check_size, check_video_output, join
+from magicedit.video_reading import Video, public, still_info
 
 STAMPS = [0, 512, 600, 1800, 1900, 5000, 5020, 7000, 7500, 9000]
 MILLISECOND = Fraction(1, 1000)
@@ -130,7 +130,7 @@ def test_what_is_encoded_does_not_depend_on_what_memory_held(tmp_path, moving):
     script = f"""
 import hashlib
 from pathlib import Path
-from magicedit.video.reading import Video
+from magicedit.video_reading import Video
 from magicedit.video.writing import Encoding, PieceWriter
 video, path = Video({str(source)!r}), Path({str(tmp_path)!r}) / "piece.mp4"
 writer = PieceWriter(path, video.info, Encoding(), 24)
