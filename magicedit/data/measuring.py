@@ -7,17 +7,16 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm.auto import tqdm
 
-from magicedit.data.shards import MEASURED, Place, Row, encoded, encoded_region, write_rows
+from magicedit.data.crops import face_row
+from magicedit.data.shards import Place, Row, write_rows
 from magicedit.data.sources import Source
 from magicedit.errors import ImageError
-from magicedit.faces import FaceBackend, align, crop_face, load_backend
+from magicedit.faces import FaceBackend, load_backend
 from magicedit.files import shown
 from magicedit.imaging import open_photo
 
-MAX_YAW, MAX_PITCH = 40.0, 30.0  # degrees; beyond, half of the face is hidden and its landmarks unreliable
 _WORK_ROWS = 64  # photographs between two writes to the work folder
 
 
@@ -33,10 +32,10 @@ def measure_all(
     """Measures into files under `work` and adds them to `places`; returns {sha256: reason of rejection}."""
     own = threading.local()  # backends are not safe to share between threads
 
-    def measure(source: Source) -> tuple[Source, Row | str]:
+    def measure(source: Source) -> tuple[Source, list[Row] | str]:
         if not hasattr(own, "backend"):
             own.backend = load_backend(backend) if isinstance(backend, str) else backend
-        return source, _measure(source, own.backend, settings)
+        return source, measured(source, own.backend, settings)
 
     failures: dict[str, str] = {}
     rows: list[Row] = []
@@ -63,14 +62,14 @@ def measure_all(
             if isinstance(outcome, str):
                 failures[source.sha256] = outcome
             else:
-                rows.append(outcome)
-            if len(rows) == _WORK_ROWS:
+                rows += outcome  # those of a video are never divided between two files
+            if len(rows) >= _WORK_ROWS:
                 flush()
     return failures
 
 
-def _measure(source: Source, backend: FaceBackend, settings: Mapping[str, Any]) -> Row | str:
-    """Returns the row of a photograph without labels, or the reason of its rejection."""
+def measured(source: Source, backend: FaceBackend, settings: Mapping[str, Any]) -> list[Row] | str:
+    """Returns the rows of a file without labels, or the reason of its rejection."""
     try:
         photo = open_photo(source.path)
         faces = backend.detect(photo.pixels)
@@ -80,26 +79,14 @@ def _measure(source: Source, backend: FaceBackend, settings: Mapping[str, Any]) 
         )
     if not faces:
         return "no face found"
-    face, size, notes = faces[0], settings["size"], []
-    if len(faces) > 1:
-        notes.append(f"{len(faces)} faces, took the largest")
-    if face.pose and (abs(face.pose.yaw) > MAX_YAW or abs(face.pose.pitch) > MAX_PITCH):
-        notes.append(f"turned far away: yaw {face.pose.yaw:.0f}, pitch {face.pose.pitch:.0f} degrees")
-    alignment = align(face, size)
-    if alignment.scale > 2:
-        notes.append(f"small face, enlarged {alignment.scale:.1f} times")
-    landmarks = alignment.apply(face.landmarks)
-    return {
-        "image": encoded(crop_face(photo.pixels, alignment), settings["image_format"]),
-        "mask": encoded_region(landmarks, size, face.scheme),
-        "identity": source.identity,
-        "source": source.name,
-        "action_units": [],  # filled from the labels when the dataset is written
-        "measured": [face.action_units.get(name, np.nan) for name in MEASURED] if face.action_units else [],
-        "landmarks": np.asarray(landmarks, np.float32).reshape(-1).tolist(),
-        "scheme": face.scheme,
-        "pose": [face.pose.yaw, face.pose.pitch, face.pose.roll] if face.pose else [],
-        "box": list(face.box),
-        "notes": notes,
-        "sha256": source.sha256,
-    }
+    notes = [f"{len(faces)} faces, took the largest"] if len(faces) > 1 else []
+    row = face_row(
+        photo.pixels,
+        faces[0],
+        settings,
+        source=source.name,
+        identity=source.identity,
+        sha256=source.sha256,
+        notes=notes,
+    )
+    return [row]
