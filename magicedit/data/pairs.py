@@ -7,34 +7,29 @@ import itertools
 import logging
 import os
 import weakref
-from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
-import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from PIL import Image
 
-from magicedit import warping
 from magicedit.action_units import NAMES, parse_deltas, to_vector
-from magicedit.data.augment import COMPANIONS
 from magicedit.data.description import SHARDS, current, read_description
+from magicedit.data.drawing import Draw, Draws, PairSettings
+from magicedit.data.rendering import REAL, WARPED, Held, PairRenderer, Photograph, decoded
 from magicedit.errors import DatasetError, reason_of
-from magicedit.faces import condition_image
-from magicedit.faces.regions import face_oval, jaw_contour
-from magicedit.faces.types import LANDMARK_COUNTS, Scheme
+from magicedit.faces.types import LANDMARK_COUNTS
 from magicedit.files import open_regular, opened, shown
-from magicedit.imaging import to_tensor
 
 logger = logging.getLogger(__name__)
 
-REAL, WARPED = 0, 1
+__all__ = ["REAL", "WARPED", "BadRow", "Draw", "PairDataset", "Record"]
 
 COLUMNS = ("identity", "source", "action_units", "landmarks", "pose", "image")
 LABELS = ("emotion", "attributes")  # absent in datasets of before there were any
@@ -45,22 +40,6 @@ CHUNK = 256  # rows examined at a time
 MAX_BAD_FRACTION = 0.01
 KEPT_OPEN = 64  # shards; of 256 MiB each
 NAMED = 5  # unusable rows that an error names; the log names all
-
-# Augmentation, the same for source, target and condition.
-ROTATION = 0.15  # radians, both ways
-SCALE = (0.95, 1.15)
-SHIFT = 0.04  # of the side, both ways
-GAIN, BIAS = (0.75, 1.25), 0.15  # by channel, of values in [-1, 1]
-# Pictures are stored larger than they are returned, because rotation and scaling cost sharpness.
-WORKING_SCALE = 4 / 3
-
-# Commands of warped pairs
-SOURCE_WARPED = 0.2  # probability; else the source is the photograph itself
-AU_COUNTS = (0, 1, 1, 1, 2, 3)  # how many AUs a command changes, equally likely
-INTENSITIES = (-2.0, 5.0)  # intensity steps
-TOGETHER = 0.25  # probability of AUs that occur together in faces, all upwards, instead
-# Probability and scale of commands that are small: users ask for small changes
-SLIGHT, SLIGHT_SCALE = 0.2, 0.2
 
 EXAMPLE_REQUESTS = ("AU12=+3", "AU1=+3,AU2=+3", "AU4=+3", "AU5=+3", "AU15=+3", "AU20=+3", "AU25=+3,AU26=+2")
 
@@ -95,30 +74,6 @@ class BadRow:
     def __str__(self) -> str:
         named = f" ({shown(self.source)})" if self.source else ""
         return f"{self.shard} row {self.row}{named}: {self.reason}"
-
-
-class Draw(NamedTuple):
-    """The random draw that defines sample n.
-
-    source, target: record indices, equal in a warped pair. au_delta: (aus,) float32, target minus source in
-    intensity steps; all zero where `dropped`. source_command, target_command: (aus,) AU steps that warp the
-    two pictures. mouth: embedded mouth whose teeth an opened mouth shows; None: dark. matrix: (2, 3) from
-    pixels of the stored pictures to pixels of the returned ones, None without augmentation; then mirrored if
-    `flip`; then value * gain + bias by channel, in [-1, 1].
-    """
-
-    source: int
-    target: int
-    au_delta: np.ndarray
-    flip: bool
-    warped: bool
-    dropped: bool
-    source_command: np.ndarray
-    target_command: np.ndarray
-    mouth: int | None
-    matrix: np.ndarray | None
-    gain: np.ndarray
-    bias: np.ndarray
 
 
 class PairDataset(torch.utils.data.Dataset):
@@ -189,35 +144,27 @@ class PairDataset(torch.utils.data.Dataset):
         teeth: bool = True,
         max_bad_fraction: float = MAX_BAD_FRACTION,
     ) -> None:
-        shares = {"warped": warped, "au_dropout": au_dropout, "max_bad_fraction": max_bad_fraction}
-        for name, value in shares.items():
-            if not 0 <= value <= 1:
-                raise DatasetError(f"{name} is a probability from 0 to 1, got {value}")
-        self.folder, self.split, self.resolution, self.seed = Path(folder), split, resolution, seed
-        self.warped, self.augment, self.au_dropout = warped, augment, au_dropout
-        self.zero_keeps = zero_keeps
-        self.action_units = tuple(action_units)
+        if not 0 <= max_bad_fraction <= 1:
+            raise DatasetError(f"max_bad_fraction is a probability from 0 to 1, got {max_bad_fraction}")
+        self.folder, self.split = Path(folder), split
         needed = ("action_units", "landmarks", "crop_size", "photographs", "variants")
         self.description = read_description(self.folder, *needed)
-        self.scheme = self.description["landmarks"]
-        if self.scheme not in LANDMARK_COUNTS:
-            raise DatasetError(
-                f"the dataset {shown(folder)} has landmarks {shown(self.scheme)!r}, expected one of "
-                f"{', '.join(LANDMARK_COUNTS)}; run `magicedit prepare` again"
-            )
-        if not 0 < resolution <= self.description["crop_size"]:
-            raise DatasetError(
-                f"the crops in {shown(folder)} have {self.description['crop_size']} px, too few for "
-                f"resolution {resolution}; run `magicedit prepare` again with --size {resolution}"
-            )
-        if warped > 0 and self.scheme != "mediapipe478":
-            raise DatasetError(
-                f"warped pairs need MediaPipe's 478 landmarks, the dataset {folder} has {self.scheme}; "
-                "prepare it with the backend mediapipe, or set warped to 0"
-            )
-        wanted = int(np.ceil(resolution * WORKING_SCALE / 16)) * 16  # strides divide it
-        self._working_size = min(wanted, self.description["crop_size"]) if augment else resolution
-        self._held, self._memory = _Held(memory), memory
+        self.settings = PairSettings(
+            self.description["crop_size"],
+            self.description["landmarks"],
+            resolution=resolution,
+            seed=seed,
+            warped=warped,
+            augment=augment,
+            au_dropout=au_dropout,
+            action_units=tuple(action_units),
+            relations=relations,
+            zero_keeps=zero_keeps,
+            teeth=teeth,
+        )
+        self._draws, self._renderer = Draws(self.settings), PairRenderer(self.settings, memory // 2)
+        self._working_size = self.settings.working_size
+        self._held, self._memory = Held(memory // 2), memory
         self.max_bad_fraction = max_bad_fraction
         self.quarantined: list[BadRow] = []
         self.digest = ""
@@ -227,21 +174,27 @@ class PairDataset(torch.utils.data.Dataset):
         for index, record in enumerate(self.records):
             self._photographs_of[record.identity].append(index)
         self._pairs_of = [np.array(own) for own in self._photographs_of.values() if len(own) > 1]
-        self.relations = relations
-        self._related = relations and self.scheme == "mediapipe478"
-        self._mouths = warping.embedded_mouths() if teeth else ()
-        known = [[self.action_units.index(n) for n in s if n in self.action_units] for s in COMPANIONS]
-        self._companions = [together for together in known if len(together) > 1]
         if warped < 1 and not self._pairs_of:
             raise DatasetError(
                 f"nobody in the {split} split of {folder} has two photographs, so there are no real pairs; "
                 "set warped to 1, or add photographs: one sub-folder per person, two or more in each"
             )
-        # Coarser for large pictures: the fields are smooth, and a grid of about 32 resolves them.
-        self._stride = next(
-            (s for s in (16, 8, 4, 2) if self._working_size % s == 0 and self._working_size // s >= 24), 1
-        )
-        self._mirror_order = _mirror_order(self.scheme)
+
+    @property
+    def resolution(self) -> int:
+        return self.settings.resolution
+
+    @property
+    def seed(self) -> int:
+        return self.settings.seed
+
+    @property
+    def augment(self) -> bool:
+        return self.settings.augment
+
+    @property
+    def action_units(self) -> tuple[str, ...]:
+        return self.settings.action_units
 
     def __len__(self) -> int:
         return len(self.records)
@@ -254,76 +207,29 @@ class PairDataset(torch.utils.data.Dataset):
 
     def sample(self, draw: Draw) -> dict[str, Any]:
         """Returns the sample of a draw, see the class; commands of warped pairs may differ from `pair`'s."""
-        source, source_landmarks = self._render(draw.source, draw.source_command, draw)
-        target, landmarks = self._render(draw.target, draw.target_command, draw)
-        described, landmarks = (source, source_landmarks) if draw.warped else (target, landmarks)
-        condition = condition_image(described, landmarks, self.scheme)
-        relation = {}
-        if self.relations:
-            names = ("flow", "mask", "weight")
-            relation = dict(zip(names, map(torch.from_numpy, self._relation(draw)), strict=True))
-        return relation | {
-            "source": to_tensor(source),
-            "target": to_tensor(target),
-            "condition": to_tensor(condition),
-            "au_delta": torch.from_numpy(draw.au_delta.copy()),
-            "kind": WARPED if draw.warped else REAL,
-            "source_index": draw.source,
-            "target_index": draw.target,
-        }
+        source = self._photograph(draw.source)
+        target = source if draw.target == draw.source else self._photograph(draw.target)
+        return self._renderer.sample(draw, source, target)
 
     def pair(self, n: int) -> Draw:
         """Returns the draw that defines `dataset[n]`, without reading pixels."""
-        if n < 0:
-            raise IndexError(f"samples are numbered from 0, got {n}")
-        rng = np.random.default_rng((self.seed, int(n)))
-        nothing = np.zeros(len(self.action_units), np.float32)
-        mouth = None
-        if warped := bool(rng.random() < self.warped):
+        rng = self._draws.rng(n)
+        if warped := self._draws.is_warped(rng):
             source = target = int(rng.integers(len(self.records)))
-            source_command = self._command(rng) if rng.random() < SOURCE_WARPED else nothing
-            target_command = self._command(rng)
-            au_delta = target_command - source_command
-            if self._mouths:
-                mouth = int(rng.integers(len(self._mouths)))
         else:
             members = self._pairs_of[int(rng.integers(len(self._pairs_of)))]
             source, target = (int(member) for member in rng.choice(members, 2, replace=False))
-            source_command = target_command = nothing
-            au_delta = self.records[target].action_units - self.records[source].action_units
-        matrix, flip, gain, bias = None, False, np.ones(3), np.zeros(3)
-        if self.augment:
-            matrix, flip = self._placement(rng), bool(rng.random() < 0.5)
-            gain, bias = rng.uniform(*GAIN, 3), rng.uniform(-BIAS, BIAS, 3)
-        dropped = bool(rng.random() < self.au_dropout)
-        if dropped:
-            au_delta = nothing
-            if self.zero_keeps:
-                target, target_command = source, source_command
-        return Draw(
-            source,
-            target,
-            au_delta,
-            flip,
-            warped,
-            dropped,
-            source_command,
-            target_command,
-            mouth,
-            matrix,
-            gain,
-            bias,
-        )
+        difference = self.records[target].action_units - self.records[source].action_units
+        return self._draws.draw(rng, warped, source, target, difference)
 
     def record_images(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """A record's picture and its condition image, (3, resolution, resolution) in [-1, 1], unmodified."""
-        pixels = _resized(self._stored(index), self.resolution)
-        condition = condition_image(pixels, self._landmarks(index, self.resolution), self.scheme)
-        return to_tensor(pixels), to_tensor(condition)
+        return self._renderer.unmodified(self._stored(index), self.records[index].landmarks)
 
     def landmarks(self, index: int) -> np.ndarray:
         """Returns (points, 2) float32 px of a record's picture at `resolution`, as in `record_images`."""
-        return self._landmarks(index, self.resolution)
+        factor = self.resolution / self.settings.crop_size
+        return (self.records[index].landmarks + 0.5) * factor - 0.5  # pixel centres at whole numbers
 
     def examples(self, count: int = 4, requests: Sequence[str] = EXAMPLE_REQUESTS) -> list[dict[str, Any]]:
         """Returns a fixed set of faces for preview grids: the least expressive photograph of each identity.
@@ -358,86 +264,6 @@ class PairDataset(torch.utils.data.Dataset):
             )
         return examples
 
-    def _command(self, rng: np.random.Generator) -> np.ndarray:
-        command = np.zeros(len(self.action_units), np.float32)
-        if self._companions and rng.random() < TOGETHER:
-            together = self._companions[rng.integers(len(self._companions))]
-            command[together] = rng.uniform(0, INTENSITIES[1], len(together))
-        else:
-            count = min(AU_COUNTS[rng.integers(len(AU_COUNTS))], len(command))
-            command[rng.choice(len(command), count, replace=False)] = rng.uniform(*INTENSITIES, count)
-        return command * np.float32(SLIGHT_SCALE) if rng.random() < SLIGHT else command
-
-    def _placement(self, rng: np.random.Generator) -> np.ndarray:
-        """Returns a random similarity, (2, 3), from stored to returned pictures."""
-        held, size = self._working_size, self.resolution
-        angle, scale = rng.uniform(-ROTATION, ROTATION), rng.uniform(*SCALE) * size / held
-        linear = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        centre = (size - 1) / 2 + rng.uniform(-SHIFT, SHIFT, 2) * size
-        return np.concatenate([linear, (centre - linear @ np.full(2, (held - 1) / 2))[:, None]], axis=1)
-
-    def _render(self, index: int, command: np.ndarray, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
-        """A record's picture, warped, placed, mirrored and toned as drawn, and its landmarks there."""
-        pixels, landmarks = self._picture(index), self._landmarks(index, self._working_size)
-        if command.any():
-            fields = self._fields(index)
-            mouth = None if draw.mouth is None else self._mouths[draw.mouth]
-            pixels = warping.warp_photo(pixels, fields, command, landmarks, mouth)
-            landmarks = warping.warp_landmarks(landmarks, fields, command, self._stride)
-        pixels = self._placed(pixels, draw)
-        if draw.matrix is not None:
-            landmarks = landmarks @ draw.matrix[:, :2].T + draw.matrix[:, 2]
-        if draw.flip:  # those that the condition image needs
-            landmarks = landmarks[self._mirror_order]
-            landmarks[:, 0] = self.resolution - 1 - landmarks[:, 0]
-        if draw.matrix is not None:
-            tone = np.ones(3)
-            if self._related and not draw.warped and index == draw.target != draw.source:
-                tone = self._correspondence(draw.source, draw.target).tone
-            values = (np.arange(256)[None, :, None] * tone / 127.5 - 1) * draw.gain + draw.bias
-            pixels = cv2.LUT(pixels, np.rint((values.clip(-1, 1) + 1) * 127.5).astype(np.uint8))
-        return pixels, landmarks
-
-    def _relation(self, draw: Draw) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns flow, mask and weight of a pair, see the class."""
-        size = self._working_size
-        weight = np.ones((size, size), np.float32)
-        same = draw.source == draw.target and np.array_equal(draw.source_command, draw.target_command)
-        if not draw.warped and not same and self._related:
-            found = self._correspondence(draw.source, draw.target)
-            flow, mask, weight = found.flow, found.mask, found.weight
-        elif same:
-            flow, mask = np.zeros((size, size, 2), np.float32), np.zeros((size, size), np.float32)
-        elif not draw.warped or draw.source_command.any():
-            flow = np.full((size, size, 2), np.nan, np.float32)
-            mask = np.full((size, size), np.nan, np.float32)
-        elif draw.target_command.any():
-            landmarks = self._landmarks(draw.target, size)
-            flow, mask = warping.backward_flow(
-                self._fields(draw.target), draw.target_command, landmarks, size
-            )
-            flow = flow.astype(np.float32)
-            flow[mask > 0.5] = np.nan
-            moved = warping.warp_landmarks(
-                landmarks, self._fields(draw.target), draw.target_command, self._stride
-            )
-            weight[warping.near_lips(moved, size, "left_eye", "right_eye")] = warping.LIPS_WEIGHT
-        flow, mask, weight = (self._placed(values, draw) for values in (flow, mask, weight))
-        if draw.matrix is not None:
-            flow = flow @ draw.matrix[:, :2].T.astype(np.float32)
-        if draw.flip:
-            flow = flow * np.float32([-1, 1])
-        return tuple(np.ascontiguousarray(values, np.float32) for values in (flow, mask, weight))
-
-    def _placed(self, values: np.ndarray, draw: Draw) -> np.ndarray:
-        """Returns values of a stored picture's pixels, rotated, scaled, shifted and mirrored as drawn."""
-        if draw.matrix is not None:
-            side = (self.resolution, self.resolution)
-            values = cv2.warpAffine(
-                values, draw.matrix, side, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
-            )
-        return values[:, ::-1] if draw.flip else values
-
     def _read_records(self) -> tuple[list[Record], list[tuple[Path, int, int]]]:
         """Returns the split's usable records, and the place of each picture: file, row group, row in it.
 
@@ -456,7 +282,7 @@ class PairDataset(torch.utils.data.Dataset):
         meaning = [self.description[name] for name in ("action_units", "landmarks", "crop_size")]
         digest = hashlib.sha256(repr(meaning).encode())
 
-        def examined(row: dict[str, Any]) -> tuple[Record, np.ndarray | None, bytes] | str:
+        def examined(row: dict[str, Any]) -> tuple[Record, Photograph | None, bytes] | str:
             try:
                 return self._examined(row, columns, hold)
             except ValueError as error:
@@ -475,7 +301,7 @@ class PairDataset(torch.utils.data.Dataset):
                             continue
                         record, picture, content = result
                         if picture is not None:
-                            self._held.get(("picture", len(records)), lambda picture=picture: picture)
+                            self._held.get(len(records), lambda picture=picture: picture)
                         digest.update(content)
                         records.append(record)
                         places.append((path, group, place))
@@ -488,12 +314,12 @@ class PairDataset(torch.utils.data.Dataset):
 
     def _examined(
         self, row: Mapping[str, Any], columns: list[int], hold: bool
-    ) -> tuple[Record, np.ndarray | None, bytes]:
+    ) -> tuple[Record, Photograph | None, bytes]:
         """Returns the record of a row, its picture if it is to be held, and a digest of both.
 
         ValueError, in a few words, where the row cannot be used.
         """
-        size, points = self.description["crop_size"], LANDMARK_COUNTS[self.scheme]
+        size, points = self.description["crop_size"], LANDMARK_COUNTS[self.settings.scheme]
         for name in ("identity", "source"):
             if not isinstance(row[name], str) or not row[name]:
                 raise ValueError(f"it has no {name}")
@@ -518,8 +344,9 @@ class PairDataset(torch.utils.data.Dataset):
         content = row["image"].get("bytes") if isinstance(row["image"], dict) else None
         if not content:
             raise ValueError("it has no picture")
-        picture = _decoded(content, size, whole=hold)
-        held = _resized(picture, self._working_size) if hold else None
+        held = self._renderer.photograph(content, landmarks) if hold else None
+        if not hold:
+            decoded(content, size, whole=False)
         named = repr((row["identity"], row["source"], pose, record.emotion, sorted(record.attributes)))
         parts = (named.encode(), labels.tobytes(), landmarks.tobytes(), content)
         return record, held, b"".join(hashlib.sha256(part).digest() for part in parts)
@@ -557,13 +384,12 @@ class PairDataset(torch.utils.data.Dataset):
             )
         return [labelled.index(name) for name in self.action_units]
 
-    def _stored(self, index: int) -> np.ndarray:
-        """The crop as the dataset has it, (crop_size, crop_size, 3) uint8."""
+    def _stored(self, index: int) -> bytes:
+        """The encoded crop."""
         path, group, row = self._places[index]
         try:
             with self._shards.open(path) as stream, pq.ParquetFile(stream) as file:
-                content = file.read_row_group(group, ["image"]).column(0)[row].as_py()["bytes"]
-            return _decoded(content, self.description["crop_size"])
+                return file.read_row_group(group, ["image"]).column(0)[row].as_py()["bytes"]
         except DatasetError:
             raise
         except (pa.ArrowException, OSError, ValueError, TypeError) as error:
@@ -573,32 +399,9 @@ class PairDataset(torch.utils.data.Dataset):
                 f"any more ({str(error)[:300]}); resume the run"
             ) from error
 
-    def _picture(self, index: int) -> np.ndarray:
-        return self._held.get(("picture", index), lambda: _resized(self._stored(index), self._working_size))
-
-    def _landmarks(self, index: int, size: int) -> np.ndarray:
-        factor = size / self.description["crop_size"]
-        return (self.records[index].landmarks + 0.5) * factor - 0.5  # pixel centres at whole numbers
-
-    def _correspondence(self, source: int, target: int) -> warping.Correspondence:
-        """Relates two stored pictures."""
-        size = self._working_size
+    def _photograph(self, index: int) -> Photograph:
         return self._held.get(
-            ("correspondence", source, target),
-            lambda: warping.correspond(
-                self._picture(source), self._landmarks(source, size),
-                self._picture(target), self._landmarks(target, size), match_tone=self.augment,
-            ),
-        )  # fmt: skip
-
-    def _fields(self, index: int) -> np.ndarray:
-        """Returns the displacement fields of a stored picture."""
-        size = self._working_size
-        return self._held.get(
-            ("fields", index),
-            lambda: warping.displacement_fields(
-                self._landmarks(index, size), size, self.action_units, self._stride
-            ),
+            index, lambda: self._renderer.photograph(self._stored(index), self.records[index].landmarks)
         )
 
 
@@ -701,59 +504,3 @@ def _numbers(row: Mapping[str, Any], name: str, count: int) -> np.ndarray:
     if not np.isfinite(values).all():
         raise ValueError(f"its {name} are not finite")
     return values
-
-
-def _decoded(content: bytes, size: int, whole: bool = True) -> np.ndarray:
-    """Returns a stored picture, (size, size, 3) uint8 RGB; ValueError where it is none of that size.
-
-    whole: otherwise only whether it can be decoded counts, and a smaller one may be returned.
-    """
-    try:
-        with Image.open(io.BytesIO(content)) as picture:
-            if picture.size != (size, size):
-                raise ValueError(f"it has {picture.width} x {picture.height} px, expected {size} x {size}")
-            if not whole:  # JPEG: several times faster
-                picture.draft("RGB", (size // 8, size // 8))
-            return np.asarray(picture.convert("RGB"))
-    except Exception as error:  # decoders of damaged files raise anything at all
-        raise ValueError(f"its picture cannot be used ({reason_of(error, 200)})") from error
-
-
-def _mirror_order(scheme: Scheme) -> np.ndarray:
-    """Returns the mirror partner of each landmark of the face's outline; other landmarks map to themselves.
-
-    The condition image colours the jaw from the subject's right to the left, which the mirror swaps.
-    """
-    order = np.arange(LANDMARK_COUNTS[scheme])
-    # Used instead of coordinates: the contours then return landmark numbers
-    numbers = np.stack([order, order], axis=1)
-    jaw = jaw_contour(numbers, scheme)[:, 0].astype(int)
-    order[jaw] = jaw[::-1]
-    if scheme == "mediapipe478":  # 68 points have no forehead; their outline comes from the jaw
-        oval = face_oval(numbers, scheme)[:, 0].astype(int)  # starts at the top of the forehead
-        order[oval] = oval[-np.arange(len(oval))]
-    return order
-
-
-class _Held:
-    """Cache of objects with `nbytes`, up to a number of bytes; evicts the least recently used first."""
-
-    def __init__(self, capacity: int) -> None:
-        self._capacity, self._bytes = capacity, 0
-        self._arrays: OrderedDict[tuple, Any] = OrderedDict()
-
-    def get(self, key: tuple, make: Callable[[], Any]) -> Any:
-        if key in self._arrays:
-            self._arrays.move_to_end(key)
-            return self._arrays[key]
-        array = make()
-        self._arrays[key] = array
-        self._bytes += array.nbytes
-        while self._bytes > self._capacity and len(self._arrays) > 1:
-            self._bytes -= self._arrays.popitem(last=False)[1].nbytes
-        return array
-
-
-def _resized(pixels: np.ndarray, size: int) -> np.ndarray:
-    """Reduces a square picture to `size` px a side; the constructor ensures that it is no smaller."""
-    return pixels if len(pixels) == size else cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA)

@@ -13,7 +13,8 @@ from PIL import Image
 
 from magicedit.action_units import NAMES
 from magicedit.data import PairDataset, prepare_dataset
-from magicedit.data.pairs import AU_COUNTS, COMPANIONS
+from magicedit.data.augment import COMPANIONS
+from magicedit.data.drawing import AU_COUNTS
 from magicedit.errors import DatasetError
 from magicedit.imaging import to_pixels
 
