@@ -1,20 +1,31 @@
 """Atomic checkpoints in JSON and safetensors; loading one executes no code.
 
 Layout of `checkpoint-N/`: one `NAME.safetensors` for each group of tensors, `state.json`, and, written last,
-`manifest.json` with the SHA-256 of every other file. Nothing that it does not name is read.
+`manifest.json` with the SHA-256 of every other file. Nothing that it does not name is read. Where processes
+hold parts of tensors, each writes one `shard-*.safetensors` with all that is its own, by torch's distributed
+checkpoint; not by its default writer, whose files are pickles.
 """
 
+import contextlib
 import json
 import logging
 import os
 import re
 import shutil
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystem
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from magicedit.errors import TrainingError
 from magicedit.files import read_json, sha256_of, shown, sync, writing
@@ -22,9 +33,13 @@ from magicedit.files import read_json, sha256_of, shown, sync, writing
 logger = logging.getLogger(__name__)
 
 MANIFEST, STATE = "manifest.json", "state.json"
-GROUPS = "groups"  # in a state: names of the groups of tensors, so that a manifest cannot leave one out
+# In a state: names of the groups of tensors, or of files with parts of them, so that a manifest cannot leave
+# one out
+GROUPS, SHARDS = "groups", "shards"
 LARGEST_JSON = 100_000_000  # bytes of a state: optimisers list each parameter
 ABANDONED = "abandoned"  # prefix of checkpoints of a branch that a run was resumed before
+
+Tensors = dict[str, torch.Tensor]
 
 
 def remove(path: Path) -> None:
@@ -36,7 +51,7 @@ def remove(path: Path) -> None:
 
 
 def save_checkpoint(
-    output_dir: Path, step: int, tensors: dict[str, dict[str, torch.Tensor]], state: dict, limit: int | None
+    output_dir: Path, step: int, tensors: dict[str, Tensors], state: dict, limit: int | None
 ) -> Path:
     """Writes `checkpoint-{step}`; older ones are removed only after this one has been verified.
 
@@ -45,20 +60,75 @@ def save_checkpoint(
     Raises OutputError where it cannot be written, TrainingError where the disk does not hold what was
     written; earlier checkpoints are then intact.
     """
-    final, temporary = output_dir / f"checkpoint-{step}", output_dir / f"tmp-{step}"
-    old = output_dir / f"old-{step}"
-    with writing(final, SafetensorError):
-        output_dir.mkdir(parents=True, exist_ok=True)
-        remove(temporary)  # of a run that was killed while writing
-        temporary.mkdir()
+    _begin(output_dir, step)
+    temporary = output_dir / f"tmp-{step}"
+    with writing(output_dir / f"checkpoint-{step}", SafetensorError):
         for name, group in tensors.items():
             # Contiguous copies, because safetensors refuses tensors that share memory
             save_file(
                 {k: v.detach().cpu().contiguous().clone() for k, v in group.items()},
                 temporary / f"{name}.safetensors",
             )
-        (temporary / STATE).write_text(json.dumps({**state, GROUPS: sorted(tensors)}, indent=1))
-        hashes = {file.name: sha256_of(file) for file in sorted(temporary.iterdir())}
+        hashes = {path.name: sha256_of(path) for path in temporary.iterdir()}
+    return _complete(output_dir, step, hashes, {**state, GROUPS: sorted(tensors)}, limit)
+
+
+def save_shards(
+    output_dir: Path,
+    step: int,
+    tensors: dict[str, Tensors],
+    state: dict,
+    limit: int | None,
+    group: dist.ProcessGroup,
+    alone: Callable[[Callable[[], None]], None],
+) -> Path:
+    """`save_checkpoint` by all processes of a group at once, into a folder that they share.
+
+    tensors: those that this process holds: parts, as DTensors, or whole. alone: runs something in the main
+    process, see `Engine.alone`.
+    """
+    final, temporary = output_dir / f"checkpoint-{step}", output_dir / f"tmp-{step}"
+    alone(lambda: _begin(output_dir, step))
+    flat = {
+        f"{name}/{key}": tensor.detach() for name, held in tensors.items() for key, tensor in held.items()
+    }
+    writer = HuggingFaceStorageWriter(str(temporary), save_distributed=True)
+    with writing(final), _reasons():
+        dcp.save(flat, storage_writer=writer, process_group=group)
+    own = temporary.glob(f"shard-{dist.get_rank(group) + 1:05d}-*")
+    found: list[dict[str, str]] = [{}] * dist.get_world_size(group)
+    dist.all_gather_object(found, {path.name: sha256_of(path) for path in own}, group)
+    hashes = {name: value for part in found for name, value in part.items()}
+    alone(lambda: _complete(output_dir, step, hashes, {**state, SHARDS: sorted(hashes)}, limit))
+    return final
+
+
+@contextlib.contextmanager
+def _reasons() -> Iterator[None]:
+    """Raises what made a distributed checkpoint fail in one of the processes."""
+    try:
+        yield
+    except CheckpointException as error:
+        failed, _ = next(iter(error.failures.values()))
+        raise failed from None
+
+
+def _begin(output_dir: Path, step: int) -> None:
+    """Makes an empty folder to write a checkpoint into."""
+    temporary = output_dir / f"tmp-{step}"
+    with writing(temporary):
+        output_dir.mkdir(parents=True, exist_ok=True)
+        remove(temporary)  # of a run that was killed while writing
+        temporary.mkdir()
+
+
+def _complete(output_dir: Path, step: int, hashes: dict[str, str], state: dict, limit: int | None) -> Path:
+    """Adds state and manifest to a checkpoint's files, verifies it, gives it its name, and prunes."""
+    final, temporary = output_dir / f"checkpoint-{step}", output_dir / f"tmp-{step}"
+    old = output_dir / f"old-{step}"
+    with writing(final):
+        (temporary / STATE).write_text(json.dumps(state, indent=1))
+        hashes = dict(sorted({**hashes, STATE: sha256_of(temporary / STATE)}.items()))
         (temporary / MANIFEST).write_text(json.dumps({"step": step, "sha256": hashes}, indent=1))
         for path in (*(temporary / name for name in hashes), temporary / MANIFEST, temporary):
             sync(path)
@@ -105,10 +175,13 @@ def damage(folder: Path) -> str | None:
                 with safe_open(folder / name, "pt"):
                     pass
         state = read_json(folder / STATE, TrainingError, limit=LARGEST_JSON)
-        if not isinstance(state, dict) or not isinstance(state.get(GROUPS, []), list):
+        if not isinstance(state, dict) or not all(
+            isinstance(state.get(k, []), list) for k in (GROUPS, SHARDS)
+        ):
             return f"{STATE} holds no state"
-        missing = [group for group in state.get(GROUPS, []) if f"{group}.safetensors" not in hashes]
-        return f"{MANIFEST} does not name {missing[0]}.safetensors" if missing else None
+        expected = [*(f"{group}.safetensors" for group in state.get(GROUPS, [])), *state.get(SHARDS, [])]
+        missing = [name for name in expected if name not in hashes]
+        return f"{MANIFEST} does not name {missing[0]}" if missing else None
     except TrainingError as error:
         return str(error)
     except (OSError, SafetensorError) as error:
@@ -187,17 +260,116 @@ def retire_checkpoints(output_dir: Path, after: int) -> list[Path]:
     return retired
 
 
-def load_checkpoint(folder: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dict]:
-    """Returns tensors by group and the JSON state of a verified checkpoint.
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified checkpoint: JSON values, and groups of tensors, which are read when they are asked for.
 
-    Raises TrainingError where a file holds something else than its name says.
+    files: names of the files with tensors. sharded: whether each holds parts of all groups.
     """
-    try:
-        files = [folder / name for name in sorted(_manifest(folder)) if name.endswith(".safetensors")]
+
+    folder: Path
+    state: dict
+    files: tuple[str, ...]
+    sharded: bool
+
+    @classmethod
+    def open(cls, folder: Path) -> "Checkpoint":
+        """Raises TrainingError where a file holds something else than its name says."""
+        try:
+            names = tuple(name for name in sorted(_manifest(folder)) if name.endswith(".safetensors"))
+        except OSError as error:
+            raise TrainingError(f"{shown(folder)} cannot be loaded: {error}") from error
         state = read_json(folder / STATE, TrainingError, limit=LARGEST_JSON)
-        return {file.stem: load_file(file) for file in files}, {k: v for k, v in state.items() if k != GROUPS}
-    except (OSError, SafetensorError) as error:
-        raise TrainingError(f"{shown(folder)} cannot be loaded: {error}") from error
+        saved = {key: value for key, value in state.items() if key not in (GROUPS, SHARDS)}
+        return cls(folder, saved, names, SHARDS in state)
+
+    def groups(self) -> list[str]:
+        """Returns the names of the groups."""
+        if not self.sharded:
+            return [name.removesuffix(".safetensors") for name in self.files]
+        return sorted({key.split("/")[0] for key in self._described()})
+
+    def describe(self, group: str) -> dict[str, tuple[torch.Size, torch.dtype]]:
+        """Returns shape and type of a group's tensors by name."""
+        if not self.sharded:
+            return {key: (tensor.shape, tensor.dtype) for key, tensor in self.group(group).items()}
+        prefix = f"{group}/"
+        return {
+            key.removeprefix(prefix): (tensor.size, tensor.properties.dtype)
+            for key, tensor in self._described().items()
+            if key.startswith(prefix)
+        }
+
+    def group(self, group: str, names: Collection[str] | None = None) -> Tensors:
+        """Returns whole tensors of a group on the CPU: all, or those of some names.
+
+        Raises TrainingError where a file cannot be read, KeyError where there is no such group or name.
+        """
+        if not self.sharded:
+            if f"{group}.safetensors" not in self.files:
+                raise KeyError(group)
+            with self._reading():
+                found = load_file(self.folder / f"{group}.safetensors")
+            return found if names is None else {name: found[name] for name in names}
+        described = self.describe(group)
+        names = described if names is None else names
+        tensors = {name: torch.empty(described[name][0], dtype=described[name][1]) for name in names}
+        self._read(group, tensors)
+        return tensors
+
+    def fill(self, group: str, tensors: Tensors) -> None:
+        """Copies a group into `tensors`, of which this process may hold parts, as DTensors.
+
+        Raises KeyError where these have other names than the group's, and as `group` does.
+        """
+        if tensors.keys() != (saved := self.describe(group)).keys():
+            raise KeyError(f"{group} has {len(saved)} tensors, expected were {len(tensors)}")
+        if self.sharded:
+            self._read(group, tensors)
+            return
+        whole = self.group(group)
+        for name, tensor in tensors.items():
+            value = whole[name].to(tensor.device)
+            if isinstance(tensor, DTensor):  # each process takes its part of what it has read
+                value = distribute_tensor(value, tensor.device_mesh, tensor.placements, src_data_rank=None)
+            tensor.copy_(value)
+
+    def _read(self, group: str, tensors: Tensors) -> None:
+        flat = {f"{group}/{name}": tensor for name, tensor in tensors.items()}
+        with self._reading(), _reasons():
+            dcp.load(flat, storage_reader=self._reader(), no_dist=True)
+
+    def _described(self) -> dict[str, Any]:
+        with self._reading():
+            return self._reader().read_metadata().state_dict_metadata
+
+    def _reader(self) -> HuggingFaceStorageReader:
+        reader = HuggingFaceStorageReader(str(self.folder))
+        reader.fs = _Listed(self.files)
+        return reader
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            raise TrainingError(f"{shown(self.folder)} cannot be loaded: {error}") from error
+
+
+class _Listed(FileSystem):
+    """Files of a folder as its manifest names them; others are not seen."""
+
+    def __init__(self, names: tuple[str, ...]):
+        self.names = names
+
+    def ls(self, path: str | os.PathLike) -> list[str]:
+        return [os.path.join(path, name) for name in self.names]
+
+
+def load_checkpoint(folder: Path) -> tuple[dict[str, Tensors], dict]:
+    """Returns whole tensors by group and the JSON state of a verified checkpoint; see `Checkpoint`."""
+    saved = Checkpoint.open(folder)
+    return {group: saved.group(group) for group in saved.groups()}, saved.state
 
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
