@@ -22,6 +22,7 @@ import numpy as np
 from magicedit.action_units import FACS, NAMES
 from magicedit.faces.frame import face_frame
 from magicedit.vocabulary import whole_name
+from magicedit.warping.splines import sheet_fields
 
 LANDMARKS = 478
 NOSE_BASE, NOSE_ROOT, NOSTRIL = 2, 168, 129  # the last: where the subject's right one ends at the cheek
@@ -173,6 +174,11 @@ def landmark_displacements(landmarks: np.ndarray, names: Sequence[str] = NAMES) 
     return _unit_shapes(tuple(names)) @ affine_camera(landmarks)[:3]
 
 
+def shared_landmarks(count: int) -> np.ndarray:
+    """Numbers (n,) of the first `count` landmarks but those of the lips, each of which lies on one sheet."""
+    return np.setdiff1d(np.arange(count), UPPER_LIP + LOWER_LIP)
+
+
 def _anchors(landmarks: np.ndarray, size: int) -> np.ndarray:
     """Returns fixed points around the face, px: rings outside its oval, farther away below the chin, where
     skin follows the jaw, and the crop's border, beyond which a spline would extrapolate."""
@@ -198,8 +204,6 @@ def displacement_fields(
     Interpolation is by thin-plate splines through the moved landmarks and unmoved points around the face
     (F. Bookstein, "Principal warps", PAMI 1989).
     """
-    from scipy.interpolate import RBFInterpolator  # 0.5 s, not needed by edits
-
     if size % stride:
         raise ValueError(f"stride must divide size, got stride {stride} and size {size}")
     moves = landmark_displacements(landmarks, names)
@@ -208,19 +212,15 @@ def displacement_fields(
     steps = size // stride
     centres = np.arange(steps) * stride + (stride - 1) / 2
     grid = frame.to_face(np.stack(np.meshgrid(centres, centres), -1).reshape(-1, 2))
-    sheets = []
-    for other_lip in (LOWER_LIP, UPPER_LIP):
-        ids = np.setdiff1d(np.arange(LANDMARKS), other_lip)
-        places = frame.to_face(np.concatenate([landmarks[ids], anchors]))
-        values = np.concatenate([moves[ids], np.zeros((len(anchors), len(names), 2))])
-        # Smoothing evens out jitter of almost coinciding landmarks, far below what is visible.
-        spline = RBFInterpolator(
-            places, values.reshape(len(places), -1), kernel="thin_plate_spline", smoothing=1e-3
-        )
-        sheets.append(spline(grid).reshape(steps, steps, len(names), 2))
-    fields = np.concatenate(sheets, -1)  # (height/stride, width/stride, aus, 4)
+    shared, upper, lower = shared_landmarks(LANDMARKS), list(UPPER_LIP), list(LOWER_LIP)
+    places = np.concatenate([landmarks[shared], anchors]), landmarks[upper], landmarks[lower]
+    moves = moves.reshape(LANDMARKS, -1)
+    still = np.zeros((len(anchors), moves.shape[1]))
+    values = np.concatenate([moves[shared], still]), moves[upper], moves[lower]
+    fields = sheet_fields(tuple(map(frame.to_face, places)), values, grid)  # (samples, sheets, aus * 2)
+    fields = fields.reshape(steps, steps, 2, len(names), 2).transpose(3, 0, 1, 2, 4)
+    fields = fields.reshape(len(names), steps, steps, 4)
     # A long face's dropping chin may reach the crop's border, beyond which there is nothing to move
     none, whole = (share * size for share in _BORDER)
     ramp = np.clip((np.minimum(centres + 0.5, size - 0.5 - centres) - none) / (whole - none), 0, 1)
-    fields *= np.minimum(ramp[:, None], ramp[None])[..., None, None]
-    return np.ascontiguousarray(fields.transpose(2, 0, 1, 3), np.float32)
+    return (fields * np.minimum(ramp[:, None], ramp[None])[..., None]).astype(np.float32)
