@@ -62,6 +62,13 @@ class Adversarial(Method):
         judged = self.discriminator(networks["generator"](batch["latent"]))
         yield "generator", F.softplus(-judged).mean(), {}
 
+    def held_out(self) -> Points:
+        return Points(self.config.seed + 1)
+
+    def validate(self, batch: dict, networks) -> dict[str, torch.Tensor]:
+        made = self.generator(batch["latent"])
+        return {"loss": (made - batch["real"]).pow(2).mean()}
+
     def export(self, folder: Path, step: int, samples_seen: int) -> None:
         save_file(self.generator.state_dict(), folder / "generator.safetensors")
 

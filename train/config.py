@@ -147,18 +147,35 @@ class TrainConfig:
     logging_steps: int = _(
         10,
         "optimiser steps between lines of train_log.jsonl: step, loss and its parts, grad_norm, lr; "
-        "images_per_second of all processes since the last line; memory_mb (10^6 bytes), the peak of a "
-        "process: allocated on CUDA devices, else resident; with cached features, reference_hits and "
-        "reference_misses since the last line",
+        "images_per_second of all processes, data_share (of the time, waiting for batches) and mfu (model "
+        "FLOP utilisation: of --peak_tflops) since the last line, without the time of previews, validation "
+        "and checkpoints; memory_mb (10^6 bytes), the peak of a process: allocated on CUDA devices, else "
+        "resident; with cached features, reference_hits and reference_misses since the last line",
     )
-    validation_steps: int = _(1000, "optimiser steps between preview grids; 0: none")
+    peak_tflops: float | None = _(
+        None,
+        "TFLOP/s that a device's products reach at most, which mfu is a share of; none: as published for "
+        "some NVIDIA GPUs, else measured by a short product",
+    )
+    validation_steps: int = _(
+        1000,
+        "optimiser steps between preview grids and between validation losses, which are written to "
+        "train_log.jsonl as validation_loss and its parts; 0: none",
+    )
+    validation_pairs: int = _(
+        64,
+        "held-out samples of a validation loss, always the same ones, of people of the validation split; 0: "
+        "no validation loss",
+    )
     validation_faces: int = _(4, "faces of a preview grid")
     checkpointing_steps: int = _(500, "optimiser steps between checkpoints; 0: only at the end")
-    checkpoints_total_limit: int | None = _(2, "checkpoints kept; none: all")
+    checkpoints_total_limit: int | None = _(
+        2, "checkpoints kept, beside the one of the lowest validation loss; none: all"
+    )
     resume_from_checkpoint: str | None = _(
         None,
-        '"latest" (the newest that verifies) or a checkpoint folder; later ones than that are renamed to '
-        "abandoned-N",
+        '"latest" (the newest that verifies), "best" (the one of the lowest validation loss) or a checkpoint '
+        "folder; later ones than that are renamed to abandoned-N",
     )
     save_dtype: str = _("float32", "of the saved pipeline: float32, float16 or bfloat16")
     push_to_hub: bool = _(False, "push the result")
@@ -187,7 +204,8 @@ class TrainConfig:
             bool(widths) and min(widths) >= 1, "block_out_channels", "widths of at least 1, joined by commas"
         )
         check(0 <= self.seed < 2**32, "seed", "from 0 to 4294967295")
-        for field in ("checkpointing_steps", "validation_steps", "lora_rank", "lr_warmup_steps"):
+        for field in ("checkpointing_steps", "validation_steps", "validation_pairs", "lora_rank",
+                      "lr_warmup_steps"):  # fmt: skip
             check(getattr(self, field) >= 0, field, "0 or more")
         for field in ("warped", "au_dropout", "max_bad_fraction", "ema_decay"):
             check(0 <= getattr(self, field) <= 1, field, "between 0 and 1")
@@ -202,6 +220,7 @@ class TrainConfig:
         for field in ("learning_rate", "max_grad_norm"):
             check(getattr(self, field) > 0, field, "above 0")
         check(self.snr_gamma is None or self.snr_gamma > 0, "snr_gamma", "above 0, or none")
+        check(self.peak_tflops is None or self.peak_tflops > 0, "peak_tflops", "above 0, or none")
         check(0 <= self.reference_cache_gb < math.inf, "reference_cache_gb", "0 or more")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)

@@ -8,10 +8,9 @@ import resource
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import accelerate
 import diffusers
@@ -35,6 +34,9 @@ from magicedit.train.publish import push
 from magicedit.train.samples import SampleOrder
 from magicedit.train.signals import Signals, ignore_signals
 from magicedit.train.state import (
+    VALIDATION,
+    best_checkpoints,
+    checkpoint_step,
     find_checkpoint,
     flatten_optimizer,
     list_checkpoints,
@@ -43,7 +45,10 @@ from magicedit.train.state import (
     restore_optimizer,
     retire_checkpoints,
     save_checkpoint,
+    validation_of,
 )
+from magicedit.train.throughput import Throughput, peak_flops
+from magicedit.train.validation import Validation
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +99,7 @@ class Run:
         average = {"decay": config.ema_decay, "use_ema_warmup": True, "power": 0.75}
         self.ema = EMAModel(self.parameters, **average) if config.use_ema else None
         self.step = self.samples_seen = self.bad_steps = 0
+        self.shown: dict[str, str] = {}  # newest values beside the progress bar
         # Data parallelism refuses a module in which nothing is trained
         trained = {n: m for n, m in self.modules.items() if any(p.requires_grad for p in m.parameters())}
         prepared = self.accelerator.prepare(*trained.values(), *self.optimizers.values())
@@ -103,6 +109,9 @@ class Run:
         if self.ema is not None:
             self.ema.to(self.accelerator.device)
         self.saved = -1  # the step of the newest checkpoint of this run
+        self.validation = Validation.open(self.method)
+        self.validated: dict[str, Any] | None = None  # of the present weights, as checkpoints keep it
+        self.best: tuple[float, int] | None = None  # the lowest validation loss, and its step
         if config.resume_from_checkpoint:
             self._resume()
         elif list_checkpoints(self.output_dir):
@@ -110,6 +119,11 @@ class Run:
                 f"{shown(self.output_dir)} holds checkpoints of an earlier run: resume it with "
                 "--resume_from_checkpoint latest, or name another --output_dir"
             )
+        self.accelerator.wait_for_everyone()  # all read the same checkpoints
+        if (best := best_checkpoints(self.output_dir)) and self.validation is not None:
+            record = validation_of(best[0])
+            if record["meaning"] == self.validation.meaning:
+                self.best = (record["loss"], checkpoint_step(best[0]))
         if config.report_to != "none":
             settings = {k: str(v) for k, v in config.to_dict().items()}
             try:
@@ -263,6 +277,8 @@ class Run:
             state[f"{prefix}lr_scheduler"] = plain
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
+        if self.validated is not None:
+            state[VALIDATION] = self.validated
         if self.ema is not None:
             ema = self.ema.state_dict()
             tensors["ema"] = {str(i): p for i, p in enumerate(ema.pop("shadow_params"))}
@@ -330,6 +346,7 @@ class Run:
             self.ema.load_state_dict({**state["ema"], "shadow_params": shadow})
             self.ema.to(self.accelerator.device)
         self.step, self.samples_seen = state["step"], state["samples_seen"]
+        self.validated = state.get(VALIDATION)
 
     @contextlib.contextmanager
     def _averaged(self) -> Iterator[None]:
@@ -342,6 +359,18 @@ class Run:
         finally:
             if self.ema is not None:
                 self.ema.restore(self.parameters)
+
+    def _validate(self) -> dict[str, float]:
+        """Returns values of the averaged weights on held-out people for the log; none without validation."""
+        if self.validation is None:
+            return {}
+        with self._averaged():
+            values = self.validation.losses(self.networks, self.accelerator)
+        loss = values["validation_loss"]
+        self.validated = {"loss": loss, "meaning": self.validation.meaning}
+        if math.isfinite(loss) and (self.best is None or loss < self.best[0]):
+            self.best = (loss, self.step)
+        return values
 
     def _preview(self) -> None:
         if not self.accelerator.is_main_process:
@@ -391,17 +420,18 @@ class Run:
         if accelerator.is_main_process:
             settings = {**config.to_dict(), "world_size": accelerator.num_processes}
             write_text(self.output_dir / "train_config.json", json.dumps(settings, indent=1))
-        batches = self._batches()
         per_step = config.train_batch_size * config.gradient_accumulation_steps * accelerator.num_processes
         hidden = not accelerator.is_main_process
         progress = tqdm(total=config.max_train_steps, initial=self.step, desc="training", disable=hidden)
-        last_time, last_step = time.perf_counter(), self.step
+        self.throughput = Throughput(self._batches(), per_step, self._peak, config.gradient_checkpointing)
         explained = compilation_explained if config.compile else contextlib.nullcontext
         stopped = self._stopped()
         while not stopped and self.step < config.max_train_steps and not self.method.finished():
-            with explained():
-                logged = self._train_step(batches)
+            # A compiled network cannot run while it is counted
+            with explained(), self.throughput.step(counted=not config.compile):
+                logged = self._train_step(self.throughput.batches)
             self.step += 1
+            self.validated, values = None, {}
             self.samples_seen += per_step
             progress.update()
             self.bad_steps = 0 if logged is not None else self.bad_steps + 1
@@ -413,14 +443,19 @@ class Run:
                         "The last checkpoint is intact."
                     )
             elif self.step % config.logging_steps == 0 or self.step == config.max_train_steps:
-                now = time.perf_counter()
-                logged["images_per_second"] = per_step * (self.step - last_step) / (now - last_time)
-                last_time, last_step = now, self.step
-                self._log(logged | self._resources(), progress)
-            if config.checkpointing_steps and self.step % config.checkpointing_steps == 0:
-                self._save()
-            if config.validation_steps and self.step % config.validation_steps == 0:
-                self._preview()
+                values = logged | self.throughput.values() | self._resources()
+            with self.throughput.paused():
+                shows = config.validation_steps and self.step % config.validation_steps == 0
+                if shows:
+                    values |= self._validate()
+                if values:
+                    self._log(values, progress)
+                if every := config.checkpointing_steps:
+                    lowest = self.best is not None and self.best[1] == self.step
+                    if lowest or self.step % every == 0:
+                        self._save()
+                if shows:
+                    self._preview()
             stopped = self._stopped()
         progress.close()
         if self.saved != self.step:
@@ -437,6 +472,12 @@ class Run:
             push(self.config, self.output_dir)
         self.accelerator.wait_for_everyone()  # the end of another would close the connections of a push
 
+    def _peak(self) -> float:
+        """Returns FLOP/s of this process's device, see `peak_flops`."""
+        dtypes = {"fp16": torch.float16, "bf16": torch.bfloat16}
+        dtype = dtypes.get(self.accelerator.mixed_precision, torch.float32)
+        return peak_flops(self.accelerator.device, dtype, self.config.peak_tflops)
+
     def _resources(self) -> dict[str, float]:
         """Returns values for the log: memory in 10^6 bytes, and the method's counts since the last call."""
         counters = self.method.counters()
@@ -448,8 +489,11 @@ class Run:
     def _log(self, values: dict[str, float], progress: tqdm) -> None:
         self.accelerator.log(values, step=self.step)
         if self.accelerator.is_main_process:
-            losses = {f"{prefix}loss": f"{values[f'{prefix}loss']:.4f}" for prefix in self.prefixes.values()}
-            progress.set_postfix(**losses, images_s=f"{values['images_per_second']:.1f}")
+            names = [*(f"{prefix}loss" for prefix in self.prefixes.values()), "validation_loss"]
+            self.shown |= {name: f"{values[name]:.4f}" for name in names if name in values}
+            if "images_per_second" in values:
+                self.shown["images_s"] = f"{values['images_per_second']:.1f}"
+            progress.set_postfix(self.shown)
             line = {"step": self.step, **{k: float(f"{v:.6g}") for k, v in values.items()}}
             path = self.output_dir / "train_log.jsonl"
             with writing(path), path.open("a") as file:

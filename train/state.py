@@ -9,6 +9,7 @@ checkpoint; not by its default writer, whose files are pickles.
 import contextlib
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -37,6 +38,7 @@ MANIFEST, STATE = "manifest.json", "state.json"
 # one out
 GROUPS, SHARDS = "groups", "shards"
 LARGEST_JSON = 100_000_000  # bytes of a state: optimisers list each parameter
+VALIDATION = "validation"  # in a state of weights that were validated: their loss, and what it is a loss of
 ABANDONED = "abandoned"  # prefix of checkpoints of a branch that a run was resumed before
 
 Tensors = dict[str, torch.Tensor]
@@ -56,7 +58,7 @@ def save_checkpoint(
     """Writes `checkpoint-{step}`; older ones are removed only after this one has been verified.
 
     tensors: groups of tensors, each a file. state: JSON-ready. limit: checkpoints to keep, this one and the
-    newest of earlier steps; at least 1; None: all.
+    newest of earlier steps, beside the best one; at least 1; None: all.
     Raises OutputError where it cannot be written, TrainingError where the disk does not hold what was
     written; earlier checkpoints are then intact.
     """
@@ -144,7 +146,10 @@ def _complete(output_dir: Path, step: int, hashes: dict[str, str], state: dict, 
         sync(output_dir)
         remove(old)
         if limit is not None:
-            earlier = [p for p in list_checkpoints(output_dir) if checkpoint_step(p) < step]
+            best = best_checkpoints(output_dir)[:1]
+            earlier = [
+                p for p in list_checkpoints(output_dir) if checkpoint_step(p) < step and p not in best
+            ]
             for superfluous in earlier[limit - 1 :]:
                 remove(superfluous)
     return final
@@ -224,17 +229,48 @@ def recover_checkpoints(output_dir: Path) -> None:
                 remove(folder)
 
 
+def validation_of(folder: Path) -> dict[str, Any] | None:
+    """Returns what a checkpoint's state says of its validation; None: nothing, or the state is damaged."""
+    try:
+        if sha256_of(folder / STATE) != _manifest(folder)[STATE]:
+            return None
+        return read_json(folder / STATE, TrainingError, limit=LARGEST_JSON).get(VALIDATION)
+    except (OSError, TrainingError):
+        return None
+
+
+def best_checkpoints(output_dir: Path) -> list[Path]:
+    """Checkpoint folders by their validation loss, the lowest first, verified or not.
+
+    Only those whose loss is of the same samples and settings as that of the newest validated one.
+    """
+    records = {folder: validation_of(folder) for folder in list_checkpoints(output_dir)}
+    validated = {folder: record for folder, record in records.items() if record is not None}
+    meaning = next((record["meaning"] for record in validated.values()), None)
+    losses = {
+        folder: record["loss"]
+        for folder, record in validated.items()
+        if record["meaning"] == meaning and math.isfinite(record["loss"])
+    }
+    return sorted(losses, key=losses.__getitem__)
+
+
 def find_checkpoint(output_dir: Path, which: str) -> Path | None:
     """Returns the checkpoint folder to resume from; "latest" is the newest that verifies, None if none does.
 
-    Damaged ones before it are named in a warning. Raises TrainingError where a named one does not verify.
+    "best" is the one of the lowest validation loss that verifies. Damaged ones before it are named in a
+    warning. Raises TrainingError where a named one does not verify, or none was validated.
     """
-    if which == "latest":
-        for folder in list_checkpoints(output_dir):
+    if which in ("latest", "best"):
+        for folder in list_checkpoints(output_dir) if which == "latest" else best_checkpoints(output_dir):
             if (reason := damage(folder)) is None:
                 return folder
             logger.warning("%s is damaged and skipped: %s", folder, reason)
-        return None
+        if which == "latest":
+            return None
+        raise TrainingError(
+            f"no whole checkpoint in {shown(output_dir)} has a validation loss; resume from latest instead"
+        )
     folder = Path(which) if os.path.isdir(which) else output_dir / which
     if reason := damage(folder):
         raise TrainingError(

@@ -27,7 +27,8 @@ def training_of(run: Path) -> dict[str, Any]:
 
 def _training_of(run: Path) -> dict[str, Any]:
     lines = map(json.loads, read_text(run / "train_log.jsonl").splitlines())
-    log = {line["step"]: line["images_per_second"] for line in lines}  # of repeated steps the last
+    # Of repeated steps the last; a line of a validation loss alone has no speed
+    log = {line["step"]: line["images_per_second"] for line in lines if "images_per_second" in line}
     settings = read_json(run / "train_config.json")
     for name in _PRIVATE:
         settings.pop(name, None)

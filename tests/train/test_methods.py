@@ -18,7 +18,7 @@ from magicedit.train.methods import OBJECTIVES
 
 ADVERSARIAL = [
     *("--objective=adversarial", "--train_data_dir=data", "--lr_warmup_steps=0", "--logging_steps=1"),
-    *("--learning_rate=0.05", "--validation_steps=3", "--checkpointing_steps=0"),
+    *("--learning_rate=0.05", "--validation_steps=3", "--validation_pairs=0", "--checkpointing_steps=0"),
 ]
 
 
@@ -111,12 +111,17 @@ def test_a_killed_adversarial_run_resumes_bit_equal(tmp_path):
 
 def test_two_processes_alternate_as_one(tmp_path):
     for name, size, processes in (("one", 2, 1), ("two", 1, 2)):
-        more = ("--max_train_steps=3", f"--train_batch_size={size}")
+        # Of five pairs, the second process has none in the last round
+        more = ("--max_train_steps=3", f"--train_batch_size={size}", "--validation_pairs=5")
         done = script(tmp_path / name, *more, processes=processes)
         assert done.returncode == 0, done.stderr[-4000:]
     one, two = (checkpoint(tmp_path / name, 3) for name in ("one", "two"))
     for key, tensor in one.items():
         torch.testing.assert_close(two[key], tensor, rtol=1e-4, atol=1e-6)
+    logs = [(tmp_path / name / "train_log.jsonl").read_text().splitlines() for name in ("one", "two")]
+    losses = [[json.loads(line).get("validation_loss") for line in lines] for lines in logs]
+    assert losses[0][:2] == losses[1][:2] == [None, None]
+    assert losses[1][2] == pytest.approx(losses[0][2], rel=1e-4)
 
 
 def test_a_non_finite_loss_leaves_out_its_own_update(config, tmp_path, monkeypatch):

@@ -45,6 +45,25 @@ class Method(Protocol):
             once; what it passes through untrained is called as the module itself.
         """
 
+    def held_out(self) -> "torch.utils.data.Dataset | None":
+        """Samples of held-out people for `validate`: sample n is a function of n, whatever the run's seed.
+
+        None: the method has no loss that tells which of two states of its weights is better. Raises
+        DatasetError where the dataset has no such people.
+        """
+        return None
+
+    def validate(
+        self, batch: dict, networks: Mapping[str, "torch.nn.Module"]
+    ) -> Mapping[str, "torch.Tensor"]:
+        """Returns `loss`, which is lower for better weights, and its parts: means over a held-out batch.
+
+        It is called without gradients, with the networks in evaluation mode, and changes nothing that a
+        training step reads. By default it is the first of `losses`.
+        """
+        _, loss, parts = next(self.losses(batch, networks))
+        return {"loss": loss, **parts}
+
     def finished(self) -> bool:
         """Whether training ends before `max_train_steps`; asked before each step, equal in all processes."""
         return False

@@ -33,6 +33,7 @@ from magicedit.train.methods import Losses, Method
 from magicedit.train.objectives import add_noise
 from magicedit.train.publish import publish_family
 from magicedit.train.samples import faces_to_preview
+from magicedit.train.validation import MEMORY, held_out_config
 from magicedit.vocabulary import Control, Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -384,8 +385,9 @@ class AttributeDiffusion(Method):
             )
         return chosen
 
-    def _open_data(self, split: str) -> PairDataset:
+    def _open_data(self, split: str, held_out: bool = False) -> PairDataset:
         config, settings = self.config, self.settings
+        config = held_out_config(config) if held_out else config
         return PairDataset(
             config.data_folder(),
             split=split,
@@ -397,6 +399,7 @@ class AttributeDiffusion(Method):
             max_bad_fraction=config.max_bad_fraction,
             relations=settings.regions,
             zero_keeps=settings.relative,
+            **({"memory": MEMORY} if held_out else {}),
         )
 
     def modules(self) -> dict[str, torch.nn.Module]:
@@ -417,9 +420,15 @@ class AttributeDiffusion(Method):
         return self.pairs.digest
 
     def samples(self) -> Samples:
+        return self._samples(self.pairs)
+
+    def held_out(self) -> Samples:
+        return self._samples(self._open_data("validation", held_out=True))
+
+    def _samples(self, pairs: PairDataset) -> Samples:
         timesteps = self.pipeline.scheduler.config.num_train_timesteps
         settings = self.settings
-        return Samples(self.pairs, self.attributes, timesteps, settings.relative, settings.regions)
+        return Samples(pairs, self.attributes, timesteps, settings.relative, settings.regions)
 
     def losses(self, batch: dict, networks: Mapping[str, torch.nn.Module]) -> Losses:
         batch = {name: values.to(self.accelerator.device) for name, values in batch.items()}

@@ -23,6 +23,7 @@ from magicedit.train.networks import Networks, prepare_for_training
 from magicedit.train.objectives import add_noise
 from magicedit.train.publish import publish
 from magicedit.train.samples import TrainingSamples, cache_latents, faces_to_preview
+from magicedit.train.validation import MEMORY, held_out_config
 
 logger = logging.getLogger(__name__)
 
@@ -106,13 +107,15 @@ class Editing(Method):
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {"model": self.optimizer}
 
-    def _open_data(self, split: str, warped: float) -> PairDataset:
+    def _open_data(self, split: str, warped: float, held_out: bool = False) -> PairDataset:
         same = ("resolution", "seed", "augment", "au_dropout")
+        config = held_out_config(self.config) if held_out else self.config
         return PairDataset(
             self.config.data_folder(),
             split=split,
             warped=warped,
-            **{name: getattr(self.config, name) for name in same},
+            **{name: getattr(config, name) for name in same},
+            **({"memory": MEMORY} if held_out else {}),
             max_bad_fraction=self.config.max_bad_fraction,
             action_units=self.pipeline.action_units,
             relations=self.relations,
@@ -121,18 +124,25 @@ class Editing(Method):
         )
 
     def samples(self) -> TrainingSamples:
+        return self._samples(self.pairs, self.config.seed, images=self.latents is None)
+
+    def held_out(self) -> TrainingSamples:
+        pairs = self._open_data("validation", self.config.warped, held_out=True)
+        return self._samples(pairs, pairs.seed, images=True)
+
+    def _samples(self, pairs: PairDataset, seed: int, images: bool) -> TrainingSamples:
         channels, au_map = self.pipeline.unet.config.in_channels, self.pipeline.au_map
         if au_map is not None:
             channels -= au_map.config.channels
         channels //= 3 if self.pipeline.config.concat_identity else 2
         side = self.config.resolution // self.pipeline.latent_scale
         return TrainingSamples(
-            self.pairs,
+            pairs,
             (channels, side, side),
-            self.config.seed,
+            seed,
             noise_levels=len(self.alphas),
             noisy_end=self.composed,
-            images=self.latents is None,
+            images=images,
             timesteps=self.timesteps,
         )
 
@@ -156,7 +166,7 @@ class Editing(Method):
 
     def _frozen_identity(self, batch: dict, identity_latents: torch.Tensor) -> Identity:
         """Returns features and tokens of a batch's identities, whose encoders are not trained."""
-        if self.identity_cache is None:
+        if self.identity_cache is None or not self.networks.training:  # held-out people are not kept
             return self._encode_frozen_identity(identity_latents)
         stored = zip(batch["source_index"].tolist(), batch["source_as_stored"].tolist(), strict=True)
         return self.identity_cache.identities(
@@ -174,20 +184,26 @@ class Editing(Method):
     @torch.no_grad()
     def _encode(self, batch: dict) -> dict[str, torch.Tensor]:
         """Returns a batch's latents: identity and condition unscaled, clean (the target's) scaled."""
-        if self.latents is not None:
+        if "source" not in batch:
             source, target = batch["source_index"], batch["target_index"]
             identity = self.latents["image"][source].to(self.device)
             condition = self.latents["condition"][target].to(self.device)
             clean = self.latents["image"][target].to(self.device)
         else:
             identity, condition, clean = (
-                self.pipeline.encode_images(batch[name]) for name in ("source", "condition", "target")
+                self._encode_pictures(batch[name]) for name in ("source", "condition", "target")
             )
         if self.pipeline.vae is not None:
             clean = clean * self.pipeline.vae.config.scaling_factor
         if self.pipeline.config.concat_identity:
             condition = torch.cat([condition, identity], dim=1)
         return {"identity": identity, "condition": condition, "clean": clean}
+
+    def _encode_pictures(self, pictures: torch.Tensor) -> torch.Tensor:
+        if self.networks.training:
+            return self.pipeline.encode_images(pictures)
+        # One at a time: a training step from cached latents may leave no memory for a batch
+        return torch.cat([self.pipeline.encode_images(picture[None]) for picture in pictures])
 
     def _noised(self, batch: dict) -> Noised:
         batch = {k: v.to(self.device) if torch.is_tensor(v) else v for k, v in batch.items()}
@@ -249,15 +265,17 @@ class Editing(Method):
         for example in self._previewed:
             source, condition = ((example[name][None] + 1) / 2 for name in ("source", "condition"))
             requests = torch.as_tensor(np.asarray(example["au_deltas"]), dtype=torch.float32)
-            edited = pipeline(
-                source,
-                condition,
-                requests,  # (requests, aus)
-                num_inference_steps=min(20, pipeline.config.default_steps),
-                generator=torch.Generator().manual_seed(self.config.seed),
-                output_type="pt",
-            ).images.cpu()
-            rows.append(torch.cat(list(torch.cat([source, edited])), dim=-1))
+            faces, row = pipeline.encode_faces(source, condition), [source]
+            for some in requests.split(self.config.train_batch_size):  # (at most a batch, aus)
+                edited = pipeline(
+                    faces=faces,
+                    au_delta=some,
+                    num_inference_steps=min(20, pipeline.config.default_steps),
+                    generator=[torch.Generator().manual_seed(self.config.seed) for _ in some],
+                    output_type="pt",
+                )
+                row.append(edited.images.cpu())
+            rows.append(torch.cat(list(torch.cat(row)), dim=-1))
         return to_pixels(torch.cat(rows, dim=-2) * 2 - 1)
 
     def export(self, folder: Path, step: int, samples_seen: int) -> None:

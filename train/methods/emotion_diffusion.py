@@ -19,13 +19,14 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DModel
 from magicedit.action_units import EMOTIONS, NAMES, STRENGTH_RANGE
 from magicedit.data.affectnet import NEUTRAL
 from magicedit.data.pairs import PairDataset
-from magicedit.errors import TrainingError
+from magicedit.errors import DatasetError, TrainingError
 from magicedit.imaging import to_pixels, to_tensor
 from magicedit.pipelines.pipeline_emotion_diffusion import WHOLE, EmotionDiffusionPipeline
 from magicedit.train.config import TrainConfig, refuse_unused, settings_of
 from magicedit.train.methods import Losses, Method
 from magicedit.train.objectives import add_noise
 from magicedit.train.publish import publish_family
+from magicedit.train.validation import MEMORY, held_out_config
 from magicedit.vocabulary import Control, Vocabulary
 from magicedit.warping import displacement_fields, embedded_mouths, warp_photo
 
@@ -102,11 +103,11 @@ class EmotionPictures:
     members: records of each class of `CLASSES`; `real`: those that show happiness themselves, by muscles.
     """
 
-    def __init__(self, pairs: PairDataset, emotions: str):
-        """Raises TrainingError where a class has no picture."""
+    def __init__(self, pairs: PairDataset, emotions: str, memory: int = PICTURES_HELD):
+        """memory: bytes of warped pictures to keep. Raises TrainingError where a class has no picture."""
         self.pairs, self.warps = pairs, emotions == "muscles"
         self._held: dict[int, list[np.ndarray]] = {}  # by record
-        self._most = PICTURES_HELD // (3 * len(EMOTIONS) * pairs.resolution**2)
+        self._most = memory // (3 * len(EMOTIONS) * pairs.resolution**2)
         if self.warps:
             labels = np.stack([record.action_units for record in pairs.records])  # (photographs, aus)
             resting = (labels <= AT_REST).all(1).nonzero()[0].tolist()
@@ -205,9 +206,13 @@ class Samples(torch.utils.data.Dataset):
         }
 
 
-def _open_pictures(config: TrainConfig, settings: EmotionSettings) -> EmotionPictures:
+def _open_pictures(
+    config: TrainConfig, settings: EmotionSettings, split: str = "train", memory: int = PICTURES_HELD
+) -> EmotionPictures:
+    """Raises DatasetError where the split has no such pictures, TrainingError where a class has none."""
     pairs = PairDataset(
         config.data_folder(),
+        split=split,
         resolution=config.resolution,
         seed=config.seed,
         warped=1.0,  # nobody needs two photographs
@@ -216,7 +221,16 @@ def _open_pictures(config: TrainConfig, settings: EmotionSettings) -> EmotionPic
         relations=False,
         teeth=False,
     )
-    return EmotionPictures(pairs, settings.emotions)
+    return EmotionPictures(pairs, settings.emotions, memory)
+
+
+def _held_out_pictures(config: TrainConfig, settings: EmotionSettings) -> tuple[EmotionPictures, TrainConfig]:
+    """Pictures of held-out people, and the settings of their samples; DatasetError where there are none."""
+    held_out = held_out_config(config)
+    try:
+        return _open_pictures(held_out, settings, "validation", MEMORY), held_out
+    except TrainingError as error:
+        raise DatasetError(f"of the validation split: {error}") from error
 
 
 # --- The autoencoder ----------------------------------------------------------------------------------------
@@ -258,8 +272,14 @@ class EmotionVAE(Method):
         return self.pictures.pairs.digest
 
     def samples(self) -> Samples:
-        side = self.config.resolution >> (self.settings.vae_levels - 1)
-        return Samples(self.pictures, self.config, (self.settings.latent_channels, side, side))
+        return self._samples(self.pictures, self.config)
+
+    def held_out(self) -> Samples:
+        return self._samples(*_held_out_pictures(self.config, self.settings))
+
+    def _samples(self, pictures: EmotionPictures, config: TrainConfig) -> Samples:
+        side = config.resolution >> (self.settings.vae_levels - 1)
+        return Samples(pictures, config, (self.settings.latent_channels, side, side))
 
     def losses(self, batch: dict, networks) -> Losses:
         pictures, noise = (batch[name].to(self.accelerator.device) for name in ("picture", "noise"))
@@ -389,10 +409,15 @@ class EmotionDiffusion(Method):
         return self.pictures.pairs.digest
 
     def samples(self) -> Samples:
+        return self._samples(self.pictures, self.config, decodes=not self.config.cache_latents)
+
+    def held_out(self) -> Samples:
+        return self._samples(*_held_out_pictures(self.config, self.settings), decodes=True)
+
+    def _samples(self, pictures: EmotionPictures, config: TrainConfig, decodes: bool) -> Samples:
         unet, scheduler = self.pipeline.unet.config, self.pipeline.scheduler.config
         shape = (unet.in_channels, unet.sample_size, unet.sample_size)
-        decodes = not self.config.cache_latents
-        return Samples(self.pictures, self.config, shape, scheduler.num_train_timesteps, decodes, twins=True)
+        return Samples(pictures, config, shape, scheduler.num_train_timesteps, decodes, twins=True)
 
     def losses(self, batch: dict, networks) -> Losses:
         device = self.accelerator.device

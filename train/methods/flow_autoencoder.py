@@ -37,6 +37,7 @@ from magicedit.pipelines.pipeline_flow_autoencoder import (
 from magicedit.train.config import TrainConfig, refuse_unused, settings_of
 from magicedit.train.methods import Losses, Method
 from magicedit.train.publish import publish_family
+from magicedit.train.validation import MEMORY, held_out_config
 from magicedit.vocabulary import Control, Vocabulary
 from magicedit.warping import displacement_fields, warp_photo
 
@@ -278,19 +279,21 @@ class FlowAutoencoder(Method):
         )
         return adam
 
-    def _open_data(self, split: str, warped: float) -> PairDataset:
+    def _open_data(self, split: str, warped: float, held_out: bool = False) -> PairDataset:
+        config = held_out_config(self.config) if held_out else self.config
         return PairDataset(
             self.config.data_folder(),
             split=split,
             resolution=self.config.resolution,
-            seed=self.config.seed,
+            seed=config.seed,
             warped=warped,
-            augment=self.config.augment,
+            augment=config.augment,
             au_dropout=self.config.au_dropout,
             max_bad_fraction=self.config.max_bad_fraction,
             relations=self.settings.known_flow_weight > 0,
             zero_keeps=self.config.zero_keeps is not False,
             teeth=False,  # no flow can make any
+            **({"memory": MEMORY} if held_out else {}),
         )
 
     def data_digest(self) -> str:
@@ -323,6 +326,17 @@ class FlowAutoencoder(Method):
             logits = networks["confidence"](source, moved, flow)
         labels = soft_labels(moved, target, settings.confidence_scale)
         yield "confidence", confidence_loss(logits.float(), labels), {"label": labels.mean()}
+
+    def held_out(self) -> Samples:
+        pairs = self._open_data("validation", self.config.warped, held_out=True)
+        return Samples(pairs, self.settings.latent_size, pairs.seed)
+
+    def validate(self, batch: dict, networks) -> dict[str, torch.Tensor]:
+        """The reconstruction at mean latents, as in early stopping; the other terms only regularise."""
+        source, target = (batch[name].to(self.accelerator.device) for name in ("source", "target"))
+        with self.accelerator.autocast():
+            flow, _ = networks["autoencoder"](source, target, None)
+        return {"loss": reconstruction(move(source, flow), target).mean()}
 
     # -- early stopping --
 

@@ -34,6 +34,7 @@ from magicedit.train.config import TrainConfig, refuse_unused, settings_of
 from magicedit.train.methods import Losses, Method
 from magicedit.train.publish import publish_family
 from magicedit.train.samples import faces_to_preview
+from magicedit.train.validation import MEMORY, held_out_config
 from magicedit.warping.muscles import SHAPES
 
 logger = logging.getLogger(__name__)
@@ -302,19 +303,21 @@ class GANimation(Method):
         betas = (config.adam_beta1, config.adam_beta2)
         return torch.optim.Adam(trained, lr=config.learning_rate, betas=betas, eps=config.adam_epsilon)
 
-    def _open_data(self, split: str, warped: float) -> PairDataset:
+    def _open_data(self, split: str, warped: float, held_out: bool = False) -> PairDataset:
+        config = held_out_config(self.config) if held_out else self.config
         return PairDataset(
             self.config.data_folder(),
             split=split,
             resolution=self.config.resolution,
-            seed=self.config.seed,
+            seed=config.seed,
             warped=warped,
-            augment=self.config.augment,
+            augment=config.augment,
             au_dropout=self.config.au_dropout,
             max_bad_fraction=self.config.max_bad_fraction,
             action_units=self.vocabulary,
             relations=False,
             zero_keeps=True,  # else a dropped label would be that of another picture
+            **({"memory": MEMORY} if held_out else {}),
         )
 
     def data_digest(self) -> str:
@@ -329,6 +332,27 @@ class GANimation(Method):
         for part in (Batch(**dict(zip(batch, values, strict=True))) for values in updates):
             yield "critic", *self._critics_loss(part, networks["critic"])
         yield "generator", *self._generators_loss(part, networks["generator"])
+
+    def held_out(self) -> Samples | None:
+        """Warped pairs, whose target is known; without such there is no loss to validate.
+
+        The losses of a step are judged by a critic that learns too, so that those of two steps cannot be
+        compared, and a generator that changes nothing has the best cycle.
+        """
+        if not self.config.warped:
+            return None
+        pairs = self._open_data("validation", 1.0, held_out=True)
+        return Samples(pairs, 1, self.relative, pairs.seed)
+
+    def validate(self, batch: dict, networks) -> dict[str, torch.Tensor]:
+        """The mean squared difference of edited pictures and known targets."""
+        source, target, given = (
+            batch[name].flatten(0, 1).to(self.accelerator.device) for name in ("source", "target", "given")
+        )
+        with self.accelerator.autocast():
+            edited, _ = self.edits.edit(source, given)
+        known = torch.ones(len(source), device=source.device)
+        return {"loss": known_target(edited.float(), target, known).mean()}
 
     def _critics_loss(self, batch: Batch, critic: torch.nn.Module) -> tuple[torch.Tensor, Mapping]:
         settings = self.settings
