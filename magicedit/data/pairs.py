@@ -1,88 +1,52 @@
 """Training pairs from a prepared dataset: two pictures of one identity and their AU difference."""
 
-import contextlib
-import hashlib
-import io
-import itertools
 import logging
-import os
-import weakref
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from magicedit.action_units import NAMES, parse_deltas, to_vector
+from magicedit.data.checks import BadRow
 from magicedit.data.description import SHARDS, current, read_description
 from magicedit.data.drawing import Draw, Draws, PairSettings
+from magicedit.data.records import Record, Records, read_split
 from magicedit.data.rendering import REAL, WARPED, Held, PairRenderer, Photograph, decoded
-from magicedit.errors import DatasetError, reason_of
-from magicedit.faces.types import LANDMARK_COUNTS
-from magicedit.files import open_regular, opened, shown
+from magicedit.errors import DatasetError
+from magicedit.files import shown
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["REAL", "WARPED", "BadRow", "Draw", "PairDataset", "Record"]
+__all__ = ["REAL", "WARPED", "BadRow", "Draw", "PairDataset", "Record", "UnusablePictureError"]
 
-COLUMNS = ("identity", "source", "action_units", "landmarks", "pose", "image")
-LABELS = ("emotion", "attributes")  # absent in datasets of before there were any
-ROUNDING = 1e-3  # intensity steps by which a label may miss 0 to 5
-HIGHEST = 5  # intensity steps
-LEAST_FACE = 0.05  # extent of the landmarks, of the crop's side; a face fills most of it
-CHUNK = 256  # rows examined at a time
 MAX_BAD_FRACTION = 0.01
-KEPT_OPEN = 64  # shards; of 256 MiB each
+EXAMINED_WHOLE = 2000  # rows up to which opening decodes every picture, which takes 2.5 ms each
 NAMED = 5  # unusable rows that an error names; the log names all
+MOST_REDRAWN = 1000  # draws of one sample
 
 EXAMPLE_REQUESTS = ("AU12=+3", "AU1=+3,AU2=+3", "AU4=+3", "AU5=+3", "AU15=+3", "AU20=+3", "AU25=+3,AU26=+2")
 
 
-@dataclass(frozen=True, eq=False)
-class Record:
-    """One photograph of the dataset.
-
-    action_units: (aus,) float32, 0..5, in the order of the PairDataset. landmarks: (points, 2) float32, px of
-    the stored crop. pose: yaw, pitch, roll in degrees, or empty. emotion: its label, or empty. attributes:
-    those of its labels that it shows.
-    """
-
-    identity: str
-    source: str
-    action_units: np.ndarray
-    landmarks: np.ndarray
-    pose: tuple[float, ...]
-    emotion: str = ""
-    attributes: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True)
-class BadRow:
-    """A row that is left out. row: its number in the shard, from 0. source: of its photograph, or empty."""
-
-    shard: str
-    row: int
-    source: str
-    reason: str
-
-    def __str__(self) -> str:
-        named = f" ({shown(self.source)})" if self.source else ""
-        return f"{self.shard} row {self.row}{named}: {self.reason}"
+class UnusablePictureError(DatasetError):
+    """A picture turned out to be unusable when it was read; `PairDataset.pair` draws it no more."""
 
 
 class PairDataset(torch.utils.data.Dataset):
     """Samples of a dataset that `prepare` wrote.
 
-    Opening it reads every shard once: rows are checked and pictures decoded. Later only these very files are
-    read: a dataset that `prepare` writes anew meanwhile changes nothing, or raises DatasetError. Unusable
-    rows, such as those with labels outside 0 to 5, are left out, named in the log and listed in
-    `quarantined`; `digest` is that of the others, pictures included.
+    Opening it reads every shard once and checks all numbers; it holds less than 100 bytes a row, and reads
+    landmarks and pictures when they are needed. Later only these very files are read: a dataset that
+    `prepare` writes anew meanwhile changes nothing, or raises DatasetError. Unusable rows, such as those with
+    labels outside 0 to 5, are left out, named in the log and listed in `quarantined`; `digest` is that of the
+    others.
+
+    Opening also decodes the pictures of up to EXAMINED_WHOLE rows, and `digest` includes them. Pictures of
+    larger datasets are decoded when they are first drawn, and `digest` includes only the bytes that each row
+    group's pictures take. A sample with an unusable picture is drawn again by (seed, n, attempt), its row is
+    named and listed in `quarantined`, and DatasetError ends the run where there are more than allowed. Each
+    process finds and counts such rows by itself, since they are the same for all.
 
     `dataset[n]` is defined for every n >= 0 and depends only on (seed, n), for every process and order. `len`
     is the number of photographs.
@@ -163,18 +127,14 @@ class PairDataset(torch.utils.data.Dataset):
             teeth=teeth,
         )
         self._draws, self._renderer = Draws(self.settings), PairRenderer(self.settings, memory // 2)
-        self._working_size = self.settings.working_size
-        self._held, self._memory = Held(memory // 2), memory
+        self._held = Held(memory // 2)
         self.max_bad_fraction = max_bad_fraction
         self.quarantined: list[BadRow] = []
         self.digest = ""
-        self._shards = _Shards()
-        self.records, self._places = self._read_records()
-        self._photographs_of: dict[str, list[int]] = defaultdict(list)  # by identity
-        for index, record in enumerate(self.records):
-            self._photographs_of[record.identity].append(index)
-        self._pairs_of = [np.array(own) for own in self._photographs_of.values() if len(own) > 1]
-        if warped < 1 and not self._pairs_of:
+        self._unusable: set[int] = set()  # records whose pictures turned out to be
+        self.records = self._read_records(memory // 2)
+        self._pairs_of = self.records.identities_with(2)
+        if warped < 1 and not len(self._pairs_of):
             raise DatasetError(
                 f"nobody in the {split} split of {folder} has two photographs, so there are no real pairs; "
                 "set warped to 1, or add photographs: one sub-folder per person, two or more in each"
@@ -203,33 +163,56 @@ class PairDataset(torch.utils.data.Dataset):
         return (self[n] for n in range(len(self)))
 
     def __getitem__(self, n: int) -> dict[str, Any]:
-        return self.sample(self.pair(n))
+        while True:
+            try:
+                return self.sample(self.pair(n))
+            except UnusablePictureError:  # `pair` draws another one now
+                continue
 
     def sample(self, draw: Draw) -> dict[str, Any]:
-        """Returns the sample of a draw, see the class; commands of warped pairs may differ from `pair`'s."""
+        """Returns the sample of a draw, see the class; commands of warped pairs may differ from `pair`'s.
+
+        UnusablePictureError where a picture turns out to be unusable.
+        """
         source = self._photograph(draw.source)
         target = source if draw.target == draw.source else self._photograph(draw.target)
         return self._renderer.sample(draw, source, target)
 
     def pair(self, n: int) -> Draw:
-        """Returns the draw that defines `dataset[n]`, without reading pixels."""
-        rng = self._draws.rng(n)
-        if warped := self._draws.is_warped(rng):
-            source = target = int(rng.integers(len(self.records)))
-        else:
-            members = self._pairs_of[int(rng.integers(len(self._pairs_of)))]
-            source, target = (int(member) for member in rng.choice(members, 2, replace=False))
-        difference = self.records[target].action_units - self.records[source].action_units
-        return self._draws.draw(rng, warped, source, target, difference)
+        """Returns the draw that defines `dataset[n]`, without reading pixels.
+
+        It avoids pictures that turned out to be unusable, and thus may be another one before they were read.
+        """
+        for attempt in range(MOST_REDRAWN):
+            rng = self._draws.rng(n, attempt)
+            if warped := self._draws.is_warped(rng):
+                source = target = int(rng.integers(len(self.records)))
+            else:
+                members = self.records.of_identity(self._pairs_of[int(rng.integers(len(self._pairs_of)))])
+                source, target = (int(member) for member in rng.choice(members, 2, replace=False))
+            if self._unusable.isdisjoint((source, target)):
+                labels = self.records.action_units
+                return self._draws.draw(rng, warped, source, target, labels[target] - labels[source])
+        raise DatasetError(
+            f"no usable pair was found in {shown(self.folder)}: {len(self._unusable)} of its pictures cannot "
+            "be used; run `magicedit prepare --force` again"
+        )
 
     def record_images(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """A record's picture and its condition image, (3, resolution, resolution) in [-1, 1], unmodified."""
-        return self._renderer.unmodified(self._stored(index), self.records[index].landmarks)
+        """A record's picture and its condition image, (3, resolution, resolution) in [-1, 1], unmodified.
+
+        UnusablePictureError where it turns out to be unusable.
+        """
+        content, landmarks = self.records.picture(index), self.records.landmarks(index)
+        try:
+            return self._renderer.unmodified(content, landmarks)
+        except ValueError as error:
+            raise self._unusable_picture(index, error) from error
 
     def landmarks(self, index: int) -> np.ndarray:
         """Returns (points, 2) float32 px of a record's picture at `resolution`, as in `record_images`."""
         factor = self.resolution / self.settings.crop_size
-        return (self.records[index].landmarks + 0.5) * factor - 0.5  # pixel centres at whole numbers
+        return (self.records.landmarks(index) + 0.5) * factor - 0.5  # pixel centres at whole numbers
 
     def examples(self, count: int = 4, requests: Sequence[str] = EXAMPLE_REQUESTS) -> list[dict[str, Any]]:
         """Returns a fixed set of faces for preview grids: the least expressive photograph of each identity.
@@ -239,12 +222,15 @@ class PairDataset(torch.utils.data.Dataset):
         identity; index in `records`.
         `count` faces, or as many as there are.
         """
-        by_identity = [
-            sorted(own, key=lambda index: float(self.records[index].action_units.sum()))
-            for own in self._photographs_of.values()
-        ]
-        first = [members[0] for members in by_identity]
-        rest = [index for members in by_identity for index in members[1:]]
+        expression = self.records.action_units.sum(1)
+        by_identity = (
+            sorted(self.records.of_identity(identity).tolist(), key=expression.__getitem__)
+            for identity in range(len(self.records.names))
+        )
+        first, rest = [], []
+        for members in by_identity:
+            first.append(members[0])
+            rest += members[1:]
         deltas = {request: parse_deltas(request) for request in requests}
         deltas = {request: aus for request, aus in deltas.items() if set(aus) <= set(self.action_units)}
         vectors = [to_vector(aus, self.action_units) for aus in deltas.values()]
@@ -264,110 +250,56 @@ class PairDataset(torch.utils.data.Dataset):
             )
         return examples
 
-    def _read_records(self) -> tuple[list[Record], list[tuple[Path, int, int]]]:
-        """Returns the split's usable records, and the place of each picture: file, row group, row in it.
+    def _read_records(self, memory: int) -> Records:
+        """Returns the split's usable records; fills `quarantined` and `digest`.
 
-        It fills `quarantined` and `digest`, and holds the pictures where all fit into half of the memory.
+        It holds the pictures that are examined where all fit into `memory`.
         """
-        files = sorted(current(self.folder, SHARDS).glob(f"{self.split}-*.parquet"))
+        paths = sorted(current(self.folder, SHARDS).glob(f"{self.split}-*.parquet"))
         counts, variants = self.description["photographs"], self.description["variants"]
-        if not files:
+        if not paths:
             raise DatasetError(
                 f"{shown(self.folder)} has no split {self.split!r} (there is {', '.join(counts) or 'none'}); "
                 "name validation identities to `magicedit prepare --validation`"
             )
         expected = counts.get(self.split, 0) * (1 + (variants if self.split == "train" else 0))
-        hold = expected * self._working_size**2 * 3 <= self._memory / 2  # then worker processes share them
-        columns, records, places, lost, rows = self._columns(), [], [], [], 0
-        meaning = [self.description[name] for name in ("action_units", "landmarks", "crop_size")]
-        digest = hashlib.sha256(repr(meaning).encode())
-
-        def examined(row: dict[str, Any]) -> tuple[Record, Photograph | None, bytes] | str:
-            try:
-                return self._examined(row, columns, hold)
-            except ValueError as error:
-                return str(error)
-
-        with ThreadPoolExecutor() as pool:  # decoders and digests release Python's lock
-            for path in files:
-                numbered = enumerate(_rows(path, self._shards, lost))
-                while chunk := list(itertools.islice(numbered, CHUNK)):
-                    rows += len(chunk)
-                    found = pool.map(examined, (row for _, (*_, row) in chunk))
-                    for (number, (group, place, row)), result in zip(chunk, found, strict=True):
-                        if isinstance(result, str):
-                            source = row["source"] if isinstance(row["source"], str) else ""
-                            self.quarantined.append(BadRow(path.name, number, source, result))
-                            continue
-                        record, picture, content = result
-                        if picture is not None:
-                            self._held.get(len(records), lambda picture=picture: picture)
-                        digest.update(content)
-                        records.append(record)
-                        places.append((path, group, place))
+        look = None
+        if expected <= EXAMINED_WHOLE:
+            # Pictures that are held already are shared by worker processes
+            hold = expected * self.settings.working_size**2 * 3 <= memory
+            look = self._renderer.photograph if hold else self._decode
+        found = read_split(paths, self.description, self._columns(), look)
         if read_description(self.folder) != self.description:  # of which the shards are
             raise DatasetError(f"{shown(self.folder)} was changed while it was opened; try again")
-        self.digest = digest.hexdigest()
-        shards = f"{files[0].name} to {files[-1].name}" if len(files) > 1 else files[0].name
-        self._check_bad(shards, max(rows, expected), expected - rows, lost)
-        return records, places
-
-    def _examined(
-        self, row: Mapping[str, Any], columns: list[int], hold: bool
-    ) -> tuple[Record, Photograph | None, bytes]:
-        """Returns the record of a row, its picture if it is to be held, and a digest of both.
-
-        ValueError, in a few words, where the row cannot be used.
-        """
-        size, points = self.description["crop_size"], LANDMARK_COUNTS[self.settings.scheme]
-        for name in ("identity", "source"):
-            if not isinstance(row[name], str) or not row[name]:
-                raise ValueError(f"it has no {name}")
-        labels = _numbers(row, "action_units", len(self.description["action_units"]))
-        if labels.min(initial=0) < -ROUNDING or labels.max(initial=0) > HIGHEST + ROUNDING:
-            raise ValueError(
-                f"its action_units are outside 0 to {HIGHEST}: {labels.min():g} to {labels.max():g}"
-            )
-        landmarks = _numbers(row, "landmarks", 2 * points).reshape(-1, 2)
-        if np.abs(landmarks / size - 0.5).max() > 2 or np.ptp(landmarks, axis=0).min() < LEAST_FACE * size:
-            raise ValueError("its landmarks are no face in the picture")
-        pose = tuple(_numbers(row, "pose", 3).tolist()) if row["pose"] else ()
-        record = Record(
-            row["identity"],
-            row["source"],
-            labels[columns],
-            landmarks,
-            pose,
-            str(row.get("emotion") or ""),
-            frozenset(filter(None, row.get("attributes") or ())),
-        )
-        content = row["image"].get("bytes") if isinstance(row["image"], dict) else None
-        if not content:
-            raise ValueError("it has no picture")
-        held = self._renderer.photograph(content, landmarks) if hold else None
-        if not hold:
-            decoded(content, size, whole=False)
-        named = repr((row["identity"], row["source"], pose, record.emotion, sorted(record.attributes)))
-        parts = (named.encode(), labels.tobytes(), landmarks.tobytes(), content)
-        return record, held, b"".join(hashlib.sha256(part).digest() for part in parts)
-
-    def _check_bad(self, shards: str, rows: int, missing: int, lost: list[str]) -> None:
-        """Names what cannot be used in the log. DatasetError where it is more than `max_bad_fraction`.
-
-        shards: their names. rows: of the split, missing ones included. lost: why shards cannot be read.
-        """
-        bad = len(self.quarantined) + max(0, missing)
-        for problem in (*lost, *self.quarantined):
+        for index, picture in found.pictures.items():
+            if picture is not None:
+                self._held.get(index, lambda picture=picture: picture)
+        self.quarantined, self.digest = found.quarantined, found.digest
+        self._rows, self._missing = max(found.rows, expected), max(0, expected - found.rows)
+        for problem in (*found.lost, *found.quarantined):
             logger.warning("left out of %s: %s", shown(self.folder), problem)
-        short = f"{missing} of {rows} rows are missing in {shards}" if missing > 0 else ""
-        if short:
-            logger.warning("%s: %s", shown(self.folder), short)
+        problems = found.lost
+        if self._missing or not found.rows:
+            names = f"{paths[0].name} to {paths[-1].name}" if len(paths) > 1 else paths[0].name
+            short = f"{self._missing} of {self._rows} rows are missing in {names}"
+            problems = [*found.lost, short if self._missing else f"{names} is empty"]
+            logger.warning("%s: %s", shown(self.folder), problems[-1])
+        self._check_bad(problems, strict=bool(found.lost) and not self._missing)
+        return found.records
+
+    def _decode(self, content: bytes, landmarks: np.ndarray) -> None:
+        decoded(content, self.settings.crop_size, whole=False)
+
+    def _check_bad(self, problems: Sequence[str] = (), strict: bool = False) -> None:
+        """DatasetError where more rows are unusable or missing than `max_bad_fraction`, or `strict`.
+
+        problems: others than unusable rows.
+        """
+        bad, rows = len(self.quarantined) + self._missing, self._rows
         allowed = max(1, int(self.max_bad_fraction * rows)) if self.max_bad_fraction else 0
-        if bad <= allowed and rows > bad and not (lost and missing <= 0):
+        if bad <= allowed and rows > bad and not strict:
             return
-        first = [str(problem) for problem in (*lost, *self.quarantined)][:NAMED]
-        if short or not rows:
-            first.append(short or f"{shards} is empty")
+        first = [*problems, *map(str, self.quarantined)][:NAMED]
         raise DatasetError(
             f"the split {self.split!r} of {shown(self.folder)} has {bad} unusable rows of {rows}, more than "
             f"--max_bad_fraction {self.max_bad_fraction:g} allows ({'; '.join(first)}); run "
@@ -384,123 +316,22 @@ class PairDataset(torch.utils.data.Dataset):
             )
         return [labelled.index(name) for name in self.action_units]
 
-    def _stored(self, index: int) -> bytes:
-        """The encoded crop."""
-        path, group, row = self._places[index]
-        try:
-            with self._shards.open(path) as stream, pq.ParquetFile(stream) as file:
-                return file.read_row_group(group, ["image"]).column(0)[row].as_py()["bytes"]
-        except DatasetError:
-            raise
-        except (pa.ArrowException, OSError, ValueError, TypeError) as error:
-            source = self.records[index].source
-            raise DatasetError(
-                f"{shown(path)} has changed: row {row} of its group {group} ({shown(source)}) cannot be read "
-                f"any more ({str(error)[:300]}); resume the run"
-            ) from error
-
     def _photograph(self, index: int) -> Photograph:
-        return self._held.get(
-            index, lambda: self._renderer.photograph(self._stored(index), self.records[index].landmarks)
-        )
+        return self._held.get(index, lambda: self._read(index))
 
+    def _read(self, index: int) -> Photograph:
+        content, landmarks = self.records.picture(index), self.records.landmarks(index)
+        try:
+            return self._renderer.photograph(content, landmarks)
+        except ValueError as error:
+            raise self._unusable_picture(index, error) from error
 
-class _Shards:
-    """The shards of a split, as they were when they were first read.
-
-    They stay open, as many as KEPT_OPEN, so that a file that takes the name of one is not read in its place;
-    others, and those of a copy in another process, are opened again where they are still the same files.
-    """
-
-    def __init__(self) -> None:
-        self._states: dict[Path, tuple[int, ...]] = {}
-        self._handles: dict[Path, int] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_states": self._states, "_handles": {}}  # another process has other handles
-
-    def add(self, path: Path, file: IO[bytes]) -> None:
-        """Notes a file that is being read, and keeps it open."""
-        self._states[path] = _state(file.fileno())
-        if hasattr(os, "pread") and len(self._handles) < KEPT_OPEN:
-            handle = self._handles[path] = os.dup(file.fileno())
-            weakref.finalize(self, os.close, handle)
-
-    @contextlib.contextmanager
-    def open(self, path: Path) -> Iterator[IO[bytes]]:
-        """Opens the file that was added; DatasetError where it was changed or replaced since."""
-        with contextlib.ExitStack() as stack:
-            handle = self._handles.get(path)
-            if handle is None:
-                file = stack.enter_context(open_regular(path))
-                handle = file.fileno()
-            else:
-                file = stack.enter_context(io.BufferedReader(_Reader(handle), 2**16))
-            if _state(handle) != self._states[path]:
-                raise DatasetError(
-                    f"{shown(path)} was changed while the dataset was read; prepare into another folder "
-                    "meanwhile, and resume the run with the dataset of before"
-                )
-            yield file
-
-
-class _Reader(io.RawIOBase):
-    """Reads an open file from a position of its own, because forked processes share that of the handle."""
-
-    def __init__(self, handle: int) -> None:
-        self._handle, self._position = handle, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        size = os.fstat(self._handle).st_size
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: size}[whence]
-        self._position = start + offset
-        return self._position
-
-    def readinto(self, buffer: memoryview) -> int:
-        content = os.pread(self._handle, len(buffer), self._position)
-        buffer[: len(content)] = content
-        self._position += len(content)
-        return len(content)
-
-
-def _state(handle: int) -> tuple[int, ...]:
-    """What differs between files, and changes with a file's content."""
-    found = os.fstat(handle)
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _rows(path: Path, shards: _Shards, lost: list[str]) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    """Yields row group, number in it, and content of a shard's rows; appends to `lost` why it ends early."""
-    try:
-        with opened(path, DatasetError) as opened_file, pq.ParquetFile(opened_file) as file:
-            shards.add(path, opened_file)
-            there = set(file.schema_arrow.names)
-            if missing := [name for name in COLUMNS if name not in there]:
-                raise DatasetError(f"{path.name} has no column {', '.join(missing)}")
-            columns = [name for name in (*COLUMNS, *LABELS) if name in there]
-            for group in range(file.num_row_groups):
-                rows = file.read_row_group(group, columns).to_pylist()
-                yield from ((group, place, row) for place, row in enumerate(rows))
-    except DatasetError as error:
-        lost.append(str(error))
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
-        lost.append(f"cannot read {shown(path)} ({reason_of(error)})")
-
-
-def _numbers(row: Mapping[str, Any], name: str, count: int) -> np.ndarray:
-    """Returns a cell as (count,) float32; ValueError where it is something else, or not finite."""
-    try:
-        values = np.asarray(row[name], np.float32)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"its {name} are no numbers") from error
-    if values.shape != (count,):
-        raise ValueError(f"it has {values.size if row[name] else 0} {name}, expected {count}")
-    if not np.isfinite(values).all():
-        raise ValueError(f"its {name} are not finite")
-    return values
+    def _unusable_picture(self, index: int, reason: ValueError) -> UnusablePictureError:
+        """Notes a record whose picture turned out to be unusable. DatasetError where these are too many."""
+        bad = self.records.bad_row(index, str(reason))
+        if index not in self._unusable:
+            self._unusable.add(index)
+            self.quarantined.append(bad)
+            logger.warning("left out of %s: %s", shown(self.folder), bad)
+            self._check_bad()
+        return UnusablePictureError(f"a picture of {shown(self.folder)} cannot be used: {bad}")

@@ -203,6 +203,8 @@ def decoded(content: bytes, size: int, whole: bool = True) -> np.ndarray:
 
     whole: otherwise only whether it can be decoded counts, and a smaller one may be returned.
     """
+    if not content:
+        raise ValueError("it has no picture")
     try:
         with Image.open(io.BytesIO(content)) as picture:
             if picture.size != (size, size):

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from dataset_rows import changed_rows
 from PIL import Image
 
 from magicedit.action_units import NAMES
@@ -484,17 +485,6 @@ def test_folders_that_are_no_dataset(dataset, tmp_path):
 
 
 # --- Unusable rows ---
-
-
-def changed_rows(dataset, output, change):
-    """A copy whose rows of the training split `change` has changed, in place."""
-    shutil.copytree(dataset, output)
-    shard = output / "data" / "train-00000.parquet"
-    table = pq.read_table(shard)
-    rows = table.to_pylist()
-    change(rows)
-    pq.write_table(table.from_pylist(rows, table.schema), shard)
-    return output
 
 
 def picture(size, mode="RGB"):

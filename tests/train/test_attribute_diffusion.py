@@ -1,13 +1,13 @@
 """Attribute diffusion: its loss terms and samples; trained, resumed, sampled, edited with."""
 
 import shlex
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
 import torch
+from dataset_rows import changed_rows
 from diffusers import DDIMScheduler, UNet2DModel
 from safetensors.torch import load_file
 from tiny_models import edited_film, run_without_package, train_for
@@ -15,7 +15,6 @@ from tiny_models import edited_film, run_without_package, train_for
 from magicedit import ExpressionEditor
 from magicedit.action_units import EMOTIONS, NAMES
 from magicedit.cli import main
-from magicedit.data import pairs as pairs_module
 from magicedit.data.description import read_description
 from magicedit.errors import DatasetError, ModelError, TrainingError
 from magicedit.models.face_model import FaceModel
@@ -92,21 +91,18 @@ def crop():
 
 
 @pytest.fixture
-def labelled(pairs_folder, monkeypatch):
+def labelled(pairs_folder, monkeypatch, tmp_path):
     """The dataset as if the first photograph of two showed Smiling, the second Bushy_Eyebrows."""
-    read = pairs_module.PairDataset._read_records
 
-    def records(self):
-        found, places = read(self)
-        shown = ({"Smiling"}, {"Bushy_Eyebrows"})
-        return [replace(r, attributes=frozenset(s)) for r, s in zip(found, shown, strict=True)], places
+    def change(rows):
+        for row, name in zip(rows, ("Smiling", "Bushy_Eyebrows"), strict=True):
+            row["attributes"] = [name]
 
     def described(folder):
         return read_description(folder) | {"attributes": ["Smiling", "Bushy_Eyebrows", "Young"]}
 
-    monkeypatch.setattr(pairs_module.PairDataset, "_read_records", records)
     monkeypatch.setattr(method_module, "read_description", described)
-    return pairs_folder
+    return changed_rows(pairs_folder, tmp_path / "labelled", change)
 
 
 # --- Loss terms ---------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from dataset_rows import changed_rows
 from diffusers import AutoencoderKL, DDIMScheduler
 from safetensors.torch import load_file
 from tiny_models import edited_film, run_without_package, train_for
@@ -15,7 +16,7 @@ from tiny_models import edited_film, run_without_package, train_for
 from magicedit import ExpressionEditor
 from magicedit.action_units import EMOTIONS, NAMES, resolve_delta
 from magicedit.cli import main
-from magicedit.data import prepare_dataset
+from magicedit.data import PairDataset, prepare_dataset
 from magicedit.errors import ActionUnitError, DatasetError, MagicEditError, ModelError, TrainingError
 from magicedit.models.emotion_diffusion import flow_between
 from magicedit.models.face_model import FaceModel
@@ -255,21 +256,16 @@ def test_dropped_emotions_have_a_class_of_their_own(config, tmp_path):
 
 
 def test_labelled_emotions_are_used_as_they_are(data, config, tmp_path, monkeypatch):
-    from magicedit.data import pairs as module
+    def change(rows):
+        for row, name in zip(rows, ("neutral", "happiness", "fear"), strict=True):
+            row["emotion"] = name
 
-    read = module.PairDataset._read_records
-
-    def labelled(self):
-        records, places = read(self)
-        names = ("neutral", "happiness", "fear")
-        return [replace(r, emotion=name) for r, name in zip(records, names, strict=True)], places
-
-    monkeypatch.setattr(module.PairDataset, "_read_records", labelled)
+    labelled = changed_rows(data, tmp_path / "labelled", change)
     with pytest.raises(
         TrainingError, match="is labelled sadness, surprise, anger, disgust; prepare a dataset"
     ):
-        Run(config(tmp_path, "--settings=emotions=labels"))
-    pairs = module.PairDataset(data, warped=1.0, resolution=32)
+        Run(config(tmp_path, "--settings=emotions=labels", f"--train_data_dir={labelled}"))
+    pairs = PairDataset(labelled, warped=1.0, resolution=32)
     monkeypatch.setattr("magicedit.train.methods.emotion_diffusion.CLASSES", ("neutral", "happiness", "fear"))
     pictures = EmotionPictures(pairs, "labels")
     rng = np.random.default_rng(0)

@@ -10,6 +10,7 @@ import PIL.Image
 import pytest
 import torch
 import torch.nn.functional as F
+from dataset_rows import changed_rows
 from safetensors.torch import load_file
 from tiny_models import edited_film, evaluated, run_without_package, train_for
 from warm import run_ranks
@@ -400,23 +401,16 @@ def test_the_card_states_data_and_command_and_is_pushed(pairs_folder, tmp_path, 
     assert again.settings == {name: str(value) for name, value in (SETTINGS | STOPPING).items()}
 
 
-def test_class_means_by_labels(pairs_folder, tmp_path, monkeypatch):
+def test_class_means_by_labels(pairs_folder, tmp_path):
     """Against the means of the encoder's own latents, where labels are written by hand."""
-    from magicedit.data import pairs as module
-
     given = {"light.png": 0.0, "dark.png": 4.0}
-    read = module.PairDataset._read_records
 
-    def labelled(self):
-        records, places = read(self)
-        for record in records:
-            record.action_units[:] = given[Path(record.source).name]
-        return records, places
+    def change(rows):
+        for row in rows:
+            row["action_units"] = [given[Path(row["source"]).name]] * len(NAMES)
 
-    monkeypatch.setattr(module.PairDataset, "_read_records", labelled)
-    run = Run(
-        config(pairs_folder, tmp_path, "--max_train_steps=1", class_means="labels", early_stopping_patience=0)
-    )
+    data = changed_rows(pairs_folder, tmp_path / "data", change)
+    run = Run(config(data, tmp_path, "--max_train_steps=1", class_means="labels", early_stopping_patience=0))
     run.train()
     assert ModelFolder.find(tmp_path).action_units == NAMES
     classes = load_file(tmp_path / "classes" / "diffusion_pytorch_model.safetensors")
