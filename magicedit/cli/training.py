@@ -15,6 +15,8 @@ examples:
   magicedit prepare photos/ -o dataset/ --validation 0.1     one person in ten for validation
   magicedit prepare photos/ -o dataset/ --augment muscles    pairs even of people with one photograph
   magicedit prepare photos/ -o dataset/ --labels openface.csv --validation anna,ben
+  magicedit prepare videos/ -o dataset/ --frames 24          frames that differ in expression
+  magicedit prepare found/ -o dataset/ --identities cluster  who is who by the faces
   magicedit prepare AffectNet/ -o dataset/ --format affectnet
   magicedit prepare CelebA/ -o dataset/ --format celeba --size 128
 """
@@ -26,9 +28,11 @@ example:
 
 
 def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
-    what = "turn a folder of photographs into a training dataset"
+    what = "turn a folder of photographs and videos into a training dataset"
     prepare = add_command("prepare", what, run_prepare, PREPARE_EXAMPLES)
-    prepare.add_argument("folder", type=Path, metavar="FOLDER", help="photographs, one sub-folder per person")
+    prepare.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="photographs and videos, one sub-folder per person"
+    )
     common.add_output_option(prepare, "DATASET", "folder to write")
     prepare.add_argument(
         "--format",
@@ -38,6 +42,20 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     )
     kept = prepare.add_argument_group("what is kept")
     kept.add_argument("--size", type=int, default=512, metavar="PX", help="side of the aligned crops (512)")
+    kept.add_argument(
+        "--frames",
+        type=int,
+        default=16,
+        metavar="N",
+        help="frames of each person of a video at most, spread over expressions (16)",
+    )
+    kept.add_argument(
+        "--identities",
+        default="folders",
+        metavar="HOW",
+        help="who is who: folders (default), a CSV file with columns file and identity, or cluster: by the "
+        "faces (needs the extra evaluation)",
+    )
     common.add_labels_options(
         prepare.add_argument_group("labels"), "AU labels by OpenFace, py-feat or LibreFace"
     )
@@ -91,7 +109,9 @@ def run_prepare(args: argparse.Namespace) -> int:
         args.folder,
         args.output,
         **common.options(
-            args, "size", "labels", "labels_scale", "backend", "augment", "variants", "jobs", "force"
+            args,
+            *("size", "labels", "labels_scale", "backend", "augment", "variants", "jobs", "force"),
+            *("identities", "frames"),
         ),
         layout=args.format,
         progress=sys.stderr.isatty(),
@@ -99,6 +119,9 @@ def run_prepare(args: argparse.Namespace) -> int:
     )
     for reject in report.rejected:
         common.say(f"left out: {reject['source']}: {reject['reason']}")
+    for entry in report.notes:
+        if entry.get("kind") == "warning":
+            common.say(f"warning: {entry['source']}: {entry['note']}")
     if args.json:
         common.print_json(report.to_json())
         return 0
@@ -108,9 +131,6 @@ def run_prepare(args: argparse.Namespace) -> int:
     if report.variants:
         print(f"{'':<10} and {report.variants} warped variants of each training photograph")
     done = "unchanged" if report.unchanged else f"{report.measured} measured, {report.reused} as before"
-    for entry in report.notes:
-        if "taken for a person" in entry["note"]:
-            common.say(f"warning: {entry['source']}: {entry['note']}")
     print(f"{report.output}  ({done}, {len(report.rejected)} left out, {report.seconds:.1f} s)")
     return 0
 

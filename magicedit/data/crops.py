@@ -7,6 +7,7 @@ import numpy as np
 
 from magicedit.data.shards import MEASURED, Row, encoded, encoded_region
 from magicedit.faces import Face, align, crop_face
+from magicedit.faces.identity import identity_descriptor
 
 MAX_YAW, MAX_PITCH = 40.0, 30.0  # degrees; beyond, half of the face is hidden and its landmarks unreliable
 
@@ -50,4 +51,5 @@ def face_row(
         "box": list(face.box),
         "notes": notes,
         "sha256": sha256,
+        "descriptor": identity_descriptor(pixels, face).tolist() if "descriptor" in settings else [],
     }

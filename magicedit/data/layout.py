@@ -28,13 +28,16 @@ class People(NamedTuple):
     notes: dict[str, str]
 
 
-def people_of(names: Iterable[str]) -> People:
+def people_of(names: Iterable[str], listed: Mapping[str, str] | None = None) -> People:
     """Returns the people of photographs, by their paths relative to the folder with forward slashes.
 
     `ann/1.jpg` and `ann/day/1.jpg` are of ann; `1.jpg` is an identity of its own. Folders of splits and those
     that hold everything are no people: `train/ann/1.jpg` and `images/train/ann/1.jpg` are of ann too.
 
-    Raises DatasetError where photographs lie directly in such folders, or a person is in two splits.
+    listed: identities by name, in place of those of the folders.
+
+    Raises DatasetError where photographs lie directly in such folders and are not listed, or a person is in
+    two splits.
     """
     names = list(names)
     kept = {name: tuple(name.split("/")) for name in names}
@@ -45,7 +48,7 @@ def people_of(names: Iterable[str]) -> People:
         if len(splits) + len(shared) < len(tops) or (splits and shared) or (splits and split_of):
             break
         for name, parts in kept.items():
-            if len(parts) == 2:
+            if len(parts) == 2 and listed is None:
                 raise DatasetError(
                     f"{parts[0]} names no person, but photographs such as {shown(name)} lie directly in it; "
                     "give each person a folder of their own in it"
@@ -53,6 +56,8 @@ def people_of(names: Iterable[str]) -> People:
             if len(parts) > 1 and len(splits) > 1:  # one alone divides nothing
                 split_of[name] = SPLITS[parts[0].casefold()]
         kept = {name: parts[1:] if len(parts) > 1 else parts for name, parts in kept.items()}
+    if listed is not None:
+        return _checked(names, dict(listed), {}, split_of)
     return _checked(names, {name: parts[0] for name, parts in kept.items()}, kept, split_of)
 
 

@@ -10,8 +10,10 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from magicedit.data.crops import face_row
+from magicedit.data.frames import measured_frames
 from magicedit.data.shards import Place, Row, write_rows
 from magicedit.data.sources import Source
+from magicedit.data.videos import VideoFile
 from magicedit.errors import ImageError
 from magicedit.faces import FaceBackend, load_backend
 from magicedit.files import shown
@@ -21,7 +23,7 @@ _WORK_ROWS = 64  # photographs between two writes to the work folder
 
 
 def measure_all(
-    pending: list[Source],
+    pending: list[Source] | list[VideoFile],
     places: dict[str, Place],
     backend: str | FaceBackend,
     settings: Mapping[str, Any],
@@ -32,7 +34,7 @@ def measure_all(
     """Measures into files under `work` and adds them to `places`; returns {sha256: reason of rejection}."""
     own = threading.local()  # backends are not safe to share between threads
 
-    def measure(source: Source) -> tuple[Source, list[Row] | str]:
+    def measure(source: Source | VideoFile) -> tuple[Source | VideoFile, list[Row] | str]:
         if not hasattr(own, "backend"):
             own.backend = load_backend(backend) if isinstance(backend, str) else backend
         return source, measured(source, own.backend, settings)
@@ -68,8 +70,12 @@ def measure_all(
     return failures
 
 
-def measured(source: Source, backend: FaceBackend, settings: Mapping[str, Any]) -> list[Row] | str:
+def measured(
+    source: Source | VideoFile, backend: FaceBackend, settings: Mapping[str, Any]
+) -> list[Row] | str:
     """Returns the rows of a file without labels, or the reason of its rejection."""
+    if isinstance(source, VideoFile):
+        return measured_frames(source, backend, settings)
     try:
         photo = open_photo(source.path)
         faces = backend.detect(photo.pixels)

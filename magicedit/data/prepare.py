@@ -1,7 +1,8 @@
-"""From a folder of photographs to a dataset: measured, aligned, masked, in Parquet shards.
+"""From a folder of photographs and videos to a dataset: measured, aligned, masked, in Parquet shards.
 
-    FOLDER/alice/1.jpg, FOLDER/alice/2.jpg, FOLDER/bob/...    one sub-folder per identity
-    FOLDER/carol.jpg                                          a loose photograph is an identity of its own
+    FOLDER/alice/1.jpg, FOLDER/alice/talk.mp4, FOLDER/bob/...    one sub-folder per identity
+    FOLDER/carol.jpg                                             a loose photograph is an identity of its own
+    FOLDER/street.mp4                                            so is each person of a loose video
 
 becomes a folder that `datasets.load_dataset` reads as it is:
 
@@ -11,7 +12,8 @@ becomes a folder that `datasets.load_dataset` reads as it is:
     DATASET/README.md         dataset card
 
 Running it again with the same photographs and settings writes nothing; with some photographs new or changed,
-only these are measured. Interrupted runs resume, and an earlier dataset stays until the new one is whole.
+only these are measured. A frame of a video counts as a photograph, with a name such as
+`alice/talk.mp4#t=12.480`. Interrupted runs resume, and an earlier dataset stays until the new one is whole.
 """
 
 import dataclasses
@@ -29,12 +31,17 @@ from magicedit.data.description import (
     failed_before,
     up_to_date,
 )
+from magicedit.data.identities import FOLDERS
 from magicedit.data.measuring import measure_all
+from magicedit.data.people import group_people, note_singles
 from magicedit.data.shards import begin, check_ours, discard_work, measured_before, write_dataset
-from magicedit.data.sources import find_sources
+from magicedit.data.sources import Choices, find_files, find_sources
+from magicedit.data.videos import DEFAULT_FRAMES, known_frames
 from magicedit.errors import DatasetError, OutputError
 from magicedit.faces import FaceBackend
+from magicedit.faces.identity import check_descriptor
 from magicedit.files import LOCK, is_temporary, locked, shown
+from magicedit.video_reading import import_av
 
 DEFAULT_VARIANTS = 4
 SMALLEST, LARGEST = 32, 2048  # pixels a side of a crop
@@ -101,6 +108,8 @@ def prepare_dataset(
     augment: str | None = None,
     variants: int | None = None,
     layout: str | None = None,
+    identities: str | Path = FOLDERS,
+    frames: int = DEFAULT_FRAMES,
     jobs: int = 1,
     force: bool = False,
     progress: bool = True,
@@ -125,6 +134,13 @@ def prepare_dataset(
             lists give photographs, splits, emotion, valence and arousal, and each photograph is an identity
             of its own; "celeba": the folder is CelebA, see `magicedit.data.celeba`: its lists give
             photographs, people, splits and attributes; default: sub-folders of people.
+        identities: "folders": by sub-folder; a CSV file with the columns `file` and `identity`, which leaves
+            out files without a row; or "cluster": faces are grouped by dlib's identity descriptor, whatever
+            their folders (extra `evaluation`), see `magicedit.data.identities`, and an identity has the name
+            of its first photograph.
+        frames: of each person of a video that are chosen at most, 1 to 1000, see `magicedit.data.frames`.
+            Fewer are where expressions repeat. In a person's folder the largest person counts, else each is
+            an identity of their own.
         jobs: photographs measured in parallel; more than one needs `backend` by name.
         force: repeat the measurements of earlier runs.
 
@@ -133,7 +149,18 @@ def prepare_dataset(
     cannot be written, or another run is writing it.
     """
     started = time.perf_counter()
-    folder, output, validation = Path(folder), Path(output), sorted(set(validation))
+    folder, output = Path(folder), Path(output)
+    choices = Choices(
+        folder,
+        output,
+        tuple(sorted(set(validation))),
+        validation_fraction,
+        labels,
+        labels_scale,
+        layout,
+        identities,
+        frames,
+    )
     _check_output(folder, output)
     if layout not in (None, "affectnet", "celeba"):
         raise DatasetError(f'layout must be "affectnet", "celeba" or nothing, got {layout!r}')
@@ -143,30 +170,48 @@ def prepare_dataset(
     variants = _checked_variants(augment, variants, backend)
     name = backend if isinstance(backend, str) else backend.name
     settings = {"format": FORMAT_VERSION, "size": size, "backend": name, "image_format": image_format}
+    if choices.clusters:
+        check_descriptor()
+        settings["descriptor"] = "dlib"
 
     def report(content: dict[str, Any], **counts: int) -> PrepareReport:
         return PrepareReport(shown(output), **content, **counts, seconds=time.perf_counter() - started)
 
-    # 1. Photographs, identities, splits and labels
-    sources = find_sources(folder, output, validation, validation_fraction, labels, labels_scale, layout)
-    found = len(sources.photographs)
+    # 1. Photographs, videos and identities
+    files = find_files(choices)
+    if files.videos:
+        import_av()  # rather than reject them all
 
-    # 2. Is the dataset up to date?
-    fingerprint = sources.fingerprint(settings, variants)
-    interrupted = os.path.exists(output / WORK)
-    if not force and not interrupted and (before := up_to_date(output, fingerprint)):
-        return report(before, reused=found, unchanged=True)
+    # 2. Is the dataset up to date? That of videos is known where an earlier run chose their frames
+    places, failures = {}, {}
+    if files.videos and not force:
+        places, failures = measured_before(output, settings), failed_before(output, settings)
+    chosen = known_frames(files.videos, places)
+    whole = all(video.sha256 in chosen or video.sha256 in failures for video in files.videos)
+    sources = find_sources(files, chosen, failures, choices) if whole else None
+    if sources and not force and not os.path.exists(output / WORK):
+        if before := up_to_date(output, sources.fingerprint(settings, variants)):
+            return report(before, reused=len(sources.photographs), unchanged=True)
 
     with locked(output):
         begin(output, force)
+
+        # 3. Choose the frames of videos that no earlier run read with these settings
+        if not force:
+            places, failures = measured_before(output, settings), failed_before(output, settings)
+        chosen = known_frames(files.videos, places)
+        unread = [v for v in files.videos if v.sha256 not in chosen and v.sha256 not in failures]
+        failures |= measure_all(unread, places, backend, settings, output / WORK, jobs, progress)
+        chosen = known_frames(files.videos, places)
+        if sources is None:
+            sources = find_sources(files, chosen, failures, choices)
+        found = len(sources.photographs)
+        fingerprint = sources.fingerprint(settings, variants)
         if not force and (before := up_to_date(output, fingerprint)):  # all but done when it was killed
             discard_work(output)
             return report(before, reused=found, unchanged=True)
 
-        # 3. Measure photographs that no earlier run measured with these settings
-        places, failures = {}, {}
-        if not force:
-            places, failures = measured_before(output, settings), failed_before(output, settings)
+        # 4. Measure photographs that no earlier run measured with these settings
         known = places.keys() | failures.keys()
         pending = [source for source in sources.photographs if source.sha256 not in known]
         failures |= measure_all(pending, places, backend, settings, output / WORK, jobs, progress)
@@ -177,9 +222,15 @@ def prepare_dataset(
             count = len(sources.rejected)
             raise DatasetError(f"none of the {count} photographs in {shown(folder)} can be used ({first})")
 
-        # 4. Write
+        # 5. Who is who by their faces, where nothing else tells
+        if choices.clusters:
+            group_people(sources, places, choices)
+        note_singles(sources)
+
+        # 6. Write
         content = write_dataset(output, sources, places, settings, fingerprint, variants)
-    return report(content, measured=len(pending), reused=found - len(pending))
+    measured = len(pending) + sum(len(chosen.get(video.sha256, ())) for video in unread)
+    return report(content, measured=measured, reused=found - measured)
 
 
 def _check_output(folder: Path, output: Path) -> None:

@@ -86,8 +86,10 @@ def features() -> "datasets.Features":
     measures none).
     landmarks: x0, y0, x1, y1, ... in pixels of the crop; scheme: what their numbers mean.
     box: x0, y0, x1, y1 in pixels of the photograph. pose: yaw, pitch, roll in degrees (empty where unknown).
-    sha256: of the photograph's file. emotion: its label, empty where there is none. valence, arousal: -1 to
-    1, null where there is none. attributes: those that it shows, null where it is not labelled with any.
+    sha256: of the photograph's file; of a frame of a video its key, see `videos.FrameKey`. emotion: its
+    label, empty where there is none. valence, arousal: -1 to 1, null where there is none. attributes: those
+    that it shows, null where it is not labelled with any.
+    descriptor: dlib's identity descriptor, empty where people are not grouped by it.
     """
     from datasets import Features, List, Value  # a slow import that only writing needs
     from datasets import Image as ImageFeature
@@ -111,6 +113,7 @@ def features() -> "datasets.Features":
             "valence": Value("float32"),
             "arousal": Value("float32"),
             "attributes": List(Value("string")),
+            "descriptor": floats,
         }
     )
 
@@ -402,6 +405,7 @@ def _warped_rows(row: Row, count: int, settings: Mapping[str, Any]) -> Iterator[
             "arousal": None,
             "attributes": None,
             "sha256": "",  # of no file
+            "descriptor": [],
         }
 
 

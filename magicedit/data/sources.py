@@ -4,7 +4,8 @@ import hashlib
 import json
 import os
 import unicodedata
-from collections.abc import Container, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,34 +13,113 @@ from typing import Any
 from magicedit.action_units import NAMES
 from magicedit.data.affectnet import Feeling, read_affectnet
 from magicedit.data.celeba import read_celeba
-from magicedit.data.labels import LabelFile, match_labels, read_label_file
-from magicedit.data.layout import TEST, people_of
+from magicedit.data.identities import CLUSTER, FOLDERS, SAME_PERSON, read_identities
+from magicedit.data.labels import LabelFile, match_frames, match_labels, read_label_file
+from magicedit.data.layout import TEST, TRAIN, people_of
+from magicedit.data.videos import DEFAULT_FRAMES, MOST_FRAMES, FrameKey, VideoFile, video_of
 from magicedit.errors import DatasetError
 from magicedit.files import sha256_of, shown, walk
-from magicedit.imaging import PHOTO_SUFFIXES
+from magicedit.imaging import PHOTO_SUFFIXES, VIDEO_SUFFIXES
 from magicedit.ledger import JOURNAL
 
 
 @dataclass(frozen=True)
+class Choices:
+    """What is read of a folder, and how; see `prepare_dataset`.
+
+    validation: sorted names. layout: "affectnet", "celeba" or None. identities: FOLDERS, CLUSTER or the path
+    of a list. frames: of each person of a video.
+    """
+
+    folder: Path
+    output: Path
+    validation: tuple[str, ...] = ()
+    validation_fraction: float = 0.0
+    labels: str | Path | None = None
+    labels_scale: float | None = None
+    layout: str | None = None
+    identities: str | Path = FOLDERS
+    frames: int = DEFAULT_FRAMES
+
+    @property
+    def clusters(self) -> bool:
+        """Whether faces are grouped into people after they were measured."""
+        return self.identities == CLUSTER
+
+    def check(self) -> None:
+        """Raises DatasetError where the choices are wrong or contradict each other."""
+        if not os.path.isdir(self.folder):
+            raise DatasetError(
+                f"expected a folder of photographs, one sub-folder per identity, got {shown(self.folder)}"
+            )
+        if not 0 <= self.validation_fraction < 1:
+            raise DatasetError(
+                f"validation_fraction must be from 0 to below 1, got {self.validation_fraction}"
+            )
+        if self.validation and self.validation_fraction:
+            raise DatasetError("give either validation identities or validation_fraction, not both")
+        if self.labels_scale is not None and self.labels is None:
+            raise DatasetError("--labels-scale is about the file of --labels, which is missing")
+        if not 1 <= self.frames <= MOST_FRAMES:
+            raise DatasetError(f"frames must be from 1 to {MOST_FRAMES}, got {self.frames}")
+        if self.layout is None:
+            return
+        name = {"affectnet": "AffectNet", "celeba": "CelebA"}[self.layout]
+        if self.validation or self.validation_fraction:
+            raise DatasetError(f"{name}'s lists name the validation photographs; leave --validation out")
+        if self.identities != FOLDERS:
+            raise DatasetError(f"{name}'s lists tell who is who; leave --identities out")
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
-    """A photograph. name: path relative to the folder, with forward slashes, in UTF-8."""
+    """A photograph, or a chosen frame of a video.
+
+    name: path relative to the folder, with forward slashes, in UTF-8, and of a frame its time. sha256: of the
+    file, or the key of the frame.
+    """
 
     name: str
     path: Path
     identity: str
     sha256: str
+    frame: FrameKey | None = None
+
+    @property
+    def file(self) -> str:
+        """The name of its file: its own, or the video's."""
+        return self.name if self.frame is None else self.name.rpartition("#t=")[0]
+
+
+@dataclass(frozen=True)
+class Files:
+    """What a folder holds.
+
+    photographs: those that can be read, of training and validation, in order of their names; videos likewise.
+    splits: by identity, where folders or lists tell them. rejected, ignored, folder_notes and more: of
+    `Sources`.
+    """
+
+    photographs: list[Source]
+    videos: list[VideoFile]
+    splits: dict[str, str]
+    rejected: list[dict[str, str]]
+    ignored: list[str]
+    folder_notes: list[dict[str, str]] = field(default_factory=list)
+    more: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
 class Sources:
     """Contents of a folder, and the part that is used.
 
-    photographs: the used ones, in order of their names. splits: identity -> split. labels: intensities by
-    photograph; None: measured by the face backend. rejected: {"source", "reason", ...} of photographs left
-    out; folders that cannot be read are among them. ignored: files that are not photographs, and folders of
-    edited ones. folder_notes: {"source", "note"} of folders. feelings: emotions of photographs by name, where
-    they are labelled; attributes: names of the attributes that they show, likewise, and attribute_names: of
-    all that are labelled, in order.
+    photographs: the used ones and frames of videos, in order of their names. splits: identity -> split.
+    labels: intensities by photograph; None: measured by the face backend. rejected: {"source", "reason", ...}
+    of photographs left out; folders that cannot be read are among them. ignored: files that are neither
+    photographs nor videos, and folders of edited ones. folder_notes: {"source", "note", "kind": "warning"} of
+    folders and lists. feelings: emotions of photographs by name, where they are labelled; attributes: names
+    of the attributes that they show, likewise, and attribute_names: of all that are labelled, in order.
+    grouping: how people are told apart after measuring; empty: they are not.
     """
 
     photographs: list[Source]
@@ -51,6 +131,7 @@ class Sources:
     feelings: Mapping[str, Feeling] = field(default_factory=dict)
     attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     attribute_names: tuple[str, ...] = ()
+    grouping: Sequence[Any] = ()
 
     def reject(self, reasons: Mapping[str, Mapping[str, str]]) -> None:
         """Rejects photographs. reasons: name -> entries for the report."""
@@ -79,71 +160,144 @@ class Sources:
             *([["muscles", variants]] if variants else []),
             *([self.feelings] if self.feelings else []),
             *([self.attribute_names, self.attributes] if self.attribute_names else []),
+            *([self.grouping] if self.grouping else []),
         ]
         return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
-def find_sources(
-    folder: Path,
-    output: Path,
-    validation: list[str],
-    validation_fraction: float,
-    labels: str | Path | None,
-    labels_scale: float | None,
-    layout: str | None = None,
-) -> Sources:
-    """Returns the sources of a folder, without files in `output`; arguments as in `prepare_dataset`."""
-    if not os.path.isdir(folder):
-        raise DatasetError(
-            f"expected a folder of photographs, one sub-folder per identity, got {shown(folder)}"
-        )
-    if not 0 <= validation_fraction < 1:
-        raise DatasetError(f"validation_fraction must be from 0 to below 1, got {validation_fraction}")
-    if validation and validation_fraction:
-        raise DatasetError("give either validation identities or validation_fraction, not both")
-    if labels_scale is not None and labels is None:
-        raise DatasetError("--labels-scale is about the file of --labels, which is missing")
-    if layout is not None and (validation or validation_fraction):
-        name = {"affectnet": "AffectNet", "celeba": "CelebA"}[layout]
-        raise DatasetError(f"{name}'s lists name the validation photographs; leave --validation out")
-    ignored, more = [], {}
-    if layout == "affectnet":
+def find_files(choices: Choices) -> Files:
+    """Returns the photographs and videos of a folder, without those in its output, and who is on them."""
+    choices.check()
+    folder = choices.folder
+    if choices.layout == "affectnet":
         entries, unusable = read_affectnet(folder)
         photographs, rejected = _distinct((entry.name, entry.path, entry.name) for entry in entries)
         splits = {entry.name: entry.split for entry in entries}
         more = {"feelings": {entry.name: entry.feeling for entry in entries}}
-    elif layout == "celeba":
+        return Files(photographs, [], splits, [*unusable, *rejected], [], more=more)
+    if choices.layout == "celeba":
         names, entries, unusable = read_celeba(folder)
         photographs, rejected = _distinct((entry.name, entry.path, entry.identity) for entry in entries)
         splits = {entry.identity: entry.split for entry in entries}
         labelled = {entry.name: entry.attributes for entry in entries}
         more = {"attributes": labelled, "attribute_names": names}
-    else:
-        files, ignored, unusable = _find_photographs(folder, output)
-        people = people_of(files)
-        photographs, rejected = _distinct(
-            (name, path, people.identities[name]) for name, path in files.items()
+        return Files(photographs, [], splits, [*unusable, *rejected], [], more=more)
+
+    files, ignored, rejected = _walk(folder, choices.output)
+    listed, notes = None, []
+    if choices.clusters:
+        listed = {name: name for name in files}
+    elif choices.identities != FOLDERS:
+        listed, note = _listed(choices.identities, files)
+        notes += [note] if note else []
+        missing = f"no identity in {shown(Path(choices.identities).name)}"
+        rejected += [{"source": name, "reason": missing} for name in files if name not in listed]
+        files = {name: path for name, path in files.items() if name in listed}
+    people = people_of(files, listed)
+    if people.splits and choices.clusters:
+        raise DatasetError(
+            "the folders of the photographs tell splits, which groups of faces could cross; give one of them"
         )
-        if people.splits and (validation or validation_fraction):
-            raise DatasetError(
-                "the folders of the photographs tell the validation split; leave --validation out"
-            )
-        splits = people.splits or _split({s.identity for s in photographs}, validation, validation_fraction)
-        tested = {s.name for s in photographs if splits[s.identity] == TEST}
-        rejected += [{"source": name, "reason": "it is of the test split"} for name in sorted(tested)]
-        photographs = [source for source in photographs if source.name not in tested]
-        more = {"folder_notes": [{"source": name, "note": note} for name, note in people.notes.items()]}
-    rejected = [*unusable, *rejected]
-    found = None if labels is None else _read_labels(labels, labels_scale, photographs)
-    sources = Sources(photographs, splits, found, rejected, ignored, **more)
-    if found is not None:
-        missing = {"reason": f"no label in {Path(labels).name}"}
-        sources.reject({s.name: missing for s in photographs if s.name not in found.intensities})
+    if people.splits and (choices.validation or choices.validation_fraction):
+        raise DatasetError("the folders of the photographs tell the validation split; leave --validation out")
+    notes += [_warning(name, note) for name, note in people.notes.items()]
+    tested = {name for name in files if people.splits.get(people.identities[name]) == TEST}
+    rejected += [{"source": name, "reason": "it is of the test split"} for name in sorted(tested)]
+    used = {name: path for name, path in files.items() if name not in tested}
+    everything, twice = _distinct((name, path, people.identities[name]) for name, path in used.items())
+    photographs = [source for source in everything if not _is_video(source.path)]
+    loose = {source.name for source in everything if choices.clusters or _is_loose(source.name, listed)}
+    videos = [
+        VideoFile(s.name, s.path, None if s.name in loose else s.identity, s.sha256, choices.frames)
+        for s in everything
+        if _is_video(s.path)
+    ]
+    return Files(photographs, videos, people.splits, [*rejected, *twice], ignored, notes)
+
+
+def find_sources(
+    files: Files, frames: Mapping[str, Sequence[FrameKey]], failures: Mapping[str, str], choices: Choices
+) -> Sources:
+    """Returns the sources of a folder.
+
+    frames, failures: what was chosen from its videos, or why nothing, by `VideoFile.sha256`.
+    """
+    photographs, rejected = list(files.photographs), list(files.rejected)
+    for video in files.videos:
+        if video.sha256 in failures:
+            entry = {"source": video.name, "reason": failures[video.sha256], "sha256": video.sha256}
+            rejected.append(entry)
+        photographs += [
+            Source(video.frame_name(key), video.path, video.person(key.face), str(key), key)
+            for key in frames.get(video.sha256, ())
+        ]
+    if files.videos:
+        photographs.sort(key=lambda source: (source.file, source.frame or ()))
+    identities = {source.identity for source in photographs}
+    validation, fraction = choices.validation, choices.validation_fraction
+    splits, grouping = files.splits, []
+    if choices.clusters:
+        splits = dict.fromkeys(identities, TRAIN)
+        grouping = [CLUSTER, SAME_PERSON, validation, fraction]
+    elif photographs and not splits:
+        splits = split_of_people(identities, validation, fraction)
+    notes, found, reasons = list(files.folder_notes), None, {}
+    if choices.labels is not None and photographs:
+        found, reasons, note = _read_labels(choices.labels, choices.labels_scale, photographs)
+        notes += [note] if note else []
+    sources = Sources(
+        photographs,
+        splits,
+        found,
+        rejected,
+        files.ignored,
+        notes,
+        grouping=grouping,
+        **files.more,
+    )
+    sources.reject(reasons)
     return sources
 
 
-def _find_photographs(folder: Path, output: Path) -> tuple[dict[str, Path], list[str], list[dict[str, str]]]:
-    """Returns photographs by name, in order, other files, and what cannot be used, folders included."""
+def _warning(source: str, note: str) -> dict[str, str]:
+    return {"source": shown(source), "note": note, "kind": "warning"}
+
+
+def _is_video(path: Path) -> bool:
+    return path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def _is_loose(name: str, listed: Mapping[str, str] | None) -> bool:
+    """Whether a file belongs to nobody: it lies in no person's folder and no list names its person."""
+    return listed is None and "/" not in name
+
+
+def _listed(path: str | Path, files: Iterable[str]) -> tuple[dict[str, str], dict[str, str] | None]:
+    """Returns the identities of files by a list, and a note on rows that are of no file."""
+    identities = read_identities(Path(path))
+    matched = match_labels(identities, files, "row")
+    if not matched:
+        raise DatasetError(f"no row of {shown(path)} names a file in the folder, such as {_some(files)}")
+    note = _unmatched(path, identities.keys() - set(matched.values()), "row")
+    return {name: unicodedata.normalize("NFC", identities[row]) for name, row in matched.items()}, note
+
+
+def _unmatched(path: str | Path, names: Iterable[str], what: str) -> dict[str, str] | None:
+    """Returns a note on names in a file that are of nothing in the folder; None where there are none."""
+    names = sorted(names)
+    if not names:
+        return None
+    which = f"{len(names)} {what}s are" if len(names) > 1 else f"1 {what} is"
+    return _warning(Path(path).name, f"{which} of no file in the folder: {_some(names)}")
+
+
+def _some(names: Iterable[str]) -> str:
+    names = sorted(names)
+    return ", ".join(map(shown, names[:3])) + ("..." if len(names) > 3 else "")
+
+
+def _walk(folder: Path, output: Path) -> tuple[dict[str, Path], list[str], list[dict[str, str]]]:
+    """Returns photographs and videos by name, in order, other files, and files and folders not usable."""
     photographs, ignored, rejected = {}, [], []
     own = os.path.realpath(output)
 
@@ -164,7 +318,7 @@ def _find_photographs(folder: Path, output: Path) -> tuple[dict[str, Path], list
     )
     for path in sorted(files, key=lambda path: path.relative_to(folder).as_posix()):
         name = path.relative_to(folder).as_posix()
-        if path.suffix.lower() not in PHOTO_SUFFIXES:
+        if path.suffix.lower() not in PHOTO_SUFFIXES and not _is_video(path):
             ignored.append(shown(name))
         elif not is_text(name):
             reject(path, "its name is not UTF-8; rename it")
@@ -206,37 +360,67 @@ def _distinct(photographs: Iterable[tuple[str, Path, str]]) -> tuple[list[Source
     return sources, rejected
 
 
-def _split(identities: set[str], validation: list[str], fraction: float) -> dict[str, str]:
-    """Identity to split. Composed and decomposed letters of names are the same."""
+def split_of_people(identities: set[str], validation: Iterable[str], fraction: float) -> dict[str, str]:
+    """Identity to split. Composed and decomposed letters of names are the same; all people of one video are
+    in one split, since a person whom tracking loses is counted again."""
     there = {identity: unicodedata.normalize("NFC", identity) for identity in identities}
     wanted = {unicodedata.normalize("NFC", identity): identity for identity in validation}
     if unknown := [shown(wanted[name]) for name in wanted.keys() - there.values()]:
         known = ", ".join(sorted(identities)[:5])
         some = ", ".join(sorted(unknown)[:5])
         raise DatasetError(f"no such identities to validate on: {some}; there are {known}...")
+    together = {video_of(name) for name in wanted}
 
     def chosen(name: str) -> bool:
         if not fraction:
-            return name in wanted
-        draw = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
+            return video_of(name) in together
+        draw = int.from_bytes(hashlib.sha256(video_of(name).encode()).digest()[:8], "big") / 2**64
         return draw < fraction
 
     return {identity: "validation" if chosen(name) else "train" for identity, name in there.items()}
 
 
-def _read_labels(labels: str | Path, scale: float | None, photographs: list[Source]) -> LabelFile:
-    found = read_label_file(labels, scale)
-    matched = match_labels(found.intensities, [source.name for source in photographs])
-    if not matched:
-        names = ", ".join(list(found.intensities)[:3])
+def _read_labels(
+    labels: str | Path, scale: float | None, photographs: list[Source]
+) -> tuple[LabelFile, dict[str, dict[str, str]], dict[str, str] | None]:
+    """Returns the labels by source, the reasons to reject others, and a note on labels of nothing."""
+    frames_of: dict[str, list[Source]] = defaultdict(list)
+    for source in photographs:
+        if source.frame is not None:
+            frames_of[source.file].append(source)
+    found = read_label_file(labels, scale, videos=bool(frames_of))
+    reasons = {source.name: {"reason": f"no label in {Path(labels).name}"} for source in photographs}
+    matched = match_labels(found.intensities, [s.name for s in photographs if s.frame is None])
+    by_source = {source: found.intensities[label] for source, label in matched.items()}
+    videos = match_labels(found.frames, frames_of)
+    for video, label in videos.items():
+        frames, why = frames_of[video], None
+        if any(source.frame.face for source in frames):
+            why = f"{shown(label)} labels one face, and its video shows several"
+        else:
+            try:
+                labelled = match_frames(
+                    found.frames[label], [(s.frame.index, s.frame.seconds) for s in frames]
+                )
+            except DatasetError as error:
+                why = f"labels of {shown(label)} are refused: {error}"
+        for source in frames:
+            if why is not None:
+                reasons[source.name] = {"reason": why}
+            elif source.frame.index in labelled:
+                by_source[source.name] = labelled[source.frame.index]
+    names = {*found.intensities, *found.frames}
+    if not by_source:
+        first = next((reasons[s.name]["reason"] for video in videos for s in frames_of[video]), "")
         raise DatasetError(
-            f"no label in {labels} is of a photograph in the folder; its names are {names}..., "
-            f"the photographs' {', '.join(source.name for source in photographs[:3])}..."
+            f"no label in {labels} is of a photograph in the folder; its names are {_some(names)}, "
+            f"the photographs' {_some(source.file for source in photographs)}" + (first and f"; {first}")
         )
-    missing = [name for name in NAMES if any(name not in aus for aus in found.intensities.values())]
+    missing = [name for name in NAMES if any(name not in aus for aus in by_source.values())]
     if missing:
         raise DatasetError(f"{labels} lacks {', '.join(missing)}; needed are {', '.join(NAMES)}")
-    by_source = {
-        source: {name: found.intensities[label][name] for name in NAMES} for source, label in matched.items()
-    }
-    return replace(found, intensities=by_source)
+    note = _unmatched(labels, names - {*matched.values(), *videos.values()}, "label")
+    for name in by_source:
+        del reasons[name]
+    intensities = {source: {name: aus[name] for name in NAMES} for source, aus in by_source.items()}
+    return replace(found, intensities=intensities, frames={}), reasons, note

@@ -58,7 +58,11 @@ def test_the_report_tells_what_became_of_every_file(prepared):
     assert "/" not in reasons["ann/torn.png"].replace("ann/torn.png", "")  # nothing of this machine
     assert reasons["bob/copy.png"] == "same file as ann/light.png"
     assert reasons["bob/wall.png"] == "no face found"
-    assert report.notes == [{"source": "carol.png", "note": "2 faces, took the largest"}]
+    singles = "1 of 2 people have one photograph: for warped pairs only"
+    assert report.notes == [
+        {"source": "train", "note": singles},
+        {"source": "carol.png", "note": "2 faces, took the largest"},
+    ]
     assert report.ignored == ["notes.txt"]
     assert report.photographs == {"train": 3, "validation": 1}
     assert report.identities == {"train": 2, "validation": 1}

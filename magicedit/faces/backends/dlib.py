@@ -33,6 +33,11 @@ def available() -> bool:
     return importlib.util.find_spec("dlib") is not None and _models_folder() is not None
 
 
+def check() -> None:
+    """Loads the descriptor's models; MissingDependencyError without the extra."""
+    _models()
+
+
 def descriptor(pixels: np.ndarray, face: Face) -> np.ndarray:
     """The identity descriptor of a face in an RGB photograph: (128,) float64, of length about 1.
 

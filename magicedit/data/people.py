@@ -1,0 +1,57 @@
+"""Who is who after measuring: faces grouped into people, and people with a single photograph."""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from magicedit.data.identities import cluster
+from magicedit.data.layout import TRAIN
+from magicedit.data.shards import Place
+from magicedit.data.sources import Choices, Sources, split_of_people
+from magicedit.faces.identity import DESCRIPTOR
+from magicedit.files import open_regular
+
+
+def group_people(sources: Sources, places: Mapping[str, Place], choices: Choices) -> None:
+    """Gives photographs of one person one identity, by the descriptors of their rows, and people a split.
+
+    The frames of one person of a video stay together: tracking tells that they are of one. An identity has
+    the name of its first photograph or video.
+    """
+    means = _means(sources, places)
+    people = cluster(np.stack(list(means.values())))
+    names: dict[int, str] = {}
+    identity = {unit: names.setdefault(int(person), unit) for unit, person in zip(means, people, strict=True)}
+    sources.photographs = [replace(s, identity=identity[s.identity]) for s in sources.photographs]
+    sources.splits = split_of_people(set(names.values()), choices.validation, choices.validation_fraction)
+
+
+def _means(sources: Sources, places: Mapping[str, Place]) -> dict[str, np.ndarray]:
+    """Returns the mean descriptor (128,) float32 of each identity so far, in order of the photographs."""
+    rows_of: dict[Path, list[tuple[int, str]]] = defaultdict(list)
+    sums: dict[str, np.ndarray] = {}
+    for source in sources.photographs:
+        sums.setdefault(source.identity, np.zeros(DESCRIPTOR, np.float32))
+        place = places[source.sha256]
+        rows_of[place.file].append((place.row, source.identity))
+    for file, rows in rows_of.items():
+        with open_regular(file) as opened, pq.ParquetFile(opened) as parquet:
+            column = parquet.read(["descriptor"]).column(0).combine_chunks()
+        descriptors = column.flatten().to_numpy().reshape(-1, DESCRIPTOR)
+        for row, identity in rows:
+            sums[identity] += descriptors[row]
+    counts = Counter(source.identity for source in sources.photographs)
+    return {identity: total / counts[identity] for identity, total in sums.items()}
+
+
+def note_singles(sources: Sources) -> None:
+    """Notes how many people to train on have a single photograph, where not all have."""
+    counts = Counter(s.identity for s in sources.photographs if sources.splits[s.identity] == TRAIN)
+    singles = sum(count == 1 for count in counts.values())
+    if 0 < singles < len(counts):
+        note = f"{singles} of {len(counts)} people have one photograph: for warped pairs only"
+        sources.folder_notes.append({"source": TRAIN, "note": note})
