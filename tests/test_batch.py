@@ -31,7 +31,7 @@ from magicedit import ExpressionEditor
 from magicedit.action_units import DEAD_ZONE, EMOTIONS
 from magicedit.batch import JOURNAL, EditRequest, edit_folder, edit_manifest
 from magicedit.batch.rows import COLUMNS, Row, rows_of_manifest
-from magicedit.batch.workers import EditorSettings, edit_rows, sensible_workers
+from magicedit.batch.workers import EditorSettings, Pool, edit_rows, sensible_workers
 from magicedit.cli import main
 from magicedit.embedded import embedded_folder
 from magicedit.errors import ActionUnitError, ImageError, MagicEditError, ModelError, OutputError
@@ -796,7 +796,8 @@ def test_a_worker_that_died_before_its_row_arrived_fails_that_row_alone(many, tm
 
     rows = [Row(n, Path(f"m{n}.png"), Path(f"m{n}.png"), CALM) for n in range(4)]
     outcomes = {
-        row.number: outcome for row, outcome in edit_rows(settings_of(many, tmp_path), rows, 2, begin)
+        row.number: outcome
+        for row, outcome in edit_rows(settings_of(many, tmp_path), rows, Pool(workers=2), begin)
     }
     assert {number: outcome["state"] for number, outcome in outcomes.items()} == {
         0: "failed",
@@ -819,7 +820,7 @@ def test_workers_that_cannot_load_again_fail_the_rest(many, tmp_path):
 
     rows = [Row(n, Path(f"m{n}.png"), Path(f"m{n}.png"), CALM) for n in range(4)]
     settings = settings_of(many, tmp_path, model=str(model))
-    outcomes = {row.number: outcome for row, outcome in edit_rows(settings, rows, 2, begin)}
+    outcomes = {row.number: outcome for row, outcome in edit_rows(settings, rows, Pool(workers=2), begin)}
     assert set(outcomes) == {0, 1, 2, 3}
     assert outcomes[3]["state"] == "failed"
     assert "no worker could start again" in outcomes[3]["reason"]

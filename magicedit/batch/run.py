@@ -17,7 +17,8 @@ from magicedit.batch.rows import (
     rows_of_folder,
     rows_of_manifest,
 )
-from magicedit.batch.workers import EditorSettings, edit_rows, sensible_workers
+from magicedit.batch.workers import EditorSettings, Pool, edit_rows, sensible_workers
+from magicedit.cluster import check_engine
 from magicedit.editor.settings import MouthSettings
 from magicedit.errors import MagicEditError, OutputError
 from magicedit.files import sha256_of, shown, sweep
@@ -79,13 +80,13 @@ class BatchReport:
         output: the folder of results, with the journal in it.
         results: one per row, in the order of the rows.
         seconds: wall time, loading of models included.
-        workers: number of editing processes; 0 if nothing was left to do.
+        workers: number of editing processes; 0 if nothing was left to do, None: all of a cluster.
     """
 
     output: Path
     results: list[RowResult]
     seconds: float
-    workers: int
+    workers: int | None
 
     def of_status(self, status: str) -> list[RowResult]:
         return [result for result in self.results if result.status == status]
@@ -114,6 +115,8 @@ class BatchOptions(TypedDict, total=False):
     strip_private: bool
     format: str | None
     workers: int | None
+    engine: str
+    address: str | None
     force: bool
     progress: bool
     say: Callable[[str], None] | None
@@ -137,7 +140,10 @@ def edit_folder(
         mark, strip_private: of the results, see `ExpressionEditor.from_pretrained`.
         format: "png", "jpg", "webp" or "tif"; default: the photograph's own, PNG if that cannot be written.
         workers: processes, each with its own model (default: 1); above 1, the calling script needs `if
-            __name__ == "__main__":`. None: a sensible number for this machine.
+            __name__ == "__main__":`. None: a sensible number for this machine, or all of a cluster.
+        engine: "local": processes of this machine, or "ray": Ray Data, on the cores of this machine or the
+            cluster at `address` (HOST:PORT, or "auto"), whose nodes see both folders under the same paths;
+            with `device` "cuda" every worker has a GPU of its own.
         force: repeat finished edits, and replace files from other sources.
         progress: show a bar with the time left on standard error.
         say: called when the model begins to load, which takes a while.
@@ -183,6 +189,8 @@ def _run(
     *,
     format: str | None = None,
     workers: int | None = 1,
+    engine: str = "local",
+    address: str | None = None,
     force: bool = False,
     progress: bool = False,
     say: Callable[[str], None] | None = None,
@@ -197,6 +205,7 @@ def _run(
         raise MagicEditError(f"the number of workers must be at least 1, got {workers}")
     if format is not None and format not in FORMATS:
         raise OutputError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
+    check_engine(engine, address)
     check_folders(folder, output)
     settings = EditorSettings(folder, output, **loaded)
     rows = rows_of(settings, format)
@@ -220,9 +229,9 @@ def _run(
             if (entry := _kept(row, settings, model, journal)) is not None:
                 results[row.number] = _told(row, "skipped", entry)
         waiting = [row for row in rows if row.number not in results]
-        if workers is None:
+        if workers is None and address is None:
             workers = sensible_workers(len(waiting), settings.device)
-        workers = min(workers, len(waiting))
+        pool = Pool(engine, None if workers is None else min(workers, len(waiting)), address)
 
         # 2. The edits
         def begin(row: Row) -> None:
@@ -234,7 +243,7 @@ def _run(
             total=len(rows), initial=len(results), unit="photo", disable=not progress, **_size_of_screen()
         )
         with bar:
-            for row, outcome in edit_rows(settings, waiting, workers, begin) if waiting else ():
+            for row, outcome in edit_rows(settings, waiting, pool, begin) if waiting else ():
                 if outcome["state"] == "failed":  # an existing output is from an earlier run, or replaceable
                     outcome = outcome | {"left": os.path.exists(settings.output / row.output)}
                 asked = {"request": row.request.to_json(), "model": model}
@@ -247,7 +256,7 @@ def _run(
                     results[row.number] = RowResult(row, "failed", reason=outcome["reason"] + left)
                 bar.update()
     ordered = [results[row.number] for row in rows]
-    return BatchReport(settings.output, ordered, time.perf_counter() - started, workers)
+    return BatchReport(settings.output, ordered, time.perf_counter() - started, pool.workers)
 
 
 def _size_of_screen() -> dict[str, Any]:

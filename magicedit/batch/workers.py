@@ -1,14 +1,16 @@
 """Edits the rows of a batch, in this process or in several that each load a model."""
 
+import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from magicedit import cluster
 from magicedit.batch.rows import Row
-from magicedit.errors import MagicEditError, reason_of
+from magicedit.errors import MagicEditError, OutputError, reason_of
 from magicedit.files import sha256_of, shown
 from magicedit.imaging import check_output, open_photo, save_image
 from magicedit.provenance import without_place
@@ -89,11 +91,41 @@ def failed(reason: str) -> Outcome:
     return {"state": "failed", "reason": reason}
 
 
+@dataclass(frozen=True)
+class Pool:
+    """What edits. engine: "local", processes of this machine, or "ray". workers: how many; None: all of a
+    cluster. address: of a Ray cluster; None: this machine."""
+
+    engine: str = "local"
+    workers: int | None = 1
+    address: str | None = None
+
+
 def edit_rows(
-    settings: EditorSettings, rows: Sequence[Row], workers: int, begin: Callable[[Row], None]
+    settings: EditorSettings, rows: Sequence[Row], pool: Pool, begin: Callable[[Row], None]
 ) -> Iterator[tuple[Row, Outcome]]:
     """Yields rows with their results, see `magicedit.workers.each`; MagicEditError without a model."""
-    return each(partial(Worker, settings), rows, workers, lambda row, reason: failed(reason), begin)
+
+    def lost(row: Row, reason: str) -> Outcome:
+        return failed(reason)
+
+    if pool.engine == "local":
+        return each(partial(Worker, settings), rows, pool.workers, lost, begin)
+    folders = {"folder": settings.folder.absolute(), "output": settings.output.absolute()}
+    start = partial(_worker_elsewhere, replace(settings, **folders))
+    gpu = (settings.device or "cpu") != "cpu"
+    return cluster.each(start, rows, pool.workers, lost, begin, address=pool.address, gpu=gpu)
+
+
+def _worker_elsewhere(settings: EditorSettings) -> Worker:
+    """Makes a worker on a node of a cluster. OutputError where it does not see the folders."""
+    for folder in (settings.folder, settings.output):
+        if not folder.is_dir():
+            raise OutputError(
+                f"{shown(folder)} is not there on the node {platform.node()} of the cluster; put it on a "
+                "disk that all nodes see under the same path"
+            )
+    return Worker(settings)
 
 
 def sensible_workers(rows: int, device: str | None) -> int:

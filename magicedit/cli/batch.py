@@ -5,7 +5,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from magicedit.cli.common import edit_request, options, print_json, say, warn_of_copies
+from magicedit.cli.common import (
+    add_engine_options,
+    edit_request,
+    options,
+    print_json,
+    say,
+    warn_of_copies,
+)
 from magicedit.errors import MagicEditError, OutputError
 from magicedit.files import shown
 
@@ -28,6 +35,7 @@ def add_folder_options(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--workers", type=int, metavar="N", help="processes with a model each (default: as many as pay here)"
     )
+    add_engine_options(parser)
     parser.add_argument(
         "--force", action="store_true", help="repeat finished edits, and replace files from other sources"
     )
@@ -36,6 +44,7 @@ def add_folder_options(parser: argparse._ActionsContainer) -> None:
 def refuse_folder_options(args: argparse.Namespace) -> None:
     """Raises MagicEditError where options for folders are given with a photograph."""
     given = options(args, "manifest", "format", "workers", "force")
+    given |= {"engine": None if args.engine == "local" else args.engine, "address": args.address}
     if used := [f"--{name}" for name, value in given.items() if value is not None and value is not False]:
         raise MagicEditError(
             f"{', '.join(used)}: only for a folder of photographs, and {shown(args.photo)} is none; "
@@ -56,6 +65,7 @@ def run_edit_folder(args: argparse.Namespace) -> int:
         )
     request = edit_request(args)
     settings = options(args, "model", "device", "dtype", "backend", "format", "workers", "force")
+    settings |= options(args, "engine", "address")
     settings |= {"optimize": args.fast, "progress": sys.stderr.isatty(), "say": say}
     settings |= options(args, "mark", "strip_private")
     if args.manifest is not None:
@@ -101,5 +111,6 @@ def print_summary(report: "BatchReport") -> None:
             f"small     {left_alone:>6}  faces left alone, far smaller than the largest of their photograph"
         )
     pace = f", {report.seconds / len(done):.2f} s an edit" if done else ""
-    worker = "1 worker" if report.workers == 1 else f"{report.workers} workers"
+    count = report.workers
+    worker = "all of the cluster" if count is None else "1 worker" if count == 1 else f"{count} workers"
     print(f"{shown(report.output)}  ({worker}, {report.seconds:.1f} s{pace})")

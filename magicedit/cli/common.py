@@ -57,6 +57,21 @@ def add_backend_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_engine_options(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="what does the work: this machine (local), or Ray Data: its cores, or a cluster",
+    )
+    parser.add_argument(
+        "--address",
+        metavar="HOST:PORT",
+        help="with --engine ray: a running cluster, whose nodes see the folders under the same paths; auto: "
+        "that of this machine",
+    )
+
+
 def add_output_option(parser: argparse.ArgumentParser, metavar: str, what: str) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar=metavar, help=what)
 

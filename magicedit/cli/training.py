@@ -72,7 +72,10 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     )
     warped.add_argument("--variants", type=int, metavar="N", help="how many of them a photograph (4)")
     work = prepare.add_argument_group("work and output")
-    work.add_argument("--jobs", type=int, default=1, metavar="N", help="photographs measured at a time (1)")
+    work.add_argument(
+        "--jobs", type=int, metavar="N", help="photographs measured at a time (1; with Ray one a core)"
+    )
+    common.add_engine_options(work)
     common.add_backend_option(work)
     work.add_argument("--force", action="store_true", help="measure and write again even if nothing changed")
     common.add_json_option(work)
@@ -112,6 +115,7 @@ def run_prepare(args: argparse.Namespace) -> int:
             args,
             *("size", "labels", "labels_scale", "backend", "augment", "variants", "jobs", "force"),
             *("identities", "frames"),
+            *("engine", "address"),
         ),
         layout=args.format,
         progress=sys.stderr.isatty(),

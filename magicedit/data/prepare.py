@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from magicedit.cluster import check_engine
 from magicedit.data.description import (
     FORMAT_VERSION,
     REPORT_FILE,
@@ -32,7 +33,7 @@ from magicedit.data.description import (
     up_to_date,
 )
 from magicedit.data.identities import FOLDERS
-from magicedit.data.measuring import measure_all
+from magicedit.data.measuring import Engine, measure_all
 from magicedit.data.people import group_people, note_singles
 from magicedit.data.shards import begin, check_ours, discard_work, measured_before, write_dataset
 from magicedit.data.sources import Choices, find_files, find_sources
@@ -110,7 +111,9 @@ def prepare_dataset(
     layout: str | None = None,
     identities: str | Path = FOLDERS,
     frames: int = DEFAULT_FRAMES,
-    jobs: int = 1,
+    jobs: int | None = None,
+    engine: str = "local",
+    address: str | None = None,
     force: bool = False,
     progress: bool = True,
 ) -> PrepareReport:
@@ -141,7 +144,11 @@ def prepare_dataset(
         frames: of each person of a video that are chosen at most, 1 to 1000, see `magicedit.data.frames`.
             Fewer are where expressions repeat. In a person's folder the largest person counts, else each is
             an identity of their own.
-        jobs: photographs measured in parallel; more than one needs `backend` by name.
+        jobs: photographs measured at a time (default: 1; with Ray one a core); more than one needs `backend`
+            by name.
+        engine: "local": this process, or "ray": Ray Data, on the cores of this machine or the cluster at
+            `address` (HOST:PORT, or "auto"), whose nodes see `folder` under the same path. The dataset is the
+            same to the byte.
         force: repeat the measurements of earlier runs.
 
     Raises: DatasetError when there is nothing to prepare, when nothing is usable, for contradicting settings,
@@ -166,7 +173,8 @@ def prepare_dataset(
         raise DatasetError(f'layout must be "affectnet", "celeba" or nothing, got {layout!r}')
     if layout == "celeba" and augment is not None:
         raise DatasetError("the attributes of warped photographs are not known; leave --augment out")
-    _check_measuring(size, image_format, backend, jobs)
+    _check_measuring(size, image_format, backend)
+    at_work = _checked_engine(engine, jobs, address, backend)
     variants = _checked_variants(augment, variants, backend)
     name = backend if isinstance(backend, str) else backend.name
     settings = {"format": FORMAT_VERSION, "size": size, "backend": name, "image_format": image_format}
@@ -201,7 +209,7 @@ def prepare_dataset(
             places, failures = measured_before(output, settings), failed_before(output, settings)
         chosen = known_frames(files.videos, places)
         unread = [v for v in files.videos if v.sha256 not in chosen and v.sha256 not in failures]
-        failures |= measure_all(unread, places, backend, settings, output / WORK, jobs, progress)
+        failures |= measure_all(unread, places, backend, settings, output / WORK, at_work, progress)
         chosen = known_frames(files.videos, places)
         if sources is None:
             sources = find_sources(files, chosen, failures, choices)
@@ -214,7 +222,7 @@ def prepare_dataset(
         # 4. Measure photographs that no earlier run measured with these settings
         known = places.keys() | failures.keys()
         pending = [source for source in sources.photographs if source.sha256 not in known]
-        failures |= measure_all(pending, places, backend, settings, output / WORK, jobs, progress)
+        failures |= measure_all(pending, places, backend, settings, output / WORK, at_work, progress)
         sources.keep_measured(places, failures)
         if not sources.photographs:
             discard_work(output)
@@ -255,15 +263,22 @@ def _check_output(folder: Path, output: Path) -> None:
     check_ours(output, [name for name in names if name != LOCK and not is_temporary(name)])
 
 
-def _check_measuring(size: int, image_format: str, backend: str | FaceBackend, jobs: int) -> None:
+def _check_measuring(size: int, image_format: str, backend: str | FaceBackend) -> None:
     if not SMALLEST <= size <= LARGEST or size % 8:
         raise DatasetError(f"size must be a multiple of 8 px from {SMALLEST} to {LARGEST}, got {size}")
     if image_format not in ("jpeg", "png"):
         raise DatasetError(f'image_format must be "jpeg" or "png", got {image_format!r}')
-    if jobs < 1:
+
+
+def _checked_engine(name: str, jobs: int | None, address: str | None, backend: str | FaceBackend) -> Engine:
+    check_engine(name, address)
+    if jobs is not None and jobs < 1:
         raise DatasetError(f"jobs must be at least 1, got {jobs}")
-    if jobs > 1 and not isinstance(backend, str):
-        raise DatasetError("jobs > 1 needs the face backend by name, one for each job; got an instance")
+    if not isinstance(backend, str) and (name == "ray" or (jobs or 1) > 1):
+        raise DatasetError(
+            "jobs > 1 and Ray need the face backend by name, one for each job; got an instance"
+        )
+    return Engine(name, jobs, address)
 
 
 def _checked_variants(augment: str | None, variants: int | None, backend: str | FaceBackend) -> int:
