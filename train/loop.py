@@ -47,8 +47,8 @@ from magicedit.train.state import (
     save_checkpoint,
     validation_of,
 )
-from magicedit.train.throughput import Throughput, peak_flops
-from magicedit.train.validation import Validation
+from magicedit.train.throughput import StepFlops, Throughput, peak_flops
+from magicedit.train.validation import Validation, evaluating
 
 logger = logging.getLogger(__name__)
 
@@ -423,12 +423,14 @@ class Run:
         per_step = config.train_batch_size * config.gradient_accumulation_steps * accelerator.num_processes
         hidden = not accelerator.is_main_process
         progress = tqdm(total=config.max_train_steps, initial=self.step, desc="training", disable=hidden)
-        self.throughput = Throughput(self._batches(), per_step, self._peak, config.gradient_checkpointing)
+        flops = self._compiled_flops() if config.compile else None
+        self.throughput = Throughput(
+            self._batches(), per_step, self._peak, config.gradient_checkpointing, flops
+        )
         explained = compilation_explained if config.compile else contextlib.nullcontext
         stopped = self._stopped()
         while not stopped and self.step < config.max_train_steps and not self.method.finished():
-            # A compiled network cannot run while it is counted
-            with explained(), self.throughput.step(counted=not config.compile):
+            with explained(), self.throughput.step():
                 logged = self._train_step(self.throughput.batches)
             self.step += 1
             self.validated, values = None, {}
@@ -471,6 +473,18 @@ class Run:
             logger.info("wrote the result into %s", self.output_dir)
             push(self.config, self.output_dir)
         self.accelerator.wait_for_everyone()  # the end of another would close the connections of a push
+
+    def _compiled_flops(self) -> int:
+        """Returns FLOPs of a step whose networks are compiled, which do not run while they are counted.
+
+        They are those of a single sample, without compilation, times the samples.
+        """
+        sample = torch.utils.data.default_collate([self.method.samples()[0]])
+        eagerly = torch.compiler.set_stance("force_eager")
+        with evaluating(self.modules), eagerly, StepFlops() as counter:
+            _, loss, _ = next(self.method.losses(sample, self.modules))
+            torch.autograd.grad(loss, self.parameters, allow_unused=True)
+        return counter.total * self.config.train_batch_size * self.config.gradient_accumulation_steps
 
     def _peak(self) -> float:
         """Returns FLOP/s of this process's device, see `peak_flops`."""

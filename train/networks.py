@@ -144,7 +144,9 @@ class Networks(torch.nn.Module):
         _, prompt_embeds = models.encode_identity(None, self.image_encoder, identity_latents, prompt_embeds)
         if self.reference_unet is None:
             return None, prompt_embeds
-        return self._encode_reference(self.reference_unet, identity_latents, prompt_embeds), prompt_embeds
+        # To evaluate, the original, which stops after the last feature without a compiler's help
+        encode = self._encode_reference if self.training else models.encode_reference
+        return encode(self.reference_unet, identity_latents, prompt_embeds), prompt_embeds
 
     def _predict(self, noisy, condition_latents, timesteps, prompt_embeds, au_delta, features):
         # Projects the text once a layer, not once a row. Not if the backward pass reruns the layers, which

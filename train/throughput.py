@@ -25,7 +25,7 @@ class Peak(NamedTuple):
 # By the whole name that the driver gives, so that slices and laptops' versions are measured instead
 PEAKS: dict[str, Peak] = {
     # NVIDIA A100 data sheet (us-nvidia-1758950-r4)
-    r"NVIDIA A100[- ].*GB": Peak(312, 156, 19.5),
+    r"NVIDIA A100(-\w+-\d+GB| 80GB PCIe)": Peak(312, 156, 19.5),
     # NVIDIA H100 data sheet (2430615); H200 data sheet (3002446); half of what is stated with sparsity
     r"NVIDIA H[12]00( \d+GB HBM3e?)?": Peak(989.4, 494.7, 67),
     r"NVIDIA H100 PCIe": Peak(756, 378, 51),
@@ -59,6 +59,17 @@ FORMULAS = (
 )
 
 
+@contextlib.contextmanager
+def uncounted(really: bool = True) -> Iterator[None]:
+    """Leaves out of `StepFlops` what the first step computes and later ones take from a cache."""
+    before = StepFlops.paused
+    StepFlops.paused = before or really
+    try:
+        yield
+    finally:
+        StepFlops.paused = before
+
+
 class StepFlops(TorchDispatchMode):
     """Counts floating-point operations of what runs within it: of its products, forward and backward.
 
@@ -68,6 +79,8 @@ class StepFlops(TorchDispatchMode):
     counted: they are work of the hardware, not of the model (Chowdhery et al. 2022, arXiv:2204.02311,
     appendix B).
     """
+
+    paused = False
 
     def __init__(self, recomputes: bool = False):
         super().__init__()
@@ -79,7 +92,7 @@ class StepFlops(TorchDispatchMode):
         # Only what is computed again records gradients within a backward pass
         backward = torch._C._current_graph_task_id() >= 0
         again = self.recomputes and backward and torch.is_grad_enabled()
-        if not again and (formula := FORMULAS.get(func._overloadpacket)):
+        if not (again or self.paused) and (formula := FORMULAS.get(func._overloadpacket)):
             self.total += formula(*args, **kwargs, out_val=out)
         return out
 
@@ -106,23 +119,27 @@ class Throughput:
         images: of a step, of all processes.
         peak: FLOP/s of this process's device; called once.
         recomputes: see `StepFlops`.
+        flops: of a step in this process; None: as its first step has.
     """
 
-    def __init__(self, batches: Iterator[Any], images: int, peak: Callable[[], float], recomputes: bool):
+    def __init__(
+        self,
+        batches: Iterator[Any],
+        images: int,
+        peak: Callable[[], float],
+        recomputes: bool = False,
+        flops: int | None = None,
+    ):
         self.batches, self.images = Waiting(batches), images
-        self._peak, self._recomputes = peak, recomputes
-        self._flops: int | None = None  # of a step in this process
+        self._peak, self._recomputes, self._flops = peak, recomputes, flops
         self._most: float | None = None  # FLOP/s
         self._steps = 0
         self._started, self._waited = time.perf_counter(), 0.0
 
     @contextlib.contextmanager
-    def step(self, counted: bool) -> Iterator[None]:
-        """Surrounds a training step; the first that is `counted` tells the FLOPs of all.
-
-        counted: whether it runs as it is: the counter would keep compiled networks from running.
-        """
-        if counted and self._flops is None:
+    def step(self) -> Iterator[None]:
+        """Surrounds a training step."""
+        if self._flops is None:
             with StepFlops(self._recomputes) as counter:
                 yield
             self._flops = counter.total
@@ -152,6 +169,11 @@ class Throughput:
         return found
 
 
+def published_peak(name: str) -> Peak | None:
+    """Returns the peak of the device that a driver calls so; None: it is unknown, or a part of one."""
+    return next((peak for pattern, peak in PEAKS.items() if re.fullmatch(pattern, name)), None)
+
+
 def peak_flops(device: torch.device, dtype: torch.dtype, stated: float | None = None) -> float:
     """Returns a device's peak FLOP/s of products in `dtype`: stated, published, or else measured.
 
@@ -160,12 +182,11 @@ def peak_flops(device: torch.device, dtype: torch.dtype, stated: float | None = 
     if stated is not None:
         return stated * 1e12
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    for pattern, peak in PEAKS.items():
-        if re.fullmatch(pattern, name):
-            single = peak.tf32 if torch.backends.cuda.matmul.allow_tf32 else peak.single
-            found = peak.half if dtype in (torch.bfloat16, torch.float16) else single
-            logger.info("mfu is of the published %g TFLOP/s of %s", found, name)
-            return found * 1e12
+    if peak := published_peak(name):
+        single = peak.tf32 if torch.backends.cuda.matmul.allow_tf32 else peak.single
+        found = peak.half if dtype in (torch.bfloat16, torch.float16) else single
+        logger.info("mfu is of the published %g TFLOP/s of %s", found, name)
+        return found * 1e12
     found = measured_flops(device, dtype)
     logger.info(
         "mfu is of %.3g TFLOP/s, measured by products of %d x %d %s; state the peak with --peak_tflops",

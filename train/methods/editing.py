@@ -23,6 +23,7 @@ from magicedit.train.networks import Networks, prepare_for_training
 from magicedit.train.objectives import add_noise
 from magicedit.train.publish import publish
 from magicedit.train.samples import TrainingSamples, cache_latents, faces_to_preview
+from magicedit.train.throughput import uncounted
 from magicedit.train.validation import MEMORY, held_out_config
 
 logger = logging.getLogger(__name__)
@@ -161,7 +162,8 @@ class Editing(Method):
 
     @torch.no_grad()
     def _encode_frozen_identity(self, identity_latents: torch.Tensor) -> Identity:
-        with self.accelerator.autocast():
+        # With a cache it is done once a photograph, and is no part of a step
+        with self.accelerator.autocast(), uncounted(self.identity_cache is not None):
             return self.networks.encode_identity(identity_latents, self.prompt_embeds)
 
     def _frozen_identity(self, batch: dict, identity_latents: torch.Tensor) -> Identity:

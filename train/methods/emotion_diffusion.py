@@ -26,6 +26,7 @@ from magicedit.train.config import TrainConfig, refuse_unused, settings_of
 from magicedit.train.methods import Losses, Method
 from magicedit.train.objectives import add_noise
 from magicedit.train.publish import publish_family
+from magicedit.train.throughput import uncounted
 from magicedit.train.validation import MEMORY, held_out_config
 from magicedit.vocabulary import Control, Vocabulary
 from magicedit.warping import displacement_fields, embedded_mouths, warp_photo
@@ -449,7 +450,9 @@ class EmotionDiffusion(Method):
         places = [tuple(place) for place in batch["place"].tolist()]
         for place in places:
             if place not in self._encoded:  # one at a time: the bits of a batch depend on its size
-                self._encoded[place] = self.pipeline.encode(self.pictures.picture(*place)[None].to(device))
+                with uncounted():
+                    picture = self.pictures.picture(*place)[None].to(device)
+                    self._encoded[place] = self.pipeline.encode(picture)
         return torch.cat([self._encoded[place] for place in places])
 
     # -- results --
