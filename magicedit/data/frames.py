@@ -39,27 +39,36 @@ def measured_frames(video: VideoFile, backend: FaceBackend, settings: Mapping[st
         if transfer := HDR_TRANSFERS.get(film.info.colours.transfer):
             return f"its colours are HDR ({transfer}); convert it to SDR (BT.709) first"
         people, notes = _people_of(film, backend)
+        if len(people) > 1 and video.identity is not None:
+            notes.append(f"{len(people)} faces in the video, took the largest by area and time")
+            people = people[:1]
+        chosen = {
+            (moment.index, number): moment
+            for number, moments in enumerate(people)
+            for moment in _chosen(moments, video.frames)
+        }
+        if not chosen:
+            why = "no face is sharp and turned towards the camera" if people else "no face found"
+            return "; ".join([why, *notes])
+        return list(_rows(film, video, chosen, settings, notes))
     except VideoError as error:
         return _without_path(error, video)
-    if not people:
-        return "no face found" + "".join(f"; {note}" for note in notes)
-    if len(people) > 1 and video.identity is not None:
-        notes.append(f"{len(people)} faces in the video, took the largest by area and time")
-        people = people[:1]
-    chosen = [
-        (moment, face) for face, moments in enumerate(people) for moment in _chosen(moments, video.frames)
-    ]
-    if not chosen:
-        return "no face is sharp and turned towards the camera" + "".join(f"; {note}" for note in notes)
-    wanted: dict[int, list[tuple[_Moment, int]]] = {}
-    for moment, face in chosen:
-        wanted.setdefault(moment.index, []).append((moment, face))
-    rows = []
+
+
+def _rows(
+    film: Video,
+    video: VideoFile,
+    chosen: Mapping[tuple[int, int], "_Moment"],
+    settings: Mapping[str, Any],
+    notes: list[str],
+) -> Iterator[Row]:
+    """Yields the rows of chosen moments, which are given by index of the frame and number of the person."""
+    last = max(index for index, _ in chosen)
     for frame in film.frames():
-        for moment, number in wanted.pop(frame.index, ()):
-            key = FrameKey(video.sha256[:36], frame.index, round(1000 * moment.seconds), number, len(chosen))
-            rows.append(
-                face_row(
+        for (index, number), moment in chosen.items():
+            if index == frame.index:
+                key = FrameKey(video.sha256[:36], index, round(1000 * moment.seconds), number, len(chosen))
+                yield face_row(
                     to_rgb(frame.planes, film.info),
                     moment.face,
                     settings,
@@ -68,10 +77,8 @@ def measured_frames(video: VideoFile, backend: FaceBackend, settings: Mapping[st
                     sha256=str(key),
                     notes=notes,
                 )
-            )
-        if not wanted:
-            break
-    return rows
+        if frame.index == last:
+            return
 
 
 def _without_path(error: MagicEditError, video: VideoFile) -> str:

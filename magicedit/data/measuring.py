@@ -122,7 +122,7 @@ def _on_ray(
     engine: Engine,
 ) -> Iterator[tuple[Source | VideoFile, Measured]]:
     """Yields sources with their rows, as they are done."""
-    here = [replace(source, path=source.path.absolute()) for source in pending]
+    here = [replace(source, folder=source.folder.absolute()) for source in pending]
     start = partial(_measurer, backend, settings, here[0].path)
     return cluster.each(start, here, engine.jobs, lambda source, reason: reason, address=engine.address)
 

@@ -7,7 +7,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from magicedit.action_units import NAMES
@@ -80,7 +80,7 @@ class Source:
     """
 
     name: str
-    path: Path
+    folder: Path
     identity: str
     sha256: str
     frame: FrameKey | None = None
@@ -89,6 +89,10 @@ class Source:
     def file(self) -> str:
         """The name of its file: its own, or the video's."""
         return self.name if self.frame is None else self.name.rpartition("#t=")[0]
+
+    @property
+    def path(self) -> Path:
+        return self.folder / self.file
 
 
 @dataclass(frozen=True)
@@ -171,13 +175,13 @@ def find_files(choices: Choices) -> Files:
     folder = choices.folder
     if choices.layout == "affectnet":
         entries, unusable = read_affectnet(folder)
-        photographs, rejected = _distinct((entry.name, entry.path, entry.name) for entry in entries)
+        photographs, rejected = _distinct(folder, ((entry.name, entry.name) for entry in entries))
         splits = {entry.name: entry.split for entry in entries}
         more = {"feelings": {entry.name: entry.feeling for entry in entries}}
         return Files(photographs, [], splits, [*unusable, *rejected], [], more=more)
     if choices.layout == "celeba":
         names, entries, unusable = read_celeba(folder)
-        photographs, rejected = _distinct((entry.name, entry.path, entry.identity) for entry in entries)
+        photographs, rejected = _distinct(folder, ((entry.name, entry.identity) for entry in entries))
         splits = {entry.identity: entry.split for entry in entries}
         labelled = {entry.name: entry.attributes for entry in entries}
         more = {"attributes": labelled, "attribute_names": names}
@@ -192,7 +196,7 @@ def find_files(choices: Choices) -> Files:
         notes += [note] if note else []
         missing = f"no identity in {shown(Path(choices.identities).name)}"
         rejected += [{"source": name, "reason": missing} for name in files if name not in listed]
-        files = {name: path for name, path in files.items() if name in listed}
+        files = [name for name in files if name in listed]
     people = people_of(files, listed)
     if people.splits and choices.clusters:
         raise DatasetError(
@@ -203,14 +207,14 @@ def find_files(choices: Choices) -> Files:
     notes += [_warning(name, note) for name, note in people.notes.items()]
     tested = {name for name in files if people.splits.get(people.identities[name]) == TEST}
     rejected += [{"source": name, "reason": "it is of the test split"} for name in sorted(tested)]
-    used = {name: path for name, path in files.items() if name not in tested}
-    everything, twice = _distinct((name, path, people.identities[name]) for name, path in used.items())
-    photographs = [source for source in everything if not _is_video(source.path)]
+    used = ((name, people.identities[name]) for name in files if name not in tested)
+    everything, twice = _distinct(folder, used)
+    photographs = [source for source in everything if not _is_video(source.name)]
     loose = {source.name for source in everything if choices.clusters or _is_loose(source.name, listed)}
     videos = [
-        VideoFile(s.name, s.path, None if s.name in loose else s.identity, s.sha256, choices.frames)
+        VideoFile(s.name, folder, None if s.name in loose else s.identity, s.sha256, choices.frames)
         for s in everything
-        if _is_video(s.path)
+        if _is_video(s.name)
     ]
     return Files(photographs, videos, people.splits, [*rejected, *twice], ignored, notes)
 
@@ -228,7 +232,7 @@ def find_sources(
             entry = {"source": video.name, "reason": failures[video.sha256], "sha256": video.sha256}
             rejected.append(entry)
         photographs += [
-            Source(video.frame_name(key), video.path, video.person(key.face), str(key), key)
+            Source(video.frame_name(key), video.folder, video.person(key.face), str(key), key)
             for key in frames.get(video.sha256, ())
         ]
     if files.videos:
@@ -263,8 +267,8 @@ def _warning(source: str, note: str) -> dict[str, str]:
     return {"source": shown(source), "note": note, "kind": "warning"}
 
 
-def _is_video(path: Path) -> bool:
-    return path.suffix.lower() in VIDEO_SUFFIXES
+def _is_video(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in VIDEO_SUFFIXES
 
 
 def _is_loose(name: str, listed: Mapping[str, str] | None) -> bool:
@@ -296,9 +300,9 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(map(shown, names[:3])) + ("..." if len(names) > 3 else "")
 
 
-def _walk(folder: Path, output: Path) -> tuple[dict[str, Path], list[str], list[dict[str, str]]]:
-    """Returns photographs and videos by name, in order, other files, and files and folders not usable."""
-    photographs, ignored, rejected = {}, [], []
+def _walk(folder: Path, output: Path) -> tuple[list[str], list[str], list[dict[str, str]]]:
+    """Returns the names of photographs and videos, in order, other files, and what cannot be used."""
+    names, ignored, rejected = [], [], []
     own = os.path.realpath(output)
 
     def reject(path: str | Path, reason: str) -> None:
@@ -316,21 +320,20 @@ def _walk(folder: Path, output: Path) -> tuple[dict[str, Path], list[str], list[
         leave_out,
         lambda error: reject(error.filename, f"cannot be read: {error.strerror}"),
     )
-    for path in sorted(files, key=lambda path: path.relative_to(folder).as_posix()):
-        name = path.relative_to(folder).as_posix()
-        if path.suffix.lower() not in PHOTO_SUFFIXES and not _is_video(path):
+    for name in sorted(path.relative_to(folder).as_posix() for path in files):
+        if PurePosixPath(name).suffix.lower() not in PHOTO_SUFFIXES | VIDEO_SUFFIXES:
             ignored.append(shown(name))
         elif not is_text(name):
-            reject(path, "its name is not UTF-8; rename it")
+            reject(folder / name, "its name is not UTF-8; rename it")
         else:
-            photographs[name] = path
-    if not photographs:
+            names.append(name)
+    if not names:
         first = f" ({rejected[0]['source']}: {rejected[0]['reason']})" if rejected else ""
         raise DatasetError(
             f"no photographs in {shown(folder)}{first}; expected FOLDER/identity/photograph with one of the "
             f"endings {' '.join(sorted(PHOTO_SUFFIXES))}"
         )
-    return photographs, sorted(ignored), rejected
+    return names, sorted(ignored), rejected
 
 
 def is_text(name: str) -> bool:
@@ -342,12 +345,13 @@ def is_text(name: str) -> bool:
     return True
 
 
-def _distinct(photographs: Iterable[tuple[str, Path, str]]) -> tuple[list[Source], list[dict[str, str]]]:
-    """Sources of name, path and identity, and those that cannot be read or are duplicates of earlier ones."""
+def _distinct(folder: Path, files: Iterable[tuple[str, str]]) -> tuple[list[Source], list[dict[str, str]]]:
+    """Sources of name and identity, and those that cannot be read or are duplicates of earlier ones."""
     sources, rejected, first_of = [], [], {}
-    for name, path, identity in photographs:
+    once: dict[str, str] = {}  # identities, each held once
+    for name, identity in files:
         try:
-            sha256 = sha256_of(path)
+            sha256 = sha256_of(folder / name)
         except OSError as error:
             rejected.append({"source": name, "reason": f"cannot be read: {error.strerror or error}"})
             continue
@@ -356,7 +360,7 @@ def _distinct(photographs: Iterable[tuple[str, Path, str]]) -> tuple[list[Source
             rejected.append({"source": name, "reason": f"same file as {first_of[sha256]}"})
             continue
         first_of[sha256] = name
-        sources.append(Source(name, path, identity, sha256))
+        sources.append(Source(name, folder, once.setdefault(identity, identity), sha256))
     return sources, rejected
 
 

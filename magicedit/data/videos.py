@@ -44,15 +44,19 @@ class FrameKey(NamedTuple):
 class VideoFile:
     """A video in the folder.
 
-    name, path: as of `Source`. identity: the person of its folder or list; None: its people are identities of
-    their own. content: SHA-256 of the file. frames: how many are chosen of each person at most.
+    name, folder, path: as of `Source`. identity: the person of its folder or list; None: its people are
+    identities of their own. content: SHA-256 of the file. frames: how many are chosen of each person at most.
     """
 
     name: str
-    path: Path
+    folder: Path
     identity: str | None
     content: str
     frames: int
+
+    @property
+    def path(self) -> Path:
+        return self.folder / self.name
 
     @property
     def sha256(self) -> str:
