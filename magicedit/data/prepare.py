@@ -19,7 +19,7 @@ only these are measured. A frame of a video counts as a photograph, with a name 
 import dataclasses
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,9 +35,9 @@ from magicedit.data.description import (
 from magicedit.data.identities import FOLDERS
 from magicedit.data.measuring import Engine, measure_all
 from magicedit.data.people import group_people, note_singles
-from magicedit.data.shards import begin, check_ours, discard_work, measured_before, write_dataset
-from magicedit.data.sources import Choices, find_files, find_sources
-from magicedit.data.videos import DEFAULT_FRAMES, known_frames
+from magicedit.data.shards import Place, begin, check_ours, discard_work, measured_before, write_dataset
+from magicedit.data.sources import Choices, Files, Sources, find_files, find_sources
+from magicedit.data.videos import DEFAULT_FRAMES, VideoFile, known_frames
 from magicedit.errors import DatasetError, OutputError
 from magicedit.faces import FaceBackend
 from magicedit.faces.identity import check_descriptor
@@ -117,12 +117,13 @@ def prepare_dataset(
     force: bool = False,
     progress: bool = True,
 ) -> PrepareReport:
-    """Measures, aligns and masks the photographs of `folder` and writes the dataset `output`.
+    """Measures, aligns and masks the photographs and videos of `folder` and writes the dataset `output`.
 
     Args:
         size: side of the aligned crops in pixels, a multiple of 8 from 32 to 2048.
         labels: CSV file or folder of CSV files of OpenFace, py-feat or LibreFace, in place of the face
-            backend's own action units; a photograph without a label is rejected.
+            backend's own action units; a photograph without a label is rejected. A table of frames, of the
+            name of a video or with a column of such names, labels its frames.
         labels_scale: the number for full intensity in the label file, if its header does not state it.
         backend: name for `magicedit.faces.load_backend`, or a backend.
         validation: identities (folder names; file names of loose photographs) of the validation split.
@@ -190,13 +191,11 @@ def prepare_dataset(
     if files.videos:
         import_av()  # rather than reject them all
 
-    # 2. Is the dataset up to date? That of videos is known where an earlier run chose their frames
+    # 2. Is the dataset up to date? That of videos is known where an earlier run read them
     places, failures = {}, {}
     if files.videos and not force:
         places, failures = measured_before(output, settings), failed_before(output, settings)
-    chosen = known_frames(files.videos, places)
-    whole = all(video.sha256 in chosen or video.sha256 in failures for video in files.videos)
-    sources = find_sources(files, chosen, failures, choices) if whole else None
+    sources, _ = _known(files, places, failures, choices)
     if sources and not force and not os.path.exists(output / WORK):
         if before := up_to_date(output, sources.fingerprint(settings, variants)):
             return report(before, reused=len(sources.photographs), unchanged=True)
@@ -207,13 +206,13 @@ def prepare_dataset(
         # 3. Choose the frames of videos that no earlier run read with these settings
         if not force:
             places, failures = measured_before(output, settings), failed_before(output, settings)
-        chosen = known_frames(files.videos, places)
-        unread = [v for v in files.videos if v.sha256 not in chosen and v.sha256 not in failures]
-        failures |= measure_all(unread, places, backend, settings, output / WORK, at_work, progress)
-        chosen = known_frames(files.videos, places)
-        if sources is None:
-            sources = find_sources(files, chosen, failures, choices)
+        read = set()
+        while sources is None:
+            sources, unread = _known(files, places, failures, choices)
+            failures |= measure_all(unread, places, backend, settings, output / WORK, at_work, progress)
+            read |= {video.name for video in unread}
         found = len(sources.photographs)
+        frames_read = sum(source.file in read for source in sources.photographs)
         fingerprint = sources.fingerprint(settings, variants)
         if not force and (before := up_to_date(output, fingerprint)):  # all but done when it was killed
             discard_work(output)
@@ -237,8 +236,24 @@ def prepare_dataset(
 
         # 6. Write
         content = write_dataset(output, sources, places, settings, fingerprint, variants)
-    measured = len(pending) + sum(len(chosen.get(video.sha256, ())) for video in unread)
+    measured = len(pending) + frames_read
     return report(content, measured=measured, reused=found - measured)
+
+
+def _known(
+    files: Files, places: Mapping[str, Place], failures: Mapping[str, str], choices: Choices
+) -> tuple[Sources | None, list[VideoFile]]:
+    """Returns the sources, and no videos; or None, and the videos that must be read first: those whose frames
+    are not known, or are wanted and have no rows, since the labels of an earlier run left them out."""
+    chosen = known_frames(files.videos, places.keys() | failures.keys())
+    chosen = {video: frames for video, frames in chosen.items() if video not in failures}
+    unread = [v for v in files.videos if v.sha256 not in chosen and v.sha256 not in failures]
+    if unread:
+        return None, unread
+    sources = find_sources(files, chosen, failures, choices)
+    lacking = {s.file for s in sources.photographs if s.frame is not None and s.sha256 not in places}
+    unread = [video for video in files.videos if video.name in lacking]
+    return (None, unread) if unread else (sources, [])
 
 
 def _check_output(folder: Path, output: Path) -> None:

@@ -1,6 +1,7 @@
 """Contents of a folder of photographs: sources, identities, splits and labels of other tools."""
 
 import hashlib
+import itertools
 import json
 import os
 import unicodedata
@@ -60,6 +61,10 @@ class Choices:
             raise DatasetError("give either validation identities or validation_fraction, not both")
         if self.labels_scale is not None and self.labels is None:
             raise DatasetError("--labels-scale is about the file of --labels, which is missing")
+        if self.identities not in (FOLDERS, CLUSTER) and not os.path.lexists(self.identities):
+            raise DatasetError(
+                f"identities must be folders, cluster or the path of a CSV file, got {shown(self.identities)}"
+            )
         if not 1 <= self.frames <= MOST_FRAMES:
             raise DatasetError(f"frames must be from 1 to {MOST_FRAMES}, got {self.frames}")
         if self.layout is None:
@@ -393,7 +398,10 @@ def _read_labels(
         if source.frame is not None:
             frames_of[source.file].append(source)
     found = read_label_file(labels, scale, videos=bool(frames_of))
-    reasons = {source.name: {"reason": f"no label in {Path(labels).name}"} for source in photographs}
+    unlabelled = f"no label in {Path(labels).name}"
+    reasons = {source.name: {"reason": unlabelled} for source in photographs}
+    for source in itertools.chain.from_iterable(frames_of.values()):
+        reasons[source.name]["sha256"] = source.sha256  # its video need not be read to know of the frame
     matched = match_labels(found.intensities, [s.name for s in photographs if s.frame is None])
     by_source = {source: found.intensities[label] for source, label in matched.items()}
     videos = match_labels(found.frames, frames_of)
@@ -410,7 +418,7 @@ def _read_labels(
                 why = f"labels of {shown(label)} are refused: {error}"
         for source in frames:
             if why is not None:
-                reasons[source.name] = {"reason": why}
+                reasons[source.name]["reason"] = why
             elif source.frame.index in labelled:
                 by_source[source.name] = labelled[source.frame.index]
     names = {*found.intensities, *found.frames}

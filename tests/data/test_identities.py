@@ -78,6 +78,11 @@ def test_lists_that_cannot_be_read_say_why(tmp_path, lines, message):
         read_identities(tmp_path / "nowhere.csv")
 
 
+def test_identities_are_folders_cluster_or_a_file(tmp_path, photographs):
+    with pytest.raises(DatasetError, match=r"folders, cluster or the path of a CSV file, got clusters"):
+        prepare_dataset(photographs, tmp_path / "dataset", identities="clusters", **SETTINGS)
+
+
 def test_a_line_that_is_there_twice_counts_once(tmp_path):
     table = write(tmp_path / "who.csv", "image,person", "a.jpg,ann", "a.jpg,ann", "b.jpg,bob")
     assert read_identities(table) == {"a.jpg": "ann", "b.jpg": "bob"}

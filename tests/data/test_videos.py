@@ -307,6 +307,21 @@ def test_a_table_of_a_video_labels_its_frames(tmp_path, alone, talk, backend, co
     assert not any(name.endswith("#t=0.000") for name in names(tmp_path / "dataset"))
 
 
+def test_frames_that_labels_left_out_are_read_again_when_they_have_one(
+    tmp_path, alone, talk, backend, monkeypatch
+):
+    output = tmp_path / "dataset"
+    settings = SETTINGS | {"backend": backend, "labels": tmp_path / "talk.csv"}
+    lines = [[i + 1, *([1] * 12)] for i in range(len(talk))]
+    write_labels(tmp_path / "talk.csv", ["frame"], lines[: len(lines) // 2])
+    assert prepare_dataset(alone, output, **settings).photographs == {"train": 2}
+    with monkeypatch.context() as patched:
+        patched.setattr("magicedit.data.measuring.measured_frames", None)  # a call would fail
+        assert prepare_dataset(alone, output, **settings).unchanged
+    write_labels(tmp_path / "talk.csv", ["frame"], lines)
+    assert prepare_dataset(alone, output, **settings).photographs == {"train": 4}
+
+
 def test_tables_of_py_feat_name_the_video_and_count_from_0(tmp_path, alone, talk, backend):
     labels = tmp_path / "all.csv"
     with labels.open("w", newline="") as file:
