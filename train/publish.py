@@ -97,7 +97,7 @@ def publish(
     data = TrainingData(
         name=config.dataset_name or Path(config.train_data_dir).name,
         photographs=len(pairs),
-        identities=len({record.identity for record in pairs.records}),
+        identities=pairs.identities,
         license=config.data_license or "not stated",
         citation=config.data_citation or "",
         hub_id=config.dataset_name,
@@ -137,14 +137,13 @@ def publish_family(
             torch.nn.Module.to(network, "cpu", getattr(torch, config.save_dtype))
     pipeline.save_pretrained(folder)
     (folder / "training.json").write_text(json.dumps(counts, indent=1) + "\n")
-    people = len({record.identity for record in pairs.records})
     name = config.dataset_name or Path(config.train_data_dir).name
     card = FAMILY_CARD.format(
         tag=tag,
         name=config.hub_model_id or Path(config.output_dir).name,
         introduction=introduction,
         controls=pipeline.config.action_units.replace(",", ", "),
-        data=f"{name}: {len(pairs)} photographs of {people} people",
+        data=f"{name}: {len(pairs)} photographs of {pairs.identities} people",
         license=config.data_license or "not stated",
         citation=config.data_citation or "not stated",
         command=command_of(config),

@@ -56,7 +56,7 @@ def prepare(folder: Path, **options) -> None:
 
 
 def in_small_shards(folder: Path) -> None:
-    shards._SHARD_BYTES = shards._ROW_GROUP = 1  # of this process alone: rows and shards are one
+    shards._SHARD_BYTES = shards.ROW_GROUP = 1  # of this process alone: rows and shards are one
     prepare(folder, validation=["person2"])
 
 

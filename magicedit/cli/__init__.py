@@ -47,7 +47,7 @@ GROUPS = {  # of commands in `magicedit --help`
     "edit videos": ("video", "reenact"),
     "what was edited": ("verify",),
     "in the browser": ("app",),
-    "make a model": ("prepare", "train", "convert", "push"),
+    "make a model": ("prepare", "shards", "train", "convert", "push"),
     "measure editors": ("evaluate", "compare"),
     "this installation": ("doctor", "completion"),
 }

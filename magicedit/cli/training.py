@@ -1,6 +1,7 @@
-"""`magicedit prepare`, `train` and `convert`."""
+"""`magicedit prepare`, `shards`, `train` and `convert`."""
 
 import argparse
+import dataclasses
 import re
 import sys
 from collections.abc import Callable
@@ -19,6 +20,11 @@ examples:
   magicedit prepare found/ -o dataset/ --identities cluster  who is who by the faces
   magicedit prepare AffectNet/ -o dataset/ --format affectnet
   magicedit prepare CelebA/ -o dataset/ --format celeba --size 128
+"""
+
+SHARDS_EXAMPLES = """\
+example:
+  magicedit shards dataset/ -o stream/ && magicedit train --train_data_dir stream/ ...
 """
 
 CONVERT_EXAMPLES = """\
@@ -80,6 +86,15 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     work.add_argument("--force", action="store_true", help="measure and write again even if nothing changed")
     common.add_json_option(work)
 
+    what = "write a dataset as WebDataset shards, which training streams"
+    shards = add_command("shards", what, run_shards, SHARDS_EXAMPLES)
+    shards.add_argument("dataset", type=Path, metavar="DATASET", help="what `magicedit prepare` wrote")
+    common.add_output_option(shards, "STREAM", "folder to write")
+    shards.add_argument(
+        "--shard-mb", type=int, default=64, metavar="MB", help="megabytes of a shard, of whole people (64)"
+    )
+    common.add_json_option(shards)
+
     add_command("train", "train a model; flags as in `magicedit train --help`")  # parsed by `train/config.py`
 
     what = "turn the published MagicFace checkpoint into a pipeline folder"
@@ -136,6 +151,21 @@ def run_prepare(args: argparse.Namespace) -> int:
         print(f"{'':<10} and {report.variants} warped variants of each training photograph")
     done = "unchanged" if report.unchanged else f"{report.measured} measured, {report.reused} as before"
     print(f"{report.output}  ({done}, {len(report.rejected)} left out, {report.seconds:.1f} s)")
+    return 0
+
+
+def run_shards(args: argparse.Namespace) -> int:
+    from magicedit.data.webdataset_shards import write_shards
+
+    size = args.shard_mb * 10**6
+    report = write_shards(args.dataset, args.output, shard_bytes=size, progress=sys.stderr.isatty())
+    if args.json:
+        common.print_json(dataclasses.asdict(report))
+        return 0
+    for split, count in report.shards.items():
+        photographs, people = report.photographs[split], report.identities[split]
+        print(f"{split:<10} {count} shards, {photographs} photographs of {people} people")
+    print(f"{report.output}  ({'unchanged' if report.unchanged else 'written'})")
     return 0
 
 

@@ -65,6 +65,16 @@ def _table_of(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, dict) and all(map(fits, value.values()))
 
 
+def _is_shard(entry: Any) -> bool:
+    """Whether an entry is of a shard of `webdataset_shards`."""
+    numbers = ("bytes", "photographs", "identities")
+    return (
+        isinstance(entry, dict)
+        and all(isinstance(entry.get(key), str) for key in ("name", "sha256"))
+        and all(_of(int)(entry.get(key)) and entry[key] > 0 for key in numbers)
+    )
+
+
 _COUNTS = dict.fromkeys(("photographs", "identities", "pairs"), _table_of(_of(int))) | {"variants": _of(int)}
 _FIELDS = {  # of magicedit.json, and whether a value fits
     "action_units": _list_of(_of(str)),
@@ -76,6 +86,7 @@ _FIELDS = {  # of magicedit.json, and whether a value fits
     "fingerprint": _of(str),
     **_COUNTS,
     "attributes": lambda names: names is None or _list_of(_of(str))(names),
+    "shards": lambda by_split: by_split is None or _table_of(_list_of(_is_shard))(by_split),
     "card": lambda digest: digest is None or isinstance(digest, str),  # SHA-256; None: of earlier versions
 }
 _REPORTED = {  # of report.json

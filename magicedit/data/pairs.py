@@ -1,7 +1,7 @@
 """Training pairs from a prepared dataset: two pictures of one identity and their AU difference."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,11 @@ class PairDataset(torch.utils.data.Dataset):
         self.folder, self.split = Path(folder), split
         needed = ("action_units", "landmarks", "crop_size", "photographs", "variants")
         self.description = read_description(self.folder, *needed)
+        if self.description.get("shards") is not None:
+            raise DatasetError(
+                f"{shown(folder)} holds shards to stream, which the objectives pairs and distill read; "
+                "give the dataset that they were made of"
+            )
         self.settings = PairSettings(
             self.description["crop_size"],
             self.description["landmarks"],
@@ -155,6 +160,11 @@ class PairDataset(torch.utils.data.Dataset):
     @property
     def action_units(self) -> tuple[str, ...]:
         return self.settings.action_units
+
+    @property
+    def identities(self) -> int:
+        """Number of people in the split."""
+        return len(self.records.names)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -231,10 +241,7 @@ class PairDataset(torch.utils.data.Dataset):
         for members in by_identity:
             first.append(members[0])
             rest += members[1:]
-        deltas = {request: parse_deltas(request) for request in requests}
-        deltas = {request: aus for request, aus in deltas.items() if set(aus) <= set(self.action_units)}
-        vectors = [to_vector(aus, self.action_units) for aus in deltas.values()]
-        au_deltas = np.stack(vectors) if vectors else np.zeros((0, len(self.action_units)), np.float32)
+        names, au_deltas = requested(requests, self.action_units)
         examples = []
         for index in (first + rest)[:count]:
             source, condition = self.record_images(index)
@@ -243,7 +250,7 @@ class PairDataset(torch.utils.data.Dataset):
                     "source": source,
                     "condition": condition,
                     "au_deltas": torch.from_numpy(au_deltas.copy()),
-                    "requests": tuple(deltas),
+                    "requests": names,
                     "identity": self.records[index].identity,
                     "index": index,
                 }
@@ -263,12 +270,12 @@ class PairDataset(torch.utils.data.Dataset):
                 "name validation identities to `magicedit prepare --validation`"
             )
         expected = counts.get(self.split, 0) * (1 + (variants if self.split == "train" else 0))
-        look = None
+        columns, look = labelled_columns(self.description, self.action_units, self.folder), None
         if expected <= EXAMINED_WHOLE:
             # Pictures that are held already are shared by worker processes
             hold = expected * self.settings.working_size**2 * 3 <= memory
             look = self._renderer.photograph if hold else self._decode
-        found = read_split(paths, self.description, self._columns(), look)
+        found = read_split(paths, self.description, columns, look)
         if read_description(self.folder) != self.description:  # of which the shards are
             raise DatasetError(f"{shown(self.folder)} was changed while it was opened; try again")
         for index, picture in found.pictures.items():
@@ -306,16 +313,6 @@ class PairDataset(torch.utils.data.Dataset):
             "`magicedit prepare --force` again"
         )
 
-    def _columns(self) -> list[int]:
-        """Returns the positions of the action units in the dataset's labels."""
-        labelled = self.description["action_units"]
-        if missing := [name for name in self.action_units if name not in labelled]:
-            raise DatasetError(
-                f"the dataset {self.folder} has labels of {', '.join(labelled)}, "
-                f"not of {', '.join(missing)}; prepare it again, or train a model for its action units"
-            )
-        return [labelled.index(name) for name in self.action_units]
-
     def _photograph(self, index: int) -> Photograph:
         return self._held.get(index, lambda: self._read(index))
 
@@ -335,3 +332,24 @@ class PairDataset(torch.utils.data.Dataset):
             logger.warning("left out of %s: %s", shown(self.folder), bad)
             self._check_bad()
         return UnusablePictureError(f"a picture of {shown(self.folder)} cannot be used: {bad}")
+
+
+def labelled_columns(
+    description: Mapping[str, Any], action_units: Sequence[str], folder: str | Path
+) -> list[int]:
+    """Returns the positions of action units in the labels of the dataset `folder`."""
+    labelled = description["action_units"]
+    if missing := [name for name in action_units if name not in labelled]:
+        raise DatasetError(
+            f"the dataset {shown(folder)} has labels of {', '.join(labelled)}, "
+            f"not of {', '.join(missing)}; prepare it again, or train a model for its action units"
+        )
+    return [labelled.index(name) for name in action_units]
+
+
+def requested(requests: Sequence[str], action_units: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:
+    """Returns the requests whose AUs are all among these, and their steps, (requests, aus) float32."""
+    deltas = {request: parse_deltas(request) for request in requests}
+    deltas = {request: aus for request, aus in deltas.items() if set(aus) <= set(action_units)}
+    vectors = [to_vector(aus, action_units) for aus in deltas.values()]
+    return tuple(deltas), np.stack(vectors) if vectors else np.zeros((0, len(action_units)), np.float32)

@@ -61,7 +61,7 @@ _FRESH, _REPLACED = "fresh", "replaced"  # in WORK: a dataset being written, and
 JPEG_QUALITY = 95
 _METADATA_KEY = b"magicedit"  # of the Parquet schema: the settings that its rows were measured with
 _SHARD_BYTES = 256 * 2**20
-_ROW_GROUP = 16  # rows that random access reads at once: about one megabyte
+ROW_GROUP = 16  # rows that random access reads at once: about one megabyte
 
 _SHARD = re.compile(rf"({'|'.join(SPLITS)})-[0-9]{{5,}}\.parquet")  # the names of our shards
 _READ = re.compile(rf"({'|'.join(SPLITS)})-.*\.parquet")  # and of what readers take for shards
@@ -137,12 +137,12 @@ def encoded_region(landmarks: np.ndarray, size: int, scheme: str) -> dict[str, A
 
 
 def write_rows(path: Path, groups: Iterable[list[Row]], settings: Mapping[str, Any]) -> None:
-    """Writes rows in groups of _ROW_GROUP, without compression because the images are compressed."""
+    """Writes rows in groups of ROW_GROUP, without compression because the images are compressed."""
     schema = features().arrow_schema
     schema = schema.with_metadata({**schema.metadata, _METADATA_KEY: json.dumps(settings).encode()})
     with replacing(path) as file, pq.ParquetWriter(file, schema, compression="none") as writer:
         for group in groups:
-            writer.write_table(pa.Table.from_pylist(group, schema), row_group_size=_ROW_GROUP)
+            writer.write_table(pa.Table.from_pylist(group, schema), row_group_size=ROW_GROUP)
 
 
 def measured_before(output: Path, settings: Mapping[str, Any]) -> dict[str, Place]:
@@ -162,7 +162,9 @@ def measured_before(output: Path, settings: Mapping[str, Any]) -> dict[str, Plac
     return places
 
 
-def _row_group(file: Path, number: int) -> list[Row]:
+def row_group(file: Path, number: int) -> list[Row]:
+    """Returns the rows of one of a shard's row groups, ROW_GROUP but in the last. DatasetError where it is
+    damaged."""
     try:
         with open_regular(file) as opened, pq.ParquetFile(opened) as parquet:
             return parquet.read_row_group(number).to_pylist()
@@ -346,12 +348,12 @@ def write_dataset(
 
 def _labelled_rows(sources: Sources, split: str, places: Mapping[str, Place], backend: str) -> Iterator[Row]:
     """Yields the measured rows of a split with the names and labels of this run."""
-    group_of = functools.lru_cache(maxsize=1)(_row_group)  # the next row is usually in the same group
+    group_of = functools.lru_cache(maxsize=1)(row_group)  # the next row is usually in the same group
     for source in sources.photographs:
         if sources.splits[source.identity] != split:
             continue
         place = places[source.sha256]
-        row = group_of(place.file, place.row // _ROW_GROUP)[place.row % _ROW_GROUP]
+        row = group_of(place.file, place.row // ROW_GROUP)[place.row % ROW_GROUP]
         if sources.labels is None and not row["measured"]:
             raise DatasetError(
                 f"the face backend {backend} measures no action units; "
@@ -410,7 +412,7 @@ def _warped_rows(row: Row, count: int, settings: Mapping[str, Any]) -> Iterator[
 
 
 def _groups(rows: Iterator[Row]) -> Iterator[list[Row]]:
-    while group := list(itertools.islice(rows, _ROW_GROUP)):
+    while group := list(itertools.islice(rows, ROW_GROUP)):
         yield group
 
 

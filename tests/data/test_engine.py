@@ -180,7 +180,7 @@ def test_an_interrupted_run_leaves_no_process_and_continues(tmp_path, photograph
         small = picture.copy()
         small.putpixel((0, 0), (number % 256, number // 256, 0))
         small.save(folder / "ann" / f"{number:03}.png", compress_level=1)
-    command = [sys.executable, "-m", "magicedit", "prepare", folder, "-o", output, "--size", "64"]
+    command = [sys.executable, "-m", "magicedit.cli", "prepare", folder, "-o", output, "--size", "64"]
     command += ["--engine", "ray", "--jobs", "2"]
     run = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, start_new_session=True)
     while not any((output / ".work").glob("*.parquet")) and run.poll() is None:

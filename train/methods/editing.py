@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from diffusers import UNet2DConditionModel
 
 from magicedit.data.pairs import PairDataset
+from magicedit.data.streaming import StreamingPairs, holds_shards
 from magicedit.errors import MissingDependencyError
 from magicedit.imaging import to_pixels
 from magicedit.models import TRAINED_NETWORKS
@@ -97,7 +98,8 @@ class Editing(Method):
         self.alphas = pipeline.scheduler.alphas_cumprod.float().to(device)
         self.pairs = self._open_data("train", config.warped)
         self.latents = None
-        if config.cache_latents and pipeline.vae is not None and not (config.augment or config.warped):
+        repeats = not (config.augment or config.warped or self.streamed)
+        if config.cache_latents and pipeline.vae is not None and repeats:
             self.latents = cache_latents(pipeline, self.pairs, device, config.train_batch_size)
         self.prompt_embeds = pipeline.encode_prompt(device, torch.float32)
         self.identity_cache = self._make_identity_cache()
@@ -108,21 +110,30 @@ class Editing(Method):
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {"model": self.optimizer}
 
-    def _open_data(self, split: str, warped: float, held_out: bool = False) -> PairDataset:
+    def _open_data(self, split: str, warped: float, held_out: bool = False) -> PairDataset | StreamingPairs:
         same = ("resolution", "seed", "augment", "au_dropout")
         config = held_out_config(self.config) if held_out else self.config
-        return PairDataset(
-            self.config.data_folder(),
-            split=split,
-            warped=warped,
+        folder = self.config.data_folder()
+        settings = {
+            "split": split,
+            "warped": warped,
             **{name: getattr(config, name) for name in same},
-            **({"memory": MEMORY} if held_out else {}),
-            max_bad_fraction=self.config.max_bad_fraction,
-            action_units=self.pipeline.action_units,
-            relations=self.relations,
-            zero_keeps=self.composed if self.config.zero_keeps is None else self.config.zero_keeps,
-            teeth=not self.composed,
-        )
+            "max_bad_fraction": self.config.max_bad_fraction,
+            "action_units": self.pipeline.action_units,
+            "relations": self.relations,
+            "zero_keeps": self.composed if self.config.zero_keeps is None else self.config.zero_keeps,
+            "teeth": not self.composed,
+        }
+        if holds_shards(folder):
+            readers = self.accelerator.num_processes * max(1, self.config.dataloader_num_workers)
+            dealt = {"streams": 1 if held_out else readers, "batch_size": self.config.train_batch_size}
+            return StreamingPairs(folder, **settings, **dealt)
+        return PairDataset(folder, **settings, **({"memory": MEMORY} if held_out else {}))
+
+    @property
+    def streamed(self) -> bool:
+        """Whether pairs come from shards, so that no picture is met again soon."""
+        return isinstance(self.pairs, StreamingPairs)
 
     def samples(self) -> TrainingSamples:
         return self._samples(self.pairs, self.config.seed, images=self.latents is None)
@@ -155,8 +166,9 @@ class Editing(Method):
         encoders = (self.networks.reference_unet, self.networks.image_encoder)
         if not self.reference_frozen or not capacity or encoders == (None, None):
             return None
-        if self.config.augment:
-            logger.info("--augment: reference features are computed at every step; no picture repeats")
+        if self.config.augment or self.streamed:
+            why = "--augment" if self.config.augment else "shards"
+            logger.info("%s: reference features are computed at every step; no picture repeats", why)
             return None
         return IdentityCache(self._encode_frozen_identity, capacity, len(self.pairs))
 
