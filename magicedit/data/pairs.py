@@ -275,7 +275,7 @@ class PairDataset(torch.utils.data.Dataset):
             # Pictures that are held already are shared by worker processes
             hold = expected * self.settings.working_size**2 * 3 <= memory
             look = self._renderer.photograph if hold else self._decode
-        found = read_split(paths, self.description, columns, look)
+        found = read_split(paths, self.description, columns, expected, look)
         if read_description(self.folder) != self.description:  # of which the shards are
             raise DatasetError(f"{shown(self.folder)} was changed while it was opened; try again")
         for index, picture in found.pictures.items():

@@ -22,7 +22,7 @@ from magicedit.files import opened, shown
 
 COLUMNS = (*CHECKED, "image")
 LABELS = ("emotion", "attributes")  # absent in datasets of before there were any
-ROWS_AT_ONCE = 2048
+ROWS_AT_ONCE = 512
 PICTURES_AT_ONCE = 256
 
 
@@ -82,7 +82,7 @@ class Records(Sequence[Record]):
         attributes: np.ndarray,
         attribute_names: Sequence[str],
     ) -> None:
-        self._files, self._places, self._points = files, places.astype(np.int32), points
+        self._files, self._places, self._points = files, places, points
         self.action_units = action_units
         self.names, self.people = _coded(identities, np.int32)
         emotion_names, self.emotions = _coded(emotions, np.uint16)
@@ -161,17 +161,18 @@ def read_split(
     paths: Sequence[Path],
     description: Mapping[str, Any],
     action_units: Sequence[int],
+    expected: int,
     look: Callable[[bytes, np.ndarray], Any] | None,
 ) -> Split:
     """Reads and checks every row of a split.
 
     paths: of its shards. description: of the dataset. action_units: positions of the wanted ones in its
-    labels. look: is called with each picture and its landmarks (points, 2) px, by several threads; ValueError
-    means that it cannot be used. None: pictures are not read.
+    labels. expected: number of rows, if all are there. look: is called with each picture and its landmarks
+    (points, 2) px, by several threads; ValueError means that it cannot be used. None: pictures are not read.
     """
     files, points = ShardFiles(), LANDMARK_COUNTS[description["landmarks"]]
     meaning = [description[name] for name in ("action_units", "landmarks", "crop_size")]
-    columns, digest = _Columns(action_units), _Digest(meaning)
+    columns, digest = _Columns(action_units, expected), _Digest(meaning)
     quarantined, lost, pictures = [], [], {}
     with ThreadPoolExecutor() as pool:  # decoders release Python's lock
         for path in paths:
@@ -202,6 +203,7 @@ def read_split(
     if look is None:
         digest.update_pictures([files.chunk_sizes()])
     records = columns.records(files, points)
+    pa.default_memory_pool().release_unused()  # of the tables
     return Split(records, quarantined, len(files), lost, pictures, digest.hexdigest())
 
 
@@ -216,7 +218,8 @@ def _tables(path: Path, files: ShardFiles, lost: list[str], pictures: bool) -> I
             files.add_groups(file.metadata)
             wanted = (*CHECKED, *LABELS, *(("image",) if pictures else ()))
             at_once = PICTURES_AT_ONCE if pictures else ROWS_AT_ONCE
-            for batch in file.iter_batches(at_once, columns=[name for name in wanted if name in there]):
+            columns = [name for name in wanted if name in there]
+            for batch in file.iter_batches(at_once, columns=columns, use_threads=False):
                 yield pa.Table.from_batches([batch])
     except DatasetError as error:
         lost.append(str(error))
@@ -242,19 +245,25 @@ def _looked(look: Callable[[bytes, np.ndarray], Any], content: bytes | None, lan
 class _Columns:
     """Collects what `Records` keeps."""
 
-    def __init__(self, action_units: Sequence[int]) -> None:
-        self._chosen = list(action_units)
-        self._places, self._labels = [], []
+    def __init__(self, action_units: Sequence[int], expected: int) -> None:
+        self._chosen, self._count = list(action_units), 0
+        # In one piece from the start, because pieces would leave the heap in pieces
+        self._places = np.empty(expected, np.int32)
+        self._labels = np.empty((expected, len(self._chosen)), np.float32)
         self._identities, self._emotions = [], []
         self._attributes: list[np.ndarray] = []  # (rows, names so far) bool
         self._names: dict[str, int] = {}  # of attributes
 
     def __len__(self) -> int:
-        return sum(map(len, self._places))
+        return self._count
 
     def add(self, table: pa.Table, places: np.ndarray, labels: np.ndarray) -> None:
-        self._places.append(places)
-        self._labels.append(labels[:, self._chosen])
+        rows = slice(self._count, self._count + len(places))
+        if missing := max(0, rows.stop - len(self._places)):
+            self._places = np.concatenate([self._places, np.empty(missing, np.int32)])
+            self._labels = np.concatenate([self._labels, np.empty((missing, len(self._chosen)), np.float32)])
+        self._places[rows], self._labels[rows] = places, labels[:, self._chosen]
+        self._count = rows.stop
         self._identities.append(_texts(table, "identity"))
         self._emotions.append(_texts(table, "emotion"))
         shown = table.column("attributes").to_pylist() if "attributes" in table.column_names else []
@@ -274,9 +283,9 @@ class _Columns:
         ]
         return Records(
             files,
-            np.concatenate([np.zeros(0, np.int64), *self._places]),
+            self._places[: self._count],
             points,
-            np.concatenate([np.zeros((0, len(self._chosen)), np.float32), *self._labels]),
+            self._labels[: self._count],
             pa.chunked_array(self._identities, pa.string()),
             pa.chunked_array(self._emotions, pa.string()),
             np.concatenate([np.zeros((0, -(-width // 8)), np.uint8), *attributes]),

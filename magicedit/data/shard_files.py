@@ -67,7 +67,11 @@ class ShardFiles:
     def add_groups(self, metadata: pq.FileMetaData) -> None:
         """Notes the row groups of the file that was added last."""
         count = metadata.num_row_groups
-        names = {metadata.schema.column(number).path: number for number in range(metadata.num_columns)}
+        # Not by `metadata.schema`, which keeps the footer alive by a reference cycle
+        first = metadata.row_group(0) if count else None
+        names = {
+            first.column(number).path_in_schema: number for number in range(first.num_columns if first else 0)
+        }
         rows = [metadata.row_group(group).num_rows for group in range(count)]
         chunks = [
             [chunk_of(metadata, group, names[name]) if name in names else (-1, -1) for name in _COLUMNS]

@@ -16,6 +16,8 @@ from magicedit.action_units import NAMES
 from magicedit.data import PairDataset, prepare_dataset
 from magicedit.data.augment import COMPANIONS
 from magicedit.data.drawing import AU_COUNTS
+from magicedit.data.pairs import UnusablePictureError
+from magicedit.data.shards import write_rows
 from magicedit.errors import DatasetError
 from magicedit.imaging import to_pixels
 
@@ -533,6 +535,127 @@ def test_an_unusable_row_is_left_out_and_named(dataset, tmp_path, caplog, column
     assert all(torch.isfinite(pairs[n]["au_delta"]).all() for n in range(4))
     with pytest.raises(DatasetError, match="has 1 unusable rows of 3, more than --max_bad_fraction 0 allows"):
         open_pairs(other, max_bad_fraction=0.0)
+
+
+@pytest.fixture
+def unexamined(monkeypatch):
+    """Opening decodes no pictures, as where there are many."""
+    monkeypatch.setattr("magicedit.data.pairs.EXAMINED_WHOLE", 0)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (None, "has no picture"),
+        ({"bytes": b"\xff\xd8\xff\xe0 torn", "path": None}, "picture cannot be used"),
+        (picture((127, 128)), "127 x 128 px, expected 128 x 128"),
+    ],
+)
+def test_a_picture_that_is_unusable_when_it_is_drawn_is_named_and_drawn_again(
+    dataset, tmp_path, caplog, unexamined, value, reason
+):
+    other = changed_rows(dataset, tmp_path / "other", lambda rows: rows[1].update(image=value))
+    settings = {"warped": 1.0, "memory": 1}
+    whole, pairs = open_pairs(dataset, **settings), open_pairs(other, **settings)
+    assert len(pairs) == 3
+    assert not pairs.quarantined
+    samples = [pairs[n] for n in range(20)]
+    (bad,) = pairs.quarantined
+    assert (bad.shard, bad.row, bad.source) == ("train-00000.parquet", 1, whole.records[1].source)
+    assert reason in bad.reason
+    assert caplog.text.count(str(bad)) == 1
+    drawn_again = 0
+    for n, sample in enumerate(samples):
+        draw = whole.pair(n)
+        drawn_again += draw.source == 1
+        assert sample["source_index"] == pairs.pair(n).source != 1
+        assert draw.source == 1 or same(sample, whole[n])
+    assert drawn_again > 2
+    backwards = open_pairs(other, **settings)
+    assert all(same(backwards[n], samples[n]) for n in reversed(range(20)))
+    loader = torch.utils.data.DataLoader(
+        open_pairs(other, **settings), batch_size=None, sampler=range(20), num_workers=2
+    )
+    assert all(same(*both) for both in zip(samples, loader, strict=True))
+    strict = open_pairs(other, max_bad_fraction=0.0, **settings)
+    with pytest.raises(DatasetError, match="has 1 unusable rows of 3, more than --max_bad_fraction 0 allows"):
+        [strict[n] for n in range(20)]
+
+
+def test_pictures_of_one_record_that_cannot_be_used_are_an_error(dataset, tmp_path, unexamined):
+    other = changed_rows(dataset, tmp_path / "other", lambda rows: rows[1].update(image=picture((9, 9))))
+    pairs = open_pairs(other, warped=1.0)
+    with pytest.raises(UnusablePictureError, match=r"row 1 \(.*9 x 9 px, expected 128 x 128"):
+        pairs.record_images(1)
+    assert len(pairs.record_images(0)) == 2
+
+
+def test_no_usable_pair_is_an_error(dataset, tmp_path, unexamined):
+    def change(rows):
+        for row in rows:
+            if row["identity"] == "ann":
+                row["image"] = None
+
+    pairs = open_pairs(changed_rows(dataset, tmp_path / "other", change), warped=0.0, max_bad_fraction=0.9)
+    with pytest.raises(DatasetError, match="no usable pair was found"):
+        pairs[0]
+
+
+def test_landmarks_beside_unusable_ones_are_their_own(dataset, tmp_path):
+    """Rows too short and too long by the same, between which others would be read at a wrong place."""
+
+    def change(rows):
+        rows[0]["landmarks"], rows[2]["landmarks"] = rows[0]["landmarks"][:-2], [*rows[2]["landmarks"], 1, 1]
+
+    rows = pq.read_table(next((dataset / "data").glob("train-*"))).to_pylist()
+    expected = np.reshape(rows[1]["landmarks"], (-1, 2)).astype(np.float32)
+    change(rows)
+    other = shutil.copytree(dataset, tmp_path / "other")
+    write_rows(other / "data" / "train-00000.parquet", [rows], {})
+    pairs = open_pairs(other, warped=1.0, max_bad_fraction=0.7)
+    assert [bad.row for bad in pairs.quarantined] == [0, 2]
+    np.testing.assert_array_equal(pairs.records[0].landmarks, expected)
+
+
+def test_a_record_takes_less_than_100_bytes(tmp_path):
+    """Against a dataset of a tenth of its rows, both without pictures that decode."""
+    held = {}
+    for people in (20, 200):
+        rows = [
+            {
+                "image": {"bytes": b"%d" % number, "path": None},
+                "identity": f"person {number // 2:09}",
+                "source": f"person {number // 2:09}/a photograph with a long name {number}.jpg",
+                "action_units": [1.0] * 12,
+                "landmarks": (np.arange(956) / 956 * 128).tolist(),
+                "pose": [0.0, 1.0, 2.0],
+                "emotion": ("fear", "anger")[number % 2],
+                "attributes": [f"attribute {number % 40}"],
+            }
+            for number in range(20 * people)
+        ]
+        folder = tmp_path / str(people)
+        (folder / "data").mkdir(parents=True)
+        groups = [rows[first : first + 16] for first in range(0, len(rows), 16)]
+        write_rows(folder / "data" / "train-00000.parquet", groups, {})
+        description = {
+            "format": 1,
+            "action_units": list(NAMES),
+            "landmarks": "mediapipe478",
+            "crop_size": 128,
+        }
+        counts = {"photographs": {"train": len(rows)}, "variants": 0}
+        (folder / "magicedit.json").write_text(json.dumps(description | counts))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("magicedit.data.pairs.EXAMINED_WHOLE", 0)
+            pairs = open_pairs(folder)
+        records = pairs.records
+        assert records[3].attributes == {"attribute 3"}
+        assert (records[3].emotion, records[3].identity) == ("anger", "person 000000001")
+        assert records[3].source.endswith("a photograph with a long name 3.jpg")
+        np.testing.assert_allclose(records[-1].landmarks.ravel(), np.arange(956) / 956 * 128, rtol=1e-6)
+        held[people] = len(pickle.dumps(pairs))
+    assert (held[200] - held[20]) / (20 * 180) < 100
 
 
 def test_more_unusable_rows_than_allowed_are_an_error(dataset, tmp_path):
