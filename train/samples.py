@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from magicedit.data.pairs import PairDataset
+from magicedit.data.pairs import PairDataset, UnusablePictureError
 from magicedit.errors import DatasetError
 from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
 
@@ -88,10 +88,21 @@ class SampleOrder(torch.utils.data.Sampler):
 def cache_latents(
     pipeline: MagicEditPipeline, pairs: PairDataset, device, batch_size: int
 ) -> dict[str, torch.Tensor]:
-    """Unscaled latents of every photograph and of its condition image, float32 on the CPU."""
+    """Unscaled latents of every photograph and of its condition image, float32 on the CPU.
+
+    Those of a picture that turns out to be unusable are arbitrary, since it is drawn no more.
+    """
     cached = {"image": [], "condition": []}
     for first in range(0, len(pairs), batch_size):
-        records = [pairs.record_images(i) for i in range(first, min(first + batch_size, len(pairs)))]
+        records = [_images(pairs, i) for i in range(first, min(first + batch_size, len(pairs)))]
         for name, images in zip(cached, zip(*records, strict=True), strict=True):
             cached[name].append(pipeline.encode_images(torch.stack(images).to(device)).float().cpu())
     return {name: torch.cat(parts) for name, parts in cached.items()}
+
+
+def _images(pairs: PairDataset, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+    try:
+        return pairs.record_images(index)
+    except UnusablePictureError:  # it is named in the log, and counted
+        nothing = torch.zeros(3, pairs.resolution, pairs.resolution)
+        return nothing, nothing

@@ -243,8 +243,13 @@ class PairDataset(torch.utils.data.Dataset):
             rest += members[1:]
         names, au_deltas = requested(requests, self.action_units)
         examples = []
-        for index in (first + rest)[:count]:
-            source, condition = self.record_images(index)
+        for index in first + rest:
+            if len(examples) == count:
+                break
+            try:
+                source, condition = self.record_images(index)
+            except UnusablePictureError:  # it is named in the log, and counted
+                continue
             examples.append(
                 {
                     "source": source,

@@ -588,6 +588,7 @@ def test_pictures_of_one_record_that_cannot_be_used_are_an_error(dataset, tmp_pa
     with pytest.raises(UnusablePictureError, match=r"row 1 \(.*9 x 9 px, expected 128 x 128"):
         pairs.record_images(1)
     assert len(pairs.record_images(0)) == 2
+    assert {example["index"] for example in open_pairs(other, warped=1.0).examples(10)} == {0, 2}
 
 
 def test_no_usable_pair_is_an_error(dataset, tmp_path, unexamined):

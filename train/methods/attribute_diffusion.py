@@ -20,7 +20,7 @@ from diffusers import DDIMScheduler, UNet2DModel
 
 from magicedit.action_units import NAMES, STRENGTH_RANGE
 from magicedit.data.description import read_description
-from magicedit.data.pairs import PairDataset, Record
+from magicedit.data.pairs import PairDataset, Record, UnusablePictureError
 from magicedit.errors import TrainingError
 from magicedit.imaging import to_pixels
 from magicedit.pipelines.pipeline_attribute_diffusion import (
@@ -261,6 +261,13 @@ class Samples(torch.utils.data.Dataset):
         self.people = {name: number for number, name in enumerate(people)}
 
     def __getitem__(self, n: int) -> dict[str, torch.Tensor]:
+        while True:
+            try:
+                return self._sample(n)
+            except UnusablePictureError:  # `pair` draws another one now
+                continue
+
+    def _sample(self, n: int) -> dict[str, torch.Tensor]:
         draw, rng = self.pairs.pair(n), np.random.default_rng((self.pairs.seed, n, 1))
         if draw.warped:
             vector, reverse = self.shown(rng), rng.random() < REVERSED

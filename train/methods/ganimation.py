@@ -213,7 +213,8 @@ class Samples(torch.utils.data.Dataset):
         return torch.utils.data.default_collate([self._pair(number) for number in numbers])
 
     def _pair(self, n: int) -> dict[str, torch.Tensor]:
-        draw, pair = self.pairs.pair(n), self.pairs[n]
+        pair = self.pairs[n]  # before its draw, which avoids pictures that turned out to be unusable
+        draw = self.pairs.pair(n)
         intensities = self.pairs.records[draw.source].action_units + draw.source_command
         own, change = torch.from_numpy(intensities) / FULL_INTENSITY, pair["au_delta"] / FULL_INTENSITY
         share = np.random.default_rng((self.seed, n, 1)).random(dtype=np.float32)
