@@ -14,6 +14,8 @@ from pathlib import Path
 import atlas_tables
 import campaign
 import interface_texts
+import plan
+import scale_tables
 import video_tables
 from mini_quality import checks_table_of, sides_table_of, table_of
 from speed_tables import MINI, counted_table, qualities_table, sampling_table, speed_in_short, speed_table
@@ -31,6 +33,7 @@ APP = HERE.parent / "docs" / "app.md"
 FAMILIES = HERE.parent / "docs" / "families.md"
 EXPRESSIONS = HERE.parent / "docs" / "expressions.md"
 RELIABILITY = HERE.parent / "docs" / "reliability.md"
+SCALE = HERE.parent / "docs" / "scale.md"
 VIDEO = HERE.parent / "docs" / "video.md"
 
 
@@ -106,6 +109,15 @@ def readme_blocks() -> dict[str, str]:
     }
 
 
+def scale_blocks() -> dict[str, str]:
+    """What belongs between which markers of docs/scale.md."""
+    memory = committed("memory")
+    return {
+        "table:memory": scale_tables.memory_table(memory),
+        "table:plan": plan.plan_table(committed("plan"), memory),
+    }
+
+
 def filled(text: str, blocks: dict[str, str]) -> str:
     for name, content in blocks.items():
         start, end = f"<!-- {name} -->", f"<!-- /{name.split(':')[0]} -->"
@@ -137,6 +149,7 @@ def main() -> int:
         ),
         (RELIABILITY, {"table:campaign": campaign.table_of(committed("campaign"))}),
         (FAMILIES, {"table:families": evaluation("families")}),
+        (SCALE, scale_blocks()),
         (APP, {"text:app": interface_texts.app(committed("app"))}),
         (
             EXPRESSIONS,

@@ -180,8 +180,10 @@ def test_commands_are_understood(page):
 
     for command in shell_commands(text_of(page)):
         words = shlex.split(command)
-        if words[:3] == ["accelerate", "launch", "train/train.py"]:
-            parse_config(words[3:])
+        if words[:2] == ["accelerate", "launch"]:
+            script = words.index("train/train.py")
+            assert all(Path(REPOSITORY, word).is_file() for word in words[3:script:2]), command
+            parse_config(words[script + 1 :])
         elif words[0] == "magicedit":
             build_parser().parse_args(words[1:])
         else:

@@ -1,0 +1,31 @@
+"""What docs/scale.md shows of full_size.json and memory.json; its plan is `plan.plan_table`."""
+
+from typing import Any
+
+
+def full_size_text(content: dict[str, Any]) -> str:
+    """Seconds, memory and sizes of LoRA training at full size, in sentences."""
+    found, hardware = content["results"], content["hardware"]
+    edit, sizes = found["edit"], found["megabytes"]
+    training, saving = found["two steps"]["training"], found["two steps"]["saving"]
+    a_step, where = training["seconds"] / 2, f"{hardware['cores']} cores ({hardware['cpu'].strip()})"
+    merged, merging = sizes["merged"] / 1000, found["merge"]["peak_gb"]
+    return "\n".join(
+        [
+            f"- `sd15-lora` at 512 px, batch 1, on {where}: {a_step:.0f} s a step; at most "
+            f"{training['peak_gb']:.1f} GB of memory in training, {saving['peak_gb']:.1f} GB in saving.",
+            f"- A checkpoint has {sizes['checkpoint']:.0f} MB, the result {sizes['result']:.0f} MB. Merged "
+            f"with its base it has {merged:.1f} GB, for which merging takes {merging:.1f} GB of memory.",
+            f"- An edit with it (`--quality live`): {edit['seconds']:.0f} s, {edit['peak_gb']:.1f} GB.",
+        ]
+    )
+
+
+def memory_table(content: dict[str, Any]) -> str:
+    """Counted memory of a GPU by recipe."""
+    lines = ["| training | live tensors at most | taken from the card |", "|---|---:|---:|"]
+    for name, row in content.items():
+        if row["kind"] == "counted":
+            peak = max(row["encoding_mb"], row["training_mb"])
+            lines.append(f"| `{name}` | {peak / 1000:.1f} GB | {row['reserved_mb'] / 1000:.1f} GB |")
+    return "\n".join(lines)
