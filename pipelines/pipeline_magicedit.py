@@ -22,11 +22,11 @@ import torch
 import torch.nn.functional as F
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 from diffusers.image_processor import VaeImageProcessor
-from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 
 from .heads import FlowMaskPaintHead, NoiseHead, own_scheduler
+from .lora import EditingLoraMixin, NewLayers
 from .reference_attention import (
     ActionUnitMap,
     DeepFeatures,
@@ -252,7 +252,7 @@ def read_index(folder: Path, pipeline_class: "type[MagicEditPipeline]") -> dict[
     return index
 
 
-class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
+class MagicEditPipeline(EditingLoraMixin, DiffusionPipeline):
     """Edits the expression of an aligned face crop by AU variations.
 
     A subclass must name all arguments of its `__init__`, as diffusers requires, and list further components
@@ -344,6 +344,7 @@ class MagicEditPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             distilled_steps=distilled_steps,
         )
         install_reference_attention(unet)
+        self._new_layers = NewLayers(self)
         if vae is None:
             self.latent_scale = patch_size  # pixels a latent, each way
         else:

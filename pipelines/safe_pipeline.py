@@ -53,16 +53,20 @@ def remove_digests(folder: Path) -> None:
     (folder / "parts.json").unlink(missing_ok=True)
 
 
+def variant_of(file: Path) -> str | None:
+    """The variant, such as "fp16", in the name of a file of weights; None for a plain one."""
+    return file.name.removesuffix(".safetensors").split("-00")[0].partition(".")[2] or None
+
+
 def weights_variant(folder: Path) -> str | None:
     """The variant, such as "fp16", of a component's weights; None where there are plain ones or none.
 
     Raises ValueError where there are several.
     """
-    names = [file.name.removesuffix(".safetensors").split("-00")[0] for file in folder.glob("*.safetensors")]
-    found = {name.partition(".")[2] for name in names}
-    if len(found) > 1 and "" not in found:
+    found = {variant_of(file) for file in folder.glob("*.safetensors")}
+    if len(found) > 1 and None not in found:
         raise ValueError(f"{folder} has the variants {', '.join(sorted(found))}; keep the files of one")
-    return None if "" in found or not found else found.pop()
+    return None if None in found or not found else found.pop()
 
 
 class SafePipeline(DiffusionPipeline):

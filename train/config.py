@@ -69,6 +69,9 @@ class TrainConfig:
         None, "Stable Diffusion folder: VAE and text encoder of a MagicFace checkpoint"
     )
     revision: str | None = _(None, "hub revision of the pretrained model")
+    variant: str | None = _(
+        None, "files of the pretrained weights, such as fp16; none: the plain ones, else the only ones"
+    )
     prediction: str = _("flow_mask_paint", "from scratch: flow_mask_paint or noise")
     patch_size: int = _(4, "from scratch: pixels a side of a patch")
     block_out_channels: tuple[int, ...] = _((64, 96, 160), "from scratch: width of each level of both UNets")
@@ -90,7 +93,12 @@ class TrainConfig:
         "frozen reference without --augment: device memory to cache features in, GB (10^9 bytes); 0: compute "
         "them at every step",
     )
-    lora_rank: int = _(0, "train LoRA matrices of this rank, conv_in and the AU layer instead of all weights")
+    lora_rank: int = _(
+        0,
+        "train LoRA matrices of this rank, conv_in and the AU layer instead of all weights; checkpoints and "
+        "result hold these alone, and need the pretrained model",
+    )
+    merge: bool = _(False, "with --lora_rank: save the whole pipeline, adapters merged into its weights")
 
     # Data
     train_data_dir: str | None = _(None, "dataset folder written by `magicedit prepare`")
@@ -236,6 +244,14 @@ class TrainConfig:
                 "--compile and --gradient_checkpointing exclude each other: compilation decides itself what "
                 "the backward pass recomputes, and cannot read reference features inside checkpoints"
             )
+        if self.lora_rank and self.pretrained_model_name_or_path is None:
+            raise TrainingError(
+                "--lora_rank needs --pretrained_model_name_or_path, whose weights stay as they are; name it, or "
+                "leave --lora_rank out"
+            )
+        if self.lora_rank and self.refine and not self.merge:
+            raise TrainingError("--refine changes the base of --lora_rank; add --merge to save the whole pipeline")
+        check(bool(self.lora_rank) or not self.merge, "merge", "off without --lora_rank, which it merges")
         check(self.objective in OBJECTIVES, "objective", " or ".join(OBJECTIVES))
         none = self.objective in ("pairs", "distill")
         check(not (self.settings and none), "settings", f"empty: --objective {self.objective} has none")

@@ -2,7 +2,7 @@
 
 The new files are written aside, with `parts.json`, the SHA-256 of each. One rename decides: before it the
 folder holds the earlier model; after it the new one is whole in FINISHED until its files are in their places.
-Meanwhile `ModelFolder` reads it there, and the folder has no model_index.json, so that nothing else loads a
+Meanwhile `ModelFolder` reads it there, and the folder has no index, so that nothing else loads a
 mixture.
 """
 
@@ -17,12 +17,15 @@ from pathlib import Path
 from magicedit.errors import MagicEditError
 from magicedit.files import read_json, sha256_of, sync, writing
 from magicedit.models.checks import LARGEST_JSON, PARTS
-from magicedit.models.folder import FINISHED, INDEX
+from magicedit.models.folder import ADAPTERS, ADAPTERS_INDEX, FINISHED, INDEX
 from magicedit.train.state import remove
 
 UNFINISHED, CARD = ".unfinished", "README.md"
 RUN_FOLDERS = ("logs", "previews")  # of a run; its checkpoints' names are no identifiers, as components' are
-BESIDE = r"model_index\.json|parts\.json|training\.json|README\.md|pipeline\w*\.py"  # the components
+INDEXES = (INDEX, ADAPTERS_INDEX)  # each makes a folder a model
+BESIDE = "|".join(  # the components
+    [*map(re.escape, (*INDEXES, ADAPTERS, PARTS, "training.json", "README.md")), r"pipeline\w*\.py"]
+)
 
 
 @contextlib.contextmanager
@@ -69,12 +72,13 @@ def finish(folder: Path) -> None:
             for file in (folder / part).rglob("*")
             if file.is_file()
         }
-        (folder / INDEX).unlink(missing_ok=True)
+        for index in INDEXES:
+            (folder / index).unlink(missing_ok=True)
         # Configurations, which make a folder a component, and the list go last: a kill leaves the rest known
         for name in sorted(earlier - names, key=lambda name: name.endswith("config.json")):
             (folder / name).unlink(missing_ok=True)
         (folder / PARTS).unlink(missing_ok=True)
-        for name in sorted(names, key=lambda name: (name == INDEX, name)):  # it makes the folder a model
+        for name in sorted(names, key=lambda name: (name in INDEXES, name)):
             _put(new / name, folder / name)
         sync(folder)
         new.rename(folder / UNFINISHED)  # half deleted, it would count as whole

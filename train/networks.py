@@ -1,27 +1,32 @@
 """Builds the networks of an editing pipeline, and joins them under one forward for training."""
 
 import dataclasses
+import os
+from typing import NamedTuple
 
 import torch
-from diffusers import DDPMScheduler
+from diffusers.training_utils import cast_training_params
 
 from magicedit import models
 from magicedit.action_units import NAMES
+from magicedit.embedded import model_origin
 from magicedit.errors import MagicEditError, ModelError, reason_of
-from magicedit.models.folder import PIPELINE_CLASS, ModelFolder
-from magicedit.models.magicface import with_base
+from magicedit.models.base import is_magicface, open_base
+from magicedit.models.folder import PIPELINE_CLASS, Base, ModelFolder
 from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
 from magicedit.pipelines.reference_attention import Features, ReferenceCache
 from magicedit.train.compiled import CompiledReference, compiled
 from magicedit.train.config import TrainConfig
 
 
-def open_pipeline(config: TrainConfig) -> MagicEditPipeline:
+def open_pipeline(config: TrainConfig, mixed_precision: str = "no") -> MagicEditPipeline:
     """Returns the pipeline to train: from scratch, Stable Diffusion, a MagicFace checkpoint, or ours.
 
+    mixed_precision: as accelerate names it; frozen matrices are held in it.
     Raises ModelError where the model is none of these, or has another resolution or other AUs.
     """
-    pipeline = _build_pipeline(config)
+    held_as = autocast_dtype(mixed_precision) if config.lora_rank else None
+    pipeline = _build_pipeline(config, held_as)
     resolution = pipeline.config.resolution
     if resolution != config.resolution:
         raise ModelError(
@@ -34,7 +39,7 @@ def open_pipeline(config: TrainConfig) -> MagicEditPipeline:
     return pipeline
 
 
-def _build_pipeline(config: TrainConfig) -> MagicEditPipeline:
+def _build_pipeline(config: TrainConfig, held_as: torch.dtype | None) -> MagicEditPipeline:
     source = config.pretrained_model_name_or_path
     if source is None:
         names = {field.name for field in dataclasses.fields(models.PatchModelConfig)} & set(config.to_dict())
@@ -49,29 +54,47 @@ def _build_pipeline(config: TrainConfig) -> MagicEditPipeline:
                 f"no network has these settings: {reason_of(error)}; change --block_out_channels or "
                 "--attention_heads"
             ) from error
-    hub_kwargs = {"revision": config.revision} if config.revision else {}
     found = ModelFolder.find(source)
-    if found.origin == "folder" and (found.path / "denoising_unet").is_dir():
-        if config.base_model is None:
-            raise ModelError(
-                f"{source} is a MagicFace checkpoint: name its Stable Diffusion with --base_model"
-            )
-        unets = models.load_magicface(found.path)
-        return with_base(unets, config.base_model, DDPMScheduler, config.resolution, **hub_kwargs)
-    if found.pipeline_class(**hub_kwargs) == PIPELINE_CLASS:
-        pipeline = models.load_pipeline(source, device="cpu", **hub_kwargs)
-        return models.refine_patch_pipeline(pipeline, config.resolution) if config.refine else pipeline
-    if config.objective == "distill":
+    hub_kwargs = {"revision": config.revision} if config.revision else {}
+    ours = not is_magicface(found) and found.pipeline_class(**hub_kwargs) == PIPELINE_CLASS
+    if config.objective == "distill" and not ours:
         raise ModelError(f"a teacher must be a trained editing pipeline, which {source} is not")
-    unets = models.from_stable_diffusion(source, **hub_kwargs)
-    return with_base(unets, source, DDPMScheduler, config.resolution, **hub_kwargs)
+    pipeline = open_base(base_of(config), config.resolution, held_as=held_as)
+    return models.refine_patch_pipeline(pipeline, config.resolution) if ours and config.refine else pipeline
 
 
-def prepare_for_training(pipeline: MagicEditPipeline, config: TrainConfig, denoiser_only: bool) -> None:
+def base_of(config: TrainConfig) -> Base:
+    """The pretrained model of a run, without its fingerprint; its folders by absolute paths."""
+
+    def place(model: str | None) -> str | None:
+        return os.path.abspath(model) if model is not None and model_origin(model) == "folder" else model
+
+    model, base_model = place(config.pretrained_model_name_or_path), place(config.base_model)
+    return Base(model, base_model, config.revision, config.variant)
+
+
+def autocast_dtype(mixed_precision: str) -> torch.dtype | None:
+    """The precision of autocast for accelerate's name of it; None for "no"."""
+    return {"fp16": torch.float16, "bf16": torch.bfloat16}.get(mixed_precision)
+
+
+def prepare_for_training(
+    pipeline: MagicEditPipeline, config: TrainConfig, denoiser_only: bool, held_as: torch.dtype | None = None
+) -> None:
     """Selects the trained parameters and enables gradient checkpointing.
 
-    denoiser_only: freeze the AU map and the identity's encoders.
+    denoiser_only: freeze the AU map and the identity's encoders. held_as: with LoRA, the precision to hold
+    frozen matrices in; trained ones are float32.
     """
+    _select_trained(pipeline, config, denoiser_only)
+    if config.lora_rank:
+        for network in filter(None, (getattr(pipeline, name) for name in models.TRAINED_NETWORKS)):
+            cast_training_params(network, torch.float32)
+            if held_as is not None:
+                models.hold_matrices(network, held_as)
+
+
+def _select_trained(pipeline: MagicEditPipeline, config: TrainConfig, denoiser_only: bool) -> None:
     unet, reference_unet, image_encoder = pipeline.unet, pipeline.reference_unet, pipeline.image_encoder
     for part in (pipeline.vae, pipeline.text_encoder, pipeline.au_map if denoiser_only else None):
         if part is not None:
@@ -114,11 +137,34 @@ def prepare_for_training(pipeline: MagicEditPipeline, config: TrainConfig, denoi
     reference_unet.train(not fixed)
 
 
+def base_parameters(networks: torch.nn.Module) -> set[str]:
+    """Names of the parameters that LoRA adapters leave to their base; none without adapters."""
+    parameters = dict(networks.named_parameters())
+    if not any(".lora_" in name for name in parameters):
+        return set()
+    return {name for name, p in parameters.items() if not p.requires_grad and ".lora_" not in name}
+
+
+def _drop_base(networks: torch.nn.Module, state: dict, prefix: str, _metadata: dict) -> None:
+    for name in base_parameters(networks):
+        del state[prefix + name]
+
+
+def _miss_no_base(networks: torch.nn.Module, incompatible: NamedTuple) -> None:
+    base = base_parameters(networks)
+    incompatible.missing_keys[:] = [name for name in incompatible.missing_keys if name not in base]
+
+
 class Networks(torch.nn.Module):
-    """All trained networks under one forward, so that data parallelism sees every use of their weights."""
+    """All trained networks under one forward, so that data parallelism sees every use of their weights.
+
+    With LoRA adapters, its state dict has what is not the base's alone; one with everything loads too.
+    """
 
     def __init__(self, pipeline: MagicEditPipeline, gradient_checkpointing: bool = False):
         super().__init__()
+        self.register_state_dict_post_hook(_drop_base)
+        self.register_load_state_dict_post_hook(_miss_no_base)
         for name in models.TRAINED_NETWORKS:
             setattr(self, name, getattr(pipeline, name))
         self.gradient_checkpointing = gradient_checkpointing

@@ -14,6 +14,8 @@ from magicedit.embedded import model_origin
 from magicedit.hub.cards import TrainingData, model_card
 from magicedit.hub.push import push_folder
 from magicedit.models import TRAINED_NETWORKS
+from magicedit.models.adapters import save_adapters, saved_as
+from magicedit.models.folder import Base
 from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
 from magicedit.pipelines.safe_pipeline import SafePipeline
 from magicedit.train.config import TrainConfig
@@ -82,16 +84,21 @@ def publish(
     folder: Path,
     step: int,
     samples_seen: int,
+    adapters_of: Base | None = None,
 ) -> None:
-    """Writes `pipeline` and its card to `folder`.
+    """Writes `pipeline`, or its adapters alone, and a card to `folder`.
 
-    pipeline: with the final (averaged, merged) weights. step: optimiser steps done. samples_seen: pairs seen,
-    counted with repetition.
+    pipeline: with the final (averaged) weights, which stay as they are; adapters are merged into what is
+    written. step: optimiser steps done. samples_seen: pairs seen, counted with repetition. adapters_of: the
+    base of LoRA adapters to write without it; None: the whole pipeline.
     """
     dtype = getattr(torch, config.save_dtype)
-    for network in filter(None, (getattr(pipeline, name) for name in TRAINED_NETWORKS)):
-        torch.nn.Module.to(network, dtype)  # diffusers' own `to` warns at every change of precision
-    pipeline.save_pretrained(folder)
+    if adapters_of is None:
+        networks = [getattr(pipeline, name) for name in TRAINED_NETWORKS]
+        with saved_as(filter(None, networks), dtype):
+            pipeline.save_pretrained(folder)
+    else:
+        save_adapters(pipeline, folder, adapters_of, dtype)
 
     base = config.pretrained_model_name_or_path
     data = TrainingData(
@@ -113,6 +120,7 @@ def publish(
         results_note="Training only; editing quality was not measured when this card was written.",
         action_units=pipeline.action_units,
         resolution=pipeline.config.resolution,
+        adapters_of=None if adapters_of is None else adapters_of.name,
     )
     (folder / "README.md").write_text(card, "utf-8")
 

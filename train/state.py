@@ -13,6 +13,7 @@ import math
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,13 +67,21 @@ def save_checkpoint(
     temporary = output_dir / f"tmp-{step}"
     with writing(output_dir / f"checkpoint-{step}", SafetensorError):
         for name, group in tensors.items():
-            # Contiguous copies, because safetensors refuses tensors that share memory
-            save_file(
-                {k: v.detach().cpu().contiguous().clone() for k, v in group.items()},
-                temporary / f"{name}.safetensors",
-            )
+            save_file(_apart(group), temporary / f"{name}.safetensors")
         hashes = {path.name: sha256_of(path) for path in temporary.iterdir()}
     return _complete(output_dir, step, hashes, {**state, GROUPS: sorted(tensors)}, limit)
+
+
+def _apart(group: Tensors) -> Tensors:
+    """Returns tensors as safetensors takes them: contiguous on the CPU, none in the memory of another. What is
+    so already is not copied."""
+    taken, apart = set(), {}
+    for name, tensor in group.items():
+        tensor = tensor.detach().cpu().contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone() if place in taken else tensor
+        taken.add(place)
+    return apart
 
 
 def save_shards(
@@ -372,7 +381,7 @@ class Checkpoint:
 
     def _read(self, group: str, tensors: Tensors) -> None:
         flat = {f"{group}/{name}": tensor for name, tensor in tensors.items()}
-        with self._reading(), _reasons():
+        with self._reading(), _reasons(), warnings.catch_warnings(action="ignore", category=UserWarning):
             dcp.load(flat, storage_reader=self._reader(), no_dist=True)
 
     def _described(self) -> dict[str, Any]:

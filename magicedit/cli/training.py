@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from magicedit.cli import common
+from magicedit.errors import ModelError
 
 PREPARE_EXAMPLES = """\
 examples:
@@ -28,8 +29,10 @@ example:
 """
 
 CONVERT_EXAMPLES = """\
-example:
+examples:
   magicedit convert MagicFace/ --base stable-diffusion-v1-5/ -o magicface-pipeline/
+  magicedit convert my-lora/ -o my-model/                            adapters and their base as one pipeline
+  magicedit convert my-lora/ --base stable-diffusion-v1-5/ -o my-model/   where the base is elsewhere now
 """
 
 
@@ -97,17 +100,21 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
 
     add_command("train", "train a model; flags as in `magicedit train --help`")  # parsed by `train/config.py`
 
-    what = "turn the published MagicFace checkpoint into a pipeline folder"
+    what = "turn the published MagicFace checkpoint, or LoRA adapters, into a whole pipeline folder"
     convert = add_command("convert", what, run_convert, CONVERT_EXAMPLES)
     convert.add_argument(
-        "checkpoint", type=Path, metavar="MAGICFACE_FOLDER", help="with denoising_unet/ and ID_enc/"
+        "checkpoint",
+        type=Path,
+        metavar="FOLDER",
+        help="of MagicFace, with denoising_unet/ and ID_enc/; or of LoRA adapters, as training writes them",
     )
     convert.add_argument(
         "--base",
-        required=True,
         metavar="SD_FOLDER",
-        help="Stable Diffusion 1.5: VAE, text encoder, scheduler",
+        help="for MagicFace: Stable Diffusion 1.5 (VAE, text encoder, scheduler); for adapters: their base, "
+        "where it is not the recorded folder",
     )
+    convert.add_argument("--variant", metavar="NAME", help="files of the base's weights, such as fp16")
     common.add_output_option(convert, "PIPELINE_FOLDER", "folder to write")
 
 
@@ -170,7 +177,15 @@ def run_shards(args: argparse.Namespace) -> int:
 
 
 def run_convert(args: argparse.Namespace) -> int:
-    from magicedit.models import convert
+    from magicedit.models import convert, merge
+    from magicedit.models.folder import ModelFolder
 
-    print(convert(args.checkpoint, base=args.base, output=args.output))
+    found = ModelFolder.find(args.checkpoint)
+    if found.is_adapters:
+        merge(args.checkpoint, args.output, base=args.base, variant=args.variant)
+    elif args.base is None:
+        raise ModelError(f"{args.checkpoint} holds no LoRA adapters; for a MagicFace checkpoint, add --base")
+    else:
+        convert(args.checkpoint, base=args.base, output=args.output, variant=args.variant)
+    print(args.output)
     return 0

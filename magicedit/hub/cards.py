@@ -98,6 +98,7 @@ def model_card(
     resolution: int | None = None,
     tags: Sequence[str] = (),
     gated: bool = False,
+    adapters_of: str | None = None,
 ) -> str:
     """Returns the text of a README.md with a YAML header for hubs.
 
@@ -115,6 +116,7 @@ def model_card(
         resolution: pixels a side of the crops that the model edits.
         gated: include the questions that people answer before they get the weights. Asking them is a setting
             of the repository: `push_folder(gated=)`.
+        adapters_of: the base of LoRA adapters, a hub id or a folder's name; None: a whole pipeline.
 
     Raises:
         ActionUnitError: on an unknown AU.
@@ -136,12 +138,12 @@ def model_card(
         pipeline_tag="image-to-image",
         base_model=base_model,
         datasets=[part.hub_id for part in data if part.hub_id] or None,
-        tags=[*TAGS, *tags],
+        tags=[*TAGS, *tags, *(() if adapters_of is None else ("lora",))],
         **(GATE if gated else {}),
     )
     sections = [
         ("", _paragraphs(INTRODUCTION, description, ARCHITECTURE)),
-        ("How to use it", _usage(repo_id, units, resolution)),
+        ("How to use it", _usage(repo_id, units, resolution, adapters_of)),
         ("Action units", _paragraphs(ORDER, _table(("position", "AU", "movement"), movements))),
         ("Training data and the people it shows", _paragraphs(_data_table(data), data_note)),
         ("Training", _training(command, base_model)),
@@ -200,11 +202,11 @@ def _code(language: str, text: str) -> str:
     return f"{fence}{language}\n{text}\n{fence}"
 
 
-def _usage(repo_id: str | None, units: Sequence[str], resolution: int | None) -> str:
+def _usage(repo_id: str | None, units: Sequence[str], resolution: int | None, adapters_of: str | None) -> str:
     quoted = json.dumps(repo_id or LOCAL)
     example = "AU12" if "AU12" in units else units[0]
     crops = f"square crops of {resolution} px" if resolution else "square crops of the size in its config"
-    return _paragraphs(
+    whole = (
         "Whole photographs, with the `magicedit` package, which finds the face and keeps the full size:",
         _code(
             "python",
@@ -212,6 +214,31 @@ def _usage(repo_id: str | None, units: Sequence[str], resolution: int | None) ->
             f"editor = ExpressionEditor.from_pretrained({quoted})\n"
             f'editor.edit("photo.jpg", add={{"{example}": 2}}).save("edited.png")',
         ),
+    )
+    call = (
+        f"Either pipeline takes {crops}, upright and aligned: the face, the same crop with the face blanked "
+        "and the contour of the jaw drawn, and a row of AU variations for each picture wanted:",
+        _code(
+            "python", "pipe(image, condition_image, au_delta).images  # au_delta: (pictures, action units)"
+        ),
+    )
+    if adapters_of is not None:
+        return _paragraphs(
+            f"These are LoRA adapters of `{adapters_of}`, which is needed too: from its hub, or as a folder "
+            "of that name beside this one.",
+            *whole,
+            "The pipeline alone: the base with these adapters, or an editing pipeline of the same base that "
+            "is loaded already. Neither runs code from the model's repository:",
+            _code(
+                "python",
+                f"from magicedit.models import load_pipeline\n\n"
+                f"pipe = load_pipeline({quoted})\n"
+                f"pipe.load_lora_weights({quoted})  # instead, into a pipeline of the base",
+            ),
+            *call,
+        )
+    return _paragraphs(
+        *whole,
         "The pipeline alone, with the package. This never runs code from the model's repository:",
         _code(
             "python",
@@ -235,11 +262,7 @@ def _usage(repo_id: str | None, units: Sequence[str], resolution: int | None) ->
         )
         if repo_id
         else "",
-        f"Either pipeline takes {crops}, upright and aligned: the face, the same crop with the face blanked "
-        "and the contour of the jaw drawn, and a row of AU variations for each picture wanted:",
-        _code(
-            "python", "pipe(image, condition_image, au_delta).images  # au_delta: (pictures, action units)"
-        ),
+        *call,
     )
 
 

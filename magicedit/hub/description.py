@@ -1,13 +1,14 @@
 """Describes a pipeline folder for its model card."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 from magicedit.action_units import canonical_name
 from magicedit.errors import ActionUnitError, ModelError
 from magicedit.hub.push import check_pipeline_folder
-from magicedit.models.checks import parameters_of
-from magicedit.models.folder import ModelFolder
+from magicedit.models.checks import parameters_of, read_header
+from magicedit.models.folder import ADAPTERS, ModelFolder
 
 ANSWERS = {
     "flow_mask_paint": "It answers with a flow that moves the photograph's own pixels, a mask, and paint for "
@@ -17,7 +18,8 @@ ANSWERS = {
 
 
 def describe_folder(folder: str | Path) -> dict[str, Any]:
-    """`description`, `action_units` and `resolution` of `model_card`, read from a folder of our pipelines.
+    """`description`, `action_units`, `resolution` and `adapters_of` of `model_card`, read from a folder of
+    our pipelines or adapters.
 
     Raises ModelError where the folder is not fit to be published, or is another pipeline's.
     """
@@ -33,7 +35,10 @@ def describe_folder(folder: str | Path) -> dict[str, Any]:
             f"{folder} is not the pipeline of an expression editor: its model_index.json says no usable "
             "action_units and resolution"
         )
+    base = found.base.name if found.is_adapters else None
     sizes = {name: size for name in components if (size := parameters_of(found.component(name)))}
+    if base is not None:
+        sizes |= {"adapters": sum(math.prod(shape) for shape in read_header(found.path / ADAPTERS).values())}
     networks = ", ".join(f"`{name}` {_rounded(size)}" for name, size in sizes.items())
     steps = found.index.get("default_steps")
     parts = [
@@ -45,6 +50,7 @@ def describe_folder(folder: str | Path) -> dict[str, Any]:
         "description": " ".join(part for part in parts if part),
         "action_units": units,
         "resolution": resolution,
+        "adapters_of": base,
     }
 
 

@@ -1,5 +1,7 @@
 """Pushing a pipeline folder to a model hub."""
 
+import dataclasses
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +13,8 @@ from huggingface_hub import CommitOperationAdd, errors
 
 from magicedit.errors import ModelError, OutputError
 from magicedit.files import read_json, write_text
-from magicedit.models.checks import read_header
-from magicedit.models.folder import PIPELINE_CLASS, ModelFolder, is_pickle
+from magicedit.models.checks import PARTS, read_header
+from magicedit.models.folder import ADAPTERS_INDEX, PIPELINE_CLASS, ModelFolder, is_pickle
 
 SETTINGS = "train_config.json"  # what `train.py` writes beside a model
 
@@ -117,7 +119,9 @@ def _contents(found: ModelFolder) -> dict[str, Path | bytes]:
         for path in (folder.rglob("*") if prefix else folder.iterdir())
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     }
-    if found.pipeline_class() == PIPELINE_CLASS and "pipeline.py" not in contents:
+    if found.is_adapters:
+        _name_base(found, contents)
+    elif found.pipeline_class() == PIPELINE_CLASS and "pipeline.py" not in contents:
         from magicedit.pipelines import pipeline_magicedit  # imports torch
 
         code = pipeline_magicedit.self_contained(Path(pipeline_magicedit.__file__))
@@ -126,6 +130,23 @@ def _contents(found: ModelFolder) -> dict[str, Path | bytes]:
         public = _without_folders(read_json(settings, ModelError))
         contents[SETTINGS] = json.dumps(public, indent=1).encode()
     return contents
+
+
+def _name_base(found: ModelFolder, contents: dict[str, Path | bytes]) -> None:
+    """Names the base of adapters without its place, and lists the digest of that index."""
+    base = dataclasses.asdict(found.base)
+    base |= {field: Path(base[field]).name for field in ("model", "base_model") if _is_place(base[field])}
+    index = json.dumps(found.index | {"base": base}, indent=2, sort_keys=True).encode()
+    contents[ADAPTERS_INDEX] = index
+    if isinstance(listed := contents.get(PARTS), Path):
+        parts = read_json(listed, ModelError)
+        parts["sha256"][ADAPTERS_INDEX] = hashlib.sha256(index).hexdigest()
+        contents[PARTS] = json.dumps(parts, indent=1).encode()
+
+
+def _is_place(setting: object) -> bool:
+    paths = (PurePosixPath, PureWindowsPath)
+    return isinstance(setting, str) and any(path(setting).is_absolute() for path in paths)
 
 
 def _without_folders(settings: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from magicedit.embedded import model_origin
+    from magicedit.models.base import load_adapters, merge, open_base
     from magicedit.models.export import export_onnx, pipeline_digest, use_onnx, weights_digest
     from magicedit.models.loading import load_pipeline
     from magicedit.models.magicface import convert, load_magicface
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
         create_patch_pipeline,
         freeze_unused_reference,
         from_stable_diffusion,
+        hold_matrices,
         refine_patch_pipeline,
         unused_reference_parameters,
     )
@@ -42,10 +44,14 @@ __all__ = [
     "export_onnx",
     "freeze_unused_reference",
     "from_stable_diffusion",
+    "hold_matrices",
     "install_reference_attention",
+    "load_adapters",
     "load_magicface",
     "load_pipeline",
+    "merge",
     "model_origin",
+    "open_base",
     "optimize_pipeline",
     "pipeline_digest",
     "predict_noise",
@@ -59,7 +65,12 @@ __all__ = [
 
 _HOMES = (
     "magicedit.embedded",
-    *("magicedit.models.export", "magicedit.models.loading", "magicedit.models.magicface"),
+    *(
+        "magicedit.models.base",
+        "magicedit.models.export",
+        "magicedit.models.loading",
+        "magicedit.models.magicface",
+    ),
     *("magicedit.models.optimize", "magicedit.models.unets", "magicedit.pipelines.reference_attention"),
 )
 

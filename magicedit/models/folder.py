@@ -3,6 +3,7 @@
 Imports no torch, because commands read properties before they load anything.
 """
 
+import dataclasses
 import hashlib
 import os
 from collections.abc import Iterable
@@ -19,6 +20,7 @@ from magicedit.models import checks
 from magicedit.vocabulary import Control, Vocabulary
 
 INDEX = "model_index.json"
+ADAPTERS, ADAPTERS_INDEX = "pytorch_lora_weights.safetensors", "lora_index.json"
 PIPELINE_CLASS = "MagicEditPipeline"
 PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"})
 FETCHED = ("json", "safetensors", "txt", "model")  # suffixes of files downloaded from a hub
@@ -33,8 +35,48 @@ def _whole(folder: Path) -> Path:
 
 
 @dataclass(frozen=True)
+class Base:
+    """The model that LoRA adapters were trained on.
+
+    model: a Stable Diffusion, a MagicFace checkpoint or an editing pipeline: its folder, or a name as
+    `ModelFolder` takes it. base_model: the Stable Diffusion of a MagicFace checkpoint. revision: of a hub's
+    model. variant: of the files of weights, such as "fp16". fingerprint: see `models.base.fingerprint_of`.
+    """
+
+    model: str
+    base_model: str | None = None
+    revision: str | None = None
+    variant: str | None = None
+    fingerprint: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What others may know of it: the name of a folder, or a hub id."""
+        return Path(self.model).name if Path(self.model).is_absolute() else self.model
+
+    def located(self, adapters: Path) -> "Base":
+        """Returns it with the places of its folders: the recorded ones, else beside the folder of adapters,
+        else in the working directory. ModelError where one is nowhere."""
+        places = {field: self._place(getattr(self, field), adapters) for field in ("model", "base_model")}
+        return dataclasses.replace(self, **places)
+
+    def _place(self, model: str | None, adapters: Path) -> str | None:
+        if model is None or model in EMBEDDED or (model.count("/") == 1 and not os.path.isabs(model)):
+            return model  # the latter is a hub id
+        for place in (Path(model), adapters.resolve().parent / Path(model).name, Path(Path(model).name)):
+            if place.is_dir():
+                return str(place)
+        raise ModelError(
+            f"{shown(adapters)} holds LoRA adapters of {shown(model)}, which is not here; put that folder "
+            "beside it, or merge them with another copy: magicedit convert ADAPTERS --base FOLDER"
+        )
+
+
+@dataclass(frozen=True)
 class ModelFolder:
     """A model name and its folder, if there is one. Files are read once, on first use.
+
+    It holds a whole pipeline, or LoRA adapters of a base, whose index states the settings too.
 
     name: "mini", a path, or a hub id, pinned to a commit or tag by "owner/name@revision".
     origin: "embedded", "folder" or "hub".
@@ -60,7 +102,36 @@ class ModelFolder:
 
     @property
     def has_index(self) -> bool:
-        return self.path is not None and (self.path / INDEX).is_file()
+        return self.path is not None and self._index_file.is_file()
+
+    @property
+    def _index_file(self) -> Path:
+        whole = self.path / INDEX
+        return (
+            whole
+            if whole.is_file() or not (self.path / ADAPTERS_INDEX).is_file()
+            else whole.with_name(ADAPTERS_INDEX)
+        )
+
+    @property
+    def is_adapters(self) -> bool:
+        """Whether it holds LoRA adapters, which need their base."""
+        return self.has_index and self._index_file.name == ADAPTERS_INDEX
+
+    @property
+    def base(self) -> Base:
+        """The base of its adapters, as recorded. ModelError where the index names none."""
+        recorded = self.index.get("base")
+        texts = isinstance(recorded, dict) and all(isinstance(v, str | None) for v in recorded.values())
+        if (
+            not texts
+            or not recorded.get("model")
+            or set(recorded) - {f.name for f in dataclasses.fields(Base)}
+        ):
+            raise ModelError(
+                f"{shown(self._index_file)} must name the base of the adapters; export them again"
+            )
+        return Base(**recorded)
 
     @cached_property
     def index(self) -> dict[str, Any]:
@@ -74,7 +145,7 @@ class ModelFolder:
                 f"{self.name} is not a pipeline folder: it has no {INDEX}. Name the folder that "
                 "save_pretrained or the training wrote"
             )
-        file = self.path / INDEX
+        file = self._index_file
         index = read_json(file, ModelError, limit=checks.LARGEST_INDEX)
         checks.check_index(file, index)
         return index
@@ -85,7 +156,7 @@ class ModelFolder:
         Raises ModelError where the index is unusable, or cannot be downloaded.
         """
         if self.origin == "hub":
-            return self.fetched(INDEX, **hub_kwargs).pipeline_class()
+            return self.fetched(INDEX, ADAPTERS_INDEX, **hub_kwargs).pipeline_class()
         named = self.index.get("_class_name") if self.has_index else None  # a class of its own: [file, class]
         return named[-1] if isinstance(named, list) and named else named
 
@@ -148,12 +219,12 @@ class ModelFolder:
         """Raises ModelError unless index, component folders and weights are there and can be what they say;
         names what is missing or wrong. Nothing is built."""
         if not self.components:
-            raise ModelError(f"{self.path}/{INDEX} names no components; save the pipeline again")
-        size = 0
+            raise ModelError(f"{self._index_file} names no components; save the pipeline again")
+        size = self._check_adapters() if self.is_adapters else 0
         for name in self.components:
             folder = self.component(name)
             if not folder.is_dir():
-                raise ModelError(f"{self.path} has no folder {name}, which its {INDEX} names")
+                raise ModelError(f"{self.path} has no folder {name}, which its {self._index_file.name} names")
             checks.check_files(folder)
             # a network has a config.json; schedulers and tokenizers have none
             if (folder / "config.json").is_file() and not any(folder.glob("*.safetensors")):
@@ -167,6 +238,18 @@ class ModelFolder:
         _ = self.action_units  # which raises where they are unusable
         for place in dict.fromkeys((self.path, *(self.component(n).parent for n in self.components))):
             checks.check_parts(place)
+
+    def _check_adapters(self) -> int:
+        """Returns the bytes of the adapters. ModelError where the file is missing or not whole."""
+        file = self.path / ADAPTERS
+        if not file.is_file():
+            raise ModelError(
+                f"{self.path} has no {ADAPTERS}, which its {ADAPTERS_INDEX} is of; copy it again"
+            )
+        _ = self.base
+        if not checks.read_header(file):
+            raise ModelError(f"{file} holds no tensors; export the adapters again")
+        return file.stat().st_size
 
     def _value(self, key: str, kind: type) -> Any:
         """A value of the index; None where there is none of that kind, or no readable index."""
@@ -191,7 +274,7 @@ class ModelFolder:
             return vocabulary_of(names.split(",")).described(controls)
         except ValueError as error:
             reason = str(error)[:500]  # which may list every control
-            raise ModelError(f"{self.path / INDEX} has unusable controls ({reason})") from error
+            raise ModelError(f"{self._index_file} has unusable controls ({reason})") from error
 
     @property
     def editable(self) -> Vocabulary | None:

@@ -16,14 +16,19 @@ def load_pipeline(
     model: str | Path = "mini",
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
+    *,
+    variant: str | None = None,
+    base: str | None = None,
     **hub_kwargs,
 ) -> MagicEditPipeline:
     """Loads a pipeline without running code from its folder.
 
     Args:
-        model: "mini" or "mini-live" (embedded), a pipeline folder, or a hub id.
+        model: "mini" or "mini-live" (embedded), a folder of a pipeline or of LoRA adapters, or a hub id.
         device: default: CUDA, then MPS, then CPU.
         dtype: default float32.
+        variant: of the files of weights, such as "fp16"; default: the plain ones, else the only one.
+        base: of LoRA adapters, in place of the one that their folder names.
         hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`.
 
     Raises:
@@ -32,6 +37,13 @@ def load_pipeline(
     folder = ModelFolder.find(model)
     folder.check_name()
     folder = folder.fetched(**hub_kwargs)
+    if folder.is_adapters:
+        from magicedit.models.base import load_adapters  # which loads bases by this function
+
+        folder.check()
+        shared = {name: value for name, value in hub_kwargs.items() if name != "revision"}
+        pipeline = load_adapters(folder, base, dtype, variant, **shared)
+        return _finished(pipeline, model, device)
     if folder.index:  # which raises where it is unusable
         with loading(model):
             read_index(folder.path, MagicEditPipeline)
@@ -43,7 +55,16 @@ def load_pipeline(
             for name, place in parts.items()
             if place != folder.path
         }
-        pipeline = MagicEditPipeline.from_pretrained(folder.path, torch_dtype=dtype, **borrowed)
+        pipeline = MagicEditPipeline.from_pretrained(
+            folder.path, torch_dtype=dtype, variant=variant, **borrowed
+        )
+    return _finished(pipeline, model, device)
+
+
+def _finished(
+    pipeline: MagicEditPipeline, model: str | Path, device: str | torch.device | None
+) -> MagicEditPipeline:
+    with loading(model):
         pipeline.register_to_config(_name_or_path=str(model))
         check_fit(pipeline)
     pipeline.set_progress_bar_config(disable=True)

@@ -78,6 +78,9 @@ def with_base(
     base: str | Path,
     scheduler_class: type,
     resolution: int | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
+    variant: str | None = None,
     **hub_kwargs,
 ) -> MagicEditPipeline:
     """Returns a pipeline of denoiser and ID encoder with the other parts of a Stable Diffusion.
@@ -86,15 +89,22 @@ def with_base(
         base: folder or hub id: VAE, text encoder, tokenizer and noise schedule come from it.
         scheduler_class: any scheduler of Stable Diffusion 1.5 stores the same noise schedule.
         resolution: pixels a side of the crops; default: the denoiser's own.
+        dtype: of the weights of VAE and text encoder. variant: see `from_stable_diffusion`.
 
     Raises:
         ModelError: where the base cannot be read, or its text encoder has another width.
     """
     weights = hub_kwargs | {"use_safetensors": True}
     with reading_base(base):
-        vae = AutoencoderKL.from_pretrained(base, subfolder="vae", **base_variant(base, "vae") | weights)
+        vae = AutoencoderKL.from_pretrained(
+            base, subfolder="vae", torch_dtype=dtype, **base_variant(base, "vae", variant), **weights
+        )
         text_encoder = CLIPTextModel.from_pretrained(
-            base, subfolder="text_encoder", **base_variant(base, "text_encoder") | weights
+            base,
+            subfolder="text_encoder",
+            dtype=dtype,
+            **base_variant(base, "text_encoder", variant),
+            **weights,
         )
         tokenizer = CLIPTokenizer.from_pretrained(base, subfolder="tokenizer", **hub_kwargs)
         schedule = DDIMScheduler.load_config(base, subfolder="scheduler", **hub_kwargs)
@@ -121,8 +131,14 @@ def with_base(
     )
 
 
+def check_empty(output: str | Path) -> None:
+    """Raises ModelError where a folder to write is not empty."""
+    if Path(output).exists() and any(Path(output).iterdir()):
+        raise ModelError(f"{output} is not empty; name a new folder")
+
+
 def convert(
-    magicface_folder: str | Path, base: str | Path, output: str | Path, **hub_kwargs
+    magicface_folder: str | Path, base: str | Path, output: str | Path, **options
 ) -> MagicEditPipeline:
     """Writes our pipeline folder from the published checkpoint and the Stable Diffusion 1.5 it was trained
     from.
@@ -131,18 +147,17 @@ def convert(
         magicface_folder: see `load_magicface`.
         base: see `with_base`.
         output: folder to write; must not exist or be empty.
+        options: `variant` of the base's weights, and `revision`, `token`, `cache_dir`, `local_files_only`.
 
     Raises:
         ModelError: where either source cannot be read, the AUs are not the published twelve, or `output`
             exists.
     """
-    output = Path(output)
-    if output.exists() and any(output.iterdir()):
-        raise ModelError(f"{output} is not empty; name a new folder")
+    check_empty(output)
     unets = load_magicface(magicface_folder)
     aus = unets[0].config.projection_class_embeddings_input_dim
     if aus != len(NAMES):
         raise ModelError(f"the AU layer takes {aus} AUs, the published order has {len(NAMES)}")
-    pipeline = with_base(unets, base, UniPCMultistepScheduler, **hub_kwargs)  # the published sampler
+    pipeline = with_base(unets, base, UniPCMultistepScheduler, **options)  # the published sampler
     pipeline.save_pretrained(output)
     return pipeline

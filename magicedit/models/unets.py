@@ -10,7 +10,9 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from magicedit.action_units import NAMES
 from magicedit.errors import ModelError, building
+from magicedit.files import shown
 from magicedit.models import checks
+from magicedit.models.folder import INDEX, ModelFolder
 from magicedit.pipelines.heads import head_channels
 from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
 from magicedit.pipelines.reference_attention import (
@@ -18,7 +20,7 @@ from magicedit.pipelines.reference_attention import (
     install_reference_attention,
     transformer_blocks,
 )
-from magicedit.pipelines.safe_pipeline import weights_variant
+from magicedit.pipelines.safe_pipeline import variant_of, weights_variant
 
 # Components of a pipeline that training may update; components absent from a model are None.
 TRAINED_NETWORKS = ("unet", "reference_unet", "image_encoder", "au_map")
@@ -36,22 +38,26 @@ def make_denoiser(
     """
     latent_channels = base.config.in_channels
     condition_channels = latent_channels if condition_channels is None else condition_channels
-    denoiser = UNet2DConditionModel.from_config(
-        dict(base.config),
-        in_channels=latent_channels + condition_channels,
-        class_embed_type="simple_projection",
-        projection_class_embeddings_input_dim=num_aus,
-    ).to(base.dtype)
-    state = base.state_dict()
+    with torch.device("meta"):  # it gets all its weights from the base
+        denoiser = UNet2DConditionModel.from_config(
+            dict(base.config),
+            in_channels=latent_channels + condition_channels,
+            class_embed_type="simple_projection",
+            projection_class_embeddings_input_dim=num_aus,
+        )
+    state = {name: tensor.clone() for name, tensor in base.state_dict().items()}
     kernel = state["conv_in.weight"]  # (channels, latent_channels, 3, 3)
     widened = torch.zeros(kernel.shape[0], latent_channels + condition_channels, *kernel.shape[2:]).to(kernel)
     widened[:, :latent_channels] = kernel
     state["conv_in.weight"] = widened
     au_layer = denoiser.class_embedding
-    state |= {f"class_embedding.{name}": torch.zeros_like(x) for name, x in au_layer.state_dict().items()}
-    denoiser.load_state_dict(state)
+    state |= {
+        f"class_embedding.{name}": torch.zeros(x.shape, dtype=kernel.dtype, device=kernel.device)
+        for name, x in au_layer.state_dict().items()
+    }
+    denoiser.load_state_dict(state, assign=True)
     install_reference_attention(denoiser)
-    return denoiser
+    return denoiser.eval()
 
 
 def from_stable_diffusion(
@@ -59,16 +65,20 @@ def from_stable_diffusion(
     *,
     num_aus: int = len(NAMES),
     torch_dtype: torch.dtype = torch.float32,
+    held_as: torch.dtype | None = None,
+    variant: str | None = None,
     **hub_kwargs,
 ) -> tuple[UNet2DConditionModel, UNet2DConditionModel]:
-    """Returns denoiser and reference UNet from a Stable Diffusion 1.x folder or hub id.
+    """Returns denoiser and reference UNet from a Stable Diffusion 1.x or 2.x folder or hub id.
 
     The denoiser's `conv_in` is widened with zeros and its AU layer is zero, so that without a reference it
     predicts what Stable Diffusion does. The reference UNet is an exact copy.
 
     Args:
         num_aus: length of the AU variation vector.
-        hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, `variant`.
+        held_as: precision of the matrices, see `hold_matrices`; default: `torch_dtype`.
+        variant: of the files of weights, such as "fp16"; default: the plain ones, else the only one.
+        hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`.
 
     Raises:
         ModelError: where there is no such UNet.
@@ -80,21 +90,47 @@ def from_stable_diffusion(
             subfolder="unet",
             use_safetensors=True,
             torch_dtype=torch_dtype,
-            **base_variant(path_or_id, "unet") | hub_kwargs,
+            **base_variant(path_or_id, "unet", variant),
+            **hub_kwargs,
         )
+        if held_as is not None:
+            hold_matrices(reference_unet.requires_grad_(False), held_as)
+            for parameter in reference_unet.parameters():
+                if parameter.dtype != held_as:  # else all pages of the mapped file would stay in memory
+                    parameter.data = parameter.data.clone()
         return make_denoiser(reference_unet, num_aus), reference_unet
+
+
+def hold_matrices(network: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Stores the matrices and kernels that are not trained as autocast to `dtype` casts them at each use.
+
+    Results under autocast stay the same to the bit, memory halves. The first layer of a UNet, which an editor
+    widens and trains, and biases and norms, stay as they are.
+    """
+    for name, module in network.named_modules():
+        if isinstance(module, torch.nn.Linear | torch.nn.Conv2d) and not module.weight.requires_grad:
+            if name.rpartition(".")[2] != "conv_in":
+                module.weight.data = module.weight.data.to(dtype)
 
 
 def reading_base(base: str | Path) -> contextlib.AbstractContextManager[None]:
     """Turns whatever is raised in the block, which builds parts of a base, into a ModelError."""
     return building(
-        ModelError, f"{base} must be a Stable Diffusion 1.x folder or hub id with unet/*.safetensors"
+        ModelError, f"{base} must be a Stable Diffusion 1.x or 2.x folder or hub id with unet/*.safetensors"
     )
 
 
-def base_variant(base: str | Path, component: str) -> dict[str, str]:
-    """The argument `variant` of a component's loading, where a base's folder has no other weights."""
-    variant = weights_variant(Path(base) / component)
+def base_variant(base: str | Path, component: str, variant: str | None) -> dict[str, str]:
+    """The argument `variant` of a component's loading: the requested one, or that of a folder without plain
+    weights. ModelError where a folder does not have the requested one."""
+    folder = Path(base) / component
+    if variant is None:
+        variant = weights_variant(folder)
+    elif folder.is_dir() and variant not in (found := {variant_of(x) for x in folder.glob("*.safetensors")}):
+        names = ", ".join(sorted(name or "plain ones" for name in found)) or "none"
+        raise ModelError(
+            f"{folder} has no {shown(variant)} weights but {names}; name another --variant, or none"
+        )
     return {} if variant is None else {"variant": variant}
 
 
@@ -102,14 +138,18 @@ def check_base(base: str | Path, **hub_kwargs) -> None:
     """Raises ModelError where a base is no text-conditioned Stable Diffusion on latents, or its files cannot
     be what they say. Reads configurations and headers, no weights."""
     folder = Path(base)
+    found = ModelFolder.find(base).fetched(INDEX, **hub_kwargs)
+    named = found.pipeline_class()
+    if not (folder / "unet").is_dir() and (
+        (folder / "transformer").is_dir() or (named is not None and "unet" not in found.components)
+    ):
+        kind = "has" if named is None else f"is a {shown(named)}: it has"
+        raise ModelError(
+            f"{base} {kind} a transformer in place of a unet, as Stable Diffusion 3 and Flux do; "
+            "name a Stable Diffusion 1.x or 2.x"
+        )
     if folder.is_dir():
-        parts = ("unet", "vae", "text_encoder", "scheduler")
-        if (folder / "transformer").is_dir() and not (folder / "unet").is_dir():
-            raise ModelError(
-                f"{base} has a transformer in place of a unet, as Stable Diffusion 3 and Flux do; "
-                "name a Stable Diffusion 1.x"
-            )
-        for part in parts:
+        for part in ("unet", "vae", "text_encoder", "scheduler"):
             if (folder / part).is_dir():
                 checks.check_files(folder / part)
                 checks.check_component(folder / part)
@@ -133,7 +173,7 @@ def check_base(base: str | Path, **hub_kwargs) -> None:
     ):
         problem = "is a flow matching model"
     if problem is not None:
-        raise ModelError(f"{base} {problem}; name a Stable Diffusion 1.x, whose unet takes 4 channels")
+        raise ModelError(f"{base} {problem}; name a Stable Diffusion 1.x or 2.x, whose unet takes 4 channels")
 
 
 def unused_reference_parameters(reference_unet: UNet2DConditionModel) -> list[str]:
@@ -160,9 +200,12 @@ def unused_reference_parameters(reference_unet: UNet2DConditionModel) -> list[st
         for module in reference_unet.modules()
         if next(module.parameters(recurse=False), None) is not None
     ]
+    parameter = next(reference_unet.parameters())
+    held = {p.dtype for p in reference_unet.parameters()} - {parameter.dtype}  # see `hold_matrices`
+    device = parameter.device.type  # "meta" has no autocast
+    autocast = torch.autocast(device, held.pop()) if held else contextlib.nullcontext()
     try:
-        with torch.no_grad():
-            parameter = next(reference_unet.parameters())
+        with torch.no_grad(), autocast:
             reference_unet(
                 parameter.new_zeros(1, config.in_channels, side, side),
                 0,

@@ -15,6 +15,7 @@ from magicedit.models import (
     encode_reference,
     freeze_unused_reference,
     from_stable_diffusion,
+    hold_matrices,
     load_magicface,
     load_pipeline,
     predict_noise,
@@ -236,3 +237,25 @@ def test_a_new_fine_flow_is_still():
     unet = create_patch_pipeline(PatchModelConfig(resolution=32, block_out_channels=(16, 32))).unet
     assert unet.conv_out.weight[66:].count_nonzero() == 0
     assert unet.conv_out.weight[:66].count_nonzero() > 0
+
+
+def test_held_matrices_compute_what_autocast_computes():
+    """To the bit, forward and backward: autocast casts a float32 matrix to the same values at each use."""
+
+    def computed(held: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        unet = tiny_unet(3).requires_grad_(False)
+        unet.conv_in.requires_grad_(True)
+        if held:
+            hold_matrices(unet, torch.bfloat16)
+        generator = torch.Generator().manual_seed(0)
+        latents, text = (torch.randn(*shape, generator=generator) for shape in ((2, 4, 8, 8), (2, 5, 32)))
+        with torch.autocast("cpu", torch.bfloat16):
+            output = unet(latents, torch.tensor([5, 500]), encoder_hidden_states=text).sample
+        output.float().pow(2).mean().backward()
+        return output, unet.conv_in.weight.grad, unet.mid_block.resnets[0].conv1.weight
+
+    (plain, plain_grad, _), (output, grad, matrix) = computed(held=False), computed(held=True)
+    assert matrix.dtype == torch.bfloat16
+    assert grad.abs().max() > 0
+    assert torch.equal(output, plain)
+    assert torch.equal(grad, plain_grad)

@@ -203,7 +203,7 @@ def sd_flags(pairs_folder, sd_folder, output_dir, *more):
     [
         (),
         ("--gradient_checkpointing", "--gradient_accumulation_steps", "2"),
-        ("--lora_rank", "4", "--use_ema"),
+        ("--lora_rank", "4", "--merge", "--use_ema"),
         ("--freeze_reference", "--no_cache_latents"),
         ("--warped", "1", "--augment"),
     ],

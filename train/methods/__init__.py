@@ -24,6 +24,7 @@ class Method(Protocol):
     """
 
     config: "TrainConfig"
+    shardable = False  # whether `with_modules` exists, and losses call what they train through `networks`
 
     def modules(self) -> dict[str, "torch.nn.Module"]:
         """Networks by name, each a file of a checkpoint; parameters that are not trained need no gradient."""
@@ -78,6 +79,11 @@ class Method(Protocol):
         """A picture (height, width, 3), uint8, of what the present weights do; None: there is none."""
         return None
 
+    def with_modules(self, modules: Mapping[str, "torch.nn.Module"]) -> "Method":
+        """Returns this method with other modules in place of its own, to preview and export: whole ones,
+        where its own are sharded."""
+        raise NotImplementedError
+
     def counters(self) -> dict[str, float]:
         """Counts since the last call, for the log; the loop sums them over processes."""
         return {}
@@ -99,7 +105,7 @@ def _pairs(config: "TrainConfig", accelerator: "Accelerator") -> Method:
     from magicedit.train.methods.noise import Noise
     from magicedit.train.networks import open_pipeline
 
-    pipeline = open_pipeline(config)
+    pipeline = open_pipeline(config, accelerator.mixed_precision)
     predictions = {"flow_mask_paint": Composed, "noise": Noise}
     return predictions[pipeline.config.prediction](config, accelerator, pipeline)
 
@@ -108,7 +114,7 @@ def _distill(config: "TrainConfig", accelerator: "Accelerator") -> Method:
     from magicedit.train.methods.distill import Distillation
     from magicedit.train.networks import open_pipeline
 
-    return Distillation(config, accelerator, open_pipeline(config))
+    return Distillation(config, accelerator, open_pipeline(config, accelerator.mixed_precision))
 
 
 def _flow_autoencoder(config: "TrainConfig", accelerator: "Accelerator") -> Method:

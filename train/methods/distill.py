@@ -58,9 +58,10 @@ class Distillation(Editing):
         return {"default_steps": steps, "default_guidance_scale": 1.0, "distilled_steps": steps}
 
     def state(self) -> dict[str, Any]:
-        return {"teacher": self.teacher.digest}
+        return {"teacher": self.teacher.digest, **super().state()}
 
     def check(self, state: dict[str, Any]) -> None:
+        super().check(state)
         if state["teacher"] != self.state()["teacher"]:
             raise TrainingError(
                 f"the checkpoint has another teacher than {self.config.pretrained_model_name_or_path}: name "

@@ -1,31 +1,35 @@
 """Shared by methods that train an editing pipeline from pairs: data, identities, previews, results."""
 
+import contextlib
 import copy
 import functools
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from diffusers import UNet2DConditionModel
 
 from magicedit.data.pairs import PairDataset
 from magicedit.data.streaming import StreamingPairs, holds_shards
-from magicedit.errors import MissingDependencyError
+from magicedit.errors import MissingDependencyError, TrainingError
+from magicedit.files import shown
 from magicedit.imaging import to_pixels
 from magicedit.models import TRAINED_NETWORKS
+from magicedit.models.base import pinned
 from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
 from magicedit.train.config import TrainConfig
 from magicedit.train.identity_cache import Identity, IdentityCache
 from magicedit.train.methods import Losses, Method
-from magicedit.train.networks import Networks, prepare_for_training
+from magicedit.train.networks import Networks, autocast_dtype, base_of, prepare_for_training
 from magicedit.train.objectives import add_noise
 from magicedit.train.publish import publish
 from magicedit.train.samples import TrainingSamples, cache_latents, faces_to_preview
 from magicedit.train.throughput import uncounted
-from magicedit.train.validation import MEMORY, held_out_config
+from magicedit.train.validation import MEMORY, evaluating, held_out_config
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +81,7 @@ class Editing(Method):
     timesteps: those to draw from; None: all.
     """
 
+    shardable = True
     relations = False
     denoiser_only = False
     timesteps: tuple[int, ...] | None = None
@@ -86,7 +91,9 @@ class Editing(Method):
         device = self.device = accelerator.device
         self.composed = pipeline.config.prediction == "flow_mask_paint"
         self.reference_frozen = config.freeze_reference or self.denoiser_only
-        prepare_for_training(pipeline, config, self.denoiser_only)
+        held_as = autocast_dtype(accelerator.mixed_precision) if config.lora_rank else None
+        self.base = pinned(base_of(config)) if config.lora_rank else None
+        prepare_for_training(pipeline, config, self.denoiser_only, held_as)
         self.networks = Networks(pipeline, config.gradient_checkpointing)
         if config.compile:
             self.networks.compile_networks()
@@ -106,6 +113,11 @@ class Editing(Method):
 
     def modules(self) -> dict[str, torch.nn.Module]:
         return {"model": self.networks}
+
+    def with_modules(self, modules) -> "Editing":
+        other = copy.copy(self)
+        other.networks = modules["model"]
+        return other
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {"model": self.optimizer}
@@ -248,20 +260,15 @@ class Editing(Method):
         """Returns the loss and its parts from the `output` of `Networks` for `noised.inputs`."""
         raise NotImplementedError
 
-    def _result(self) -> MagicEditPipeline:
-        """Returns a copy of the pipeline in its present state, with merged LoRA, to preview and save."""
-        networks = {name: copy.deepcopy(getattr(self.networks, name)) for name in TRAINED_NETWORKS}
-        for network in filter(None, networks.values()):
-            if self.config.lora_rank and getattr(network, "peft_config", None):
-                network.fuse_lora()
-                network.unload_lora()
-            if isinstance(network, UNet2DConditionModel):
-                network.disable_gradient_checkpointing()
-            network.eval().requires_grad_(False)
+    @contextlib.contextmanager
+    def _result(self) -> Iterator[MagicEditPipeline]:
+        """Yields the pipeline of the trained networks themselves, in evaluation mode, to preview and save."""
+        networks = {name: getattr(self.networks, name) for name in TRAINED_NETWORKS}
         settings = {key: self.pipeline.config[key] for key in KEPT_SETTINGS} | self._result_settings()
-        pipeline = MagicEditPipeline(**{**self.pipeline.components, **networks}, **settings)
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
+        with evaluating({"model": self.networks}):
+            pipeline = MagicEditPipeline(**{**self.pipeline.components, **networks}, **settings)
+            pipeline.set_progress_bar_config(disable=True)
+            yield pipeline
 
     def _result_settings(self) -> dict:
         """Returns the settings that differ between the result and the trained pipeline."""
@@ -274,7 +281,12 @@ class Editing(Method):
 
     def preview(self) -> np.ndarray:
         """Returns a grid of fixed faces with fixed requests: the source, then a column per request."""
-        pipeline = self._result()
+        # Adapters and a base held in another precision meet under autocast only
+        mixed = self.accelerator.autocast() if self.config.lora_rank else contextlib.nullcontext()
+        with self._result() as pipeline, mixed:
+            return self._preview(pipeline)
+
+    def _preview(self, pipeline: MagicEditPipeline) -> np.ndarray:
         rows = []
         for example in self._previewed:
             source, condition = ((example[name][None] + 1) / 2 for name in ("source", "condition"))
@@ -293,4 +305,21 @@ class Editing(Method):
         return to_pixels(torch.cat(rows, dim=-2) * 2 - 1)
 
     def export(self, folder: Path, step: int, samples_seen: int) -> None:
-        publish(self._result(), self.config, self.pairs, folder, step, samples_seen)
+        base = None if self.config.merge else self.base
+        with self._result() as pipeline:
+            publish(pipeline, self.config, self.pairs, folder, step, samples_seen, base)
+
+    def state(self) -> dict[str, Any]:
+        if self.base is None:
+            return {}
+        return {"base": {"model": self.base.name, "fingerprint": self.base.fingerprint}}
+
+    def check(self, state: dict[str, Any]) -> None:
+        """Raises TrainingError where adapters of a checkpoint are of another base; older ones do not say."""
+        there, here = state.get("base"), self.state().get("base")
+        if None not in (there, here) and there["fingerprint"] != here["fingerprint"]:
+            raise TrainingError(
+                f"the checkpoint has adapters of the base {shown(there['model'])} (fingerprint "
+                f"{there['fingerprint']}), not of {shown(here['model'])} ({here['fingerprint']}): name that "
+                "one with --pretrained_model_name_or_path, or another --output_dir"
+            )
