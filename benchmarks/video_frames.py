@@ -6,11 +6,14 @@ sharpness: by `magicedit.data.frames.sharpness_of`, of photographs as they are, 
 many px of a face of 128 px), moved (a line of so many px), and with faces as small as so many px; quantiles,
 and the share that `LEAST_SHARPNESS` leaves out. noise: distance of the expression of a photograph to that of
 the same one shifted, saved as JPEG of quality 50, scaled by 0.93, and with Gaussian noise of 6 levels; beside
-it the distance from neutral to smiling of one person.
+it the distance from neutral to smiling of one person. speed: of preparing a film of two people side by side,
+neutral and smiling in turn, with 25 frames a second.
 """
 
 import argparse
 import json
+import tempfile
+import time
 from collections import defaultdict
 from pathlib import Path
 
@@ -19,12 +22,15 @@ import numpy as np
 from machine import circumstances
 from tqdm.auto import tqdm
 
+from magicedit.data import prepare_dataset
 from magicedit.data.frames import LEAST_SHARPNESS, NEAR, SHARP_SHARE, expression_of, sharpness_of
 from magicedit.faces import Face, FaceBackend, align, load_backend
 from magicedit.imaging import open_photo
+from magicedit.video_reading import import_av
 
 RESULTS = Path(__file__).with_suffix(".json")
 QUANTILES = (0.02, 0.5, 0.98)
+HEIGHT, SECONDS, RATE = 720, 20, 25  # px, s, frames a second of the film
 GAUSSIANS, LINES, SMALL = (1.0, 1.5, 2.0, 3.0), (3, 5, 9), (90, 60, 40)  # px
 
 
@@ -113,12 +119,48 @@ def measure(folder: Path, backend: FaceBackend) -> dict:
     }
 
 
+def measure_speed(folder: Path, backend: FaceBackend) -> dict:
+    """CPU seconds, decoding threads included, and frames chosen of a film of two people."""
+    av = import_av()
+    people = [path.parent for path in sorted(folder.glob("london/*/smiling.jpg"))[:2]]
+    states = [
+        np.concatenate(
+            [cv2.resize(open_photo(person / name).pixels, (HEIGHT, HEIGHT)) for person in people], 1
+        )
+        for name in ("neutral.jpg", "smiling.jpg")
+    ]
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / "films" / "film.mp4"
+        path.parent.mkdir()
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("libx264", rate=RATE)
+            stream.codec_context.height, stream.codec_context.width = states[0].shape[:2]
+            stream.codec_context.pix_fmt = "yuv420p"
+            for number in range(SECONDS * RATE):
+                pixels = np.roll(states[number // (2 * RATE) % 2], number % 5, 1)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
+            container.mux(stream.encode())
+        started = time.process_time()
+        settings = {"size": 512, "backend": backend, "progress": False}
+        report = prepare_dataset(path.parent, Path(temporary) / "dataset", **settings)
+        seconds = time.process_time() - started
+    return {
+        "width": states[0].shape[1],
+        "height": HEIGHT,
+        "seconds": SECONDS,
+        "people": report.identities["train"],
+        "frames": report.photographs["train"],
+        "cpu_seconds": round(seconds, 1),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    found = measure(parser.parse_args().folder, load_backend())
+    folder, backend = parser.parse_args().folder, load_backend()
+    found = measure(folder, backend) | {"speed": measure_speed(folder, backend)}
     RESULTS.write_text(json.dumps(circumstances() | found, indent=1) + "\n")
-    for row in (*found["sharpness"], *found["distances"]):
+    for row in (*found["sharpness"], *found["distances"], found["speed"]):
         print(row)
 
 

@@ -206,3 +206,27 @@ def test_the_benchmark_measures_purity_and_completeness():
     assert agreement([0, 0, 1, 1], ["a", "a", "b", "b"]) == {"purity": 1.0, "completeness": 1.0}
     assert agreement([0, 1, 2, 3], ["a", "a", "b", "b"]) == {"purity": 1.0, "completeness": 0.0}
     assert agreement([0, 0, 0, 0], ["a", "a", "b", "b"]) == {"purity": 0.5, "completeness": 1.0}
+
+
+def test_the_tutorial_tells_the_committed_figures():
+    root = Path(__file__).resolve().parents[2]
+    page = " ".join((root / "docs" / "training.md").read_text().split())
+    results = json.loads((root / "benchmarks" / "identities.json").read_text())
+    rows = {(row["faces"], row["threshold"]): row for row in results["faces"]["rows"]}
+    real, both = rows["real people", SAME_PERSON], rows["with synthetic people", SAME_PERSON]
+    usual = rows["with synthetic people", 0.6]
+    assert results["faces"]["threshold"] == SAME_PERSON
+    assert (real["purity"], real["mixed"]) == (1, 0)
+    assert f"below a distance of {SAME_PERSON}," in page
+    assert f"On {real['photographs']} photographs of {real['people']} real people" in page
+    assert f"{real['completeness']:.1%}".replace("%", " %") + " of the pairs of photographs" in page
+    assert f"On {both['photographs']} photographs of {both['people']} people" in page
+    assert f"{both['purity']:.1%}".replace("%", " %") + " of the photographs" in page
+    assert f"at dlib's usual 0.6 it is {usual['purity']:.1%}".replace("%", " %") in page
+    speed = json.loads((root / "benchmarks" / "video_frames.json").read_text())["speed"]
+    seconds = f"{speed['cpu_seconds'] / speed['seconds']:.1f} seconds of one core for each second"
+    assert f"at {speed['height']} lines and with two people, {seconds}" in page
+    assert speed["people"] == 2
+    worst = max(results["scale"]["rows"], key=lambda row: row["people"])
+    assert f"{worst['descriptors']:,} photographs of as many people" in page
+    assert f"in {worst['cpu_seconds']:.0f} seconds of one core" in page
