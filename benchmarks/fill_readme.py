@@ -33,6 +33,7 @@ APP = HERE.parent / "docs" / "app.md"
 FAMILIES = HERE.parent / "docs" / "families.md"
 EXPRESSIONS = HERE.parent / "docs" / "expressions.md"
 RELIABILITY = HERE.parent / "docs" / "reliability.md"
+TRAINING = HERE.parent / "docs" / "training.md"
 SCALE = HERE.parent / "docs" / "scale.md"
 VIDEO = HERE.parent / "docs" / "video.md"
 
@@ -149,6 +150,7 @@ def main() -> int:
         ),
         (RELIABILITY, {"table:campaign": campaign.table_of(committed("campaign"))}),
         (FAMILIES, {"table:families": evaluation("families")}),
+        (TRAINING, {"text:start": scale_tables.start_text(committed("training_data"))}),
         (SCALE, scale_blocks()),
         (APP, {"text:app": interface_texts.app(committed("app"))}),
         (

@@ -1,4 +1,4 @@
-"""What docs/scale.md shows of full_size.json and memory.json; its plan is `plan.plan_table`."""
+"""What docs/scale.md and docs/training.md show of committed measurements; the plan is `plan.plan_table`."""
 
 from typing import Any
 
@@ -29,3 +29,12 @@ def memory_table(content: dict[str, Any]) -> str:
             peak = max(row["encoding_mb"], row["training_mb"])
             lines.append(f"| `{name}` | {peak / 1000:.1f} GB | {row['reserved_mb'] / 1000:.1f} GB |")
     return "\n".join(lines)
+
+
+def start_text(content: dict[str, Any]) -> str:
+    """Seconds and memory of opening a large dataset, in a sentence."""
+    found = content["start"]
+    return (
+        f"Opening {found['rows']:,} photographs takes {found['cpu_seconds']:.1f} s of one core, and "
+        f"{found['bytes_a_record_held']:.0f} bytes of memory each."
+    )
