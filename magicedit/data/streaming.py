@@ -363,7 +363,7 @@ class StreamingPairs(torch.utils.data.Dataset):
                 labels, landmarks, reasons = examined(pa.table(cells), self.description)
                 failing.pop_all()
         except _DAMAGED as error:
-            self._lose(number, reason_of(error))
+            self._lose(number, getattr(error, "strerror", None) or reason_of(error))
             return None
         for row, reason in sorted(reasons.items()):
             source = rows[row].about.get("source")
