@@ -421,11 +421,7 @@ class Zero(_Sharded):
             if value.shape == self.averaged[0].shape:
                 each = self.average_state([state[key] for state in states])
             else:  # the number of steps
-                each = {
-                    str(i): value
-                    for i in range(len(self.trained))
-                    if self._owned(i) == self.accelerator.process_index
-                }
+                each = {str(i): value.clone() for i in range(len(self.trained)) if self._owns(i)}
             tensors |= {f"{number}/{key}": tensor for number, tensor in each.items()}
         groups = [{k: v for k, v in group.items() if k != "params"} for group in base.param_groups]
         groups[0]["params"] = list(range(len(self.trained)))

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 import accelerate
 import diffusers
+import numpy as np
 import torch
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import set_seed
@@ -28,23 +29,23 @@ from magicedit.imaging import save_image
 from magicedit.provenance import Mark
 from magicedit.train.compiled import check_compiler, compilation_explained
 from magicedit.train.config import TrainConfig
+from magicedit.train.engines import engine_of, make_accelerator
 from magicedit.train.finished import finish, replaced_whole
-from magicedit.train.methods import OBJECTIVES, Losses
+from magicedit.train.methods import OBJECTIVES, Losses, Method
 from magicedit.train.publish import push
 from magicedit.train.samples import SampleOrder
 from magicedit.train.signals import Signals, ignore_signals
 from magicedit.train.state import (
     VALIDATION,
+    Checkpoint,
     best_checkpoints,
     checkpoint_step,
     find_checkpoint,
-    flatten_optimizer,
     list_checkpoints,
-    load_checkpoint,
     recover_checkpoints,
-    restore_optimizer,
     retire_checkpoints,
     save_checkpoint,
+    save_shards,
     validation_of,
 )
 from magicedit.train.throughput import StepFlops, Throughput, peak_flops
@@ -68,6 +69,7 @@ class Run:
         self.output_dir = Path(config.output_dir)
         self.signals = signals or Signals()
         self.accelerator = _accelerator(config)
+        self.engine = engine_of(self.accelerator, config)
         with self._held():
             self._open(config)
 
@@ -78,36 +80,21 @@ class Run:
 
     def _open(self, config: TrainConfig) -> None:
         """Completes what a killed run left, makes everything that this one needs, and resumes it."""
-        if self.accelerator.is_main_process:
-            sweep(self.output_dir)
-            recover_checkpoints(self.output_dir)
-            finish(self.output_dir)
-        self.accelerator.wait_for_everyone()
+        self.engine.alone(self._tidy)
         set_seed(config.seed)
         torch.backends.cuda.matmul.allow_tf32 = config.allow_tf32
         self.method = OBJECTIVES[config.objective](config, self.accelerator)
         config = self.config = self.method.config
-        self.modules, self.optimizers = self.method.modules(), self.method.optimizers()
+        self.engine.prepare(self.method)
+        self.modules, self.optimizers = self.engine.modules, self.engine.optimizers
+        self.networks, self.parameters = self.engine.networks, self.engine.averaged
         self.schedules = {name: self._schedule(optimizer) for name, optimizer in self.optimizers.items()}
         # Of log and checkpoint entries; a single optimizer has none
         self.prefixes = {name: f"{name}_" if len(self.optimizers) > 1 else "" for name in self.optimizers}
-        self.updated = {
-            name: [p for group in optimizer.param_groups for p in group["params"]]
-            for name, optimizer in self.optimizers.items()
-        }
-        self.parameters = [p for parameters in self.updated.values() for p in parameters]
         average = {"decay": config.ema_decay, "use_ema_warmup": True, "power": 0.75}
         self.ema = EMAModel(self.parameters, **average) if config.use_ema else None
         self.step = self.samples_seen = self.bad_steps = 0
         self.shown: dict[str, str] = {}  # newest values beside the progress bar
-        # Data parallelism refuses a module in which nothing is trained
-        trained = {n: m for n, m in self.modules.items() if any(p.requires_grad for p in m.parameters())}
-        prepared = self.accelerator.prepare(*trained.values(), *self.optimizers.values())
-        others = {n: m.to(self.accelerator.device) for n, m in self.modules.items() if n not in trained}
-        self.networks = dict(zip(trained, prepared, strict=False)) | others
-        self.wrapped = dict(zip(self.optimizers, prepared[len(trained) :], strict=True))
-        if self.ema is not None:
-            self.ema.to(self.accelerator.device)
         self.saved = -1  # the step of the newest checkpoint of this run
         self.validation = Validation.open(self.method)
         self.validated: dict[str, Any] | None = None  # of the present weights, as checkpoints keep it
@@ -133,6 +120,12 @@ class Run:
                     f"--report_to {config.report_to} cannot be started ({type(error).__name__}: "
                     f"{reason_of(error)}); set it up, or leave it out"
                 ) from error
+
+    def _tidy(self) -> None:
+        """Completes or deletes what a killed run left."""
+        sweep(self.output_dir)
+        recover_checkpoints(self.output_dir)
+        finish(self.output_dir)
 
     def _schedule(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LambdaLR:
         config = self.config
@@ -205,7 +198,9 @@ class Run:
         all_finite = True
         while found := self._backward(micro_batches):
             name, values, finite = found
-            norm, finite = self._update(name, finite)
+            norm, finite = self.engine.update(name, finite, self.config.max_grad_norm)
+            if finite:
+                self.schedules[name].step()
             all_finite &= finite
             values |= {"grad_norm": norm, "lr": self.optimizers[name].param_groups[0]["lr"]}
             logged |= {f"{self.prefixes[name]}{key}": value for key, value in values.items()}
@@ -221,44 +216,20 @@ class Run:
         values: dict[str, float] = {}
         name, finite, share = None, True, len(micro_batches)
         for number, losses in enumerate(micro_batches, start=1):
-            with contextlib.ExitStack() as stack:
-                for network in self.networks.values() if number < share else ():
-                    stack.enter_context(self.accelerator.no_sync(network))
+            with self.engine.accumulating() if number < share else contextlib.nullcontext():
                 if (found := next(losses, None)) is None:
                     continue  # no loss is left, in no micro-batch
                 name, loss, parts = found
                 # All processes must agree and run backward, because each waits for the others' gradients
                 finite &= bool(torch.isfinite(self.accelerator.gather(loss.detach())).all())
-                only = {"inputs": self.updated[name]} if len(self.optimizers) > 1 else {}
-                self.accelerator.backward(loss / share, **only)
+                self.engine.backward(name, loss / share, finite)
             for key, value in {"loss": loss, **parts}.items():
                 values[key] = values.get(key, 0.0) + float(value.detach()) / share
         return None if name is None else (name, values, finite)
 
-    def _update(self, name: str, finite: bool) -> tuple[float, bool]:
-        """Applies an optimizer's gradients if they and its loss, `finite`, are finite; returns their norm and
-        whether it did."""
-        optimizer, scaler = self.wrapped[name], self.accelerator.scaler
-        norm = float(self.accelerator.clip_grad_norm_(self.updated[name], self.config.max_grad_norm))
-        if scaler is None:
-            finite &= math.isfinite(norm)
-        elif not finite:  # the scaler learns of it only in `step`, which is skipped
-            scaler.update(scaler.get_scale() * scaler.get_backoff_factor())
-        if finite:
-            optimizer.step()
-            # Skipped by the scaler, or by a fused optimiser, which accelerate does not notice
-            finite = not optimizer.step_was_skipped and math.isfinite(norm)
-        if finite:
-            self.schedules[name].step()
-        optimizer.zero_grad(set_to_none=True)
-        return norm, finite
-
     def _save(self) -> None:
-        self.accelerator.wait_for_everyone()
         self.saved = self.step
-        if not self.accelerator.is_main_process:
-            return
-        tensors = {name: module.state_dict() for name, module in self.modules.items()}
+        tensors = {name: self.engine.module_state(name) for name in self.modules}
         state = {
             "step": self.step,
             "samples_seen": self.samples_seen,
@@ -270,7 +241,7 @@ class Run:
         }
         for name, prefix in self.prefixes.items():
             optimizer = f"{prefix}optimizer"
-            tensors[optimizer], state[optimizer] = flatten_optimizer(self.optimizers[name])
+            tensors[optimizer], state[optimizer] = self.engine.optimizer_state(name)
             schedule = self.schedules[name].state_dict()
             schedule.pop("lr_lambdas", None)  # functions; `get_scheduler` makes them again
             plain = {k: v for k, v in schedule.items() if isinstance(v, int | float | list)}
@@ -281,9 +252,13 @@ class Run:
             state[VALIDATION] = self.validated
         if self.ema is not None:
             ema = self.ema.state_dict()
-            tensors["ema"] = {str(i): p for i, p in enumerate(ema.pop("shadow_params"))}
+            tensors["ema"] = self.engine.average_state(ema.pop("shadow_params"))
             state["ema"] = ema
-        save_checkpoint(self.output_dir, self.step, tensors, state, self.config.checkpoints_total_limit)
+        checkpoint = (self.output_dir, self.step, tensors, state, self.config.checkpoints_total_limit)
+        if self.engine.sharded:
+            save_shards(*checkpoint, self.engine.group, self.engine.alone)
+        else:
+            self.engine.alone(lambda: save_checkpoint(*checkpoint))
 
     def _resume(self) -> None:
         """Takes over a checkpoint, and retires those of another branch."""
@@ -314,14 +289,18 @@ class Run:
             self._save()
 
     def _retire(self, step: int) -> None:
-        """Renames the checkpoints after a step in one process."""
-        if self.accelerator.is_main_process:
+        """Renames the checkpoints after a step."""
+
+        def retire() -> None:
             for folder in retire_checkpoints(self.output_dir, step):
                 logger.warning("a later checkpoint is set aside as %s; delete it to save space", folder)
 
+        self.engine.alone(retire)
+
     def _restore(self, folder: Path) -> None:
         """Loads a checkpoint. TrainingError where it is of another kind of run."""
-        tensors, state = load_checkpoint(folder)
+        saved = Checkpoint.open(folder)
+        state = saved.state
         unfit, others = self.config.changed_since(state["config"])
         if unfit:
             raise TrainingError(f"{shown(folder)} was trained with other settings: {', '.join(unfit)}")
@@ -332,19 +311,20 @@ class Run:
             logger.warning("resuming with other settings than before: %s", ", ".join(others))
         before, now = state["world_size"], self.accelerator.num_processes
         if before != now:
-            logger.warning("resuming a run of %d processes with %d", before, now)
-        for name, module in self.modules.items():
-            module.load_state_dict(tensors[name])
+            logger.warning(
+                "resuming a run of %d processes with %d: it goes on as well, not equally", before, now
+            )
+        for name in self.modules:
+            self.engine.load_module(name, saved)
         for name, prefix in self.prefixes.items():
             optimizer, schedule = f"{prefix}optimizer", self.schedules[name]
-            restore_optimizer(self.optimizers[name], tensors[optimizer], state[optimizer])
+            self.engine.load_optimizer(name, saved, optimizer, state[optimizer])
             schedule.load_state_dict({**schedule.state_dict(), **state[f"{prefix}lr_scheduler"]})
         if self.accelerator.scaler is not None and "scaler" in state:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         if self.ema is not None:
-            shadow = [tensors["ema"][str(i)] for i in range(len(tensors["ema"]))]
-            self.ema.load_state_dict({**state["ema"], "shadow_params": shadow})
-            self.ema.to(self.accelerator.device)
+            self.ema.load_state_dict({**state["ema"], "shadow_params": []})  # it would copy them
+            self.ema.shadow_params = self.engine.load_average(saved)
         self.step, self.samples_seen = state["step"], state["samples_seen"]
         self.validated = state.get(VALIDATION)
 
@@ -354,11 +334,20 @@ class Run:
         if self.ema is not None:
             self.ema.store(self.parameters)
             self.ema.copy_to(self.parameters)
+            self.engine.renew()
         try:
             yield
         finally:
             if self.ema is not None:
                 self.ema.restore(self.parameters)
+                self.engine.renew()
+
+    @contextlib.contextmanager
+    def _presented(self, device: torch.device) -> Iterator[Method | None]:
+        """Yields the method with averaged weights in the main process, None in others; see `Engine.whole`."""
+        averaged = self._averaged() if self.engine.sharded or self.accelerator.is_main_process else None
+        with averaged or contextlib.nullcontext(), self.engine.whole(device) as method:
+            yield method
 
     def _validate(self) -> dict[str, float]:
         """Returns values of the averaged weights on held-out people for the log; none without validation."""
@@ -373,10 +362,11 @@ class Run:
         return values
 
     def _preview(self) -> None:
-        if not self.accelerator.is_main_process:
-            return
-        with self._averaged():
-            picture = self.method.preview()
+        with self._presented(self.accelerator.device) as method:
+            self.engine.alone(lambda: self._show(method.preview()))
+
+    def _show(self, picture: np.ndarray | None) -> None:
+        """Writes a preview."""
         if picture is None:
             return
         folder = self.output_dir / "previews"
@@ -445,7 +435,7 @@ class Run:
                         "The last checkpoint is intact."
                     )
             elif self.step % config.logging_steps == 0 or self.step == config.max_train_steps:
-                values = logged | self.throughput.values() | self._resources()
+                values = self._mean(logged) | self.throughput.values() | self._resources()
             with self.throughput.paused():
                 shows = config.validation_steps and self.step % config.validation_steps == 0
                 if shows:
@@ -467,12 +457,15 @@ class Run:
 
     def _finish(self) -> None:
         """Writes the result, and pushes it if asked to."""
-        if self.accelerator.is_main_process:
-            with self._averaged(), replaced_whole(self.output_dir) as folder:
-                self.method.export(folder, self.step, self.samples_seen)
-            logger.info("wrote the result into %s", self.output_dir)
-            push(self.config, self.output_dir)
-        self.accelerator.wait_for_everyone()  # the end of another would close the connections of a push
+        with self._presented(torch.device("cpu")) as method:
+            self.engine.alone(lambda: self._export(method))
+        # The others wait, because the end of one would end the main process too
+        self.engine.alone(lambda: push(self.config, self.output_dir))
+
+    def _export(self, method: Method) -> None:
+        with replaced_whole(self.output_dir) as folder:
+            method.export(folder, self.step, self.samples_seen)
+        logger.info("wrote the result into %s", self.output_dir)
 
     def _compiled_flops(self) -> int:
         """Returns FLOPs of a step whose networks are compiled, which do not run while they are counted.
@@ -489,8 +482,15 @@ class Run:
     def _peak(self) -> float:
         """Returns FLOP/s of this process's device, see `peak_flops`."""
         dtypes = {"fp16": torch.float16, "bf16": torch.bfloat16}
-        dtype = dtypes.get(self.accelerator.mixed_precision, torch.float32)
+        dtype = dtypes.get(self.engine.precision, torch.float32)
         return peak_flops(self.accelerator.device, dtype, self.config.peak_tflops)
+
+    def _mean(self, values: dict[str, float]) -> dict[str, float]:
+        """Returns the means of values over all processes."""
+        if self.accelerator.num_processes == 1:
+            return values
+        own = torch.tensor(list(values.values()), device=self.accelerator.device)
+        return dict(zip(values, self.accelerator.reduce(own, reduction="mean").tolist(), strict=True))
 
     def _resources(self) -> dict[str, float]:
         """Returns values for the log: memory in 10^6 bytes, and the method's counts since the last call."""
@@ -521,20 +521,10 @@ def _accelerator(config: TrainConfig) -> accelerate.Accelerator:
             f"--report_to must be none or an installed tracker of accelerate, such as tensorboard, got "
             f"{shown(tracker)!r}; install it, or leave it out"
         )
-    accelerator = accelerate.Accelerator(
-        # Else several torchrun processes without a GPU would each train alone into one folder
-        cpu=not torch.accelerator.is_available(),
-        mixed_precision=config.mixed_precision,
-        log_with=tracker,
-        project_dir=str(Path(config.output_dir) / "logs"),
-    )
-    # The loop divides by micro-steps itself, regardless of the launcher's environment
-    accelerator.gradient_accumulation_steps = 1
+    project = str(Path(config.output_dir) / "logs")
+    accelerator = make_accelerator(config, log_with=tracker, project_dir=project)
     if config.compile:
         check_compiler(accelerator.device)
-    kind = str(accelerator.distributed_type.value)
-    if "FSDP" in kind or "DEEPSPEED" in kind or "MEGATRON" in kind:
-        raise TrainingError(f"verified checkpoints exist for data parallelism only, not for {kind} yet")
     return accelerator
 
 

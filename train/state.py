@@ -156,9 +156,7 @@ def _complete(output_dir: Path, step: int, hashes: dict[str, str], state: dict, 
         remove(old)
         if limit is not None:
             best = best_checkpoints(output_dir)[:1]
-            earlier = [
-                p for p in list_checkpoints(output_dir) if checkpoint_step(p) < step and p not in best
-            ]
+            earlier = [p for p in list_checkpoints(output_dir) if checkpoint_step(p) < step and p not in best]
             for superfluous in earlier[limit - 1 :]:
                 remove(superfluous)
     return final
