@@ -10,7 +10,8 @@ from pathlib import Path
 from attacks import Attack, typed
 from magicedit.action_units import NAMES, parse_emotion, parse_regions
 from magicedit.batch.rows import rows_of_manifest
-from magicedit.data.labels import read_label_file
+from magicedit.data.identities import read_identities
+from magicedit.data.labels import match_frames, read_label_file
 from magicedit.evaluation.protocol import load_protocol
 from magicedit.expression import Expression
 from magicedit.hub.results import read_results
@@ -85,6 +86,8 @@ TABLE = (
 OURS = "photo,time,AU12,AU4,AU1L\na.png,0,3,1,0.5\nb.png,1.5,4,0,1\nc.png,2.5,0,0,0\n"
 GERMAN = "photo;time;AU12;AU4\na.png;0;3,5;1\nb.png;1,5;4;0\n"
 SHAPES = "timestamp,mouthSmileLeft,mouthSmileRight,jawOpen,browInnerUp\n0,0.5,0.6,0.1,0\n33,0.2,0.1,0.9,1\n"
+FRAMES = "frame, timestamp, success, AU12_r\n1, 0.0, 1, 0.5\n2, 0.04, 0, 0\n31, 1.2, 1, 3\n"
+WHO = "file,identity\nann/1.jpg,ann\nb.mp4,Jürgen\n"
 MANIFEST = (
     "photo,output,au,set,emotion,seed,face,strength,steps\n"
     "a.png,x/a.png,AU12=+3,,,1,all,1,4\nb.png,,,AU4=2,surprise:0.5,2,0,,\n"
@@ -172,6 +175,11 @@ def _mapping(folder: Path, text: str) -> object:
     return EditRequest(**{which: spec if random_.random() < 0.5 else random_.choice(values)})
 
 
+def _frames(path: Path) -> object:
+    labels = read_label_file(path, scale=5, videos=True).frames
+    return [match_frames(frames, [(0, 0.0), (1, 0.04), (30, 1.2)]) for frames in labels.values()]
+
+
 # name -> (parser of a text, texts that are right)
 PARSERS: dict[str, tuple[Callable[[Path, str], object], Sequence[str]]] = {
     "added": (lambda folder, text: EditRequest(add=text), (UNITS,)),
@@ -191,6 +199,8 @@ PARSERS: dict[str, tuple[Callable[[Path, str], object], Sequence[str]]] = {
         _file("labels.csv", partial(read_label_file, scale=5)),
         [_without(text, "frame", "time").replace("photo", "input") for text in (TABLE, OURS, GERMAN)],
     ),
+    "labels of frames": (_file("film.csv", _frames), (TABLE, GERMAN, FRAMES)),
+    "identities": (_file("who.csv", read_identities), (WHO, WHO.replace(",", ";"))),
     "manifest": (_file("a.csv", _manifest), (MANIFEST, MANIFEST.replace(",", ";"))),
     "protocol": (_file("a.yaml", load_protocol), (PROTOCOL,)),
     "training": (_file("a.yaml", _config), (CONFIG,)),

@@ -1,5 +1,6 @@
 """Chooses frames of videos: people are followed, and frames taken that differ in their expression."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 
 from magicedit.data.crops import face_row, is_far_turned
 from magicedit.data.shards import MEASURED, Row
-from magicedit.data.videos import FrameKey, VideoFile
+from magicedit.data.videos import VideoFile
 from magicedit.errors import MagicEditError, VideoError
 from magicedit.faces import Face, FaceBackend, align, crop_face, geometric_change
 from magicedit.faces.tracking import CutDetector, Tracker, Tracking
@@ -38,19 +39,15 @@ def measured_frames(video: VideoFile, backend: FaceBackend, settings: Mapping[st
         film = Video(video.path)
         if transfer := HDR_TRANSFERS.get(film.info.colours.transfer):
             return f"its colours are HDR ({transfer}); convert it to SDR (BT.709) first"
-        people, notes = _people_of(film, backend)
+        people, frames, notes = _people_of(film, backend)
         if len(people) > 1 and video.identity is not None:
             notes.append(f"{len(people)} faces in the video, took the largest by area and time")
             people = people[:1]
-        chosen = {
-            (moment.index, number): moment
-            for number, moments in enumerate(people)
-            for moment in _chosen(moments, video.frames)
-        }
-        if not chosen:
+        chosen = [_chosen(moments, video.frames) for moments in people]
+        if not any(chosen):
             why = "no face is sharp and turned towards the camera" if people else "no face found"
             return "; ".join([why, *notes])
-        return list(_rows(film, video, chosen, settings, notes))
+        return list(_rows(film, video, chosen, frames, notes, settings))
     except VideoError as error:
         return _without_path(error, video)
 
@@ -58,26 +55,30 @@ def measured_frames(video: VideoFile, backend: FaceBackend, settings: Mapping[st
 def _rows(
     film: Video,
     video: VideoFile,
-    chosen: Mapping[tuple[int, int], "_Moment"],
-    settings: Mapping[str, Any],
+    chosen: list[list["_Moment"]],
+    frames: int,
     notes: list[str],
+    settings: Mapping[str, Any],
 ) -> Iterator[Row]:
-    """Yields the rows of chosen moments, which are given by index of the frame and number of the person."""
-    last = max(index for index, _ in chosen)
+    """Yields the rows of the moments chosen of each person. frames: number of them in the video."""
+    wanted: dict[int, list[tuple[int, _Moment]]] = defaultdict(list)
+    for number, moments in enumerate(chosen):
+        for moment in moments:
+            wanted[moment.index].append((number, moment))
+    count = sum(map(len, chosen))
     for frame in film.frames():
-        for (index, number), moment in chosen.items():
-            if index == frame.index:
-                key = FrameKey(video.sha256[:36], index, round(1000 * moment.seconds), number, len(chosen))
-                yield face_row(
-                    to_rgb(frame.planes, film.info),
-                    moment.face,
-                    settings,
-                    source=video.frame_name(key),
-                    identity=video.person(number),
-                    sha256=str(key),
-                    notes=notes,
-                )
-        if frame.index == last:
+        for number, moment in wanted.pop(frame.index, ()):
+            key = video.key(moment.index, moment.seconds, number, count, frames)
+            yield face_row(
+                to_rgb(frame.planes, film.info),
+                moment.face,
+                settings,
+                source=video.frame_name(key),
+                identity=video.person(number),
+                sha256=str(key),
+                notes=notes,
+            )
+        if not wanted:
             return
 
 
@@ -102,13 +103,15 @@ class _Person:
     moments: list[_Moment] = field(default_factory=list)
 
 
-def _people_of(film: Video, backend: FaceBackend) -> tuple[list[list[_Moment]], list[str]]:
-    """Returns the moments of each person of a video, the largest by area and time first, and notes on it."""
+def _people_of(film: Video, backend: FaceBackend) -> tuple[list[list[_Moment]], int, list[str]]:
+    """Returns the moments of each person of a video, the largest by area and time first, the number of the
+    video's frames, and notes on it."""
     people: dict[int, _Person] = {}
     tracker, cuts = Tracker(backend, _TRACKING), CutDetector(_TRACKING)
     spacing = max(SPACING, (film.info.seconds or 0.0) / MOST_MEASURED)
-    notes, due, looked, cut = [], 0.0, 0, False
+    notes, frames, due, looked, cut = [], 0, 0.0, 0, False
     for frame in _until_damage(film, notes):
+        frames = frame.index + 1
         difference = cuts.difference(frame.planes)
         cut |= frame.index > 0 and cuts.is_cut(difference)
         seconds = float(frame.pts * film.info.time_base)
@@ -127,7 +130,7 @@ def _people_of(film: Video, backend: FaceBackend) -> tuple[list[list[_Moment]], 
     if film.damage:
         notes.append(f"the video {film.damage}; what can be decoded was used")
     ordered = sorted(people.values(), key=lambda person: person.area, reverse=True)
-    return [person.moments for person in ordered], notes
+    return [person.moments for person in ordered], frames, notes
 
 
 def _until_damage(film: Video, notes: list[str]) -> Iterator[Frame]:

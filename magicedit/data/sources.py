@@ -1,7 +1,6 @@
 """Contents of a folder of photographs: sources, identities, splits and labels of other tools."""
 
 import hashlib
-import itertools
 import json
 import os
 import unicodedata
@@ -15,7 +14,7 @@ from magicedit.action_units import NAMES
 from magicedit.data.affectnet import Feeling, read_affectnet
 from magicedit.data.celeba import read_celeba
 from magicedit.data.identities import CLUSTER, FOLDERS, SAME_PERSON, read_identities
-from magicedit.data.labels import LabelFile, match_frames, match_labels, read_label_file
+from magicedit.data.labels import FrameLabel, LabelFile, match_frames, match_labels, read_label_file
 from magicedit.data.layout import TEST, TRAIN, people_of
 from magicedit.data.videos import DEFAULT_FRAMES, MOST_FRAMES, FrameKey, VideoFile, video_of
 from magicedit.errors import DatasetError
@@ -252,8 +251,8 @@ def find_sources(
         splits = split_of_people(identities, validation, fraction)
     notes, found, reasons = list(files.folder_notes), None, {}
     if choices.labels is not None and photographs:
-        found, reasons, note = _read_labels(choices.labels, choices.labels_scale, photographs)
-        notes += [note] if note else []
+        found, reasons, more_notes = _read_labels(choices.labels, choices.labels_scale, photographs)
+        notes += more_notes
     sources = Sources(
         photographs,
         splits,
@@ -391,48 +390,50 @@ def split_of_people(identities: set[str], validation: Iterable[str], fraction: f
 
 def _read_labels(
     labels: str | Path, scale: float | None, photographs: list[Source]
-) -> tuple[LabelFile, dict[str, dict[str, str]], dict[str, str] | None]:
-    """Returns the labels by source, the reasons to reject others, and a note on labels of nothing."""
+) -> tuple[LabelFile, dict[str, dict[str, str]], list[dict[str, str]]]:
+    """Returns the labels by source, the reasons to reject others, and notes on labels of nothing."""
     frames_of: dict[str, list[Source]] = defaultdict(list)
     for source in photographs:
         if source.frame is not None:
             frames_of[source.file].append(source)
     found = read_label_file(labels, scale, videos=bool(frames_of))
-    unlabelled = f"no label in {Path(labels).name}"
-    reasons = {source.name: {"reason": unlabelled} for source in photographs}
-    for source in itertools.chain.from_iterable(frames_of.values()):
-        reasons[source.name]["sha256"] = source.sha256  # its video need not be read to know of the frame
     matched = match_labels(found.intensities, [s.name for s in photographs if s.frame is None])
     by_source = {source: found.intensities[label] for source, label in matched.items()}
-    videos = match_labels(found.frames, frames_of)
+    videos, why, notes = match_labels(found.frames, frames_of), {}, []
     for video, label in videos.items():
-        frames, why = frames_of[video], None
-        if any(source.frame.face for source in frames):
-            why = f"{shown(label)} labels one face, and its video shows several"
-        else:
-            try:
-                labelled = match_frames(
-                    found.frames[label], [(s.frame.index, s.frame.seconds) for s in frames]
-                )
-            except DatasetError as error:
-                why = f"labels of {shown(label)} are refused: {error}"
-        for source in frames:
-            if why is not None:
-                reasons[source.name]["reason"] = why
-            elif source.frame.index in labelled:
-                by_source[source.name] = labelled[source.frame.index]
-    names = {*found.intensities, *found.frames}
+        try:
+            by_source |= _labels_of_frames(found.frames[label], frames_of[video])
+        except DatasetError as error:
+            why[video] = f"labels of {shown(label)} are refused: {error}"
+        count = frames_of[video][0].frame.frames
+        if beyond := sum((one.index or 0) >= count for one in found.frames[label]):
+            notes.append(_warning(label, f"{beyond} labels are of frames that {shown(video)} does not have"))
     if not by_source:
-        first = next((reasons[s.name]["reason"] for video in videos for s in frames_of[video]), "")
         raise DatasetError(
-            f"no label in {labels} is of a photograph in the folder; its names are {_some(names)}, "
-            f"the photographs' {_some(source.file for source in photographs)}" + (first and f"; {first}")
+            f"no label in {labels} is of a photograph in the folder; its names are "
+            f"{_some({*found.intensities, *found.frames})}, the photographs' "
+            f"{_some({source.file for source in photographs})}" + "".join(f"; {w}" for w in why.values())
         )
     missing = [name for name in NAMES if any(name not in aus for aus in by_source.values())]
     if missing:
         raise DatasetError(f"{labels} lacks {', '.join(missing)}; needed are {', '.join(NAMES)}")
-    note = _unmatched(labels, names - {*matched.values(), *videos.values()}, "label")
-    for name in by_source:
-        del reasons[name]
+    of_nothing = {*found.intensities, *found.frames} - {*matched.values(), *videos.values()}
+    note = _unmatched(labels, of_nothing, "label")
+    unlabelled = f"no label in {Path(labels).name}"
+    reasons = {}
+    for source in photographs:
+        if source.name not in by_source:
+            reasons[source.name] = {"reason": why.get(source.file, unlabelled)}
+            if source.frame is not None:  # its video need not be read again to know of it
+                reasons[source.name]["sha256"] = source.sha256
     intensities = {source: {name: aus[name] for name in NAMES} for source, aus in by_source.items()}
-    return replace(found, intensities=intensities, frames={}), reasons, note
+    return replace(found, intensities=intensities, frames={}), reasons, [*notes, *([note] if note else [])]
+
+
+def _labels_of_frames(labels: list[FrameLabel], frames: list[Source]) -> dict[str, dict[str, float]]:
+    """Returns the labels of a video's frames by name; DatasetError where they are not of this video, or could
+    be of several people."""
+    if any(source.frame.face for source in frames):
+        raise DatasetError("they are of one face, and the video shows several")
+    labelled = match_frames(labels, [(source.frame.index, source.frame.seconds) for source in frames])
+    return {s.name: labelled[s.frame.index] for s in frames if s.frame.index in labelled}

@@ -1,6 +1,7 @@
 """Videos as sources of a dataset: their names, and the keys of the frames that are chosen from them."""
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,15 +10,17 @@ from typing import NamedTuple
 
 DEFAULT_FRAMES, MOST_FRAMES = 16, 1000  # of each person of a video
 _FACE = "#face="
+_DIGITS = (28, 8, 8, 4, 8, 8)  # of the parts of a key
+_ENDS = tuple(itertools.accumulate(_DIGITS))
 _RULES = 1  # of choosing frames, see `magicedit.data.frames`; other rules choose anew
 
 
 class FrameKey(NamedTuple):
     """Identifies a chosen frame as the SHA-256 of its file identifies a photograph: 64 hexadecimal digits.
 
-    video: 36 digits, see `VideoFile.sha256`. index: of the frame, from 0. milliseconds: its time. face: the
+    video: 28 digits, see `VideoFile.sha256`. index: of the frame, from 0. milliseconds: its time. face: the
     person's number, 0 is the largest by area and time. chosen: number of frames chosen from the whole video,
-    so that a part of them is not taken for all.
+    so that a part of them is not taken for all. frames: number of frames of the video.
     """
 
     video: str
@@ -25,15 +28,17 @@ class FrameKey(NamedTuple):
     milliseconds: int
     face: int
     chosen: int
+    frames: int
 
     def __str__(self) -> str:
-        return f"{self.video}{self.index:08x}{self.milliseconds:08x}{self.face:04x}{self.chosen:08x}"
+        numbers = zip(self[1:], _DIGITS[1:], strict=True)
+        return self.video + "".join(f"{number:0{digits}x}" for number, digits in numbers)
 
     @staticmethod
     def parse(key: str) -> "FrameKey":
         """Reads what `str` wrote."""
-        numbers = (int(key[start:end], 16) for start, end in ((36, 44), (44, 52), (52, 56), (56, 64)))
-        return FrameKey(key[:36], *numbers)
+        video, *numbers = (key[end - digits : end] for end, digits in zip(_ENDS, _DIGITS, strict=True))
+        return FrameKey(video, *(int(number, 16) for number in numbers))
 
     @property
     def seconds(self) -> float:
@@ -64,6 +69,10 @@ class VideoFile:
         choice = [_RULES, self.content, self.frames, self.identity is not None]
         return hashlib.sha256(json.dumps(choice).encode()).hexdigest()
 
+    def key(self, index: int, seconds: float, face: int, chosen: int, frames: int) -> FrameKey:
+        """Returns the key of a chosen frame."""
+        return FrameKey(self.sha256[: _DIGITS[0]], index, round(1000 * seconds), face, chosen, frames)
+
     def person(self, face: int) -> str:
         """Returns the identity of a person of this video."""
         if self.identity is not None:
@@ -83,11 +92,11 @@ def video_of(identity: str) -> str:
 def known_frames(videos: Sequence[VideoFile], keys: Iterable[str]) -> dict[str, list[FrameKey]]:
     """Returns by `VideoFile.sha256` the frames that earlier runs chose, of the videos whose frames are all
     there. keys: of measured photographs and frames."""
-    wanted = {video.sha256[:36]: video.sha256 for video in videos}
+    wanted = {video.sha256[: _DIGITS[0]]: video.sha256 for video in videos}
     found: dict[str, list[FrameKey]] = {}
     for key in keys if wanted else ():
-        if key[:36] in wanted:
-            found.setdefault(wanted[key[:36]], []).append(FrameKey.parse(key))
+        if video := wanted.get(key[: _DIGITS[0]]):
+            found.setdefault(video, []).append(FrameKey.parse(key))
     return {
         video: sorted(frames, key=lambda frame: (frame.index, frame.face))
         for video, frames in found.items()

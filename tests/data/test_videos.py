@@ -99,7 +99,7 @@ def test_a_frame_s_key_tells_where_it_stands(filmed):
     assert len(row["sha256"]) == 64
     assert row["source"] == f"alice/talk.mp4#t={key.seconds:.3f}"
     assert key.index == round(key.seconds * RATE)
-    assert (key.face, key.chosen) == (0, 4)
+    assert (key.face, key.chosen, key.frames) == (0, 4, 4 * (HELD + 1))
 
 
 def test_each_person_of_a_loose_video_is_an_identity(filmed):
@@ -292,7 +292,7 @@ def alone(filmed, tmp_path_factory) -> Path:
 def test_a_table_of_a_video_labels_its_frames(tmp_path, alone, talk, backend, columns):
     """As OpenFace writes it: frames from 1, with success and confidence."""
     lines = []
-    for index in range(len(talk)):
+    for index in range(len(talk) + (3 if "number" in columns else 0)):  # a table that goes on
         at = {"number": [index + 1], "time": [f"{index / RATE:.3f}"]}
         at["number and time"] = [*at["number"], *at["time"]]
         lines.append([*at[columns], int(index != 0), *([index / 20] * 12)])
@@ -305,6 +305,9 @@ def test_a_table_of_a_video_labels_its_frames(tmp_path, alone, talk, backend, co
     failed = [entry for entry in report.rejected if entry["reason"] == "no label in talk.csv"]
     assert len(failed) + len(names(tmp_path / "dataset")) == 4
     assert not any(name.endswith("#t=0.000") for name in names(tmp_path / "dataset"))
+    notes = [note["note"] for note in report.notes if note.get("kind") == "warning"]
+    told = "3 labels are of frames that alice/talk.mp4 does not have"
+    assert notes == ([told] if "number" in columns else [])
 
 
 def test_frames_that_labels_left_out_are_read_again_when_they_have_one(
@@ -357,7 +360,9 @@ def test_labels_of_a_video_of_two_people_are_refused(tmp_path, filmed, talk, bac
     settings = SETTINGS | {"labels": tmp_path / "labels", "backend": backend}
     report = prepare_dataset(filmed / "folder", tmp_path / "dataset", **settings)
     reasons = {entry["source"].partition("#")[0]: entry["reason"] for entry in report.rejected}
-    assert reasons["street.mp4"] == "street labels one face, and its video shows several"
+    assert reasons["street.mp4"] == (
+        "labels of street are refused: they are of one face, and the video shows several"
+    )
     assert report.photographs == {"train": 4}
 
 
