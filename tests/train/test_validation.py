@@ -137,6 +137,19 @@ def test_a_resumed_run_has_the_same_losses(config, tmp_path):
     assert len(straight) == 4
 
 
+def test_the_loss_reaches_progress_and_tracker(config, tmp_path, capsys):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    steps = ("--max_train_steps=3", "--validation_steps=2", "--validation_pairs=2", "--logging_steps=3")
+    train(config(tmp_path, *SMALL, *steps, "--report_to=tensorboard"))
+    (line,) = [line for line in log(tmp_path) if line["step"] == 2]  # which is not logged but for this
+    events = EventAccumulator(str(tmp_path / "logs" / "magicedit")).Reload()
+    (event,) = events.Scalars("validation_loss")
+    assert (event.step, event.value) == (2, pytest.approx(line["validation_loss"], rel=1e-5))
+    assert f"validation_loss={line['validation_loss']:.4f}" in capsys.readouterr().err
+
+
 def test_a_mean_of_uneven_batches_is_of_the_samples(config, tmp_path):
     run = Run(config(tmp_path, *SMALL, "--validation_pairs=5"))
     whole = run.validation.losses(run.networks, run.accelerator)["validation_loss"]
@@ -225,7 +238,7 @@ def test_validation_takes_less_memory_than_a_step(config, tmp_path, sd_folder, m
 def test_previews_have_no_larger_batches_than_training(config, tmp_path):
     run = Run(config(tmp_path, *SMALL, "--validation_faces=2", "--default_guidance_scale=1"))
     rows, first_layer = [], run.method.networks.unet.conv_in
-    first_layer.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))  # copied with it
+    first_layer.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
     picture = run.method.preview()
     assert max(rows) == run.config.train_batch_size
     assert picture.shape == (2 * 32, 8 * 32, 3)  # a face a row, its source and seven requests
