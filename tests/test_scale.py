@@ -19,7 +19,7 @@ COMMANDS = shell_commands((REPOSITORY / "docs" / "scale.md").read_text())
 # A recipe is made for days: two steps on small pictures show that the line works
 SHORT = shlex.split(
     "--max_train_steps 2 --train_batch_size 1 --gradient_accumulation_steps 1 --resolution 64 "
-    "--mixed_precision no --dataloader_num_workers 0 --logging_steps 1 --validation_steps 1 "
+    "--mixed_precision no --dataloader_num_workers 0 --logging_steps 1 --validation_steps 2 "
     "--validation_pairs 2 --validation_faces 1"
 )
 SHORT_LORA = ["--lora_rank", "2"]

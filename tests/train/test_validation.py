@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 import weakref
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from toy_method import Adversarial, Points
 
 from magicedit.data import prepare_dataset
 from magicedit.errors import TrainingError
+from magicedit.train import compiled
 from magicedit.train.config import parse_config
 from magicedit.train.loop import Run, train
 from magicedit.train.methods import OBJECTIVES
@@ -192,6 +194,20 @@ def test_modes_are_as_before(config, tmp_path):
         assert not any(module.training for module in run.method.networks.modules())
     assert [module.training for module in run.method.networks.modules()] == modes
     assert len(set(modes)) == 2
+
+
+def test_compiled_networks_are_not_compiled_again_to_be_validated(config, tmp_path, monkeypatch):
+    import torch._dynamo
+
+    monkeypatch.setattr(compiled, "BACKEND", "aot_eager")  # no compiler is needed
+    monkeypatch.setenv("CXX", sys.executable)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    more = ("--compile", "--max_train_steps=2", "--validation_steps=1", "--validation_pairs=3")
+    train(config(tmp_path, *SMALL, *more))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2  # of both networks' training
+    assert all(line["validation_loss"] > 0 for line in log(tmp_path))
+    torch._dynamo.reset()
 
 
 # --- Memory -------------------------------------------------------------------------------------------------
