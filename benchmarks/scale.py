@@ -1,0 +1,223 @@
+"""Preparing many photographs: photographs a second with one core and with Ray on two, and memory.
+
+    python benchmarks/scale.py speed --before CHECKOUT    keeps benchmarks/scale.json
+    python benchmarks/scale.py memory
+
+speed: a real face backend on copies of one photograph. Arms are runs of their own, in turn: an earlier state
+of this repository (`git worktree add CHECKOUT COMMIT`), this one, and Ray with two workers. Costs are those
+of MORE photographs beyond FEW, so that starting costs nothing. CPU seconds are of all processes of a run;
+wall seconds tell of the machine's other work, too, whose load is kept beside them.
+
+memory: the peak of a process that prepares 1,000, 10,000 and 100,000 small files, and streams their shards.
+Measuring 100,000 faces takes hours; so the face backend is an object that tells the same face every time.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+from PIL import Image
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RESULT = REPOSITORY / "benchmarks" / "scale.json"
+PORTRAIT = REPOSITORY / "tests" / "portraits" / "closed_mouth.jpg"
+FEW, MORE, PASSES = 32, 320, 3  # photographs of a run
+COUNTS = (1_000, 10_000, 100_000)
+SIDE = 64  # px of the small files
+EACH = 10  # photographs of a person
+SECONDS_BETWEEN = 0.2  # readings of CPU times
+
+RUN = """
+import sys, magicedit.data
+folder, output, options = sys.argv[1], sys.argv[2], eval(sys.argv[3])
+if __name__ == "__main__":
+    magicedit.data.prepare_dataset(folder, output, size=256, progress=False, **options)
+"""
+
+
+def write_copies(folder: Path, count: int, content: bytes) -> None:
+    """Writes files of people, of one picture and different bytes: a JPEG may be followed by anything."""
+    for number in range(count):
+        person = folder / f"{number // EACH:06}"
+        person.mkdir(parents=True, exist_ok=True)
+        (person / f"{number % EACH}.jpg").write_bytes(content + number.to_bytes(8, "big"))
+
+
+def cost(checkout: Path, folder: Path, options: dict, threads: int) -> tuple[float, float]:
+    """CPU and wall seconds of a run of `checkout` on a folder, on so many cores."""
+    with tempfile.TemporaryDirectory() as output:
+        script = Path(output) / "run.py"
+        script.write_text(RUN)
+        started, seconds = time.perf_counter(), {}
+        cores = ",".join(map(str, sorted(os.sched_getaffinity(0))[:threads]))
+        command = ["taskset", "-c", cores, sys.executable, script, folder, f"{output}/out", repr(options)]
+        environment = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
+        run = psutil.Popen(list(map(str, command)), env=environment, stderr=subprocess.PIPE)
+        while run.poll() is None:
+            try:
+                for process in (run, *run.children(recursive=True)):
+                    used = process.cpu_times()
+                    seconds[process.pid] = used.user + used.system
+            except psutil.NoSuchProcess:
+                continue
+            time.sleep(SECONDS_BETWEEN)
+        if run.returncode:
+            raise RuntimeError(run.stderr.read().decode())
+        return sum(seconds.values()), time.perf_counter() - started
+
+
+def speed(before: Path) -> dict:
+    arms = {
+        "before": (before, {}, 1),
+        "now": (REPOSITORY, {}, 1),
+        "ray": (REPOSITORY, {"engine": "ray", "jobs": 2}, 2),
+    }
+    costs: dict[str, list[tuple[float, float]]] = {name: [] for name in arms}
+    loads = []
+    with tempfile.TemporaryDirectory() as place:
+        for count in (FEW, FEW + MORE):
+            write_copies(Path(place) / str(count), count, PORTRAIT.read_bytes())
+        for number in range(PASSES):
+            for name in list(arms) if number % 2 == 0 else reversed(arms):
+                checkout, options, cores = arms[name]
+                little, much = (
+                    cost(checkout, Path(place) / str(count), options, cores) for count in (FEW, FEW + MORE)
+                )
+                costs[name].append(tuple((b - a) / MORE for a, b in zip(little, much, strict=True)))
+                loads.append(os.getloadavg()[0])
+                print(name, costs[name][-1], file=sys.stderr)
+    cpu, wall = (
+        {name: statistics.median(pair[kind] for pair in found) for name, found in costs.items()}
+        for kind in (0, 1)
+    )
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=before, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    return {
+        "before": commit,
+        "photographs": MORE,
+        "load_average": round(statistics.mean(loads), 1),
+        "cpu_ms_a_photograph": {name: round(1e3 * value, 1) for name, value in cpu.items()},
+        "wall_ms_a_photograph": {name: round(1e3 * value, 1) for name, value in wall.items()},
+        "one_core_against_before": round(cpu["before"] / cpu["now"], 2),
+        # What two cores that do nothing else reach: the work of a photograph is divided between them
+        "two_cores_with_ray_by_cpu": round(2 * cpu["before"] / cpu["ray"], 2),
+        "two_cores_with_ray_by_wall": round(wall["before"] / wall["ray"], 2),
+        "passes": costs,
+    }
+
+
+class SameFace:
+    """A face backend that measured one face, and finds it in every picture."""
+
+    name = "same-face"
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        from magicedit.faces import load_backend
+
+        self._faces = load_backend("mediapipe").detect(pixels)[:1]
+
+    def detect(self, pixels: np.ndarray) -> list:
+        return self._faces
+
+
+def small_portrait() -> bytes:
+    import io
+
+    with Image.open(PORTRAIT) as picture:
+        picture.thumbnail((4 * SIDE, 4 * SIDE))
+        buffer = io.BytesIO()
+        picture.save(buffer, "jpeg", quality=80)
+    return buffer.getvalue()
+
+
+def peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3  # Linux: kilobytes
+
+
+def prepare_small(folder: Path, output: Path) -> None:
+    """Prepares a folder and prints what it took, as JSON."""
+    from magicedit.data import prepare_dataset
+
+    with Image.open(next(folder.glob("*/*.jpg"))) as picture:
+        backend = SameFace(np.asarray(picture.convert("RGB")))
+    before, started = peak_mb(), time.process_time()
+    report = prepare_dataset(folder, output, size=SIDE, backend=backend, progress=False)
+    photographs = sum(report.photographs.values())
+    seconds = time.process_time() - started
+    print(
+        json.dumps({"photographs": photographs, "start_mb": before, "peak_mb": peak_mb(), "cpu_s": seconds})
+    )
+
+
+def stream_small(dataset: Path, output: Path) -> None:
+    """Writes a dataset's shards and streams some samples, and prints what that took, as JSON."""
+    from magicedit.data.streaming import StreamingPairs
+    from magicedit.data.webdataset_shards import write_shards
+
+    StreamingPairs  # noqa: B018 - loaded before memory is read
+    before = peak_mb()
+    write_shards(dataset, output, shard_bytes=4_000_000, progress=False)
+    written = peak_mb()
+    pairs = StreamingPairs(output, resolution=SIDE, warped=0.5, relations=False)
+    for n in range(0, 4 * len(pairs), max(1, len(pairs) // 50)):
+        pairs[n]
+    print(json.dumps({"start_mb": before, "written_mb": written, "streamed_mb": peak_mb()}))
+
+
+def memory(counts: tuple[int, ...]) -> dict:
+    rows = []
+    for count in counts:
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place)
+            write_copies(folder / "photographs", count, small_portrait())
+            row = {}
+            for step, paths in {
+                "prepare-small": ("photographs", "dataset"),
+                "stream-small": ("dataset", "shards"),
+            }.items():
+                command = [sys.executable, __file__, step, *(folder / name for name in paths)]
+                environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+                run = subprocess.run(
+                    list(map(str, command)), env=environment, stdout=subprocess.PIPE, text=True, check=True
+                )
+                row[step] = json.loads(run.stdout.splitlines()[-1])
+        print(count, row, file=sys.stderr)
+        rows.append({"photographs": count, **row})
+    first, last = rows[0], rows[-1]
+    more = last["photographs"] - first["photographs"]
+    grown = last["prepare-small"]["peak_mb"] - first["prepare-small"]["peak_mb"]
+    return {"runs": rows, "prepare_bytes_a_photograph": round(1e6 * grown / more)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    steps = parser.add_subparsers(dest="step", required=True)
+    steps.add_parser("speed").add_argument("--before", type=Path, required=True)
+    steps.add_parser("memory").add_argument("--counts", type=int, nargs="+", default=COUNTS)
+    for name in ("prepare-small", "stream-small"):
+        step = steps.add_parser(name, help="one run of `memory`")
+        step.add_argument("folder", type=Path)
+        step.add_argument("output", type=Path)
+    args = parser.parse_args()
+    if args.step in ("prepare-small", "stream-small"):
+        {"prepare-small": prepare_small, "stream-small": stream_small}[args.step](args.folder, args.output)
+        return
+    from machine import circumstances
+
+    found = speed(args.before) if args.step == "speed" else memory(tuple(args.counts))
+    kept = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    RESULT.write_text(json.dumps(kept | {args.step: circumstances() | found}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
