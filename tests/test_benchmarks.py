@@ -44,6 +44,7 @@ def committed(name: str) -> dict:
         "emotion_diffusion",
         "flow_autoencoder",
         "ganimation",
+        "video_frames",
     ],
 )
 def test_results_say_where_they_come_from(name):
