@@ -41,9 +41,9 @@ def _means(sources: Sources, places: Mapping[str, Place]) -> dict[str, np.ndarra
     for file, rows in rows_of.items():
         with open_regular(file) as opened, pq.ParquetFile(opened) as parquet:
             column = parquet.read(["descriptor"]).column(0).combine_chunks()
-        descriptors = column.flatten().to_numpy().reshape(-1, DESCRIPTOR)
+        values, starts = column.values.to_numpy(), column.offsets.to_numpy()  # warped rows have no values
         for row, identity in rows:
-            sums[identity] += descriptors[row]
+            sums[identity] += values[starts[row] : starts[row + 1]]
     counts = Counter(source.identity for source in sources.photographs)
     return {identity: total / counts[identity] for identity, total in sums.items()}
 

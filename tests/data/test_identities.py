@@ -1,4 +1,5 @@
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -169,6 +170,19 @@ def test_faces_are_grouped_into_people(tmp_path, crowd, backend):
     assert again.unchanged
     split = prepare_dataset(crowd, tmp_path / "dataset", validation=["a/2.png"], **settings)
     assert (split.measured, split.identities) == (0, {"train": 1, "validation": 1})
+
+
+def test_groups_of_a_dataset_with_warped_rows_stay_as_they_are(tmp_path, crowd, backend):
+    """Its shards are read again where a photograph is added."""
+    folder = shutil.copytree(crowd, tmp_path / "folder")
+    settings = SETTINGS | {"backend": backend, "identities": "cluster", "augment": "muscles", "variants": 1}
+    prepare_dataset(folder, tmp_path / "dataset", **settings)
+    before = identities(tmp_path / "dataset")
+    Image.fromarray(np.asarray(Image.open(folder / "a" / "2.png"))[10:, 10:]).save(folder / "c.png")
+    report = prepare_dataset(folder, tmp_path / "dataset", **settings)
+    assert report.measured == 1
+    again = {"c.png": "a/2.png", "c.png#muscles-1": "a/2.png"}
+    assert identities(tmp_path / "dataset") == before | again
 
 
 def test_grouping_refuses_folders_of_splits(tmp_path, photographs, crowd):
