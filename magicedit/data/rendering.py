@@ -4,7 +4,7 @@ import io
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -33,6 +33,15 @@ class Photograph:
     @property
     def nbytes(self) -> int:
         return self.pixels.nbytes + self.landmarks.nbytes
+
+
+class _Warp(NamedTuple):
+    """A warped picture and its landmarks (points, 2) px; flow and opened as of `warping.backward_flow`."""
+
+    pixels: np.ndarray
+    landmarks: np.ndarray
+    flow: np.ndarray | None = None
+    opened: np.ndarray | None = None
 
 
 class PairRenderer:
@@ -87,12 +96,15 @@ class PairRenderer:
             fields = self._held.get(
                 ("fields", draw.source),
                 lambda: warping.displacement_fields(
-                    source.landmarks, self._size, self.settings.action_units, self._stride
+                    source.landmarks, self._size, self.settings.action_units, self._stride, np.float32
                 ),
             )
         tone = np.ones(3) if correspondence is None else correspondence.tone
-        source_pixels, source_landmarks = self._render(source, draw.source_command, fields, np.ones(3), draw)
-        target_pixels, target_landmarks = self._render(target, draw.target_command, fields, tone, draw)
+        first = self._warped(source, draw.source_command, fields, draw.mouth)
+        same = draw.source == draw.target and np.array_equal(draw.source_command, draw.target_command)
+        second = first if same else self._warped(target, draw.target_command, fields, draw.mouth)
+        source_pixels, source_landmarks = self._finished(first, np.ones(3), draw)
+        target_pixels, target_landmarks = self._finished(second, tone, draw)
         described, landmarks = (
             (source_pixels, source_landmarks) if draw.warped else (target_pixels, target_landmarks)
         )
@@ -100,7 +112,7 @@ class PairRenderer:
         relation = {}
         if self.settings.relations:
             names = ("flow", "mask", "weight")
-            values = self._relation(draw, target, fields, correspondence)
+            values = self._relation(draw, second, correspondence, same)
             relation = dict(zip(names, map(torch.from_numpy, values), strict=True))
         return relation | {
             "source": to_tensor(source_pixels),
@@ -112,21 +124,22 @@ class PairRenderer:
             "target_index": draw.target,
         }
 
-    def _render(
-        self,
-        photograph: Photograph,
-        command: np.ndarray,
-        fields: np.ndarray | None,
-        tone: np.ndarray,
-        draw: Draw,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """A picture, warped, placed, mirrored and toned as drawn, and its landmarks there."""
-        pixels, landmarks = photograph.pixels, photograph.landmarks
-        if command.any():
-            mouth = None if draw.mouth is None else self._mouths[draw.mouth]
-            pixels = warping.warp_photo(pixels, fields, command, landmarks, mouth)
-            landmarks = warping.warp_landmarks(landmarks, fields, command, self._stride)
-        pixels = self._placed(pixels, draw)
+    def _warped(
+        self, photograph: Photograph, command: np.ndarray, fields: np.ndarray | None, mouth: int | None
+    ) -> _Warp:
+        """A photograph warped by a command."""
+        if not command.any():
+            return _Warp(photograph.pixels, photograph.landmarks)
+        teeth = None if mouth is None else self._mouths[mouth]
+        pixels, flow, opened = warping.warp_with_flow(
+            photograph.pixels, fields, command, photograph.landmarks, teeth
+        )
+        landmarks = warping.warp_landmarks(photograph.landmarks, fields, command, self._stride)
+        return _Warp(pixels, landmarks, flow, opened)
+
+    def _finished(self, warp: _Warp, tone: np.ndarray, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
+        """A warped picture, placed, mirrored and toned as drawn, and its landmarks there."""
+        pixels, landmarks = self._placed(warp.pixels, draw), warp.landmarks
         if draw.matrix is not None:
             landmarks = landmarks @ draw.matrix[:, :2].T + draw.matrix[:, 2]
         if draw.flip:  # those that the condition image needs
@@ -138,33 +151,26 @@ class PairRenderer:
         return pixels, landmarks
 
     def _relation(
-        self,
-        draw: Draw,
-        target: Photograph,
-        fields: np.ndarray | None,
-        correspondence: warping.Correspondence | None,
+        self, draw: Draw, target: _Warp, correspondence: warping.Correspondence | None, same: bool
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns flow, mask and weight of a pair."""
+        """Returns flow, mask and weight of a pair. same: whether its pictures are."""
         size = self._size
+        flow, mask = np.zeros((size, size, 2), np.float32), np.zeros((size, size), np.float32)
         weight = np.ones((size, size), np.float32)
-        same = draw.source == draw.target and np.array_equal(draw.source_command, draw.target_command)
         if correspondence is not None:
             flow, mask, weight = correspondence.flow, correspondence.mask, correspondence.weight
-        elif same:
-            flow, mask = np.zeros((size, size, 2), np.float32), np.zeros((size, size), np.float32)
-        elif not draw.warped or draw.source_command.any():
-            flow = np.full((size, size, 2), np.nan, np.float32)
-            mask = np.full((size, size), np.nan, np.float32)
-        else:
-            flow, mask = warping.backward_flow(fields, draw.target_command, target.landmarks, size)
-            flow = flow.astype(np.float32)
+        elif not same and (not draw.warped or draw.source_command.any()):
+            flow[:], mask[:] = np.nan, np.nan
+        elif not same:
+            flow, mask = target.flow, target.opened
             flow[mask > 0.5] = np.nan
-            moved = warping.warp_landmarks(target.landmarks, fields, draw.target_command, self._stride)
-            weight[warping.near_lips(moved, size, "left_eye", "right_eye")] = warping.LIPS_WEIGHT
+            near = warping.near_lips(target.landmarks, size, "left_eye", "right_eye")
+            weight[near] = warping.LIPS_WEIGHT
         flow, mask, weight = (self._placed(values, draw) for values in (flow, mask, weight))
         if draw.matrix is not None:
-            flow = flow @ draw.matrix[:, :2].T.astype(np.float32)
-        if draw.flip:
+            turned = draw.matrix[:, :2] * [[-1], [1]] if draw.flip else draw.matrix[:, :2]
+            flow = cv2.transform(flow, turned)
+        elif draw.flip:
             flow = flow * np.float32([-1, 1])
         return tuple(np.ascontiguousarray(values, np.float32) for values in (flow, mask, weight))
 
@@ -211,7 +217,7 @@ def decoded(content: bytes, size: int, whole: bool = True) -> np.ndarray:
                 raise ValueError(f"it has {picture.width} x {picture.height} px, expected {size} x {size}")
             if not whole:  # JPEG: several times faster
                 picture.draft("RGB", (size // 8, size // 8))
-            return np.asarray(picture.convert("RGB"))
+            return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
     except Exception as error:  # decoders of damaged files raise anything at all
         raise ValueError(f"its picture cannot be used ({reason_of(error, 200)})") from error
 

@@ -61,6 +61,7 @@ _FRESH, _REPLACED = "fresh", "replaced"  # in WORK: a dataset being written, and
 JPEG_QUALITY = 95
 _METADATA_KEY = b"magicedit"  # of the Parquet schema: the settings that its rows were measured with
 _SHARD_BYTES = 256 * 2**20
+_REPETITIVE = ["identity", "scheme", "notes.list.element", "emotion", "attributes.list.element"]  # columns
 ROW_GROUP = 16  # rows that random access reads at once: about one megabyte
 
 _SHARD = re.compile(rf"({'|'.join(SPLITS)})-[0-9]{{5,}}\.parquet")  # the names of our shards
@@ -69,7 +70,7 @@ _READ = re.compile(rf"({'|'.join(SPLITS)})-.*\.parquet")  # and of what readers 
 Row = dict[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Place:
     """Location of a measured photograph's row."""
 
@@ -140,7 +141,9 @@ def write_rows(path: Path, groups: Iterable[list[Row]], settings: Mapping[str, A
     """Writes rows in groups of ROW_GROUP, without compression because the images are compressed."""
     schema = features().arrow_schema
     schema = schema.with_metadata({**schema.metadata, _METADATA_KEY: json.dumps(settings).encode()})
-    with replacing(path) as file, pq.ParquetWriter(file, schema, compression="none") as writer:
+    # Values of other columns, plain, are read by their places
+    shared = {"use_dictionary": _REPETITIVE, "compression": "none"}
+    with replacing(path) as file, pq.ParquetWriter(file, schema, **shared) as writer:
         for group in groups:
             writer.write_table(pa.Table.from_pylist(group, schema), row_group_size=ROW_GROUP)
 
@@ -162,16 +165,23 @@ def measured_before(output: Path, settings: Mapping[str, Any]) -> dict[str, Plac
     return places
 
 
-def row_group(file: Path, number: int) -> list[Row]:
-    """Returns the rows of one of a shard's row groups, ROW_GROUP but in the last. DatasetError where it is
-    damaged."""
+@contextlib.contextmanager
+def opened_shard(file: Path) -> Iterator[pq.ParquetFile]:
+    """Opens a file of measured rows; DatasetError where it is damaged."""
     try:
         with open_regular(file) as opened, pq.ParquetFile(opened) as parquet:
-            return parquet.read_row_group(number).to_pylist()
+            yield parquet
     except (pa.ArrowException, OSError, ValueError, LookupError) as error:
         raise DatasetError(
             f"{shown(file)} is damaged ({str(error)[:200]}); remove it to measure its photographs again"
         ) from error
+
+
+def row_group(file: Path, number: int) -> list[Row]:
+    """Returns the rows of one of a shard's row groups, ROW_GROUP but in the last. DatasetError where it is
+    damaged."""
+    with opened_shard(file) as parquet:
+        return parquet.read_row_group(number).to_pylist()
 
 
 def check_ours(output: Path, names: Collection[str]) -> None:

@@ -11,7 +11,7 @@ from magicedit.warping.muscles import SHAPES, displacement_fields, parts_lips
 from magicedit.warping.shading import SHADES, shade
 from magicedit.warping.steering import steer
 from magicedit.warping.teeth import Mouth, choose_mouth, embedded_mouths, own_mouth
-from magicedit.warping.warp import backward_flow, warp_landmarks, warp_photo
+from magicedit.warping.warp import backward_flow, warp_landmarks, warp_photo, warp_with_flow
 
 __all__ = [
     "LIPS_WEIGHT",
@@ -40,4 +40,5 @@ __all__ = [
     "turn_head",
     "warp_landmarks",
     "warp_photo",
+    "warp_with_flow",
 ]

@@ -85,63 +85,66 @@ def correspond(
     rows, columns = part = _around(face, ceil(_BLUR_REACH * blur))
 
     # 2. Two fields, of the skin above the mouth's opening and of the skin below it
-    shared, upper, lower = shared_landmarks(SKIN), list(UPPER_LIP), list(LOWER_LIP)
-    places, moves = frame.to_face(target_landmarks), source_landmarks - target_landmarks
+    ids = shared_landmarks(SKIN), list(UPPER_LIP), list(LOWER_LIP)
+    places = frame.to_face(target_landmarks).astype(np.float32)
+    moves = (source_landmarks - target_landmarks).astype(np.float32)
     spans = [range(span.start // _STRIDE - 2, -(-span.stop // _STRIDE) + 2) for span in part]
     down, across = (np.array(span) * _STRIDE + (_STRIDE - 1) / 2 for span in spans)
     grid = frame.to_face(np.stack(np.meshgrid(across, down), -1).reshape(-1, 2))
-    fields = sheet_fields(
-        *(tuple(each[ids] for ids in (shared, upper, lower)) for each in (places, moves)), grid
-    )
-    fields = fields.astype(np.float32).reshape(len(down), len(across), 4)
+    fields = sheet_fields(tuple(places[i] for i in ids), tuple(moves[i] for i in ids), grid)
+    fields = fields.reshape(len(down), len(across), 4)
     fine = cv2.resize(fields, None, fx=_STRIDE, fy=_STRIDE, interpolation=cv2.INTER_CUBIC)
-    inner = (
-        slice(s.start - r.start * _STRIDE, s.stop - r.start * _STRIDE)
-        for s, r in zip(part, spans, strict=True)
-    )
-    sheets = fine[tuple(inner)]  # (rows, columns, 4) px, two values of each sheet
+    first = [span.start - coarse.start * _STRIDE for span, coarse in zip(part, spans, strict=True)]
+    height, width = rows.stop - rows.start, columns.stop - columns.start
+    sheets = fine[first[0] : first[0] + height, first[1] : first[1] + width]  # px, two values of each sheet
 
     # 3. Which sheet a pixel lies on: by the line between the target's lips
     edges = target_landmarks[list(UPPER_LIP_EDGE)], target_landmarks[list(LOWER_LIP_EDGE)]
     middle = (edges[0] + edges[1]) / 2
     order = np.argsort(middle[:, 0])
-    x, y = np.arange(columns.start, columns.stop), np.arange(rows.start, rows.stop)[:, None]
-    below = y > np.interp(x, middle[order, 0], middle[order, 1])
+    x, y = (np.arange(span.start, span.stop, dtype=np.float32) for span in (columns, rows))
+    below = y[:, None] > np.interp(x, middle[order, 0], middle[order, 1])
     known = np.where(below[..., None], sheets[..., 2:], sheets[..., :2])
 
     # 4. Light, and the residual after movement
-    mouth = polygon_mask(region_polygon(target_landmarks, "mediapipe478", "mouth"), size)
+    mouth = polygon_mask(region_polygon(target_landmarks, "mediapipe478", "mouth"), size)[part]
     eyes = np.zeros((size, size), bool)
     for name in ("left_eye", "right_eye"):
         eye = region_polygon(target_landmarks, "mediapipe478", name)
         eyes |= polygon_mask(eye.mean(0) + (eye - eye.mean(0)) * _EYE_GROWTH, size)
-    places = known + np.stack(np.broadcast_arrays(x, y), -1).astype(np.float32)
-    moved = cv2.remap(source, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
-    wanted = target[part]
-    tone = np.ones(3)
+    face, eyes = face[part], eyes[part]
+    moved = cv2.remap(
+        source, known[..., 0] + x, known[..., 1] + y[:, None], cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REFLECT_101,
+    )  # fmt: skip
+    wanted, tone = target[part], np.ones(3)
     if match_tone:
-        skin = (face & ~mouth & ~eyes)[part]
-        tone = _medians(moved[skin]) / np.maximum(_medians(wanted[skin]), 1)
-        tone = tone.clip(*_TONE)
-    difference = moved.astype(np.float32) - wanted * tone.astype(np.float32)
-    difference = np.abs(cv2.GaussianBlur(difference, (0, 0), blur))
+        skin = face & ~mouth & ~eyes
+        tone = (_medians(moved, skin) / np.maximum(_medians(wanted, skin), 1)).clip(*_TONE)
+    difference = cv2.multiply(wanted, (*tone, 0.0), dtype=cv2.CV_32F)
+    difference = np.abs(cv2.GaussianBlur(moved - difference, (0, 0), blur))
     difference = cv2.transform(difference, np.full((1, 3), 1 / (3 * 255)))
     low, high = UNEXPLAINED
-    flow, weight = np.full((size, size, 2), np.nan, np.float32), np.zeros((size, size), np.float32)
-    flow[part], weight[part] = known, 1 - np.clip((difference - low) / (high - low), 0, 1)
-    weight[~face | eyes] = 0
-    weight[near_lips(target_landmarks, size)] *= LIPS_WEIGHT
-    mask = np.zeros((size, size), np.float32)
+    weight = (1 - (difference - low) / (high - low)).clip(0, 1) * (face & ~eyes)
+    weight[near_lips(target_landmarks, size)[part]] *= LIPS_WEIGHT
+    mask = np.where(face, np.float32(0), np.float32(np.nan))
+    known[~face] = np.nan
     gaps = [
         np.linalg.norm(points[list(UPPER_LIP_EDGE)] - points[list(LOWER_LIP_EDGE)], axis=1).max()
         for points in (source_landmarks, target_landmarks)
     ]
     if gaps[1] > _OPEN * frame.interocular:
-        mask[mouth] = 1.0 if gaps[1] > _NEWLY_OPEN * gaps[0] else np.nan
-        flow[mouth] = np.nan
+        mask[mouth & face] = 1.0 if gaps[1] > _NEWLY_OPEN * gaps[0] else np.nan
+        known[mouth] = np.nan
         weight[mouth] = 0
-    flow[~face] = mask[~face] = np.nan
-    return Correspondence(flow, mask, weight, tone.astype(np.float32))
+    found = (
+        np.full((size, size, 2), np.nan, np.float32),
+        np.full((size, size), np.nan, np.float32),
+        np.zeros((size, size), np.float32),
+    )
+    for values, inner in zip(found, (known, mask, weight), strict=True):
+        values[part] = inner
+    return Correspondence(*found, tone.astype(np.float32))
 
 
 def _around(region: np.ndarray, reach: int) -> tuple[slice, slice]:
@@ -154,10 +157,13 @@ def _around(region: np.ndarray, reach: int) -> tuple[slice, slice]:
     return tuple(spans)
 
 
-def _medians(levels: np.ndarray) -> np.ndarray:
-    """The median of each column of levels (n, 3) uint8, as `np.median`, several times faster."""
-    counts = np.stack([np.bincount(column, minlength=256) for column in levels.T]).cumsum(1)
-    middle = [(counts > place).argmax(1) for place in ((len(levels) - 1) // 2, len(levels) // 2)]
+def _medians(pixels: np.ndarray, region: np.ndarray) -> np.ndarray:
+    """The median of each channel of pixels (height, width, 3) uint8 in a region (height, width) bool."""
+    region = region.astype(np.uint8)
+    counts = [cv2.calcHist([pixels], [channel], region, [256], [0, 256]).ravel() for channel in range(3)]
+    counts = np.cumsum(counts, axis=1)
+    total = counts[0, -1]
+    middle = [(counts > place).argmax(1) for place in ((total - 1) // 2, total // 2)]
     return np.mean(middle, 0)
 
 

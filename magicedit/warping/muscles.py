@@ -186,18 +186,29 @@ def _anchors(landmarks: np.ndarray, size: int) -> np.ndarray:
     centre, frame = oval.mean(0), face_frame(landmarks)
     below = np.clip(frame.to_face(oval)[:, 1:] - 1.2, 0, 0.6) / 0.6  # 0 at the cheeks .. 1 at the chin
     near, far = (centre + (oval - centre) * (scale + 0.45 * below) for scale in (1.15, 1.6))
+    return np.concatenate([near, far, _border(size)])
+
+
+@cache
+def _border(size: int) -> np.ndarray:
+    """Points (48, 2) px on the border of a crop."""
     steps = np.linspace(-0.5, size - 0.5, 13)
-    border = np.array([(x, y) for x in steps for y in steps if not {x, y}.isdisjoint(steps[[0, -1]])])
-    return np.concatenate([near, far, border])
+    return np.array([(x, y) for x in steps for y in steps if not {x, y}.isdisjoint(steps[[0, -1]])])
 
 
 def displacement_fields(
-    landmarks: np.ndarray, size: int, names: Sequence[str] = NAMES, stride: int = 4
+    landmarks: np.ndarray,
+    size: int,
+    names: Sequence[str] = NAMES,
+    stride: int = 4,
+    precision: type[np.floating] = np.float64,
 ) -> np.ndarray:
     """Returns one dense displacement field per AU, once per photograph; any AU vector is a weighted sum.
 
     landmarks: MediaPipe's (478, 2), px of a square crop of `size` px (pixel centres at whole numbers).
     stride: px between samples, which lie in the middle of stride x stride blocks; it must divide `size`.
+    precision: float32 takes two thirds of the time; it errs by up to 0.1 px, on average 0.002 px, in crops
+    of 352 px.
     Returns float32 (aus, size / stride, size / stride, 4): the *forward* displacement of the skin at
     intensity 5 in crop px, x and y of the sheet of skin above the mouth's opening, then x and y of the one
     below it. The two differ only near the mouth; there they let the lips part without tearing or smearing.
@@ -217,7 +228,8 @@ def displacement_fields(
     moves = moves.reshape(LANDMARKS, -1)
     still = np.zeros((len(anchors), moves.shape[1]))
     values = np.concatenate([moves[shared], still]), moves[upper], moves[lower]
-    fields = sheet_fields(tuple(map(frame.to_face, places)), values, grid)  # (samples, sheets, aus * 2)
+    places = tuple(frame.to_face(part).astype(precision) for part in places)
+    fields = sheet_fields(places, values, grid)  # (samples, sheets, aus * 2)
     fields = fields.reshape(steps, steps, 2, len(names), 2).transpose(3, 0, 1, 2, 4)
     fields = fields.reshape(len(names), steps, steps, 4)
     # A long face's dropping chin may reach the crop's border, beyond which there is nothing to move

@@ -52,13 +52,14 @@ def _backward(
 ) -> tuple[np.ndarray, _Opening]:
     stride = _stride(fields, size)
     forward = _combine(fields, au_vector)  # (size/stride, size/stride, 4) px
-    inverse = _invert(forward, stride)
-    flow = cv2.resize(inverse, (size, size), interpolation=cv2.INTER_CUBIC)  # (size, size, 4) px
+    backward, lower = (  # (size, size, 2) px of each sheet
+        cv2.resize(inverse, (size, size), interpolation=cv2.INTER_CUBIC)
+        for inverse in _inverses(forward, stride)
+    )
     opening = _mouth(forward, np.asarray(landmarks, np.float64), stride, size)
     rows = opening.rows
-    backward = flow[..., :2]
-    backward[rows] += opening.below[..., None] * (flow[rows, :, 2:] - backward[rows])
-    backward[rows.stop :] = flow[rows.stop :, :, 2:]
+    backward[rows] += opening.below[..., None] * (lower[rows] - backward[rows])
+    backward[rows.stop :] = lower[rows.stop :]
     return backward, opening
 
 
@@ -76,18 +77,31 @@ def warp_photo(
     the mouth. Where the lips part farther than in the photograph, the mouth's inside is painted with the
     teeth of `mouth`, or dark. Returns uint8 (size, size, 3); an equal copy for a zero vector.
     """
+    return warp_with_flow(pixels, fields, au_vector, landmarks, mouth)[0]
+
+
+def warp_with_flow(
+    pixels: np.ndarray,
+    fields: np.ndarray,
+    au_vector: np.ndarray,
+    landmarks: np.ndarray,
+    mouth: Mouth | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns what `warp_photo` and `backward_flow` return for the same arguments, in less time than both."""
     size = pixels.shape[0]
     if pixels.shape != (size, size, 3) or pixels.dtype != np.uint8:
         raise ValueError(f"pixels must be uint8 (size, size, 3), got {pixels.dtype} {pixels.shape}")
+    opened = np.zeros((size, size), np.float32)
     if not np.any(au_vector):
-        return pixels.copy()
+        return pixels.copy(), np.zeros((size, size, 2), np.float32), opened
     backward, opening = _backward(fields, au_vector, landmarks, size)
     warped = read_at(pixels, backward)
+    opened[opening.rows] = opening.opened
     if opening.opened.any():
         band = warped[opening.rows]
         inside = _inside(pixels, landmarks, opening, mouth)
         band[:] = np.rint(np.clip(band + opening.opened[..., None] * (inside - band), 0, 255))
-    return warped
+    return warped, backward, opened
 
 
 def _inside(pixels: np.ndarray, landmarks: np.ndarray, opening: _Opening, mouth: Mouth | None) -> np.ndarray:
@@ -147,10 +161,10 @@ def _combine(fields: np.ndarray, au_vector: np.ndarray) -> np.ndarray:
     return np.tensordot(au_vector / 5, fields, 1)
 
 
-def _invert(forward: np.ndarray, stride: int) -> np.ndarray:
-    """The backward flow of both sheets, on their grid."""
+def _inverses(forward: np.ndarray, stride: int) -> list[np.ndarray]:
+    """The backward flow of each sheet, on their grid."""
     sheets = np.ascontiguousarray(forward[..., :2]), np.ascontiguousarray(forward[..., 2:])
-    return np.concatenate([inverse_of(sheet, stride) for sheet in sheets], -1)
+    return [inverse_of(sheet, stride) for sheet in sheets]
 
 
 def inverse_of(
