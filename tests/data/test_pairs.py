@@ -602,6 +602,22 @@ def test_no_usable_pair_is_an_error(dataset, tmp_path, unexamined):
         pairs[0]
 
 
+def test_what_prepare_writes_is_read_by_its_place(dataset, tmp_path, monkeypatch):
+    """Without the shards' footers, the same as pyarrow reads it; compressed shards are read by pyarrow."""
+    rows = pq.read_table(next((dataset / "data").glob("train-*"))).to_pylist()
+    compressed = changed_rows(dataset, tmp_path / "other", lambda rows: None)
+    with monkeypatch.context() as patch:
+        patch.delattr("magicedit.data.shard_files.ShardFiles._cell")
+        records = open_pairs(dataset).records
+        for n, row in enumerate(rows):
+            assert records.picture(n) == row["image"]["bytes"]
+            assert records[n].source == row["source"]
+            np.testing.assert_array_equal(records[n].landmarks.ravel(), np.float32(row["landmarks"]))
+        with pytest.raises(AttributeError, match="_cell"):
+            open_pairs(compressed, memory=1)[0]
+    assert same(open_pairs(compressed)[0], open_pairs(dataset)[0])
+
+
 def test_landmarks_beside_unusable_ones_are_their_own(dataset, tmp_path):
     """Rows too short and too long by the same, between which others would be read at a wrong place."""
 
