@@ -6,14 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from magicedit.data.identities import cluster
 from magicedit.data.layout import TRAIN
-from magicedit.data.shards import Place
+from magicedit.data.shards import Place, opened_shard
 from magicedit.data.sources import Choices, Sources, split_of_people
 from magicedit.faces.identity import DESCRIPTOR
-from magicedit.files import open_regular
 
 
 def group_people(sources: Sources, places: Mapping[str, Place], choices: Choices) -> None:
@@ -39,7 +37,7 @@ def _means(sources: Sources, places: Mapping[str, Place]) -> dict[str, np.ndarra
         place = places[source.sha256]
         rows_of[place.file].append((place.row, source.identity))
     for file, rows in rows_of.items():
-        with open_regular(file) as opened, pq.ParquetFile(opened) as parquet:
+        with opened_shard(file) as parquet:
             column = parquet.read(["descriptor"]).column(0).combine_chunks()
         values, starts = column.values.to_numpy(), column.offsets.to_numpy()  # warped rows have no values
         for row, identity in rows:
