@@ -6,7 +6,6 @@ projections and convolutions in the FLOPs, and with them the ratio of naive to e
 full size; shrinking the width alone would inflate that ratio. `TINY` is for tests.
 """
 
-import contextlib
 import json
 import tempfile
 from dataclasses import dataclass
@@ -70,7 +69,7 @@ def make_pipeline(
     Layers that start at zero get weights too, so that outputs depend on every input.
     """
     on_meta = torch.device(device).type == "meta"
-    with torch.device("meta") if on_meta else contextlib.nullcontext(), torch.random.fork_rng():
+    with torch.device(device), torch.random.fork_rng():  # on a GPU the numbers are others than on a CPU
         torch.manual_seed(seed)
         unet, reference_unet = make_unets(size, action_units)
         vae = AutoencoderKL(
@@ -98,7 +97,7 @@ def make_pipeline(
         with torch.no_grad():
             unet.conv_in.weight[:, 4:].normal_(std=0.1)
             unet.class_embedding.weight.normal_()
-    tiny_vae = make_tiny_decoder(size, "meta" if on_meta else "cpu")
+    tiny_vae = make_tiny_decoder(size, device)
     pipeline = MagicEditPipeline(
         unet=unet.eval(),
         reference_unet=reference_unet.eval(),
@@ -136,7 +135,9 @@ def make_tokenizer(tokens: int) -> CLIPTokenizer:
         return CLIPTokenizer.from_pretrained(name, model_max_length=tokens)
 
 
-def make_tiny_decoder(size: ModelSize, device: str = "meta", dtype: torch.dtype = torch.float32):
+def make_tiny_decoder(
+    size: ModelSize, device: str | torch.device = "meta", dtype: torch.dtype = torch.float32
+):
     """`AutoencoderTiny`: at full size of its published width, else narrower as the other networks are."""
     widths = (size.vae_channels[0] // 2,) * 4
     with torch.device(device):

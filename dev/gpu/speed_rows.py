@@ -1,0 +1,345 @@
+"""Measures rows of one group on the GPU, and writes each into speed.json at once; see `run.py`.
+
+    python dev/gpu/speed_rows.py edits|training|graphs|compiled --output DIR --seconds N [--dry-run]
+
+Models have Stable Diffusion 1.5's size and random weights, 512 px, bfloat16. A row has the median seconds of
+its calls, images a second, the most memory allocated, and the utilisation: counted FLOPs over seconds and the
+peak of the device. A row that cannot be measured has the reason under "failed". The rows most wanted come
+first; one that would end after the time given is left out.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+
+import torch
+from counting import flops
+from naive import NaiveSystem
+from proxy import SIZES, ModelSize, distilled, make_pipeline, random_au_deltas, random_faces
+from run import write_json
+from training_step import training_batch, training_losses
+
+from magicedit.action_units import NAMES
+from magicedit.models.optimize import short
+from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
+from magicedit.pipelines.reference_attention import encode_reference, predict_noise, project_reference
+from magicedit.train.config import parse_config
+from magicedit.train.networks import Networks, prepare_for_training
+from magicedit.train.objectives import noise_objective
+from magicedit.train.throughput import peak_flops
+
+GUIDANCE = 3.0
+LORA_BATCHES = (2, 8)
+ENOUGH_SECONDS = 4.0  # of one row's repeats
+
+Step = Callable[[], object]
+
+
+class NoTimeLeftError(Exception):
+    """A row does not fit into the time given."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where and what is measured. until: by `time.monotonic`. variants: AU vectors of a
+    sweep. repeats: timed calls of a row, where they are short. backend: of `torch.compile`."""
+
+    size: ModelSize
+    device: torch.device
+    dtype: torch.dtype
+    results: Path
+    until: float
+    steps: tuple[int, ...]
+    batches: tuple[int, int]
+    variants: int
+    repeats: int
+    backend: str
+    failed: list[str] = field(default_factory=list)
+
+    @cached_property
+    def peak(self) -> float:
+        return peak_flops(self.device, self.dtype)
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+    def pipeline(self, **more) -> MagicEditPipeline:
+        return make_pipeline(self.size, device=self.device, **{"dtype": self.dtype, **more})
+
+    def synchronize(self) -> None:
+        torch.get_device_module(self.device).synchronize()
+
+    def row(self, name: str, call: Step, images: int, work: int | None = None, **about) -> None:
+        """Measures a call and writes its row. work: its FLOPs, counted where None."""
+        known = json.loads(self.results.read_text()) if self.results.is_file() else {}
+        if "seconds" in known.get(name, {}):
+            return
+        try:
+            found = self._measured(call, images, work)
+        except RuntimeError as error:  # of CUDA and of the compiler, too; the other rows may work
+            if not isinstance(error, torch.OutOfMemoryError):
+                self.failed.append(name)
+            found = {"failed": f"{type(error).__name__}: {str(error).splitlines()[0][:300]}"}
+        known[name] = {**about, **found, **self._circumstances()}
+        write_json(self.results, known)
+        print(name, found, flush=True)
+
+    def _measured(self, call: Step, images: int, work: int | None) -> dict[str, object]:
+        if time.monotonic() > self.until:
+            raise NoTimeLeftError
+        if self.on_gpu:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        first = self._seconds(call)  # warms up, and compiles
+        second = self._seconds(call)
+        seconds = [second]
+        repeats = min(self.repeats - 1, int(ENOUGH_SECONDS / second))
+        for _ in range(repeats):
+            if time.monotonic() + second > self.until:
+                break
+            seconds.append(self._seconds(call))
+        median = statistics.median(seconds)
+        found: dict[str, object] = {
+            "seconds": float(f"{median:.4g}"),
+            "all_seconds": [float(f"{one:.4g}") for one in seconds],
+            "first_seconds": float(f"{first:.4g}"),
+            "images_per_second": float(f"{images / median:.4g}"),
+        }
+        if self.on_gpu:
+            found["peak_memory_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
+        work = flops(call) if work is None else work
+        return found | {
+            "tflop": float(f"{work / 1e12:.4g}"),
+            "utilisation": float(f"{work / median / self.peak:.3g}"),
+        }
+
+    def _seconds(self, call: Step) -> float:
+        self.synchronize()
+        started = time.perf_counter()
+        call()
+        self.synchronize()
+        return time.perf_counter() - started
+
+    def _circumstances(self) -> dict[str, object]:
+        return {
+            "device": torch.cuda.get_device_name() if self.on_gpu else "cpu",
+            "peak_tflops": round(self.peak / 1e12, 3),
+            "resolution": self.size.resolution,
+            "torch": torch.__version__,
+            "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        }
+
+
+def edits(bench: Bench) -> None:
+    """Whole edits, pictures to pictures: as published ("naive"), exact, by quality; sweeps of one face."""
+    pipeline = bench.pipeline(action_units=",".join(NAMES))
+    naive = NaiveSystem(pipeline)
+    about = {"dtype": short(bench.dtype)}
+
+    def calls(image, condition, deltas) -> dict[str, Callable[[int], Step]]:
+        return {
+            "exact": lambda steps: exact_edit(pipeline, image, condition, deltas, steps),
+            "naive": lambda steps: lambda: naive(image, condition, deltas, steps, GUIDANCE),
+        }
+
+    one = (*random_faces(bench.size, 1, device=bench.device), random_au_deltas(1, pipeline))
+    counted = {arm: work_by_steps(edit) for arm, edit in calls(*one).items()}
+    for batch in bench.batches:
+        faces = (*random_faces(bench.size, batch, device=bench.device), random_au_deltas(batch, pipeline))
+        for steps in bench.steps:
+            for arm, edit in calls(*faces).items():
+                name, work = f"edit, {arm}, {steps} steps, batch {batch}", batch * counted[arm](steps)
+                bench.row(name, edit(steps), batch, work, steps=steps, batch=batch, **about)
+        if batch == 1:
+            sweeps(bench, pipeline, *one[:2])
+    for quality in ("balanced", "fast", "live"):
+        call = exact_edit(pipeline, *one, quality=quality)
+        bench.row(f"edit, {quality}, batch 1", call, 1, batch=1, **about)
+
+
+def work_by_steps(edit: Callable[[int], Step]) -> Callable[[int], int]:
+    """FLOPs of an edit by its number of steps, counted on two short ones."""
+    one, two = flops(edit(1)), flops(edit(2))
+    return lambda steps: one + (steps - 1) * (two - one)
+
+
+def exact_edit(pipeline, image, condition, deltas, steps: int | None = None, **more) -> Step:
+    exact = {"quality": "exact", "num_inference_steps": steps, "guidance_scale": GUIDANCE}
+    arguments = (exact if steps else {}) | {"output_type": "pt"} | more
+    return lambda: pipeline(image, condition, deltas, generator=torch.Generator().manual_seed(1), **arguments)
+
+
+def sweeps(bench: Bench, pipeline: MagicEditPipeline, image, condition) -> None:
+    """Many AUs of one face in one call, from one encoding of it; seconds are of all of them."""
+    deltas = random_au_deltas(bench.variants, pipeline)
+    models = {
+        "10 steps": (pipeline, 10),
+        "4 steps": (pipeline, 4),
+        "1 step, distilled": (distilled(pipeline, 1), None),
+    }
+    for name, (model, steps) in models.items():
+
+        def sweep(model=model, steps=steps) -> object:
+            faces = model.encode_faces(image, condition)
+            return exact_edit(model, None, None, deltas, steps, faces=faces)()
+
+        bench.row(
+            f"sweep of {bench.variants} AUs, {name}",
+            sweep,
+            bench.variants,
+            batch=bench.variants,
+            dtype=short(bench.dtype),
+        )
+
+
+def denoising(bench: Bench, pipeline: MagicEditPipeline, rows: int) -> Step:
+    """One evaluation of the denoiser with the reference's projections, `rows` images or guidance halves."""
+    side, unet = bench.size.resolution // 8, pipeline.unet
+    like = {"device": bench.device, "dtype": bench.dtype}
+    prompt = torch.randn(1, bench.size.text_tokens, bench.size.text_width, **like)
+    latents, condition = torch.randn(2, rows, 4, side, side, **like)
+    timesteps = torch.full((rows,), 500, device=bench.device)
+    deltas = torch.ones(rows, len(pipeline.action_units), **like)
+    with torch.no_grad():
+        features = encode_reference(pipeline.reference_unet, latents[:1], prompt)
+        projections = project_reference(unet, features)
+
+    @torch.no_grad()
+    def evaluate() -> torch.Tensor:
+        return predict_noise(unet, latents, condition, timesteps, prompt, deltas, projections)
+
+    return evaluate
+
+
+def graphs(bench: Bench) -> None:
+    """One denoising step, launched by Python, and replayed as a CUDA graph without compilation."""
+    pipeline = bench.pipeline()
+    for batch in bench.batches:
+        evaluate = denoising(bench, pipeline, 2 * batch)
+        work = flops(evaluate)
+        about = {"batch": batch, "dtype": short(bench.dtype)}
+        bench.row(f"guided step, exact, batch {batch}", evaluate, batch, work, **about)
+        if bench.on_gpu:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                evaluate()
+            bench.row(f"guided step, CUDA graph, batch {batch}", graph.replay, batch, work, **about)
+
+
+def compiled(bench: Bench) -> None:
+    """Whole edits with the denoiser compiled: with CUDA graphs, as `Optimization` does, and without."""
+    pipeline = bench.pipeline(action_units=",".join(NAMES))
+    original = pipeline.unet
+    modes = {"compiled, CUDA graphs": "reduce-overhead"} if bench.on_gpu else {}
+    modes |= {"compiled": None}
+    for batch in bench.batches:
+        image, condition = random_faces(bench.size, batch, device=bench.device)
+        deltas = random_au_deltas(batch, pipeline)
+        edit = partial(exact_edit, pipeline, image, condition, deltas)
+        pipeline.unet = original
+        work = work_by_steps(edit)
+        for mode_name, mode in modes.items():
+            pipeline.unet = torch.compile(
+                original, fullgraph=True, dynamic=False, mode=mode, backend=bench.backend
+            )
+            for steps in bench.steps:
+                about = {"steps": steps, "batch": batch, "dtype": short(bench.dtype)}
+                name = f"edit, {mode_name}, {steps} steps, batch {batch}"
+                bench.row(name, edit(steps), batch, work(steps), **about)
+
+
+def training(bench: Bench) -> None:
+    """Optimiser steps from cached latents: LoRA, both UNets as published and as here, and a frozen reference.
+
+    Weights are float32, computed with in bfloat16; LoRA is the recipe `sd15-lora`.
+    """
+    for batch in LORA_BATCHES:
+        lora_step(bench, batch)
+    pipeline = bench.pipeline(dtype=torch.float32)
+    aus = len(pipeline.action_units)
+    for batch in bench.batches:
+        data = training_batch(bench.size, pipeline.scheduler, batch, aus, bench.device)
+        for name, (loss, parameters) in training_losses(pipeline, data, bench.dtype).items():
+            what = {"cached": "frozen reference", "exact": "both UNets, exact", "naive": "both UNets, naive"}[
+                name
+            ]
+            step = optimiser_step(loss, parameters)
+            bench.row(
+                f"training step, {what}, batch {batch}", step, batch, batch=batch, dtype="bfloat16 autocast"
+            )
+
+
+def lora_step(bench: Bench, batch: int) -> None:
+    flags = ("--config", "sd15-lora", "--train_data_dir", "-", "--pretrained_model_name_or_path", "-")
+    config = parse_config(list(flags))
+    pipeline = bench.pipeline(dtype=torch.float32)
+    prepare_for_training(pipeline, config, denoiser_only=False, held_as=bench.dtype)
+    networks = Networks(pipeline, config.gradient_checkpointing)
+    data = training_batch(bench.size, pipeline.scheduler, batch, len(pipeline.action_units), bench.device)
+
+    def loss() -> torch.Tensor:
+        with torch.autocast(bench.device.type, bench.dtype, enabled=bench.dtype != torch.float32):
+            output = networks(*data.inputs)
+        return noise_objective(output, data.clean, data.noise, data.alphas)
+
+    step = optimiser_step(loss, [p for p in networks.parameters() if p.requires_grad])
+    bench.row(f"training step, sd15-lora, batch {batch}", step, batch, batch=batch, dtype="bfloat16 autocast")
+
+
+def optimiser_step(loss: Step, parameters: list[torch.nn.Parameter]) -> Step:
+    # So small that the weights stay what they are
+    optimizer = torch.optim.AdamW(parameters, lr=1e-9, fused=True)
+
+    def step() -> None:
+        loss().backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+GROUPS = {"edits": edits, "training": training, "graphs": graphs, "compiled": compiled}
+
+
+def main() -> None:
+    started = time.monotonic()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("group", choices=GROUPS)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--work", type=Path)
+    parser.add_argument("--packed", type=Path)
+    parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--dry-run", action="store_true")
+    args = parser.parse_args()
+    if not args.dry_run and not torch.cuda.is_available():
+        raise SystemExit("torch sees no CUDA device; try --dry-run")
+    torch.backends.cuda.matmul.allow_tf32 = True
+    bench = Bench(
+        SIZES["tiny" if args.dry_run else "full"],
+        torch.device("cpu" if args.dry_run else "cuda"),
+        torch.float32 if args.dry_run else torch.bfloat16,  # many CPUs have no 16 bits
+        args.output / "speed.json",
+        started + args.seconds,
+        steps=(2,) if args.dry_run else (10, 50, 4, 1),
+        batches=(1, 2) if args.dry_run else (1, 8),
+        variants=3 if args.dry_run else 25,
+        repeats=1 if args.dry_run else 5,
+        backend="eager" if args.dry_run else "inductor",
+    )
+    try:
+        GROUPS[args.group](bench)
+    except NoTimeLeftError:
+        print(f"{args.group}: the other rows do not fit into the time")
+    if bench.failed:
+        raise SystemExit(f"{args.group}: {len(bench.failed)} rows failed, see speed.json")
+
+
+if __name__ == "__main__":
+    main()
