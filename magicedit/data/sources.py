@@ -5,7 +5,7 @@ import json
 import os
 import unicodedata
 from collections import defaultdict
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -163,14 +163,26 @@ class Sources:
         inputs = [
             settings,
             {"tool": tool, "scale": scale, "by_source": self.labels and self.labels.intensities},
-            [[source.name, source.sha256, self.splits[source.identity]] for source in self.photographs],
+            ([source.name, source.sha256, self.splits[source.identity]] for source in self.photographs),
             [self.rejected, self.ignored],
             *([["muscles", variants]] if variants else []),
             *([self.feelings] if self.feelings else []),
             *([self.attribute_names, self.attributes] if self.attribute_names else []),
             *([self.grouping] if self.grouping else []),
         ]
-        return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+        digest = hashlib.sha256()
+        for part in _json(inputs):
+            digest.update(part.encode())
+        return digest.hexdigest()
+
+
+def _json(values: Iterable[Any]) -> Iterator[str]:
+    """Yields a list as JSON in parts; iterators among the values are lists that are never held."""
+    yield "["
+    for number, value in enumerate(values):
+        yield ", " if number else ""
+        yield from _json(value) if isinstance(value, Iterator) else (json.dumps(value, sort_keys=True),)
+    yield "]"
 
 
 def find_files(choices: Choices) -> Files:

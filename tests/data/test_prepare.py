@@ -17,7 +17,7 @@ from PIL import Image
 
 from magicedit.action_units import NAMES
 from magicedit.batch import JOURNAL
-from magicedit.data import PairDataset, prepare_dataset
+from magicedit.data import PairDataset, prepare_dataset, sources
 from magicedit.errors import DatasetError, OutputError
 from magicedit.faces import face_region
 from magicedit.files import locked, shown
@@ -281,6 +281,13 @@ def test_a_share_of_the_identities_for_validation_does_not_depend_on_the_others(
     (fewer / "ann" / "light.png").write_bytes((photographs / "ann" / "light.png").read_bytes())
     prepare_dataset(fewer, tmp_path / "one", validation_fraction=0.5, **settings)
     assert len(rows(tmp_path / "one", everyone["ann"])) == 1
+
+
+def test_a_dataset_of_an_earlier_version_is_recognised_by_its_fingerprint():
+    """It was the hash of one JSON text, which is now made in parts."""
+    values = [{"b": 1, "a": None}, [["é", "x"], []], [], "s"]
+    parts = [values[0], iter(values[1]), iter([]), "s"]
+    assert "".join(sources._json(parts)) == json.dumps(values, sort_keys=True)
 
 
 # --- Labels from other tools ---
