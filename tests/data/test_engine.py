@@ -190,7 +190,7 @@ def test_an_interrupted_run_leaves_no_process_and_continues(tmp_path, photograph
     _, said = run.communicate(timeout=60)
     assert children
     assert b"Traceback" not in said
-    _, alive = psutil.wait_procs([psutil.Process(p) for p in children if psutil.pid_exists(p)], timeout=60)
+    _, alive = psutil.wait_procs([psutil.Process(p) for p in children if psutil.pid_exists(p)], timeout=240)
     assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
     report = prepare_dataset(folder, output, size=64, backend=backend, progress=False)
     assert report.reused >= 64
