@@ -434,6 +434,8 @@ def _description(folder: str | Path, *needed: str) -> dict[str, Any]:
     """Reads magicedit.json; DatasetError as `read_description`."""
     if not is_url(folder):
         return read_description(folder, *needed)
+    with needs_extra("scale", "addresses of shards are read by webdataset"):
+        import webdataset.gopen  # noqa: F401
     with tempfile.TemporaryDirectory() as copy:
         try:
             with open(Path(copy) / DESCRIPTION_FILE, "xb") as file:
@@ -469,8 +471,7 @@ def _fetched(folder: str | Path, entry: Mapping[str, Any]) -> IO[bytes]:
 
 def _copy(folder: str | Path, name: str, to: IO[bytes], most: int) -> None:
     """Copies a file from an address. OSError or ValueError where that fails, or it has more bytes."""
-    with needs_extra("scale", "addresses of shards are read by webdataset"):
-        from webdataset.gopen import gopen
+    from webdataset.gopen import gopen
 
     address = str(folder)
     address = address.replace("{}", name) if "{}" in address else f"{address.rstrip('/')}/{name}"

@@ -248,7 +248,7 @@ def test_previews_show_different_people(stream):
 # --- Addresses ---
 
 
-def test_shards_are_read_from_addresses(stream):
+def test_shards_are_read_from_addresses(stream, monkeypatch):
     if shutil.which("curl") is None:
         pytest.skip("webdataset reads URLs by curl")
     handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(stream))
@@ -265,6 +265,9 @@ def test_shards_are_read_from_addresses(stream):
         server.shutdown()
     with pytest.raises(DatasetError, match="cannot be fetched"):
         StreamingPairs("nonsense://bucket", **SETTINGS)
+    monkeypatch.setitem(sys.modules, "webdataset.gopen", None)
+    with pytest.raises(MissingDependencyError, match=r"magicedit\[scale\]"):
+        StreamingPairs("https://host/shards", **SETTINGS)
 
 
 @pytest.mark.parametrize("name", ["x; touch there", "../train-00000.tar", "pipe:touch there", "train-0.tar"])
