@@ -26,11 +26,11 @@ class Peak(NamedTuple):
 PEAKS: dict[str, Peak] = {
     # NVIDIA A100 data sheet (us-nvidia-1758950-r4)
     r"NVIDIA A100(-\w+-\d+GB| 80GB PCIe)": Peak(312, 156, 19.5),
-    # NVIDIA H100 data sheet (2430615); H200 data sheet (3002446); half of what is stated with sparsity
+    # NVIDIA H100 and H200 data sheets: half of what is stated with sparsity
     r"NVIDIA H[12]00( \d+GB HBM3e?)?": Peak(989.4, 494.7, 67),
     r"NVIDIA H100 PCIe": Peak(756, 378, 51),
     r"NVIDIA H[12]00 NVL": Peak(835.5, 417.5, 60),
-    # NVIDIA L4 and L40S data sheets, likewise
+    # NVIDIA L4 and L40S data sheets: likewise
     r"NVIDIA L4": Peak(121, 60, 30.3),
     r"NVIDIA L40S": Peak(362, 183, 91.6),
     # NVIDIA A10 and A40 data sheets
@@ -41,7 +41,8 @@ PEAKS: dict[str, Peak] = {
     r"NVIDIA GeForce RTX 4090": Peak(165.2, 82.6, 82.6),
     r"NVIDIA GeForce RTX 5090": Peak(209.5, 104.8, 104.8),
 }
-PRODUCT = 1024  # rows and columns of the matrices by which other devices are measured
+# Rows and columns of the matrices by which other devices are measured; more fill a GPU
+PRODUCT, LARGE_PRODUCT = 1024, 4096
 PRODUCT_SECONDS = 0.3
 
 _aten = torch.ops.aten
@@ -187,18 +188,19 @@ def peak_flops(device: torch.device, dtype: torch.dtype, stated: float | None = 
         found = peak.half if dtype in (torch.bfloat16, torch.float16) else single
         logger.info("mfu is of the published %g TFLOP/s of %s", found, name)
         return found * 1e12
-    found = measured_flops(device, dtype)
+    side = PRODUCT if device.type == "cpu" else LARGE_PRODUCT
+    found = measured_flops(device, dtype, side)
     logger.info(
         "mfu is of %.3g TFLOP/s, measured by products of %d x %d %s; state the peak with --peak_tflops",
-        *(found / 1e12, PRODUCT, PRODUCT, str(dtype).removeprefix("torch.")),
+        *(found / 1e12, side, side, str(dtype).removeprefix("torch.")),
     )
     return found
 
 
-def measured_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """Returns FLOP/s of the fastest of several products of square matrices."""
+def measured_flops(device: torch.device, dtype: torch.dtype, side: int) -> float:
+    """Returns FLOP/s of the fastest of several products of square matrices of `side` rows."""
     synchronize = torch.get_device_module(device).synchronize
-    one = torch.ones(PRODUCT, PRODUCT, device=device, dtype=dtype)
+    one = torch.ones(side, side, device=device, dtype=dtype)
     fastest, until = float("inf"), None
     while until is None or time.perf_counter() < until:
         started = time.perf_counter()
@@ -208,4 +210,4 @@ def measured_flops(device: torch.device, dtype: torch.dtype) -> float:
             until = time.perf_counter() + PRODUCT_SECONDS
         else:
             fastest = min(fastest, time.perf_counter() - started)
-    return 2 * PRODUCT**3 / fastest
+    return 2 * side**3 / fastest
