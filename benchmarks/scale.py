@@ -13,6 +13,8 @@ Measuring 100,000 faces takes hours; so the face backend is an object that tells
 """
 
 import argparse
+import dataclasses
+import io
 import json
 import os
 import resource
@@ -30,7 +32,7 @@ from PIL import Image
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULT = REPOSITORY / "benchmarks" / "scale.json"
 PORTRAIT = REPOSITORY / "tests" / "portraits" / "closed_mouth.jpg"
-FEW, MORE, PASSES = 32, 320, 3  # photographs of a run
+FEW, MORE, PASSES = 16, 160, 3  # photographs of a run
 COUNTS = (1_000, 10_000, 100_000)
 SIDE = 64  # px of the small files
 EACH = 10  # photographs of a person
@@ -75,7 +77,16 @@ def cost(checkout: Path, folder: Path, options: dict, threads: int) -> tuple[flo
         return sum(seconds.values()), time.perf_counter() - started
 
 
-def speed(before: Path) -> dict:
+def keep(found: dict[str, dict]) -> None:
+    """Writes what a step found, with its circumstances, beside what others did."""
+    from machine import circumstances
+
+    kept = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    kept |= {step: circumstances() | values for step, values in found.items()}
+    RESULT.write_text(json.dumps(kept, indent=1) + "\n")
+
+
+def speed(before: Path) -> None:
     arms = {
         "before": (before, {}, 1),
         "now": (REPOSITORY, {}, 1),
@@ -95,6 +106,11 @@ def speed(before: Path) -> dict:
                 costs[name].append(tuple((b - a) / MORE for a, b in zip(little, much, strict=True)))
                 loads.append(os.getloadavg()[0])
                 print(name, costs[name][-1], file=sys.stderr)
+            keep({"speed": summary(costs, loads, before)})
+
+
+def summary(costs: dict[str, list[tuple[float, float]]], loads: list[float], before: Path) -> dict:
+    """costs: CPU and wall seconds a photograph, by arm and pass."""
     cpu, wall = (
         {name: statistics.median(pair[kind] for pair in found) for name, found in costs.items()}
         for kind in (0, 1)
@@ -117,24 +133,28 @@ def speed(before: Path) -> dict:
 
 
 class SameFace:
-    """A face backend that measured one face, and finds it in every picture."""
+    """A face backend that measured one face, and finds it in every picture, which has SIDE px."""
 
     name = "same-face"
 
-    def __init__(self, pixels: np.ndarray) -> None:
+    def __init__(self) -> None:
         from magicedit.faces import load_backend
 
-        self._faces = load_backend("mediapipe").detect(pixels)[:1]
+        with Image.open(PORTRAIT) as picture:
+            (face, *_), scale = (
+                load_backend("mediapipe").detect(np.asarray(picture)),
+                SIDE / max(picture.size),
+            )
+        box = tuple(scale * side for side in face.box)
+        self._faces = [dataclasses.replace(face, landmarks=face.landmarks * np.float32(scale), box=box)]
 
     def detect(self, pixels: np.ndarray) -> list:
         return self._faces
 
 
 def small_portrait() -> bytes:
-    import io
-
     with Image.open(PORTRAIT) as picture:
-        picture.thumbnail((4 * SIDE, 4 * SIDE))
+        picture.thumbnail((SIDE, SIDE))
         buffer = io.BytesIO()
         picture.save(buffer, "jpeg", quality=80)
     return buffer.getvalue()
@@ -148,10 +168,8 @@ def prepare_small(folder: Path, output: Path) -> None:
     """Prepares a folder and prints what it took, as JSON."""
     from magicedit.data import prepare_dataset
 
-    with Image.open(next(folder.glob("*/*.jpg"))) as picture:
-        backend = SameFace(np.asarray(picture.convert("RGB")))
     before, started = peak_mb(), time.process_time()
-    report = prepare_dataset(folder, output, size=SIDE, backend=backend, progress=False)
+    report = prepare_dataset(folder, output, size=SIDE, backend=SameFace(), progress=False)
     photographs = sum(report.photographs.values())
     seconds = time.process_time() - started
     print(
@@ -212,11 +230,10 @@ def main() -> None:
     if args.step in ("prepare-small", "stream-small"):
         {"prepare-small": prepare_small, "stream-small": stream_small}[args.step](args.folder, args.output)
         return
-    from machine import circumstances
-
-    found = speed(args.before) if args.step == "speed" else memory(tuple(args.counts))
-    kept = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-    RESULT.write_text(json.dumps(kept | {args.step: circumstances() | found}, indent=1) + "\n")
+    if args.step == "speed":
+        speed(args.before)
+    else:
+        keep({"memory": memory(tuple(args.counts))})
 
 
 if __name__ == "__main__":
