@@ -55,34 +55,45 @@ def sheet_fields(places: Parts, values: Parts, grid: np.ndarray) -> np.ndarray:
     # 3. Both fields on the grid
     affine, weights = weights[count : count + 3], np.delete(weights, range(count, count + 3), 0)
     fields = _affine(grid) @ affine
-    centres = np.concatenate(places)
-    room = np.empty((2, _AT_ONCE, len(centres)), precision)  # new memory for each part would take as long
+    left, right = _left(grid), _right(np.concatenate(places))
+    room = np.empty((2, _AT_ONCE, right.shape[1]), precision)  # new memory for each part would take as long
     for first in range(0, len(grid), _AT_ONCE):
         rows = slice(first, first + _AT_ONCE)
-        fields[rows] += _kernel(grid[rows], centres, room) @ weights
+        fields[rows] += _kernel_in(room, left[rows], right) @ weights
     return fields.reshape(-1, 2, channels)
 
 
-def _kernel(first: np.ndarray, second: np.ndarray, room: np.ndarray | None = None) -> np.ndarray:
-    """2 r^2 log r of the distances between places, (first, second).
+def _kernel(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """2 r^2 log r of the distances between places, (first, second)."""
+    return _kernel_in(np.empty((2, len(first), len(second)), first.dtype), _left(first), _right(second))
 
-    room: (2, rows, second), which is overwritten; the result is a part of it.
+
+def _kernel_in(room: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """The kernel of places, `_left` of the first and `_right` of the second ones, as a part of `room`.
+
+    room: (2, first or more, second), which is overwritten.
     """
-    if room is None:
-        room = np.empty((2, len(first), len(second)), first.dtype)
-    squares, kernel = room[:, : len(first)]
-    ones = np.ones((len(first), 1), first.dtype), np.ones((len(second), 1), second.dtype)
-    norms = ((places**2).sum(1, keepdims=True) for places in (first, second))
-    left, right = (np.hstack(parts) for parts in zip((first, -2 * second), norms, ones, strict=True))
-    np.matmul(left, right[:, [0, 1, 3, 2]].T, out=squares)
+    squares, kernel = room[:, : len(left)]
+    np.matmul(left, right, out=squares)
     np.maximum(squares, np.finfo(squares.dtype).tiny, out=squares)  # rounding
     cv2.log(squares, dst=kernel)
     kernel *= squares
     return kernel
 
 
+def _left(places: np.ndarray) -> np.ndarray:
+    """(places, 4): its product with `_right` is the squares of distances."""
+    return np.column_stack([places, (places**2).sum(1), np.ones(len(places), places.dtype)])
+
+
+def _right(places: np.ndarray) -> np.ndarray:
+    return np.stack([*(-2 * places.T), np.ones(len(places), places.dtype), (places**2).sum(1)])
+
+
 def _smoothed_kernel(places: np.ndarray) -> np.ndarray:
-    return _kernel(places, places) + 2 * _SMOOTHING * np.eye(len(places), dtype=places.dtype)
+    kernel = _kernel(places, places)
+    kernel[np.diag_indices(len(places))] += 2 * _SMOOTHING
+    return kernel
 
 
 def _affine(places: np.ndarray) -> np.ndarray:
