@@ -221,6 +221,11 @@ class FullySharded(_Sharded):
         for name, tensor in _tensors(self.module).items():
             yield name, tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
+    def prepare(self, method):
+        super().prepare(method)
+        # Not as DTensors, of which an operation costs more than what it computes
+        self.averaged = [p.detach().to_local().requires_grad_() for p in self.averaged]
+
     def load_module(self, name, saved):
         saved.fill(name, self.module_state(name))
 
@@ -234,8 +239,17 @@ class FullySharded(_Sharded):
         saved.fill(group, tensors)
         restore_optimizer(self.optimizers[name], tensors, rest)
 
+    def average_state(self, shadow):
+        (split,) = self.updated.values()
+        return {
+            str(i): DTensor.from_local(
+                own, p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride()
+            )
+            for i, (own, p) in enumerate(zip(shadow, split, strict=True))
+        }
+
     def load_average(self, saved):
-        shadow = [torch.zeros_like(p).detach() for p in self.averaged]
+        shadow = [torch.zeros_like(own).detach() for own in self.averaged]
         saved.fill("ema", self.average_state(shadow))
         return shadow
 

@@ -1,15 +1,21 @@
 """Pairs of photographs with their random draws of a step, and their latents."""
 
+import contextlib
 import logging
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 
 from magicedit.data.pairs import PairDataset, UnusablePictureError
 from magicedit.errors import DatasetError
+from magicedit.files import writing
 from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
 
 logger = logging.getLogger(__name__)
@@ -84,25 +90,69 @@ class SampleOrder(torch.utils.data.Sampler):
         return (self.stop_step - self.start_step) * self.micro_steps * self.batch_size
 
 
+class Latents:
+    """Latents of photographs by their numbers, from files that are mapped to memory; no process holds them.
+
+    files: of equally many photographs each, but for the last ones. shape: of a photograph's.
+    """
+
+    def __init__(self, files: Sequence[Path], shape: torch.Size, photographs: int):
+        self.share = -(-photographs // len(files))
+        counts = [min(self.share, max(0, photographs - n * self.share)) for n in range(len(files))]
+        self.parts = [
+            torch.from_file(str(file), size=count * shape.numel()).view(count, *shape)
+            for file, count in zip(files, counts, strict=True)
+            if count
+        ]
+
+    def __getitem__(self, numbers: torch.Tensor) -> torch.Tensor:
+        """(batch,) numbers of photographs -> (batch, channels, height, width), float32."""
+        return torch.stack([self.parts[n // self.share][n % self.share] for n in numbers.tolist()])
+
+
 @torch.no_grad()
 def cache_latents(
-    pipeline: MagicEditPipeline, pairs: PairDataset, device, batch_size: int
-) -> dict[str, torch.Tensor]:
-    """Unscaled latents of every photograph and of its condition image, float32 on the CPU.
+    pipeline: MagicEditPipeline, pairs: PairDataset, accelerator: Accelerator, batch_size: int, folder: Path
+) -> dict[str, Latents]:
+    """Unscaled latents of every photograph and of its condition image: every process encodes a share.
 
     Those of a picture that turns out to be unusable are arbitrary, since it is drawn no more.
+    folder: for their files, which all processes see; it is removed. Raises OutputError where it cannot hold
+    them.
     """
-    cached = {"image": [], "condition": []}
-    for first in range(0, len(pairs), batch_size):
-        records = [_images(pairs, i) for i in range(first, min(first + batch_size, len(pairs)))]
-        for name, images in zip(cached, zip(*records, strict=True), strict=True):
-            cached[name].append(pipeline.encode_images(torch.stack(images).to(device)).float().cpu())
-    return {name: torch.cat(parts) for name, parts in cached.items()}
+    rank, world, device = accelerator.process_index, accelerator.num_processes, accelerator.device
+    share, unusable = -(-len(pairs) // world), []
+    own = range(rank * share, min((rank + 1) * share, len(pairs)))
 
+    def images(index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        try:
+            return pairs.record_images(index)
+        except UnusablePictureError:  # it is named in the log, and counted
+            unusable.append(index)
+            nothing = torch.zeros(3, pairs.resolution, pairs.resolution)
+            return nothing, nothing
 
-def _images(pairs: PairDataset, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-    try:
-        return pairs.record_images(index)
-    except UnusablePictureError:  # it is named in the log, and counted
-        nothing = torch.zeros(3, pairs.resolution, pairs.resolution)
-        return nothing, nothing
+    names = ("image", "condition")
+    with writing(folder):
+        if accelerator.is_main_process:
+            shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
+            folder.mkdir(parents=True)
+        accelerator.wait_for_everyone()
+        with contextlib.ExitStack() as stack:
+            files = {name: stack.enter_context((folder / f"{name}-{rank}").open("wb")) for name in names}
+            for first in range(own.start, own.stop, batch_size):
+                records = [images(i) for i in range(first, min(first + batch_size, own.stop))]
+                for name, pictures in zip(names, zip(*records, strict=True), strict=True):
+                    latents = pipeline.encode_images(torch.stack(pictures).to(device)).float().cpu()
+                    files[name].write(latents.numpy().tobytes())
+        for index in gather_object(unusable) if world > 1 else ():
+            images(index)  # of another process; this one must not draw it either
+        side = pairs.resolution // pipeline.latent_scale
+        shape = torch.Size((pipeline.vae.config.latent_channels, side, side))
+        found = {
+            name: Latents([folder / f"{name}-{n}" for n in range(world)], shape, len(pairs)) for name in names
+        }
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:  # mapped files live on without names; Windows keeps them to the end
+            shutil.rmtree(folder, ignore_errors=True)
+    return found

@@ -16,18 +16,17 @@ def main(argv: list[str] | None = None) -> int:
     from magicedit.train.signals import Signals
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    code, processes = 0, 1
+    code, processes = 0, int(os.environ.get("WORLD_SIZE", 1))
     try:
         config = parse_config(argv)
         with Signals() as signals:
             from magicedit.train.loop import Run
 
-            run = Run(config, signals)
-            processes = run.accelerator.num_processes
+            run = Run(config, signals)  # kept, see below
             run.train()
     except MagicEditError as error:
         print(f"train.py: error: {reason_of(error, None)}", file=sys.stderr)
-        return 2
+        code = 2
     except KeyboardInterrupt:
         print("train.py: interrupted", file=sys.stderr)
         code = 130

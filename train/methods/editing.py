@@ -107,7 +107,8 @@ class Editing(Method):
         self.latents = None
         repeats = not (config.augment or config.warped or self.streamed)
         if config.cache_latents and pipeline.vae is not None and repeats:
-            self.latents = cache_latents(pipeline, self.pairs, device, config.train_batch_size)
+            folder = Path(config.output_dir) / ".latents"
+            self.latents = cache_latents(pipeline, self.pairs, accelerator, config.train_batch_size, folder)
         self.prompt_embeds = pipeline.encode_prompt(device, torch.float32)
         self.identity_cache = self._make_identity_cache()
 
