@@ -1,15 +1,16 @@
 """Training data: seconds and memory that opening a dataset takes, and samples a second of one core.
 
     python benchmarks/training_data.py start [--rows 100000]
-    python benchmarks/training_data.py samples DATASET
+    python benchmarks/training_data.py samples DATASET [--before CHECKOUT]
 
 Both write their part of training_data.json. `start` writes that many rows by `prepare`'s own writer, with
 MediaPipe's landmarks of a face mesh, scattered, and small pictures, and opens them in a process of its own.
-`samples` makes samples of 256 px of a prepared dataset with nothing held, on one thread; CPU seconds.
+`samples` makes samples of 256 px of a prepared dataset with nothing held, on one thread, by CPU seconds.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -112,26 +113,42 @@ def start(count: int) -> dict[str, Any]:
         return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 
 
-def samples(dataset: Path, count: int, passes: int) -> dict[str, Any]:
-    """Samples a CPU second by kind, with augmentation and without: the best of some passes."""
+def seconds_a_sample(dataset: Path, first: int, count: int) -> dict[str, float]:
+    """CPU seconds by kind, with augmentation and without, of samples from `first` on."""
     torch.set_num_threads(1)
-    found: dict[str, Any] = {"resolution": RESOLUTION, "samples": count, "passes": passes}
-    arms = {
-        f"{kind}, {'augmented' if augment else 'as stored'}": PairDataset(
-            dataset, resolution=RESOLUTION, warped=share, augment=augment, memory=0
-        )
-        for kind, share in KINDS.items()
-        for augment in (True, False)
-    }
-    found["crop_size"] = next(iter(arms.values())).settings.crop_size
-    best = dict.fromkeys(arms, np.inf)
-    for number in range(passes):
-        for name, pairs in arms.items():
+    found = {}
+    for kind, share in KINDS.items():
+        for augment in (True, False):
+            settings = {"warped": share, "augment": augment, "memory": 0}
+            pairs = PairDataset(dataset, resolution=RESOLUTION, **settings)
+            pairs[first + count]  # imports, and what is read once
             started = time.process_time()
-            for n in range(number * count, (number + 1) * count):
+            for n in range(first, first + count):
                 pairs[n]
-            best[name] = min(best[name], (time.process_time() - started) / count)
-    return found | {"samples_a_second": {name: round(1 / seconds, 1) for name, seconds in best.items()}}
+            name = f"{kind}, {'augmented' if augment else 'as stored'}"
+            found[name] = (time.process_time() - started) / count
+    return found
+
+
+def samples(dataset: Path, count: int, passes: int, before: Path | None) -> dict[str, Any]:
+    """Samples a CPU second, the best of some passes, and how many times those of another checkout."""
+    checkouts = {"now": Path(__file__).resolve().parents[1]} | ({"before": before} if before else {})
+    best: dict[str, dict[str, float]] = {name: {} for name in checkouts}
+    for number in range(passes):
+        for name, checkout in checkouts.items():  # in turn, because other work slows them down alike
+            command = [sys.executable, __file__, "_samples", str(dataset), str(number * count), str(count)]
+            environment = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
+            output = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment).stdout
+            for arm, seconds in json.loads(output).items():
+                best[name][arm] = min(seconds, best[name].get(arm, seconds))
+    description = json.loads((dataset / "magicedit.json").read_text())
+    found = {"resolution": RESOLUTION, "crop_size": description["crop_size"], "samples": count * passes}
+    for name, seconds in best.items():
+        found[f"samples_a_second_{name}"] = {arm: round(1 / value, 1) for arm, value in seconds.items()}
+    if before:
+        ratios = {arm: round(value / best["now"][arm], 2) for arm, value in best["before"].items()}
+        found["times_as_many"] = ratios
+    return found
 
 
 def main() -> None:
@@ -140,16 +157,27 @@ def main() -> None:
     parts.add_parser("start").add_argument("--rows", type=int, default=100_000)
     rate = parts.add_parser("samples")
     rate.add_argument("dataset", type=Path)
-    rate.add_argument("--count", type=int, default=50)
+    rate.add_argument("--count", type=int, default=20, help="samples of a pass")
     rate.add_argument("--passes", type=int, default=5)
+    rate.add_argument("--before", type=Path, help="another checkout, to compare with")
     process = parts.add_parser("_opening")  # in a process of its own
     process.add_argument("few", type=Path)
     process.add_argument("many", type=Path)
+    process = parts.add_parser("_samples")
+    process.add_argument("dataset", type=Path)
+    process.add_argument("first", type=int)
+    process.add_argument("count", type=int)
     args = parser.parse_args()
+    if args.part == "_samples":
+        print(json.dumps(seconds_a_sample(args.dataset, args.first, args.count)))
+        return
     if args.part == "_opening":
         print(json.dumps(opening(args.few, args.many)))
         return
-    found = start(args.rows) if args.part == "start" else samples(args.dataset, args.count, args.passes)
+    if args.part == "start":
+        found = start(args.rows)
+    else:
+        found = samples(args.dataset, args.count, args.passes, args.before)
     written = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     written[args.part] = found | circumstances()
     RESULT.write_text(json.dumps(written, indent=1) + "\n")
