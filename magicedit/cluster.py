@@ -40,6 +40,7 @@ def check_engine(engine: str, address: str | None) -> None:
     if address is not None and engine != "ray":
         raise MagicEditError("--address is that of a Ray cluster; add --engine ray, or leave it out")
     if engine == "ray":
+        _set_environment()
         with needs_extra("scale", "--engine ray needs Ray Data"):
             import ray.data  # noqa: F401
 
@@ -90,12 +91,21 @@ def each(
         yield from ((items[number], failed(items[number], _DIED)) for number in sorted(left))
 
 
+def _set_environment() -> None:
+    """Sets what Ray reads when it is imported, where nobody else has."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of its C++ part; errors come as exceptions
+    # `ray start` asks for a token where there is one, but programs that connect do not send it by themselves
+    token = os.environ.get("RAY_AUTH_TOKEN_PATH") or os.path.expanduser("~/.ray/auth_token")
+    if "RAY_AUTH_TOKEN" in os.environ or os.path.isfile(token):
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
 @contextlib.contextmanager
 def _connected(address: str | None, workers: int | None) -> Iterator[dict[str, float]]:
     """Resources of a cluster, which is connected to, or started and ended; one that the program is connected
     to already is used as it is."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of its C++ part; errors come as exceptions
+    _set_environment()
     import ray
 
     if ray.is_initialized():
@@ -153,7 +163,7 @@ def _check_answers(address: str) -> None:
         said = error.stderr.decode(errors="replace").strip().rsplit("\n", 1)[-1]
         raise MagicEditError(
             f"the Ray cluster at {address} refuses ({said[:300] or error.returncode}); use its versions of "
-            "Ray and Python"
+            "Ray and Python, and its token (RAY_AUTH_TOKEN)"
         ) from error
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:  # ValueError: a host of no such name
         reason = getattr(error, "strerror", None) or "what answers is no Ray cluster, or too slow"
