@@ -19,7 +19,7 @@ from accelerate.utils import is_deepspeed_available
 from torch.distributed.tensor import DTensor
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from magicedit.errors import MagicEditError, MissingDependencyError, TrainingError
+from magicedit.errors import MagicEditError, MissingDependencyError, TrainingError, reason_of
 from magicedit.train.config import TrainConfig
 from magicedit.train.methods import Method
 from magicedit.train.state import Checkpoint, Tensors, flatten_optimizer, restore_optimizer
@@ -159,12 +159,15 @@ class _Sharded(Engine):
 
     sharded = True
 
-    def _spread(self, trained):
-        if not self.method.shardable or len(trained) > 1:
+    def prepare(self, method):
+        if not method.shardable:
             raise TrainingError(
-                f"--objective {self.method.config.objective} cannot be sharded; train it with "
+                f"--objective {method.config.objective} cannot be sharded; train it with "
                 "train/configs/accelerate/ddp.yaml"
             )
+        super().prepare(method)
+
+    def _spread(self, trained):
         ((self.name, self.module),) = trained.items()
         self.skeleton = None
         if self.accelerator.is_main_process:
@@ -177,7 +180,13 @@ class _Sharded(Engine):
         }
         for name in fixed:
             setattr(self.module, name, None)
-        spread = super()._spread(trained)
+        try:
+            spread = super()._spread(trained)
+        except ValueError as error:  # blocks that the networks do not have, and much else
+            raise TrainingError(
+                f"the networks cannot be split as accelerate is configured ({reason_of(error)}); compare "
+                "train/configs/accelerate"
+            ) from error
         for name, child in fixed.items():
             setattr(self.module, name, child.to(self.accelerator.device))
         return spread
@@ -496,6 +505,8 @@ def make_accelerator(config: TrainConfig, **settings: Any) -> Accelerator:
     for flag in ("compile", "use_8bit_adam"):
         if (by_fsdp or by_deepspeed) and getattr(config, flag):
             raise TrainingError(f"--{flag} does not work with sharded networks; leave it out")
+    if by_fsdp and os.environ.get("FSDP_VERSION", "1") != "2":
+        raise TrainingError("FSDP 1 is not supported; set fsdp_version: 2 in accelerate's configuration")
     on_cpu = not torch.accelerator.is_available()
     if by_deepspeed:
         os.environ.setdefault("DS_ACCELERATOR", "cpu") if on_cpu else None
@@ -527,10 +538,7 @@ def engine_of(accelerator: Accelerator, config: TrainConfig) -> Engine:
         unset_hf_deepspeed_config()
         return Zero(accelerator, config)
     if kind == DistributedType.FSDP:
-        plugin = accelerator.state.fsdp_plugin
-        if plugin.fsdp_version != 2:
-            raise TrainingError("FSDP 1 is not supported; set fsdp_version: 2 in accelerate's configuration")
-        if plugin.activation_checkpointing:
+        if accelerator.state.fsdp_plugin.activation_checkpointing:
             raise TrainingError(
                 "fsdp_activation_checkpointing does not know reference features; set it to false, and "
                 "--gradient_checkpointing instead"

@@ -2,23 +2,29 @@
 
 import json
 import re
+import socket
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.state import AcceleratorState
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 from test_training import ENTRY, REPOSITORY, environment, weights
 from tiny_models import tiny_stable_diffusion
 from warm import run_ranks
 
+from magicedit.errors import TrainingError
 from magicedit.models import load_pipeline
+from magicedit.train.config import parse_config
+from magicedit.train.loop import Run
 from magicedit.train.samples import Latents
 from magicedit.train.state import find_checkpoint, load_checkpoint, verify_checkpoint
 
 STEPS = 4
 RUN = ("--prediction=noise", "--mixed_precision=no", f"--max_train_steps={STEPS}", "--checkpointing_steps=2")
 RESUMED = "--resume_from_checkpoint="
+UNUSED = ("--block_out_channels", "--attention_heads", "--use_ema")  # by all objectives
 BAD = 2  # the step whose loss is not a number in the last process
 
 # Trains several times in the same processes: JSON of flags, and of the step after which the last process gets
@@ -176,6 +182,68 @@ def test_fsdp2_trains_as_one_process_does_and_resumes_equally(check_engine):
 
 def test_deepspeed_zero2_trains_as_one_process_does_and_resumes_equally(check_engine):
     check_engine("deepspeed-zero2")
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """Makes this process the only one of an engine's."""
+
+    def enter(name: str, changes: dict[str, str]) -> None:
+        if name.startswith("deepspeed"):
+            pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+        ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+        for key, value in {**launched(name), **place, **ranks, **changes}.items():
+            monkeypatch.setenv(key, value)
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+    yield enter
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "changes", "message"),
+    [
+        ("fsdp2", ("--compile",), {}, "--compile does not work with sharded networks"),
+        ("fsdp2", (), {"FSDP_VERSION": "1"}, "set fsdp_version: 2"),
+        ("fsdp2", (), {"FSDP_ACTIVATION_CHECKPOINTING": "true"}, "--gradient_checkpointing instead"),
+        ("fsdp2", (), {"FSDP_TRANSFORMER_CLS_TO_WRAP": "Layer"}, "cannot be split.*class Layer in the model"),
+        ("fsdp2", ("--objective=ganimation",), {}, "--objective ganimation cannot be sharded"),
+        ("deepspeed-zero2", ("--mixed_precision=fp16",), {}, "fp16 does not work with DeepSpeed; set bf16"),
+    ],
+)
+def test_what_an_engine_excludes_is_one_sentence(alone, tiny_flags, tmp_path, name, more, changes, message):
+    alone(name, changes)
+    with pytest.raises(TrainingError, match=message):
+        Run(parse_config([flag for flag in tiny_flags(tmp_path, *more) if not flag.startswith(UNUSED)]))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"gradient_accumulation_steps": 4}, "gradient_accumulation_steps to 4, but --gradient_acc.* is 2"),
+        ({"train_micro_batch_size_per_gpu": 8}, "per_gpu to 8, but --train_batch_size is 2"),
+        ({"gradient_clipping": 0.5}, "gradient_clipping to 0.5, but --max_grad_norm is 1.0"),
+        ({"optimizer": {"type": "AdamW"}}, "its own optimizer"),
+        ({"bf16": {"enabled": True}}, "set --mixed_precision"),
+        (
+            {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}},
+            "offload_optimizer to cpu",
+        ),
+    ],
+)
+def test_a_deepspeed_configuration_that_contradicts_flags_is_one_sentence(
+    alone, tiny_flags, tmp_path, content, message
+):
+    path = tmp_path / "deepspeed.json"
+    path.write_text(json.dumps({"zero_optimization": {"stage": 2}} | content))
+    alone("deepspeed-zero2", {"ACCELERATE_DEEPSPEED_CONFIG_FILE": str(path)})
+    with pytest.raises(TrainingError, match=message):
+        Run(parse_config(tiny_flags(tmp_path / "run", "--gradient_accumulation_steps=2")))
 
 
 def test_latents_of_several_files_are_found_by_number(tmp_path):
