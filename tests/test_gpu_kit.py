@@ -190,7 +190,8 @@ def test_dry_run_measures_trains_and_brings_weights_back(tmp_path, pairs_folder)
     tiny_patch_pipeline().save_pretrained(packed / "start")
     command = [str(ROOT / "dev" / "gpu" / "run"), "--dry-run", "--budget", "900", "--packed", str(packed)]
     command += ["--output", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=1000)
+    python = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    ran = subprocess.run(command, env=os.environ | python, capture_output=True, text=True, timeout=1000)
     about = json.loads((tmp_path / "out" / "run.json").read_text())
     assert ran.returncode == 0, about
     rows = json.loads((tmp_path / "out" / "speed.json").read_text())
