@@ -236,7 +236,11 @@ def read_index(folder: Path, pipeline_class: "type[MagicEditPipeline]") -> dict[
     names a pipeline that is no parent of `pipeline_class`."""
     index_file = folder / "model_index.json"
     if not index_file.is_file():
-        raise ValueError(f"{folder} is not a pipeline folder: it has no model_index.json")
+        adapters = (folder / "lora_index.json").is_file()
+        hint = (
+            "; it holds LoRA adapters: call load_lora_weights on a pipeline of their base" if adapters else ""
+        )
+        raise ValueError(f"{folder} is not a pipeline folder: it has no model_index.json{hint}")
     index = json.loads(index_file.read_text())
     if not isinstance(index, dict):
         raise ValueError(f"{index_file} must hold an object, got {type(index).__name__}")

@@ -18,6 +18,7 @@ from magicedit.hub import check_pipeline_folder, describe_folder, model_card
 from magicedit.hub.push import _contents
 from magicedit.models import load_pipeline, open_base
 from magicedit.models.folder import Base, ModelFolder
+from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
 from magicedit.train.config import parse_config
 from magicedit.train.loop import Run, train
 
@@ -407,6 +408,11 @@ def test_previews_show_the_adapters_and_change_nothing(place, base, pairs_folder
     after = dict(run.modules["model"].named_parameters())
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
     assert {name: module.training for name, module in run.modules["model"].named_modules()} == modes
+
+
+def test_the_pipelines_own_loader_names_the_way(trained):
+    with pytest.raises(ValueError, match="it holds LoRA adapters: call load_lora_weights on a pipeline of"):
+        MagicEditPipeline.from_pretrained(trained)
 
 
 def test_the_index_names_what_a_pipeline_needs(trained):
