@@ -244,17 +244,19 @@ class TrainConfig:
                 "--compile and --gradient_checkpointing exclude each other: compilation decides itself what "
                 "the backward pass recomputes, and cannot read reference features inside checkpoints"
             )
-        if self.lora_rank and self.pretrained_model_name_or_path is None:
+        pairs = self.objective in ("pairs", "distill")  # others refuse --lora_rank themselves
+        if self.lora_rank and pairs and self.pretrained_model_name_or_path is None:
             raise TrainingError(
-                "--lora_rank needs --pretrained_model_name_or_path, whose weights stay as they are; name it, or "
-                "leave --lora_rank out"
+                "--lora_rank needs --pretrained_model_name_or_path, whose weights stay as they are; name it, "
+                "or leave --lora_rank out"
             )
         if self.lora_rank and self.refine and not self.merge:
-            raise TrainingError("--refine changes the base of --lora_rank; add --merge to save the whole pipeline")
+            raise TrainingError(
+                "--refine changes the base of --lora_rank; add --merge to save the whole pipeline"
+            )
         check(bool(self.lora_rank) or not self.merge, "merge", "off without --lora_rank, which it merges")
         check(self.objective in OBJECTIVES, "objective", " or ".join(OBJECTIVES))
-        none = self.objective in ("pairs", "distill")
-        check(not (self.settings and none), "settings", f"empty: --objective {self.objective} has none")
+        check(not (self.settings and pairs), "settings", f"empty: --objective {self.objective} has none")
         check(1 <= self.distill_steps <= 4, "distill_steps", "1 to 4")
         steps, guidance = self.distill_teacher_steps, self.distill_guidance
         multiple = steps >= 1 and steps % self.distill_steps == 0
