@@ -57,7 +57,8 @@ def open_base(
         unets = tuple(unet.to(dtype) for unet in load_magicface(found.path))
         parts = base.base_model
     elif found.pipeline_class(**hub_kwargs) == PIPELINE_CLASS:
-        return load_pipeline(base.model, "cpu", dtype, variant=base.variant, **hub_kwargs)
+        pipeline = load_pipeline(base.model, "cpu", dtype, variant=base.variant, **hub_kwargs)
+        return _merged(pipeline) if pipeline.get_list_adapters() else pipeline
     else:
         options = {"torch_dtype": dtype, "held_as": held_as, "variant": base.variant}
         unets = from_stable_diffusion(base.model, **options, **hub_kwargs)
@@ -152,7 +153,11 @@ def merge(
         ModelError: as `load_adapters`, or where `output` exists.
     """
     check_empty(output)
-    pipeline = load_pipeline(adapters, "cpu", base=base, variant=variant)
+    _merged(load_pipeline(adapters, "cpu", base=base, variant=variant)).save_pretrained(output)
+
+
+def _merged(pipeline: MagicEditPipeline) -> MagicEditPipeline:
+    """Puts the active adapters into the weights of a pipeline."""
     pipeline.fuse_lora()
     pipeline.unload_lora_weights()
-    pipeline.save_pretrained(output)
+    return pipeline

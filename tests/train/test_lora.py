@@ -375,6 +375,18 @@ def test_adapters_of_our_own_pipeline_and_of_a_distillation(place, pairs_folder)
     assert not any(name.startswith("reference_unet") for name in schedule)  # the teacher's own
 
 
+def test_training_goes_on_from_adapters(place, pairs_folder, trained):
+    """As from the whole pipeline that they are; further adapters name them as their base."""
+    still = ["--max_train_steps=1", "--learning_rate=1e-12"]
+    expected = picture(load_pipeline(trained, device="cpu"))
+    for name, more in (("further", []), ("everything", ["--lora_rank=0"])):
+        train(parse_config([*lora_flags(trained, pairs_folder, place / name, *still), *more]))
+        found = picture(load_pipeline(place / name, device="cpu"))
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert ModelFolder.find(place / "further").base.model == str(trained)
+    assert not ModelFolder.find(place / "everything").is_adapters
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
