@@ -65,6 +65,7 @@ def speed_blocks() -> dict[str, str]:
         "table:sampling": sampling_table(qualities),
         "table:speed": speed_table(speed),
         "table:counted": counted_table(speed),
+        "text:samples": scale_tables.samples_text(committed("training_data")),
     }
 
 
@@ -114,6 +115,7 @@ def scale_blocks() -> dict[str, str]:
     """What belongs between which markers of docs/scale.md."""
     memory = committed("memory")
     return {
+        "text:full_size": scale_tables.full_size_text(committed("full_size")),
         "table:memory": scale_tables.memory_table(memory),
         "table:plan": plan.plan_table(committed("plan"), memory),
     }

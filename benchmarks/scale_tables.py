@@ -12,11 +12,11 @@ def full_size_text(content: dict[str, Any]) -> str:
     merged, merging = sizes["merged"] / 1000, found["merge"]["peak_gb"]
     return "\n".join(
         [
-            f"- `sd15-lora` at 512 px, batch 1, on {where}: {a_step:.0f} s a step; at most "
-            f"{training['peak_gb']:.1f} GB of memory in training, {saving['peak_gb']:.1f} GB in saving.",
+            f"- `sd15-lora` at 512 px, batch 1, on {where}: {a_step:.0f} s a step, beside other work; "
+            f"memory at most {training['peak_gb']:.1f} GB in training, {saving['peak_gb']:.1f} GB in saving.",
             f"- A checkpoint has {sizes['checkpoint']:.0f} MB, the result {sizes['result']:.0f} MB. Merged "
             f"with its base it has {merged:.1f} GB, for which merging takes {merging:.1f} GB of memory.",
-            f"- An edit with it (`--quality live`): {edit['seconds']:.0f} s, {edit['peak_gb']:.1f} GB.",
+            f"- An edit with it (`--quality live`): {edit['seconds']:.0f} s beside other work, {edit['peak_gb']:.1f} GB.",
         ]
     )
 
@@ -37,4 +37,14 @@ def start_text(content: dict[str, Any]) -> str:
     return (
         f"Opening {found['rows']:,} photographs takes {found['cpu_seconds']:.1f} s of one core, and "
         f"{found['bytes_a_record_held']:.0f} bytes of memory each."
+    )
+
+
+def samples_text(content: dict[str, Any]) -> str:
+    """Samples a second of one core, with nothing cached, in a sentence."""
+    found = content["samples"]
+    now, size = found["samples_a_second_now"].values(), found["resolution"]
+    return (
+        f"One core makes {min(now):.0f} to {max(now):.0f} samples of {size} px a second where nothing is "
+        "cached: fewest real pairs with `--augment`, most warped ones as they are stored."
     )
