@@ -16,7 +16,8 @@ def full_size_text(content: dict[str, Any]) -> str:
             f"memory at most {training['peak_gb']:.1f} GB in training, {saving['peak_gb']:.1f} GB in saving.",
             f"- A checkpoint has {sizes['checkpoint']:.0f} MB, the result {sizes['result']:.0f} MB. Merged "
             f"with its base it has {merged:.1f} GB, for which merging takes {merging:.1f} GB of memory.",
-            f"- An edit with it (`--quality live`): {edit['seconds']:.0f} s beside other work, {edit['peak_gb']:.1f} GB.",
+            f"- An edit with it (`--quality live`): {edit['seconds']:.0f} s beside other work, "
+            f"{edit['peak_gb']:.1f} GB.",
         ]
     )
 
