@@ -141,8 +141,9 @@ def write_rows(path: Path, groups: Iterable[list[Row]], settings: Mapping[str, A
     """Writes rows in groups of ROW_GROUP, without compression because the images are compressed."""
     schema = features().arrow_schema
     schema = schema.with_metadata({**schema.metadata, _METADATA_KEY: json.dumps(settings).encode()})
-    # Values of other columns, plain, are read by their places
-    shared = {"use_dictionary": _REPETITIVE, "compression": "none"}
+    # Values of other columns, plain, are read by their places. Statistics would keep pictures in memory
+    # until the file is whole
+    shared = {"use_dictionary": _REPETITIVE, "compression": "none", "write_statistics": False}
     with replacing(path) as file, pq.ParquetWriter(file, schema, **shared) as writer:
         for group in groups:
             writer.write_table(pa.Table.from_pylist(group, schema), row_group_size=ROW_GROUP)
