@@ -40,7 +40,7 @@ from training_step import training_batch
 
 from magicedit.train.config import TrainConfig, parse_config
 from magicedit.train.methods.editing import adamw
-from magicedit.train.networks import Networks, prepare_for_training
+from magicedit.train.networks import Networks, autocast_dtype, prepare_for_training
 from magicedit.train.objectives import noise_objective
 
 MUST_REACH_MB = {"sd15-lora": 20_000}  # on a card of 24 GB
@@ -203,7 +203,8 @@ def make_training(config: TrainConfig, size: ModelSize, fake: FakeTensorMode | N
     """A recipe that predicts noise, on random latents of a model's size; `fake`: without numbers."""
     device = torch.device("cpu")
     pipeline = make_pipeline(size, device="meta" if fake else "cpu")
-    prepare_for_training(pipeline, config, denoiser_only=False)
+    half = autocast_dtype(config.mixed_precision)
+    prepare_for_training(pipeline, config, denoiser_only=False, held_as=half if config.lora_rank else None)
     parts = (pipeline.unet, pipeline.reference_unet, pipeline.vae, pipeline.text_encoder)
     with fake or contextlib.nullcontext():
         if fake:
@@ -216,11 +217,10 @@ def make_training(config: TrainConfig, size: ModelSize, fake: FakeTensorMode | N
         batch = training_batch(
             size, pipeline.scheduler, config.train_batch_size, len(pipeline.action_units), device
         )
-    bf16 = config.mixed_precision == "bf16"
 
     def step() -> None:
         for _ in range(min(config.gradient_accumulation_steps, 2)):  # more take no more memory
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            with torch.autocast("cpu", half, enabled=half is not None):
                 output = networks(*batch.inputs).float()
             loss = noise_objective(output, batch.clean, batch.noise, batch.alphas, snr_gamma=config.snr_gamma)
             loss.backward()

@@ -82,13 +82,27 @@ class Bench:
             return
         try:
             found = self._measured(call, images, work)
-        except RuntimeError as error:  # of CUDA and of the compiler, too; the other rows may work
-            if not isinstance(error, torch.OutOfMemoryError):
-                self.failed.append(name)
-            found = {"failed": f"{type(error).__name__}: {str(error).splitlines()[0][:300]}"}
-        known[name] = {**about, **found, **self._circumstances()}
-        write_json(self.results, known)
-        print(name, found, flush=True)
+        except RuntimeError as error:
+            found = self._failure(name, error)
+        self._write(name, {**about, **found})
+
+    def attempt(self, name: str, part: Callable[..., None], *arguments) -> None:
+        """Calls what prepares and measures rows; a failure is recorded under `name`."""
+        try:
+            part(self, *arguments)
+        except RuntimeError as error:
+            self._write(name, self._failure(name, error))
+
+    def _failure(self, name: str, error: RuntimeError) -> dict[str, object]:
+        """Notes a failure of CUDA, its memory or the compiler, after which other rows may work."""
+        if not isinstance(error, torch.OutOfMemoryError):
+            self.failed.append(name)
+        return {"failed": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"}
+
+    def _write(self, name: str, row: dict[str, object]) -> None:
+        known = json.loads(self.results.read_text()) if self.results.is_file() else {}
+        write_json(self.results, known | {name: row | self._circumstances()})
+        print(name, row, flush=True)
 
     def _measured(self, call: Step, images: int, work: int | None) -> dict[str, object]:
         if time.monotonic() > self.until:
@@ -157,7 +171,7 @@ def edits(bench: Bench) -> None:
                 name, work = f"edit, {arm}, {steps} steps, batch {batch}", batch * counted[arm](steps)
                 bench.row(name, edit(steps), batch, work, steps=steps, batch=batch, **about)
         if batch == 1:
-            sweeps(bench, pipeline, *one[:2])
+            bench.attempt("sweeps", sweeps, pipeline, *one[:2])
     for quality in ("balanced", "fast", "live"):
         call = exact_edit(pipeline, *one, quality=quality)
         bench.row(f"edit, {quality}, batch 1", call, 1, batch=1, **about)
@@ -179,15 +193,15 @@ def sweeps(bench: Bench, pipeline: MagicEditPipeline, image, condition) -> None:
     """Many AUs of one face in one call, from one encoding of it; seconds are of all of them."""
     deltas = random_au_deltas(bench.variants, pipeline)
     models = {
-        "10 steps": (pipeline, 10),
-        "4 steps": (pipeline, 4),
-        "1 step, distilled": (distilled(pipeline, 1), None),
+        "10 steps": (pipeline, {"steps": 10}),
+        "4 steps": (pipeline, {"steps": 4}),
+        "1 step, distilled": (distilled(pipeline, 1), {"quality": "live"}),
     }
-    for name, (model, steps) in models.items():
+    for name, (model, how) in models.items():
 
-        def sweep(model=model, steps=steps) -> object:
+        def sweep(model=model, how=how) -> object:
             faces = model.encode_faces(image, condition)
-            return exact_edit(model, None, None, deltas, steps, faces=faces)()
+            return exact_edit(model, None, None, deltas, faces=faces, **how)()
 
         bench.row(
             f"sweep of {bench.variants} AUs, {name}",
@@ -226,10 +240,23 @@ def graphs(bench: Bench) -> None:
         about = {"batch": batch, "dtype": short(bench.dtype)}
         bench.row(f"guided step, exact, batch {batch}", evaluate, batch, work, **about)
         if bench.on_gpu:
+            name = f"guided step, CUDA graph, batch {batch}"
+            bench.row(name, replayed(evaluate), batch, work, **about)
+
+
+def replayed(call: Step) -> Step:
+    """A call that is captured as a CUDA graph when it is first made."""
+    graphs_made: list[torch.cuda.CUDAGraph] = []
+
+    def replay() -> None:
+        if not graphs_made:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
-                evaluate()
-            bench.row(f"guided step, CUDA graph, batch {batch}", graph.replay, batch, work, **about)
+                call()
+            graphs_made.append(graph)
+        graphs_made[0].replay()
+
+    return replay
 
 
 def compiled(bench: Bench) -> None:
@@ -260,19 +287,20 @@ def training(bench: Bench) -> None:
     Weights are float32, computed with in bfloat16; LoRA is the recipe `sd15-lora`.
     """
     for batch in LORA_BATCHES:
-        lora_step(bench, batch)
-    pipeline = bench.pipeline(dtype=torch.float32)
-    aus = len(pipeline.action_units)
+        bench.attempt(f"training step, sd15-lora, batch {batch}", lora_step, batch)
     for batch in bench.batches:
-        data = training_batch(bench.size, pipeline.scheduler, batch, aus, bench.device)
-        for name, (loss, parameters) in training_losses(pipeline, data, bench.dtype).items():
-            what = {"cached": "frozen reference", "exact": "both UNets, exact", "naive": "both UNets, naive"}[
-                name
-            ]
-            step = optimiser_step(loss, parameters)
-            bench.row(
-                f"training step, {what}, batch {batch}", step, batch, batch=batch, dtype="bfloat16 autocast"
-            )
+        bench.attempt(f"training step, both UNets, batch {batch}", full_steps, batch)
+
+
+def full_steps(bench: Bench, batch: int) -> None:
+    pipeline = bench.pipeline(dtype=torch.float32)
+    data = training_batch(bench.size, pipeline.scheduler, batch, len(pipeline.action_units), bench.device)
+    names = {"exact": "both UNets, exact", "naive": "both UNets, naive", "cached": "frozen reference"}
+    losses = training_losses(pipeline, data, bench.dtype)
+    for arm, what in names.items():
+        step = optimiser_step(*losses[arm])
+        name = f"training step, {what}, batch {batch}"
+        bench.row(name, step, batch, batch=batch, dtype="bfloat16 autocast")
 
 
 def lora_step(bench: Bench, batch: int) -> None:
