@@ -196,6 +196,7 @@ def test_modes_are_as_before(config, tmp_path):
     assert len(set(modes)) == 2
 
 
+@pytest.mark.slow
 def test_compiled_networks_are_not_compiled_again_to_be_validated(config, tmp_path, monkeypatch):
     import torch._dynamo
 
