@@ -9,13 +9,13 @@ process holds, and whether a run that was killed (SIGKILL) and resumed ends bit-
 import argparse
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+import psutil
 import torch
 from machine import circumstances
 
@@ -58,7 +58,7 @@ def launch(engine: str | None, output: Path, *flags: str) -> subprocess.Popen:
         module = ["-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / f"{engine}.yaml")]
         words = [*module, "--num_processes=2", *words]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
-    return subprocess.Popen([sys.executable, *words], env=environment, start_new_session=True)
+    return subprocess.Popen([sys.executable, *words], env=environment)
 
 
 def finished(process: subprocess.Popen) -> None:
@@ -73,8 +73,11 @@ def killed(process: subprocess.Popen, output: Path) -> None:
         if process.poll() is not None:
             raise SystemExit("the run ended before it could be killed")
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
+    for one in (*psutil.Process(process.pid).children(recursive=True), process):
+        one.kill()
     process.wait()
+    if (output / f"checkpoint-{STEPS}").exists():
+        raise SystemExit("the run ended before it was killed")
 
 
 def same(first: Path, second: Path) -> bool:

@@ -10,7 +10,7 @@ import datetime
 import math
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -27,6 +27,8 @@ from magicedit.train.state import Checkpoint, Tensors, flatten_optimizer, restor
 # How long others wait for the main process, which may export or upload for hours; its death ends the wait
 PATIENCE = datetime.timedelta(days=7)
 PIECE = 2**30  # bytes of whole tensors that a process reads at once
+
+Result = TypeVar("Result")
 
 
 class Engine:
@@ -48,23 +50,24 @@ class Engine:
         """The mixed precision of networks: no, fp16 or bf16."""
         return self.accelerator.mixed_precision
 
-    def alone(self, work: Callable[[], None]) -> None:
-        """Runs `work` in the main process, while the others wait as long as it takes.
+    def alone(self, work: Callable[[], Result]) -> Result:
+        """Runs `work` in the main process, while the others wait as long as it takes; all return its result.
 
         Its MagicEditError is raised in all of them, so that none waits for one that has given up.
         """
-        failed = None
+        result = failed = None
         if self.accelerator.is_main_process:
             try:
-                work()
+                result = work()
             except MagicEditError as error:
                 failed = error
         if self.group is not None:
-            told = [None if failed is None else str(failed)]
+            told = [result, None if failed is None else str(failed)]
             dist.broadcast_object_list(told, src=0, group=self.group)
-            failed = failed or (told[0] and TrainingError(told[0]))
+            result, failed = told[0], failed or (told[1] and TrainingError(told[1]))
         if failed:
             raise failed
+        return result
 
     def prepare(self, method: Method) -> None:
         """Spreads the networks and optimizers of a method; TrainingError where it cannot be."""
@@ -509,7 +512,8 @@ def make_accelerator(config: TrainConfig, **settings: Any) -> Accelerator:
         raise TrainingError("FSDP 1 is not supported; set fsdp_version: 2 in accelerate's configuration")
     on_cpu = not torch.accelerator.is_available()
     if by_deepspeed:
-        os.environ.setdefault("DS_ACCELERATOR", "cpu") if on_cpu else None
+        if on_cpu:
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")
         if not is_deepspeed_available():
             raise MissingDependencyError('DeepSpeed needs `pip install "magicedit[deepspeed]"`')
     accelerator = Accelerator(
@@ -526,6 +530,10 @@ def make_accelerator(config: TrainConfig, **settings: Any) -> Accelerator:
         if accelerator.mixed_precision != "no":
             state.fsdp_plugin.set_mixed_precision(accelerator.mixed_precision)
     elif on_cpu and by_deepspeed:
+        import deepspeed
+
+        # Else it compiles C++ for minutes, only to reduce faster between CPUs
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         state.deepspeed_plugins, state.distributed_type = DeepSpeedPlugin(), DistributedType.DEEPSPEED
     return accelerator
 

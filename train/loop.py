@@ -263,7 +263,7 @@ class Run:
     def _resume(self) -> None:
         """Takes over a checkpoint, and retires those of another branch."""
         named = self.config.resume_from_checkpoint
-        folder = find_checkpoint(self.output_dir, named)
+        folder = self.engine.alone(lambda: find_checkpoint(self.output_dir, named))
         if folder is None:
             logger.warning("no whole checkpoint in %s: starting at step 0", self.output_dir)
             return
@@ -279,7 +279,7 @@ class Run:
         logger.info("resumed from %s", folder)
         # Else it is of another run or branch, as abandoned-N is
         own = folder.resolve() == self.output_dir.resolve() / f"checkpoint-{self.step}"
-        self.accelerator.wait_for_everyone()  # all have found theirs
+        self.accelerator.wait_for_everyone()  # all have read it
         if own:
             if named != "latest":
                 self._retire(self.step)

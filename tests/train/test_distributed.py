@@ -180,6 +180,7 @@ def test_fsdp2_trains_as_one_process_does_and_resumes_equally(check_engine):
     assert find_checkpoint(folder.parent, "latest").name == "checkpoint-3"
 
 
+@pytest.mark.slow
 def test_deepspeed_zero2_trains_as_one_process_does_and_resumes_equally(check_engine):
     check_engine("deepspeed-zero2")
 
