@@ -61,6 +61,7 @@ _FRESH, _REPLACED = "fresh", "replaced"  # in WORK: a dataset being written, and
 JPEG_QUALITY = 95
 _METADATA_KEY = b"magicedit"  # of the Parquet schema: the settings that its rows were measured with
 _SHARD_BYTES = 256 * 2**20
+_SHARD_ROWS = 2**14  # at most, since a writer holds the places of all row groups of its file
 _REPETITIVE = ["identity", "scheme", "notes.list.element", "emotion", "attributes.list.element"]  # columns
 ROW_GROUP = 16  # rows that random access reads at once: about one megabyte
 
@@ -428,10 +429,11 @@ def _groups(rows: Iterator[Row]) -> Iterator[list[Row]]:
 
 
 def _one_shard(groups: Iterable[list[Row]]) -> Iterator[list[Row]]:
-    """Yields groups up to about _SHARD_BYTES."""
-    size = 0
+    """Yields groups up to about _SHARD_BYTES, or _SHARD_ROWS."""
+    size = rows = 0
     for group in groups:
         yield group
         size += sum(len(row["image"]["bytes"]) for row in group)
-        if size >= _SHARD_BYTES:
+        rows += len(group)
+        if size >= _SHARD_BYTES or rows >= _SHARD_ROWS:
             return

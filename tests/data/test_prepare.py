@@ -17,7 +17,7 @@ from PIL import Image
 
 from magicedit.action_units import NAMES
 from magicedit.batch import JOURNAL
-from magicedit.data import PairDataset, prepare_dataset, sources
+from magicedit.data import PairDataset, prepare_dataset, shards, sources
 from magicedit.errors import DatasetError, OutputError
 from magicedit.faces import face_region
 from magicedit.files import locked, shown
@@ -281,6 +281,17 @@ def test_a_share_of_the_identities_for_validation_does_not_depend_on_the_others(
     (fewer / "ann" / "light.png").write_bytes((photographs / "ann" / "light.png").read_bytes())
     prepare_dataset(fewer, tmp_path / "one", validation_fraction=0.5, **settings)
     assert len(rows(tmp_path / "one", everyone["ann"])) == 1
+
+
+def test_shards_have_so_many_rows_at_most(tmp_path, photographs, dataset, backend, monkeypatch):
+    monkeypatch.setattr(shards, "_SHARD_ROWS", 2)
+    monkeypatch.setattr(shards, "ROW_GROUP", 1)
+    prepare_dataset(photographs, tmp_path / "dataset", backend=backend, **SETTINGS)
+    counts = [pq.read_metadata(path).num_rows for path in sorted((tmp_path / "dataset/data").glob("train*"))]
+    assert counts == [2, 1]
+    assert (
+        PairDataset(tmp_path / "dataset", resolution=64).digest == PairDataset(dataset, resolution=64).digest
+    )
 
 
 def test_a_dataset_of_an_earlier_version_is_recognised_by_its_fingerprint():
