@@ -333,7 +333,7 @@ def test_two_processes_distill(distill_flags, tmp_path):
     assert (state["world_size"], state["samples_seen"]) == (2, 4)
 
 
-@pytest.mark.parametrize("more", [(), ("--lora_rank", "2")], ids=["full", "lora"])
+@pytest.mark.parametrize("more", [(), ("--lora_rank=2", "--merge")], ids=["full", "lora"])
 def test_stable_diffusion_layout_is_distilled(pairs_folder, tmp_path, more):
     """A noise predictor with VAE and cached latents, whose scheduler starts elsewhere."""
     base = tiny_stable_diffusion(tmp_path / "sd")

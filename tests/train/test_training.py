@@ -512,7 +512,7 @@ def test_a_variant_goes_on_from_its_folder_with_lora(tiny_flags, tmp_path):
     """The denoiser's matrices by LoRA, the AU map in full; the image encoder stays what it was."""
     first, second = tmp_path / "first", tmp_path / "second"
     train(parse_config(tiny_flags(first, *variant_flags("latent_map", "clip"), "--max_train_steps", "1")))
-    more = ["--pretrained_model_name_or_path", str(first), "--lora_rank", "2", "--max_train_steps", "1"]
+    more = ["--pretrained_model_name_or_path", str(first), "--lora_rank=2", "--merge", "--max_train_steps=1"]
     train(parse_config(tiny_flags(second, *more)))
     old, new = load_pipeline(first, device="cpu"), load_pipeline(second, device="cpu")
 
@@ -539,15 +539,15 @@ def test_freezing_the_reference_freezes_the_image_encoder(tiny_flags, tmp_path):
 def test_a_checkpoint_refuses_another_variant(tiny_flags, tmp_path, monkeypatch, known, other):
     """By the name of the setting, before its tensors do not fit."""
     train(parse_config(tiny_flags(tmp_path, "--max_train_steps", "1")))
-    load = loop.load_checkpoint
+    opened = loop.Checkpoint.open
 
-    def load_old(folder):
-        tensors, state = load(folder)
-        return tensors, state | {
-            "config": {k: v for k, v in state["config"].items() if known or not k.endswith("_encoder")}
-        }
+    def open_old(folder):
+        saved = opened(folder)
+        settings = saved.state["config"].items()
+        config = {k: v for k, v in settings if known or not k.endswith("_encoder")}
+        return dataclasses.replace(saved, state=saved.state | {"config": config})
 
-    monkeypatch.setattr(loop, "load_checkpoint", load_old)
+    monkeypatch.setattr(loop.Checkpoint, "open", open_old)
     again = ["--max_train_steps", "2", "--resume_from_checkpoint", "latest"]
     with pytest.raises(TrainingError, match=f"other settings: {other[0]}"):
         train(parse_config(tiny_flags(tmp_path, *again, f"--{other[0]}", other[1])))
