@@ -6,9 +6,9 @@
 speed: a real face backend on copies of one photograph. Arms are runs of their own, in turn: an earlier state
 of this repository (`git worktree add CHECKOUT COMMIT`), this one, and Ray with two workers. Costs are those
 of MORE photographs beyond FEW, so that starting costs nothing. CPU seconds are of all processes of a run;
-wall seconds tell of the machine's other work, too, whose load is kept beside them.
+wall seconds are kept where the machine does little else.
 
-memory: the peak of a process that prepares 1,000, 10,000 and 100,000 small files, and streams their shards.
+memory: the peaks of processes that prepare 1,000, 10,000 and 100,000 small files, and stream their shards.
 Measuring 100,000 faces takes hours; so the face backend is an object that tells the same face every time.
 """
 
@@ -37,6 +37,7 @@ COUNTS = (1_000, 10_000, 100_000)
 SIDE = 64  # px of the small files
 EACH = 10  # photographs of a person
 SECONDS_BETWEEN = 0.2  # readings of CPU times
+QUIET = 3.0  # load average, ours included, up to which wall time tells of us
 
 RUN = """
 import sys, magicedit.data
@@ -118,16 +119,20 @@ def summary(costs: dict[str, list[tuple[float, float]]], loads: list[float], bef
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=before, capture_output=True, text=True, check=True
     ).stdout.strip()
+    load = statistics.mean(loads)
+    by_wall = {
+        "wall_ms_a_photograph": {name: round(1e3 * value, 1) for name, value in wall.items()},
+        "two_cores_with_ray_by_wall": round(wall["before"] / wall["ray"], 2),
+    }
     return {
         "before": commit,
         "photographs": MORE,
-        "load_average": round(statistics.mean(loads), 1),
+        "load_average": round(load, 1),
         "cpu_ms_a_photograph": {name: round(1e3 * value, 1) for name, value in cpu.items()},
-        "wall_ms_a_photograph": {name: round(1e3 * value, 1) for name, value in wall.items()},
         "one_core_against_before": round(cpu["before"] / cpu["now"], 2),
         # What two cores that do nothing else reach: the work of a photograph is divided between them
         "two_cores_with_ray_by_cpu": round(2 * cpu["before"] / cpu["ray"], 2),
-        "two_cores_with_ray_by_wall": round(wall["before"] / wall["ray"], 2),
+        **(by_wall if load <= QUIET else {}),
         "passes": costs,
     }
 
@@ -192,17 +197,16 @@ def stream_small(dataset: Path, output: Path) -> None:
     print(json.dumps({"start_mb": before, "written_mb": written, "streamed_mb": peak_mb()}))
 
 
-def memory(counts: tuple[int, ...]) -> dict:
-    rows = []
+def memory(counts: tuple[int, ...], streamed: int) -> None:
+    """streamed: the most photographs that are written as shards, too, which takes twice as long."""
+    rows: list[dict] = []
     for count in counts:
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
             write_copies(folder / "photographs", count, small_portrait())
             row = {}
-            for step, paths in {
-                "prepare-small": ("photographs", "dataset"),
-                "stream-small": ("dataset", "shards"),
-            }.items():
+            steps = {"prepare-small": ("photographs", "dataset"), "stream-small": ("dataset", "shards")}
+            for step, paths in list(steps.items())[: 1 + (count <= streamed)]:
                 command = [sys.executable, __file__, step, *(folder / name for name in paths)]
                 environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
                 run = subprocess.run(
@@ -211,17 +215,19 @@ def memory(counts: tuple[int, ...]) -> dict:
                 row[step] = json.loads(run.stdout.splitlines()[-1])
         print(count, row, file=sys.stderr)
         rows.append({"photographs": count, **row})
-    first, last = rows[0], rows[-1]
-    more = last["photographs"] - first["photographs"]
-    grown = last["prepare-small"]["peak_mb"] - first["prepare-small"]["peak_mb"]
-    return {"runs": rows, "prepare_bytes_a_photograph": round(1e6 * grown / more)}
+        more = count - rows[0]["photographs"]
+        grown = row["prepare-small"]["peak_mb"] - rows[0]["prepare-small"]["peak_mb"]
+        grows = {"prepare_bytes_a_photograph": round(1e6 * grown / more)} if more else {}
+        keep({"memory": {"runs": rows, **grows}})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     steps = parser.add_subparsers(dest="step", required=True)
     steps.add_parser("speed").add_argument("--before", type=Path, required=True)
-    steps.add_parser("memory").add_argument("--counts", type=int, nargs="+", default=COUNTS)
+    counted = steps.add_parser("memory")
+    counted.add_argument("--counts", type=int, nargs="+", default=COUNTS)
+    counted.add_argument("--streamed", type=int, default=COUNTS[-1])
     for name in ("prepare-small", "stream-small"):
         step = steps.add_parser(name, help="one run of `memory`")
         step.add_argument("folder", type=Path)
@@ -233,7 +239,7 @@ def main() -> None:
     if args.step == "speed":
         speed(args.before)
     else:
-        keep({"memory": memory(tuple(args.counts))})
+        memory(tuple(args.counts), args.streamed)
 
 
 if __name__ == "__main__":
