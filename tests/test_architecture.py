@@ -181,7 +181,7 @@ def test_the_training_loop_does_not_know_what_it_trains():
     source = (REPOSITORY / "train" / "loop.py").read_text()
     ours = {name.rpartition(".")[0] for name in _imports(source, "train/loop.py") if "magicedit" in name}
     names = ("compiled", "config", "finished", "methods", "publish", "samples", "signals", "state")
-    names += ("throughput", "validation")
+    names += ("engines", "throughput", "validation")
     known = {f"magicedit.train.{name}" for name in names}
     ground = {f"magicedit.{name}" for name in ("errors", "files", "imaging", "provenance")}
     assert ours == known | ground
