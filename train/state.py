@@ -73,8 +73,10 @@ def save_checkpoint(
 
 
 def _apart(group: Tensors) -> Tensors:
-    """Returns tensors as safetensors takes them: contiguous on the CPU, none in the memory of another. What is
-    so already is not copied."""
+    """Returns tensors as safetensors takes them: contiguous on the CPU, none in the memory of another.
+
+    What is so already is not copied.
+    """
     taken, apart = set(), {}
     for name, tensor in group.items():
         tensor = tensor.detach().cpu().contiguous()

@@ -9,7 +9,6 @@ from magicedit.cli import common
 from magicedit.cli.batch import add_folder_options, refuse_folder_options, run_edit_folder
 from magicedit.cli.measuring import add_measure
 from magicedit.errors import ImageError
-from magicedit.imaging import VIDEO_SUFFIXES
 
 EDIT_EXAMPLES = """\
 examples:
@@ -100,11 +99,11 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
 def run_edit(args: argparse.Namespace) -> int:
     if os.path.isdir(args.photo):
         return run_edit_folder(args)
+    from magicedit.imaging import VIDEO_SUFFIXES, open_photo, save_image
+
     if args.photo.suffix.lower() in VIDEO_SUFFIXES:
         raise ImageError(f"{args.photo} is a video by its name; edit it with `magicedit video`")
     refuse_folder_options(args)
-    from magicedit.imaging import open_photo, save_image
-
     # Validate before loading the model
     request = common.edit_request(args)
     photo = open_photo(args.photo)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from magicedit.cli import common
 from magicedit.errors import ImageError, MagicEditError
-from magicedit.imaging import VIDEO_SUFFIXES
 
 if TYPE_CHECKING:
     from magicedit.faces import Face
@@ -51,6 +50,8 @@ def add_measure(add_command: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def run_measure(args: argparse.Namespace) -> int:
+    from magicedit.imaging import VIDEO_SUFFIXES
+
     if args.photo.suffix.lower() in VIDEO_SUFFIXES:
         return _run_video(args)
     with common.loading(args):
