@@ -8,7 +8,7 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -154,7 +154,7 @@ class Run:
             pin_memory=self.accelerator.device.type == "cuda",
         )
 
-    def _batches(self) -> Iterator[dict]:
+    def _batches(self) -> Generator[dict]:
         """Yields batches of the remaining steps. TrainingError where a process that prepares them is killed.
 
         That is noticed where a batch is awaited, before its step changes anything, and not by torch's
@@ -165,20 +165,23 @@ class Run:
         batches = iter(self._loader())
         if before is not None and threading.current_thread() is threading.main_thread():
             signal.signal(number, before)
-        while True:
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
-            except RuntimeError as error:
-                if WORKER_LOST not in str(error):
-                    raise
-                self._lost_worker(error)
-            except (EOFError, OSError) as error:  # of a batch whose tensors a killed process held
-                if not self.config.dataloader_num_workers or WORKER_RAISED in str(error):
-                    raise
-                self._lost_worker(error)
-            yield batch
+        try:
+            while True:
+                try:
+                    batch = next(batches)
+                except StopIteration:
+                    return
+                except RuntimeError as error:
+                    if WORKER_LOST not in str(error):
+                        raise
+                    self._lost_worker(error)
+                except (EOFError, OSError) as error:  # of a batch whose tensors a killed process held
+                    if not self.config.dataloader_num_workers or WORKER_RAISED in str(error):
+                        raise
+                    self._lost_worker(error)
+                yield batch
+        finally:
+            del batches  # ends its processes, on which Python waits at its exit
 
     def _lost_worker(self, error: RuntimeError) -> NoReturn:
         """Saves the step reached, where no other process would have to, and raises TrainingError."""
@@ -411,12 +414,19 @@ class Run:
             settings = {**config.to_dict(), "world_size": accelerator.num_processes}
             write_text(self.output_dir / "train_config.json", json.dumps(settings, indent=1))
         per_step = config.train_batch_size * config.gradient_accumulation_steps * accelerator.num_processes
-        hidden = not accelerator.is_main_process
-        progress = tqdm(total=config.max_train_steps, initial=self.step, desc="training", disable=hidden)
         flops = self._compiled_flops() if config.compile else None
-        self.throughput = Throughput(
-            self._batches(), per_step, self._peak, config.gradient_checkpointing, flops
-        )
+        with contextlib.closing(self._batches()) as batches:
+            self.throughput = Throughput(batches, per_step, self._peak, config.gradient_checkpointing, flops)
+            stopped = self._take_steps()
+        if self.saved != self.step:
+            self._save()
+        accelerator.wait_for_everyone()
+        return stopped
+
+    def _take_steps(self) -> int:
+        """Trains to the last step; returns the signal that ended it before, or 0."""
+        config, hidden = self.config, not self.accelerator.is_main_process
+        progress = tqdm(total=config.max_train_steps, initial=self.step, desc="training", disable=hidden)
         explained = compilation_explained if config.compile else contextlib.nullcontext
         stopped = self._stopped()
         while not stopped and self.step < config.max_train_steps and not self.method.finished():
@@ -424,7 +434,7 @@ class Run:
                 logged = self._train_step(self.throughput.batches)
             self.step += 1
             self.validated, values = None, {}
-            self.samples_seen += per_step
+            self.samples_seen += self.throughput.images
             progress.update()
             self.bad_steps = 0 if logged is not None else self.bad_steps + 1
             if logged is None:
@@ -450,9 +460,6 @@ class Run:
                     self._preview()
             stopped = self._stopped()
         progress.close()
-        if self.saved != self.step:
-            self._save()
-        accelerator.wait_for_everyone()
         return stopped
 
     def _finish(self) -> None:

@@ -107,6 +107,14 @@ def test_a_killed_and_resumed_run_ends_bit_equal(tiny_flags, tmp_path):
     assert_same_weights(straight, killed)
 
 
+def test_the_end_of_a_run_ends_the_processes_that_prepare_batches(tiny_flags, tmp_path):
+    """They ignore signals, and Python waits for them at its exit."""
+    before = multiprocessing.active_children()
+    run = Run(parse_config(tiny_flags(tmp_path, "--max_train_steps", "1", "--dataloader_num_workers", "2")))
+    run.train()
+    assert multiprocessing.active_children() == before
+
+
 def test_two_processes_train_and_save(tiny_flags, tmp_path):
     """As the docs start them: nothing tells the launcher that there is no GPU."""
     flags = tiny_flags(tmp_path, "--max_train_steps", "3", "--train_batch_size", "1")
