@@ -4,12 +4,14 @@ RUN`."""
 import logging
 import os
 import sys
+import traceback
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parses `argv` (default: the command line) and trains.
 
     Returns 2 on user errors; 0 also where a signal ended the run, after a checkpoint; 130 after Ctrl-C.
+    One of several processes exits instead, with that status, and with 1 after an unexpected error.
     """
     from magicedit.errors import MagicEditError, reason_of
     from magicedit.train.config import parse_config
@@ -30,6 +32,11 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("train.py: interrupted", file=sys.stderr)
         code = 130
+    except Exception:
+        if processes == 1:
+            raise
+        traceback.print_exc()
+        code = 1
     if processes > 1:
         # Everything is written. Freeing the run would join Gloo's threads, which sometimes wait forever for a
         # process that has ended.

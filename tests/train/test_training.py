@@ -28,6 +28,7 @@ from magicedit.train.config import parse_config
 from magicedit.train.loop import Run, train
 from magicedit.train.methods import composed
 from magicedit.train.samples import SampleOrder
+from magicedit.train.train import main
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ENTRY = str(REPOSITORY / "train" / "train.py")
@@ -366,6 +367,23 @@ def test_the_entry_point_ends_with_one_line_and_2(tiny_flags, tmp_path):
     assert result.returncode == 2
     assert result.stderr.splitlines()[-1].startswith("train.py: error: ")
     assert "Traceback" not in result.stderr
+
+
+def test_one_of_several_processes_exits_at_once_after_an_unexpected_error(monkeypatch, capsys):
+    """At Python's ordinary end it may wait for processes that wait for it."""
+
+    def fail(argv):
+        raise RuntimeError("no such collective")
+
+    monkeypatch.setattr("magicedit.train.config.parse_config", fail)
+    monkeypatch.setattr("os._exit", sys.exit)
+    with pytest.raises(RuntimeError):
+        main([])
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "RuntimeError: no such collective"
 
 
 def test_a_killed_worker_costs_no_step(tiny_flags, tmp_path, monkeypatch):
