@@ -79,6 +79,8 @@ class Shard:
 
     def picture(self, index: int) -> bytes:
         offset, size = map(int, self.usable.places[index])
+        if hasattr(os, "pread"):  # forked processes share the file's position
+            return os.pread(self.file.fileno(), size, offset)
         self.file.seek(offset)
         return self.file.read(size)
 

@@ -157,6 +157,29 @@ def test_a_run_that_ends_midway_is_continued(many, stream, tmp_path, monkeypatch
     assert contents(tmp_path / "out") == contents(stream)
 
 
+def test_a_shard_that_another_dataset_overwrote_is_written_again(many, stream, tmp_path, monkeypatch):
+    other = shutil.copytree(many, tmp_path / "other")
+    path = other / "data" / "train-00000.parquet"
+    rows = [row | {"pose": [1.0, 2.0, 3.0]} for row in pq.read_table(path).to_pylist()]
+    description = json.loads((other / "magicedit.json").read_text())
+    write_rows(path, [rows], description["settings"])
+    (other / "magicedit.json").write_text(json.dumps(description | {"fingerprint": "other"}))
+    sample = webdataset_shards._sample
+
+    def fails(split, number, row):
+        if split == "validation":
+            raise KeyboardInterrupt
+        return sample(split, number, row)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(webdataset_shards, "_sample", fails)
+        for dataset in (many, other):
+            with pytest.raises(KeyboardInterrupt):
+                write_shards(dataset, tmp_path / "out", shard_bytes=1, progress=False)
+    write_shards(many, tmp_path / "out", shard_bytes=1, progress=False)
+    assert contents(tmp_path / "out") == contents(stream)
+
+
 def test_what_is_no_dataset_and_no_place_for_shards(many, stream, tmp_path, monkeypatch):
     with pytest.raises(DatasetError, match="holds shards already"):
         write_shards(stream, tmp_path / "out", progress=False)
@@ -225,6 +248,17 @@ def test_a_resumed_run_continues_with_the_very_sample(stream, workers):
     for resumed, expected in zip(batches(5), straight[5:], strict=True):
         assert_same_sample(expected, resumed)
     assert not torch.equal(straight[0]["target"], straight[1]["target"])
+
+
+def test_forked_processes_read_an_open_shard_each_by_itself(many, tmp_path):
+    write_shards(many, tmp_path / "one", progress=False)
+    pairs = StreamingPairs(tmp_path / "one", **SETTINGS)
+    alone = [pairs[n] for n in range(40)]
+    loader = torch.utils.data.DataLoader(
+        pairs, batch_size=None, sampler=range(40), num_workers=2, multiprocessing_context="fork"
+    )
+    for expected, sample in zip(alone, loader, strict=True):
+        assert_same_sample(expected, sample)
 
 
 def test_people_with_one_photograph_are_in_warped_pairs_only(stream):
