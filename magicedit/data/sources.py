@@ -127,7 +127,7 @@ class Sources:
     photographs nor videos, and folders of edited ones. folder_notes: {"source", "note", "kind": "warning"} of
     folders and lists. feelings: emotions of photographs by name, where they are labelled; attributes: names
     of the attributes that they show, likewise, and attribute_names: of all that are labelled, in order.
-    grouping: how people are told apart after measuring; empty: they are not.
+    grouping: how people are told apart where their folders do not tell; empty: they do.
     """
 
     photographs: list[Source]
@@ -261,6 +261,8 @@ def find_sources(
         grouping = [CLUSTER, SAME_PERSON, validation, fraction]
     elif photographs and not splits:
         splits = split_of_people(identities, validation, fraction)
+    if choices.identities not in (FOLDERS, CLUSTER):
+        grouping = [source.identity for source in photographs]
     notes, found, reasons = list(files.folder_notes), None, {}
     if choices.labels is not None and photographs:
         found, reasons, more_notes = _read_labels(choices.labels, choices.labels_scale, photographs)

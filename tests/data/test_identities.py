@@ -51,6 +51,16 @@ def test_a_list_tells_who_is_on_each_photograph(tmp_path, photographs, backend, 
     } in report.notes
 
 
+def test_another_list_of_the_same_photographs_is_written_without_measuring(tmp_path, photographs, backend):
+    settings = SETTINGS | {"backend": backend, "identities": tmp_path / "who.csv"}
+    for person in ("ann", "carol"):
+        write(tmp_path / "who.csv", "file,identity", "ann/light.png,ann", f"carol,{person}")
+        report = prepare_dataset(photographs, tmp_path / "dataset", **settings)
+        assert identities(tmp_path / "dataset") == {"ann/light.png": "ann", "carol.png": person}
+    assert (report.measured, report.reused) == (0, 2)
+    assert prepare_dataset(photographs, tmp_path / "dataset", **settings).unchanged
+
+
 def test_a_list_that_names_no_file_of_the_folder_is_an_error(tmp_path, photographs):
     table = write(tmp_path / "who.csv", "file,identity", "zoe/1.jpg,zoe")
     with pytest.raises(DatasetError, match=r"no row of .*who\.csv names a file in the folder, such as ann/"):
