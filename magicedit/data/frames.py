@@ -80,6 +80,7 @@ def _rows(
             )
         if not wanted:
             return
+    raise VideoError(f"{shown(video.path)} has fewer frames when it is read again; convert it by ffmpeg")
 
 
 def _without_path(error: MagicEditError, video: VideoFile) -> str:

@@ -57,7 +57,7 @@ def cluster(descriptors: np.ndarray, threshold: float = SAME_PERSON) -> np.ndarr
     descriptors: (items, dimensions) float32. Each item joins the person whose mean is nearest, if that is
     nearer than `threshold`, else it begins one (leader clustering; J. Hartigan, "Clustering Algorithms",
     1975, chapter 3). One pass, which compares every item with every person so far: 100,000 of as many
-    people take about a minute of one core, and the memory of the descriptors twice.
+    people take half a minute of one core, and the memory of the descriptors twice.
     """
     items, dimensions = descriptors.shape
     means, sizes = np.zeros((items, dimensions), np.float32), np.zeros(items, int)

@@ -209,6 +209,11 @@ def prepare_dataset(
         read = set()
         while sources is None:
             sources, unread = _known(files, places, failures, choices)
+            if again := next((video.name for video in unread if video.name in read), None):
+                raise DatasetError(
+                    f"other frames of {shown(again)} are chosen now than in an earlier run; add --force to "
+                    "measure everything again"
+                )
             failures |= measure_all(unread, places, backend, settings, output / WORK, at_work, progress)
             read |= {video.name for video in unread}
         found = len(sources.photographs)

@@ -325,6 +325,20 @@ def test_frames_that_labels_left_out_are_read_again_when_they_have_one(
     assert prepare_dataset(alone, output, **settings).photographs == {"train": 4}
 
 
+def test_a_video_whose_frames_are_chosen_otherwise_by_now_is_named(
+    tmp_path, alone, talk, backend, monkeypatch
+):
+    settings = SETTINGS | {"backend": backend, "labels": tmp_path / "talk.csv"}
+    lines = [[i + 1, *([1] * 12)] for i in range(len(talk))]
+    write_labels(tmp_path / "talk.csv", ["frame"], lines[: len(lines) // 2])
+    prepare_dataset(alone, tmp_path / "dataset", **settings)
+    write_labels(tmp_path / "talk.csv", ["frame"], lines)
+    monkeypatch.setattr("magicedit.data.frames.SPACING", 0.3)
+    with pytest.raises(DatasetError, match=r"other frames of .*talk\.mp4 are chosen now.*--force"):
+        prepare_dataset(alone, tmp_path / "dataset", **settings)
+    assert prepare_dataset(alone, tmp_path / "dataset", force=True, **settings).measured
+
+
 def test_tables_of_py_feat_name_the_video_and_count_from_0(tmp_path, alone, talk, backend):
     labels = tmp_path / "all.csv"
     with labels.open("w", newline="") as file:
