@@ -52,7 +52,7 @@ def each(
     failed: Callable[[Item, str], Result],
     begin: Callable[[Item], None] = lambda item: None,
     address: str | None = None,
-    gpu: bool = False,
+    gpu: bool | None = False,
 ) -> Iterator[tuple[Item, Result]]:
     """Yields items with their results, in the order of completion, as `workers.each` does.
 
@@ -63,13 +63,15 @@ def each(
         begin: called with every item before the work on the first begins.
         address: of a running cluster, HOST:PORT or "auto" for one of this machine; None: an own one, on the
             cores of this machine.
-        gpu: whether every actor has a GPU of its own; else it has none, and one core.
+        gpu: whether every actor has a GPU of its own, else a core; None: where the cluster has any. Ray hides
+            no GPU from actors that have none of their own.
 
     Raises:
         MagicEditError: where no cluster answers or takes part.
         Exception: errors of `start` and of its function.
     """
     with _connected(address, workers) as resources:
+        gpu = bool(resources.get("GPU")) if gpu is None else gpu
         has = int(resources.get("GPU" if gpu else "CPU", 0))
         if not has:
             raise MagicEditError(f"the Ray cluster has no {'GPUs' if gpu else 'cores'}; add nodes to it")

@@ -143,7 +143,7 @@ def edit_folder(
             __name__ == "__main__":`. None: a sensible number for this machine, or all of a cluster.
         engine: "local": processes of this machine, or "ray": Ray Data, on the cores of this machine or the
             cluster at `address` (HOST:PORT, or "auto"), whose nodes see both folders under the same paths;
-            with `device` "cuda" every worker has a GPU of its own.
+            every worker has a GPU of its own where there are any, unless `device` is "cpu".
         force: repeat finished edits, and replace files from other sources.
         progress: show a bar with the time left on standard error.
         say: called when the model begins to load, which takes a while.

@@ -113,7 +113,7 @@ def edit_rows(
         return each(partial(Worker, settings), rows, pool.workers, lost, begin)
     folders = {"folder": settings.folder.absolute(), "output": settings.output.absolute()}
     start = partial(_worker_elsewhere, replace(settings, **folders))
-    gpu = (settings.device or "cpu") != "cpu"
+    gpu = None if settings.device is None else settings.device != "cpu"
     return cluster.each(start, rows, pool.workers, lost, begin, address=pool.address, gpu=gpu)
 
 
