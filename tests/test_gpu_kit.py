@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -110,6 +111,50 @@ def test_task_is_recorded_whatever_becomes_of_it(tmp_path, monkeypatch, code, st
     assert found["status"] == status
     assert time.monotonic() - started < 30
     assert found.get("last_lines") == {"ok": None, "failed": ["no card"], "stopped": ["begun"]}[status]
+
+
+def test_a_kit_that_is_asked_to_end_leaves_no_task(tmp_path):
+    script = tmp_path / "task.py"
+    script.write_text("import os, time; print(os.getpid(), flush=True); time.sleep(600)")
+    code = f"""
+import os, signal, sys
+sys.path.insert(0, {str(ROOT / "dev" / "gpu")!r})
+import run
+
+run.STAGES = {{"speed": (run.Task("task", {str(script)!r}, (), 1.0),)}}
+sys.exit(run.main())
+"""
+    command = [sys.executable, "-c", code, "--stages=speed", f"--output={tmp_path / 'out'}"]
+    command += [f"--work={tmp_path / 'work'}", f"--packed={tmp_path}"]
+    kit = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    log = tmp_path / "work" / "log.txt"
+    while not (log.is_file() and log.read_text().endswith("\n")):
+        assert kit.poll() is None
+        time.sleep(0.05)
+    kit.terminate()
+    assert kit.wait(60) == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(log.read_text()), 0)
+
+
+@pytest.mark.parametrize(
+    ("place", "more", "message"),
+    [
+        ("full", (), "not by this command"),
+        ("new", ("missing",), "no folder missing"),
+        ("packed", ("--earlier", "packed/earlier"), "move it out"),
+    ],
+)
+def test_pack_deletes_nothing_but_what_it_packed(tmp_path, monkeypatch, capsys, place, more, message):
+    monkeypatch.chdir(tmp_path)
+    for name in ("full/own", "packed/wheels", "packed/earlier"):
+        Path(name).mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr(sys, "argv", ["pack", "-o", place, *more])
+    with pytest.raises(SystemExit):
+        pack.main()
+    assert message in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_packages_are_laid_out_as_if_installed(tmp_path):

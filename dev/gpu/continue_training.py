@@ -24,6 +24,7 @@ from pathlib import Path
 from run import ROOT, write_json
 
 from magicedit.models.folder import ModelFolder
+from magicedit.train.finished import RUN_FOLDERS
 
 SHARD_BYTES = 15 * 2**20
 UNENDING = 10**7  # steps
@@ -91,7 +92,7 @@ def write_shards(folder: Path, output: Path, about: dict) -> None:
         for path in sorted(folder.rglob("*")):
             place = path.relative_to(folder)
             hidden = any(part.startswith((".", "checkpoint-")) for part in place.parts)
-            if path.is_file() and not hidden and place.parts[0] not in ("logs", "samples"):
+            if path.is_file() and not hidden and place.parts[0] not in RUN_FOLDERS:
                 archive.add(path, str(place))
     content = stream.getvalue()
     index = output / "weights.json"

@@ -70,11 +70,19 @@ def main() -> int:
     parser.add_argument("--earlier", type=Path)
     parser.add_argument("-o", "--output", type=Path, default=PACKED)
     args = parser.parse_args()
+    if args.output.exists() and not (args.output / "wheels").is_dir():
+        parser.error(f"{args.output} is there already, and not by this command; name another -o")
+    folders = (("dataset", args.dataset), ("start", args.start), ("earlier", args.earlier))
+    for name, folder in folders:
+        if folder is not None and not folder.is_dir():
+            parser.error(f"there is no folder {folder} to pack as {name}")
+        if folder is not None and args.output.resolve() in (folder.resolve(), *folder.resolve().parents):
+            parser.error(f"{folder} is in {args.output}, which is replaced; move it out")
     shutil.rmtree(args.output, ignore_errors=True)
     (args.output / "wheels").mkdir(parents=True)
     fetch_wheels(args.output / "wheels")
     hidden = shutil.ignore_patterns(".*")
-    for name, folder in (("dataset", args.dataset), ("start", args.start), ("earlier", args.earlier)):
+    for name, folder in folders:
         if folder is not None:
             shutil.copytree(folder, args.output / name, ignore=hidden)
     sizes = {folder.name: size(folder) for folder in sorted(args.output.iterdir())}

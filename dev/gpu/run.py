@@ -91,8 +91,11 @@ def run_task(
         except subprocess.TimeoutExpired:
             stopped = True
             _end(process)
-    with contextlib.suppress(ProcessLookupError):  # what it left behind
-        os.killpg(process.pid, signal.SIGKILL)
+        finally:  # what it left behind, or itself, where this process is asked to end
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE)
     found = {
         "status": "stopped" if stopped else "failed" if process.returncode else "ok",
         "seconds": round(time.monotonic() - started, 1),
@@ -138,6 +141,7 @@ def summary(output: Path) -> list[str]:
 
 def main() -> int:
     started = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # ends the task too
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--budget", type=float, default=480.0, help="seconds in all")
     parser.add_argument("--stages", default="speed,train", help=f"of {', '.join(STAGES)}, joined by commas")
