@@ -200,6 +200,8 @@ class StreamingPairs(torch.utils.data.Dataset):
         self._index = index
         self._counts = np.array([shard["photographs"] for shard in index])
         self._numbers = np.cumsum([0, *self._counts])  # of the shards' first photographs
+        if warped < 1 and len(self) == self.identities:
+            raise self._no_pairs()
         self.streams, self.batch_size = streams, batch_size
         self.max_bad_fraction = max_bad_fraction
         meaning = [self.description[name] for name in ("action_units", "landmarks", "crop_size")]
@@ -310,10 +312,7 @@ class StreamingPairs(torch.utils.data.Dataset):
             windows = map(self._window, self._windows(n))
             window = next((w for w in windows if (len(w) if warped else len(w.paired))), None)
             if window is None:
-                raise DatasetError(
-                    f"nobody in the {self.split} split of {shown(self.folder)} has two usable photographs, "
-                    "so there are no real pairs; set warped to 1, or add photographs: two or more in each"
-                )
+                raise self._no_pairs()
             if warped:
                 source = target = int(rng.integers(len(window)))
             else:
@@ -327,6 +326,13 @@ class StreamingPairs(torch.utils.data.Dataset):
         raise DatasetError(
             f"no usable pair was found in {shown(self.folder)}: {len(self._unusable)} of its pictures cannot "
             "be used; write the shards again"
+        )
+
+    def _no_pairs(self) -> DatasetError:
+        return DatasetError(
+            f"nobody in the {self.split} split of {shown(self.folder)} has two usable photographs, so there "
+            "are no real pairs; set warped to 1, or add photographs: one sub-folder per person, two or more "
+            "in each"
         )
 
     def _photograph(self, shard: Shard, index: int) -> Photograph:

@@ -269,7 +269,8 @@ def test_people_with_one_photograph_are_in_warped_pairs_only(stream):
     assert whole(1.0) == {f"person-{person}" for person in range(PEOPLE)}
     assert whole(0.0) == {f"person-{person}" for person in range(1, PEOPLE)}
     with pytest.raises(DatasetError, match="no real pairs; set warped to 1"):
-        StreamingPairs(stream, split="validation", resolution=64, warped=0.0)[0]
+        StreamingPairs(stream, split="validation", resolution=64, warped=0.0)
+    assert StreamingPairs(stream, split="validation", resolution=64, warped=1.0)[0]["kind"] == 1
 
 
 def test_previews_show_different_people(stream):
