@@ -13,7 +13,9 @@ from typing import Any
 import pyarrow.parquet as pq
 
 _WRITER = "parquet-cpp-arrow"  # whose dictionaries have values in the order of their first row
-_DATA_PAGE, _DICTIONARY_PAGE = 0, 2
+_DATA_PAGE, _DICTIONARY_PAGE, _DATA_PAGE_V2 = 0, 2, 3
+# Of kinds of pages: the field of a header that describes it, and the field of its encoding therein
+_DESCRIPTIONS = {_DATA_PAGE: (5, 2), _DICTIONARY_PAGE: (7, 2), _DATA_PAGE_V2: (8, 4)}
 _PLAIN, _PLAIN_DICTIONARY, _RLE_DICTIONARY = 0, 2, 8
 _LARGEST_HEADER = 2**14  # bytes; statistics of a page may hold two values of 4 kB
 
@@ -33,12 +35,15 @@ def chunk_of(metadata: pq.FileMetaData, group: int, column: int) -> tuple[int, i
 def byte_arrays(read: Read, start: int, end: int, rows: int) -> list[tuple[int, int]] | None:
     """Returns offset and size of the values of each row in a chunk of an optional column of byte arrays.
 
-    None where rows have no value, or share one: their order is then written elsewhere.
+    None where rows have no value, or share one: their order is then written elsewhere; and where pages are of
+    another kind or encoding.
     """
     found = []
     for kind, encoding, first, last in _pages(read, start, end):
         if kind == _DATA_PAGE and encoding in (_PLAIN_DICTIONARY, _RLE_DICTIONARY):
             continue  # one value each, as in the dictionary, or the count differs
+        if kind not in (_DATA_PAGE, _DICTIONARY_PAGE) or encoding not in (_PLAIN, _PLAIN_DICTIONARY):
+            return None
         at = first if kind == _DICTIONARY_PAGE else first + 4 + _length(read, first)  # behind the levels
         while at < last:
             size = _length(read, at)
@@ -68,9 +73,8 @@ def _pages(read: Read, start: int, end: int) -> list[tuple[int, int, int, int]]:
     while at < end:
         header, length = _struct(read(at, min(_LARGEST_HEADER, end - at)), 0)
         kind, size = header[1], header[3]
-        if kind not in (_DATA_PAGE, _DICTIONARY_PAGE):
-            raise ValueError(f"pages of kind {kind} cannot be read")
-        encoding = header[5][2] if kind == _DATA_PAGE else header[7][2]
+        description, field = _DESCRIPTIONS[kind]
+        encoding = header[description][field]
         found.append((kind, encoding, at + length, at + length + size))
         at += length + size
     return found

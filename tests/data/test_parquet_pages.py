@@ -53,6 +53,20 @@ def test_rows_without_a_value_of_their_own_are_left_to_pyarrow(tmp_path, picture
     assert byte_arrays(read, *column(metadata, 0, "image.bytes"), 3) is None
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"data_page_version": "2.0"},
+        {"use_dictionary": False, "column_encoding": {"image.bytes": "DELTA_LENGTH_BYTE_ARRAY"}},
+    ],
+    ids=["second version", "lengths apart"],
+)
+def test_pages_of_other_kinds_are_left_to_pyarrow(tmp_path, settings):
+    metadata = written(tmp_path / "x.parquet", [b"a", b"bb", b"ccc"], **settings)
+    read = reader(tmp_path / "x.parquet")
+    assert byte_arrays(read, *column(metadata, 0, "image.bytes"), 3) is None
+
+
 def test_compressed_chunks_are_left_to_pyarrow_but_have_a_size(tmp_path):
     metadata = written(tmp_path / "x.parquet", [b"a" * 100], compression="snappy")
     start, end = column(metadata, 0, "image.bytes")
