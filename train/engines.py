@@ -203,12 +203,15 @@ class _Sharded(Engine):
         if self.skeleton is None:
             yield None
             return
-        self.skeleton.load_state_dict(state, assign=True)
+        nothing = {name: tensor.to("meta") for name, tensor in state.items()}
+        # Not strictly: state dicts leave some buffers out, of which the skeleton has its own
+        self.skeleton.load_state_dict(state, strict=False, assign=True)
         del state
+        self.skeleton.to(device)
         try:
             yield self.method.with_modules({self.name: self.skeleton})
         finally:
-            self.skeleton.to("meta")
+            self.skeleton.load_state_dict(nothing, strict=False, assign=True)
 
     def _gathered(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Yields the module's whole tensors by name, one after the other, in all processes."""
@@ -318,6 +321,8 @@ class Zero(_Sharded):
                     f"the DeepSpeed configuration enables {key}; remove that, and set --mixed_precision"
                 )
         stages = given["zero_optimization"]
+        if (stage := stages.get("stage", 0)) not in (1, 2, 3):
+            raise TrainingError(f"the DeepSpeed configuration has ZeRO stage {stage}; set it to 2 or 3")
         for key in ("offload_optimizer", "offload_param"):
             if (device := (stages.get(key) or {}).get("device") or "none") != "none":
                 raise TrainingError(
@@ -519,26 +524,37 @@ def make_accelerator(config: TrainConfig, **settings: Any) -> Accelerator:
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
         if not is_deepspeed_available():
             raise MissingDependencyError('DeepSpeed needs `pip install "magicedit[deepspeed]"`')
-    accelerator = Accelerator(
-        # Else several torchrun processes without a GPU would each train alone into one folder
-        cpu=on_cpu,
-        mixed_precision="no" if by_deepspeed else config.mixed_precision,  # see `Zero.precision`
-        **settings,
-    )
+    try:
+        accelerator = Accelerator(
+            # Else several torchrun processes without a GPU would each train alone into one folder
+            cpu=on_cpu,
+            mixed_precision="no" if by_deepspeed else config.mixed_precision,  # see `Zero.precision`
+            **settings,
+        )
+        if on_cpu:
+            _shard_on_cpu(accelerator, by_fsdp, by_deepspeed)
+    except (OSError, ValueError) as error:  # such as a file of DeepSpeed's that is none
+        raise TrainingError(
+            f"accelerate cannot be set up ({reason_of(error)}); change its configuration or --mixed_precision"
+        ) from error
     # The loop divides by micro-steps itself, regardless of the launcher's environment
     accelerator.gradient_accumulation_steps = 1
+    return accelerator
+
+
+def _shard_on_cpu(accelerator: Accelerator, by_fsdp: bool, by_deepspeed: bool) -> None:
+    """Sets up sharding on CPUs, which torch and DeepSpeed know, and accelerate does not."""
     state = accelerator.state
-    if on_cpu and by_fsdp:  # torch shards over CPUs too, which accelerate does not know
+    if by_fsdp:
         state.fsdp_plugin, state.distributed_type = FullyShardedDataParallelPlugin(), DistributedType.FSDP
         if accelerator.mixed_precision != "no":
             state.fsdp_plugin.set_mixed_precision(accelerator.mixed_precision)
-    elif on_cpu and by_deepspeed:
+    elif by_deepspeed:
         import deepspeed
 
         # Else it compiles C++ for minutes, only to reduce faster between CPUs
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         state.deepspeed_plugins, state.distributed_type = DeepSpeedPlugin(), DistributedType.DEEPSPEED
-    return accelerator
 
 
 def engine_of(accelerator: Accelerator, config: TrainConfig) -> Engine:

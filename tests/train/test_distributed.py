@@ -216,6 +216,7 @@ def alone(monkeypatch):
         ("fsdp2", (), {"FSDP_TRANSFORMER_CLS_TO_WRAP": "Layer"}, "cannot be split.*class Layer in the model"),
         ("fsdp2", ("--objective=ganimation",), {}, "--objective ganimation cannot be sharded"),
         ("deepspeed-zero2", ("--mixed_precision=fp16",), {}, "fp16 does not work with DeepSpeed; set bf16"),
+        ("deepspeed-zero2", (), {"ACCELERATE_DEEPSPEED_CONFIG_FILE": "none.json"}, "cannot be set up"),
     ],
 )
 def test_what_an_engine_excludes_is_one_sentence(alone, tiny_flags, tmp_path, name, more, changes, message):
@@ -232,6 +233,7 @@ def test_what_an_engine_excludes_is_one_sentence(alone, tiny_flags, tmp_path, na
         ({"gradient_clipping": 0.5}, "gradient_clipping to 0.5, but --max_grad_norm is 1.0"),
         ({"optimizer": {"type": "AdamW"}}, "its own optimizer"),
         ({"bf16": {"enabled": True}}, "set --mixed_precision"),
+        ({"zero_optimization": {"stage": 0}}, "ZeRO stage 0; set it to 2 or 3"),
         (
             {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}},
             "offload_optimizer to cpu",
@@ -246,6 +248,23 @@ def test_a_deepspeed_configuration_that_contradicts_flags_is_one_sentence(
     alone("deepspeed-zero2", {"ACCELERATE_DEEPSPEED_CONFIG_FILE": str(path)})
     with pytest.raises(TrainingError, match=message):
         Run(parse_config(tiny_flags(tmp_path / "run", "--gradient_accumulation_steps=2")))
+
+
+def test_networks_become_whole_whatever_buffers_they_have(alone, tiny_flags, tmp_path):
+    """CLIP's encoder has one that state dicts leave out."""
+    alone("fsdp2", {})
+    flags = ("--identity_encoder=clip", "--prediction=noise", "--mixed_precision=no", "--validation_pairs=0")
+    run = Run(parse_config(tiny_flags(tmp_path, *flags)))
+    own = dict(run.method.networks.image_encoder.named_parameters())
+    buffers = dict(run.method.networks.image_encoder.named_buffers())
+    for _ in range(2):
+        with run.engine.whole(torch.device("cpu")) as method:
+            encoder = method.networks.image_encoder
+            for name, parameter in encoder.named_parameters():
+                assert torch.equal(parameter, own[name].full_tensor())
+            assert buffers.keys() == dict(encoder.named_buffers()).keys() != set()
+            assert all(torch.equal(buffer, buffers[name]) for name, buffer in encoder.named_buffers())
+        assert all(parameter.is_meta for parameter in run.engine.skeleton.parameters())
 
 
 def test_latents_of_several_files_are_found_by_number(tmp_path):
