@@ -1,9 +1,9 @@
 """Applies a function to many items on Ray: on the cores of this machine, or on a cluster.
 
-Ray Data streams blocks of items through a pool of actors, each of which makes the function once. What is
-lost with an actor that dies, for instance from lack of memory, is tried again, at last item by item; an item
-whose actor always dies fails. No usage statistics are sent. An own cluster ends with the loop over the
-results, however that ends.
+Ray Data streams blocks of items through a pool of actors, each of which makes the function once. Blocks
+whose actor dies, for instance from lack of memory, are retried, finally item by item; an item whose actor
+dies every time fails. Ray sends no usage statistics. A cluster that is started here stops when the loop over
+the results ends, also by an error.
 
 The nodes of a cluster read and write the same paths as this process, so the folders are on a shared disk.
 """
@@ -105,8 +105,8 @@ def _set_environment() -> None:
 
 @contextlib.contextmanager
 def _connected(address: str | None, workers: int | None) -> Iterator[dict[str, float]]:
-    """Resources of a cluster, which is connected to, or started and ended; one that the program is connected
-    to already is used as it is."""
+    """Connects to a cluster, or starts one, for the block; yields its resources. A connection that the
+    program has already is used, whatever the address."""
     _set_environment()
     import ray
 
@@ -176,8 +176,8 @@ def _check_answers(address: str) -> None:
 
 
 class _Actor:
-    """Applies the function to blocks of pickled items. An error is the result of its block, with number -1;
-    that of `start` of every block."""
+    """Applies the function to blocks of pickled items. An error is returned as the result of its block, with
+    number -1; an error of `start` as that of every block."""
 
     def __init__(self, start: Start):
         warnings.simplefilter("ignore")

@@ -89,7 +89,7 @@ def write_shards(
         with writing(output):
             sweep(output)
             (output / DESCRIPTION_FILE).unlink(missing_ok=True)  # shards are about to change
-        done = {entry["name"]: entry for entry in journal.entries.values() if entry["made_of"] == made_of}
+        done = {entry["name"]: entry for entry in journal.entries.values() if entry.get("made_of") == made_of}
         shards: dict[str, list[dict[str, Any]]] = {}
         count = sum(pq.read_metadata(path).num_rows for path in _paths(dataset, *SPLITS))
         with tqdm(total=count, desc="writing", unit="photo", disable=None if progress else True) as bar:
