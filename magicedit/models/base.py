@@ -115,10 +115,16 @@ def load_adapters(
         variant: of the files of weights of `base`.
 
     Raises:
-        ModelError: where the base is not to be had or another one, or the adapters do not fit it.
+        ModelError: where the base is not to be had or another one, the adapters do not fit it, or a variant
+            is named without a base.
     """
     recorded = folder.base
     if base is None:
+        if variant is not None:
+            raise ModelError(
+                f"the adapters in {shown(folder.path)} name the files of their base; name a base to read its "
+                f"{shown(variant)} weights, or no variant"
+            )
         recorded = recorded.located(folder.path)
         if recorded.fingerprint not in (None, found := fingerprint_of(recorded, **hub_kwargs)):
             raise ModelError(
@@ -128,7 +134,12 @@ def load_adapters(
     else:
         recorded = dataclasses.replace(recorded, model=base, revision=None, variant=variant)
     index = folder.index
-    pipeline = open_base(recorded, folder.resolution, dtype=dtype, **hub_kwargs)
+    try:
+        pipeline = open_base(recorded, folder.resolution, dtype=dtype, **hub_kwargs)
+    except RecursionError as error:
+        raise ModelError(
+            f"the adapters in {shown(folder.path)} are their own base; name another one"
+        ) from error
     with loading(folder.name):
         names = inspect.signature(MagicEditPipeline.__init__).parameters.keys() - pipeline.components.keys()
         parts = {

@@ -27,7 +27,8 @@ def load_pipeline(
         model: "mini" or "mini-live" (embedded), a folder of a pipeline or of LoRA adapters, or a hub id.
         device: default: CUDA, then MPS, then CPU.
         dtype: default float32.
-        variant: of the files of weights, such as "fp16"; default: the plain ones, else the only one.
+        variant: of the files of weights, such as "fp16", for adapters those of `base`; default: the plain
+            ones, else the only one.
         base: of LoRA adapters, in place of the one that their folder names.
         hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`.
 

@@ -333,6 +333,20 @@ def test_damaged_adapters_are_one_sentence(trained, tmp_path, damage, message, b
     assert "\n" not in str(told.value)
 
 
+def test_adapters_that_are_their_own_base_are_one_sentence(trained, tmp_path):
+    folder = copied(trained, tmp_path / "own")
+    index = json.loads((folder / "lora_index.json").read_text())
+    index["base"] = {"model": str(folder)}
+    (folder / "lora_index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match="are their own base"):
+        load_pipeline(folder, device="cpu")
+
+
+def test_a_variant_of_a_recorded_base_is_refused(trained):
+    with pytest.raises(ModelError, match="name a base to read its fp16 weights, or no variant"):
+        load_pipeline(trained, device="cpu", variant="fp16")
+
+
 def test_a_folder_of_adapters_is_published_without_its_place(trained, base):
     assert check_pipeline_folder(trained) == ("scheduler",)
     contents = _contents(ModelFolder.find(trained))
