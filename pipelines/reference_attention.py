@@ -216,13 +216,17 @@ class _AllCollected(Exception):
 
 
 def encode_reference(
-    reference_unet: UNet2DConditionModel, identity_latents: torch.Tensor, prompt_embeds: torch.Tensor
+    reference_unet: UNet2DConditionModel,
+    identity_latents: torch.Tensor,
+    prompt_embeds: torch.Tensor,
+    to_end: bool = False,
 ) -> Features:
     """Runs the ID encoder once at timestep 0, up to the last `norm1`, and returns the inputs of each of them:
     hidden states (faces, tokens, channels) by layer name, in execution order.
 
     identity_latents: (faces, channels, height, width), for a VAE the posterior's mode, not scaled.
-    prompt_embeds: (faces or 1, text tokens, cross_attention_dim).
+    prompt_embeds: (faces or 1, text tokens, cross_attention_dim). to_end: run what is behind the last `norm1`
+    too, for hooks of others that count on the end of a forward.
     """
     reference_unet = getattr(reference_unet, "_orig_mod", reference_unet)  # hooks need the uncompiled module
     features: Features = {}
@@ -233,7 +237,7 @@ def encode_reference(
         def hook(module, args):
             if threading.get_ident() == thread:
                 features[name] = args[0]
-                if len(features) == len(blocks):
+                if len(features) == len(blocks) and not to_end:
                     raise _AllCollected
 
         return hook

@@ -285,6 +285,9 @@ class Zero(_Sharded):
         self.engine = networks[self.name]
         self.zero = self.engine.optimizer
         self.stage = self.engine.zero_optimization_stage()
+        self.module.reference_to_end = (
+            self.stage == 3
+        )  # at its end, a forward releases the weights it gathered
         return networks, wrapped
 
     def prepare(self, method):
@@ -328,9 +331,6 @@ class Zero(_Sharded):
                 raise TrainingError(
                     f"the DeepSpeed configuration has {key} to {device}, which does not work yet"
                 )
-        if stages["stage"] == 3 and config.validation_steps and config.validation_pairs:
-            # Reading reference features ends a forward early, and ZeRO-3 releases weights only at its end
-            raise TrainingError("a validation loss does not work with ZeRO-3 yet; set --validation_pairs 0")
         if self.precision == "fp16":
             raise TrainingError("--mixed_precision fp16 does not work with DeepSpeed; set bf16")
         # Several micro-steps are one step for DeepSpeed, because losses are divided before they reach it

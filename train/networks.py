@@ -1,6 +1,7 @@
 """Builds the networks of an editing pipeline, and joins them under one forward for training."""
 
 import dataclasses
+import functools
 import os
 from typing import NamedTuple
 
@@ -169,6 +170,7 @@ class Networks(torch.nn.Module):
             setattr(self, name, getattr(pipeline, name))
         self.gradient_checkpointing = gradient_checkpointing
         self._encode_reference, self._denoise = models.encode_reference, self._predict
+        self.reference_to_end = False  # see `encode_reference`
 
     def compile_networks(self) -> None:
         """Compiles ID encoder and denoiser, each as one graph; the modules do not change."""
@@ -192,6 +194,8 @@ class Networks(torch.nn.Module):
             return None, prompt_embeds
         # To evaluate, the original, which stops after the last feature without a compiler's help
         encode = self._encode_reference if self.training else models.encode_reference
+        if self.reference_to_end:
+            encode = functools.partial(models.encode_reference, to_end=True)
         return encode(self.reference_unet, identity_latents, prompt_embeds), prompt_embeds
 
     def _predict(self, noisy, condition_latents, timesteps, prompt_embeds, au_delta, features):
