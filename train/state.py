@@ -243,8 +243,9 @@ def validation_of(folder: Path) -> dict[str, Any] | None:
     try:
         if sha256_of(folder / STATE) != _manifest(folder)[STATE]:
             return None
-        return read_json(folder / STATE, TrainingError, limit=LARGEST_JSON).get(VALIDATION)
-    except (OSError, TrainingError):
+        record = read_json(folder / STATE, TrainingError, limit=LARGEST_JSON)[VALIDATION]
+        return {"loss": float(record["loss"]), "meaning": record["meaning"]}
+    except (KeyError, OSError, TrainingError, TypeError, ValueError):
         return None
 
 

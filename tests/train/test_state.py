@@ -9,6 +9,7 @@ import torch
 from magicedit.errors import OutputError, TrainingError
 from magicedit.files import sha256_of
 from magicedit.train.state import (
+    best_checkpoints,
     find_checkpoint,
     flatten_optimizer,
     list_checkpoints,
@@ -282,6 +283,14 @@ def test_a_damaged_checkpoint_is_replaced_by_a_whole_one_beside_it(tmp_path):
     save(tmp_path / "elsewhere", 3, value=1).rename(tmp_path / "tmp-3")
     recover_checkpoints(tmp_path)
     assert load_checkpoint(tmp_path / "checkpoint-3")[0]["model"]["weight"].unique().tolist() == [1.0]
+
+
+@pytest.mark.parametrize("record", [7, [], {"loss": 1.0}, {"loss": "low", "meaning": {}}])
+def test_a_state_with_an_unusable_validation_is_of_no_best_checkpoint(tmp_path, record):
+    tensors = {"model": {"weight": torch.zeros(1)}}
+    save_checkpoint(tmp_path, 1, tensors, {"validation": {"loss": 2.0, "meaning": {}}}, None)
+    save_checkpoint(tmp_path, 2, tensors, {"validation": record}, None)
+    assert [folder.name for folder in best_checkpoints(tmp_path)] == ["checkpoint-1"]
 
 
 def test_a_checkpoint_that_cannot_be_written_is_an_error_that_says_so(tmp_path):
