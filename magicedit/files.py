@@ -187,6 +187,11 @@ def sweep(folder: Path) -> None:
                 os.unlink(os.path.join(root, name))
 
 
+def is_address(place: object) -> bool:
+    """Whether a place is a URL, or a command after `pipe:`, and no folder."""
+    return "://" in str(place) or str(place).startswith("pipe:")
+
+
 def is_temporary(name: str) -> bool:
     """Whether a file of this name says nothing about its folder: a temporary of `replacing`."""
     return name.startswith(".magicedit-") and name.endswith(".tmp")

@@ -101,7 +101,11 @@ class TrainConfig:
     merge: bool = _(False, "with --lora_rank: save the whole pipeline, adapters merged into its weights")
 
     # Data
-    train_data_dir: str | None = _(None, "dataset folder written by `magicedit prepare`")
+    train_data_dir: str | None = _(
+        None,
+        "dataset folder written by `magicedit prepare`, or shards written by `magicedit shards`: a folder, a "
+        "URL, or a command (pipe:COMMAND, with {} for the name of a file)",
+    )
     dataset_name: str | None = _(None, "hub id (or ID@REVISION) of such a dataset, not --train_data_dir")
     resolution: int = _(512, "pixels a side of the training crops")
     warped: float = _(0.0, "probability of a warped pair of one photograph instead of a real pair, 0 to 1")

@@ -11,6 +11,7 @@ import torch
 
 from magicedit.data.pairs import PairDataset
 from magicedit.embedded import model_origin
+from magicedit.files import is_address
 from magicedit.hub.cards import TrainingData, model_card
 from magicedit.hub.push import push_folder
 from magicedit.models import TRAINED_NETWORKS
@@ -52,13 +53,18 @@ def command_of(config: TrainConfig) -> str:
         if field.name in NOT_IN_COMMAND or value == field.default:
             continue
         if field.name in ("train_data_dir", "pretrained_model_name_or_path", "base_model"):
-            value = Path(value).name  # the folder's place means nothing to others
+            value = _folder_name(value)
         if isinstance(value, dict):
             value = tuple(f"{key}={setting}" for key, setting in value.items())
         if isinstance(value, tuple):
             value = ",".join(map(str, value))
         words += [f"--{field.name}", str(value).lower() if isinstance(value, bool) else str(value)]
     return shlex.join(words)
+
+
+def _folder_name(place: str) -> str:
+    """The name of a folder for others, to whom its place means nothing; an address may hold a password."""
+    return "shards" if is_address(place) else Path(place).name
 
 
 def _description(config: TrainConfig) -> str:
@@ -102,7 +108,7 @@ def publish(
 
     base = config.pretrained_model_name_or_path
     data = TrainingData(
-        name=config.dataset_name or Path(config.train_data_dir).name,
+        name=config.dataset_name or _folder_name(config.train_data_dir),
         photographs=len(pairs),
         identities=pairs.identities,
         license=config.data_license or "not stated",
@@ -145,7 +151,7 @@ def publish_family(
             torch.nn.Module.to(network, "cpu", getattr(torch, config.save_dtype))
     pipeline.save_pretrained(folder)
     (folder / "training.json").write_text(json.dumps(counts, indent=1) + "\n")
-    name = config.dataset_name or Path(config.train_data_dir).name
+    name = config.dataset_name or _folder_name(config.train_data_dir)
     card = FAMILY_CARD.format(
         tag=tag,
         name=config.hub_model_id or Path(config.output_dir).name,

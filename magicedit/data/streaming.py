@@ -33,7 +33,7 @@ from magicedit.data.pairs import (
 from magicedit.data.rendering import PairRenderer, Photograph
 from magicedit.data.webdataset_shards import NAME
 from magicedit.errors import DatasetError, needs_extra, reason_of
-from magicedit.files import open_regular, shown
+from magicedit.files import is_address, open_regular, shown
 
 logger = logging.getLogger(__name__)
 
@@ -424,14 +424,9 @@ class StreamingPairs(torch.utils.data.Dataset):
 # --- Where shards are ---
 
 
-def is_url(folder: str | Path) -> bool:
-    """Whether a folder is an address, or a command, for webdataset."""
-    return "://" in str(folder) or str(folder).startswith("pipe:")
-
-
 def holds_shards(folder: str | Path) -> bool:
     """Whether a folder is what `write_shards` wrote, and no dataset."""
-    if is_url(folder):
+    if is_address(folder):
         return True
     with contextlib.suppress(DatasetError):
         return read_description(folder).get("shards") is not None
@@ -440,7 +435,7 @@ def holds_shards(folder: str | Path) -> bool:
 
 def _description(folder: str | Path, *needed: str) -> dict[str, Any]:
     """Reads magicedit.json; DatasetError as `read_description`."""
-    if not is_url(folder):
+    if not is_address(folder):
         return read_description(folder, *needed)
     with needs_extra("scale", "addresses of shards are read by webdataset"):
         import webdataset.gopen  # noqa: F401
@@ -463,7 +458,7 @@ def _fetched(folder: str | Path, entry: Mapping[str, Any]) -> IO[bytes]:
     """Opens a shard, or a copy of it that exists as long as it is open. OSError or ValueError where it is not
     the one that was written."""
     with contextlib.ExitStack() as failing:
-        if not is_url(folder):
+        if not is_address(folder):
             file = failing.enter_context(open_regular(Path(folder) / entry["name"]))
         else:
             file = failing.enter_context(tempfile.TemporaryFile())

@@ -12,7 +12,7 @@ import huggingface_hub
 from huggingface_hub import CommitOperationAdd, errors
 
 from magicedit.errors import ModelError, OutputError
-from magicedit.files import read_json, write_text
+from magicedit.files import is_address, read_json, write_text
 from magicedit.models.checks import PARTS, read_header
 from magicedit.models.folder import ADAPTERS_INDEX, PIPELINE_CLASS, ModelFolder, is_pickle
 
@@ -128,6 +128,8 @@ def _contents(found: ModelFolder) -> dict[str, Path | bytes]:
         contents["pipeline.py"] = code.encode()
     if isinstance(settings := contents.get(SETTINGS), Path):
         public = _without_folders(read_json(settings, ModelError))
+        if isinstance(public, dict) and is_address(public.get("train_data_dir")):
+            public["train_data_dir"] = "shards"  # the address may hold a password
         contents[SETTINGS] = json.dumps(public, indent=1).encode()
     return contents
 

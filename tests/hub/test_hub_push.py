@@ -104,6 +104,14 @@ def test_only_the_pipeline_is_sent(hub, machine, small_folder):
     }
 
 
+def test_the_address_of_shards_is_not_published(hub, machine, small_folder):
+    settings = {"train_data_dir": "https://host/shards/{}?key=secret", "data_license": "https://host/license"}
+    (small_folder / "train_config.json").write_text(json.dumps(settings))
+    assert "url" in push(machine, small_folder, "alice/shards")
+    published = json.loads(hub.files("alice/shards")["train_config.json"])
+    assert published == settings | {"train_data_dir": "shards"}
+
+
 def test_a_private_repository_is_for_its_owner(hub, machine, small_folder):
     assert "url" in push(machine, small_folder, "alice/secret", private=True)
     assert hub.repositories["alice/secret"].private

@@ -10,6 +10,7 @@ from magicedit.errors import DatasetError
 from magicedit.models import load_pipeline
 from magicedit.train.config import parse_config
 from magicedit.train.loop import train
+from magicedit.train.publish import command_of
 
 pytest.importorskip("webdataset")
 
@@ -51,3 +52,10 @@ def test_objectives_that_do_not_stream_say_so(tiny_flags, stream, tmp_path):
     flags = [flag for flag in flags if not flag.startswith(("--block_out", "--attention_heads"))]
     with pytest.raises(DatasetError, match="holds shards to stream, which the objectives pairs and distill"):
         train(parse_config(flags))
+
+
+def test_cards_do_not_tell_the_address_of_shards(tiny_flags, tmp_path):
+    for place in ("https://host/shards/{}?key=secret", "pipe:fetch --password secret {}"):
+        command = command_of(parse_config(tiny_flags(tmp_path, "--train_data_dir", place)))
+        assert "--train_data_dir shards " in command
+        assert "secret" not in command
