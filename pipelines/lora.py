@@ -233,8 +233,14 @@ class EditingLoraMixin(StableDiffusionLoraLoaderMixin):
         self._new_layers.keep()
 
     def fuse_lora(self, components: list[str] | None = None, **kwargs) -> None:
-        """Adds the active adapters to the weights for good; default: of all components that have some."""
+        """Adds the active adapters to the weights for good; default: of all components that have some.
+
+        kwargs: of `LoraBaseMixin.fuse_lora`, such as `lora_scale` and `adapter_names`.
+        """
         super().fuse_lora(components=components or [*self.get_list_adapters()], **kwargs)
+        scale, active = kwargs.get("lora_scale", 1.0), self._new_layers.weights
+        fused = kwargs.get("adapter_names") or active
+        self._new_layers.activate({name: scale * active.get(name, 0.0) for name in fused})
         self._new_layers.keep()
 
     def unfuse_lora(self, components: list[str] | None = None, **kwargs) -> None:

@@ -165,6 +165,17 @@ def test_two_adapters_of_half_the_weight_are_one(trained, base):
     torch.testing.assert_close(picture(pipeline), expected, rtol=0, atol=1e-5)
 
 
+def test_fused_by_a_scale_they_are_those_of_that_weight(trained, base):
+    pipeline = open_base(Base(str(base)), 64)
+    pipeline.load_lora_weights(trained, adapter_name="smiles")
+    pipeline.set_adapters("smiles", 0.5)
+    expected = picture(pipeline)
+    pipeline.set_adapters("smiles", 1.0)
+    pipeline.fuse_lora(lora_scale=0.5)
+    pipeline.unload_lora_weights()
+    torch.testing.assert_close(picture(pipeline), expected, rtol=0, atol=1e-5)
+
+
 def test_adapters_of_another_base_leave_a_pipeline_as_it_was(trained, place):
     other = open_base(
         Base(str(tiny_stable_diffusion(place / "wide", block_out_channels=(32, 32, 32, 32)))), 64
