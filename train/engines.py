@@ -6,7 +6,6 @@ Checkpoints hold the same tensors under the same names, so that a run may resume
 
 import contextlib
 import copy
-import datetime
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -23,9 +22,8 @@ from magicedit.errors import MagicEditError, MissingDependencyError, TrainingErr
 from magicedit.train.config import TrainConfig
 from magicedit.train.methods import Method
 from magicedit.train.state import Checkpoint, Tensors, flatten_optimizer, restore_optimizer
+from magicedit.train.waiting import patient_group
 
-# How long others wait for the main process, which may export or upload for hours; its death ends the wait
-PATIENCE = datetime.timedelta(days=7)
 PIECE = 2**30  # bytes of whole tensors that a process reads at once
 
 Result = TypeVar("Result")
@@ -42,8 +40,7 @@ class Engine:
 
     def __init__(self, accelerator: Accelerator, config: TrainConfig):
         self.accelerator, self.config = accelerator, config
-        several = dist.is_available() and dist.is_initialized()
-        self.group = dist.new_group(backend="gloo", timeout=PATIENCE) if several else None
+        self.group = patient_group()
 
     @property
     def precision(self) -> str:

@@ -1,6 +1,7 @@
 """Pairs of photographs with their random draws of a step, and their latents."""
 
 import contextlib
+import itertools
 import logging
 import shutil
 from collections.abc import Callable, Sequence
@@ -10,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 
 from magicedit.data.pairs import PairDataset, UnusablePictureError
 from magicedit.errors import DatasetError
 from magicedit.files import writing
 from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
+from magicedit.train.waiting import patient_group
 
 logger = logging.getLogger(__name__)
 
@@ -133,6 +135,7 @@ def cache_latents(
             return nothing, nothing
 
     names = ("image", "condition")
+    group = patient_group()  # a share may take longer than another by minutes
     with writing(folder):
         if accelerator.is_main_process:
             shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
@@ -145,7 +148,10 @@ def cache_latents(
                 for name, pictures in zip(names, zip(*records, strict=True), strict=True):
                     latents = pipeline.encode_images(torch.stack(pictures).to(device)).float().cpu()
                     files[name].write(latents.numpy().tobytes())
-        for index in gather_object(unusable) if world > 1 else ():
+        everywhere = [unusable] * world
+        if group is not None:
+            dist.all_gather_object(everywhere, unusable, group=group)
+        for index in set(itertools.chain(*everywhere)) - set(unusable):
             images(index)  # of another process; this one must not draw it either
         side = pairs.resolution // pipeline.latent_scale
         shape = torch.Size((pipeline.vae.config.latent_channels, side, side))
