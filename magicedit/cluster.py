@@ -97,7 +97,10 @@ def _set_environment() -> None:
     """Sets what Ray reads when it is imported, where nobody else has."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of its C++ part; errors come as exceptions
-    # `ray start` asks for a token where there is one, but programs that connect do not send it by themselves
+    # `ray start` asks for a token where there is one, but programs that connect do not send it by themselves.
+    # Once Ray is imported, only the processes that it starts would read this, and refuse ours.
+    if "ray" in sys.modules:
+        return
     token = os.environ.get("RAY_AUTH_TOKEN_PATH") or os.path.expanduser("~/.ray/auth_token")
     if "RAY_AUTH_TOKEN" in os.environ or os.path.isfile(token):
         os.environ.setdefault("RAY_AUTH_MODE", "token")

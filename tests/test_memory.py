@@ -70,6 +70,7 @@ def test_allocations_are_those_of_the_cpu_allocator():
     assert measured <= allocator.peak_allocated <= measured + 512 * 20  # rounded up to blocks
 
 
+@pytest.mark.slow
 def test_counted_step_needs_no_memory_of_its_own_and_sees_checkpointing():
     plain, checkpointed = (
         memory.counted(memory.recipe("sd15-lora", *flags), TINY)
