@@ -1,7 +1,7 @@
 """Who is who by dlib's descriptor: purity and completeness by threshold on faces of known people, and speed.
 
-    python benchmarks/identities.py faces ../shared/faces    # rows by threshold
-    python benchmarks/identities.py scale                    # 100,000 descriptors
+    python benchmarks/identities.py faces FACES    # rows by threshold
+    python benchmarks/identities.py scale          # 100,000 descriptors
 
 Each writes its part of identities.json. `faces`: of each photograph a second one is made as a film would show
 it: the face 80 px wide, darker or brighter by a gamma of 0.6 or 1.6, JPEG at quality 40. `synthetic` are

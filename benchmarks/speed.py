@@ -26,7 +26,7 @@ from naive import NaiveSystem
 from pairs import CLOCKS, DiscardedRun, compare, interleave, synchronise, timed
 from proxy import SIZES, distilled, make_pipeline, random_au_deltas, random_faces
 from speed_counts import COUNTS, DISTILLED_STEPS, TRAINING_TARGETS, branch_flops, tera
-from training_step import training_batch, training_losses
+from training_step import optimiser_step, training_batch, training_losses
 
 from magicedit.action_units import NAMES
 from magicedit.pipelines.pipeline_magicedit import MAGICFACE_ACTION_UNITS, MagicEditPipeline
@@ -291,19 +291,9 @@ def train_row(setup: Setup) -> dict[str, object]:
     if setup.dtype == "float32" and not abs(naive - exact) <= TOLERANCE * naive:
         raise SystemExit(f"naive and exact must have the same loss, got {naive} and {exact}")
 
-    def step_of(loss, parameters):
-        # So small that hundreds of steps leave the weights what they are
-        optimizer = torch.optim.AdamW(parameters, lr=1e-9, fused=True)
-
-        def step() -> None:
-            loss().backward()
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-
-        return step
-
-    arms = {name: timed(step_of(*parts), setup.device, clock=setup.clock) for name, parts in losses.items()}
+    arms = {
+        name: timed(optimiser_step(*parts), setup.device, clock=setup.clock) for name, parts in losses.items()
+    }
     return measured(
         "train",
         "one optimiser step of both UNets with cached latents; `cached`: of the denoiser, with the features "

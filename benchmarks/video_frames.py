@@ -1,6 +1,6 @@
 """What tells blurred frames and near duplicates: sharpness of blurred faces, and noise of their expressions.
 
-    python benchmarks/video_frames.py ../shared/faces    # writes video_frames.json
+    python benchmarks/video_frames.py FACES    # writes video_frames.json
 
 sharpness: by `magicedit.data.frames.sharpness_of`, of photographs as they are, out of focus (a Gaussian of so
 many px of a face of 128 px), moved (a line of so many px), and with faces as small as so many px; quantiles,

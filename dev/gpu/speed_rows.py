@@ -22,7 +22,7 @@ from counting import flops
 from naive import NaiveSystem
 from proxy import SIZES, ModelSize, distilled, make_pipeline, random_au_deltas, random_faces
 from run import write_json
-from training_step import training_batch, training_losses
+from training_step import optimiser_step, training_batch, training_losses
 
 from magicedit.action_units import NAMES
 from magicedit.models.optimize import short
@@ -318,19 +318,6 @@ def lora_step(bench: Bench, batch: int) -> None:
 
     step = optimiser_step(loss, [p for p in networks.parameters() if p.requires_grad])
     bench.row(f"training step, sd15-lora, batch {batch}", step, batch, batch=batch, dtype="bfloat16 autocast")
-
-
-def optimiser_step(loss: Step, parameters: list[torch.nn.Parameter]) -> Step:
-    # So small that the weights stay what they are
-    optimizer = torch.optim.AdamW(parameters, lr=1e-9, fused=True)
-
-    def step() -> None:
-        loss().backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return step
 
 
 GROUPS = {"edits": edits, "training": training, "graphs": graphs, "compiled": compiled}
