@@ -5,6 +5,7 @@ import dataclasses
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -88,6 +89,14 @@ class Validation:
 def held_out_config(config: TrainConfig) -> TrainConfig:
     """Returns `config` for held-out samples: a seed of their own, and pictures as they are."""
     return dataclasses.replace(config, seed=SEED, augment=False)
+
+
+def pair_settings(config: TrainConfig, held_out: bool) -> dict[str, Any]:
+    """Returns the arguments of `PairDataset` that the flags of every objective set, of held-out samples or of
+    those to train on."""
+    drawn = held_out_config(config) if held_out else config
+    names = ("resolution", "seed", "augment", "au_dropout", "max_bad_fraction")
+    return {name: getattr(drawn, name) for name in names} | ({"memory": MEMORY} if held_out else {})
 
 
 @contextlib.contextmanager

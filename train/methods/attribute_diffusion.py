@@ -33,7 +33,7 @@ from magicedit.train.methods import Losses, Method
 from magicedit.train.objectives import add_noise
 from magicedit.train.publish import publish_family
 from magicedit.train.samples import faces_to_preview
-from magicedit.train.validation import MEMORY, held_out_config
+from magicedit.train.validation import pair_settings
 from magicedit.vocabulary import Control, Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -393,20 +393,13 @@ class AttributeDiffusion(Method):
         return chosen
 
     def _open_data(self, split: str, held_out: bool = False) -> PairDataset:
-        config, settings = self.config, self.settings
-        config = held_out_config(config) if held_out else config
         return PairDataset(
-            config.data_folder(),
+            self.config.data_folder(),
             split=split,
-            resolution=config.resolution,
-            seed=config.seed,
-            warped=config.warped,
-            augment=config.augment,
-            au_dropout=config.au_dropout,
-            max_bad_fraction=config.max_bad_fraction,
-            relations=settings.regions,
-            zero_keeps=settings.relative,
-            **({"memory": MEMORY} if held_out else {}),
+            warped=self.config.warped,
+            relations=self.settings.regions,
+            zero_keeps=self.settings.relative,
+            **pair_settings(self.config, held_out),
         )
 
     def modules(self) -> dict[str, torch.nn.Module]:

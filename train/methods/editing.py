@@ -29,7 +29,7 @@ from magicedit.train.objectives import add_noise
 from magicedit.train.publish import publish
 from magicedit.train.samples import TrainingSamples, cache_latents, faces_to_preview
 from magicedit.train.throughput import uncounted
-from magicedit.train.validation import MEMORY, evaluating, held_out_config
+from magicedit.train.validation import evaluating, pair_settings
 
 logger = logging.getLogger(__name__)
 
@@ -124,24 +124,22 @@ class Editing(Method):
         return {"model": self.optimizer}
 
     def _open_data(self, split: str, warped: float, held_out: bool = False) -> PairDataset | StreamingPairs:
-        same = ("resolution", "seed", "augment", "au_dropout")
-        config = held_out_config(self.config) if held_out else self.config
         folder = self.config.data_folder()
         settings = {
             "split": split,
             "warped": warped,
-            **{name: getattr(config, name) for name in same},
-            "max_bad_fraction": self.config.max_bad_fraction,
             "action_units": self.pipeline.action_units,
             "relations": self.relations,
             "zero_keeps": self.composed if self.config.zero_keeps is None else self.config.zero_keeps,
             "teeth": not self.composed,
+            **pair_settings(self.config, held_out),
         }
         if holds_shards(folder):
             readers = self.accelerator.num_processes * max(1, self.config.dataloader_num_workers)
             dealt = {"streams": 1 if held_out else readers, "batch_size": self.config.train_batch_size}
+            settings.pop("memory", None)  # no picture of a stream is cached
             return StreamingPairs(folder, **settings, **dealt)
-        return PairDataset(folder, **settings, **({"memory": MEMORY} if held_out else {}))
+        return PairDataset(folder, **settings)
 
     @property
     def streamed(self) -> bool:

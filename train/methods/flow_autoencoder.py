@@ -37,7 +37,7 @@ from magicedit.pipelines.pipeline_flow_autoencoder import (
 from magicedit.train.config import TrainConfig, refuse_unused, settings_of
 from magicedit.train.methods import Losses, Method
 from magicedit.train.publish import publish_family
-from magicedit.train.validation import MEMORY, held_out_config
+from magicedit.train.validation import pair_settings
 from magicedit.vocabulary import Control, Vocabulary
 from magicedit.warping import displacement_fields, warp_photo
 
@@ -280,20 +280,14 @@ class FlowAutoencoder(Method):
         return adam
 
     def _open_data(self, split: str, warped: float, held_out: bool = False) -> PairDataset:
-        config = held_out_config(self.config) if held_out else self.config
         return PairDataset(
             self.config.data_folder(),
             split=split,
-            resolution=self.config.resolution,
-            seed=config.seed,
             warped=warped,
-            augment=config.augment,
-            au_dropout=self.config.au_dropout,
-            max_bad_fraction=self.config.max_bad_fraction,
             relations=self.settings.known_flow_weight > 0,
             zero_keeps=self.config.zero_keeps is not False,
             teeth=False,  # no flow can make any
-            **({"memory": MEMORY} if held_out else {}),
+            **pair_settings(self.config, held_out),
         )
 
     def data_digest(self) -> str:

@@ -34,7 +34,7 @@ from magicedit.train.config import TrainConfig, refuse_unused, settings_of
 from magicedit.train.methods import Losses, Method
 from magicedit.train.publish import publish_family
 from magicedit.train.samples import faces_to_preview
-from magicedit.train.validation import MEMORY, held_out_config
+from magicedit.train.validation import pair_settings
 from magicedit.warping.muscles import SHAPES
 
 logger = logging.getLogger(__name__)
@@ -305,20 +305,14 @@ class GANimation(Method):
         return torch.optim.Adam(trained, lr=config.learning_rate, betas=betas, eps=config.adam_epsilon)
 
     def _open_data(self, split: str, warped: float, held_out: bool = False) -> PairDataset:
-        config = held_out_config(self.config) if held_out else self.config
         return PairDataset(
             self.config.data_folder(),
             split=split,
-            resolution=self.config.resolution,
-            seed=config.seed,
             warped=warped,
-            augment=config.augment,
-            au_dropout=self.config.au_dropout,
-            max_bad_fraction=self.config.max_bad_fraction,
             action_units=self.vocabulary,
             relations=False,
             zero_keeps=True,  # else a dropped label would be that of another picture
-            **({"memory": MEMORY} if held_out else {}),
+            **pair_settings(self.config, held_out),
         )
 
     def data_digest(self) -> str:
