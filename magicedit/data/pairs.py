@@ -33,7 +33,40 @@ class UnusablePictureError(DatasetError):
     """A picture turned out to be unusable when it was read; `PairDataset.pair` draws it no more."""
 
 
-class PairDataset(torch.utils.data.Dataset):
+class Pairs(torch.utils.data.Dataset):
+    """What `PairDataset` and `StreamingPairs` share.
+
+    settings: how samples are drawn and rendered. max_bad_fraction: see `PairDataset`. memory: see
+    `PairRenderer`.
+    """
+
+    def __init__(self, settings: PairSettings, max_bad_fraction: float, memory: int = 0) -> None:
+        if not 0 <= max_bad_fraction <= 1:
+            raise DatasetError(f"max_bad_fraction is a probability from 0 to 1, got {max_bad_fraction}")
+        self.settings, self.max_bad_fraction = settings, max_bad_fraction
+        self._draws, self._renderer = Draws(settings), PairRenderer(settings, memory)
+        self.digest = ""
+        self.quarantined: list[BadRow] = []
+        self._unusable: set[int] = set()  # photographs whose pictures turned out to be
+
+    @property
+    def resolution(self) -> int:
+        return self.settings.resolution
+
+    @property
+    def seed(self) -> int:
+        return self.settings.seed
+
+    @property
+    def augment(self) -> bool:
+        return self.settings.augment
+
+    @property
+    def action_units(self) -> tuple[str, ...]:
+        return self.settings.action_units
+
+
+class PairDataset(Pairs):
     """Samples of a dataset that `prepare` wrote.
 
     Opening it reads every shard once and checks all numbers; it holds less than 100 bytes a row, and reads
@@ -108,8 +141,6 @@ class PairDataset(torch.utils.data.Dataset):
         teeth: bool = True,
         max_bad_fraction: float = MAX_BAD_FRACTION,
     ) -> None:
-        if not 0 <= max_bad_fraction <= 1:
-            raise DatasetError(f"max_bad_fraction is a probability from 0 to 1, got {max_bad_fraction}")
         self.folder, self.split = Path(folder), split
         needed = ("action_units", "landmarks", "crop_size", "photographs", "variants")
         self.description = read_description(self.folder, *needed)
@@ -118,7 +149,7 @@ class PairDataset(torch.utils.data.Dataset):
                 f"{shown(folder)} holds shards to stream, which the objectives pairs and distill read; "
                 "give the dataset that they were made of"
             )
-        self.settings = PairSettings(
+        settings = PairSettings(
             self.description["crop_size"],
             self.description["landmarks"],
             resolution=resolution,
@@ -131,12 +162,8 @@ class PairDataset(torch.utils.data.Dataset):
             zero_keeps=zero_keeps,
             teeth=teeth,
         )
-        self._draws, self._renderer = Draws(self.settings), PairRenderer(self.settings, memory // 2)
+        super().__init__(settings, max_bad_fraction, memory // 2)
         self._held = Held(memory // 2)
-        self.max_bad_fraction = max_bad_fraction
-        self.quarantined: list[BadRow] = []
-        self.digest = ""
-        self._unusable: set[int] = set()  # records whose pictures turned out to be
         self.records = self._read_records(memory // 2)
         self._pairs_of = self.records.identities_with(2)
         if warped < 1 and not len(self._pairs_of):
@@ -144,22 +171,6 @@ class PairDataset(torch.utils.data.Dataset):
                 f"nobody in the {split} split of {folder} has two photographs, so there are no real pairs; "
                 "set warped to 1, or add photographs: one sub-folder per person, two or more in each"
             )
-
-    @property
-    def resolution(self) -> int:
-        return self.settings.resolution
-
-    @property
-    def seed(self) -> int:
-        return self.settings.seed
-
-    @property
-    def augment(self) -> bool:
-        return self.settings.augment
-
-    @property
-    def action_units(self) -> tuple[str, ...]:
-        return self.settings.action_units
 
     @property
     def identities(self) -> int:

@@ -16,21 +16,20 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from magicedit.action_units import NAMES
 from magicedit.data.checks import CHECKED, BadRow, examined
 from magicedit.data.description import DESCRIPTION_FILE, read_description
-from magicedit.data.drawing import Draw, Draws, PairSettings
+from magicedit.data.drawing import Draw, PairSettings
 from magicedit.data.pairs import (
     EXAMPLE_REQUESTS,
     MAX_BAD_FRACTION,
     MOST_REDRAWN,
     NAMED,
-    PairDataset,
+    Pairs,
     UnusablePictureError,
     labelled_columns,
     requested,
 )
-from magicedit.data.rendering import PairRenderer, Photograph
+from magicedit.data.rendering import Photograph
 from magicedit.data.webdataset_shards import NAME
 from magicedit.errors import DatasetError, needs_extra, reason_of
 from magicedit.files import is_address, open_regular, shown
@@ -122,7 +121,7 @@ class Window:
             shard.file.close()
 
 
-class StreamingPairs(torch.utils.data.Dataset):
+class StreamingPairs(Pairs):
     """Samples as of `PairDataset`, from shards that are read one after another; memory does not grow with
     their number.
 
@@ -144,8 +143,9 @@ class StreamingPairs(torch.utils.data.Dataset):
             the name of a file. What stands there names neither: only files, by names of our own form.
         streams: processes that read, over all devices.
         batch_size: consecutive samples of a stream, those of a batch.
+        settings: others of `PairDataset` but `memory`.
 
-    Others, and the samples, as of `PairDataset`; source_index and target_index are numbers in the split.
+    The samples are as of `PairDataset`; source_index and target_index are numbers in the split.
 
     Raises: DatasetError as `PairDataset`; MissingDependencyError for a URL without webdataset.
     """
@@ -154,39 +154,18 @@ class StreamingPairs(torch.utils.data.Dataset):
         self,
         folder: str | Path,
         split: str = "train",
-        resolution: int = 96,
-        seed: int = 0,
-        warped: float = 0.0,
-        augment: bool = True,
-        au_dropout: float = 0.1,
-        action_units: Sequence[str] = NAMES,
-        relations: bool = True,
-        zero_keeps: bool = False,
-        teeth: bool = True,
         max_bad_fraction: float = MAX_BAD_FRACTION,
         streams: int = 1,
         batch_size: int = 1,
+        **settings: Any,
     ) -> None:
-        if not 0 <= max_bad_fraction <= 1:
-            raise DatasetError(f"max_bad_fraction is a probability from 0 to 1, got {max_bad_fraction}")
         if min(streams, batch_size) < 1:
             raise DatasetError(f"streams and batch_size must be at least 1, got {streams} and {batch_size}")
         self.folder, self.split = folder, split
         needed = ("action_units", "landmarks", "crop_size", "shards")
         self.description = _description(folder, *needed)
-        self.settings = PairSettings(
-            self.description["crop_size"],
-            self.description["landmarks"],
-            resolution=resolution,
-            seed=seed,
-            warped=warped,
-            augment=augment,
-            au_dropout=au_dropout,
-            action_units=tuple(action_units),
-            relations=relations,
-            zero_keeps=zero_keeps,
-            teeth=teeth,
-        )
+        size, scheme = self.description["crop_size"], self.description["landmarks"]
+        super().__init__(PairSettings(size, scheme, **settings), max_bad_fraction)
         self._columns = labelled_columns(self.description, self.action_units, folder)
         if not (by_split := self.description.get("shards")):
             raise DatasetError(f"{shown(folder)} has no shards; write them by `magicedit shards`")
@@ -200,25 +179,18 @@ class StreamingPairs(torch.utils.data.Dataset):
         self._index = index
         self._counts = np.array([shard["photographs"] for shard in index])
         self._numbers = np.cumsum([0, *self._counts])  # of the shards' first photographs
-        if warped < 1 and len(self) == self.identities:
+        if self.settings.warped < 1 and len(self) == self.identities:
             raise self._no_pairs()
         self.streams, self.batch_size = streams, batch_size
-        self.max_bad_fraction = max_bad_fraction
         meaning = [self.description[name] for name in ("action_units", "landmarks", "crop_size")]
         self.digest = hashlib.sha256(repr([meaning, index]).encode()).hexdigest()
-        self.quarantined: list[BadRow] = []
         self._lost: dict[int, str] = {}  # shards that are left out
         self._noted: set[int] = set()  # photographs in `quarantined`
-        self._unusable: set[int] = set()  # those of them whose pictures turned out to be
-        self._draws, self._renderer = Draws(self.settings), PairRenderer(self.settings)
         self._epochs: dict[int, tuple[int, int]] = {}  # by stream: an epoch, and its first sample
         self._opened: dict[tuple[int, ...], Window] = {}  # the last KEPT
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_opened": {}}  # another process opens its own
-
-    resolution, seed = PairDataset.resolution, PairDataset.seed
-    augment, action_units = PairDataset.augment, PairDataset.action_units
 
     @property
     def identities(self) -> int:
