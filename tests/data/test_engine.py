@@ -39,6 +39,21 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.*")}
 
 
+def test_a_token_is_asked_for_only_by_a_ray_that_is_not_imported_yet(tmp_path):
+    """Later, processes that Ray starts would ask for it, and this one would not send it."""
+    pytest.importorskip("ray")
+    (tmp_path / "token").write_text("0" * 64)
+    asked = "import os; from magicedit import cluster; cluster.check_engine('ray', None); " + (
+        "print(os.environ.get('RAY_AUTH_MODE'))"
+    )
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")}
+    environment["RAY_AUTH_TOKEN_PATH"] = str(tmp_path / "token")
+    for code, said in ((asked, "token"), (f"import ray; {asked}", "None")):
+        command = [sys.executable, "-c", code]
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        assert ended.stdout.strip() == said
+
+
 # --- What cannot work ---
 
 
