@@ -30,6 +30,7 @@ import cv2
 import numpy as np
 
 from magicedit.errors import MissingDependencyError, ModelError
+from magicedit.faces.backends.postponed import postponed
 from magicedit.faces.measure import blendshapes_to_action_units, blendshapes_to_sides, pose_of
 from magicedit.faces.types import Box, Face, Found, box_around, check_pixels, largest_first, overlap
 
@@ -40,6 +41,12 @@ LANDMARKER_URL = (
     "face_landmarker/face_landmarker/float16/1/face_landmarker.task"
 )
 _DOWNLOAD_SECONDS = 30.0  # without an answer
+
+# Modules of MediaPipe that import matplotlib and sounddevice, seven tenths of the time of its import
+_UNUSED = tuple(
+    f"mediapipe.tasks.python.{name}"
+    for name in ("audio", "retrieval", "text", "vision.drawing_styles", "vision.drawing_utils")
+)
 
 # Measured on 48 photographs: faces (hairline to chin) of 14 % of the side shown are found 48 times of 48, of
 # 12 % 44 times, of 10 % 6 times.
@@ -239,7 +246,7 @@ class MediaPipeBackend:
         if max_faces < 1:
             raise ValueError(f"max_faces must be at least 1, got {max_faces}")
         try:
-            with _without_log_noise():
+            with _without_log_noise(), postponed(*_UNUSED):
                 import mediapipe
                 from mediapipe.tasks.python import BaseOptions, vision
         except ImportError as error:
