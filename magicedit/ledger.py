@@ -17,6 +17,7 @@ from magicedit.files import read_bytes, replacing, shown, sync_names
 # In a folder of edited photographs, with a line when an edit begins or ends. The "state" of an output's last
 # line is "begun" (the existing output may be older), "done" or "failed".
 JOURNAL = "edits.jsonl"
+_FAR = 2**31 - 2  # bytes into a file, where Windows locks it
 
 Entry = dict[str, Any]
 Key = Callable[[Entry], Hashable]
@@ -129,12 +130,19 @@ def hold(path: Path) -> IO[bytes]:
 
 
 def _lock(file: IO[bytes]) -> None:
-    """BlockingIOError where another process has it; Windows, without `flock`, locks nothing."""
+    """BlockingIOError where another process has it."""
     try:
         import fcntl
-    except ImportError:
-        return
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:  # Windows, whose locks forbid others to read too: a byte that no record reaches
+        import msvcrt
+
+        file.seek(_FAR)
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except OSError as error:
+            raise BlockingIOError(*error.args) from error
+    else:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def drop_torn_line(file: IO[bytes]) -> None:

@@ -69,6 +69,7 @@ MAY_IMPORT = {
     "demo": _TRAINING | {"editor", "video"} | _DOORS,
     "doctor": _TRAINING | {"editor", "video"} | _DOORS,
     "__init__": {"editor", "expression"},  # on first use
+    "__main__": {"cli"},
 }
 # `__version__` and the module itself, as `from magicedit import __version__`
 _PACKAGE_ITSELF = {"__version__"}
@@ -230,6 +231,30 @@ def test_nothing_needs_torchvision():
         if any(name.split(".")[0] == "torchvision" for name in _imports(path.read_text(), place))
     ]
     assert users == []
+
+
+def test_what_only_posix_has_is_never_needed():
+    """`fcntl`, `resource` and their like are imported where a missing one is answered for."""
+    posix = {"fcntl", "grp", "pwd", "resource", "termios"}
+    unguarded = []
+    for place, path in _sources().items():
+        tree = ast.parse(path.read_text())
+        guarded = {
+            inner
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Try)
+            and any(getattr(handler.type, "id", "") == "ImportError" for handler in node.handlers)
+            for statement in node.body
+            for inner in ast.walk(statement)
+        }
+        unguarded += [
+            f"{place}: {name.name}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Import) and node not in guarded
+            for name in node.names
+            if name.name in posix
+        ]
+    assert unguarded == []
 
 
 def test_importing_the_package_is_cheap():

@@ -4,7 +4,6 @@ import contextlib
 import json
 import logging
 import math
-import resource
 import signal
 import sys
 import threading
@@ -15,6 +14,7 @@ from typing import Any, NoReturn
 import accelerate
 import diffusers
 import numpy as np
+import psutil
 import torch
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import set_seed
@@ -539,6 +539,10 @@ def peak_memory(device: torch.device) -> float:
     """Returns this process's peak memory, 10^6 bytes: allocated on a CUDA device, else resident."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
+    try:
+        import resource
+    except ImportError:  # Windows
+        return psutil.Process().memory_info().peak_wset / 1e6
     unit = 1 if sys.platform == "darwin" else 1024  # bytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
