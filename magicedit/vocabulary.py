@@ -201,8 +201,9 @@ class Vocabulary(tuple[str, ...]):
     def deltas(self, spec: Spec) -> dict[str, float]:
         """Returns deltas in intensity steps, in each control's range, by canonical name, in the given order.
 
-        `spec` is "AU12=+3,AU4=-1", a mapping of names to numbers, or a vector with one value for each of the
-        first `numbers` controls (which gives a dict of all of these, zeros included). Fractions are allowed.
+        `spec` is "AU12=+3,AU4=-1" or "12=+3,4=-1", a mapping of names to numbers, or a vector with one value
+        for each of the first `numbers` controls (which gives a dict of all of these, zeros included).
+        Fractions are allowed.
         Raises ActionUnitError for unknown or repeated names and for malformed, infinite or out-of-range
         values.
         """
@@ -238,7 +239,9 @@ class Vocabulary(tuple[str, ...]):
                         "expected NAME=NUMBER, separated by commas, such as AU12=+3,AU4=-1; "
                         f"got {quoted('='.join(part))} in {quoted(spec)}"
                     )
-            return [(name, value) for name, value in pairs]
+            return [
+                (f"AU{name.strip()}" if name.strip()[0].isdecimal() else name, value) for name, value in pairs
+            ]
         if spec is None or not isinstance(spec, Iterable):
             raise ActionUnitError(
                 f'expected "AU12=+3,AU4=-1", a mapping or a vector of {self.numbers} numbers, '

@@ -101,6 +101,8 @@ def test_the_three_forms_agree():
     text = parse_deltas("AU12=+3, au04=-1.5,AU25=.5,AU26=0")
     assert text == {"AU12": 3.0, "AU4": -1.5, "AU25": 0.5, "AU26": 0.0}
     assert list(text) == ["AU12", "AU4", "AU25", "AU26"]
+    assert parse_deltas("12=+3, 04=-1.5,25=.5,26=0") == text
+    assert parse_deltas("12L=2") == {"AU12L": 2.0}
     assert parse_deltas({"au12": 3, "AU4": "-1.5", "AU25": np.float32(0.5), "AU26": 0}) == text
     vector = [0.0, 0.0, -1.5, 0.0, 0.0, 0.0, 3.0, 0.0, 0.0, 0.0, 0.5, 0.0]
     assert parse_deltas(vector) == parse_deltas(np.array(vector)) == dict.fromkeys(NAMES, 0.0) | text

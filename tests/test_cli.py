@@ -460,7 +460,7 @@ def test_a_reader_that_has_enough_of_the_script_is_no_error(tmp_path):
     assert (run.returncode, run.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("shell", ["zsh", "tcsh"])
+@pytest.mark.parametrize("shell", ["zsh", "fish", "tcsh"])
 def test_other_shells_get_scripts_too(capsys, tmp_path, shell):
     assert main(["completion", shell]) == 0
     script = capsys.readouterr().out
@@ -469,7 +469,7 @@ def test_other_shells_get_scripts_too(capsys, tmp_path, shell):
     if shutil.which(shell):
         (tmp_path / "script").write_text(script)
         subprocess.run([shell, "-n", tmp_path / "script"], check=True)
-    assert "completion fish" not in refused_option(capsys, "completion", "fish")
+    assert "did you mean fish?" in refused_option(capsys, "completion", "fisch")
 
 
 # --- Processes that fail ---
@@ -600,6 +600,9 @@ def test_bad_requests(capsys, photo, tmp_path, model, options, message):
         (["edit", "photo.png"], "--output"),
         (["edit", "photo.png", "-o", "out.png", "--face", "second"], "second"),
         (["edit", "photo.png", "-o", "out.png", "--smile"], "--smile"),
+        (["edti", "photo.png"], "did you mean edit?"),
+        (["edit", "photo.png", "-o", "out.png", "--emotoin=happiness"], "did you mean --emotion?"),
+        (["edit", "photo.png", "-o", "out.png", "--quality", "fats"], "did you mean fast?"),
         (["edit", "photo.png", "-o", "out.png", "--steps", "many"], "many"),
         (["measure", "photo.png", "--backend", "magic"], "magic"),
     ],

@@ -7,6 +7,7 @@ heavy imports itself.
 
 import argparse
 import contextlib
+import difflib
 import gc
 import io
 import os
@@ -75,10 +76,32 @@ class GroupedHelp(argparse.RawDescriptionHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """Reports invalid options in one line, like all user errors."""
+    """Reports invalid options in one line, like all user errors, with the nearest valid word."""
+
+    def parse_known_args(
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        parsed, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            option = next((word.partition("=")[0] for word in unknown if word.startswith("--")), None)
+            hint = "" if option is None else _did_you_mean(option, self._option_string_actions)
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        return parsed, unknown
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            error.message += _did_you_mean(str(value), map(str, action.choices or ()))
+            raise
 
     def error(self, message: str) -> NoReturn:
         self.exit(USER_ERROR, f"magicedit: error: {message} (see `{self.prog} --help`)\n")
+
+
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
+    nearest = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {nearest[0]}?" if nearest else ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,17 +7,19 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-SHELLS = ("bash", "zsh", "tcsh")
+SHELLS = ("bash", "zsh", "fish", "tcsh")
 
 USAGE = {  # of each script; its header says the same
     "bash": "source <(magicedit completion bash)",
     "zsh": "magicedit completion zsh > ~/.zfunc/_magicedit   in a folder of $fpath, before compinit",
+    "fish": "magicedit completion fish > ~/.config/fish/completions/magicedit.fish",
     "tcsh": "magicedit completion tcsh > ~/.magicedit.csh     then in ~/.tcshrc: source ~/.magicedit.csh",
 }
 COMPLETION_EXAMPLES = f"""\
 examples:
   {USAGE["bash"]}              in this shell; in ~/.bashrc for every one
   {USAGE["zsh"]}
+  {USAGE["fish"]}
   {USAGE["tcsh"]}
 """
 
@@ -51,4 +53,5 @@ def script(shell: str) -> str:
             if action.type is Path and not action.choices:
                 action.complete = shtab.FILE
     text = shtab.complete(parser, shell)
-    return re.sub(r"# Usage:\n# 1\).*\n# 2\).*\n#    .*", lambda _: f"# Usage: {USAGE[shell]}", text, count=1)
+    usage = r"# Usage:\n# 1\).*\n# 2\).*\n#(?:    | See also).*"
+    return re.sub(usage, lambda _: f"# Usage: {USAGE[shell]}", text, count=1)
