@@ -1,116 +1,347 @@
-"""How long an edit takes and how much memory it needs, measured on this machine.
+"""What people wait for when they edit: CPU seconds of this checkout, beside an earlier one.
 
-    python benchmarks/edit_speed.py [-o benchmarks/edit_speed.json]
+    python benchmarks/edit_speed.py --before CHECKOUT                    # every line of edit_speed.json
+    python benchmarks/edit_speed.py --before CHECKOUT --only warm_live_4000 cold_edit
 
-Three things: a cold `magicedit edit` of a 1024 px photograph in a process of its own (wall time, peak
-resident memory), a further edit of the same face in one process, and face detection where no second look is
-needed. The result is data: medians and all runs, with hardware, versions, date and command.
+Each line is measured in processes of their own, old and new checkout in turn, with the old one a second
+time as the control (`pairs.py`). A line whose control does not come out at 1 is not written, and the exit
+status is 3. Seconds are user and system time of one thread, with the processes that a command starts, so
+that other work on the machine does not count. Without --before only this checkout is measured. Photographs
+are scikit-image's astronaut (512 px, public domain), enlarged, with the grain of a sensor, and put side by
+side for several faces.
 """
 
 import argparse
 import json
 import os
-import statistics
+import pty
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
-from machine import circumstances
+import psutil
 from skimage import data
 
-SIDE = 1024  # pixels of the photograph
+CHECKOUT = Path(__file__).resolve().parents[1]
+SIDE = 1024  # px
 EDIT = {"AU12": -3.0}
+GRAIN = 1.5  # standard deviation, levels of 255
+DISCARDED = 3  # exit status
+Figures = dict[str, float]  # "seconds" of CPU, and what else was measured
 
 
-def photograph() -> PIL.Image.Image:
-    """scikit-image's astronaut (512 px, public domain) at 1024 px."""
-    return PIL.Image.fromarray(data.astronaut()).resize((SIDE, SIDE), PIL.Image.Resampling.BICUBIC)
+def enlarged(tile: PIL.Image.Image, size: tuple[int, int], seed: int = 0) -> PIL.Image.Image:
+    """A photograph at a size, (width, height) px, with grain, which enlarging leaves out."""
+    pixels = np.asarray(tile.resize(size, PIL.Image.Resampling.BICUBIC), dtype=np.float32)
+    grain = np.random.default_rng(seed).normal(0, GRAIN, pixels.shape).astype(np.float32)
+    return PIL.Image.fromarray(np.clip(np.rint(pixels + grain), 0, 255).astype(np.uint8))
 
 
-def cold_edit(photo: Path, folder: Path, model: str) -> dict[str, float]:
-    """Wall seconds of `magicedit edit` from nothing, and peak resident MB of its main process; a second one,
-    which finds the faces meanwhile, is not counted."""
+def photograph(side: int = SIDE) -> PIL.Image.Image:
+    """The astronaut, a square of `side` px."""
+    return enlarged(PIL.Image.fromarray(data.astronaut()), (side, side))
+
+
+def group(columns: int, rows: int, size: tuple[int, int]) -> PIL.Image.Image:
+    """A photograph of `columns` x `rows` astronauts, (width, height) px, each brighter than the last."""
+    width, height = size[0] // columns, size[1] // rows
+    whole = PIL.Image.fromarray(data.astronaut())
+    cut = min(512, 512 * width // height)
+    tile = whole.crop((0, 0, cut, round(cut * height / width)))  # her face is on the left
+    sheet = PIL.Image.new("RGB", size)
+    for number in range(columns * rows):
+        part = enlarged(tile, (width, height), number).point(
+            [min(255, v + 2 * number) for v in range(256)] * 3
+        )
+        sheet.paste(part, (number % columns * width, number // columns * height))
+    return sheet
+
+
+PHOTOGRAPHS: dict[str, Callable[[], PIL.Image.Image]] = {
+    "one_1024.png": photograph,
+    "one_4000.png": partial(photograph, 4000),
+    "nine_1536.png": partial(group, 3, 3, (1536, 1536)),
+    "eight_6000.jpg": partial(group, 4, 2, (6000, 4000)),
+}
+
+
+# --- Commands, each in a process of its own -----------------------------------------------------------------
+
+
+def environment(checkout: Path) -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
+
+
+def magicedit(*words: str) -> list[str]:
+    return [sys.executable, "-m", "magicedit.cli", *words]
+
+
+def edit_command(photo: Path, output: Path, *options: str) -> list[str]:
     request = ",".join(f"{name}={delta}" for name, delta in EDIT.items())
-    command = ["edit", str(photo), "-o", str(folder / "out.png"), "--au", request, "--model", model]
+    return magicedit("edit", str(photo), "-o", str(output), "--au", request, *options)
+
+
+def run_command(command: list[str], checkout: Path, folder: Path) -> Figures:
+    """CPU seconds of a command and of the processes that it started and waited for, its wall seconds, and the
+    peak resident 10^6 bytes of the largest of them."""
     started = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "magicedit.cli", *command], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, cwd=folder, env=environment(checkout), stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - started
+    wall = time.perf_counter() - started
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise SystemExit(f"`magicedit {' '.join(command)}` failed with {process.returncode}")
-    return {"seconds": round(seconds, 3), "peak_rss_mb": round(usage.ru_maxrss * 1024 / 1e6, 1)}
-
-
-def timed(call: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    call()
-    return round(time.perf_counter() - started, 4)
-
-
-def measure(model: str, repetitions: int) -> dict[str, object]:
-    image = photograph()
-    pixels = np.asarray(image)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        image.save(folder / "photo.png")
-        cold = [cold_edit(folder / "photo.png", folder, model) for _ in range(repetitions)]
-
-    import torch
-
-    from magicedit.editor import ExpressionEditor
-
-    started = time.perf_counter()
-    editor = ExpressionEditor.from_pretrained(model, device="cpu")
-    loading = round(time.perf_counter() - started, 3)
-    first = timed(lambda: editor.edit(pixels, add=EDIT))
-    further = [timed(lambda s=s: editor.edit(pixels, add=EDIT, seed=s)) for s in range(1, repetitions + 1)]
-    unmeasured = [
-        timed(lambda s=s: editor.edit(pixels, add=EDIT, seed=s, measure=False))
-        for s in range(1, repetitions + 1)
-    ]
-    detection = [timed(lambda: editor.backend.detect(pixels)) for _ in range(5 * repetitions)]
+        raise SystemExit(f"`{' '.join(command)}` failed with {process.returncode} in {checkout}")
     return {
-        "threads": torch.get_num_threads(),
-        "cold_cli_edit": {
-            "median_seconds": statistics.median(run["seconds"] for run in cold),
-            "max_peak_rss_mb": max(run["peak_rss_mb"] for run in cold),
-            "runs": cold,
-        },
-        "in_process": {
-            "load_seconds": loading,
-            "first_edit_seconds": first,
-            "further_edit_median_seconds": statistics.median(further),
-            "further_edit_seconds": further,
-            "further_edit_without_measuring_seconds": unmeasured,
-        },
-        "detection": {
-            "median_ms": round(1000 * statistics.median(detection), 1),
-            "max_ms": round(1000 * max(detection), 1),
-        },
+        "seconds": usage.ru_utime + usage.ru_stime,
+        "wall_seconds": wall,
+        "peak_mb": usage.ru_maxrss * 1024 / 1e6,
     }
+
+
+def run_edit(checkout: Path, folder: Path, photo: str, model: str | None = None) -> Figures:
+    options = () if model is None else ("--model", str(folder / model))
+    output = folder / f"edited{Path(photo).suffix}"
+    return run_command(edit_command(folder / photo, output, "--overwrite", *options), checkout, folder)
+
+
+def first_word(checkout: Path, folder: Path) -> Figures:
+    """CPU seconds until `magicedit edit` prints on its terminal, by the system's clock of 10 ms."""
+    terminal, theirs = pty.openpty()
+    command = edit_command(folder / "one_1024.png", folder / "edited.png", "--overwrite")
+    started = time.perf_counter()
+    process = psutil.Popen(
+        command, cwd=folder, env=environment(checkout), stdin=theirs, stdout=theirs, stderr=theirs
+    )
+    os.read(terminal, 1)
+    wall = time.perf_counter() - started
+    spent = [one.cpu_times() for one in (process, *process.children(recursive=True))]
+    process.terminate()
+    process.wait()
+    os.close(theirs)
+    os.close(terminal)
+    return {"seconds": sum(times.user + times.system for times in spent), "wall_seconds": wall}
+
+
+# --- Further edits, in a process that has loaded the model --------------------------------------------------
+
+
+def further_edits(
+    folder: Path, photo: str, quality: str, repeat: int, measure: bool = False
+) -> Callable[[int], Figures]:
+    """Edits of a photograph that the editor has seen, `repeat` in a call, each with another request."""
+    from magicedit.editor import ExpressionEditor
+    from magicedit.imaging import open_photo
+
+    editor = ExpressionEditor.from_pretrained("mini")
+    opened = open_photo(folder / photo)
+
+    def edit(call: int) -> Figures:
+        for number in range(repeat):
+            delta = -1 - (call * repeat + number) % 400 / 200  # AU12 -1 to -3: no two edits are the same
+            editor.edit(opened, add={"AU12": delta}, quality=quality, measure=measure)
+        return {"parts": repeat}
+
+    return edit
+
+
+def save_png(folder: Path) -> Callable[[int], Figures]:
+    """Writes an edited photograph of 4000 px as PNG."""
+    from magicedit.editor import ExpressionEditor
+    from magicedit.imaging import open_photo, save_image
+
+    editor = ExpressionEditor.from_pretrained("mini")
+    result = editor.edit(open_photo(folder / "one_4000.png"), add=EDIT, quality="live", measure=False)
+    output = folder / f"saved-{os.getpid()}.png"
+
+    def save(call: int) -> Figures:
+        save_image(result.image, output, overwrite=True)
+        return {"megabytes": output.stat().st_size / 1e6}
+
+    return save
+
+
+def serve(line: "Line", folder: Path) -> None:
+    """Does the line's work once for each number read, and writes the figures of that."""
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print does not mix with figures
+    work = line.work(folder)
+    work(0)
+    for request in sys.stdin:
+        started = time.process_time()
+        figures = work(int(request))
+        seconds = (time.process_time() - started) / figures.pop("parts", 1)
+        print(json.dumps({"seconds": seconds, **figures}), file=out, flush=True)
+
+
+class Server:
+    """A process that has loaded a checkout and does a line's work on request."""
+
+    def __init__(self, name: str, checkout: Path, folder: Path):
+        command = [sys.executable, __file__, "--serve", name, str(folder)]
+        self.process = subprocess.Popen(
+            command, cwd=folder, env=environment(checkout), stdin=-1, stdout=-1, text=True
+        )
+        self.calls = 0
+
+    def __call__(self) -> Figures:
+        self.calls += 1
+        self.process.stdin.write(f"{self.calls}\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise SystemExit(f"{' '.join(self.process.args)} ended with {self.process.wait()}")
+        return json.loads(answer)
+
+    def close(self) -> None:
+        self.process.communicate()
+
+
+# --- The lines ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the table.
+
+    photos: of `PHOTOGRAPHS`. command: runs in `(checkout, folder)` and returns figures. work: for a process
+    that stays: prepares in `folder` and returns what is timed. must_reach: figures by name, at most.
+    """
+
+    what: str
+    must_reach: Figures
+    photos: tuple[str, ...]
+    command: Callable[[Path, Path], Figures] | None = None
+    work: Callable[[Path], Callable[[int], Figures]] | None = None
+    passes: int = 6
+
+
+def cold(what: str, seconds: float, **options: str) -> Line:
+    return Line(
+        what, {"seconds": seconds}, ("one_1024.png",), partial(run_edit, photo="one_1024.png", **options)
+    )
+
+
+def further(what: str, seconds: float, photo: str, quality: str, repeat: int, **options: bool) -> Line:
+    work = partial(further_edits, photo=photo, quality=quality, repeat=repeat, **options)
+    return Line(what, {"seconds": seconds}, (photo,), work=work, passes=10)
+
+
+LINES = {
+    "cold_edit": cold("cold `magicedit edit`, 1024 px", 2.0),
+    "cold_edit_torch": cold("the same with a model from a folder, in PyTorch", 5.0, model="mini"),
+    "first_word": Line(
+        "until the first word on the terminal", {"seconds": 0.5}, ("one_1024.png",), first_word
+    ),
+    "warm_live_1024": further("further edit, `live`, 1024 px", 0.06, "one_1024.png", "live", 8),
+    "warm_live_4000": further("further edit, `live`, 4000 px", 0.2, "one_4000.png", "live", 2),
+    "warm_balanced_measured": further(
+        "further edit, `balanced`, 1024 px, measured", 0.28, "one_1024.png", "balanced", 2, measure=True
+    ),
+    "nine_faces": further("further edit of nine faces, 1536 px", 1.2, "nine_1536.png", "balanced", 1),
+    "eight_faces_6000": Line(
+        "cold `magicedit edit` of eight faces, 6000 x 4000 px, measured",
+        {"seconds": 6.0, "peak_mb": 700.0},
+        ("eight_6000.jpg",),
+        partial(run_edit, photo="eight_6000.jpg"),
+    ),
+    "png_4000": Line("writing a PNG of 4000 px", {}, ("one_4000.png",), work=save_png),
+}
+
+
+@dataclass
+class Arm:
+    """Does a line's work in a checkout and returns CPU seconds; other figures are kept."""
+
+    run: Callable[[], Figures]
+    others: list[Figures] = field(default_factory=list)
+
+    def __call__(self) -> float:
+        figures = self.run()
+        self.others.append({name: value for name, value in figures.items() if name != "seconds"})
+        return figures["seconds"]
+
+    def most(self) -> Figures:
+        return {name: round(max(run[name] for run in self.others), 3) for name in self.others[0]}
+
+
+def measure(name: str, checkouts: dict[str, Path], folder: Path, passes: int | None) -> dict[str, object]:
+    """Raises `pairs.DiscardedRun` where the control does not come out at 1."""
+    import pairs
+
+    line = LINES[name]
+    servers = []
+    arms = {}
+    for when, checkout in checkouts.items():
+        if line.work is None:
+            arms[when] = Arm(partial(line.command, checkout, folder))
+        else:
+            servers.append(Server(name, checkout, folder))
+            arms[when] = Arm(servers[-1])
+    try:
+        seconds = pairs.interleave(
+            arms, passes or line.passes, fewest=1, note=lambda text: print(text, file=sys.stderr, flush=True)
+        )
+    finally:
+        for server in servers:
+            server.close()
+    found = pairs.compare(seconds, next(iter(arms)))
+    return {
+        "what": line.what,
+        "must_reach": line.must_reach,
+        **found,
+        "most": {when: arm.most() for when, arm in arms.items()},
+    }
+
+
+def prepared(names: list[str], folder: Path) -> Iterator[str]:
+    """Writes what lines need into the folder, then yields them."""
+    for photo in {photo for name in names for photo in LINES[name].photos}:
+        PHOTOGRAPHS[photo]().save(folder / photo, quality=92)
+    from magicedit.embedded import embedded_folder
+
+    shutil.copytree(embedded_folder("mini"), folder / "mini")  # a folder like anybody's
+    yield from names
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["--serve"]:
+        serve(LINES[sys.argv[2]], Path(sys.argv[3]))
+        return
+    import pairs
+    from machine import circumstances
+    from speed import merge
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--before", type=Path, metavar="CHECKOUT", help="an earlier checkout to compare with")
+    parser.add_argument("--only", nargs="+", choices=list(LINES), default=list(LINES), help="of the lines")
+    parser.add_argument("--passes", type=int, help="of each line, instead of its own number")
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).with_suffix(".json"))
-    parser.add_argument("--model", default="mini")
-    parser.add_argument("--repetitions", type=int, default=3)
     args = parser.parse_args()
-    result = {
-        **circumstances(),
-        "photograph": f"scikit-image's astronaut at {SIDE} x {SIDE} px, one face",
-        "model": args.model,
-        "edit": EDIT,
-        **measure(args.model, args.repetitions),
-    }
-    args.output.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2))
+    checkouts = {"before": args.before.resolve()} if args.before else {}
+    checkouts["after"] = CHECKOUT
+    discarded = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for line in prepared(args.only, folder):
+            try:
+                row = {**measure(line, checkouts, folder, args.passes), **circumstances()}
+            except pairs.DiscardedRun as error:
+                print(f"{line}: {error}", file=sys.stderr)
+                discarded.append(line)
+                continue
+            merge(args.output, line, row)
+            medians = {when: row["seconds"][when]["median"] for when in checkouts}
+            print(json.dumps({line: medians | {"most": row["most"]}}), flush=True)
+    if discarded:
+        sys.exit(DISCARDED)
 
 
 if __name__ == "__main__":

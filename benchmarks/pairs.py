@@ -53,19 +53,20 @@ def interleave(
     *,
     repeated: str | None = None,
     warmup: int = 1,
+    fewest: int = FEWEST_PASSES,
     note: Callable[[str], None] | None = None,
 ) -> dict[str, list[float]]:
     """Seconds by arm, one a pass, with one arm's second run as `CONTROL`.
 
     Args:
-        passes: rounded up to an even number, at least `FEWEST_PASSES`.
+        passes: rounded up to an even number, at least `fewest`.
         repeated: the arm that serves as its own control, by default the first. A shorter one is the stricter
             control, as its time scatters more.
         warmup: runs of each arm before that, not counted.
         note: is told of each pass.
     """
-    if passes < FEWEST_PASSES:
-        raise ValueError(f"a comparison needs {FEWEST_PASSES} passes or more, got {passes}")
+    if passes < fewest:
+        raise ValueError(f"a comparison needs {fewest} passes or more, got {passes}")
     passes += passes % 2
     repeated = repeated or next(iter(arms))
     # Both runs of the same arm at the ends: either follows itself as often as it follows another

@@ -2,7 +2,7 @@
 
     python benchmarks/speed.py count                 # FLOPs, simulated GPU times, counted memory
     python benchmarks/speed.py step edit train       # measured ratios, CPU proxy of the full-size model
-    python benchmarks/speed.py mini cold             # the embedded model on this machine
+    python benchmarks/speed.py mini                  # the embedded model on this machine, by quality
     python benchmarks/speed.py step train --size full --device cuda --dtype bfloat16 --batch 8
 
 Each row is merged into speed.json with hardware, versions, date and command. Times are compared in one
@@ -13,9 +13,7 @@ and the exit status is 3. What needs a GPU that is not there is simulated from c
 
 import argparse
 import json
-import statistics
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +34,6 @@ TOLERANCE = 1e-5  # relative, float32: what counts as the same numbers
 GUIDANCE = 3.0
 DISCARDED = 3  # exit status
 TIMED_STEPS = 4  # of a step row's calls; the first, which projects the reference, is not timed
-COLD_RUNS = 5
 DISTILLED = "distilled-"
 EDIT_SETTINGS = ("distilled-balanced", "balanced")  # the first, a short one, is its own control
 SWEEP_SETTINGS = ("fast", "distilled-fast")
@@ -49,7 +46,6 @@ TARGETS = {
     "sweep": ("times faster", 15.0, 30.0),
     "train": TRAINING_TARGETS,
     "mini": ("seconds", 0.5, {"live": 0.15}),
-    "cold": ("seconds", 10.0, 5.0),
 }
 
 
@@ -332,36 +328,11 @@ def mini_row(setup: Setup) -> dict[str, object]:
     )
 
 
-def cold_row(setup: Setup) -> dict[str, object]:
-    """`magicedit edit` in a process of its own, from nothing."""
-    from edit_speed import cold_edit, photograph
-
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        photograph().save(folder / "photo.png")
-        runs = []
-        for _ in range(COLD_RUNS):
-            runs.append(cold_edit(folder / "photo.png", folder, "mini"))
-            note(f"cold edit: {runs[-1]}")
-    unit, must_reach, goal = TARGETS["cold"]
-    return {
-        "kind": "measured",
-        "what": "cold `magicedit edit` of a 1024 px photograph with mini",
-        "unit": unit,
-        "must_reach": must_reach,
-        "goal": goal,
-        "median_seconds": statistics.median(run["seconds"] for run in runs),
-        "max_peak_rss_mb": max(run["peak_rss_mb"] for run in runs),
-        "runs": runs,
-    }
-
-
 ROWS = {
     "step": step_row,
     "edit": edit_row,
     "train": train_row,
     "mini": mini_row,
-    "cold": cold_row,
 }
 
 
