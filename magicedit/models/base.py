@@ -54,7 +54,7 @@ def open_base(
             raise ModelError(
                 f"{base.model} is a MagicFace checkpoint: name its Stable Diffusion with --base_model"
             )
-        unets = tuple(unet.to(dtype) for unet in load_magicface(found.path))
+        unets = load_magicface(found.path, dtype)
         parts = base.base_model
     elif found.pipeline_class(**hub_kwargs) == PIPELINE_CLASS:
         pipeline = load_pipeline(base.model, "cpu", dtype, variant=base.variant, **hub_kwargs)

@@ -34,23 +34,31 @@ def _read_unet(folder: Path) -> tuple[dict, dict[str, torch.Tensor]]:
         raise ModelError(f"{folder} cannot be read: {error}") from error
 
 
-def _build(folder: Path, config: dict, state: dict[str, torch.Tensor], **overrides) -> UNet2DConditionModel:
+def _build(
+    folder: Path, config: dict, state: dict[str, torch.Tensor], dtype: torch.dtype, **overrides
+) -> UNet2DConditionModel:
     config = {key: value for key, value in config.items() if not key.startswith("_")}
     try:
         channels = state["conv_in.weight"].shape[1]
-        unet = UNet2DConditionModel.from_config(config, in_channels=channels, **overrides)
-        unet.load_state_dict(state)  # its error names every missing, unexpected and mismatched tensor
+        with torch.device("meta"):  # its weights are those of the mapped file, not a copy
+            unet = UNet2DConditionModel.from_config(config, in_channels=channels, **overrides)
+        state = {name: tensor.to(dtype) for name, tensor in state.items()}
+        # its error names every missing, unexpected and mismatched tensor
+        unet.load_state_dict(state, assign=True)
     except Exception as error:  # diffusers raises anything on a configuration that is none
         raise ModelError(f"the tensors of {folder} do not fit its config: {error}") from error
     return unet.eval()
 
 
-def load_magicface(folder: str | Path) -> tuple[UNet2DConditionModel, UNet2DConditionModel]:
+def load_magicface(
+    folder: str | Path, dtype: torch.dtype = torch.float32
+) -> tuple[UNet2DConditionModel, UNet2DConditionModel]:
     """Denoiser and reference UNet from the published checkpoint layout, at any width.
 
     Args:
         folder: with `denoising_unet/` and `ID_enc/`, each `config.json` and
             `diffusion_pytorch_model.safetensors`.
+        dtype: of the weights. Those that the files hold in this dtype stay mapped and are read on first use.
 
     The published config lacks the numbers of input channels and AUs; both are read from the tensors.
 
@@ -66,11 +74,12 @@ def load_magicface(folder: str | Path) -> tuple[UNet2DConditionModel, UNet2DCond
         folder / "denoising_unet",
         config,
         state,
+        dtype,
         class_embed_type="simple_projection",
         projection_class_embeddings_input_dim=state["class_embedding.weight"].shape[1],
     )
     install_reference_attention(unet)
-    return unet, _build(folder / "ID_enc", *_read_unet(folder / "ID_enc"))
+    return unet, _build(folder / "ID_enc", *_read_unet(folder / "ID_enc"), dtype)
 
 
 def with_base(
