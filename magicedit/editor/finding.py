@@ -6,6 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import PIL.Image
@@ -14,7 +15,16 @@ from magicedit.action_units import UNRELIABLE
 from magicedit.editor.changer import Chosen
 from magicedit.errors import MagicEditError, NoFaceError
 from magicedit.expression import Expression
-from magicedit.faces import Face, FaceBackend, Found, align, levels_of, search
+from magicedit.faces import (
+    Face,
+    FaceBackend,
+    Found,
+    IdentityCrop,
+    align,
+    identity_crop,
+    levels_of,
+    search,
+)
 from magicedit.faces.types import same_face, shifted
 from magicedit.imaging import Photo, open_photo
 from magicedit.request import check_face, check_references
@@ -30,6 +40,7 @@ class FaceFinder:
     def __init__(self, backend: FaceBackend):
         self.backend = backend
         self._found: OrderedDict[bytes, Found] = OrderedDict()
+        self._identities: WeakKeyDictionary[Face, IdentityCrop | None] = WeakKeyDictionary()
         self._detecting = threading.Lock()
 
     def choose(self, photo: PhotoLike, *which: str | int) -> Chosen:
@@ -69,6 +80,12 @@ class FaceFinder:
         with self._detecting:
             found = self.backend.detect(np.ascontiguousarray(pixels[top:bottom, left:right]))
         return same_face([shifted(other, left, top) for other in found], face.box)
+
+    def identity(self, pixels: np.ndarray, face: Face) -> IdentityCrop | None:
+        """Returns `identity_crop` of a found face, which keeps its descriptor as long as the face is kept."""
+        if face not in self._identities:
+            self._identities[face] = identity_crop(pixels, face)
+        return self._identities[face]
 
 
 def select_faces(faces: list[Face], which: str | int, photo: Photo) -> list[Face]:

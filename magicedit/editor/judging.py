@@ -5,7 +5,7 @@ from magicedit.editor.closed_loop import Pursuit
 from magicedit.editor.doubts import doubts_of_edit, unreached
 from magicedit.editor.finding import FaceFinder
 from magicedit.editor.results import FaceEdit, measured_as_asked
-from magicedit.faces import geometric_change, identity_distance
+from magicedit.faces import geometric_change, identity_crop
 
 
 def judged(
@@ -27,14 +27,16 @@ def judged(
     requested = sent if pursuit is None else pursuit.asked
     change, glasses = edit.changes.get(number), edit.glasses.get(number, 0.0)
     warnings = doubts_of_edit(pixels, face, change, requested, resolution, glasses)
-    moved = distance = after = None
+    moved = identity = after = None
     before = measured_as_asked(face, requested)
     if again_by is not None:
         again = face if edit.pixels is pixels else again_by.find_again(edit.pixels, face)
         if again is None:
             warnings.append("the face was not found again in the result: look at it")
         else:
-            distance = identity_distance(pixels, face, edit.pixels, again)
+            own = again_by.identity(pixels, face)
+            crops = own, own if again is face else identity_crop(edit.pixels, again)
+            identity = None if None in crops else crops
             after = measured_as_asked(again, requested)
             if face.scheme == again.scheme == "mediapipe478":
                 moved = geometric_change(face.landmarks, again.landmarks)
@@ -49,7 +51,7 @@ def judged(
         before=before,
         after=after,
         moved=moved,
-        identity_distance=distance,
+        identity=identity,
         warnings=tuple(warnings),
         edits=1 if pursuit is None else pursuit.edits,
         sent=sent,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import PIL.Image
 
 from magicedit.errors import ModelError
-from magicedit.faces import Face, Gaze, Pose, gaze_of_face, levels_of
+from magicedit.faces import Face, Gaze, IdentityCrop, Pose, gaze_of_face, levels_of
 from magicedit.faces.types import Box
 from magicedit.files import shown
 from magicedit.imaging import Photo, save_image, strip
@@ -34,8 +34,8 @@ class FaceEdit:
         moved: AU name -> change in intensity steps from landmark movement alone, a second scorer that sees
             units the first misses, see `magicedit.faces.geometry`; None as for `after`, or without such
             landmarks.
-        identity_distance: L2 of dlib's descriptors before and after; None when not measured or without the
-            `evaluation` extra.
+        identity: the face before and after, cut out for `identity_distance`; None when not measured or
+            without the `evaluation` extra.
         warnings: reasons to check the result by eye, in sentences.
         edits: number of edits made of this face; more than 1 in a closed loop.
         sent: AU name -> variation sent to the model. A closed loop corrects the request, and sends 0 if no
@@ -50,11 +50,16 @@ class FaceEdit:
     before: dict[str, float]
     after: dict[str, float] | None
     moved: dict[str, float] | None
-    identity_distance: float | None
+    identity: tuple[IdentityCrop, IdentityCrop] | None = field(repr=False)
     warnings: tuple[str, ...]
     edits: int = 1
     sent: dict[str, float] = field(default_factory=dict)
     reached: bool | None = None
+
+    @property
+    def identity_distance(self) -> float | None:
+        """L2 of dlib's descriptors before and after, computed when it is read; None where `identity` is."""
+        return self.identity and self.identity[0].distance(self.identity[1])
 
     def to_json(self) -> dict[str, Any]:
         """Returns JSON-ready values, rounded to the precision of the measurements."""

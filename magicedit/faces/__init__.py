@@ -5,7 +5,7 @@ from typing import Any
 from magicedit.faces.alignment import Alignment, align, crop_face
 from magicedit.faces.gaze import Gaze, gaze_of, gaze_of_face, levels_of
 from magicedit.faces.geometry import entangled, geometric_change
-from magicedit.faces.identity import identity_distance
+from magicedit.faces.identity import IdentityCrop, identity_crop, identity_distance
 from magicedit.faces.occlusion import covered_parts
 from magicedit.faces.regions import (
     condition_image,
@@ -27,6 +27,7 @@ __all__ = [
     "FaceBackend",
     "Found",
     "Gaze",
+    "IdentityCrop",
     "Pose",
     "align",
     "condition_image",
@@ -40,6 +41,7 @@ __all__ = [
     "gaze_of",
     "gaze_of_face",
     "geometric_change",
+    "identity_crop",
     "identity_distance",
     "left_side",
     "levels_of",

@@ -205,7 +205,8 @@ def test_grouping_refuses_folders_of_splits(tmp_path, photographs, crowd):
 
 def test_grouping_without_the_extra_is_refused_in_one_line(tmp_path, photographs, monkeypatch):
     monkeypatch.setattr(dlib, "_models_folder", lambda: None)
-    dlib._models.cache_clear()
+    for loaded in (dlib._library, dlib._predictor, dlib._network):
+        loaded.cache_clear()
     with pytest.raises(MissingDependencyError, match=r"magicedit\[evaluation\]"):
         prepare_dataset(photographs, tmp_path / "dataset", identities="cluster", **SETTINGS)
     assert not (tmp_path / "dataset").exists()

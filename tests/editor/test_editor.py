@@ -5,6 +5,7 @@ What needs a trained model uses the embedded one.
 
 import concurrent.futures
 import io
+import pickle
 from dataclasses import replace
 
 import cv2
@@ -21,7 +22,8 @@ from magicedit.editor.doubts import doubts_before
 from magicedit.editor.finding import FaceFinder
 from magicedit.embedded import embedded_folder
 from magicedit.errors import ActionUnitError, MagicEditError, ModelError, NoFaceError
-from magicedit.faces import load_backend
+from magicedit.faces import identity_distance, load_backend
+from magicedit.faces.backends import dlib
 from magicedit.faces.regions import reachable_region
 from magicedit.imaging import save_image
 from magicedit.models import PatchModelConfig, create_patch_pipeline, optimize
@@ -341,6 +343,30 @@ def test_the_result_is_measured_around_the_face_only(editor, backend, group):
     assert np.abs(again.landmarks - face.landmarks).max() < 2.0  # px, of a face 130 px wide
     for name, value in face.action_units.items():
         assert again.action_units[name] == pytest.approx(value, abs=0.5), name
+
+
+@pytest.mark.skipif(not dlib.available(), reason="the evaluation extra (dlib) is not installed")
+def test_the_identity_distance_is_computed_when_it_is_read(editor, backend, photo, monkeypatch):
+    computed = []
+    count = dlib.crop_descriptor
+    monkeypatch.setattr(dlib, "crop_descriptor", lambda crop: computed.append(crop) or count(crop))
+    results = [editor.edit(photo, add={"AU12": value}) for value in (0, 2, 3)]
+    assert computed == []
+    assert repr(results[2].faces[0])
+    assert computed == []
+
+    kept = [pickle.loads(pickle.dumps(result.faces[0])) for result in results]
+    with concurrent.futures.ThreadPoolExecutor(3) as threads:
+        distances = [*threads.map(lambda result: result.faces[0].identity_distance, results)]
+    assert distances == [face.identity_distance for face in kept]
+    (face,), edited = editor.measure(photo), np.asarray(results[2].image)
+    again = FaceFinder(backend).find_again(edited, face)
+    assert distances[2] == identity_distance(photo, face, edited, again) > distances[0] == 0
+    assert results[2].faces[0].to_json()["identity_distance"] == round(distances[2], 4)
+
+    computed.clear()
+    assert editor.edit(photo, add={"AU12": 1}).faces[0].identity_distance > 0
+    assert len(computed) == 1  # the unedited face's is remembered
 
 
 # --- What is remembered ---

@@ -46,7 +46,7 @@ def test_our_box_serves_as_well_as_the_detectors(backend, london):
 
     photo = london("115", "neutral")
     (found,) = dlib.get_frontal_face_detector()(photo, 0)
-    _, predictor, network = room._models()
+    predictor, network = room._predictor()[1], room._network()
     theirs = np.array(network.compute_face_descriptor(photo, predictor(photo, found)))
     ours = room.descriptor(photo, backend.detect(photo)[0])
     assert ours.shape == (128,)
@@ -69,9 +69,9 @@ def test_without_the_extra_there_is_no_distance(astronaut, astronaut_face, monke
         "find_spec",
         lambda name: None if name == "face_recognition_models" else find(name),
     )
-    room._models.cache_clear()
+    for loaded in (room._library, room._predictor, room._network):
+        loaded.cache_clear()
     assert identity_distance(astronaut, astronaut_face, astronaut, astronaut_face) is None
-    room._predictor_68.cache_clear()
     with pytest.raises(MissingDependencyError, match="evaluation"):
         room.descriptor(astronaut, astronaut_face)
     with pytest.raises(MissingDependencyError, match="evaluation"):

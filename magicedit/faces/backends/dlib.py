@@ -8,6 +8,7 @@ needs pkg_resources and no longer imports, so its files are found without import
 
 import functools
 import importlib.util
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ _PREDICTOR_68 = "shape_predictor_68_face_landmarks.dat"
 # 0.04. The predictor was trained on such squares.
 _CENTRE, _SIDE = (0.50, 0.48), 0.674
 _CROP_68 = 1024  # px a side
+_computing = threading.Lock()  # the network keeps what its layers hold between two calls
 
 
 def available() -> bool:
@@ -35,7 +37,8 @@ def available() -> bool:
 
 def check() -> None:
     """Loads the descriptor's models; MissingDependencyError without the extra."""
-    _models()
+    _predictor()
+    _network()
 
 
 def descriptor(pixels: np.ndarray, face: Face) -> np.ndarray:
@@ -44,14 +47,28 @@ def descriptor(pixels: np.ndarray, face: Face) -> np.ndarray:
     Distances (L2) below 0.6 are the usual threshold for "the same person". MissingDependencyError without
     the extra.
     """
+    return crop_descriptor(descriptor_crop(pixels, face))
+
+
+def descriptor_crop(pixels: np.ndarray, face: Face) -> np.ndarray:
+    """What `descriptor` sees of a face in an RGB photograph: (150, 150, 3) uint8, upright.
+
+    MissingDependencyError without the extra.
+    """
     pixels = check_pixels(pixels)
-    dlib, predictor, network = _models()
+    dlib, predictor = _predictor()
     to_photograph = align(face, 1).inverse()
     centre = to_photograph[:, :2] @ (np.array(_CENTRE) - 0.5) + to_photograph[:, 2]
     half = _SIDE / 2 * float(np.hypot(*to_photograph[:, 0]))
     left, top, right, bottom = (round(float(v)) for v in (*(centre - half), *(centre + half)))
-    shape = predictor(pixels, dlib.rectangle(left, top, right, bottom))
-    return np.array(network.compute_face_descriptor(pixels, shape))
+    return dlib.get_face_chip(pixels, predictor(pixels, dlib.rectangle(left, top, right, bottom)))
+
+
+def crop_descriptor(crop: np.ndarray) -> np.ndarray:
+    """The identity descriptor of `descriptor_crop`'s picture, which takes most of the time of `descriptor`."""
+    network = _network()
+    with _computing:
+        return np.array(network.compute_face_descriptor(crop))
 
 
 def landmarks68(pixels: np.ndarray, face: Face) -> np.ndarray:
@@ -60,7 +77,7 @@ def landmarks68(pixels: np.ndarray, face: Face) -> np.ndarray:
     They come from a regression on the picture that gets only the face's position. MissingDependencyError
     without the extra.
     """
-    dlib, predictor = _predictor_68()
+    dlib, predictor = _predictor(_PREDICTOR_68)
     alignment = align(face, _CROP_68)  # enlarged and upright, because dlib returns whole pixels
     left, top = (_CROP_68 * (centre - _SIDE / 2) for centre in _CENTRE)
     side = _CROP_68 * _SIDE
@@ -81,7 +98,8 @@ def _models_folder() -> Path | None:
 
 
 @functools.cache
-def _models() -> tuple[Any, Any, Any]:
+def _library() -> tuple[Any, Path]:
+    """dlib and the folder of its models."""
     folder = _models_folder()
     if folder is None:
         raise MissingDependencyError(f"no model files of the package face-recognition-models here; {_REMEDY}")
@@ -89,14 +107,16 @@ def _models() -> tuple[Any, Any, Any]:
         import dlib
     except ImportError as error:
         raise MissingDependencyError(f"the package dlib is not here ({error}); {_REMEDY}") from error
-    return (
-        dlib,
-        dlib.shape_predictor(str(folder / _PREDICTOR)),
-        dlib.face_recognition_model_v1(str(folder / _NETWORK)),
-    )
+    return dlib, folder
 
 
 @functools.cache
-def _predictor_68() -> tuple[Any, Any]:
-    dlib, _, _ = _models()
-    return dlib, dlib.shape_predictor(str(_models_folder() / _PREDICTOR_68))
+def _predictor(file: str = _PREDICTOR) -> tuple[Any, Any]:
+    dlib, folder = _library()
+    return dlib, dlib.shape_predictor(str(folder / file))
+
+
+@functools.cache
+def _network() -> Any:
+    dlib, folder = _library()
+    return dlib.face_recognition_model_v1(str(folder / _NETWORK))
