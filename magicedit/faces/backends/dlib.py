@@ -65,7 +65,7 @@ def descriptor_crop(pixels: np.ndarray, face: Face) -> np.ndarray:
 
 
 def crop_descriptor(crop: np.ndarray) -> np.ndarray:
-    """The identity descriptor of `descriptor_crop`'s picture, which takes most of the time of `descriptor`."""
+    """The identity descriptor of a `descriptor_crop`: nearly all of the time of `descriptor`."""
     network = _network()
     with _computing:
         return np.array(network.compute_face_descriptor(crop))
