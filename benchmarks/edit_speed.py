@@ -8,22 +8,25 @@ time as the control (`pairs.py`). A line whose control does not come out at 1 is
 status is 3. Seconds are user and system time of one thread, with the processes that a command starts, so
 that other work on the machine does not count. Without --before only this checkout is measured. Photographs
 are scikit-image's astronaut (512 px, public domain), enlarged, with the grain of a sensor, and put side by
-side for several faces.
+side for several faces. Loading takes random weights of the published size: 8 GB of memory, 22 GB of disk.
 """
 
 import argparse
 import json
 import os
 import pty
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -73,6 +76,9 @@ PHOTOGRAPHS: dict[str, Callable[[], PIL.Image.Image]] = {
 }
 
 
+MODELS = ("mini", "sd15", "magicface", "pipeline")  # in the order that they are made in
+
+
 # --- Commands, each in a process of its own -----------------------------------------------------------------
 
 
@@ -89,21 +95,33 @@ def edit_command(photo: Path, output: Path, *options: str) -> list[str]:
     return magicedit("edit", str(photo), "-o", str(output), "--au", request, *options)
 
 
+# A process of its own, because the peak that the kernel reports of a process is at least its parent's
+_RUN = """
+import json, os, subprocess, sys, time
+started = time.perf_counter()
+process = subprocess.Popen(sys.argv[1:], stdout=sys.stderr)
+_, status, usage = os.wait4(process.pid, 0)
+wall = time.perf_counter() - started
+process.returncode = os.waitstatus_to_exitcode(status)
+figures = {"seconds": usage.ru_utime + usage.ru_stime, "wall_seconds": wall}
+print(json.dumps(figures | {"peak_mb": usage.ru_maxrss * 1024 / 1e6}))
+sys.exit(process.returncode)
+"""
+
+
 def run_command(command: list[str], checkout: Path, folder: Path) -> Figures:
     """CPU seconds of a command and of the processes that it started and waited for, its wall seconds, and the
-    peak resident 10^6 bytes of the largest of them."""
-    started = time.perf_counter()
-    process = subprocess.Popen(command, cwd=folder, env=environment(checkout), stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    wall = time.perf_counter() - started
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"`{' '.join(command)}` failed with {process.returncode} in {checkout}")
-    return {
-        "seconds": usage.ru_utime + usage.ru_stime,
-        "wall_seconds": wall,
-        "peak_mb": usage.ru_maxrss * 1024 / 1e6,
-    }
+    peak resident 10^6 bytes of the largest of them, mapped files included."""
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", _RUN, *command],
+        cwd=folder,
+        env=environment(checkout),
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise SystemExit(f"`{' '.join(command)}` failed in {checkout}:\n{done.stderr}")
+    return json.loads(done.stdout)
 
 
 def run_edit(checkout: Path, folder: Path, photo: str, model: str | None = None) -> Figures:
@@ -128,6 +146,76 @@ def first_word(checkout: Path, folder: Path) -> Figures:
     os.close(theirs)
     os.close(terminal)
     return {"seconds": sum(times.user + times.system for times in spent), "wall_seconds": wall}
+
+
+# --- Loading models of Stable Diffusion's size, each in a process of its own --------------------------------
+
+
+def load_published(folder: Path) -> Any:
+    from magicedit.models.base import open_base
+    from magicedit.models.folder import Base
+
+    return open_base(Base(str(folder / "magicface"), base_model=str(folder / "sd15")))
+
+
+def load_stable_diffusion(folder: Path) -> Any:
+    from magicedit.models.base import open_base
+    from magicedit.models.folder import Base
+
+    return open_base(Base(str(folder / "sd15")))
+
+
+def load_folder(folder: Path) -> Any:
+    from magicedit.models import load_pipeline
+
+    return load_pipeline(folder / "pipeline", "cpu")
+
+
+def convert_published(folder: Path) -> Any:
+    from magicedit.models import convert
+
+    with tempfile.TemporaryDirectory(dir=folder) as output:
+        return convert(folder / "magicface", base=folder / "sd15", output=output)
+
+
+LOADS = {
+    call.__name__: call for call in (load_published, convert_published, load_folder, load_stable_diffusion)
+}
+
+
+def anonymous_mb() -> float:
+    """Resident memory of this process that is no mapped file, 10^6 bytes."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"RssAnon:\s+(\d+) kB", status)[1]) * 1024 / 1e6
+
+
+def load(how: str, folder: Path) -> None:
+    """Loads a model, reads every weight, since a mapped file is read on first use, and writes load.json: size
+    of the weights, and the most memory that was no mapped file."""
+    import torch
+
+    most, done = 0.0, threading.Event()
+
+    def watch() -> None:
+        nonlocal most
+        while not done.wait(0.005):
+            most = max(most, anonymous_mb())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    pipeline = LOADS[how](folder)
+    modules = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+    weights = [parameter.detach() for module in modules for parameter in module.parameters()]
+    assert all(weight.sum().isfinite() for weight in weights)
+    done.set()
+    watcher.join()
+    size = sum(weight.nbytes for weight in weights) / 1e6
+    (folder / "load.json").write_text(json.dumps({"weights_mb": size, "anonymous_mb": most}))
+
+
+def run_load(checkout: Path, folder: Path, how: str) -> Figures:
+    figures = run_command([sys.executable, __file__, "--load", how, str(folder)], checkout, folder)
+    return figures | json.loads((folder / "load.json").read_text())
 
 
 # --- Further edits, in a process that has loaded the model --------------------------------------------------
@@ -211,21 +299,25 @@ class Server:
 class Line:
     """A line of the table.
 
-    photos: of `PHOTOGRAPHS`. command: runs in `(checkout, folder)` and returns figures. work: for a process
-    that stays: prepares in `folder` and returns what is timed. must_reach: figures by name, at most.
+    needs: of `PHOTOGRAPHS` and `MODELS`. command: runs in `(checkout, folder)` and returns figures. work: for
+    a process that stays: prepares in `folder` and returns what is timed. must_reach: the most, by figure.
+    passes: 0 for one run each, without a control, where only memory counts.
     """
 
     what: str
     must_reach: Figures
-    photos: tuple[str, ...]
+    needs: tuple[str, ...]
     command: Callable[[Path, Path], Figures] | None = None
     work: Callable[[Path], Callable[[int], Figures]] | None = None
     passes: int = 6
 
 
-def cold(what: str, seconds: float, **options: str) -> Line:
+def cold(what: str, seconds: float, *needs: str, **options: str) -> Line:
     return Line(
-        what, {"seconds": seconds}, ("one_1024.png",), partial(run_edit, photo="one_1024.png", **options)
+        what,
+        {"seconds": seconds},
+        ("one_1024.png", *needs),
+        partial(run_edit, photo="one_1024.png", **options),
     )
 
 
@@ -234,9 +326,14 @@ def further(what: str, seconds: float, photo: str, quality: str, repeat: int, **
     return Line(what, {"seconds": seconds}, (photo,), work=work, passes=10)
 
 
+def loading(what: str, how: str, *needs: str) -> Line:
+    command = partial(run_load, how=how)
+    return Line(f"loading {what}, float32", {"peak_mb": 8500.0}, needs, command, passes=0)
+
+
 LINES = {
     "cold_edit": cold("cold `magicedit edit`, 1024 px", 2.0),
-    "cold_edit_torch": cold("the same with a model from a folder, in PyTorch", 5.0, model="mini"),
+    "cold_edit_torch": cold("the same with a model from a folder, in PyTorch", 5.0, "mini", model="mini"),
     "first_word": Line(
         "until the first word on the terminal", {"seconds": 0.5}, ("one_1024.png",), first_word
     ),
@@ -253,6 +350,10 @@ LINES = {
         partial(run_edit, photo="eight_6000.jpg"),
     ),
     "png_4000": Line("writing a PNG of 4000 px", {}, ("one_4000.png",), work=save_png),
+    "load_published": loading("the published checkpoint", "load_published", "magicface", "sd15"),
+    "convert_published": loading("and converting it", "convert_published", "magicface", "sd15"),
+    "load_folder": loading("the converted folder", "load_folder", "pipeline", "magicface", "sd15"),
+    "load_stable_diffusion": loading("Stable Diffusion to train from", "load_stable_diffusion", "sd15"),
 }
 
 
@@ -272,6 +373,10 @@ class Arm:
         return {name: round(max(run[name] for run in self.others), 3) for name in self.others[0]}
 
 
+def note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
 def measure(name: str, checkouts: dict[str, Path], folder: Path, passes: int | None) -> dict[str, object]:
     """Raises `pairs.DiscardedRun` where the control does not come out at 1."""
     import pairs
@@ -286,55 +391,77 @@ def measure(name: str, checkouts: dict[str, Path], folder: Path, passes: int | N
             servers.append(Server(name, checkout, folder))
             arms[when] = Arm(servers[-1])
     try:
-        seconds = pairs.interleave(
-            arms, passes or line.passes, fewest=1, note=lambda text: print(text, file=sys.stderr, flush=True)
-        )
+        if line.passes:
+            passes = passes or line.passes
+            compared = pairs.compare(pairs.interleave(arms, passes, fewest=1, note=note), next(iter(arms)))
+        else:
+            compared = {"seconds": {when: {"median": round(arm(), 2)} for when, arm in arms.items()}}
     finally:
         for server in servers:
             server.close()
-    found = pairs.compare(seconds, next(iter(arms)))
     return {
         "what": line.what,
         "must_reach": line.must_reach,
-        **found,
+        **compared,
         "most": {when: arm.most() for when, arm in arms.items()},
     }
 
 
-def prepared(names: list[str], folder: Path) -> Iterator[str]:
-    """Writes what lines need into the folder, then yields them."""
-    for photo in {photo for name in names for photo in LINES[name].photos}:
-        PHOTOGRAPHS[photo]().save(folder / photo, quality=92)
-    from magicedit.embedded import embedded_folder
+def write_model(name: str, folder: Path) -> None:
+    """A model that lines need: `mini` in a folder like anybody's, or random weights of the published size."""
+    if name == "mini":
+        from magicedit.embedded import embedded_folder
 
-    shutil.copytree(embedded_folder("mini"), folder / "mini")  # a folder like anybody's
-    yield from names
+        shutil.copytree(embedded_folder("mini"), folder / name)
+    elif name == "pipeline":
+        from magicedit.models import convert
+
+        convert(folder / "magicface", base=folder / "sd15", output=folder / name)
+    else:
+        script = CHECKOUT / "dev" / "random_stable_diffusion.py"
+        subprocess.run([sys.executable, str(script), str(folder / name), "--family", name], check=True)
+
+
+def prepare(names: list[str], folder: Path) -> None:
+    """Writes photographs and models that lines need into the folder, each once."""
+    needed = {need for name in names for need in LINES[name].needs}
+    for need in sorted(needed, key=[*PHOTOGRAPHS, *MODELS].index):
+        if need in PHOTOGRAPHS:
+            PHOTOGRAPHS[need]().save(folder / need, quality=92)
+        elif not (folder / need).is_dir():
+            write_model(need, folder)
 
 
 def main() -> None:
     if sys.argv[1:2] == ["--serve"]:
         serve(LINES[sys.argv[2]], Path(sys.argv[3]))
         return
+    if sys.argv[1:2] == ["--load"]:
+        load(sys.argv[2], Path(sys.argv[3]))
+        return
     import pairs
-    from machine import circumstances
-    from speed import merge
+    from machine import circumstances, merge
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--before", type=Path, metavar="CHECKOUT", help="an earlier checkout to compare with")
     parser.add_argument("--only", nargs="+", choices=list(LINES), default=list(LINES), help="of the lines")
     parser.add_argument("--passes", type=int, help="of each line, instead of its own number")
+    parser.add_argument(
+        "--work", type=Path, help="folder for photographs and models, kept; default: temporary"
+    )
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).with_suffix(".json"))
     args = parser.parse_args()
     checkouts = {"before": args.before.resolve()} if args.before else {}
     checkouts["after"] = CHECKOUT
     discarded = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for line in prepared(args.only, folder):
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.work.resolve() if args.work else Path(temporary)
+        prepare(args.only, folder)
+        for line in args.only:
             try:
                 row = {**measure(line, checkouts, folder, args.passes), **circumstances()}
             except pairs.DiscardedRun as error:
-                print(f"{line}: {error}", file=sys.stderr)
+                note(f"{line}: {error}")
                 discarded.append(line)
                 continue
             merge(args.output, line, row)

@@ -1,5 +1,6 @@
-"""What a measurement needs beside its figures: command, date, hardware, versions."""
+"""What a measurement needs beside its figures: command, date, hardware, versions, and where rows are kept."""
 
+import json
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,3 +17,10 @@ def circumstances() -> dict[str, object]:
         "hardware": hardware(),
         "versions": versions(),
     }
+
+
+def merge(path: Path, key: str, row: dict[str, object]) -> None:
+    """Puts one row into the file of results; the others stay."""
+    results = json.loads(path.read_text()) if path.is_file() else {}
+    results[key] = row
+    path.write_text(json.dumps(results, indent=1) + "\n")

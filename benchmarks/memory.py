@@ -28,9 +28,8 @@ from unittest import mock
 import torch
 from counting import tensors_of
 from diffusers.training_utils import EMAModel
-from machine import circumstances
+from machine import circumstances, merge
 from proxy import SIZES, ModelSize, make_pipeline
-from speed import merge
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile

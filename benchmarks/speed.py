@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 from counting import flops
-from machine import circumstances
+from machine import circumstances, merge
 from naive import NaiveSystem
 from pairs import CLOCKS, DiscardedRun, compare, interleave, synchronise, timed
 from proxy import SIZES, distilled, make_pipeline, random_au_deltas, random_faces
@@ -334,13 +334,6 @@ ROWS = {
     "train": train_row,
     "mini": mini_row,
 }
-
-
-def merge(path: Path, key: str, row: dict[str, object]) -> None:
-    """Puts one row into the file of results; the others stay."""
-    results = json.loads(path.read_text()) if path.is_file() else {}
-    results[key] = row
-    path.write_text(json.dumps(results, indent=1) + "\n")
 
 
 def main() -> None:

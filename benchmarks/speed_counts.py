@@ -11,8 +11,9 @@ from proxy import SIZES, ModelSize, distilled, make_pipeline, make_tiny_decoder,
 from training_step import TrainingBatch, training_losses
 
 from magicedit.models import encode_reference, predict_noise, project_reference
-from magicedit.pipelines.pipeline_magicedit import MAGICFACE_ACTION_UNITS, QUALITIES, MagicEditPipeline
+from magicedit.pipelines.pipeline_magicedit import MAGICFACE_ACTION_UNITS, MagicEditPipeline
 from magicedit.pipelines.reference_attention import Features
+from magicedit.request import QUALITIES
 
 TRAINING_TARGETS = ("times faster", {"exact": 1.18, "cached": 1.6}, 2.0)  # unit, must reach, goal
 DISTILLED_STEPS = 4  # of the rows of a distilled model

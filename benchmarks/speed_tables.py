@@ -2,7 +2,7 @@
 
 from qualities import table_of
 
-from magicedit.pipelines.pipeline_magicedit import QUALITIES
+from magicedit.request import QUALITIES
 
 MINI = "mini-live-fast-balanced"  # `speed.py mini --settings live fast balanced`
 NOT_MEASURED = "not measured: no GPU was at hand; "

@@ -2,6 +2,7 @@
 
     python dev/random_stable_diffusion.py sd15-random
     python dev/random_stable_diffusion.py sd21-tiny --family sd21 --tiny --variant fp16
+    python dev/random_stable_diffusion.py magicface-random --family magicface    # 6.9 GB: two UNets, no base
 
 It takes the memory of one component (3.4 GB for the UNet in float32) and 4.3 GB of disk.
 """
@@ -16,6 +17,11 @@ from diffusers import AutoencoderKL, DDIMScheduler, ModelMixin, UNet2DConditionM
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedModel
 
+from magicedit.models.magicface import PUBLISHED_AU_LAYER
+from magicedit.models.unets import make_denoiser
+from magicedit.pipelines.safe_pipeline import rewrite_json
+
+NOT_PUBLISHED = ("in_channels", "class_embed_type", "projection_class_embeddings_input_dim")
 VOCABULARY = 49408  # tokens of CLIP
 TINY_VOCABULARY = 600
 # By family, true and tiny; attention_head_dim is diffusers' historical name for the number of heads
@@ -83,7 +89,7 @@ def write_weights(
         else:
             bound = 1 / math.sqrt(math.prod(shape[1:]))
             filled = torch.empty(shape).uniform_(-bound, bound, generator=generator)
-        tensors[name] = filled.to(dtype)
+        tensors[name.replace("class_embedding.", PUBLISHED_AU_LAYER)] = filled.to(dtype)
     stem = "diffusion_pytorch_model" if isinstance(network, ModelMixin) else "model"
     file = folder / ".".join(filter(None, [stem, variant, "safetensors"]))
     save_file(tensors, file, metadata={"format": "pt"})
@@ -135,15 +141,30 @@ def write_stable_diffusion(
     (folder / "model_index.json").write_text(json.dumps(index, indent=1) + "\n")
 
 
+def write_magicface(folder: Path, tiny: bool = False, seed: int = 0) -> None:
+    """Writes a checkpoint in the layout of the published MagicFace, whose configurations are those of Stable
+    Diffusion 1.5. The folder must not exist."""
+    folder.mkdir(parents=True)
+    unet = networks("sd15", tiny)["unet"]
+    for number, (name, network) in enumerate((("denoising_unet", make_denoiser(unet)), ("ID_enc", unet))):
+        write_weights(network, folder / name, seed + number, variant=None)
+        rewrite_json(folder / name / "config.json", **{key: unet.config[key] for key in NOT_PUBLISHED})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="to write; must not exist")
-    parser.add_argument("--family", choices=["sd15", "sd21"], default="sd15")
+    parser.add_argument("--family", choices=["sd15", "sd21", "magicface"], default="sd15")
     parser.add_argument("--tiny", action="store_true", help="narrow networks")
     parser.add_argument("--variant", choices=["fp16"], help="files of half precision, named so")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    write_stable_diffusion(args.folder, args.family, args.tiny, args.variant, args.seed)
+    if args.family == "magicface":
+        if args.variant:
+            parser.error("the published checkpoint has no variants")
+        write_magicface(args.folder, args.tiny, args.seed)
+    else:
+        write_stable_diffusion(args.folder, args.family, args.tiny, args.variant, args.seed)
 
 
 if __name__ == "__main__":
