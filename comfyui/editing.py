@@ -1,24 +1,59 @@
 """What the nodes do, on ComfyUI's tensors and without ComfyUI.
 
 Images are (batch, height, width, 3) float tensors, 0 to 1, or 4 with alpha, which edits keep.
+`watch(done, total, picture)` is called with progress: pictures done and asked for, and the newest, (height,
+width, 3 or 4) uint8, or None. If it raises, the work stops.
 """
 
 import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
+import PIL.Image
 import torch
 
 from magicedit.action_units import FACS
 from magicedit.editor import EditResult, ExpressionEditor, face_to_json
 from magicedit.errors import ImageError, NoFaceError
 from magicedit.expression import Expression
+from magicedit.imaging import open_photo, save_image
+from magicedit.provenance import Mark
+from magicedit.video import Smoothing, VideoSettings, edit_frames
+
+Watch = Callable[[int, int, np.ndarray | None], None]
+
+EXAMPLES = {"calm": "calm.jpg", "smile": "smile.jpg"}  # in the folder examples/
+
+
+@dataclass(frozen=True, eq=False)
+class Edited:
+    """Edited pictures.
+
+    images: (batch, height, width, 3, or 4 with alpha). report: what was asked and measured, a line a face.
+    masks: (batch, height, width), 1 where the edit changed pixels and 0 where all of them are the input's.
+    marks: of each picture, for `saved`; None where nothing was changed.
+    """
+
+    images: torch.Tensor
+    report: str
+    masks: torch.Tensor
+    marks: list[Mark | None]
 
 
 def load(model: str, device: str | None = None) -> ExpressionEditor:
     """An editor by the name of an embedded model, a folder or a hub id; no code of the model's is run."""
     with torch.inference_mode(False):  # in which ComfyUI runs nodes; weights loaded so hide their changes
         return ExpressionEditor.from_pretrained(model.strip(), device=device)
+
+
+def example(name: str) -> torch.Tensor:
+    """(1, height, width, 3): a portrait of this folder, one of EXAMPLES."""
+    photo = open_photo(Path(__file__).parent / "examples" / EXAMPLES[name])
+    return torch.from_numpy(photo.pixels.copy()).float()[None] / 255
 
 
 def photos_of(images: torch.Tensor) -> list[np.ndarray]:
@@ -45,10 +80,33 @@ def joined(images: torch.Tensor, edited: list[np.ndarray]) -> torch.Tensor:
     return torch.where(before == after, source, after.float() / 255)
 
 
-def measure(editor: ExpressionEditor, images: torch.Tensor, face: int) -> tuple[str, str, Expression]:
+def changed_region(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """(height, width) float32, 1 where pixels differ, and inside of such regions; 0 elsewhere.
+
+    before, after: (height, width, channels) of one shape.
+    """
+    differ = (before != after).any(-1).astype(np.uint8)
+    outlines, _ = cv2.findContours(differ, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    return cv2.drawContours(differ, outlines, -1, 1, cv2.FILLED).astype(np.float32)
+
+
+def collected(
+    images: torch.Tensor, edited: list[np.ndarray], lines: list[str], marks: list[Mark | None]
+) -> Edited:
+    """images: (batch, height, width, 3 or 4), or one for all of `edited`."""
+    before = photos_of(images) * (len(edited) if len(images) == 1 else 1)
+    masks = [changed_region(*pair) for pair in zip(before, edited, strict=True)]
+    return Edited(joined(images, edited), "\n".join(lines), torch.from_numpy(np.stack(masks)), marks)
+
+
+def measure(
+    editor: ExpressionEditor, images: torch.Tensor, face: int, watch: Watch
+) -> tuple[str, str, Expression]:
     """Faces of all pictures as text and as JSON, and the expression of one face of the first picture."""
     lines, content = [], []
-    for number, photo in enumerate(photos_of(images)):
+    photos = photos_of(images)
+    for number, photo in enumerate(photos):
+        watch(number, len(photos), None)
         faces = editor.measure(photo)
         content.append([face_to_json(found) for found in faces])
         for index, found in enumerate(faces):
@@ -79,43 +137,137 @@ def face_choice(text: str) -> str | int:
 
 
 def edit(
-    editor: ExpressionEditor, images: torch.Tensor, *, keep_faceless: bool = False, **request: Any
-) -> tuple[torch.Tensor, str]:
-    """Every picture of the batch by one request, and what was asked and measured.
+    editor: ExpressionEditor,
+    images: torch.Tensor,
+    watch: Watch,
+    *,
+    keep_faceless: bool = False,
+    **request: Any,
+) -> Edited:
+    """Every picture of the batch by one request.
 
     Args:
         keep_faceless: whether pictures without the face that is asked for stay as they are.
         request: of `ExpressionEditor.edit`.
     """
-    edited, lines = [], []
-    for number, photo in enumerate(photos_of(images)):
+    edited, lines, marks = [], [], []
+    photos = photos_of(images)
+    for number, photo in enumerate(photos):
         try:
-            result = editor.edit(photo, **request)
+            result = _edited(editor, photo, watch, number, len(photos), **request)
         except NoFaceError as error:
             if not keep_faceless:
                 raise
             edited.append(photo)
+            marks.append(None)
             lines.append(f"image {number}: left as it is, {error}")
             continue
         edited.append(np.asarray(result.image))
+        marks.append(Mark.carried(result.image))
         lines += report_lines(result, f"image {number}")
-    return joined(images, edited), "\n".join(lines)
+    return collected(images, edited, lines, marks)
 
 
 def sweep(
     editor: ExpressionEditor,
     images: torch.Tensor,
+    watch: Watch,
     au: str,
     start: float,
     stop: float,
     steps: int,
-    face: int = 0,
-    **settings: Any,
-) -> tuple[torch.Tensor, str]:
-    """The first picture with one action unit at evenly spaced variations: (steps, height, width, 3)."""
-    results = editor.sweep(photos_of(images)[0], au, start, stop, steps, face, **settings)
+    **request: Any,
+) -> Edited:
+    """The first picture with one action unit at evenly spaced variations, both ends included.
+
+    Pictures are made one by one, so that `watch` can stop a long sweep. request: of `ExpressionEditor.edit`.
+    """
+    (photo,) = photos_of(images[:1])
+    results = [
+        _edited(editor, photo, watch, number, steps, add={au: float(value)}, **request)
+        for number, value in enumerate(np.linspace(start, stop, steps))
+    ]
     lines = [line for index, result in enumerate(results) for line in report_lines(result, f"image {index}")]
-    return joined(images[:1], [np.asarray(result.image) for result in results]), "\n".join(lines)
+    pictures = [np.asarray(result.image) for result in results]
+    return collected(images[:1], pictures, lines, [Mark.carried(result.image) for result in results])
+
+
+def _edited(
+    editor: ExpressionEditor, photo: np.ndarray, watch: Watch, number: int, total: int, **request: Any
+) -> EditResult:
+    watch(number, total, None)
+    result = editor.edit(photo, on_step=lambda step: watch(number, total, None), **request)
+    watch(number + 1, total, np.asarray(result.image))
+    return result
+
+
+def film(
+    editor: ExpressionEditor,
+    images: torch.Tensor,
+    watch: Watch,
+    rate: float,
+    *,
+    smooth: bool = True,
+    **request: Any,
+) -> Edited:
+    """The frames of a video: faces are followed from frame to frame, and edits fade in and out with them.
+
+    Args:
+        rate: frames a second.
+        smooth: whether the model's changes are smoothed over time; faces always are.
+        request: of `magicedit.video.edit_frames`.
+    """
+    total = 2 * len(images)  # each frame is searched, then edited
+    smoothing = Smoothing() if smooth else replace(Smoothing(), change=None)
+    result = edit_frames(
+        editor,
+        [photo[..., :3] for photo in photos_of(images)],
+        rate,
+        settings=VideoSettings(smoothing=smoothing),
+        progress=lambda done, frame: watch(done, total, frame),
+        **request,
+    )
+    edited = [
+        np.dstack([after, before[..., 3:]])
+        for after, before in zip(result.frames, photos_of(images), strict=True)
+    ]
+    lines = [
+        f"face {face.number}: in {face.seen} of {len(edited)} frames, {face.seconds[0]:.2f} to "
+        f"{face.seconds[1]:.2f} s"
+        for face in result.faces
+    ]
+    lines += [f"changed frames: {sum(result.changed)}"]
+    marks = [result.mark if changed else None for changed in result.changed]
+    return collected(images, edited, lines, marks)
+
+
+def saved(
+    images: torch.Tensor, marks: Sequence[Mark | None], path_of: Callable[[int], Path], texts: dict[str, str]
+) -> list[Path]:
+    """Writes pictures as PNG with the marks of their edits, and returns the files.
+
+    Args:
+        marks: one for each picture, or one for all.
+        path_of: the file of a picture's number.
+        texts: of each file, such as ComfyUI's "workflow".
+
+    Raises:
+        ImageError: where the numbers of pictures and marks differ.
+    """
+    photos = photos_of(images)
+    if len(marks) not in (1, len(photos)):
+        raise ImageError(
+            f"got {len(photos)} images and the marks of {len(marks)}; connect both outputs of the same node"
+        )
+    paths = []
+    for number, photo in enumerate(photos):
+        image = PIL.Image.fromarray(photo)
+        image.info.update(texts)
+        mark = marks[number if len(marks) > 1 else 0]
+        if mark is not None:
+            mark.put_on(image)
+        paths.append(save_image(image, path_of(number)))
+    return paths
 
 
 def report_lines(result: EditResult, name: str) -> list[str]:

@@ -1,6 +1,16 @@
 """The nodes: what they are called, what goes in and comes out. What they do is in `editing`."""
 
-from comfy_api.latest import io
+import dataclasses
+import json
+from pathlib import Path
+
+import comfy.model_management
+import comfy.utils
+import folder_paths
+import numpy as np
+import PIL.Image
+from comfy.cli_args import args
+from comfy_api.latest import io, ui
 
 from magicedit.action_units import GEOMETRIC, NAMES, RECIPES
 from magicedit.editor import QUALITIES
@@ -10,6 +20,7 @@ from . import editing
 
 Editor = io.Custom("MAGICEDIT_EDITOR")
 Expression = io.Custom("MAGICEDIT_EXPRESSION")
+Marks = io.Custom("MAGICEDIT_MARKS")
 
 CATEGORY = "magicedit"
 CONTROLS = (*NAMES, *GEOMETRIC)  # of models that compose; others say which of them they lack
@@ -17,10 +28,57 @@ OWN = "model's own"  # what a quality or a device is called that is left to the 
 NO_EMOTION = "none"
 DEVICES = (OWN, "cpu", "cuda", "mps")
 LARGEST_SEED = 2**53 - 1  # a browser's numbers are exact up to here
+PREVIEW = 512  # px, longer side of pictures shown while a node runs
+SHOWN_FRAMES = 3  # of a video, in its node
+
+# Words that people use, before the names in FACS; the other controls' descriptions are plain already
+WORDS = {
+    "AU1": "inner brows up", "AU2": "outer brows up", "AU4": "frown", "AU5": "eyes wide",
+    "AU6": "cheeks up", "AU9": "wrinkled nose", "AU12": "smile", "AU15": "mouth corners down",
+    "AU17": "chin up", "AU20": "mouth stretched", "AU25": "lips apart", "AU26": "jaw open",
+}  # fmt: skip
 
 
-def _faces() -> io.String.Input:
-    return io.String.Input("face", default="all", tooltip="all, largest, or a number from 0, the largest")
+def schema(*, aliases: tuple[str, ...] = (), **definition) -> io.Schema:
+    """A node's definition; searches of older ComfyUI know only its title."""
+    if "search_aliases" in {field.name for field in dataclasses.fields(io.Schema)}:
+        definition["search_aliases"] = list(aliases)
+    return io.Schema(category=CATEGORY, **definition)
+
+
+def watch() -> editing.Watch:
+    """A progress bar with pictures for the running node; it stops the node where the user cancels."""
+    bar = comfy.utils.ProgressBar(1)
+
+    def seen(done: int, total: int, picture: np.ndarray | None) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        shown = None if picture is None else ("JPEG", PIL.Image.fromarray(picture[..., :3]), PREVIEW)
+        bar.update_absolute(done, total, shown)
+
+    return seen
+
+
+def shown(node: type[io.ComfyNode], edited: editing.Edited, pictures: int | None = None) -> io.NodeOutput:
+    """A node's outputs, shown in the node: all, or as many `pictures` evenly spaced."""
+    images = edited.images
+    if pictures is not None and len(images) > pictures:
+        images = images[np.linspace(0, len(images) - 1, pictures).round().astype(int).tolist()]
+    outputs = edited.images, edited.report, edited.masks, edited.marks
+    return io.NodeOutput(*outputs, ui=ui.PreviewImage(images, cls=node))
+
+
+def _edited_outputs(images: str = "image") -> list:
+    """Those of nodes that edit. New ones go last: saved workflows hold them by position."""
+    return [
+        io.Image.Output(display_name=images),
+        io.String.Output(display_name="report"),
+        io.Mask.Output(display_name="mask", tooltip="1 where the edit changed pixels"),
+        Marks.Output(display_name="marks", tooltip="what Save edited image writes into the file"),
+    ]
+
+
+def _faces(default: str) -> io.String.Input:
+    return io.String.Input("face", default=default, tooltip="all, largest, or a number from 0, the largest")
 
 
 def _one_face() -> io.Int.Input:
@@ -32,7 +90,14 @@ def _sampling() -> list:
         io.Combo.Input(
             "quality", options=[OWN, *QUALITIES], default=OWN, tooltip="how much time the model takes"
         ),
-        io.Int.Input("seed", default=0, min=0, max=LARGEST_SEED, tooltip="of the initial noise"),
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=LARGEST_SEED,
+            control_after_generate=False,  # else every run is new, and its widget shifts saved values
+            tooltip="of the initial noise, and of the choice of teeth",
+        ),
     ]
 
 
@@ -46,7 +111,9 @@ def _slider(control: Control) -> io.Float.Input:
     low, high = control.range if control.is_angle else (-5.0, 5.0)
     return io.Float.Input(
         control.name,
-        display_name=f"{control.name} {control.description}" + " (degrees)" * control.is_angle,
+        display_name=f"{WORDS.get(control.name, control.description)} · {control.name}"
+        + " (degrees)" * control.is_angle,
+        tooltip=control.description,
         default=0.0,
         min=low,
         max=high,
@@ -55,17 +122,74 @@ def _slider(control: Control) -> io.Float.Input:
     )
 
 
+def _asked() -> list:
+    return [
+        io.String.Input("add", default="", tooltip="more variations, also of one side: AU12L=+2,AU2R=-1"),
+        io.String.Input("set_to", default="", tooltip="intensities to arrive at, 0 to 5: AU12=2,AU25=0"),
+        io.Combo.Input("emotion", options=[NO_EMOTION, *RECIPES], default=NO_EMOTION),
+        io.Float.Input("emotion_strength", default=1.0, min=0.0, max=1.25, step=0.05),
+        io.Boolean.Input(
+            "neutral", default=False, tooltip="take the measured expression back; all else adds to that"
+        ),
+    ]
+
+
+def _strength() -> io.Float.Input:
+    return io.Float.Input(
+        "strength", default=1.0, min=0.0, max=2.0, step=0.05, tooltip="share of the expression"
+    )
+
+
+def _reference() -> io.Image.Input:
+    return io.Image.Input(
+        "reference",
+        optional=True,
+        tooltip="other photographs of the person, whose teeth show where the mouth opens",
+    )
+
+
 def _quality(choice: str) -> str | None:
     return None if choice == OWN else choice
+
+
+def _references(reference) -> list[np.ndarray]:
+    return [] if reference is None else editing.photos_of(reference)
+
+
+def _request(
+    *,
+    add: str,
+    set_to: str,
+    emotion: str,
+    emotion_strength: float,
+    neutral: bool,
+    face: str,
+    quality: str,
+    seed: int,
+    reference=None,
+    **sliders: float,
+) -> dict:
+    """Arguments of `ExpressionEditor.edit` from the values of a node's inputs."""
+    moved = [f"{name}={sliders[name]}" for name in CONTROLS if sliders.get(name)]
+    return {
+        "add": ",".join([*moved, *([add] if add.strip() else [])]) or None,
+        "set": set_to.strip() or None,
+        "emotion": None if emotion == NO_EMOTION else (emotion, emotion_strength),
+        "neutral": neutral,
+        "face": editing.face_choice(face),
+        "quality": _quality(quality),
+        "seed": seed,
+        "references": _references(reference),
+    }
 
 
 class MagicEditLoadEditor(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="MagicEditLoadEditor",
             display_name="Load expression editor",
-            category=CATEGORY,
+            aliases=("magicedit", "face editor", "facial expression"),
             description="Loads an editor: mini (inside the package), a pipeline folder or a hub id.",
             inputs=[
                 io.String.Input("model", default="mini", tooltip="mini, mini-live, a folder, or a hub id"),
@@ -79,13 +203,31 @@ class MagicEditLoadEditor(io.ComfyNode):
         return io.NodeOutput(editing.load(model, None if device == OWN else device))
 
 
+class MagicEditExample(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="MagicEditExample",
+            display_name="Example portrait",
+            aliases=("example face", "sample photograph"),
+            description="A portrait to try the nodes on.",
+            inputs=[io.Combo.Input("portrait", options=list(editing.EXAMPLES), default="calm")],
+            outputs=[io.Image.Output(display_name="image")],
+        )
+
+    @classmethod
+    def execute(cls, portrait: str) -> io.NodeOutput:
+        image = editing.example(portrait)
+        return io.NodeOutput(image, ui=ui.PreviewImage(image, cls=cls))
+
+
 class MagicEditMeasure(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="MagicEditMeasure",
-            display_name="Measure faces",
-            category=CATEGORY,
+            display_name="Measure faces (smile, gaze, AUs)",
+            aliases=("action units", "FACS", "face detection", "emotion"),
             description="Finds faces and measures their action units, intensities from 0 to 5.",
             inputs=[Editor.Input("editor"), io.Image.Input("image"), _one_face()],
             outputs=[
@@ -97,91 +239,58 @@ class MagicEditMeasure(io.ComfyNode):
 
     @classmethod
     def execute(cls, editor, image, face: int) -> io.NodeOutput:
-        return io.NodeOutput(*editing.measure(editor, image, face))
+        return io.NodeOutput(*editing.measure(editor, image, face, watch()))
 
 
 class MagicEditEdit(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="MagicEditEdit",
-            display_name="Edit expression",
-            category=CATEGORY,
+            display_name="Edit expression (smile, frown, gaze)",
+            aliases=(
+                *WORDS.values(),
+                "laugh",
+                "wink",
+                "blink",
+                "emotion",
+                "head turn",
+                "action unit",
+                "FACS",
+            ),
             description="Changes the expression of faces by action units. Sliders add to what is there; "
             "the rest of the picture stays as it is.",
+            is_output_node=True,
             inputs=[
                 Editor.Input("editor"),
                 io.Image.Input("image"),
                 *(_slider(control) for control in NAMES.controls),
-                io.String.Input(
-                    "add", default="", tooltip="more variations, also of one side: AU12L=+2,AU2R=-1"
-                ),
-                io.String.Input(
-                    "set_to", default="", tooltip="intensities to arrive at, 0 to 5: AU12=2,AU25=0"
-                ),
-                io.Combo.Input("emotion", options=[NO_EMOTION, *RECIPES], default=NO_EMOTION),
-                io.Float.Input("emotion_strength", default=1.0, min=0.0, max=1.25, step=0.05),
-                io.Boolean.Input(
-                    "neutral",
-                    default=False,
-                    tooltip="take the measured expression back; all else adds to that",
-                ),
-                _faces(),
+                *_asked(),
+                _faces("all"),
                 *_sampling(),
                 _keep_faceless(),
                 # Last: saved workflows hold their values by position
                 *(_slider(control) for control in GEOMETRIC.controls),
-                io.Image.Input(
-                    "reference",
-                    optional=True,
-                    tooltip="other photographs of the person, whose teeth show where the mouth opens",
-                ),
+                _reference(),
             ],
-            outputs=[io.Image.Output(display_name="image"), io.String.Output(display_name="report")],
+            outputs=_edited_outputs(),
         )
 
     @classmethod
-    def execute(
-        cls,
-        editor,
-        image,
-        add: str,
-        set_to: str,
-        emotion: str,
-        emotion_strength: float,
-        neutral: bool,
-        face: str,
-        quality: str,
-        seed: int,
-        keep_faceless: bool,
-        reference=None,
-        **sliders: float,
-    ) -> io.NodeOutput:
-        moved = [f"{name}={sliders[name]}" for name in CONTROLS if sliders.get(name)]
-        images, report = editing.edit(
-            editor,
-            image,
-            keep_faceless=keep_faceless,
-            add=",".join([*moved, *([add] if add.strip() else [])]) or None,
-            set=set_to.strip() or None,
-            emotion=None if emotion == NO_EMOTION else (emotion, emotion_strength),
-            neutral=neutral,
-            face=editing.face_choice(face),
-            quality=_quality(quality),
-            seed=seed,
-            references=() if reference is None else editing.photos_of(reference),
-        )
-        return io.NodeOutput(images, report)
+    def execute(cls, editor, image, keep_faceless: bool, **asked) -> io.NodeOutput:
+        edited = editing.edit(editor, image, watch(), keep_faceless=keep_faceless, **_request(**asked))
+        return shown(cls, edited)
 
 
 class MagicEditSweep(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="MagicEditSweep",
-            display_name="Sweep one action unit",
-            category=CATEGORY,
+            display_name="Sweep one action unit (smile range)",
+            aliases=("expression sweep", "range", "animate expression", "morph"),
             description="A batch of one image with an action unit at evenly spaced variations.",
+            is_output_node=True,
             inputs=[
                 Editor.Input("editor"),
                 io.Image.Input("image"),
@@ -192,34 +301,21 @@ class MagicEditSweep(io.ComfyNode):
                 _one_face(),
                 *_sampling(),
             ],
-            outputs=[io.Image.Output(display_name="images"), io.String.Output(display_name="report")],
+            outputs=_edited_outputs("images"),
         )
 
     @classmethod
-    def execute(
-        cls,
-        editor,
-        image,
-        au: str,
-        start: float,
-        stop: float,
-        steps: int,
-        face: int,
-        quality: str,
-        seed: int,
-    ) -> io.NodeOutput:
-        return io.NodeOutput(
-            *editing.sweep(editor, image, au, start, stop, steps, face, quality=_quality(quality), seed=seed)
-        )
+    def execute(cls, editor, image, quality: str, **asked) -> io.NodeOutput:
+        return shown(cls, editing.sweep(editor, image, watch(), quality=_quality(quality), **asked))
 
 
 class MagicEditExpressionFromImage(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="MagicEditExpressionFromImage",
             display_name="Expression from image",
-            category=CATEGORY,
+            aliases=("copy smile", "copy expression", "expression transfer"),
             description="The measured expression of one face of the first image.",
             inputs=[Editor.Input("editor"), io.Image.Input("image"), _one_face()],
             outputs=[Expression.Output(display_name="expression"), io.String.Output(display_name="text")],
@@ -234,10 +330,10 @@ class MagicEditExpressionFromImage(io.ComfyNode):
 class MagicEditExpressionFromText(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="MagicEditExpressionFromText",
             display_name="Expression from text",
-            category=CATEGORY,
+            aliases=("smile", "action units"),
             description="An expression written as AU12=3,AU25=1.",
             inputs=[
                 io.String.Input("units", default="AU12=3", multiline=True),
@@ -259,22 +355,24 @@ class MagicEditExpressionFromText(io.ComfyNode):
 class MagicEditApplyExpression(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="MagicEditApplyExpression",
-            display_name="Apply expression",
-            category=CATEGORY,
+            display_name="Apply expression (copy a smile)",
+            aliases=("expression transfer", "reenactment"),
             description="Puts an expression on faces; pose, light and identity stay those of the image.",
+            is_output_node=True,
             inputs=[
                 Editor.Input("editor"),
                 io.Image.Input("image"),
                 Expression.Input("expression"),
-                io.Float.Input("strength", default=1.0, min=0.0, max=2.0, step=0.05),
+                _strength(),
                 io.Boolean.Input("mirror", default=False, tooltip="exchange left and right"),
-                _faces(),
+                _faces("all"),
                 *_sampling(),
                 _keep_faceless(),
+                _reference(),
             ],
-            outputs=[io.Image.Output(display_name="image"), io.String.Output(display_name="report")],
+            outputs=_edited_outputs(),
         )
 
     @classmethod
@@ -289,18 +387,111 @@ class MagicEditApplyExpression(io.ComfyNode):
         quality: str,
         seed: int,
         keep_faceless: bool,
+        reference=None,
     ) -> io.NodeOutput:
-        images, report = editing.edit(
+        edited = editing.edit(
             editor,
             image,
+            watch(),
             keep_faceless=keep_faceless,
             expression=expression.mirrored() if mirror else expression,
             strength=strength,
             face=editing.face_choice(face),
             quality=_quality(quality),
             seed=seed,
+            references=_references(reference),
         )
-        return io.NodeOutput(images, report)
+        return shown(cls, edited)
+
+
+class MagicEditFrames(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="MagicEditFrames",
+            display_name="Edit video frames (smile, gaze)",
+            aliases=("video expression", "face tracking", *WORDS.values()),
+            description="Changes the expression of faces in the frames of a video: they are followed from "
+            "frame to frame, and the edit is smoothed over time.",
+            is_output_node=True,
+            inputs=[
+                Editor.Input("editor"),
+                io.Image.Input("images", tooltip="the frames in order, as of Get Video Components"),
+                io.Float.Input("fps", default=24.0, min=0.1, max=1000.0, step=0.01),
+                *(_slider(control) for control in (*NAMES.controls, *GEOMETRIC.controls)),
+                *_asked(),
+                _faces("largest"),
+                *_sampling(),
+                io.Boolean.Input(
+                    "smooth",
+                    default=True,
+                    tooltip="smooth the edit over time; faces are steadied in any case",
+                ),
+                Expression.Input("expression", optional=True, tooltip="an expression to put on as well"),
+                _strength(),
+                _reference(),
+            ],
+            outputs=_edited_outputs("images"),
+        )
+
+    @classmethod
+    def execute(
+        cls, editor, images, fps: float, smooth: bool, strength: float, expression=None, **asked
+    ) -> io.NodeOutput:
+        request = _request(**asked)
+        if request["quality"] is None:
+            request.pop("quality")  # then that of videos
+        edited = editing.film(
+            editor,
+            images,
+            watch(),
+            fps,
+            smooth=smooth,
+            expression=expression,
+            strength=strength,
+            **request,
+        )
+        return shown(cls, edited, SHOWN_FRAMES)
+
+
+class MagicEditSave(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="MagicEditSave",
+            display_name="Save edited image (marked as edited)",
+            aliases=("save image", "provenance", "IPTC"),
+            description="Saves PNG files that say that they were edited, by the IPTC digital source type, "
+            "with the workflow as of Save Image.",
+            is_output_node=True,
+            inputs=[
+                io.Image.Input("images"),
+                Marks.Input("marks", tooltip="of the node that edited these images"),
+                io.String.Input("filename_prefix", default="magicedit"),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, images, marks, filename_prefix: str) -> io.NodeOutput:
+        height, width = images.shape[1:3]
+        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
+            filename_prefix, folder_paths.get_output_directory(), width, height
+        )
+
+        def path_of(number: int) -> Path:
+            return Path(folder) / f"{name}_{counter + number:05}_.png"
+
+        paths = editing.saved(images, marks, path_of, workflow_texts(cls))
+        results = [ui.SavedResult(path.name, subfolder, io.FolderType.output) for path in paths]
+        return io.NodeOutput(ui=ui.SavedImages(results))
+
+
+def workflow_texts(node: type[io.ComfyNode]) -> dict[str, str]:
+    """What ComfyUI writes into files by itself, from which it opens their workflow; none where disabled."""
+    if args.disable_metadata or node.hidden is None:
+        return {}
+    texts = {"prompt": node.hidden.prompt, **(node.hidden.extra_pnginfo or {})}
+    return {name: json.dumps(value) for name, value in texts.items() if value is not None}
 
 
 NODES = [
@@ -311,4 +502,7 @@ NODES = [
     MagicEditExpressionFromImage,
     MagicEditExpressionFromText,
     MagicEditApplyExpression,
+    MagicEditFrames,
+    MagicEditExample,
+    MagicEditSave,
 ]

@@ -5,6 +5,7 @@ from magicedit.video.blendshapes import BlendshapeCurves, measure_blendshapes
 from magicedit.video.curves import Curve
 from magicedit.video.edit import check_request, edit_video
 from magicedit.video.flicker import Flicker
+from magicedit.video.frames import FramesResult, edit_frames
 from magicedit.video.job import VideoJob
 from magicedit.video.reenact import reenact
 from magicedit.video.results import FaceInVideo, Progress, VideoResult
@@ -19,6 +20,7 @@ __all__ = [
     "Encoding",
     "FaceInVideo",
     "Flicker",
+    "FramesResult",
     "OneEuro",
     "Progress",
     "Smoothing",
@@ -29,6 +31,7 @@ __all__ = [
     "VideoSettings",
     "check_request",
     "check_video_output",
+    "edit_frames",
     "edit_video",
     "measure_blendshapes",
     "reenact",

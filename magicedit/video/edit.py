@@ -161,7 +161,7 @@ class EditMaker(FrameMaker):
             for batch in batches(zip(steady, decoded, strict=True), batch_size(self.video.info)):
                 rows = [row for (row, _), _ in batch]
                 before = [pixels for _, (_, pixels) in batch]
-                after = self._edited(rows, [faces for (_, faces), _ in batch], before)
+                after = self.edited(rows, [faces for (_, faces), _ in batch], before)
                 for ((row, faces), (frame, pixels)), edited in zip(batch, after, strict=True):
                     if frame.pts != row.pts:
                         raise VideoError(
@@ -188,7 +188,7 @@ class EditMaker(FrameMaker):
     def _request(self, face: SteadyFace, row: Row) -> dict[str, float]:
         return self._requested(levels_of(face.face), row.pts * self.time_base)
 
-    def _edited(
+    def edited(
         self, rows: list[Row], faces: list[dict[int, SteadyFace]], pixels: list[np.ndarray]
     ) -> list[np.ndarray]:
         """Returns the edited frames of a batch, RGB (height, width, 3) uint8.

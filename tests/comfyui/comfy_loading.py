@@ -1,4 +1,4 @@
-"""The folder comfyui/ loaded as ComfyUI loads it: a module by its path, with ComfyUI's API or a stand-in."""
+"""The folder comfyui/ loaded as ComfyUI loads it: a module by its path, with a stand-in for ComfyUI's API."""
 
 import importlib.util
 import sys
@@ -10,22 +10,15 @@ import comfy_stand_in
 FOLDER = Path(__file__).resolve().parents[2] / "comfyui"
 
 
-def has_comfyui() -> bool:
-    """Whether ComfyUI itself can be imported, not the stand-in."""
-    return importlib.util.find_spec("comfy_api") is not None
-
-
 def load_extension() -> types.ModuleType:
-    """By ComfyUI's API, where it is, else by the stand-in, which nothing sees afterwards."""
-    if has_comfyui():
-        return _load_folder()
-    api, latest = types.ModuleType("comfy_api"), types.ModuleType("comfy_api.latest")
-    api.latest, latest.io, latest.ComfyExtension = latest, comfy_stand_in.io, comfy_stand_in.ComfyExtension
-    sys.modules |= {"comfy_api": api, "comfy_api.latest": latest}
+    """By the stand-in for ComfyUI's modules, which nothing sees afterwards."""
+    made = comfy_stand_in.modules()
+    sys.modules |= made
     try:
         return _load_folder()
     finally:
-        del sys.modules["comfy_api"], sys.modules["comfy_api.latest"]
+        for name in made:
+            del sys.modules[name]
 
 
 def _load_folder() -> types.ModuleType:

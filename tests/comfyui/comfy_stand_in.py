@@ -1,10 +1,12 @@
 """The part of ComfyUI's node API that comfyui/ uses, with the documented names of arguments, for machines
-without ComfyUI: https://docs.comfy.org/custom-nodes/v3_migration. It holds definitions and runs nothing.
+without ComfyUI: https://docs.comfy.org/custom-nodes/v3_migration. It holds definitions and runs nothing;
+of a running ComfyUI it has what nodes report to and ask: the progress bar, Cancel and the output folder.
 """
 
 import enum
 import types
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 
 class Input:
@@ -38,10 +40,12 @@ class BooleanInput(Widget):
 
 class NumberInput(Widget):
     def __init__(
-        self, id, *, default=None, min=None, max=None, step=None, round=None, display_mode=None, **others
-    ):
+        self, id, *, default=None, min=None, max=None, step=None, round=None, display_mode=None,
+        control_after_generate=None, **others,
+    ):  # fmt: skip
         super().__init__(id, default=default, **others)
         self.min, self.max, self.step, self.display_mode = min, max, step, display_mode
+        self.control_after_generate = control_after_generate
 
 
 class StringInput(Widget):
@@ -78,15 +82,16 @@ class Schema:
     hidden: list = field(default_factory=list)
     description: str = ""
     is_output_node: bool = False
+    search_aliases: list = field(default_factory=list)
 
 
 class ComfyNode:
-    pass
+    hidden = None
 
 
 class NodeOutput:
     def __init__(self, *args, ui=None):
-        self.args = args
+        self.args, self.ui = args, ui
 
 
 class ComfyExtension:
@@ -96,7 +101,9 @@ class ComfyExtension:
 
 io = types.SimpleNamespace(
     Custom=comfy_type,
+    FolderType=enum.StrEnum("FolderType", ("input", "output", "temp")),
     Image=comfy_type("IMAGE"),
+    Mask=comfy_type("MASK"),
     String=comfy_type("STRING", StringInput),
     Int=comfy_type("INT", NumberInput),
     Float=comfy_type("FLOAT", NumberInput),
@@ -107,3 +114,78 @@ io = types.SimpleNamespace(
     ComfyNode=ComfyNode,
     NodeOutput=NodeOutput,
 )
+
+
+class PreviewImage:
+    def __init__(self, image, animated=False, cls=None):
+        self.image = image
+
+
+class SavedResult(dict):
+    def __init__(self, filename, subfolder, type):
+        super().__init__(filename=filename, subfolder=subfolder, type=type.value)
+
+
+class SavedImages:
+    def __init__(self, results, is_animated=False):
+        self.results = results
+
+
+ui = types.SimpleNamespace(PreviewImage=PreviewImage, SavedResult=SavedResult, SavedImages=SavedImages)
+
+
+class ProgressBar:
+    """`seen` has (done, total, whether with a picture) of all bars; the user cancels at `cancel_at` done."""
+
+    seen: ClassVar[list] = []
+    cancel_at = None
+
+    def __init__(self, total, node_id=None):
+        self.total = total
+
+    def update_absolute(self, value, total=None, preview=None):
+        self.seen.append((value, total, preview is not None))
+
+
+class InterruptProcessingException(Exception):
+    pass
+
+
+def throw_exception_if_processing_interrupted():
+    bar = ProgressBar
+    if bar.cancel_at is not None and bar.seen and bar.seen[-1][0] >= bar.cancel_at:
+        raise InterruptProcessingException
+
+
+def get_save_image_path(filename_prefix, output_dir, image_width=0, image_height=0):
+    """Folder, name, number of the next file, folder within `output_dir`, prefix; as folder_paths has it."""
+    return output_dir, filename_prefix, 1, "", filename_prefix
+
+
+output_directory = ""  # of the test that saves
+
+
+def modules() -> dict[str, types.ModuleType]:
+    """What nodes import, by the names of ComfyUI's modules."""
+
+    def module(name, **content):
+        made = types.ModuleType(name)
+        vars(made).update(content)
+        return made
+
+    utils = module("comfy.utils", ProgressBar=ProgressBar)
+    management = module(
+        "comfy.model_management",
+        throw_exception_if_processing_interrupted=throw_exception_if_processing_interrupted,
+        InterruptProcessingException=InterruptProcessingException,
+    )
+    args = module("comfy.cli_args", args=types.SimpleNamespace(disable_metadata=False))
+    latest = module("comfy_api.latest", io=io, ui=ui, ComfyExtension=ComfyExtension)
+    paths = module(
+        "folder_paths",
+        get_save_image_path=get_save_image_path,
+        get_output_directory=lambda: output_directory,
+    )
+    comfy = module("comfy", utils=utils, model_management=management, cli_args=args)
+    made = (comfy, utils, management, args, module("comfy_api", latest=latest), latest, paths)
+    return {one.__name__: one for one in made}
