@@ -9,13 +9,13 @@ READY := $(VENV)/.ready
 # files is ours, the longest first: xdist's own begins with those of the most tests.
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo docs families campaign lock sbom audit test test-all lint format clean
+.PHONY: setup demo light docs families campaign lock sbom audit test test-all lint format clean
 
 setup: $(READY)
 
 # By digests but for torch, whose builds differ by machine; `--no-deps`, because the lock holds what gradio does
 # not admit yet (dev/lock.py).
-$(READY): setup.cfg pyproject.toml constraints.txt constraints.lock
+$(READY): setup.cfg setup.py pyproject.toml constraints.txt constraints.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement constraints.lock
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
@@ -25,6 +25,11 @@ $(READY): setup.cfg pyproject.toml constraints.txt constraints.lock
 # An edited photograph, a before/after picture and a strip of one action unit, in demo/.
 demo: $(READY)
 	$(BIN)/python -m magicedit.demo -o demo
+
+# Wheels into dist/: of magicedit, and of magicedit-light, for people who only edit (setup.py).
+light: $(READY)
+	for light in 0 1; do MAGICEDIT_LIGHT=$$light $(BIN)/python -m pip wheel --quiet --no-deps \
+	  --no-build-isolation --wheel-dir dist . || exit; done
 
 # docs/ as a site in site/, which opens from the disk: strictly, and without a network.
 docs: $(READY)

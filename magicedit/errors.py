@@ -7,6 +7,11 @@ and exits with 2; any other exception is a bug of ours and keeps its traceback.
 import contextlib
 from collections.abc import Iterator
 
+# Packages that `magicedit` requires and `magicedit-light` does not (setup.py)
+LEFT_OUT = {
+    *("accelerate", "datasets", "diffusers", "huggingface_hub", "peft", "pyarrow", "scipy"),
+    *("torch", "transformers"),
+}
 LONGEST_REASON = 300  # characters: messages of parsers and libraries may quote a whole file
 
 
@@ -57,6 +62,19 @@ def needs_extra(extra: str, problem: str) -> Iterator[None]:
         yield
     except ImportError as error:
         raise MissingDependencyError(f"{problem} ({error}); pip install 'magicedit[{extra}]'") from error
+
+
+@contextlib.contextmanager
+def needs_whole(problem: str) -> Iterator[None]:
+    """Turns the absence of a library of LEFT_OUT into a MissingDependencyError."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in LEFT_OUT:
+            raise
+        raise MissingDependencyError(
+            f"{problem} needs the whole package ({error}); pip install magicedit"
+        ) from error
 
 
 def reason_of(error: BaseException, most: int | None = LONGEST_REASON) -> str:

@@ -8,6 +8,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import traceback
 import warnings
@@ -134,13 +135,15 @@ def _serve(connection: Connection, start: Start, threads: int) -> None:
     """Runs the worker process: starts, then works until the other end is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.simplefilter("ignore")
+    # Avoids oversubscribing the cores; torch and ONNX Runtime, if `start` loads them, read the variable
+    os.environ["OMP_NUM_THREADS"] = str(threads)
     try:
         import cv2
-        import torch
         from tqdm import tqdm
 
         tqdm.set_lock(threading.RLock())  # its own has a semaphore, which would outlive our being killed
-        torch.set_num_threads(threads)  # avoids oversubscribing the cores
+        if "torch" in sys.modules:  # by the main module of the program
+            sys.modules["torch"].set_num_threads(threads)
         cv2.setNumThreads(threads)
         function = start()
     except MagicEditError as error:

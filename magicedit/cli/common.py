@@ -15,7 +15,6 @@ from magicedit.errors import DatasetError
 
 if TYPE_CHECKING:
     from magicedit.editor import EditResult, ExpressionEditor
-    from magicedit.faces import FaceBackend
     from magicedit.imaging import Photo
     from magicedit.request import EditRequest
 
@@ -334,25 +333,7 @@ def loading(args: argparse.Namespace) -> Iterator[None]:
             gc.enable()
 
 
-@contextlib.contextmanager
-def backend_beside(args: argparse.Namespace, photo: "Photo | None" = None) -> Iterator["str | FaceBackend"]:
-    """The face backend in a process of its own, which works while this one loads the model or decodes.
-
-    Only its name without a spare core, and with `--debug`, which shows whole tracebacks.
-    """
-    from magicedit.faces.process import BackendProcess
-    from magicedit.workers import cores
-
-    if not args.own_process or getattr(args, "debug", False) or cores() < 2:
-        yield args.backend
-        return
-    with BackendProcess(args.backend) as backend:
-        if photo is not None:
-            backend.search_ahead(photo.pixels)
-        yield backend
-
-
-def load_editor(args: argparse.Namespace, backend: "str | FaceBackend") -> "ExpressionEditor":
+def load_editor(args: argparse.Namespace) -> "ExpressionEditor":
     from magicedit.faces.occlusion import prepare_colours
 
     say(f"loading {args.model}")
@@ -364,7 +345,7 @@ def load_editor(args: argparse.Namespace, backend: "str | FaceBackend") -> "Expr
             args.model,
             device=args.device,
             dtype=args.dtype,
-            backend=backend,
+            backend=args.backend,
             mark=getattr(args, "mark", True),
             strip_private=getattr(args, "strip_private", False),
         )

@@ -108,9 +108,8 @@ def run_edit(args: argparse.Namespace) -> int:
     request = common.edit_request(args)
     photo = open_photo(args.photo)
     common.check_photo_output(args, photo)
-    with common.backend_beside(args, photo) as backend:
-        editor = common.load_editor(args, backend)
-        (result,) = editor.apply([photo], request)
+    editor = common.load_editor(args)
+    (result,) = editor.apply([photo], request)
     output = save_image(result.image, args.output, overwrite=args.overwrite, forbid=args.photo)
     if result.lost:
         common.say(f"warning: {photo.source} also holds what the result does not: {', '.join(result.lost)}")
@@ -128,10 +127,9 @@ def run_sweep(args: argparse.Namespace) -> int:
 
     photo = open_photo(args.photo)
     check_output(args.output, overwrite=args.overwrite, forbid=args.photo)
-    with common.backend_beside(args, photo) as backend:
-        editor = common.load_editor(args, backend)
-        sweep = (args.au, args.start, args.stop, args.steps, args.face)
-        results = editor.sweep(photo, *sweep, **common.sampling_arguments(args))
+    editor = common.load_editor(args)
+    sweep = (args.au, args.start, args.stop, args.steps, args.face)
+    results = editor.sweep(photo, *sweep, **common.sampling_arguments(args))
     output = save_image(sweep_strip(results), args.output, overwrite=args.overwrite, forbid=args.photo)
     edits = [{"seconds": round(r.seconds, 3), "faces": common.faces_json(r)} for r in results]
     return common.report_edits(args, output, results, {"edits": edits})

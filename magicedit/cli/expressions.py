@@ -89,21 +89,19 @@ def run_transfer(args: argparse.Namespace) -> int:
     source, photo = open_photo(args.source), open_photo(args.photo)
     common.check_photo_output(args, photo)
     check_output(args.output, forbid=args.source)
-    with common.backend_beside(args, photo) as backend:
-        editor = common.load_editor(args, backend)
-        editor.measure(photo)  # first, as the other process already measures it
-        expression = editor.expression(source, args.from_face, args.only)
-        if args.mirror:
-            expression = expression.mirrored()
-        common.say(f"{args.source}: {expression.limited_to(editor.action_units)}")
-        result = editor.edit(
-            photo,
-            expression=expression,
-            strength=args.strength,
-            face=args.face,
-            **common.sampling_arguments(args),
-            **common.loop_arguments(args),
-        )
+    editor = common.load_editor(args)
+    expression = editor.expression(source, args.from_face, args.only)
+    if args.mirror:
+        expression = expression.mirrored()
+    common.say(f"{args.source}: {expression.limited_to(editor.action_units)}")
+    result = editor.edit(
+        photo,
+        expression=expression,
+        strength=args.strength,
+        face=args.face,
+        **common.sampling_arguments(args),
+        **common.loop_arguments(args),
+    )
     output = save_image(result.image, args.output, overwrite=args.overwrite, forbid=args.photo)
     content = {"expression": expression.to_dict(), "faces": common.faces_json(result)}
     return common.report_edits(args, output, [result], content)
@@ -127,22 +125,21 @@ def run_interpolate(args: argparse.Namespace) -> int:
             check_output(args.output, forbid=path)
     if not args.seconds > 0:
         raise OutputError(f"--seconds must be above 0, got {args.seconds:g}")
-    with common.backend_beside(args, photo) as backend:
-        editor = common.load_editor(args, backend)
-        if args.both:
-            from magicedit.editor.between import interpolate_photographs
+    editor = common.load_editor(args)
+    if args.both:
+        from magicedit.editor.between import interpolate_photographs
 
-            results = []
-            pictures = interpolate_photographs(
-                editor, photo, other, args.steps, face=args.face, match_colours=args.match_colours
-            )
-        else:
-            from magicedit.editor import face_pictures
+        results = []
+        pictures = interpolate_photographs(
+            editor, photo, other, args.steps, face=args.face, match_colours=args.match_colours
+        )
+    else:
+        from magicedit.editor import face_pictures
 
-            results = editor.interpolate(
-                photo, other, args.steps, args.face, only=args.only, **common.sampling_arguments(args)
-            )
-            pictures = face_pictures(results)
+        results = editor.interpolate(
+            photo, other, args.steps, args.face, only=args.only, **common.sampling_arguments(args)
+        )
+        pictures = face_pictures(results)
     if suffix in (".gif", ".mp4"):
         if photo.alpha is not None and photo.alpha.min() < 255:
             common.say(f"warning: {args.photo} is transparent; {suffix} is not, and shows what it hides")

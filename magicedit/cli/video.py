@@ -118,8 +118,8 @@ def run_video(args: argparse.Namespace) -> int:
     check_request(names, EditRequest(names=names, **asked), curve)
     Video(args.video)
     check_video_output(args.output, args.video)
-    with common.backend_beside(args) as backend, _resumable(args.output):
-        editor = common.load_editor(args, backend)
+    with _resumable(args.output):
+        editor = common.load_editor(args)
         asked |= {"face": args.face, "curve": curve, **_work_arguments(args)}
         result = edit_video(editor, args.video, args.output, **asked)
     return _report(args, result)
@@ -132,8 +132,8 @@ def run_reenact(args: argparse.Namespace) -> int:
     photo = open_photo(args.source)
     Video(args.driving)
     check_video_output(args.output, args.driving, args.source)
-    with common.backend_beside(args) as backend, _resumable(args.output):
-        editor = common.load_editor(args, backend)
+    with _resumable(args.output):
+        editor = common.load_editor(args)
         asked = common.options(args, "strength", "face", "driving_face", "neutral_at", "head", "longest")
         result = reenact(editor, photo, args.driving, args.output, **asked, **_work_arguments(args))
     return _report(args, result)

@@ -185,10 +185,30 @@ class Pursuit:
                 curve.append((x, y))
         if not curve:  # noisy measurement: a larger request measured less
             return low[0] + (goal - low[1]) * (high[0] - low[0]) / (high[1] - low[1])
-        from scipy.interpolate import PchipInterpolator  # takes half a second, needed only here
+        requests, measured = np.transpose(curve)
+        return _monotone_cubic(measured, requests, goal)
 
-        requests, measured = zip(*curve, strict=True)
-        return float(PchipInterpolator(measured, requests)(goal))
+
+def _monotone_cubic(x: np.ndarray, y: np.ndarray, place: float) -> float:
+    """Returns the monotone cubic interpolant of increasing values y at increasing x, (n,), at a place among x.
+
+    F. Fritsch, J. Butland, "A method for constructing local monotone piecewise cubic interpolants", SIAM J.
+    Sci. Stat. Comput. 1984. The same as SciPy's `PchipInterpolator`, which edits would need SciPy for.
+    """
+    widths, slopes = np.diff(x), np.diff(y) / np.diff(x)
+    tangents = np.full(len(x), slopes[0])
+    if len(x) > 2:
+        # Inside, a weighted harmonic mean of the slopes; at the ends, the parabola's tangent, limited
+        weights = 2 * widths[1:] + widths[:-1], widths[1:] + 2 * widths[:-1]
+        tangents[1:-1] = 1 / ((weights[0] / slopes[:-1] + weights[1] / slopes[1:]) / sum(weights))
+        for end, (near, far) in {0: (0, 1), -1: (-1, -2)}.items():
+            (h0, h1), (m0, m1) = widths[[near, far]], slopes[[near, far]]
+            tangents[end] = max(0.0, ((2 * h0 + h1) * m0 - h0 * m1) / (h0 + h1))
+    k = min(np.searchsorted(x, place, side="right"), len(x) - 1) - 1
+    curvature = (tangents[k] + tangents[k + 1] - 2 * slopes[k]) / widths[k]
+    square, cube = (slopes[k] - tangents[k]) / widths[k] - curvature, curvature / widths[k]
+    step = place - x[k]
+    return float(y[k] + tangents[k] * step + square * (step * step) + cube * (step * step * step))
 
 
 def pursue(

