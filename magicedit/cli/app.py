@@ -37,7 +37,7 @@ def run_app(args: argparse.Namespace) -> int:
     from magicedit.app import serve
 
     serve(
-        lambda: load_editor(args, args.backend),
+        lambda: load_editor(args),
         **options(args, "host", "port", "password", "quality", "guidance", "seed"),
         allow_hosts=args.allow_host,
         open_browser=args.open,
