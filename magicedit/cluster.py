@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from magicedit.errors import LONGEST_REASON, MagicEditError, needs_extra, reason_of
-from magicedit.workers import Item, Result, Start, cores
+from magicedit.workers import Item, Result, Start, cores, limit_threads
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -186,11 +186,7 @@ class _Actor:
         warnings.simplefilter("ignore")
         self._function, self._error = None, None
         try:
-            import cv2
-            import torch
-
-            torch.set_num_threads(1)  # an actor has one core
-            cv2.setNumThreads(1)
+            limit_threads(1)  # an actor has one core
             self._function = start()
         except MagicEditError as error:
             self._error = error

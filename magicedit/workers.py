@@ -31,6 +31,19 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def limit_threads(threads: int) -> None:
+    """Sets how many threads OpenCV, torch and ONNX Runtime use in this process.
+
+    It does not import the latter two: they read the environment when they load.
+    """
+    import cv2
+
+    cv2.setNumThreads(threads)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
+
+
 def each(
     start: Start[Item, Result],
     items: Sequence[Item],
@@ -135,16 +148,11 @@ def _serve(connection: Connection, start: Start, threads: int) -> None:
     """Runs the worker process: starts, then works until the other end is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.simplefilter("ignore")
-    # Avoids oversubscribing the cores; torch and ONNX Runtime, if `start` loads them, read the variable
-    os.environ["OMP_NUM_THREADS"] = str(threads)
     try:
-        import cv2
         from tqdm import tqdm
 
         tqdm.set_lock(threading.RLock())  # its own has a semaphore, which would outlive our being killed
-        if "torch" in sys.modules:  # by the main module of the program
-            sys.modules["torch"].set_num_threads(threads)
-        cv2.setNumThreads(threads)
+        limit_threads(threads)
         function = start()
     except MagicEditError as error:
         connection.send(error)

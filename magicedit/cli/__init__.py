@@ -124,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             with needs_whole("magicedit train"):
                 from magicedit.train.train import main as train
 
-            return train(passed_on)
+                return train(passed_on)
         # Waiting OpenMP threads spin by default: on two busy cores, an edit with `mini` took 20 s, and 0.8 s
         # with sleeping threads. Set before torch is loaded.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
