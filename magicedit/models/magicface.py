@@ -66,20 +66,24 @@ def load_magicface(
         ModelError: where files or tensors are missing or do not fit.
     """
     folder = Path(folder)
-    config, state = _read_unet(folder / "denoising_unet")
+    unet = _load_denoiser(folder / "denoising_unet", dtype)
+    install_reference_attention(unet)
+    return unet, _build(folder / "ID_enc", *_read_unet(folder / "ID_enc"), dtype)
+
+
+def _load_denoiser(folder: Path, dtype: torch.dtype) -> UNet2DConditionModel:
+    config, state = _read_unet(folder)
     if PUBLISHED_AU_LAYER + "weight" not in state:
-        raise ModelError(f"{folder / 'denoising_unet'} has no AU layer ({PUBLISHED_AU_LAYER}weight, .bias)")
+        raise ModelError(f"{folder} has no AU layer ({PUBLISHED_AU_LAYER}weight, .bias)")
     state = {key.replace(PUBLISHED_AU_LAYER, "class_embedding."): value for key, value in state.items()}
-    unet = _build(
-        folder / "denoising_unet",
+    return _build(
+        folder,
         config,
         state,
         dtype,
         class_embed_type="simple_projection",
         projection_class_embeddings_input_dim=state["class_embedding.weight"].shape[1],
     )
-    install_reference_attention(unet)
-    return unet, _build(folder / "ID_enc", *_read_unet(folder / "ID_enc"), dtype)
 
 
 def with_base(
