@@ -12,6 +12,7 @@ LEFT_OUT = {
     *("accelerate", "datasets", "diffusers", "huggingface_hub", "peft", "pyarrow", "scipy"),
     *("torch", "transformers"),
 }
+LIGHT_EXTRAS = {"app", "c2pa", "heic", "video"}
 LONGEST_REASON = 300  # characters: messages of parsers and libraries may quote a whole file
 
 
@@ -61,7 +62,28 @@ def needs_extra(extra: str, problem: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise MissingDependencyError(f"{problem} ({error}); pip install 'magicedit[{extra}]'") from error
+        raise MissingDependencyError(f"{problem} ({error}); pip install '{with_extra(extra)}'") from error
+
+
+def is_installed(package: str) -> bool:
+    """Whether a distribution of that name is installed."""
+    import importlib.metadata  # a slow import
+
+    try:
+        importlib.metadata.distribution(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def is_light() -> bool:
+    """Whether `magicedit-light` is what is installed, and not `magicedit`."""
+    return is_installed("magicedit-light") and not is_installed("magicedit")
+
+
+def with_extra(extra: str) -> str:
+    """Returns what pip installs for an extra: of `magicedit-light`, where that is installed and has it."""
+    return f"magicedit-light[{extra}]" if extra in LIGHT_EXTRAS and is_light() else f"magicedit[{extra}]"
 
 
 @contextlib.contextmanager
