@@ -12,6 +12,7 @@ side for several faces. Loading takes random weights of the published size: 8 GB
 """
 
 import argparse
+import contextlib
 import json
 import os
 import pty
@@ -80,6 +81,17 @@ MODELS = ("mini", "sd15", "magicface", "pipeline")  # in the order that they are
 
 
 # --- Commands, each in a process of its own -----------------------------------------------------------------
+
+
+def importable(checkout: Path, folder: Path) -> Path:
+    """Links a checkout's package into a folder, with pipelines/ and train/ beneath it as installing places
+    them, and returns the folder."""
+    package = folder / "magicedit"
+    package.mkdir(parents=True)
+    for entry in (*(checkout / "magicedit").iterdir(), checkout / "pipelines", checkout / "train"):
+        if not (package / entry.name).exists():
+            (package / entry.name).symlink_to(entry)
+    return folder
 
 
 def environment(checkout: Path) -> dict[str, str]:
@@ -281,8 +293,9 @@ class Server:
 
     def __call__(self) -> Figures:
         self.calls += 1
-        self.process.stdin.write(f"{self.calls}\n")
-        self.process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # then there is no answer either
+            self.process.stdin.write(f"{self.calls}\n")
+            self.process.stdin.flush()
         answer = self.process.stdout.readline()
         if not answer:
             raise SystemExit(f"{' '.join(self.process.args)} ended with {self.process.wait()}")
@@ -455,6 +468,9 @@ def main() -> None:
     checkouts["after"] = CHECKOUT
     discarded = []
     with tempfile.TemporaryDirectory() as temporary:
+        checkouts = {
+            when: importable(checkout, Path(temporary) / when) for when, checkout in checkouts.items()
+        }
         folder = args.work.resolve() if args.work else Path(temporary)
         prepare(args.only, folder)
         for line in args.only:

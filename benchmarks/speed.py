@@ -2,6 +2,7 @@
 
     python benchmarks/speed.py count                 # FLOPs, simulated GPU times, counted memory
     python benchmarks/speed.py step edit train       # measured ratios, CPU proxy of the full-size model
+    python benchmarks/speed.py utilisation           # of the peak, by a training step of the proxy
     python benchmarks/speed.py mini                  # the embedded model on this machine, by quality
     python benchmarks/speed.py step train --size full --device cuda --dtype bfloat16 --batch 8
 
@@ -28,6 +29,7 @@ from training_step import optimiser_step, training_batch, training_losses
 
 from magicedit.action_units import NAMES
 from magicedit.pipelines.pipeline_magicedit import MAGICFACE_ACTION_UNITS, MagicEditPipeline
+from magicedit.train.throughput import PRODUCT, StepFlops
 
 NAIVE_STEPS = 50  # of the published system
 TOLERANCE = 1e-5  # relative, float32: what counts as the same numbers
@@ -45,6 +47,7 @@ TARGETS = {
     "edit": ("times faster", 6.0, 12.0),
     "sweep": ("times faster", 15.0, 30.0),
     "train": TRAINING_TARGETS,
+    "utilisation": ("of the peak", None, None),
     "mini": ("seconds", 0.5, {"live": 0.15}),
 }
 
@@ -302,6 +305,40 @@ def train_row(setup: Setup) -> dict[str, object]:
     )
 
 
+def utilisation_row(setup: Setup) -> dict[str, object]:
+    """Model FLOP utilisation of an optimiser step of both UNets, as the training log's `mfu` counts it: the
+    FLOP/s of the step's products over those of a product of two matrices, timed in turn."""
+    device = torch.device(setup.device)
+    pipeline = make_pipeline(SIZES[setup.size], device=setup.device)
+    batch = training_batch(
+        SIZES[setup.size], pipeline.scheduler, setup.batch, len(pipeline.action_units), device
+    )
+    step = optimiser_step(*training_losses(pipeline, batch, setup.torch_dtype)["exact"])
+    with StepFlops() as counter:
+        step()
+    matrix = torch.ones(PRODUCT, PRODUCT, device=device, dtype=setup.torch_dtype)
+    products = max(1, round(counter.total / (2 * PRODUCT**3)))  # as many FLOPs as the step
+
+    def multiply() -> None:
+        for _ in range(products):
+            matrix @ matrix
+
+    arms = {"product": multiply, "step": step}
+    found = measured(
+        "utilisation",
+        f"products of two matrices of {PRODUCT} rows and a training step of as many FLOPs; the ratio times "
+        "`share` is the step's model FLOP utilisation",
+        {name: timed(call, setup.device, clock=setup.clock) for name, call in arms.items()},
+        setup,
+        "product",
+        share=round(counter.total / (products * 2 * PRODUCT**3), 4),
+        **about(setup),
+    )
+    utilisation = found["share"] * found["ratios"]["step"]["median"]
+    images = setup.batch / found["seconds"]["step"]["median"]
+    return found | {"mfu": round(utilisation, 3), "images_per_second": round(images, 3)}
+
+
 def mini_row(setup: Setup) -> dict[str, object]:
     """The next edit of a face that the editor has seen, by quality, nothing measured in the result."""
     import numpy as np
@@ -332,6 +369,7 @@ ROWS = {
     "step": step_row,
     "edit": edit_row,
     "train": train_row,
+    "utilisation": utilisation_row,
     "mini": mini_row,
 }
 
