@@ -18,7 +18,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NoReturn
 
 from magicedit import __version__
-from magicedit.cli import app, completion, editing, evaluation, expressions, hub, training, verifying, video
+from magicedit.cli import (
+    app,
+    completion,
+    editing,
+    evaluation,
+    expressions,
+    hub,
+    stimuli,
+    training,
+    verifying,
+    video,
+)
 from magicedit.cli.common import add_json_option, print_json, say
 from magicedit.errors import MagicEditError, needs_whole, reason_of
 
@@ -190,7 +201,7 @@ def build_parser() -> Parser:
         command.set_defaults(run=run)
         return command
 
-    for module in (editing, expressions, video, verifying, app, training, hub, evaluation):
+    for module in (editing, expressions, video, stimuli, verifying, app, training, hub, evaluation):
         module.add_commands(add_command)
 
     what = "print versions, devices and models, and whether they work"
