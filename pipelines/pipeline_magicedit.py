@@ -39,6 +39,7 @@ from .reference_attention import (
     predict_noise,
 )
 from .safe_pipeline import remove_digests, rewrite_json, self_contained, weights_variant
+from .sampling import Sampling, sampling_of
 
 MAGICFACE_ACTION_UNITS = "AU1,AU2,AU4,AU5,AU6,AU9,AU12,AU15,AU17,AU20,AU25,AU26"  # published order
 MAGICFACE_PROMPT = "A close up of a person."
@@ -116,38 +117,6 @@ def weights_version(*networks: torch.nn.Module | None) -> int:
             marks.append(tuple(module.scaling.items()))
     return hash(tuple(marks))
 
-
-@dataclass(frozen=True)
-class Sampling:
-    """Sampling settings of a call, see `MagicEditPipeline.sampling`.
-
-    steps: denoiser evaluations. guidance_scale: of classifier-free guidance, 1: off. guidance_interval: part
-    of the steps with guidance, 0 (the noisiest) to 1 (Kynkäänniemi et al. 2024, arXiv:2404.07724).
-    feature_cache_interval: run the deep levels at every n-th step (see `DeepFeatures`). tiny_decoder: decode
-    by `tiny_vae`.
-    """
-
-    steps: int
-    guidance_scale: float
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
-    feature_cache_interval: int = 1
-    tiny_decoder: bool = False
-
-    def __post_init__(self):
-        first, last = self.guidance_interval
-        if not 0 <= first <= last <= 1:
-            raise ValueError(f"guidance_interval must be two parts of the steps, 0 to 1, got {first}, {last}")
-        if self.feature_cache_interval < 1:
-            raise ValueError(f"feature_cache_interval must be at least 1, got {self.feature_cache_interval}")
-
-    def guides(self, step: int, steps: int) -> bool:
-        """Whether guidance acts on a step, counted from 0."""
-        first, last = self.guidance_interval
-        return self.guidance_scale != 1.0 and first * steps <= step < last * steps
-
-
-QUALITIES = ("exact", "balanced", "fast", "live")
-EXACT_STEPS = 50  # of the published sampler
 
 COMPONENT_CLASSES = {  # what a model folder may name; None: any scheduler
     "unet": ("diffusers", ("UNet2DConditionModel",)),
@@ -553,36 +522,15 @@ class MagicEditPipeline(EditingLoraMixin, DiffusionPipeline):
             ValueError: on an unknown quality.
         """
         config = self.config
-        default = Sampling(config.default_steps, config.default_guidance_scale)
-        if quality is None:
-            return default
-        if quality not in QUALITIES:
-            raise ValueError(f"quality must be one of {', '.join(QUALITIES)}, got {quality!r}")
-        if config.distilled_steps:
-            most = {"fast": 2, "live": 1}.get(quality, config.distilled_steps)
-            return replace(
-                default, steps=min(most, config.distilled_steps), tiny_decoder=self._previews(quality)
-            )
-        if quality == "exact":
-            return replace(default, steps=max(EXACT_STEPS, config.default_steps))
-        if self.vae is None:
-            # Only the last step's prediction of a flow-mask-paint model counts, so earlier guidance is lost
-            late = config.prediction == "flow_mask_paint" and quality != "live"
-            return replace(
-                default,
-                steps={"balanced": 4, "fast": 2, "live": 1}[quality],
-                guidance_interval=(0.5, 1.0) if late else (0.0, 1.0),
-            )
-        return replace(
-            default,
-            steps={"balanced": 10, "fast": 6, "live": 2}[quality],
-            guidance_interval=(0.25, 0.75),
-            feature_cache_interval=2 if quality == "fast" and not is_compiled(self.unet) else 1,
-            tiny_decoder=self._previews(quality),
+        return sampling_of(
+            quality,
+            Sampling(config.default_steps, config.default_guidance_scale),
+            distilled_steps=config.distilled_steps,
+            composed=config.prediction == "flow_mask_paint",
+            in_latents=self.vae is not None,
+            previews=self.tiny_vae is not None,
+            caches_features=not is_compiled(self.unet),
         )
-
-    def _previews(self, quality: str) -> bool:
-        return quality in ("fast", "live") and self.tiny_vae is not None
 
     def _prepare_pair(self, image, condition_image) -> tuple[torch.Tensor, torch.Tensor]:
         """Both images of a call, (faces, 3, height, width) in [-1, 1]."""

@@ -8,8 +8,8 @@ from PIL import Image
 
 from magicedit.action_units import NAMES
 from magicedit.cli import main
-from magicedit.editor import SamplingSettings
-from magicedit.editor.settings import MouthSettings, usable_device, usable_dtype
+from magicedit.editor import SamplingSettings, usable_device, usable_dtype
+from magicedit.editor.settings import MouthSettings
 from magicedit.errors import ActionUnitError, MagicEditError, ModelError, NoFaceError
 from magicedit.expression import Expression
 from magicedit.request import EditRequest, ModelOptions, Sampling

@@ -6,7 +6,8 @@ from magicedit.editor.doubts import unreached
 from magicedit.editor.editor import ExpressionEditor
 from magicedit.editor.finding import PhotoLike, measured_expression, select_faces
 from magicedit.editor.results import EditResult, FaceEdit, face_pictures, face_to_json, sweep_strip
-from magicedit.editor.settings import NO_TEETH, MouthSettings, SamplingSettings, usable_device, usable_dtype
+from magicedit.editor.settings import NO_TEETH, MouthSettings, SamplingSettings
+from magicedit.models.face_model import usable_device, usable_dtype
 from magicedit.request import QUALITIES
 
 __all__ = [

@@ -5,6 +5,7 @@ that moves the photograph's own pixels, and paint for new content, within a feat
 `magicedit.warping.change`). Everything outside equals the input to the byte.
 """
 
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -20,13 +21,14 @@ from magicedit.editor.closed_loop import pursue
 from magicedit.editor.finding import FaceFinder, PhotoLike, measured_expression, reference_mouths
 from magicedit.editor.judging import judged
 from magicedit.editor.results import EditResult, fingerprint_of, mark_of
-from magicedit.editor.settings import MouthSettings, SamplingSettings, usable_device, usable_dtype
-from magicedit.errors import ActionUnitError, ModelError, NoFaceError
+from magicedit.editor.settings import MouthSettings, SamplingSettings
+from magicedit.errors import ActionUnitError, ModelError, NoFaceError, needs_whole
 from magicedit.expression import Expression
 from magicedit.faces import Face, FaceBackend, levels_of, load_backend
 from magicedit.imaging import open_photo, photo_to_image
-from magicedit.models.face_model import FaceModel, OnStep, PipelineModel, load_face_model
+from magicedit.models.face_model import FaceModel, OnStep, PipelineModel, load_face_model, usable_dtype
 from magicedit.models.folder import PIPELINE_CLASS
+from magicedit.models.graph_model import GraphModel
 from magicedit.provenance import without_place
 from magicedit.request import (
     Deltas,
@@ -75,6 +77,7 @@ class ExpressionEditor:
         self.model, self.mark, self.strip_private = model, mark, strip_private
         self.changer = FaceChanger(pipeline if isinstance(pipeline, FaceModel) else PipelineModel(pipeline))
         self._finder = FaceFinder(backend)
+        self._loading = threading.Lock()
 
     @property
     def backend(self) -> FaceBackend:
@@ -83,10 +86,23 @@ class ExpressionEditor:
 
     @property
     def pipeline(self) -> "MagicEditPipeline":
-        """The model's pipeline; ModelError for a model of another family."""
-        if not isinstance(self.changer.model, PipelineModel):
+        """The model's pipeline. A model that runs as graphs is loaded with torch at first, and edits by the
+        pipeline from then on, so that changes of its weights and settings count.
+
+        Raises:
+            ModelError: for a model of another family.
+            MissingDependencyError: where torch is needed and not installed.
+        """
+        with self._loading:
+            model = self.changer.model
+            if isinstance(model, GraphModel):
+                with needs_whole(f"the pipeline of {self.model}"):
+                    from magicedit.models import load_pipeline
+
+                    model = self.changer.model = PipelineModel(load_pipeline(model.name, device="cpu"))
+        if not isinstance(model, PipelineModel):
             raise ModelError(f"the model {self.model} is no {PIPELINE_CLASS}, which this needs")
-        return self.changer.model.pipeline
+        return model.pipeline
 
     @classmethod
     def from_pretrained(
@@ -102,8 +118,9 @@ class ExpressionEditor:
         """Loads a model and a face backend.
 
         Args:
-            model: "mini" (embedded in the package), a pipeline folder, or a hub id.
-            device: default: the best present (CUDA, then MPS, then CPU).
+            model: "mini" or "mini-live" (embedded in the package), a pipeline folder, or a hub id.
+            device: default: the CPU for an embedded model, which runs without torch there (see
+                `load_face_model`), else the best present (CUDA, then MPS, then CPU).
             dtype: dtype of the model's weights; default: float32.
             backend: the name of a face backend ("mediapipe", "insightface"), or a loaded one.
             mark: mark results as edited, see `magicedit.provenance`.
@@ -111,9 +128,10 @@ class ExpressionEditor:
 
         Raises:
             ModelError: where the model or the backend's model file is missing, incomplete or unsafe.
-            MissingDependencyError: where the backend belongs to an extra that is not installed.
+            MissingDependencyError: where the backend belongs to an extra that is not installed, or the model
+                needs torch, which is not installed.
         """
-        loaded = load_face_model(model, device=usable_device(device), dtype=usable_dtype(dtype))
+        loaded = load_face_model(model, device=device, dtype=dtype)
         backend = load_backend(backend) if isinstance(backend, str) else backend
         return cls(loaded, backend, model=str(model), mark=mark, strip_private=strip_private)
 
@@ -135,9 +153,10 @@ class ExpressionEditor:
         Returns:
             `Optimization`: the chosen settings and the times of all alternatives; its `str` is a sentence.
         """
+        pipeline = self.pipeline
         from magicedit.models import optimize_pipeline
 
-        return optimize_pipeline(self.pipeline, compile=compile, dtype=usable_dtype(dtype))
+        return optimize_pipeline(pipeline, compile=compile, dtype=usable_dtype(dtype))
 
     def edit(
         self,

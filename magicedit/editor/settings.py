@@ -1,19 +1,16 @@
-"""The model's sampling settings, device and dtype."""
+"""The model's sampling settings."""
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from magicedit.errors import MagicEditError, ModelError
+from magicedit.errors import MagicEditError
 from magicedit.faces import Alignment
 from magicedit.request import Sampling
 from magicedit.vocabulary import quoted
 from magicedit.warping import Mouth, choose_mouth, embedded_mouths, own_mouth
-
-if TYPE_CHECKING:
-    import torch
 
 NO_TEETH = "none"
 
@@ -80,39 +77,3 @@ class SamplingSettings(Sampling):
     def to_json(self) -> dict[str, Any]:
         """Equal for equal settings."""
         return vars(self) | {"mouths": self.mouths.to_json()}
-
-
-def usable_device(device: "str | torch.device | None") -> "torch.device | None":
-    """Returns the device if this machine has it.
-
-    Raises ModelError where it does not; the message names the available devices.
-    """
-    import torch
-
-    if device is None:
-        return None
-    here = ["cpu"] + [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    here += ["mps"] if torch.backends.mps.is_available() else []
-    try:
-        wanted = torch.device(device)
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise ModelError(f"unknown device {quoted(device)}; this machine has {', '.join(here)}") from error
-    name = f"cuda:{wanted.index or 0}" if wanted.type == "cuda" else wanted.type
-    if name not in here:
-        raise ModelError(f"there is no device {device} for PyTorch on this machine; it has {', '.join(here)}")
-    return wanted
-
-
-def usable_dtype(dtype: "str | torch.dtype | None") -> "torch.dtype | None":
-    """`torch.float16` from "float16", and so on.
-
-    Raises ModelError for any dtype but the three that models support.
-    """
-    import torch
-
-    allowed = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if dtype is None or dtype in allowed.values():
-        return dtype
-    if not isinstance(dtype, str) or dtype not in allowed:
-        raise ModelError(f"dtype must be one of {', '.join(allowed)}, got {quoted(dtype)}")
-    return allowed[dtype]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from magicedit.embedded import model_origin
     from magicedit.models.base import load_adapters, merge, open_base
-    from magicedit.models.export import export_onnx, pipeline_digest, use_onnx, weights_digest
+    from magicedit.models.export import export_onnx, pipeline_digest, use_onnx, weights_digest, write_graphs
     from magicedit.models.loading import load_pipeline
     from magicedit.models.magicface import convert, load_magicface
     from magicedit.models.optimize import Optimization, call_in_batches, optimize_pipeline, rows_that_fit
@@ -61,6 +61,7 @@ __all__ = [
     "unused_reference_parameters",
     "use_onnx",
     "weights_digest",
+    "write_graphs",
 ]
 
 _HOMES = (

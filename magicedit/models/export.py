@@ -1,12 +1,17 @@
-"""The denoiser as an ONNX graph, which ONNX Runtime evaluates faster on a CPU than PyTorch does.
+"""Networks as ONNX graphs, which ONNX Runtime evaluates faster on a CPU than PyTorch does.
 
-`benchmarks/export_speed.py` measures the speedup. The graph takes one face and one AU vector; further rows
-are evaluated one after the other. The ID encoder runs once per face and stays in PyTorch.
+`write_graphs` writes the two graphs of a small composing model, by which `GraphModel` edits without torch.
+`export_onnx` writes the denoiser of any model with its weights, for `use_onnx` in a pipeline: its ID encoder
+runs once per face and stays in PyTorch. `benchmarks/export_speed.py` measures the speedup. A graph takes one
+face and one AU vector; further rows are evaluated one after the other.
 """
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,31 +19,54 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 
-from magicedit.errors import ModelError
+from magicedit.errors import ModelError, needs_extra
+from magicedit.models.folder import ModelFolder
+from magicedit.models.graph_model import (
+    ABOUT,
+    DENOISER,
+    ENCODER,
+    GRAPHS,
+    NETWORKS,
+    TRANSPOSED,
+    architecture,
+    check_graphs_serve,
+)
 from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline, weights_version
-from magicedit.pipelines.reference_attention import ReferenceCache, is_compiled, transformer_blocks
+from magicedit.pipelines.reference_attention import (
+    ReferenceCache,
+    encode_reference,
+    install_reference_attention,
+    is_compiled,
+    project_reference,
+    transformer_blocks,
+)
 
-GRAPH, ABOUT = "denoiser.onnx", "denoiser.json"
+GRAPH, GRAPH_WEIGHTS = "denoiser.onnx", "denoiser.json"
+# Of ONNX Runtime, switched off when structure is written: they compute tensors from weights
+MERGING = ["ConstantFolding", "ConvAddFusion", "ConvMulFusion"]
 
 
 class DenoiserGraph(torch.nn.Module):
     """The denoiser as a function of tensors alone, to export.
 
     Inputs: sample (1, in channels, height, width), timestep (1,), class_labels (1, aus), and by layer, in the
-    modules' order, what `projections_of` returns. Output: (1, out channels, height, width).
+    modules' order, what `projections_of` returns, or of that the reference's alone, and the text
+    is constant. Output: (1, out channels, height, width).
     """
 
     def __init__(self, unet: UNet2DConditionModel, prompt_embeds: torch.Tensor):
         super().__init__()
         self.unet = unet
-        self.prompt_embeds = prompt_embeds  # only its shape is used: its projections are inputs
+        self.prompt_embeds = prompt_embeds  # only its shape is used where its projections are inputs
         self.layers = list(transformer_blocks(unet))
 
     def forward(self, sample, timestep, class_labels, projections: list[torch.Tensor]):
-        by_layer = dict(zip(self.layers, zip(*[iter(projections)] * 4, strict=True), strict=True))
-        cache = ReferenceCache({layer: four[:2] for layer, four in by_layer.items()}, self.prompt_embeds)
-        for layer, four in by_layer.items():
-            cache.text(layer, lambda _, text=four[2:]: text)
+        of_layer = zip(*[iter(projections)] * (len(projections) // len(self.layers)), strict=True)
+        by_layer = dict(zip(self.layers, of_layer, strict=True))
+        cache = ReferenceCache({layer: found[:2] for layer, found in by_layer.items()}, self.prompt_embeds)
+        for layer, found in by_layer.items():
+            if found[2:]:
+                cache.text(layer, lambda _, text=found[2:]: text)
         return self.unet(
             sample,
             timestep,
@@ -46,6 +74,29 @@ class DenoiserGraph(torch.nn.Module):
             class_labels=class_labels,
             cross_attention_kwargs={"reference": cache},
         ).sample
+
+
+class EncoderGraph(torch.nn.Module):
+    """The ID encoder and the denoiser's projections of its features as a function of tensors alone.
+
+    Input: identity latents (1, channels, height, width). Output: by layer, in the denoiser's modules' order,
+    key and value of the reference, each (1, tokens, inner_dim). It changes `reference_unet`.
+    """
+
+    def __init__(
+        self, reference_unet: UNet2DConditionModel, unet: UNet2DConditionModel, prompt_embeds: torch.Tensor
+    ):
+        super().__init__()
+        self.reference_unet, self.unet, self.prompt_embeds = reference_unet, unet, prompt_embeds
+        install_reference_attention(reference_unet)  # by whose processors a single token needs no attention
+        text_alone = {"reference": ReferenceCache(None, prompt_embeds)}
+        reference_unet.forward = partial(reference_unet.forward, cross_attention_kwargs=text_alone)
+
+    def forward(self, identity):
+        # The tracer does not take the exception that ends it early; unused nodes leave the graph anyway
+        features = encode_reference(self.reference_unet, identity, self.prompt_embeds, to_end=True)
+        projected = project_reference(self.unet, features)
+        return [x for layer in transformer_blocks(self.unet) for x in projected[layer]]
 
 
 def projections_of(unet: UNet2DConditionModel, cache: ReferenceCache) -> list[torch.Tensor]:
@@ -84,6 +135,153 @@ def _plain(config: Mapping[str, Any]) -> dict[str, str]:
     return {name: repr(value) for name, value in config.items() if not name.startswith("_")}
 
 
+def _needs_exporter() -> AbstractContextManager[None]:
+    return needs_extra("export", "exporting needs the packages onnx and onnxscript")
+
+
+@torch.no_grad()
+def write_graphs(folder: str | Path) -> Path:
+    """Writes the graphs of a model folder into its subfolder `onnx`; `--model FOLDER` then needs no torch.
+
+    They hold the structure of the networks alone, so they serve all weights of the same settings, for crops
+    of the model's resolution.
+
+    Args:
+        folder: of a flow_mask_paint model without VAE and text, with a DDIM scheduler, such as `train.py
+            --config mini` writes.
+
+    Returns:
+        the subfolder.
+
+    Raises:
+        ModelError: where the model is of another kind, see `graph_model.check_graphs_serve`.
+        MissingDependencyError: where the packages onnx and onnxscript are missing.
+    """
+    found = ModelFolder.local(folder)
+    found.check()
+    check_graphs_serve(found)
+    shape = architecture(found)
+    # Random weights, so that each tensor of the graphs is recognised by its values
+    networks = {name: _random_network(shape[name], seed) for seed, name in enumerate(NETWORKS)}
+    unet, side = networks["unet"], shape["resolution"] // shape["patch_size"]
+    prompt_embeds = torch.zeros(1, 1, unet.config.cross_attention_dim)
+    install_reference_attention(unet)
+    encoder = EncoderGraph(networks["reference_unet"], unet, prompt_embeds)
+    identity = torch.zeros(1, networks["reference_unet"].config.in_channels, side, side)
+    projections = encoder(identity)
+    names = [f"projection_{number}" for number in range(len(projections))]
+    denoiser_inputs = (*_blank_inputs(unet, side), projections)
+    graphs = {
+        ENCODER: (encoder, (identity,), ["identity"], names),
+        DENOISER: (
+            DenoiserGraph(unet, prompt_embeds),
+            denoiser_inputs,
+            ["sample", "timestep", "class_labels", *names],
+            ["output"],
+        ),
+    }
+    known = {
+        f"{network}.{name}": tensor
+        for network, module in networks.items()
+        for name, tensor in module.state_dict().items()
+    }
+    place = found.path / GRAPHS
+    place.mkdir(exist_ok=True)
+    about = {"architecture": shape}
+    for file, (module, inputs, input_names, output_names) in graphs.items():
+        about[file] = _write_structure(place / file, module, inputs, input_names, output_names, known)
+    (place / ABOUT).write_text(json.dumps(about, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return place
+
+
+def _random_network(config: dict[str, Any], seed: int) -> UNet2DConditionModel:
+    """A network of normally distributed weights."""
+    network, generator = UNet2DConditionModel.from_config(config).eval(), torch.Generator().manual_seed(seed)
+    for parameter in network.parameters():
+        parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return network
+
+
+def _blank_inputs(unet: UNet2DConditionModel, side: int) -> tuple[torch.Tensor, ...]:
+    """Sample, timestep and class labels of a `DenoiserGraph` with latents of `side` a side."""
+    return (
+        torch.zeros(1, unet.config.in_channels, side, side),
+        torch.tensor([1]),
+        torch.zeros(1, unet.config.projection_class_embeddings_input_dim),
+    )
+
+
+def _write_structure(
+    file: Path,
+    module: torch.nn.Module,
+    inputs: tuple,
+    input_names: list[str],
+    output_names: list[str],
+    known: Mapping[str, torch.Tensor],
+) -> dict[str, list[int]]:
+    """Writes the optimised graph of a module without the values of its `known` tensors; returns the shapes of
+    those that it takes, by name."""
+    with _needs_exporter():
+        import onnx
+        import onnxruntime
+        import onnxscript  # noqa: F401 (torch needs it, and its error is less clear)
+    exported = torch.onnx.export(
+        torch.export.export(module, inputs),
+        dynamo=True,
+        input_names=input_names,
+        output_names=output_names,
+        verbose=False,
+    )
+    with tempfile.TemporaryDirectory() as temporary:
+        plain, optimised = (Path(temporary) / name for name in ("plain.onnx", "optimised.onnx"))
+        exported.save(plain)
+        options = onnxruntime.SessionOptions()
+        # What suits every CPU; layouts of this machine's are chosen when a graph is loaded
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.optimized_model_filepath = str(optimised)
+        options.log_severity_level = 3  # it warns that such files are for the same machine
+        onnxruntime.InferenceSession(
+            plain,
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=MERGING,
+        )
+        model = onnx.load(optimised)
+    shapes = _name_weights(model, known)
+    onnx.save(model, file)
+    return shapes
+
+
+def _name_weights(model: Any, known: Mapping[str, torch.Tensor]) -> dict[str, list[int]]:
+    """Replaces the weights among a graph's tensors by external ones of their names; returns their shapes."""
+    from onnx import TensorProto, numpy_helper
+
+    by_value = {}
+    for name, tensor in known.items():
+        by_value[tensor.numpy().tobytes()] = name
+        if tensor.ndim == 2:
+            by_value[tensor.numpy().T.tobytes()] = name + TRANSPOSED
+    renamed, shapes, graph = {}, {}, model.graph
+    for tensor in graph.initializer:
+        name = by_value.get(numpy_helper.to_array(tensor).tobytes())
+        if name is None:  # a shape, or a constant of normalisation and the like
+            continue
+        assert name not in shapes, f"{name} stands in the graph twice"
+        renamed[tensor.name], shapes[name] = name, list(tensor.dims)
+        tensor.name, tensor.data_location = name, TensorProto.EXTERNAL
+        tensor.ClearField("raw_data")
+        del tensor.external_data[:]
+        tensor.external_data.add(key="location", value="weights")  # no file: the session is given the tensors
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = renamed.get(name, name)
+        node.ClearField("doc_string")
+        node.ClearField("name")
+        del node.metadata_props[:]
+    del graph.value_info[:], model.metadata_props[:], graph.metadata_props[:]
+    return shapes
+
+
 @torch.no_grad()
 def export_onnx(pipeline: MagicEditPipeline, folder: str | Path) -> Path:
     """Writes the denoiser as an ONNX graph with its weights, for crops of the pipeline's resolution.
@@ -96,25 +294,19 @@ def export_onnx(pipeline: MagicEditPipeline, folder: str | Path) -> Path:
         path of the graph.
 
     Raises:
-        ModelError: where the package onnxscript is missing, or the pipeline is not as above.
+        ModelError: where the pipeline is not as above.
+        MissingDependencyError: where the package onnxscript is missing.
     """
-    try:
+    with _needs_exporter():
         import onnxscript  # noqa: F401 (torch needs it, and its error is less clear)
-    except ImportError:
-        raise ModelError("exporting needs the package onnxscript; pip install 'magicedit[export]'") from None
     unet = pipeline.unet
     check_exportable(pipeline)
     size = pipeline.config.resolution
     grey = torch.full((1, 3, size, size), 0.5)
     faces = pipeline.encode_faces(grey, grey)
     network = DenoiserGraph(unet, torch.zeros_like(faces.prompt_embeds))
-    side = faces.identity_latents.shape[-2:]
-    inputs = (
-        torch.zeros(1, unet.config.in_channels, *side),
-        torch.tensor([1]),
-        torch.zeros(1, unet.config.projection_class_embeddings_input_dim),
-        projections_of(unet, faces.reference),
-    )
+    side = faces.identity_latents.shape[-1]
+    inputs = (*_blank_inputs(unet, side), projections_of(unet, faces.reference))
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     names = ["sample", "timestep", "class_labels"]
@@ -123,7 +315,7 @@ def export_onnx(pipeline: MagicEditPipeline, folder: str | Path) -> Path:
         torch.export.export(network, inputs), f=folder / GRAPH, dynamo=True, input_names=names, verbose=False
     )
     about = {"weights_sha256": weights_digest(unet), "resolution": size}
-    (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n")
+    (folder / GRAPH_WEIGHTS).write_text(json.dumps(about, indent=1) + "\n")
     return folder / GRAPH
 
 
@@ -201,9 +393,9 @@ def use_onnx(pipeline: MagicEditPipeline, folder: str | Path, threads: int | Non
         ) from None
     folder = Path(folder)
     check_exportable(pipeline)
-    if not (folder / GRAPH).is_file() or not (folder / ABOUT).is_file():
-        raise ModelError(f"there must be {GRAPH} and {ABOUT} in {folder}; export_onnx writes them")
-    if json.loads((folder / ABOUT).read_text())["weights_sha256"] != weights_digest(pipeline.unet):
+    if not (folder / GRAPH).is_file() or not (folder / GRAPH_WEIGHTS).is_file():
+        raise ModelError(f"there must be {GRAPH} and {GRAPH_WEIGHTS} in {folder}; export_onnx writes them")
+    if json.loads((folder / GRAPH_WEIGHTS).read_text())["weights_sha256"] != weights_digest(pipeline.unet):
         raise ModelError(f"{folder / GRAPH} is of other weights than this pipeline's; export it again")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or torch.get_num_threads()

@@ -12,10 +12,12 @@ import numpy as np
 
 from magicedit.action_units import vocabulary_of
 from magicedit.change import Change
-from magicedit.errors import ModelError
+from magicedit.errors import ModelError, needs_whole
+from magicedit.files import shown
 from magicedit.models.folder import PIPELINE_CLASS, ModelFolder
+from magicedit.models.graph_model import GraphModel, serves
 from magicedit.request import Sampling
-from magicedit.vocabulary import Vocabulary
+from magicedit.vocabulary import Vocabulary, quoted
 
 if TYPE_CHECKING:
     import torch
@@ -215,22 +217,81 @@ LOADERS: dict[str, Loader] = {
 }
 
 
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def usable_device(device: "str | torch.device | None") -> "torch.device | None":
+    """Returns the device if this machine has it.
+
+    Raises ModelError where it does not; the message names the available devices.
+    """
+    if device is None:
+        return None
+    import torch
+
+    here = ["cpu"] + [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    here += ["mps"] if torch.backends.mps.is_available() else []
+    try:
+        wanted = torch.device(device)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ModelError(f"unknown device {quoted(device)}; this machine has {', '.join(here)}") from error
+    name = f"cuda:{wanted.index or 0}" if wanted.type == "cuda" else wanted.type
+    if name not in here:
+        raise ModelError(f"there is no device {device} for PyTorch on this machine; it has {', '.join(here)}")
+    return wanted
+
+
+def usable_dtype(dtype: "str | torch.dtype | None") -> "torch.dtype | None":
+    """`torch.float16` from "float16", and so on.
+
+    Raises ModelError for any dtype but the three that models support.
+    """
+    if dtype is None:
+        return None
+    if _name(dtype) not in DTYPES:
+        raise ModelError(f"dtype must be one of {', '.join(DTYPES)}, got {quoted(dtype)}")
+    import torch
+
+    return getattr(torch, _name(dtype))
+
+
+def _name(value: "str | torch.device | torch.dtype | None") -> str | None:
+    """Name of a device or dtype, such as "float32", without an import of torch; "" where it is neither."""
+    if value is None or isinstance(value, str):
+        return value
+    return str(value).removeprefix("torch.") if type(value).__module__ == "torch" else ""
+
+
 def load_face_model(
     model: str | Path = "mini",
-    device: "torch.device | None" = None,
-    dtype: "torch.dtype | None" = None,
+    device: "str | torch.device | None" = None,
+    dtype: "str | torch.dtype | None" = None,
 ) -> FaceModel:
     """Loads a model of faces by the class that its index names, without running code from its folder.
 
-    For a hub model, the index is downloaded first, then the files that its loader reads. Classes without a
-    loader are loaded as a `MagicEditPipeline`.
+    An embedded model, and a folder with graphs (`models.write_graphs`), is a `GraphModel`, which needs no
+    torch, unless `device` is another than the CPU or `dtype` another than float32. For a hub model, the index
+    is downloaded first, then the files that its loader reads. Classes without a loader are loaded as a
+    `MagicEditPipeline`.
 
-    Args, raises: as `load_pipeline`.
+    Args:
+        model: as of `load_pipeline`.
+        device: default: the CPU for a `GraphModel`; else the best present (CUDA, then MPS, then the CPU).
+        dtype: of the weights; default: float32.
+
+    Raises:
+        ModelError: as `load_pipeline`; where the machine lacks the device; where graphs do not fit the model.
+        MissingDependencyError: where torch is needed and not installed.
     """
     folder = ModelFolder.find(model)
     folder.check_name()
+    plain = _name(device) in (None, "cpu") and _name(dtype) in (None, "float32")
+    if plain and folder.origin != "hub" and serves(folder):
+        return GraphModel.load(folder)
     named = folder.pipeline_class()
-    if named not in LOADERS or named == PIPELINE_CLASS:
-        return _load_pipeline_model(model, device=device, dtype=dtype)
-    place = folder.fetched().path if folder.origin == "hub" else model
-    return LOADERS[named](place, device=device, dtype=dtype)
+    with needs_whole(f"the model {shown(model)} on {device or 'this machine'}"):
+        options = {"device": usable_device(device), "dtype": usable_dtype(dtype)}
+        if named not in LOADERS or named == PIPELINE_CLASS:
+            return _load_pipeline_model(model, **options)
+        place = folder.fetched().path if folder.origin == "hub" else model
+        return LOADERS[named](place, **options)

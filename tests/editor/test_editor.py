@@ -27,7 +27,7 @@ from magicedit.faces.backends import dlib
 from magicedit.faces.regions import reachable_region
 from magicedit.imaging import save_image
 from magicedit.models import PatchModelConfig, create_patch_pipeline, optimize
-from magicedit.pipelines import pipeline_magicedit
+from magicedit.pipelines import sampling
 
 TINY = {"block_out_channels": (16, 32), "resolution": 64, "default_steps": 2}
 
@@ -422,7 +422,7 @@ def test_new_weights_encode_anew(backend, photo):
 
 
 def test_the_quality_decides_how_long_the_model_samples(editor, photo):
-    assert QUALITIES == pipeline_magicedit.QUALITIES
+    assert QUALITIES == sampling.QUALITIES
     live = editor.edit(photo, add={"AU12": 3}, quality="live", measure=False)
     single = editor.edit(photo, add={"AU12": 3}, steps=1, measure=False)
     assert live.image.tobytes() == single.image.tobytes()

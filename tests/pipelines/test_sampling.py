@@ -8,8 +8,9 @@ import pytest
 import torch
 from tiny_models import SHALLOW, random_crop, tiny_stable_diffusion_pipeline
 
-from magicedit.pipelines.pipeline_magicedit import QUALITIES, MagicEditPipeline, Sampling
+from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
 from magicedit.pipelines.reference_attention import DeepFeatures, predict_noise
+from magicedit.pipelines.sampling import QUALITIES, Sampling
 
 SMILE = np.eye(12, dtype=np.float32)[6] * 3
 
