@@ -34,27 +34,32 @@ from magicedit.warping import (
 )
 from magicedit.warping.muscles import NOSE_BASE, SHAPES
 
-REMEMBERED_FACES = 4  # encodings kept: about 50 MB each for a 16-bit model of Stable Diffusion's size
+# Encodings kept: so many at least, and all that take no more bytes together. A face of `mini` takes 1.7 MB,
+# one of a 16-bit model of Stable Diffusion's size about 50 MB
+REMEMBERED_FACES, REMEMBERED_BYTES = 4, 100_000_000
 
 # Requests to composing models stay linear up to the first value and gain at most the second; intensity steps
 LINEAR_TO, SOFT = 5.0, 1.5
 SMALLEST_ASKED = 2.0  # intensity steps; composing models do a share of this for smaller requests
 
 
-@dataclass(frozen=True, eq=False)
-class FaceCut:
-    """A face as the model sees it.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FacePlace:
+    """Where a face lies in a photograph and in its crop: all that is needed to carry a change to it.
 
-    crop: (size, size, 3) uint8 RGB. landmarks: (points, 2), crop px. encoded: the model's encoding of it.
-    glasses: 0..1, how far they are held in place.
+    landmarks: (points, 2), crop px. glasses: 0..1, how far they are held in place.
     """
 
-    crop: np.ndarray
     alignment: Alignment
     landmarks: np.ndarray
     scheme: str
-    encoded: Any
     glasses: float = 0.0
+
+    @staticmethod
+    def of(face: Face, alignment: Alignment, glasses: float = 0.0) -> "FacePlace":
+        """Returns the place of a face in the crop of an alignment."""
+        landmarks = alignment.apply(face.landmarks)
+        return FacePlace(alignment=alignment, landmarks=landmarks, scheme=face.scheme, glasses=glasses)
 
     def region(self, change: Change) -> np.ndarray:
         """Weight of a change when it is carried to the photograph, (size, size) 0..1."""
@@ -64,6 +69,17 @@ class FaceCut:
     def landmarks_in_photo(self) -> np.ndarray:
         inverse = self.alignment.inverse()
         return self.landmarks @ inverse[:, :2].T + inverse[:, 2]  # (points, 2), photograph px
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FaceCut(FacePlace):
+    """A face as the model sees it.
+
+    crop: (size, size, 3) uint8 RGB. encoded: the model's encoding of it.
+    """
+
+    crop: np.ndarray
+    encoded: Any
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +121,17 @@ def saturated(steps: np.ndarray | float) -> np.ndarray:
     requested, larger requests tear faces."""
     beyond = np.maximum(np.abs(steps) - LINEAR_TO, 0)
     return np.sign(steps) * (np.minimum(np.abs(steps), LINEAR_TO) + SOFT * (1 - np.exp(-beyond / SOFT)))
+
+
+def bytes_of(value: Any) -> int:
+    """Returns the bytes of all arrays and tensors that a value holds."""
+    if isinstance(size := getattr(value, "nbytes", None), int):
+        return size
+    if isinstance(value, Mapping):
+        return sum(map(bytes_of, value.values()))
+    if isinstance(value, list | tuple):
+        return sum(map(bytes_of, value))
+    return bytes_of(vars(value)) if hasattr(value, "__dict__") else 0
 
 
 class FaceChanger:
@@ -163,13 +190,14 @@ class FaceChanger:
             if change is not None:
                 edit.changes[index] = self.unpainted(change, cut, settings)
                 edit.glasses[index] = cut.glasses
-                edit.pixels = self.carry(edit.pixels, cut, change, request, settings)
+                own = edit.pixels is not edit.chosen.photo.pixels
+                edit.pixels = self.carry(edit.pixels, cut, change, request, settings, in_place=own)
 
-    def has_mouth_layer(self, cut: FaceCut, settings: SamplingSettings) -> bool:
+    def has_mouth_layer(self, cut: FacePlace, settings: SamplingSettings) -> bool:
         """Whether the mouth is a separate layer that replaces the model's paint."""
         return cut.scheme == "mediapipe478" and (self.composes or settings.mouths.is_asked)
 
-    def unpainted(self, change: Change, cut: FaceCut, settings: SamplingSettings) -> Change:
+    def unpainted(self, change: Change, cut: FacePlace, settings: SamplingSettings) -> Change:
         """Returns the change without the paint that the mouth layer replaces.
 
         Models that compose paint only mouths, so all their paint is removed. For models that paint the whole
@@ -185,13 +213,14 @@ class FaceChanger:
     def carry(
         self,
         pixels: np.ndarray,
-        cut: FaceCut,
+        cut: FacePlace,
         change: Change,
         request: Mapping[str, float],
         settings: SamplingSettings,
         *,
         presence: float = 1.0,
         donor: Mouth | None = None,
+        in_place: bool = False,
     ) -> np.ndarray:
         """Applies a change of a face's crop to the photograph, with shading, eyes, mouth and head as layers.
 
@@ -203,22 +232,25 @@ class FaceChanger:
             request: AU name, whole or of one side, -> variation; lips part only if a requested AU parts them.
             presence: 0..1, the share of the change that is applied.
             donor: mouth whose teeth show where the person's own do not; default: chosen by face and seed.
+            in_place: whether `pixels` itself is changed.
 
         Returns:
-            a new photograph.
+            a new photograph, or `pixels`.
         """
+        if not in_place:
+            pixels = pixels.copy()  # the only one: every layer works in its window of it
         region = cut.region(change) * np.float32(presence)
         if not self.has_mouth_layer(cut, settings):
-            return carry_change(pixels, cut.alignment, change, region)
+            return carry_change(pixels, cut.alignment, change, region, in_place=True)
         landmarks = cut.landmarks_in_photo
         own = self.model.vocabulary
         geometric = {name: presence * value for name, value in request.items() if whole_name(name) not in own}
         if self.composes:
-            pixels = shade(pixels, cut.alignment, region, landmarks, request)
-            pixels = move_eyes(pixels, landmarks, geometric)
+            shade(pixels, cut.alignment, region, landmarks, request, in_place=True)
+            move_eyes(pixels, landmarks, geometric, in_place=True)
         donor = donor or settings.mouths.donor(landmarks, settings.seed)
         mouth = settings.mouths.mouth(pixels, landmarks, cut.alignment, donor)
-        pixels = carry_mouth(
+        carry_mouth(
             pixels,
             cut.alignment,
             self.unpainted(change, cut, settings),
@@ -226,8 +258,9 @@ class FaceChanger:
             landmarks,
             mouth,
             parts=parts_lips(request),
+            in_place=True,
         )
-        return turn_head(pixels, landmarks, geometric, cut.glasses)
+        return turn_head(pixels, landmarks, geometric, cut.glasses, in_place=True)
 
     def requested_changes(
         self,
@@ -347,10 +380,17 @@ class FaceChanger:
         condition = condition_image(crop, landmarks, face.scheme)
         encoded = self._encode(crop, condition)
         score = glasses_score(crop, landmarks, face.scheme) if glasses is None else glasses
-        return FaceCut(crop, alignment, landmarks, face.scheme, encoded, glasses_presence(score))
+        return FaceCut(
+            crop=crop,
+            alignment=alignment,
+            landmarks=landmarks,
+            scheme=face.scheme,
+            encoded=encoded,
+            glasses=glasses_presence(score),
+        )
 
     def _encode(self, crop: np.ndarray, condition: np.ndarray) -> Any:
-        """Returns the model's encoding of a crop; a few are cached until the weights change."""
+        """Returns the model's encoding of a crop; the latest are cached until the weights change."""
         key = hashlib.blake2b(np.ascontiguousarray(crop), digest_size=16)
         key.update(np.ascontiguousarray(condition))
         key = key.digest()
@@ -359,7 +399,7 @@ class FaceChanger:
             if encoded is None or not self.model.is_current(encoded):
                 encoded = self.model.encode(crop, condition)
             self._encoded[key] = encoded
-            if len(self._encoded) > REMEMBERED_FACES:
+            while len(self._encoded) > REMEMBERED_FACES and bytes_of(self._encoded) > REMEMBERED_BYTES:
                 self._encoded.popitem(last=False)
             return encoded
 

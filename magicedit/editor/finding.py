@@ -1,6 +1,5 @@
 """Faces of photographs: finds them once, chooses among them, and finds them again in the edited result."""
 
-import hashlib
 import math
 import threading
 from collections import OrderedDict
@@ -60,11 +59,10 @@ class FaceFinder:
         return self.choose(photo, "largest" if which == "all" else which).faces[0]
 
     def _search(self, photo: Photo) -> Found:
-        pixels = np.ascontiguousarray(photo.pixels)
-        key = hashlib.blake2b(pixels, digest_size=16, salt=b"%d" % pixels.shape[1]).digest()
+        key = photo.digest()
         with self._detecting:
             if key not in self._found:
-                self._found[key] = search(self.backend, pixels)
+                self._found[key] = search(self.backend, np.ascontiguousarray(photo.pixels))
                 if len(self._found) > REMEMBERED_PHOTOS:
                     self._found.popitem(last=False)
             self._found.move_to_end(key)

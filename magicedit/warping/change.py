@@ -62,7 +62,12 @@ def estimate_change(source: np.ndarray, edited: np.ndarray) -> Change:
 
 
 def carry_change(
-    pixels: np.ndarray, alignment: "Alignment", change: Change, region: np.ndarray
+    pixels: np.ndarray,
+    alignment: "Alignment",
+    change: Change,
+    region: np.ndarray,
+    *,
+    in_place: bool = False,
 ) -> np.ndarray:
     """Applies a `change` of a crop to the full photograph.
 
@@ -71,10 +76,11 @@ def carry_change(
         alignment: of the crop, of the change's size.
         region: (size, size) float32, 0..1, in the crop: weight of the change. Flow and mask fade with it,
             which avoids seams and double images.
+        in_place: whether `pixels` itself is changed.
 
     Returns:
-        a new photograph; where the region is 0 it equals `pixels` to the byte, and only the rectangle around
-        the region is computed.
+        a new photograph, or `pixels`; where the region is 0 it equals `pixels` to the byte, and only the
+        rectangle around the region is computed.
 
     Raises:
         ValueError: where sizes differ.
@@ -85,7 +91,7 @@ def carry_change(
             f"change and region must have the alignment's size {size}, "
             f"got {change.mask.shape} and {region.shape}"
         )
-    result = pixels.copy()
+    result = pixels if in_place else pixels.copy()
     window = window_of(region > 0, alignment, pixels.shape)
     if window is None:
         return result
@@ -111,8 +117,7 @@ def carry_change(
         blended = moved + mask[..., None] * (paint - moved)
         moved = np.where(painted[..., None], np.rint(blended).astype(np.uint8), moved)
 
-    inside = weight > 0
-    result[y0:y1, x0:x1][inside] = moved[inside]
+    np.copyto(result[y0:y1, x0:x1], moved, where=(weight > 0)[..., None])
     return result
 
 

@@ -78,7 +78,9 @@ class _Iris:
     radius: float
 
 
-def move_eyes(pixels: np.ndarray, landmarks: np.ndarray, request: Mapping[str, float]) -> np.ndarray:
+def move_eyes(
+    pixels: np.ndarray, landmarks: np.ndarray, request: Mapping[str, float], *, in_place: bool = False
+) -> np.ndarray:
     """Returns the photograph with closed or half closed lids and another gaze.
 
     Args:
@@ -89,11 +91,12 @@ def move_eyes(pixels: np.ndarray, landmarks: np.ndarray, request: Mapping[str, f
             "gaze_pitch" in degrees, positive upwards. Irises move `_GAZE_GAIN` times as far as
             eyeballs would. Gaze is limited to `GAZE_RANGE`, and where eyes that look aside already would lose
             their irises in the corners. Other names are ignored.
+        in_place: whether `pixels` itself is changed.
 
     Returns:
         `pixels` itself where nothing changes: without such a request, for eyes that are closed already
         (`eye_openness` below `CLOSED`) and for those whose iris is not seen, as behind sunglasses. Otherwise
-        a new photograph that differs around the eyes only.
+        a photograph, new unless `in_place`, that differs around the eyes only.
     """
     yaw, pitch = (float(np.clip(request.get(name, 0.0), *GAZE_RANGE)) for name in ("gaze_yaw", "gaze_pitch"))
     closures = [float(np.clip(side.get("AU43", 0.0) / 5, 0, 1)) for side in split_sides(request)]
@@ -106,8 +109,8 @@ def move_eyes(pixels: np.ndarray, landmarks: np.ndarray, request: Mapping[str, f
 
     open_eyes = [side for side, openness in enumerate(eye_openness(landmarks)) if openness >= CLOSED]
     turn = turn * min((_reach(landmarks, side, turn) for side in open_eyes), default=1.0)
-
-    result = pixels
+    # 1. What moves, and its cheek before either eye moves: their windows may overlap
+    moving = []
     for side in open_eyes:
         if not (closures[side] or turn.any()):
             continue
@@ -115,21 +118,23 @@ def move_eyes(pixels: np.ndarray, landmarks: np.ndarray, request: Mapping[str, f
         x0, y0, x1, y1 = _window(lids, pixels.shape)
         if x1 - x0 < _LEAST_WINDOW or y1 - y0 < _LEAST_WINDOW:
             continue
-        view = result[y0:y1, x0:x1]
-        iris_landmarks = landmarks[_IRIS[side]] - (x0, y0)
-        squeeze = max(closures[side] - closures[1 - side], 0.0)
         lowers = closures[side] > 0 or lids.vector_down(turn) > 0
+        moving.append((side, lids, (x0, y0, x1, y1), bare_cheek(pixels, lids) if lowers else None))
+
+    # 2. The eyes
+    result = pixels
+    for side, lids, (x0, y0, x1, y1), cheek in moving:
         moved = _moved_eye(
-            view,
+            result[y0:y1, x0:x1],
             lids.seen_from(x0, y0),
-            iris_landmarks,
-            bare_cheek(pixels, lids) if lowers else None,
+            landmarks[_IRIS[side]] - (x0, y0),
+            cheek,
             turn,
             closures[side],
-            squeeze,
+            squeeze=max(closures[side] - closures[1 - side], 0.0),
         )
         if moved is not None:
-            result = pixels.copy() if result is pixels else result
+            result = pixels.copy() if result is pixels and not in_place else result
             result[y0:y1, x0:x1] = moved
     return result
 

@@ -388,7 +388,12 @@ def head_region(landmarks: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def turn_head(
-    pixels: np.ndarray, landmarks: np.ndarray, request: Mapping[str, float], glasses: float = 0.0
+    pixels: np.ndarray,
+    landmarks: np.ndarray,
+    request: Mapping[str, float],
+    glasses: float = 0.0,
+    *,
+    in_place: bool = False,
 ) -> np.ndarray:
     """Returns the photograph with its head turned.
 
@@ -397,9 +402,11 @@ def turn_head(
         landmarks: MediaPipe's (478, 2), photograph px.
         request: degrees of change, -20..20, of AXES, with the signs of `Pose`; other names are ignored.
         glasses: 0..1, how surely the face wears them, see `magicedit.faces.glasses`.
+        in_place: whether `pixels` itself is changed.
 
     Returns:
-        `pixels` itself where nothing changes, else a new photograph, which differs in `head_region`.
+        `pixels` itself where nothing changes or `in_place`, else a new photograph, which differs in
+        `head_region`.
     """
     asked = {axis: request.get(axis, 0.0) for axis in AXES}
     if max(map(abs, asked.values())) < _LEAST_ANGLE:
@@ -414,7 +421,7 @@ def turn_head(
     if x1 == x0:
         return pixels
 
-    result = pixels.copy()
+    turned = np.empty((y1 - y0, x1 - x0, 3), np.uint8)
     for top in range(y0, y1, _STRIP):
         bottom = min(top + _STRIP, y1)
         to_grid = np.array([[1, 0, x0 - low[0]], [0, 1, top - low[1]]]) / step
@@ -423,6 +430,9 @@ def turn_head(
         places = cv2.warpAffine(flow, to_grid, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
         places[..., 0] += np.arange(x0, x1, dtype=np.float32)
         places[..., 1] += np.arange(top, bottom, dtype=np.float32)[:, None]
-        read = cv2.remap(pixels, places, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-        result[top:bottom, x0:x1] = read
+        turned[top - y0 : bottom - y0] = cv2.remap(
+            pixels, places, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
+        )
+    result = pixels if in_place else pixels.copy()
+    result[y0:y1, x0:x1] = turned
     return result

@@ -247,6 +247,8 @@ def carry_mouth(
     landmarks: np.ndarray,
     mouth: Mouth | None,
     parts: bool = True,
+    *,
+    in_place: bool = False,
 ) -> np.ndarray:
     """`carry_change`, with the lips as two sheets and `mouth` between them.
 
@@ -256,22 +258,48 @@ def carry_mouth(
         landmarks: MediaPipe's (478, 2), photograph px.
         mouth: whose teeth show where the lips part; None: nobody's.
         parts: whether closed lips may part; if not, the layer serves mouths alone whose inside is seen.
+        in_place: whether `pixels` itself is changed.
 
     Returns:
-        a new photograph; where the lips do not part by GATE it is `carry_change`'s.
+        a new photograph, or `pixels`; where the lips do not part by GATE it is `carry_change`'s.
     """
-    moved = carry_change(pixels, alignment, change, region)
+    layer = _layer(pixels, alignment, change, region, landmarks, mouth, parts)
+    moved = carry_change(pixels, alignment, change, region, in_place=in_place)
+    if layer is None:
+        return moved
+    (x0, y0, x1, y1), composed, share, used = layer
+    view = moved[y0:y1, x0:x1]
+    composed = view + share[..., None] * (composed - view)
+    view[used] = np.rint(composed[used]).astype(np.uint8)
+    return moved
+
+
+def _layer(
+    pixels: np.ndarray,
+    alignment: Alignment,
+    change: Change,
+    region: np.ndarray,
+    landmarks: np.ndarray,
+    mouth: Mouth | None,
+    parts: bool,
+) -> tuple[tuple[int, int, int, int], np.ndarray, np.ndarray, np.ndarray] | None:
+    """The lips and what lies between them, of the photograph before anything moves; arguments as in
+    `carry_mouth`. None where the lips do not part.
+
+    Returns its window x0, y0, x1, y1 of the photograph, (h, w, 3) colours 0..255, (h, w) how far they replace
+    those of the photograph, 0..1, and (h, w) bool where.
+    """
     landmarks = snap_seam(pixels, landmarks)
     in_crop = alignment.apply(landmarks).astype(np.float64)
     parting = part_lips(change.flow, in_crop, parts)
     shows = mouth is not None and mouth.origin == "photograph" and parting.shown > GATE[0]
     if not shows and not (parts and parting.opened > GATE[0]):
-        return moved
+        return None
 
     # 1. The window of the photograph that the mouth crosses, and its crop px
     window = _window(parting, alignment, pixels.shape)
     if window is None:
-        return moved
+        return None
     x0, y0, x1, y1 = window
     rows, columns = np.mgrid[y0:y1, x0:x1].astype(np.float32)
     m = alignment.matrix.astype(np.float32)
@@ -300,11 +328,7 @@ def carry_mouth(
         inside = like_photograph(inside, opening, mouth, blur)
     composed = np.clip(skin + opened[..., None] * (inside - skin), 0, 255)
     share = _moving(change.flow * region[..., None], parting, x)
-    used = (differs | (opened > 0)) & (share > 0)
-    view = moved[y0:y1, x0:x1]
-    composed = view + share[..., None] * (composed - view)
-    view[used] = np.rint(composed[used]).astype(np.uint8)
-    return moved
+    return window, composed, share, (differs | (opened > 0)) & (share > 0)
 
 
 def _moving(flow: np.ndarray, parting: Parting, x: np.ndarray) -> np.ndarray:

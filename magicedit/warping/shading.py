@@ -90,6 +90,8 @@ def shade(
     region: np.ndarray,
     landmarks: np.ndarray,
     request: Mapping[str, float],
+    *,
+    in_place: bool = False,
 ) -> np.ndarray:
     """Returns the photograph, unmoved, with the shading of a request applied to its skin.
 
@@ -100,9 +102,11 @@ def shade(
         landmarks: MediaPipe's (478, 2), photograph px.
         request: AU name, whole or of one side, -> variation in intensity steps; units without SHADES and
             CREASES are ignored.
+        in_place: whether `pixels` itself is changed.
 
     Returns:
-        `pixels` itself where nothing changes, else a new photograph, which differs where the region is not 0.
+        `pixels` itself where nothing changes or `in_place`, else a new photograph, which differs where the
+        region is not 0.
     """
     changing = {whole_name(name) for name, steps in request.items() if steps}
     if changing.isdisjoint(SHADES) and changing.isdisjoint(CREASES):
@@ -131,7 +135,7 @@ def shade(
     if window is None:
         return pixels
     x0, y0, x1, y1 = window
-    result = pixels.copy()
+    result = pixels if in_place else pixels.copy()
     view = result[y0:y1, x0:x1]
     changes = upsampled(changes, fine, window)
     light = changes[..., :3]
