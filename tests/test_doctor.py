@@ -61,6 +61,30 @@ def test_a_damaged_landmarker_is_essential(capsys, monkeypatch, tmp_path):
     assert "SHA-256" in found["models"]["face landmarker"]["detail"]
 
 
+def test_tells_what_runs_the_models(report):
+    models = report.to_json()["models"]
+    assert models["mini"]["detail"].endswith("runs on ONNX Runtime, without PyTorch")
+    assert models["other models"]["detail"].startswith("run on PyTorch")
+
+
+@pytest.mark.parametrize("light", [True, False])
+def test_torch_is_essential_unless_only_the_light_package_is_installed(monkeypatch, light):
+    installed = {"magicedit-light" if light else "magicedit": "0.1.0"}
+    monkeypatch.setattr(doctor, "version_of", installed.get)
+    monkeypatch.setattr("magicedit.errors.is_installed", installed.__contains__)
+    monkeypatch.setattr(doctor, "is_installed", installed.__contains__)
+    checks = {check.name: check for check in doctor.check_versions()}
+    assert ("torch" in checks) is not light
+    assert checks["onnxruntime"].essential
+    assert checks["onnxruntime"].status == "broken"
+    assert doctor.check_other_models().detail.endswith("pip install magicedit")
+    extras = {check.name: check.detail for check in doctor.check_extras()}
+    assert extras["gradio"] == f"pip install 'magicedit{'-light' if light else ''}[app]'"
+    assert ("ray" in extras) is not light
+    installed |= {"magicedit": "0.1.0", "magicedit-light": "0.1.0"}
+    assert "uninstall both" in doctor.check_installation().detail
+
+
 def test_opencv_variants_must_agree(monkeypatch):
     versions = {"opencv-python": "5.0.0", "opencv-contrib-python": "4.12.0"}
     monkeypatch.setattr(doctor, "version_of", versions.get)

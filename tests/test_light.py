@@ -1,0 +1,102 @@
+"""Embedded models need nothing of what `magicedit-light` leaves out: here it cannot be imported."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from films import write_video
+from PIL import Image
+
+from magicedit.errors import LEFT_OUT
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+# Runs lines of Python or of the command line in one process that refuses some packages; tells what was asked
+# for of these, and which lines of the command line ended with which code.
+REFUSING = """
+import contextlib, json, sys
+from importlib.abc import MetaPathFinder
+
+refused, lines = json.loads(sys.argv[1])
+asked = []
+
+class Refusing(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.partition(".")[0] in refused:
+            asked.append(name)
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Refusing())
+from magicedit.cli import main
+
+with contextlib.redirect_stdout(sys.stderr):
+    codes = [main(line.split()) for line in lines]
+print(json.dumps([codes, asked, [*sys.modules]]))
+"""
+SLOW_AND_UNUSED = {"matplotlib", "sounddevice", "pandas", "gradio", "torchvision", "sklearn", "onnx"}
+
+EDITS = """
+edit photo.png -o smile.png --au AU12=-3,AU16=1,gaze_yaw=5
+edit photo.png -o closed.png --set AU25=0.5 --target-tolerance 0.3 --model mini-live
+edit photos -o edited --neutral
+measure photo.png --save smile.yaml
+edit photo.png -o copy.png --expression smile.yaml --strength 0.5 --device cpu --dtype float32
+sweep photo.png --au AU12 --steps 2 -o strip.png
+transfer --from photo.png --to photos/other.png -o again.png
+interpolate photo.png photos/other.png --steps 3 -o between.png
+video film.mp4 -o out.mp4 --au AU12=-2 --quality live
+verify smile.png
+"""
+NEEDS_THE_WHOLE = """
+train --train_data_dir nowhere --output_dir run
+prepare photos -o dataset
+convert nowhere --base nowhere -o model
+push nowhere --repo owner/name
+evaluate --protocol table1 --editor mini --data photos -o report
+edit photo.png -o out.png --au AU12=1 --dtype bfloat16
+edit photo.png -o out.png --au AU12=1 --fast
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, astronaut):
+    Image.fromarray(astronaut).save(tmp_path / "photo.png")
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(np.ascontiguousarray(astronaut[:, ::-1])).save(tmp_path / "photos" / "other.png")
+    write_video(tmp_path / "film.mp4", [astronaut] * 3)
+    return tmp_path
+
+
+def refusing(lines, cwd, refused):
+    """(exit codes, refused packages that were asked for, imported packages, standard error) of commands."""
+    words = json.dumps([sorted(refused), lines.strip().splitlines()])
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    run = subprocess.run(
+        [sys.executable, "-c", REFUSING, words], cwd=cwd, env=environment, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    codes, asked, imported = json.loads(run.stdout.splitlines()[-1])
+    return codes, asked, {name.partition(".")[0] for name in imported}, run.stderr
+
+
+def test_edits_with_embedded_models_ask_for_none_of_it(folder):
+    codes, asked, imported, errors = refusing(EDITS, folder, LEFT_OUT)
+    assert codes == [0] * len(codes), errors
+    assert asked == []
+    assert {"onnxruntime", "mediapipe"} <= imported
+    assert imported & SLOW_AND_UNUSED == set()
+    for name in ("smile.png", "closed.png", "edited/other.png", "copy.png", "strip.png", "out.mp4"):
+        assert (folder / name).stat().st_size > 1000
+
+
+def test_what_needs_the_whole_package_says_so_in_one_line(folder):
+    codes, _, _, errors = refusing(NEEDS_THE_WHOLE, folder, LEFT_OUT)
+    lines = [line for line in errors.splitlines() if not line.startswith("loading ")]
+    assert codes == [2] * len(lines), errors
+    for line in lines:
+        assert line.startswith("magicedit: error: ")
+        assert line.endswith("; pip install magicedit")
