@@ -53,18 +53,19 @@ def interleave(
     *,
     repeated: str | None = None,
     warmup: int = 1,
-    fewest: int = FEWEST_PASSES,
+    fewest: int | None = None,
     note: Callable[[str], None] | None = None,
 ) -> dict[str, list[float]]:
     """Seconds by arm, one a pass, with one arm's second run as `CONTROL`.
 
     Args:
-        passes: rounded up to an even number, at least `fewest`.
+        passes: rounded up to an even number, at least `fewest`, by default `FEWEST_PASSES`.
         repeated: the arm that serves as its own control, by default the first. A shorter one is the stricter
             control, as its time scatters more.
         warmup: runs of each arm before that, not counted.
         note: is told of each pass.
     """
+    fewest = FEWEST_PASSES if fewest is None else fewest
     if passes < fewest:
         raise ValueError(f"a comparison needs {fewest} passes or more, got {passes}")
     passes += passes % 2

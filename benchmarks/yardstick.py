@@ -38,22 +38,16 @@ DISCARDED = 3  # exit status
 
 
 def published_pipeline(checkout: Path, ours: MagicEditPipeline) -> Any:
-    """The published pipeline, as its code in `checkout` builds it, on the parameters of ours.
-
-    Raises SystemExit where the checkout is another one.
-    """
+    """The published pipeline, as its code in `checkout` builds it, on the parameters of ours."""
     sys.modules["diffusers.models.dual_transformer_2d"] = importlib.import_module(
         "diffusers.models.transformers.dual_transformer_2d"
     )
     warnings.filterwarnings("ignore", category=FutureWarning)  # of arguments that diffusers has dropped since
     sys.path.insert(0, str(checkout))
     package = "mgface.pipelines_mgface"
-    try:
-        denoiser_class = importlib.import_module(f"{package}.unet_deno_2d_condition").UNetDeno2DConditionModel
-        encoder_class = importlib.import_module(f"{package}.unet_ID_2d_condition").UNetID2DConditionModel
-        pipeline_class = importlib.import_module(f"{package}.pipeline_mgface").MgPipeline
-    except ModuleNotFoundError as error:
-        raise SystemExit(f"{checkout} must be a checkout of MagicFace, with mgface/: {error}") from error
+    denoiser_class = importlib.import_module(f"{package}.unet_deno_2d_condition").UNetDeno2DConditionModel
+    encoder_class = importlib.import_module(f"{package}.unet_ID_2d_condition").UNetID2DConditionModel
+    pipeline_class = importlib.import_module(f"{package}.pipeline_mgface").MgPipeline
     config = {name: value for name, value in ours.reference_unet.config.items() if not name.startswith("_")}
     with torch.device("meta"):
         denoiser, encoder = denoiser_class.from_config(config), encoder_class.from_config(config)
@@ -217,6 +211,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(ROWS), default=list(ROWS), help="of the rows")
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).with_suffix(".json"))
     args = parser.parse_args()
+    if not (args.published / "mgface" / "pipelines_mgface").is_dir():
+        parser.error(f"{args.published} must be a checkout of MagicFace, with mgface/pipelines_mgface")
     if torch.get_num_threads() != 1:
         parser.error("CPU time is compared on one thread: set OMP_NUM_THREADS=1")
     discarded = []
