@@ -82,6 +82,38 @@ UNSEEN = frozenset(control.name for control in GEOMETRIC.controls if control.kin
 REGIONS = tuple(dict.fromkeys(unit.region for unit in FACS.controls))
 _PARTS = {"mouth": ("lip", "jaw")}  # other words for regions, beside plural forms
 DESCRIPTIONS = {unit.name: unit.description for unit in FACS.controls}
+# What people call these movements, in the order in which they are looked for: the mouth first
+PLAIN_WORDS = {
+    "AU12": "smile",
+    "AU25": "lips apart",
+    "AU26": "open jaw",
+    "AU15": "mouth corners down",
+    "AU20": "mouth wide",
+    "AU18": "pucker",
+    "AU10": "upper lip up",
+    "AU16": "lower lip down",
+    "AU17": "chin up",
+    "AU14": "dimples",
+    "AU27": "mouth wide open",
+    "AU22": "funnel",
+    "AU23": "tight lips",
+    "AU24": "pressed lips",
+    "AU28": "lips sucked in",
+    "AU43": "close eyes",
+    "AU5": "wide eyes",
+    "AU7": "squint",
+    "AU45": "blink",
+    "AU1": "inner brows up",
+    "AU2": "outer brows up",
+    "AU4": "frown",
+    "AU6": "cheeks up",
+    "AU9": "wrinkled nose",
+    "gaze_yaw": "look to the subject's left",
+    "gaze_pitch": "look up",
+    "head_yaw": "turn to the subject's left",
+    "head_pitch": "head up",
+    "head_roll": "tilt clockwise",
+}
 BILATERAL = tuple(unit.name for unit in ACTION_UNITS if unit.has_sides)
 
 # Intensity steps: a level to arrive at that is nearer than this to the measured one asks for nothing. On 20

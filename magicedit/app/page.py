@@ -15,23 +15,38 @@ from gradio_client.utils import is_http_url_like
 from magicedit import __version__
 from magicedit.app.endpoints import add_endpoints
 from magicedit.app.messages import said, spoken
-from magicedit.app.pictures import Pictures, Updates, number_of, summary
+from magicedit.app.pictures import Pictures, Updates, summary
+from magicedit.app.series import edit_photographs, make_video, preview_video
 from magicedit.app.session import Session
 from magicedit.app.sessions import Sessions
-from magicedit.app.tabs import CopyTab, ExpressionTab, SettingsTab, SweepTab, Values
+from magicedit.app.stage import script
+from magicedit.app.tabs import (
+    CopyTab,
+    ExpressionTab,
+    MeasuredTab,
+    PhotographsTab,
+    SeriesTab,
+    SettingsTab,
+    SweepTab,
+    Values,
+    VideoTab,
+    pad_axes,
+)
+from magicedit.errors import MagicEditError
 from magicedit.request import EditRequest
+from magicedit.vocabulary import is_finite
 
 KEPT_SECONDS = 600  # lifetime of uploads and of results that no open page shows
 MODEL = "model"  # events of this name run one at a time
 CSS = Path(__file__).with_name("page.css")
+EXAMPLE = Path(__file__).with_name("example.jpg")  # SFHQ-T2I, MIT licence: it shows nobody
 
 HEADER = f"""\
-<header class='me-header'><h1>magicedit</h1>
-<p>Change the expression of a face, muscle by muscle. <span>{__version__}</span></p></header>
-<p class='me-consent' role='note'><strong>Ask first.</strong> Edit only people who agreed to it, and say
-that a picture was edited wherever you show it. Photographs stay on the machine that runs this page, which
-deletes them when the page is closed, and everything else after ten minutes.</p>"""
-HINT = "Drop a photograph to begin."
+<a class='me-skip' href='#sliders'>Skip to the sliders</a>
+<header class='me-header'><h1>magicedit <small>{__version__}</small></h1>
+<p role='note'><strong>Ask first.</strong> Edit only people who agreed to it, and say that a picture was
+edited wherever you show it. Photographs stay on the machine that runs this page, which deletes them when the
+page is closed, and everything else after ten minutes.</p></header>"""
 NOT_UPLOADED = "the file was not uploaded by a user of this page, or was deleted since: upload it again"
 WRONG_VALUES = "the values are not those that this address expects; see the page's API documentation"
 
@@ -82,54 +97,65 @@ class Page:
         self.sessions = sessions
         units = sessions.editor.action_units
         with Blocks(title="magicedit", analytics_enabled=False) as self.blocks:
-            gr.HTML(HEADER)
-            self.status = gr.HTML(said(HINT), elem_id="status")
+            gr.HTML(HEADER, js_on_load=script("page.js"))
             self.ticket = gr.Number(0, visible=False, precision=0)
-            # Errors are drawn here, where they cover nothing
-            self.progress = gr.HTML("", elem_id="progress", elem_classes="" if live else "me-full")
             with gr.Row(elem_id="workplace"):
-                with gr.Column(scale=6, min_width=320, elem_id="pictures"):
-                    self.pictures = Pictures()
-                with gr.Column(scale=5, min_width=320, elem_id="controls"):
-                    self.expression = ExpressionTab(units, live)
+                with gr.Column(scale=2, min_width=320, elem_id="pictures"):
+                    self.pictures = Pictures(live)
+                with gr.Column(scale=1, min_width=320, elem_id="controls"):
+                    self.expression = ExpressionTab(units)
+                    self.measured = MeasuredTab()
                     self.copy = CopyTab()
                     self.sweep = SweepTab(units)
-                    self.settings = SettingsTab(settings)
-            self.edit_shown = [*self.pictures.of_edit, self.status, self.ticket]
+                    self.video = VideoTab()
+                    self.photographs = PhotographsTab()
+                    self.settings = SettingsTab(settings, live)
+            self.status = self.pictures.status
+            self.edit_shown = [*self.pictures.of_edit, self.measured.bars, self.status, self.ticket]
             self.with_progress = {
                 "show_progress": "minimal" if live else "full",  # a bar over the picture would flash
-                "show_progress_on": self.progress,
+                "show_progress_on": self.pictures.progress,
             }
             self._wire_photograph()
             self._wire_sliders()
+            self._wire_drags()
             self._wire_requests()
             self._wire_results()
+            self._wire_series()
             add_endpoints(sessions.editor, sessions.folder, MODEL)
             self.blocks.unload(sessions.end)
 
     def _wire_photograph(self) -> None:
         pictures, tab = self.pictures, self.expression
-        opening = pictures.upload.upload(
-            self._spoken(self.on_upload),
-            {pictures.upload, tab.mode},
-            [*pictures.of_faces, *tab.shown, *self.edit_shown],
-            show_progress_on=pictures.upload,  # an error would cover the picture that stays
-            **WITH_MODEL,
-        )
-        self._empties(opening, pictures.upload)
-        chosen = [*pictures.of_faces, *tab.shown, pictures.compare]
-        pictures.faces.input(self._spoken(self.on_choose), {pictures.faces, *tab.way}, chosen, **QUICK)
-        pictures.outlines.select(self._spoken(self.on_click), tab.way, chosen, **QUICK)
-        pictures.view.input(self._spoken(self.on_view), {pictures.view}, [pictures.compare], **QUICK)
+        shown = [*pictures.of_faces, *tab.shown, *self.edit_shown]
+
+        def opens(event: Callable[..., Any], handler: Callable[..., Any], *inputs: Any) -> Any:
+            return event(
+                self._spoken(handler),
+                {tab.mode, *inputs},
+                shown,
+                show_progress_on=pictures.progress,  # an error would cover the picture that stays
+                **WITH_MODEL,
+            )
+
+        self._empties(opens(pictures.upload.upload, self.on_upload, pictures.upload), pictures.upload)
+        self._empties(opens(pictures.camera.input, self.on_camera, pictures.camera), pictures.camera)
+        self._tells_trouble(opens(pictures.example.click, self.on_example))
+        pictures.ask_camera.click(lambda: gr.Image(visible=True), None, pictures.camera, **QUICK)
+        pictures.reopen.click(lambda: gr.Column(visible=True), None, pictures.opening, **QUICK)
+        chosen = [*pictures.of_faces, *tab.shown, pictures.stage]
+        for event in (pictures.faces.select, pictures.stage.select):
+            event(self._spoken(self.on_choose), tab.way, chosen, **QUICK)
+        pictures.view.input(self._spoken(self.on_view), {pictures.view}, [pictures.stage], **QUICK)
 
     def _wire_sliders(self) -> None:
         tab, sliders = self.expression, self.expression.sliders.values()
-        asked = {self.ticket, self.pictures.faces, *tab.way, *sliders, *self.settings.inputs}
+        asked = {self.ticket, self.pictures.face, *tab.way, *sliders, *self.settings.inputs}
         gr.on(
             [slider.input for slider in sliders],
             self._spoken(self.on_drag),
-            asked | {tab.live},
-            [self.pictures.compare, self.status],
+            asked | {self.settings.live},
+            [self.pictures.stage, self.status],
             trigger_mode="always_last",
             show_progress="hidden",
             **WITH_MODEL,
@@ -146,9 +172,33 @@ class Page:
             **RAW,
         )
         self._tells_trouble(asking)
-        tab.cancel.click(self.on_cancel, None, [self.ticket, self.status], queue=False, **PRIVATE)
+        self.pictures.cancel.click(self.on_cancel, None, [self.ticket, self.status], queue=False, **PRIVATE)
         for event in (tab.mode.input, tab.linked.input):
             event(self._spoken(self.on_mode), tab.way, tab.shown, **QUICK)
+
+    def _wire_drags(self) -> None:
+        """Movements of a drag are requests with a preview; its end is an edit."""
+        tab, moves = self.expression, self.pictures.drags
+        asked = {self.ticket, moves, *tab.way, *tab.sliders.values(), *self.settings.inputs}
+        moves.input(
+            self._spoken(self.on_move),
+            asked | {self.settings.live},
+            [*tab.sliders.values(), self.pictures.stage, self.status],
+            trigger_mode="always_last",
+            show_progress="hidden",
+            **WITH_MODEL,
+            **RAW,
+        )
+        editing = moves.release(
+            self._spoken(self.on_release),
+            asked,
+            [*tab.shown, *self.edit_shown],
+            trigger_mode="always_last",
+            **self.with_progress,
+            **WITH_MODEL,
+            **RAW,
+        )
+        self._tells_trouble(editing)
 
     def _wire_requests(self) -> None:
         tab, copy, sent = self.expression, self.copy, {*self.expression.way, *self.settings.inputs}
@@ -192,9 +242,10 @@ class Page:
             (pictures.history.select, self.on_history),
         ):
             event(self._spoken(handler), tab.way, [*tab.shown, *self.edit_shown], **QUICK)
-        pictures.download.click(
-            self._spoken(self.on_download), None, pictures.result_file, **WITH_MODEL
-        ).success(None, pictures.result_file, js=FOLLOW, **PRIVATE)
+        for button, handler in ((pictures.png, self.on_png), (pictures.jpeg, self.on_jpeg)):
+            button.click(self._spoken(handler), None, pictures.result_file, **WITH_MODEL).success(
+                None, pictures.result_file, js=FOLLOW, **PRIVATE
+            )
         for button, handler in (
             (copy.save_steps, self.on_save_steps),
             (copy.save_levels, self.on_save_levels),
@@ -205,9 +256,30 @@ class Page:
             )
         self.sweep.draw.click(
             self._spoken(self.on_ask_sweep), self.sweep.inputs | self.settings.inputs, None, **QUICK
-        ).success(self._spoken(self.on_sweep), None, self.sweep.drawn, **WITH_MODEL)
+        ).success(self._spoken(self.on_sweep), None, self.sweep.drawn, **self.with_progress, **WITH_MODEL)
 
-    def _empties(self, event: gr.events.Dependency, place: gr.File) -> None:
+    def _wire_series(self) -> None:
+        """Videos and several photographs: their files are kept at once, and edited when the model is free."""
+        for tab in (self.video, self.photographs):
+            tab.take.click(self._spoken(self._on_take(tab)), None, tab.request, **QUICK)
+        video, photographs = self.video, self.photographs
+        works = [
+            (video.preview, video, self.on_preview_video, video.shown),
+            (video.make, video, self.on_make_video, video.result),
+            (photographs.make, photographs, self.on_photographs, [photographs.shown, photographs.result]),
+        ]
+        for button, tab, handler, shown in works:
+            working = button.click(
+                self._spoken(handler),
+                tab.inputs | self.settings.inputs,
+                shown,
+                show_progress="full",
+                show_progress_on=tab.progress,
+                **WITH_MODEL,
+            )
+            self._tells_trouble(working)
+
+    def _empties(self, event: gr.events.Dependency, place: gr.components.Component) -> None:
         """Empties the place after the event, so that another file can be dropped; errors stay readable."""
         event.success(lambda: None, None, place, **QUICK)
         event.failure(lambda: None, None, place, **QUICK)
@@ -228,8 +300,17 @@ class Page:
     # --- event handlers; Gradio's request identifies the page's session ---
 
     def on_upload(self, request: gr.Request, values: Values) -> Updates:
+        return self._open(request, values, values[self.pictures.upload])
+
+    def on_camera(self, request: gr.Request, values: Values) -> Updates:
+        return self._open(request, values, values[self.pictures.camera])
+
+    def on_example(self, request: gr.Request, values: Values) -> Updates:
+        return self._open(request, values, str(EXAMPLE))
+
+    def _open(self, request: gr.Request, values: Values, path: str | None) -> Updates:
         session = self.sessions.of(request)
-        if (path := values[self.pictures.upload]) is not None:
+        if path is not None:
             self.sessions.make_room(request)
             session.open(path)
         sliders = self.expression.show(session, values[self.expression.mode], True)
@@ -239,20 +320,19 @@ class Page:
         session = self.sessions.known(request)
         return said("" if session is None else session.trouble)
 
-    def on_choose(self, request: gr.Request, values: Values) -> Updates:
+    def on_choose(self, request: gr.Request, event: gr.EventData, values: Values) -> Updates:
+        """A face is chosen: by its thumbnail, or by a place in the picture."""
         session = self.sessions.of(request)
-        session.choose(number_of(values[self.pictures.faces]))
-        return self._show_chosen(session, values)
-
-    def on_click(self, request: gr.Request, event: gr.SelectData, values: Values) -> Updates:
-        session = self.sessions.of(request)
-        session.choose_at(*event.index)
+        if event.target is self.pictures.stage:
+            session.choose_at(*numbers_of(event._data, "x", "y"))
+        else:
+            session.choose(int(*numbers_of(event._data, "index")))
         return self._show_chosen(session, values)
 
     def on_view(self, request: gr.Request, values: Values) -> Updates:
         session = self.sessions.of(request)
         session.close_up = values[self.pictures.view]
-        return self.pictures.show_pair(*session.shown())
+        return self.pictures.show_pair(session, *session.shown())
 
     def on_mode(self, request: gr.Request, values: Values) -> Updates:
         session = self.sessions.of(request)
@@ -262,12 +342,53 @@ class Page:
 
     def on_drag(self, request: gr.Request, values: Values) -> Updates:
         session = self.sessions.of(request)
-        settings = self._ask(session, values)
-        live = values[self.expression.live] and settings is not None
-        if not live or (preview := session.preview(settings)) is None:
+        return self._preview(session, self._ask(session, values), values) or gr.skip()
+
+    def on_move(self, request: gr.Request, values: Values) -> Updates:
+        session = self.sessions.of(request)
+        if not session.is_current(int(values[self.ticket])) or self._move(session, values):
             return gr.skip()
+        preview = self._preview(session, self.settings.read(values), values)
+        return self.expression.show_values(session, values) | preview
+
+    def on_release(
+        self,
+        request: gr.Request,
+        values: Values,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> Updates:
+        session, ticket = self.sessions.of(request), int(values[self.ticket])
+        if session.is_current(ticket):
+            self._move(session, values)
+            session.want(self.settings.read(values), ticket)
+        sliders = self._show_sliders(session, values)
+        return sliders | self._edit(session, progress)
+
+    def _move(self, session: Session, values: Values) -> bool:
+        """Requests what a drag asks for; returns whether it has ended."""
+        moved = values[self.pictures.drags]
+        moved = moved if isinstance(moved, dict) else {}
+        x, y = numbers_of(moved, "x", "y")
+        ends, kind = moved.get("ends") is True, moved.get("of")
+        if kind == "handle":
+            number, drag = map(int, numbers_of(moved, "number", "drag"))
+            session.drag(number, x, y, drag, bool(values[self.expression.linked]), ends)
+        elif kind in self.expression.pads:
+            angles = dict(zip(pad_axes(kind), (x, y), strict=True))
+            session.ask(session.editor.action_units.deltas(session.request() | angles))
+        else:
+            raise MagicEditError(WRONG_VALUES)
+        return ends
+
+    def _preview(self, session: Session, settings: EditRequest | None, values: Values) -> Updates:
+        """Updates the picture; nothing where previews are off or would show what is shown."""
+        live = values[self.settings.live] and settings is not None
+        if not live or (preview := session.preview(settings)) is None:
+            return {}
         before, _ = session.shown()
-        return self.pictures.show_pair(before, preview) | {self.status: said("Preview, not measured.")}
+        return self.pictures.show_pair(session, before, preview) | {
+            self.status: said("Preview, not measured.")
+        }
 
     def on_ask(
         self,
@@ -299,12 +420,12 @@ class Page:
 
     def on_undo(self, request: gr.Request, values: Values) -> Updates:
         session = self.sessions.of(request)
-        session.go(-1)
+        session.undo()
         return self._show_sliders(session, values) | self._show_edit(session)
 
     def on_redo(self, request: gr.Request, values: Values) -> Updates:
         session = self.sessions.of(request)
-        session.go(1)
+        session.redo()
         return self._show_sliders(session, values) | self._show_edit(session)
 
     def on_history(self, request: gr.Request, event: gr.SelectData, values: Values) -> Updates:
@@ -312,8 +433,11 @@ class Page:
         session.show(event.index)
         return self._show_sliders(session, values) | self._show_edit(session)
 
-    def on_download(self, request: gr.Request) -> str:
-        return str(self.sessions.of(request).save_result())
+    def on_png(self, request: gr.Request) -> str:
+        return str(self.sessions.of(request).save_result(".png"))
+
+    def on_jpeg(self, request: gr.Request) -> str:
+        return str(self.sessions.of(request).save_result(".jpg"))
 
     def on_save_steps(self, request: gr.Request, values: Values) -> str:
         session = self.sessions.of(request)
@@ -335,13 +459,59 @@ class Page:
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> Any:
         path = self.sessions.of(request).wanted_sweep(telling(progress))
-        return gr.skip() if path is None else str(path)
+        return gr.skip() if path is None else gr.Image(value=str(path), visible=True)
+
+    def _on_take(self, tab: SeriesTab) -> Callable[[gr.Request], str]:
+        return lambda request: tab.taken(self.sessions.of(request))
+
+    def on_preview_video(
+        self,
+        request: gr.Request,
+        values: Values,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> Any:
+        session = self.sessions.of(request)
+        series = self.video.read(session, values, self.settings.read(values))
+        frames = preview_video(session, series, telling(progress))
+        return gr.Gallery(value=[str(path) for path in frames], visible=True)
+
+    def on_make_video(
+        self,
+        request: gr.Request,
+        values: Values,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> Any:
+        session = self.sessions.of(request)
+        series = self.video.read(session, values, self.settings.read(values))
+
+        def report(stage: str, done: int, total: int | None) -> None:
+            progress((done, total), desc=stage, unit="frames")
+
+        return gr.Video(value=str(make_video(session, series, report)), visible=True)
+
+    def on_photographs(
+        self,
+        request: gr.Request,
+        values: Values,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> Updates:
+        session = self.sessions.of(request)
+        series = self.photographs.read(session, values, self.settings.read(values))
+
+        def report(done: int, total: int) -> None:
+            progress((done, total), unit="photographs")
+
+        archive, pictures = edit_photographs(session, series, report)
+        return {
+            self.photographs.shown: gr.Gallery(value=[str(path) for path in pictures], visible=True),
+            self.photographs.result: gr.File(value=str(archive), visible=True),
+        }
 
     def _ask(self, session: Session, values: Values) -> EditRequest | None:
         """Requests what the sliders showed when the event was sent; None if the event is outdated."""
         if not session.is_current(int(values[self.ticket])):
             return None
-        self.expression.ask(session, values, number_of(values[self.pictures.faces]))
+        self.expression.ask(session, values, int(values[self.pictures.face]))
         return self.settings.read(values)
 
     def _edit(self, session: Session, progress: gr.Progress) -> Updates:
@@ -349,7 +519,8 @@ class Page:
         return self._show_edit(session)
 
     def _show_chosen(self, session: Session, values: Values) -> Updates:
-        sliders, pair = self._show_sliders(session, values), self.pictures.show_pair(*session.shown())
+        sliders = self._show_sliders(session, values)
+        pair = self.pictures.show_pair(session, *session.shown())
         return self.pictures.show_faces(session) | sliders | pair
 
     def _show_sliders(self, session: Session, values: Values) -> Updates:
@@ -360,7 +531,15 @@ class Page:
         if session.photo is None:
             return {self.ticket: session.ticket}
         words = {self.status: said(summary(session)), self.ticket: session.ticket}
-        return self.pictures.show_edit(session) | words
+        return self.pictures.show_edit(session) | self.measured.show(session) | words
+
+
+def numbers_of(given: dict[str, Any], *names: str) -> list[float]:
+    """Returns what a script of the page sent under these names. MagicEditError where it is no number."""
+    values = [given.get(name) for name in names]
+    if not all(is_finite(value) for value in values):
+        raise MagicEditError(WRONG_VALUES)
+    return [float(value) for value in values]
 
 
 def telling(progress: gr.Progress) -> Callable[[int, int], None]:

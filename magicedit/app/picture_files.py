@@ -133,7 +133,7 @@ def open_upload(upload: str | Path | Upload) -> Photo:
     return renamed(without_place(photo), upload.name)
 
 
-def without_folder(error: MagicEditError, path: Path, name: str) -> str:
+def without_folder(error: MagicEditError | str, path: Path, name: str) -> str:
     """Returns a message about an uploaded file with the file's name instead of its place."""
     return str(error).replace(str(path), name).replace(shown(path), name)
 

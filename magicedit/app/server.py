@@ -126,10 +126,26 @@ def guarded(blocks: Any, folder: Path, hosts: set[str], password: str | None) ->
         ssr_mode=False,
         footer_links=["api"],
         head=f"<style>{CSS.read_text(encoding='utf-8')}</style>",  # `css=` would rewrite selectors
-        theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+        theme=theme(),
     )
     blocks.has_launched = True  # else Gradio checks no path of a file
     return Guard(app, hosts=hosts, password=password, folder=folder, events=blocks.fns)
+
+
+def theme() -> Any:
+    """Returns Gradio's default look with fonts of the system, and contrasts that WCAG asks for (4.5)."""
+    import gradio
+
+    dark = "*primary_700"
+    return gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]).set(
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_400",
+        color_accent=dark,
+        button_primary_background_fill=dark,
+        button_primary_background_fill_dark=dark,
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_hover_dark="*primary_800",
+    )
 
 
 @contextlib.contextmanager

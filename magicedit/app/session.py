@@ -16,6 +16,7 @@ import numpy as np
 
 from magicedit import __version__
 from magicedit.action_units import emotion_deltas
+from magicedit.app.handles import HANDLES, drag_request, handle_places
 from magicedit.app.picture_files import (
     SHOWN_SIDE,
     Cancelled,
@@ -26,9 +27,8 @@ from magicedit.app.picture_files import (
     without_folder,
 )
 from magicedit.app.sliders import Mode, Request, joined_sides, levels, slider_names, slider_request
-from magicedit.app.views import outlined
 from magicedit.editor import EditResult, ExpressionEditor, FaceEdit, measured_expression
-from magicedit.editor.results import face_pictures, rounded, sweep_caption
+from magicedit.editor.results import face_pictures, face_window, rounded, sweep_caption
 from magicedit.errors import ImageError, MagicEditError, NoFaceError
 from magicedit.expression import Expression
 from magicedit.faces import Face, levels_of
@@ -64,7 +64,8 @@ class PastEdit:
 
     requests, faces: by face index, the requests and the measurements. settings, reference: as sampled, and
     whose teeth show; equal ones give equal pixels. whole: the result as shown. close: the surroundings of
-    each edited face. thumbnail: of the first of these. seconds: wall time.
+    each edited face. thumbnail: of the first of these. seconds: wall time. follows: the edit that was shown
+    when this one was asked; None: the photograph.
     """
 
     requests: Mapping[int, Request]
@@ -75,6 +76,7 @@ class PastEdit:
     close: Mapping[int, Future[Path]]
     thumbnail: Path
     seconds: float
+    follows: "PastEdit | None" = None
 
     def asks(self, requests: Mapping[int, Request], settings: EditRequest, reference: Upload | None) -> bool:
         """Whether this is the edit that these ask for."""
@@ -117,7 +119,8 @@ class Session:
         trouble: the last error message, for the page.
         reference: another photograph of the person, whose teeth show; None: none was given.
         nothing_open: what is said while there is no photograph.
-        history: edits, oldest first. position: index of the shown one; -1: the photograph itself.
+        history: all edits, oldest first, of every branch. position: index of the shown one; -1: the
+            photograph itself.
     """
 
     def __init__(self, editor: ExpressionEditor, folder: Path):
@@ -134,6 +137,7 @@ class Session:
         self.trouble = ""
         self.reference: Upload | None = None
         self.nothing_open = NOTHING_OPEN
+        self._held: set[Path] = set()  # files of running work
         self._running = 0  # nested calls of `_work`
         self._wanted: dict[type, EditRequest | Sweep] = {}
         self.files = PictureFiles(folder)
@@ -142,7 +146,11 @@ class Session:
         self._opened_photo: tuple[Upload, Photo] | None = None
         self._opened_reference: tuple[Upload, Photo] | None = None
         self._before: dict[int | None, Path] = {}  # the photograph as shown; by face, close up
+        self._chips: list[Path] = []  # each face, small
         self._latest: tuple[PastEdit, EditResult] | None = None  # the only one kept at full resolution
+        self._next: dict[PastEdit | None, PastEdit] = {}  # of an edit, the branch that was shown last
+        self._drag: tuple[int, Request] = (0, {})  # its number, and the request when it began
+        self._dropped = 0  # number of the last drag that ended
 
     def close(self) -> None:
         """Cancels running work and deletes the page's files."""
@@ -164,10 +172,9 @@ class Session:
             self._upload, self._opened_photo = upload, (upload, photo)
             self.faces, self.chosen, self.reference, self._opened_reference = faces, 0, None, None
             self.requests, self.history, self.position = {}, [], -1
-            self._wanted, self._before, self._latest = {}, {}, None
+            self._wanted, self._before, self._chips, self._latest, self._next = {}, {}, [], None, {}
             self.ticket += 1
-            height = faces[0].box[3] - faces[0].box[1]
-            self.close_up = height < SMALL_FACE * photo.size[1]
+            self.close_up = len(faces) == 1 and self._is_small(0)
 
     def lend_teeth(self, path: str | Path) -> None:
         """Takes another photograph of the person, whose teeth show from the next edit on.
@@ -225,7 +232,19 @@ class Session:
             uploads = [upload.path for upload in (self._upload, self.reference) if upload is not None]
             pictures = [picture for past in self.history for picture in past.files()]
             references = [past.reference.path for past in self.history if past.reference is not None]
-            return {*uploads, *references, *pictures, *self._before.values()}
+            shown = {*self._before.values(), *self._chips}
+            return {*uploads, *references, *pictures, *shown, *self._held}
+
+    @contextlib.contextmanager
+    def holding(self, paths: Collection[Path]) -> Iterator[None]:
+        """Counts these files as needed."""
+        with self._lock:
+            self._held |= {*paths}
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._held -= {*paths}
 
     def choose(self, index: int) -> None:
         """Chooses a face; NoFaceError where there is no such face."""
@@ -233,23 +252,45 @@ class Session:
             if not 0 <= index < len(self.faces):
                 raise NoFaceError(f"there is no face {index + 1}; {len(self.faces)} were found")
             self.chosen = index
+            self.close_up = self.close_up or self._is_small(index)
+
+    def _is_small(self, index: int) -> bool:
+        """Whether a face is too small to be worked on in the whole photograph."""
+        _, top, _, bottom = self.faces[index].box
+        return bottom - top < SMALL_FACE * self._opened().size[1]
 
     def choose_at(self, x: float, y: float) -> None:
-        """Chooses the smallest face, if any, around a place of the shown photograph, in its pixels."""
+        """Chooses the smallest face, if any, around a place in shares of the shown picture."""
         with self._lock:
-            x, y = x / self.shown_scale, y / self.shown_scale
+            x, y = self._place(x, y)
             around = [
                 index
                 for index, face in enumerate(self.faces)
                 if face.box[0] <= x <= face.box[2] and face.box[1] <= y <= face.box[3]
             ]
             if around:
-                self.chosen = around[-1]  # largest first
+                self.choose(around[-1])  # largest first
 
-    @property
-    def shown_scale(self) -> float:
-        """Pixels of the shown photograph per pixel of the photograph itself."""
-        return min(1.0, SHOWN_SIDE / max(self._opened().size))
+    def window(self) -> tuple[int, int, int, int]:
+        """Returns left, top, right, bottom px of the part of the photograph that is shown."""
+        with self._lock:
+            size = self._opened().size
+            return face_window(self._face().box, size) if self.close_up else (0, 0, *size)
+
+    def handles(self) -> dict[int, tuple[str, float, float]]:
+        """Returns the handles of the chosen face as its request carries them: by number of `HANDLES`, label
+        and place in shares of the shown picture. None where landmarks are not MediaPipe's."""
+        with self._lock:
+            face, (left, top, right, bottom) = self._face(), self.window()
+            if face.scheme != "mediapipe478":
+                return {}
+            places = handle_places(face.landmarks, self.request(), self.editor.action_units)
+        shares = {n: (place - (left, top)) / (right - left, bottom - top) for n, place in places.items()}
+        return {
+            n: (HANDLES[n].label, *map(float, at))
+            for n, at in shares.items()
+            if 0 <= at.min() <= at.max() <= 1
+        }
 
     def measured(self, face: int | None = None) -> dict[str, float]:
         """Returns intensities of a face (default: the chosen one), with sides; empty where not measured."""
@@ -281,6 +322,34 @@ class Session:
             face = self.chosen if face is None else face
             names, before = slider_names(self.editor.action_units), self.requests.get(face, {})
             self.requests[face] = slider_request(values, self.measured(face), names, mode, linked, before)
+
+    def drag(self, handle: int, x: float, y: float, number: int, linked: bool, ends: bool) -> None:
+        """Requests what carries a handle of the chosen face to a place in shares of the shown picture.
+
+        number: of the drag, which counts them: every event of one starts from the request at its first event,
+        and none counts after the one that `ends` it. linked: whether both sides move. MagicEditError where
+        there is no such handle.
+        """
+        with self._lock:
+            if number <= self._dropped:
+                return
+            if handle not in self.handles():
+                raise MagicEditError("there is no handle here: drag one of the dots on the face")
+            if self._drag[0] != number:
+                self._drag = number, self.request()
+            face, units = self._face(), self.editor.action_units
+            place = np.array(self._place(x, y))
+            measured = self.measured()
+            self.ask(
+                drag_request(HANDLES[handle], place, face.landmarks, self._drag[1], measured, units, linked)
+            )
+            if ends:
+                self._dropped = number
+
+    def _place(self, x: float, y: float) -> tuple[float, float]:
+        """Converts shares of the shown picture to px of the photograph."""
+        left, top, right, bottom = self.window()
+        return left + x * (right - left), top + y * (bottom - top)
 
     def is_current(self, ticket: int) -> bool:
         """Whether an event with this ticket is still valid."""
@@ -389,14 +458,15 @@ class Session:
                 close={index: self.files.keep_later(lambda p=picture: p) for index, picture in close.items()},
                 thumbnail=self.files.keep(thumbnail, edited=True),
                 seconds=result.seconds,
+                follows=shown,
             )
             with self._lock:
                 if self._upload is not upload:
                     raise Cancelled("another photograph was opened meanwhile")
-                self._raise_if_cancelled()
+                self.raise_if_cancelled()
                 self._latest = past, result
-                self.history = [*self.history[: self.position + 1], past][-MOST_EDITS:]
-                self.position = len(self.history) - 1
+                self.history = [*self.history, past][-MOST_EDITS:]
+                self._turn_to(len(self.history) - 1)
         return past
 
     def preview(self, settings: EditRequest) -> Path | None:
@@ -424,16 +494,46 @@ class Session:
     def show(self, position: int) -> None:
         """Shows an edit of the history, or with -1 the photograph, and restores its requests."""
         with self._lock:
-            self.position = min(max(position, -1), len(self.history) - 1)
+            self._turn_to(min(max(position, -1), len(self.history) - 1))
             past = self.past()
             self.requests = {} if past is None else {i: dict(asked) for i, asked in past.requests.items()}
             self._wanted = {}
             self.ticket += 1
 
-    def go(self, by: int) -> None:
-        """Undoes (-1) or redoes (1)."""
+    def undo(self) -> None:
+        """Shows what the shown edit followed."""
         with self._lock:
-            self.show(self.position + by)
+            self.show(self.origin)
+
+    def redo(self) -> None:
+        """Shows the edit that followed the shown one, on the branch that was shown last."""
+        with self._lock:
+            if self.can_redo:
+                self.show(self._index(self._next[self.past()]))
+
+    @property
+    def origin(self) -> int:
+        """Index of the edit that the shown one followed; -1: the photograph."""
+        with self._lock:
+            past = self.past()
+            return -1 if past is None else self._index(past.follows)
+
+    @property
+    def can_redo(self) -> bool:
+        with self._lock:
+            return self._next.get(self.past()) in self.history
+
+    def _index(self, past: PastEdit | None) -> int:
+        """Returns the index of an edit in the history; -1 for the photograph, and for edits dropped since."""
+        return self.history.index(past) if past in self.history else -1
+
+    def _turn_to(self, position: int) -> None:
+        """Sets the position; redoing follows its branch from now on."""
+        self.position = position
+        past = self.past()
+        while past is not None:
+            self._next[past.follows] = past
+            past = past.follows
 
     def draw(self, sweep: Sweep, on_step: OnStep | None = None) -> Path:
         """Returns a sweep as a file: PNG, or GIF if animated."""
@@ -442,7 +542,7 @@ class Session:
             sampling = self._lent(sweep.settings, self.reference).sampling()
         pictures, captions = [], []
         variations = np.linspace(sweep.start, sweep.stop, sweep.count)
-        with self._watched(on_step, sweep.settings) as listener:
+        with self.watched(on_step, sweep.settings) as listener:
             for some in np.array_split(variations, -(-sweep.count // AT_ONCE)):  # not all at full resolution
                 results = self.editor.variants(
                     photo,
@@ -492,16 +592,26 @@ class Session:
             for picture in (whole(), *close.values(), thumbnail):
                 self.files.keep(picture, edited=True)
 
-    def outlined(self) -> Path:
-        """Returns the photograph with a numbered frame around each face, as a JPEG file."""
+    def face_thumbnails(self) -> list[Path]:
+        """Returns a small picture of each face of the photograph, as JPEG files."""
         with self._lock:
-            shown, scale = reduced(self._opened().pixels, SHOWN_SIDE), self.shown_scale
-            return self.files.keep(np.asarray(outlined(shown, self.faces, scale, self.chosen)))
+            if not all(path.exists() for path in self._chips) or not self._chips:
+                pixels = self._opened().pixels
+                small = (reduced(close_up(pixels, face), THUMBNAIL_SIDE) for face in self.faces)
+                self._chips = [self.files.keep(picture) for picture in small]
+            return self._chips
 
-    def save_result(self) -> Path:
-        """Writes the shown edit as a PNG of the photograph's own resolution, with its metadata and ours.
+    def face_boxes(self) -> list[tuple[float, float, float, float]]:
+        """Returns left, top, right, bottom of each face in shares of the photograph."""
+        with self._lock:
+            width, height = self._opened().size
+            return [tuple(map(float, face.box / np.array([width, height] * 2))) for face in self.faces]
 
-        The text `magicedit` is JSON: version, model, settings, and each face's request.
+    def save_result(self, suffix: str = ".png") -> Path:
+        """Writes the shown edit as a file of the photograph's own resolution, with its metadata and ours.
+
+        suffix: ".png", whose text `magicedit` is JSON: version, model, settings, and each face's request; or
+        ".jpg".
         """
         with self._lock:
             photo, past = self._opened(), self.past()
@@ -520,7 +630,7 @@ class Session:
             "magicedit": json.dumps(told),
         }
         name = photo.source.stem if photo.source else "photograph"
-        return save_image(image, self.files.folder / f"{name}-edited.png")
+        return save_image(image, self.files.folder / f"{name}-edited{suffix}")
 
     def save_preset(self, relative: bool) -> Path:
         """Writes the chosen face's request as an expression of variations, or of intensities."""
@@ -581,23 +691,24 @@ class Session:
             with self._lock:
                 self._running -= 1
 
-    def _raise_if_cancelled(self) -> None:
+    def raise_if_cancelled(self) -> None:
+        """Raises Cancelled after `cancel`, and where the page was closed."""
         self.files.raise_if_closed()
         if self._stop.is_set():
             raise Cancelled("stopped, as you asked")
 
     @contextlib.contextmanager
-    def _watched(self, on_step: OnStep | None, settings: EditRequest) -> Iterator[Callable[[int], None]]:
-        """Yields a listener of the model's steps that calls `on_step`, and raises after `cancel`."""
+    def watched(self, on_step: OnStep | None, settings: EditRequest) -> Iterator[Callable[[int], None]]:
+        """Work with the model that `cancel` stops: yields a listener of its steps, which calls `on_step`."""
         total = self.editor.changer.model.steps(settings.steps, settings.quality)
 
         def listener(step: int) -> None:
-            self._raise_if_cancelled()
+            self.raise_if_cancelled()
             if on_step is not None:
                 on_step(step + 1, total)
 
         with self._work():
-            self._raise_if_cancelled()
+            self.raise_if_cancelled()
             yield listener
 
     def _run(
@@ -608,7 +719,7 @@ class Session:
         on_step: OnStep | None,
         measure: bool,
     ) -> EditResult:
-        with self._watched(on_step, settings) as listener:
+        with self.watched(on_step, settings) as listener:
             return self.editor.edit_faces(
                 photo,
                 asked,

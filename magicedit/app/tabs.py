@@ -5,11 +5,21 @@ from typing import Any
 
 import gradio as gr
 
-from magicedit.action_units import EMOTIONS, FACS, MOUTH_SHAPES, STRENGTH_RANGE, is_angle, sided_names
-from magicedit.app.pictures import Updates, dropped
+from magicedit.action_units import (
+    EMOTIONS,
+    FACS,
+    MOUTH_SHAPES,
+    PLAIN_WORDS,
+    STRENGTH_RANGE,
+    is_angle,
+    sided_names,
+)
+from magicedit.app.pictures import PHOTOGRAPHS, Updates, dropped
+from magicedit.app.series import MOST_PHOTOGRAPHS, Series, series_of
 from magicedit.app.session import Session, Sweep
 from magicedit.app.sliders import STEP, Mode, has_sides, slider_names, slider_range, slider_values
-from magicedit.app.views import titled
+from magicedit.app.stage import pad
+from magicedit.app.views import bars, titled
 from magicedit.editor import NO_TEETH, QUALITIES
 from magicedit.errors import MagicEditError
 from magicedit.request import EditRequest
@@ -17,16 +27,18 @@ from magicedit.vocabulary import whole_name
 from magicedit.warping import embedded_mouths
 
 REGIONS = (  # headings, and the regions of `ActionUnit` below each
+    ("Mouth", ("lip", "jaw")),
+    ("Eyes", ("eye",)),
     ("Brows", ("brow",)),
-    ("Eyes and gaze", ("eye", "gaze")),
     ("Cheeks and nose", ("cheek", "nose")),
-    ("Lips", ("lip",)),
-    ("Jaw", ("jaw",)),
+    ("Gaze", ("gaze",)),
     ("Head", ("head",)),
 )
 OTHER_UNITS = "Others"  # heading of units that only this model has
 OWN_SETTINGS = "model's own"
 AS_IT_SUITS = "as they suit"
+VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
+NOT_MEASURED = "<p>Requested and measured action units of an edit stand here.</p>"
 
 Values = Mapping[gr.blocks.Block, Any]  # what the browser sends with an event
 
@@ -34,55 +46,77 @@ Values = Mapping[gr.blocks.Block, Any]  # what the browser sends with an event
 class ExpressionTab:
     """Sliders of a model's units, emotions, and the buttons that start an edit.
 
-    sliders: by `slider_names`. way: the mode of the sliders, and whether both sides move together. shown:
-    what `show` updates.
+    sliders: by `slider_names`. pads: by kind, of the two controls `pad_axes`. way: the mode of the sliders,
+    and whether both sides move together. shown: what `show` updates.
     """
 
-    def __init__(self, units: Sequence[str], live: bool) -> None:
+    def __init__(self, units: Sequence[str]) -> None:
         self.sliders: dict[str, gr.Slider] = {}
-        with gr.Tab("Expression", elem_id="tab-expression"):
-            sounds = [name for name, recipe in MOUTH_SHAPES.items() if recipe.keys() <= {*units}]
-            self._lay_out_asking([*EMOTIONS, *sounds])
-            for heading, members in by_region(units).items():
-                with gr.Accordion(heading, open=True):
-                    for unit in members:
-                        self._lay_out_unit(unit)
-            self.live = gr.Checkbox(
-                live,
-                label="preview while dragging",
-                info="quickest quality, not measured" if live else "slow with this model",
-                elem_id="live",
-            )
+        self.pads: dict[str, gr.HTML] = {}
+        with gr.Tab("Face", elem_id="tab-expression"):
+            with gr.Column(elem_id="sliders"):
+                for heading, members in by_region(units).items():
+                    with gr.Accordion(heading, open=True):
+                        self._lay_out_pad(members)
+                        for unit in members:
+                            self._lay_out_unit(unit)
+            with gr.Column(elem_id="asking"):
+                sounds = [name for name, recipe in MOUTH_SHAPES.items() if recipe.keys() <= {*units}]
+                self._lay_out_asking([*EMOTIONS, *sounds])
         self.names = slider_names(units)
         self.way = {self.mode, self.linked}
-        self.shown = [self.linked, *self.sliders.values()]
+        self.buttons = (self.feel, self.edit, self.neutral, self.reset)
+        self.shown = [self.linked, *self.sliders.values(), *self.pads.values(), *self.buttons]
 
     def _lay_out_asking(self, recipes: Sequence[str]) -> None:
         with gr.Row():
-            self.mode = gr.Radio(
-                [("add to what is there", "add"), ("set a level", "set")],
-                value="add",
-                label="Sliders",
-                elem_id="mode",
-            )
-            self.linked = gr.Checkbox(True, label="left and right together", elem_id="linked")
-        with gr.Row(equal_height=True):
             self.emotion = gr.Dropdown(
                 recipes,
                 value="happiness",
                 label="Emotion or sound",
-                min_width=120,
+                min_width=110,
                 elem_id="emotion",
+                container=False,
             )
             self.strength = gr.Slider(
-                *STRENGTH_RANGE, value=0.8, step=0.05, label="its strength", min_width=120
+                *STRENGTH_RANGE,
+                value=0.8,
+                step=0.05,
+                label="its strength",
+                min_width=130,
+                buttons=[],
+                container=False,
             )
-            self.feel = gr.Button("Use", min_width=60, scale=0, elem_id="use-emotion")
+            self.feel = gr.Button(
+                "Use", min_width=60, scale=0, size="sm", interactive=False, elem_id="use-emotion"
+            )
+        with gr.Row():
+            self.mode = gr.Radio(
+                [("add", "add"), ("set a level", "set")],
+                value="add",
+                label="Sliders",
+                scale=3,
+                min_width=150,
+                elem_id="mode",
+                container=False,
+            )
+            self.linked = gr.Checkbox(
+                True, label="both sides", container=False, scale=1, min_width=110, elem_id="linked"
+            )
         with gr.Row(elem_classes="me-buttons"):
-            self.edit = gr.Button("Edit", variant="primary", elem_id="edit")
-            self.cancel = gr.Button("Cancel", variant="stop", elem_id="cancel")
-            self.neutral = gr.Button("Neutralise", elem_id="neutral")
-            self.reset = gr.Button("All to zero", elem_id="reset")
+            self.edit, self.neutral, self.reset = (
+                gr.Button(text, variant=variant, size="sm", interactive=False, elem_id=name)
+                for text, variant, name in (
+                    ("Edit", "primary", "edit"),
+                    ("Neutralise", "secondary", "neutral"),
+                    ("All to zero", "secondary", "reset"),
+                )
+            )
+
+    def _lay_out_pad(self, units: Sequence[str]) -> None:
+        for kind in ("gaze", "head"):
+            if {*pad_axes(kind)} <= {*units}:
+                self.pads[kind] = pad(slider_range("add", pad_axes(kind)[0])[1], kind)
 
     def _lay_out_unit(self, unit: str) -> None:
         for name in slider_names([unit]):
@@ -93,8 +127,10 @@ class ExpressionTab:
                 step=STEP,
                 label=titled(unit if first else name),
                 visible=first,
+                interactive=False,
+                buttons=[],
                 elem_id=f"slider-{name}",
-                elem_classes="me-unit",
+                elem_classes=slider_classes("add", name),
             )
 
     def ask(self, session: Session, values: Values, face: int | None = None) -> None:
@@ -116,27 +152,66 @@ class ExpressionTab:
         session.ask({})
         return "Nothing is requested of this face."
 
+    def show_values(self, session: Session, values: Values) -> Updates:
+        """Updates the values of those sliders that no longer stand for the request, as during a drag."""
+        mode, linked = values[self.mode], values[self.linked]
+        positions = slider_values(session.request(), session.measured(), self.names, mode, linked)
+        sliders = [self.sliders[name] for name in self.names]
+        return {part: value for part, value in zip(sliders, positions, strict=True) if value != values[part]}
+
     def show(self, session: Session, mode: Mode, linked: bool) -> Updates:
         """Updates the checkbox and all sliders by the session's request."""
-        request = session.request()
+        request, open_ = session.request(), not session.empty
         linked = linked and not has_sides(request)
         positions = slider_values(request, session.measured(), self.names, mode, linked)
         updates: Updates = {self.linked: linked}
+        updates |= {button: gr.Button(interactive=open_) for button in self.buttons}
+        for kind, field in self.pads.items():
+            value = {axis: request.get(name, 0.0) for axis, name in zip("xy", pad_axes(kind), strict=True)}
+            updates[field] = gr.HTML(value=value, elem_classes="" if open_ else "me-off")
         for name, value in zip(self.names, positions, strict=True):
             unit, (low, high) = whole_name(name), slider_range(mode, name)
             label = titled(unit if linked else name)
             shown = not linked or name not in sided_names(unit)[1:]
             updates[self.sliders[name]] = gr.Slider(
-                minimum=low, maximum=high, value=value, label=label, visible=shown
+                minimum=low,
+                maximum=high,
+                value=value,
+                label=label,
+                visible=shown,
+                interactive=open_,
+                elem_classes=slider_classes(mode, name),
             )
         return updates
+
+
+def pad_axes(kind: str) -> tuple[str, str]:
+    """Returns the controls of a pad: across, and up."""
+    return f"{kind}_yaw", f"{kind}_pitch"
+
+
+def slider_classes(mode: Mode, name: str) -> list[str]:
+    """Returns classes of a slider; one whose zero is in the middle is filled from there."""
+    return ["me-unit", "me-middle"] if slider_range(mode, name)[0] < 0 else ["me-unit"]
+
+
+class MeasuredTab:
+    """Requested beside measured action units of the shown edit."""
+
+    def __init__(self) -> None:
+        with gr.Tab("Measured", elem_id="tab-measured"):
+            self.bars = gr.HTML(NOT_MEASURED, apply_default_css=False, elem_id="bars")
+
+    def show(self, session: Session) -> Updates:
+        past = session.past()
+        return {self.bars: NOT_MEASURED if past is None else bars(past.faces)}
 
 
 class CopyTab:
     """Copies the expression of a photograph or a file, and saves expressions."""
 
     def __init__(self) -> None:
-        with gr.Tab("Copy and presets", elem_id="tab-copy"):
+        with gr.Tab("Copy", elem_id="tab-copy"):
             self.share = gr.Slider(0, 1.5, value=1.0, step=0.05, label="how much of it", elem_id="share")
             self.photograph = dropped(
                 "Copy the expression of another photograph (its largest face)", "copy-from"
@@ -181,6 +256,7 @@ class SweepTab:
                 label="Sweep",
                 type="filepath",
                 interactive=False,
+                visible=False,
                 buttons=["download", "fullscreen"],
                 elem_id="sweep",
             )
@@ -198,16 +274,97 @@ class SweepTab:
         return Sweep(unit, start, stop, int(values[self.count]), animated, settings)
 
 
+class SeriesTab:
+    """Files of their own that are edited by one request: a video, or several photographs.
+
+    inputs: the components that `read` reads. make: the button that makes the result.
+    """
+
+    def _lay_out_request(self, kind: str) -> None:
+        with gr.Row():
+            self.request = gr.Textbox(
+                "AU12=+3", label="Request, such as AU12=+3,AU4=-1", scale=3, elem_id=f"{kind}-request"
+            )
+            self.take = gr.Button("From the sliders", size="sm", min_width=100, elem_id=f"{kind}-take")
+
+    def _lay_out_results(self, kind: str, columns: int) -> None:
+        self.progress = gr.HTML("", elem_id=f"{kind}-progress", elem_classes="me-progress")
+        self.shown = gr.Gallery(
+            label="Results",
+            show_label=False,
+            visible=False,
+            columns=columns,
+            height="auto",
+            interactive=False,
+            buttons=[],
+            elem_id=f"{kind}-shown",
+        )
+
+    def taken(self, session: Session) -> str:
+        """Returns the request of the sliders as text."""
+        return ",".join(f"{name}={value:+g}" for name, value in session.request().items())
+
+
+class VideoTab(SeriesTab):
+    """Edits a video by a request or a curve."""
+
+    def __init__(self) -> None:
+        with gr.Tab("Video", elem_id="tab-video"):
+            self.files = dropped("Video", "video", VIDEOS)
+            self._lay_out_request("video")
+            self.curve = dropped("Curve (.csv: time, AU12, ...), added to the request", "curve", (".csv",))
+            with gr.Row(elem_classes="me-buttons"):
+                self.preview = gr.Button("Preview three frames", size="sm", elem_id="video-preview")
+                self.make = gr.Button("Make the video", variant="primary", size="sm", elem_id="video-make")
+            self._lay_out_results("video", 3)
+            self.result = gr.Video(
+                label="The edited video",
+                visible=False,
+                interactive=False,
+                buttons=["download"],
+                elem_id="film",
+            )
+        self.inputs = {self.files, self.request, self.curve}
+
+    def read(self, session: Session, values: Values, settings: EditRequest) -> Series:
+        path = values[self.files]
+        return series_of(session, [path] if path else [], values[self.request], values[self.curve], settings)
+
+
+class PhotographsTab(SeriesTab):
+    """Edits the largest face of several photographs by one request."""
+
+    def __init__(self) -> None:
+        with gr.Tab("Batch", elem_id="tab-batch"):
+            self.files = dropped(
+                f"Up to {MOST_PHOTOGRAPHS} photographs", "batch", PHOTOGRAPHS, file_count="multiple"
+            )
+            self._lay_out_request("batch")
+            self.make = gr.Button("Edit all", variant="primary", size="sm", elem_id="batch-make")
+            self._lay_out_results("batch", 4)
+            self.result = gr.File(label="All, as a ZIP file", visible=False, interactive=False, elem_id="zip")
+        self.inputs = {self.files, self.request}
+
+    def read(self, session: Session, values: Values, settings: EditRequest) -> Series:
+        return series_of(session, values[self.files] or [], values[self.request], None, settings)
+
+
 class SettingsTab:
     """Sampling, teeth and closed loop.
 
     fields: components of fields of `EditRequest`, by name. inputs: those that `read` reads; the file of
-    `references` has its own event.
+    `references` has its own event. live: whether previews follow the pointer.
     """
 
-    def __init__(self, settings: EditRequest) -> None:
+    def __init__(self, settings: EditRequest, live: bool) -> None:
         teeth = AS_IT_SUITS if settings.teeth is None else str(settings.teeth)
         with gr.Tab("Settings", elem_id="tab-settings"):
+            self.live = gr.Checkbox(
+                live,
+                label="preview while dragging",
+                info="quickest quality, not measured" if live else "slow with this model",
+                elem_id="live",
+            )
             self.fields = {
                 "quality": gr.Radio(
                     [OWN_SETTINGS, *reversed(QUALITIES)],
@@ -249,7 +406,7 @@ class SettingsTab:
                     elem_id="teeth",
                 ),
                 "references": dropped(
-                    "Another photograph of the person, whose teeth show instead", "reference"
+                    "Their own teeth: another photograph of the person, whose teeth show instead", "reference"
                 ),
             }
             self.loop = gr.Checkbox(
@@ -279,8 +436,9 @@ def by_region(units: Sequence[str]) -> dict[str, list[str]]:
     """Returns a model's units by heading: those of `FACS` by region, all others below OTHER_UNITS; without
     empty headings."""
     region_of = {unit.name: unit.region for unit in FACS.controls}
+    ordered = dict.fromkeys((*PLAIN_WORDS, *region_of))  # those that are looked for most come first
     groups = {
-        heading: [name for name, region in region_of.items() if region in regions and name in units]
+        heading: [name for name in ordered if region_of[name] in regions and name in units]
         for heading, regions in REGIONS
     }
     groups[OTHER_UNITS] = [name for name in units if name not in region_of]

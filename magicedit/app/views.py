@@ -1,20 +1,14 @@
-"""Pictures and tables of the page: outlined faces, and requested beside measured action units."""
+"""Words and tables of the page: names of controls, and requested beside measured action units."""
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-import numpy as np
-import PIL.Image
-from PIL import ImageDraw, ImageFont
-
-from magicedit.action_units import DESCRIPTIONS, is_angle, level_range
+from magicedit.action_units import DESCRIPTIONS, PLAIN_WORDS, is_angle, level_range
 from magicedit.editor import FaceEdit
-from magicedit.faces import Face
 from magicedit.faces.measure import SEEN_BY_LANDMARKS
 from magicedit.vocabulary import SIDES, whole_name
 
 SMALLEST_TOLD = 0.05  # intensity steps; smaller requests would read as 0.0
-CHOSEN, OTHER = "#f97316", "#f8fafc"
 
 
 def describe(name: str) -> str:
@@ -25,41 +19,12 @@ def describe(name: str) -> str:
 
 
 def titled(name: str) -> str:
-    """ "AU12L" -> "AU12L lip corner puller, the subject's left"; angles are in degrees."""
-    return f"{name} {describe(name)}{' (°)' if is_angle(name) else ''}".rstrip()
-
-
-def outlined(shown: np.ndarray, faces: Sequence[Face], scale: float, chosen: int) -> PIL.Image.Image:
-    """Returns the shown photograph with a numbered frame around each face.
-
-    scale: shown pixels per pixel of the photograph, the unit of the faces' boxes.
-    """
-    image = PIL.Image.fromarray(shown)
-    draw = ImageDraw.Draw(image)
-    line = max(2, round(max(image.size) / 300))
-    for index, face in enumerate(faces):
-        x0, y0, x1, y1 = (edge * scale for edge in face.box)
-        colour = CHOSEN if index == chosen else OTHER
-        draw.rectangle((x0 - line, y0 - line, x1 + line, y1 + line), outline="#1e293b", width=line + 2)
-        draw.rectangle((x0 - line, y0 - line, x1 + line, y1 + line), outline=colour, width=line)
-        size = max(12, round((y1 - y0) / 6))
-        font = ImageFont.load_default(size=size)
-        label = f" {index + 1} "
-        left, top, right, bottom = draw.textbbox((x0, y0), label, font=font)
-        draw.rectangle((left, top - 2, right, bottom + 4), fill=colour)
-        draw.text((x0, y0), label, fill="#1e293b", font=font)
-    return image
-
-
-def face_labels(faces: Sequence[Face], width: int) -> list[str]:
-    """Returns a label for each face: its number and its place; `width` of the photograph in px."""
-    thirds = ("left", "middle", "right")
-    labels = []
-    for index, face in enumerate(faces):
-        centre = (face.box[0] + face.box[2]) / 2
-        place = thirds[min(2, max(0, int(3 * centre / width)))]
-        labels.append(f"Face {index + 1}" if len(faces) == 1 else f"Face {index + 1} ({place})")
-    return labels
+    """ "AU12L" -> "smile · AU12L, the subject's left"; plain words first, angles in degrees."""
+    whole = whole_name(name)
+    side = SIDES.get(name.removeprefix(whole))
+    code = f"{name}{' (°)' if is_angle(name) else ''}"
+    words = PLAIN_WORDS.get(whole, DESCRIPTIONS.get(whole))
+    return (f"{words} · {code}" if words else code) + (f", {side}" if side else "")
 
 
 def reached_levels(edit: FaceEdit) -> dict[str, float]:

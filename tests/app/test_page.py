@@ -33,13 +33,16 @@ def test_each_unit_of_the_published_twelve_stands_below_its_region():
     groups = by_region(NAMES)
     assert sorted(name for units in groups.values() for name in units) == sorted(NAMES)
     assert groups["Brows"] == ["AU1", "AU2", "AU4"]
+    assert next(iter(groups)) == "Mouth"
+    assert groups["Mouth"][0] == "AU12"
     assert OTHER_UNITS not in groups
 
 
 def test_units_outside_the_twelve_have_sliders(editor, tmp_path):
     groups = by_region(editor.action_units)
-    assert groups["Jaw"] == ["AU26", "AU27"]
-    assert groups["Eyes and gaze"] == ["AU7", "AU43", "AU45", "gaze_yaw", "gaze_pitch"]
+    assert groups["Mouth"][:3] == ["AU12", "AU26", "AU18"]
+    assert groups["Eyes"] == ["AU43", "AU7", "AU45"]
+    assert groups["Gaze"] == ["gaze_yaw", "gaze_pitch"]
     assert groups["Head"] == ["head_yaw", "head_pitch", "head_roll"]
     assert groups[OTHER_UNITS] == ["AU30"]
     page = Page(Sessions(editor, tmp_path), live=True, settings=EditRequest())
@@ -48,12 +51,12 @@ def test_units_outside_the_twelve_have_sliders(editor, tmp_path):
     assert (sliders["AU43L"].minimum, sliders["AU43L"].maximum) == (0, 5)
     own = {name: slider.label for name, slider in sliders.items() if whole_name(name) not in GEOMETRIC}
     assert own == {
-        "AU12L": "AU12 lip corner puller",
-        "AU12R": "AU12R lip corner puller, the subject's right",
-        "AU26": "AU26 jaw drop",
+        "AU12L": "smile · AU12",
+        "AU12R": "smile · AU12R, the subject's right",
+        "AU26": "open jaw · AU26",
         "AU30": "AU30",
-        "AU45L": "AU45 blink",
-        "AU45R": "AU45R blink, the subject's right",
+        "AU45L": "blink · AU45",
+        "AU45R": "blink · AU45R, the subject's right",
     }
     assert page.sweep.unit.value == "AU12"
 

@@ -1,0 +1,149 @@
+"""Handles on a face that people drag in the picture: where they lie, and which request a drag means.
+
+A handle is the mean of a few landmarks. A drag asks for those variations of the handle's units, within their
+ranges and nearest to what was asked before, that carry it to the pointer. The movements are those of
+`magicedit.warping.muscles`, so this is a bounded linear least-squares problem.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import lsq_linear
+
+from magicedit.action_units import is_angle, sided_names
+from magicedit.app.sliders import ADD_RANGE, Request
+from magicedit.faces.frame import face_frame
+from magicedit.vocabulary import INTENSITY_RANGE, SIDES, split_sides, whole_name
+from magicedit.warping.muscles import SHAPES, landmark_displacements
+
+CLOSING = "AU43"  # moves an upper lid onto the lower one; a layer of its own, so that SHAPES lacks it
+_RELUCTANCE = 0.004  # interocular distances that a handle may miss the pointer by for a step less of a unit
+_DECIMALS = 2  # of a variation
+
+
+@dataclass(frozen=True)
+class Handle:
+    """A place of the face that can be dragged.
+
+    Attributes:
+        label: for people.
+        landmarks: of MediaPipe's 478; the handle is their mean.
+        units: whole units that a drag of it asks for.
+        side: "L" or "R", the subject's; "" for the middle of the face.
+        onto: landmarks whose mean the handle reaches where CLOSING is at full intensity.
+    """
+
+    label: str
+    landmarks: tuple[int, ...]
+    units: tuple[str, ...]
+    side: str = ""
+    onto: tuple[int, ...] = ()
+
+
+def _pair(label: str, units: tuple[str, ...], left: tuple[int, ...], right: tuple[int, ...]) -> list[Handle]:
+    return [
+        Handle(f"{SIDES[side]} {label}", landmarks, units, side)
+        for side, landmarks in zip(SIDES, (left, right), strict=True)
+    ]
+
+
+HANDLES = (
+    *_pair("corner of the mouth", ("AU12", "AU15", "AU20", "AU18"), (291,), (61,)),
+    Handle("upper lip", (0, 13), ("AU10",)),
+    Handle("lower lip", (14, 17), ("AU25", "AU17")),
+    Handle("chin", (152,), ("AU26", "AU17")),
+    *_pair("inner brow", ("AU1", "AU4"), (336, 285), (107, 55)),
+    *_pair("outer brow", ("AU2", "AU4"), (334, 282), (105, 52)),
+    Handle("the subject's left upper lid", (386,), ("AU5", CLOSING), "L", (374,)),
+    Handle("the subject's right upper lid", (159,), ("AU5", CLOSING), "R", (145,)),
+    *_pair("lower lid", ("AU7",), (374,), (145,)),
+)
+
+
+def handle_places(landmarks: np.ndarray, request: Request, units: Sequence[str]) -> dict[int, np.ndarray]:
+    """Returns by number of `HANDLES` the place (2,) px of each handle that a model's units move.
+
+    landmarks: MediaPipe's (478, 2) px of the photograph. request: variations that the shown face has. None is
+    returned for a turned head, whose landmarks this cannot tell.
+    """
+    if any(value for name, value in request.items() if is_angle(name) and name.startswith("head")):
+        return {}
+    usable = [number for number, handle in enumerate(HANDLES) if {*handle.units} & {*units}]
+    return {number: _place(HANDLES[number], landmarks, request) for number in usable}
+
+
+def drag_request(
+    handle: Handle,
+    target: np.ndarray,
+    landmarks: np.ndarray,
+    request: Request,
+    measured: Mapping[str, float],
+    units: Sequence[str],
+    linked: bool,
+) -> Request:
+    """Returns the request after a drag of a handle to a place of the photograph.
+
+    Args:
+        target: (2,) px.
+        landmarks: MediaPipe's (478, 2) px of the photograph.
+        request: before the drag; units that the handle does not move stay.
+        measured: intensities of the photograph, by name; a drag takes nothing away that is not there.
+        units: of the model.
+        linked: whether both sides move together; else units without sides stay.
+    """
+    side = "" if linked else handle.side
+    names = [unit for unit in handle.units if unit in units and (not side or sided_names(unit))]
+    if not names:
+        return request
+    moves = np.stack([_movement(handle, landmarks, name) for name in names], 1)  # (2, aus) px a step
+    start = np.array([_asked(request, name, handle.side) for name in names])
+    away = np.asarray(target, np.float64) - _place(handle, landmarks, request)
+    inertia = _RELUCTANCE * face_frame(landmarks).interocular * np.eye(len(names))
+    lows = [-measured.get(name + side, measured.get(name, 0.0)) if name != CLOSING else 0.0 for name in names]
+    bounds = np.minimum(start, lows), np.maximum(start, ADD_RANGE[1]) + 1e-6  # the two must differ
+    found = lsq_linear(
+        np.concatenate([moves, inertia]),
+        np.concatenate([moves @ start + away, inertia @ start]),
+        bounds=bounds,
+    ).x
+    values = dict(zip(names, np.round(found, _DECIMALS).tolist(), strict=True))
+    changed = {name for unit in names for name in ((unit + side,) if side else (unit, *sided_names(unit)))}
+    kept = _apart(request, names) if side else request
+    kept = {name: value for name, value in kept.items() if name not in changed}
+    return kept | {name + side: value for name, value in values.items() if value}
+
+
+def _apart(request: Request, units: Sequence[str]) -> Request:
+    """Returns the request with these units by side."""
+    apart = {name: value for name, value in request.items() if whole_name(name) not in units}
+    own = {name: value for name, value in request.items() if whole_name(name) in units}
+    for side, values in zip(SIDES, split_sides(own), strict=True):
+        apart |= {name + side: value for name, value in values.items()}
+    return apart
+
+
+def _place(handle: Handle, landmarks: np.ndarray, request: Request) -> np.ndarray:
+    """Returns where a request carries a handle, (2,) px."""
+    place = np.asarray(landmarks, np.float64)[list(handle.landmarks)].mean(0)
+    for name in {whole_name(name) for name in request}:
+        place = place + _asked(request, name, handle.side) * _movement(handle, landmarks, name)
+    return place
+
+
+def _movement(handle: Handle, landmarks: np.ndarray, unit: str) -> np.ndarray:
+    """Returns how a step of a unit moves a handle, (2,) px; zero for units that move no skin of the face."""
+    landmarks = np.asarray(landmarks, np.float64)
+    if unit == CLOSING and handle.onto:
+        whole = landmarks[list(handle.onto)].mean(0) - landmarks[list(handle.landmarks)].mean(0)
+    elif unit in SHAPES:
+        whole = landmark_displacements(landmarks, [unit])[list(handle.landmarks), 0].mean(0)
+    else:
+        return np.zeros(2)
+    return whole / INTENSITY_RANGE[1]
+
+
+def _asked(request: Request, unit: str, side: str) -> float:
+    """Returns a unit's variation on a side; in the middle of the face, the mean of both."""
+    left, right = (values.get(unit, 0.0) for values in split_sides(request))
+    return {"L": left, "R": right}.get(side, (left + right) / 2)

@@ -1,0 +1,169 @@
+"""What a page edits besides its photograph: a video, or several photographs, all by one request."""
+
+import contextlib
+import itertools
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from magicedit.app.picture_files import CLOSE_SIDE, Upload, open_upload, without_folder
+from magicedit.app.session import OnStep, Session
+from magicedit.errors import MagicEditError, NoFaceError
+from magicedit.imaging import reduced, save_image
+from magicedit.request import EditRequest
+
+if TYPE_CHECKING:
+    from magicedit.video import Curve, Video
+
+MOST_PHOTOGRAPHS = 20
+SHOWN_FRAMES = 3  # of a video, before it is made
+FEWEST_FRAMES = 2 * SHOWN_FRAMES  # what a video of unknown length is taken to have
+
+
+@dataclass(frozen=True)
+class Series:
+    """Files to edit by one request.
+
+    request: variations of each largest face. curve: a table of variations over the seconds of a video, added
+    to the request; None: none. settings: of the sampling.
+    """
+
+    files: tuple[Upload, ...]
+    request: Mapping[str, float]
+    curve: Upload | None
+    settings: EditRequest
+
+
+def series_of(
+    session: Session, paths: Sequence[str], text: str, curve: str | None, settings: EditRequest
+) -> Series:
+    """Returns the series of uploaded files, which are kept as long as the page.
+
+    text: the request, such as "AU12=+3,AU4=-1". MagicEditError where there is no file, where there are too
+    many, and where nothing is requested; ActionUnitError for other texts.
+    """
+    if not paths:
+        raise MagicEditError("nothing is open here yet: drop a file first")
+    if len(paths) > MOST_PHOTOGRAPHS:
+        raise MagicEditError(f"at most {MOST_PHOTOGRAPHS} photographs at once, got {len(paths)}")
+    request = session.editor.action_units.deltas(text) if text.strip() else {}
+    if not request and curve is None:
+        raise MagicEditError("nothing is requested: write variations such as AU12=+3, or give a curve")
+    files = tuple(session.files.keep_upload(Path(path)) for path in paths)
+    return Series(files, request, curve and session.files.keep_upload(Path(curve)), settings)
+
+
+def preview_video(session: Session, series: Series, on_step: OnStep | None = None) -> list[Path]:
+    """Returns a few frames of a video, spread over it and edited in the quickest quality, as JPEG files.
+
+    A frame without a face stays as it is. Errors as of `make_video`.
+    """
+    from magicedit.video_reading import to_rgb
+
+    with _working(session, series, on_step) as listener:
+        video, curve = _opened(series)
+        count = video.info.frames or FEWEST_FRAMES
+        wanted = {int(share * count) for share in (np.arange(SHOWN_FRAMES) + 0.5) / SHOWN_FRAMES}
+        pictures = []
+        for frame in itertools.islice(video.frames(), max(wanted) + 1):
+            if frame.index not in wanted:
+                continue
+            added = curve.at(float(frame.pts * video.info.time_base)) if curve else {}
+            asked = session.editor.action_units.total([series.request, added])
+            pixels = to_rgb(frame.planes, video.info)
+            sampling = series.settings.sampling() | {"quality": "live", "steps": None}
+            try:
+                edit = session.editor.edit(
+                    pixels, asked, face="largest", measure=False, on_step=listener, **sampling
+                )
+                pixels = np.asarray(edit.image)
+            except NoFaceError:
+                pass
+            pictures.append(session.files.keep(reduced(pixels, CLOSE_SIDE), edited=True))
+        return pictures
+
+
+def make_video(session: Session, series: Series, report: Callable[[str, int, int | None], None]) -> Path:
+    """Returns the edited video as an MP4 file.
+
+    report: gets what is done, frames done, and of how many. Raises VideoError, NoFaceError, ActionUnitError
+    as `edit_video`, and Cancelled.
+    """
+    from magicedit.video import edit_video
+
+    def progress(state: Any) -> None:
+        session.raise_if_cancelled()
+        report(state.stage, state.done, state.total)
+
+    source = series.files[0]
+    output = source.path.with_name(f"{Path(source.name).stem}-edited.mp4")
+    with _working(session, series):
+        _, curve = _opened(series)
+        edit_video(
+            session.editor,
+            source.path,
+            output,
+            dict(series.request),
+            curve=curve,
+            progress=progress,
+            **series.settings.sampling(),
+        )
+    return output
+
+
+def edit_photographs(
+    session: Session, series: Series, report: Callable[[int, int], None]
+) -> tuple[Path, list[Path]]:
+    """Returns a ZIP file of the edited photographs as PNG files, and a small picture of each.
+
+    The largest face of each is edited. ImageError and NoFaceError name the photograph, and nothing is kept.
+    """
+    folder = series.files[0].path.parent
+    output, shown = folder / "edited.zip", []
+    with _working(session, series) as listener, zipfile.ZipFile(output, "w") as archive:
+        for number, upload in enumerate(series.files):
+            report(number, len(series.files))
+            photo = open_upload(upload)
+            edit = session.editor.edit(
+                photo,
+                dict(series.request),
+                face="largest",
+                measure=False,
+                on_step=listener,
+                **series.settings.sampling(),
+            )
+            path = save_image(edit.image, folder / f"{number + 1:02}-{Path(upload.name).stem}-edited.png")
+            archive.write(path, path.name)
+            path.unlink()
+            shown.append(
+                session.files.keep(reduced(np.asarray(edit.image.convert("RGB")), CLOSE_SIDE), edited=True)
+            )
+    return output, shown
+
+
+def _opened(series: Series) -> "tuple[Video, Curve | None]":
+    from magicedit.video import Curve, Video
+
+    return Video(series.files[0].path), None if series.curve is None else Curve.from_csv(series.curve.path)
+
+
+@contextlib.contextmanager
+def _working(
+    session: Session, series: Series, on_step: OnStep | None = None
+) -> Iterator[Callable[[int], None]]:
+    """Work that `cancel` stops, as `Session.watched`; its files are kept meanwhile, and errors have the names
+    that users gave them."""
+    uploads = [*series.files, *filter(None, (series.curve,))]
+    paths = [upload.path for upload in uploads]
+    with session.holding(paths), session.watched(on_step, series.settings) as listener:
+        try:
+            yield listener
+        except MagicEditError as error:
+            text = str(error)
+            for upload in uploads:
+                text = without_folder(text, upload.path, upload.name)
+            raise type(error)(text) from error
