@@ -8,7 +8,8 @@ from pathlib import Path
 from magicedit.cli import common
 from magicedit.cli.batch import add_folder_options, refuse_folder_options, run_edit_folder
 from magicedit.cli.measuring import add_measure
-from magicedit.errors import ImageError
+from magicedit.errors import ImageError, MagicEditError
+from magicedit.files import shown
 
 EDIT_EXAMPLES = """\
 examples:
@@ -75,6 +76,8 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     common.add_model_options(edit.add_argument_group("the model"), "--steps")
     common.add_teeth_options(edit.add_argument_group("what an opened mouth shows"))
     add_folder_options(edit.add_argument_group("folders of photographs"))
+    what = "also write OUT.layers.exr: movement as STMap, mask, paint and mouth (needs the extra exr)"
+    edit.add_argument("--layers", choices=("exr",), help=what)
     common.add_output_group(edit, "OUT and PHOTO")
 
     add_measure(add_command)
@@ -98,6 +101,8 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
 
 def run_edit(args: argparse.Namespace) -> int:
     if os.path.isdir(args.photo):
+        if args.layers:
+            raise MagicEditError("--layers is for one photograph; leave it out for a folder")
         return run_edit_folder(args)
     from magicedit.imaging import VIDEO_SUFFIXES, open_photo, save_image
 
@@ -108,9 +113,17 @@ def run_edit(args: argparse.Namespace) -> int:
     request = common.edit_request(args)
     photo = open_photo(args.photo)
     common.check_photo_output(args, photo)
+    layers = args.output.with_suffix(".layers.exr") if args.layers else None
+    if layers is not None:
+        from magicedit.editor.layers import import_openexr, layers_of, save_layers
+
+        import_openexr()
     editor = common.load_editor(args)
     (result,) = editor.apply([photo], request)
     output = save_image(result.image, args.output, overwrite=args.overwrite, forbid=args.photo)
+    if layers is not None:
+        save_layers(layers_of(editor, photo, request, result), layers)
+        common.say(f"layers: {shown(layers)}")
     if result.lost:
         common.say(f"warning: {photo.source} also holds what the result does not: {', '.join(result.lost)}")
     common.warn_of_copies(int(request.is_empty), of=1)
