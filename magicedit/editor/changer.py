@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -144,6 +145,8 @@ class FaceChanger:
     def __init__(self, model: FaceModel):
         self.model = model
         self._encoded: OrderedDict[bytes, Any] = OrderedDict()
+        # Of unedited faces, as long as these are kept: crop, and `glasses_score`
+        self._seen: WeakKeyDictionary[Face, tuple[np.ndarray, float]] = WeakKeyDictionary()
         self._encoding = threading.Lock()
 
     @property
@@ -180,7 +183,7 @@ class FaceChanger:
         for edit in edits:
             key = id(edit.pixels), id(edit.faces[index])
             if key not in known:
-                known[key] = self.cut(edit.pixels, edit.faces[index])
+                known[key] = self._cut_of(edit, index)
             cuts.append(known[key])
 
         # 2. The model's changes, carried to the photographs
@@ -192,6 +195,18 @@ class FaceChanger:
                 edit.glasses[index] = cut.glasses
                 own = edit.pixels is not edit.chosen.photo.pixels
                 edit.pixels = self.carry(edit.pixels, cut, change, request, settings, in_place=own)
+
+    def _cut_of(self, edit: Edit, index: int) -> FaceCut:
+        """Returns the `cut` of a face; what is seen of it in the unedited photograph is remembered."""
+        face = edit.faces[index]
+        if edit.pixels is not edit.chosen.photo.pixels:
+            return self.cut(edit.pixels, face)
+        alignment = align(face, self.model.resolution)
+        if face not in self._seen:
+            crop = crop_face(edit.pixels, alignment)
+            self._seen[face] = crop, glasses_score(crop, alignment.apply(face.landmarks), face.scheme)
+        crop, glasses = self._seen[face]
+        return self._encoded_cut(crop, face, alignment, glasses)
 
     def has_mouth_layer(self, cut: FacePlace, settings: SamplingSettings) -> bool:
         """Whether the mouth is a separate layer that replaces the model's paint."""
@@ -375,18 +390,22 @@ class FaceChanger:
         `glasses_score`, if already known.
         """
         alignment = alignment or align(face, self.model.resolution)
-        landmarks = alignment.apply(face.landmarks)  # (points, 2), crop px
         crop = crop_face(pixels, alignment)  # (size, size, 3)
+        if glasses is None:
+            glasses = glasses_score(crop, alignment.apply(face.landmarks), face.scheme)
+        return self._encoded_cut(crop, face, alignment, glasses)
+
+    def _encoded_cut(self, crop: np.ndarray, face: Face, alignment: Alignment, glasses: float) -> FaceCut:
+        """Arguments as of `cut`; crop: (size, size, 3) uint8 RGB."""
+        landmarks = alignment.apply(face.landmarks)  # (points, 2), crop px
         condition = condition_image(crop, landmarks, face.scheme)
-        encoded = self._encode(crop, condition)
-        score = glasses_score(crop, landmarks, face.scheme) if glasses is None else glasses
         return FaceCut(
             crop=crop,
             alignment=alignment,
             landmarks=landmarks,
             scheme=face.scheme,
-            encoded=encoded,
-            glasses=glasses_presence(score),
+            encoded=self._encode(crop, condition),
+            glasses=glasses_presence(glasses),
         )
 
     def _encode(self, crop: np.ndarray, condition: np.ndarray) -> Any:

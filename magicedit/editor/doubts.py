@@ -4,7 +4,7 @@ Each function returns a list of sentences, empty if nothing is wrong or no measu
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -44,12 +44,13 @@ def doubts_of_edit(
     requested: Mapping[str, float],
     resolution: int,
     glasses: float = 0.0,
+    covered: Sequence[str] | None = None,
 ) -> list[str]:
     """Returns warnings about an edit, from the photograph and the change of a face's crop.
 
     change: None for an empty request. Other arguments as in `doubts_before`.
     """
-    doubts = doubts_before(pixels, face, requested, resolution, glasses)
+    doubts = doubts_before(pixels, face, requested, resolution, glasses, covered)
     if change is not None:
         alignment = align(face, resolution)
         landmarks = alignment.apply(face.landmarks)
@@ -67,6 +68,7 @@ def doubts_before(
     requested: Mapping[str, float],
     resolution: int,
     glasses: float = 0.0,
+    covered: Sequence[str] | None = None,
 ) -> list[str]:
     """Returns the reasons known before an edit why its result may be poor.
 
@@ -75,6 +77,7 @@ def doubts_before(
         requested: AU name -> variation in intensity steps.
         resolution: px, of the model's crop.
         glasses: 0..1, how far they are held in place, see `magicedit.faces.glasses`.
+        covered: the face's `covered_parts`, if already known.
     """
     if not any(requested.values()):
         return []
@@ -86,7 +89,7 @@ def doubts_before(
                 doubts.append(
                     f"the head's {axis} of {angle:+.0f}° is beyond the ±{POSE_LIMIT:.0f}° that edit well"
                 )
-    if covered := covered_parts(pixels, face):
+    if covered := covered_parts(pixels, face) if covered is None else covered:
         doubts.append(f"something seems to cover the {', '.join(covered)}")
     if glasses > 0 and _asks_for(requested, "brow"):
         doubts.append("the face seems to wear glasses; their rims stay in place, and the brows beside them")

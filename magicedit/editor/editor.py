@@ -466,11 +466,18 @@ class ExpressionEditor:
             change(edits)
         else:
             edits, pursuits = pursue(edits, change, self._finder.find_again, loop.tolerance, loop.max_edits)
-        finder = self._finder if loop.measure else None
         results = []
         for edit, pursued in zip(edits, pursuits, strict=True):
             faces = [
-                judged(edit, number, self.changer.model.resolution, finder, pursuit, loop.tolerance)
+                judged(
+                    edit,
+                    number,
+                    self.changer.model.resolution,
+                    self._finder,
+                    loop.measure,
+                    pursuit,
+                    loop.tolerance,
+                )
                 for number, pursuit in enumerate(pursued)
             ]
             photo = without_place(edit.chosen.photo) if self.strip_private else edit.chosen.photo

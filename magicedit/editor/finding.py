@@ -20,6 +20,7 @@ from magicedit.faces import (
     Found,
     IdentityCrop,
     align,
+    covered_parts,
     identity_crop,
     levels_of,
     search,
@@ -39,6 +40,7 @@ class FaceFinder:
     def __init__(self, backend: FaceBackend):
         self.backend = backend
         self._found: OrderedDict[bytes, Found] = OrderedDict()
+        self._covered: WeakKeyDictionary[Face, list[str]] = WeakKeyDictionary()
         self._identities: WeakKeyDictionary[Face, IdentityCrop | None] = WeakKeyDictionary()
         self._detecting = threading.Lock()
 
@@ -78,6 +80,12 @@ class FaceFinder:
         with self._detecting:
             found = self.backend.detect(np.ascontiguousarray(pixels[top:bottom, left:right]))
         return same_face([shifted(other, left, top) for other in found], face.box)
+
+    def covered_parts(self, pixels: np.ndarray, face: Face) -> list[str]:
+        """Returns `faces.covered_parts` of a found face, remembered as long as the face is kept."""
+        if face not in self._covered:
+            self._covered[face] = covered_parts(pixels, face)
+        return self._covered[face]
 
     def identity(self, pixels: np.ndarray, face: Face) -> IdentityCrop | None:
         """Returns `identity_crop` of a found face, which keeps its descriptor as long as the face is kept."""

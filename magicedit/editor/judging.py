@@ -12,7 +12,8 @@ def judged(
     edit: Edit,
     number: int,
     resolution: int,
-    again_by: FaceFinder | None,
+    finder: FaceFinder,
+    measure: bool,
     pursuit: Pursuit | None = None,
     tolerance: float | None = None,
 ) -> FaceEdit:
@@ -20,21 +21,22 @@ def judged(
 
     Args:
         resolution: px, of the model's crop.
-        again_by: finds and measures the face in the result; None: it is not measured.
+        finder: found the face. measure: whether it finds and measures the face in the result too.
         pursuit: state of the closed loop, if there was one; its `tolerance` is in intensity steps.
     """
     pixels, face, sent = edit.chosen.photo.pixels, edit.faces[number], edit.requests[number]
     requested = sent if pursuit is None else pursuit.asked
     change, glasses = edit.changes.get(number), edit.glasses.get(number, 0.0)
-    warnings = doubts_of_edit(pixels, face, change, requested, resolution, glasses)
+    covered = finder.covered_parts(pixels, face) if any(requested.values()) else []
+    warnings = doubts_of_edit(pixels, face, change, requested, resolution, glasses, covered)
     moved = identity = after = None
     before = measured_as_asked(face, requested)
-    if again_by is not None:
-        again = face if edit.pixels is pixels else again_by.find_again(edit.pixels, face)
+    if measure:
+        again = face if edit.pixels is pixels else finder.find_again(edit.pixels, face)
         if again is None:
             warnings.append("the face was not found again in the result: look at it")
         else:
-            own = again_by.identity(pixels, face)
+            own = finder.identity(pixels, face)
             crops = own, own if again is face else identity_crop(edit.pixels, again)
             identity = None if None in crops else crops
             after = measured_as_asked(again, requested)

@@ -101,7 +101,7 @@ def carry_change(
     upsample = partial(upsampled, alignment=alignment, window=window)
     weight = np.clip(upsample(region, interpolation=cv2.INTER_LINEAR), 0, 1)  # (height, width)
     to_photo = np.linalg.inv(alignment.matrix[:, :2]).astype(np.float32)
-    flow = upsample(change.flow) @ to_photo.T * weight[..., None]  # photograph pixels
+    flow = upsample(change.flow) @ to_photo.T * in_channels(weight, 2)  # photograph pixels
 
     # 2. Move the photograph's own pixels, from as far around the rectangle as the flow reaches
     reach = int(np.ceil(np.abs(flow).max(initial=0))) + 4
@@ -114,11 +114,21 @@ def carry_change(
         mask = sharpened(np.clip(upsample(change.mask), 0, 1)) * weight
         painted = mask > 0
         paint = np.clip(upsample(change.paint), 0, 1) * 255
-        blended = moved + mask[..., None] * (paint - moved)
+        blended = moved + in_channels(mask) * (paint - moved)
         moved = np.where(painted[..., None], np.rint(blended).astype(np.uint8), moved)
 
-    np.copyto(result[y0:y1, x0:x1], moved, where=(weight > 0)[..., None])
+    replace_where(result[y0:y1, x0:x1], moved, weight > 0)
     return result
+
+
+def in_channels(values: np.ndarray, count: int = 3) -> np.ndarray:
+    """Returns values (h, w) as (h, w, count), dense: NumPy broadcasts a last axis several times slower."""
+    return cv2.merge([np.ascontiguousarray(values)] * count)
+
+
+def replace_where(picture: np.ndarray, other: np.ndarray, where: np.ndarray) -> None:
+    """Replaces pixels of a picture (h, w, 3) uint8 by those of another one, where (h, w) bool says so."""
+    cv2.copyTo(other, where.view(np.uint8), picture)
 
 
 def sharpened(mask: np.ndarray) -> np.ndarray:

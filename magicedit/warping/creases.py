@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from magicedit.faces.regions import region_polygon, smooth
+from magicedit.warping.change import in_channels
 
 # Ellipses of the subject's left half, mirrored on the right: centre across and below the point between the
 # eyes, radii across and down; interocular distances of the neutral mesh
@@ -104,21 +105,24 @@ def crease_light(pixels: np.ndarray, gain: np.ndarray, skin: np.ndarray, interoc
     """
     light = np.log(pixels.astype(np.float32) + _DARK)
     fine = cv2.GaussianBlur(light, (0, 0), max(0.6, _FINE * interocular))
-    less, more = np.minimum(gain, 0)[..., None], np.maximum(gain, 0)[..., None]
+    factor = min(1.0, _WORKED_AT / interocular)
+    sums = _skin_light(light, skin, factor)
     change = np.zeros_like(light)
-    if less.any():
-        change += less * np.clip(fine - _surroundings(light, skin, _LIFTED, interocular), *_RANGE)
-    if more.any():
-        change += more * np.clip(fine - _surroundings(light, skin, _DEEPENED, interocular), _RANGE[0], 0)
+    for amount, width, most in (
+        (np.minimum(gain, 0), _LIFTED, _RANGE[1]),
+        (np.maximum(gain, 0), _DEEPENED, 0),
+    ):
+        if amount.any():
+            blurred = cv2.GaussianBlur(sums, (0, 0), width * interocular * factor)
+            around = cv2.resize(blurred[..., :3] / blurred[..., 3:], light.shape[1::-1])
+            change += in_channels(amount) * np.clip(fine - around, _RANGE[0], most)
     return change
 
 
-def _surroundings(light: np.ndarray, skin: np.ndarray, width: float, interocular: float) -> np.ndarray:
-    """Light (h, w, 3) blurred by `width` interocular distances within the skin."""
-    factor = min(1.0, _WORKED_AT / interocular)
+def _skin_light(light: np.ndarray, skin: np.ndarray, factor: float) -> np.ndarray:
+    """Light (h, w, 3) weighted by skin (h, w), and these weights: (rows, columns, 4), `factor` as large."""
     height, across = light.shape[:2]
     small = max(round(across * factor), 1), max(round(height * factor), 1)
-    weight = np.maximum(skin, 1e-3)[..., None].astype(np.float32)
-    sums = cv2.resize(np.concatenate([light * weight, weight], -1), small, interpolation=cv2.INTER_AREA)
-    sums = cv2.GaussianBlur(sums, (0, 0), width * interocular * factor)
-    return cv2.resize(sums[..., :3] / sums[..., 3:], (across, height), interpolation=cv2.INTER_LINEAR)
+    weight = np.maximum(skin, 1e-3).astype(np.float32)
+    sums = cv2.merge([*(channel * weight for channel in cv2.split(light)), weight])
+    return cv2.resize(sums, small, interpolation=cv2.INTER_AREA)

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from magicedit.faces.regions import smooth
+from magicedit.warping.change import in_channels
 from magicedit.warping.teeth import (
     Mouth,
     embedded_floor,
@@ -143,14 +144,15 @@ def render_inside(opening: Opening, mouth: Mouth | None) -> np.ndarray:
         inside[:] = inside.mean(-1, keepdims=True)
     shadow = max(0.014 * opening.parting.interocular * opening.scale, 0.6)  # of the lips
     near = cv2.GaussianBlur(opening.opened, (0, 0), shadow)
-    return inside * (0.55 + 0.45 * smooth((near - 0.35) / 0.5))[..., None].astype(np.float32)
+    return inside * in_channels((0.55 + 0.45 * smooth((near - 0.35) / 0.5)).astype(np.float32))
 
 
 def _cavity(opening: Opening) -> np.ndarray:
     """Darkest at the back, redder towards the lower lip."""
     lip = lip_colour(opening.photo, opening.landmarks).astype(np.float32)
     depth = smooth((opening.y - opening.upper) / np.maximum(opening.lower - opening.upper, 1e-3))
-    return lip * np.float32((0.24, 0.11, 0.10)) * (0.7 + 1.1 * depth**2)[..., None]
+    light = 0.7 + 1.1 * depth**2
+    return cv2.merge([light * part for part in lip * np.float32((0.24, 0.11, 0.10))])
 
 
 def _draw_floor(inside: np.ndarray, opening: Opening, mouth: Mouth | None) -> None:
@@ -195,8 +197,13 @@ def _draw_floor(inside: np.ndarray, opening: Opening, mouth: Mouth | None) -> No
     shown = (
         smooth((p.jaw - _JAW_SHOWS[0]) / np.ptp(_JAW_SHOWS)) if mouth is not None and mouth.is_own else 1.0
     )
-    lit = np.maximum(colour * (gain * light[..., None]).astype(np.float32), inside)  # cheeks are never black
+    lit = np.maximum(colour * _tinted(light, gain), inside)  # cheeks are never black
     inside += shown * (lit - inside)
+
+
+def _tinted(light: np.ndarray, gain: np.ndarray) -> np.ndarray:
+    """Light (h, w) times the gain (3,) of each channel, (h, w, 3) float32."""
+    return cv2.merge([(part * light).astype(np.float32) for part in gain])
 
 
 def _softened(pixels: np.ndarray, grain: float) -> np.ndarray:
@@ -220,7 +227,8 @@ def _draw_own(inside: np.ndarray, opening: Opening, mouth: Mouth) -> None:
     above, below = np.maximum(edge - upper, 1e-3) * crop_px, np.maximum(lower - edge, 1e-3) * crop_px
     gain = light_gain(opening.photo, opening.landmarks, mouth)
     slit = 1.0 if mouth.origin == "photograph" else opening.slit
-    light = (gain * (0.75 + 0.25 * smooth(opening.corner / 0.15))[..., None] * slit).astype(np.float32)
+    corner = 0.75 + 0.25 * smooth(opening.corner / 0.15)
+    light = cv2.merge([(part * corner * slit).astype(np.float32) for part in gain])
     grain = 1 / (crop_px * opening.scale)  # px of the mouth's picture a px
     source = _softened(mouth.pixels, grain)
     soft = max(1.0 / opening.scale, 0.008 * iod)  # crop px over which an edge fades
@@ -228,7 +236,7 @@ def _draw_own(inside: np.ndarray, opening: Opening, mouth: Mouth) -> None:
     def draw(row: np.ndarray, cover: np.ndarray) -> None:
         at = column.astype(np.float32), row.astype(np.float32)
         colour = cv2.remap(source, *at, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-        inside[:] += cover[..., None] * (colour * light - inside)
+        inside[:] += in_channels(cover) * (colour * light - inside)
 
     # 1. The teeth's edge
     held = mouth.place[1] * opening.size - 0.5 + (edge - mouth.incisors) * crop_px
@@ -298,7 +306,10 @@ def _draw_upper_teeth(inside: np.ndarray, opening: Opening, donor: Mouth) -> Non
     shade = shade * (0.72 + 0.28 * smooth((opening.y - opening.upper) / (0.05 * iod)))
     colour, cover = _row(donor, across, down / stretch, iod * opening.scale, flat=flat)
     gain = light_gain(opening.photo, opening.landmarks, donor)
-    inside += cover[..., None] * (colour * gain * shade[..., None] - inside)
+    lit = cv2.merge(
+        [part * of_channel * shade for part, of_channel in zip(cv2.split(colour), gain, strict=True)]
+    )
+    inside += in_channels(cover) * (lit - inside)
 
 
 def _row(

@@ -19,7 +19,7 @@ from magicedit.change import Change
 from magicedit.faces.alignment import Alignment
 from magicedit.faces.frame import face_frame
 from magicedit.faces.regions import smooth
-from magicedit.warping.change import carry_change
+from magicedit.warping.change import carry_change, in_channels, replace_where
 from magicedit.warping.inside import Opening, Parting, like_photograph, read_curve, render_inside
 from magicedit.warping.muscles import LOWER_LIP_EDGE, NOSE_BASE, UPPER_LIP_EDGE
 from magicedit.warping.teeth import Mouth, blur_of
@@ -269,8 +269,8 @@ def carry_mouth(
         return moved
     (x0, y0, x1, y1), composed, share, used = layer
     view = moved[y0:y1, x0:x1]
-    composed = view + share[..., None] * (composed - view)
-    view[used] = np.rint(composed[used]).astype(np.uint8)
+    composed = view + in_channels(share) * (composed - view)
+    replace_where(view, np.rint(composed).astype(np.uint8), used)
     return moved
 
 
@@ -313,8 +313,8 @@ def _layer(
     sheets, covers, differs = _lips(
         pixels, alignment, change.flow, region, curves, (x, y), (upper, lower), blur
     )
-    below = y > (upper + lower) / 2
-    skin = np.where(below[..., None], sheets[1], sheets[0])
+    skin = sheets[0]
+    cv2.copyTo(sheets[1], (y > (upper + lower) / 2).view(np.uint8), skin)
     across = (x > parting.upper[0, 0]) & (x < parting.upper[-1, 0])
     opened = np.where(across, 1 - np.maximum(*covers), 0).astype(np.float32)
     opened = cv2.GaussianBlur(opened, (0, 0), 0.8)  # steep edges would show steps
@@ -326,7 +326,7 @@ def _layer(
     inside = render_inside(opening, mouth)
     if mouth is not None and mouth.origin != "photograph":
         inside = like_photograph(inside, opening, mouth, blur)
-    composed = np.clip(skin + opened[..., None] * (inside - skin), 0, 255)
+    composed = np.clip(skin + in_channels(opened) * (inside - skin), 0, 255)
     share = _moving(change.flow * region[..., None], parting, x)
     return window, composed, share, (differs | (opened > 0)) & (share > 0)
 
@@ -375,10 +375,10 @@ def _lips(
     """
     p, (x, y) = curves.parting, at
     inverse = alignment.inverse().astype(np.float32)
-    weight = np.clip(cv2.remap(region, x, y, cv2.INTER_LINEAR), 0, 1)[..., None]
-    plain = cv2.remap(flow, x, y, cv2.INTER_CUBIC)
+    weight = np.clip(cv2.remap(region, x, y, cv2.INTER_LINEAR), 0, 1)
+    plain = cv2.split(cv2.remap(flow, x, y, cv2.INTER_CUBIC))
     outside = np.maximum(np.maximum(p.upper[0, 0] - x, x - p.upper[-1, 0]), 0)
-    apart = (1 - smooth(outside / (_CORNER_FADE * p.interocular)))[..., None]
+    apart = 1 - smooth(outside / (_CORNER_FADE * p.interocular))
     # Photograph px over which an edge fades
     soft = max(1.0, 0.006 * p.interocular / alignment.scale, 2 * blur)
     corner = smooth(1 - np.minimum(x - p.upper[0, 0], p.upper[-1, 0] - x) / (0.12 * p.interocular))
@@ -392,22 +392,24 @@ def _lips(
         own = cv2.remap(flow, x, np.minimum(y, line) if sign > 0 else np.maximum(y, line), cv2.INTER_CUBIC)
         sideways = curves.read(curves.through(np.stack([moved[:, 0], (source - moved)[:, 0]], 1)), x)
         read_at = curves.read(curves.through(source), x + sideways)
-        # Reads the photograph's edge at the moved one
-        at_edge = np.stack([sideways, read_at - edge], -1)
+        down = read_at - edge  # with `sideways` it reads the photograph's edge at the moved one
         if rounds:  # a steep lip stays as thick
             steeper = _lengthened(edge, x) / _lengthened(read_at, x)
             thicker = 1 + rounds * (np.clip(steeper, 1, _THICKER) - 1)
-            at_edge[..., 1] += (y - edge) * (1 / thicker - 1)
+            down += (y - edge) * (1 / thicker - 1)
         reach = _LIP_REACH[0] + _LIP_REACH[1] * corner
         reach = np.maximum(np.abs(line - edge), reach * p.interocular)
         near = 1 - smooth(np.abs(edge - y) / reach)
-        near = np.where(sign * (y - edge) > 0, 1, near)[..., None]
-        sheet = own + near * (at_edge - own)
-        moves = (plain + apart * (sheet - plain)) * weight
-        differs |= (np.abs(apart * (sheet - plain)) > _SAME).any(-1) & (
-            sign * (y - (edges[0] + edges[1]) / 2) <= 0
-        )
-        fx, fy = x + moves[..., 0], y + moves[..., 1]  # read here, crop px
+        near = np.where(sign * (y - edge) > 0, 1, near)
+        sheet = [
+            part + near * (at_edge - part)
+            for part, at_edge in zip(cv2.split(own), (sideways, down), strict=True)
+        ]
+        beyond = [apart * (part - still) for part, still in zip(sheet, plain, strict=True)]  # the plain flow
+        fx, fy = (at + (still + more) * weight for at, still, more in zip((x, y), plain, beyond, strict=True))
+        moves = (np.abs(beyond[0]) > _SAME) | (np.abs(beyond[1]) > _SAME)
+        differs |= moves & (sign * (y - (edges[0] + edges[1]) / 2) <= 0)
+        # Read here, photograph px
         rx, ry = (inverse[k, 0] * fx + inverse[k, 1] * fy + inverse[k, 2] for k in (0, 1))
         read = rx.astype(np.float32), ry.astype(np.float32)
         picture = cv2.remap(pixels, *read, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)

@@ -142,5 +142,7 @@ def shade(
     if changes[..., 3].any():
         interocular = face_frame(landmarks).interocular
         light = light + crease_light(view, changes[..., 3], upsampled(skin, fine, window), interocular)
-    view[:] = np.rint(np.clip(view * np.exp(light), 0, 255))
+    lit = np.exp(light)
+    lit *= view
+    view[:] = np.rint(np.clip(lit, 0, 255, out=lit), out=lit)
     return result

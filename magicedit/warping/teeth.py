@@ -34,6 +34,7 @@ _SHOWS = (0.045, 0.10)
 # What is darker than this share of the palest is no tooth; and how much of a mouth it is above lower teeth
 _DARK, _DARK_SHARE = 0.2, 0.2
 _TALLEST = 0.17  # iod, of upper incisors and the gums above
+_SLOPE = np.float32([[3], [0], [3]])  # what a path pays for a step up, for none, and for one down
 _LINES, _CRISP = 0.012, 0.8  # iod, of what is deepened between teeth, and by how much
 _OWN_SCALE = 256  # px an iod, at most
 _DIMMEST = 0.86  # of the light by the skin: whites of eyes lie in shadow more often than teeth
@@ -261,13 +262,13 @@ def _incisors_edge(picture: np.ndarray, upper: np.ndarray, lower: np.ndarray, sc
     gain = cv2.remap(drop, np.tile(columns, (len(steps), 1)), rows.astype(np.float32), cv2.INTER_LINEAR)
     gain -= 12 * np.abs(steps)
     best, back = gain.copy(), np.zeros(gain.shape, int)
+    numbers = np.arange(len(steps))
+    rows_before = np.clip(numbers - [[1], [0], [-1]], 0, len(steps) - 1)  # (3, steps)
     for x in range(1, len(upper)):
-        before = [
-            best[np.clip(np.arange(len(steps)) + s, 0, len(steps) - 1), x - 1] - 3 * abs(s)
-            for s in (-1, 0, 1)
-        ]
-        back[:, x] = np.clip(np.arange(len(steps)) + np.argmax(before, 0) - 1, 0, len(steps) - 1)
-        best[:, x] += np.max(before, 0)
+        before = best[rows_before, x - 1] - _SLOPE
+        chosen = before.argmax(0)
+        back[:, x] = rows_before[chosen, numbers]
+        best[:, x] += before[chosen, numbers]
     path, k = np.zeros(len(upper), int), int(best[:, -1].argmax())
     for x in range(len(upper) - 1, -1, -1):
         path[x], k = k, back[k, x]
