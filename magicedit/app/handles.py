@@ -70,7 +70,8 @@ def handle_places(landmarks: np.ndarray, request: Request, units: Sequence[str])
     if any(value for name, value in request.items() if is_angle(name) and name.startswith("head")):
         return {}
     usable = [number for number, handle in enumerate(HANDLES) if {*handle.units} & {*units}]
-    return {number: _place(HANDLES[number], landmarks, request) for number in usable}
+    landmarks, steps = np.asarray(landmarks, np.float64), _steps(landmarks)
+    return {number: _place(HANDLES[number], landmarks, steps, request) for number in usable}
 
 
 def drag_request(
@@ -96,9 +97,10 @@ def drag_request(
     names = [unit for unit in handle.units if unit in units and (not side or sided_names(unit))]
     if not names:
         return request
-    moves = np.stack([_movement(handle, landmarks, name) for name in names], 1)  # (2, aus) px a step
+    landmarks, steps = np.asarray(landmarks, np.float64), _steps(landmarks)
+    moves = np.stack([_movement(handle, landmarks, steps, name) for name in names], 1)  # (2, aus) px a step
     start = np.array([_asked(request, name, handle.side) for name in names])
-    away = np.asarray(target, np.float64) - _place(handle, landmarks, request)
+    away = np.asarray(target, np.float64) - _place(handle, landmarks, steps, request)
     inertia = _RELUCTANCE * face_frame(landmarks).interocular * np.eye(len(names))
     lows = [-measured.get(name + side, measured.get(name, 0.0)) if name != CLOSING else 0.0 for name in names]
     bounds = np.minimum(start, lows), np.maximum(start, ADD_RANGE[1]) + 1e-6  # the two must differ
@@ -123,24 +125,28 @@ def _apart(request: Request, units: Sequence[str]) -> Request:
     return apart
 
 
-def _place(handle: Handle, landmarks: np.ndarray, request: Request) -> np.ndarray:
+def _steps(landmarks: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns how a step of each unit moves landmarks (478, 2) px: (478, 2) px, by name."""
+    moves = landmark_displacements(landmarks, tuple(SHAPES)) / INTENSITY_RANGE[1]
+    return dict(zip(SHAPES, moves.swapaxes(0, 1), strict=True))
+
+
+def _place(
+    handle: Handle, landmarks: np.ndarray, steps: dict[str, np.ndarray], request: Request
+) -> np.ndarray:
     """Returns where a request carries a handle, (2,) px."""
-    place = np.asarray(landmarks, np.float64)[list(handle.landmarks)].mean(0)
+    place = landmarks[list(handle.landmarks)].mean(0)
     for name in {whole_name(name) for name in request}:
-        place = place + _asked(request, name, handle.side) * _movement(handle, landmarks, name)
+        place = place + _asked(request, name, handle.side) * _movement(handle, landmarks, steps, name)
     return place
 
 
-def _movement(handle: Handle, landmarks: np.ndarray, unit: str) -> np.ndarray:
+def _movement(handle: Handle, landmarks: np.ndarray, steps: dict[str, np.ndarray], unit: str) -> np.ndarray:
     """Returns how a step of a unit moves a handle, (2,) px; zero for units that move no skin of the face."""
-    landmarks = np.asarray(landmarks, np.float64)
     if unit == CLOSING and handle.onto:
         whole = landmarks[list(handle.onto)].mean(0) - landmarks[list(handle.landmarks)].mean(0)
-    elif unit in SHAPES:
-        whole = landmark_displacements(landmarks, [unit])[list(handle.landmarks), 0].mean(0)
-    else:
-        return np.zeros(2)
-    return whole / INTENSITY_RANGE[1]
+        return whole / INTENSITY_RANGE[1]
+    return steps[unit][list(handle.landmarks)].mean(0) if unit in steps else np.zeros(2)
 
 
 def _asked(request: Request, unit: str, side: str) -> float:

@@ -31,6 +31,7 @@ WINDOW = {"width": 1440, "height": 900}
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True}
 PATIENCE = 300  # seconds, for what has no limit but that a machine may be slow
 # Without these the browser itself looks for its maker's hosts
+CAMERA = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 QUIET = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 
 
@@ -42,7 +43,7 @@ def backend():
 @pytest.fixture(scope="module")
 def browser() -> Iterator["sync_api.Browser"]:
     with sync_api.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=[*QUIET, *CAMERA])
         yield browser
         browser.close()
 
@@ -334,6 +335,50 @@ def test_a_sweep_is_drawn(page):
     page.wait_for_selector("#sweep img", timeout=60_000)
 
 
+def test_their_own_teeth_are_lent_and_a_photograph_without_is_refused(page, photographs):
+    page.get_by_role("tab", name="Settings").click()
+    drop(page, photographs / "grey.png", "#reference")
+    status(page, "no face was found in grey.png")
+    page.wait_for_selector("#reference input[type=file]", state="attached")
+    drop(page, photographs / "two.png", "#reference")
+    status(page, "These teeth show from the next edit on")
+
+
+def test_a_video_is_previewed_and_made_by_the_sliders_request(page, tmp_path):
+    av = pytest.importorskip("av", reason="videos need the extra `video`")
+    face = np.asarray(Image.fromarray(shown(page, 0).astype(np.uint8)).crop((96, 0, 352, 256)))
+    with av.open(tmp_path / "clip.mp4", "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 256, 256, "yuv420p"
+        for _ in range(4):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(face, format="rgb24")))
+        container.mux(stream.encode())
+    slide(page, "AU12L", -2.0)
+    status(page, "Edit 1 of 1")
+    page.get_by_role("tab", name="Video").click()
+    page.click("#video-take")
+    page.wait_for_function("document.querySelector('#video-request textarea').value == 'AU12=-2'")
+    drop(page, tmp_path / "clip.mp4", "#video")
+    page.get_by_text("clip.mp4").wait_for()
+    page.click("#video-preview")
+    page.wait_for_function("document.querySelectorAll('#video-shown img').length == 3")
+    page.click("#video-make")
+    page.wait_for_selector("#film video")
+    page.locator("#video-request textarea").fill("AU99=1")
+    page.click("#video-make")
+    assert "unknown action unit 'AU99'" in status(page, "unknown")
+
+
+def test_photographs_are_edited_as_a_batch(open_page, photographs):
+    page = open_page()
+    page.get_by_role("tab", name="Batch").click()
+    page.set_input_files("#batch input[type=file]", [photographs / "one.png", photographs / "large.jpg"])
+    page.get_by_text("large.jpg").wait_for()
+    page.click("#batch-make")
+    page.wait_for_selector("#zip a")
+    assert page.locator("#batch-shown img").count() == 2
+
+
 def test_cancel_stops_a_long_edit(page):
     page.get_by_role("tab", name="Settings").click()
     page.get_by_label("exact", exact=True).check()
@@ -341,6 +386,7 @@ def test_cancel_stops_a_long_edit(page):
     page.get_by_role("tab", name="Face").click()
     assert not page.locator("#cancel").is_visible()
     slide(page, "AU12L", -3.0)
+    page.wait_for_function("document.querySelector('#progress').innerText.includes('/50')")
     page.click("#cancel")  # shows while the edit runs
     told(page, "stopped, as you asked")
     assert "Edit" not in page.inner_text("#status").split(".")[0]
@@ -513,6 +559,10 @@ def test_comparing_by_key_by_holding_and_by_ctrl_wheel(page):
 
 def test_a_pasted_photograph_and_one_from_the_camera(open_page, photographs):
     page = open_page()
+    page.click("#ask-camera")
+    page.click("#camera button:has-text('Webcam')")
+    page.click("#camera button[aria-label='capture photo']")
+    status(page, "no face was found")  # on the pattern of Chromium's own camera
     page.evaluate(
         """async bytes => {
             const transfer = new DataTransfer();
