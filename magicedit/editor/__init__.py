@@ -1,7 +1,7 @@
 """The editor: changes the expressions of faces in whole photographs."""
 
 from magicedit.editor.attention import AttentionMaps, named_places
-from magicedit.editor.changer import Edit, FaceChanger, FaceCut
+from magicedit.editor.changer import Edit, FaceChanger, FaceCut, FacePlace
 from magicedit.editor.doubts import unreached
 from magicedit.editor.editor import ExpressionEditor
 from magicedit.editor.finding import PhotoLike, measured_expression, select_faces
@@ -20,6 +20,7 @@ __all__ = [
     "FaceChanger",
     "FaceCut",
     "FaceEdit",
+    "FacePlace",
     "MouthSettings",
     "PhotoLike",
     "SamplingSettings",

@@ -7,6 +7,7 @@ from magicedit.video.edit import check_request, edit_video
 from magicedit.video.flicker import Flicker
 from magicedit.video.frames import FramesResult, edit_frames
 from magicedit.video.job import VideoJob
+from magicedit.video.keyframes import KeyFrames
 from magicedit.video.reenact import reenact
 from magicedit.video.results import FaceInVideo, Progress, VideoResult
 from magicedit.video.settings import VideoSettings
@@ -21,6 +22,7 @@ __all__ = [
     "FaceInVideo",
     "Flicker",
     "FramesResult",
+    "KeyFrames",
     "OneEuro",
     "Progress",
     "Smoothing",

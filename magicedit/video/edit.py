@@ -11,10 +11,11 @@ from typing import Unpack
 import numpy as np
 
 from magicedit.action_units import vocabulary_of
-from magicedit.editor import ExpressionEditor
+from magicedit.editor import ExpressionEditor, FacePlace
 from magicedit.errors import ActionUnitError, VideoError
 from magicedit.expression import Expression
 from magicedit.faces import levels_of
+from magicedit.faces.glasses import glasses_presence
 from magicedit.request import Deltas, EditRequest
 from magicedit.video.analysis import Analysis, Row, SteadyFace, Track, choose, scan
 from magicedit.video.curves import Curve
@@ -194,9 +195,10 @@ class EditMaker(FrameMaker):
         """Returns the edited frames of a batch, RGB (height, width, 3) uint8.
 
         Faces are edited one after the other, so that overlapping faces do not undo each other. The model
-        processes all frames of a face together.
+        processes all key frames of a face together.
         """
         edited = list(pixels)
+        times = [row.pts * self.time_base for row in rows]
         for track in self.tracks:
             number = track.number
             requests = {
@@ -205,21 +207,30 @@ class EditMaker(FrameMaker):
                 if number in present
             }
             requests = {i: request for i, request in requests.items() if any(request.values())}
+            steady = {i: faces[i][number] for i in requests}
             glasses = median(track.glasses)
-            cuts = [
-                self.changer.cut(edited[i], faces[i][number].face, faces[i][number].alignment, glasses)
-                for i in requests
-            ]
-            changes = self.changes(cuts, [*requests.values()])
-            made = dict(zip(requests, zip(cuts, changes, strict=True), strict=True))
-            for i, row in enumerate(rows):
-                cut, change = made.get(i, (None, None))
+            places = {
+                i: FacePlace.of(face.face, face.alignment, glasses_presence(glasses))
+                for i, face in steady.items()
+            }
+
+            # 1. The model on key frames, and the changes between them
+            runs = {i: face.run for i, face in steady.items()}
+            positions = {i: self.position(requests[i], places[i]) for i in requests}
+            keys = self.keyed.plan(number, runs, times, positions)
+            cuts = [self.changer.cut(edited[i], steady[i].face, steady[i].alignment, glasses) for i in keys]
+            answers = dict(zip(keys, self.changes(cuts, [requests[i] for i in keys]), strict=True))
+            changes = self.keyed.fill(number, runs, times, positions, answers)
+
+            # 2. Carried to the frames
+            for i, time in enumerate(times):
+                change = changes.get(i)
                 if change is None:  # empty request, or the face is absent
                     self.filters.forget(number)
                     continue
-                change = self.filters(change, number, faces[i][number].run, row.pts * self.time_base)
+                change = self.filters(change, number, runs[i], time)
                 edited[i] = self.changer.carry(
-                    edited[i], cut, change, requests[i], self.sampling,
-                    presence=faces[i][number].presence, donor=self._donors[number],
+                    edited[i], places[i], change, requests[i], self.sampling,
+                    presence=steady[i].presence, donor=self._donors[number],
                 )  # fmt: skip
         return edited

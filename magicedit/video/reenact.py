@@ -215,13 +215,19 @@ class ReenactMaker(FrameMaker):
         if self._cut is None:
             self._cut = self.changer.cut(self._pixels, self._face)
         for batch in batches(itertools.islice(self.requests(), first, None), batch_size(self.info)):
-            changes = self.changes([self._cut] * len(batch), [request for _, request in batch])
-            for (row, request), change in zip(batch, changes, strict=True):
+            times = [row.pts * self.time_base for row, _ in batch]
+            runs = {i: 0 for i, (_, request) in enumerate(batch) if any(request.values())}
+            positions = {i: self.position(batch[i][1]) for i in runs}
+            keys = self.keyed.plan(0, runs, times, positions)
+            answers = self.changes([self._cut] * len(keys), [batch[i][1] for i in keys])
+            changes = self.keyed.fill(0, runs, times, positions, dict(zip(keys, answers, strict=True)))
+            for i, (row, request) in enumerate(batch):
                 edited = self._pixels
+                change = changes.get(i)
                 if change is None:
                     self.filters.forget(0)
                 else:
-                    change = self.filters(change, 0, 0, row.pts * self.time_base)
+                    change = self.filters(change, 0, 0, times[i])
                     edited = self.changer.carry(edited, self._cut, change, request, self.sampling)
                 self.meter.add(self._pixels, edited, {"face": self._face})
                 yield row.pts, replace_pixels(self._planes, self._pixels, edited, self.info)

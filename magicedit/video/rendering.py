@@ -2,21 +2,23 @@
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from magicedit.change import Change
-from magicedit.editor import FaceCut
+from magicedit.editor import FaceCut, FacePlace
 from magicedit.video.analysis import Analysis, Row, SteadyFace, Track, steady_faces
 from magicedit.video.flicker import FlickerMeter
+from magicedit.video.keyframes import KeyedChanges, KeyFrames
 from magicedit.video.partial import Partial
 from magicedit.video.results import Pace, Progress
 from magicedit.video.smoothing import ChangeFilters, within
 from magicedit.video.threads import Behind, how_many
 from magicedit.video.writing import PieceWriter, join
 from magicedit.video_reading import VideoInfo
+from magicedit.vocabulary import whole_name
 
 if TYPE_CHECKING:
     from magicedit.video.job import VideoJob
@@ -46,9 +48,14 @@ class FrameMaker(ABC):
     def __init__(self, job: "VideoJob", analysis: Analysis, tracks: list[Track]):
         self.job, self.analysis, self.tracks = job, analysis, tracks
         self.video, self.time_base = job.video, job.time_base
-        self.changer, self.sampling, self.smoothing = job.editor.changer, job.sampling, job.settings.smoothing
+        self.changer, self.sampling = job.editor.changer, job.sampling
+        settings = job.settings.resolved(job.sampling.quality)
+        self.smoothing = settings.smoothing
         self.meter = FlickerMeter()
         self.filters = ChangeFilters(self.smoothing.change)
+        self.keyed = KeyedChanges(settings.key_frames if self.changer.composes else KeyFrames(most=1))
+        names = job.editor.action_units
+        self._moving = [name for name in names.with_sides() if not names[whole_name(name)].is_angle]
 
     @abstractmethod
     def frames(self, first: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -63,14 +70,26 @@ class FrameMaker(ABC):
         """See `FaceChanger.requested_changes`."""
         return self.changer.requested_changes(cuts, requests, self.sampling, self.job.on_step)
 
+    def position(self, request: Mapping[str, float], place: FacePlace | None = None) -> np.ndarray:
+        """See `KeyFrames.position`; place: of a face that moves."""
+        # Without angles: gaze and head are drawn on every frame
+        steps = np.array([request.get(name, 0.0) for name in self._moving])
+        landmarks = None if place is None else place.landmarks / place.alignment.size
+        return self.keyed.settings.position(landmarks, steps)
+
     def state(self) -> dict[str, np.ndarray]:
-        parts = {"flicker": self.meter.state(), "change": self.filters.state()}
+        parts = {
+            "flicker": self.meter.state(),
+            "change": self.filters.state(),
+            "keyed": self.keyed.state(),
+        }
         return {f"{part}/{name}": value for part, state in parts.items() for name, value in state.items()}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
         if state:
             self.meter.restore(within(state, "flicker"))
             self.filters.restore(within(state, "change"))
+            self.keyed.restore(within(state, "keyed"))
 
 
 def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
@@ -99,11 +118,12 @@ def render(maker: FrameMaker, info: VideoInfo, partial: Partial) -> tuple[int, l
 
     # 2. Remaining pieces
     made = maker.frames(already * PIECE)
+    encoding = job.settings.resolved(job.sampling.quality).encoding
     encoder = Behind(how_many(ENCODED_BEHIND, info, 1.5))
     try:
         for number in range(already, -(-total // PIECE)):
             stop = min((number + 1) * PIECE, total)
-            writer = PieceWriter(partial.begin_piece(number), info, job.settings.encoding, PIECE)
+            writer = PieceWriter(partial.begin_piece(number), info, encoding, PIECE)
             stamps = []
             try:
                 for index in range(number * PIECE, stop):
