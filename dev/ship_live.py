@@ -4,7 +4,8 @@
 
 RUN: output folder of `train/train.py --config mini-distill`. Only the denoiser is kept: everything else is
 `mini`'s. The card carries the figures of benchmarks/qualities.json; measure after the first run of this
-script (`benchmarks/qualities.py PHOTOGRAPHS --distilled mini-live`) and run it again.
+script (`benchmarks/qualities.py PHOTOGRAPHS --distilled mini-live`) and run it again. `mini`'s graphs must
+serve it: a denoiser of other settings is refused.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from ship_mini import ROOT, configured
 
+from magicedit.models.face_model import load_face_model
 from magicedit.train.config import TrainConfig
 from magicedit.train.publish import command_of
 
@@ -64,6 +66,7 @@ def main() -> None:
     for name in ("unet", "scheduler"):
         shutil.copytree(args.run / name, LIVE / name, dirs_exist_ok=True)
     shutil.copyfile(args.run / "model_index.json", LIVE / "model_index.json")
+    load_face_model("mini-live")
     configuration = configured(settings | {"pretrained_model_name_or_path": None})
     configuration["pretrained_model_name_or_path"] = settings["pretrained_model_name_or_path"]
     measured = json.loads(RESULTS.read_text())

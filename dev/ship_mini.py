@@ -18,6 +18,7 @@ from pathlib import Path
 
 from magicedit.data.pairs import PairDataset
 from magicedit.hub.cards import TrainingData, model_card
+from magicedit.models import write_graphs
 from magicedit.train.config import TrainConfig
 from magicedit.train.publish import command_of
 
@@ -100,6 +101,7 @@ def main() -> None:
     index |= {"default_guidance_scale": args.guidance} if args.guidance is not None else {}
     index |= {"default_steps": args.steps} if args.steps is not None else {}
     (MINI / "model_index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+    write_graphs(MINI)
 
     settings = configured(json.loads((args.run / "train_config.json").read_text()))
     pairs = PairDataset(args.dataset, resolution=settings["resolution"], warped=1.0)

@@ -53,7 +53,7 @@ MAY_IMPORT = {
     "video_reading": {"errors", "files", "provenance"},
     "change": set(),
     "pipelines": set(),
-    "models": _GROUND | {"request", "pipelines"},
+    "models": _GROUND | {"request", "pipelines", "workers"},
     "faces": _BASE,
     "warping": _BASE | {"faces"},
     "data": _BASE | {"expression", "faces", "warping"},

@@ -11,7 +11,6 @@ import json
 import tempfile
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +49,8 @@ class DenoiserGraph(torch.nn.Module):
     """The denoiser as a function of tensors alone, to export.
 
     Inputs: sample (1, in channels, height, width), timestep (1,), class_labels (1, aus), and by layer, in the
-    modules' order, what `projections_of` returns, or of that the reference's alone, and the text
-    is constant. Output: (1, out channels, height, width).
+    modules' order, what `projections_of` returns; or of that the reference's alone, and prompt_embeds (1,
+    text tokens, cross_attention_dim). Output: (1, out channels, height, width).
     """
 
     def __init__(self, unet: UNet2DConditionModel, prompt_embeds: torch.Tensor):
@@ -60,17 +59,18 @@ class DenoiserGraph(torch.nn.Module):
         self.prompt_embeds = prompt_embeds  # only its shape is used where its projections are inputs
         self.layers = list(transformer_blocks(unet))
 
-    def forward(self, sample, timestep, class_labels, projections: list[torch.Tensor]):
+    def forward(self, sample, timestep, class_labels, projections: list[torch.Tensor], prompt_embeds=None):
         of_layer = zip(*[iter(projections)] * (len(projections) // len(self.layers)), strict=True)
         by_layer = dict(zip(self.layers, of_layer, strict=True))
-        cache = ReferenceCache({layer: found[:2] for layer, found in by_layer.items()}, self.prompt_embeds)
+        prompt_embeds = self.prompt_embeds if prompt_embeds is None else prompt_embeds
+        cache = ReferenceCache({layer: found[:2] for layer, found in by_layer.items()}, prompt_embeds)
         for layer, found in by_layer.items():
             if found[2:]:
                 cache.text(layer, lambda _, text=found[2:]: text)
         return self.unet(
             sample,
             timestep,
-            encoder_hidden_states=self.prompt_embeds,
+            encoder_hidden_states=prompt_embeds,
             class_labels=class_labels,
             cross_attention_kwargs={"reference": cache},
         ).sample
@@ -79,22 +79,25 @@ class DenoiserGraph(torch.nn.Module):
 class EncoderGraph(torch.nn.Module):
     """The ID encoder and the denoiser's projections of its features as a function of tensors alone.
 
-    Input: identity latents (1, channels, height, width). Output: by layer, in the denoiser's modules' order,
-    key and value of the reference, each (1, tokens, inner_dim). It changes `reference_unet`.
+    Inputs: identity latents (1, channels, height, width), timestep (1,), prompt_embeds (1, text tokens,
+    cross_attention_dim). Output: by layer, in the denoiser's modules' order, key and value of the reference,
+    each (1, tokens, inner_dim). It changes `reference_unet`.
     """
 
-    def __init__(
-        self, reference_unet: UNet2DConditionModel, unet: UNet2DConditionModel, prompt_embeds: torch.Tensor
-    ):
+    def __init__(self, reference_unet: UNet2DConditionModel, unet: UNet2DConditionModel):
         super().__init__()
-        self.reference_unet, self.unet, self.prompt_embeds = reference_unet, unet, prompt_embeds
+        self.reference_unet, self.unet = reference_unet, unet
+        self.encode = reference_unet.forward
         install_reference_attention(reference_unet)  # by whose processors a single token needs no attention
-        text_alone = {"reference": ReferenceCache(None, prompt_embeds)}
-        reference_unet.forward = partial(reference_unet.forward, cross_attention_kwargs=text_alone)
 
-    def forward(self, identity):
+    def forward(self, identity, timestep, prompt_embeds):
+        def encode(sample, _, encoder_hidden_states):
+            text_alone = {"reference": ReferenceCache(None, encoder_hidden_states)}
+            return self.encode(sample, timestep, encoder_hidden_states, cross_attention_kwargs=text_alone)
+
+        self.reference_unet.forward = encode
         # The tracer does not take the exception that ends it early; unused nodes leave the graph anyway
-        features = encode_reference(self.reference_unet, identity, self.prompt_embeds, to_end=True)
+        features = encode_reference(self.reference_unet, identity, prompt_embeds, to_end=True)
         projected = project_reference(self.unet, features)
         return [x for layer in transformer_blocks(self.unet) for x in projected[layer]]
 
@@ -164,21 +167,23 @@ def write_graphs(folder: str | Path) -> Path:
     # Random weights, so that each tensor of the graphs is recognised by its values
     networks = {name: _random_network(shape[name], seed) for seed, name in enumerate(NETWORKS)}
     unet, side = networks["unet"], shape["resolution"] // shape["patch_size"]
-    prompt_embeds = torch.zeros(1, 1, unet.config.cross_attention_dim)
     install_reference_attention(unet)
-    encoder = EncoderGraph(networks["reference_unet"], unet, prompt_embeds)
-    identity = torch.zeros(1, networks["reference_unet"].config.in_channels, side, side)
-    projections = encoder(identity)
+    # Timestep and text are inputs, although constant: else the exporter computes tensors from the weights
+    constants = {
+        "timestep": torch.tensor([0]),
+        "prompt_embeds": torch.zeros(1, 1, unet.config.cross_attention_dim),
+    }
+    encoder = EncoderGraph(networks["reference_unet"], unet)
+    encoder_inputs = {"identity": torch.zeros(1, networks["reference_unet"].config.in_channels, side, side)}
+    encoder_inputs |= constants
+    projections = encoder(**encoder_inputs)
     names = [f"projection_{number}" for number in range(len(projections))]
-    denoiser_inputs = (*_blank_inputs(unet, side), projections)
+    denoiser = DenoiserGraph(unet, constants["prompt_embeds"])
+    denoiser_inputs = (*_blank_inputs(unet, side), projections, constants["prompt_embeds"])
+    denoiser_names = ["sample", "timestep", "class_labels", *names, "prompt_embeds"]
     graphs = {
-        ENCODER: (encoder, (identity,), ["identity"], names),
-        DENOISER: (
-            DenoiserGraph(unet, prompt_embeds),
-            denoiser_inputs,
-            ["sample", "timestep", "class_labels", *names],
-            ["output"],
-        ),
+        ENCODER: (encoder, tuple(encoder_inputs.values()), list(encoder_inputs), names),
+        DENOISER: (denoiser, denoiser_inputs, denoiser_names, ["output"]),
     }
     known = {
         f"{network}.{name}": tensor
@@ -190,7 +195,7 @@ def write_graphs(folder: str | Path) -> Path:
     about = {"architecture": shape}
     for file, (module, inputs, input_names, output_names) in graphs.items():
         about[file] = _write_structure(place / file, module, inputs, input_names, output_names, known)
-    (place / ABOUT).write_text(json.dumps(about, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    (place / ABOUT).write_text(json.dumps(about, sort_keys=True) + "\n", encoding="utf-8")
     return place
 
 

@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,23 +19,32 @@ import numpy as np
 from magicedit.action_units import vocabulary_of
 from magicedit.change import Change
 from magicedit.errors import ModelError, building
-from magicedit.files import read_json
+from magicedit.files import opened, read_json, remembered_sha256
 from magicedit.models.folder import PIPELINE_CLASS, ModelFolder
 from magicedit.pipelines.sampling import Sampling as PipelineSampling
 from magicedit.pipelines.sampling import sampling_of
 from magicedit.request import Sampling
 from magicedit.vocabulary import Vocabulary
+from magicedit.workers import cores
 
 GRAPHS = "onnx"  # folder of a model's graphs
 ABOUT = "graphs.json"  # what they were made for, and the tensors that each of them takes
 ENCODER, DENOISER = "encoder.onnx", "denoiser.onnx"
 NETWORKS = ("reference_unet", "unet")
 TRANSPOSED = ".T"  # ending of the names of tensors that a graph takes transposed
-LARGEST_ABOUT = 2**20  # bytes
+LARGEST_ABOUT, LARGEST_GRAPH = 2**20, 2**24  # bytes
 WRITE_AGAIN = "write them again (magicedit.models.write_graphs), or delete that folder to use PyTorch"
 
-# As in `pipelines.heads`, which imports torch; a test compares both
+# As in `pipelines.heads` and of `MagicEditPipeline`, which import torch; a test compares them
 FLOW_SCALE, MASK_BIAS = 0.1, -3.0
+DEFAULTS = {
+    "concat_identity": False,
+    "default_guidance_scale": 3.0,
+    "default_steps": 50,
+    "distilled_steps": 0,
+    "patch_size": 4,
+    "resolution": 512,
+}
 
 # The settings of a DDIM scheduler that `Ddim` serves; others of its settings do not matter then
 SCHEDULER = {
@@ -57,9 +65,15 @@ def has_graphs(folder: ModelFolder) -> bool:
     return folder.has_index and (folder.component(GRAPHS) / ABOUT).is_file()
 
 
+def settings_of(folder: ModelFolder) -> dict[str, Any]:
+    """Returns the settings in a model's index, with the pipeline's defaults."""
+    return {name: folder.index.get(name, default) for name, default in DEFAULTS.items()}
+
+
 def architecture(folder: ModelFolder) -> dict[str, Any]:
     """Returns the settings of a model folder on which the structure of its graphs depends."""
-    shape = {name: folder.index[name] for name in ("concat_identity", "patch_size", "resolution")}
+    settings = settings_of(folder)
+    shape = {name: settings[name] for name in ("concat_identity", "patch_size", "resolution")}
     for name in NETWORKS:
         config = read_json(folder.component(name) / "config.json", ModelError)
         shape[name] = {key: value for key, value in config.items() if not key.startswith("_")}
@@ -237,12 +251,14 @@ class GraphModel:
     def __init__(self, folder: ModelFolder, threads: int | None = None):
         self.folder, self.name = folder, folder.name
         self.vocabulary: Vocabulary = vocabulary_of(folder.action_units)
-        self.resolution: int = folder.index["resolution"]
-        self._patch: int = folder.index["patch_size"]
+        self._settings = settings_of(folder)
+        self.resolution: int = self._settings["resolution"]
+        self._patch: int = self._settings["patch_size"]
         about = read_about(folder)
         weights = read_weights(folder)
         self._weights = object()  # identity of what is in memory
-        threads = int(os.environ.get("OMP_NUM_THREADS", 0)) if threads is None else threads
+        named = os.environ.get("OMP_NUM_THREADS", "")  # as torch takes it
+        threads = threads or (int(named) if named.isdigit() and int(named) else cores())
         place = folder.component(GRAPHS)
         with building(
             ModelError, f"the graphs in {place} do not fit the weights of {folder.name}; {WRITE_AGAIN}"
@@ -250,7 +266,9 @@ class GraphModel:
             self._encoder, self._denoiser = (
                 open_session(place / name, about[name], weights, threads) for name in (ENCODER, DENOISER)
             )
-        self._projections = [entry.name for entry in self._denoiser.get_inputs()][3:]
+        self._projections = [entry.name for entry in self._encoder.get_outputs()]
+        width = about["architecture"]["unet"]["cross_attention_dim"]
+        self._prompt_embeds = np.zeros((1, 1, width), np.float32)  # the text of models without one
         self._enlarge = bicubic(self.resolution // self._patch, self._patch)
         scheduler = read_json(folder.component("scheduler") / "scheduler_config.json", ModelError)
         self._ddim = Ddim(scheduler["num_train_timesteps"])
@@ -272,9 +290,14 @@ class GraphModel:
             2 * (picture.transpose(2, 0, 1).astype(np.float32) / 255) - 1 for picture in (crop, condition)
         )
         latents = pixel_unshuffle(identity, self._patch)
-        projections = self._encoder.run(None, {"identity": latents[None]})
+        inputs = {
+            "identity": latents[None],
+            "timestep": np.array([0]),
+            "prompt_embeds": self._prompt_embeds,
+        }
+        projections = self._encoder.run(None, inputs)
         concatenated = [pixel_unshuffle(condition, self._patch)]
-        concatenated += [latents] if self.folder.index["concat_identity"] else []
+        concatenated += [latents] if self._settings["concat_identity"] else []
         return EncodedFace(
             identity,
             np.concatenate(concatenated),
@@ -303,31 +326,24 @@ class GraphModel:
         return np.rint((head.compose(face.identity).transpose(1, 2, 0) + 1) / 2 * 255).astype(np.uint8)
 
     def steps(self, steps: int | None, quality: str | None) -> int:
-        return steps or self._settings(quality).steps
+        return steps or self.sampling(quality).steps
 
     def show_progress(self, shown: bool) -> None:
         self._shown = shown
 
     def fingerprint(self) -> str:
-        return self._fingerprint
+        networks = {name: self.folder.component(name) for name in (*NETWORKS, "scheduler", GRAPHS)}
+        files = {f"{name}/{file.name}": file for name, place in networks.items() for file in place.glob("*")}
+        parts = {name: remembered_sha256(file) for name, file in files.items()}
+        return hashlib.sha256(json.dumps([self.folder.index, parts], sort_keys=True).encode()).hexdigest()
 
-    @cached_property
-    def _fingerprint(self) -> str:
-        digest = hashlib.sha256(json.dumps(self.folder.index, sort_keys=True).encode())
-        place = self.folder.component(GRAPHS)
-        for name in ("scheduler", *NETWORKS):
-            for file in sorted(self.folder.component(name).glob("*")):
-                digest.update(file.read_bytes())
-        for file in (place / ENCODER, place / DENOISER):
-            digest.update(file.read_bytes())
-        return digest.hexdigest()
-
-    def _settings(self, quality: str | None) -> PipelineSampling:
-        index = self.folder.index
+    def sampling(self, quality: str | None = None) -> PipelineSampling:
+        """Returns the sampling settings of a quality, see `MagicEditPipeline.sampling`."""
+        settings = self._settings
         return sampling_of(
             quality,
-            PipelineSampling(index["default_steps"], index["default_guidance_scale"]),
-            distilled_steps=index["distilled_steps"],
+            PipelineSampling(settings["default_steps"], settings["default_guidance_scale"]),
+            distilled_steps=settings["distilled_steps"],
             composed=True,
         )
 
@@ -339,7 +355,7 @@ class GraphModel:
         on_step: Callable[[int], None] | None = None,
     ) -> list[Head]:
         """Runs all steps for all rows; returns the heads of the last one."""
-        settings = self._settings(sampling.quality)
+        settings = self.sampling(sampling.quality)
         given = {"steps": sampling.steps, "guidance_scale": sampling.guidance}
         settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
         timesteps = self._ddim.timesteps(settings.steps)
@@ -383,6 +399,7 @@ class GraphModel:
             "sample": np.concatenate([noisy, face.condition_latents])[None],
             "timestep": np.array([timestep]),
             "class_labels": np.asarray(delta, np.float32)[None],
+            "prompt_embeds": self._prompt_embeds,
             **face.projections,
         }
         head = self._split(self._denoiser.run(None, inputs)[0][0])
@@ -407,9 +424,10 @@ def read_about(folder: ModelFolder) -> dict[str, Any]:
     """Returns the content of a model's `graphs.json`; ModelError where the graphs are of another model."""
     file = folder.component(GRAPHS) / ABOUT
     about = read_json(file, ModelError, limit=LARGEST_ABOUT)
-    made_for, needed = about.get("architecture", {}), architecture(folder)
-    if made_for != needed:
-        differing = ", ".join(sorted(name for name in needed if made_for.get(name) != needed[name]))
+    made_for = about.get("architecture") if isinstance(about, dict) else None
+    if made_for != (needed := architecture(folder)):
+        other = made_for if isinstance(made_for, dict) else {}
+        differing = ", ".join(sorted(name for name in needed if other.get(name) != needed[name]))
         raise ModelError(f"the graphs in {file.parent} are of another model ({differing}); {WRITE_AGAIN}")
     return about
 
@@ -450,7 +468,9 @@ def open_session(
     options.add_external_initializers(
         list(tensors), [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in arrays]
     )
-    return onnxruntime.InferenceSession(file.read_bytes(), options, providers=["CPUExecutionProvider"])
+    with opened(file, ModelError, limit=LARGEST_GRAPH) as stream:
+        graph = stream.read()
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 def serves(folder: ModelFolder) -> bool:
