@@ -94,6 +94,12 @@ def _add_work_options(parser: argparse.ArgumentParser) -> None:
         "--crf", type=float, default=17.0, metavar="N", help="encoding quality, 0 (lossless) to 51 (17)"
     )
     parser.add_argument(
+        "--preset",
+        metavar="NAME",
+        help="x264's speed of encoding, ultrafast to veryslow; slower ones make smaller files (veryfast for "
+        "the qualities fast and live, else fast)",
+    )
+    parser.add_argument(
         "--damaged", action="store_true", help="edit what can be decoded of a damaged or incomplete video"
     )
     common.add_mark_options(parser)
@@ -116,11 +122,12 @@ def run_video(args: argparse.Namespace) -> int:
     # A hub model's units are unknown before it is loaded
     names = ModelFolder.find(args.model).editable or FACS
     check_request(names, EditRequest(names=names, **asked), curve)
+    work = _work_arguments(args)
     Video(args.video)
     check_video_output(args.output, args.video)
     with _resumable(args.output):
         editor = common.load_editor(args)
-        asked |= {"face": args.face, "curve": curve, **_work_arguments(args)}
+        asked |= {"face": args.face, "curve": curve, **work}
         result = edit_video(editor, args.video, args.output, **asked)
     return _report(args, result)
 
@@ -129,13 +136,13 @@ def run_reenact(args: argparse.Namespace) -> int:
     from magicedit.imaging import open_photo
     from magicedit.video import Video, check_video_output, reenact
 
-    photo = open_photo(args.source)
+    work, photo = _work_arguments(args), open_photo(args.source)
     Video(args.driving)
     check_video_output(args.output, args.driving, args.source)
     with _resumable(args.output):
         editor = common.load_editor(args)
         asked = common.options(args, "strength", "face", "driving_face", "neutral_at", "head", "longest")
-        result = reenact(editor, photo, args.driving, args.output, **asked, **_work_arguments(args))
+        result = reenact(editor, photo, args.driving, args.output, **asked, **work)
     return _report(args, result)
 
 
@@ -145,7 +152,7 @@ def _work_arguments(args: argparse.Namespace) -> dict[str, Any]:
 
     return {
         **common.sampling_arguments(args),
-        "settings": VideoSettings(encoding=Encoding(crf=args.crf)),
+        "settings": VideoSettings(encoding=Encoding(crf=args.crf, preset=args.preset)),
         "damaged": args.damaged,
         "progress": ProgressLine(sys.stderr),
     }

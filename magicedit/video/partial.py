@@ -38,7 +38,7 @@ _PATTERNS = ("piece-*.mp4", "piece-*.json", "piece-*.tmp", "state-*.npz", ".*.tm
 
 def identity(editor: ExpressionEditor, settings: SamplingSettings) -> dict[str, Any]:
     """Returns, JSON-ready, everything in model, settings and installation that a result depends on."""
-    packages = ("av", "mediapipe", "numpy", "opencv-contrib-python", "torch")
+    packages = ("av", "mediapipe", "numpy", "onnxruntime", "opencv-contrib-python", "torch")
     return {
         "model": editor.model,
         "weights": editor.changer.model.fingerprint(),
