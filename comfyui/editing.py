@@ -1,8 +1,7 @@
 """What the nodes do, on ComfyUI's tensors and without ComfyUI.
 
 Images are (batch, height, width, 3) float tensors, 0 to 1, or 4 with alpha, which edits keep.
-`watch(done, total, picture)` is called with progress: pictures done and asked for, and the newest, (height,
-width, 3 or 4) uint8, or None. If it raises, the work stops.
+`watch(done, total)` is called with progress: pictures done and asked for. If it raises, the work stops.
 """
 
 import json
@@ -24,7 +23,7 @@ from magicedit.imaging import open_photo, save_image
 from magicedit.provenance import Mark
 from magicedit.video import Smoothing, VideoSettings, edit_frames
 
-Watch = Callable[[int, int, np.ndarray | None], None]
+Watch = Callable[[int, int], None]
 
 EXAMPLES = {"calm": "calm.jpg", "smile": "smile.jpg"}  # in the folder examples/
 
@@ -106,7 +105,7 @@ def measure(
     lines, content = [], []
     photos = photos_of(images)
     for number, photo in enumerate(photos):
-        watch(number, len(photos), None)
+        watch(number, len(photos))
         faces = editor.measure(photo)
         content.append([face_to_json(found) for found in faces])
         for index, found in enumerate(faces):
@@ -195,9 +194,9 @@ def sweep(
 def _edited(
     editor: ExpressionEditor, photo: np.ndarray, watch: Watch, number: int, total: int, **request: Any
 ) -> EditResult:
-    watch(number, total, None)
-    result = editor.edit(photo, on_step=lambda step: watch(number, total, None), **request)
-    watch(number + 1, total, np.asarray(result.image))
+    watch(number, total)
+    result = editor.edit(photo, on_step=lambda step: watch(number, total), **request)
+    watch(number + 1, total)
     return result
 
 
@@ -224,7 +223,7 @@ def film(
         [photo[..., :3] for photo in photos_of(images)],
         rate,
         settings=VideoSettings(smoothing=smoothing),
-        progress=lambda done, frame: watch(done, total, frame),
+        progress=lambda done, frame: watch(done, total),
         **request,
     )
     edited = [

@@ -8,7 +8,6 @@ import comfy.model_management
 import comfy.utils
 import folder_paths
 import numpy as np
-import PIL.Image
 from comfy.cli_args import args
 from comfy_api.latest import io, ui
 
@@ -28,7 +27,6 @@ OWN = "model's own"  # what a quality or a device is called that is left to the 
 NO_EMOTION = "none"
 DEVICES = (OWN, "cpu", "cuda", "mps")
 LARGEST_SEED = 2**53 - 1  # a browser's numbers are exact up to here
-PREVIEW = 512  # px, longer side of pictures shown while a node runs
 SHOWN_FRAMES = 3  # of a video, in its node
 
 # Words that people use, before the names in FACS; the other controls' descriptions are plain already
@@ -47,13 +45,15 @@ def schema(*, aliases: tuple[str, ...] = (), **definition) -> io.Schema:
 
 
 def watch() -> editing.Watch:
-    """A progress bar with pictures for the running node; it stops the node where the user cancels."""
+    """A progress bar of the running node, which stops the node where the user cancels.
+
+    Without pictures: ComfyUI's page would keep showing the last of them in place of the result.
+    """
     bar = comfy.utils.ProgressBar(1)
 
-    def seen(done: int, total: int, picture: np.ndarray | None) -> None:
+    def seen(done: int, total: int) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        shown = None if picture is None else ("JPEG", PIL.Image.fromarray(picture[..., :3]), PREVIEW)
-        bar.update_absolute(done, total, shown)
+        bar.update_absolute(done, total)
 
     return seen
 

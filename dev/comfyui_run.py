@@ -4,7 +4,7 @@
 
 The Python that runs this also runs ComfyUI, so it needs ComfyUI's requirements and this package. ComfyUI's
 files go to a temporary folder; the checkout stays as it is. Checked are, and the figures printed as JSON:
-the nodes load, the example workflows run with progress and pictures, nothing runs again without a change,
+the nodes load, the example workflows run with progress, nothing runs again without a change,
 a saved picture is marked as edited, and a sweep stops within CANCELLED seconds of Cancel.
 """
 
@@ -97,12 +97,10 @@ async def checked(address: str, base: Path) -> dict[str, Any]:
             assert kinds[-1] == "execution_success", events[-1]
             progress = [data for kind, data in events if kind == "progress"]
             assert progress
-            assert "preview" in kinds
             figures[path.stem] = {
                 "seconds": round(time.perf_counter() - started, 1),
                 "nodes_with_pictures_or_text": len(executed & ours),
                 "progress_events": len(progress),
-                "previews_while_running": kinds.count("preview"),
             }
             again = [event async for event in run(session, prompt)]
             cached = next(data["nodes"] for kind, data in again if kind == "execution_cached")
@@ -138,7 +136,7 @@ async def checked(address: str, base: Path) -> dict[str, Any]:
 
 
 async def run(session: aiohttp.ClientSession, prompt: dict[str, Any]) -> AsyncIterator[tuple[str, Any]]:
-    """Queues a prompt and yields (event, data) until it has ended; pictures while it runs as "preview"."""
+    """Queues a prompt and yields (event, data) until it has ended."""
     client = uuid.uuid4().hex
     async with (
         asyncio.timeout(RUN),
@@ -149,8 +147,7 @@ async def run(session: aiohttp.ClientSession, prompt: dict[str, Any]) -> AsyncIt
             assert answer.status == 200, content
             assert not content["node_errors"], content
         async for message in socket:
-            if message.type is aiohttp.WSMsgType.BINARY:
-                yield "preview", None
+            if message.type is aiohttp.WSMsgType.BINARY:  # a picture
                 continue
             event = json.loads(message.data)
             yield event["type"], event["data"]

@@ -135,7 +135,7 @@ ui = types.SimpleNamespace(PreviewImage=PreviewImage, SavedResult=SavedResult, S
 
 
 class ProgressBar:
-    """`seen` has (done, total, whether with a picture) of all bars; the user cancels at `cancel_at` done."""
+    """`seen` has (done, total) of all bars; the user cancels at `cancel_at` done."""
 
     seen: ClassVar[list] = []
     cancel_at = None
@@ -144,7 +144,7 @@ class ProgressBar:
         self.total = total
 
     def update_absolute(self, value, total=None, preview=None):
-        self.seen.append((value, total, preview is not None))
+        self.seen.append((value, total))
 
 
 class InterruptProcessingException(Exception):
