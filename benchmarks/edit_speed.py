@@ -346,7 +346,9 @@ def loading(what: str, how: str, *needs: str) -> Line:
 
 LINES = {
     "cold_edit": cold("cold `magicedit edit`, 1024 px", 2.0),
-    "cold_edit_torch": cold("the same with a model from a folder, in PyTorch", 5.0, "mini", model="mini"),
+    "cold_edit_torch": cold(
+        "the same in PyTorch: a model's folder without graphs", 5.0, "mini", model="mini"
+    ),
     "first_word": Line(
         "until the first word on the terminal", {"seconds": 0.5}, ("one_1024.png",), first_word
     ),
@@ -432,7 +434,8 @@ def write_model(name: str, folder: Path) -> None:
     if name == "mini":
         from magicedit.embedded import embedded_folder
 
-        shutil.copytree(embedded_folder("mini"), folder / name)
+        # As training writes it: without graphs
+        shutil.copytree(embedded_folder("mini"), folder / name, ignore=shutil.ignore_patterns("onnx"))
     elif name == "pipeline":
         from magicedit.models import convert
 
