@@ -15,14 +15,13 @@ from magicedit.errors import LEFT_OUT
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-# Runs lines of Python or of the command line in one process that refuses some packages; tells what was asked
-# for of these, and which lines of the command line ended with which code.
+# A process that refuses some packages, and tells which of them were asked for
 REFUSING = """
 import contextlib, json, sys
 from importlib.abc import MetaPathFinder
 
 refused, lines = json.loads(sys.argv[1])
-asked = []
+asked, codes = [], []
 
 class Refusing(MetaPathFinder):
     def find_spec(self, name, path, target=None):
@@ -31,11 +30,28 @@ class Refusing(MetaPathFinder):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Refusing())
-from magicedit.cli import main
-
 with contextlib.redirect_stdout(sys.stderr):
-    codes = [main(line.split()) for line in lines]
+    {what}
 print(json.dumps([codes, asked, [*sys.modules]]))
+"""
+COMMANDS = """
+    from magicedit.cli import main
+
+    codes = [main(line.split()) for line in lines]
+"""
+PAGE = """
+    import threading
+    from magicedit.app import serve
+    from magicedit.editor import ExpressionEditor
+
+    until = threading.Event()
+
+    def say(line):
+        print(line)
+        if "the page is at" in line:
+            until.set()
+
+    serve(lambda: ExpressionEditor.from_pretrained("mini"), port=0, say=say, until=until)
 """
 SLOW_AND_UNUSED = {"matplotlib", "sounddevice", "pandas", "gradio", "torchvision", "sklearn", "onnx"}
 
@@ -71,12 +87,13 @@ def folder(tmp_path, astronaut):
     return tmp_path
 
 
-def refusing(lines, cwd, refused):
-    """(exit codes, refused packages that were asked for, imported packages, standard error) of commands."""
+def refusing(what, cwd, refused, lines=""):
+    """(exit codes, refused packages that were asked for, imported packages, output) of COMMANDS or PAGE."""
     words = json.dumps([sorted(refused), lines.strip().splitlines()])
+    code = REFUSING.replace("{what}", what.strip())
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     run = subprocess.run(
-        [sys.executable, "-c", REFUSING, words], cwd=cwd, env=environment, capture_output=True, text=True
+        [sys.executable, "-c", code, words], cwd=cwd, env=environment, capture_output=True, text=True
     )
     assert run.returncode == 0, run.stderr
     codes, asked, imported = json.loads(run.stdout.splitlines()[-1])
@@ -84,7 +101,7 @@ def refusing(lines, cwd, refused):
 
 
 def test_edits_with_embedded_models_ask_for_none_of_it(folder):
-    codes, asked, imported, errors = refusing(EDITS, folder, LEFT_OUT)
+    codes, asked, imported, errors = refusing(COMMANDS, folder, LEFT_OUT, EDITS)
     assert codes == [0] * len(codes), errors
     assert asked == []
     assert {"onnxruntime", "mediapipe"} <= imported
@@ -94,9 +111,18 @@ def test_edits_with_embedded_models_ask_for_none_of_it(folder):
 
 
 def test_what_needs_the_whole_package_says_so_in_one_line(folder):
-    codes, _, _, errors = refusing(NEEDS_THE_WHOLE, folder, LEFT_OUT)
+    codes, _, _, errors = refusing(COMMANDS, folder, LEFT_OUT, NEEDS_THE_WHOLE)
     lines = [line for line in errors.splitlines() if not line.startswith("loading ")]
     assert codes == [2] * len(lines), errors
     for line in lines:
         assert line.startswith("magicedit: error: ")
         assert line.endswith("; pip install magicedit")
+
+
+def test_the_page_asks_for_none_of_it(tmp_path):
+    """Its first edit tells how fast this machine is. Gradio itself needs the hub's library."""
+    pytest.importorskip("gradio", reason="the page needs the extra `app`")
+    _, asked, imported, output = refusing(PAGE, tmp_path, LEFT_OUT - {"huggingface_hub", "pyarrow"})
+    assert "the page is at" in output
+    assert asked == []
+    assert {"onnxruntime", "mediapipe", "gradio"} <= imported

@@ -5,11 +5,11 @@ ranges and nearest to what was asked before, that carry it to the pointer. The m
 `magicedit.warping.muscles`, so this is a bounded linear least-squares problem.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import lsq_linear
 
 from magicedit.action_units import is_angle, sided_names
 from magicedit.app.sliders import ADD_RANGE, Request
@@ -103,17 +103,35 @@ def drag_request(
     away = np.asarray(target, np.float64) - _place(handle, landmarks, steps, request)
     inertia = _RELUCTANCE * face_frame(landmarks).interocular * np.eye(len(names))
     lows = [-measured.get(name + side, measured.get(name, 0.0)) if name != CLOSING else 0.0 for name in names]
-    bounds = np.minimum(start, lows), np.maximum(start, ADD_RANGE[1]) + 1e-6  # the two must differ
-    found = lsq_linear(
+    found = _bounded_least_squares(
         np.concatenate([moves, inertia]),
         np.concatenate([moves @ start + away, inertia @ start]),
-        bounds=bounds,
-    ).x
+        np.minimum(start, lows),
+        np.maximum(start, ADD_RANGE[1]),
+    )
     values = dict(zip(names, np.round(found, _DECIMALS).tolist(), strict=True))
     changed = {name for unit in names for name in ((unit + side,) if side else (unit, *sided_names(unit)))}
     kept = _apart(request, names) if side else request
     kept = {name: value for name, value in kept.items() if name not in changed}
     return kept | {name + side: value for name, value in values.items() if value}
+
+
+def _bounded_least_squares(
+    matrix: np.ndarray, values: np.ndarray, lows: np.ndarray, highs: np.ndarray
+) -> np.ndarray:
+    """Returns x (n,) from lows to highs that minimises |matrix @ x - values|; the columns are independent.
+
+    Like SciPy's `lsq_linear`, which the page would need SciPy for. It tries which of x lie at
+    their bounds: 3^n systems; n is at most 4.
+    """
+    best, least = lows, np.inf
+    for places in itertools.product((-1, 0, 1), repeat=len(lows)):  # low bound, between, high bound
+        x, free = np.where(np.array(places) < 0, lows, highs), np.array(places) == 0
+        x[free] = np.linalg.lstsq(matrix[:, free], values - matrix[:, ~free] @ x[~free])[0]
+        error = np.linalg.norm(matrix @ x - values)
+        if error < least and (lows <= x).all() and (x <= highs).all():
+            best, least = x, error
+    return best
 
 
 def _apart(request: Request, units: Sequence[str]) -> Request:

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from scipy.optimize import lsq_linear
 
 from magicedit.action_units import FACS
-from magicedit.app.handles import CLOSING, HANDLES, drag_request, handle_places
+from magicedit.app.handles import CLOSING, HANDLES, _bounded_least_squares, drag_request, handle_places
 from magicedit.app.sliders import ADD_RANGE
 from magicedit.warping.muscles import neutral_mesh
 
@@ -83,3 +84,13 @@ def test_handles_follow_the_model_and_the_head(landmarks):
     assert len(handle_places(landmarks, {"gaze_yaw": 5.0}, UNITS)) == len(HANDLES)
     asked, _ = dragged(landmarks, CHIN, (0, 10), {"AU1": 1.0}, units=["AU1", "AU26"])
     assert {*asked} == {"AU1", "AU26"}
+
+
+def test_the_bounded_solver_is_scipys():
+    rng = np.random.default_rng(0)
+    for count in (1, 2, 3, 4) * 10:
+        matrix, values = rng.normal(size=(6, count)), 3 * rng.normal(size=6)
+        lows, highs = -rng.uniform(0, 1, count), rng.uniform(0.1, 1, count)
+        expected = lsq_linear(matrix, values, (lows, highs), tol=1e-14).x
+        found = _bounded_least_squares(matrix, values, lows, highs)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
