@@ -8,11 +8,15 @@ scikit-image's astronaut at 1024 px.
 start: from starting the command until the browser shows the first measured edit, the upload included.
 further: one action unit by another amount each time; from the click on "Edit" until the browser has loaded
 the result, and the same edit by the library in this process, in turn. The difference is what the page adds.
+drag: a corner of the mouth of the page's example, dragged by 20 px of the window in ten steps;
+from each movement until the browser shows its preview, the server's CPU time a movement, and how far the
+corner, measured in the last preview, is from the pointer.
 clients: four clients with ten edits each at once, through the API; each must get its own, in order.
 """
 
 import argparse
 import concurrent.futures
+import io
 import json
 import os
 import re
@@ -24,6 +28,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
+import psutil
 from gradio_client import Client, handle_file
 from machine import circumstances
 from PIL import Image
@@ -32,19 +38,29 @@ from skimage import data
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in `magicedit`, before torch is loaded
 from magicedit import ExpressionEditor
+from magicedit.app.handles import HANDLES
 
 UNITS = ("AU12", "AU4", "AU1", "AU26")  # of the four clients
 OPTIONS = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 # Milliseconds from the click until the state tells of an edit and both pictures are there
 CLICK = """async number => {
     const start = performance.now();
+    const shown = () => Number(document.querySelector('#compare [data-shown]').dataset.shown);
+    const before = shown();
     document.querySelector('#edit').click();
-    const images = () => [...document.querySelectorAll('#compare img')];
-    while (!document.querySelector('#status').innerText.includes(`Edit ${number} of`)
-           || images().length < 2 || !images().every(image => image.complete))
+    while (!document.querySelector('#status').innerText.includes(`Edit ${number} of`) || shown() === before)
         await new Promise(resolve => setTimeout(resolve, 2));
     return performance.now() - start;
 }"""
+
+# Notes when a drag moved last, and when the picture changed after it
+WATCH = """() => {
+    window.moved = window.changed = 0;
+    document.addEventListener('me-drag', () => { window.moved = performance.now(); });
+    new MutationObserver(() => { window.changed = performance.now(); })
+        .observe(document.querySelector('#compare [data-shown]'), { attributeFilter: ['data-shown'] });
+}"""
+DRAGS = ((8.0, -18.3), (-6.0, -19.1), (0.0, 20.0))  # px of the window, 20 each
 
 
 def start_page() -> tuple[subprocess.Popen, str]:
@@ -71,16 +87,21 @@ def use_page(photo: Path, edits: int) -> dict:
         with sync_playwright() as playwright:
             chromium = shutil.which("chromium") or shutil.which("google-chrome")
             browser = playwright.chromium.launch(executable_path=chromium, args=OPTIONS)
-            page = browser.new_page(viewport={"width": 1280, "height": 1100})
+            page = browser.new_page(viewport={"width": 1440, "height": 900})
             page.goto(address)
             page.set_input_files("#upload input[type=file]", photo)
-            page.wait_for_selector("#compare img")
+            page.wait_for_selector("#compare [data-shown] img")
+            page.get_by_role("tab", name="Settings").click()
             page.locator("#live input").uncheck()
+            page.get_by_role("tab", name="Face").click()
             move(page, -3.0)
             page.evaluate(CLICK, 1)
             first = time.perf_counter() - started
             found = {"page_served_seconds": round(served, 2), "first_edit_seconds": round(first, 2)}
             found["further"] = further(page, photo, edits)
+            page.close()
+            page = browser.new_page(viewport={"width": 1440, "height": 900})
+            found["drag"] = drag(page, address, psutil.Process(process.pid))
             browser.close()
         found["clients"] = clients(address, photo)
     finally:
@@ -110,6 +131,50 @@ def further(page: Page, photo: Path, edits: int) -> dict:
         "added_median_ms": round(1000 * statistics.median(added)),
         "added_max_ms": round(1000 * max(added)),
         "rows": rows,
+    }
+
+
+def drag(page: Page, address: str, server: psutil.Process) -> dict:
+    backend = ExpressionEditor.from_pretrained("mini").backend
+    number = next(number for number, handle in enumerate(HANDLES) if "left corner" in handle.label)
+    landmark = HANDLES[number].landmarks[0]
+
+    def corner() -> np.ndarray:
+        """px of the window"""
+        source = page.locator(".me-after").get_attribute("src")
+        picture = np.asarray(Image.open(io.BytesIO(page.request.get(source).body())).convert("RGB"))
+        frame = page.locator(".me-frame").bounding_box()
+        place = backend.detect(picture)[0].landmarks[landmark] * frame["width"] / picture.shape[1]
+        return place + np.array([frame["x"], frame["y"]])
+
+    page.goto(address)
+    page.click("#example")
+    page.wait_for_selector("#compare [data-shown] img")
+    page.evaluate(WATCH)
+    waited, missed, worked = [], [], 0.0
+    for by in map(np.array, DRAGS):
+        box = page.locator(f".me-handle[data-number='{number}']").bounding_box()
+        start = np.array([box["x"] + box["width"] / 2, box["y"] + box["height"] / 2])
+        rest = corner()
+        page.mouse.move(*start)
+        page.mouse.down()
+        before = sum(server.cpu_times()[:2])
+        for share in np.linspace(0.3, 1, 10):  # the first is too far for a click
+            page.mouse.move(*(start + share * by))
+            page.wait_for_function("window.changed > window.moved && window.moved > 0")
+            waited.append(page.evaluate("window.changed - window.moved"))
+        worked += sum(server.cpu_times()[:2]) - before
+        missed.append(float(np.linalg.norm(corner() - rest - by)))
+        page.mouse.up()
+        page.wait_for_function("!document.querySelector('#undo').disabled")
+        page.click("#undo")
+        page.wait_for_function("document.querySelector('#undo').disabled")
+    return {
+        "movements": len(waited),
+        "preview_median_ms": round(statistics.median(waited)),
+        "preview_max_ms": round(max(waited)),
+        "server_cpu_mean_ms": round(1000 * worked / len(waited)),
+        "missed_px": [round(distance, 1) for distance in missed],
     }
 
 

@@ -1,4 +1,4 @@
-"""Draws docs/images/app.png: the page in headless Chromium, with the public-domain astronaut on it.
+"""Draws docs/images/app.png: the page in headless Chromium, with its example and two drags in the picture.
 
 python dev/app_picture.py
 """
@@ -12,10 +12,10 @@ from pathlib import Path
 
 from PIL import Image
 from playwright.sync_api import sync_playwright
-from skimage import data
 
 OUTPUT = Path(__file__).resolve().parents[1] / "docs" / "images" / "app.png"
 OPTIONS = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+DRAGS = (("the subject's left corner of the mouth", (8, -26)), ("lower lip", (0, 14)))  # px of the window
 
 
 def main() -> None:
@@ -26,18 +26,23 @@ def main() -> None:
             found[1] for line in process.stderr if (found := re.search(r"the page is at (http\S+)", line))
         )
         with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-            photo = Path(folder) / "astronaut.png"
-            Image.fromarray(data.astronaut()).save(photo)
             chromium = shutil.which("chromium") or shutil.which("google-chrome")
             browser = playwright.chromium.launch(executable_path=chromium, args=OPTIONS)
-            page = browser.new_page(viewport={"width": 1280, "height": 1460})
+            page = browser.new_page(viewport={"width": 1440, "height": 900})
             page.goto(address)
-            page.set_input_files("#upload input[type=file]", photo)
-            page.wait_for_selector("#compare img")
-            for name, value in (("AU12L", -4), ("AU25", -2.4), ("AU1L", 2)):
-                page.locator(f"#slider-{name} input[type=number]").fill(str(value))
-            page.click("#edit")
-            page.wait_for_function("document.querySelector('#status').innerText.includes('AU25 -2.4')")
+            page.click("#example")
+            page.wait_for_selector("#compare [data-shown] img")
+            for number, (label, by) in enumerate(DRAGS, 1):
+                box = page.get_by_title(label, exact=True).bounding_box()
+                x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+                page.mouse.move(x, y)
+                page.mouse.down()
+                page.mouse.move(x + by[0], y + by[1], steps=4)
+                page.mouse.up()
+                page.wait_for_function(
+                    "n => document.querySelector('#status').innerText.includes(`Edit ${n} of`)", arg=number
+                )
+                page.wait_for_timeout(800)
             page.mouse.move(5, 5)
             page.evaluate("document.activeElement.blur(); window.scrollTo(0, 0)")
             page.wait_for_timeout(800)

@@ -462,7 +462,10 @@ class Page:
         return gr.skip() if path is None else gr.Image(value=str(path), visible=True)
 
     def _on_take(self, tab: SeriesTab) -> Callable[[gr.Request], str]:
-        return lambda request: tab.taken(self.sessions.of(request))
+        def on_take(request: gr.Request) -> str:  # Gradio gives the request by its annotation
+            return tab.taken(self.sessions.of(request))
+
+        return on_take
 
     def on_preview_video(
         self,

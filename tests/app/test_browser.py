@@ -357,14 +357,16 @@ def test_a_video_is_previewed_and_made_by_the_sliders_request(page, tmp_path):
     status(page, "Edit 1 of 1")
     page.get_by_role("tab", name="Video").click()
     page.click("#video-take")
-    page.wait_for_function("document.querySelector('#video-request textarea').value == 'AU12=-2'")
+    page.wait_for_function(
+        "document.querySelector('#video-request [data-testid=textbox]').value == 'AU12=-2'"
+    )
     drop(page, tmp_path / "clip.mp4", "#video")
-    page.get_by_text("clip.mp4").wait_for()
+    page.wait_for_selector("#video table tr")
     page.click("#video-preview")
     page.wait_for_function("document.querySelectorAll('#video-shown img').length == 3")
     page.click("#video-make")
     page.wait_for_selector("#film video")
-    page.locator("#video-request textarea").fill("AU99=1")
+    page.get_by_label("Request, such as").fill("AU99=1")
     page.click("#video-make")
     assert "unknown action unit 'AU99'" in status(page, "unknown")
 
@@ -373,7 +375,7 @@ def test_photographs_are_edited_as_a_batch(open_page, photographs):
     page = open_page()
     page.get_by_role("tab", name="Batch").click()
     page.set_input_files("#batch input[type=file]", [photographs / "one.png", photographs / "large.jpg"])
-    page.get_by_text("large.jpg").wait_for()
+    page.wait_for_selector("#batch table tr:nth-of-type(2)")
     page.click("#batch-make")
     page.wait_for_selector("#zip a")
     assert page.locator("#batch-shown img").count() == 2
