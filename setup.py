@@ -37,7 +37,7 @@ INSTEAD = {
     "onnxruntime": ["onnxruntime>=1.23,<1.32"],  # 1.32 is larger by 11 MB: it holds its library twice
     "opencv-python": ["opencv-python-headless>=4.10"],
 }
-EXTRAS = ("app", "c2pa", "heic", "video")
+EXTRAS = ("app", "c2pa", "exr", "heic", "video")
 
 
 class BuildWithLandmarker(build_py):

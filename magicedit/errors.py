@@ -12,7 +12,7 @@ LEFT_OUT = {
     *("accelerate", "datasets", "diffusers", "huggingface_hub", "peft", "pyarrow", "scipy"),
     *("torch", "transformers"),
 }
-LIGHT_EXTRAS = {"app", "c2pa", "heic", "video"}
+LIGHT_EXTRAS = {"app", "c2pa", "exr", "heic", "video"}
 LONGEST_REASON = 300  # characters: messages of parsers and libraries may quote a whole file
 
 

