@@ -119,7 +119,7 @@ def test_what_the_registry_reads():
     assert project["tool"]["comfy"].keys() >= {"PublisherId", "DisplayName"}
     assert project["tool"]["comfy"]["PublisherId"]
     required = (FOLDER / "requirements.txt").read_text().split()
-    assert about["dependencies"] == required == ["magicedit[video]>=0.1.0"]
+    assert about["dependencies"] == required == ["magicedit>=0.1.0"]
 
 
 # --- What they do ---
