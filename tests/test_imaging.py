@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
+from skimage import data
 
 from magicedit.errors import ImageError, MissingDependencyError, OutputError
 from magicedit.imaging import (
     MAX_PIXELS,
     MIN_SIDE,
     PHOTO_SUFFIXES,
+    Photo,
     before_after,
     check_output,
     open_photo,
@@ -66,6 +68,27 @@ def _kept_exif(exif: bytes) -> tuple:
 
 
 EXIF_WITHOUT_TURN = ("A. Photographer", "2020:02:02 20:20:20", "N", 1)
+
+
+def test_opened_pixels_are_read_only_and_their_digest_is_theirs():
+    pixels = np.asarray(_picture("RGB"))
+    photo, again = open_photo(pixels), open_photo(pixels)
+    with pytest.raises(ValueError, match="read-only"):
+        photo.pixels[0, 0] = 1
+    assert photo.digest() == again.digest() == Photo(pixels).digest()
+    turned = Photo(pixels.reshape(pixels.shape[1], pixels.shape[0], 3))
+    assert turned.digest() != photo.digest()  # the same bytes in another shape
+    writable = Photo(pixels.copy())
+    first = writable.digest()
+    writable.pixels[0, 0] ^= 1
+    assert writable.digest() != first
+
+
+def test_png_of_a_photograph_is_about_as_small_as_by_the_default_of_zlib(tmp_path):
+    image = Image.fromarray(data.astronaut())
+    image.save(tmp_path / "default.png")
+    save_image(image, tmp_path / "ours.png")
+    assert (tmp_path / "ours.png").stat().st_size < 1.1 * (tmp_path / "default.png").stat().st_size
 
 
 # Modes that come back as they came

@@ -103,20 +103,23 @@ def crease_light(pixels: np.ndarray, gain: np.ndarray, skin: np.ndarray, interoc
     pixels: (h, w, 3) uint8 RGB. gain: (h, w), what is added to the depth of creases, as a share. skin: (h, w)
     0..1, where what surrounds a crease may be read: brows beside it would hide it. interocular: px.
     """
-    light = np.log(pixels.astype(np.float32) + _DARK)
+    light = cv2.LUT(pixels, np.log(np.arange(256, dtype=np.float32) + _DARK))
     fine = cv2.GaussianBlur(light, (0, 0), max(0.6, _FINE * interocular))
     factor = min(1.0, _WORKED_AT / interocular)
     sums = _skin_light(light, skin, factor)
-    change = np.zeros_like(light)
+    change = None
     for amount, width, most in (
         (np.minimum(gain, 0), _LIFTED, _RANGE[1]),
         (np.maximum(gain, 0), _DEEPENED, 0),
     ):
         if amount.any():
             blurred = cv2.GaussianBlur(sums, (0, 0), width * interocular * factor)
-            around = cv2.resize(blurred[..., :3] / blurred[..., 3:], light.shape[1::-1])
-            change += in_channels(amount) * np.clip(fine - around, _RANGE[0], most)
-    return change
+            crease = cv2.resize(blurred[..., :3] / blurred[..., 3:], light.shape[1::-1])
+            np.subtract(fine, crease, out=crease)
+            np.clip(crease, _RANGE[0], most, out=crease)
+            crease *= in_channels(amount)
+            change = crease if change is None else change + crease
+    return np.zeros_like(light) if change is None else change
 
 
 def _skin_light(light: np.ndarray, skin: np.ndarray, factor: float) -> np.ndarray:

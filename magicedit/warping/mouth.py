@@ -173,13 +173,19 @@ def snap_seam(pixels: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     steps = np.linspace(-_SEAM_REACH, _SEAM_REACH, 29)
     upper, lower = landmarks[list(UPPER_LIP_EDGE)], landmarks[list(LOWER_LIP_EDGE)]
     moves = np.zeros(len(upper))
-    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    lips, margin = np.concatenate([upper, lower]), 2 * _SEAM_REACH * interocular + 2
+    x0, y0 = np.maximum(np.floor(lips.min(0) - margin), 0).astype(int)
+    x1, y1 = np.maximum(np.ceil(lips.max(0) + margin), 0).astype(int)
+    view = pixels[y0:y1, x0:x1]
+    if not view.size:
+        return landmarks
+    grey = cv2.cvtColor(view, cv2.COLOR_RGB2GRAY)
     for i in range(1, len(upper) - 1):
         if (lower[i] - upper[i]) @ down > _TOUCHING * interocular:
             continue
         beside = np.linspace(-0.02, 0.02, 5)[:, None, None] * across
         at = (upper[i] + lower[i]) / 2 + (beside + steps[:, None] * down) * interocular
-        at = at.astype(np.float32)
+        at = at.astype(np.float32) - np.float32((x0, y0))
         light = cv2.remap(grey, at[..., 0], at[..., 1], cv2.INTER_LINEAR).astype(np.float32).mean(0)
         far = (steps / _SEAM_REACH) ** 2 * 2.4 * max(light.std(), 1)
         moves[i] = steps[(light + far).argmin()]
