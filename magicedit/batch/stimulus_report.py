@@ -54,11 +54,12 @@ def methods_of(
 
     model: its name and fingerprint. versions: by package. failed: stimulus -> reason.
     """
+    people = "1 person" if len(design.people) == 1 else f"{len(design.people)} people"
     packages = ", ".join(f"{name} {version}" for name, version in versions.items() if name != "magicedit")
     factors = [f"{name} ({', '.join(map(_level, levels))})" for name, levels in design.factors.items()]
     kind = "variations in intensity steps" if design.request == "add" else "target intensities"
     sentences = [
-        f"Stimuli were made from photographs of {len(design.people)} people, in which facial expressions "
+        f"Stimuli were made from photographs of {people}, in which facial expressions "
         f"were edited by FACS action units with magicedit {versions['magicedit']} (model {model['name']}, "
         f"fingerprint {model['fingerprint']}; {packages}).",
         f"The design crossed {' x '.join(factors)}; levels of action units are {kind}, on a scale from 0 "
