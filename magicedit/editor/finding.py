@@ -4,6 +4,7 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -64,7 +65,10 @@ class FaceFinder:
         key = photo.digest()
         with self._detecting:
             if key not in self._found:
-                self._found[key] = search(self.backend, np.ascontiguousarray(photo.pixels))
+                found = search(self.backend, np.ascontiguousarray(photo.pixels))
+                # Copies, as what is remembered of a face holds for this photograph only: a backend may return
+                # the same faces for another one.
+                self._found[key] = replace(found, faces=[replace(face) for face in found.faces])
                 if len(self._found) > REMEMBERED_PHOTOS:
                     self._found.popitem(last=False)
             self._found.move_to_end(key)
