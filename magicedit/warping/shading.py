@@ -9,7 +9,7 @@ Face Research Lab London Set (CC BY 4.0, without those kept for validation), whi
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
 
 import cv2
@@ -18,7 +18,7 @@ import numpy as np
 from magicedit.faces.alignment import Alignment
 from magicedit.faces.frame import face_frame
 from magicedit.vocabulary import split_sides, whole_name
-from magicedit.warping.change import upsampled, window_of
+from magicedit.warping.change import in_channels, upsampled, window_of
 from magicedit.warping.creases import CREASES, amounts_of, crease_amounts, crease_areas, crease_light
 from magicedit.warping.muscles import SKIN
 
@@ -116,7 +116,8 @@ def shade(
     # 1. The ratio of light and the depth of creases, in a crop of their own
     places = _flat_places(fine.apply(landmarks), _SIDE)
     read_at = np.abs(places[..., 0]), places[..., 1]
-    towards_left = np.clip(0.5 + places[..., :1] * table.pixel / _MIDLINE, 0, 1)
+    off_face = np.isnan(places[..., 0])
+    towards_left = np.clip(0.5 + places[..., 0] * table.pixel / _MIDLINE, 0, 1)
     changes = np.zeros((_SIDE, _SIDE, 4), np.float32)
     for side, weight in zip(split_sides(request), (towards_left, 1 - towards_left), strict=True):
         drawn = np.zeros((*table.skin.shape, 4), np.float32)
@@ -124,14 +125,14 @@ def shade(
             drawn[..., :3] += amount * table.parts[part]
         for area, amount in crease_amounts(side).items():
             drawn[..., 3] += amount * table.creases[area]
-        changes += weight * cv2.remap(drawn, *read_at, cv2.INTER_LINEAR)
+        changes += in_channels(weight, 4) * cv2.remap(drawn, *read_at, cv2.INTER_LINEAR)
     skin = cv2.remap(table.skin, *read_at, cv2.INTER_LINEAR)
-    changes[np.isnan(read_at[0])] = skin[np.isnan(read_at[0])] = 0
+    changes[off_face] = skin[off_face] = 0
     changes = cv2.GaussianBlur(changes, (0, 0), 0.7)  # pixels between triangles
-    changes *= cv2.resize(region, (_SIDE, _SIDE))[..., None]
+    changes *= in_channels(cv2.resize(region, (_SIDE, _SIDE)), 4)
 
     # 2. The photograph in that light
-    window = window_of(np.abs(changes).max(-1) > 1e-3, fine, pixels.shape)
+    window = window_of(reduce(cv2.max, cv2.split(np.abs(changes))) > 1e-3, fine, pixels.shape)
     if window is None:
         return pixels
     x0, y0, x1, y1 = window
