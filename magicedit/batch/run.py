@@ -24,6 +24,7 @@ from magicedit.errors import MagicEditError, OutputError
 from magicedit.files import sha256_of, shown, sweep
 from magicedit.ledger import Ledger
 from magicedit.models.folder import ModelFolder
+from magicedit.models.graph_model import serves
 from magicedit.request import EditRequest
 
 
@@ -230,7 +231,8 @@ def _run(
                 results[row.number] = _told(row, "skipped", entry)
         waiting = [row for row in rows if row.number not in results]
         if workers is None and address is None:
-            workers = sensible_workers(len(waiting), settings.device)
+            by_graphs = settings.device is None and serves(ModelFolder.find(settings.model))
+            workers = sensible_workers(len(waiting), "cpu" if by_graphs else settings.device)
         pool = Pool(engine, None if workers is None else min(workers, len(waiting)), address)
 
         # 2. The edits

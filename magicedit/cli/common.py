@@ -267,7 +267,11 @@ def add_model_options(
         help="0 to 1, how far a model that inverts photographs to noise goes (default: the model's own)",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the initial noise (default: 0)")
-    parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps (default: the best present)")
+    parser.add_argument(
+        "--device",
+        metavar="D",
+        help="cpu, cuda, cuda:1, mps (default: the CPU for embedded models, else the best present)",
+    )
     parser.add_argument("--dtype", metavar="T", help="float32 (default), bfloat16 or float16")
     parser.add_argument(
         "--fast",

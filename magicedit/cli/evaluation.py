@@ -71,7 +71,11 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     models = evaluate.add_argument_group("the models")
     models.add_argument("--guidance", type=float, metavar="S", help="guidance scale of models")
     models.add_argument("--steps", type=int, metavar="N", help="denoising steps of models")
-    models.add_argument("--device", metavar="D", help="of models: cpu, cuda, mps (default: the best present)")
+    models.add_argument(
+        "--device",
+        metavar="D",
+        help="of models: cpu, cuda, mps (default: the CPU for embedded ones, else the best present)",
+    )
     work = evaluate.add_argument_group("work and output")
     work.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (1)")
     work.add_argument("--retry-failed", action="store_true", help="edit again what failed before")

@@ -41,7 +41,11 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
         metavar="MODEL",
         help="mini (default), mini-live (one step), a pipeline folder, a hub id (ID@REVISION)",
     )
-    model.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps (default: the best present)")
+    model.add_argument(
+        "--device",
+        metavar="D",
+        help="cpu, cuda, cuda:1, mps (default: the CPU for embedded models, else the best present)",
+    )
     model.add_argument("--dtype", metavar="T", help="float32 (default), bfloat16 or float16")
     out = parser.add_argument_group("output")
     what = "do not mark stimuli as edited, see `magicedit verify`"

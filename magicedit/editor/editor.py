@@ -26,7 +26,14 @@ from magicedit.errors import ActionUnitError, ModelError, NoFaceError, needs_who
 from magicedit.expression import Expression
 from magicedit.faces import Face, FaceBackend, levels_of, load_backend
 from magicedit.imaging import open_photo, photo_to_image
-from magicedit.models.face_model import FaceModel, OnStep, PipelineModel, load_face_model, usable_dtype
+from magicedit.models.face_model import (
+    FaceModel,
+    OnStep,
+    Optimization,
+    PipelineModel,
+    load_face_model,
+    usable_dtype,
+)
 from magicedit.models.folder import PIPELINE_CLASS
 from magicedit.models.graph_model import GraphModel
 from magicedit.provenance import without_place
@@ -44,7 +51,6 @@ from magicedit.warping import Mouth
 if TYPE_CHECKING:
     import torch
 
-    from magicedit.models import Optimization
     from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
 
 
@@ -147,12 +153,18 @@ class ExpressionEditor:
 
     def optimize(
         self, *, compile: bool | None = None, dtype: "str | torch.dtype | None" = None
-    ) -> "Optimization":
+    ) -> Optimization:
         """Finds the model's fastest settings on this machine, see `magicedit.models.optimize_pipeline`.
+
+        A model that runs as graphs stays as it is, faster on a CPU than its pipeline, unless `compile` or
+        `dtype` asks for what only the pipeline has.
 
         Returns:
             `Optimization`: the chosen settings and the times of all alternatives; its `str` is a sentence.
         """
+        model = self.changer.model
+        if isinstance(model, GraphModel) and not compile and dtype is None:
+            return Optimization("cpu", "float32", False, False, {"ONNX Runtime": model.seconds()})
         pipeline = self.pipeline
         from magicedit.models import optimize_pipeline
 

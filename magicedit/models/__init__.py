@@ -11,9 +11,10 @@ if TYPE_CHECKING:
     from magicedit.embedded import model_origin
     from magicedit.models.base import load_adapters, merge, open_base
     from magicedit.models.export import export_onnx, pipeline_digest, use_onnx, weights_digest, write_graphs
+    from magicedit.models.face_model import Optimization
     from magicedit.models.loading import load_pipeline
     from magicedit.models.magicface import convert, load_magicface
-    from magicedit.models.optimize import Optimization, call_in_batches, optimize_pipeline, rows_that_fit
+    from magicedit.models.optimize import call_in_batches, optimize_pipeline, rows_that_fit
     from magicedit.models.unets import (
         TRAINED_NETWORKS,
         PatchModelConfig,

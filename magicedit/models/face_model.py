@@ -5,6 +5,7 @@ the index of its folders.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -79,6 +80,27 @@ class FaceModel(Protocol):
 
     def fingerprint(self) -> str:
         """Returns a digest of the weights and settings in memory."""
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """The fastest settings of a model on a machine, see `ExpressionEditor.optimize`.
+
+    device: where it was measured. dtype: of the weights. channels_last: their memory format. compiled:
+    whether the denoiser's is compiled. seconds: time of a denoiser evaluation for each alternative tried.
+    """
+
+    device: str
+    dtype: str
+    channels_last: bool
+    compiled: bool
+    seconds: dict[str, float]
+
+    def __str__(self) -> str:
+        layout = "channels_last" if self.channels_last else "contiguous"
+        tried = ", ".join(f"{name} {1000 * seconds:.1f} ms" for name, seconds in self.seconds.items())
+        compiled = "compiled" if self.compiled else "not compiled"
+        return f"{self.dtype}, {layout}, {compiled} on {self.device} (a denoiser evaluation: {tried})"
 
 
 class PipelineModel:
@@ -286,7 +308,7 @@ def load_face_model(
     folder = ModelFolder.find(model)
     folder.check_name()
     plain = _name(device) in (None, "cpu") and _name(dtype) in (None, "float32")
-    if plain and folder.origin != "hub" and serves(folder):
+    if plain and serves(folder):
         return GraphModel.load(folder)
     named = folder.pipeline_class()
     with needs_whole(f"the model {shown(model)} on {device or 'this machine'}"):

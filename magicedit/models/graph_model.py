@@ -8,6 +8,8 @@ stands around the networks, as `MagicEditPipeline` does with torch: noise, steps
 import hashlib
 import json
 import os
+import statistics
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -331,6 +333,16 @@ class GraphModel:
     def show_progress(self, shown: bool) -> None:
         self._shown = shown
 
+    def seconds(self, repetitions: int = 5) -> float:
+        """Returns the median time of a denoiser evaluation, after one that warms up."""
+        blank = np.zeros((self.resolution, self.resolution, 3), np.uint8)
+        face, delta, times = self.encode(blank, blank), np.ones(len(self.vocabulary), np.float32), []
+        for _ in range(repetitions + 1):
+            start = time.perf_counter()
+            self.change([face], [delta], Sampling(steps=1, guidance=1.0))
+            times.append(time.perf_counter() - start)
+        return statistics.median(times[1:])
+
     def fingerprint(self) -> str:
         networks = {name: self.folder.component(name) for name in (*NETWORKS, "scheduler", GRAPHS)}
         files = {f"{name}/{file.name}": file for name, place in networks.items() for file in place.glob("*")}
@@ -474,5 +486,5 @@ def open_session(
 
 
 def serves(folder: ModelFolder) -> bool:
-    """Whether a folder is loaded as a `GraphModel`: one of ours that has graphs."""
-    return folder.pipeline_class() == PIPELINE_CLASS and has_graphs(folder)
+    """Whether a model is loaded as a `GraphModel` where nothing else is asked for; never one of a hub."""
+    return has_graphs(folder) and folder.pipeline_class() == PIPELINE_CLASS

@@ -6,13 +6,13 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeVar
 
 import psutil
 import torch
 
 from magicedit.errors import ModelError
+from magicedit.models.face_model import Optimization
 from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
 from magicedit.pipelines.reference_attention import is_compiled
 
@@ -24,27 +24,6 @@ MOST_ROWS = 32  # beyond, batches gain nothing even on data-centre GPUs
 # Live tensors of the outermost level's size at the peak of a forward at Stable Diffusion's size, rounded up
 # from what `benchmarks/speed.py count` finds (27 and 3)
 UNET_TENSORS, VAE_TENSORS = 28, 4
-
-
-@dataclass(frozen=True)
-class Optimization:
-    """What `optimize_pipeline` chose.
-
-    device: where it was measured. dtype: of the weights. channels_last: their memory format. compiled:
-    whether the denoiser's is compiled. seconds: time of a denoiser evaluation for each alternative tried.
-    """
-
-    device: str
-    dtype: str
-    channels_last: bool
-    compiled: bool
-    seconds: dict[str, float]
-
-    def __str__(self) -> str:
-        layout = "channels_last" if self.channels_last else "contiguous"
-        tried = ", ".join(f"{name} {1000 * seconds:.1f} ms" for name, seconds in self.seconds.items())
-        compiled = "compiled" if self.compiled else "not compiled"
-        return f"{self.dtype}, {layout}, {compiled} on {self.device} (a denoiser evaluation: {tried})"
 
 
 def optimize_pipeline(

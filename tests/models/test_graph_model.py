@@ -184,6 +184,15 @@ def test_the_pipeline_of_an_editor_counts_from_then_on(closed_mouth):
     assert np.abs(np.asarray(other, np.int16) - first).max() > 20
 
 
+def test_optimizing_keeps_the_graphs(both):
+    editor = both["mini-live"][0]
+    model = editor.changer.model
+    assert "float32, contiguous, not compiled on cpu (a denoiser evaluation: ONNX Runtime" in str(
+        editor.optimize()
+    )
+    assert editor.changer.model is model
+
+
 @pytest.mark.parametrize(
     ("options", "kind"),
     [
