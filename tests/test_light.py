@@ -60,7 +60,7 @@ edit photo.png -o smile.png --au AU12=-3,AU16=1,gaze_yaw=5
 edit photo.png -o closed.png --set AU25=0.5 --target-tolerance 0.3 --model mini-live
 edit photos -o edited --neutral
 measure photo.png --save smile.yaml
-edit photo.png -o copy.png --expression smile.yaml --strength 0.5 --device cpu --dtype float32
+edit photo.png -o copy.png --expression smile.yaml --strength 0.5 --device cpu --dtype float32 --fast
 sweep photo.png --au AU12 --steps 2 -o strip.png
 transfer --from photo.png --to photos/other.png -o again.png
 interpolate photo.png photos/other.png --steps 3 -o between.png
@@ -75,7 +75,6 @@ convert nowhere --base nowhere -o model
 push nowhere --repo owner/name
 evaluate --protocol table1 --editor mini --data photos -o report
 edit photo.png -o out.png --au AU12=1 --dtype bfloat16
-edit photo.png -o out.png --au AU12=1 --fast
 """
 
 
