@@ -111,7 +111,8 @@ def edit_frames(
     job = _Job(editor, settings, editor.sampling(quality=quality, **sampling), 1 / rate, on_step)
 
     # 2. The faces
-    tracker, cuts = Tracker(editor.backend, settings.tracking), CutDetector(settings.tracking)
+    tracking = settings.resolved(quality).tracking
+    tracker, cuts = Tracker(editor.backend, tracking), CutDetector(tracking)
     rows = []
     for index, frame in enumerate(frames):
         difference = cuts.difference(_planes(frame))
