@@ -1,11 +1,12 @@
 """Videos: frames a second, CPU time, memory, flicker and resuming, measured on this machine.
 
-    python benchmarks/video.py [-o benchmarks/video.json] [--parts speed opening controls flicker resume ...]
+    python benchmarks/video.py [-o benchmarks/video.json] [--parts speed cores encoding flicker resume ...]
 
 The videos are synthetic: a public-domain photograph (scikit-image's astronaut; of closed lips a synthetic
 portrait) that moves, grows and turns slowly before a background, with expressions by the muscles' warp and
 with a sensor's noise. Speed and memory are those of `magicedit video` in processes of their own. Parts that
-are not measured anew are kept from the file, with the circumstances under which they were.
+are not measured anew are kept from the file, with the circumstances under which they were. `--before FOLDER`
+measures the part `cores` also with the package in FOLDER, an earlier checkout, in turn with this one.
 """
 
 import argparse
@@ -29,6 +30,7 @@ import numpy as np
 import psutil
 from machine import circumstances
 from skimage import data
+from skimage.metrics import structural_similarity
 
 from magicedit.action_units import NAMES
 from magicedit.editor import ExpressionEditor
@@ -36,11 +38,13 @@ from magicedit.faces import load_backend
 from magicedit.imaging import open_photo
 from magicedit.request import EditRequest
 from magicedit.video.analysis import analyse, scan
-from magicedit.video.edit import EditMaker
+from magicedit.video.edit import EditMaker, edit_video
 from magicedit.video.job import VideoJob
+from magicedit.video.rendering import PIECE
 from magicedit.video.settings import DEFAULTS, VideoSettings
 from magicedit.video.smoothing import OneEuro, Smoothing
-from magicedit.video_reading import Video
+from magicedit.video.writing import PRESETS, Encoding, PieceWriter
+from magicedit.video_reading import Video, split_planes
 from magicedit.warping import displacement_fields, warp_photo
 
 RATE = 25  # frames a second
@@ -56,6 +60,8 @@ CONTROLS = {  # keys of four seconds
 }
 CLOSED = Path(__file__).resolve().parents[1] / "tests" / "portraits" / "closed_mouth.jpg"
 FLICKER_FRAMES = 100
+CORE_SIZES, CORE_FRAMES, CORE_TURNS = ((640, 360), (1280, 720), (1920, 1080)), 48, 3
+ENCODED_FRAMES, CLEAN = 24, 0.7  # levels of noise: daylight
 EDIT = {"AU12": -2.0, "AU26": 3.0, "AU1": 2.0}  # an opened mouth, whose inside is painted
 
 
@@ -227,6 +233,70 @@ def measure_controls(folder: Path) -> dict:
     return reports
 
 
+def edit_once(film: str, output: str) -> dict:
+    """CPU seconds a frame of all threads while a film is edited with the quality `fast`, without loading."""
+    editor = ExpressionEditor.from_pretrained("mini")
+    editor.edit(data.astronaut(), "AU12=1", measure=False)  # loads the face finder
+    started = time.process_time()
+    result = edit_video(editor, film, output, EDIT, quality="fast")
+    return {
+        "cpu_seconds_per_frame": (time.process_time() - started) / result.frames,
+        "flicker": result.flicker.ratio,
+        "kb_per_frame": Path(output).stat().st_size / result.frames / 1e3,
+    }
+
+
+def measure_cores(folder: Path, before: Path | None) -> dict:
+    """CPU time of a frame at three sizes, one thread a stage; here and before in turn."""
+    packages = {"now": Path(__file__).resolve().parents[1]} | ({"before": before} if before else {})
+    result: dict = {"frames": CORE_FRAMES, "turns": CORE_TURNS, "quality": "fast", "edit": EDIT, "rows": []}
+    for width, height in CORE_SIZES:
+        film = MovingPhotograph(width, height, expression=talking).save(folder / "film.mp4", CORE_FRAMES)
+        turns: dict = {name: [] for name in packages}
+        for _ in range(CORE_TURNS):
+            for name, package in packages.items():
+                words = [sys.executable, __file__, "--once", str(film), str(folder / "out.mp4")]
+                env = os.environ | {"PYTHONPATH": str(package), "OMP_NUM_THREADS": "1"}
+                out = subprocess.run(words, env=env, cwd=folder, capture_output=True, check=True, text=True)
+                turns[name].append(json.loads(out.stdout.splitlines()[-1]))
+        row: dict = {"video": f"{width} x {height} px", "film_mbit_per_second": _mbit(film, CORE_FRAMES)}
+        for name, found in turns.items():
+            row[name] = {key: round(float(np.median([one[key] for one in found])), 4) for key in found[0]}
+            row[name]["frames_per_second_of_a_core"] = round(1 / row[name]["cpu_seconds_per_frame"], 2)
+        result["rows"].append(row)
+    return result
+
+
+def _mbit(film: Path, frames: int) -> float:
+    return round(film.stat().st_size * 8 / 1e6 / (frames / RATE), 1)
+
+
+def measure_encoding(folder: Path) -> dict:
+    """Time, size and likeness (SSIM of luma) of x264's presets at crf 17, for a noisy and a clean film."""
+    result: dict = {"frames": ENCODED_FRAMES, "crf": Encoding().crf, "rows": []}
+    for name, noise in (("noisy", NOISE), ("clean", CLEAN)):
+        film = MovingPhotograph(expression=talking, noise=noise)
+        video = Video(film.save(folder / f"{name}.mp4", ENCODED_FRAMES))
+        frames = [frame.planes for frame in video.frames()]
+        step = round(1 / (video.info.rate * video.info.time_base))
+        for preset in PRESETS[: PRESETS.index("fast") + 1]:
+            path = folder / "piece.mp4"
+            started = time.process_time()
+            writer = PieceWriter(path, video.info, Encoding(preset=preset), PIECE)
+            for index, planes in enumerate(frames):
+                writer.write(planes, index * step)
+            writer.close()
+            seconds = time.process_time() - started
+            likeness = [
+                structural_similarity(split_planes(a)[0], split_planes(b.planes)[0])
+                for a, b in zip(frames, Video(path).frames(), strict=True)
+            ]
+            row = {"video": name, "preset": preset, "ms_per_frame": round(1e3 * seconds / len(frames), 1)}
+            row |= {"kb_per_frame": round(path.stat().st_size / len(frames) / 1e3, 1)}
+            result["rows"].append(row | {"ssim": round(float(np.mean(likeness)), 5)})
+    return result
+
+
 def measure_reenact(folder: Path) -> dict:
     """The same of `magicedit reenact`, on a photograph of 1024 px."""
     film = MovingPhotograph(expression=talking).save(folder / "driving.mp4", SHORT)
@@ -317,6 +387,8 @@ def measure_resume(folder: Path) -> dict:
 
 PARTS = {
     "speed": measure_speed,
+    "cores": measure_cores,
+    "encoding": measure_encoding,
     "opening": measure_opening,
     "controls": measure_controls,
     "reenact": measure_reenact,
@@ -329,11 +401,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).with_suffix(".json"))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART")
+    parser.add_argument("--before", type=Path, metavar="FOLDER")
+    parser.add_argument("--once", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.once:
+        print(json.dumps(edit_once(*args.once)))
+        return
     result = json.loads(args.output.read_text()) if args.output.is_file() else {}
     for part in args.parts:
         with tempfile.TemporaryDirectory() as folder:
-            result[part] = {**circumstances(), "av": av.__version__, **PARTS[part](Path(folder))}
+            options = {"before": args.before and args.before.resolve()} if part == "cores" else {}
+            found = PARTS[part](Path(folder), **options)
+            result[part] = {**circumstances(), "av": av.__version__, **found}
         args.output.write_text(json.dumps(result, indent=2) + "\n")
         print(json.dumps(result[part], indent=2), flush=True)
 

@@ -30,8 +30,8 @@ import cv2
 import numpy as np
 
 from magicedit.errors import MissingDependencyError, ModelError
-from magicedit.faces.backends.postponed import postponed
 from magicedit.faces.alignment import align
+from magicedit.faces.backends.postponed import postponed
 from magicedit.faces.measure import blendshapes_to_action_units, blendshapes_to_sides, pose_of
 from magicedit.faces.types import Box, Face, Found, box_around, check_pixels, largest_first, overlap
 
@@ -345,7 +345,7 @@ class MediaPipeBackend:
         return Found(faces, left_alone=len(others) - len(beside))
 
     def measure(self, pixels: np.ndarray, face: Face) -> Face | None:
-        """Measures a face again, in the next frame of a film or in an edited picture; None if it is not there.
+        """Measures a face again, as in the next frame of a film; None if it is not there.
 
         pixels: (height, width, 3) uint8 RGB. face: as it was, with a score, which stays. ImageError for other
         arrays.
