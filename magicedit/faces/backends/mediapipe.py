@@ -62,6 +62,9 @@ _WINDOW_SCORE, _CONFIRMED = 0.6, 0.75
 _STRIDE = 0.65
 # Levels of grey. Windows whose greys nowhere differ by this much within 5 px, of the 128 px that the detector
 # sees, show sky, walls or blur. Of 102 portraits, paled to 4 to 20 %, it saw faces in none below 8.
+# Other coarse passes do not pay: shown half as large, 42 faces of 72 px score 0.01 and more, as do 40 other
+# places of a busy window; the detector's network over a level at once takes half the time of its windows, and
+# a threshold that loses none of 1048 with faces leaves 66 to 91 % of them.
 _FLAT, _NEAR = 6, np.ones((5, 5), np.uint8)
 _LARGE_FACE = 0.2  # of the longer side: with a face this large, `detect` does not search for small ones
 # Beside such a face, `search` counts faces below this share of its height but ignores them: people in the
