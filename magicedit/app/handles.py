@@ -18,7 +18,8 @@ from magicedit.vocabulary import INTENSITY_RANGE, SIDES, split_sides, whole_name
 from magicedit.warping.muscles import SHAPES, landmark_displacements
 
 CLOSING = "AU43"  # moves an upper lid onto the lower one; a layer of its own, so that SHAPES lacks it
-_RELUCTANCE = 0.004  # interocular distances that a handle may miss the pointer by for a step less of a unit
+# Interocular distances that a handle may miss the pointer by for a step less of a unit, and of a helping one
+_RELUCTANCE, _HELPERS_RELUCTANCE = 0.004, 0.010
 _DECIMALS = 2  # of a variation
 
 
@@ -29,7 +30,8 @@ class Handle:
     Attributes:
         label: for people.
         landmarks: of MediaPipe's 478; the handle is their mean.
-        units: whole units that a drag of it asks for.
+        units: whole units that a drag of it asks for. helpers: those of them that it asks for only where the
+            others go another way.
         side: "L" or "R", the subject's; "" for the middle of the face.
         onto: landmarks whose mean the handle reaches where CLOSING is at full intensity.
     """
@@ -39,17 +41,24 @@ class Handle:
     units: tuple[str, ...]
     side: str = ""
     onto: tuple[int, ...] = ()
+    helpers: tuple[str, ...] = ()
 
 
-def _pair(label: str, units: tuple[str, ...], left: tuple[int, ...], right: tuple[int, ...]) -> list[Handle]:
+def _pair(
+    label: str,
+    units: tuple[str, ...],
+    left: tuple[int, ...],
+    right: tuple[int, ...],
+    helpers: tuple[str, ...] = (),
+) -> list[Handle]:
     return [
-        Handle(f"{SIDES[side]} {label}", landmarks, units, side)
+        Handle(f"{SIDES[side]} {label}", landmarks, units, side, helpers=helpers)
         for side, landmarks in zip(SIDES, (left, right), strict=True)
     ]
 
 
 HANDLES = (
-    *_pair("corner of the mouth", ("AU12", "AU15", "AU20", "AU18"), (291,), (61,)),
+    *_pair("corner of the mouth", ("AU12", "AU15", "AU20", "AU18"), (291,), (61,), ("AU20", "AU18")),
     Handle("upper lip", (0, 13), ("AU10",)),
     Handle("lower lip", (14, 17), ("AU25", "AU17")),
     Handle("chin", (152,), ("AU26", "AU17")),
@@ -101,7 +110,8 @@ def drag_request(
     moves = np.stack([_movement(handle, landmarks, steps, name) for name in names], 1)  # (2, aus) px a step
     start = np.array([_asked(request, name, handle.side) for name in names])
     away = np.asarray(target, np.float64) - _place(handle, landmarks, steps, request)
-    inertia = _RELUCTANCE * face_frame(landmarks).interocular * np.eye(len(names))
+    reluctance = [_HELPERS_RELUCTANCE if name in handle.helpers else _RELUCTANCE for name in names]
+    inertia = face_frame(landmarks).interocular * np.diag(reluctance)
     lows = [-measured.get(name + side, measured.get(name, 0.0)) if name != CLOSING else 0.0 for name in names]
     found = _bounded_least_squares(
         np.concatenate([moves, inertia]),
