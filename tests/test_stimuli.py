@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import cv2
@@ -93,6 +94,8 @@ def test_people_are_a_folder_a_list_or_by_name(design_file, tmp_path):
             PEOPLE + "controls: {AU12: [0, 0]}",
             r"`controls`: expected a list of different levels, such as \[0",
         ),
+        (PEOPLE + "controls: {AU12: [2, 2.0]}", "`controls`: AU12: levels must differ in their first 6"),
+        (PEOPLE + "controls: {AU12: [0, -0.0]}", "`controls`: AU12: levels must differ in their first 6"),
         (PEOPLE + "controls: {AU12: [much]}", "`controls`: AU12: expected numbers, got 'much'"),
         (PEOPLE + "controls: {AU12: [11]}", "`controls`: .*AU12"),
         (PEOPLE + "controls: {AU12: [1], au12: [2]}", "`controls`: AU12 is there twice"),
@@ -100,6 +103,10 @@ def test_people_are_a_folder_a_list_or_by_name(design_file, tmp_path):
         (PEOPLE + "emotions: [joy]", "`emotions`: .*happiness"),
         (PEOPLE + "controls: {AU12: [1]}\nquality: best", "quality must be one of"),
         (PEOPLE + "controls: {AU12: [1]}\ncanvas: [300, 400]", "`canvas` needs `interocular`"),
+        (
+            PEOPLE + "controls: {AU12: [1]}\ncanvas: [300, 400]\ninterocular: 10",
+            "`canvas` must be at most 20",
+        ),
         (
             PEOPLE + "controls: {AU12: [1]}\nluminance: {mean: 120}",
             "`luminance`: expected `average`, or `mean`",
@@ -239,10 +246,21 @@ def test_a_stimulus_that_fails_stops_no_other(design_file, tmp_path, capsys):
     assert Image.open(output / "a_AU12+2.png").size == Image.open(tmp_path / "a.png").size
 
 
-def test_a_level_that_the_model_lacks_is_refused_before_it_loads(design_file, tmp_path, capsys):
-    path = design_file(PEOPLE + "controls: {AU45: [2]}")
+@pytest.mark.parametrize(
+    ("text", "named"), [("controls: {AU45: [2]}", "AU45"), ("controls: {AU12: [2]}\nteeth: gold", "gold")]
+)
+def test_what_the_model_lacks_is_refused_before_it_loads(design_file, tmp_path, capsys, text, named):
+    path = design_file(PEOPLE + text)
     assert main(["stimuli", str(path), "-o", str(tmp_path / "set")]) == 2
     told = capsys.readouterr().err
-    assert "AU45" in told
+    assert named in told
     assert "loading" not in told
     assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize("name", ["stimuli.csv", "methods.md", "a_AU12+2.tem"])
+def test_files_of_others_are_not_replaced(design_file, tmp_path, name):
+    (tmp_path / name).write_text("somebody's")
+    with pytest.raises(OutputError, match=rf"{re.escape(name)} exists and no run here made it"):
+        make_stimuli(Design.load(design_file(PEOPLE + "controls: {AU12: [2]}")), tmp_path)
+    assert (tmp_path / name).read_text() == "somebody's"

@@ -18,6 +18,7 @@ from magicedit.request import EditRequest
 from magicedit.vocabulary import is_finite, quoted
 
 MOST_STIMULI = 100_000
+LARGEST_CANVAS = 20  # times the distance of the eyes: canvases are drawn at the photograph's resolution first
 NO_EMOTION = "none"
 AVERAGE = "average"  # the luminance of the set's photographs
 GREY = (128, 128, 128)
@@ -172,6 +173,10 @@ def _design_of(content: Any, folder: Path) -> Design:
         raise MagicEditError("`controls` is missing; give levels, such as AU12: [0, 2, 4]")
     if design.canvas is not None and design.interocular is None:
         raise MagicEditError("`canvas` needs `interocular`, the distance of the eyes in pixels")
+    if design.canvas is not None and max(design.canvas) > LARGEST_CANVAS * design.interocular:
+        raise MagicEditError(
+            f"`canvas` must be at most {LARGEST_CANVAS} times `interocular`, which is {design.interocular:g}"
+        )
     count = len(design.people) * prod(map(len, design.factors.values()))
     if count > MOST_STIMULI:
         raise MagicEditError(f"the design has {count} stimuli; at most {MOST_STIMULI} are made")
@@ -240,7 +245,10 @@ def _controls(value: Any) -> dict[str, tuple[float, ...]]:
         canonical = canonical_name(str(name))
         if canonical in controls:
             raise MagicEditError(f"{canonical} is there twice; keep one")
-        controls[canonical] = tuple(map(float, levels))
+        numbers = tuple(float(level) + 0.0 for level in levels)  # -0.0 becomes 0.0
+        if len({f"{number:g}" for number in numbers}) < len(numbers):  # as in the names of files
+            raise MagicEditError(f"{name}: levels must differ in their first 6 digits, got {quoted(levels)}")
+        controls[canonical] = numbers
     return controls
 
 

@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,10 @@ from magicedit import __version__
 from magicedit.batch.designs import AVERAGE, Design, Person
 from magicedit.batch.stimulus_pictures import luminance_of, masked, oval_of, template_of, with_luminance
 from magicedit.batch.stimulus_report import METHODS, TABLE, Made, methods_of, table_of
+from magicedit.editor.settings import MouthSettings
 from magicedit.errors import MagicEditError, NoFaceError, OutputError, reason_of
 from magicedit.faces import Face, levels_of
-from magicedit.files import sha256_of, shown, sweep, write_text
+from magicedit.files import remembered_sha256, shown, sweep, write_text
 from magicedit.imaging import Photo, open_photo, save_image
 from magicedit.ledger import Ledger
 from magicedit.models.folder import ModelFolder
@@ -73,7 +75,8 @@ def make_stimuli(
         say: called when the model begins to load.
 
     Raises:
-        MagicEditError: where a level is nothing that the model can do.
+        MagicEditError: where the model cannot do a level, there are no such teeth, or with luminance
+            "average" a photograph cannot be used.
         OutputError: where the folder cannot be written, or has such files of other origin.
     """
     from tqdm import tqdm
@@ -87,6 +90,7 @@ def make_stimuli(
     ]
     for condition in design.conditions():
         design.edit_request(condition, Person(Path())).check(folder.editable)
+    MouthSettings(design.teeth)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -95,16 +99,16 @@ def make_stimuli(
     with Ledger(output / STIMULI_JOURNAL, lambda entry: str(entry["stimulus"])) as journal:
         sweep(output)
         waiting = []
+        if not force and not journal.entries:
+            _check_strangers(output / TABLE, output / METHODS)
         for stimulus, name, condition in cells:
             made_of = _made_of(design.people[name], condition, settings)
             entry, path = journal.entries.get(stimulus), output / f"{stimulus}.png"
-            if not force and entry is None and os.path.lexists(path):
-                raise OutputError(
-                    f"{shown(path)} exists and no run here made it; choose another folder, or replace it "
-                    "with --force (force=True)"
-                )
-            there = path.is_file() and (not design.templates or path.with_suffix(".tem").is_file())
-            if force or not there or entry is None or entry["made_of"] != made_of or "reason" in entry:
+            files = [path, path.with_suffix(".tem")] if design.templates else [path]
+            if not force and entry is None:
+                _check_strangers(*files)
+            there = all(file.is_file() for file in files)
+            if force or not there or entry is None or entry.get("made_of") != made_of or "reason" in entry:
                 waiting.append((stimulus, name, condition, made_of))
 
         # 2. The stimuli
@@ -139,6 +143,15 @@ def make_stimuli(
     return StimuliReport(output, len(waiting) - len(failed), len(cells) - len(waiting), failed)
 
 
+def _check_strangers(*files: Path) -> None:
+    """Raises OutputError where a file exists that no run of ours made."""
+    for file in filter(os.path.lexists, files):
+        raise OutputError(
+            f"{shown(file)} exists and no run here made it; choose another folder, or replace it "
+            "with --force (force=True)"
+        )
+
+
 def _settings(
     design: Design, model: str, folder: ModelFolder, dtype: str | None, mark: bool
 ) -> dict[str, Any]:
@@ -152,7 +165,8 @@ def _settings(
     }
     plain |= {name: list(value) for name, value in plain.items() if isinstance(value, tuple)}
     if design.luminance == AVERAGE:  # then they depend on all photographs
-        plain["photographs"] = [sha256_of(person.photo) for person in design.people.values()]
+        every = [remembered_sha256(person.photo) for person in design.people.values()]
+        plain["photographs"] = sha256("".join(every).encode()).hexdigest()
     versions = {"magicedit": __version__}
     for package in _PACKAGES:
         try:
@@ -167,8 +181,8 @@ def _made_of(
     person: Person, condition: Mapping[str, float | str], settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Returns, JSON-ready, everything that one stimulus depends on."""
-    references = [sha256_of(path) for path in person.references]
-    photo = {"photo": sha256_of(person.photo), "references": references}
+    references = [remembered_sha256(path) for path in person.references]
+    photo = {"photo": remembered_sha256(person.photo), "references": references}
     return photo | {"condition": dict(condition), **settings}
 
 
