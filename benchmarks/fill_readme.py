@@ -18,7 +18,17 @@ import plan
 import scale_tables
 import video_tables
 from mini_quality import checks_table_of, sides_table_of, table_of
-from speed_tables import MINI, counted_table, qualities_table, sampling_table, speed_in_short, speed_table
+from speed_tables import (
+    counted_table,
+    qualities_table,
+    sampling_table,
+    speed_in_short,
+    speed_table,
+    utilisation_text,
+    waiting_in_short,
+    waiting_table,
+    yardstick_table,
+)
 
 from magicedit.evaluation import headline_table
 from magicedit.evaluation.families import short_table
@@ -61,6 +71,9 @@ def speed_blocks() -> dict[str, str]:
     """What belongs between which markers of docs/speed.md."""
     speed, qualities = committed("speed"), committed("qualities")
     return {
+        "table:waiting": waiting_table(committed("edit_speed")),
+        "table:yardstick": yardstick_table(committed("yardstick")),
+        "text:utilisation": utilisation_text(speed),
         "table:qualities": qualities_table(qualities, speed),
         "table:sampling": sampling_table(qualities),
         "table:speed": speed_table(speed),
@@ -71,13 +84,11 @@ def speed_blocks() -> dict[str, str]:
 
 def readme_blocks() -> dict[str, str]:
     """What belongs between which markers of the README."""
-    quality, speed, paired = (committed(name) for name in ("mini_quality", "edit_speed", "speed"))
+    quality = committed("mini_quality")
     summary, checks = quality["summary"], quality["checks"]
     levels = summary["AU12_mean_change_by_request"]
     missed = [check for check in checks if not check["reached"]]
     families = short_table(summary_of("families"))
-    hardware = speed["hardware"]
-    cold, inside = speed["cold_cli_edit"], speed["in_process"]
     return {
         "table:mini_quality": table_of(summary),
         "text:mini_quality": (
@@ -90,23 +101,8 @@ def readme_blocks() -> dict[str, str]:
         "table:mini_sides": sides_table_of(summary),
         "table:table1-small": evaluation("table1-small"),
         "table:families": markdown(families.head, families.rows).strip(),
-        "table:edit_speed": "\n".join(
-            [
-                f"| {hardware['cpu'].strip()}, {hardware['cores']} cores | |",
-                "|---|---|",
-                f"| cold `magicedit edit`, 1024 px photograph | {cold['median_seconds']:.1f} s, "
-                f"{cold['max_peak_rss_mb']:.0f} MB peak (its face finder, a second process, not counted) |",
-                "| a further edit of the same face in one process, measured before and after | "
-                f"{inside['further_edit_median_seconds']:.2f} s |",
-                *(
-                    f"| the same unmeasured, `--quality {name}` | {found['median']:.2f} s |"
-                    for name, found in paired[MINI]["seconds"].items()
-                    if name in ("balanced", "fast", "live")
-                ),
-                f"| face detection and measuring | {speed['detection']['median_ms']:.0f} ms |",
-            ]
-        ),
-        "text:speed": speed_in_short(paired),
+        "table:edit_speed": waiting_in_short(committed("edit_speed")),
+        "text:speed": speed_in_short(committed("speed")),
         "text:interfaces": interface_texts.in_short(committed("app"), committed("video")),
     }
 
@@ -147,6 +143,8 @@ def main() -> int:
             VIDEO,
             {
                 "table:flicker": video_tables.flicker_table(committed("video")["flicker"]),
+                "table:cores": video_tables.cores_table(committed("video")["cores"]),
+                "table:encoding": video_tables.encoding_table(committed("video")["encoding"]),
                 "table:speed": video_tables.speed_table(committed("video")),
             },
         ),

@@ -1,11 +1,81 @@
-"""The tables of docs/speed.md and the README, from what `speed.py` and `qualities.py` wrote."""
+"""The tables of docs/speed.md and the README, from what `edit_speed.py`, `yardstick.py`, `speed.py` and
+`qualities.py` wrote."""
 
+from edit_speed import LINES
 from qualities import table_of
 
 from magicedit.request import QUALITIES
 
 MINI = "mini-live-fast-balanced"  # `speed.py mini --settings live fast balanced`
 NOT_MEASURED = "not measured: no GPU was at hand; "
+
+
+UNITS = {"seconds": "s", "peak_mb": "MB"}
+IN_SHORT = ("cold_edit", "warm_live_1024", "warm_balanced_measured", "eight_faces_6000")  # of the README
+
+
+def figure(name: str, value: float) -> str:
+    """Such as "0.43 s" or "8,175 MB"."""
+    number = f"{value:,.0f}" if name == "peak_mb" else f"{value:.3g}" if value < 10 else f"{value:.1f}"
+    return f"{number} {UNITS[name]}"
+
+
+def figures(row: dict, arm: str) -> str:
+    """What a line is held to, or else its seconds, of one checkout."""
+    found = {"seconds": row["seconds"][arm]["median"], **row["most"][arm]}
+    return ", ".join(figure(name, found[name]) for name in row["must_reach"] or ["seconds"])
+
+
+def waiting_table(lines: dict) -> str:
+    """A row for each measured line of `edit_speed.py`: before, now, and what it must reach."""
+    rows = [
+        (
+            lines[name]["what"],
+            figures(lines[name], "before"),
+            figures(lines[name], "after"),
+            ", ".join(figure(*goal) for goal in lines[name]["must_reach"].items()),
+        )
+        for name in LINES
+        if name in lines
+    ]
+    head = ["| | before | now | must reach |", "|---|---|---|---|"]
+    return "\n".join(head + [f"| {' | '.join(row)} |" for row in rows])
+
+
+def waiting_in_short(lines: dict) -> str:
+    """The same for the README: some lines, now."""
+    hardware = next(iter(lines.values()))["hardware"]
+    head = [f"| {hardware['cpu'].strip()}, one thread | |", "|---|---|"]
+    return "\n".join(
+        head
+        + [
+            f"| {lines[name]['what']} | {figures(lines[name], 'after')} |"
+            for name in IN_SHORT
+            if name in lines
+        ]
+    )
+
+
+def yardstick_table(yardstick: dict) -> str:
+    """Times faster than the published system's own code."""
+    lines = ["| | times faster |", "|---|---|"]
+    for row in yardstick.values():
+        what = row["what"].split(".")[0].split(":")[0]
+        size = f"{row['size']} size, {row['resolution']} px" if row["size"] == "full" else "CPU proxy"
+        for arm in row["ratios"]:
+            named = "" if arm == "ours" else f", `{arm}`"
+            lines.append(f"| {what[0].lower()}{what[1:]}, {size}{named} | {ratio(row, arm)} |")
+    return "\n".join(lines)
+
+
+def utilisation_text(speed: dict) -> str:
+    """How much of the CPU's peak a training step uses."""
+    row = speed["utilisation"]
+    return (
+        f"A training step of the CPU proxy (batch {row['batch']}, {row['dtype']}) does "
+        f"{row['images_per_second']:.2f} images a second on one thread and reaches {100 * row['mfu']:.0f} % "
+        "of the FLOP/s that a product of two matrices reaches there."
+    )
 
 
 def ratio(row: dict, arm: str) -> str:
@@ -21,14 +91,11 @@ def by_device(devices: dict[str, str]) -> str:
 
 def speed_table(speed: dict) -> str:
     """What was aimed at and what came out: a row for each line that speed is held to."""
-    step, train, mini, cold = (speed[name] for name in ("step", "train", MINI, "cold"))
+    step, train = speed["step"], speed["train"]
     devices, tflop = speed["gpu"]["devices"], speed["flops"]["tflop"]
     naive = tflop["50 guided steps, naive"]
     memory = speed["memory"]
     (sweep_name,) = (name for name in memory if name.startswith("sweep"))
-    by_quality = ", ".join(
-        f"`{name}` {mini['seconds'][name]['median']:.2f} s" for name in QUALITIES if name in mini["seconds"]
-    )
     simulated = "simulated from counted FLOPs and bytes, without launch times"
     rows = [
         ("one guided step, exact, CPU proxy", "1.2x", "1.35x", ratio(step, "exact")),
@@ -50,13 +117,6 @@ def speed_table(speed: dict) -> str:
             "15x",
             "30x",
             edit_ratio(speed, "sweep fast", "fast, each of 25 AUs"),
-        ),
-        ("`mini`, next edit of a known face", "0.5 s", "0.15 s (`live`)", by_quality),
-        (
-            "cold `magicedit edit` with `mini`",
-            "10 s",
-            "5 s",
-            f"{cold['median_seconds']:.1f} s",
         ),
         (
             "full size on a GPU, `live`",

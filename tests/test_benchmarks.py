@@ -40,7 +40,6 @@ def committed(name: str) -> dict:
         "attribute_diffusion",
         "mini_quality",
         "muscle_calibration",
-        "edit_speed",
         "emotion_diffusion",
         "flow_autoencoder",
         "ganimation",

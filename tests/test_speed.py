@@ -2,6 +2,7 @@
 
 import json
 import statistics
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from tiny_models import tiny_patch_pipeline
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 import counting  # noqa: E402
+import edit_speed  # noqa: E402
 import pairs  # noqa: E402
 import speed  # noqa: E402
 import speed_counts  # noqa: E402
+import yardstick  # noqa: E402
 from naive import NaiveNetworks, NaiveSystem  # noqa: E402
 from proxy import FULL, PROXY, TINY, make_pipeline, random_au_deltas, random_faces  # noqa: E402
 from training_step import training_batch, training_losses  # noqa: E402
@@ -413,8 +416,67 @@ def test_a_discarded_run_writes_nothing(tmp_path, monkeypatch, capsys):
     assert "Nothing is written" in capsys.readouterr().err
 
 
-def committed() -> dict:
-    return json.loads((BENCHMARKS / "speed.json").read_text())
+# --- What people wait for, and the published system's code --------------------------------------------------
+
+
+def test_photographs_show_as_many_faces_as_they_say():
+    from magicedit.faces import load_backend
+
+    photograph = np.asarray(edit_speed.PHOTOGRAPHS["nine_1536.png"]())
+    assert len(load_backend("mediapipe").detect(photograph)) == 9
+
+
+def test_a_command_has_its_own_peak_of_memory(tmp_path):
+    """Not that of the process that started it, which the kernel would report."""
+    here = np.ones(200_000_000, np.uint8)  # bytes
+    figures = edit_speed.run_command([sys.executable, "-S", "-c", "b'x' * 50_000_000"], BENCHMARKS, tmp_path)
+    assert 50 < figures["peak_mb"] < 200 == here.nbytes / 1e6
+    assert 0 < figures["seconds"] < 5
+    failing = [sys.executable, "-S", "-c", "raise SystemExit('no such thing')"]
+    with pytest.raises(SystemExit, match="no such thing"):
+        edit_speed.run_command(failing, BENCHMARKS, tmp_path)
+
+
+def test_a_checkout_is_imported_whole(tmp_path):
+    """With its own pipelines/ and train/, not those that are installed."""
+    checkout = tmp_path / "checkout"
+    for name in ("magicedit", "pipelines", "train"):
+        (checkout / name).mkdir(parents=True)
+        (checkout / name / "__init__.py").write_text(f"what = {name!r}")
+    folder = edit_speed.importable(checkout, tmp_path / "before")
+    code = (
+        "import magicedit as m, magicedit.pipelines as p, magicedit.train as t; print(m.what, p.what, t.what)"
+    )
+    command = {"args": [sys.executable, "-c", code], "env": edit_speed.environment(folder), "cwd": tmp_path}
+    done = subprocess.run(**command, capture_output=True, text=True)
+    assert done.stdout.split() == ["magicedit", "pipelines", "train"], done.stderr
+
+
+def test_the_yardstick_names_what_it_needs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["benchmarks/yardstick.py", "--published", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        yardstick.main()
+    assert "must be a checkout of MagicFace, with mgface/pipelines_mgface" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["edit_speed", "yardstick"])
+def test_committed_lines_follow_from_their_runs(name):
+    for row in committed(name).values():
+        assert row["command"].startswith(f"python benchmarks/{name}.py")
+        assert row["date"]
+        assert row["hardware"]["cores"]
+        assert row["versions"]["torch"]
+        if "ratios" in row:
+            assert abs(row["control"]["median"] - 1) <= pairs.CONTROL_TOLERANCE
+            seconds = {arm: about["all"] for arm, about in row["seconds"].items()}
+            for arm, found in row["ratios"].items():
+                ratios = [a / b for a, b in zip(seconds[row["baseline"]], seconds[arm], strict=True)]
+                assert found["median"] == pytest.approx(statistics.median(ratios), rel=1e-3)
+    assert "/tmp" not in json.dumps(committed(name))
+
+
+def committed(name: str = "speed") -> dict:
+    return json.loads((BENCHMARKS / f"{name}.json").read_text())
 
 
 def test_committed_rows_say_how_they_came_about():
