@@ -48,6 +48,7 @@ DEFAULTS = {
     "resolution": 512,
 }
 
+DENOISER_SETTINGS = {"class_embed_type": "simple_projection"}
 # The settings of a DDIM scheduler that `Ddim` serves; others of its settings do not matter then
 SCHEDULER = {
     "_class_name": "DDIMScheduler",
@@ -84,7 +85,7 @@ def architecture(folder: ModelFolder) -> dict[str, Any]:
 
 def check_graphs_serve(folder: ModelFolder) -> None:
     """Raises ModelError unless a model is of the kind that graphs exist for: it composes patches of pixels by
-    two UNets and a DDIM scheduler."""
+    two UNets, of which the denoiser has a linear embedding of its action units, and a DDIM scheduler."""
     index, missing = folder.index, [name for name in NETWORKS if name not in folder.components]
     others = set(folder.components) - {*NETWORKS, "scheduler"}
     if missing or others or index.get("prediction") != "flow_mask_paint":
@@ -93,13 +94,20 @@ def check_graphs_serve(folder: ModelFolder) -> None:
             f"reference_unet and scheduler; it predicts {index.get('prediction')} by "
             f"{', '.join(folder.components)}"
         )
+    unet = read_json(folder.component("unet") / "config.json", ModelError)
     scheduler = read_json(folder.component("scheduler") / "scheduler_config.json", ModelError)
-    for name, needed in SCHEDULER.items():
-        if scheduler.get(name) != needed:
-            raise ModelError(
-                f"{folder.name} cannot run as graphs, whose scheduler needs {name} {needed!r}, got "
-                f"{scheduler.get(name)!r}"
-            )
+    for config, settings in ((unet, DENOISER_SETTINGS), (scheduler, SCHEDULER)):
+        for name, needed in settings.items():
+            if config.get(name) != needed:
+                raise ModelError(
+                    f"{folder.name} cannot run as graphs, which need {name} {needed!r}, got "
+                    f"{config.get(name)!r}; use PyTorch (delete its folder {GRAPHS}, if it has one)"
+                )
+    units, asked = len(folder.action_units or ()), unet.get("projection_class_embeddings_input_dim")
+    if units != asked:
+        raise ModelError(f"{folder.name} names {units} action units, but its denoiser takes {asked}")
+    if (size := settings_of(folder)["resolution"]) % 4:
+        raise ModelError(f"{folder.name} cannot run as graphs, whose crops are multiples of 4 px, got {size}")
 
 
 class Ddim:
@@ -114,7 +122,12 @@ class Ddim:
         self.alphas_cumprod = np.cumprod(1 - betas, dtype=np.float64).astype(np.float32)
 
     def timesteps(self, steps: int) -> np.ndarray:
-        """Returns the timesteps of a number of steps, noisiest first, (steps,) int64."""
+        """Returns the timesteps of a number of steps, noisiest first, (steps,) int64.
+
+        Raises ModelError where the model was trained on fewer.
+        """
+        if steps > self.num_train_timesteps:
+            raise ModelError(f"the model takes {self.num_train_timesteps} steps at most, got {steps}")
         positions = np.arange(self.num_train_timesteps, 0, -self.num_train_timesteps / steps)
         return np.round(positions).astype(np.int64) - 1
 
@@ -345,8 +358,8 @@ class GraphModel:
 
     def fingerprint(self) -> str:
         networks = {name: self.folder.component(name) for name in (*NETWORKS, "scheduler", GRAPHS)}
-        files = {f"{name}/{file.name}": file for name, place in networks.items() for file in place.glob("*")}
-        parts = {name: remembered_sha256(file) for name, file in files.items()}
+        files = [(name, file) for name, place in networks.items() for file in place.glob("*")]
+        parts = {f"{name}/{file.name}": remembered_sha256(file) for name, file in files if file.is_file()}
         return hashlib.sha256(json.dumps([self.folder.index, parts], sort_keys=True).encode()).hexdigest()
 
     def sampling(self, quality: str | None = None) -> PipelineSampling:

@@ -295,14 +295,17 @@ def test_what_does_not_fit_is_named_in_one_line(copied):
         return str(caught.value)
 
     scheduler, about = copied / "scheduler" / "scheduler_config.json", copied / graphs.GRAPHS / graphs.ABOUT
-    kept = {file: file.read_bytes() for file in (scheduler, about, copied / "model_index.json")}
+    index = copied / "model_index.json"
+    kept = {file: file.read_bytes() for file in (scheduler, about, index)}
     rewrite(scheduler, timestep_spacing="leading")
     assert "timestep_spacing" in problem()
     scheduler.write_bytes(kept[scheduler])
-    rewrite(copied / "model_index.json", resolution=64)
+    rewrite(index, action_units="AU1,AU2")
+    assert "names 2 action units, but its denoiser takes 12" in problem()
+    rewrite(index, action_units=json.loads(kept[index])["action_units"], resolution=64)
     assert "resolution" in problem()
     assert "write_graphs" in problem()
-    (copied / "model_index.json").write_bytes(kept[copied / "model_index.json"])
+    index.write_bytes(kept[index])
     about.write_text("[]")
     assert "another model" in problem()
     content = json.loads(kept[about])
@@ -317,6 +320,11 @@ def test_what_does_not_fit_is_named_in_one_line(copied):
     assert "do not fit" in problem()
 
 
+def test_more_steps_than_noise_levels_are_refused():
+    with pytest.raises(ModelError, match="100 steps at most, got 101"):
+        Ddim(100).timesteps(101)
+
+
 def test_broken_weights_are_named(copied):
     file = copied / "unet" / "diffusion_pytorch_model.safetensors"
     tensors = load_file(file)
@@ -329,6 +337,12 @@ def test_broken_weights_are_named(copied):
 
 
 def test_graphs_are_written_for_models_that_compose_only(tmp_path):
-    tiny_patch_pipeline(prediction="noise").save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="flow_mask_paint"):
-        write_graphs(tmp_path)
+    for changes, named in (
+        ({"prediction": "noise"}, "flow_mask_paint"),
+        ({"au_encoder": "padded"}, "class_embed_type 'simple_projection'"),
+        ({"identity_encoder": "none"}, "reference_unet"),
+    ):
+        folder = tmp_path / named
+        tiny_patch_pipeline(**changes).save_pretrained(folder)
+        with pytest.raises(ModelError, match=named):
+            write_graphs(folder)
