@@ -126,7 +126,6 @@ def _thumbnails(label: str, elem_id: str) -> gr.Gallery:
         columns=50,
         fit_columns=False,
         height=66,
-        show_label=True,
         container=False,
         object_fit="cover",
         allow_preview=False,

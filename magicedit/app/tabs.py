@@ -287,14 +287,14 @@ class SeriesTab:
             )
             self.take = gr.Button("From the sliders", size="sm", min_width=100, elem_id=f"{kind}-take")
 
-    def _lay_out_results(self, kind: str, columns: int) -> None:
+    def _lay_out_results(self, kind: str, columns: int, height: int) -> None:
         self.progress = gr.HTML("", elem_id=f"{kind}-progress", elem_classes="me-progress")
         self.shown = gr.Gallery(
             label="Results",
             show_label=False,
             visible=False,
             columns=columns,
-            height="auto",
+            height=height,
             interactive=False,
             buttons=[],
             elem_id=f"{kind}-shown",
@@ -316,7 +316,7 @@ class VideoTab(SeriesTab):
             with gr.Row(elem_classes="me-buttons"):
                 self.preview = gr.Button("Preview three frames", size="sm", elem_id="video-preview")
                 self.make = gr.Button("Make the video", variant="primary", size="sm", elem_id="video-make")
-            self._lay_out_results("video", 3)
+            self._lay_out_results("video", 3, 150)
             self.result = gr.Video(
                 label="The edited video",
                 visible=False,
@@ -341,7 +341,7 @@ class PhotographsTab(SeriesTab):
             )
             self._lay_out_request("batch")
             self.make = gr.Button("Edit all", variant="primary", size="sm", elem_id="batch-make")
-            self._lay_out_results("batch", 4)
+            self._lay_out_results("batch", 4, 300)
             self.result = gr.File(label="All, as a ZIP file", visible=False, interactive=False, elem_id="zip")
         self.inputs = {self.files, self.request}
 
