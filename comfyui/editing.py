@@ -32,7 +32,7 @@ EXAMPLES = {"calm": "calm.jpg", "smile": "smile.jpg"}  # in the folder examples/
 class Edited:
     """Edited pictures.
 
-    images: (batch, height, width, 3, or 4 with alpha). report: what was asked and measured, a line a face.
+    images: (batch, height, width, 3, or 4 with alpha). report: request and measurement, one line per face.
     masks: (batch, height, width), 1 where the edit changed pixels and 0 where all of them are the input's.
     marks: of each picture, for `saved`; None where nothing was changed.
     """
@@ -44,19 +44,19 @@ class Edited:
 
 
 def load(model: str, device: str | None = None) -> ExpressionEditor:
-    """An editor by the name of an embedded model, a folder or a hub id; no code of the model's is run."""
+    """Loads the editor of an embedded model, a folder or a hub id; runs no code of the model's."""
     with torch.inference_mode(False):  # in which ComfyUI runs nodes; weights loaded so hide their changes
         return ExpressionEditor.from_pretrained(model.strip(), device=device)
 
 
 def example(name: str) -> torch.Tensor:
-    """(1, height, width, 3): a portrait of this folder, one of EXAMPLES."""
+    """Returns a portrait of this folder, one of EXAMPLES, (1, height, width, 3)."""
     photo = open_photo(Path(__file__).parent / "examples" / EXAMPLES[name])
     return torch.from_numpy(photo.pixels.copy()).float()[None] / 255
 
 
 def photos_of(images: torch.Tensor) -> list[np.ndarray]:
-    """Pictures of a batch, each (height, width, 3 or 4) uint8 RGB, with alpha where the tensor has it.
+    """Returns the pictures of a batch, (height, width, 3 or 4) uint8 RGB each, with alpha where it has any.
 
     Raises:
         ImageError: where the tensor is no batch of RGB or RGBA pictures.
@@ -65,22 +65,25 @@ def photos_of(images: torch.Tensor) -> list[np.ndarray]:
         raise ImageError(
             f"expected images (batch, height, width, 3), or 4 with alpha, got {tuple(images.shape)}"
         )
-    return list(images.detach().float().mul(255).round().clamp(0, 255).byte().cpu().numpy())
+    # One by one: the frames of a video may fill most of the memory
+    return [image.detach().float().mul(255).round_().clamp_(0, 255).byte().cpu().numpy() for image in images]
 
 
-def joined(images: torch.Tensor, edited: list[np.ndarray]) -> torch.Tensor:
-    """Edited pictures as a batch; where a pixel's 8 bits did not change, with the value that came in.
+def joined(images: torch.Tensor, before: list[np.ndarray], edited: list[np.ndarray]) -> torch.Tensor:
+    """Returns edited pictures as a batch; where a pixel's 8 bits did not change, with the value that came in.
 
-    images: (batch, height, width, 3, or 4 with alpha), or one for all of `edited`.
+    images: (batch, height, width, 3, or 4 with alpha), or one for all of `edited`. before: its pictures.
     """
-    before = torch.from_numpy(np.stack(photos_of(images)))  # (batch or 1, height, width, 3 or 4)
-    after = torch.from_numpy(np.stack(edited))  # (batch, height, width, 3 or 4)
-    source = images.detach().float().cpu()
-    return torch.where(before == after, source, after.float() / 255)
+    result = torch.empty((len(edited), *images.shape[1:]))
+    sources = images.detach().expand(result.shape)
+    for place, source, old, new in zip(result, sources, before, edited, strict=True):
+        pixels = np.where(old == new, source.float().cpu().numpy(), new.astype(np.float32) / 255)
+        place.copy_(torch.from_numpy(pixels))
+    return result
 
 
 def changed_region(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """(height, width) float32, 1 where pixels differ, and inside of such regions; 0 elsewhere.
+    """Returns (height, width) float32, 1 where pixels differ and inside such regions, 0 elsewhere.
 
     before, after: (height, width, channels) of one shape.
     """
@@ -92,16 +95,18 @@ def changed_region(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 def collected(
     images: torch.Tensor, edited: list[np.ndarray], lines: list[str], marks: list[Mark | None]
 ) -> Edited:
-    """images: (batch, height, width, 3 or 4), or one for all of `edited`."""
+    """Returns the edit of `images`, (batch, height, width, 3 or 4), or of one for all of `edited`."""
     before = photos_of(images) * (len(edited) if len(images) == 1 else 1)
-    masks = [changed_region(*pair) for pair in zip(before, edited, strict=True)]
-    return Edited(joined(images, edited), "\n".join(lines), torch.from_numpy(np.stack(masks)), marks)
+    masks = torch.empty((len(edited), *images.shape[1:3]))
+    for mask, *pair in zip(masks, before, edited, strict=True):
+        mask.copy_(torch.from_numpy(changed_region(*pair)))
+    return Edited(joined(images, before, edited), "\n".join(lines), masks, marks)
 
 
 def measure(
     editor: ExpressionEditor, images: torch.Tensor, face: int, watch: Watch
 ) -> tuple[str, str, Expression]:
-    """Faces of all pictures as text and as JSON, and the expression of one face of the first picture."""
+    """Returns the faces of all pictures as text and JSON, and the expression of one face of the first one."""
     lines, content = [], []
     photos = photos_of(images)
     for number, photo in enumerate(photos):
@@ -115,22 +120,26 @@ def measure(
 
 
 def expression_of(editor: ExpressionEditor, images: torch.Tensor, face: int) -> Expression:
-    """As measured in the first picture. Errors as of `ExpressionEditor.expression`."""
+    """Returns the expression measured in the first picture; errors as in `ExpressionEditor.expression`."""
     return editor.expression(photos_of(images)[0], face)
 
 
 def expression_of_text(units: str, arrive: bool) -> Expression:
-    """Of "AU12=3,AU25=1": intensities to arrive at, or variations to add. ActionUnitError as the parser."""
+    """Returns the expression of a text such as "AU12=3,AU25=1"; ActionUnitError where it is invalid.
+
+    arrive: whether its numbers are target intensities; else variations.
+    """
     parse = FACS.levels if arrive else FACS.deltas
     return Expression(parse(units), relative=not arrive, source="text")
 
 
 def text_of(expression: Expression) -> str:
-    """The inverse of `expression_of_text`."""
+    """Returns the text of an expression, which `expression_of_text` reads."""
     return ",".join(f"{name}={value:.3g}" for name, value in expression.values.items())
 
 
 def face_choice(text: str) -> str | int:
+    """Returns the `face` of a request: a word, or a number from 0."""
     text = text.strip().lower()
     return int(text) if text.isdecimal() and len(text) < 10 else text  # the editor says what it expects
 
@@ -143,11 +152,11 @@ def edit(
     keep_faceless: bool = False,
     **request: Any,
 ) -> Edited:
-    """Every picture of the batch by one request.
+    """Edits every picture of a batch by one request.
 
     Args:
-        keep_faceless: whether pictures without the face that is asked for stay as they are.
-        request: of `ExpressionEditor.edit`.
+        keep_faceless: whether pictures without the requested face stay as they are.
+        request: as in `ExpressionEditor.edit`.
     """
     edited, lines, marks = [], [], []
     photos = photos_of(images)
@@ -177,9 +186,10 @@ def sweep(
     steps: int,
     **request: Any,
 ) -> Edited:
-    """The first picture with one action unit at evenly spaced variations, both ends included.
+    """Edits the first picture by evenly spaced variations of one action unit, both ends included.
 
-    Pictures are made one by one, so that `watch` can stop a long sweep. request: of `ExpressionEditor.edit`.
+    Pictures are made one by one, so that `watch` can stop a long sweep.
+    request: as in `ExpressionEditor.edit`.
     """
     (photo,) = photos_of(images[:1])
     results = [
@@ -209,26 +219,26 @@ def film(
     smooth: bool = True,
     **request: Any,
 ) -> Edited:
-    """The frames of a video: faces are followed from frame to frame, and edits fade in and out with them.
+    """Edits the frames of a video; follows faces from frame to frame, and fades edits in and out with them.
 
     Args:
-        rate: frames a second.
+        rate: frames per second.
         smooth: whether the model's changes are smoothed over time; faces always are.
-        request: of `magicedit.video.edit_frames`.
+        request: as in `magicedit.video.edit_frames`.
     """
-    total = 2 * len(images)  # each frame is searched, then edited
+    photos = photos_of(images)
+    total = 2 * len(photos)  # each frame is searched, then edited
     smoothing = Smoothing() if smooth else replace(Smoothing(), change=None)
     result = edit_frames(
         editor,
-        [photo[..., :3] for photo in photos_of(images)],
+        [photo[..., :3] for photo in photos],
         rate,
         settings=VideoSettings(smoothing=smoothing),
         progress=lambda done, frame: watch(done, total),
         **request,
     )
     edited = [
-        np.dstack([after, before[..., 3:]])
-        for after, before in zip(result.frames, photos_of(images), strict=True)
+        np.dstack([after, before[..., 3:]]) for after, before in zip(result.frames, photos, strict=True)
     ]
     lines = [
         f"face {face.number}: in {face.seen} of {len(edited)} frames, {face.seconds[0]:.2f} to "
@@ -270,7 +280,7 @@ def saved(
 
 
 def report_lines(result: EditResult, name: str) -> list[str]:
-    """A line for each face, and one for each warning."""
+    """Returns a line for each face, and one for each warning."""
     lines = []
     for face in result.faces:
         parts = []

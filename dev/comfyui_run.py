@@ -71,7 +71,11 @@ def served(checkout: Path, base: Path) -> Iterator[str]:
         raise
     finally:
         process.terminate()
-        process.wait(30)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 async def checked(address: str, base: Path) -> dict[str, Any]:
