@@ -158,8 +158,9 @@ class EditMaker(FrameMaker):
     def frames(self, first: int) -> Iterator[tuple[int, np.ndarray]]:
         """Yields timestamp and planes of each frame from number `first`, a multiple of PIECE."""
         steady = itertools.islice(self.steady(), first, None)
+        size = batch_size(self.video.info.width, self.video.info.height)
         with closing(pictures_ahead(self.video, first)) as decoded:
-            for batch in batches(zip(steady, decoded, strict=True), batch_size(self.video.info)):
+            for batch in batches(zip(steady, decoded, strict=True), size):
                 rows = [row for (row, _), _ in batch]
                 before = [pixels for _, (_, pixels) in batch]
                 after = self.edited(rows, [faces for (_, faces), _ in batch], before)

@@ -19,7 +19,7 @@ from magicedit.request import Deltas, EditRequest, SamplingOptions
 from magicedit.video.analysis import Row, choose, scan
 from magicedit.video.edit import EditMaker, check_request
 from magicedit.video.job import QUALITY
-from magicedit.video.rendering import BATCH, batches
+from magicedit.video.rendering import batch_size, batches
 from magicedit.video.results import FaceInVideo
 from magicedit.video.settings import DEFAULTS, VideoSettings
 
@@ -131,7 +131,8 @@ def edit_frames(
     maker = EditMaker(job, _Found(rows), tracks, requested)
     maker.check()
     edited: list[np.ndarray] = []
-    for batch in batches(zip(maker.steady(), frames, strict=True), BATCH):
+    height, width = frames[0].shape[:2]
+    for batch in batches(zip(maker.steady(), frames, strict=True), 8):
         steady = [present for (_, present), _ in batch]
         edited += maker.edited([row for (row, _), _ in batch], steady, [frame for _, frame in batch])
         if progress is not None:

@@ -214,7 +214,8 @@ class ReenactMaker(FrameMaker):
         """Timestamp and planes of each frame from number `first` on, a multiple of PIECE."""
         if self._cut is None:
             self._cut = self.changer.cut(self._pixels, self._face)
-        for batch in batches(itertools.islice(self.requests(), first, None), batch_size(self.info)):
+        size = batch_size(self.info.width, self.info.height)
+        for batch in batches(itertools.islice(self.requests(), first, None), size):
             times = [row.pts * self.time_base for row, _ in batch]
             runs = {i: 0 for i, (_, request) in enumerate(batch) if any(request.values())}
             positions = {i: self.position(batch[i][1]) for i in runs}

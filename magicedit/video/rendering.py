@@ -31,10 +31,10 @@ PIECE = 24  # frames: the most that a killed program loses, and the distance of 
 ENCODED_BEHIND = 16  # most frames that wait for the encoder, 1.5 bytes a pixel
 
 
-def batch_size(info: VideoInfo) -> int:
-    """Returns the number of frames per model call; PIECE is a multiple of it."""
+def batch_size(width: int, height: int) -> int:
+    """Returns the number of frames of this size per model call; PIECE is a multiple of it."""
     size = BATCH
-    while size > 2 and size * info.width * info.height * 7.5 > BATCH_BYTES:
+    while size > 2 and size * width * height * 7.5 > BATCH_BYTES:
         size //= 2
     return size
 

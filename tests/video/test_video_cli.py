@@ -87,6 +87,7 @@ def test_reenact_as_text(capsys):
         ("video photo.png -o out.mp4", "is a picture"),
         ("video clip.mp4 -o clip.mp4", "is the input"),
         ("video clip.mp4 -o none/out.mp4", "does not exist; create it"),
+        ("video clip.mp4 -o out.mp4 --au AU12=1 --preset quick", "the preset must be one of ultrafast"),
         ("video clip.mp4 -o out.avi", "another suffix"),
         ("video clip.mp4 -o out.mp4 --au AU99=1", "AU99"),
         ("video clip.mp4 -o out.mp4 --key 0:AU45=1", "AU45"),
