@@ -22,6 +22,37 @@ def flicker_table(flicker: dict) -> str:
     return "\n".join(lines)
 
 
+def cores_table(cores: dict) -> str:
+    """Frames that one core edits a second, now and before, by size."""
+    lines = ["| | film | frames/s of a core | before | flicker | before |", "|---|---|---|---|---|---|"]
+    for row in cores["rows"]:
+        now, before = row["now"], row["before"]
+        cells = (
+            row["video"],
+            f"{row['film_mbit_per_second']:.0f} Mbit/s",
+            *(f"{one['frames_per_second_of_a_core']:.1f}" for one in (now, before)),
+            *(f"{one['flicker']:.2f}" for one in (now, before)),
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def encoding_table(encoding: dict) -> str:
+    """Time, size and SSIM of x264's presets."""
+    lines = ["| `--preset` | ms a frame | kB a frame | SSIM |", "|---|---|---|---|"]
+    films = {(row["video"], row["preset"]): row for row in encoding["rows"]}
+    for preset in dict.fromkeys(preset for _, preset in films):
+        rows = [films[video, preset] for video in ("noisy", "clean")]
+        cells = (
+            f"`{preset}`",
+            ", ".join(f"{row['ms_per_frame']:.0f}" for row in rows),
+            ", ".join(f"{row['kb_per_frame']:.0f}" for row in rows),
+            ", ".join(f"{row['ssim']:.4f}" for row in rows),
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def speed_table(result: dict) -> str:
     """Frames a second, CPU seconds a frame and memory."""
     lines = ["| | frames | frames/s | CPU s a frame | peak memory |", "|---|---|---|---|---|"]
