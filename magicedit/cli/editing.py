@@ -104,7 +104,7 @@ def run_edit(args: argparse.Namespace) -> int:
         if args.layers:
             raise MagicEditError("--layers is for one photograph; leave it out for a folder")
         return run_edit_folder(args)
-    from magicedit.imaging import VIDEO_SUFFIXES, open_photo, save_image
+    from magicedit.imaging import VIDEO_SUFFIXES, open_photo, save_image, writable
 
     if args.photo.suffix.lower() in VIDEO_SUFFIXES:
         raise ImageError(f"{args.photo} is a video by its name; edit it with `magicedit video`")
@@ -117,6 +117,7 @@ def run_edit(args: argparse.Namespace) -> int:
     if layers is not None:
         from magicedit.editor.layers import import_openexr, layers_of, save_layers
 
+        writable(layers)
         import_openexr()
     editor = common.load_editor(args)
     (result,) = editor.apply([photo], request)

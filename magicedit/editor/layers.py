@@ -18,7 +18,6 @@ from magicedit.editor.results import EditResult
 from magicedit.errors import needs_extra
 from magicedit.faces import Alignment
 from magicedit.faces.regions import region_polygon
-from magicedit.faces.types import same_face
 from magicedit.files import replacing
 from magicedit.imaging import Photo
 from magicedit.request import EditRequest
@@ -71,9 +70,9 @@ def layers_of(editor: ExpressionEditor, photo: Photo, request: EditRequest, resu
     moved = cv2.remap(photo.pixels, source, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
     drawn = (after != moved).any(-1)
     between_lips = np.zeros(shape, np.uint8)
-    found_again = editor.measure(result.image) if drawn.any() else []
-    for edit in result.faces:
-        if (face := same_face(found_again, edit.box)) is not None and face.scheme == "mediapipe478":
+    for edit in result.faces if drawn.any() else ():
+        face = editor._finder.find_again(after, faces[edit.index])
+        if face is not None and face.scheme == "mediapipe478":
             outline = region_polygon(face.landmarks, face.scheme, "mouth")
             edge = max(1, round(LIPS_EDGE * float(np.ptp(outline[:, 0]))))
             cv2.fillPoly(between_lips, [np.rint(outline).astype(np.int32)], 1)

@@ -132,7 +132,7 @@ def edit_frames(
     maker.check()
     edited: list[np.ndarray] = []
     height, width = frames[0].shape[:2]
-    for batch in batches(zip(maker.steady(), frames, strict=True), 8):
+    for batch in batches(zip(maker.steady(), frames, strict=True), batch_size(width, height)):
         steady = [present for (_, present), _ in batch]
         edited += maker.edited([row for (row, _), _ in batch], steady, [frame for _, frame in batch])
         if progress is not None:

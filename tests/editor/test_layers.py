@@ -63,6 +63,16 @@ def test_layers_are_for_one_photograph(tmp_path, capsys):
     assert "--layers is for one photograph" in capsys.readouterr().err
 
 
+def test_layers_where_there_is_a_folder_are_refused_before_loading(tmp_path, closed_mouth, capsys):
+    Image.fromarray(closed_mouth).save(tmp_path / "a.png")
+    (tmp_path / "b.layers.exr").mkdir()
+    asked = ["--au", "AU12=3", "--layers", "exr"]
+    assert main(["edit", str(tmp_path / "a.png"), "-o", str(tmp_path / "b.png"), *asked]) == 2
+    told = capsys.readouterr().err
+    assert "b.layers.exr is a folder" in told
+    assert "loading" not in told
+
+
 def test_layers_without_openexr_are_refused_before_loading(tmp_path, closed_mouth, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "OpenEXR", None)
     Image.fromarray(closed_mouth).save(tmp_path / "a.png")

@@ -6,11 +6,14 @@ from conftest import RATE, write_video
 from test_edit import LOSSLESS, SMILE, planes_of
 
 from magicedit.errors import NoFaceError, VideoError
-from magicedit.video import edit_frames, edit_video
+from magicedit.video import edit_frames, edit_video, rendering
 from magicedit.video_reading import Video, replace_pixels, to_rgb
 
 
-def test_frames_are_edited_as_those_of_a_film(tmp_path, editor, moving):
+@pytest.mark.parametrize(("most_bytes", "batches"), [(rendering.BATCH_BYTES, [8, 2]), (1, [2] * 5)])
+def test_frames_are_edited_as_those_of_a_film(tmp_path, editor, moving, monkeypatch, most_bytes, batches):
+    """Also where frames are so large that the model gets fewer of them at once."""
+    monkeypatch.setattr(rendering, "BATCH_BYTES", most_bytes)
     source = write_video(tmp_path / "in.mp4", moving(10))
     edit_video(editor, source, tmp_path / "out.mp4", add=SMILE, quality="live", settings=LOSSLESS)
     video = Video(source)
@@ -25,7 +28,7 @@ def test_frames_are_edited_as_those_of_a_film(tmp_path, editor, moving):
         assert np.array_equal(replace_pixels(planes, picture, edited, video.info), made)
     assert all(result.changed)
     assert [(face.number, face.seen, face.runs) for face in result.faces] == [(0, 10, 1)]
-    assert told == [*range(1, 11), 18, 20]
+    assert told == [*range(1, 11), *(10 + np.cumsum(batches))]
     assert result.mark.record["asked"] == {"add": SMILE}
 
 
