@@ -220,12 +220,20 @@ def test_a_set_is_made_resumed_and_described(design_file, tmp_path):
     assert {name: (output / f"{name}.tem").read_text() for name in names} == templates
 
     (output / "a_AU12-2.png").write_bytes(b"somebody's")
+    text = text.replace("oval: 1.1", "canvas: [480, 600]")  # reaches beyond the photographs
     other = Design.load(design_file(text.replace("LEVELS", "[-2]")))
     with pytest.raises(OutputError, match=r"a_AU12-2\.png exists and no run here made it"):
         make_stimuli(other, output)
     report = make_stimuli(other, output, force=True)
     assert (report.made, report.kept) == (2, 0)
-    assert "AU12 (-2)" in (output / "methods.md").read_text()
+    methods = (output / "methods.md").read_text()
+    assert "AU12 (-2)" in methods
+    measured = [
+        float(row["AU12_measured"]) for row in csv.DictReader((output / "stimuli.csv").open(encoding="utf-8"))
+    ]
+    assert f"{np.mean(measured):.2f} (SD {np.std(measured, ddof=1):.2f}) at -2" in methods
+    for name in ("a", "b"):
+        assert Image.open(output / f"{name}_AU12-2.png").getpixel((0, 0)) == (128, 128, 128)
 
 
 def test_a_stimulus_that_fails_stops_no_other(design_file, tmp_path, capsys):

@@ -195,6 +195,7 @@ class _Workshop:
         self._photo: Photo
         self._face: Face
         self._landmarks: np.ndarray  # of the unedited face in its stimuli
+        self._inside: np.ndarray  # (height, width) 0..1, the photograph in its stimuli
         self._before: dict[str, float]
         self._luminance = design.luminance
         if design.luminance == AVERAGE:
@@ -219,6 +220,7 @@ class _Workshop:
         # 3. Luminance and mask, by the place of the unedited face, which all levels of a person share
         if self._luminance is not None:
             drawn = with_luminance(drawn, self._oval(drawn), *self._luminance)
+            drawn = masked(drawn, self._inside, self.design.background)
         mean, sd = luminance_of(drawn, self._oval(drawn))
         if self.design.oval is not None:
             drawn = masked(drawn, self._oval(drawn, self.design.oval), self.design.background)
@@ -255,6 +257,10 @@ class _Workshop:
             raise MagicEditError("stimuli need MediaPipe's landmarks; use the face backend mediapipe")
         drawn, matrix = self._drawn(photo.pixels)
         self._landmarks = self._face.landmarks @ matrix[:, :2].T + matrix[:, 2]
+        self._inside = np.ones(drawn.shape[:2], np.float32)
+        if (frame := self.design.frame) is not None:
+            photograph = np.full(photo.pixels.shape[:2], 255, np.uint8)
+            self._inside = frame.draw(photograph, matrix, (0, 0, 0)) / np.float32(255)
         try:
             self._before = levels_of(self.editor.measure(drawn)[0])
         except NoFaceError as error:

@@ -48,7 +48,7 @@ class Canvas:
         return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
 
     def draw(self, pixels: np.ndarray, matrix: np.ndarray, background: tuple[int, int, int]) -> np.ndarray:
-        """The photograph on the canvas, (height, width, 3) uint8 RGB, with `background` beyond its border.
+        """Returns the photograph on the canvas, (height, width, 3) uint8 RGB; `background` beyond its border.
 
         A photograph that shrinks is drawn at a whole multiple of the size and averaged, so that hair does not
         alias.
@@ -104,9 +104,9 @@ def with_luminance(pixels: np.ndarray, where: np.ndarray, mean: float, sd: float
     return np.clip(np.rint(result), 0, 255).astype(np.uint8)
 
 
-def masked(pixels: np.ndarray, oval: np.ndarray, background: tuple[int, int, int]) -> np.ndarray:
-    """The picture, uint8, inside the oval, and the background outside."""
-    weight = oval[..., None]
+def masked(pixels: np.ndarray, where: np.ndarray, background: tuple[int, int, int]) -> np.ndarray:
+    """Returns the picture, uint8, where `where` (height, width) is 1, and the background where it is 0."""
+    weight = where[..., None]
     blended = weight * pixels + (1 - weight) * np.array(background, np.float32)
     return np.rint(blended).astype(np.uint8)
 

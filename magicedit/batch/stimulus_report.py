@@ -121,8 +121,9 @@ def _measured_sentences(design: Design, done: Sequence[Made]) -> list[str]:
                 for made in done
                 if made.condition[name] == level and name in made.entry["measured"]
             ]
+            spread = f" (SD {np.std(values, ddof=1):.2f})" if len(values) > 1 else ""
             if values:
-                texts.append(f"{np.mean(values):.2f} (SD {np.std(values):.2f}) at {_level(level)}")
+                texts.append(f"{np.mean(values):.2f}{spread} at {_level(level)}")
         if texts:
             sentences.append(f"Measured values of {name} were on average {', '.join(texts)}.")
     distances = [made.entry["identity_distance"] for made in done]
