@@ -236,7 +236,8 @@ def test_a_set_is_made_resumed_and_described(design_file, tmp_path):
         assert Image.open(output / f"{name}_AU12-2.png").getpixel((0, 0)) == (128, 128, 128)
 
 
-def test_a_stimulus_that_fails_stops_no_other(design_file, tmp_path, capsys):
+def test_a_stimulus_that_fails_stops_no_other(design_file, tmp_path, capsys, closed_mouth):
+    Image.fromarray(closed_mouth).convert("L").save(tmp_path / "a.png")
     Image.new("RGB", (200, 200), "grey").save(tmp_path / "b.png")
     path = design_file(PEOPLE + "controls: {AU12: [2]}\nquality: live\ntemplates: false\n")
     output = tmp_path / "set"
@@ -251,7 +252,9 @@ def test_a_stimulus_that_fails_stops_no_other(design_file, tmp_path, capsys):
         STIMULI_JOURNAL,
     ]
     assert "1 of the design could not be made" in (output / "methods.md").read_text()
-    assert Image.open(output / "a_AU12+2.png").size == Image.open(tmp_path / "a.png").size
+    for attribute in ("size", "mode"):
+        made, photo = Image.open(output / "a_AU12+2.png"), Image.open(tmp_path / "a.png")
+        assert getattr(made, attribute) == getattr(photo, attribute)
 
 
 @pytest.mark.parametrize(

@@ -227,7 +227,10 @@ class _Workshop:
 
         # 4. The files
         image = PIL.Image.fromarray(drawn)
-        if self._photo.icc_profile is not None:
+        grey = self._photo.mode in ("L", "LA")
+        if grey and len({*self.design.background}) == 1:
+            image = image.convert("L")
+        if self._photo.icc_profile is not None and grey == (image.mode == "L"):  # one of grey is not for RGB
             image.info["icc_profile"] = self._photo.icc_profile
         if (mark := Mark.carried(result.image)) is not None:
             mark.put_on(image)
