@@ -245,12 +245,7 @@ def add_model_options(
     parser: argparse._ActionsContainer, steps: str | None = None, otherwise: str = "the model's own"
 ) -> None:
     """steps: flag for the number of denoising steps, whose default is `otherwise`."""
-    parser.add_argument(
-        "--model",
-        default="mini",
-        metavar="MODEL",
-        help="mini (default), mini-live (one step), a pipeline folder, a hub id (ID@REVISION)",
-    )
+    add_model_option(parser)
     add_backend_option(parser)
     parser.add_argument(
         "--guidance", type=float, metavar="S", help="guidance scale (default: the model's own)"
@@ -267,12 +262,7 @@ def add_model_options(
         help="0 to 1, how far a model that inverts photographs to noise goes (default: the model's own)",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the initial noise (default: 0)")
-    parser.add_argument(
-        "--device",
-        metavar="D",
-        help="cpu, cuda, cuda:1, mps (default: the CPU for embedded models, else the best present)",
-    )
-    parser.add_argument("--dtype", metavar="T", help="float32 (default), bfloat16 or float16")
+    add_device_options(parser)
     parser.add_argument(
         "--fast",
         action="store_true",
@@ -280,6 +270,24 @@ def add_model_options(
     )
     if steps is not None:
         parser.add_argument(steps, type=int, metavar="N", help=f"denoising steps (default: {otherwise})")
+
+
+def add_model_option(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--model",
+        default="mini",
+        metavar="MODEL",
+        help="mini (default), mini-live (one step), a pipeline folder, a hub id (ID@REVISION)",
+    )
+
+
+def add_device_options(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--device",
+        metavar="D",
+        help="cpu, cuda, cuda:1, mps (default: the CPU for embedded models, else the best present)",
+    )
+    parser.add_argument("--dtype", metavar="T", help="float32 (default), bfloat16 or float16")
 
 
 def check_photo_output(args: argparse.Namespace, photo: "Photo") -> None:

@@ -35,18 +35,8 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
         "--force", action="store_true", help="make all stimuli again, and replace other files"
     )
     model = parser.add_argument_group("the model")
-    model.add_argument(
-        "--model",
-        default="mini",
-        metavar="MODEL",
-        help="mini (default), mini-live (one step), a pipeline folder, a hub id (ID@REVISION)",
-    )
-    model.add_argument(
-        "--device",
-        metavar="D",
-        help="cpu, cuda, cuda:1, mps (default: the CPU for embedded models, else the best present)",
-    )
-    model.add_argument("--dtype", metavar="T", help="float32 (default), bfloat16 or float16")
+    common.add_model_option(model)
+    common.add_device_options(model)
     out = parser.add_argument_group("output")
     what = "do not mark stimuli as edited, see `magicedit verify`"
     out.add_argument("--no-mark", dest="mark", action="store_false", help=what)
