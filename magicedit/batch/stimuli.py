@@ -4,6 +4,7 @@ Beside them stand landmark templates, a table of requested and measured intensit
 """
 
 import importlib.metadata
+import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -163,10 +164,8 @@ def _settings(
         for entry in fields(Design)
         if entry.name not in ("people", "controls", "emotions")
     }
-    plain |= {name: list(value) for name, value in plain.items() if isinstance(value, tuple)}
     if design.luminance == AVERAGE:  # then they depend on all photographs
-        every = [remembered_sha256(person.photo) for person in design.people.values()]
-        plain["photographs"] = sha256("".join(every).encode()).hexdigest()
+        plain["photographs"] = [remembered_sha256(person.photo) for person in design.people.values()]
     versions = {"magicedit": __version__}
     for package in _PACKAGES:
         try:
@@ -177,13 +176,11 @@ def _settings(
     return {"design": plain, "model": about, "versions": versions}
 
 
-def _made_of(
-    person: Person, condition: Mapping[str, float | str], settings: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Returns, JSON-ready, everything that one stimulus depends on."""
-    references = [remembered_sha256(path) for path in person.references]
-    photo = {"photo": remembered_sha256(person.photo), "references": references}
-    return photo | {"condition": dict(condition), **settings}
+def _made_of(person: Person, condition: Mapping[str, float | str], settings: Mapping[str, Any]) -> str:
+    """Returns the SHA-256 of everything that one stimulus depends on."""
+    photographs = [remembered_sha256(path) for path in (person.photo, *person.references)]
+    content = json.dumps([photographs, condition, settings], sort_keys=True)
+    return sha256(content.encode()).hexdigest()
 
 
 class _Workshop:
