@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -43,13 +44,16 @@ def served(cwd: Path, **environment: str) -> Iterator[tuple[str, subprocess.Pope
         for line in process.stderr:
             lines.append(line)
             if found := re.search(r"the page is at (http\S+)", line):
+                # A full pipe would stop a server that logs
+                drain = threading.Thread(target=lambda: lines.extend(process.stderr), daemon=True)
+                drain.start()
                 yield found[1].rstrip("/"), process
                 break
         else:
             raise AssertionError("".join(lines))
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        process.wait(timeout=30)
 
 
 @pytest.fixture(scope="session")
