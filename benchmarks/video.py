@@ -62,7 +62,7 @@ CONTROLS = {  # keys of four seconds
 }
 CLOSED = Path(__file__).resolve().parents[1] / "tests" / "portraits" / "closed_mouth.jpg"
 FLICKER_FRAMES = 100
-CORE_SIZES, CORE_FRAMES, CORE_TURNS = ((640, 360), (1280, 720), (1920, 1080)), 30, 3
+CORE_SIZES, CORE_FRAMES = ((640, 360), (1280, 720), (1920, 1080)), 24
 ENCODED_FRAMES, CLEAN = 24, 0.7  # levels of noise: daylight
 EDIT = {"AU12": -2.0, "AU26": 3.0, "AU1": 2.0}  # an opened mouth, whose inside is painted
 
@@ -248,7 +248,7 @@ def edit_once(film: str, output: str) -> dict:
     }
 
 
-def measure_cores(folder: Path, before: Path | None) -> dict:
+def measure_cores(folder: Path, before: Path | None, turns: int) -> dict:
     """CPU time of a frame at three sizes, one thread a stage; now and before at the same time, in turns."""
     packages = {"now": Path(__file__).resolve().parents[1]} | ({"before": before} if before else {})
     films = {
@@ -267,16 +267,16 @@ def measure_cores(folder: Path, before: Path | None) -> dict:
 
     works = list(itertools.product(films, packages))
     with ThreadPoolExecutor(len(works)) as pool:
-        turns = [list(pool.map(once, works)) for _ in range(CORE_TURNS)]
+        found_in = [list(pool.map(once, works)) for _ in range(turns)]
     rows: list[dict] = [
         {"video": size, "film_mbit_per_second": round(film.stat().st_size * 8e-6 * RATE / CORE_FRAMES, 1)}
         for size, film in films.items()
     ]
-    for (size, name), found in zip(works, zip(*turns, strict=True), strict=True):
+    for (size, name), found in zip(works, zip(*found_in, strict=True), strict=True):
         row = {key: round(float(np.median([one[key] for one in found])), 4) for key in found[0]}
         row["frames_per_second_of_a_core"] = round(1 / row["cpu_seconds_per_frame"], 2)
         rows[list(films).index(size)][name] = row
-    return {"frames": CORE_FRAMES, "turns": CORE_TURNS, "quality": "fast", "edit": EDIT, "rows": rows}
+    return {"frames": CORE_FRAMES, "turns": turns, "quality": "fast", "edit": EDIT, "rows": rows}
 
 
 def measure_encoding(folder: Path) -> dict:
@@ -410,6 +410,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).with_suffix(".json"))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART")
     parser.add_argument("--before", type=Path, metavar="FOLDER")
+    parser.add_argument("--turns", type=int, default=5, help="of the part cores")
     parser.add_argument("--once", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.once:
@@ -418,7 +419,9 @@ def main() -> None:
     result = json.loads(args.output.read_text()) if args.output.is_file() else {}
     for part in args.parts:
         with tempfile.TemporaryDirectory() as folder:
-            options = {"before": args.before and args.before.resolve()} if part == "cores" else {}
+            options = {}
+            if part == "cores":
+                options = {"before": args.before and args.before.resolve(), "turns": args.turns}
             found = PARTS[part](Path(folder), **options)
             result[part] = {**circumstances(), "av": av.__version__, **found}
         args.output.write_text(json.dumps(result, indent=2) + "\n")

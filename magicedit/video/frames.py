@@ -111,8 +111,7 @@ def edit_frames(
     job = _Job(editor, settings, editor.sampling(quality=quality, **sampling), 1 / rate, on_step)
 
     # 2. The faces
-    tracking = settings.resolved(quality).tracking
-    tracker, cuts = Tracker(editor.backend, tracking), CutDetector(tracking)
+    tracker, cuts = Tracker(editor.backend, settings.tracking), CutDetector(settings.tracking)
     rows = []
     for index, frame in enumerate(frames):
         difference = cuts.difference(_planes(frame))

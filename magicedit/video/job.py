@@ -97,8 +97,9 @@ class VideoJob:
         info = self._prepare_mark(info, request, asked, photo)
         with Partial(self.output, request) as partial:
             try:
-                tracking = settings.resolved(self.sampling.quality).tracking
-                analysis = analyse(self.video, editor.backend, partial.faces, tracking, self.progress)
+                analysis = analyse(
+                    self.video, editor.backend, partial.faces, settings.tracking, self.progress
+                )
                 warnings = check_damage(analysis, self.video.path, self.damaged)
                 maker, remarks = prepare(analysis)
             except OutputError:  # no room: what was found stays

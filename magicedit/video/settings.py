@@ -28,13 +28,7 @@ class VideoSettings:
         quick = quality in QUICK
         key_frames = self.key_frames or (KeyFrames() if quick else KeyFrames(most=1))
         preset = self.encoding.preset or (QUICK_PRESET if quick else THOROUGH_PRESET)
-        follow = quick if self.tracking.follow is None else self.tracking.follow
-        return replace(
-            self,
-            tracking=replace(self.tracking, follow=follow),
-            encoding=replace(self.encoding, preset=preset),
-            key_frames=key_frames,
-        )
+        return replace(self, encoding=replace(self.encoding, preset=preset), key_frames=key_frames)
 
 
 DEFAULTS = VideoSettings()

@@ -55,7 +55,7 @@ _SPELLED = {
     "fre": "fra", "kat": "geo", "deu": "ger", "ell": "gre", "isl": "ice", "mkd": "mac", "msa": "may",
     "fas": "per", "rum": "ron", "slo": "slk", "bod": "tib", "cym": "wel", "swe": "sve",
 }  # fmt: skip
-# At crf 17, "veryfast" takes a third of the time of "fast" for files 5 to 9 % larger that look the same: see
+# At crf 17, "veryfast" takes a third of the time of "fast" for files 4 to 9 % larger of the same SSIM: see
 # `encoding` of benchmarks/video.json
 QUICK_PRESET, THOROUGH_PRESET = "veryfast", "fast"
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")

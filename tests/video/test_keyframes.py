@@ -90,12 +90,11 @@ def test_a_film_of_key_frames_looks_like_one_of_every_frame(tmp_path, editor, mo
 
 
 def test_the_quality_decides_what_is_not_set():
-    for quality, preset, most, follow in (
-        ("fast", "veryfast", 4, True), ("live", "veryfast", 4, True),
-        ("balanced", "fast", 1, False), ("exact", "fast", 1, False), (None, "fast", 1, False),
+    for quality, preset, most in (
+        ("fast", "veryfast", 4), ("live", "veryfast", 4),
+        ("balanced", "fast", 1), ("exact", "fast", 1), (None, "fast", 1),
     ):  # fmt: skip
         settings = DEFAULTS.resolved(quality)
-        found = settings.encoding.preset, settings.key_frames.most, settings.tracking.follow
-        assert found == (preset, most, follow)
+        assert (settings.encoding.preset, settings.key_frames.most) == (preset, most)
     own = VideoSettings(encoding=Encoding(preset="slow"), key_frames=KeyFrames(most=2)).resolved("fast")
     assert (own.encoding.preset, own.key_frames.most) == ("slow", 2)
