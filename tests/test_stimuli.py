@@ -257,6 +257,15 @@ def test_a_stimulus_that_fails_stops_no_other(design_file, tmp_path, capsys, clo
         assert getattr(made, attribute) == getattr(photo, attribute)
 
 
+def test_photographs_that_cannot_be_read_fail(design_file, tmp_path):
+    design = Design.load(design_file(PEOPLE + "controls: {AU12: [2]}"))
+    for person in design.people.values():
+        person.photo.unlink()
+    report = make_stimuli(design, tmp_path / "set")
+    assert [*report.failed] == ["a_AU12+2", "b_AU12+2"]
+    assert "a.png does not exist" in report.failed["a_AU12+2"]
+
+
 @pytest.mark.parametrize(
     ("text", "named"), [("controls: {AU45: [2]}", "AU45"), ("controls: {AU12: [2]}\nteeth: gold", "gold")]
 )

@@ -165,7 +165,7 @@ def _settings(
         if entry.name not in ("people", "controls", "emotions")
     }
     if design.luminance == AVERAGE:  # then they depend on all photographs
-        plain["photographs"] = [remembered_sha256(person.photo) for person in design.people.values()]
+        plain["photographs"] = [_digest(person.photo) for person in design.people.values()]
     versions = {"magicedit": __version__}
     for package in _PACKAGES:
         try:
@@ -178,9 +178,16 @@ def _settings(
 
 def _made_of(person: Person, condition: Mapping[str, float | str], settings: Mapping[str, Any]) -> str:
     """Returns the SHA-256 of everything that one stimulus depends on."""
-    photographs = [remembered_sha256(path) for path in (person.photo, *person.references)]
+    photographs = [_digest(path) for path in (person.photo, *person.references)]
     content = json.dumps([photographs, condition, settings], sort_keys=True)
     return sha256(content.encode()).hexdigest()
+
+
+def _digest(photo: Path) -> str | None:
+    try:
+        return remembered_sha256(photo)
+    except OSError:
+        return None  # its stimuli will fail with the reason
 
 
 class _Workshop:
