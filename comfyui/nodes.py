@@ -38,14 +38,14 @@ WORDS = {
 
 
 def schema(*, aliases: tuple[str, ...] = (), **definition) -> io.Schema:
-    """A node's definition; searches of older ComfyUI know only its title."""
+    """Returns a node's definition; the search of older ComfyUI reads only its title."""
     if "search_aliases" in {field.name for field in dataclasses.fields(io.Schema)}:
         definition["search_aliases"] = list(aliases)
     return io.Schema(category=CATEGORY, **definition)
 
 
 def watch() -> editing.Watch:
-    """A progress bar of the running node, which stops the node where the user cancels.
+    """Returns the progress callback of the running node, which stops the node when the user cancels.
 
     Without pictures: ComfyUI's page would keep showing the last of them in place of the result.
     """
@@ -59,7 +59,7 @@ def watch() -> editing.Watch:
 
 
 def shown(node: type[io.ComfyNode], edited: editing.Edited, pictures: int | None = None) -> io.NodeOutput:
-    """A node's outputs, shown in the node: all, or as many `pictures` evenly spaced."""
+    """Returns a node's outputs and shows its images in the node: all, or `pictures` evenly spaced ones."""
     images = edited.images
     if pictures is not None and len(images) > pictures:
         images = images[np.linspace(0, len(images) - 1, pictures).round().astype(int).tolist()]
@@ -68,7 +68,7 @@ def shown(node: type[io.ComfyNode], edited: editing.Edited, pictures: int | None
 
 
 def _edited_outputs(images: str = "image") -> list:
-    """Those of nodes that edit. New ones go last: saved workflows hold them by position."""
+    """Returns the outputs of nodes that edit. New ones go last: saved workflows hold them by position."""
     return [
         io.Image.Output(display_name=images),
         io.String.Output(display_name="report"),
@@ -169,7 +169,7 @@ def _request(
     reference=None,
     **sliders: float,
 ) -> dict:
-    """Arguments of `ExpressionEditor.edit` from the values of a node's inputs."""
+    """Returns arguments of `ExpressionEditor.edit` from the values of a node's inputs."""
     moved = [f"{name}={sliders[name]}" for name in CONTROLS if sliders.get(name)]
     return {
         "add": ",".join([*moved, *([add] if add.strip() else [])]) or None,
@@ -487,7 +487,7 @@ class MagicEditSave(io.ComfyNode):
 
 
 def workflow_texts(node: type[io.ComfyNode]) -> dict[str, str]:
-    """What ComfyUI writes into files by itself, from which it opens their workflow; none where disabled."""
+    """Returns the texts from which ComfyUI opens a file's workflow; none where metadata is disabled."""
     if args.disable_metadata or node.hidden is None:
         return {}
     texts = {"prompt": node.hidden.prompt, **(node.hidden.extra_pnginfo or {})}

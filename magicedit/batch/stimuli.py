@@ -82,7 +82,7 @@ def make_stimuli(
     """
     from tqdm import tqdm
 
-    # 1. What is asked, and what is there
+    # 1. The request, and finished stimuli
     output, folder = Path(output), ModelFolder.find(model)
     cells = [
         (design.stimulus_name(name, condition), name, condition)
@@ -278,7 +278,7 @@ class _Workshop:
         self._person = person
 
     def _drawn(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The picture in the frame of the stimuli, and the matrix (2, 3) that takes points there."""
+        """Returns the picture in the frame of the stimuli, and the matrix (2, 3) that takes points there."""
         frame = self.design.frame
         if frame is None:
             return pixels, np.eye(2, 3)

@@ -1,6 +1,6 @@
-"""What makes pictures of faces comparable as stimuli.
+"""Makes pictures of faces comparable as stimuli: place and size of the face, luminance, an oval mask.
 
-Place and size of the face, luminance, an oval mask, and the landmark templates of face research.
+Also writes the landmark templates of face research.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _EDGE = 1.5  # px, of the oval's antialiased edge
 
 
 def eye_centres(landmarks: np.ndarray) -> np.ndarray:
-    """(2, 2): the middle of the corners of each eye, first the one left in the picture.
+    """Returns the middle of the corners of each eye, (2, 2), first of the eye on the picture's left.
 
     landmarks: MediaPipe's 478, (478, 2). Corners, unlike pupils, stay where they are when the gaze moves.
     """
@@ -40,7 +40,7 @@ class Canvas:
     eye_height: float = 0.45
 
     def matrix(self, face: Face) -> np.ndarray:
-        """(2, 3): the similarity that takes the photograph's pixels to the canvas's."""
+        """Returns the similarity from the photograph's pixels to the canvas's, (2, 3)."""
         left, right = eye_centres(face.landmarks) @ (1, 1j)
         a = self.interocular / (right - left)
         middle = complex((self.width - 1) / 2, self.eye_height * self.height)
@@ -66,7 +66,7 @@ class Canvas:
 
 
 def oval_of(landmarks: np.ndarray, shape: tuple[int, ...], margin: float) -> np.ndarray:
-    """(height, width) float32, 1 inside the ellipse around a face to 0 outside, antialiased.
+    """Returns (height, width) float32, 1 inside the ellipse around a face, 0 outside, antialiased.
 
     The ellipse fills the bounding box of the face's outline, as webmorph's oval masks do.
 
@@ -83,14 +83,14 @@ def oval_of(landmarks: np.ndarray, shape: tuple[int, ...], margin: float) -> np.
 
 
 def luminance_of(pixels: np.ndarray, where: np.ndarray) -> tuple[float, float]:
-    """Mean and standard deviation of the luminance, 0 to 255, weighted by `where` (height, width)."""
+    """Returns mean and standard deviation of the luminance, 0 to 255, weighted by `where` (height, width)."""
     luma = pixels @ LUMA
     mean = float(np.average(luma, weights=where))
     return mean, float(np.sqrt(np.average((luma - mean) ** 2, weights=where)))
 
 
 def with_luminance(pixels: np.ndarray, where: np.ndarray, mean: float, sd: float) -> np.ndarray:
-    """The picture, uint8, whose luminance has this mean and standard deviation within `where`.
+    """Returns the picture, uint8, with this mean and standard deviation of luminance within `where`.
 
     Luminance is scaled and shifted alike in all pixels, and the differences between channels stay. Values
     beyond 0 to 255 are clipped, which moves both numbers; a few rounds take that back as far as it goes.

@@ -1,4 +1,4 @@
-"""What a stimulus set says of itself: the table of its stimuli and a methods paragraph."""
+"""The table of a stimulus set and its methods paragraph."""
 
 import csv
 import io
@@ -22,7 +22,7 @@ class Made(NamedTuple):
 
 
 def table_of(design: Design, done: Sequence[Made]) -> str:
-    """Returns the table of a set as CSV: a row a stimulus."""
+    """Returns the table of a set as CSV, one row per stimulus."""
     units = list(dict.fromkeys(unit for made in done for unit in made.entry["measured"]))
     asked = list(dict.fromkeys(unit for made in done for unit in made.entry["requested"]))
     plain = ("luminance_mean", "luminance_sd", "identity_distance", "reached")
@@ -87,7 +87,7 @@ def methods_of(
 
 
 def _frame_sentences(design: Design, done: Sequence[Made]) -> list[str]:
-    """How pictures were made alike: place and size, luminance, mask."""
+    """Returns sentences on place and size, luminance and mask."""
     sentences = []
     if (frame := design.frame) is not None:
         sentences.append(
@@ -111,7 +111,7 @@ def _frame_sentences(design: Design, done: Sequence[Made]) -> list[str]:
 
 
 def _measured_sentences(design: Design, done: Sequence[Made]) -> list[str]:
-    """What was measured at each level of each control, over all stimuli with that level."""
+    """Returns sentences on the measurements at each level of each control, and on identity."""
     sentences = []
     for name, levels in design.controls.items():
         texts = []

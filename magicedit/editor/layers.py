@@ -41,7 +41,7 @@ class Layers:
     mouth: np.ndarray
 
     def st_map(self) -> np.ndarray:
-        """(height, width, 2): `source` as an STMap, 0..1 from the left and from the bottom, pixel centres."""
+        """Returns `source` as an STMap, (height, width, 2), 0..1 from left and bottom at pixel centres."""
         height, width = self.mask.shape
         s, t = (self.source + np.float32(0.5)).transpose(2, 0, 1) / np.float32([[[width]], [[height]]])
         return np.dstack([s, 1 - t])
@@ -63,7 +63,7 @@ def layers_of(editor: ExpressionEditor, photo: Photo, request: EditRequest, resu
         _add_movement(shift, mask, cut.alignment, change, cut.region(change))
         pixels = changer.carry(pixels, cut, change, asked, settings)
 
-    # 2. What it does not explain
+    # 2. Pixels that movement does not explain
     y, x = np.indices(shape, np.float32)
     source = shift + np.dstack([x, y])
     after = np.asarray(result.image.convert("RGB"))
@@ -102,7 +102,7 @@ def _add_movement(
 
 
 def _drawn(pixels: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """(height, width, 4): the pixels, 0..1, with alpha 1 where `where` is true; all 0 elsewhere."""
+    """Returns the pixels, (height, width, 4) 0..1, with alpha 1 where `where` is true; all 0 elsewhere."""
     return np.dstack([pixels.astype(np.float32) / 255, np.ones(where.shape, np.float32)]) * where[..., None]
 
 
@@ -142,7 +142,7 @@ def save_layers(layers: Layers, path: str | Path) -> Path:
 
 
 def _channels(layer: np.ndarray) -> dict[str, np.ndarray]:
-    """R, G, B in linear light, and A."""
+    """Returns R, G, B in linear light, and A."""
     encoded = layer[..., :3]
     linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
     colours = np.dstack([linear, layer[..., 3]]).astype(np.float32)

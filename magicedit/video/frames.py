@@ -41,7 +41,7 @@ class FramesResult:
 
 @dataclass(frozen=True)
 class _Job:
-    """What `EditMaker` needs of a `VideoJob`, without files."""
+    """The part of a `VideoJob` that `EditMaker` reads, without files."""
 
     editor: ExpressionEditor
     settings: VideoSettings
@@ -53,7 +53,7 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Found:
-    """What `EditMaker` needs of an `Analysis`: its rows."""
+    """The part of an `Analysis` that `EditMaker` reads: its rows."""
 
     found: list[Row]
 
@@ -151,6 +151,6 @@ def edit_frames(
 
 
 def _planes(pixels: np.ndarray) -> np.ndarray:
-    """yuv420p planes of a frame, for `CutDetector`; a last odd row or column is left out."""
+    """Returns yuv420p planes of a frame, for `CutDetector`; drops a last odd row or column."""
     height, width = (side - side % 2 for side in pixels.shape[:2])
     return cv2.cvtColor(np.ascontiguousarray(pixels[:height, :width]), cv2.COLOR_RGB2YUV_I420)
