@@ -19,7 +19,7 @@ from magicedit.warping.muscles import SHAPES, landmark_displacements
 
 CLOSING = "AU43"  # moves an upper lid onto the lower one; a layer of its own, so that SHAPES lacks it
 # Interocular distances that a handle may miss the pointer by for a step less of a unit, and of a helping one
-_RELUCTANCE, _HELPERS_RELUCTANCE = 0.004, 0.010
+_RELUCTANCE, _HELPERS_RELUCTANCE = 0.004, 0.006
 _DECIMALS = 2  # of a variation
 
 
