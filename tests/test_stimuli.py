@@ -87,6 +87,10 @@ def test_people_are_a_folder_a_list_or_by_name(design_file, tmp_path):
     ("text", "message"),
     [
         ("controls: {AU12: [0]}", "`people` is missing"),
+        (
+            "people: {a: a.png, A: b.png}\ncontrols: {AU12: [0]}",
+            "`people`: .* must differ in more than capitals",
+        ),
         (PEOPLE, "`controls` is missing; give levels, such as AU12"),
         (PEOPLE + "control: {AU12: [0]}", "`control` is unknown; did you mean `controls`?"),
         (PEOPLE + "controls: {AU99: [0]}", "`controls`: .*AU99"),

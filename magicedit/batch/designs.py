@@ -207,9 +207,11 @@ def _people(value: Any, folder: Path) -> dict[str, Person]:
     if isinstance(value, list) and all(isinstance(entry, str) for entry in value):
         names = [Path(entry).stem for entry in value]
         value = dict(zip(names, value, strict=True)) if len({*names}) == len(names) else None
-    if not isinstance(value, dict) or not value:
+    # Some disks do not tell capitals from small letters
+    if not isinstance(value, dict) or not value or len({str(name).casefold() for name in value}) < len(value):
         raise MagicEditError(
-            "expected a folder, a list of files with different names, or NAME: FILE for each person"
+            "expected a folder, a list of files with different names, or NAME: FILE for each person; names "
+            "must differ in more than capitals"
         )
 
     # 2. The files

@@ -62,8 +62,9 @@ def methods_of(
         f"Stimuli were made from photographs of {people}, in which facial expressions "
         f"were edited by FACS action units with magicedit {versions['magicedit']} (model {model['name']}, "
         f"fingerprint {model['fingerprint']}; {packages}).",
-        f"The design crossed {' x '.join(factors)}; levels of action units are {kind}, on a scale from 0 "
-        "(absent) to 5 (maximum, FACS letter E), and levels of gaze and head are degrees.",
+        f"The design {'crossed' if len(factors) > 1 else 'varied'} {' x '.join(factors)}; levels of action "
+        f"units are {kind}, on a scale from 0 (absent) to 5 (maximum, FACS letter E), and levels "
+        "of gaze and head are degrees.",
     ]
     if design.neutral:
         sentences.append("The measured expression of each photograph was removed first.")
@@ -76,10 +77,12 @@ def methods_of(
     sampling = ("quality", "steps", "guidance", "teeth")
     chosen = [f", {name} {getattr(design, name)}" for name in sampling if getattr(design, name) is not None]
     sentences.append(f"Settings: seed {design.seed}{''.join(chosen)}.")
+    if any(person.references for person in design.people.values()):
+        sentences.append("Opened mouths show the person's own teeth, from further photographs, where given.")
     sentences += _frame_sentences(design, done)
     sentences += _measured_sentences(design, done)
     sentences.append(
-        f"The set has {len(done)} stimuli"
+        f"The set has {'1 stimulus' if len(done) == 1 else f'{len(done)} stimuli'}"
         + (f"; {len(failed)} of the design could not be made" if failed else "")
         + f". Intensities were measured from landmarks and blendshapes of MediaPipe; {TABLE} lists them."
     )

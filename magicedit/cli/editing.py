@@ -131,6 +131,7 @@ def run_edit(args: argparse.Namespace) -> int:
     if args.face == "all":
         common.tell_left_alone(result.left_alone)
     told = {"left_alone": result.left_alone, "lost": list(result.lost)}
+    told |= {} if layers is None else {"layers": shown(layers)}
     content = {"faces": common.faces_json(result), **told}
     return common.report_edits(args, output, [result], content)
 

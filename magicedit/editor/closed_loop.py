@@ -190,7 +190,7 @@ class Pursuit:
 
 
 def _monotone_cubic(x: np.ndarray, y: np.ndarray, place: float) -> float:
-    """Returns the monotone cubic interpolant of increasing values y at increasing x, (n,), at a place among x.
+    """Returns the monotone cubic interpolant of increasing y at increasing x, (n,), at a place among x.
 
     F. Fritsch, J. Butland, "A method for constructing local monotone piecewise cubic interpolants", SIAM J.
     Sci. Stat. Comput. 1984. The same as SciPy's `PchipInterpolator`, which edits would need SciPy for.

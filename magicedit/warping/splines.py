@@ -63,8 +63,8 @@ def sheet_fields(places: Parts, values: Parts, grid: np.ndarray) -> np.ndarray:
 def _solution(system: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Solves system @ x = known, (n, n) and (n, channels); both may be overwritten.
 
-    In float32, SciPy takes half of NumPy's time. In float64 both take the same, and edits with embedded models
-    need no SciPy.
+    In float32, SciPy takes half of NumPy's time. In float64 both take the same, and edits with embedded
+    models need no SciPy.
     """
     if system.dtype == np.float64:
         return np.linalg.solve(system, known)

@@ -1,5 +1,6 @@
 """The layers of an edit, and the OpenEXR file of them."""
 
+import json
 import sys
 
 import cv2
@@ -84,11 +85,12 @@ def test_layers_without_openexr_are_refused_before_loading(tmp_path, closed_mout
     assert "loading" not in told
 
 
-def test_an_exr_file_has_the_layers_in_32_bits(tmp_path, closed_mouth):
+def test_an_exr_file_has_the_layers_in_32_bits(tmp_path, closed_mouth, capsys):
     openexr = pytest.importorskip("OpenEXR", reason="needs the extra exr")
     Image.fromarray(closed_mouth).save(tmp_path / "a.png")
-    asked = ["--au", "AU12=2,AU25=3", "--layers", "exr", "--quality", "live"]
+    asked = ["--au", "AU12=2,AU25=3", "--layers", "exr", "--quality", "live", "--json"]
     assert main(["edit", str(tmp_path / "a.png"), "-o", str(tmp_path / "b.png"), *asked]) == 0
+    assert json.loads(capsys.readouterr().out)["layers"] == str(tmp_path / "b.layers.exr")
     with openexr.File(str(tmp_path / "b.layers.exr"), separate_channels=True) as file:
         parts = {part.header["name"]: part.channels for part in file.parts}
         layers = {
