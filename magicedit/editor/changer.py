@@ -129,7 +129,7 @@ def bytes_of(value: Any) -> int:
     if isinstance(size := getattr(value, "nbytes", None), int):
         return size
     if isinstance(value, Mapping):
-        return sum(map(bytes_of, value.values()))
+        return sum(map(bytes_of, [*value.values()]))  # at once: other threads fill a face's cache
     if isinstance(value, list | tuple):
         return sum(map(bytes_of, value))
     return bytes_of(vars(value)) if hasattr(value, "__dict__") else 0

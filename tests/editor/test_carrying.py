@@ -114,6 +114,22 @@ def test_all_faces_of_a_photograph_stay_encoded_as_far_as_memory_allows(editor, 
     assert fresh.cut(faces[:, ::-1], found[0]).encoded is not again[0]
 
 
+def test_bytes_are_counted_while_another_thread_fills_a_cache():
+    class Filling:
+        def __init__(self, cache: dict):
+            self.cache = cache
+
+        @property
+        def nbytes(self) -> int:
+            self.cache["another layer"] = np.zeros(3, np.uint8)
+            return 5
+
+    cache: dict = {}
+    cache |= {"a layer": Filling(cache)}
+    assert changing.bytes_of([cache]) == 5
+    assert changing.bytes_of([cache]) == 8
+
+
 def test_what_is_seen_of_a_face_is_not_taken_from_an_edited_photograph(editor, closed_mouth):
     """The face of an edit's result has a crop of its own."""
 
