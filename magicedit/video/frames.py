@@ -13,6 +13,7 @@ from magicedit.editor.results import shown_model
 from magicedit.errors import VideoError
 from magicedit.expression import Expression
 from magicedit.faces.tracking import CutDetector, Tracker
+from magicedit.faces.types import check_pixels
 from magicedit.models.face_model import OnStep
 from magicedit.provenance import Mark
 from magicedit.request import Deltas, EditRequest, SamplingOptions
@@ -93,10 +94,13 @@ def edit_frames(
 
     Raises:
         VideoError: where there are no frames, they differ in size, or the rate is not above 0.
+        ImageError: where a frame is no such array.
         NoFaceError, ActionUnitError: as of `edit_video`.
     """
     # 1. The request
-    if not frames or len({frame.shape for frame in frames}) > 1:
+    for frame in frames:
+        check_pixels(frame)
+    if len(frames) == 0 or len({frame.shape for frame in frames}) > 1:
         raise VideoError(
             f"expected frames of one size, got {len(frames)} frames of the sizes "
             f"{sorted({frame.shape[:2] for frame in frames})}"

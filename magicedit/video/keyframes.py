@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from magicedit.change import Change
+from magicedit.errors import VideoError
 from magicedit.video.smoothing import within
 
 
@@ -25,11 +26,18 @@ class KeyFrames:
         landmarks: in sides of the crop, how far a landmark of a frame in between may be from its place by
             interpolation, in x or y.
         request: in intensity steps, the same of requested variations.
+
+    Raises:
+        VideoError: where `most` is below 1 or a tolerance is not above 0.
     """
 
     most: int = 4
     landmarks: float = 0.008
     request: float = 0.25
+
+    def __post_init__(self) -> None:
+        if self.most < 1 or not (self.landmarks > 0 and self.request > 0):
+            raise VideoError(f"key frames need `most` of at least 1 and tolerances above 0, got {self}")
 
     def position(self, landmarks: np.ndarray | None, request: np.ndarray) -> np.ndarray:
         """Returns what is compared with its interpolation, (values,) in units of its tolerance.

@@ -5,7 +5,7 @@ import pytest
 from conftest import RATE, write_video
 from test_edit import LOSSLESS, SMILE, planes_of
 
-from magicedit.errors import NoFaceError, VideoError
+from magicedit.errors import ImageError, NoFaceError, VideoError
 from magicedit.video import edit_frames, edit_video, rendering
 from magicedit.video_reading import Video, replace_pixels, to_rgb
 
@@ -33,13 +33,16 @@ def test_frames_are_edited_as_those_of_a_film(tmp_path, editor, moving, monkeypa
 
 
 def test_frames_of_an_empty_request_are_the_input(editor, moving):
-    pictures = moving(3)
+    pictures = np.stack(moving(3))
     result = edit_frames(editor, pictures, RATE, quality="live")
     assert all(np.array_equal(*pair) for pair in zip(pictures, result.frames, strict=True))
     assert not any(result.changed)
 
 
 def test_frames_that_are_none(editor, portrait):
+    for wrong in (portrait[..., 0], portrait / 255, portrait[..., [0, 1, 2, 0]]):
+        with pytest.raises(ImageError, match="height, width, 3"):
+            edit_frames(editor, [portrait, wrong], RATE, SMILE)
     for pictures, rate in (([], RATE), ([portrait, portrait[:-2]], RATE), ([portrait], 0)):
         with pytest.raises(VideoError, match=r"expected frames of one size|above 0"):
             edit_frames(editor, pictures, rate, SMILE)

@@ -6,6 +6,7 @@ from conftest import write_video
 from test_edit import SMILE, maker
 
 from magicedit.change import Change
+from magicedit.errors import VideoError
 from magicedit.video import KeyFrames, VideoSettings
 from magicedit.video.keyframes import KeyedChanges
 from magicedit.video.settings import DEFAULTS
@@ -40,6 +41,12 @@ def test_a_frame_beyond_the_tolerance_is_a_key_frame():
     path[3] = 0.9
     assert KeyFrames(most=8).choose(range(9), path) == [0, 8]
     assert KeyFrames(most=8).choose([0, 1, 9], np.array([[0.0], [9.0], [81.0]])) == [0, 2]  # straight in time
+
+
+def test_settings_that_choose_no_frames_are_refused():
+    for wrong in ({"most": 0}, {"landmarks": 0.0}, {"request": float("nan")}):
+        with pytest.raises(VideoError, match="at least 1 and tolerances above 0"):
+            KeyFrames(**wrong)
 
 
 def test_changes_between_key_frames_are_interpolated_in_time():
