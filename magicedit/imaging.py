@@ -185,7 +185,8 @@ def open_photo(source: str | Path | Image.Image | np.ndarray | Photo, max_pixels
 
     `source` is a path, a PIL image, a uint8 array (height, width[, 2, 3 or 4]) or a Photo. Of a phone's
     multi-picture JPEG (MPO) or HEIC the first picture is taken. Thumbnails, and announcements of what is not
-    kept (gain maps, films), are left out of the metadata; `Photo.lost` names them.
+    kept (gain maps, films), are left out of the metadata; `Photo.lost` names them. The pixels are read-only,
+    unless `source` is a Photo of others.
 
     max_pixels: default `pixel_limit()`. Checked before anything is decoded, as is what a decoder would need
     minutes or all memory for, see `image_files`.
