@@ -112,7 +112,9 @@ def edit_frames(
         add, set, emotion, expression=expression, strength=strength, neutral=neutral, names=names
     )
     check_request(names, asked, None)
-    job = _Job(editor, settings, editor.sampling(quality=quality, **sampling), 1 / rate, on_step)
+    chosen = editor.sampling(quality=quality, **sampling)
+    settings = settings.resolved(chosen.quality)
+    job = _Job(editor, settings, chosen, 1 / rate, on_step)
 
     # 2. The faces
     tracker, cuts = Tracker(editor.backend, settings.tracking), CutDetector(settings.tracking)

@@ -67,8 +67,9 @@ class VideoJob:
         self._started = time.perf_counter()
         import_av()
         self.editor, self.output = editor, Path(output)
-        self.settings, self.damaged, self.progress, self.on_step = settings, damaged, progress, on_step
+        self.damaged, self.progress, self.on_step = damaged, progress, on_step
         self.sampling = editor.sampling(quality=quality, **sampling)
+        self.settings = settings.resolved(self.sampling.quality)
         self.video = Video(Path(source))
         self.time_base = float(self.video.info.time_base)  # seconds a tick
         self.mark: Mark | None = None  # of the output, and the XMP into which it is merged

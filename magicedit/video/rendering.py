@@ -49,11 +49,10 @@ class FrameMaker(ABC):
         self.job, self.analysis, self.tracks = job, analysis, tracks
         self.video, self.time_base = job.video, job.time_base
         self.changer, self.sampling = job.editor.changer, job.sampling
-        settings = job.settings.resolved(job.sampling.quality)
-        self.smoothing = settings.smoothing
+        self.smoothing = job.settings.smoothing
         self.meter = FlickerMeter()
         self.filters = ChangeFilters(self.smoothing.change)
-        self.keyed = KeyedChanges(settings.key_frames if self.changer.composes else KeyFrames(most=1))
+        self.keyed = KeyedChanges(job.settings.key_frames if self.changer.composes else KeyFrames(most=1))
         names = job.editor.action_units
         self._moving = [name for name in names.with_sides() if not names[whole_name(name)].is_angle]
 
@@ -118,12 +117,11 @@ def render(maker: FrameMaker, info: VideoInfo, partial: Partial) -> tuple[int, l
 
     # 2. Remaining pieces
     made = maker.frames(already * PIECE)
-    encoding = job.settings.resolved(job.sampling.quality).encoding
     encoder = Behind(how_many(ENCODED_BEHIND, info, 1.5))
     try:
         for number in range(already, -(-total // PIECE)):
             stop = min((number + 1) * PIECE, total)
-            writer = PieceWriter(partial.begin_piece(number), info, encoding, PIECE)
+            writer = PieceWriter(partial.begin_piece(number), info, job.settings.encoding, PIECE)
             stamps = []
             try:
                 for index in range(number * PIECE, stop):
