@@ -34,7 +34,7 @@ INSTEAD = {
         "mediapipe>=0.10.30,<0.10.32; platform_machine not in 'aarch64 ARM64'",
         "mediapipe>=1.0; platform_machine in 'aarch64 ARM64'",
     ],
-    "onnxruntime": ["onnxruntime>=1.23,<1.32"],  # 1.32 is larger by 11 MB: it holds its library twice
+    "onnxruntime": ["onnxruntime>=1.24,<1.32"],  # 1.32 is larger by 11 MB: it holds its library twice
     "opencv-python": ["opencv-python-headless>=4.10"],
 }
 EXTRAS = ("app", "c2pa", "exr", "heic", "video")

@@ -7,6 +7,7 @@ stands around the networks, as `MagicEditPipeline` does with torch: noise, steps
 
 import hashlib
 import json
+import math
 import os
 import statistics
 import time
@@ -106,8 +107,12 @@ def check_graphs_serve(folder: ModelFolder) -> None:
     units, asked = len(folder.action_units or ()), unet.get("projection_class_embeddings_input_dim")
     if units != asked:
         raise ModelError(f"{folder.name} names {units} action units, but its denoiser takes {asked}")
-    if (size := settings_of(folder)["resolution"]) % 4:
-        raise ModelError(f"{folder.name} cannot run as graphs, whose crops are multiples of 4 px, got {size}")
+    crops = settings_of(folder)
+    size, multiple = crops["resolution"], math.lcm(4, crops["patch_size"])
+    if size % multiple:
+        raise ModelError(
+            f"{folder.name} cannot run as graphs, whose crops are multiples of {multiple} px, got {size}"
+        )
 
 
 class Ddim:
@@ -270,10 +275,10 @@ class GraphModel:
         self.resolution: int = self._settings["resolution"]
         self._patch: int = self._settings["patch_size"]
         about = read_about(folder)
-        weights = read_weights(folder)
+        with building(ModelError, f"the weights of {folder.name} cannot be read; save it in float32"):
+            weights = read_weights(folder)
         self._weights = object()  # identity of what is in memory
-        named = os.environ.get("OMP_NUM_THREADS", "")  # as torch takes it
-        threads = threads or (int(named) if named.isdigit() and int(named) else cores())
+        threads = threads or _named_threads() or cores()
         place = folder.component(GRAPHS)
         with building(
             ModelError, f"the graphs in {place} do not fit the weights of {folder.name}; {WRITE_AGAIN}"
@@ -445,6 +450,12 @@ class GraphModel:
         return Head(pixel_shuffle(paint, patch), pixel_shuffle(mask, patch)[0] + np.float32(MASK_BIAS), flow)
 
 
+def _named_threads() -> int:
+    """Number of threads that OMP_NUM_THREADS names, as torch takes it; 0: none."""
+    outermost = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # "4,2": of nested regions
+    return int(outermost) if outermost.isdecimal() else 0
+
+
 def read_about(folder: ModelFolder) -> dict[str, Any]:
     """Returns the content of a model's `graphs.json`; ModelError where the graphs are of another model."""
     file = folder.component(GRAPHS) / ABOUT
@@ -490,6 +501,8 @@ def open_session(
     options.intra_op_num_threads = threads
     # Threads that wait would burn the time of the other stages of an edit
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # A graph may name files to read tensors from: relative to this one, where there are none
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(file))
     options.add_external_initializers(
         list(tensors), [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in arrays]
     )

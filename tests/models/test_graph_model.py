@@ -3,6 +3,7 @@
 import inspect
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from magicedit.pipelines import heads
 from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
 from magicedit.pipelines.sampling import QUALITIES
 from magicedit.request import Sampling
+from magicedit.workers import cores
 
 ROUNDING = 1e-5  # greatest absolute difference of what is computed from the same float32 numbers
 # Of a change, by part: pixels, share, colour; the tables of edits ask for 1 level of 255
@@ -302,7 +304,9 @@ def test_what_does_not_fit_is_named_in_one_line(copied):
     scheduler.write_bytes(kept[scheduler])
     rewrite(index, action_units="AU1,AU2")
     assert "names 2 action units, but its denoiser takes 12" in problem()
-    rewrite(index, action_units=json.loads(kept[index])["action_units"], resolution=64)
+    rewrite(index, action_units=json.loads(kept[index])["action_units"], patch_size=3)
+    assert "multiples of 12 px, got 32" in problem()
+    rewrite(index, patch_size=4, resolution=64)
     assert "resolution" in problem()
     assert "write_graphs" in problem()
     index.write_bytes(kept[index])
@@ -318,6 +322,39 @@ def test_what_does_not_fit_is_named_in_one_line(copied):
     about.write_bytes(kept[about])
     (copied / graphs.GRAPHS / graphs.DENOISER).write_bytes(b"no graph")
     assert "do not fit" in problem()
+
+
+@pytest.mark.parametrize(
+    ("named", "threads"), [("4,2", 4), (" 3", 3), ("", None), ("0", None), ("many", None), ("²", None)]
+)
+def test_threads_are_those_that_torch_takes(tiny, monkeypatch, named, threads):
+    monkeypatch.setenv("OMP_NUM_THREADS", named)
+    used = GraphModel.load(ModelFolder.find(tiny))._denoiser.get_session_options().intra_op_num_threads
+    assert used == (threads or cores())
+
+
+@pytest.mark.parametrize("place", ["", "..", "absolute"])
+def test_graphs_read_no_files(copied, monkeypatch, place):
+    """A graph may name a file of any kind as a tensor's values, and give them out."""
+    onnx = pytest.importorskip("onnx", reason="writing graphs needs the package onnx")
+    folder = copied / graphs.GRAPHS
+    secret = {"": folder, "..": copied, "absolute": copied}[place] / "secret"
+    secret.write_bytes(b"secret")
+    monkeypatch.chdir(folder)
+    values = onnx.TensorProto(name="values", data_type=onnx.TensorProto.UINT8, dims=[6])
+    values.data_location = onnx.TensorProto.EXTERNAL
+    location = str(secret) if place == "absolute" else str(Path(place) / "secret")
+    values.external_data.add(key="location", value=location)
+    tell = onnx.helper.make_node("Gather", ["values", "places"], ["told"])
+    places = onnx.helper.make_tensor_value_info("places", onnx.TensorProto.INT64, [6])
+    told = onnx.helper.make_tensor_value_info("told", onnx.TensorProto.UINT8, [6])
+    graph = onnx.helper.make_graph([tell], "telling", [places], [told], [values])
+    opset = onnx.helper.make_opsetid("", 17)
+    content = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=9).SerializeToString()
+    (folder / graphs.ENCODER).write_bytes(content)
+    rewrite(folder / graphs.ABOUT, **{graphs.ENCODER: {}})
+    with pytest.raises(ModelError, match="do not fit"):
+        load_face_model(copied)
 
 
 def test_more_steps_than_noise_levels_are_refused():
