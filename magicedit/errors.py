@@ -62,7 +62,7 @@ def needs_extra(extra: str, problem: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise MissingDependencyError(f"{problem} ({error}); pip install '{with_extra(extra)}'") from error
+        raise MissingDependencyError(f"{problem} ({error}); {installing(extra)}") from error
 
 
 def is_installed(package: str) -> bool:
@@ -81,9 +81,16 @@ def is_light() -> bool:
     return is_installed("magicedit-light") and not is_installed("magicedit")
 
 
-def with_extra(extra: str) -> str:
-    """Returns what pip installs for an extra: of `magicedit-light`, where that is installed and has it."""
-    return f"magicedit-light[{extra}]" if extra in LIGHT_EXTRAS and is_light() else f"magicedit[{extra}]"
+def installing(extra: str | None = None) -> str:
+    """Returns how to install the whole package or an extra of it.
+
+    Where `magicedit-light` is installed: an extra of that, if it has it, else the whole package in its place,
+    because both have the same files.
+    """
+    if extra in LIGHT_EXTRAS and is_light():
+        return f"pip install 'magicedit-light[{extra}]'"
+    command = f"pip install 'magicedit[{extra}]'" if extra else "pip install magicedit"
+    return f"pip uninstall magicedit-light, then {command}" if is_light() else command
 
 
 @contextlib.contextmanager
@@ -95,7 +102,7 @@ def needs_whole(problem: str) -> Iterator[None]:
         if (error.name or "").partition(".")[0] not in LEFT_OUT:
             raise
         raise MissingDependencyError(
-            f"{problem} needs the whole package ({error}); pip install magicedit"
+            f"{problem} needs the whole package ({error}); {installing()}"
         ) from error
 
 

@@ -23,7 +23,7 @@ from typing import IO, Any, Self, TypeVar
 from PIL import ExifTags, Image
 
 from magicedit import __version__, signing
-from magicedit.errors import ImageError, OutputError, with_extra
+from magicedit.errors import ImageError, OutputError, installing
 from magicedit.files import opened, remembered_sha256, shown
 
 Opened = TypeVar("Opened")  # `imaging.Photo`, which is above this module
@@ -710,7 +710,7 @@ def tell(path: str | Path) -> Told:
                     edits += [_edit_of(action) for action in actions]
         else:
             signature = "not checked"
-            remarks.append(f"signatures are not checked: pip install '{with_extra('c2pa')}'")
+            remarks.append(f"signatures are not checked: {installing('c2pa')}")
     made = [edit for edit in edits if edit["action"] not in _NO_EDITS]
     tool = next((edit["tool"] for edit in reversed(made) if edit["tool"]), tool)
     taken = source_type is None or source_type.rpartition("/")[2] in _TAKEN

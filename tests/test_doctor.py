@@ -77,10 +77,13 @@ def test_torch_is_essential_unless_only_the_light_package_is_installed(monkeypat
     assert ("torch" in checks) is not light
     assert checks["onnxruntime"].essential
     assert checks["onnxruntime"].status == "broken"
-    assert doctor.check_other_models().detail.endswith("pip install magicedit")
+    whole = f"{'pip uninstall magicedit-light, then ' * light}pip install magicedit"
+    assert doctor.check_other_models().detail.endswith(f": {whole}")
+    assert doctor.check_opencv().detail.endswith("-headless") is light
     extras = {check.name: check.detail for check in doctor.check_extras()}
     assert extras["gradio"] == f"pip install 'magicedit{'-light' if light else ''}[app]'"
     assert ("ray" in extras) is not light
+    assert {"pi-heif", "OpenEXR", "c2pa-python"} <= set(extras)
     installed |= {"magicedit": "0.1.0", "magicedit-light": "0.1.0"}
     assert "uninstall both" in doctor.check_installation().detail
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 from films import write_video
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
+from magicedit.embedded import embedded_folder
 from magicedit.errors import LEFT_OUT
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -53,6 +56,23 @@ PAGE = """
 
     serve(lambda: ExpressionEditor.from_pretrained("mini"), port=0, say=say, until=until)
 """
+PYTHON = """
+    from magicedit.editor import ExpressionEditor
+    from magicedit.errors import MagicEditError
+
+    editor = ExpressionEditor.from_pretrained("mini")
+    for use in (
+        lambda: editor.pipeline,
+        lambda: editor.attention_maps("photo.png", {"AU12": 1}),
+        lambda: ExpressionEditor.from_pretrained("owner/name"),
+        lambda: ExpressionEditor.from_pretrained("mini", device="cuda"),
+        lambda: ExpressionEditor.from_pretrained("half"),
+    ):
+        try:
+            use()
+        except MagicEditError as error:
+            print(error)
+"""
 SLOW_AND_UNUSED = {"matplotlib", "sounddevice", "pandas", "gradio", "torchvision", "sklearn", "onnx"}
 
 EDITS = """
@@ -75,6 +95,7 @@ convert nowhere --base nowhere -o model
 push nowhere --repo owner/name
 evaluate --protocol table1 --editor mini --data photos -o report
 edit photo.png -o out.png --au AU12=1 --dtype bfloat16
+edit photo.png -o out.png --au AU12=1 --model owner/name
 """
 
 
@@ -89,7 +110,7 @@ def folder(tmp_path, astronaut):
 
 
 def refusing(what, cwd, refused, lines=""):
-    """(exit codes, refused packages that were asked for, imported packages, output) of COMMANDS or PAGE."""
+    """(exit codes, refused packages that were asked for, imported packages, output) of a program."""
     words = json.dumps([sorted(refused), lines.strip().splitlines()])
     code = REFUSING.replace("{what}", what.strip())
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
@@ -118,6 +139,19 @@ def test_what_needs_the_whole_package_says_so_in_one_line(folder):
     for line in lines:
         assert line.startswith("magicedit: error: ")
         assert line.endswith("; pip install magicedit")
+
+
+def test_the_editor_names_what_needs_the_whole_package(folder):
+    half = shutil.copytree(embedded_folder("mini"), folder / "half")
+    for file in half.glob("*/*.safetensors"):
+        tensors = {name: tensor.bfloat16() for name, tensor in load_file(file).items()}
+        save_file(tensors, file, metadata={"format": "pt"})
+    *_, errors = refusing(PYTHON, folder, LEFT_OUT)
+    lines = errors.splitlines()
+    assert len(lines) == 5, errors
+    assert all("needs the whole package" in line for line in lines[:4])
+    assert lines[2].startswith("there is no folder owner/name; fetching it from a hub needs")
+    assert "save it in float32" in lines[4]  # NumPy has no bfloat16
 
 
 def test_the_page_asks_for_none_of_it(tmp_path):

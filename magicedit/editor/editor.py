@@ -415,16 +415,17 @@ class ExpressionEditor:
 
         Raises:
             ModelError: where the model has no reference UNet, or no such layer.
+            MissingDependencyError: where torch is needed and not installed.
             ImageError, NoFaceError, ActionUnitError: see their docstrings.
         """
+        pipeline, settings = self.pipeline, SamplingSettings(**sampling)
         from magicedit.pipelines.reference_attention import transformer_blocks
 
-        settings = SamplingSettings(**sampling)
-        if self.pipeline.reference_unet is None:
+        if pipeline.reference_unet is None:
             raise ModelError(
                 f"the model {self.model} has no reference UNet, so nothing in it attends to a reference face"
             )
-        layers = tuple(transformer_blocks(self.pipeline.unet))
+        layers = tuple(transformer_blocks(pipeline.unet))
         if layer is not None and layer not in layers:
             raise ModelError(f"the model {self.model} has no layer {layer!r}; it has {', '.join(layers)}")
         delta = self.action_units.deltas(add)
@@ -443,7 +444,7 @@ class ExpressionEditor:
         if len(found.faces) > 1:
             raise NoFaceError(f'attention is recorded of one face: "largest" or an index, got {face!r}')
         cut = self.changer.cut(found.photo.pixels, found.faces[0])
-        return record_attention(self.pipeline, cut, left, settings, layer)
+        return record_attention(pipeline, cut, left, settings, layer)
 
     def sampling(self, **options: Unpack[SamplingOptions]) -> SamplingSettings:
         """Returns the settings of an edit; finds the mouths of the references. Arguments as in `edit`.

@@ -14,7 +14,7 @@ from typing import Any
 
 from magicedit.action_units import editable, vocabulary_of
 from magicedit.embedded import EMBEDDED, embedded_folder, model_origin
-from magicedit.errors import ModelError
+from magicedit.errors import ModelError, needs_whole
 from magicedit.files import open_regular, read_json, shown
 from magicedit.models import checks
 from magicedit.vocabulary import Control, Vocabulary
@@ -182,10 +182,12 @@ class ModelFolder:
 
         Raises:
             ModelError: where it cannot be downloaded.
+            MissingDependencyError: with `magicedit-light`.
         """
         if self.origin != "hub":
             return self
-        import huggingface_hub
+        with needs_whole(f"there is no folder {shown(self.name)}; fetching it from a hub"):
+            import huggingface_hub
 
         patterns = patterns or tuple(f"{place}*.{suffix}" for place in ("", "*/") for suffix in FETCHED)
         repository, _, revision = self.name.partition("@")
