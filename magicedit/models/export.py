@@ -388,14 +388,10 @@ def use_onnx(pipeline: MagicEditPipeline, folder: str | Path, threads: int | Non
         threads: of ONNX Runtime; default: as many as PyTorch uses.
 
     Raises:
-        ModelError: where onnxruntime or the graph is missing, or it is of other weights than the pipeline's.
+        ModelError: where the graph is missing, or is of other weights than the pipeline's.
     """
-    try:
-        import onnxruntime
-    except ImportError:
-        raise ModelError(
-            "running the graph needs the package onnxruntime; pip install 'magicedit[export]'"
-        ) from None
+    import onnxruntime
+
     folder = Path(folder)
     check_exportable(pipeline)
     if not (folder / GRAPH).is_file() or not (folder / GRAPH_WEIGHTS).is_file():
