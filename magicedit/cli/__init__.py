@@ -54,7 +54,7 @@ The exit code is 1 if something essential is broken.
 """
 
 GROUPS = {  # of commands in `magicedit --help`
-    "edit photographs": ("edit", "sweep", "transfer", "interpolate"),
+    "edit photographs": ("edit", "sweep", "transfer", "interpolate", "stimuli"),
     "look at faces": ("measure",),
     "edit videos": ("video", "reenact"),
     "what was edited": ("verify",),
