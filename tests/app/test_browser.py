@@ -575,6 +575,7 @@ def state(request, open_page, photographs) -> "sync_api.Page":
         page.click("#neutral")
         status(page, "Edit 1 of 1")
         page.wait_for_selector("#history button.thumbnail-item")
+        assert page.locator("#history").bounding_box()["width"] >= 60  # thumbnails of faces leave it room
     return page
 
 
