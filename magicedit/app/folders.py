@@ -59,7 +59,7 @@ class Sweeper:
     Ages are those of the monotonic clock since a file was first seen as it is, so that a clock that is set
     changes nothing. Every failure concerns one file only.
 
-    needed: called before each round; returns the files to keep.
+    needed: called before each round; returns the files to keep, and folders to keep with all that is in them.
     """
 
     def __init__(self, folder: Path, seconds: float, needed: Callable[[], Collection[Path]]):
@@ -94,7 +94,7 @@ class Sweeper:
                     changed = path.lstat().st_mtime_ns
                     before, since = self._seen.get(path, (changed, now))
                     seen[path] = (changed, since if before == changed else now)
-                    if now - seen[path][1] > self.seconds and path not in needed:
+                    if now - seen[path][1] > self.seconds and needed.isdisjoint((path, *path.parents)):
                         path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
                         del seen[path]
         self._seen = seen

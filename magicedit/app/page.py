@@ -16,8 +16,15 @@ from magicedit import __version__
 from magicedit.app.endpoints import add_endpoints
 from magicedit.app.messages import said, spoken
 from magicedit.app.pictures import Pictures, Updates, summary
-from magicedit.app.series import edit_photographs, make_video, preview_video
-from magicedit.app.session import Session
+from magicedit.app.series import (
+    Film,
+    Photographs,
+    Preview,
+    edit_photographs,
+    make_video,
+    preview_video,
+)
+from magicedit.app.session import Series, Session
 from magicedit.app.sessions import Sessions
 from magicedit.app.stage import script
 from magicedit.app.tabs import (
@@ -264,20 +271,29 @@ class Page:
             tab.take.click(self._spoken(self._on_take(tab)), None, tab.request, **QUICK)
         video, photographs = self.video, self.photographs
         works = [
-            (video.preview, video, self.on_preview_video, video.shown),
-            (video.make, video, self.on_make_video, video.result),
-            (photographs.make, photographs, self.on_photographs, [photographs.shown, photographs.result]),
+            (video.preview, video, Preview, self.on_preview_video, video.shown),
+            (video.make, video, Film, self.on_make_video, video.result),
+            (
+                photographs.make,
+                photographs,
+                Photographs,
+                self.on_photographs,
+                [photographs.shown, photographs.result],
+            ),
         ]
-        for button, tab, handler, shown in works:
-            working = button.click(
+        for button, tab, kind, handler, shown in works:
+            inputs = tab.inputs | self.settings.inputs
+            asking = button.click(self._spoken(self._on_ask_series(tab, kind)), inputs, None, **QUICK)
+            working = asking.success(
                 self._spoken(handler),
-                tab.inputs | self.settings.inputs,
+                None,
                 shown,
                 show_progress="full",
                 show_progress_on=tab.progress,
                 **WITH_MODEL,
             )
-            self._tells_trouble(working)
+            for event in (asking, working):
+                self._tells_trouble(event)
 
     def _empties(self, event: gr.events.Dependency, place: gr.components.Component) -> None:
         """Empties the place after the event, so that another file can be dropped; errors stay readable."""
@@ -467,44 +483,54 @@ class Page:
 
         return on_take
 
+    def _on_ask_series(self, tab: SeriesTab, kind: type[Series]) -> Callable[[gr.Request, Values], None]:
+        def on_ask_series(request: gr.Request, values: Values) -> None:
+            session = self.sessions.of(request)
+            session.want(tab.read(kind, session, values, self.settings.read(values)))
+
+        return on_ask_series
+
     def on_preview_video(
         self,
         request: gr.Request,
-        values: Values,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> Any:
         session = self.sessions.of(request)
-        series = self.video.read(session, values, self.settings.read(values))
-        frames = preview_video(session, series, telling(progress))
+        with session.work(Preview) as wanted:
+            if wanted is None:
+                return gr.skip()
+            frames = preview_video(session, wanted, telling(progress))
         return gr.Gallery(value=[str(path) for path in frames], visible=True)
 
     def on_make_video(
         self,
         request: gr.Request,
-        values: Values,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> Any:
         session = self.sessions.of(request)
-        series = self.video.read(session, values, self.settings.read(values))
 
         def report(stage: str, done: int, total: int | None) -> None:
             progress((done, total), desc=stage, unit="frames")
 
-        return gr.Video(value=str(make_video(session, series, report)), visible=True)
+        with session.work(Film) as wanted:
+            if wanted is None:
+                return gr.skip()
+            return gr.Video(value=str(make_video(session, wanted, report)), visible=True)
 
     def on_photographs(
         self,
         request: gr.Request,
-        values: Values,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
-    ) -> Updates:
+    ) -> Any:
         session = self.sessions.of(request)
-        series = self.photographs.read(session, values, self.settings.read(values))
 
         def report(done: int, total: int) -> None:
             progress((done, total), unit="photographs")
 
-        archive, pictures = edit_photographs(session, series, report)
+        with session.work(Photographs) as wanted:
+            if wanted is None:
+                return gr.skip()
+            archive, pictures = edit_photographs(session, wanted, report)
         return {
             self.photographs.shown: gr.Gallery(value=[str(path) for path in pictures], visible=True),
             self.photographs.result: gr.File(value=str(archive), visible=True),

@@ -3,15 +3,14 @@
 import contextlib
 import itertools
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from magicedit.app.picture_files import CLOSE_SIDE, Upload, open_upload, without_folder
-from magicedit.app.session import OnStep, Session
+from magicedit.app.picture_files import CLOSE_SIDE, open_upload, without_folder
+from magicedit.app.session import OnStep, Series, Session
 from magicedit.errors import MagicEditError, NoFaceError
 from magicedit.imaging import reduced, save_image
 from magicedit.request import EditRequest
@@ -21,27 +20,31 @@ if TYPE_CHECKING:
 
 MOST_PHOTOGRAPHS = 20
 SHOWN_FRAMES = 3  # of a video, before it is made
+SomeSeries = TypeVar("SomeSeries", bound=Series)
 FEWEST_FRAMES = 2 * SHOWN_FRAMES  # what a video of unknown length is taken to have
 
 
-@dataclass(frozen=True)
-class Series:
-    """Files to edit by one request.
+class Preview(Series):
+    """A few frames of a video."""
 
-    request: variations of each largest face. curve: a table of variations over the seconds of a video, added
-    to the request; None: none. settings: of the sampling.
-    """
 
-    files: tuple[Upload, ...]
-    request: Mapping[str, float]
-    curve: Upload | None
-    settings: EditRequest
+class Film(Series):
+    """A video."""
+
+
+class Photographs(Series):
+    """Several photographs."""
 
 
 def series_of(
-    session: Session, paths: Sequence[str], text: str, curve: str | None, settings: EditRequest
-) -> Series:
-    """Returns the series of uploaded files, which are kept as long as the page.
+    kind: type[SomeSeries],
+    session: Session,
+    paths: Sequence[str],
+    text: str,
+    curve: str | None,
+    settings: EditRequest,
+) -> SomeSeries:
+    """Returns the series of uploaded files, which are kept as long as they are wanted, see `Session.want`.
 
     text: the request, such as "AU12=+3,AU4=-1". MagicEditError where there is no file, where there are too
     many, and where nothing is requested; ActionUnitError for other texts.
@@ -54,10 +57,10 @@ def series_of(
     if not request and curve is None:
         raise MagicEditError("nothing is requested: write variations such as AU12=+3, or give a curve")
     files = tuple(session.files.keep_upload(Path(path)) for path in paths)
-    return Series(files, request, curve and session.files.keep_upload(Path(curve)), settings)
+    return kind(files, request, curve and session.files.keep_upload(Path(curve)), settings)
 
 
-def preview_video(session: Session, series: Series, on_step: OnStep | None = None) -> list[Path]:
+def preview_video(session: Session, series: Preview, on_step: OnStep | None = None) -> list[Path]:
     """Returns a few frames of a video, spread over it and edited in the quickest quality, as JPEG files.
 
     A frame without a face stays as it is. Errors as of `make_video`.
@@ -70,6 +73,7 @@ def preview_video(session: Session, series: Series, on_step: OnStep | None = Non
         wanted = {int(share * count) for share in (np.arange(SHOWN_FRAMES) + 0.5) / SHOWN_FRAMES}
         pictures = []
         for frame in itertools.islice(video.frames(), max(wanted) + 1):
+            session.raise_if_cancelled()
             if frame.index not in wanted:
                 continue
             added = curve.at(float(frame.pts * video.info.time_base)) if curve else {}
@@ -87,7 +91,7 @@ def preview_video(session: Session, series: Series, on_step: OnStep | None = Non
         return pictures
 
 
-def make_video(session: Session, series: Series, report: Callable[[str, int, int | None], None]) -> Path:
+def make_video(session: Session, series: Film, report: Callable[[str, int, int | None], None]) -> Path:
     """Returns the edited video as an MP4 file.
 
     report: gets what is done, frames done, and of how many. Raises VideoError, NoFaceError, ActionUnitError
@@ -116,7 +120,7 @@ def make_video(session: Session, series: Series, report: Callable[[str, int, int
 
 
 def edit_photographs(
-    session: Session, series: Series, report: Callable[[int, int], None]
+    session: Session, series: Photographs, report: Callable[[int, int], None]
 ) -> tuple[Path, list[Path]]:
     """Returns a ZIP file of the edited photographs as PNG files, and a small picture of each.
 
@@ -157,13 +161,11 @@ def _working(
 ) -> Iterator[Callable[[int], None]]:
     """Work that `cancel` stops, as `Session.watched`; its files are kept meanwhile, and errors have the names
     that users gave them."""
-    uploads = [*series.files, *filter(None, (series.curve,))]
-    paths = [upload.path for upload in uploads]
-    with session.holding(paths), session.watched(on_step, series.settings) as listener:
+    with session.holding(series.folders), session.watched(on_step, series.settings) as listener:
         try:
             yield listener
         except MagicEditError as error:
             text = str(error)
-            for upload in uploads:
+            for upload in series.uploads:
                 text = without_folder(text, upload.path, upload.name)
             raise type(error)(text) from error

@@ -58,6 +58,29 @@ class Sweep:
     settings: EditRequest
 
 
+@dataclass(frozen=True)
+class Series:
+    """Files of their own to edit by one request; each kind of result has a class of its own.
+
+    request: variations of each largest face. curve: a table of variations over the seconds of a video, added
+    to the request; None: none. settings: of the sampling.
+    """
+
+    files: tuple[Upload, ...]
+    request: Mapping[str, float]
+    curve: Upload | None
+    settings: EditRequest
+
+    @property
+    def uploads(self) -> tuple[Upload, ...]:
+        return (*self.files, *filter(None, (self.curve,)))
+
+    @property
+    def folders(self) -> set[Path]:
+        """Returns the folders of its files, in which its results are made."""
+        return {upload.path.parent for upload in self.uploads}
+
+
 @dataclass(frozen=True, eq=False)
 class PastEdit:
     """One edit of the history; pictures are JPEG files of the session, written in the background.
@@ -99,8 +122,8 @@ class Session:
     on the state at their start. The caller ensures that the model serves one call at a time.
 
     An event that waits for the model must not act on a page that changed meanwhile. Either it passes the face
-    and the `ticket` that were valid when it was sent; or it calls `want` at once, and later `wanted_edit` or
-    `wanted_sweep` do what is still wanted.
+    and the `ticket` that were valid when it was sent; or it calls `want` at once, and later `wanted_edit`,
+    `wanted_sweep` or `work` do what is still wanted.
 
     Settings are an `EditRequest` without a request: its sampling, teeth and tolerance count.
 
@@ -137,9 +160,9 @@ class Session:
         self.trouble = ""
         self.reference: Upload | None = None
         self.nothing_open = NOTHING_OPEN
-        self._held: set[Path] = set()  # files of running work
-        self._running = 0  # nested calls of `_work`
-        self._wanted: dict[type, EditRequest | Sweep] = {}
+        self._held: set[Path] = set()  # folders of running work
+        self._running = 0  # nested calls of `work`
+        self._wanted: dict[type, EditRequest | Sweep | Series] = {}
         self.files = PictureFiles(folder)
         self._upload: Upload | None = None
         self._opening = 0  # calls of `open`, one at a time
@@ -172,7 +195,8 @@ class Session:
             self._upload, self._opened_photo = upload, (upload, photo)
             self.faces, self.chosen, self.reference, self._opened_reference = faces, 0, None, None
             self.requests, self.history, self.position = {}, [], -1
-            self._wanted, self._before, self._chips, self._latest, self._next = {}, {}, [], None, {}
+            self._before, self._chips, self._latest, self._next = {}, [], None, {}
+            self._wanted = {kind: work for kind, work in self._wanted.items() if isinstance(work, Series)}
             self.ticket += 1
             self.close_up = len(faces) == 1 and self._is_small(0)
 
@@ -227,17 +251,18 @@ class Session:
                 self._lock.release()
 
     def needed(self) -> set[Path]:
-        """Returns the files that the page shows or reads again."""
+        """Returns the files that the page shows or reads again, and folders of waiting and running work."""
         with self._lock:
             uploads = [upload.path for upload in (self._upload, self.reference) if upload is not None]
             pictures = [picture for past in self.history for picture in past.files()]
             references = [past.reference.path for past in self.history if past.reference is not None]
             shown = {*self._before.values(), *self._chips}
-            return {*uploads, *references, *pictures, *shown, *self._held}
+            waiting = (work.folders for work in self._wanted.values() if isinstance(work, Series))
+            return {*uploads, *references, *pictures, *shown, *self._held}.union(*waiting)
 
     @contextlib.contextmanager
     def holding(self, paths: Collection[Path]) -> Iterator[None]:
-        """Counts these files as needed."""
+        """Counts these folders as needed."""
         with self._lock:
             self._held |= {*paths}
         try:
@@ -405,23 +430,24 @@ class Session:
 
     # --- what waits for the model ---
 
-    def want(self, wanted: "EditRequest | Sweep", ticket: int | None = None) -> None:
-        """Notes an edit or a sweep to follow, unless `ticket` is outdated; the last of each kind counts."""
+    def want(self, wanted: EditRequest | Sweep | Series, ticket: int | None = None) -> None:
+        """Notes work to follow, unless `ticket` is outdated; the last of each kind counts."""
         with self._lock:
-            self._opened()
+            if not isinstance(wanted, Series):
+                self._opened()
             if ticket is None or self.is_current(ticket):
                 self._wanted[type(wanted)] = wanted
 
     def wanted_edit(self, on_step: OnStep | None = None) -> PastEdit | None:
         """Makes the wanted edit; None if there is none any more."""
-        with self._work(EditRequest) as settings:
+        with self.work(EditRequest) as settings:
             if settings is None or (self.past() is None and not self._asked()):  # only the focus changed
                 return None
             return self.edit(settings, on_step)
 
     def wanted_sweep(self, on_step: OnStep | None = None) -> Path | None:
         """Makes the wanted sweep; None if there is none any more."""
-        with self._work(Sweep) as wanted:
+        with self.work(Sweep) as wanted:
             return None if wanted is None else self.draw(wanted, on_step)
 
     def cancel(self) -> bool:
@@ -446,7 +472,7 @@ class Session:
             asked, reference, shown = self._asked(), self.reference, self.past()
             if shown is not None and shown.asks(asked, settings, reference):
                 return shown
-        with self._work():
+        with self.work():
             result = self._run(photo, asked, self._lent(settings, reference), on_step, measure=True)
             whole, close, thumbnail = pictures_of(result, faces, asked)
             past = PastEdit(
@@ -492,12 +518,13 @@ class Session:
             return self.history[self.position] if self.position >= 0 else None
 
     def show(self, position: int) -> None:
-        """Shows an edit of the history, or with -1 the photograph, and restores its requests."""
+        """Shows an edit of the history, or with -1 the photograph, and restores its requests; an edit that
+        waits is dropped."""
         with self._lock:
             self._turn_to(min(max(position, -1), len(self.history) - 1))
             past = self.past()
             self.requests = {} if past is None else {i: dict(asked) for i, asked in past.requests.items()}
-            self._wanted = {}
+            self._wanted.pop(EditRequest, None)
             self.ticket += 1
 
     def undo(self) -> None:
@@ -678,7 +705,7 @@ class Session:
             return replace(settings, references=(self._opened_reference[1],))
 
     @contextlib.contextmanager
-    def _work(self, kind: type[Wanted] | None = None) -> Iterator[Wanted | None]:
+    def work(self, kind: type[Wanted] | None = None) -> Iterator[Wanted | None]:
         """Work that `cancel` stops; may be nested. Takes and yields what is wanted of a kind, or None."""
         with self._lock:
             if not self._running:
@@ -707,7 +734,7 @@ class Session:
             if on_step is not None:
                 on_step(step + 1, total)
 
-        with self._work():
+        with self.work():
             self.raise_if_cancelled()
             yield listener
 

@@ -15,8 +15,8 @@ from magicedit.action_units import (
     sided_names,
 )
 from magicedit.app.pictures import PHOTOGRAPHS, Updates, dropped
-from magicedit.app.series import MOST_PHOTOGRAPHS, Series, series_of
-from magicedit.app.session import Session, Sweep
+from magicedit.app.series import MOST_PHOTOGRAPHS, series_of
+from magicedit.app.session import Series, Session, Sweep
 from magicedit.app.sliders import STEP, Mode, has_sides, slider_names, slider_range, slider_values
 from magicedit.app.stage import pad
 from magicedit.app.views import bars, titled
@@ -326,9 +326,9 @@ class VideoTab(SeriesTab):
             )
         self.inputs = {self.files, self.request, self.curve}
 
-    def read(self, session: Session, values: Values, settings: EditRequest) -> Series:
-        path = values[self.files]
-        return series_of(session, [path] if path else [], values[self.request], values[self.curve], settings)
+    def read(self, kind: type[Series], session: Session, values: Values, settings: EditRequest) -> Series:
+        files = [path] if (path := values[self.files]) else []
+        return series_of(kind, session, files, values[self.request], values[self.curve], settings)
 
 
 class PhotographsTab(SeriesTab):
@@ -345,8 +345,8 @@ class PhotographsTab(SeriesTab):
             self.result = gr.File(label="All, as a ZIP file", visible=False, interactive=False, elem_id="zip")
         self.inputs = {self.files, self.request}
 
-    def read(self, session: Session, values: Values, settings: EditRequest) -> Series:
-        return series_of(session, values[self.files] or [], values[self.request], None, settings)
+    def read(self, kind: type[Series], session: Session, values: Values, settings: EditRequest) -> Series:
+        return series_of(kind, session, values[self.files] or [], values[self.request], None, settings)
 
 
 class SettingsTab:

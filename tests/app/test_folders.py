@@ -54,6 +54,21 @@ def test_files_are_deleted_by_age_on_the_monotonic_clock(folder):
     assert {path.name for path in folder.rglob("*")} == {"a", "needed"}
 
 
+def test_a_needed_folder_keeps_what_is_in_it(folder):
+    """Else a video that takes longer than files are kept would lose its first pieces."""
+    (folder / "made" / ".out.mp4.partial").mkdir(parents=True)
+    piece = folder / "made" / ".out.mp4.partial" / "piece-00000.mp4"
+    piece.write_bytes(b"x")
+    needed = {folder / "made"}
+    sweeper = Sweeper(folder, 10, lambda: needed)
+    for now in (0, 11, 22):
+        sweeper.sweep(now)
+    assert piece.exists()
+    needed.clear()
+    sweeper.sweep(33)
+    assert not piece.exists()
+
+
 def test_folders_and_what_cannot_be_deleted_do_not_end_sweeping(folder, monkeypatch):
     """Gradio's own sweeping ended for good at the first folder that it took for a file."""
     for name in ("empty", "full/empty"):

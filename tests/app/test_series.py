@@ -9,7 +9,15 @@ from PIL import Image
 
 from magicedit.app import Session
 from magicedit.app.picture_files import Cancelled
-from magicedit.app.series import edit_photographs, make_video, preview_video, series_of
+from magicedit.app.series import (
+    Film,
+    Photographs,
+    Preview,
+    edit_photographs,
+    make_video,
+    preview_video,
+    series_of,
+)
 from magicedit.editor import ExpressionEditor
 from magicedit.errors import ActionUnitError, MagicEditError, NoFaceError, VideoError
 from magicedit.provenance import tell
@@ -49,12 +57,12 @@ def clip(tmp_path_factory, photographs) -> Path:
 def test_a_video_is_previewed_and_made_by_request_and_curve(session, clip, tmp_path):
     curve = tmp_path / "curve.csv"
     curve.write_text("time,AU26\n0,0\n0.5,2\n")
-    series = series_of(session, [str(clip)], "AU12=-3", str(curve), PLAIN)
-    frames = preview_video(session, series)
+    given = (session, [str(clip)], "AU12=-3", str(curve), PLAIN)
+    frames = preview_video(session, series_of(Preview, *given))
     assert [Image.open(frame).size for frame in frames] == [(256, 256)] * 3
     assert all(tell(frame).edited for frame in frames)
     reported = []
-    made = make_video(session, series, lambda *state: reported.append(state))
+    made = make_video(session, series_of(Film, *given), lambda *state: reported.append(state))
     assert made.name == "clip-edited.mp4"
     assert tell(made).edited
     assert ("frames", FRAMES, FRAMES) in reported
@@ -62,19 +70,37 @@ def test_a_video_is_previewed_and_made_by_request_and_curve(session, clip, tmp_p
 
 
 def test_cancelling_ends_a_video(session, clip):
-    series = series_of(session, [str(clip)], "AU12=-3", None, PLAIN)
+    series = series_of(Film, session, [str(clip)], "AU12=-3", None, PLAIN)
 
     def report(stage: str, done: int, total: int | None) -> None:
-        assert {upload.path for upload in series.files} <= session.needed()
+        assert session.needed() == series.folders  # a film may take longer than files are kept
         session.cancel()
 
     with pytest.raises(Cancelled, match="as you asked"):
         make_video(session, series, report)
 
 
+def test_what_waits_is_kept_until_it_is_cancelled(session, clip, photographs):
+    given = (session, [str(clip)], "AU12=-3", None, PLAIN)
+    preview, film = series_of(Preview, *given), series_of(Film, *given)
+    session.want(preview)
+    session.want(film)
+    session.open(photographs / "one.png")  # another thing
+    session.undo()
+    assert preview.folders | film.folders <= session.needed()
+    with session.work(Film) as wanted:
+        assert wanted is film
+    assert session.cancel()
+    with session.work(Preview) as wanted:
+        assert wanted is None
+    assert not preview.folders & session.needed()
+
+
 def test_photographs_are_edited_into_one_file(session, editor, photographs):
     paths = [str(photographs / name) for name in ("one.png", "two.png")]
-    archive, shown = edit_photographs(session, series_of(session, paths, "AU12=-3", None, PLAIN), print)
+    archive, shown = edit_photographs(
+        session, series_of(Photographs, session, paths, "AU12=-3", None, PLAIN), print
+    )
     assert len(shown) == 2
     with zipfile.ZipFile(archive) as files:
         assert files.namelist() == ["01-one-edited.png", "02-two-edited.png"]
@@ -86,19 +112,21 @@ def test_photographs_are_edited_into_one_file(session, editor, photographs):
 
 def test_what_cannot_be_made_is_told_by_the_users_name(session, photographs, tmp_path):
     with pytest.raises(MagicEditError, match="drop a file first"):
-        series_of(session, [], "AU12=1", None, PLAIN)
+        series_of(Photographs, session, [], "AU12=1", None, PLAIN)
     with pytest.raises(MagicEditError, match="at most 20 photographs at once, got 21"):
-        series_of(session, ["one.png"] * 21, "AU12=1", None, PLAIN)
+        series_of(Photographs, session, ["one.png"] * 21, "AU12=1", None, PLAIN)
     with pytest.raises(MagicEditError, match="nothing is requested"):
-        series_of(session, ["one.png"], " ", None, PLAIN)
+        series_of(Photographs, session, ["one.png"], " ", None, PLAIN)
     one = str(photographs / "one.png")
     with pytest.raises(ActionUnitError, match="unknown"):
-        series_of(session, [one], "AU99=1", None, PLAIN)
+        series_of(Photographs, session, [one], "AU99=1", None, PLAIN)
     grey = str(photographs / "grey.png")
     with pytest.raises(NoFaceError, match=r"grey.png") as told:
-        edit_photographs(session, series_of(session, [one, grey], "AU12=1", None, PLAIN), print)
+        edit_photographs(session, series_of(Photographs, session, [one, grey], "AU12=1", None, PLAIN), print)
     assert "photograph-" not in str(told.value)
     pytest.importorskip("av", reason="videos need the extra `video`")
     with pytest.raises(VideoError, match=r"broken.jpg") as told:
-        preview_video(session, series_of(session, [str(photographs / "broken.jpg")], "AU12=1", None, PLAIN))
+        preview_video(
+            session, series_of(Preview, session, [str(photographs / "broken.jpg")], "AU12=1", None, PLAIN)
+        )
     assert "photograph-" not in str(told.value)

@@ -110,7 +110,7 @@ def test_pages_that_nobody_uses_lose_their_photographs_in_the_end(sessions, phot
     assert sessions.of(page(0)).photo is not None
     busy = opened(sessions, 1, photographs / "one.png")
     clock.now += module.LONGEST_SECONDS
-    with busy._work():
+    with busy.work():
         sessions.put_away_old()
     assert busy.photo is not None
     assert sessions.known(page(0)).photo is None
