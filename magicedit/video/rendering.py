@@ -19,6 +19,7 @@ from magicedit.video.threads import Behind, how_many
 from magicedit.video.writing import PieceWriter, join
 from magicedit.video_reading import VideoInfo
 from magicedit.vocabulary import whole_name
+from magicedit.warping.muscles import SHAPES
 
 if TYPE_CHECKING:
     from magicedit.video.job import VideoJob
@@ -53,8 +54,9 @@ class FrameMaker(ABC):
         self.meter = FlickerMeter()
         self.filters = ChangeFilters(self.smoothing.change)
         self.keyed = KeyedChanges(job.settings.key_frames if self.changer.composes else KeyFrames(most=1))
-        names = job.editor.action_units
-        self._moving = [name for name in names.with_sides() if not names[whole_name(name)].is_angle]
+        # What changes depend on: lids, gaze and head are drawn on every frame
+        moving = {*self.changer.model.vocabulary, *SHAPES}
+        self._moving = [name for name in job.editor.action_units.with_sides() if whole_name(name) in moving]
 
     @abstractmethod
     def frames(self, first: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -71,7 +73,6 @@ class FrameMaker(ABC):
 
     def position(self, request: Mapping[str, float], place: FacePlace | None = None) -> np.ndarray:
         """See `KeyFrames.position`; place: of a face that moves."""
-        # Without angles: gaze and head are drawn on every frame
         steps = np.array([request.get(name, 0.0) for name in self._moving])
         landmarks = None if place is None else place.landmarks / place.alignment.size
         return self.keyed.settings.position(landmarks, steps)

@@ -12,6 +12,9 @@ from magicedit.video.keyframes import KeyedChanges
 from magicedit.video.settings import DEFAULTS
 from magicedit.video.writing import Encoding
 
+# Whether it is drawn on every frame, without the model
+CONTROLS = {"AU12": False, "AU12L": False, "AU5": False, "AU43": True, "AU43R": True, "head_yaw": True}
+
 
 def constant(value: float, size: int = 2) -> Change:
     shapes = (size, size, 2), (size, size), (size, size, 3)
@@ -94,6 +97,12 @@ def test_a_film_of_key_frames_looks_like_one_of_every_frame(tmp_path, editor, mo
     unedited = np.array([planes for _, planes in maker(editor, source, tmp_path, {}).frames(0)], int)
     off = np.abs(frames[1] - frames[4])
     assert 0 < off.mean() < 0.05 * np.abs(frames[1] - unedited).mean()
+
+
+def test_what_is_drawn_on_every_frame_needs_no_key_frames(tmp_path, editor, moving):
+    made = maker(editor, write_video(tmp_path / "in.mp4", moving(2)), tmp_path, SMILE)
+    drawn = {name: np.array_equal(made.position({name: 5.0}), made.position({})) for name in CONTROLS}
+    assert drawn == CONTROLS
 
 
 def test_the_quality_decides_what_is_not_set():
