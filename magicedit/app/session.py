@@ -462,7 +462,8 @@ class Session:
     # --- editing ---
 
     def edit(self, settings: EditRequest, on_step: OnStep | None = None) -> PastEdit:
-        """Edits every face with a request and adds the result to the history.
+        """Edits every face with a request, adds the result to the history and shows it; where the history was
+        moved in meanwhile, it shows what it was moved to.
 
         Returns the shown edit if it has the same requests and settings. Raises Cancelled where `cancel` was
         called meanwhile, or another photograph was opened; then nothing changes.
@@ -470,6 +471,7 @@ class Session:
         with self._lock:
             photo, upload, faces = self._opened(), self._upload, self.faces
             asked, reference, shown = self._asked(), self.reference, self.past()
+            ticket = self.ticket
             if shown is not None and shown.asks(asked, settings, reference):
                 return shown
         with self.work():
@@ -491,8 +493,10 @@ class Session:
                     raise Cancelled("another photograph was opened meanwhile")
                 self.raise_if_cancelled()
                 self._latest = past, result
-                self.history = [*self.history, past][-MOST_EDITS:]
+                now, self.history = self.past(), [*self.history, past][-MOST_EDITS:]
                 self._turn_to(len(self.history) - 1)
+                if self.ticket != ticket:  # the requests are those of what an undo shows
+                    self._turn_to(self._index(now))
         return past
 
     def preview(self, settings: EditRequest) -> Path | None:

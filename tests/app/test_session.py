@@ -451,6 +451,19 @@ def test_a_photograph_opened_during_an_edit_keeps_its_empty_history(session, pho
     assert (session.history, session.position) == ([], -1)
 
 
+def test_undoing_during_an_edit_shows_what_it_led_to_and_keeps_the_edit(session):
+    session.ask({"AU12": -1.0})
+    first = session.edit(PLAIN)
+    session.ask({"AU12": -3.0})
+    second = session.edit(PLAIN, lambda step, total: session.past() is first and session.undo())
+    assert (session.past(), session.requests) == (None, {})
+    assert session.history == [first, second]
+    session.redo()
+    assert session.past() is first
+    session.redo()
+    assert (session.past(), session.requests) == (second, {0: {"AU12": -3.0}})
+
+
 def test_state_is_not_locked_while_the_model_works(session):
     """Choosing, undoing and looking answer at once, from another thread."""
     session.ask({"AU12": -1.0})
@@ -473,7 +486,7 @@ def test_state_is_not_locked_while_the_model_works(session):
     session.edit(EditRequest(quality="exact"), on_step)
     assert answered == [{}]  # undone, before the edit came to its end
     assert [past.requests[0] for past in session.history] == [{"AU12": -1.0}, {"AU12": -3.0}]
-    assert session.origin == 0  # what was shown when it was asked
+    assert session.history[1].follows is session.history[0]  # what was shown when it was asked
 
 
 def test_history_keeps_no_pictures_in_memory(session):
