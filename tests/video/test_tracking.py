@@ -58,21 +58,6 @@ def test_a_moving_face_keeps_its_number_and_is_followed(tmp_path, editor, moving
     np.testing.assert_allclose(moved, shifts[0] - shifts, atol=1.5)
 
 
-def test_a_followed_face_is_found_where_a_search_finds_it(tmp_path, editor, moving):
-    film = [*moving(6), *[np.full((SIDE, SIDE, 3), 120, np.uint8)] * 3, *moving(3)]
-    films = {}
-    for follow in (False, True):
-        folder = tmp_path / str(follow)
-        folder.mkdir()
-        films[follow] = looked(folder, editor, film, follow=follow, cut_levels=255.0, search_empty=1)[2]
-    assert numbers(films[True]) == numbers(films[False]) == [[0]] * 6 + [[]] * 3 + [[0]] * 3
-    searched, followed = ([row.face(0) for row in rows if row.faces] for rows in films.values())
-    off = [np.abs(a.landmarks - b.landmarks).max() for a, b in zip(searched, followed, strict=True)]
-    assert off[0] == 0  # nothing to follow yet
-    assert 0 < max(off) < 1.5  # px of a face of 110 px
-    assert [face.score for face in followed[:6]] == [searched[0].score] * 6
-
-
 def test_the_face_near_the_last_one_measures_as_in_the_whole_picture(tmp_path, editor, moving):
     video, _, rows = looked(tmp_path, editor, moving(6))
     for row, frame in zip(rows, video.frames(), strict=True):

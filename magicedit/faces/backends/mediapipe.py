@@ -30,7 +30,6 @@ import cv2
 import numpy as np
 
 from magicedit.errors import MissingDependencyError, ModelError
-from magicedit.faces.alignment import align
 from magicedit.faces.backends.postponed import postponed
 from magicedit.faces.measure import blendshapes_to_action_units, blendshapes_to_sides, pose_of
 from magicedit.faces.types import Box, Face, Found, box_around, check_pixels, largest_first, overlap
@@ -77,8 +76,6 @@ _BYSTANDER, _SPECK = 0.25, 1 / 8
 _CONFIRMED_INSIDE = 0.85
 _CROP_FACTORS = (2.2, 3.2)  # side of a face's crop in widths of its detection; where one fails, the next
 _CROP_SIZE = 448  # px: the landmark model sees 1.5 detections at 256 px, so nothing is lost
-# Side of a detection in those of the aligned crop, whose centre it shares: 0.67 +- 0.04 in 42 portraits
-_DETECTED = 0.67
 _SAME_DETECTION, _SAME_FACE = 0.3, 0.4  # intersection over union
 
 
@@ -346,17 +343,6 @@ class MediaPipeBackend:
         beside = [face for face in others if _height(face.box) >= smallest]
         faces = largest_first(faces + beside)[: self.max_faces]
         return Found(faces, left_alone=len(others) - len(beside))
-
-    def measure(self, pixels: np.ndarray, face: Face) -> Face | None:
-        """Measures a face again, as in the next frame of a film; None if it is not there.
-
-        pixels: (height, width, 3) uint8 RGB. face: as it was, with a score, which stays. ImageError for other
-        arrays.
-        """
-        alignment = align(face, 1)  # its crop moves with the head, not with the jaw
-        x, y = alignment.inverse()[:, 2]
-        half = _DETECTED / alignment.scale / 2
-        return self._measure(check_pixels(pixels), (x - half, y - half, x + half, y + half), face.score)
 
     def _first_look(self, pixels: np.ndarray) -> tuple[list[tuple[Box, float]], bool]:
         """Boxes and scores in the whole photograph at the detector's scale, and whether one is large."""
