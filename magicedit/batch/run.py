@@ -23,8 +23,8 @@ from magicedit.editor.settings import MouthSettings
 from magicedit.errors import MagicEditError, OutputError
 from magicedit.files import sha256_of, shown, sweep
 from magicedit.ledger import Ledger
+from magicedit.models.face_model import runs_as_graphs
 from magicedit.models.folder import ModelFolder
-from magicedit.models.graph_model import serves
 from magicedit.request import EditRequest
 
 
@@ -231,7 +231,8 @@ def _run(
                 results[row.number] = _told(row, "skipped", entry)
         waiting = [row for row in rows if row.number not in results]
         if workers is None and address is None:
-            by_graphs = settings.device is None and serves(ModelFolder.find(settings.model))
+            found = ModelFolder.find(settings.model)
+            by_graphs = runs_as_graphs(found, settings.device, settings.dtype)
             workers = sensible_workers(len(waiting), "cpu" if by_graphs else settings.device)
         pool = Pool(engine, None if workers is None else min(workers, len(waiting)), address)
 

@@ -284,6 +284,14 @@ def _name(value: "str | torch.device | torch.dtype | None") -> str | None:
     return str(value).removeprefix("torch.") if type(value).__module__ == "torch" else ""
 
 
+def runs_as_graphs(
+    folder: ModelFolder, device: "str | torch.device | None", dtype: "str | torch.dtype | None"
+) -> bool:
+    """Whether `load_face_model` loads a model as a `GraphModel`."""
+    plain = _name(device) in (None, "cpu") and _name(dtype) in (None, "float32")
+    return plain and serves(folder)
+
+
 def load_face_model(
     model: str | Path = "mini",
     device: "str | torch.device | None" = None,
@@ -307,8 +315,7 @@ def load_face_model(
     """
     folder = ModelFolder.find(model)
     folder.check_name()
-    plain = _name(device) in (None, "cpu") and _name(dtype) in (None, "float32")
-    if plain and serves(folder):
+    if runs_as_graphs(folder, device, dtype):
         return GraphModel.load(folder)
     named = folder.pipeline_class()
     with needs_whole(f"the model {shown(model)} on {device or 'this machine'}"):

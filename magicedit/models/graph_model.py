@@ -275,7 +275,11 @@ class GraphModel:
         self.resolution: int = self._settings["resolution"]
         self._patch: int = self._settings["patch_size"]
         about = read_about(folder)
-        with building(ModelError, f"the weights of {folder.name} cannot be read; save it in float32"):
+        with building(
+            ModelError,
+            f"the weights of {folder.name} cannot be read; save it in float32, or delete its folder {GRAPHS} "
+            "to use PyTorch",
+        ):
             weights = read_weights(folder)
         self._weights = object()  # identity of what is in memory
         threads = threads or _named_threads() or cores()

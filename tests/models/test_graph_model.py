@@ -17,7 +17,7 @@ from magicedit.embedded import embedded_folder
 from magicedit.errors import ModelError
 from magicedit.models import graph_model as graphs
 from magicedit.models import load_pipeline, write_graphs
-from magicedit.models.face_model import PipelineModel, load_face_model
+from magicedit.models.face_model import PipelineModel, load_face_model, runs_as_graphs
 from magicedit.models.folder import ModelFolder
 from magicedit.models.graph_model import Ddim, GraphModel, Head, initial_noise
 from magicedit.pipelines import heads
@@ -206,6 +206,8 @@ def test_optimizing_keeps_the_graphs(both):
 )
 def test_graphs_serve_the_cpu_in_float32(options, kind):
     assert type(load_face_model("mini-live", **options)) is kind
+    by_graphs = runs_as_graphs(ModelFolder.find("mini-live"), **({"device": None, "dtype": None} | options))
+    assert by_graphs is (kind is GraphModel)
 
 
 def test_sessions_own_their_weights(both):
