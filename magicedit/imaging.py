@@ -587,7 +587,7 @@ def save_image(
 
     The file is written under another name in the same folder and then renamed, so that a crash leaves the
     old file or none. PNG, TIFF and WebP are lossless; JPEG has quality 95 without chroma subsampling. PNG is
-    compressed by runs alone (zlib's strategy RLE), which suits photographs.
+    compressed by runs alone (zlib's strategy RLE), fast and with files up to a sixth larger.
     ICC profile, EXIF, resolution, XMP and, in PNG, text are taken from `image.info`. A picture with the mark
     of an edit is also signed where `magicedit.signing` does that.
     Raises OutputError as `check_output` does, for transparency in a JPEG, and where writing or signing fails.
@@ -661,8 +661,8 @@ def _save_options(image: Image.Image, format: str) -> dict[str, Any]:
         # uncompressed: Pillow's compressing writer cannot hold the nested tables of EXIF and GPS
         options |= {"compression": "raw", "tiffinfo": _tiff_tags(options.pop("exif", None), xmp)}
     elif format == "PNG":
-        # A seventh of the time of zlib's default; files of photographs stay as small (`png_4000` of
-        # benchmarks/edit_speed.json)
+        # A seventh of the time of zlib's default (`png_4000` of benchmarks/edit_speed.json); files of 80
+        # portraits were 0 to 17 % larger
         options |= {"compress_type": zlib.Z_RLE, "pnginfo": _png_chunks(info, _texts(image), xmp)}
     return options
 
