@@ -3,7 +3,7 @@
 
 const pad = element.querySelector('.me-pad');
 const dot = pad.querySelector('i');
-let held = false;
+let held = null; // the last value while the pointer is down
 
 function show({ x, y }) {
     dot.style.left = `${50 + (50 * x) / props.reach}%`;
@@ -11,27 +11,25 @@ function show({ x, y }) {
 }
 
 function tell(event, ends) {
-    const box = pad.getBoundingClientRect();
-    const share = (value, size) => Math.min(Math.max(value / size, 0), 1);
-    const value = {
-        x: Math.round(props.reach * (2 * share(event.clientX - box.left, box.width) - 1)),
-        y: Math.round(props.reach * (1 - 2 * share(event.clientY - box.top, box.height))),
-    };
-    show(value);
-    document.dispatchEvent(new CustomEvent('me-drag', { detail: { of: props.kind, ...value, ends } }));
+    if (event.type !== 'pointercancel') { // that has no place
+        const box = pad.getBoundingClientRect();
+        const share = (value, size) => Math.min(Math.max(value / size, 0), 1);
+        held = {
+            x: Math.round(props.reach * (2 * share(event.clientX - box.left, box.width) - 1)),
+            y: Math.round(props.reach * (1 - 2 * share(event.clientY - box.top, box.height))),
+        };
+    }
+    show(held);
+    document.dispatchEvent(new CustomEvent('me-drag', { detail: { of: props.kind, ...held, ends } }));
+    if (ends) held = null;
 }
 
 pad.addEventListener('pointerdown', event => {
-    if (event.button !== 0 || pad.closest('.me-off')) return;
-    held = true;
+    if (event.button !== 0 || held || pad.closest('.me-off')) return;
     pad.setPointerCapture(event.pointerId);
     tell(event, false);
 });
 pad.addEventListener('pointermove', event => held && tell(event, false));
-pad.addEventListener('pointerup', event => {
-    if (held) tell(event, true);
-    held = false;
-});
-pad.addEventListener('pointercancel', () => { held = false; });
+for (const name of ['pointerup', 'pointercancel']) pad.addEventListener(name, event => held && tell(event, true));
 watch('value', () => held || show(props.value));
 show(props.value);

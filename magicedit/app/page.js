@@ -2,6 +2,7 @@
 
 const COMMIT = 400; // ms after the last arrow key
 
+const typing = ({ target }) => target.closest('textarea, input:not([type=range]):not([type=checkbox]):not([type=radio])');
 const hold = held => document.querySelector('.me-stage').classList.toggle('me-original', held);
 document.addEventListener('pointerdown', event => event.target.closest('#original') && hold(true));
 document.addEventListener('keydown', event => {
@@ -10,8 +11,7 @@ document.addEventListener('keydown', event => {
 for (const name of ['pointerup', 'pointercancel', 'keyup', 'blur']) window.addEventListener(name, () => hold(false));
 
 document.addEventListener('keydown', event => {
-    const types = event.target.closest('textarea, input:not([type=range]):not([type=checkbox]):not([type=radio])');
-    if (types || !(event.ctrlKey || event.metaKey) || event.altKey) return;
+    if (typing(event) || !(event.ctrlKey || event.metaKey) || event.altKey) return;
     const key = event.key.toLowerCase();
     const button = { z: event.shiftKey ? '#redo' : '#undo', y: '#redo' }[key];
     if (!button) return;
@@ -27,10 +27,11 @@ document.addEventListener('keyup', event => {
     commit = setTimeout(() => event.target.dispatchEvent(new Event('pointerup', { bubbles: true })), COMMIT);
 });
 
-// A photograph that is pasted, or dropped on the picture, is uploaded like one dropped on the field
+// A photograph that is pasted, or dropped on the picture, is uploaded like one dropped on the field, which
+// refuses other files with a message
 function upload(files) {
     const field = document.querySelector('#upload input[type=file]');
-    const [file] = [...files].filter(file => file.type.startsWith('image/'));
+    const [file] = files; // its type may be empty, as of HEIC
     if (!field || !file) return false;
     const transfer = new DataTransfer();
     transfer.items.add(file);
@@ -38,8 +39,15 @@ function upload(files) {
     field.dispatchEvent(new Event('change', { bubbles: true }));
     return true;
 }
-document.addEventListener('paste', event => upload(event.clipboardData.files) && event.preventDefault());
-document.addEventListener('me-files', event => upload(event.detail));
+document.addEventListener('paste', event => {
+    if (!typing(event) && upload(event.clipboardData.files)) event.preventDefault();
+});
+// A browser would leave the page for a file that is dropped beside a field
+for (const name of ['dragover', 'drop']) document.addEventListener(name, event => {
+    if (event.defaultPrevented || !event.dataTransfer.types.includes('Files')) return;
+    event.preventDefault();
+    if (name === 'drop' && event.target.closest('#pictures')) upload(event.dataTransfer.files);
+});
 
 // A list of tabs is one stop of the tabulator, and arrow keys choose among them
 const tabs = () => [...document.querySelectorAll('#controls [role=tablist] [role=tab]')];

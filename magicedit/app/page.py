@@ -381,13 +381,15 @@ class Page:
         return sliders | self._edit(session, progress)
 
     def _move(self, session: Session, values: Values) -> bool:
-        """Requests what a drag asks for; returns whether it has ended."""
+        """Requests what a drag asks for; returns whether it has ended, or counts no more."""
         moved = values[self.pictures.drags]
         moved = moved if isinstance(moved, dict) else {}
         x, y = numbers_of(moved, "x", "y")
         ends, kind = moved.get("ends") is True, moved.get("of")
         if kind == "handle":
-            number, drag = map(int, numbers_of(moved, "number", "drag"))
+            number, drag, face = map(int, numbers_of(moved, "number", "drag", "face"))
+            if (face, moved.get("view")) != (session.chosen, session.shown()[0].stem):
+                return True  # another face or view was chosen while this waited
             session.drag(number, x, y, drag, bool(values[self.expression.linked]), ends)
         elif kind in self.expression.pads:
             angles = dict(zip(pad_axes(kind), (x, y), strict=True))

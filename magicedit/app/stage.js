@@ -99,7 +99,7 @@ frame.addEventListener('pointerdown', event => {
     drag = { id: event.pointerId, x: event.clientX, y: event.clientY, moved: false, from: { ...zoom } };
     if (handle) {
         const box = frame.getBoundingClientRect();
-        Object.assign(drag, { handle, number: ++drags, start: {
+        Object.assign(drag, { handle, number: ++drags, value: props.value, start: {
             x: parseFloat(handle.style.left) / 100 - (event.clientX - box.left) / box.width,
             y: parseFloat(handle.style.top) / 100 - (event.clientY - box.top) / box.height,
         } });
@@ -121,10 +121,12 @@ frame.addEventListener('pointermove', event => {
 
 function tell(event, ends) {
     if (!drag.moved) return;
-    const at = place(event);
-    const [x, y] = [clamp(at.x + drag.start.x, 0, 1), clamp(at.y + drag.start.y, 0, 1)];
+    if (event.type !== 'pointercancel') drag.at = place(event); // that has no place
+    const [x, y] = [clamp(drag.at.x + drag.start.x, 0, 1), clamp(drag.at.y + drag.start.y, 0, 1)];
     Object.assign(drag.handle.style, { left: `${100 * x}%`, top: `${100 * y}%` });
-    const detail = { of: 'handle', number: Number(drag.handle.dataset.number), x, y, drag: drag.number, ends };
+    const { chosen, view } = drag.value;
+    const number = Number(drag.handle.dataset.number);
+    const detail = { of: 'handle', number, x, y, drag: drag.number, face: chosen, view, ends };
     document.dispatchEvent(new CustomEvent('me-drag', { detail }));
 }
 
@@ -156,10 +158,4 @@ divider.addEventListener('keydown', event => {
     if (to === undefined) return;
     event.preventDefault();
     compare(to);
-});
-
-stage.addEventListener('dragover', event => event.preventDefault());
-stage.addEventListener('drop', event => {
-    event.preventDefault();
-    document.dispatchEvent(new CustomEvent('me-files', { detail: event.dataTransfer.files }));
 });

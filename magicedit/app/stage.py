@@ -43,7 +43,8 @@ def drags() -> gr.HTML:
     """Returns the component whose events `input` and `release` are movements and ends of drags.
 
     Its value: of: "handle" or a pad's kind; x and y: of a handle, shares of the picture, of a pad, degrees;
-    ends: whether the drag does; of handles also number, of `HANDLES`, and drag, which counts the drags.
+    ends: whether the drag does; of handles also number, of `HANDLES`, drag, which counts the drags, and face
+    and view: what `stage_value` had as chosen and view when it began.
     """
     return gr.HTML(None, html_template="", js_on_load=DRAG, visible="hidden", elem_id="drags")
 

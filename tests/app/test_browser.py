@@ -493,6 +493,61 @@ def test_a_corner_of_the_mouth_dragged_by_20_px_arrives_within_5(open_page, back
     assert "AU12" in page.inner_text("#status")
 
 
+def test_a_drag_that_waits_moves_no_face_that_is_chosen_meanwhile(open_held_page, held, photographs):
+    busy, page = open_held_page(), open_held_page()
+    opened_photograph(busy, photographs / "one.png")
+    opened_photograph(page, photographs / "two.png")
+    held.take(busy)
+    page.mouse.move(*corner_of(page, 0))
+    page.mouse.down()
+    page.mouse.move(*np.add(corner_of(page, 0), (6, -9)), steps=3)
+    page.mouse.up()
+    page.locator("#faces button.thumbnail-item").nth(1).click()
+    page.wait_for_function("document.querySelector('#view input').checked")
+    held.let_go.set()
+    busy.wait_for_selector("#sweep img")
+    page.wait_for_selector("#cancel", state="hidden")
+    assert "The photograph itself" in page.inner_text("#status")
+
+
+DROP = """([place, name]) => {
+    const dataTransfer = new DataTransfer();
+    dataTransfer.items.add(new File(['nothing'], name));
+    const drop = new DragEvent('drop', { dataTransfer, bubbles: true, cancelable: true });
+    document.querySelector(place).dispatchEvent(drop);
+    return drop.defaultPrevented; // else the browser leaves the page
+}"""
+
+
+def test_what_is_dropped_on_the_picture_is_told_and_beside_the_fields_nothing(page):
+    for place in ("#sliders", "footer"):
+        assert page.evaluate(DROP, [place, "beside.txt"])
+    page.get_by_role("tab", name="Copy").click()
+    assert page.evaluate(DROP, ["#preset button", "wrong.yaml"])
+    status(page, "wrong.yaml")
+    assert page.evaluate(DROP, [".me-after", "notes.txt"])
+    told(page, "Invalid file type")
+    assert page.evaluate(DROP, [".me-after", "untyped.heic"])  # browsers may not know its type
+    status(page, "untyped.heic")
+    assert page.locator(".toast-wrap", has_text="beside").count() == 0
+
+
+def test_a_drag_that_the_system_breaks_off_ends_where_it_was(page):
+    for selector in (".me-handle[data-number='0']", "#pad-gaze .me-pad"):
+        page.locator(selector).scroll_into_view_if_needed()
+        box = page.locator(selector).bounding_box()
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] / 2 + 8, box["y"] + box["height"] / 2 - 8, steps=3)
+        before = page.locator(f"{selector}, {selector} i").last.get_attribute("style")
+        page.locator(selector).evaluate(
+            "e => e.dispatchEvent(new PointerEvent('pointercancel', { bubbles: true, pointerId: 1 }))"
+        )
+        assert page.locator(f"{selector}, {selector} i").last.get_attribute("style") == before
+        status(page, "Edit 1 of 1" if "handle" in selector else "Edit 2 of 2")
+        page.mouse.up()
+
+
 def test_pads_turn_gaze_and_head_and_a_drag_elsewhere_asks_nothing(page):
     for kind, control in (("gaze", "gaze_yaw"), ("head", "head_yaw")):
         field = page.locator(f"#pad-{kind} .me-pad")
