@@ -70,7 +70,7 @@ class Limits:
     """upload, body: bytes of an upload with its form, and of any other request. pause, whole: seconds that a
     client may take between two parts of a body, and for all of it."""
 
-    upload: int = 64 * 2**20 + 2**16
+    upload: int = 256 * 2**20 + 2**16
     body: int = 2**20
     pause: float = 20
     whole: float = 600
@@ -231,7 +231,9 @@ class Guard:
                     raise Refused(400, 'no file was sent; send a form with files under the name "files"')
                 paths = await run_in_threadpool(self._keep, files)
         except (HTTPException, MultiPartException, ClientDisconnect) as error:
-            raise Refused(400, "the form is malformed or broken off; send it again") from error
+            raise Refused(
+                400, f"the form is malformed, broken off, or has more than {MOST_FILES} files; send it again"
+            ) from error
         return JSONResponse([str(path) for path in paths])
 
     def _keep(self, files: list[UploadFile]) -> list[Path]:

@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from magicedit.app.guard import Guard, Limits, safe_name
+from magicedit.app.guard import MOST_FILES, Guard, Limits, safe_name
 from magicedit.app.server import free_address, listening, serve
 from magicedit.editor import ExpressionEditor
 from magicedit.errors import MagicEditError
@@ -357,6 +357,16 @@ def test_malformed_uploads_leave_nothing(guarded, kind, body):
     )
     refused(answer, 400)
     assert list(folder.iterdir()) == []
+
+
+def test_how_many_files_an_upload_may_have_is_told(guarded):
+    port, folder = guarded
+    files = [("files", (f"{number}.png", b"x")) for number in range(MOST_FILES + 1)]
+    answer = httpx.post(f"http://localhost:{port}{API}/upload", files=files, timeout=30)
+    refused(answer, 400)
+    assert "more than 20 files" in answer.json()["detail"]
+    assert list(folder.iterdir()) == []
+    assert httpx.post(f"http://localhost:{port}{API}/upload", files=files[1:], timeout=30).status_code == 200
 
 
 @pytest.mark.parametrize("count", [0, 10, 500_000])
