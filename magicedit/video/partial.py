@@ -22,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import cv2
 import numpy as np
 
 from magicedit import __version__
@@ -38,13 +39,15 @@ _PATTERNS = ("piece-*.mp4", "piece-*.json", "piece-*.tmp", "state-*.npz", ".*.tm
 
 def identity(editor: ExpressionEditor, settings: SamplingSettings) -> dict[str, Any]:
     """Returns, JSON-ready, everything in model, settings and installation that a result depends on."""
-    packages = ("av", "mediapipe", "numpy", "onnxruntime", "opencv-contrib-python", "torch")
+    packages = ("av", "mediapipe", "numpy", "onnxruntime", "torch")
+    versions = {name: _version(name) for name in packages}
     return {
         "model": editor.model,
         "weights": editor.changer.model.fingerprint(),
         "backend": editor.backend.name,
         "sampling": settings.to_json(),
-        "versions": {"magicedit": __version__, **{name: _version(name) for name in packages}},
+        # OpenCV is in four packages, of which any may be here
+        "versions": {"magicedit": __version__, "opencv": cv2.__version__, **versions},
     }
 
 

@@ -87,16 +87,17 @@ def test_a_step_of_the_model_may_stop_the_work_which_is_resumed(tmp_path, editor
 def test_other_work_does_not_mix_with_it(tmp_path, editor, source, moving, whole, change):
     output, film = tmp_path / "out.mp4", tmp_path / "in.mp4"
     film.write_bytes(source.read_bytes())
+    if change == "ID encoder":
+        pipeline = load_pipeline("mini", device="cpu")
+        editor = ExpressionEditor(pipeline, editor.backend, model=editor.model)
     with pytest.raises(KeyboardInterrupt):
         edit_video(editor, film, output, progress=stop_after(PIECE + 1), **ARGUMENTS)
     arguments = dict(ARGUMENTS)
     if change == "request":
         arguments["add"] = "AU12=-3,AU26=1"
     elif change == "ID encoder":
-        pipeline = load_pipeline("mini", device="cpu")
         with torch.no_grad():
             pipeline.reference_unet.conv_in.weight.mul_(0.5)
-        editor = ExpressionEditor(pipeline, editor.backend, model=editor.model)
     else:
         write_video(film, moving(PIECE + 3)[::-1])
     assert edit_video(editor, film, output, **arguments).resumed == 0
