@@ -218,10 +218,12 @@ class Page:
             def on_request(request: gr.Request, values: Values) -> Updates:
                 session = self.sessions.of(request)
                 told = ask(session, values)
+                session.outdate()  # else sliders that wait would ask for what they showed before
                 session.want(self.settings.read(values))
-                return self._show_sliders(session, values) | {self.status: said(told)}
+                words = {self.status: said(told), self.ticket: session.ticket}
+                return self._show_sliders(session, values) | words
 
-            shown = [*tab.shown, self.status]
+            shown = [*tab.shown, self.status, self.ticket]
             asking = event(self._spoken(on_request), sent | {*inputs}, shown, **(options or QUICK))
             editing = asking.success(
                 self._spoken(self.on_edit), None, self.edit_shown, **self.with_progress, **WITH_MODEL

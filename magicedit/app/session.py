@@ -135,7 +135,8 @@ class Session:
 
     Attributes:
         faces: those found in it, largest first.
-        ticket: changes with the photograph, with each `cancel`, and with each move in the history.
+        ticket: changes with the photograph, with each `cancel` and `outdate`, and with each move in the
+            history.
         chosen: index of the face that the sliders belong to.
         close_up: whether the chosen face is shown instead of the whole photograph.
         requests: face index -> requested variations, as on the sliders.
@@ -381,6 +382,11 @@ class Session:
         with self._lock:
             self._opened()
             return ticket == self.ticket
+
+    def outdate(self) -> None:
+        """Makes the tickets of events that wait invalid."""
+        with self._lock:
+            self.ticket += 1
 
     def join_sides(self) -> None:
         """Sets the request of both sides of the chosen face to their mean."""

@@ -411,6 +411,22 @@ def test_while_an_edit_waits_other_things_go_on_and_it_stays_what_it_was(open_he
     assert "face 2" not in page.inner_text("#status")
 
 
+def test_sliders_that_wait_do_not_undo_an_emotion_that_was_asked_after_them(
+    open_held_page, held, photographs
+):
+    busy, page = open_held_page(), open_held_page()
+    for one in (busy, page):
+        opened_photograph(one, photographs / "one.png")
+    held.take(busy)
+    slide(page, "AU9L", 2.0)
+    page.wait_for_selector("#cancel")  # the edit waits
+    page.click("#use-emotion")
+    status(page, "Happiness, 0.8.")
+    held.let_go.set()
+    assert "AU9" not in status(page, "Edit 1 of 1")
+    assert f"AU12 +{0.8 * EMOTIONS['happiness']['AU12']:.1f}" in page.inner_text("#status")
+
+
 def test_cancel_drops_an_edit_that_waits(open_held_page, held, photographs):
     busy, page = open_held_page(), open_held_page()
     opened_photograph(busy, photographs / "one.png")
