@@ -503,6 +503,7 @@ def open_session(
         arrays.append(array.reshape(shape))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # errors are raised too
     # Threads that wait would burn the time of the other stages of an edit
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # A graph may name files to read tensors from: relative to this one, where there are none
