@@ -186,7 +186,8 @@ class Page:
     def _wire_drags(self) -> None:
         """Movements of a drag are requests with a preview; its end is an edit."""
         tab, moves = self.expression, self.pictures.drags
-        asked = {self.ticket, moves, *tab.way, *tab.sliders.values(), *self.settings.inputs}
+        asked = {self.ticket, self.pictures.face, moves, *tab.way}
+        asked |= {*tab.sliders.values(), *self.settings.inputs}
         moves.input(
             self._spoken(self.on_move),
             asked | {self.settings.live},
@@ -394,6 +395,8 @@ class Page:
                 return True  # another face or view was chosen while this waited
             session.drag(number, x, y, drag, bool(values[self.expression.linked]), ends)
         elif kind in self.expression.pads:
+            if int(values[self.pictures.face]) != session.chosen:
+                return True
             angles = dict(zip(pad_axes(kind), (x, y), strict=True))
             session.ask(session.editor.action_units.deltas(session.request() | angles))
         else:
