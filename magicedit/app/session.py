@@ -217,8 +217,8 @@ class Session:
 
     @property
     def empty(self) -> bool:
-        """Whether there is nothing to lose: no photograph, and none is being opened."""
-        return self._upload is None and not self._opening
+        """Whether there is nothing to lose: no photograph, and no work that waits or runs."""
+        return self._upload is None and not self.busy and not self._wanted
 
     @property
     def busy(self) -> bool:

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from magicedit.app import sessions as module
+from magicedit.app.series import Photographs, series_of
 from magicedit.app.sessions import Sessions
 from magicedit.editor import ExpressionEditor
 from magicedit.errors import ImageError, MagicEditError
@@ -58,6 +59,17 @@ def test_names_without_photographs_take_nothing_away(sessions, photographs):
     assert len(sessions._sessions) <= module.MOST_EMPTY + 1
     assert sessions.of(page(0)) is session
     assert session.photo is not None
+
+
+def test_names_take_no_waiting_batch_away(sessions, photographs):
+    session = sessions.of(page(0))
+    files = [str(photographs / "one.png")]
+    session.want(series_of(Photographs, session, files, "AU12=1", None, PLAIN))
+    for number in range(1, 2 * module.MOST_EMPTY):
+        sessions.of(page(number))
+    with session.work(Photographs) as wanted:
+        assert wanted is not None
+        assert sessions.of(page(0)) is session
 
 
 def test_pages_beyond_the_memory_keep_their_photographs_and_edits(sessions, photographs, monkeypatch):
