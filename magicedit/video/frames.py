@@ -86,9 +86,9 @@ def edit_frames(
         frames: (height, width, 3) uint8 RGB, all of one size, in order.
         rate: frames a second.
         settings: of tracking and smoothing; the encoding is not used.
-        progress: called as `progress(done, frame)` in this thread: after each frame in which faces were sought,
-            with None, and after each few edited ones, with the last result. `done` counts both and ends at
-            twice the number of frames. If it raises, the work stops.
+        progress: called as `progress(done, frame)` in this thread: after each frame in which faces were
+            sought, with None, and after each few edited ones, with the last result. `done` counts both and
+            ends at twice the number of frames. If it raises, the work stops.
 
     Other arguments as of `edit_video`.
 
