@@ -232,16 +232,16 @@ class Vocabulary(tuple[str, ...]):
         if isinstance(spec, Mapping):
             return list(spec.items())
         if isinstance(spec, str):
-            pairs = [part.split("=") for part in spec.split(",")]
-            for part in pairs:
-                if len(part) != 2 or not part[0].strip() or not part[1].strip():
+            pairs = []
+            for part in spec.split(","):
+                name, _, value = (word.strip() for word in part.partition("="))
+                if not name or not value or "=" in value:
                     raise ActionUnitError(
                         "expected NAME=NUMBER, separated by commas, such as AU12=+3,AU4=-1; "
-                        f"got {quoted('='.join(part))} in {quoted(spec)}"
+                        f"got {quoted(part)} in {quoted(spec)}"
                     )
-            return [
-                (f"AU{name.strip()}" if name.strip()[0].isdecimal() else name, value) for name, value in pairs
-            ]
+                pairs.append((f"AU{name}" if name[0].isdecimal() else name, value))
+            return pairs
         if spec is None or not isinstance(spec, Iterable):
             raise ActionUnitError(
                 f'expected "AU12=+3,AU4=-1", a mapping or a vector of {self.numbers} numbers, '

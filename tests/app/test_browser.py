@@ -613,6 +613,7 @@ def test_a_pasted_photograph_and_one_from_the_camera(open_page, photographs):
     page = open_page()
     page.click("#ask-camera")
     page.click("#camera button:has-text('Webcam')")
+    page.wait_for_function("document.querySelector('#camera video')?.videoWidth > 0")
     page.click("#camera button[aria-label='capture photo']")
     status(page, "no face was found")  # on the pattern of Chromium's own camera
     page.evaluate(
