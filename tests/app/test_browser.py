@@ -609,13 +609,18 @@ def test_comparing_by_key_by_holding_and_by_ctrl_wheel(page):
     page.wait_for_function(zoomed)
 
 
-def test_a_pasted_photograph_and_one_from_the_camera(open_page, photographs):
+@pytest.mark.slow  # once, beside other tests, Chromium's own camera gave no picture within its time
+def test_a_photograph_from_the_camera(open_page):
     page = open_page()
     page.click("#ask-camera")
     page.click("#camera button:has-text('Webcam')")
     page.wait_for_function("document.querySelector('#camera video')?.videoWidth > 0")
     page.click("#camera button[aria-label='capture photo']")
-    status(page, "no face was found")  # on the pattern of Chromium's own camera
+    status(page, "no face was found")  # on the pattern of Chromium's camera
+
+
+def test_a_pasted_photograph(open_page, photographs):
+    page = open_page()
     page.evaluate(
         """async bytes => {
             const transfer = new DataTransfer();
