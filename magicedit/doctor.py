@@ -1,6 +1,5 @@
 """What is installed, what the machine offers, and whether editing can work: `magicedit doctor`."""
 
-import importlib.metadata
 import os
 import platform
 from collections.abc import Callable
@@ -11,7 +10,15 @@ from typing import Any
 from packaging.version import Version
 
 from magicedit import __version__
-from magicedit.errors import LEFT_OUT, LIGHT_EXTRAS, MagicEditError, installing, is_installed, is_light
+from magicedit.errors import (
+    LEFT_OUT,
+    LIGHT_EXTRAS,
+    MagicEditError,
+    installing,
+    is_installed,
+    is_light,
+    version_of,
+)
 
 WHOLE, LIGHT = "magicedit", "magicedit-light"  # names under which the package is installed
 ESSENTIAL_PACKAGES = ("onnxruntime", "mediapipe", "numpy", "pillow", "safetensors")
@@ -97,13 +104,6 @@ def examine() -> Report:
             "extras": check_extras(),
         }
     )
-
-
-def version_of(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def check_installation() -> Check:

@@ -65,15 +65,19 @@ def needs_extra(extra: str, problem: str) -> Iterator[None]:
         raise MissingDependencyError(f"{problem} ({error}); {installing(extra)}") from error
 
 
-def is_installed(package: str) -> bool:
-    """Whether a distribution of that name is installed."""
+def version_of(package: str) -> str | None:
+    """Returns the version of an installed distribution; None where there is none of that name."""
     import importlib.metadata  # a slow import
 
     try:
-        importlib.metadata.distribution(package)
+        return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+        return None
+
+
+def is_installed(package: str) -> bool:
+    """Whether a distribution of that name is installed."""
+    return version_of(package) is not None
 
 
 def is_light() -> bool:

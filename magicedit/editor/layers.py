@@ -21,7 +21,7 @@ from magicedit.faces.regions import region_polygon
 from magicedit.files import replacing
 from magicedit.imaging import Photo
 from magicedit.request import EditRequest
-from magicedit.warping.change import upsampled, window_of
+from magicedit.warping.change import weighted_flow, window_of
 
 LIPS_EDGE = 0.04  # of the mouth's width, by which the mouth's layer reaches over the inner edge of the lips
 
@@ -61,7 +61,8 @@ def layers_of(editor: ExpressionEditor, photo: Photo, request: EditRequest, resu
         if change is None:
             continue
         _add_movement(shift, mask, cut.alignment, change, cut.region(change))
-        pixels = changer.carry(pixels, cut, change, asked, settings)
+        own = pixels is not photo.pixels
+        pixels = changer.carry(pixels, cut, change, asked, settings, in_place=own)
 
     # 2. Pixels that movement does not explain
     y, x = np.indices(shape, np.float32)
@@ -90,9 +91,7 @@ def _add_movement(
     if window is None:
         return
     x0, y0, x1, y1 = window
-    weight = np.clip(upsampled(region, alignment, window, cv2.INTER_LINEAR), 0, 1)
-    to_photo = np.linalg.inv(alignment.matrix[:, :2]).astype(np.float32)
-    flow = upsampled(change.flow, alignment, window) @ to_photo.T * weight[..., None]
+    flow, weight = weighted_flow(change, region, alignment, window)
     y, x = np.mgrid[y0:y1, x0:x1].astype(np.float32)
     before = cv2.remap(
         shift, flow + np.dstack([x, y]), None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE

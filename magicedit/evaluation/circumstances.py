@@ -5,9 +5,9 @@ import platform
 import re
 import shlex
 from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from magicedit.errors import version_of
 from magicedit.workers import cores
 
 PACKAGES = ("magicedit", "torch", "diffusers", "mediapipe", "numpy", "opencv-python", "pillow")
@@ -28,12 +28,7 @@ def hardware() -> dict[str, object]:
 def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
     """Returns the versions of Python and of these packages, or "not installed"."""
     found = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+    return found | {package: version_of(package) or "not installed" for package in packages}
 
 
 def without_folders(text: str) -> str:

@@ -140,12 +140,22 @@ def look_through(video: Video, tracker: Tracker, cuts: CutDetector, first: int =
             difference = cuts.difference(frame.planes)
             if frame.index < first:
                 continue
-            cut = frame.index > 0 and cuts.is_cut(difference)
-            faces = tracker.look(pixels, frame.index, cut)
-            tracker.note(faces, cut)
-            yield Row(
-                frame.index, frame.pts, frame.duration, difference, cut, tuple(faces), frame.transparent
-            )
+            seen = look_at(tracker, cuts, frame.index, pixels, difference)
+            yield Row(frame.index, frame.pts, frame.duration, difference, *seen, frame.transparent)
+
+
+def look_at(
+    tracker: Tracker, cuts: CutDetector, index: int, pixels: np.ndarray, difference: float
+) -> tuple[bool, tuple[Tracked, ...]]:
+    """Returns whether a film cuts to a frame, and the faces that the tracker finds in it.
+
+    index: of the frame; those before it have been looked at. pixels: (height, width, 3) uint8 RGB.
+    difference: `CutDetector.difference` of the frame.
+    """
+    cut = index > 0 and cuts.is_cut(difference)
+    faces = tracker.look(pixels, index, cut)
+    tracker.note(faces, cut)
+    return cut, tuple(faces)
 
 
 def analyse(

@@ -17,7 +17,7 @@ from magicedit.faces.types import check_pixels
 from magicedit.models.face_model import OnStep
 from magicedit.provenance import Mark
 from magicedit.request import Deltas, EditRequest, SamplingOptions
-from magicedit.video.analysis import Row, choose, scan
+from magicedit.video.analysis import Row, choose, look_at, scan
 from magicedit.video.edit import EditMaker, check_request
 from magicedit.video.job import QUALITY
 from magicedit.video.rendering import batch_size, batches
@@ -121,10 +121,7 @@ def edit_frames(
     rows = []
     for index, frame in enumerate(frames):
         difference = cuts.difference(_planes(frame))
-        cut = index > 0 and cuts.is_cut(difference)
-        found = tracker.look(frame, index, cut)
-        tracker.note(found, cut)
-        rows.append(Row(index, index, 1, difference, cut, tuple(found)))
+        rows.append(Row(index, index, 1, difference, *look_at(tracker, cuts, index, frame, difference)))
         if progress is not None:
             progress(index + 1, None)
     tracks = choose(scan(iter(rows), job.time_base), face, Path("these frames"))
@@ -142,10 +139,7 @@ def edit_frames(
         edited += maker.edited([row for (row, _), _ in batch], steady, [frame for _, frame in batch])
         if progress is not None:
             progress(len(frames) + len(edited), edited[-1])
-    faces = [
-        FaceInVideo(number, track.seen, (track.runs[0].starts, track.runs[-1].ends), len(track.runs))
-        for number, track in enumerate(tracks)
-    ]
+    faces = [FaceInVideo.of(number, track) for number, track in enumerate(tracks)]
     mark = None
     if editor.mark:
         mark = Mark.of_edit(

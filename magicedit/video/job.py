@@ -110,10 +110,7 @@ class VideoJob:
                 raise
             resumed, sound = render(maker, info, partial)
             partial.remove()
-        faces = []
-        for number, track in enumerate(maker.tracks):
-            seconds = track.runs[0].starts, track.runs[-1].ends
-            faces.append(FaceInVideo(number, track.seen, seconds, len(track.runs)))
+        faces = [FaceInVideo.of(number, track) for number, track in enumerate(maker.tracks)]
         return VideoResult(
             path=self.output, width=info.width, height=info.height, frames=analysis.frames,
             video_seconds=analysis.last_pts * self.time_base,

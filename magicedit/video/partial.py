@@ -17,7 +17,6 @@ import json
 import os
 import stat
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,7 +26,7 @@ import numpy as np
 
 from magicedit import __version__
 from magicedit.editor import ExpressionEditor, SamplingSettings
-from magicedit.errors import MagicEditError, OutputError
+from magicedit.errors import MagicEditError, OutputError, version_of
 from magicedit.files import read_bytes, read_text, replacing, sha256_of, shown, sync, write_text
 from magicedit.ledger import hold
 from magicedit.video.writing import Piece
@@ -40,7 +39,7 @@ _PATTERNS = ("piece-*.mp4", "piece-*.json", "piece-*.tmp", "state-*.npz", ".*.tm
 def identity(editor: ExpressionEditor, settings: SamplingSettings) -> dict[str, Any]:
     """Returns, JSON-ready, everything in model, settings and installation that a result depends on."""
     packages = ("av", "mediapipe", "numpy", "onnxruntime", "torch")
-    versions = {name: _version(name) for name in packages}
+    versions = {name: version_of(name) for name in packages}
     return {
         "model": editor.model,
         "weights": editor.changer.model.fingerprint(),
@@ -49,13 +48,6 @@ def identity(editor: ExpressionEditor, settings: SamplingSettings) -> dict[str, 
         # OpenCV is in four packages, of which any may be here
         "versions": {"magicedit": __version__, "opencv": cv2.__version__, **versions},
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 class Partial:

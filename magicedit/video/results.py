@@ -4,9 +4,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from magicedit.video.flicker import Flicker
+
+if TYPE_CHECKING:
+    from magicedit.video.analysis import Track
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,11 @@ class FaceInVideo:
     seen: int
     seconds: tuple[float, float]
     runs: int
+
+    @classmethod
+    def of(cls, number: int, track: "Track") -> "FaceInVideo":
+        seconds = track.runs[0].starts, track.runs[-1].ends
+        return cls(number, track.seen, seconds, len(track.runs))
 
     def to_json(self) -> dict[str, Any]:
         return {

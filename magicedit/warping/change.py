@@ -99,9 +99,7 @@ def carry_change(
 
     # 1. Upsample the change to the photograph
     upsample = partial(upsampled, alignment=alignment, window=window)
-    weight = np.clip(upsample(region, interpolation=cv2.INTER_LINEAR), 0, 1)  # (height, width)
-    to_photo = np.linalg.inv(alignment.matrix[:, :2]).astype(np.float32)
-    flow = upsample(change.flow) @ to_photo.T * in_channels(weight, 2)  # photograph pixels
+    flow, weight = weighted_flow(change, region, alignment, window)
 
     # 2. Move the photograph's own pixels, from as far around the rectangle as the flow reaches
     reach = int(np.ceil(np.abs(flow).max(initial=0))) + 4
@@ -158,6 +156,16 @@ def upsampled(
         flags=interpolation | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_CONSTANT,
     )
+
+
+def weighted_flow(
+    change: Change, region: np.ndarray, alignment: "Alignment", window: tuple[int, int, int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the flow of a change over a window, (h, w, 2) in pixels of the photograph, faded by the weight
+    of the region (size, size), and that weight, (h, w) 0..1."""
+    weight = np.clip(upsampled(region, alignment, window, cv2.INTER_LINEAR), 0, 1)
+    to_photo = np.linalg.inv(alignment.matrix[:, :2]).astype(np.float32)
+    return upsampled(change.flow, alignment, window) @ to_photo.T * in_channels(weight, 2), weight
 
 
 def window_of(
