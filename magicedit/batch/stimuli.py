@@ -3,7 +3,6 @@
 Beside them stand landmark templates, a table of requested and measured intensities, and a methods paragraph.
 """
 
-import importlib.metadata
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -20,7 +19,7 @@ from magicedit.batch.designs import AVERAGE, Design, Person
 from magicedit.batch.stimulus_pictures import luminance_of, masked, oval_of, template_of, with_luminance
 from magicedit.batch.stimulus_report import METHODS, TABLE, Made, methods_of, table_of
 from magicedit.editor.settings import MouthSettings
-from magicedit.errors import MagicEditError, NoFaceError, OutputError, reason_of
+from magicedit.errors import MagicEditError, NoFaceError, OutputError, reason_of, version_of
 from magicedit.faces import Face, levels_of
 from magicedit.files import remembered_sha256, shown, sweep, write_text
 from magicedit.imaging import Photo, open_photo, save_image
@@ -166,12 +165,8 @@ def _settings(
     }
     if design.luminance == AVERAGE:  # then they depend on all photographs
         plain["photographs"] = [_digest(person.photo) for person in design.people.values()]
-    versions = {"magicedit": __version__}
-    for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    installed = {package: version_of(package) for package in _PACKAGES}
+    versions = {"magicedit": __version__} | {name: number for name, number in installed.items() if number}
     about = {"name": shown_model(model), "fingerprint": folder.fingerprint, "dtype": dtype, "mark": mark}
     return {"design": plain, "model": about, "versions": versions}
 
@@ -198,7 +193,9 @@ class _Workshop:
         self._person: Person | None = None
         self._photo: Photo
         self._face: Face
-        self._landmarks: np.ndarray  # of the unedited face in its stimuli
+        # (height, width) 0..1, see `oval_of`: of the unedited face in its stimuli, and of the mask, if asked
+        self._face_oval: np.ndarray
+        self._shown_oval: np.ndarray | None
         self._inside: np.ndarray  # (height, width) 0..1, the photograph in its stimuli
         self._before: dict[str, float]
         self._luminance = design.luminance
@@ -207,7 +204,7 @@ class _Workshop:
             for person in design.people.values():
                 self._prepare(person)
                 drawn, _ = self._drawn(self._photo.pixels)
-                every.append(luminance_of(drawn, self._oval(drawn)))
+                every.append(luminance_of(drawn, self._face_oval))
             self._luminance = tuple(float(value) for value in np.mean(every, axis=0))
 
     def make(self, person: Person, condition: Mapping[str, float | str], path: Path) -> dict[str, Any]:
@@ -223,11 +220,11 @@ class _Workshop:
 
         # 3. Luminance and mask, by the place of the unedited face, which all levels of a person share
         if self._luminance is not None:
-            drawn = with_luminance(drawn, self._oval(drawn), *self._luminance)
+            drawn = with_luminance(drawn, self._face_oval, *self._luminance)
             drawn = masked(drawn, self._inside, self.design.background)
-        mean, sd = luminance_of(drawn, self._oval(drawn))
-        if self.design.oval is not None:
-            drawn = masked(drawn, self._oval(drawn, self.design.oval), self.design.background)
+        mean, sd = luminance_of(drawn, self._face_oval)
+        if self._shown_oval is not None:
+            drawn = masked(drawn, self._shown_oval, self.design.background)
 
         # 4. The files
         image = PIL.Image.fromarray(drawn)
@@ -263,7 +260,10 @@ class _Workshop:
         if self._face.scheme != "mediapipe478":
             raise MagicEditError("stimuli need MediaPipe's landmarks; use the face backend mediapipe")
         drawn, matrix = self._drawn(photo.pixels)
-        self._landmarks = self._face.landmarks @ matrix[:, :2].T + matrix[:, 2]
+        landmarks = self._face.landmarks @ matrix[:, :2].T + matrix[:, 2]
+        self._face_oval = oval_of(landmarks, drawn.shape, 1.0)
+        margin = self.design.oval
+        self._shown_oval = None if margin is None else oval_of(landmarks, drawn.shape, margin)
         self._inside = np.ones(drawn.shape[:2], np.float32)
         if (frame := self.design.frame) is not None:
             photograph = np.full(photo.pixels.shape[:2], 255, np.uint8)
@@ -284,9 +284,6 @@ class _Workshop:
             return pixels, np.eye(2, 3)
         matrix = frame.matrix(self._face)
         return frame.draw(pixels, matrix, self.design.background), matrix
-
-    def _oval(self, drawn: np.ndarray, margin: float = 1.0) -> np.ndarray:
-        return oval_of(self._landmarks, drawn.shape, margin)
 
 
 def _rounded(values: Mapping[str, float]) -> dict[str, float]:

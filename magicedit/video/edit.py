@@ -233,5 +233,6 @@ class EditMaker(FrameMaker):
                 edited[i] = self.changer.carry(
                     edited[i], places[i], change, requests[i], self.sampling,
                     presence=steady[i].presence, donor=self._donors[number],
+                    in_place=edited[i] is not pixels[i],
                 )  # fmt: skip
         return edited
