@@ -68,6 +68,8 @@ FOLLOW = """file => {
 PRIVATE = {"api_visibility": "private"}
 WITH_MODEL = PRIVATE | {"concurrency_id": MODEL, "concurrency_limit": 1}
 QUICK = PRIVATE | {"show_progress": "hidden", "concurrency_limit": None}
+# What is asked again while it runs happens once more afterwards, instead of not at all
+LAST = {"trigger_mode": "always_last"}
 # Unprocessed: a number field is empty while somebody types, which Gradio would reject
 RAW = {"preprocess": False}
 
@@ -118,7 +120,7 @@ class Page:
                     self.photographs = PhotographsTab()
                     self.settings = SettingsTab(settings, live)
             self.status = self.pictures.status
-            self.edit_shown = [*self.pictures.of_edit, self.measured.bars, self.status, self.ticket]
+            self.edit_shown = [*self.pictures.of_edit, self.status, self.ticket]
             self.with_progress = {
                 "show_progress": "minimal" if live else "full",  # a bar over the picture would flash
                 "show_progress_on": self.pictures.progress,
@@ -137,13 +139,15 @@ class Page:
         shown = [*pictures.of_faces, *tab.shown, *self.edit_shown]
 
         def opens(event: Callable[..., Any], handler: Callable[..., Any], *inputs: Any) -> Any:
-            return event(
+            opening = event(
                 self._spoken(handler),
                 {tab.mode, *inputs},
                 shown,
                 show_progress_on=pictures.progress,  # an error would cover the picture that stays
                 **WITH_MODEL,
             )
+            self._shows_measured(opening)
+            return opening
 
         self._empties(opens(pictures.upload.upload, self.on_upload, pictures.upload), pictures.upload)
         self._empties(opens(pictures.camera.input, self.on_camera, pictures.camera), pictures.camera)
@@ -163,7 +167,7 @@ class Page:
             self._spoken(self.on_drag),
             asked | {self.settings.live},
             [self.pictures.stage, self.status],
-            trigger_mode="always_last",
+            **LAST,
             show_progress="hidden",
             **WITH_MODEL,
             **RAW,
@@ -173,11 +177,12 @@ class Page:
             self._spoken(self.on_ask),
             asked,
             self.edit_shown,
-            trigger_mode="always_last",
+            **LAST,
             **self.with_progress,
             **WITH_MODEL,
             **RAW,
         )
+        self._shows_measured(asking)
         self._tells_trouble(asking)
         self.pictures.cancel.click(self.on_cancel, None, [self.ticket, self.status], queue=False, **PRIVATE)
         for event in (tab.mode.input, tab.linked.input):
@@ -192,7 +197,7 @@ class Page:
             self._spoken(self.on_move),
             asked | {self.settings.live},
             [*tab.sliders.values(), self.pictures.stage, self.status],
-            trigger_mode="always_last",
+            **LAST,
             show_progress="hidden",
             **WITH_MODEL,
             **RAW,
@@ -201,11 +206,12 @@ class Page:
             self._spoken(self.on_release),
             asked,
             [*tab.shown, *self.edit_shown],
-            trigger_mode="always_last",
+            **LAST,
             **self.with_progress,
             **WITH_MODEL,
             **RAW,
         )
+        self._shows_measured(editing)
         self._tells_trouble(editing)
 
     def _wire_requests(self) -> None:
@@ -227,8 +233,14 @@ class Page:
             shown = [*tab.shown, self.status, self.ticket]
             asking = event(self._spoken(on_request), sent | {*inputs}, shown, **(options or QUICK))
             editing = asking.success(
-                self._spoken(self.on_edit), None, self.edit_shown, **self.with_progress, **WITH_MODEL
+                self._spoken(self.on_edit),
+                None,
+                self.edit_shown,
+                **self.with_progress,
+                **LAST,
+                **WITH_MODEL,
             )
+            self._shows_measured(editing)
             self._tells_trouble(editing)
             return asking
 
@@ -251,7 +263,8 @@ class Page:
             (pictures.redo.click, self.on_redo),
             (pictures.history.select, self.on_history),
         ):
-            event(self._spoken(handler), tab.way, [*tab.shown, *self.edit_shown], **QUICK)
+            shown = [*tab.shown, *self.edit_shown]
+            self._shows_measured(event(self._spoken(handler), tab.way, shown, **QUICK))
         for button, handler in ((pictures.png, self.on_png), (pictures.jpeg, self.on_jpeg)):
             button.click(self._spoken(handler), None, pictures.result_file, **WITH_MODEL).success(
                 None, pictures.result_file, js=FOLLOW, **PRIVATE
@@ -266,7 +279,14 @@ class Page:
             )
         self.sweep.draw.click(
             self._spoken(self.on_ask_sweep), self.sweep.inputs | self.settings.inputs, None, **QUICK
-        ).success(self._spoken(self.on_sweep), None, self.sweep.drawn, **self.with_progress, **WITH_MODEL)
+        ).success(
+            self._spoken(self.on_sweep),
+            None,
+            self.sweep.drawn,
+            **self.with_progress,
+            **LAST,
+            **WITH_MODEL,
+        )
 
     def _wire_series(self) -> None:
         """Videos and several photographs: their files are kept at once, and edited when the model is free."""
@@ -293,6 +313,7 @@ class Page:
                 shown,
                 show_progress="full",
                 show_progress_on=tab.progress,
+                **LAST,
                 **WITH_MODEL,
             )
             for event in (asking, working):
@@ -303,6 +324,10 @@ class Page:
         event.success(lambda: None, None, place, **QUICK)
         event.failure(lambda: None, None, place, **QUICK)
         self._tells_trouble(event)
+
+    def _shows_measured(self, event: gr.events.Dependency) -> None:
+        """Updates the table of measurements after the event: identity takes longer than the rest of it."""
+        event.success(self.on_measured, None, self.measured.bars, **LAST, **QUICK)
 
     def _tells_trouble(self, event: gr.events.Dependency) -> None:
         event.failure(self.on_trouble, None, self.status, **QUICK)
@@ -338,6 +363,10 @@ class Page:
     def on_trouble(self, request: gr.Request) -> str:
         session = self.sessions.known(request)
         return said("" if session is None else session.trouble)
+
+    def on_measured(self, request: gr.Request) -> Updates:
+        session = self.sessions.known(request)
+        return gr.skip() if session is None else self.measured.show(session)
 
     def on_choose(self, request: gr.Request, event: gr.EventData, values: Values) -> Updates:
         """A face is chosen: by its thumbnail, or by a place in the picture."""
@@ -567,7 +596,7 @@ class Page:
         if session.photo is None:
             return {self.ticket: session.ticket}
         words = {self.status: said(summary(session)), self.ticket: session.ticket}
-        return self.pictures.show_edit(session) | self.measured.show(session) | words
+        return self.pictures.show_edit(session) | words
 
 
 def numbers_of(given: dict[str, Any], *names: str) -> list[float]:
