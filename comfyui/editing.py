@@ -21,6 +21,7 @@ from magicedit.errors import ImageError, NoFaceError
 from magicedit.expression import Expression
 from magicedit.imaging import open_photo, save_image
 from magicedit.provenance import Mark
+from magicedit.request import face_number
 from magicedit.video import Smoothing, VideoSettings, edit_frames
 
 Watch = Callable[[int, int], None]
@@ -104,7 +105,7 @@ def collected(
 
 
 def measure(
-    editor: ExpressionEditor, images: torch.Tensor, face: int, watch: Watch
+    editor: ExpressionEditor, images: torch.Tensor, face: str | int, watch: Watch
 ) -> tuple[str, str, Expression]:
     """Returns the faces of all pictures as text and JSON, and the expression of one face of the first one."""
     lines, content = [], []
@@ -115,11 +116,11 @@ def measure(
         content.append([face_to_json(found) for found in faces])
         for index, found in enumerate(faces):
             units = ", ".join(f"{name} {value:.1f}" for name, value in found.action_units.items())
-            lines.append(f"image {number}, face {index}: {units}")
+            lines.append(f"image {number}, face {index + 1}: {units}")
     return "\n".join(lines), json.dumps(content), expression_of(editor, images, face)
 
 
-def expression_of(editor: ExpressionEditor, images: torch.Tensor, face: int) -> Expression:
+def expression_of(editor: ExpressionEditor, images: torch.Tensor, face: str | int) -> Expression:
     """Returns the expression measured in the first picture; errors as in `ExpressionEditor.expression`."""
     return editor.expression(photos_of(images)[0], face)
 
@@ -139,9 +140,20 @@ def text_of(expression: Expression) -> str:
 
 
 def face_choice(text: str) -> str | int:
-    """Returns the `face` of a request: a word, or a number from 0."""
+    """Returns the `face` of a request: a word, or the index from 0 of a number such as "#2", from 1.
+
+    Raises NoFaceError for a bare number: workflows saved by earlier versions hold such, counted from 0.
+    """
     text = text.strip().lower()
-    return int(text) if text.isdecimal() and len(text) < 10 else text  # the editor says what it expects
+    number = text.removeprefix("#")
+    if not number.isdecimal() or len(number) > 9:
+        return text  # the editor says what it expects
+    if number == text:
+        raise NoFaceError(
+            f'expected all, largest, or a number such as #1, the largest face, got "{text}"; one without '
+            f"# is of a workflow that counts faces from 0: write #{int(number) + 1}"
+        )
+    return face_number(number)
 
 
 def edit(
@@ -241,7 +253,7 @@ def film(
         np.dstack([after, before[..., 3:]]) for after, before in zip(result.frames, photos, strict=True)
     ]
     lines = [
-        f"face {face.number}: in {face.seen} of {len(edited)} frames, {face.seconds[0]:.2f} to "
+        f"face {face.number + 1}: in {face.seen} of {len(edited)} frames, {face.seconds[0]:.2f} to "
         f"{face.seconds[1]:.2f} s"
         for face in result.faces
     ]
@@ -289,6 +301,6 @@ def report_lines(result: EditResult, name: str) -> list[str]:
             if face.after is not None and unit in face.before and unit in face.after:
                 measured = f" (measured {face.before[unit]:.1f} -> {face.after[unit]:.1f})"
             parts.append(f"{unit} {delta:+.1f}{measured}")
-        lines.append(f"{name}, face {face.index}: {', '.join(parts) or 'nothing asked'}")
+        lines.append(f"{name}, face {face.index + 1}: {', '.join(parts) or 'nothing asked'}")
         lines += [f"  warning: {warning}" for warning in face.warnings]
     return lines

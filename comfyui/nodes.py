@@ -78,11 +78,11 @@ def _edited_outputs(images: str = "image") -> list:
 
 
 def _faces(default: str) -> io.String.Input:
-    return io.String.Input("face", default=default, tooltip="all, largest, or a number from 0, the largest")
+    return io.String.Input("face", default=default, tooltip="all, largest, #2 (the second largest), #3 ...")
 
 
-def _one_face() -> io.Int.Input:
-    return io.Int.Input("face", default=0, min=0, max=99, tooltip="which face, counted from 0, the largest")
+def _one_face() -> io.String.Input:
+    return io.String.Input("face", default="largest", tooltip="largest, #2 (the second largest), #3 ...")
 
 
 def _sampling() -> list:
@@ -238,8 +238,8 @@ class MagicEditMeasure(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, editor, image, face: int) -> io.NodeOutput:
-        return io.NodeOutput(*editing.measure(editor, image, face, watch()))
+    def execute(cls, editor, image, face: str) -> io.NodeOutput:
+        return io.NodeOutput(*editing.measure(editor, image, editing.face_choice(face), watch()))
 
 
 class MagicEditEdit(io.ComfyNode):
@@ -305,8 +305,9 @@ class MagicEditSweep(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, editor, image, quality: str, **asked) -> io.NodeOutput:
-        return shown(cls, editing.sweep(editor, image, watch(), quality=_quality(quality), **asked))
+    def execute(cls, editor, image, face: str, quality: str, **asked) -> io.NodeOutput:
+        asked |= {"face": editing.face_choice(face), "quality": _quality(quality)}
+        return shown(cls, editing.sweep(editor, image, watch(), **asked))
 
 
 class MagicEditExpressionFromImage(io.ComfyNode):
@@ -322,8 +323,8 @@ class MagicEditExpressionFromImage(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, editor, image, face: int) -> io.NodeOutput:
-        expression = editing.expression_of(editor, image, face)
+    def execute(cls, editor, image, face: str) -> io.NodeOutput:
+        expression = editing.expression_of(editor, image, editing.face_choice(face))
         return io.NodeOutput(expression, editing.text_of(expression))
 
 

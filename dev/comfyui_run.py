@@ -123,7 +123,7 @@ async def checked(address: str, base: Path) -> dict[str, Any]:
                 "class_type": "MagicEditSweep",
                 "inputs": {
                     "editor": ["1", 0], "image": ["2", 0], "au": "AU4", "start": -3, "stop": 5, "steps": 100,
-                    "face": 0, "quality": "model's own", "seed": 0,
+                    "face": "largest", "quality": "model's own", "seed": 0,
                 },
             },
         }  # fmt: skip

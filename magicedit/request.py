@@ -254,6 +254,27 @@ def check_face(face: str | int) -> None:
         raise NoFaceError(f'face must be "all", "largest" or an index from 0, got {quoted(face)}')
 
 
+def missing_face(index: int, found: int, where: str, largest: str = "the largest") -> NoFaceError:
+    """Returns the error of a face that is not there, in the words of people, who count from 1.
+
+    found: number of faces, at least 1. where, largest: of the message.
+    """
+    return NoFaceError(
+        f"face {index + 1} does not exist (index {index} in Python): {found} {where}, counted from 1, "
+        f"{largest}"
+    )
+
+
+def face_number(text: str) -> int:
+    """Returns the index, from 0, of a face whose number, from 1, is written in a text of digits.
+
+    Raises NoFaceError for 0.
+    """
+    if not int(text):
+        raise NoFaceError("faces are counted from 1, the largest, got 0")
+    return int(text) - 1
+
+
 def _is_whole(value: object) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 

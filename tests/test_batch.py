@@ -95,10 +95,12 @@ def test_results_with_other_marks_or_of_no_bytes_are_made_again(photos, tmp_path
 
 def test_whole_numbers_of_a_manifest_may_have_a_point(tmp_path):
     """As pandas writes a column that has empty cells too."""
-    path = manifest(tmp_path, "photo,seed,steps,face\na.png,7.0,3.,1.0\nb.png,,,\n")
+    path = manifest(tmp_path, "photo,seed,steps,face\na.png,7.0,3.,2.0\nb.png,,,\n")
     first, second = rows_of_manifest(path, tmp_path / "out", EditRequest(add={"AU12": 1}), None, None)
     assert (first.request.seed, first.request.steps, first.request.face) == (7, 3, 1)
     assert second.request.steps is None
+    with pytest.raises(MagicEditError, match="row 2: column face: faces are counted from 1"):
+        rows_of_manifest(manifest(tmp_path, "photo,face\na.png,0\n"), tmp_path / "out", CALM, None, None)
     with pytest.raises(MagicEditError, match="expected a whole number"):
         rows_of_manifest(manifest(tmp_path, "photo,seed\na.png,7.5\n"), tmp_path / "out", CALM, None, None)
 
@@ -878,3 +880,22 @@ def test_a_model_that_is_not_there_ends_the_whole_run(photos, tmp_path):
     with pytest.raises(ModelError, match="nowhere"):
         edit_folder(photos, tmp_path / "out", CALM, model="nowhere", workers=2)
     assert states(tmp_path / "out") == []
+
+
+def test_a_batch_of_the_count_from_0_is_not_resumed_with_other_faces(photos, tmp_path):
+    """Journals of earlier versions have no numbers of faces, which began with 1 when `--face` did."""
+    pair = np.asarray(Image.open(photos / "a.png"))
+    for path in ("a.png", "sub/b.jpg"):
+        Image.fromarray(np.hstack([pair, pair // 2])).save(photos / path)
+    options = ["edit", str(photos), "-o", str(tmp_path / "out"), "--au", "AU12=-3", "--workers", "1"]
+    assert main([*options, "--face", "2"]) == 0
+    journal = tmp_path / "out" / JOURNAL
+    journal.write_bytes(re.sub(rb', "number": \d+', b"", journal.read_bytes()))
+    before = digests(tmp_path / "out")
+    assert main([*options, "--face", "1"]) == 2  # the same words as then
+    assert digests(tmp_path / "out") == before
+    report = edit_folder(photos, tmp_path / "out", EditRequest(add={"AU12": -3}, face=1))
+    assert set(statuses(report).values()) == {"skipped"}
+    assert main([*options, "--face", "1", "--force"]) == 0
+    assert main([*options, "--face", "2"]) == 0  # made by this version: no old number
+    assert digests(tmp_path / "out") == before

@@ -144,10 +144,10 @@ def test_an_empty_edit_writes_the_same_pixels(capsys, photo, tmp_path, model):
 
 
 def test_edit_prints_requested_and_measured(capsys, photo, tmp_path, model):
-    arguments = ["edit", photo, "-o", tmp_path / "out.jpg", "--emotion", "surprise:0.5", "--face", "0"]
+    arguments = ["edit", photo, "-o", tmp_path / "out.jpg", "--emotion", "surprise:0.5", "--face", "1"]
     assert main([str(a) for a in [*arguments, "--model", model]]) == 0
     out, err = capsys.readouterr()
-    assert "face 0:" in out
+    assert "face 1:" in out
     for name, steps in EMOTIONS["surprise"].items():
         assert f"{name:<5} {steps / 2:+5.1f}   measured" in out
     assert "loading" in err
@@ -158,7 +158,7 @@ def test_variations_that_round_to_zero_are_not_printed(capsys):
     face = FaceEdit(0, (0, 0, 10, 10), Pose(-0.3, 0.2, 1), asked, {}, None, None, None, ())
     print_faces([face, replace(face, requested={"AU4": -0.04, "AU25": 0.0}), replace(face, requested={})])
     assert capsys.readouterr().out.splitlines() == [
-        (place := "face 0: 10 x 10 px at (0, 0), yaw +0°, pitch +0°, roll +1°"),
+        (place := "face 1: 10 x 10 px at (0, 0), yaw +0°, pitch +0°, roll +1°"),
         "  AU12   +3.0",
         place,
         "  nothing to change: the request (2 units) is within 0.5 of the measured",
@@ -170,17 +170,19 @@ def test_faces_are_called_by_their_number_in_the_photograph(capsys, tmp_path):
     pair = Image.fromarray(np.concatenate([data.astronaut(), data.astronaut()[:, ::-1] // 2], axis=1))
     (tmp_path / "in").mkdir()
     pair.save(tmp_path / "in" / "pair.png")
-    options = ["--au", "AU12=+5", "--face", "1", "--quality", "live"]  # which no smile leaves room for
+    options = ["--au", "AU12=+5", "--face", "2", "--quality", "live"]  # which no smile leaves room for
     command = ["edit", str(tmp_path / "in" / "pair.png"), "-o", str(tmp_path / "out.png"), *options]
     assert main(command) == 0
     out, err = capsys.readouterr()
-    assert out.startswith("face 1: ")
-    assert "warning: face 1: AU12 would become" in err
-    assert "face 0" not in out + err
+    assert out.startswith("face 2: ")
+    assert "warning: face 2: AU12 would become" in err
+    assert "face 1" not in out + err
     assert main([*command, "--json"]) == 0
-    assert [face["face"] for face in json.loads(capsys.readouterr().out)["faces"]] == [1]
+    assert [(face["face"], face["number"]) for face in json.loads(capsys.readouterr().out)["faces"]] == [
+        (1, 2)
+    ]
     assert main(["edit", str(tmp_path / "in"), "-o", str(tmp_path / "out"), *options, "--workers", "1"]) == 0
-    assert "warning: pair.png: face 1: AU12 would become" in capsys.readouterr().err
+    assert "warning: pair.png: face 2: AU12 would become" in capsys.readouterr().err
 
 
 def test_small_faces_that_are_left_alone_are_told(capsys, tmp_path, model):
@@ -238,7 +240,7 @@ def test_measure(capsys, photo):
     assert abs(face["pose"]["yaw"]) < 45
     assert main(["measure", str(photo)]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("face 0: ")
+    assert out.startswith("face 1: ")
     assert "AU12" in out
     gaze = face["gaze"]
     assert f"\n  gaze  {round(gaze['yaw']):+}°, {round(gaze['pitch']):+}°\n" in out
@@ -580,7 +582,7 @@ def test_bad_photographs(capsys, tmp_path, model, kind, name):
         (["--au", "AU12=1", "--steps", "0"], "at least 1"),
         (["--au", "AU12=1", "--guidance", "nan"], "guidance"),
         (["--au", "AU12=1", "--seed", "-1"], "seed"),
-        (["--au", "AU12=1", "--face", "1"], "1 face was found"),
+        (["--au", "AU12=1", "--face", "2"], "1 face was found, counted from 1"),
         (["--au", "AU12=1", "--device", "cuda:99"], "cuda:99"),
         (["--au", "AU12=1", "--dtype", "int4"], "int4"),
     ],
@@ -599,6 +601,8 @@ def test_bad_requests(capsys, photo, tmp_path, model, options, message):
         (["paint"], "paint"),
         (["edit", "photo.png"], "--output"),
         (["edit", "photo.png", "-o", "out.png", "--face", "second"], "second"),
+        (["edit", "photo.png", "-o", "out.png", "--face", "0"], "faces are counted from 1"),
+        (["transfer", "--from", "a", "--to", "b", "-o", "c.png", "--from-face", "0"], "counted from 1"),
         (["edit", "photo.png", "-o", "out.png", "--smile"], "--smile"),
         (["edti", "photo.png"], "did you mean edit?"),
         (["edit", "photo.png", "-o", "out.png", "--emotoin=happiness"], "did you mean --emotion?"),

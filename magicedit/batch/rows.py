@@ -18,7 +18,7 @@ from magicedit.expression import Expression
 from magicedit.files import named, shown, walk
 from magicedit.imaging import PHOTO_SUFFIXES, WRITTEN_SUFFIXES, check_output
 from magicedit.ledger import JOURNAL
-from magicedit.request import EditRequest
+from magicedit.request import EditRequest, face_number
 from magicedit.tables import read_table
 
 # Photographs that are not read: they fail with the reason instead of being passed over
@@ -137,7 +137,7 @@ COLUMNS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "expression": ("expression", str),  # a file, relative to the manifest
     "strength": ("strength", _number),
     "neutral": ("neutral", _yes),
-    "face": ("face", lambda text: _whole(text) if _WHOLE.fullmatch(text) else text.lower()),
+    "face": ("face", lambda text: face_number(f"{_whole(text)}") if _WHOLE.fullmatch(text) else text.lower()),
     "target_tolerance": ("tolerance", _number),
     "max_edits": ("max_edits", _whole),
     "steps": ("steps", _whole),

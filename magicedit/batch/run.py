@@ -52,11 +52,11 @@ class RowResult:
 
     @property
     def warnings(self) -> list[str]:
-        """What the result lacks, and warnings of all faces, each with the face's number."""
+        """What the result lacks, and warnings of all faces, each with the face's number, from 1."""
         lacks = [f"the photograph also holds what the result does not: {', '.join(self.lost)}"]
         return (lacks if self.lost else []) + [
-            f"face {face.get('face', number)}: {text}"  # journals of earlier versions lack the number
-            for number, face in enumerate(self.faces)
+            f"face {face.get('face', index) + 1}: {text}"  # journals of earlier versions lack the index
+            for index, face in enumerate(self.faces)
             for text in face["warnings"]
         ]
 
@@ -224,6 +224,7 @@ def _run(
         sweep(settings.output)
         if not force:
             _check_strangers(possible, settings, journal)
+            _check_counting(possible, journal)
         # By number, which is unique to each row
         results = {row.number: RowResult(row, "failed", reason=row.problem) for row in rows if row.problem}
         for row in () if force else possible:
@@ -324,6 +325,22 @@ def _same_photo(entry: dict[str, Any], row: Row, settings: EditorSettings) -> bo
         return entry.get("photo_sha256") == sha256_of(settings.folder / row.photo)
     except OSError:
         return False  # its edit will fail with the reason
+
+
+def _check_counting(rows: Sequence[Row], journal: Ledger) -> None:
+    """Raises OutputError where an earlier version, for which faces were counted from 0 everywhere, edited
+    another face by the same number."""
+    for row in rows:
+        entry = journal.entries.get(row.output.as_posix(), {})
+        old = entry.get("state") == "done" and not any("number" in face for face in entry["faces"])
+        if old and isinstance(row.request.face, int):
+            asked = row.request.to_json()
+            if entry.get("request") == asked | {"face": asked["face"] + 1}:
+                raise OutputError(
+                    f"{shown(row.output)} is of a version that counted faces from 0, and its face "
+                    f"{row.request.face + 1} is the next smaller one; to resume, add 1 to the numbers of "
+                    "faces, or edit again with --overwrite (force=True)"
+                )
 
 
 def _check_strangers(rows: Sequence[Row], settings: EditorSettings, journal: Ledger) -> None:

@@ -84,15 +84,18 @@ def add_face_option(
     several: bool = False,
     largest: str = "the largest",
 ) -> None:
-    """Adds the choice of one face. several: also allow "all". largest: meaning of index 0, for the help."""
+    """Adds the choice of one face, whose value is as in `EditRequest`.
+
+    several: also allow "all". largest: meaning of face 1, for the help.
+    """
     several = several or default == "all"
     words, expected = (("all", "largest"), "") if several else (("largest",), "one face, ")
     parser.add_argument(
         flag,
-        type=lambda text: word_or_number(text, *words, expected=expected),
+        type=lambda text: face_choice(text, *words, expected=expected),
         default=default,
         metavar="all|largest|N" if several else "largest|N",
-        help=f"{what}; N counts from 0, {largest} (default: {default})",
+        help=f"{what}; N counts from 1, {largest} (default: {default})",
     )
 
 
@@ -299,15 +302,26 @@ def check_photo_output(args: argparse.Namespace, photo: "Photo") -> None:
     check_output(args.output, overwrite=args.overwrite, forbid=args.photo, photo=written)
 
 
-def word_or_number(text: str, *words: str, expected: str = "") -> str | int:
-    """Returns one of the words, or a number from 0; ArgumentTypeError for anything else."""
+def word_or_number(text: str, *words: str, expected: str = "", first: int = 0) -> str | int:
+    """Returns one of the words, or a number from `first`; ArgumentTypeError for anything else."""
     if text in words:
         return text
-    if text.isdecimal() and len(text) < 10:
+    if text.isdecimal() and len(text) < 10 and int(text) >= first:
         return int(text)
     known = ", ".join(f'"{word}"' for word in words)
     got = repr(files.shown(text))
-    raise argparse.ArgumentTypeError(f"expected {expected}{known} or a number from 0, got {got}")
+    raise argparse.ArgumentTypeError(f"expected {expected}{known} or a number from {first}, got {got}")
+
+
+def face_choice(text: str, *words: str, expected: str = "") -> str | int:
+    """Returns one of the words, or the index from 0 of a face, whose number counts from 1.
+
+    Raises ArgumentTypeError for anything else.
+    """
+    if text == "0":
+        raise argparse.ArgumentTypeError("faces are counted from 1, the largest, got '0'")
+    face = word_or_number(text, *words, expected=expected, first=1)
+    return face if isinstance(face, str) else face - 1
 
 
 def chosen_people(option: str, text: str, otherwise: str) -> list[str]:
@@ -371,7 +385,7 @@ def describe_face(index: int, box: Sequence[float], pose) -> str:
     x0, y0, x1, y1 = (round(edge) for edge in box)
     angles = [] if pose is None else [(axis, getattr(pose, axis)) for axis in ("yaw", "pitch", "roll")]
     turned = "".join(f", {axis} {round(angle):+}°" for axis, angle in angles)
-    return f"face {index}: {x1 - x0} x {y1 - y0} px at ({x0}, {y0}){turned}"
+    return f"face {index + 1}: {x1 - x0} x {y1 - y0} px at ({x0}, {y0}){turned}"
 
 
 def print_faces(edits: Sequence) -> None:
@@ -392,7 +406,7 @@ def print_faces(edits: Sequence) -> None:
         if edit.identity_distance is not None:
             print(f"  identity distance {edit.identity_distance:.2f}")
         for warning in edit.warnings:
-            say(f"warning: face {edit.index}: {warning}")
+            say(f"warning: face {edit.index + 1}: {warning}")
 
 
 def report_edits(

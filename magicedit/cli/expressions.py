@@ -42,9 +42,7 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     common.add_strength_option(asked, "the expression")
     common.add_only_option(asked)
     asked.add_argument("--mirror", action="store_true", help="exchange left and right")
-    asked.add_argument(
-        "--from-face", type=int, default=0, metavar="N", help="which face of A, from 0, the largest (0)"
-    )
+    common.add_face_option(asked, "largest", "which face of A", flag="--from-face")
     common.add_face_option(asked, "all", "which faces of B")
     common.add_loop_options(transfer.add_argument_group("closed loop"))
     common.add_model_options(transfer.add_argument_group("the model"), "--steps")

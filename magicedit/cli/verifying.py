@@ -81,9 +81,18 @@ def print_told(told: "Told") -> None:
         if isinstance(edit.get("input"), dict):
             print("    input    " + " ".join(map(str, edit["input"].values())))
         if asked := {name: value for name, value in edit.items() if name not in named}:
+            if isinstance(asked.get("faces"), list):
+                asked["faces"] = list(map(_numbered, asked["faces"]))
             print(f"    asked    {json.dumps(asked)[:LONGEST]}")
     print(f"  signature  {SIGNATURES[told.signature].format(told.signer or 'somebody')}")
     for part in told.inputs:
         print(f"    from     {part['title']}{' (signed too)' if part['signed'] else ''}")
     for remark in told.remarks:
         common.say(f"warning: {shown(told.path)}: {remark}")
+
+
+def _numbered(face: object) -> object:
+    """Returns a face of a record with its number, from 1, in place of its index."""
+    if not isinstance(face, dict) or not isinstance(face.get("face"), int):
+        return face
+    return {"number": face["face"] + 1} | {name: value for name, value in face.items() if name != "face"}

@@ -17,7 +17,7 @@ VIDEO_EXAMPLES = """\
 examples:
   magicedit video clip.mp4 -o smile.mp4 --au AU12=+2
   magicedit video clip.mp4 -o calm.mp4 --neutral --face all
-  magicedit video clip.mp4 -o glad.mp4 --emotion happiness:0.5 --face 1
+  magicedit video clip.mp4 -o glad.mp4 --emotion happiness:0.5 --face 2
   magicedit video clip.mp4 -o grows.mp4 --key 0:AU12=0 --key 1.5:AU12=+3
   magicedit video clip.mp4 -o curve.mp4 --curve curve.csv
 
@@ -214,7 +214,9 @@ def _report(args: argparse.Namespace, result: "VideoResult") -> int:
         return 0
     for face in result.faces:
         start, end = face.seconds
-        print(f"face {face.number}: in {face.seen} of {result.frames} frames, {start:.2f} s to {end:.2f} s")
+        print(
+            f"face {face.number + 1}: in {face.seen} of {result.frames} frames, {start:.2f} s to {end:.2f} s"
+        )
     flicker = result.flicker
     if flicker is not None and flicker.ratio is not None:
         print(

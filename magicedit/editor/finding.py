@@ -28,7 +28,7 @@ from magicedit.faces import (
 )
 from magicedit.faces.types import same_face, shifted
 from magicedit.imaging import Photo, open_photo
-from magicedit.request import check_face, check_references
+from magicedit.request import check_face, check_references, missing_face
 from magicedit.warping import Mouth, own_mouth
 
 PhotoLike = str | Path | PIL.Image.Image | np.ndarray | Photo
@@ -120,10 +120,7 @@ def select_indices(faces: list[Face], which: str | int, photo: Photo) -> list[in
         return list(range(len(faces)))
     index = 0 if which == "largest" else which
     if not 0 <= index < len(faces):
-        found = f"{len(faces)} face was" if len(faces) == 1 else f"{len(faces)} faces were"
-        raise NoFaceError(
-            f"face {index} does not exist: {found} found, counted from 0 (the largest) to {len(faces) - 1}"
-        )
+        raise missing_face(index, len(faces), "face was found" if len(faces) == 1 else "faces were found")
     return [index]
 
 

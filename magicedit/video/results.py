@@ -74,6 +74,7 @@ class FaceInVideo:
     def to_json(self) -> dict[str, Any]:
         return {
             "face": self.number,
+            "number": self.number + 1,  # as people count, and `--face`
             "frames": self.seen,
             "from_seconds": round(self.seconds[0], 3),
             "to_seconds": round(self.seconds[1], 3),

@@ -133,7 +133,7 @@ def test_the_editors_weights_tell_when_they_change(editor):
 def test_nothing_asked_returns_the_image_as_it_came(run, editor, face):
     image, report, mask, marks = run("MagicEditEdit", editor=editor, image=face)
     assert torch.equal(image, face)
-    assert report == "image 0, face 0: nothing asked"
+    assert report == "image 0, face 1: nothing asked"
     assert not mask.any()
     assert marks == [None]
 
@@ -168,13 +168,13 @@ def test_a_batch_is_edited_picture_by_picture(run, editor, face):
     image, report, *_ = run("MagicEditEdit", editor=editor, image=batch, AU12=-3.0)
     alone, *_ = run("MagicEditEdit", editor=editor, image=batch[1:], AU12=-3.0)
     assert torch.equal(image[1:], alone)
-    assert report.count("face 0") == 2
+    assert report.count("face 1") == 2
 
 
 def test_a_chosen_face_is_called_by_its_number(run, editor, face):
     pair = torch.cat([face, face.flip(2) / 2], dim=2)
-    _, report, *_ = run("MagicEditEdit", editor=editor, image=pair, AU12=-3.0, face="1")
-    assert report.startswith("image 0, face 1: AU12 -3.0")
+    _, report, *_ = run("MagicEditEdit", editor=editor, image=pair, AU12=-3.0, face="#2")
+    assert report.startswith("image 0, face 2: AU12 -3.0")
 
 
 def test_pictures_without_a_face(run, editor, face):
@@ -203,13 +203,13 @@ def test_alpha_stays_as_it_came(run, editor, face):
 
 def test_measuring(run, editor, face):
     text, content, expression = run("MagicEditMeasure", editor=editor, image=torch.cat([face, face]))
-    assert text.startswith("image 0, face 0: AU1 ")
+    assert text.startswith("image 0, face 1: AU1 ")
     measured = json.loads(content)
     assert [len(faces) for faces in measured] == [1, 1]
     assert measured[0][0]["action_units"]["AU12"] > 3  # she smiles
     assert expression.values["AU12"] == pytest.approx(measured[0][0]["action_units"]["AU12"], abs=1e-3)
-    with pytest.raises(NoFaceError, match="face 3 does not exist"):
-        run("MagicEditMeasure", editor=editor, image=face, face=3)
+    with pytest.raises(NoFaceError, match="face 4 does not exist"):
+        run("MagicEditMeasure", editor=editor, image=face, face="#4")
 
 
 def test_a_sweep_is_a_batch(run, editor, face):
@@ -222,7 +222,7 @@ def test_a_sweep_is_a_batch(run, editor, face):
     assert masks.shape == images.shape[:3]
     assert masks[0].any()
     assert not masks[2].any()
-    assert report.splitlines()[0].startswith("image 0, face 0: AU12 -4.0")
+    assert report.splitlines()[0].startswith("image 0, face 1: AU12 -4.0")
 
 
 def test_a_mask_covers_what_was_changed_without_holes(run, editor, face):
@@ -272,7 +272,7 @@ def test_frames_of_a_video(run, editor, closed_mouth, progress):
     )
     assert images.shape == frames.shape
     assert torch.equal(images[4], frames[4])
-    assert report.startswith("face 0: in 4 of 5 frames, 0.00 to 0.12 s")
+    assert report.startswith("face 1: in 4 of 5 frames, 0.00 to 0.12 s")
     assert masks[:3].any((1, 2)).all()
     assert [mark is None for mark in marks][-1]
     assert marks[0].record["asked"]["add"] == {"AU12": 3.0}
@@ -424,3 +424,14 @@ def test_a_workflow_runs(nodes, run, tmp_path, monkeypatch, name, pictures):
         assert masks.any()
     files = [path.name for path in tmp_path.iterdir()]
     assert files == (["magicedit_00001_.png"] if name == "edit_and_copy" else [])
+
+
+def test_a_face_of_an_earlier_workflow_is_no_other_one(run, editor, face):
+    """Those count from 0, in text or in a number, which ComfyUI turns into text."""
+    pair = torch.cat([face, face.flip(2) / 2], dim=2)
+    with pytest.raises(NoFaceError, match=r'got "1".*write #2'):
+        run("MagicEditEdit", editor=editor, image=pair, AU12=-3.0, face="1")
+    with pytest.raises(NoFaceError, match=r'got "0".*write #1'):
+        run("MagicEditSweep", editor=editor, image=pair, face="0")
+    with pytest.raises(NoFaceError, match="counted from 1"):
+        run("MagicEditMeasure", editor=editor, image=pair, face="#0")

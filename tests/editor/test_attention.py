@@ -128,7 +128,7 @@ def test_saved_without_pickles(maps, tmp_path):
     [
         ({"add": {"AU12L": 3}}, ActionUnitError, "both sides"),
         ({"layer": "nowhere"}, ModelError, "no layer 'nowhere'; it has down_blocks"),
-        ({"face": 7}, NoFaceError, "face 7"),
+        ({"face": 7}, NoFaceError, "index 7"),
         ({"steps": 0}, MagicEditError, "at least 1"),
     ],
 )

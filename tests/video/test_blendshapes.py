@@ -32,7 +32,7 @@ def test_scores_follow_the_face(editor, blinking):
     assert np.isnan(curves.scores[8:]).all()
     blink = curves.scores[:8, MEASURED.index("eyeBlinkLeft")]
     assert blink[3:5].min() > blink[[0, 1, 2, 6, 7]].max() + 0.15
-    with pytest.raises(NoFaceError, match="face 1"):
+    with pytest.raises(NoFaceError, match="face 2"):
         measure_blendshapes(Video(blinking), editor.backend, 1)
 
 

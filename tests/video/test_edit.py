@@ -117,7 +117,7 @@ def test_each_face_or_all_of_them(tmp_path, editor, portrait, other):
         edited_by[face] = [changed(before[:, half], after[:, half]) > 0.2 for half in halves]
         assert sum(edited_by[face]) == len(result.faces) == expected
     assert edited_by["largest"] == edited_by[0] != edited_by[1]
-    with pytest.raises(NoFaceError, match="face 2 does not exist"):
+    with pytest.raises(NoFaceError, match="face 3 does not exist"):
         edit_video(editor, source, tmp_path / "none.mp4", add=SMILE, face=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mp4", "out.mp4"]
 

@@ -250,8 +250,8 @@ def test_what_cannot_be_done(tmp_path, editor, driving, photo):
     ]:
         with pytest.raises(error):
             reenact(editor, source, film, tmp_path / output)
-    with pytest.raises(NoFaceError, match="face 1"):
+    with pytest.raises(NoFaceError, match="face 2"):
         reenact(editor, photo, driving, tmp_path / "out.mp4", face=1)
-    with pytest.raises(NoFaceError, match="face 1"):
+    with pytest.raises(NoFaceError, match="face 2"):
         reenact(editor, photo, driving, tmp_path / "out.mp4", driving_face=1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["nobody.mp4", "photo.png"]

@@ -76,7 +76,7 @@ def test_reenact_as_text(capsys):
     )
     code, out, err = run(capsys, *words)
     assert code == 0, err
-    assert "face 0: in 4 of 4 frames" in out
+    assert "face 1: in 4 of 4 frames" in out
     assert "alive.mp4  (4 frames" in out
 
 
