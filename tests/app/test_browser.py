@@ -8,6 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,8 @@ if CHROMIUM is None:
 WINDOW = {"width": 1440, "height": 900}
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True}
 PATIENCE = 300  # seconds, for what has no limit but that a machine may be slow
+expect = sync_api.expect
+expect.set_options(timeout=1000 * PATIENCE)
 # Without these the browser itself looks for its maker's hosts
 CAMERA = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 QUIET = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
@@ -60,6 +63,7 @@ def tabs(browser, address: str) -> Iterator[Callable[..., "sync_api.Page"]]:
         page.on("request", lambda request: fetched.append(request.url))
         page.goto(address)
         page.wait_for_selector("#upload input[type=file]", state="attached")
+        page.wait_for_selector("#controls [role=tab][tabindex='-1']")  # by page.js, which follows keys
         pages.append(page)
         return page
 
@@ -131,7 +135,17 @@ def opened_photograph(page, path: Path) -> None:
     drop(page, path)
     page.wait_for_selector("#compare img")
     status(page, "The photograph itself")
+    pictured(page)
+
+
+def pictured(page) -> None:
+    """Waits until the photograph is shown, where it stays."""
     page.wait_for_function("document.querySelector('.me-after').naturalWidth > 0")
+    expect(page.locator("#upload")).to_be_hidden()  # folded away
+    for control in ("#edit", "#original", "#reopen", "#view input"):
+        expect(page.locator(control)).to_be_enabled()
+        expect(page.locator(control)).to_be_visible()
+    page.locator(".me-frame").click(trial=True)  # waits until it is still
 
 
 def status(page, text: str) -> str:
@@ -148,12 +162,30 @@ def told(page, text: str) -> None:
 
 
 def slide(page, name: str, value: float) -> None:
-    """As a person does with the keyboard; an edit follows a moment later."""
+    """As a person does with a key that is held; an edit follows a moment after it is let go."""
     slider = page.locator(f"#slider-{name} input[type=range]")
+    expect(slider).to_be_enabled()
     slider.focus()
     steps = round((value - float(slider.input_value())) / 0.1)
+    key = "ArrowRight" if steps > 0 else "ArrowLeft"
     for _ in range(abs(steps)):
-        page.keyboard.press("ArrowRight" if steps > 0 else "ArrowLeft")
+        page.keyboard.down(key)
+    page.keyboard.up(key)
+
+
+def eventually(page, holds: Callable[[], bool], what: str) -> None:
+    """Waits until something holds of the page that no selector tells."""
+    end = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < end, what
+        page.wait_for_timeout(100)
+
+
+def inside(page, *parts: str) -> bool:
+    """Whether all of these parts are in the window, from top to bottom."""
+    boxes = [page.locator(part).bounding_box() for part in parts]
+    height = page.viewport_size["height"]
+    return all(box["y"] >= 0 and box["y"] + box["height"] <= height for box in boxes)
 
 
 def shown(page, number: int) -> np.ndarray:
@@ -161,8 +193,6 @@ def shown(page, number: int) -> np.ndarray:
     source = page.locator("#compare img").nth(number).get_attribute("src")
     response = page.request.get(source)
     assert response.ok
-    from io import BytesIO
-
     return np.asarray(Image.open(BytesIO(response.body())).convert("RGB")).astype(int)
 
 
@@ -176,13 +206,14 @@ def page(open_page, photographs) -> "sync_api.Page":
 
 def test_upload_slide_edit_compare_download(page, tmp_path):
     assert "512 x 512 px, 1 face found" in page.inner_text("#status")
-    assert not page.locator("#upload").is_visible()  # folded away
     slide(page, "AU12L", -3.0)  # by keys; the edit comes of itself
     assert "AU12 -3.0" in status(page, "Edit 1 of 1")
+    before = page.locator(".me-before").get_attribute("src")
+    expect(page.locator(".me-after")).not_to_have_attribute("src", before)
     assert np.abs(shown(page, 0) - shown(page, 1)).max() > 60
     page.get_by_role("tab", name="Measured").click()
-    bars = page.inner_text("#bars")
-    assert re.search(r"AU12.*-3\.0.*4\.5 → 1\.5", bars, re.S)
+    measured = re.compile(r"AU12.*-3\.0.*4\.5 → 1\.5", re.S)
+    expect(page.locator("#bars")).to_have_text(measured, use_inner_text=True)
     with page.expect_download() as download:
         page.click("#download-jpeg")
     download.value.save_as(tmp_path / "edited.jpg")
@@ -222,11 +253,13 @@ def test_undo_redo_and_history(page):
     strength = float(page.get_by_label("its strength").first.input_value())
     smile = EMOTIONS["happiness"]["AU12"] * strength
     assert f"AU12 +{smile:.1f}" in status(page, "Edit 1 of 2")
-    shown = float(page.locator("#slider-AU12L input[type=number]").input_value())
-    assert shown == pytest.approx(min(smile, ADD_RANGE[1]), abs=0.05)
+    expect(page.locator("#slider-AU12L input[type=number]")).to_have_value(
+        f"{min(smile, ADD_RANGE[1]):.1f}".removesuffix(".0")
+    )
     page.click("#undo")
     status(page, "The photograph itself")
-    assert page.locator("#slider-AU12L input[type=number]").input_value() == "0"
+    expect(page.locator("#slider-AU12L input[type=number]")).to_have_value("0")
+    expect(page.locator("#redo")).to_be_enabled()
     page.keyboard.press("Control+y")
     status(page, "Edit 1 of 2")
     # A branch: nothing is lost, and redoing follows the branch that was shown last
@@ -238,14 +271,15 @@ def test_undo_redo_and_history(page):
     status(page, "Edit 2 of 3")
     page.keyboard.press("Control+z")
     status(page, "Edit 1 of 3")
+    expect(page.locator("#redo")).to_be_enabled()
     page.keyboard.press("Control+Shift+z")
     status(page, "Edit 2 of 3")
 
 
 def test_set_mode_shows_what_is_measured_and_sides_come_apart(page):
     page.get_by_label("set a level").check()
-    page.wait_for_function("document.querySelector('#slider-AU12L input[type=number]').value == '4.5'")
-    assert not page.locator("#slider-AU12R").is_visible()
+    expect(page.locator("#slider-AU12L input[type=number]")).to_have_value("4.5")
+    expect(page.locator("#slider-AU12R")).to_be_hidden()
     page.locator("#linked input").uncheck()
     page.wait_for_selector("#slider-AU12R")
     slide(page, "AU12R", 2.0)
@@ -260,14 +294,16 @@ def test_several_faces_are_chosen_and_keep_their_own_requests(open_page, photogr
     slide(page, "AU12L", -3.0)
     status(page, "Edit 1 of 1")
     page.locator("#faces button.thumbnail-item").nth(1).click()
-    page.wait_for_function("document.querySelector('#slider-AU12L input[type=number]').value == '0'")
-    assert page.locator("#view input").is_checked()  # a small face is shown close up
+    expect(page.locator("#slider-AU12L input[type=number]")).to_have_value("0")
+    expect(page.locator("#view input")).to_be_checked()  # a small face is shown close up
     slide(page, "AU1L", 3.0)
     assert "face 1: AU12 -3.0; face 2: AU1 +3.0" in status(page, "Edit 2 of 2")
     page.locator("#view input").uncheck()
+    expect(page.locator(".me-face")).to_have_count(2)
+    pictured(page)
     first = page.locator(".me-face").nth(0).bounding_box()  # by a click on it in the picture
     page.mouse.click(first["x"] + 0.1 * first["width"], first["y"] + 0.9 * first["height"])
-    page.wait_for_function("document.querySelector('#slider-AU12L input[type=number]').value == '-3'")
+    expect(page.locator("#slider-AU12L input[type=number]")).to_have_value("-3")
 
 
 def test_wrong_files_are_told_and_the_page_goes_on(open_page, photographs, tmp_path):
@@ -290,7 +326,7 @@ def test_wrong_files_are_told_and_the_page_goes_on(open_page, photographs, tmp_p
     drop(page, photographs / "grey.png")
     status(page, "no face was found in grey.png")
     assert "Error" not in page.inner_text("#compare")
-    assert page.locator("#compare img").nth(1).is_visible()
+    expect(page.locator("#compare img").nth(1)).to_be_visible()
 
 
 def test_presets_are_saved_loaded_and_refused(page, photographs, tmp_path):
@@ -352,15 +388,13 @@ def test_a_video_is_previewed_and_made_by_the_sliders_request(page, photographs,
     status(page, "Edit 1 of 1")
     page.get_by_role("tab", name="Video").click()
     page.click("#video-take")
-    page.wait_for_function(
-        "document.querySelector('#video-request [data-testid=textbox]').value == 'AU12=-2'"
-    )
+    expect(page.locator("#video-request [data-testid=textbox]")).to_have_value("AU12=-2")
     drop(page, tmp_path / "clip.mp4", "#video")
     page.wait_for_selector("#video table tr")
     page.click("#video-preview")
-    page.wait_for_function("document.querySelectorAll('#video-shown img').length == 3")
+    expect(page.locator("#video-shown img")).to_have_count(3)
     page.click("#video-make")
-    page.wait_for_selector("#film video", state="attached")  # Chromium may lack H.264
+    page.wait_for_selector("#film video[src]", state="attached")  # Chromium may lack H.264
     film = page.request.get(page.locator("#film video").get_attribute("src"))
     assert film.body()[4:8] == b"ftyp"
     page.get_by_label("Request, such as").fill("AU99=1")
@@ -375,7 +409,7 @@ def test_photographs_are_edited_as_a_batch(open_page, photographs):
     page.wait_for_selector("#batch table tr:nth-of-type(2)")
     page.click("#batch-make")
     page.wait_for_selector("#zip a")
-    assert page.locator("#batch-shown img").count() == 2
+    expect(page.locator("#batch-shown img")).to_have_count(2)
 
 
 def test_cancel_stops_a_long_edit(page):
@@ -401,9 +435,7 @@ def test_while_an_edit_waits_other_things_go_on_and_it_stays_what_it_was(open_he
     page.click("#use-emotion")
     status(page, "Happiness, 0.8.")
     page.locator("#faces button.thumbnail-item").nth(1).click()
-    page.wait_for_function(  # although the model is busy
-        "document.querySelector('#slider-AU12L input[type=number]').value == '0'"
-    )
+    expect(page.locator("#slider-AU12L input[type=number]")).to_have_value("0")  # although the model is busy
     assert not busy.locator("#sweep img").is_visible()
     held.let_go.set()
     page.wait_for_function("document.querySelector('#status').innerText.includes('Edit 1 of 1')")
@@ -472,10 +504,13 @@ def test_on_a_phone_nothing_sticks_out_and_the_picture_stays_in_view(open_page, 
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.locator("#slider-AU26").scroll_into_view_if_needed()
     page.mouse.wheel(0, 60)
-    picture, slider = (page.locator(part).bounding_box() for part in ("#compare", "#slider-AU26"))
-    assert picture["y"] >= -5
-    assert page.locator("#undo").bounding_box()["y"] >= 0
-    assert picture["y"] + picture["height"] <= slider["y"] + slider["height"] <= 844
+
+    def all_in_view() -> bool:
+        picture, slider = (page.locator(part).bounding_box() for part in ("#compare", "#slider-AU26"))
+        below = picture["y"] + picture["height"] <= slider["y"] + slider["height"] <= 844
+        return below and picture["y"] >= -5 and page.locator("#undo").bounding_box()["y"] >= 0
+
+    eventually(page, all_in_view, "the picture covers the slider")
 
 
 def corner_of(page, number: int) -> tuple[float, float]:
@@ -489,7 +524,7 @@ def test_a_corner_of_the_mouth_dragged_by_20_px_arrives_within_5(open_page, back
     page = open_page()
     page.click("#example")
     status(page, "The photograph itself")
-    page.wait_for_function("document.querySelector('.me-after').naturalWidth > 0")
+    pictured(page)
     handle, landmark = next((n, h.landmarks[0]) for n, h in enumerate(HANDLES) if "left corner" in h.label)
     rest = backend.detect(shown(page, 1).astype(np.uint8))[0].landmarks[landmark]
     frame = page.locator(".me-frame").bounding_box()
@@ -500,11 +535,14 @@ def test_a_corner_of_the_mouth_dragged_by_20_px_arrives_within_5(open_page, back
     page.mouse.down()
     page.mouse.move(*np.add((x, y), by / 2))
     page.mouse.move(*np.add((x, y), by))
+
+    def arrived() -> bool:
+        moved = backend.detect(shown(page, 1).astype(np.uint8))[0].landmarks[landmark] - rest
+        return np.linalg.norm(moved * scale - by) < 5
+
     for wanted in ("Preview", "Edit 1 of 1"):
         status(page, wanted)
-        time.sleep(1)  # the last preview may follow
-        moved = backend.detect(shown(page, 1).astype(np.uint8))[0].landmarks[landmark] - rest
-        assert np.linalg.norm(moved * scale - by) < 5, wanted
+        eventually(page, arrived, f"the corner is not where it was dragged: {wanted}")
         page.mouse.up()
     assert "AU12" in page.inner_text("#status")
 
@@ -548,6 +586,15 @@ def test_what_is_dropped_on_the_picture_is_told_and_beside_the_fields_nothing(pa
     assert page.locator(".toast-wrap", has_text="beside").count() == 0
 
 
+# Where a dot is before and after its drag is broken off
+BREAK_OFF = """dragged => {
+    const dot = dragged.querySelector('i') ?? dragged;
+    const before = dot.getAttribute('style');
+    dragged.dispatchEvent(new PointerEvent('pointercancel', { bubbles: true, pointerId: 1 }));
+    return [before, dot.getAttribute('style')];
+}"""
+
+
 def test_a_drag_that_the_system_breaks_off_ends_where_it_was(page):
     for selector in (".me-handle[data-number='0']", "#pad-gaze .me-pad"):
         page.locator(selector).scroll_into_view_if_needed()
@@ -555,11 +602,8 @@ def test_a_drag_that_the_system_breaks_off_ends_where_it_was(page):
         page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
         page.mouse.down()
         page.mouse.move(box["x"] + box["width"] / 2 + 8, box["y"] + box["height"] / 2 - 8, steps=3)
-        before = page.locator(f"{selector}, {selector} i").last.get_attribute("style")
-        page.locator(selector).evaluate(
-            "e => e.dispatchEvent(new PointerEvent('pointercancel', { bubbles: true, pointerId: 1 }))"
-        )
-        assert page.locator(f"{selector}, {selector} i").last.get_attribute("style") == before
+        before, after = page.locator(selector).evaluate(BREAK_OFF)
+        assert before == after
         status(page, "Edit 1 of 1" if "handle" in selector else "Edit 2 of 2")
         page.mouse.up()
 
@@ -575,7 +619,7 @@ def test_pads_turn_gaze_and_head_and_a_drag_elsewhere_asks_nothing(page):
         page.mouse.up()
         assert control in status(page, f"{control} +")
         status(page, "Edit")
-    assert page.locator(".me-handle").count() == 0  # its dots are not where the turned face is
+    expect(page.locator(".me-handle")).to_have_count(0)  # its dots are not where the turned face is
     x, y = (page.locator(".me-frame").bounding_box()[side] for side in "xy")
     page.mouse.move(x + 60, y + 60)
     page.mouse.down()
@@ -592,13 +636,13 @@ def test_comparing_by_key_by_holding_and_by_ctrl_wheel(page):
     assert divider.get_attribute("aria-valuenow") == "0"
     divider.focus()
     page.keyboard.press("ArrowRight")
-    assert divider.get_attribute("aria-valuenow") == "5"
+    expect(divider).to_have_attribute("aria-valuenow", "5")
     box = page.locator("#original").bounding_box()
     page.mouse.move(box["x"] + 5, box["y"] + 5)
     page.mouse.down()
-    assert page.locator(".me-after").evaluate("e => getComputedStyle(e).visibility") == "hidden"
+    expect(page.locator(".me-after")).to_have_css("visibility", "hidden")
     page.mouse.up()
-    assert page.locator(".me-after").evaluate("e => getComputedStyle(e).visibility") == "visible"
+    expect(page.locator(".me-after")).to_have_css("visibility", "visible")
     zoomed = "document.querySelector('.me-frame').style.transform.endsWith('scale(1)') === false"
     page.locator(".me-frame").hover()
     page.mouse.wheel(0, -300)
@@ -652,7 +696,8 @@ def state(request, open_page, photographs) -> "sync_api.Page":
         page.click("#neutral")
         status(page, "Edit 1 of 1")
         page.wait_for_selector("#history button.thumbnail-item")
-        assert page.locator("#history").bounding_box()["width"] >= 60  # thumbnails of faces leave it room
+        history = page.locator("#history")  # to which thumbnails of faces leave room
+        eventually(page, lambda: history.bounding_box()["width"] >= 60, "the history has no room")
     return page
 
 
@@ -661,10 +706,8 @@ def test_five_states_are_one_screen_with_mouth_and_sliders_in_view_and_axe_finds
     assert state.evaluate("document.documentElement.scrollWidth") <= window["width"]
     if window == WINDOW:
         corner = [".me-handle[data-number='0']"] if state.locator("#history").is_visible() else []
-        for part in ["#slider-AU12L", "#slider-AU26", "#status", "#undo", "#edit", *corner]:
-            box = state.locator(part).bounding_box()
-            assert box["y"] >= 0, part
-            assert box["y"] + box["height"] <= window["height"], part
+        parts = ["#slider-AU12L", "#slider-AU26", "#status", "#undo", "#edit", *corner]
+        eventually(state, lambda: inside(state, *parts), "the page is more than a screen")
         assert state.evaluate("document.documentElement.scrollHeight") <= window["height"]
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
     found = axe.Axe().run(state)
