@@ -1,6 +1,7 @@
 """Who may import whom: the table of rooms, held by reading every import in the source."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -232,28 +233,81 @@ def test_nothing_needs_torchvision():
     assert users == []
 
 
+POSIX_MODULES = {"fcntl", "grp", "posix", "pty", "pwd", "resource", "termios", "tty"}
+# Attributes that the module lacks on Windows, of those that code like ours might use
+POSIX_ONLY = {
+    "os": {
+        *("chown", "fchmod", "fork", "getgid", "getloadavg", "getpgid", "getuid", "killpg", "mkfifo", "nice"),
+        *("O_CLOEXEC", "O_DIRECTORY", "O_NOFOLLOW", "O_NONBLOCK", "pread", "pwrite", "sched_getaffinity"),
+        *("sendfile", "setsid", "statvfs", "sync", "sysconf", "uname"),
+    },
+    "signal": {
+        *("alarm", "pthread_sigmask", "setitimer", "SIGALRM", "SIGCHLD", "SIGHUP", "SIGKILL", "SIGPIPE"),
+        *("SIGQUIT", "SIGSTOP", "SIGUSR1", "SIGUSR2"),
+    },
+}
+
+
 def test_what_only_posix_has_is_never_needed():
-    """`fcntl`, `resource` and their like are imported where a missing one is answered for."""
-    posix = {"fcntl", "grp", "pwd", "resource", "termios"}
-    unguarded = []
-    for place, path in _sources().items():
-        tree = ast.parse(path.read_text())
+    """Its modules are imported where a missing one is answered for, its functions are asked for first, and
+    text does not have the encoding of the system."""
+    strays = []
+    nodes_of_comfyui = {f"comfyui/{path.name}": path for path in (REPOSITORY / "comfyui").glob("*.py")}
+    for place, path in (_sources() | nodes_of_comfyui).items():
+        source = path.read_text(encoding="utf-8")
+        nodes = [*ast.walk(ast.parse(source))]
         guarded = {
             inner
-            for node in ast.walk(tree)
+            for node in nodes
             if isinstance(node, ast.Try)
             and any(getattr(handler.type, "id", "") == "ImportError" for handler in node.handlers)
             for statement in node.body
             for inner in ast.walk(statement)
         }
-        unguarded += [
-            f"{place}: {name.name}"
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Import) and node not in guarded
-            for name in node.names
-            if name.name in posix
-        ]
-    assert unguarded == []
+        for node in nodes:
+            match node:
+                case ast.Import(names=names) if node not in guarded:
+                    strays += [f"{place}: {name.name}" for name in names if name.name in POSIX_MODULES]
+                case ast.Attribute(value=ast.Name(id="os" | "signal" as module), attr=attribute):
+                    asked = f'hasattr({module}, "{attribute}")' in source
+                    if attribute in POSIX_ONLY[module] and not asked:
+                        strays.append(f"{place}: {module}.{attribute}")
+                case ast.Call(func=ast.Attribute(value=value, attr="read_text" | "write_text")):
+                    if "utf-8" not in ast.unparse(node) and ast.unparse(value) != "files":
+                        strays.append(f"{place}:{node.lineno} names no encoding")
+    assert strays == []
+
+
+# Refuses modules to ours alone: Python's own and the libraries' belong to the system that they are on
+REFUSING = """
+import builtins, importlib, json, sys
+
+refused, ours = (json.loads(text) for text in sys.argv[1:])
+real = builtins.__import__
+
+
+def refusing(name, globals=None, *others, **named):
+    place = (globals or {}).get("__name__", "")
+    if name in refused and place.partition(".")[0] == "magicedit":
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+    return real(name, globals, *others, **named)
+
+
+builtins.__import__ = refusing
+for module in ours:
+    importlib.import_module(module)
+"""
+
+
+def test_every_module_imports_where_posix_has_nothing():
+    ours = []
+    for place in _sources():
+        module = ".".join(["magicedit", *Path(place).with_suffix("").parts]).removesuffix(".__init__")
+        if not module.endswith("__main__"):  # which would run
+            ours.append(module)
+    command = [sys.executable, "-c", REFUSING, json.dumps(sorted(POSIX_MODULES)), json.dumps(ours)]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
 
 
 def test_importing_the_package_is_cheap():

@@ -42,7 +42,7 @@ def replaced_whole(folder: Path) -> Iterator[Path]:
         yield aside
         files = _files(aside)
         digests = {name: sha256_of(aside / name) for name in sorted(files - {CARD, PARTS})}
-        (aside / PARTS).write_text(json.dumps({"sha256": digests}, indent=1) + "\n")
+        (aside / PARTS).write_text(json.dumps({"sha256": digests}, indent=1) + "\n", encoding="utf-8")
         for path in (*aside.rglob("*"), aside):
             sync(path)
         aside.rename(folder / FINISHED)

@@ -517,7 +517,7 @@ class Run:
             progress.set_postfix(self.shown)
             line = {"step": self.step, **{k: float(f"{v:.6g}") for k, v in values.items()}}
             path = self.output_dir / "train_log.jsonl"
-            with writing(path), path.open("a") as file:
+            with writing(path), path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
 
 

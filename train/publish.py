@@ -150,7 +150,7 @@ def publish_family(
         if isinstance(network, torch.nn.Module):
             torch.nn.Module.to(network, "cpu", getattr(torch, config.save_dtype))
     pipeline.save_pretrained(folder)
-    (folder / "training.json").write_text(json.dumps(counts, indent=1) + "\n")
+    (folder / "training.json").write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
     name = config.dataset_name or _folder_name(config.train_data_dir)
     card = FAMILY_CARD.format(
         tag=tag,

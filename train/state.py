@@ -140,9 +140,10 @@ def _complete(output_dir: Path, step: int, hashes: dict[str, str], state: dict, 
     final, temporary = output_dir / f"checkpoint-{step}", output_dir / f"tmp-{step}"
     old = output_dir / f"old-{step}"
     with writing(final):
-        (temporary / STATE).write_text(json.dumps(state, indent=1))
+        (temporary / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
         hashes = dict(sorted({**hashes, STATE: sha256_of(temporary / STATE)}.items()))
-        (temporary / MANIFEST).write_text(json.dumps({"step": step, "sha256": hashes}, indent=1))
+        manifest = json.dumps({"step": step, "sha256": hashes}, indent=1)
+        (temporary / MANIFEST).write_text(manifest, encoding="utf-8")
         for path in (*(temporary / name for name in hashes), temporary / MANIFEST, temporary):
             sync(path)
         if reason := damage(temporary):

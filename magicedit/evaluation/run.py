@@ -323,7 +323,7 @@ def measure_cold() -> None:
         return
     answer(editor, subject.open(), edit)
     status = Path("/proc/self/status")  # getrusage would include the peak of the parent process
-    peak = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.exists() else None
+    peak = re.search(r"VmHWM:\s*(\d+) kB", status.read_text(encoding="utf-8")) if status.exists() else None
     cost = {"peak_memory_mb": round(int(peak[1]) / 1024, 1) if peak else None}
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():

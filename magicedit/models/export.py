@@ -320,7 +320,7 @@ def export_onnx(pipeline: MagicEditPipeline, folder: str | Path) -> Path:
         torch.export.export(network, inputs), f=folder / GRAPH, dynamo=True, input_names=names, verbose=False
     )
     about = {"weights_sha256": weights_digest(unet), "resolution": size}
-    (folder / GRAPH_WEIGHTS).write_text(json.dumps(about, indent=1) + "\n")
+    (folder / GRAPH_WEIGHTS).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     return folder / GRAPH
 
 
@@ -396,7 +396,7 @@ def use_onnx(pipeline: MagicEditPipeline, folder: str | Path, threads: int | Non
     check_exportable(pipeline)
     if not (folder / GRAPH).is_file() or not (folder / GRAPH_WEIGHTS).is_file():
         raise ModelError(f"there must be {GRAPH} and {GRAPH_WEIGHTS} in {folder}; export_onnx writes them")
-    if json.loads((folder / GRAPH_WEIGHTS).read_text())["weights_sha256"] != weights_digest(pipeline.unet):
+    if json.loads((folder / GRAPH_WEIGHTS).read_text(encoding="utf-8"))["weights_sha256"] != weights_digest(pipeline.unet):
         raise ModelError(f"{folder / GRAPH} is of other weights than this pipeline's; export it again")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or torch.get_num_threads()

@@ -313,7 +313,7 @@ class EmotionVAE(Method):
         self.vae.train()
         self.vae.save_pretrained(folder / "vae")
         counts = {"optimiser_steps": step, "pictures_seen": samples_seen}
-        (folder / "training.json").write_text(json.dumps(counts, indent=1) + "\n")
+        (folder / "training.json").write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
 
 
 class Autoencoding(torch.nn.Module):

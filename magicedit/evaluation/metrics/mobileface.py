@@ -77,7 +77,7 @@ def read_graph(path: Path) -> Callable[[torch.Tensor], torch.Tensor]:
     ModelError if it is damaged or has operations outside MobileFace.
     """
     try:
-        model = json.loads(path.read_text())
+        model = json.loads(path.read_text(encoding="utf-8"))
         nodes = model["modelTopology"]["node"]
         (manifest,) = model["weightsManifest"]
         (output,) = model["signature"]["outputs"].values()
