@@ -114,7 +114,7 @@ class Mouth:
 @cache
 def embedded_mouths() -> tuple[Mouth, ...]:
     """The donors that ship with the package, with teeth of one tint: yellow ones look dull elsewhere."""
-    mouths = [_load_mouth(entry) for entry in json.loads((DONORS / "donors.json").read_text())]
+    mouths = [_load_mouth(entry) for entry in json.loads((DONORS / "donors.json").read_text(encoding="utf-8"))]
     tints = np.stack([mouth.teeth_colour / mouth.teeth_colour.mean() for mouth in mouths])
     gains = (tints.mean(0) / tints).astype(np.float32)
     return tuple(
@@ -129,7 +129,7 @@ def embedded_floor() -> Mouth:
 
     Here `edge` is the upper edge of the lower teeth, and `ends` are the corners of the lower lip.
     """
-    return _load_mouth(json.loads((DONORS / "floor.json").read_text()))
+    return _load_mouth(json.loads((DONORS / "floor.json").read_text(encoding="utf-8")))
 
 
 def _load_mouth(entry: dict[str, Any]) -> Mouth:
