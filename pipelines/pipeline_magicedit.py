@@ -210,7 +210,7 @@ def read_index(folder: Path, pipeline_class: "type[MagicEditPipeline]") -> dict[
             "; it holds LoRA adapters: call load_lora_weights on a pipeline of their base" if adapters else ""
         )
         raise ValueError(f"{folder} is not a pipeline folder: it has no model_index.json{hint}")
-    index = json.loads(index_file.read_text())
+    index = json.loads(index_file.read_text(encoding="utf-8"))
     if not isinstance(index, dict):
         raise ValueError(f"{index_file} must hold an object, got {type(index).__name__}")
     named = index.get("_class_name")
