@@ -132,6 +132,16 @@ EMOTIONS: dict[str, dict[str, float]] = {
     "anger": {"AU4": 5.0, "AU5": 3.0, "AU9": 1.0, "AU15": 1.5, "AU17": 2.0},
     "disgust": {"AU4": 2.0, "AU6": 1.0, "AU9": 4.5, "AU15": 2.0, "AU17": 2.5},
 }
+# What shows another emotion is undone as far as it is measured, up to this many steps: a smile under a frown
+# is not read as happiness, nor raised brows above a smile as sadness
+OPPOSED: dict[str, dict[str, float]] = {
+    "happiness": {"AU4": 3.0},
+    "sadness": {"AU12": 4.0},
+    "surprise": {"AU4": 2.0},
+    "fear": {"AU12": 4.0},
+    "anger": {"AU12": 4.0},
+    "disgust": {"AU12": 4.0},
+}
 # What GEOMETRIC units add to these for editors that have them: tightened lips and lids, a raised upper lip
 ENRICHED: dict[str, dict[str, float]] = {
     "anger": {"AU7": 2.0, "AU23": 3.0, "AU24": 2.0},
@@ -243,14 +253,25 @@ def parse_emotion(spec: str | tuple[str, float]) -> tuple[str, float]:
     return known, number_within(strength, known, STRENGTH_RANGE, "a strength")
 
 
-def emotion_deltas(name: str, strength: float = 1.0, names: Collection[str] = ()) -> dict[str, float]:
+def emotion_deltas(
+    name: str,
+    strength: float = 1.0,
+    names: Collection[str] = (),
+    current: Mapping[str, float] | None = None,
+    *,
+    continuous: bool = False,
+) -> dict[str, float]:
     """Deltas in intensity steps of an emotion or a mouth shape; arguments, errors as `parse_emotion`.
 
-    names: of an editor's controls, for units of ENRICHED among them.
+    names: of an editor's controls, for units of ENRICHED among them. current: measured intensities of a
+    face, 0 to 5, for units of OPPOSED among them. continuous: as of `steps_to`.
     """
     name, strength = parse_emotion((name, strength))
-    more = {unit: steps for unit, steps in ENRICHED.get(name, {}).items() if unit in names}
-    return {unit: steps * strength for unit, steps in (RECIPES[name] | more).items()}
+    steps = RECIPES[name] | {unit: more for unit, more in ENRICHED.get(name, {}).items() if unit in names}
+    for unit, most in OPPOSED.get(name, {}).items():
+        if undone := max(steps_to(0.0, (current or {}).get(unit, 0.0), continuous=continuous), -most):
+            steps[unit] = steps.get(unit, 0.0) + undone
+    return {unit: value * strength for unit, value in steps.items()}
 
 
 def to_vector(values: Mapping[str, float], names: Sequence[str] = NAMES) -> np.ndarray:
@@ -308,7 +329,8 @@ def resolved(
     deltas = dict(deltas)
     if emotion is not None:
         emotion_name, strength = parse_emotion(emotion)
-        asked = emotion_deltas(emotion_name, strength, names)
+        rest = {n: level for n, level in (current or {}).items() if n in names and n not in levels}
+        asked = emotion_deltas(emotion_name, strength, names, rest, continuous=continuous)
         if emotion_name in names and not asked.keys() <= set(names):
             asked = {emotion_name: WHOLE_EMOTION * strength}
         for name, value in asked.items():

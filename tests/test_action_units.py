@@ -168,6 +168,10 @@ def test_emotions():
     assert emotion_deltas("anger", 0.5, ["AU7", "AU24"]) == {
         **emotion_deltas("anger", 0.5), "AU7": 1.0, "AU24": 1.0
     }  # fmt: skip
+    frowning = {"AU4": 1.5, "AU12": 4.5}
+    assert emotion_deltas("happiness", 0.5, (), frowning)["AU4"] == 0.5 * (-2.0 - 1.5)
+    assert emotion_deltas("sadness", 1.0, (), frowning)["AU12"] == -4.0  # at most
+    assert emotion_deltas("sadness", 1.0, (), {"AU12": 0.0}) == emotion_deltas("sadness")
     assert {*ENRICHED} < {*EMOTIONS}
     assert all({*units} <= {*GEOMETRIC} for units in ENRICHED.values())
     assert emotion_deltas("disgust", 0.5) == {"AU4": 1.0, "AU6": 0.5, "AU9": 2.25, "AU15": 1.0, "AU17": 1.25}

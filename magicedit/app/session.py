@@ -396,7 +396,7 @@ class Session:
     def ask_emotion(self, name: str, strength: float) -> None:
         """Requests only an emotion of the chosen face. ActionUnitError as `parse_emotion`."""
         units = self.editor.action_units
-        deltas = emotion_deltas(name, strength, units)
+        deltas = emotion_deltas(name, strength, units, self.measured())
         self.ask({unit: value for unit, value in deltas.items() if unit in units})
 
     def ask_expression(self, expression: Expression, strength: float = 1.0) -> None:

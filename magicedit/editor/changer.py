@@ -32,6 +32,7 @@ from magicedit.warping import (
     shade,
     steer,
     turn_head,
+    without_hanging,
 )
 from magicedit.warping.muscles import NOSE_BASE, SHAPES
 
@@ -291,7 +292,7 @@ class FaceChanger:
         # 1. The vectors of left and right, None: unchanged
         vectors, cut_of, numbers_of = [], [], []
         for request, cut in zip(requests, cuts, strict=True):
-            sides = [self._vector(side) for side in split_sides(request)]
+            sides = [self._vector(self._smiling(side, cut)) for side in split_sides(request)]
             if np.array_equal(*sides):
                 sides = sides[:1]
             numbers = []
@@ -352,6 +353,12 @@ class FaceChanger:
             )
         units = {name: value for name, value in added.items() if name in SHAPES}
         return replace(change, flow=moved_by_muscles(change.flow, cut.landmarks, units))
+
+    def _smiling(self, request: Mapping[str, float], cut: FaceCut) -> Mapping[str, float]:
+        """Returns a side's request in which smiles raise corners that hang, if the model follows muscles."""
+        if not self.model.follows_muscles or cut.scheme != "mediapipe478":
+            return request
+        return without_hanging(request, cut.landmarks)
 
     def _vector(self, request: Mapping[str, float]) -> np.ndarray:
         """Returns the AU vector (aus,) that the model gets.

@@ -84,7 +84,8 @@ def edit_video(
     def prepare(analysis: Analysis) -> tuple[EditMaker, list[str]]:
         tracks = choose(scan(analysis.rows(), job.time_base), face, path)
         maker = EditMaker(job, analysis, tracks, requested)
-        if asked.set is not None or neutral or expression is not None:  # then each frame has its own request
+        by_frame = (asked.set, asked.emotion, asked.expression)
+        if neutral or any(part is not None for part in by_frame):  # then each frame has its own request
             maker.check()
         remarks, last = [], analysis.last_pts * job.time_base
         if info.deep:

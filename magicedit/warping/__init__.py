@@ -4,6 +4,7 @@ from magicedit.change import Change, no_change
 from magicedit.warping.change import carry_change, estimate_change, join_sides
 from magicedit.warping.correspondence import LIPS_WEIGHT, Correspondence, correspond, near_lips
 from magicedit.warping.eyes import move_eyes
+from magicedit.warping.hanging import without_hanging
 from magicedit.warping.head import turn_head
 from magicedit.warping.mouth import carry_mouth
 from magicedit.warping.muscle_flow import moved_by_muscles
@@ -41,4 +42,5 @@ __all__ = [
     "warp_landmarks",
     "warp_photo",
     "warp_with_flow",
+    "without_hanging",
 ]
