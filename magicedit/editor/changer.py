@@ -263,7 +263,7 @@ class FaceChanger:
         geometric = {name: presence * value for name, value in request.items() if whole_name(name) not in own}
         if self.composes:
             shade(pixels, cut.alignment, region, landmarks, request, in_place=True)
-            move_eyes(pixels, landmarks, geometric, in_place=True)
+            move_eyes(pixels, landmarks, geometric, cut.glasses, in_place=True)
         donor = donor or settings.mouths.donor(landmarks, settings.seed)
         mouth = settings.mouths.mouth(pixels, landmarks, cut.alignment, donor)
         carry_mouth(

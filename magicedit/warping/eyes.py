@@ -28,6 +28,7 @@ from magicedit.warping.lids import (
     reduced,
     saturating,
 )
+from magicedit.warping.wink import wink
 
 # A jury reads the anatomical turn as "barely moves". With this gain the iris's outline moves by about 1.15 to
 # 1.2 of what is asked to the sides and 1.0 to 1.15 up and down; MediaPipe's iris by 0.8 to 0.9 to the sides.
@@ -79,7 +80,12 @@ class _Iris:
 
 
 def move_eyes(
-    pixels: np.ndarray, landmarks: np.ndarray, request: Mapping[str, float], *, in_place: bool = False
+    pixels: np.ndarray,
+    landmarks: np.ndarray,
+    request: Mapping[str, float],
+    glasses: float = 0.0,
+    *,
+    in_place: bool = False,
 ) -> np.ndarray:
     """Returns the photograph with closed or half closed lids and another gaze.
 
@@ -87,10 +93,12 @@ def move_eyes(
         pixels: the photograph before its expression moves, (height, width, 3) uint8 RGB.
         landmarks: MediaPipe's (478, 2), photograph px.
         request: name -> value. "AU43", whole or of one side, in intensity steps 0..5: 5 closes the eye, 2.5
-            half; values below 0 count as 0. "gaze_yaw" in degrees, positive towards the subject's own left.
+            half; values below 0 count as 0. An eye that closes more than the other one takes brow and cheek
+            along. "gaze_yaw" in degrees, positive towards the subject's own left.
             "gaze_pitch" in degrees, positive upwards. Irises move `_GAZE_GAIN` times as far as
             eyeballs would. Gaze is limited to `GAZE_RANGE`, and where eyes that look aside already would lose
             their irises in the corners. Other names are ignored.
+        glasses: 0..1, how strongly rims hold brow and cheek in place, see `magicedit.faces.glasses`.
         in_place: whether `pixels` itself is changed.
 
     Returns:
@@ -136,6 +144,9 @@ def move_eyes(
         if moved is not None:
             result = pixels.copy() if result is pixels and not in_place else result
             result[y0:y1, x0:x1] = moved
+            alone = closures[side] - closures[1 - side]
+            if alone > 0:
+                wink(result, landmarks, side, alone * (1 - glasses))
     return result
 
 

@@ -45,14 +45,15 @@ SHAPES: Mapping[str, Mapping[str, float]] = {
     "AU25": {"mouthLowerDown": 1.75, "mouthUpperUp": 0.6},
     "AU26": {"jawOpen": 0.8},
     "AU7": {"eyeSquint": 1.6},
-    "AU10": {"mouthUpperUp": 0.5, "noseWrinkle": 0.3},
+    # The lower lip follows: a jury takes the strip of teeth that a lifted lip alone would show for a fake
+    "AU10": {"mouthUpperUp": 0.4, "mouthShrugUpper": 0.2, "noseSneer": 0.5, "mouthShrugLower": 0.75},
     "AU14": {"mouthDimple": 1.3},
     "AU16": {"mouthLowerDown": 1.0},
-    "AU18": {"mouthPucker": 1.15},
+    "AU18": {"mouthPucker": 1.5},
     "AU22": {"mouthFunnel": 0.6, "mouthPucker": 0.4},
     "AU23": {"mouthPress": 0.5, "mouthRollLower": 0.3, "mouthRollUpper": 0.3},
     "AU24": {"mouthPress": 1.0},
-    "AU27": {"jawOpen": 0.75, "mouthLowerDown": 0.3, "mouthUpperUp": 0.1, "mouthStretch": 0.15},
+    "AU27": {"jawOpen": 0.72, "mouthLowerDown": 0.3, "mouthPucker": 0.35},
     "AU28": {"mouthRollLower": 1.0, "mouthRollUpper": 1.0},
 }
 
@@ -172,6 +173,12 @@ def affine_camera(
 def landmark_displacements(landmarks: np.ndarray, names: Sequence[str] = NAMES) -> np.ndarray:
     """Movement of landmarks (478, 2) px at intensity 5 of each AU: (478, aus, 2) px, by `names`."""
     return _unit_shapes(tuple(names)) @ affine_camera(landmarks)[:3]
+
+
+def shape_displacements(landmarks: np.ndarray, shapes: Mapping[str, float]) -> np.ndarray:
+    """Movement of landmarks (478, 2) px: (478, 2) px; shapes: shape of the mesh -> share of all of it."""
+    table = _table()
+    return sum(share * table[shape] for shape, share in shapes.items()) @ affine_camera(landmarks)[:3]
 
 
 def shared_landmarks(count: int) -> np.ndarray:

@@ -17,17 +17,22 @@ import numpy as np
 
 from magicedit.faces.alignment import Alignment
 from magicedit.faces.frame import face_frame
+from magicedit.faces.regions import region_polygon
 from magicedit.vocabulary import split_sides, whole_name
 from magicedit.warping.change import in_channels, upsampled, window_of
 from magicedit.warping.creases import CREASES, amounts_of, crease_amounts, crease_areas, crease_light
 from magicedit.warping.muscles import SKIN
+from magicedit.warping.reliefs import relief_light
 
 TABLE = Path(__file__).with_name("face_shading.safetensors")
 # Parts of the whole smile's shading by unit, and the amount of each at intensity 5
 SHADES: Mapping[str, Mapping[str, float]] = {
     "AU6": {"eyes": 2.4},
     "AU9": {"fold": 2.4},
+    "AU10": {"fold": 3.5},
     "AU12": {"cheeks": 2.6, "eyes": 0.8},
+    "AU14": {"dimple": 1.0},
+    "AU18": {"pout": 1.0},
 }
 _RELAXED = 0.4  # share that a relaxed unit removes: the depth of a photograph's own folds is unknown
 _MOST = 2.6  # times the shading of the mean smile
@@ -58,6 +63,8 @@ def _table() -> _Table:
     places, triangles, pixel = (arrays.pop(name) for name in ("places", "triangles", "pixel"))
     parts = {name: values.astype(np.float32) * scale for name, values in arrays.items()}
     places, pixel = places.astype(np.float64), float(pixel[0])
+    middle = region_polygon(places, "mediapipe478", "left_eye").mean(0)[1]
+    parts |= relief_light(parts["cheeks"].shape[:2], middle, pixel)
     areas = crease_areas(places, pixel, parts["cheeks"].shape[:2])
     return _Table(parts, *areas, places, triangles.astype(np.int64), pixel)
 

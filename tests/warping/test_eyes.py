@@ -26,8 +26,8 @@ class Portrait:
         self.landmarks = load_backend().detect(pixels)[0].landmarks.astype(np.float64)
         self.frame = face_frame(self.landmarks)
 
-    def moved(self, **request):
-        return move_eyes(self.pixels, self.landmarks, request)
+    def moved(self, glasses=0.0, **request):
+        return move_eyes(self.pixels, self.landmarks, request, glasses)
 
     def seen(self, **request):
         """MediaPipe's landmarks of the changed photograph, (478, 2) px."""
@@ -169,6 +169,25 @@ def test_an_eye_that_closes_alone_is_squeezed(portrait):
     assert darkest(alone) < darkest(both)
     below = slice(y + round(1.2 * radius), y + round(2.0 * radius)), slice(x - 8, x + 9)
     assert np.abs(alone[below] - both[below]).mean() > 1
+
+
+def test_a_wink_lowers_its_brow_and_raises_its_cheek(portrait):
+    brow, other_brow, cheek = (334, 296, 282), (105, 66, 52), (330, 347, 346)
+    seen = portrait.seen(AU43L=5.0) - portrait.landmarks
+    down = portrait.frame.vectors_to_face(seen)[:, 1]  # interocular distances
+    assert 0.02 < down[list(brow)].mean() < 0.08
+    assert abs(down[list(other_brow)].mean()) < 0.01
+    assert -0.09 < down[list(cheek)].mean() < -0.02
+
+
+def test_rims_of_glasses_hold_the_brow_and_cheek_of_a_wink(portrait):
+    def reach(glasses):
+        difference = np.abs(portrait.moved(glasses, AU43L=5.0).astype(int) - portrait.pixels).max(-1)
+        y, x = np.nonzero(difference)
+        return np.abs(portrait.frame.to_face(np.stack([x, y], 1))[:, 1]).max()
+
+    assert reach(1.0) < 0.4 < 0.6 < reach(0.0)
+    assert np.array_equal(portrait.moved(1.0, AU43=5.0), portrait.moved(AU43=5.0))
 
 
 @pytest.mark.parametrize("degrees", [-15.0, -10.0, 10.0, 15.0])

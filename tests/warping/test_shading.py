@@ -56,6 +56,20 @@ def test_raised_cheeks_roll_up_below_the_eyes(portrait):
         assert max(lights) > 0.03
 
 
+def test_dimples_darken_beside_the_corners_and_not_beyond(portrait):
+    down = face_frame(portrait.landmarks).to_face(portrait.landmarks[[61, 291]])
+    for side, (across, below) in zip((-1, 1), down, strict=True):
+        assert portrait.light(across + side * 0.07, below, AU14=5.0) < -0.1
+        assert portrait.light(across + side * 0.2, below, AU14=5.0) > 0.03
+        assert abs(portrait.light(across - side * 0.2, below, AU14=5.0)) < 0.02
+
+
+def test_pouting_lips_throw_a_shadow_below(portrait):
+    lip, chin = face_frame(portrait.landmarks).to_face(portrait.landmarks[[17, 152]])[:, 1]
+    assert portrait.light(0.0, lip + 0.2 * (chin - lip), AU18=5.0) < -0.1
+    assert portrait.light(0.0, lip - 0.08, AU18=5.0) > 0.03
+
+
 def test_relaxing_does_the_opposite_and_less(portrait):
     more, less = (portrait.light(0.48, 0.85, AU12=steps) for steps in (3.0, -3.0))
     assert 0 < less < -more
