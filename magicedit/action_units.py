@@ -30,9 +30,25 @@ from magicedit.vocabulary import (
 ActionUnit = Control
 
 GAZE_RANGE, HEAD_RANGE = (-30.0, 30.0), (-20.0, 20.0)  # degrees
+# Degrees that count as one intensity step, by the kind of a control: five steps are the range
+STEP_DEGREES = {"gaze": 6.0, "head": 4.0}
+# FACS has a code for each direction of eyes and head, as seen by the subject. Here two directions are one
+# axis, in degrees, signed as `magicedit.faces.Pose`: code -> control, and degrees an intensity step.
+CODES = {
+    "AU45": ("AU43", 1.0),  # a blink, where it is not a control of its own
+    "AU51": ("head_yaw", STEP_DEGREES["head"]),  # head turns left
+    "AU52": ("head_yaw", -STEP_DEGREES["head"]),
+    "AU53": ("head_pitch", STEP_DEGREES["head"]),  # head up
+    "AU54": ("head_pitch", -STEP_DEGREES["head"]),
+    "AU55": ("head_roll", STEP_DEGREES["head"]),  # head tilts left, clockwise in the picture
+    "AU56": ("head_roll", -STEP_DEGREES["head"]),
+    "AU61": ("gaze_yaw", STEP_DEGREES["gaze"]),  # eyes turn left
+    "AU62": ("gaze_yaw", -STEP_DEGREES["gaze"]),
+    "AU63": ("gaze_pitch", STEP_DEGREES["gaze"]),  # eyes up
+    "AU64": ("gaze_pitch", -STEP_DEGREES["gaze"]),
+}
 
-# Every known control, in the order of the numbers. FACS has codes for each direction of eyes (AU61 to AU64)
-# and head (AU51 to AU56); here two directions are one axis, in degrees, signed as `magicedit.faces.Pose`.
+# Every known control, in the order of the numbers
 FACS = Vocabulary(
     (
         Control("AU1", "inner brow raiser", "brow", has_sides=True),
@@ -64,7 +80,8 @@ FACS = Vocabulary(
         Control("head_yaw", "head turned to the subject's left", "head", range=HEAD_RANGE, kind="head"),
         Control("head_pitch", "head up", "head", range=HEAD_RANGE, kind="head"),
         Control("head_roll", "head tilted clockwise", "head", range=HEAD_RANGE, kind="head"),
-    )
+    ),
+    codes=CODES,
 )
 # The 12 of the published MagicFace checkpoint, in the order of its embedding's inputs.
 NAMES = FACS.named(("AU1", "AU2", "AU4", "AU5", "AU6", "AU9", "AU12", "AU15", "AU17", "AU20", "AU25", "AU26"))
@@ -76,9 +93,9 @@ GEOMETRIC = FACS.named(name for name in FACS if name not in (*NAMES, "AU45"))
 # of a mouth and of lids than on muscles
 UNRELIABLE = frozenset(c.name for c in GEOMETRIC.controls if not c.is_angle and c.name != "AU43")
 # Controls that no scorer here sees well enough to judge or to correct an edit by. Of 52 unseen faces
-# (benchmarks/controls.json) most measure less than a quarter of what is asked of these units, half of closed
-# eyes, and of gaze two thirds across and a fifth up and down.
-UNSEEN = frozenset(control.name for control in GEOMETRIC.controls if control.kind != "head")
+# (benchmarks/controls.json) most measure less than a quarter of what is asked of these units, and half of
+# closed eyes.
+UNSEEN = frozenset(control.name for control in GEOMETRIC.controls if not control.is_angle)
 REGIONS = tuple(dict.fromkeys(unit.region for unit in FACS.controls))
 _PARTS = {"mouth": ("lip", "jaw")}  # other words for regions, beside plural forms
 DESCRIPTIONS = {unit.name: unit.description for unit in FACS.controls}

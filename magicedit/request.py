@@ -5,7 +5,7 @@ options, batches from manifest rows.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import InitVar, dataclass, field, fields
+from dataclasses import InitVar, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -183,9 +183,7 @@ class EditRequest(Sampling):
                 target, a unit has both a variation and a target, or a sum leaves -10 to 10.
         """
         names = vocabulary_of(names)
-        add, levels = (
-            {names.canonical(n): v for n, v in (part or {}).items()} for part in (self.add, self.set)
-        )
+        add, levels = names.deltas(self.add or {}), names.levels(self.set or {})
         parts = [resolved(current, add, levels, self.emotion, names, continuous=continuous)]
         arrived = {whole_name(name) for name in levels}
         if self.expression is not None:
@@ -281,6 +279,11 @@ def _is_whole(value: object) -> bool:
 
 def usable_expression(expression: Expression, names: Sequence[str]) -> Expression:
     """The expression without measured units beyond `names`; ActionUnitError if such units are requested."""
+    vocabulary = vocabulary_of(names)
+    if "AU43" in vocabulary and "AU43" not in map(whole_name, expression.values):
+        blinks = {name: vocabulary.read(name)[0] for name in expression.values if whole_name(name) == "AU45"}
+        values = {blinks.get(name, name): value for name, value in expression.values.items()}
+        expression = replace(expression, values=values)
     lacking = sorted({whole_name(name) for name in expression.values} - {*names}, key=name_order)
     limited = expression.limited_to(names)
     if lacking and (expression.relative or not limited.values):

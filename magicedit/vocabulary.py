@@ -98,14 +98,21 @@ class Vocabulary(tuple[str, ...]):
         controls: in order, each name once.
         known: a larger vocabulary; error messages describe unknown names from it.
         numbers: how many of the controls a vector of numbers stands for, from the first; default: all.
+        codes: other names of controls, and what their value 1 is worth there: "AU62" -> ("gaze_yaw", -6.0);
+            default: those of `known`.
     """
 
     controls: tuple[Control, ...]
     known: "Vocabulary | None"
     numbers: int
+    codes: Mapping[str, tuple[str, float]]
 
     def __new__(
-        cls, controls: Iterable[Control], known: "Vocabulary | None" = None, numbers: int | None = None
+        cls,
+        controls: Iterable[Control],
+        known: "Vocabulary | None" = None,
+        numbers: int | None = None,
+        codes: Mapping[str, tuple[str, float]] | None = None,
     ) -> "Vocabulary":
         controls = tuple(controls)
         vocabulary = super().__new__(cls, [control.name for control in controls])
@@ -113,10 +120,11 @@ class Vocabulary(tuple[str, ...]):
             raise ValueError(f"each control must be named once, got {', '.join(vocabulary)}")
         vocabulary.controls, vocabulary.known = controls, known
         vocabulary.numbers = len(controls) if numbers is None else numbers
+        vocabulary.codes = codes if codes is not None else {} if known is None else known.codes
         return vocabulary
 
-    def __reduce__(self) -> tuple[type, tuple[tuple[Control, ...], "Vocabulary | None", int]]:
-        return Vocabulary, (self.controls, self.known, self.numbers)
+    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
+        return Vocabulary, (self.controls, self.known, self.numbers, self.codes)
 
     def named(self, names: Iterable[str]) -> "Vocabulary":
         """Returns the vocabulary of these names; unknown ones become controls without a description."""
@@ -155,13 +163,39 @@ class Vocabulary(tuple[str, ...]):
                 return whole + side
             sided = ", ".join(control.name for control in self._all if control.has_sides)
             raise ActionUnitError(f"{self[whole]} has no sides; those that have: {sided}")
+        control, worth = self.codes.get(whole, ("", 0.0))
+        if control in self and worth == 1:
+            return self.canonical(control + side)
+        if control in self:
+            raise ActionUnitError(f"{whole}{side} cannot be named here; {control} can, in degrees")
         kind = "action unit" if any(control.kind == "action unit" for control in self.controls) else "control"
         problem = f"unknown {kind} {quoted(text)}"
         if self.known is not None and whole in self.known:
             problem = f"{self.known[whole]} is measured but cannot be edited here"
+        elif whole in self.codes:
+            problem = f"{whole} stands for {self.codes[whole][0]}, which cannot be edited here"
         nearest = self._nearest(text, whole)
         hint = f"; did you mean {self[nearest]}?" if nearest else "."
         raise ActionUnitError(f"{problem}{hint} Known: {', '.join(self)}")
+
+    def read(self, text: str) -> tuple[str, float]:
+        """Returns the control that a name or a code stands for, and what its value 1 is worth there.
+
+        "au12l" -> ("AU12L", 1.0), "AU62" -> ("gaze_yaw", -6.0). Errors as `canonical`.
+        """
+        name = self.spelled(text)
+        whole = whole_name(name)
+        if whole in self:
+            return name, 1.0
+        control, worth = self.codes[whole]
+        return control + name.removeprefix(whole), worth
+
+    def spelled(self, text: str) -> str:
+        """The canonical spelling of a control, as `canonical`, or of one of `codes`: "au 061" is "AU61"."""
+        whole, side = self._read(text)
+        control = self.codes[whole][0] if whole in self.codes else ""
+        is_code = whole not in self and control in self and (not side or self[control].has_sides)
+        return whole + side if is_code else self.canonical(text)
 
     @property
     def _all(self) -> tuple[Control, ...]:
@@ -203,7 +237,7 @@ class Vocabulary(tuple[str, ...]):
 
         `spec` is "AU12=+3,AU4=-1" or "12=+3,4=-1", a mapping of names to numbers, or a vector with one value
         for each of the first `numbers` controls (which gives a dict of all of these, zeros included).
-        Fractions are allowed.
+        Fractions are allowed. `codes` are converted: "AU62=2" is "gaze_yaw=-12"; two opposite ones add up.
         Raises ActionUnitError for unknown or repeated names and for malformed, infinite or out-of-range
         values.
         """
@@ -216,15 +250,27 @@ class Vocabulary(tuple[str, ...]):
 
     def _parsed(self, spec: object, limits: str, what: str) -> dict[str, float]:
         values: dict[str, float] = {}
+        directions: dict[str, list[float]] = {}  # of angles given by code, what their steps are worth
         for text, value in self._pairs(spec):
-            name = self.canonical(text)
-            if name in values:
+            name, worth = self.read(text)
+            opposite = directions.get(name) == [-worth]
+            if name in values and not opposite:
                 raise ActionUnitError(f"{name} is given twice; give each action unit once")
             base = whole_name(name)
-            if base in values or (name == base and not values.keys().isdisjoint(self.sided(base))):
+            if not opposite and (
+                base in values or (name == base and not values.keys().isdisjoint(self.sided(base)))
+            ):
                 raise ActionUnitError(f"{base} is given for both sides and for one; give {base}L and {base}R")
+            low, high = getattr(self[base], limits)
+            if worth != 1:  # a code of one direction of an angle, in intensity steps
+                steps = sorted((low / worth, high / worth))
+                least = 0.0 if limits == "levels" else steps[0]
+                number = number_within(value, str(text).strip(), (least, steps[1]), what)
+                values[name] = values.get(name, 0.0) + worth * number
+                directions.setdefault(name, []).append(worth)
+                continue
             meant = "an angle in degrees" if self[base].is_angle else what
-            values[name] = number_within(value, name, getattr(self[base], limits), meant)
+            values[name] = number_within(value, name, (low, high), meant)
         return values
 
     def _pairs(self, spec: object) -> list[tuple[str, object]]:

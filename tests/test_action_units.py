@@ -16,6 +16,7 @@ from magicedit.action_units import (
     NAMES,
     STRENGTH_RANGE,
     canonical_name,
+    editable,
     emotion_deltas,
     parse_deltas,
     parse_emotion,
@@ -368,3 +369,52 @@ def test_a_models_units_keep_what_facs_says_of_them():
     assert own.with_sides() == ("AU26", "AU99", "AU12", "AU12L", "AU12R")
     assert vocabulary_of(own) is own
     assert vocabulary_of(None) is FACS
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        # From the subject's side: yaw is positive to their left, roll clockwise in the picture
+        ("AU51=2", {"head_yaw": 8}), ("AU52=2", {"head_yaw": -8}), ("AU53=1.5", {"head_pitch": 6}),
+        ("54=1", {"head_pitch": -4}), ("AU55=5", {"head_roll": 20}), ("au 056=5", {"head_roll": -20}),
+        ("AU61=3", {"gaze_yaw": 18}), ("AU62=3", {"gaze_yaw": -18}), ("AU63=+5", {"gaze_pitch": 30}),
+        ("AU64=-1", {"gaze_pitch": 6}), ("AU45=4", {"AU43": 4}), ("AU45L=4", {"AU43L": 4}),
+        ("AU61=0,AU62=2,AU12=1", {"gaze_yaw": -12, "AU12": 1}), ("AU63=3,AU64=1", {"gaze_pitch": 12}),
+    ],
+)  # fmt: skip
+def test_codes_of_directions_are_angles(spec, expected):
+    assert editable(NAMES).deltas(spec) == expected
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("AU61=5.5", "expected a delta between -5 and 5 for AU61, got 5.5"),
+        ("AU61=1,AU61=2", "gaze_yaw is given twice"),
+        ("AU61=1,gaze_yaw=2", "gaze_yaw is given twice"),
+        ("AU61=1,AU62=1,AU61=1", "gaze_yaw is given twice"),
+        ("AU43=1,AU45=2", "AU43 is given twice"),
+        ("AU61L=1", "AU61L cannot be named here; gaze_yaw can, in degrees"),
+    ],
+)
+def test_codes_given_wrongly(spec, message):
+    with pytest.raises(ActionUnitError, match=message):
+        editable(NAMES).deltas(spec)
+
+
+def test_levels_by_code_are_intensities():
+    names = editable(NAMES)
+    assert names.levels("AU62=2,AU51=0") == {"gaze_yaw": -12, "head_yaw": 0}
+    with pytest.raises(ActionUnitError, match="expected an intensity between 0 and 5 for AU62, got -1"):
+        names.levels("AU62=-1")
+
+
+def test_codes_where_one_name_is_wanted():
+    assert FACS.spelled("au061") == "AU61"
+    assert FACS.read("AU45") == ("AU45", 1.0)  # measured under its own name
+    assert editable(NAMES).canonical("AU45R") == "AU43R"
+    with pytest.raises(ActionUnitError, match="AU61 cannot be named here; gaze_yaw can"):
+        FACS.canonical("AU61")
+    with pytest.raises(ActionUnitError, match="AU61 stands for gaze_yaw, which cannot be edited here"):
+        NAMES.deltas("AU61=1")
+    assert pickle.loads(pickle.dumps(editable(NAMES))).deltas("AU64=1") == {"gaze_pitch": -6}

@@ -28,7 +28,7 @@ from PIL import Image
 from skimage import data
 
 from magicedit import ExpressionEditor
-from magicedit.action_units import DEAD_ZONE, EMOTIONS
+from magicedit.action_units import DEAD_ZONE, EMOTIONS, NAMES, editable
 from magicedit.batch import JOURNAL, EditRequest, edit_folder, edit_manifest
 from magicedit.batch.rows import COLUMNS, Row, rows_of_manifest
 from magicedit.batch.workers import EditorSettings, Pool, edit_rows, sensible_workers
@@ -317,7 +317,7 @@ def test_a_failed_edit_makes_no_strangers_file_ours(photos, tmp_path):
     assert statuses(edit_folder(photos, out, CALM)) == {"a.png": "failed", "sub/b.jpg": "done"}
     (out / "a.png").write_bytes(b"somebody's work")
     (photos / "a.png").write_bytes(whole)
-    with pytest.raises(OutputError, match=r"1 of the results exist.*such as a\.png.*--force"):
+    with pytest.raises(OutputError, match=r"1 of the results exist.*such as a\.png.*--overwrite"):
         edit_folder(photos, out, CALM)
     assert (out / "a.png").read_bytes() == b"somebody's work"
     (out / "a.png").unlink()
@@ -522,6 +522,13 @@ def test_manifests_that_cannot_be_used(photos, tmp_path, capsys, text, message):
     assert message in err
     assert str(table) in err
     assert not (tmp_path / "out").exists()
+
+
+def test_codes_of_directions_are_columns(photos, tmp_path):
+    table = manifest(photos, "photo,AU62,AU45,au\na.png,1.5,3,AU12=1\n")
+    (row,) = rows_of_manifest(table, tmp_path, EditRequest(), None, None)
+    assert row.request.add == {"AU12": 1, "AU45": 3, "gaze_yaw": -9}
+    assert row.request.deltas(editable(NAMES), {}) == {"AU12": 1, "AU43": 3, "gaze_yaw": -9}
 
 
 def test_the_documentation_knows_every_column(photos, tmp_path):

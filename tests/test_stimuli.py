@@ -59,17 +59,19 @@ def design_file(tmp_path, closed_mouth):
 
 def test_a_design_is_fully_crossed(design_file):
     design = Design.load(
-        design_file(PEOPLE + "controls: {au12: [0, 2.5], AU4L: [3]}\nemotions: [none, 'anger:0.5']")
+        design_file(
+            PEOPLE + "controls: {au12: [0, 2.5], AU4L: [3], AU62: [1]}\nemotions: [none, 'anger:0.5']"
+        )
     )
     assert [design.stimulus_name("a", condition) for condition in design.conditions()] == [
-        "a_AU12+0_AU4L+3_none",
-        "a_AU12+0_AU4L+3_anger-0.5",
-        "a_AU12+2.5_AU4L+3_none",
-        "a_AU12+2.5_AU4L+3_anger-0.5",
+        "a_AU12+0_AU4L+3_gaze_yaw-6_none",
+        "a_AU12+0_AU4L+3_gaze_yaw-6_anger-0.5",
+        "a_AU12+2.5_AU4L+3_gaze_yaw-6_none",
+        "a_AU12+2.5_AU4L+3_gaze_yaw-6_anger-0.5",
     ]
     *_, last = design.conditions()
     request = design.edit_request(last, design.people["a"])
-    assert request.add == {"AU12": 2.5, "AU4L": 3.0}
+    assert request.add == {"AU12": 2.5, "AU4L": 3.0, "gaze_yaw": -6.0}
     assert request.emotion == ("anger", 0.5)
 
 
@@ -118,7 +120,7 @@ def test_people_are_a_folder_a_list_or_by_name(design_file, tmp_path):
         (PEOPLE + "controls: {AU12: [1]}\noval: yes", "`oval`: expected a number from 0.5 to 3"),
         ("people: {a: c.png}\ncontrols: {AU12: [0]}", "`people`: a: .*c.png is no file"),
         ("people: {a/b: a.png}\ncontrols: {AU12: [0]}", "`people`: 'a/b' becomes part of file names"),
-        ("people: nowhere\ncontrols: {AU12: [0]}", "`people`: .*nowhere is no folder"),
+        ("people: nowhere\ncontrols: {AU12: [0]}", "`people`: .*nowhere is not a folder"),
         ("- a", "expected keys such as `people`"),
         ("people: [", "cannot be read as a design"),
     ],
@@ -261,6 +263,18 @@ def test_a_stimulus_that_fails_stops_no_other(design_file, tmp_path, capsys, clo
         assert getattr(made, attribute) == getattr(photo, attribute)
 
 
+def test_an_average_of_people_without_faces_names_them_before_anything_is_made(design_file, tmp_path):
+    text = "people: [a.png, b.png, c.png]\ncontrols: {AU12: [2]}\nluminance: average\n"
+    Image.new("RGB", (200, 200), "grey").save(tmp_path / "c.png")
+    path = design_file(text)
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    output = tmp_path / "set"
+    with pytest.raises(MagicEditError, match=r"2 of 3 cannot be used: b, c \(.*b\.png") as raised:
+        make_stimuli(Design.load(path), output)
+    assert "\n" not in str(raised.value)
+    assert [*output.glob("*.png"), *output.glob("*.csv")] == []
+
+
 def test_photographs_that_cannot_be_read_fail(design_file, tmp_path):
     design = Design.load(design_file(PEOPLE + "controls: {AU12: [2]}"))
     for person in design.people.values():
@@ -271,7 +285,7 @@ def test_photographs_that_cannot_be_read_fail(design_file, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "named"), [("controls: {AU45: [2]}", "AU45"), ("controls: {AU12: [2]}\nteeth: gold", "gold")]
+    ("text", "named"), [("controls: {AU29: [2]}", "AU29"), ("controls: {AU12: [2]}\nteeth: gold", "gold")]
 )
 def test_what_the_model_lacks_is_refused_before_it_loads(design_file, tmp_path, capsys, text, named):
     path = design_file(PEOPLE + text)

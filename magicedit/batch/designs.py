@@ -9,7 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from magicedit.action_units import canonical_name
+from magicedit.action_units import FACS
 from magicedit.batch.stimulus_pictures import Canvas
 from magicedit.errors import MagicEditError
 from magicedit.files import read_yaml, shown
@@ -199,7 +199,7 @@ def _people(value: Any, folder: Path) -> dict[str, Person]:
     if isinstance(value, str):
         place = folder / value
         if not place.is_dir():
-            raise MagicEditError(f"{shown(place)} is no folder; give one, or NAME: FILE for each person")
+            raise MagicEditError(f"{shown(place)} is not a folder; give one, or NAME: FILE for each person")
         files = sorted(path for path in place.iterdir() if path.suffix.lower() in PHOTO_SUFFIXES)
         if not files:
             raise MagicEditError(f"{shown(place)} holds no photographs")
@@ -244,10 +244,10 @@ def _controls(value: Any) -> dict[str, tuple[float, ...]]:
         for level in levels:
             if not is_finite(level):
                 raise MagicEditError(f"{name}: expected numbers, got {quoted(level)}")
-        canonical = canonical_name(str(name))
+        canonical, worth = FACS.read(str(name))
         if canonical in controls:
             raise MagicEditError(f"{canonical} is there twice; keep one")
-        numbers = tuple(float(level) + 0.0 for level in levels)  # -0.0 becomes 0.0
+        numbers = tuple(worth * float(level) + 0.0 for level in levels)  # -0.0 becomes 0.0
         if len({f"{number:g}" for number in numbers}) < len(numbers):  # as in the names of files
             raise MagicEditError(f"{name}: levels must differ in their first 6 digits, got {quoted(levels)}")
         controls[canonical] = numbers

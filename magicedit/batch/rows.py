@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from magicedit.action_units import FACS, canonical_name
+from magicedit.action_units import FACS
 from magicedit.errors import ActionUnitError, ImageError, MagicEditError, OutputError
 from magicedit.expression import Expression
 from magicedit.files import named, shown, walk
@@ -99,6 +99,18 @@ def rows_of_folder(folder: Path, output: Path, request: EditRequest, format: str
         for number, (photo, problem) in enumerate(photos.items(), start=1)
     ]
     _check_outputs([row for row in rows if row.problem is None], output, lambda row: shown(row.photo))
+    return rows
+
+
+def rows_of_photographs(
+    photos: Sequence[str | Path], folder: Path, output: Path, request: EditRequest, format: str | None
+) -> list[Row]:
+    """Returns one edit for each of some photographs, which are in `folder` or below."""
+    rows = []
+    for number, photo in enumerate(photos, start=1):
+        name = Path(os.path.relpath(os.path.abspath(photo), folder))
+        rows.append(Row(number, name, output_of(Path(name.name), format), request))
+    _check_outputs(rows, output, lambda row: shown(row.photo))
     return rows
 
 
@@ -209,7 +221,7 @@ def _column(name: str) -> str:
     if written in known:
         return written
     try:
-        return canonical_name(name)
+        return FACS.spelled(name)
     except ActionUnitError:
         near = difflib.get_close_matches(written, known, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
@@ -320,8 +332,8 @@ def check_targets(rows: Iterable[Row], folder: Path, output: Path) -> None:
         target = Path(os.path.realpath(output / row.output))
         if first.setdefault(target, row.output) != row.output:
             raise OutputError(
-                f"{shown(first[target])} and {shown(row.output)} are one file in {shown(output)}, by a link "
-                "there; remove it"
+                f"{shown(first[target])} and {shown(row.output)} are the same file in {shown(output)}, "
+                "because of a link; remove it"
             )
         if not target.is_relative_to(home):
             raise OutputError(

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 MEASURE_EXAMPLES = """\
 examples:
   magicedit measure photo.jpg
+  magicedit measure - --json < photo.jpg                        from stdin
   magicedit measure photo.jpg --save smile.yaml                 to keep it: see `edit --expression`
-  magicedit measure group.jpg --face 1 --save her.yaml
+  magicedit measure group.jpg --face 2 --save her.yaml
   magicedit measure photo.jpg --neutral base.jpg                relative to the same person at rest
   magicedit measure clip.mp4 --arkit curves.csv                 a row for each frame
 
@@ -31,7 +32,9 @@ MediaPipe does not measure tongueOut.
 def add_measure(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     what = "print the faces of a photograph with their action units"
     measure = add_command("measure", what, run_measure, MEASURE_EXAMPLES)
-    measure.add_argument("photo", type=Path, metavar="PHOTO", help="a photograph; with --arkit also a video")
+    measure.add_argument(
+        "photo", type=Path, metavar="PHOTO", help="a photograph, - is stdin; with --arkit also a video"
+    )
     measure.add_argument(
         "--save", type=Path, metavar="FILE.yaml", help="keep the expression of one face in a file"
     )
@@ -46,6 +49,7 @@ def add_measure(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     )
     common.add_face_option(measure, "largest", "whose expression is saved, compared or written")
     common.add_backend_option(measure)
+    common.add_overwrite_option(measure, what="replace the files of --save and --arkit if they exist")
     common.add_json_option(measure)
 
 
@@ -59,12 +63,12 @@ def run_measure(args: argparse.Namespace) -> int:
         from magicedit.faces import levels_relative_to, load_backend, search
         from magicedit.imaging import open_photo, writable
 
-        photo = open_photo(args.photo)
+        photo = common.open_input(args.photo)
         base = None if args.neutral is None else open_photo(args.neutral)
+        for output in (args.save, args.arkit):
+            if output is not None:
+                writable(output, forbid=args.photo, exist_ok=args.overwrite)
         backend = load_backend(args.backend)
-    for output in (args.save, args.arkit):
-        if output is not None:
-            writable(output, overwrite=False, forbid=args.photo)
     found = search(backend, photo.pixels)
     faces = select_faces(found.faces, "all", photo)
     common.tell_left_alone(found.left_alone)
@@ -78,7 +82,8 @@ def run_measure(args: argparse.Namespace) -> int:
         scores = _scores(chosen, args.backend)
         _write_csv(args.arkit, scores, [scores.values()])
     if args.save is not None:
-        expression = measured_expression(chosen, args.backend, source=f"{args.photo.name}, face {args.face}")
+        source = f"{photo.source.name}, face {faces.index(chosen) + 1}"
+        expression = measured_expression(chosen, args.backend, source=source)
         common.say(f"saved {expression.save(args.save)}: {expression}")
     if args.json:
         content = {"photo": str(args.photo), "width": photo.size[0], "height": photo.size[1]}
@@ -100,10 +105,8 @@ def run_measure(args: argparse.Namespace) -> int:
 
 
 def _print_levels(face: "Face") -> None:
-    from magicedit.faces import gaze_of_face
-
-    if (gaze := gaze_of_face(face)) is not None:
-        print(f"  gaze  {round(gaze.yaw):+}°, {round(gaze.pitch):+}°")
+    if face.gaze is not None:
+        print(f"  gaze  {round(face.gaze.yaw):+}°, {round(face.gaze.pitch):+}°")
     for name, value in face.action_units.items():
         print(f"  {name:<5} {value:4.1f}  {'#' * round(4 * value)}".rstrip())
 
@@ -139,10 +142,12 @@ def _run_video(args: argparse.Namespace) -> int:
     from magicedit.imaging import writable
     from magicedit.video import Video, measure_blendshapes
 
-    writable(args.arkit, overwrite=False, forbid=args.photo)
+    writable(args.arkit, forbid=args.photo, exist_ok=args.overwrite)
     video = Video(args.photo)
     backend = load_backend(args.backend)
-    curves = measure_blendshapes(video, backend, args.face, progress=ProgressLine(sys.stderr))
+    curves = measure_blendshapes(
+        video, backend, args.face, progress=None if args.quiet else ProgressLine(sys.stderr)
+    )
     rows = ((time, *scores) for time, scores in zip(curves.times, curves.scores, strict=True))
     _write_csv(args.arkit, ("time", *MEASURED), rows)
     shown = sum(not math.isnan(scores[0]) for scores in curves.scores)

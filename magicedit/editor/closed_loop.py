@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from magicedit.action_units import DEAD_ZONE, UNSEEN, is_angle
+from magicedit.action_units import DEAD_ZONE, FACS, STEP_DEGREES, UNSEEN, is_angle
 from magicedit.editor.changer import Edit
 from magicedit.errors import MagicEditError
 from magicedit.faces import Face, geometric_change, levels_of
@@ -19,7 +19,6 @@ FURTHEST = 5.0  # intensity steps, largest corrected request: models are trained
 FLATTEST = 0.3
 STRIDE = 1.5  # intensity steps
 SMALLEST_MOVE = 0.05  # intensity steps: closer requests give the same picture
-STEP_DEGREES = 4.0  # of the head, that count as one intensity step: the range of the head is five
 UNMOVED = 0.5  # intensity steps: units with smaller requests should keep their measured level
 
 
@@ -45,7 +44,7 @@ def achieved(before: Face, after: Face, asked: Mapping[str, float]) -> dict[str,
 
 def _step(name: str) -> float:
     """What counts as an intensity step of a control."""
-    return STEP_DEGREES if is_angle(name) else 1.0
+    return STEP_DEGREES[FACS[name].kind] if is_angle(name) else 1.0
 
 
 def _limits(name: str) -> tuple[float, float]:
@@ -67,7 +66,7 @@ class Pursuit:
     extrapolates. Between a point that falls short and one that overshoots, the inverse of a monotone cubic
     interpolates (Fritsch and Carlson, SIAM J. Numer. Anal. 17, 1980), or the midpoint where the scale's end
     hides the slope. A unit with a requested variation of 0 is missed only if it moves by DEAD_ZONE or more.
-    STEP_DEGREES of the head count as an intensity step. UNSEEN controls are sent as asked and not judged.
+    STEP_DEGREES of gaze and head count as an intensity step. UNSEEN controls are sent as asked, not judged.
 
     Args:
         face: in the photograph.

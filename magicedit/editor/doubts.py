@@ -24,7 +24,7 @@ from magicedit.warping.warp import derivatives
 
 POSE_LIMIT = 30.0  # degrees of yaw or pitch; roll is undone by the alignment
 REACHED_SHARE = 0.5  # a measured change below this share of the request is worth a warning
-SMALLEST_ANGLE = 5.0  # degrees: smaller changes are measurement noise
+SMALLEST_ANGLES = {"gaze": 10.0, "head": 5.0}  # degrees: smaller changes are measurement noise
 SMALLEST_JUDGED = 0.5  # intensity steps: smaller changes are measurement noise, and explain no paint
 
 # Areas in squares of the interocular distance. Measured with `mini` at 128 px on 52 faces that it was not
@@ -130,7 +130,7 @@ def doubts_of_eyes(face: Face, requested: Mapping[str, float]) -> list[str]:
     ]
     for what, asks in (
         ("its gaze cannot move", lambda side: side.get("gaze_yaw") or side.get("gaze_pitch")),
-        ("it cannot open, for the photograph does not show what lies behind", lambda s: s.get("AU43", 0) < 0),
+        ("it cannot open, because the photograph does not show what is behind the lid", lambda s: s.get("AU43", 0) < 0),
     ):
         if places := [place for place, side in shut if asks(side)]:
             doubts.append(f"the {' and '.join(places)} eye is closed: {what}")
@@ -260,7 +260,7 @@ def unreached(
             continue
         limits = (-math.inf, math.inf) if is_angle(name) else INTENSITY_RANGE
         possible = float(np.clip(before[name] + delta, *limits)) - before[name]
-        if abs(possible) < (SMALLEST_ANGLE if is_angle(name) else SMALLEST_JUDGED):
+        if abs(possible) < (SMALLEST_ANGLES[FACS[name].kind] if is_angle(name) else SMALLEST_JUDGED):
             continue
         if name in moved and moved[name] / possible >= REACHED_SHARE * LANDMARKS_SHOW.get(unit, 1.0):
             continue

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import PIL.Image
 
 from magicedit.errors import ModelError
-from magicedit.faces import Face, Gaze, IdentityCrop, Pose, gaze_of_face, levels_of
+from magicedit.faces import Face, Gaze, IdentityCrop, Pose, levels_of
 from magicedit.faces.types import Box
 from magicedit.files import shown
 from magicedit.imaging import Photo, save_image, strip
@@ -68,6 +68,7 @@ class FaceEdit:
             loop = {"reached": self.reached, "edits": self.edits, "sent": rounded(self.sent)}
         return {
             "face": self.index,
+            "number": self.index + 1,  # as people count, and `--face`
             "box": [round(float(edge), 1) for edge in self.box],
             "requested": rounded(self.requested),
             "before": rounded(self.before),
@@ -175,7 +176,7 @@ def face_to_json(face: Face) -> dict[str, Any]:
         "action_units": rounded(face.action_units),
         "sides": rounded(face.sides),
         "pose": pose_to_json(face.pose),
-        "gaze": gaze_to_json(gaze_of_face(face)),
+        "gaze": gaze_to_json(face.gaze),
         "score": round(float(face.score), 4),
     }
 

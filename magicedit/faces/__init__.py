@@ -3,7 +3,7 @@
 from typing import Any
 
 from magicedit.faces.alignment import Alignment, align, crop_face
-from magicedit.faces.gaze import Gaze, gaze_of, gaze_of_face, levels_of
+from magicedit.faces.gaze import gaze_of, levels_of
 from magicedit.faces.geometry import entangled, geometric_change
 from magicedit.faces.identity import IdentityCrop, identity_crop, identity_distance
 from magicedit.faces.occlusion import covered_parts
@@ -16,7 +16,7 @@ from magicedit.faces.regions import (
     region_polygon,
 )
 from magicedit.faces.spread import distorted, levels_relative_to, spread_of
-from magicedit.faces.types import Face, FaceBackend, Found, Pose, search
+from magicedit.faces.types import Face, FaceBackend, Found, Gaze, Pose, search
 
 BACKENDS = ("mediapipe", "insightface")
 
@@ -39,7 +39,6 @@ __all__ = [
     "face_region",
     "feathered_region",
     "gaze_of",
-    "gaze_of_face",
     "geometric_change",
     "identity_crop",
     "identity_distance",

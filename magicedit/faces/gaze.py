@@ -1,35 +1,64 @@
 """Where the eyes look, from the places of the irises between their corners, and how far they are open.
 
 An eye turns about the middle of its ball, so an iris moves by the sine of the angle. Angles are relative to
-the head, in degrees. On 89 neutral photographs of the Face Research Lab London Set, whose people look at the
-camera, the standard deviation of either angle is 1.7 degrees.
+the head, in degrees.
+
+MediaPipe's irises hardly move up and down with the eye, and its eye corners move along, so the irises are
+looked for in the picture, by the integral of brightening across their outlines (J. Daugman, "High confidence
+visual recognition of persons by a test of statistical independence", PAMI 1993). How well this and two other
+sources follow eyes that are moved by known angles: benchmarks/gaze.json.
 """
 
-from typing import NamedTuple
-
+import cv2
 import numpy as np
 
 from magicedit.faces.frame import EYE_CORNERS
-from magicedit.faces.types import Face
+from magicedit.faces.types import Face, Gaze, Pose
 
 # The iris's centre, and opposite points of its edge, in MediaPipe's 478; of the subject's right eye, the left
 IRISES = ((468, ((469, 471), (470, 472))), (473, ((474, 476), (475, 477))))
 # Iris diameters: 12.1 mm to 11.7 mm (I. Bekerman, P. Gottlieb, M. Vaiman, Journal of Ophthalmology, 2014)
 EYEBALL_RADIUS = 1.03
-# Iris diameters outwards from the middle of an eye's corners and above their line: where the iris lies in a
-# straight gaze, median of the London Set
-_OUTWARDS, _ABOVE = 0.147, 0.19
 CLOSED = 0.12  # height over width of the opening, below which an eye counts as closed
 # Pairs of landmarks, upper lid above lower lid; the subject's left eye first
 _LID_PAIRS = (((387, 373), (386, 374), (385, 380)), ((160, 144), (159, 145), (158, 153)))
+# The lids' edges around the opening; the subject's right eye first
+_OPENINGS = (
+    (33, 246, 161, 160, 159, 158, 157, 173, 133, 155, 154, 153, 145, 144, 163, 7),
+    (362, 398, 384, 385, 386, 387, 388, 466, 263, 249, 390, 373, 374, 380, 381, 382),
+)
+# Iris diameters outwards from the middle of an eye's corners and above their line: where the iris lies in a
+# straight gaze, median of the London Set
+_OUTWARDS, _ABOVE = 0.152, 0.22
+# MediaPipe's corners follow a third to a half of an iris's way up and down, and none of its way across
+_CORNERS_FOLLOW = (1.0, 1.5)  # what a movement between the corners counts, across and up
+# Corners lie in front of the middle of the eyeball, so a head that turns by a degree moves the irises between
+# them by this share of a degree. People who look at the camera, same person smiling and neutral: 0.4.
+_HEAD_SHOWS = 0.4
 _RANGE = 0.95  # largest sine
 
+# The look for an iris, in a picture of the eye whose corners are _WIDTH px apart
+_WIDTH, _SIZE = 64, (96, 72)
+_BLUR = 1.0  # px
+_ANGLES = np.deg2rad(np.arange(0, 360, 10))
+_RAYS = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], -1)  # (angles, 2)
+_RADII = (0.90, 0.97, 1.04)  # of the radius by landmarks
+_ACROSS_EDGE = 0.10  # radii to both sides of the outline, between which it brightens
+_NEAR_LIDS = (0.06, 0.16)  # radii from the lids: the outline does not count, and does
+_STRONGEST = 2.0  # standard deviations of the opening's grey: lamps count no more
+_FAR = 0.1  # standard deviations that a place one radius from MediaPipe's must brighten more
+_LEAST_SEEN = 4  # rays: outlines that show fewer count less
+_VISIBLE = 0.3  # standard deviations: less is no visible iris, as behind dark glasses
 
-class Gaze(NamedTuple):
-    """Degrees relative to the head. yaw > 0: to the subject's own left. pitch > 0: up."""
 
-    yaw: float
-    pitch: float
+def _places(across: float, up: float, step: float) -> np.ndarray:
+    """Returns a grid of places around 0, (places, 2) radii, the row of largest y last."""
+    x, y = (np.arange(-end, end + step / 2, step) for end in (across, up))
+    return np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
+
+
+_COARSE, _FINE_STEP = _places(0.45, 0.9, 0.15), 0.05
+_FINE = _places(0.15, 0.15, _FINE_STEP)
 
 
 def eye_openness(landmarks: np.ndarray) -> tuple[float, float]:
@@ -46,32 +75,109 @@ def eye_openness(landmarks: np.ndarray) -> tuple[float, float]:
     return float(left), float(right)
 
 
-def gaze_of(landmarks: np.ndarray) -> Gaze:
-    """Returns the gaze from MediaPipe's landmarks (478, 2) px, of the open eye where one is closed."""
+def gaze_of(pixels: np.ndarray, landmarks: np.ndarray, pose: Pose) -> Gaze:
+    """Returns the gaze relative to the head, of the open eye where one is closed.
+
+    Eyes whose iris is not seen, as behind dark glasses, count by MediaPipe's irises.
+
+    Args:
+        pixels: a picture of the face, (height, width, 3) uint8 RGB, in which an eye is about `_WIDTH` px
+            wide or smaller.
+        landmarks: MediaPipe's (478, 2), px of the picture. pose: of the head.
+    """
     landmarks = np.asarray(landmarks, np.float64)
+    openness = eye_openness(landmarks)[::-1]  # the right eye first, as in IRISES
     moves = []
-    for corners, (iris, edges), outwards in zip(EYE_CORNERS["mediapipe478"], IRISES, (-1, 1), strict=True):
-        start, end = landmarks[list(corners)]
-        x, y = (end - start) / np.linalg.norm(end - start)
-        diameter = np.mean([np.linalg.norm(landmarks[a] - landmarks[b]) for a, b in edges])
-        offset = (landmarks[iris] - (start + end) / 2) / diameter
-        moves.append((offset @ (x, y) - outwards * _OUTWARDS, offset @ (y, -x) - _ABOVE))
-    openness = reversed(eye_openness(landmarks))  # the right eye first, as in IRISES
+    for side, outwards in enumerate((-1, 1)):
+        x, y = _iris_between_corners(pixels, landmarks, side, is_open=openness[side] >= CLOSED)
+        moves.append((x - outwards * _OUTWARDS, -y - _ABOVE))
     seen = [move for move, opening in zip(moves, openness, strict=True) if opening >= CLOSED] or moves
-    sines = np.clip(np.mean(seen, 0) / EYEBALL_RADIUS, -_RANGE, _RANGE)
-    return Gaze(*np.degrees(np.arcsin(sines)).tolist())
+    sines = np.clip(np.mean(seen, 0) * _CORNERS_FOLLOW / EYEBALL_RADIUS, -_RANGE, _RANGE)
+    yaw, pitch = np.degrees(np.arcsin(sines)) - _HEAD_SHOWS * np.array([pose.yaw, pose.pitch])
+    return Gaze(float(yaw), float(pitch))
 
 
-def gaze_of_face(face: Face) -> Gaze | None:
-    """Returns the gaze of a face; None where its landmarks lack irises."""
-    return gaze_of(face.landmarks) if face.scheme == "mediapipe478" else None
+def _iris_between_corners(pixels: np.ndarray, landmarks: np.ndarray, side: int, is_open: bool) -> np.ndarray:
+    """Returns the place of an iris from the middle of the eye's corners, (2,) iris diameters.
+
+    The first axis points along the corners to the subject's left, the second down the face.
+    """
+    # 1. The eye upright, its corners _WIDTH px apart
+    start, end = landmarks[list(EYE_CORNERS["mediapipe478"][side])]
+    x, y = (end - start) / max(np.linalg.norm(end - start), 1e-6) ** 2 * _WIDTH
+    turn = np.array([[x, y], [-y, x]])
+    middle = np.array(_SIZE) / 2
+    shift = middle - turn @ (start + end) / 2
+    edges = [np.subtract(*landmarks[list(pair)]) for _, pairs in IRISES for pair in pairs]
+    radius = np.linalg.norm(edges, axis=1).mean() / 2 * np.hypot(x, y)
+    by_landmarks = turn @ landmarks[IRISES[side][0]] + shift
+    if not is_open:
+        return (by_landmarks - middle) / (2 * radius)
+    eye = cv2.warpAffine(pixels, np.column_stack([turn, shift]), _SIZE, borderMode=cv2.BORDER_REPLICATE)
+    grey = cv2.GaussianBlur(cv2.cvtColor(eye, cv2.COLOR_RGB2GRAY).astype(np.float32), (0, 0), _BLUR)
+    opening = np.zeros(grey.shape, np.uint8)
+    outline = landmarks[list(_OPENINGS[side])] @ turn.T + shift
+    cv2.fillPoly(opening, [np.rint(16 * outline).astype(np.int32)], 1, shift=4)
+    if not opening.any():
+        return (by_landmarks - middle) / (2 * radius)
+
+    # 2. The circle that brightens most across its outline, coarsely, then finely around that
+    inside = cv2.distanceTransform(opening, cv2.DIST_L2, 5) / np.float32(radius)  # radii from the lids
+    contrast = grey / max(float(grey[opening > 0].std()), 1e-3)
+    places = by_landmarks + radius * _COARSE
+    best = places[_brightening(contrast, inside, places, by_landmarks, radius).argmax()]
+    places = best + radius * _FINE
+    scores = _brightening(contrast, inside, places, by_landmarks, radius)
+    if scores.max() < _VISIBLE:
+        return (by_landmarks - middle) / (2 * radius)
+    return (places[scores.argmax()] + radius * _FINE_STEP * _between(scores) - middle) / (2 * radius)
+
+
+def _brightening(
+    contrast: np.ndarray, inside: np.ndarray, places: np.ndarray, expected: np.ndarray, radius: float
+) -> np.ndarray:
+    """Returns how much circles around places (n, 2) px brighten outwards, (n,).
+
+    contrast: (h, w) grey in standard deviations. inside: (h, w) radii from the lids. expected: (2,) px, where
+    the iris lies by landmarks.
+    """
+
+    def at(picture: np.ndarray, points: np.ndarray) -> np.ndarray:
+        return cv2.remap(picture, points, None, cv2.INTER_LINEAR)
+
+    scores = []
+    for share in _RADII:
+        outer, inner = (
+            (places[:, None] + radius * (share + offset) * _RAYS).astype(np.float32)  # (n, angles, 2)
+            for offset in (_ACROSS_EDGE, -_ACROSS_EDGE)
+        )
+        low, high = _NEAR_LIDS
+        seen = [np.clip((at(inside, ends) - low) / (high - low), 0, 1) for ends in (outer, inner)]
+        weight = np.prod(seen, 0)
+        rise = np.clip(at(contrast, outer) - at(contrast, inner), -0.5, _STRONGEST)
+        scores.append((rise * weight).sum(1) / (weight.sum(1) + _LEAST_SEEN))
+    return np.max(scores, 0) - _FAR * ((places - expected) ** 2).sum(1) / radius**2
+
+
+def _between(scores: np.ndarray) -> np.ndarray:
+    """Returns the top of the parabolas through _FINE's best score and its neighbours, (2,) steps from it."""
+    side = round(len(scores) ** 0.5)
+    grid = scores.reshape(side, side)
+    row, column = np.unravel_index(grid.argmax(), grid.shape)
+    steps = np.zeros(2)
+    for axis, (line, place) in enumerate(((grid[row], column), (grid[:, column], row))):
+        if 0 < place < side - 1:
+            before, peak, after = line[place - 1 : place + 2]
+            bend = before - 2 * peak + after  # below 0, or 0 where all three are equal
+            steps[axis] = (before - after) / (2 * bend) if bend else 0.0
+    return steps
 
 
 def levels_of(face: Face) -> dict[str, float]:
     """Returns all that is measured of a face, by name: intensities, also by side; gaze, head in degrees."""
     levels = face.action_units | face.sides
-    if (gaze := gaze_of_face(face)) is not None:
-        levels |= {f"gaze_{axis}": angle for axis, angle in gaze._asdict().items()}
+    if face.gaze is not None:
+        levels |= {f"gaze_{axis}": angle for axis, angle in face.gaze._asdict().items()}
     if face.pose is not None:
         levels |= {f"head_{axis}": getattr(face.pose, axis) for axis in ("yaw", "pitch", "roll")}
     return levels

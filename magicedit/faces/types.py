@@ -6,7 +6,7 @@ All positions are in pixels of the upright photograph with *pixel centres at who
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -31,6 +31,13 @@ class Pose:
     roll: float
 
 
+class Gaze(NamedTuple):
+    """Degrees relative to the head. yaw > 0: to the subject's own left. pitch > 0: up."""
+
+    yaw: float
+    pitch: float
+
+
 @dataclass(frozen=True, eq=False)
 class Face:
     """One measured face.
@@ -42,6 +49,7 @@ class Face:
     action_units: name to intensity 0..5; empty when the backend measures none.
     sides: intensity 0..5 of one side of the face, by name: "AU12L" is the subject's left; empty likewise.
     blendshapes: name to score 0..1; empty when the backend measures none.
+    gaze: see `magicedit.faces.gaze`; None when the backend measures none.
     embedding: identity vector of the backend (float32, unit length), or None.
     """
 
@@ -53,6 +61,7 @@ class Face:
     sides: dict[str, float] = field(default_factory=dict)
     blendshapes: dict[str, float] = field(default_factory=dict)
     pose: Pose | None = None
+    gaze: Gaze | None = None
     embedding: np.ndarray | None = None
 
     @property

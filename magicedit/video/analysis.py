@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from magicedit.errors import NoFaceError, VideoError
-from magicedit.faces import Alignment, Face, FaceBackend, Pose
+from magicedit.faces import Alignment, Face, FaceBackend, Gaze, Pose
 from magicedit.faces.tracking import CutDetector, Tracked, Tracker, Tracking
 from magicedit.faces.types import box_around
 from magicedit.files import read_text, sha256_of, write_text
 from magicedit.ledger import drop_torn_line
+from magicedit.request import missing_face
 from magicedit.video.results import Pace, ProgressCallback
 from magicedit.video.smoothing import FaceFilter, Smoothing
 from magicedit.video.threads import pictures_ahead
@@ -73,6 +74,7 @@ def _tracked_to_json(tracked: Tracked) -> dict[str, Any]:
         "box": list(face.box),
         "landmarks": _encoded(face.landmarks),
         "pose": None if face.pose is None else list(vars(face.pose).values()),
+        "gaze": face.gaze,
         "looks": None if tracked.looks is None else _encoded(tracked.looks),
         "glasses": tracked.glasses,
         **{name: getattr(face, name) for name in _PLAIN},
@@ -84,6 +86,7 @@ def _tracked_from_json(content: dict[str, Any]) -> Tracked:
         box=tuple(content["box"]),
         landmarks=_decoded(content["landmarks"]).reshape(-1, 2),
         pose=content["pose"] and Pose(*content["pose"]),
+        gaze=content["gaze"] and Gaze(*content["gaze"]),
         **{name: content[name] for name in _PLAIN},
     )
     looks = content["looks"]
@@ -306,10 +309,7 @@ def choose(tracks: list[Track], which: str | int, path: Path) -> list[Track]:
     if isinstance(index, bool) or not isinstance(index, int):
         raise NoFaceError(f'face must be "all", "largest" or an index from 0, got {which!r}')
     if not 0 <= index < len(tracks):
-        raise NoFaceError(
-            f"face {index} does not exist: {len(tracks)} found in the video, counted from 0 (the largest, by "
-            f"area and time) to {len(tracks) - 1}"
-        )
+        raise missing_face(index, len(tracks), "found in the video", "the largest by area and time")
     return [tracks[index]]
 
 
@@ -389,6 +389,7 @@ def between(a: Face, b: Face, share: float) -> Face:
         action_units=mix(a.action_units, b.action_units),
         sides=mix(a.sides, b.sides),
         pose=None if a.pose is None or b.pose is None else Pose(**mix(vars(a.pose), vars(b.pose))),
+        gaze=None if a.gaze is None or b.gaze is None else Gaze(**mix(a.gaze._asdict(), b.gaze._asdict())),
     )
 
 

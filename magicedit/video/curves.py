@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from magicedit.action_units import FACS, canonical_name, sided_names
+from magicedit.action_units import FACS, sided_names, vocabulary_of
 from magicedit.arkit import levels_of_scores
 from magicedit.errors import ActionUnitError
 from magicedit.expression import ASYMMETRY
 from magicedit.files import shown
 from magicedit.tables import Table, read_table
-from magicedit.vocabulary import name_order, quoted, whole_name
+from magicedit.vocabulary import name_order, quoted
 
 _FACE_COLUMNS = ("face_id", "face", "faceid", "face_idx")
 
@@ -99,7 +99,7 @@ class Curve:
         with table.at():
             for column in table.header:
                 if column != clock.column:
-                    names[column] = FACS.canonical(column)
+                    names[column] = FACS.spelled(column)
             for name, count in Counter(names.values()).items():
                 if count > 1:
                     raise ActionUnitError(f"two columns for {name}; give each action unit once")
@@ -209,10 +209,12 @@ class Curve:
         curve, and where nothing is left.
         """
         usable = {}
+        vocabulary = vocabulary_of(names)
         for name, values in self.values.items():
             try:
-                canonical_name(name, names)
-                usable[name] = values
+                control, worth = vocabulary.read(name)
+                if control == name or control not in self.values:  # AU45 beside AU43 tells the same
+                    usable[control] = worth * values
             except ActionUnitError as error:
                 problem = ActionUnitError(f"{self.source}: {error}")
                 if not self.measured:
@@ -232,7 +234,7 @@ def _joined(wholes: Mapping[str, float], sides: Mapping[str, float]) -> dict[str
 
 def _is_control(column: str) -> bool:
     try:
-        return whole_name(FACS.canonical(column)) in FACS
+        return bool(FACS.spelled(column))
     except ActionUnitError:
         return False
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from magicedit.faces import Alignment, Face, Pose, align
+from magicedit.faces import Alignment, Face, Gaze, Pose, align
 from magicedit.faces.types import box_around
 from magicedit.warping import Change
 
@@ -32,8 +32,9 @@ class Smoothing:
     """Filter parameters of each smoothed quantity.
 
     place: of the crop's centre, turn and size, in sides of the crop, radians and natural logarithms.
-    landmarks: within the crop, in sides of it. action_units: in intensity steps. pose: in degrees. change: of
-    the model's flow, mask and paint, in sides of the crop and shares of 1; None: not smoothed.
+    landmarks: within the crop, in sides of it. action_units: in intensity steps. pose: of head and gaze, in
+    degrees. change: of the model's flow, mask and paint, in sides of the crop and shares of 1; None: not
+    smoothed.
     """
 
     place: OneEuro = OneEuro(min_cutoff=2.0, beta=40.0)
@@ -63,7 +64,7 @@ class Filter:
             return value
         step = time - self._time
         if not step > 0:
-            raise ValueError(f"samples must come later one than the other, got {step} s after the last")
+            raise ValueError(f"each sample must be later than the one before, got {step} s after the last")
         speed = (value - self._value) / step  # from the filtered value, as in the paper
         self._speed = self._speed + smoothing_factor(self.parameters.derivative_cutoff, step) * (
             speed - self._speed
@@ -126,6 +127,7 @@ class FaceFilter:
             action_units={name: by_name[name] for name in face.action_units},
             sides={name: by_name[name] for name in face.sides},
             pose=self._pose(face.pose, time),
+            gaze=self._gaze(face.gaze, time),
         )
         return smooth, alignment
 
@@ -135,6 +137,12 @@ class FaceFilter:
             return None
         angles = np.array([pose.yaw, pose.pitch, pose.roll])
         return Pose(*self._filter("pose", self.smoothing.pose, angles, time).tolist())
+
+    def _gaze(self, gaze: Gaze | None, time: float) -> Gaze | None:
+        """Returns the gaze smoothed; frames without one do not count."""
+        if gaze is None:
+            return None
+        return Gaze(*self._filter("gaze", self.smoothing.pose, np.array(gaze), time).tolist())
 
     def _place(self, alignment: Alignment, time: float) -> Alignment:
         """Returns the alignment with its crop's centre, rotation and size smoothed."""

@@ -13,6 +13,7 @@ from magicedit.action_units import DEAD_ZONE, NAMES
 from magicedit.editor.closed_loop import Pursuit, _monotone_cubic
 from magicedit.errors import ActionUnitError, MagicEditError
 from magicedit.faces import Face, load_backend
+from magicedit.request import usable_expression
 
 LANDMARKS = np.zeros((68, 2), np.float32)
 
@@ -256,10 +257,15 @@ def test_an_expression_copied_to_another_photograph(editor, astronaut, tmp_path)
 
 
 def test_expressions_that_the_model_cannot_show(editor, astronaut):
+    own = NAMES  # of a model that paints
+    of_other = Expression({"AU45": 1, "AU12": 1}, relative=True, model="other")
     with pytest.raises(ActionUnitError, match=r"made with other asks for AU45, which this model cannot edit"):
-        editor.edit(astronaut, expression=Expression({"AU45": 1, "AU12": 1}, relative=True, model="other"))
+        usable_expression(of_other, own)
     with pytest.raises(ActionUnitError, match="cannot edit"):
-        editor.edit(astronaut, expression=Expression({"AU45": 1}))
+        usable_expression(Expression({"AU45": 1}), own)
+    assert usable_expression(of_other, editor.action_units).values == {"AU12": 1, "AU43": 1}
+    both = Expression({"AU43": 2, "AU45": 1})
+    assert usable_expression(both, editor.action_units).values == {"AU43": 2}
     with pytest.raises(ActionUnitError, match="choose one"):
         editor.edit(astronaut, expression=Expression({"AU12": 1}), set={"AU12": 2})
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from magicedit.action_units import NAMES
+from magicedit.action_units import NAMES, editable
 from magicedit.errors import ActionUnitError
 from magicedit.video import Curve
 
@@ -84,6 +84,17 @@ def test_a_model_may_lack_a_unit():
     with pytest.raises(ActionUnitError, match="AU45"):
         curve.usable_by(NAMES)
     Curve.from_keys(["0:AU12L=1"]).usable_by(NAMES)
+
+
+def test_codes_of_directions_are_columns(tmp_path):
+    curve = csv_curve(tmp_path, "time,AU61,AU62,AU54,au045\n0,0,0,0,0\n1,2,0,1,5\n2,0,3,0,0\n")
+    assert curve.at(1.0) == {"gaze_yaw": 12, "head_pitch": -4, "AU45": 5}
+    assert curve.at(2.0)["gaze_yaw"] == -18
+    assert Curve.from_keys(["1:AU64=2"]).at(1) == {"gaze_pitch": -12}
+    usable = curve.usable_by(editable(NAMES))
+    assert usable.at(1) == {"gaze_yaw": 12, "head_pitch": -4, "AU43": 5}
+    with pytest.raises(ActionUnitError, match="AU45"):
+        curve.usable_by(NAMES)
 
 
 def test_arrays_are_taken():

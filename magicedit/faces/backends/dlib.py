@@ -102,11 +102,11 @@ def _library() -> tuple[Any, Path]:
     """dlib and the folder of its models."""
     folder = _models_folder()
     if folder is None:
-        raise MissingDependencyError(f"no model files of the package face-recognition-models here; {_REMEDY}")
+        raise MissingDependencyError(f"the model files of the package face-recognition-models are missing; {_REMEDY}")
     try:
         import dlib
     except ImportError as error:
-        raise MissingDependencyError(f"the package dlib is not here ({error}); {_REMEDY}") from error
+        raise MissingDependencyError(f"the package dlib cannot be imported ({error}); {_REMEDY}") from error
     return dlib, folder
 
 

@@ -28,6 +28,7 @@ import numpy as np
 
 from magicedit.errors import MissingDependencyError, ModelError
 from magicedit.faces.backends.postponed import postponed
+from magicedit.faces.gaze import gaze_of
 from magicedit.faces.measure import blendshapes_to_action_units, blendshapes_to_sides, pose_of
 from magicedit.faces.types import Box, Face, Found, box_around, check_pixels, largest_first, overlap
 
@@ -380,19 +381,20 @@ class MediaPipeBackend:
             result = self._landmarker.detect(self._image(crop))
             best, best_overlap = None, 0.0
             for index, points in enumerate(result.face_landmarks):
-                in_crop = np.array([(point.x, point.y) for point in points]) * _CROP_SIZE - 0.5
+                in_crop = np.array([(point.x, point.y) for point in points]) * _CROP_SIZE - 0.5  # (478, 2)
                 landmarks = (in_crop @ to_photograph[:, :2].T + to_photograph[:, 2]).astype(np.float32)
                 common = overlap(box_around(landmarks), box)
                 if common > best_overlap:
-                    best, best_overlap = (index, landmarks), common
+                    best, best_overlap = (index, landmarks, in_crop), common
             if best is None:
                 continue
-            index, landmarks = best
+            index, landmarks, in_crop = best
             blendshapes = {
                 entry.category_name: float(entry.score)
                 for entry in result.face_blendshapes[index]
                 if entry.category_name != "_neutral"
             }
+            pose = pose_of(result.facial_transformation_matrixes[index])
             return Face(
                 box=box_around(landmarks),
                 landmarks=landmarks,
@@ -401,7 +403,8 @@ class MediaPipeBackend:
                 action_units=blendshapes_to_action_units(blendshapes, landmarks),
                 sides=blendshapes_to_sides(blendshapes, landmarks),
                 blendshapes=blendshapes,
-                pose=pose_of(result.facial_transformation_matrixes[index]),
+                pose=pose,
+                gaze=gaze_of(crop, in_crop, pose),
             )
         return None
 
