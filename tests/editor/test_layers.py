@@ -10,7 +10,7 @@ from PIL import Image
 
 from magicedit import ExpressionEditor
 from magicedit.cli import main
-from magicedit.editor.layers import layers_of
+from magicedit.editor.layers import BAND, layers_of
 from magicedit.imaging import Photo
 from magicedit.request import EditRequest
 
@@ -48,6 +48,9 @@ def test_layers_compose_to_the_result(editor, closed_mouth):
         assert layers.mouth[(y0 + y1) // 2 : y1, x0:x1, 3].sum() > 200
     st = layers.st_map()
     np.testing.assert_allclose(st[0, 0], (0.5 / photo.size[0], 1 - 0.5 / photo.size[1]), atol=1e-6)
+    assert photo.size[1] % BAND  # the last band is a part of one
+    source = np.dstack([st[..., 0], 1 - st[..., 1]]) * photo.size - 0.5
+    np.testing.assert_allclose(source, layers.source, atol=1e-3)
 
 
 def test_layers_of_an_empty_edit_are_empty(editor, closed_mouth):
