@@ -78,7 +78,7 @@ def make_stimuli(
 
     Raises:
         MagicEditError: where the model cannot do a level, there are no such teeth, or with luminance
-            "average" a photograph cannot be used.
+            "average" a photograph cannot be used; then no stimulus is made.
         OutputError: where the folder cannot be written, or has such files of other origin.
     """
     from tqdm import tqdm
@@ -150,7 +150,7 @@ def _check_strangers(*files: Path) -> None:
     for file in filter(os.path.lexists, files):
         raise OutputError(
             f"{shown(file)} exists and no run here made it; choose another folder, or replace it "
-            "with --force (force=True)"
+            "with --overwrite (force=True)"
         )
 
 
@@ -200,14 +200,27 @@ class _Workshop:
         self._shown_oval: np.ndarray | None
         self._inside: np.ndarray  # (height, width) 0..1, the photograph in its stimuli
         self._before: dict[str, float]
-        self._luminance = design.luminance
-        if design.luminance == AVERAGE:
-            every = []
-            for person in design.people.values():
+        self._luminance = self._average() if design.luminance == AVERAGE else design.luminance
+
+    def _average(self) -> tuple[float, float]:
+        """Returns the mean over all people of `luminance_of`; MagicEditError names all who have none."""
+        values, unusable = [], {}
+        for name, person in self.design.people.items():
+            try:
                 self._prepare(person)
+            except MagicEditError as error:
+                unusable[name] = reason_of(error)
+            else:
                 drawn, _ = self._drawn(self._photo.pixels)
-                every.append(luminance_of(drawn, self._face_oval))
-            self._luminance = tuple(float(value) for value in np.mean(every, axis=0))
+                values.append(luminance_of(drawn, self._face_oval))
+        if unusable:
+            raise MagicEditError(
+                f"`luminance: {AVERAGE}` is the average of all people, and {len(unusable)} of "
+                f"{len(self.design.people)} cannot be used: {', '.join(unusable)} "
+                f"({next(iter(unusable.values()))}); replace their photographs, or remove them from `people`"
+            )
+        mean, sd = np.mean(values, axis=0)
+        return float(mean), float(sd)
 
     def make(self, person: Person, condition: Mapping[str, float | str], path: Path) -> dict[str, Any]:
         """Writes a stimulus and its template; returns JSON-ready measurements. Raises MagicEditError."""
