@@ -7,7 +7,7 @@ are converted to yuv420p once. Colours are converted to RGB and back with the vi
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import reduce
@@ -245,7 +245,7 @@ class Video:
             width, height = (first.height, first.width) if rotation % 180 else (first.width, first.height)
             rate = next((r for r in (stream.average_rate, stream.guessed_rate) if r and r > 0), Fraction(25))
             if stream.time_base is None or stream.time_base <= 0:
-                raise VideoError(f"{shown(self.path)} tells no time of its pictures; convert it first")
+                raise VideoError(f"{shown(self.path)} has no times for its pictures; convert it first")
             rate = max(rate, 1 / longest_seconds(stream.time_base))
             seconds = None
             duration = container.duration or 0
@@ -351,6 +351,29 @@ class Video:
             if container.start_time is not None:
                 reaches -= container.start_time / import_av().time_base
             self.damage = Damage(len(errors), reaches, self.info.seconds)
+
+    def picture_at(self, seconds: float) -> np.ndarray:
+        """Returns the picture shown at a time, RGB (height, width, 3) uint8; beyond the end, the last one.
+
+        Only pictures from the key picture before it are decoded. Raises VideoError where it has another size
+        than the first, and where none can be decoded there.
+        """
+        shown_then = None
+        with self._pictures() as (container, stream):
+            start = _origin(container, stream, stream.start_time or 0)
+            wanted = start + round(seconds / stream.time_base)
+            with suppress(import_av().error.FFmpegError):  # else all from the beginning are decoded
+                container.seek(wanted, stream=stream)
+            for decoded in _decoded(container, stream, [], {}):
+                if shown_then is not None and (decoded.pts is None or decoded.pts > wanted):
+                    break
+                shown_then = decoded
+        if shown_then is None or (shown_then.width, shown_then.height) != self.info.coded_size:
+            raise VideoError(
+                f"{shown(self.path)} has no picture of its own size at {seconds:.1f} s; it is damaged, or "
+                "changes its size: convert it first"
+            )
+        return to_rgb(upright_planes(shown_then, self.info), self.info)
 
     def sound_shift(self) -> Fraction:
         """Returns the seconds to subtract from sound timestamps to align them with those of `frames`."""

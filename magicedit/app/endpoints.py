@@ -15,6 +15,7 @@ import gradio as gr
 
 from magicedit.app.messages import spoken
 from magicedit.app.picture_files import open_upload
+from magicedit.app.turns import Turns
 from magicedit.editor import ExpressionEditor, face_to_json
 from magicedit.errors import MagicEditError, NoFaceError
 from magicedit.imaging import save_image
@@ -29,7 +30,7 @@ KINDS = {
 }
 
 
-def add_endpoints(editor: ExpressionEditor, folder: Path, concurrency_id: str) -> None:
+def add_endpoints(editor: ExpressionEditor, turns: Turns, folder: Path, concurrency_id: str) -> None:
     """Adds `/edit` and `/measure` to the current blocks; user errors arrive as messages."""
 
     def edit(photo: str, *values: Any) -> tuple[str, dict[str, Any]]:
@@ -39,7 +40,9 @@ def add_endpoints(editor: ExpressionEditor, folder: Path, concurrency_id: str) -
             check(name, value)
         if "face" in asked:
             asked["face"] = face_of(asked["face"])
-        result = editor.edit(opened(photo), **asked)
+        uploaded = opened(photo)
+        with turns.turn():
+            result = editor.edit(uploaded, **asked)
         path = save_image(result.image, Path(tempfile.mkdtemp(prefix="edit-", dir=folder)) / "edited.png")
         return str(path), {
             "model": result.model,
@@ -49,7 +52,10 @@ def add_endpoints(editor: ExpressionEditor, folder: Path, concurrency_id: str) -
         }
 
     def measure(photo: str) -> dict[str, Any]:
-        return {"faces": [face_to_json(found) for found in editor.measure(opened(photo))]}
+        uploaded = opened(photo)
+        with turns.turn():
+            faces = editor.measure(uploaded)
+        return {"faces": [face_to_json(found) for found in faces]}
 
     with gr.Column(visible=False):
         photo = gr.File(label="photo", type="filepath")

@@ -29,7 +29,7 @@ def temporary_folder() -> Iterator[Path]:
                 made = tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True)
             except OSError as error:
                 raise OutputError(
-                    f"the page needs a temporary folder ({error}); make room, or set TMPDIR to another place"
+                    f"the page needs a temporary folder ({error}); free some space, or set another TMPDIR"
                 ) from error
             folder = Path(stack.enter_context(made))
             with contextlib.suppress(OutputError):

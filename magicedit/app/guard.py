@@ -171,7 +171,7 @@ class Guard:
         server = request.scope.get("server") or (None,)
         if name is None or (name.rstrip(".") not in self.hosts and name != server[0]):
             raise Refused(
-                400, "this server is not known by that name; start it with --allow-host NAME to allow one"
+                400, "this server does not know that name; start it with --allow-host NAME to allow one"
             )
 
     async def _check_password(self, request: Request) -> None:

@@ -3,7 +3,7 @@
 import functools
 import html
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
@@ -50,3 +50,9 @@ def spoken(
 def said(text: str) -> str:
     """Returns the status line, which screen readers read out when it changes."""
     return f"<p class='me-status' role='status' aria-live='polite'>{html.escape(text)}</p>"
+
+
+def listed(texts: Sequence[str]) -> str:
+    """Returns an HTML list."""
+    items = "".join(f"<li>{html.escape(text)}</li>" for text in texts)
+    return f"<ul class='me-warnings'>{items}</ul>" if items else ""

@@ -14,7 +14,7 @@ from gradio_client.utils import is_http_url_like
 
 from magicedit import __version__
 from magicedit.app.endpoints import add_endpoints
-from magicedit.app.messages import said, spoken
+from magicedit.app.messages import listed, said, spoken
 from magicedit.app.pictures import Pictures, Updates, summary
 from magicedit.app.series import (
     Film,
@@ -44,7 +44,7 @@ from magicedit.request import EditRequest
 from magicedit.vocabulary import is_finite
 
 KEPT_SECONDS = 600  # lifetime of uploads and of results that no open page shows
-MODEL = "model"  # events of this name run one at a time
+MODEL = "model"  # events of this name run one at a time; so do those of other names that need it, see `Turns`
 CSS = Path(__file__).with_name("page.css")
 EXAMPLE = Path(__file__).with_name("example.jpg")  # SFHQ-T2I, MIT licence: it shows nobody
 
@@ -67,6 +67,7 @@ FOLLOW = """file => {
 
 PRIVATE = {"api_visibility": "private"}
 WITH_MODEL = PRIVATE | {"concurrency_id": MODEL, "concurrency_limit": 1}
+LONG = PRIVATE | {"concurrency_id": "long", "concurrency_limit": 1}  # lets the others in between
 QUICK = PRIVATE | {"show_progress": "hidden", "concurrency_limit": None}
 # What is asked again while it runs happens once more afterwards, instead of not at all
 LAST = {"trigger_mode": "always_last"}
@@ -131,7 +132,7 @@ class Page:
             self._wire_requests()
             self._wire_results()
             self._wire_series()
-            add_endpoints(sessions.editor, sessions.folder, MODEL)
+            add_endpoints(sessions.editor, sessions.turns, sessions.folder, MODEL)
             self.blocks.unload(sessions.end)
 
     def _wire_photograph(self) -> None:
@@ -285,7 +286,7 @@ class Page:
             self.sweep.drawn,
             **self.with_progress,
             **LAST,
-            **WITH_MODEL,
+            **LONG,
         )
 
     def _wire_series(self) -> None:
@@ -301,7 +302,7 @@ class Page:
                 photographs,
                 Photographs,
                 self.on_photographs,
-                [photographs.shown, photographs.result],
+                [photographs.shown, photographs.result, photographs.failed, self.status],
             ),
         ]
         for button, tab, kind, handler, shown in works:
@@ -314,7 +315,7 @@ class Page:
                 show_progress="full",
                 show_progress_on=tab.progress,
                 **LAST,
-                **WITH_MODEL,
+                **LONG,
             )
             for event in (asking, working):
                 self._tells_trouble(event)
@@ -468,7 +469,7 @@ class Page:
 
     def on_lend(self, request: gr.Request, values: Values) -> str:
         self.sessions.of(request).lend_teeth(values[self.settings.reference])
-        return said("These teeth show from the next edit on, wherever the photograph shows none.")
+        return said("These teeth appear from the next edit on, unless the photograph shows teeth.")
 
     def on_undo(self, request: gr.Request, values: Values) -> Updates:
         session = self.sessions.of(request)
@@ -566,10 +567,13 @@ class Page:
         with session.work(Photographs) as wanted:
             if wanted is None:
                 return gr.skip()
-            archive, pictures = edit_photographs(session, wanted, report)
+            archive, pictures, failed = edit_photographs(session, wanted, report)
+        told = f"{len(pictures)} of {len(wanted.files)} photographs were edited."
         return {
             self.photographs.shown: gr.Gallery(value=[str(path) for path in pictures], visible=True),
             self.photographs.result: gr.File(value=str(archive), visible=True),
+            self.photographs.failed: gr.HTML(value=listed(failed), visible=bool(failed)),
+            self.status: said(told),
         }
 
     def _ask(self, session: Session, values: Values) -> EditRequest | None:

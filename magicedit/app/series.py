@@ -1,7 +1,6 @@
 """What a page edits besides its photograph: a video, or several photographs, all by one request."""
 
 import contextlib
-import itertools
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -9,9 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from magicedit.app.picture_files import CLOSE_SIDE, open_upload, without_folder
+from magicedit.app.picture_files import CLOSE_SIDE, Upload, open_upload, without_folder
 from magicedit.app.session import OnStep, Series, Session
-from magicedit.errors import MagicEditError, NoFaceError
+from magicedit.errors import ImageError, MagicEditError, NoFaceError
 from magicedit.imaging import reduced, save_image
 from magicedit.request import EditRequest
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 MOST_PHOTOGRAPHS = 20
 SHOWN_FRAMES = 3  # of a video, before it is made
 SomeSeries = TypeVar("SomeSeries", bound=Series)
-FEWEST_FRAMES = 2 * SHOWN_FRAMES  # what a video of unknown length is taken to have
+SHORTEST_SECONDS = 1.0  # what a video of unknown length is taken to have
 
 
 class Preview(Series):
@@ -65,20 +64,17 @@ def preview_video(session: Session, series: Preview, on_step: OnStep | None = No
 
     A frame without a face stays as it is. Errors as of `make_video`.
     """
-    from magicedit.video_reading import to_rgb
-
     with _working(session, series, on_step) as listener:
         video, curve = _opened(series)
-        count = video.info.frames or FEWEST_FRAMES
-        wanted = {int(share * count) for share in (np.arange(SHOWN_FRAMES) + 0.5) / SHOWN_FRAMES}
+        length = video.info.seconds or SHORTEST_SECONDS
         pictures = []
-        for frame in itertools.islice(video.frames(), max(wanted) + 1):
+        for share in (np.arange(SHOWN_FRAMES) + 0.5) / SHOWN_FRAMES:
+            session.turns.pass_on()
             session.raise_if_cancelled()
-            if frame.index not in wanted:
-                continue
-            added = curve.at(float(frame.pts * video.info.time_base)) if curve else {}
+            seconds = float(share * length)
+            pixels = video.picture_at(seconds)
+            added = curve.at(seconds) if curve else {}
             asked = session.editor.action_units.total([series.request, added])
-            pixels = to_rgb(frame.planes, video.info)
             sampling = series.settings.sampling() | {"quality": "live", "steps": None}
             try:
                 edit = session.editor.edit(
@@ -92,7 +88,7 @@ def preview_video(session: Session, series: Preview, on_step: OnStep | None = No
 
 
 def make_video(session: Session, series: Film, report: Callable[[str, int, int | None], None]) -> Path:
-    """Returns the edited video as an MP4 file.
+    """Returns the edited video as an MP4 file. Others get turns of the model between its frames.
 
     report: gets what is done, frames done, and of how many. Raises VideoError, NoFaceError, ActionUnitError
     as `edit_video`, and Cancelled.
@@ -100,6 +96,7 @@ def make_video(session: Session, series: Film, report: Callable[[str, int, int |
     from magicedit.video import edit_video
 
     def progress(state: Any) -> None:
+        session.turns.pass_on()
         session.raise_if_cancelled()
         report(state.stage, state.done, state.total)
 
@@ -121,32 +118,40 @@ def make_video(session: Session, series: Film, report: Callable[[str, int, int |
 
 def edit_photographs(
     session: Session, series: Photographs, report: Callable[[int, int], None]
-) -> tuple[Path, list[Path]]:
-    """Returns a ZIP file of the edited photographs as PNG files, and a small picture of each.
+) -> tuple[Path, list[Path], list[str]]:
+    """Returns a ZIP file of the edited photographs as PNG files, a small picture of each, and why others were
+    not edited.
 
-    The largest face of each is edited. ImageError and NoFaceError name the photograph, and nothing is kept.
+    The largest face of each is edited; others get turns of the model in between. Raises ImageError or
+    NoFaceError where no photograph could be edited.
     """
-    folder = series.files[0].path.parent
-    output, shown = folder / "edited.zip", []
+    folder, request = series.files[0].path.parent, dict(series.request)
+    output, shown, failed = folder / "edited.zip", [], []
     with _working(session, series) as listener, zipfile.ZipFile(output, "w") as archive:
         for number, upload in enumerate(series.files):
             report(number, len(series.files))
-            photo = open_upload(upload)
-            edit = session.editor.edit(
-                photo,
-                dict(series.request),
-                face="largest",
-                measure=False,
-                on_step=listener,
-                **series.settings.sampling(),
-            )
-            path = save_image(edit.image, folder / f"{number + 1:02}-{Path(upload.name).stem}-edited.png")
+            session.turns.pass_on()
+            try:
+                image = session.editor.edit(
+                    open_upload(upload),
+                    request,
+                    face="largest",
+                    measure=False,
+                    on_step=listener,
+                    **series.settings.sampling(),
+                ).image
+            except (ImageError, NoFaceError) as error:
+                failed.append(error)
+                continue
+            path = save_image(image, folder / f"{number + 1:02}-{Path(upload.name).stem}-edited.png")
             archive.write(path, path.name)
             path.unlink()
             shown.append(
-                session.files.keep(reduced(np.asarray(edit.image.convert("RGB")), CLOSE_SIDE), edited=True)
+                session.files.keep(reduced(np.asarray(image.convert("RGB")), CLOSE_SIDE), edited=True)
             )
-    return output, shown
+        if not shown:
+            raise failed[0]
+    return output, shown, [without_folders(str(error), series.uploads) for error in failed]
 
 
 def _opened(series: Series) -> "tuple[Video, Curve | None]":
@@ -165,7 +170,11 @@ def _working(
         try:
             yield listener
         except MagicEditError as error:
-            text = str(error)
-            for upload in series.uploads:
-                text = without_folder(text, upload.path, upload.name)
-            raise type(error)(text) from error
+            raise type(error)(without_folders(str(error), series.uploads)) from error
+
+
+def without_folders(message: str, uploads: Sequence[Upload]) -> str:
+    """Returns a message with the names that users gave these files."""
+    for upload in uploads:
+        message = without_folder(message, upload.path, upload.name)
+    return message

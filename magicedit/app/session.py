@@ -27,6 +27,7 @@ from magicedit.app.picture_files import (
     without_folder,
 )
 from magicedit.app.sliders import Mode, Request, joined_sides, levels, slider_names, slider_request
+from magicedit.app.turns import Turns
 from magicedit.editor import EditResult, ExpressionEditor, FaceEdit, measured_expression
 from magicedit.editor.results import face_pictures, face_window, rounded, sweep_caption
 from magicedit.errors import ImageError, MagicEditError, NoFaceError
@@ -119,7 +120,7 @@ class Session:
 
     Methods that change the state are quick and may be called while an edit runs in another thread; so may
     `cancel`. Methods that call the model (`edit`, `preview`, `draw`, `save_result`) or open photographs work
-    on the state at their start. The caller ensures that the model serves one call at a time.
+    on the state at their start, and wait until the model is free.
 
     An event that waits for the model must not act on a page that changed meanwhile. Either it passes the face
     and the `ticket` that were valid when it was sent; or it calls `want` at once, and later `wanted_edit`,
@@ -132,6 +133,7 @@ class Session:
     Args:
         editor: shared by all sessions.
         folder: in which the session makes its own folder of files for the browser.
+        turns: the model's, shared by all sessions; None: this is the only one.
 
     Attributes:
         faces: those found in it, largest first.
@@ -147,8 +149,8 @@ class Session:
             photograph itself.
     """
 
-    def __init__(self, editor: ExpressionEditor, folder: Path):
-        self.editor = editor
+    def __init__(self, editor: ExpressionEditor, folder: Path, turns: Turns | None = None):
+        self.editor, self.turns = editor, turns or Turns()
         self.faces: list[Face] = []
         self.ticket = 0
         self.chosen = 0
@@ -157,7 +159,8 @@ class Session:
         self.history: list[PastEdit] = []
         self.position = -1
         self._lock = threading.RLock()  # held for moments only
-        self._stop = threading.Event()  # of what runs
+        self._cancels = 0  # calls of `cancel`
+        self._working = threading.local()  # since: `_cancels` when this thread's work began
         self.trouble = ""
         self.reference: Upload | None = None
         self.nothing_open = NOTHING_OPEN
@@ -188,7 +191,8 @@ class Session:
         self._opening += 1
         try:
             photo = open_upload(path)
-            faces = self.editor.measure(photo)
+            with self.turns.turn():
+                faces = self.editor.measure(photo)
             upload = self.files.keep_upload(Path(path))
         finally:
             self._opening -= 1
@@ -208,7 +212,8 @@ class Session:
         """
         self._opened()
         photo = open_upload(path)
-        self.editor.mouths_of([photo])
+        with self.turns.turn():
+            self.editor.mouths_of([photo])
         upload = self.files.keep_upload(Path(path))
         with self._lock:
             self.reference, self._opened_reference = upload, (upload, photo)
@@ -430,7 +435,9 @@ class Session:
     def ask_copy(self, path: str | Path, strength: float = 1.0) -> Expression:
         """Requests the expression of the largest face of another photograph."""
         self._opened()
-        expression = self.editor.expression(open_upload(path))
+        photo = open_upload(path)
+        with self.turns.turn():
+            expression = self.editor.expression(photo)
         self.ask_expression(expression, strength)
         return expression
 
@@ -461,7 +468,7 @@ class Session:
         with self._lock:
             anything = self._running > 0 or bool(self._wanted)
             self._wanted = {}
-            self._stop.set()
+            self._cancels += 1
             self.ticket += 1
             return anything
 
@@ -581,6 +588,8 @@ class Session:
         variations = np.linspace(sweep.start, sweep.stop, sweep.count)
         with self.watched(on_step, sweep.settings) as listener:
             for some in np.array_split(variations, -(-sweep.count // AT_ONCE)):  # not all at full resolution
+                if pictures:
+                    self.turns.pass_on()
                 results = self.editor.variants(
                     photo,
                     [{sweep.unit: round(float(value), 3)} for value in some],
@@ -718,25 +727,26 @@ class Session:
     def work(self, kind: type[Wanted] | None = None) -> Iterator[Wanted | None]:
         """Work that `cancel` stops; may be nested. Takes and yields what is wanted of a kind, or None."""
         with self._lock:
-            if not self._running:
-                self._stop.clear()
+            outer = getattr(self._working, "since", None)
+            self._working.since = self._cancels if outer is None else outer
             self._running += 1
             wanted = self._wanted.pop(kind, None)
         try:
             yield wanted
         finally:
+            self._working.since = outer
             with self._lock:
                 self._running -= 1
 
     def raise_if_cancelled(self) -> None:
-        """Raises Cancelled after `cancel`, and where the page was closed."""
+        """Raises Cancelled after a `cancel` of this thread's work, and where the page was closed."""
         self.files.raise_if_closed()
-        if self._stop.is_set():
+        if getattr(self._working, "since", None) not in (None, self._cancels):
             raise Cancelled("stopped, as you asked")
 
     @contextlib.contextmanager
     def watched(self, on_step: OnStep | None, settings: EditRequest) -> Iterator[Callable[[int], None]]:
-        """Work with the model that `cancel` stops: yields a listener of its steps, which calls `on_step`."""
+        """Holds the model for work that `cancel` stops; yields a listener of steps, which calls `on_step`."""
         total = self.editor.changer.model.steps(settings.steps, settings.quality)
 
         def listener(step: int) -> None:
@@ -744,7 +754,7 @@ class Session:
             if on_step is not None:
                 on_step(step + 1, total)
 
-        with self.work():
+        with self.work(), self.turns.turn():
             self.raise_if_cancelled()
             yield listener
 

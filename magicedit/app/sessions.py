@@ -8,6 +8,7 @@ from pathlib import Path
 import gradio as gr
 
 from magicedit.app.session import Session
+from magicedit.app.turns import Turns
 from magicedit.editor import ExpressionEditor
 from magicedit.errors import MagicEditError
 
@@ -31,7 +32,7 @@ class Sessions:
     """
 
     def __init__(self, editor: ExpressionEditor, folder: Path):
-        self.editor, self.folder = editor, folder
+        self.editor, self.folder, self.turns = editor, folder, Turns()
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._used: dict[str, float] = {}  # seconds of the monotonic clock
         self._lock = threading.Lock()
@@ -41,7 +42,7 @@ class Sessions:
         name = request.session_hash
         with self._lock:
             if name not in self._sessions:
-                self._sessions[name] = Session(self.editor, self.folder)
+                self._sessions[name] = Session(self.editor, self.folder, self.turns)
             self._sessions.move_to_end(name)
             self._used[name] = time.monotonic()
             empty = [other for other, session in self._sessions.items() if session.empty]
@@ -77,7 +78,7 @@ class Sessions:
                 idle = time.monotonic() - self._used.get(name, 0)
                 if session is not None and not session.empty and not session.busy and idle >= seconds:
                     closed.append(session)
-                    self._sessions[name] = Session(self.editor, self.folder)
+                    self._sessions[name] = Session(self.editor, self.folder, self.turns)
                     self._sessions[name].nothing_open = GONE
         for session in closed:
             session.close()

@@ -342,6 +342,7 @@ class PhotographsTab(SeriesTab):
             self._lay_out_request("batch")
             self.make = gr.Button("Edit all", variant="primary", size="sm", elem_id="batch-make")
             self._lay_out_results("batch", 4, 300)
+            self.failed = gr.HTML(visible=False, apply_default_css=False, elem_id="batch-failed")
             self.result = gr.File(label="All, as a ZIP file", visible=False, interactive=False, elem_id="zip")
         self.inputs = {self.files, self.request}
 

@@ -4,6 +4,7 @@ import html
 from collections.abc import Mapping
 
 from magicedit.action_units import DESCRIPTIONS, PLAIN_WORDS, is_angle, level_range
+from magicedit.app.messages import listed
 from magicedit.editor import FaceEdit
 from magicedit.faces.measure import SEEN_BY_LANDMARKS
 from magicedit.vocabulary import SIDES, whole_name
@@ -61,15 +62,13 @@ def bars(edits: Mapping[int, FaceEdit]) -> str:
         if edit.reached is not None:
             told = "reached" if edit.reached else "not reached"
             notes.append(f"target {told} after {edit.edits} edit{'s' * (edit.edits != 1)}")
-        warnings = "".join(f"<li>{html.escape(text)}</li>" for text in edit.warnings)
         tables.append(
             f"<table class='me-bars'><caption>Face {index + 1}"
             f"{''.join(' · ' + note for note in notes)}</caption>"
             "<thead><tr><th scope='col'>unit</th><th scope='col'>requested</th>"
             "<th scope='col'>before → wanted</th><th scope='col'>measured</th>"
             "<th scope='col'><span class='me-hidden'>bar</span></th></tr></thead>"
-            f"<tbody>{''.join(rows)}</tbody></table>"
-            + (f"<ul class='me-warnings'>{warnings}</ul>" if warnings else "")
+            f"<tbody>{''.join(rows)}</tbody></table>{listed(edit.warnings)}"
         )
     return "".join(tables)
 

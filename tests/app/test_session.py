@@ -261,7 +261,7 @@ def test_presets_that_do_not_fit_are_refused(session, tmp_path):
     broken.write_text("magicedit: expression/9\n")
     with pytest.raises(MagicEditError) as told:
         session.ask_preset(broken)
-    assert str(told.value).startswith("broken.yaml is no `expression/1` file")
+    assert str(told.value).startswith("broken.yaml is not in the format `expression/1`")
     assert session.request() == {}
 
 
@@ -439,15 +439,18 @@ def test_closing_during_an_edit_cancels_it(editor, photographs, tmp_path, monkey
         session.preview(PLAIN)
 
 
-def test_a_photograph_opened_during_an_edit_keeps_its_empty_history(session, photographs):
+def test_a_photograph_opened_during_an_edit_keeps_its_empty_history(session, photographs, monkeypatch):
     session.ask({"AU12": -3.0})
+    keep = session.files.keep_later
 
-    def on_step(step: int, total: int) -> None:
-        if step == 1:
-            session.open(photographs / "two.png")
+    def opened_before(pixels):
+        monkeypatch.undo()
+        session.open(photographs / "two.png")
+        return keep(pixels)
 
+    monkeypatch.setattr(session.files, "keep_later", opened_before)
     with pytest.raises(Cancelled, match="another photograph"):
-        session.edit(PLAIN, on_step)
+        session.edit(PLAIN)
     assert (session.history, session.position) == ([], -1)
 
 
