@@ -1,4 +1,4 @@
-"""`magicedit measure`: what the faces of a photograph show, and blendshapes of photographs and videos."""
+"""`magicedit measure`: what the faces of a photograph show, and tables of photographs and videos."""
 
 import argparse
 import csv
@@ -22,10 +22,12 @@ examples:
   magicedit measure group.jpg --face 2 --save her.yaml
   magicedit measure photo.jpg --neutral base.jpg                relative to the same person at rest
   magicedit measure clip.mp4 --arkit curves.csv                 a row for each frame
+  magicedit measure clip.mp4 --openface units.csv               the same as OpenFace writes it
 
 With --neutral, intensities are differences; ± is the standard deviation of both photographs together, each
 measured again as JPEG, moved, reduced, noisy and darker. --arkit writes 51 of ARKit's 52 blendshapes, 0 to 1:
-MediaPipe does not measure tongueOut.
+MediaPipe does not measure tongueOut. --openface writes OpenFace's columns of gaze, pose and action units;
+those of AU23 and of the head's place are empty, and a unit counts as present from intensity 1 on.
 """
 
 
@@ -33,7 +35,10 @@ def add_measure(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     what = "print the faces of a photograph with their action units"
     measure = add_command("measure", what, run_measure, MEASURE_EXAMPLES)
     measure.add_argument(
-        "photo", type=Path, metavar="PHOTO", help="a photograph, - is stdin; with --arkit also a video"
+        "photo",
+        type=Path,
+        metavar="PHOTO",
+        help="a photograph, - is stdin; with --arkit or --openface also a video",
     )
     measure.add_argument(
         "--save", type=Path, metavar="FILE.yaml", help="keep the expression of one face in a file"
@@ -47,9 +52,17 @@ def add_measure(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     measure.add_argument(
         "--arkit", type=Path, metavar="FILE.csv", help="write the blendshapes of one face in ARKit's names"
     )
+    measure.add_argument(
+        "--openface",
+        type=Path,
+        metavar="FILE.csv",
+        help="write the action units of one face as OpenFace does",
+    )
     common.add_face_option(measure, "largest", "whose expression is saved, compared or written")
     common.add_backend_option(measure)
-    common.add_overwrite_option(measure, what="replace the files of --save and --arkit if they exist")
+    common.add_overwrite_option(
+        measure, what="replace the files of --save, --arkit and --openface if they exist"
+    )
     common.add_json_option(measure)
 
 
@@ -65,7 +78,7 @@ def run_measure(args: argparse.Namespace) -> int:
 
         photo = common.open_input(args.photo)
         base = None if args.neutral is None else open_photo(args.neutral)
-        for output in (args.save, args.arkit):
+        for output in (args.save, args.arkit, args.openface):
             if output is not None:
                 writable(output, forbid=args.photo, exist_ok=args.overwrite)
         backend = load_backend(args.backend)
@@ -80,7 +93,9 @@ def run_measure(args: argparse.Namespace) -> int:
         relative, spread = levels_relative_to(backend, (photo.pixels, chosen), (base.pixels, rest))
     if args.arkit is not None:
         scores = _scores(chosen, args.backend)
-        _write_csv(args.arkit, scores, [scores.values()])
+        _write_csv(args.arkit, scores, [map(_decimal, scores.values())])
+    if args.openface is not None:
+        _write_openface(args.openface, [0.0], [chosen])
     if args.save is not None:
         source = f"{photo.source.name}, face {faces.index(chosen) + 1}"
         expression = measured_expression(chosen, args.backend, source=source)
@@ -125,36 +140,47 @@ def _print_relative(face: "Face", relative: Mapping[str, float], spread: Mapping
 
 
 def _run_video(args: argparse.Namespace) -> int:
-    """Writes the blendshapes of a video."""
+    """Writes tables of a video's frames."""
     import sys
 
-    if args.arkit is None:
+    outputs = [output for output in (args.arkit, args.openface) if output is not None]
+    if not outputs:
         raise ImageError(
-            f"{args.photo} is a video by its name; `measure` reads videos only with --arkit FILE.csv"
+            f"{args.photo} is a video by its name; `measure` reads videos only with --arkit FILE.csv or "
+            "--openface FILE.csv"
         )
     if args.save is not None or args.neutral is not None:
         raise MagicEditError(
-            "--save and --neutral measure photographs; of a video, --arkit writes blendshapes"
+            "--save and --neutral measure photographs; of a video, --arkit writes blendshapes and --openface "
+            "action units"
         )
     from magicedit.arkit import MEASURED
     from magicedit.cli.video import ProgressLine
     from magicedit.faces import load_backend
     from magicedit.imaging import writable
-    from magicedit.video import Video, measure_blendshapes
+    from magicedit.video import Video, blendshapes_of, measure_frames
 
-    writable(args.arkit, forbid=args.photo, exist_ok=args.overwrite)
+    for output in outputs:
+        writable(output, forbid=args.photo, exist_ok=args.overwrite)
     video = Video(args.photo)
     backend = load_backend(args.backend)
-    curves = measure_blendshapes(
+    frames = measure_frames(
         video, backend, args.face, progress=None if args.quiet else ProgressLine(sys.stderr)
     )
-    rows = ((time, *scores) for time, scores in zip(curves.times, curves.scores, strict=True))
-    _write_csv(args.arkit, ("time", *MEASURED), rows)
-    shown = sum(not math.isnan(scores[0]) for scores in curves.scores)
+    if args.arkit is not None:
+        curves = blendshapes_of(frames)
+        rows = (
+            map(_decimal, (time, *scores)) for time, scores in zip(curves.times, curves.scores, strict=True)
+        )
+        _write_csv(args.arkit, ("time", *MEASURED), rows)
+    if args.openface is not None:
+        _write_openface(args.openface, frames.times, frames.faces)
+    shown = sum(face is not None for face in frames.faces)
     if args.json:
-        common.print_json({"output": str(args.arkit), "frames": len(curves.times), "seen": shown})
+        content = {"output": str(outputs[0]), "frames": len(frames.times), "seen": shown}
+        common.print_json(content | ({"outputs": [*map(str, outputs)]} if len(outputs) > 1 else {}))
     else:
-        print(f"{args.arkit}  ({len(curves.times)} frames, {shown} with the face)")
+        print(f"{', '.join(map(str, outputs))}  ({len(frames.times)} frames, {shown} with the face)")
     return 0
 
 
@@ -167,13 +193,23 @@ def _scores(face: "Face", backend: str) -> dict[str, float]:
     return {name: face.blendshapes[name] for name in MEASURED}
 
 
-def _write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[float]]) -> None:
-    """Writes numbers to 4 decimals; a NaN is an empty cell. OutputError where that fails."""
+def _write_openface(path: Path, times: Iterable[float], faces: "Iterable[Face | None]") -> None:
+    from magicedit.faces.openface import COLUMNS, openface_row
+
+    frames = enumerate(zip(times, faces, strict=True), start=1)
+    _write_csv(path, COLUMNS, (openface_row(face, frame, time) for frame, (time, face) in frames))
+
+
+def _decimal(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.4f}"
+
+
+def _write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    """OutputError where that fails."""
     from magicedit.files import write_text
 
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
-    for row in rows:
-        writer.writerow("" if math.isnan(value) else f"{value:.4f}" for value in row)
+    writer.writerows(rows)
     write_text(path, text.getvalue())

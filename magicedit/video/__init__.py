@@ -1,7 +1,13 @@
 """Videos: temporally stable editing of faces, and transfer of expressions from a video to a photograph."""
 
 from magicedit.faces.tracking import Tracking
-from magicedit.video.blendshapes import BlendshapeCurves, measure_blendshapes
+from magicedit.video.blendshapes import (
+    BlendshapeCurves,
+    MeasuredFrames,
+    blendshapes_of,
+    measure_blendshapes,
+    measure_frames,
+)
 from magicedit.video.curves import Curve
 from magicedit.video.edit import check_request, edit_video
 from magicedit.video.flicker import Flicker
@@ -23,6 +29,7 @@ __all__ = [
     "Flicker",
     "FramesResult",
     "KeyFrames",
+    "MeasuredFrames",
     "OneEuro",
     "Progress",
     "Smoothing",
@@ -31,11 +38,13 @@ __all__ = [
     "VideoJob",
     "VideoResult",
     "VideoSettings",
+    "blendshapes_of",
     "check_request",
     "check_video_output",
     "edit_frames",
     "edit_video",
     "measure_blendshapes",
+    "measure_frames",
     "reenact",
     "save_film",
 ]

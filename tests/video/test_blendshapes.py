@@ -7,9 +7,13 @@ import numpy as np
 import pytest
 from conftest import RATE, SIDE, write_video
 
+from magicedit.action_units import NAMES, editable
 from magicedit.arkit import MEASURED
 from magicedit.cli import main
 from magicedit.errors import MagicEditError, NoFaceError
+from magicedit.expression import Expression
+from magicedit.faces.openface import COLUMNS
+from magicedit.tables import read_table
 from magicedit.video import Curve, Video, measure_blendshapes
 from magicedit.warping import move_eyes
 
@@ -36,6 +40,27 @@ def test_scores_follow_the_face(editor, blinking):
         measure_blendshapes(Video(blinking), editor.backend, 1)
 
 
+def test_openface_table_of_a_video(capsys, tmp_path, blinking):
+    units, scores = tmp_path / "units.csv", tmp_path / "scores.csv"
+    assert main(["measure", str(blinking), "--openface", str(units), "--arkit", str(scores), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["outputs"] == [str(scores), str(units)]
+    header, *rows = csv.reader(units.open())
+    assert tuple(header) == COLUMNS
+    cells = [dict(zip(header, row, strict=True)) for row in rows]
+    assert [row["frame"] for row in cells] == [str(n) for n in range(1, 11)]
+    assert [float(row["timestamp"]) for row in cells] == pytest.approx(np.arange(10) / RATE, abs=1e-3)
+    assert [row["success"] for row in cells] == ["1"] * 8 + ["0"] * 2
+    assert set(rows[9][5:]) == {""}
+    # Our own readers take it as a tool's
+    table = read_table(units)
+    assert table.units().tool == "OpenFace"
+    curve = Curve.from_csv(units).usable_by(editable(NAMES))
+    assert curve.at(3.5 / RATE)["AU43"] > curve.at(0)["AU43"] + 0.75
+    assert curve.end == pytest.approx(7 / RATE, abs=1e-3)
+    assert Expression.read(f"{units}:3").values["AU45"] == pytest.approx(float(cells[3]["AU45_r"]))
+
+
 def test_a_backend_without_blendshapes(editor, blinking):
     class Plain:
         name = "plain"
@@ -44,7 +69,7 @@ def test_a_backend_without_blendshapes(editor, blinking):
             faces = editor.backend.detect(pixels)
             return [type(face)(face.box, face.landmarks, face.scheme, face.score) for face in faces]
 
-    with pytest.raises(MagicEditError, match="plain measures no blendshapes"):
+    with pytest.raises(MagicEditError, match="plain measures no action units or blendshapes"):
         measure_blendshapes(Video(blinking), Plain())
 
 
