@@ -294,20 +294,20 @@ def _check_content(path: str | Path, content: Mapping[Any, Any]) -> None:
         raise ActionUnitError(f"{shown(path)} says what an expression does not have: {names}{hint}")
     if missing := [key for key in ("kind", "action_units") if key not in content]:
         raise ActionUnitError(
-            f"{shown(path)} is no expression: `{'` and `'.join(missing)}` is missing; it needs `kind` "
+            f"{shown(path)} is not an expression: `{'` and `'.join(missing)}` is missing; it needs `kind` "
             f"({kinds}) and `action_units`, a table of names and numbers"
         )
     kind, values = content["kind"], content["action_units"]
     if kind not in _KINDS.values():
         hint = _did_you_mean(kind, _KINDS.values())
         raise ActionUnitError(
-            f"{shown(path)} is no expression: its `kind` must be {kinds}, got {quoted(kind)}{hint}"
+            f"{shown(path)} is not an expression: its `kind` must be {kinds}, got {quoted(kind)}{hint}"
         )
     if not isinstance(values, dict):
         got = "nothing" if values is None else quoted(values)
         raise ActionUnitError(
-            f"{shown(path)} is no expression: `action_units` must be a table of names and numbers, a line "
-            f"each such as `AU12: 3`, got {got}"
+            f"{shown(path)} is not an expression: `action_units` must be a table of names and numbers, a "
+            f"line each such as `AU12: 3`, got {got}"
         )
 
 

@@ -286,7 +286,7 @@ def read_document(path: str | Path, format: str) -> dict[str, Any]:
         said = content.get("magicedit") if isinstance(content, dict) else None
         says = f"says {reprlib.repr(said)}" if isinstance(said, str) else "is missing"
         raise MagicEditError(
-            f"{shown(path)} is no `{format}` file: its line `magicedit:` {says}; "
+            f"{shown(path)} is not in the format `{format}`: its line `magicedit:` {says}; "
             "give one that magicedit wrote for this"
         )
     del content["magicedit"]

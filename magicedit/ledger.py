@@ -58,7 +58,7 @@ class Ledger:
             os.fsync(self._file.fileno())  # else a power cut could leave a result without a line
         except OSError as error:
             raise OutputError(
-                f"{shown(self.path)} could not be written ({error}); make room, then run again to go on"
+                f"{shown(self.path)} could not be written ({error}); free some space and run again to resume"
             ) from error
         self.entries[self._key(entry)] = entry
 
@@ -100,7 +100,7 @@ def read_ledger(path: Path, key: Key) -> dict[Hashable, Entry]:
                 break
             raise OutputError(
                 f"{shown(path)} line {number} was not written by magicedit ({repr(error)[:200]}); choose "
-                "another output folder, or move the file away to begin anew"
+                "another output folder, or move the file away to start over"
             ) from error
     return entries
 

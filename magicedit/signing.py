@@ -205,7 +205,7 @@ def _algorithm(key: bytes) -> bytes:
     try:
         loaded = load_pem_private_key(key, None)
     except (ValueError, TypeError) as error:  # TypeError: it has a password
-        raise OutputError(f"{KEY} is no private key without a password in PEM ({error})") from error
+        raise OutputError(f"{KEY} is not a private key without a password in PEM ({error})") from error
     if isinstance(loaded, ec.EllipticCurvePrivateKey):
         names = {256: b"es256", 384: b"es384", 521: b"es512"}
         if loaded.curve.name.startswith("secp") and loaded.key_size in names:

@@ -276,7 +276,7 @@ class Run:
             raise
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise TrainingError(
-                f"{shown(folder)} is no checkpoint of such a run ({type(error).__name__}: "
+                f"{shown(folder)} is not a checkpoint of such a run ({type(error).__name__}: "
                 f"{str(error)[:300]}); name another --output_dir"
             ) from error
         logger.info("resumed from %s", folder)
@@ -315,7 +315,7 @@ class Run:
         before, now = state["world_size"], self.accelerator.num_processes
         if before != now:
             logger.warning(
-                "resuming a run of %d processes with %d: it goes on as well, not equally", before, now
+                "resuming a run of %d processes with %d: it continues, but not bit for bit", before, now
             )
         for name in self.modules:
             self.engine.load_module(name, saved)

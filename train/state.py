@@ -174,7 +174,7 @@ def _manifest(folder: Path) -> dict[str, str]:
     for name, value in hashes.items():
         # Each a file of this folder: no path, absolute or by .., and no name that no file can have
         if not re.fullmatch(r"[\w. -]{1,200}", name) or name in (".", "..") or not isinstance(value, str):
-            raise TrainingError(f"{MANIFEST} names {shown(name)!r}, which is no file of a checkpoint")
+            raise TrainingError(f"{MANIFEST} names {shown(name)!r}, which is not a file of a checkpoint")
     return hashes
 
 

@@ -36,7 +36,7 @@ def read_description(folder: str | Path, *needed: str) -> dict[str, Any]:
     path = current(Path(folder), DESCRIPTION_FILE)
     if not os.path.lexists(path):
         raise DatasetError(
-            f"{shown(folder)} is no prepared dataset ({DESCRIPTION_FILE} is missing); make one with "
+            f"{shown(folder)} is not a prepared dataset ({DESCRIPTION_FILE} is missing); make one with "
             "`magicedit prepare PHOTOGRAPHS -o DATASET`"
         )
     description = read_json(path, DatasetError)

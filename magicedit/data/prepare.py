@@ -211,8 +211,8 @@ def prepare_dataset(
             sources, unread = _known(files, places, failures, choices)
             if again := next((video.name for video in unread if video.name in read), None):
                 raise DatasetError(
-                    f"other frames of {shown(again)} are chosen now than in an earlier run; add --force to "
-                    "measure everything again"
+                    f"other frames of {shown(again)} are chosen now, not those of an earlier run; add "
+                    "--force to measure everything again"
                 )
             failures |= measure_all(unread, places, backend, settings, output / WORK, at_work, progress)
             read |= {video.name for video in unread}
@@ -306,7 +306,7 @@ def _checked_variants(augment: str | None, variants: int | None, backend: str | 
     if augment not in (None, "muscles"):
         raise DatasetError(f'augment must be "muscles" or nothing, got {augment!r}')
     if variants is not None and not augment:
-        raise DatasetError("variants are written with an augmentation only: --augment muscles")
+        raise DatasetError("variants need an augmentation: add --augment muscles")
     if variants is not None and variants < 1:
         raise DatasetError(f"variants must be at least 1, got {variants}")
     if augment and isinstance(backend, str) and backend != "mediapipe":

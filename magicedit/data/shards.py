@@ -200,7 +200,7 @@ def check_ours(output: Path, names: Collection[str]) -> None:
         return
     if not _described(output) and not any(map(_is_shard, (output / SHARDS).glob("*.parquet"))):
         raise DatasetError(
-            f"{shown(output)} exists and is no dataset of magicedit; choose another output folder"
+            f"{shown(output)} exists and is not a dataset of magicedit; choose another output folder"
         )
     for name in _names(output / SHARDS):
         if _READ.fullmatch(name) and not _SHARD.fullmatch(name):
@@ -333,7 +333,7 @@ def write_dataset(
     identities = [source.identity for source in sources.photographs]
     counts = {**count_by_split(identities, sources.splits, variants), "variants": variants}
     if not card_is_ours(output):
-        note = "changed by hand, and kept; to have it written anew, delete it and pass --force"
+        note = "changed by hand, and kept; to have it written again, delete it and pass --force"
         notes.append({"source": CARD_FILE, "note": note})
     report = {**counts, "rejected": sources.rejected, "notes": notes, "ignored": sources.ignored}
     description = {

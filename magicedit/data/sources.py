@@ -72,7 +72,7 @@ class Choices:
         if self.validation or self.validation_fraction:
             raise DatasetError(f"{name}'s lists name the validation photographs; leave --validation out")
         if self.identities != FOLDERS:
-            raise DatasetError(f"{name}'s lists tell who is who; leave --identities out")
+            raise DatasetError(f"{name}'s lists already say who is who; leave --identities out")
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,10 +216,12 @@ def find_files(choices: Choices) -> Files:
     people = people_of(files, listed)
     if people.splits and choices.clusters:
         raise DatasetError(
-            "the folders of the photographs tell splits, which groups of faces could cross; give one of them"
+            "the folders of the photographs define splits, but groups of faces may cross them; use only one"
         )
     if people.splits and (choices.validation or choices.validation_fraction):
-        raise DatasetError("the folders of the photographs tell the validation split; leave --validation out")
+        raise DatasetError(
+            "the folders of the photographs already define the validation split; leave --validation out"
+        )
     notes += [_warning(name, note) for name, note in people.notes.items()]
     tested = {name for name in files if people.splits.get(people.identities[name]) == TEST}
     rejected += [{"source": name, "reason": "it is of the test split"} for name in sorted(tested)]

@@ -137,7 +137,7 @@ def _check_ours(output: Path) -> None:
     others = [n for n in names if n not in ours and not NAME.fullmatch(n) and not is_temporary(n)]
     if others or (DESCRIPTION_FILE in names and not _earlier(output)):
         other = others[0] if others else DESCRIPTION_FILE
-        raise OutputError(f"{shown(output / other)} is no shard of magicedit; choose another folder")
+        raise OutputError(f"{shown(output / other)} is not a shard of magicedit; choose another folder")
 
 
 def _earlier(output: Path) -> dict[str, Any] | None:

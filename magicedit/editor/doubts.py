@@ -130,7 +130,7 @@ def doubts_of_eyes(face: Face, requested: Mapping[str, float]) -> list[str]:
     ]
     for what, asks in (
         ("its gaze cannot move", lambda side: side.get("gaze_yaw") or side.get("gaze_pitch")),
-        ("it cannot open, because the photograph does not show what is behind the lid", lambda s: s.get("AU43", 0) < 0),
+        ("it cannot open, because the photograph does not show the eyeball", lambda s: s.get("AU43", 0) < 0),
     ):
         if places := [place for place, side in shut if asks(side)]:
             doubts.append(f"the {' and '.join(places)} eye is closed: {what}")

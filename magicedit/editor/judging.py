@@ -34,7 +34,7 @@ def judged(
     if measure:
         again = face if edit.pixels is pixels else finder.find_again(edit.pixels, face)
         if again is None:
-            warnings.append("the face was not found again in the result: look at it")
+            warnings.append("the face was not found again in the result: check it by eye")
         else:
             own = finder.identity(pixels, face)
             crops = own, own if again is face else identity_crop(edit.pixels, again)

@@ -75,7 +75,7 @@ def load_report(folder: Path) -> tuple[list[dict], dict]:
     try:
         summary = read_json(folder / "summary.json", DatasetError)
         if not isinstance(summary, dict):
-            raise DatasetError("summary.json is no JSON object")
+            raise DatasetError("summary.json is not a JSON object")
         if wrong := [name for name in _TABLES if not isinstance(summary.get(name, {}), dict)]:
             raise DatasetError(f"summary.json has no usable {', '.join(wrong)}")
         tables = (table for name in _OF_TABLES for table in summary.get(name, {}).values())
@@ -86,7 +86,7 @@ def load_report(folder: Path) -> tuple[list[dict], dict]:
         rows = list(read_rows(folder).values())
     except MagicEditError as error:
         raise DatasetError(
-            f"{shown(folder)} is no report: expected {ROWS} and summary.json as `magicedit evaluate` "
+            f"{shown(folder)} is not a report: expected {ROWS} and summary.json as `magicedit evaluate` "
             f"writes them ({error})"
         ) from error
     return rows, summary

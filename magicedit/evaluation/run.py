@@ -410,7 +410,7 @@ def read_run(output: str | Path) -> dict[str, Any]:
     if wrong:
         raise OutputError(
             f"{shown(path)} has no usable {', '.join(wrong)}; choose another folder, or "
-            "move it away to begin anew"
+            "move it away to start over"
         )
     return run
 
@@ -434,7 +434,7 @@ def check_output_folder(output: Path, about: Mapping[str, Any]) -> None:
     if not run:
         if os.path.lexists(output) and _others(output):
             raise OutputError(
-                f"{shown(output)} exists and is no report of an evaluation; choose another folder"
+                f"{shown(output)} exists and is not a report of an evaluation; choose another folder"
             )
         return
     for what in ("protocol", "version", "photographs"):

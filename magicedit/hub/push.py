@@ -96,7 +96,7 @@ def push_folder(
         url = api.create_repo(repo_id, private=private, exist_ok=True)
         if private and not api.model_info(url.repo_id).private:
             raise OutputError(
-                f"{url} exists and is public, but private=True was asked for; make it private on the hub's "
+                f"{url} exists and is public, but private=True was requested; make it private on the hub's "
                 "page, or choose another name"
             )
         if gated is not None:

@@ -96,7 +96,7 @@ def check_files(folder: Path) -> None:
         except OSError as error:
             raise ModelError(f"{shown(folder / name)} cannot be read ({error.strerror})") from error
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise ModelError(f"{shown(folder / name)} is no file; remove it from the model's folder")
+            raise ModelError(f"{shown(folder / name)} is not a file; remove it from the model's folder")
 
 
 def check_component(folder: Path) -> int:

@@ -271,7 +271,7 @@ def _name_weights(model: Any, known: Mapping[str, torch.Tensor]) -> dict[str, li
         name = by_value.get(numpy_helper.to_array(tensor).tobytes())
         if name is None:  # a shape, or a constant of normalisation and the like
             continue
-        assert name not in shapes, f"{name} stands in the graph twice"
+        assert name not in shapes, f"{name} is in the graph twice"
         renamed[tensor.name], shapes[name] = name, list(tensor.dims)
         tensor.name, tensor.data_location = name, TensorProto.EXTERNAL
         tensor.ClearField("raw_data")
@@ -328,7 +328,7 @@ def check_exportable(pipeline: MagicEditPipeline) -> None:
     """Raises ModelError unless the pipeline meets the requirements of `export_onnx` and `use_onnx`."""
     unet = pipeline.unet
     if is_compiled(unet):
-        raise ModelError("the denoiser is compiled or exported already; load the model anew")
+        raise ModelError("the denoiser is compiled or exported already; load the model again")
     if unet.device.type != "cpu" or unet.dtype != torch.float32:
         raise ModelError(f"the pipeline must be float32 on the CPU, got {unet.dtype} on {unet.device}")
     if any(hasattr(module, "merged_adapters") for module in unet.modules()):

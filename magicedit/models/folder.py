@@ -196,7 +196,7 @@ class ModelFolder:
             path = huggingface_hub.snapshot_download(repository, allow_patterns=list(patterns), **hub_kwargs)
         except (OSError, ValueError) as error:
             raise ModelError(
-                f"{self.name} is no model folder and cannot be fetched from the hub: {error}"
+                f"{self.name} is not a model folder and cannot be fetched from the hub: {error}"
             ) from error
         return ModelFolder(self.name, "folder", Path(path))
 

@@ -45,7 +45,7 @@ def optimize_pipeline(
     """
     device = pipeline.unet.device
     if is_compiled(pipeline.unet):
-        raise ModelError("the denoiser is compiled already; load the model anew to optimise it otherwise")
+        raise ModelError("the denoiser is compiled already; load the model again to optimise it differently")
     on_gpu = device.type == "cuda"
     compile = on_gpu if compile is None else compile
     if compile and not on_gpu and shutil.which(cpp_compiler()) is None:

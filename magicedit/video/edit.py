@@ -97,12 +97,12 @@ def edit_video(
             )
         if analysis.transparent:
             remarks.append(
-                f"{info.path} has transparent pictures; the output has none, and shows what they hide"
+                f"{info.path} has transparent pictures; the output is opaque and shows what they hid"
             )
         if curve is not None and curve.end > last + analysis.last_duration * job.time_base:
             remarks.append(
-                f"{curve.source} goes on to {curve.end:.2f} s, and the last frame is at {last:.2f} s; "
-                "what is beyond was not needed"
+                f"the last frame is at {last:.2f} s; the later values of {curve.source}, "
+                f"up to {curve.end:.2f} s, were not used"
             )
         return maker, remarks
 
@@ -127,7 +127,7 @@ def check_request(names: Sequence[str], asked: EditRequest, curve: Curve | None)
     curve = curve.usable_by(names)
     if both := sorted(asked.arrived_at & {whole_name(name) for name in curve.values}):
         raise ActionUnitError(
-            f"{', '.join(both)}: both arrived at (set, expression) and changed by {curve.source}; choose one"
+            f"{', '.join(both)}: both set (set, expression) and changed by {curve.source}; choose one"
         )
     if not asked.neutral:
         for seconds in curve.times:  # sums are extreme at the curve's keyframes
@@ -168,7 +168,7 @@ class EditMaker(FrameMaker):
                 for ((row, faces), (frame, pixels)), edited in zip(batch, after, strict=True):
                     if frame.pts != row.pts:
                         raise VideoError(
-                            f"{self.video.path} has changed, or decodes otherwise than before, at frame "
+                            f"{self.video.path} has changed, or decodes differently than before, at frame "
                             f"{row.index}; leave it alone while it is edited"
                         )
                     self.meter.add(

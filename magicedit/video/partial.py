@@ -97,7 +97,8 @@ class Partial:
         self._lock.close()
         if isinstance(error, (OSError, import_av().error.FFmpegError)):
             raise OutputError(
-                f"{shown(self.folder)} cannot be worked in ({error}); make room or choose another place"
+                f"{shown(self.folder)} cannot be used for unfinished work ({error}); free some "
+                "space, or choose another place"
             ) from error
 
     @property

@@ -108,7 +108,7 @@ def test_a_row_that_fits_several_photographs_is_an_error(tmp_path, write_photogr
 
 
 def test_identities_contradict_a_layout(tmp_path, photographs):
-    with pytest.raises(DatasetError, match="CelebA's lists tell who is who; leave --identities out"):
+    with pytest.raises(DatasetError, match="CelebA's lists already say who is who; leave --identities out"):
         prepare_dataset(photographs, tmp_path / "d", layout="celeba", identities="cluster", **SETTINGS)
 
 

@@ -404,7 +404,7 @@ def test_people_in_folders_of_splits_keep_their_split(tmp_path, write_photograph
     report = prepare_dataset(folder, tmp_path / "dataset", size=64, backend=backend, progress=False)
     assert report.identities == {"train": 1, "validation": 1}
     assert {row["identity"] for row in rows(tmp_path / "dataset", "validation")} == {"bob"}
-    with pytest.raises(DatasetError, match="tell the validation split; leave --validation out"):
+    with pytest.raises(DatasetError, match="already define the validation split; leave --validation out"):
         prepare_dataset(folder, tmp_path / "other", validation=["bob"], backend=backend)
 
 
@@ -464,7 +464,7 @@ def test_other_peoples_folders_are_not_written_into(tmp_path, photographs, backe
         prepare_dataset(photographs, photographs, backend=backend)
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
-    with pytest.raises(DatasetError, match="is no dataset of magicedit"):
+    with pytest.raises(DatasetError, match="is not a dataset of magicedit"):
         prepare_dataset(photographs, tmp_path / "thesis", backend=backend)
     assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["chapter.txt"]
 

@@ -188,7 +188,7 @@ def test_what_is_no_dataset_and_no_place_for_shards(many, stream, tmp_path, monk
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
     for folder in (tmp_path / "thesis", many):
-        with pytest.raises(OutputError, match="is no shard of magicedit"):
+        with pytest.raises(OutputError, match="is not a shard of magicedit"):
             write_shards(many, folder, progress=False)
     assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["chapter.txt"]
     monkeypatch.setitem(sys.modules, "webdataset", None)

@@ -191,7 +191,7 @@ def test_what_cannot_be_compared_is_refused(folders, tmp_path):
     a, b, *_ = folders
     with pytest.raises(DatasetError, match="no editor 'nobody' ran in report b; there are mini, warp"):
         compare(a, b, tmp_path, editor_b="nobody")
-    with pytest.raises(DatasetError, match="is no report"):
+    with pytest.raises(DatasetError, match="is not a report"):
         compare(a, tmp_path / "nothing", tmp_path)
     other = make_report(tmp_path / "other", {"mini": MINI}, pictures=False)
     rows = [row | {"photograph_sha256": "of a smile"} for row in load_report(other)[0]]

@@ -524,7 +524,7 @@ def test_damaged_graphs_are_refused(small_graph):
     content = (folder / "mobileface.bin").read_bytes()
     for damaged in (content[:-4], content + b"0000"):
         (folder / "mobileface.bin").write_bytes(damaged)
-        with pytest.raises(ModelError, match=r"mobileface\.json is no TensorFlow\.js graph"):
+        with pytest.raises(ModelError, match=r"mobileface\.json is not a TensorFlow\.js graph"):
             load_mobileface(folder)
     write_graph(folder, [*nodes, {"name": "odd", "op": "PyFunc", "input": ["x"]}], weights, "out")
     with pytest.raises(ModelError, match="operations that are not known here: PyFunc"):

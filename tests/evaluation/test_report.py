@@ -358,7 +358,7 @@ def test_folders_that_are_no_report_are_refused(tmp_path, broken):
         (folder / "rows.jsonl").write_text("{\n")
     if broken == "a list":
         (folder / "summary.json").write_text("[]")
-    with pytest.raises(DatasetError, match="is no report"):
+    with pytest.raises(DatasetError, match="is not a report"):
         write_report(folder)
 
 

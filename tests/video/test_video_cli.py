@@ -93,7 +93,7 @@ def test_reenact_as_text(capsys):
         ("video clip.mp4 -o out.mp4 --key 0:AU45=1", "AU45"),
         ("video clip.mp4 -o out.mp4 --key AU12=1", "keyframe"),
         ("video clip.mp4 -o out.mp4 --curve none.csv", "none.csv does not exist"),
-        ("video clip.mp4 -o out.mp4 --curve curve.csv --set AU12=1", "AU12: both arrived at"),
+        ("video clip.mp4 -o out.mp4 --curve curve.csv --set AU12=1", "AU12: both set"),
         ("video clip.mp4 -o out.mp4 --curve curve.csv --key 0:AU12=1", "not allowed with"),
         ("video clip.mp4 -o out.mp4 --face some", '"all", "largest" or a number'),
         ("video empty.mp4 -o none.mp4 --au AU12=1", "no face was found in empty.mp4"),

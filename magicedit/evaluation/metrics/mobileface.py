@@ -84,7 +84,7 @@ def read_graph(path: Path) -> Callable[[torch.Tensor], torch.Tensor]:
         (name,) = manifest["paths"]
         weights = _read_weights(path.parent / Path(name).name, manifest["weights"])
     except (KeyError, TypeError, ValueError, OSError) as error:
-        raise ModelError(f"{path.name} is no TensorFlow.js graph model with its weights: {error}") from error
+        raise ModelError(f"{path.name} is not a TensorFlow.js graph with its weights: {error}") from error
     if unknown := sorted({node["op"] for node in nodes} - {*_OPERATIONS, "Const", "Placeholder"}):
         raise ModelError(f"{path.name} has operations that are not known here: {', '.join(unknown)}")
     inputs = [node["name"] for node in nodes if node["op"] == "Placeholder"]
@@ -98,7 +98,7 @@ def read_graph(path: Path) -> Callable[[torch.Tensor], torch.Tensor]:
         while left:  # nodes are not always in execution order
             ready = [node for node in left if all(name in values for name in node["input"])]
             if not ready:
-                raise ModelError(f"{path.name} is no whole graph: {left[0]['name']} lacks an input")
+                raise ModelError(f"{path.name} is not a complete graph: {left[0]['name']} lacks an input")
             for node in ready:
                 arguments = [values[name] for name in node["input"]]
                 values[node["name"]] = _OPERATIONS[node["op"]](node.get("attr", {}), *arguments)

@@ -102,7 +102,7 @@ def _library() -> tuple[Any, Path]:
     """dlib and the folder of its models."""
     folder = _models_folder()
     if folder is None:
-        raise MissingDependencyError(f"the model files of the package face-recognition-models are missing; {_REMEDY}")
+        raise MissingDependencyError(f"the model files of face-recognition-models are missing; {_REMEDY}")
     try:
         import dlib
     except ImportError as error:
