@@ -23,7 +23,11 @@ HEAD = """\
 Every command has `--help`, which says the same as this page. Results go to the standard output, everything
 else to the standard error. A command ends with 0 when it is done, with 1 when part of what it checked or
 worked through failed, and with 2 when it cannot use its input: then one line says what was expected, what
-came and what to do. `--debug` shows the whole traceback.
+came and what to do. `--debug` shows the whole traceback. With `-q` (`--quiet`) a command prints only results,
+warnings and errors, and no bars; with `-v` (`--verbose`) more, with the time.
+
+A file that exists is replaced only with `--overwrite`. Faces are counted from 1, the largest. `--steps` is
+the number of the model's denoising steps.
 
 """
 
@@ -36,8 +40,8 @@ def commands(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str, argpar
 
 
 def shown(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    """What a user can give, `--help` and `--debug` left out: every command has them."""
-    everywhere = {"--help", "--debug"}
+    """What a user can give, `--help`, `--debug`, `-q` and `-v` left out: every command has them."""
+    everywhere = {"--help", "--debug", "--quiet", "--verbose"}
     return [
         action
         for action in parser._actions

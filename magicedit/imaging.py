@@ -229,7 +229,7 @@ def _structure(file: IO[bytes], name: str) -> Structure:
     try:
         structure = structure_of(file)
     except ValueError as error:
-        deep = f". {_TO_8_BIT}" if "8 bits" in str(error) else "; save it anew with another program"
+        deep = f". {_TO_8_BIT}" if "8 bits" in str(error) else "; save it again with another program"
         raise ImageError(f"{name} cannot be edited as it is: it {error}{deep}") from error
     if structure.format == "HEIF":
         problem = (
@@ -311,7 +311,7 @@ def _read(
         image.load()
         if image.mode != "RGBA" and not isinstance(image.info.get("transparency"), str | None):
             raise ImageError(
-                f"{name} cannot be edited as it is: one of its colours stands for transparency. "
+                f"{name} cannot be edited as it is: one of its colours means transparency. "
                 f"Convert it first: {_TO_RGBA}"
             )
     exif, orientation = _exif(image, name)
@@ -502,20 +502,26 @@ def _equal(pixels: np.ndarray, others: np.ndarray) -> bool:
 
 
 def check_output(
-    path: str | Path, *, overwrite: bool = False, forbid: Path | None = None, photo: Photo | None = None
+    path: str | Path,
+    *,
+    overwrite: bool = False,
+    forbid: Path | None = None,
+    photo: Photo | None = None,
+    exist_ok: bool = True,
 ) -> Path:
     """The path that `save_image` would write to, or OutputError: worth asking before long work.
 
     Raises for a suffix that is not one of WRITTEN_SUFFIXES, for a folder that is missing
-    or not writable, for `forbid` (the input) by whatever name, unless `overwrite`, and for a `photo` whose
-    edit the format cannot hold: its size, its transparency or its metadata.
+    or not writable, for `forbid` (the input) by whatever name, unless `overwrite`, for any existing file,
+    unless `exist_ok`, and for a `photo` whose edit the format cannot hold: its size, its transparency or its
+    metadata.
     """
     path = Path(path)
     if path.suffix.lower() not in _FORMATS:
         raise OutputError(
             f"cannot tell a format from the suffix of {shown(path)}; use one of {', '.join(_FORMATS)}"
         )
-    target = writable(path, overwrite=overwrite, forbid=forbid)
+    target = writable(path, overwrite=overwrite, forbid=forbid, exist_ok=exist_ok)
     if photo is not None:
         format = _FORMATS[path.suffix.lower()]
         _check_held(path, format, photo.size, photo.alpha is not None)
@@ -555,7 +561,9 @@ def _check_metadata(path: str | Path, format: str, info: Mapping[Any, Any]) -> N
         )
 
 
-def writable(path: str | Path, *, overwrite: bool = False, forbid: Path | None = None) -> Path:
+def writable(
+    path: str | Path, *, overwrite: bool = False, forbid: Path | None = None, exist_ok: bool = True
+) -> Path:
     """`check_output` for files of any kind."""
     path = Path(path)
     try:
@@ -577,6 +585,8 @@ def writable(path: str | Path, *, overwrite: bool = False, forbid: Path | None =
             f"{path} is the input; choose another output, or replace it with --overwrite, where the command "
             "has it (overwrite=True)"
         )
+    if not exist_ok and target.exists():
+        raise OutputError(f"{shown(path)} exists; choose another name, or replace it with --overwrite")
     return target
 
 

@@ -704,12 +704,10 @@ def test_bad_options_of_a_folder(photos, tmp_path, capsys, options, message):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    "options", [["--workers", "2"], ["--force"], ["--manifest", "edits.csv"], ["--format", "png"]]
-)
+@pytest.mark.parametrize("options", [["--workers", "2"], ["--manifest", "edits.csv"], ["--format", "png"]])
 def test_options_of_folders_are_refused_with_a_photograph(photos, tmp_path, capsys, options):
     assert main(["edit", str(photos / "a.png"), "-o", str(tmp_path / "out.png"), *options]) == 2
-    assert f"{options[0]}: only for a folder of photographs" in capsys.readouterr().err
+    assert f"{options[0]}: only for several photographs, or a folder" in capsys.readouterr().err
 
 
 # --- Several processes ---

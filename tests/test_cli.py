@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+import io
 import json
 import os
 import re
@@ -16,17 +17,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from films import write_video
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from skimage import data
 
 from magicedit.action_units import DEAD_ZONE, EMOTIONS, MOUTH_SHAPES, NAMES, editable, is_angle
 from magicedit.cli import build_parser, main
-from magicedit.cli.common import print_faces
+from magicedit.cli.common import print_faces, telling
 from magicedit.cli.completion import SHELLS
 from magicedit.cli.training import validation_choice
 from magicedit.cli.video import _resumable
-from magicedit.editor import FaceEdit
+from magicedit.editor import ExpressionEditor, FaceEdit
 from magicedit.errors import DatasetError
 from magicedit.faces import Pose
 from magicedit.models import PatchModelConfig, create_patch_pipeline
@@ -50,8 +52,8 @@ def photo(tmp_path):
     return path
 
 
-def command(*arguments, cwd, limit_file_size=None):
-    """Runs the real command in a process of its own."""
+def command(*arguments, cwd, limit_file_size=None, sent=None):
+    """Runs the real command in a process of its own. sent: to its stdin; then outputs are bytes."""
 
     def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit_file_size, limit_file_size))
@@ -61,7 +63,8 @@ def command(*arguments, cwd, limit_file_size=None):
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
-        text=True,
+        text=sent is None,
+        input=sent,
         timeout=120,
         preexec_fn=limit if limit_file_size else None,
     )
@@ -80,7 +83,7 @@ def refused(capsys, *arguments):
     assert main([str(argument) for argument in arguments]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    lines = [line for line in err.splitlines() if not line.startswith("loading ")]
+    lines = [line for line in err.splitlines() if not line.startswith(("loading ", "looking "))]
     assert len(lines) == 1, err
     assert lines[0].startswith("magicedit: error: ")
     return lines[0]
@@ -177,7 +180,7 @@ def test_faces_are_called_by_their_number_in_the_photograph(capsys, tmp_path):
     assert out.startswith("face 2: ")
     assert "warning: face 2: AU12 would become" in err
     assert "face 1" not in out + err
-    assert main([*command, "--json"]) == 0
+    assert main([*command, "--json", "--overwrite"]) == 0
     assert [(face["face"], face["number"]) for face in json.loads(capsys.readouterr().out)["faces"]] == [
         (1, 2)
     ]
@@ -290,7 +293,7 @@ def test_transfer_of_some_regions(capsys, photo, tmp_path):
 
 
 def test_sweep_draws_a_strip(capsys, photo, tmp_path, model):
-    arguments = ["sweep", photo, "--au", "AU12", "--from", "-3", "--to", "5", "--steps", "3"]
+    arguments = ["sweep", photo, "--au", "AU12", "--from", "-3", "--to", "5", "--pictures", "3"]
     assert main([str(a) for a in [*arguments, "-o", tmp_path / "strip.png", "--model", model, "--json"]]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert [edit["faces"][0]["requested"] for edit in printed["edits"]] == [
@@ -490,7 +493,12 @@ def test_a_process_that_edits_keeps_stdout_for_the_result(photo, tmp_path, model
     run = command("edit", photo, "-o", "out.png", "--au", "AU12=2", "--model", model, "--json", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout)["output"] == "out.png"
-    assert run.stderr == f"loading {model}\n"
+    assert run.stderr == f"looking for faces in photo.png\nloading {model}\n"
+    again = command("edit", photo, "-o", "out.png", "--au", "AU12=2", "--model", model, "-q", cwd=tmp_path)
+    assert (again.returncode, again.stdout) == (2, "")
+    assert again.stderr == (
+        "magicedit: error: out.png exists; choose another name, or replace it with --overwrite\n"
+    )
 
 
 def test_train_hands_its_flags_on(tmp_path):
@@ -584,7 +592,6 @@ def test_bad_photographs(capsys, tmp_path, model, kind, name):
         (["--au", "AU12=1", "--seed", "-1"], "seed"),
         (["--au", "AU12=1", "--face", "2"], "1 face was found, counted from 1"),
         (["--au", "AU12=1", "--device", "cuda:99"], "cuda:99"),
-        (["--au", "AU12=1", "--dtype", "int4"], "int4"),
     ],
 )
 def test_bad_requests(capsys, photo, tmp_path, model, options, message):
@@ -608,6 +615,8 @@ def test_bad_requests(capsys, photo, tmp_path, model, options, message):
         (["edit", "photo.png", "-o", "out.png", "--emotoin=happiness"], "did you mean --emotion?"),
         (["edit", "photo.png", "-o", "out.png", "--quality", "fats"], "did you mean fast?"),
         (["edit", "photo.png", "-o", "out.png", "--steps", "many"], "many"),
+        (["edit", "photo.png", "-o", "out.png", "--dtype", "int4"], "int4"),
+        (["edit", "photo.png", "-o", "out.png", "-q", "-v"], "not allowed with"),
         (["measure", "photo.png", "--backend", "magic"], "magic"),
     ],
 )
@@ -630,7 +639,11 @@ def test_a_video_is_sent_to_its_command(capsys, tmp_path):
 def test_ctrl_c_says_what_is_kept_where_something_is(capsys, tmp_path, begun):
     if begun:
         (tmp_path / ".out.mp4.partial").mkdir()
-    with pytest.raises(KeyboardInterrupt), _resumable(tmp_path / "out.mp4"):
+    with (
+        pytest.raises(KeyboardInterrupt),
+        telling(quiet=True, verbose=False),
+        _resumable(tmp_path / "out.mp4"),
+    ):
         raise KeyboardInterrupt
     assert ("kept in .out.mp4.partial" in capsys.readouterr().err) is begun
 
@@ -693,7 +706,7 @@ def test_a_write_that_fails_half_way_leaves_the_old_file(photo, tmp_path, model)
     old = tmp_path / "out.png"
     Image.new("RGB", (20, 20), "blue").save(old)
     before = listing(tmp_path)
-    arguments = ["edit", photo, "-o", old, "--au", "AU12=2", "--model", model]
+    arguments = ["edit", photo, "-o", old, "--au", "AU12=2", "--model", model, "--overwrite"]
     run = command(*arguments, cwd=tmp_path, limit_file_size=20_000)  # the result takes 400 kB
     assert run.returncode == 2, run.stderr
     assert "could not be written" in run.stderr.splitlines()[-1]
@@ -704,6 +717,150 @@ def test_a_write_that_fails_half_way_leaves_the_old_file(photo, tmp_path, model)
         command(*arguments, cwd=tmp_path).returncode == 0
     )  # the negative control: without the limit it is replaced
     assert digest(old) != before["out.png"]
+
+
+def test_no_command_replaces_a_file_unless_told(capsys, tmp_path, monkeypatch):
+    """Said before anything is loaded, of each of the commands that write a file, also of empty ones."""
+    monkeypatch.setattr("magicedit.cli.common.load_editor", lambda *_: pytest.fail("it was loaded"))
+    monkeypatch.setattr("magicedit.faces.load_backend", lambda *_: pytest.fail("it was loaded"))
+    portrait = tmp_path / "photo.png"
+    Image.fromarray(data.astronaut()).save(portrait)
+    write_video(tmp_path / "clip.mp4", [data.astronaut()] * 2)
+    for name in ("out.png", "out.gif", "out.mp4", "out.yaml", "out.csv"):
+        (tmp_path / name).touch()
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "compare.html").touch()
+    for words in (
+        "edit photo.png -o out.png --au AU12=1",
+        "sweep photo.png -o out.png --au AU12",
+        "transfer --from photo.png --to photo.png -o out.png",
+        "interpolate photo.png photo.png -o out.png",
+        "interpolate photo.png photo.png -o out.gif",
+        "measure photo.png --save out.yaml",
+        "measure photo.png --arkit out.csv",
+        "measure clip.mp4 --arkit out.csv",
+        "video clip.mp4 -o out.mp4 --au AU12=1",
+        "reenact --source photo.png --driving clip.mp4 -o out.mp4",
+        "compare report report -o report",
+    ):
+        monkeypatch.chdir(tmp_path)
+        assert "exists; choose another name, or replace it with --overwrite" in refused(
+            capsys, *words.split()
+        )
+    (tmp_path / "out.layers.exr").touch()
+    layers = ["edit", "photo.png", "-o", "new.png", "--au", "AU12=1", "--layers", "exr"]
+    (tmp_path / "new.layers.exr").touch()
+    assert "new.layers.exr exists" in refused(capsys, *layers)
+    assert all(not (tmp_path / name).stat().st_size for name in ("out.png", "out.mp4", "out.yaml", "out.csv"))
+
+
+def test_model_device_and_face_are_checked_before_anything_is_loaded(capsys, photo, tmp_path, monkeypatch):
+    monkeypatch.setattr(ExpressionEditor, "from_pretrained", lambda *_, **__: pytest.fail("it was loaded"))
+    edit = ["edit", str(photo), "-o", str(tmp_path / "out.png"), "--au", "AU12=1"]
+    for options, message in (
+        (["--model", "nowhere"], "there is no folder nowhere"),
+        (["--model", str(tmp_path)], "is not a pipeline folder"),
+        (["--device", "cuda:99"], "there is no device cuda:99"),
+        (["--face", "2"], "face 2 does not exist"),
+        (["--reference", str(tmp_path / "gone.png")], "gone.png does not exist"),
+    ):
+        assert main([*edit, *options]) == 2
+        out, err = capsys.readouterr()
+        assert message in err
+        assert "loading" not in out + err
+
+
+# --- Several photographs, pipes, and how much is told ---
+
+
+def test_several_photographs_of_which_one_cannot_be_read(capsys, photo, tmp_path, model):
+    (tmp_path / "other").mkdir()
+    Image.fromarray(data.astronaut()[:, ::-1]).save(tmp_path / "other" / "second.jpg")
+    edit = ["edit", str(photo), str(tmp_path / "gone.png"), str(tmp_path / "other" / "second.jpg")]
+    options = ["-o", str(tmp_path / "out"), "--au", "12=3", "--model", model, "--workers", "1"]
+    assert main([*edit, *options]) == 1
+    out, err = capsys.readouterr()
+    assert re.search(r"edited +2\n.*failed +1\n", out, re.DOTALL)
+    assert re.search(r"gone\.png +.*does not exist", err)
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"photo.png", "second.jpg", "edits.jsonl"}
+    alone = ["edit", str(photo), "-o", str(tmp_path / "alone.png"), *options[2:6]]
+    assert main(alone) == 0
+    assert digest(tmp_path / "out" / "photo.png") == digest(tmp_path / "alone.png")
+    # What is there stays; a photograph and a folder that exists is the same work
+    assert main(["edit", str(photo), *options]) == 0
+    assert re.search(r"skipped +1 ", capsys.readouterr().out)
+    (tmp_path / "out" / "gone.png").write_bytes(b"somebody's")
+    photo.with_name("gone.png").write_bytes(photo.read_bytes())
+    assert "replace them with --overwrite" in refused(capsys, *edit, *options)
+    assert (tmp_path / "out" / "gone.png").read_bytes() == b"somebody's"
+    for words, message in (
+        ([*edit[:3], "-o", str(tmp_path / "new.png")], "-o names a folder"),
+        (
+            [*edit[:2], str(tmp_path / "other"), "-o", str(tmp_path / "new")],
+            "one folder, or photographs",
+        ),
+        ([*edit[:2], "-", "-o", str(tmp_path / "new")], "- is for one photograph"),
+        ([*edit[:2], str(photo), "-o", str(tmp_path / "new")], "would both be written to photo.png"),
+    ):
+        assert message in refused(capsys, *words, "--au", "AU12=1")
+
+
+def test_a_pipe_gives_the_pixels_of_a_file(photo, tmp_path, model):
+    options = ["--au", "AU12=2", "--model", model, "--no-measure"]
+    piped = command("edit", "-", "-o", "-", *options, cwd=tmp_path, sent=photo.read_bytes())
+    assert piped.returncode == 0, piped.stderr
+    assert main(["edit", str(photo), "-o", str(tmp_path / "out.png"), *options]) == 0
+    with Image.open(io.BytesIO(piped.stdout)) as edited, Image.open(tmp_path / "out.png") as expected:
+        assert edited.format == "PNG"
+        assert np.array_equal(edited, expected)
+    assert piped.stderr.decode().splitlines()[0] == "looking for faces in stdin"
+    assert piped.stderr.decode().splitlines()[-1].startswith("stdout  (")
+    jpeg = ["edit", str(photo), "-o", "-", "--format", "jpg", *options, "-q"]
+    assert Image.open(io.BytesIO(command(*jpeg, cwd=tmp_path, sent=b"").stdout)).format == "JPEG"
+    broken = command("edit", "-", "-o", "-", *options, cwd=tmp_path, sent=b"no picture")
+    assert (broken.returncode, broken.stdout) == (2, b"")
+    assert broken.stderr.startswith(b"magicedit: error: stdin ")
+    measured = command("measure", "-", "--json", cwd=tmp_path, sent=photo.read_bytes())
+    assert json.loads(measured.stdout)["faces"][0]["action_units"]["AU12"] > 3
+
+
+def test_quiet_and_verbose(capsys, photo, tmp_path, model):
+    edit = ["edit", str(photo), "-o", str(tmp_path / "out.png"), "--model", model, "--overwrite"]
+    assert main([*edit, "--au", "AU12=-1", "-q"]) == 0
+    quiet = capsys.readouterr()
+    assert (quiet.err, quiet.out.splitlines()[0][:6]) == ("", "face 1")
+    assert main([*edit, "--quiet"]) == 0
+    assert capsys.readouterr().err.startswith("warning: nothing is requested")
+    assert main(["-v", *edit, "--au", "AU12=1"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert all(re.match(r" *\d+ ms  ", line) for line in lines)
+    assert any("found faces 1" in line for line in lines)
+    parser = build_parser()
+    (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    for command in commands.choices.values():
+        assert {"-q", "--quiet", "-v", "--verbose"} <= {*command._option_string_actions}
+
+
+def test_steps_are_the_models_in_all_commands():
+    (commands,) = (a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction))
+    told = {
+        name: command._option_string_actions["--steps"].help
+        for name, command in commands.choices.items()
+        if "--steps" in command._option_string_actions
+    }
+    assert {"edit", "sweep", "transfer", "interpolate", "video", "reenact", "evaluate"} <= told.keys()
+    assert all(text.startswith("denoising steps of the model") for text in told.values())
+    args = build_parser().parse_args(
+        ["sweep", "a.png", "--au", "AU12", "-o", "b.png", "--inference-steps", "4"]
+    )
+    assert (args.steps, args.pictures) == (4, None)
+
+
+def test_a_unit_in_the_place_of_a_command_tells_what_the_model_edits(capsys, tmp_path):
+    assert f"mini edits {', '.join(editable(NAMES))}. For example" in refused(capsys, "AU21")
+    about = {"_class_name": "MagicEditPipeline", "action_units": "AU12,AU4"}
+    (tmp_path / "model_index.json").write_text(json.dumps(about))
+    assert f"{tmp_path} edits AU12, AU4. For example" in refused(capsys, "au12=3", "--model", tmp_path)
 
 
 # --- Bad models ---

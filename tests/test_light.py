@@ -81,9 +81,9 @@ edit photo.png -o closed.png --set AU25=0.5 --target-tolerance 0.3 --model mini-
 edit photos -o edited --neutral
 measure photo.png --save smile.yaml
 edit photo.png -o copy.png --expression smile.yaml --strength 0.5 --device cpu --dtype float32 --fast
-sweep photo.png --au AU12 --steps 2 -o strip.png
+sweep photo.png --au AU12 --pictures 2 -o strip.png
 transfer --from photo.png --to photos/other.png -o again.png
-interpolate photo.png photos/other.png --steps 3 -o between.png
+interpolate photo.png photos/other.png --pictures 3 -o between.png
 video film.mp4 -o out.mp4 --au AU12=-2 --quality live
 verify smile.png
 stimuli design.yaml -o stimuli

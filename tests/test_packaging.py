@@ -233,7 +233,7 @@ edit photo.png -o smile.png --au AU12=-3
 edit photo.png -o closed.png --set AU25=0.5 --target-tolerance 0.3
 measure photo.png --save smile.yaml
 edit photo.png -o copy.png --expression smile.yaml --strength 0.5
-sweep photo.png --au AU12 --steps 2 -o strip.png
+sweep photo.png --au AU12 --pictures 2 -o strip.png
 transfer --from photo.png --to photo.png -o again.png
 doctor
 """

@@ -342,7 +342,7 @@ def switched_off(folder: Path) -> str | None:
 
 
 def sweep(folder: Path) -> str | None:
-    command("sweep", portrait(folder), "-o", str(folder / "out.png"), "--au", "AU12", "--steps", "2")
+    command("sweep", portrait(folder), "-o", str(folder / "out.png"), "--au", "AU12", "--pictures", "2")
     return says(folder / "out.png", "photo.png")
 
 
@@ -360,7 +360,7 @@ def interpolation(folder: Path) -> str | None:
     command("edit", portrait(folder), "-o", str(folder / "calm.png"), "--set", "AU12=0", "--no-measure")
     for suffix in (".png", ".gif", ".mp4"):
         words = (str(folder / "photo.png"), str(folder / "calm.png"), "-o", str(folder / f"out{suffix}"))
-        command("interpolate", *words, "--steps", "3")
+        command("interpolate", *words, "--pictures", "3")
         if problem := says(folder / f"out{suffix}", "photo.png"):
             return f"{suffix}: {problem}"
     return None

@@ -3,7 +3,7 @@ of a stimulus set."""
 
 from magicedit.batch.designs import Design
 from magicedit.batch.rows import FORMATS, JOURNAL, Row
-from magicedit.batch.run import BatchReport, RowResult, edit_folder, edit_manifest
+from magicedit.batch.run import BatchReport, RowResult, edit_folder, edit_manifest, edit_photographs
 from magicedit.batch.stimuli import StimuliReport, make_stimuli
 from magicedit.request import EditRequest
 
@@ -18,5 +18,6 @@ __all__ = [
     "StimuliReport",
     "edit_folder",
     "edit_manifest",
+    "edit_photographs",
     "make_stimuli",
 ]

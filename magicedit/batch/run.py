@@ -16,6 +16,7 @@ from magicedit.batch.rows import (
     check_targets,
     rows_of_folder,
     rows_of_manifest,
+    rows_of_photographs,
 )
 from magicedit.batch.workers import EditorSettings, Pool, edit_rows, sensible_workers
 from magicedit.cluster import check_engine
@@ -105,7 +106,7 @@ class BatchReport:
 
 
 class BatchOptions(TypedDict, total=False):
-    """Keyword arguments of `edit_folder` and `edit_manifest`."""
+    """Keyword arguments of `edit_folder`, `edit_photographs` and `edit_manifest`."""
 
     model: str
     device: str | None
@@ -158,6 +159,31 @@ def edit_folder(
         return rows_of_folder(settings.folder, settings.output, request, format)
 
     return _run(rows, Path(folder), Path(output), **options)
+
+
+def edit_photographs(
+    photos: Sequence[str | Path], output: str | Path, request: EditRequest, **options: Unpack[BatchOptions]
+) -> BatchReport:
+    """Applies one request to some photographs, whose results have their names in the folder `output`.
+
+    A photograph that does not exist fails as one that cannot be read: it stops no other. Everything else as
+    `edit_folder`.
+
+    Raises:
+        MagicEditError: also where two photographs have one name, or one is in `output`.
+    """
+    try:
+        folder = Path(os.path.commonpath([os.path.dirname(os.path.abspath(photo)) for photo in photos]))
+    except ValueError as error:  # none, or on several drives of Windows
+        raise MagicEditError(
+            f"the photographs have no folder in common ({error}); edit them one by one"
+        ) from error
+
+    def rows(settings: EditorSettings, format: str | None) -> list[Row]:
+        request.check(ModelFolder.find(settings.model).editable)
+        return rows_of_photographs(photos, folder, settings.output, request, format)
+
+    return _run(rows, folder, Path(output), **options)
 
 
 def edit_manifest(
@@ -357,7 +383,7 @@ def _check_strangers(rows: Sequence[Row], settings: EditorSettings, journal: Led
             strangers.append(row.output)
     if strangers:
         raise OutputError(
-            f"{len(strangers)} of the results exist in {shown(settings.output)} and are of no run that its "
-            f"{JOURNAL} knows, or of other photographs, such as {shown(strangers[0])}; choose another "
-            "folder, move them away, or replace them with --force (force=True)"
+            f"{len(strangers)} of the results exist in {shown(settings.output)}, but no run in its {JOURNAL} "
+            f"made them, or they show other photographs, such as {shown(strangers[0])}; choose another "
+            "folder, move them away, or replace them with --overwrite (force=True)"
         )

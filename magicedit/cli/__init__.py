@@ -10,7 +10,9 @@ import contextlib
 import difflib
 import gc
 import io
+import logging
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -30,10 +32,15 @@ from magicedit.cli import (
     verifying,
     video,
 )
-from magicedit.cli.common import add_json_option, print_json, say
+from magicedit.cli.common import add_json_option, print_json, telling
 from magicedit.errors import MagicEditError, needs_whole, reason_of
 
 USER_ERROR = 2
+EVERYWHERE = {  # options of all commands, by name
+    "debug": {"--debug"},
+    "quiet": {"-q", "--quiet"},
+    "verbose": {"-v", "--verbose"},
+}
 
 DESCRIPTION = """\
 Edits facial expressions in photographs, by FACS action units (AU12: lip corners up, AU4: brows down).
@@ -122,33 +129,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     if own_process and isinstance(sys.stdout, io.TextIOWrapper):  # names of files that are not UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
     command = next((argument for argument in argv if not argument.startswith("-")), None)
+    if command is not None and re.fullmatch(r"AU\d+[LR]?([=+-].*)?", command, re.IGNORECASE):
+        return explain_unit(command, argv)
     passed_on: list[str] = []
     if command == "train":  # its own parser reads its flags
         position = argv.index("train") + 1
         argv, passed_on = argv[:position], argv[position:]
     args = build_parser().parse_args(argv)
     args.own_process = own_process
-    debug = getattr(args, "debug", False) or "--debug" in passed_on
-    passed_on = [argument for argument in passed_on if argument != "--debug"]
+    for name, flags in EVERYWHERE.items():
+        setattr(args, name, getattr(args, name, False) or not flags.isdisjoint(passed_on))
+    passed_on = [argument for argument in passed_on if argument not in set().union(*EVERYWHERE.values())]
+    debug = args.debug
     try:
         if command == "train":
-            with needs_whole("magicedit train"):
+            with needs_whole("magicedit train"), quiet_training(args.quiet):
                 from magicedit.train.train import main as train
 
                 return train(passed_on)
         # Waiting OpenMP threads spin by default: on two busy cores, an edit with `mini` took 20 s, and 0.8 s
         # with sleeping threads. Set before torch is loaded.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        with contextlib.nullcontext() if debug else quiet_libraries(), needs_whole(f"magicedit {command}"):
+        with (
+            contextlib.nullcontext() if debug else quiet_libraries(),
+            needs_whole(f"magicedit {command}"),
+            telling(quiet=args.quiet, verbose=args.verbose),
+        ):
             return args.run(args)
     except MagicEditError as error:
         if debug:
             traceback.print_exc()
         else:
-            say(f"magicedit: error: {reason_of(error, None)}")
+            print_error(f"error: {reason_of(error, None)}")
         return USER_ERROR
     except KeyboardInterrupt:
-        say("magicedit: interrupted")
+        print_error("interrupted")
         return 130
     except BrokenPipeError:  # the reader of the results has ended, as `head` does
         if not own_process:
@@ -170,14 +185,52 @@ def quiet_libraries() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def quiet_training(quiet: bool) -> Iterator[None]:
+    """Hides the bar and all messages of training but warnings, where it is to be `quiet`."""
+    if not quiet:
+        yield
+        return
+    os.environ["TQDM_DISABLE"] = "1"
+    logging.disable(logging.INFO)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+        del os.environ["TQDM_DISABLE"]
+
+
+def print_error(message: str) -> None:
+    print(f"magicedit: {message}", file=sys.stderr, flush=True)
+
+
+def explain_unit(unit: str, argv: Sequence[str]) -> int:
+    """Tells what the model of --model edits, where the name of an action unit is in a command's place."""
+    from magicedit.models.folder import ModelFolder
+
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument("--model", default="mini")
+    model = options.parse_known_args(argv)[0].model
+    names = ModelFolder.find(model).editable
+    edits = (
+        f"the units of {model} are known once it is loaded"
+        if names is None
+        else f"{model} edits {', '.join(names)}"
+    )
+    print_error(
+        f"error: {unit} is no command; {edits}. For example: magicedit edit PHOTO -o OUT --au AU12=+3"
+    )
+    return USER_ERROR
+
+
 def build_parser() -> Parser:
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
-        "--debug",
-        action="store_true",
-        default=argparse.SUPPRESS,  # so that a command's default does not undo `magicedit --debug COMMAND`
-        help="show tracebacks and the libraries' messages",
-    )
+    # SUPPRESS: so that a command's default does not undo `magicedit --debug COMMAND`
+    switch = {"action": "store_true", "default": argparse.SUPPRESS}
+    how_much = common.add_mutually_exclusive_group()
+    how_much.add_argument("-q", "--quiet", **switch, help="print only results, warnings and errors")
+    how_much.add_argument("-v", "--verbose", **switch, help="tell more, with the time")
+    common.add_argument("--debug", **switch, help="show tracebacks and the libraries' messages")
     parser = Parser(
         prog="magicedit",
         description=DESCRIPTION,
@@ -222,7 +275,7 @@ def short_usage(command: argparse.ArgumentParser) -> str:
         elif action.required:
             words.append(f"{action.option_strings[0]} {metavar}")
         else:
-            optional |= action.dest not in ("help", "debug")
+            optional |= action.dest not in ("help", *EVERYWHERE)
     return " ".join(words + ["[options]"] * optional)
 
 

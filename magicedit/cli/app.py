@@ -30,7 +30,7 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     what = "a further name under which browsers may address this machine; may be repeated"
     app.add_argument("--allow-host", action="append", default=[], metavar="NAME", help=what)
     app.add_argument("--open", action="store_true", help="open it in the browser")
-    add_model_options(app)
+    add_model_options(app, steps=False)
 
 
 def run_app(args: argparse.Namespace) -> int:

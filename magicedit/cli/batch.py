@@ -1,16 +1,20 @@
 """`magicedit edit FOLDER`: one request for all its photographs, or a row of a manifest an edit."""
 
 import argparse
-import sys
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from magicedit.cli.common import (
+    PIPE,
     add_engine_options,
+    check_model,
     edit_request,
     options,
     print_json,
     say,
+    shows_bars,
+    warn,
     warn_of_copies,
 )
 from magicedit.errors import MagicEditError, OutputError
@@ -30,45 +34,49 @@ def add_folder_options(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--format",
         choices=("png", "jpg", "webp", "tif"),
-        help="of the results (default: the photograph's own)",
+        help="of the results, and of stdout (default: the photograph's own; of stdout png)",
     )
     parser.add_argument(
         "--workers", type=int, metavar="N", help="processes with a model each (default: as many as pay here)"
     )
     add_engine_options(parser)
-    parser.add_argument(
-        "--force", action="store_true", help="repeat finished edits, and replace files from other sources"
-    )
 
 
 def refuse_folder_options(args: argparse.Namespace) -> None:
     """Raises MagicEditError where options for folders are given with a photograph."""
-    given = options(args, "manifest", "format", "workers", "force")
+    given = options(args, "manifest", "workers") | {"format": None if args.output == PIPE else args.format}
     given |= {"engine": None if args.engine == "local" else args.engine, "address": args.address}
     if used := [f"--{name}" for name, value in given.items() if value is not None and value is not False]:
         raise MagicEditError(
-            f"{', '.join(used)}: only for a folder of photographs, and {shown(args.photo)} is none; "
-            "give the folder, or leave the option out"
+            f"{', '.join(used)}: only for several photographs, or a folder of them, and "
+            f"{shown(args.photo)} is one; leave the option out"
         )
 
 
 def run_edit_folder(args: argparse.Namespace) -> int:
-    from magicedit.batch import edit_folder, edit_manifest
+    from magicedit.batch import edit_folder, edit_manifest, edit_photographs
     from magicedit.imaging import WRITTEN_SUFFIXES
 
-    if args.overwrite:
-        raise OutputError("--overwrite is for one photograph: results of a folder go to another folder")
+    folders = [photo for photo in args.photos if os.path.isdir(photo)]
+    if PIPE in (*args.photos, args.output):
+        raise MagicEditError("- is for one photograph; name the files, and a folder with -o")
+    if len(args.photos) > 1 and (folders or args.manifest is not None):
+        what = f"{shown(folders[0])} is a folder" if folders else "--manifest is for a folder"
+        raise MagicEditError(f"{what}; give either one folder, or photographs")
     if Path(args.output).suffix.lower() in WRITTEN_SUFFIXES:
-        raise OutputError(
-            f"{shown(args.photo)} is a folder, not a file, so -o names a folder too; {shown(args.output)} "
-            "looks like a file"
+        given = (
+            f"{shown(args.photo)} is a folder, not a file," if folders else "several photographs are given,"
         )
+        raise OutputError(f"{given} so -o names a folder too; {shown(args.output)} looks like a file")
     request = edit_request(args)
-    settings = options(args, "model", "device", "dtype", "backend", "format", "workers", "force")
+    check_model(args)
+    settings = options(args, "model", "device", "dtype", "backend", "format", "workers")
     settings |= options(args, "engine", "address")
-    settings |= {"optimize": args.fast, "progress": sys.stderr.isatty(), "say": say}
+    settings |= {"force": args.overwrite, "optimize": args.fast, "progress": shows_bars(args), "say": say}
     settings |= options(args, "mark", "strip_private")
-    if args.manifest is not None:
+    if not folders:
+        report = edit_photographs(args.photos, args.output, request, **settings)
+    elif args.manifest is not None:
         report = edit_manifest(args.photo, args.manifest, args.output, request, **settings)
     else:
         report = edit_folder(args.photo, args.output, request, **settings)
@@ -87,17 +95,17 @@ def complain(report: "BatchReport", numbered: bool) -> None:
     warn_of_copies(sum(r.row.request.is_empty for r in report.results), of=len(report.results))
     warnings = [f"{shown(r.row.photo)}: {text}" for r in report.of_status("done") for text in r.warnings]
     for line in warnings[:MOST_WARNINGS]:
-        say(f"warning: {line}")
+        warn(f"warning: {line}")
     if len(warnings) > MOST_WARNINGS:
         journal = shown(report.output / JOURNAL)
-        say(f"warning: and {len(warnings) - MOST_WARNINGS} more; {journal} has them all")
+        warn(f"warning: and {len(warnings) - MOST_WARNINGS} more; {journal} has them all")
     if failures := report.of_status("failed"):
         width = max(len(shown(result.row.photo)) for result in failures)
-        say("failed:")
-        say(f"  {'row':>5}  {'photo':<{width}}  reason" if numbered else f"  {'photo':<{width}}  reason")
+        warn("failed:")
+        warn(f"  {'row':>5}  {'photo':<{width}}  reason" if numbered else f"  {'photo':<{width}}  reason")
         for result in failures:
             number = f"{result.row.number:>5}  " if numbered else ""
-            say(f"  {number}{shown(result.row.photo):<{width}}  {result.reason}")
+            warn(f"  {number}{shown(result.row.photo):<{width}}  {result.reason}")
 
 
 def print_summary(report: "BatchReport") -> None:

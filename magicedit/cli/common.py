@@ -4,14 +4,17 @@ import argparse
 import contextlib
 import gc
 import json
+import logging
+import shutil
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magicedit import files
-from magicedit.errors import DatasetError
+from magicedit.errors import DatasetError, ImageError, OutputError, needs_whole
 
 if TYPE_CHECKING:
     from magicedit.editor import EditResult, ExpressionEditor
@@ -20,11 +23,53 @@ if TYPE_CHECKING:
 
 
 LARGEST_LIST = 100_000_000  # bytes of a file of names
+PICTURES = 9  # of a strip
+PIPE = Path("-")  # stdin or stdout in place of a file
+
+logger = logging.getLogger(__name__)
 
 
 def say(message: str) -> None:
-    """Prints a message for people to stderr; stdout is for results."""
-    print(message, file=sys.stderr, flush=True)
+    """Tells people on stderr what happens, unless --quiet; stdout is for results."""
+    logger.info(message)
+
+
+def warn(message: str) -> None:
+    """Tells people on stderr what they must know of the result, also with --quiet."""
+    logger.warning(message)
+
+
+class _Stderr(logging.Handler):
+    """Prints to the stderr of the moment, which tests and `redirect_stderr` exchange."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def telling(*, quiet: bool, verbose: bool) -> Iterator[None]:
+    """Prints messages for people in the block: by --quiet only warnings, by --verbose also what the package
+    logs, with the seconds since the start."""
+    package, handler = logging.getLogger("magicedit"), _Stderr()
+    if verbose:
+        handler.setFormatter(logging.Formatter("{relativeCreated:8.0f} ms  {message}", style="{"))
+    before = package.level, logger.level, package.propagate
+    package.setLevel(logging.DEBUG if verbose else logging.WARNING)
+    logger.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
+    package.propagate = False
+    package.addHandler(handler)
+    try:
+        yield
+    finally:
+        package.removeHandler(handler)
+        package.setLevel(before[0])
+        logger.setLevel(before[1])
+        package.propagate = before[2]
+
+
+def shows_bars(args: argparse.Namespace) -> bool:
+    """Whether to show progress bars: on a terminal, unless --quiet."""
+    return sys.stderr.isatty() and not args.quiet
 
 
 def print_json(content: dict[str, Any]) -> None:
@@ -136,12 +181,20 @@ def add_only_option(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def add_output_group(parser: argparse.ArgumentParser, overwritten: str) -> None:
-    """overwritten: the input and the output, for the help of --overwrite."""
+def add_output_group(
+    parser: argparse.ArgumentParser, *flags: str, what: str = "replace OUT if it exists"
+) -> None:
+    """flags, what: further names of --overwrite, and its help."""
     out = parser.add_argument_group("output")
-    out.add_argument("--overwrite", action="store_true", help=f"allow {overwritten} to be the same file")
+    add_overwrite_option(out, *flags, what=what)
     add_mark_options(out)
     add_json_option(out)
+
+
+def add_overwrite_option(
+    parser: argparse._ActionsContainer, *flags: str, what: str = "replace OUT if it exists"
+) -> None:
+    parser.add_argument("--overwrite", *flags, action="store_true", help=what)
 
 
 def add_mark_options(parser: argparse._ActionsContainer) -> None:
@@ -194,11 +247,16 @@ def add_teeth_options(parser: argparse._ActionsContainer) -> None:
 
 
 def sampling_arguments(args: argparse.Namespace) -> dict[str, Any]:
-    """Returns a command's sampling options as arguments of the editor's methods."""
+    """Returns a command's sampling options as arguments of the editor's methods that make one picture."""
     given = vars(args) | {"references": tuple(getattr(args, "reference", ()))}
-    steps = "inference_steps" if "inference_steps" in given else "steps"  # --steps may count pictures
-    fields = (steps, "guidance", "quality", "noise_level", "seed", "teeth", "references")
+    fields = ("steps", "guidance", "quality", "noise_level", "seed", "teeth", "references")
     return {name: given[name] for name in fields if name in given}
+
+
+def strip_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns them as arguments of the methods that make several pictures, whose number is their `steps`."""
+    given = sampling_arguments(args)
+    return {"inference_steps": given.pop("steps")} | given
 
 
 def options(args: argparse.Namespace, *names: str) -> dict[str, Any]:
@@ -231,7 +289,7 @@ def warn_of_copies(copies: int, of: int) -> None:
     """Warns about empty requests, usually a forgotten option."""
     if copies:
         which = "" if of == 1 else f" in {copies} of {of} edits"
-        say(
+        warn(
             f"warning: nothing is requested{which} (--au, --set, --emotion, --expression, --neutral): the "
             "result is a copy"
         )
@@ -245,9 +303,9 @@ def tell_left_alone(count: int) -> None:
 
 
 def add_model_options(
-    parser: argparse._ActionsContainer, steps: str | None = None, otherwise: str = "the model's own"
+    parser: argparse._ActionsContainer, *, steps: bool = True, otherwise: str = "the model's own"
 ) -> None:
-    """steps: flag for the number of denoising steps, whose default is `otherwise`."""
+    """steps: whether the number of denoising steps can be chosen, whose default is `otherwise`."""
     add_model_option(parser)
     add_backend_option(parser)
     parser.add_argument(
@@ -271,8 +329,22 @@ def add_model_options(
         action="store_true",
         help="first find this machine's fastest memory format and, on a GPU, dtype and compilation",
     )
-    if steps is not None:
-        parser.add_argument(steps, type=int, metavar="N", help=f"denoising steps (default: {otherwise})")
+    if steps:
+        what = f"denoising steps of the model (default: {otherwise})"
+        parser.add_argument("--steps", type=int, metavar="N", help=what)
+
+
+def add_pictures_option(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument("--pictures", type=int, metavar="N", help=f"number of pictures ({PICTURES})")
+    # The name of --steps until that meant one thing in all commands
+    parser.add_argument("--inference-steps", dest="steps", type=int, help=argparse.SUPPRESS)
+
+
+def pictures_of(args: argparse.Namespace) -> int:
+    """Returns the number of pictures of a strip, and warns who may have meant it by --steps."""
+    if args.pictures is None and args.steps is not None:
+        warn(f"warning: --steps is of the model; --pictures sets the number of pictures ({PICTURES})")
+    return PICTURES if args.pictures is None else args.pictures
 
 
 def add_model_option(parser: argparse._ActionsContainer) -> None:
@@ -290,16 +362,65 @@ def add_device_options(parser: argparse._ActionsContainer) -> None:
         metavar="D",
         help="cpu, cuda, cuda:1, mps (default: the CPU for embedded models, else the best present)",
     )
-    parser.add_argument("--dtype", metavar="T", help="float32 (default), bfloat16 or float16")
+    dtypes = ("float32", "bfloat16", "float16")
+    parser.add_argument("--dtype", choices=dtypes, help="of the weights (default: float32)")
 
 
 def check_photo_output(args: argparse.Namespace, photo: "Photo") -> None:
-    """Raises OutputError, before any work, where --output cannot hold an edit of the photograph."""
+    """Raises OutputError, before any work, where --output exists or cannot hold an edit of the photograph."""
     from magicedit.imaging import check_output
     from magicedit.provenance import without_place
 
     written = without_place(photo) if args.strip_private else photo
-    check_output(args.output, overwrite=args.overwrite, forbid=args.photo, photo=written)
+    check_output(args.output, **replaceable(args), forbid=args.photo, photo=written)
+
+
+def replaceable(args: argparse.Namespace) -> dict[str, bool]:
+    """Returns what --overwrite allows as arguments of `imaging.writable`."""
+    return {"overwrite": args.overwrite, "exist_ok": args.overwrite}
+
+
+def open_input(place: Path) -> "Photo":
+    """Opens the photograph of a file, or of stdin for "-".
+
+    Raises ImageError as `imaging.open_photo`, and where stdin is a terminal.
+    """
+    from magicedit.imaging import open_photo
+    from magicedit.provenance import renamed
+
+    if place != PIPE:
+        return open_photo(place)
+    if sys.stdin.isatty():
+        raise ImageError("- reads a photograph from stdin, which is a terminal; pipe a file into it")
+    with tempfile.TemporaryDirectory(prefix="magicedit-") as folder:
+        copy = Path(folder, "stdin")  # a file, whose digest results tell
+        with open(copy, "wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+        try:
+            return renamed(open_photo(copy), copy.name)
+        except ImageError as error:
+            raise ImageError(str(error).replace(str(copy), copy.name)) from error
+
+
+@contextlib.contextmanager
+def written_output(args: argparse.Namespace, format: str | None) -> Iterator[Path]:
+    """Yields the name of --output for people. For "-" that is stdout: in the block --output is a file, whose
+    content is written there afterwards, and what is printed goes to stderr.
+
+    format: of that file, as a suffix without a dot; None: png.
+    """
+    if args.output != PIPE:
+        yield args.output
+        return
+    if sys.stdout.isatty():
+        raise OutputError("-o - writes the picture to stdout, which is a terminal; pipe it, or name a file")
+    with tempfile.TemporaryDirectory(prefix="magicedit-") as folder:
+        args.output = Path(folder, f"stdout.{format or 'png'}")
+        with contextlib.redirect_stdout(sys.stderr):
+            yield Path("stdout")
+        with open(args.output, "rb") as file:
+            shutil.copyfileobj(file, sys.stdout.buffer)
+        sys.stdout.flush()
 
 
 def word_or_number(text: str, *words: str, expected: str = "", first: int = 0) -> str | int:
@@ -359,25 +480,61 @@ def loading(args: argparse.Namespace) -> Iterator[None]:
             gc.enable()
 
 
-def load_editor(args: argparse.Namespace) -> "ExpressionEditor":
+def check_model(args: argparse.Namespace) -> None:
+    """Raises MagicEditError where the model or the device cannot be used, as far as that is known before
+    anything is loaded or fetched."""
+    from magicedit.models.face_model import runs_as_graphs, usable_device
+    from magicedit.models.folder import ModelFolder
+
+    found = ModelFolder.find(args.model)
+    found.check_name()
+    if found.origin == "folder":
+        found.check()
+    if args.device is not None and not runs_as_graphs(found, args.device, args.dtype):
+        say(f"looking for the device {args.device}")  # by torch, which takes seconds
+        with needs_whole(f"the device {args.device}"):
+            usable_device(args.device)
+
+
+def load_editor(args: argparse.Namespace, *chosen: "tuple[Photo, str | int]") -> "ExpressionEditor":
+    """Returns the editor of a command's options.
+
+    chosen: photographs and the faces of them that will be asked for, which are looked for before the model is
+        loaded.
+
+    Raises MagicEditError as `check_model`, `ExpressionEditor.from_pretrained` and `FaceFinder.choose`.
+    """
     from magicedit.faces.occlusion import prepare_colours
 
-    say(f"loading {args.model}")
+    check_model(args)
+    if chosen:
+        say(f"looking for faces in {files.shown(chosen[0][0].source.name)}")
     threading.Thread(target=prepare_colours).start()
     with loading(args):
         from magicedit.editor import ExpressionEditor
+        from magicedit.editor.finding import FaceFinder
+        from magicedit.faces import load_backend
 
+        finder = FaceFinder(load_backend(args.backend))
+        for photo, face in chosen:
+            found = finder.choose(photo, face)
+            logger.debug("found faces %s", ", ".join(f"{index + 1}" for index in found.indices))
+        for reference in getattr(args, "reference", ()):
+            finder.one(reference)
+        say(f"loading {args.model}")
         editor = ExpressionEditor.from_pretrained(
             args.model,
             device=args.device,
             dtype=args.dtype,
-            backend=args.backend,
+            backend=finder,
             mark=getattr(args, "mark", True),
             strip_private=getattr(args, "strip_private", False),
         )
+    model = editor.changer.model
+    logger.debug("loaded a %s of %d px", type(model).__name__, model.resolution)
     if args.fast:
         say(f"fastest here: {editor.optimize()}")
-    editor.changer.model.show_progress(sys.stderr.isatty())
+    editor.changer.model.show_progress(shows_bars(args))
     return editor
 
 
@@ -406,7 +563,7 @@ def print_faces(edits: Sequence) -> None:
         if edit.identity_distance is not None:
             print(f"  identity distance {edit.identity_distance:.2f}")
         for warning in edit.warnings:
-            say(f"warning: face {edit.index + 1}: {warning}")
+            warn(f"warning: face {edit.index + 1}: {warning}")
 
 
 def report_edits(

@@ -24,6 +24,8 @@ examples:
   magicedit edit photo.jpg -o a.png --set AU12=2 --target-tolerance 0.3   measured, corrected, edited again
   magicedit edit photo.jpg -o a.png --au AU1=2 --model owner/name --steps 30 --json
 
+  magicedit edit a.jpg b.jpg -o edited --au AU12=+3             several photographs into a folder
+  magicedit edit - -o - --au AU12=+3 < a.jpg > b.png            from stdin to stdout, by --format (png)
   magicedit edit photos -o edited --neutral                     every photograph in photos/ and below
   magicedit edit photos -o edited --manifest edits.csv          a row an edit: photo,au,set,emotion,...
 
@@ -57,15 +59,17 @@ action units, by their names in FACS:
 
 SWEEP_EXAMPLES = """\
 example:
-  magicedit sweep photo.jpg --au AU12 --from -3 --to 5 --steps 9 -o strip.png
+  magicedit sweep photo.jpg --au AU12 --from -3 --to 5 --pictures 9 -o strip.png
 """
 
 
 def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     what = "change the expression of the faces in a photograph, or in a folder of them"
     edit = add_command("edit", what, run_edit, EDIT_EXAMPLES)
-    edit.add_argument("photo", type=Path, metavar="PHOTO", help="a photograph, or a folder of them")
-    common.add_output_option(edit, "OUT", "where to write the result; a folder for a folder")
+    what = "photographs, or a folder of them; - is stdin"
+    edit.add_argument("photos", type=Path, nargs="+", metavar="PHOTO", help=what)
+    what = "where to write the result; a folder for several photographs or a folder; - is stdout"
+    common.add_output_option(edit, "OUT", what)
     asked = edit.add_argument_group("what to ask for")
     common.add_request_options(asked, "target intensities, 0 to 5; units measured within 0.5 of them stay")
     common.add_expression_options(asked)
@@ -73,12 +77,13 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     loop = edit.add_argument_group("closed loop")
     common.add_loop_options(loop)
     loop.add_argument("--no-measure", dest="measure", action="store_false", help="do not measure the result")
-    common.add_model_options(edit.add_argument_group("the model"), "--steps")
+    common.add_model_options(edit.add_argument_group("the model"))
     common.add_teeth_options(edit.add_argument_group("what an opened mouth shows"))
-    add_folder_options(edit.add_argument_group("folders of photographs"))
+    add_folder_options(edit.add_argument_group("folders, and several photographs"))
     what = "also write OUT.layers.exr: movement as STMap, mask, paint and mouth (needs the extra exr)"
     edit.add_argument("--layers", choices=("exr",), help=what)
-    common.add_output_group(edit, "OUT and PHOTO")
+    what = "replace OUT, which may be PHOTO; in a folder repeat finished edits, and replace other files"
+    common.add_output_group(edit, "--force", what=what)
 
     add_measure(add_command)
 
@@ -92,48 +97,61 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
         "--from", dest="start", type=float, default=-3.0, metavar="X", help="first variation (-3)"
     )
     asked.add_argument("--to", dest="stop", type=float, default=5.0, metavar="X", help="last variation (5)")
-    asked.add_argument("--steps", type=int, default=9, metavar="N", help="number of pictures (9)")
+    common.add_pictures_option(asked)
     common.add_face_option(asked, "largest", "which face")
-    common.add_model_options(sweep.add_argument_group("the model"), "--inference-steps")
+    common.add_model_options(sweep.add_argument_group("the model"))
     common.add_teeth_options(sweep.add_argument_group("what an opened mouth shows"))
-    common.add_output_group(sweep, "STRIP and PHOTO")
+    common.add_output_group(sweep, what="replace STRIP if it exists")
 
 
 def run_edit(args: argparse.Namespace) -> int:
-    if os.path.isdir(args.photo):
+    from magicedit.imaging import VIDEO_SUFFIXES, WRITTEN_SUFFIXES
+
+    args.photo = args.photos[0]
+    several = len(args.photos) > 1 or os.path.isdir(args.photo)
+    into_folder = os.path.isdir(args.output) and args.output.suffix.lower() not in WRITTEN_SUFFIXES
+    if several or into_folder:
         if args.layers:
             raise MagicEditError("--layers is for one photograph; leave it out for a folder")
         return run_edit_folder(args)
-    from magicedit.imaging import VIDEO_SUFFIXES, open_photo, save_image, writable
-
     if args.photo.suffix.lower() in VIDEO_SUFFIXES:
         raise ImageError(f"{args.photo} is a video by its name; edit it with `magicedit video`")
     refuse_folder_options(args)
+    if args.layers and args.output == common.PIPE:
+        raise MagicEditError("--layers writes beside OUT, which is stdout; name a file with -o")
+    with common.written_output(args, args.format) as name:
+        return run_edit_photo(args, name)
+
+
+def run_edit_photo(args: argparse.Namespace, name: Path) -> int:
+    """name: of the output, for people."""
+    from magicedit.imaging import save_image, writable
+
     # Validate before loading the model
     request = common.edit_request(args)
-    photo = open_photo(args.photo)
+    photo = common.open_input(args.photo)
     common.check_photo_output(args, photo)
     layers = args.output.with_suffix(".layers.exr") if args.layers else None
     if layers is not None:
         from magicedit.editor.layers import import_openexr, layers_of, save_layers
 
-        writable(layers)
+        writable(layers, exist_ok=args.overwrite)
         import_openexr()
-    editor = common.load_editor(args)
+    editor = common.load_editor(args, (photo, args.face))
     (result,) = editor.apply([photo], request)
-    output = save_image(result.image, args.output, overwrite=args.overwrite, forbid=args.photo)
+    save_image(result.image, args.output, overwrite=args.overwrite, forbid=args.photo)
     if layers is not None:
         save_layers(layers_of(editor, photo, request, result), layers)
         common.say(f"layers: {shown(layers)}")
     if result.lost:
-        common.say(f"warning: {photo.source} also holds what the result does not: {', '.join(result.lost)}")
+        common.warn(f"warning: {photo.source} also holds what the result does not: {', '.join(result.lost)}")
     common.warn_of_copies(int(request.is_empty), of=1)
     if args.face == "all":
         common.tell_left_alone(result.left_alone)
     told = {"left_alone": result.left_alone, "lost": list(result.lost)}
     told |= {} if layers is None else {"layers": shown(layers)}
     content = {"faces": common.faces_json(result), **told}
-    return common.report_edits(args, output, [result], content)
+    return common.report_edits(args, name, [result], content)
 
 
 def run_sweep(args: argparse.Namespace) -> int:
@@ -141,10 +159,11 @@ def run_sweep(args: argparse.Namespace) -> int:
     from magicedit.imaging import check_output, open_photo, save_image
 
     photo = open_photo(args.photo)
-    check_output(args.output, overwrite=args.overwrite, forbid=args.photo)
-    editor = common.load_editor(args)
-    sweep = (args.au, args.start, args.stop, args.steps, args.face)
-    results = editor.sweep(photo, *sweep, **common.sampling_arguments(args))
+    check_output(args.output, **common.replaceable(args), forbid=args.photo)
+    pictures = common.pictures_of(args)
+    editor = common.load_editor(args, (photo, args.face))
+    sweep = (args.au, args.start, args.stop, pictures, args.face)
+    results = editor.sweep(photo, *sweep, **common.strip_arguments(args))
     output = save_image(sweep_strip(results), args.output, overwrite=args.overwrite, forbid=args.photo)
     edits = [{"seconds": round(r.seconds, 3), "faces": common.faces_json(r)} for r in results]
     return common.report_edits(args, output, results, {"edits": edits})

@@ -70,7 +70,7 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     common.add_labels_options(evaluate.add_argument_group("a further scorer"), of_pictures)
     models = evaluate.add_argument_group("the models")
     models.add_argument("--guidance", type=float, metavar="S", help="guidance scale of models")
-    models.add_argument("--steps", type=int, metavar="N", help="denoising steps of models")
+    models.add_argument("--steps", type=int, metavar="N", help="denoising steps of the models")
     models.add_argument(
         "--device",
         metavar="D",
@@ -87,6 +87,7 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     compare.add_argument("a", type=Path, metavar="A", help="a report's folder")
     compare.add_argument("b", type=Path, metavar="B", help="another, or the same")
     common.add_output_option(compare, "OUT", "folder to write")
+    common.add_overwrite_option(compare, what="replace a comparison that is in OUT")
     compare.add_argument("--editor-a", metavar="NAME", help="which editor of A, where it has several")
     compare.add_argument("--editor-b", metavar="NAME", help="which editor of B")
     common.add_json_option(compare)
@@ -241,7 +242,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
         identities=identities,
         **common.options(args, "attributes", "labels", "labels_scale", "jobs", "retry_failed"),
         command=plain_command("magicedit", sys.argv[1:]),
-        progress=sys.stderr.isatty(),
+        progress=common.shows_bars(args),
     )
     if args.json:
         common.print_json(summary)
@@ -249,14 +250,17 @@ def run_evaluate(args: argparse.Namespace) -> int:
     print(headline_table(summary))
     failed = sum(editor.get("failed", 0) for editor in summary["editors"].values())
     if failed:
-        common.say(f"{failed} edits failed; the report says why")
+        common.warn(f"{failed} edits failed; the report says why")
     print(shown(args.output / "report.html"))
     return 0
 
 
 def run_compare(args: argparse.Namespace) -> int:
     from magicedit.evaluation import compare
+    from magicedit.imaging import writable
 
+    if os.path.isdir(args.output):
+        writable(args.output / "compare.html", exist_ok=args.overwrite)
     result = compare(args.a, args.b, args.output, args.editor_a, args.editor_b)
     if args.json:
         common.print_json(result)

@@ -20,9 +20,9 @@ use it again: `magicedit measure smile.jpg --save smile.yaml`, `magicedit edit -
 
 INTERPOLATE_EXAMPLES = """\
 examples:
-  magicedit interpolate calm.jpg smile.jpg --steps 9 -o strip.png
-  magicedit interpolate calm.jpg smile.jpg --steps 24 -o between.gif --seconds 2
-  magicedit interpolate calm.jpg smile.jpg --steps 24 -o between.mp4
+  magicedit interpolate calm.jpg smile.jpg --pictures 9 -o strip.png
+  magicedit interpolate calm.jpg smile.jpg --pictures 24 -o between.gif --seconds 2
+  magicedit interpolate calm.jpg smile.jpg --pictures 24 -o between.mp4
   magicedit interpolate calm.jpg smile.jpg --both --model FLOW -o strip.png   pixels of both photographs
 
 All pictures are edits of the first photograph, which approaches the expression of the second step by step.
@@ -45,8 +45,8 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     common.add_face_option(asked, "largest", "which face of A", flag="--from-face")
     common.add_face_option(asked, "all", "which faces of B")
     common.add_loop_options(transfer.add_argument_group("closed loop"))
-    common.add_model_options(transfer.add_argument_group("the model"), "--steps")
-    common.add_output_group(transfer, "OUT and B")
+    common.add_model_options(transfer.add_argument_group("the model"))
+    common.add_output_group(transfer, what="replace OUT, which may be B")
 
     what = "draw the steps between the expressions of two photographs of a person"
     interpolate = add_command("interpolate", what, run_interpolate, INTERPOLATE_EXAMPLES)
@@ -54,7 +54,7 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     interpolate.add_argument("other", type=Path, metavar="B", help="whose expression is taken on")
     common.add_output_option(interpolate, "OUT", "a picture (strip), .gif or .mp4")
     asked = interpolate.add_argument_group("what to ask for")
-    asked.add_argument("--steps", type=int, default=9, metavar="N", help="number of pictures (9)")
+    common.add_pictures_option(asked)
     asked.add_argument(
         "--seconds", type=float, default=2.0, metavar="S", help="length of a .gif or .mp4, there and back (2)"
     )
@@ -66,10 +66,8 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     asked.add_argument(
         "--match-colours", action="store_true", help="with --both: bring the photographs' colours together"
     )
-    common.add_model_options(interpolate.add_argument_group("the model"), "--inference-steps")
-    out = interpolate.add_argument_group("output")
-    common.add_mark_options(out)
-    common.add_json_option(out)
+    common.add_model_options(interpolate.add_argument_group("the model"))
+    common.add_output_group(interpolate)
 
 
 def check_regions(only: str | None) -> None:
@@ -87,7 +85,7 @@ def run_transfer(args: argparse.Namespace) -> int:
     source, photo = open_photo(args.source), open_photo(args.photo)
     common.check_photo_output(args, photo)
     check_output(args.output, forbid=args.source)
-    editor = common.load_editor(args)
+    editor = common.load_editor(args, (source, args.from_face), (photo, args.face))
     expression = editor.expression(source, args.from_face, args.only)
     if args.mirror:
         expression = expression.mirrored()
@@ -118,29 +116,30 @@ def run_interpolate(args: argparse.Namespace) -> int:
     suffix = args.output.suffix.lower()
     for path in (args.photo, args.other):
         if suffix in (".gif", ".mp4"):
-            writable(args.output, forbid=path)
+            writable(args.output, forbid=path, exist_ok=args.overwrite)
         else:
-            check_output(args.output, forbid=path)
+            check_output(args.output, forbid=path, exist_ok=args.overwrite)
     if not args.seconds > 0:
         raise OutputError(f"--seconds must be above 0, got {args.seconds:g}")
-    editor = common.load_editor(args)
+    steps = common.pictures_of(args)
+    editor = common.load_editor(args, (photo, args.face), (other, "largest"))
     if args.both:
         from magicedit.editor.between import interpolate_photographs
 
         results = []
         pictures = interpolate_photographs(
-            editor, photo, other, args.steps, face=args.face, match_colours=args.match_colours
+            editor, photo, other, steps, face=args.face, match_colours=args.match_colours
         )
     else:
         from magicedit.editor import face_pictures
 
         results = editor.interpolate(
-            photo, other, args.steps, args.face, only=args.only, **common.sampling_arguments(args)
+            photo, other, steps, args.face, only=args.only, **common.strip_arguments(args)
         )
         pictures = face_pictures(results)
     if suffix in (".gif", ".mp4"):
         if photo.alpha is not None and photo.alpha.min() < 255:
-            common.say(f"warning: {args.photo} is transparent; {suffix} is not, and shows what it hides")
+            common.warn(f"warning: {args.photo} is transparent; {suffix} is not, and shows what it hides")
         pictures += pictures[-2:0:-1]  # and back, so that it can repeat
         seconds = args.seconds / len(pictures)
         if suffix == ".mp4":
@@ -150,7 +149,7 @@ def run_interpolate(args: argparse.Namespace) -> int:
         else:
             output = save_animation(pictures, args.output, seconds)
     else:
-        shares = [f"{100 * index / (args.steps - 1):.0f} %" for index in range(args.steps)]
+        shares = [f"{100 * index / (steps - 1):.0f} %" for index in range(steps)]
         output = save_image(strip(pictures, shares), args.output)
     marked = Mark.of_pictures(pictures) is not None
     content = {"edits": list(map(common.faces_json, results)), "marked": marked}

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from magicedit.cli.common import add_json_option, options, print_json, say
+from magicedit.cli.common import add_json_option, options, print_json, say, warn
 from magicedit.errors import ModelError, OutputError
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def card_of(args: argparse.Namespace, found: "ModelFolder") -> str:
     if args.results is not None:
         measured = read_results(args.results, args.editor)
         if measured.fingerprint is None:
-            say(f"warning: {args.results} does not state which weights it measured")
+            warn(f"warning: {args.results} does not state which weights it measured")
         elif measured.fingerprint != found.fingerprint:
             raise ModelError(
                 f"{args.results} is of other weights than those in {args.folder} (fingerprints "

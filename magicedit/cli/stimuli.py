@@ -1,7 +1,6 @@
 """`magicedit stimuli`: the stimulus set of a factorial design."""
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,9 +30,7 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     parser = add_command("stimuli", what, run_stimuli, EXAMPLES)
     parser.add_argument("design", type=Path, metavar="DESIGN", help="a YAML file")
     common.add_output_option(parser, "FOLDER", "where to write the set")
-    parser.add_argument(
-        "--force", action="store_true", help="make all stimuli again, and replace other files"
-    )
+    common.add_overwrite_option(parser, "--force", what="make all stimuli again, and replace other files")
     model = parser.add_argument_group("the model")
     common.add_model_option(model)
     common.add_device_options(model)
@@ -48,10 +45,12 @@ def run_stimuli(args: argparse.Namespace) -> int:
     from magicedit.batch.stimuli import make_stimuli
 
     design = Design.load(args.design)
-    settings = common.options(args, "model", "device", "dtype", "mark", "force")
-    report = make_stimuli(design, args.output, progress=sys.stderr.isatty(), say=common.say, **settings)
+    settings = common.options(args, "model", "device", "dtype", "mark")
+    common.check_model(args)
+    settings |= {"force": args.overwrite, "progress": common.shows_bars(args), "say": common.say}
+    report = make_stimuli(design, args.output, **settings)
     for stimulus, reason in report.failed.items():
-        common.say(f"failed: {shown(stimulus)}: {reason}")
+        common.warn(f"failed: {shown(stimulus)}: {reason}")
     if args.json:
         common.print_json(report.to_json())
     else:

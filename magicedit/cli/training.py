@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -140,14 +139,14 @@ def run_prepare(args: argparse.Namespace) -> int:
             *("engine", "address"),
         ),
         layout=args.format,
-        progress=sys.stderr.isatty(),
+        progress=common.shows_bars(args),
         **validation_choice(args.validation),
     )
     for reject in report.rejected:
-        common.say(f"left out: {reject['source']}: {reject['reason']}")
+        common.warn(f"left out: {reject['source']}: {reject['reason']}")
     for entry in report.notes:
         if entry.get("kind") == "warning":
-            common.say(f"warning: {entry['source']}: {entry['note']}")
+            common.warn(f"warning: {entry['source']}: {entry['note']}")
     if args.json:
         common.print_json(report.to_json())
         return 0
@@ -165,7 +164,7 @@ def run_shards(args: argparse.Namespace) -> int:
     from magicedit.data.webdataset_shards import write_shards
 
     size = args.shard_mb * 10**6
-    report = write_shards(args.dataset, args.output, shard_bytes=size, progress=sys.stderr.isatty())
+    report = write_shards(args.dataset, args.output, shard_bytes=size, progress=common.shows_bars(args))
     if args.json:
         common.print_json(dataclasses.asdict(report))
         return 0

@@ -55,7 +55,7 @@ def run_verify(args: argparse.Namespace) -> int:
         except MagicEditError as error:
             failed = True
             entries.append({"file": shown(path), "error": str(error)})
-            common.say(f"magicedit: error: {error}")
+            common.warn(f"magicedit: error: {error}")
             continue
         failed |= told.signature in ("tampered", "unreadable")
         entries.append(told.to_json())
@@ -88,7 +88,7 @@ def print_told(told: "Told") -> None:
     for part in told.inputs:
         print(f"    from     {part['title']}{' (signed too)' if part['signed'] else ''}")
     for remark in told.remarks:
-        common.say(f"warning: {shown(told.path)}: {remark}")
+        common.warn(f"warning: {shown(told.path)}: {remark}")
 
 
 def _numbered(face: object) -> object:

@@ -87,7 +87,7 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _add_work_options(parser: argparse.ArgumentParser) -> None:
-    common.add_model_options(parser, "--steps", "the quality's")
+    common.add_model_options(parser, otherwise="the quality's")
     parser.set_defaults(quality="fast")
     common.add_teeth_options(parser)
     parser.add_argument(
@@ -102,6 +102,7 @@ def _add_work_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--damaged", action="store_true", help="edit what can be decoded of a damaged or incomplete video"
     )
+    common.add_overwrite_option(parser)
     common.add_mark_options(parser)
     common.add_json_option(parser)
 
@@ -124,7 +125,7 @@ def run_video(args: argparse.Namespace) -> int:
     check_request(names, EditRequest(names=names, **asked), curve)
     work = _work_arguments(args)
     Video(args.video)
-    check_video_output(args.output, args.video)
+    check_video_output(args.output, args.video, exist_ok=args.overwrite)
     with _resumable(args.output):
         editor = common.load_editor(args)
         asked |= {"face": args.face, "curve": curve, **work}
@@ -138,9 +139,9 @@ def run_reenact(args: argparse.Namespace) -> int:
 
     work, photo = _work_arguments(args), open_photo(args.source)
     Video(args.driving)
-    check_video_output(args.output, args.driving, args.source)
+    check_video_output(args.output, args.driving, args.source, exist_ok=args.overwrite)
     with _resumable(args.output):
-        editor = common.load_editor(args)
+        editor = common.load_editor(args, (photo, args.face))
         asked = common.options(args, "strength", "face", "driving_face", "neutral_at", "head", "longest")
         result = reenact(editor, photo, args.driving, args.output, **asked, **work)
     return _report(args, result)
@@ -154,7 +155,7 @@ def _work_arguments(args: argparse.Namespace) -> dict[str, Any]:
         **common.sampling_arguments(args),
         "settings": VideoSettings(encoding=Encoding(crf=args.crf, preset=args.preset)),
         "damaged": args.damaged,
-        "progress": ProgressLine(sys.stderr),
+        "progress": None if args.quiet else ProgressLine(sys.stderr),
     }
 
 
@@ -166,7 +167,7 @@ def _resumable(output: Path) -> Iterator[None]:
     except KeyboardInterrupt:
         kept = output.resolve().with_name(f".{output.resolve().name}.partial")
         if kept.is_dir():
-            common.say(f"\nstopped; the same command resumes. Finished work is kept in {kept.name}")
+            common.warn(f"\nstopped; the same command resumes. Finished work is kept in {kept.name}")
         raise
 
 
@@ -205,10 +206,10 @@ def clock(seconds: float) -> str:
 
 def _report(args: argparse.Namespace, result: "VideoResult") -> int:
     """Prints the result; returns the exit code."""
-    if sys.stderr.isatty():
+    if common.shows_bars(args):
         common.say("")
     for warning in result.warnings:
-        common.say(f"warning: {warning}")
+        common.warn(f"warning: {warning}")
     if args.json:
         common.print_json(result.to_json())
         return 0

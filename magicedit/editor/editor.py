@@ -74,7 +74,7 @@ class ExpressionEditor:
     def __init__(
         self,
         pipeline: "MagicEditPipeline | FaceModel",
-        backend: FaceBackend,
+        backend: FaceBackend | FaceFinder,
         *,
         model: str = "custom",
         mark: bool = True,
@@ -82,7 +82,7 @@ class ExpressionEditor:
     ):
         self.model, self.mark, self.strip_private = model, mark, strip_private
         self.changer = FaceChanger(pipeline if isinstance(pipeline, FaceModel) else PipelineModel(pipeline))
-        self._finder = FaceFinder(backend)
+        self._finder = backend if isinstance(backend, FaceFinder) else FaceFinder(backend)
         self._loading = threading.Lock()
 
     @property
@@ -107,7 +107,7 @@ class ExpressionEditor:
 
                     model = self.changer.model = PipelineModel(load_pipeline(model.name, device="cpu"))
         if not isinstance(model, PipelineModel):
-            raise ModelError(f"the model {self.model} is no {PIPELINE_CLASS}, which this needs")
+            raise ModelError(f"this needs a {PIPELINE_CLASS}, which the model {self.model} is not")
         return model.pipeline
 
     @classmethod
@@ -117,7 +117,7 @@ class ExpressionEditor:
         *,
         device: "str | torch.device | None" = None,
         dtype: "str | torch.dtype | None" = None,
-        backend: str | FaceBackend = "mediapipe",
+        backend: str | FaceBackend | FaceFinder = "mediapipe",
         mark: bool = True,
         strip_private: bool = False,
     ) -> "ExpressionEditor":
@@ -128,7 +128,8 @@ class ExpressionEditor:
             device: default: the CPU for an embedded model, which runs without torch there (see
                 `load_face_model`), else the best present (CUDA, then MPS, then CPU).
             dtype: dtype of the model's weights; default: float32.
-            backend: the name of a face backend ("mediapipe", "insightface"), or a loaded one.
+            backend: the name of a face backend ("mediapipe", "insightface"), a loaded one, or a `FaceFinder`,
+                which keeps the faces that it has found.
             mark: mark results as edited, see `magicedit.provenance`.
             strip_private: leave place and serial numbers out of results, see `provenance.without_place`.
 
@@ -432,17 +433,17 @@ class ExpressionEditor:
         names = self.changer.model.vocabulary
         if beyond := [name for name in delta if delta[name] and whole_name(name) not in names]:
             raise ActionUnitError(
-                f"attention is recorded of the model's own units, and {', '.join(beyond)} needs no model"
+                f"attention is recorded only for the model's own units; {', '.join(beyond)} needs no model"
             )
         own = {name: value for name, value in delta.items() if whole_name(name) in names}
         left, right = (names.vector(side) for side in split_sides(own))
         if not np.array_equal(left, right):
             raise ActionUnitError(
-                "attention is recorded of one run of the model; ask both sides for the same"
+                "attention is recorded for one run of the model; request the same on both sides"
             )
         found = self._finder.choose(photo, face)
         if len(found.faces) > 1:
-            raise NoFaceError(f'attention is recorded of one face: "largest" or an index, got {face!r}')
+            raise NoFaceError(f'attention is recorded for one face: "largest" or an index, got {face!r}')
         cut = self.changer.cut(found.photo.pixels, found.faces[0])
         return record_attention(pipeline, cut, left, settings, layer)
 

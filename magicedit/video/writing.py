@@ -85,14 +85,14 @@ class Encoding:
             raise OutputError(f"the preset must be one of {', '.join(PRESETS)}, got {self.preset!r}")
 
 
-def check_video_output(path: str | Path, *inputs: str | Path) -> Path:
+def check_video_output(path: str | Path, *inputs: str | Path, exist_ok: bool = True) -> Path:
     """Returns the path; OutputError for suffixes other than .mp4, .mov or .mkv, and as `imaging.writable`."""
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
         raise OutputError(f"videos are written as {', '.join(FORMATS)}; {path} has another suffix")
     for source in inputs:
         writable(path, forbid=Path(source))
-    writable(path)
+    writable(path, exist_ok=exist_ok)
     return path
 
 
@@ -304,7 +304,7 @@ def _sound_packets(
                 layout=_AAC_LAYOUTS.get(stream.codec_context.channels, "stereo"),
             )
             encoded[stream.index] = target
-            remarks.append(f"the sound was {codec}, which {suffix} does not hold; it was encoded anew as AAC")
+            remarks.append(f"the sound was {codec}, which {suffix} does not support; it was converted to AAC")
         else:
             remarks.append("a stream of sound is broken or in a codec not known here; it was left out")
             continue

@@ -476,7 +476,7 @@ def test_the_commands_know_it(folder, closed_mouth, tmp_path, capsys):
     assert main([*edit, "--emotion", "happiness"]) == 0
     assert main([*edit, "--au", "AU12=3"]) == 2
     assert "AU12" in capsys.readouterr().err
-    sweep = ["sweep", str(photo), "--au", "surprise", "--from", "0", "--to", "5", "--steps", "2"]
+    sweep = ["sweep", str(photo), "--au", "surprise", "--from", "0", "--to", "5", "--pictures", "2"]
     assert main([*sweep, "-o", str(tmp_path / "sweep.png"), *model]) == 0
     edited_film(closed_mouth, tmp_path, "--emotion", "anger", "--steps", "1", *model, frames=2)
 

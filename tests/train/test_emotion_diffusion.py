@@ -585,7 +585,7 @@ def test_the_commands_know_it(folder, closed_mouth, tmp_path, capsys):
     assert main([*edit, "--emotion", "sadness:0.5"]) == 0
     assert main([*edit, "--au", "happiness=5", "--noise-level", "2"]) == 2
     assert "the noise level must be a number from 0 to 1, got 2" in capsys.readouterr().err
-    sweep = ["sweep", str(photo), "--au", "surprise", "--from", "0", "--to", "5", "--steps", "2"]
+    sweep = ["sweep", str(photo), "--au", "surprise", "--from", "0", "--to", "5", "--pictures", "2"]
     assert main([*sweep, "-o", str(tmp_path / "sweep.png"), *model]) == 0
     table = tmp_path / "table.csv"
     table.write_text("photo,emotion,noise_level\nphoto.png,fear,0.4\n")

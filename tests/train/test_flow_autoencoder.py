@@ -483,7 +483,7 @@ def test_the_commands_know_it(responding, astronaut, tmp_path):
 
     mirrored = tmp_path / "mirrored.png"
     PIL.Image.fromarray(astronaut[:, ::-1].copy()).save(mirrored)
-    between = ["interpolate", str(photo), str(mirrored), "--both", "--steps", "3", "--model", responding]
+    between = ["interpolate", str(photo), str(mirrored), "--both", "--pictures", "3", "--model", responding]
     assert main([*between, "-o", str(tmp_path / "strip.png")]) == 0
     assert PIL.Image.open(tmp_path / "strip.png").width > 3 * 512
     assert main([*between, "--match-colours", "-o", str(tmp_path / "between.gif")]) == 0
