@@ -32,6 +32,7 @@ _RIM = 0.035  # thickness of the lower lid's rim
 _LINE = 0.020  # thickness of the line of lashes
 _HAIR = 0.0095  # thickness of a lash at its root
 _LENGTH = (0.07, 0.14)  # of lashes at the nose and at the temple
+_FORESHORTENED = 1.4  # share by which lashes that point at the viewer make their line thicker
 _SQUEEZED_SKIN = 0.07  # how much farther down skin follows a lid that is squeezed
 _TURNED = 0.6  # of the opening's height: how far a lid comes down until its lashes hang
 _BALD = 0.20  # of the opening's height: how far it comes down until its lashes no longer stand on it
@@ -315,7 +316,7 @@ def draw_lids(
 
     # 4. Lashes
     if bald:
-        darkness = bald * _lashes(picture, lids, new, colours, u, v - upper, 1.3 - 0.3 * lowered)
+        darkness = bald * _lashes(picture, lids, new, colours, u, v - upper, lowered)
         lined = lined * np.exp(-darkness[..., None] * np.array(_LASH_HUE, np.float32))
 
     # 5. Nothing else changes
@@ -500,7 +501,8 @@ def _lashes(
 ) -> np.ndarray:
     """Returns the darkness of an upper lid's lashes, (h, w) float32 logarithms.
 
-    u, below: pixels' places, eye widths across and below the new margin. lowered: 0..1, how far they hang.
+    u, below: pixels' places, eye widths across and below the new margin. lowered: 0 where they point at the
+    viewer, so that they are seen as a broad line .. 1 where they hang.
     """
     # 1. How dark the margin is in the photograph, and how thick its lashes
     grey = np.log(cv2.cvtColor(np.maximum(picture, 0), cv2.COLOR_RGB2GRAY) + _DARK)
@@ -520,13 +522,14 @@ def _lashes(
     # 2. Their roots: a line that is thin at the nose and thicker at the temple, soft as their shadow on skin
     outward = u if lids.outer else 1 - u
     line = np.maximum(_LINE * (0.6 + 0.4 * thick) * (0.5 + 0.5 * smooth(outward / 0.6)), 0.8 / lids.width)
+    line = line * np.float32(1 + _FORESHORTENED * (1 - lowered))
     beside = below / np.where(below > 0, line, 1.8 * line)
-    roots = (0.50 + 0.2 * thick) * np.exp(-(beside**2))
+    roots = (0.50 + 0.2 * thick + 0.45 * (1 - lowered)) * np.exp(-(beside**2))
     roots = roots + 0.12 * np.exp(-(((below - 0.03) / 0.04) ** 2))
     ends = smooth((outward + 0.01) / 0.14) * smooth((1.06 - outward) / 0.16)
 
     # 3. Hairs that hang from it
-    hairs = _hanging_hairs(picture.shape, new, thick, lowered)
+    hairs = _hanging_hairs(picture.shape, new, thick, 1.3 - 0.3 * lowered)
     return darkness * np.maximum(ends * roots, (0.65 + 0.3 * thick) * hairs)
 
 
