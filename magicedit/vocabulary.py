@@ -221,7 +221,7 @@ class Vocabulary(tuple[str, ...]):
             return min(numbers, key=lambda name: abs(int(numbers[name][2]) - int(written[2])))
         spellings = {name.lower(): name for name in self}
         spellings |= {control.description: control.name for control in self.controls if control.description}
-        close = difflib.get_close_matches(str(text).strip().lower(), spellings, n=1, cutoff=0.5)
+        close = difflib.get_close_matches(str(text).strip().lower(), spellings, n=1, cutoff=0.6)
         return spellings[close[0]] if close else None
 
     def sided(self, name: str) -> tuple[str, ...]:

@@ -129,11 +129,15 @@ def doubts_of_eyes(face: Face, requested: Mapping[str, float]) -> list[str]:
         if openness < CLOSED
     ]
     for what, asks in (
-        ("its gaze cannot move", lambda side: side.get("gaze_yaw") or side.get("gaze_pitch")),
-        ("it cannot open, because the photograph does not show the eyeball", lambda s: s.get("AU43", 0) < 0),
+        ("gaze cannot move it", lambda side: side.get("gaze_yaw") or side.get("gaze_pitch")),
+        (
+            "AU43 cannot open it, because the photograph does not show the eyeball",
+            lambda s: s.get("AU43", 0) < 0,
+        ),
     ):
         if places := [place for place, side in shut if asks(side)]:
-            doubts.append(f"the {' and '.join(places)} eye is closed: {what}")
+            eyes = "each eye" if len(places) == 2 else f"the {places[0]} eye"
+            doubts.append(f"{eyes} is closed, and {what}; use a photograph with open eyes")
     if not shut and any(side.get("AU43", 0) < 0 for side in sides):
         doubts.append("the eyes are open: AU43 below 0 changes nothing; AU5 widens them")
     return doubts
@@ -143,11 +147,24 @@ def doubts_of_head(face: Face, requested: Mapping[str, float]) -> list[str]:
     """Warns where a head is to turn farther than its photograph shows; arguments as in `doubts_before`."""
     if face.scheme != "mediapipe478" or not any(map(is_angle, requested)):
         return []
+    limits = head_limits(face.landmarks)
     return [
         f"{axis} {requested[axis]:+g}° turns less than asked: in this pose the photograph shows the head for "
-        f"{least:+.0f}° to {most:+.0f}°"
-        for axis, (least, most) in head_limits(face.landmarks).items()
-        if not least <= requested.get(axis, 0) <= most
+        f"{limits[axis][0]:+.0f}° to {limits[axis][1]:+.0f}°"
+        for axis in beyond_reach(face, requested)
+        if axis in limits
+    ]
+
+
+def beyond_reach(face: Face, requested: Mapping[str, float]) -> list[str]:
+    """Returns the requested angles that the photograph does not show: those of closed eyes and far turns."""
+    if face.scheme != "mediapipe478" or not any(map(is_angle, requested)):
+        return []
+    shut = max(eye_openness(face.landmarks)) < CLOSED
+    gaze = [name for name in requested if shut and is_angle(name) and FACS[name].kind == "gaze"]
+    limits = head_limits(face.landmarks)
+    return gaze + [
+        axis for axis, (least, most) in limits.items() if not least <= requested.get(axis, 0) <= most
     ]
 
 

@@ -2,7 +2,7 @@
 
 from magicedit.editor.changer import Edit
 from magicedit.editor.closed_loop import Pursuit
-from magicedit.editor.doubts import doubts_of_edit, unreached
+from magicedit.editor.doubts import beyond_reach, doubts_of_edit, unreached
 from magicedit.editor.finding import FaceFinder
 from magicedit.editor.results import FaceEdit, measured_as_asked
 from magicedit.faces import geometric_change, identity_crop
@@ -42,7 +42,9 @@ def judged(
             after = measured_as_asked(again, requested)
             if face.scheme == again.scheme == "mediapipe478":
                 moved = geometric_change(face.landmarks, again.landmarks)
-            warnings += unreached(requested, before, after, moved or {})
+            told = beyond_reach(face, requested)  # in `doubts_of_edit`
+            possible = {name: value for name, value in requested.items() if name not in told}
+            warnings += unreached(possible, before, after, moved or {})
     if pursuit is not None:
         warnings += pursuit.shortfall(tolerance)
     return FaceEdit(
