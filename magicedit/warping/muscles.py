@@ -21,6 +21,7 @@ import numpy as np
 
 from magicedit.action_units import FACS, NAMES
 from magicedit.faces.frame import face_frame
+from magicedit.faces.regions import smooth
 from magicedit.vocabulary import whole_name
 from magicedit.warping.splines import sheet_fields
 
@@ -46,7 +47,7 @@ SHAPES: Mapping[str, Mapping[str, float]] = {
     "AU26": {"jawOpen": 0.8},
     "AU7": {"eyeSquint": 1.6},
     # The lower lip follows: a jury takes the strip of teeth that a lifted lip alone would show for a fake
-    "AU10": {"mouthUpperUp": 0.4, "mouthShrugUpper": 0.2, "noseSneer": 0.5, "mouthShrugLower": 0.75},
+    "AU10": {"mouthUpperUp": 0.4, "mouthShrugUpper": 0.2, "noseSneer": 0.5, "lowerLipUp": 0.75},
     "AU14": {"mouthDimple": 1.3},
     "AU16": {"mouthLowerDown": 1.0},
     "AU18": {"mouthPucker": 1.5},
@@ -84,6 +85,9 @@ _BROW_ROWS = (
 )
 _FACE_OVAL = (10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152,
               148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109)  # fmt: skip
+# Height on the mesh, interocular distances: up to the first the chin rests where the lower lip alone rises,
+# from the second on skin rises with it
+_CHIN_RESTS = (-1.62, -1.22)
 # Of the mesh's interocular distance: landmarks that no shape of SHAPES moves farther fit the camera
 _STEADY = 0.03
 _PARTED = 0.05  # interocular distances between lips that a unit parts
@@ -101,6 +105,9 @@ def _table() -> dict[str, np.ndarray]:
             edges = [shape[list(ids)] for _, ids in _BROW_ROWS[:2]]
             for share, ids in _BROW_ROWS:
                 shape[list(ids)] = share * (edges[0] + edges[1]) / 2
+    low, high = _CHIN_RESTS
+    rises = smooth((table["neutral"][:, 1:2] - low) / (high - low))
+    table["lowerLipUp"] = rises * table["mouthShrugLower"]
     return table
 
 
