@@ -59,8 +59,11 @@ class ModelEditor:
         return self.editor.action_units
 
     def __call__(self, photo: Photo, au_delta: Mapping[str, float], seed: int) -> np.ndarray:
+        return self._edited(photo, seed, add=au_delta)
+
+    def _edited(self, photo: Photo, seed: int, **request: Any) -> np.ndarray:
         how = self._sampling | {"seed": seed, "measure": False}
-        result = self.editor.edit(photo, add=au_delta, face="largest", **how)
+        result = self.editor.edit(photo, face="largest", **request, **how)
         return np.asarray(result.image.convert("RGB"))
 
     def expresses(self, emotion: str) -> bool:
@@ -72,7 +75,10 @@ class ModelEditor:
         return True
 
     def emotion(self, photo: Photo, name: str, strength: float, seed: int) -> np.ndarray:
-        """The photograph with an emotion, (height, width, 3) uint8; strength -1 takes a whole one back."""
+        """The photograph with an emotion, (height, width, 3) uint8; strength -1 takes a whole one back, but
+        not what it undid, see `action_units.OPPOSED`."""
+        if strength >= 0:
+            return self._edited(photo, seed, emotion=(name, strength))
         return self(photo, {au: strength * value for au, value in self._emotion(name).items()}, seed)
 
     def own_picture(self, photo: Photo) -> tuple[np.ndarray, np.ndarray] | None:
