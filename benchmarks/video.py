@@ -205,9 +205,9 @@ def measure_speed(folder: Path) -> dict:
     short, long = film.save(folder / "short.mp4", SHORT), film.save(folder / "long.mp4", LONG)
     result: dict = {"video": "1280 x 720 px, one face of 250 px, moving and talking, with sound"}
     for quality in ("live", "fast", "balanced"):
-        words = ("video", short, "-o", folder / "out.mp4", *edit, "--quality", quality)
+        words = ("video", short, "-o", folder / f"out-{quality}.mp4", *edit, "--quality", quality)
         result[f"short, {quality}"] = Watched(*words).report()
-    result["long, fast"] = Watched("video", long, "-o", folder / "out.mp4", *edit).report()
+    result["long, fast"] = Watched("video", long, "-o", folder / "out-long.mp4", *edit).report()
     return result
 
 

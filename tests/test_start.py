@@ -82,7 +82,7 @@ def test_a_process_of_its_own_edits_to_the_same_byte(tmp_path, capsys):
     options = ["edit", str(photo), "--au", "AU12=-3", "--json", "-o"]
     started = python("-m", "magicedit.cli", *options, str(tmp_path / "a.png"))
     assert started.returncode == 0, started.stderr
-    assert started.stderr == "loading mini\n"
+    assert started.stderr == "looking for faces in photo.png\nloading mini\n"
     assert main([*options, str(tmp_path / "b.png")]) == 0
     same = capsys.readouterr().out.replace("b.png", "a.png").splitlines()
     assert [line for line in started.stdout.splitlines() if '"seconds"' not in line] == [
@@ -104,7 +104,7 @@ def test_errors_of_a_process_of_its_own_are_one_line(tmp_path, picture, model, m
     run = python("-m", "magicedit.cli", *command, cwd=tmp_path)
     assert run.returncode == 2
     assert run.stdout == ""
-    first, second = run.stderr.splitlines()
-    assert first == f"loading {model}"
-    assert second.startswith(f"magicedit: error: {message}")
+    *said, last = run.stderr.splitlines()
+    assert said == (["looking for faces in photo.png"] if model == "mini" else [])
+    assert last.startswith(f"magicedit: error: {message}")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photo.png"]
