@@ -65,7 +65,7 @@ def test_a_file_brings_back_what_was_saved(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "no `expression/1` file"),
+        ("", "not in the format `expression/1`"),
         ("magicedit: preset/1\n", "says 'preset/1'"),
         (
             "magicedit: expression/1\nkind: both\naction_units: {AU12: 1}\n",

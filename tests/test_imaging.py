@@ -394,7 +394,7 @@ def test_16_bit_colour_tiff_and_ppm_are_refused(tmp_path):
 def test_a_colour_that_stands_for_transparency_is_refused(tmp_path, mode):
     key = 0 if mode == "L" else (0, 0, 0)
     _picture(mode).save(tmp_path / "a.png", transparency=key)
-    with pytest.raises(ImageError, match=r"stands for transparency.*RGBA"):
+    with pytest.raises(ImageError, match=r"means transparency.*RGBA"):
         open_photo(tmp_path / "a.png")
 
 

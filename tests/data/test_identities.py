@@ -199,7 +199,7 @@ def test_grouping_refuses_folders_of_splits(tmp_path, photographs, crowd):
     for split in ("train", "val"):
         (tmp_path / "folder" / split / "x").mkdir(parents=True)
         (tmp_path / "folder" / split / "x" / "1.png").write_bytes((crowd / "a" / "1.png").read_bytes())
-    with pytest.raises(DatasetError, match="groups of faces could cross"):
+    with pytest.raises(DatasetError, match="groups of faces may cross them"):
         prepare_dataset(tmp_path / "folder", tmp_path / "dataset", identities="cluster", **SETTINGS)
 
 
@@ -247,11 +247,11 @@ def test_the_tutorial_tells_the_committed_figures():
     assert f"{real['completeness']:.1%}".replace("%", " %") + " of the pairs of photographs" in page
     assert f"On {both['photographs']} photographs of {both['people']} people" in page
     assert f"{both['purity']:.1%}".replace("%", " %") + " of the photographs" in page
-    assert f"at dlib's usual 0.6 it is {usual['purity']:.1%}".replace("%", " %") in page
+    assert f"At dlib's usual threshold of 0.6, it is {usual['purity']:.1%}".replace("%", " %") in page
     speed = json.loads((root / "benchmarks" / "video_frames.json").read_text())["speed"]
     seconds = f"{speed['cpu_seconds'] / speed['seconds']:.1f} seconds of one core for each second"
-    assert f"at {speed['height']} lines and with two people, {seconds}" in page
+    assert f"{seconds}, at {speed['height']} lines and with two people" in page
     assert speed["people"] == 2
     worst = max(results["scale"]["rows"], key=lambda row: row["people"])
-    assert f"{worst['descriptors']:,} photographs of as many people" in page
-    assert f"in {worst['cpu_seconds']:.0f} seconds of one core" in page
+    assert f"Grouping {worst['descriptors']:,} photographs of as many people" in page
+    assert f"takes {worst['cpu_seconds']:.0f} seconds of one core" in page

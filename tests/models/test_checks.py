@@ -166,7 +166,7 @@ def test_pipes_and_devices_are_not_read(folder, name):
     place = folder / "unet" / name
     place.unlink(missing_ok=True)
     os.mkfifo(place)
-    with pytest.raises(ModelError, match=f"{name} is no file"):
+    with pytest.raises(ModelError, match=f"{name} is not a file"):
         load_pipeline(folder, device="cpu")
     assert ModelFolder.find(folder).fingerprint is not None
 
