@@ -20,14 +20,16 @@ HEAD = """\
 
 # Command line
 
-Every command has `--help`, which says the same as this page. Results go to the standard output, everything
-else to the standard error. A command ends with 0 when it is done, with 1 when part of what it checked or
-worked through failed, and with 2 when it cannot use its input: then one line says what was expected, what
-came and what to do. `--debug` shows the whole traceback. With `-q` (`--quiet`) a command prints only results,
-warnings and errors, and no bars; with `-v` (`--verbose`) more, with the time.
+Every command has `--help`, which says the same as this page. These rules hold for all commands:
 
-A file that exists is replaced only with `--overwrite`. Faces are counted from 1, the largest. `--steps` is
-the number of the model's denoising steps.
+- Results go to standard output, everything else to standard error.
+- The exit code is 0 if everything worked. It is 1 if a part failed, such as some photographs of a folder. It
+  is 2 if the input cannot be used: then one line says what was expected, what was received and what to do.
+- `-q` (`--quiet`) prints only results, warnings and errors, without progress bars. `-v` (`--verbose`) prints
+  more, with the time. `--debug` shows the whole traceback of an error.
+- An existing file is replaced only with `--overwrite`.
+- Faces are counted from 1, the largest.
+- `--steps` is the number of denoising steps of the model.
 
 """
 

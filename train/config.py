@@ -126,17 +126,17 @@ class TrainConfig:
 
     # Optimisation
     output_dir: str = _("magicedit-model", "pipeline folder to write, with checkpoints and previews in it")
-    train_batch_size: int = _(4, "pairs a device and micro-step")
+    train_batch_size: int = _(4, "pairs per device and micro-step")
     max_train_steps: int = _(100_000, "optimiser steps")
-    gradient_accumulation_steps: int = _(1, "micro-steps an optimiser step")
+    gradient_accumulation_steps: int = _(1, "micro-steps per optimiser step")
     gradient_checkpointing: bool = _(False, "recompute activations in the backward pass to save memory")
     learning_rate: float = _(1e-5, "peak learning rate")
     lr_scheduler: str = _("constant_with_warmup", "a schedule of diffusers.optimization, e.g. cosine")
     lr_warmup_steps: int = _(500, "optimiser steps")
-    adam_beta1: float = _(0.9, "AdamW")
-    adam_beta2: float = _(0.999, "AdamW")
-    adam_weight_decay: float = _(0.01, "AdamW")
-    adam_epsilon: float = _(1e-8, "AdamW")
+    adam_beta1: float = _(0.9, "beta1 of AdamW")
+    adam_beta2: float = _(0.999, "beta2 of AdamW")
+    adam_weight_decay: float = _(0.01, "weight decay of AdamW")
+    adam_epsilon: float = _(1e-8, "epsilon of AdamW")
     max_grad_norm: float = _(1.0, "gradient norm to clip at")
     compile: bool = _(False, "compile the networks, which takes minutes; on a CPU it needs a C++ compiler")
     use_8bit_adam: bool = _(False, "AdamW with 8-bit state (needs bitsandbytes)")
@@ -149,10 +149,10 @@ class TrainConfig:
         0.0, "flow_mask_paint: cost of paint where it is not known to be needed; pairs only"
     )
     use_ema: bool = _(False, "keep and save an exponential moving average of the weights")
-    ema_decay: float = _(0.9999, "its final decay a step")
+    ema_decay: float = _(0.9999, "final decay of that average per step")
     mixed_precision: str | None = _(None, "no, fp16 or bf16; none: as accelerate is configured")
     allow_tf32: bool = _(False, "TF32 matrix products on Ampere and later")
-    seed: int = _(0, "of weights, pairs, noise and dropout")
+    seed: int = _(0, "seed of weights, pairs, noise and dropout")
 
     # Reporting, checkpoints, publishing
     report_to: str = _("none", "tracker: none, tensorboard, wandb, ...")
@@ -166,7 +166,7 @@ class TrainConfig:
     )
     peak_tflops: float | None = _(
         None,
-        "TFLOP/s that a device's products reach at most, which mfu is a share of; none: as published for "
+        "peak TFLOP/s of a device, the base of mfu; none: as published for "
         "some NVIDIA GPUs, else measured by a short product",
     )
     validation_steps: int = _(
@@ -179,7 +179,7 @@ class TrainConfig:
         "held-out samples of a validation loss, always the same ones, of people of the validation split; 0: "
         "no validation loss",
     )
-    validation_faces: int = _(4, "faces of a preview grid")
+    validation_faces: int = _(4, "number of faces in a preview grid")
     checkpointing_steps: int = _(500, "optimiser steps between checkpoints; 0: only at the end")
     checkpoints_total_limit: int | None = _(
         2, "checkpoints kept, beside the one of the lowest validation loss; none: all"
@@ -189,7 +189,7 @@ class TrainConfig:
         '"latest" (the newest that verifies), "best" (the one of the lowest validation loss) or a checkpoint '
         "folder; later ones than that are renamed to abandoned-N",
     )
-    save_dtype: str = _("float32", "of the saved pipeline: float32, float16 or bfloat16")
+    save_dtype: str = _("float32", "data type of the saved pipeline: float32, float16 or bfloat16")
     push_to_hub: bool = _(False, "push the result")
     hub_model_id: str | None = _(None, "owner/name to push to; default: the name of output_dir")
     hub_private: bool = _(False, "push to a private repository")

@@ -20,14 +20,14 @@ closed, other uploads and results after ten minutes, and everything when the com
 def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     app = add_command("app", "edit in a web page that runs on this machine", run_app, APP_EXAMPLES)
     app.add_argument(
-        "--port", type=int, default=7860, metavar="N", help="of the page's address; 0: any free one (7860)"
+        "--port", type=int, default=7860, metavar="N", help="port of the page; 0: any free one (7860)"
     )
     what = "0.0.0.0 lets other machines use the page too, with a password (127.0.0.1)"
     app.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help=what)
-    what = "asked for by the page; the variable MAGICEDIT_PASSWORD hides it from other users of this machine "
+    what = "password of the page; MAGICEDIT_PASSWORD hides it from other users of this machine "
     what += "(with --host a random one, which is printed; else none)"
     app.add_argument("--password", metavar="TEXT", help=what)
-    what = "a further name under which browsers may address this machine; may be repeated"
+    what = "another name of this machine that browsers may use; repeatable"
     app.add_argument("--allow-host", action="append", default=[], metavar="NAME", help=what)
     app.add_argument("--open", action="store_true", help="open it in the browser")
     add_model_options(app, steps=False)

@@ -29,12 +29,15 @@ PARTLY_FAILED = 1
 
 def add_folder_options(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
-        "--manifest", type=Path, metavar="CSV", help="a row an edit, instead of one request for all"
+        "--manifest",
+        type=Path,
+        metavar="CSV",
+        help="table with one edit per row, instead of one request for all",
     )
     parser.add_argument(
         "--format",
         choices=("png", "jpg", "webp", "tif"),
-        help="of the results, and of stdout (default: the photograph's own; of stdout png)",
+        help="format of the results (default: the photograph's own; for stdout png)",
     )
     parser.add_argument(
         "--workers", type=int, metavar="N", help="processes with a model each (default: as many as pay here)"

@@ -97,7 +97,7 @@ def add_backend_option(parser: argparse.ArgumentParser) -> None:
         "--backend",
         choices=("mediapipe", "insightface"),
         default="mediapipe",
-        help="what finds faces: mediapipe (default), insightface",
+        help="face detector: mediapipe (default) or insightface",
     )
 
 
@@ -106,7 +106,7 @@ def add_engine_options(parser: argparse._ActionsContainer) -> None:
         "--engine",
         choices=("local", "ray"),
         default="local",
-        help="what does the work: this machine (local), or Ray Data: its cores, or a cluster",
+        help="local: this machine; ray: Ray Data, on its cores or on a cluster (default: local)",
     )
     parser.add_argument(
         "--address",
@@ -322,7 +322,9 @@ def add_model_options(
         metavar="X",
         help="0 to 1, how far a model that inverts photographs to noise goes (default: the model's own)",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the initial noise (default: 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of the initial noise (default: 0)"
+    )
     add_device_options(parser)
     parser.add_argument(
         "--fast",
@@ -363,7 +365,7 @@ def add_device_options(parser: argparse._ActionsContainer) -> None:
         help="cpu, cuda, cuda:1, mps (default: the CPU for embedded models, else the best present)",
     )
     dtypes = ("float32", "bfloat16", "float16")
-    parser.add_argument("--dtype", choices=dtypes, help="of the weights (default: float32)")
+    parser.add_argument("--dtype", choices=dtypes, help="data type of the weights (default: float32)")
 
 
 def check_photo_output(args: argparse.Namespace, photo: "Photo") -> None:

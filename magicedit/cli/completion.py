@@ -27,7 +27,7 @@ examples:
 def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     what = "print a script that completes this command in a shell"
     completion = add_command("completion", what, run_completion, COMPLETION_EXAMPLES)
-    completion.add_argument("shell", choices=SHELLS, help="whose script")
+    completion.add_argument("shell", choices=SHELLS, help="the shell")
 
 
 def run_completion(args: argparse.Namespace) -> int:

@@ -58,38 +58,40 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     names = "table1, table1-small, table2, table3, table4, families, control, beyond, or a YAML file"
     what.add_argument("--protocol", required=True, metavar="NAME", help=names)
     whom = evaluate.add_argument_group("on whom")
-    whom.add_argument("--data", type=Path, required=True, metavar="PEOPLE", help="whom to edit")
+    whom.add_argument(
+        "--data", type=Path, required=True, metavar="PEOPLE", help="photographs of the people to edit"
+    )
     whom.add_argument("--identities", metavar="A,B", help="only these people, or @FILE with one a line")
     whom.add_argument(
         "--attributes",
         type=Path,
         metavar="CSV",
-        help="column identity and others, such as gender, to report by (default: attributes.csv in PEOPLE)",
+        help="table with the column identity and groups such as gender (default: attributes.csv in PEOPLE)",
     )
     of_pictures = "AU labels of REPORT/pictures by OpenFace, py-feat or LibreFace"
     common.add_labels_options(evaluate.add_argument_group("a further scorer"), of_pictures)
     models = evaluate.add_argument_group("the models")
-    models.add_argument("--guidance", type=float, metavar="S", help="guidance scale of models")
+    models.add_argument("--guidance", type=float, metavar="S", help="guidance scale of the models")
     models.add_argument("--steps", type=int, metavar="N", help="denoising steps of the models")
     models.add_argument(
         "--device",
         metavar="D",
-        help="of models: cpu, cuda, mps (default: the CPU for embedded ones, else the best present)",
+        help="device of the models: cpu, cuda, mps (default: the CPU for embedded ones, else the best)",
     )
     work = evaluate.add_argument_group("work and output")
     work.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (1)")
-    work.add_argument("--retry-failed", action="store_true", help="edit again what failed before")
+    work.add_argument("--retry-failed", action="store_true", help="repeat edits that failed")
     common.add_json_option(work)
 
     compare = add_command(
         "compare", "put two reports side by side, edit by edit", run_compare, COMPARE_EXAMPLES
     )
     compare.add_argument("a", type=Path, metavar="A", help="a report's folder")
-    compare.add_argument("b", type=Path, metavar="B", help="another, or the same")
+    compare.add_argument("b", type=Path, metavar="B", help="another report's folder, or the same")
     common.add_output_option(compare, "OUT", "folder to write")
     common.add_overwrite_option(compare, what="replace a comparison that is in OUT")
-    compare.add_argument("--editor-a", metavar="NAME", help="which editor of A, where it has several")
-    compare.add_argument("--editor-b", metavar="NAME", help="which editor of B")
+    compare.add_argument("--editor-a", metavar="NAME", help="which editor of A, if it has several")
+    compare.add_argument("--editor-b", metavar="NAME", help="which editor of B, if it has several")
     common.add_json_option(compare)
 
 

@@ -34,14 +34,21 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     what = "copy the expression of one photograph to another"
     transfer = add_command("transfer", what, run_transfer, TRANSFER_EXAMPLES)
     transfer.add_argument(
-        "--from", dest="source", type=Path, required=True, metavar="A", help="whose expression"
+        "--from",
+        dest="source",
+        type=Path,
+        required=True,
+        metavar="A",
+        help="the photograph with the expression",
     )
-    transfer.add_argument("--to", dest="photo", type=Path, required=True, metavar="B", help="what is edited")
+    transfer.add_argument(
+        "--to", dest="photo", type=Path, required=True, metavar="B", help="the photograph to edit"
+    )
     common.add_output_option(transfer, "OUT", "where to write the result")
     asked = transfer.add_argument_group("what to ask for")
     common.add_strength_option(asked, "the expression")
     common.add_only_option(asked)
-    asked.add_argument("--mirror", action="store_true", help="exchange left and right")
+    asked.add_argument("--mirror", action="store_true", help="swap left and right")
     common.add_face_option(asked, "largest", "which face of A", flag="--from-face")
     common.add_face_option(asked, "all", "which faces of B")
     common.add_loop_options(transfer.add_argument_group("closed loop"))
@@ -50,13 +57,15 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
 
     what = "draw the steps between the expressions of two photographs of a person"
     interpolate = add_command("interpolate", what, run_interpolate, INTERPOLATE_EXAMPLES)
-    interpolate.add_argument("photo", type=Path, metavar="A", help="what is edited")
-    interpolate.add_argument("other", type=Path, metavar="B", help="whose expression is taken on")
+    interpolate.add_argument("photo", type=Path, metavar="A", help="the photograph to edit")
+    interpolate.add_argument(
+        "other", type=Path, metavar="B", help="the photograph with the target expression"
+    )
     common.add_output_option(interpolate, "OUT", "a picture (strip), .gif or .mp4")
     asked = interpolate.add_argument_group("what to ask for")
     common.add_pictures_option(asked)
     asked.add_argument(
-        "--seconds", type=float, default=2.0, metavar="S", help="length of a .gif or .mp4, there and back (2)"
+        "--seconds", type=float, default=2.0, metavar="S", help="length of a .gif or .mp4, both ways (2)"
     )
     common.add_only_option(asked)
     common.add_face_option(asked, "largest", "which face of A")

@@ -29,26 +29,28 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     push.add_argument("folder", type=Path, metavar="FOLDER", help="as training or `save_pretrained` wrote it")
     push.add_argument("--repo", required=True, metavar="OWNER/NAME", help="repository, created if missing")
     who = push.add_argument_group("who may have it")
-    who.add_argument("--private", action="store_true", help="only its owner")
+    who.add_argument("--private", action="store_true", help="make a new repository private")
     who.add_argument(
-        "--gated", action="store_const", const="auto", help="only people who agree to the terms on the card"
+        "--gated", action="store_const", const="auto", help="require agreement to the card's terms"
     )
     who.add_argument(
         "--gated-manually",
         dest="gated",
         action="store_const",
         const="manual",
-        help="the same, and you approve each of them",
+        help="as --gated, and you approve each user yourself",
     )
     card = push.add_argument_group("the card")
-    card.add_argument("--card", action="store_true", help="write README.md anew, even if there is one")
-    what = "measured results for it: summary.json of `magicedit evaluate`"
+    card.add_argument("--card", action="store_true", help="write a new README.md, even if there is one")
+    what = "measured results for the card: summary.json of `magicedit evaluate`"
     card.add_argument("--results", type=Path, metavar="JSON", help=what)
-    card.add_argument("--editor", metavar="NAME", help="which editor of that report, where it has several")
-    what = "of the weights, in the hub's spelling, such as apache-2.0 or cc-by-4.0"
+    card.add_argument("--editor", metavar="NAME", help="which editor of that report, if it has several")
+    what = "licence of the weights, in the hub's spelling, such as apache-2.0 or cc-by-4.0"
     card.add_argument("--license", metavar="ID", help=what)
     out = push.add_argument_group("output")
-    out.add_argument("--message", default="Upload an expression editor", metavar="TEXT", help="of the commit")
+    out.add_argument(
+        "--message", default="Upload an expression editor", metavar="TEXT", help="commit message"
+    )
     out.add_argument("--dry-run", action="store_true", help="print the card; change and send nothing")
     add_json_option(out)
 

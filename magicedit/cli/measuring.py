@@ -47,7 +47,7 @@ def add_measure(add_command: Callable[..., argparse.ArgumentParser]) -> None:
         "--neutral",
         type=Path,
         metavar="BASE",
-        help="print one face relative to the largest of this photograph, the same person at rest",
+        help="print one face relative to the largest of this photograph, which shows the same person at rest",
     )
     measure.add_argument(
         "--arkit", type=Path, metavar="FILE.csv", help="write the blendshapes of one face in ARKit's names"

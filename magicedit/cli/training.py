@@ -78,7 +78,7 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
         choices=["muscles"],
         help="beside each training photograph, variants of it warped by a model of the face's muscles",
     )
-    warped.add_argument("--variants", type=int, metavar="N", help="how many of them a photograph (4)")
+    warped.add_argument("--variants", type=int, metavar="N", help="variants per photograph (4)")
     work = prepare.add_argument_group("work and output")
     work.add_argument(
         "--jobs", type=int, metavar="N", help="photographs measured at a time (1; with Ray one a core)"
@@ -93,7 +93,11 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     shards.add_argument("dataset", type=Path, metavar="DATASET", help="what `magicedit prepare` wrote")
     common.add_output_option(shards, "STREAM", "folder to write")
     shards.add_argument(
-        "--shard-mb", type=int, default=64, metavar="MB", help="megabytes of a shard, of whole people (64)"
+        "--shard-mb",
+        type=int,
+        default=64,
+        metavar="MB",
+        help="megabytes per shard; people are never split (64)",
     )
     common.add_json_option(shards)
 
@@ -105,7 +109,7 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
         "checkpoint",
         type=Path,
         metavar="FOLDER",
-        help="of MagicFace, with denoising_unet/ and ID_enc/; or of LoRA adapters, as training writes them",
+        help="folder of a MagicFace checkpoint (denoising_unet/, ID_enc/) or of LoRA adapters from training",
     )
     convert.add_argument(
         "--base",

@@ -38,7 +38,7 @@ LONGEST = 500  # characters of a request; --json has all
 
 
 def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
-    what = "tell whether files say that they were edited, by what and from what"
+    what = "show whether files are marked as edited, by which program and from which input"
     verify = add_command("verify", what, run_verify, VERIFY_EXAMPLES)
     verify.add_argument("files", type=Path, nargs="+", metavar="FILE", help="an image or a video")
     common.add_json_option(verify)

@@ -22,7 +22,7 @@ examples:
   magicedit video clip.mp4 -o curve.mp4 --curve curve.csv
 
 A curve is a CSV file with a column `time` (seconds) and one for each action unit; its rows are keyframes.
-The same command resumes an interrupted run. Quality is `fast` unless another is asked for.
+The same command resumes an interrupted run. The quality is `fast` unless you choose another.
 """
 
 REENACT_EXAMPLES = """\
@@ -52,17 +52,17 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
         action="append",
         default=[],
         metavar="SECONDS:AU12=+3",
-        help="a keyframe of such a curve; repeatable",
+        help="one keyframe of such a curve; repeatable",
     )
     common.add_expression_options(video)
     common.add_face_option(video, "largest", several=True, largest=LARGEST)
     _add_work_options(video)
 
     reenact = add_command(
-        "reenact", "put the expressions of a video on a photograph", run_reenact, REENACT_EXAMPLES
+        "reenact", "make a photograph follow the face in a video", run_reenact, REENACT_EXAMPLES
     )
-    reenact.add_argument("--source", type=Path, required=True, metavar="PHOTO", help="what is edited")
-    reenact.add_argument("--driving", type=Path, required=True, metavar="VIDEO", help="whose expressions")
+    reenact.add_argument("--source", type=Path, required=True, metavar="PHOTO", help="the photograph to edit")
+    reenact.add_argument("--driving", type=Path, required=True, metavar="VIDEO", help="the video to follow")
     common.add_output_option(reenact, "OUT", OUTPUT)
     common.add_strength_option(reenact, "the expressions")
     reenact.add_argument(
