@@ -6,7 +6,8 @@ MESH.json: displacements of MediaPipe's 478 landmarks for the blendshapes of a f
 licence), {"neutral": [[x, y, z], ...], "displacements": {shape: [[x, y, z], ...]}}, y up, in interocular
 distances. PHOTOGRAPHS: one folder per person with `neutral.jpg` and `smiling.jpg`; those kept for validation
 are left out. The smile is fitted linearly, by least squares over people, to the change of AU12, of the lips'
-gap and of the chin; the part of AU12 is kept, at five steps, both sides averaged, from the eyes down.
+gap and of the chin: `realSmile` is the part of AU12 at five steps, `realGap` and `realJaw` those of lips that
+part and of a chin that drops by one interocular distance; both sides averaged, from the eyes down.
 """
 
 import argparse
@@ -63,7 +64,7 @@ def mirrored(shape: np.ndarray, mirror: np.ndarray) -> np.ndarray:
 
 
 def real_smile(folder: Path) -> tuple[np.ndarray, float, int]:
-    """(478, 2) displacements at five steps of AU12, y up, interocular distances; R squared; people."""
+    """(3, 478, 2) displacements by AU12, gap and jaw, y up, interocular distances; R squared; people."""
     backend = load_backend()
     moves, factors = [], []
     for person in sorted(folder.iterdir()):
@@ -83,7 +84,7 @@ def real_smile(folder: Path) -> tuple[np.ndarray, float, int]:
     fit, *_ = np.linalg.lstsq(factors, moves.reshape(len(moves), -1), rcond=None)
     rest = moves.reshape(len(moves), -1) - factors @ fit
     explained = 1 - (rest**2).sum() / (moves**2).sum()
-    return fit[0].reshape(-1, 2), float(explained), len(moves)
+    return fit.reshape(len(fit), -1, 2), float(explained), len(moves)
 
 
 def main() -> None:
@@ -105,11 +106,12 @@ def main() -> None:
     # The mesh's noseSneer raises the upper lip too (AU10) and parts closed lips: a wrinkled nose alone
     base, lip = neutral[NOSE_BASE, 1], neutral[UPPER_LIP_TOP, 1]
     table["noseWrinkle"] = table["noseSneer"] * np.clip((neutral[:, 1:2] - lip) / (base - lip), LIP_SHARE, 1)
-    smile, explained, people = real_smile(args.photographs)
-    smile = np.concatenate([smile, np.zeros((len(smile), 1))], 1)
+    parts, explained, people = real_smile(args.photographs)
     low, high = EYE_LINE
-    smile *= np.clip((high - neutral[:, 1:2]) / (high - low), 0, 1)
-    table["realSmile"] = (smile + mirrored(smile, mirror)) / 2
+    for name, part in zip(("realSmile", "realGap", "realJaw"), parts, strict=True):
+        part = np.concatenate([part, np.zeros((len(part), 1))], 1)
+        part *= np.clip((high - neutral[:, 1:2]) / (high - low), 0, 1)
+        table[name] = (part + mirrored(part, mirror)) / 2
     save_file(
         {name: values.astype(np.float16) for name, values in table.items()},
         TABLE,

@@ -31,7 +31,7 @@ _CHIN = (152, 148, 377)
 GATE = (0.030, 0.055)  # iod that lips part beyond what the photograph shows: no layer below, all of it above
 _TOUCHING = 0.012  # iod between lips that are closed
 _CORNERS = 0.6  # of the way from the landmarks of the opening's corners to those of the lips'
-_FLESH = 0.55  # of the way from a lip's inner edge to its outline: where its movement is read
+FLESH = 0.55  # of the way from a lip's inner edge to its outline: where its movement is read
 # Of the way from a lip's outline to the nose's base or the chin: elsewhere to read it
 _BESIDE = (0.0, 0.35, 0.7)
 # Of the widest opening, between an upper lip and the lower one: more where it does not go with it
@@ -75,7 +75,7 @@ def part_lips(flow: np.ndarray, landmarks: np.ndarray, parts: bool = True) -> Pa
     lines, moves = [], []  # by lip: the line in its flesh first, then those beside it; (lines, 11, 2)
     for lip, beside in enumerate(landmarks[[NOSE_BASE, _CHIN_DENT]]):
         edge, outline = edges[lip], outlines[lip]
-        lines.append([edge + _FLESH * (outline - edge)])
+        lines.append([edge + FLESH * (outline - edge)])
         if parts:
             away = np.array([0.0, beside[1] - outline[5, 1]])
             lines[lip] += [outline + share * bow * away for share in _BESIDE]

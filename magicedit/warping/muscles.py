@@ -5,7 +5,8 @@ The directions of movement come from a table, `face_shapes.safetensors`, written
 - shapes of a face mesh with FACS-like blendshapes (ICT-FaceKit, MIT licence; notice in
   `face_shapes.LICENSE.txt`), at full activation, in three dimensions;
 - `realSmile`: how landmarks move per step of AU12 in photographs of people, neutral and smiling, by a linear
-  fit (Face Research Lab London Set, CC BY 4.0, without the people kept for validation).
+  fit (Face Research Lab London Set, CC BY 4.0, without the people kept for validation); `realGap` and
+  `realJaw`: how they move beside that where lips part and the chin drops.
 
 `SHAPES` lists the shapes that make each action unit (P. Ekman, W. Friesen, J. Hager, "Facial Action Coding
 System", 2002) and their weights. The table's neutral mesh is fitted to a face's landmarks by an affine camera
@@ -186,6 +187,13 @@ def shape_displacements(landmarks: np.ndarray, shapes: Mapping[str, float]) -> n
     """Movement of landmarks (478, 2) px: (478, 2) px; shapes: shape of the mesh -> share of all of it."""
     table = _table()
     return sum(share * table[shape] for shape, share in shapes.items()) @ affine_camera(landmarks)[:3]
+
+
+def smile_displacements(landmarks: np.ndarray) -> np.ndarray:
+    """Movement of landmarks (478, 2) px in photographs of smiles, (478, 3, 2) px: at intensity 5 of AU12, and
+    where the lips part and the chin drops by one interocular distance."""
+    parts = np.stack([_table()[name] for name in ("realSmile", "realGap", "realJaw")], 1)
+    return parts @ affine_camera(landmarks)[:3]
 
 
 def shared_landmarks(count: int) -> np.ndarray:

@@ -4,8 +4,11 @@ The muscles' table knows how far each landmark goes; a network's flow is smoothe
 skin moves most, as at the lids, and drags along what should rest. So what the flow lacks is added. Above the
 mouth that is all of it, but for the nose: a jury takes one that is lifted for somebody else's. At the mouth's
 corners, where two lips that move apart meet, it is all of it while the lips stay closed; of lips that part, a
-jury finds more than the following stretched: of jaw drops the height alone, of smiles half of that. The upper
-lip is held where AU25 parts the lips, because mouths that bare their teeth are taken for fakes.
+jury finds more than the following stretched: the height alone. The upper lip is held where AU25 parts the
+lips, because mouths that bare their teeth are taken for fakes.
+
+In smiles the lips go where photographs of smiles take them. The mesh's smile raises the whole mouth towards
+the nose, its corners half as far again, and its lips stay as thick as they are.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,17 +20,20 @@ import numpy as np
 
 from magicedit.faces.frame import face_frame
 from magicedit.faces.regions import smooth
-from magicedit.warping.mouth import UPPER_LIP_OUTLINE, forward_places
+from magicedit.warping.mouth import FLESH, LOWER_LIP_OUTLINE, UPPER_LIP_OUTLINE, forward_places
 from magicedit.warping.muscles import (
+    LOWER_LIP_EDGE,
     NOSE_BASE,
     SHAPES,
     UPPER_LIP_EDGE,
     landmark_displacements,
     skin_above_mouth,
+    smile_displacements,
 )
 
 MOUTH_CORNERS = (61, 291)  # landmarks, the subject's right and left
-_LOWER_LIP, _UPPER_LIP = 14, 13
+_LIPS = (UPPER_LIP_EDGE, UPPER_LIP_OUTLINE), (LOWER_LIP_EDGE, LOWER_LIP_OUTLINE)
+_LOWER_LIP, _UPPER_LIP, _CHIN = 14, 13, (152, 148, 377)
 _HANG = 0.09  # of the drop of the lower lip by AU26: corners go further down than in the table
 _RAISED = 0.1  # of the table: lips that are not drawn up part by the lower one, and show few teeth
 _BELOW_LIP = 0.06  # iod below the upper lip, over which its correction ends
@@ -39,20 +45,24 @@ _REACH = (0.17, 0.20)  # iod: standard deviations of the correction outwards, an
 _SPREAD, _REST, _STRIDE = 0.06, 0.3, 2
 _SEARCH, _DAMPING = 12, 0.6
 _SHARES = {"AU9": 0.65}  # of the table: with all of it an identity network takes some people for others
+_SMILING = {"AU12": 0.85}  # the same for smiles: cheeks rise less in photographs
+# Smiles: times the movement of photographs, whose smiles are mild; iod between the lips that raise the upper
+# one, at most; iod, the standard deviation of a landmark's correction
+_SMILE, _SMILE_GAP, _SMILE_SPREAD = 1.2, 0.10, 0.045
 
 
 def steer(flow: np.ndarray, landmarks: np.ndarray, request: Mapping[str, float]) -> np.ndarray:
     """Returns a flow (size, size, 2) px that takes the face where the muscles' table does.
 
     landmarks: (478, 2) px of the same crop. request: AU name -> variation; the flow is returned as it is
-    where it holds a control that the table lacks. Corrected are the skin above the mouth, its corners and the
-    upper lip.
+    where it holds a control that the table lacks. Corrected are the skin above the mouth, its corners, the
+    upper lip, and both lips of smiles.
     """
     asked = {name: value for name, value in request.items() if value}
     if not asked or not SHAPES.keys() >= asked.keys():
         return flow
     target = _Target(np.asarray(landmarks, np.float64), asked)
-    for part in (_steer_above_mouth, _steer_corners, _steer_upper_lip):
+    for part in (_steer_above_mouth, _steer_corners, _steer_upper_lip, _steer_smile):
         flow = part(flow, target)
     return flow
 
@@ -73,6 +83,12 @@ class _Target:
         """(478, aus, 2) px a step."""
         return landmark_displacements(self.landmarks, [*self.asked]) / 5
 
+    @cached_property
+    def smiles(self) -> float:
+        """0..1: how far the lips go where photographs of smiles take them; jaws drop otherwise."""
+        smile, jaw = (smooth(self.asked.get(name, 0) / 2) for name in ("AU12", "AU26"))
+        return float(smile * (1 - jaw))
+
     def moves(self, ids: Sequence[int] | np.ndarray, **shares: float) -> np.ndarray:
         """(n, 2) px that the table moves landmarks `ids`; shares: AU name -> of its movement, else all."""
         steps = np.array([value * shares.get(name, 1.0) for name, value in self.asked.items()])
@@ -86,10 +102,21 @@ def _added(flow: np.ndarray, moves: np.ndarray) -> np.ndarray:
     return cv2.remap(flow, *before, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) - moves
 
 
+def _smooth_field(places: np.ndarray, moves: np.ndarray, at: np.ndarray, spread: float) -> np.ndarray:
+    """(n, n, 2) px: moves of places (points, 2) px as Gaussians, at columns and rows `at` (n,).
+
+    spread: px, their standard deviation; a weight of _REST stands for no movement.
+    """
+    across, down = (np.exp(-(((at - places[:, k : k + 1]) / spread) ** 2) / 2) for k in (0, 1))  # (points, n)
+    sums = [(down * values[:, None]).T @ across for values in (*moves.T, np.ones(len(places), np.float32))]
+    return np.stack(sums[:2], -1) / (sums[2] + _REST)[..., None]
+
+
 def _steer_above_mouth(flow: np.ndarray, target: _Target) -> np.ndarray:
     ids, size = skin_above_mouth(), len(flow)
     at_rest = target.landmarks[ids].astype(np.float32)
-    wanted = at_rest + target.moves(ids, **_SHARES).astype(np.float32)
+    shares = _SHARES | (_SMILING if target.asked.get("AU12", 0) > 0 else {})
+    wanted = at_rest + target.moves(ids, **shares).astype(np.float32)
 
     # 1. Where the landmarks arrive: a flow without folds has an inverse
     reached = at_rest.copy()
@@ -103,9 +130,7 @@ def _steer_above_mouth(flow: np.ndarray, target: _Target) -> np.ndarray:
     # 2. What is missing, as a smooth field
     spread = _SPREAD * target.interocular
     at = np.arange(0, size, _STRIDE, dtype=np.float32) + (_STRIDE - 1) / 2
-    across, down = (np.exp(-(((at - wanted[:, k : k + 1]) / spread) ** 2) / 2) for k in (0, 1))  # (n, places)
-    sums = [(down * values[:, None]).T @ across for values in (*missing.T, np.ones(len(ids), np.float32))]
-    field = np.stack(sums[:2], -1) / (sums[2] + _REST)[..., None]
+    field = _smooth_field(wanted, missing, at, spread)
     return _added(flow, cv2.resize(field, (size, size), interpolation=cv2.INTER_LINEAR))
 
 
@@ -120,6 +145,9 @@ def _steer_corners(flow: np.ndarray, target: _Target) -> np.ndarray:
     reached = np.mean([forward_places(flow, at_rest, from_below=below) for below in (False, True)], 0)
     lips, jaw = (smooth(asked.get(name, 0) / 2) for name in ("AU25", "AU26"))
     missing = (wanted - reached) * (1 - max(lips, jaw), 1 - (1 - _PARTED) * lips)
+    if target.smiles:
+        smiling = at_rest + _smile_moves(flow, target, MOUTH_CORNERS)
+        missing += target.smiles * (smiling - reached - missing)
 
     # 2. What is missing, around each corner
     at = np.arange(len(flow), dtype=np.float32)
@@ -158,3 +186,49 @@ def _steer_upper_lip(flow: np.ndarray, target: _Target) -> np.ndarray:
     moves = np.zeros_like(flow)
     moves[..., 1] = above * below * down
     return _added(flow, moves)
+
+
+def _lip_lines(landmarks: np.ndarray) -> list[np.ndarray]:
+    """By lip, the line in its flesh by which the mouth's layer moves it, (11, 2) px."""
+    rows = ((landmarks[list(edge)], landmarks[list(outline)]) for edge, outline in _LIPS)
+    return [edge + FLESH * (outline - edge) for edge, outline in rows]
+
+
+def _smile_moves(
+    flow: np.ndarray, target: _Target, ids: Sequence[int], limit: float = _SMILE_GAP
+) -> np.ndarray:
+    """(n, 2) px that landmarks `ids` move in a smile with the flow's gap between the lips and dropped chin.
+
+    limit: iod, of the gap. Units other than AU12, AU25 and AU26 move them as in the table.
+    """
+    landmarks, interocular = target.landmarks, target.interocular
+    upper, lower = (line[5:6] for line in _lip_lines(landmarks))
+    chin = landmarks[list(_CHIN)]
+    rise, drop, jaw = (
+        float(np.median((forward_places(flow, points, from_below=below) - points)[:, 1])) / interocular
+        for points, below in ((upper, False), (lower, True), (chin, True))
+    )
+    factors = _SMILE * target.asked["AU12"] / 5, np.clip(drop - rise, 0, limit), max(jaw, 0)
+    moves = np.einsum("nkc,k->nc", smile_displacements(landmarks)[list(ids)], factors)
+    return moves + target.moves(ids, AU12=0, AU25=0, AU26=0)
+
+
+def _steer_smile(flow: np.ndarray, target: _Target) -> np.ndarray:
+    """Both lips, each by the line in its flesh and its outline, as two sheets."""
+    if not target.smiles:
+        return flow
+    landmarks, spread = target.landmarks, _SMILE_SPREAD * target.interocular
+    at = np.arange(len(flow), dtype=np.float32)
+    fields, seams = [], []
+    for lip, ((edge, outline), line) in enumerate(zip(_LIPS, _lip_lines(landmarks), strict=True)):
+        limit = np.inf if lip else _SMILE_GAP  # the lower lip parts them farther
+        at_rest = np.concatenate([line, landmarks[list(outline)]])
+        moves = _smile_moves(flow, target, edge + outline, limit)
+        wanted = at_rest + moves
+        missing = target.smiles * (wanted - forward_places(flow, at_rest, from_below=lip == 1))
+        fields.append(_smooth_field(wanted, missing, at, spread))
+        seam = landmarks[list(edge)] + moves[: len(edge)]
+        seams.append(np.interp(at, np.maximum.accumulate(seam[:, 0]), seam[:, 1]))
+    below = smooth((at[:, None] - np.mean(seams, 0)) / 2 + 0.5)[..., None]
+    upper, lower = fields
+    return _added(flow, (upper + below * (lower - upper)).astype(np.float32))
