@@ -1,8 +1,8 @@
 """Measures the controls of geometry on the validation faces: lids, gaze, head and lips.
 
-    python benchmarks/controls.py [--faces london] [-o benchmarks/controls.json]
+    python benchmarks/controls.py [--faces london] [--regions eye,gaze,head] [-o benchmarks/controls.json]
 
-Each control is requested of each of the 52 faces of `benchmarks/jury.py` with `mini`. A row holds what is
+Each control, or each of some regions, is requested of each of the 52 faces of `benchmarks/jury.py` with `mini`. A row holds what is
 measured before and after, the identity distance, the share of the photograph's pixels that stay equal to the
 byte, and warnings; "lost" where no face is found again. Lids and lips are measured in intensity steps by
 MediaPipe's blendshapes, gaze and the head in degrees, see `magicedit.faces.levels_of`. Faces whose eyes are
@@ -21,7 +21,7 @@ from jury import PHOTOGRAPHS, ValidationFace, chosen_faces, validation_faces
 from machine import circumstances
 
 from magicedit import ExpressionEditor
-from magicedit.action_units import FACS
+from magicedit.action_units import FACS, parse_regions
 from magicedit.errors import NoFaceError
 from magicedit.evaluation.scoring import rounded
 from magicedit.faces import identity_distance, levels_of
@@ -97,12 +97,15 @@ def summary_of(rows: Sequence[dict]) -> dict[str, dict]:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--faces", help='"london", "synthetic" or names, joined by commas; default: all')
+    parser.add_argument("--regions", default="eyes,gaze,head,lips,jaw", help="of the controls; default: all")
     parser.add_argument("--photographs", type=Path, default=PHOTOGRAPHS, help="folder of the faces")
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).with_suffix(".json"))
     args = parser.parse_args(argv)
+    regions = parse_regions(args.regions)
+    requests = [text for text in REQUESTS if FACS[whole_name(text.split("=")[0])].region in regions]
     editor, rows = ExpressionEditor.from_pretrained("mini", device="cpu"), []
     for face in chosen_faces(validation_faces(args.photographs), args.faces):
-        rows += [rounded(row) for request in REQUESTS if (row := row_of(editor, face, request)) is not None]
+        rows += [rounded(row) for request in requests if (row := row_of(editor, face, request)) is not None]
         print(face.name, file=sys.stderr)
     content = circumstances() | {"summary": rounded(summary_of(rows)), "rows": rows}
     with replacing(args.output) as file:

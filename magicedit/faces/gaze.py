@@ -41,7 +41,7 @@ _RANGE = 0.95  # largest sine
 _WIDTH, _SIZE = 64, (96, 72)
 _BLUR = 1.0  # px
 _ANGLES = np.deg2rad(np.arange(0, 360, 10))
-_RAYS = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], -1)  # (angles, 2)
+_RAYS = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], -1).astype(np.float32)  # (angles, 2)
 _RADII = (0.90, 0.97, 1.04)  # of the radius by landmarks
 _ACROSS_EDGE = 0.10  # radii to both sides of the outline, between which it brightens
 _NEAR_LIDS = (0.06, 0.16)  # radii from the lids: the outline does not count, and does
@@ -125,36 +125,29 @@ def _iris_between_corners(pixels: np.ndarray, landmarks: np.ndarray, side: int, 
     inside = cv2.distanceTransform(opening, cv2.DIST_L2, 5) / np.float32(radius)  # radii from the lids
     contrast = grey / max(float(grey[opening > 0].std()), 1e-3)
     places = by_landmarks + radius * _COARSE
-    best = places[_brightening(contrast, inside, places, by_landmarks, radius).argmax()]
-    places = best + radius * _FINE
-    scores = _brightening(contrast, inside, places, by_landmarks, radius)
+    picture = np.dstack([contrast, inside])
+    places = places[_brightening(picture, places, by_landmarks, radius).argmax()] + radius * _FINE
+    scores = _brightening(picture, places, by_landmarks, radius)
     if scores.max() < _VISIBLE:
         return (by_landmarks - middle) / (2 * radius)
     return (places[scores.argmax()] + radius * _FINE_STEP * _between(scores) - middle) / (2 * radius)
 
 
-def _brightening(
-    contrast: np.ndarray, inside: np.ndarray, places: np.ndarray, expected: np.ndarray, radius: float
-) -> np.ndarray:
+def _brightening(picture: np.ndarray, places: np.ndarray, expected: np.ndarray, radius: float) -> np.ndarray:
     """Returns how much circles around places (n, 2) px brighten outwards, (n,).
 
-    contrast: (h, w) grey in standard deviations. inside: (h, w) radii from the lids. expected: (2,) px, where
+    picture: (h, w, 2) float32, grey in standard deviations, and radii from the lids. expected: (2,) px, where
     the iris lies by landmarks.
     """
-
-    def at(picture: np.ndarray, points: np.ndarray) -> np.ndarray:
-        return cv2.remap(picture, points, None, cv2.INTER_LINEAR)
-
-    scores = []
+    centres, scores = places[:, None].astype(np.float32), []
+    low, high = _NEAR_LIDS
     for share in _RADII:
         outer, inner = (
-            (places[:, None] + radius * (share + offset) * _RAYS).astype(np.float32)  # (n, angles, 2)
-            for offset in (_ACROSS_EDGE, -_ACROSS_EDGE)
-        )
-        low, high = _NEAR_LIDS
-        seen = [np.clip((at(inside, ends) - low) / (high - low), 0, 1) for ends in (outer, inner)]
-        weight = np.prod(seen, 0)
-        rise = np.clip(at(contrast, outer) - at(contrast, inner), -0.5, _STRONGEST)
+            cv2.remap(picture, centres + np.float32(radius * reach) * _RAYS, None, cv2.INTER_LINEAR)
+            for reach in (share + _ACROSS_EDGE, share - _ACROSS_EDGE)
+        )  # (n, angles, 2)
+        rise = (outer[..., 0] - inner[..., 0]).clip(-0.5, _STRONGEST)
+        weight = ((np.minimum(outer, inner)[..., 1] - low) / (high - low)).clip(0, 1)
         scores.append((rise * weight).sum(1) / (weight.sum(1) + _LEAST_SEEN))
     return np.max(scores, 0) - _FAR * ((places - expected) ** 2).sum(1) / radius**2
 
