@@ -245,7 +245,7 @@ def test_nothing_asked_is_said(photos, tmp_path, capsys, kind):
     assert "--au, --set, --emotion, --expression, --neutral" in line
     copy = output if kind == "photograph" else output / "a.png"
     assert np.array_equal(np.asarray(Image.open(copy)), np.asarray(Image.open(photos / "a.png")))
-    assert main([*command, "--no-measure", "--au", "AU12=-3"]) == 0
+    assert main([*command, "--no-measure", "--au", "AU12=-3", "--overwrite"]) == 0
     assert "nothing is requested" not in capsys.readouterr().err
 
 
@@ -429,7 +429,7 @@ def test_a_manifest_asks_row_by_row(photos, tmp_path):
         "a.png,one/a.png,-3,,,,,,,,,\n"
         'a.png,two.jpg,-1,2,"AU4=1;AU25=-1",,,,,,largest,7\n'
         "\n"
-        "sub/b.jpg,,,,,AU12=0,,,,,0,\n"
+        "sub/b.jpg,,,,,AU12=0,,,,,1,\n"
         "sub/b.jpg,three.png,,,,,surprise:0.5,,,yes,,\n"
         "./sub/b.jpg,four.png,,,,,,rest.yaml,0.5,,,\n",
     )
@@ -690,7 +690,6 @@ def test_nothing_to_do(photos, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--overwrite"], "--overwrite is for one photograph"),
         (["--au", "AU12=11"], "between -10 and 10"),
         (["--workers", "0"], "at least 1"),
         (["--target-tolerance", "-1"], "must be a positive number"),

@@ -54,7 +54,7 @@ def test_units_are_the_models_own_whatever_its_name(folder, monkeypatch, capsys)
     config = PatchModelConfig(action_units=("AU12", "AU7"), block_out_channels=(16, 32), resolution=64)
     create_patch_pipeline(config, seed=1).save_pretrained(folder / "mini-of-mine")
     monkeypatch.setattr("magicedit.cli.common.load_editor", lambda *_: pytest.fail("the model was loaded"))
-    words = ("video", "clip.mp4", "-o", "out.mp4", "--model", "mini-of-mine", "--au")
+    words = ("video", "clip.mp4", "-o", "other.mp4", "--model", "mini-of-mine", "--au")
     code, _, err = run(capsys, *words, "AU4=1")
     assert code == 2
     assert "AU4 (brow lowerer) is measured but cannot be edited here; did you mean AU7" in err
