@@ -472,7 +472,7 @@ def photo_to_image(photo: Photo, pixels: np.ndarray, mark: Mark | None = None) -
 
     `pixels` is (height, width, 3) uint8 RGB of the photograph's size. Where they equal `photo.pixels`, the
     image's bytes equal the original's; a grey photograph stays grey. Else the image gets the mark of the
-    edit, which `save_image` writes: a photograph given back as it came claims nothing new.
+    edit, which `save_image` writes: an unchanged photograph gets no new mark.
     """
     if pixels.dtype != np.uint8 or pixels.shape != photo.pixels.shape:
         raise ImageError(

@@ -111,11 +111,10 @@ class _State(enum.Enum):
 
 
 def without_place(photo: Opened) -> Opened:
-    """Returns an opened photograph (`imaging.Photo`) without what tells where and with which camera it was
-    taken.
+    """Returns an opened photograph (`imaging.Photo`) without metadata on place, camera and owner.
 
-    Dropped are GPS, places, serial numbers, the owner's name, maker notes, image ids and paths of files, in
-    EXIF, XMP, IPTC and texts; metadata that cannot be read is dropped as a whole.
+    Removed are GPS, places, serial numbers, the owner's name, maker notes, image ids and paths of files, in
+    EXIF, XMP, IPTC and texts; metadata that cannot be read is removed as a whole.
     """
     info = {}
     for key, value in photo.info.items():

@@ -50,8 +50,8 @@ def serve(
         host: an IPv4 address or name of this machine; unless it is a loopback one, other machines reach the
             page, and a password is asked for.
         port: 0 takes any that is free.
-        password: asked for by the page and its API, with any user name. None: the one in the environment's
-            MAGICEDIT_PASSWORD; else none on a loopback address, and a random one, which is said, elsewhere.
+        password: of the page and its API, which take any user name. None: MAGICEDIT_PASSWORD of the
+            environment; without that, none on a loopback address, else a random one, which is printed.
         allow_hosts: further names under which this machine may be addressed, as of a proxy.
         quality, guidance, seed: what the page starts with; None: the model's own.
         say: gets the address, and remarks.

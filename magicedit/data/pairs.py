@@ -222,7 +222,7 @@ class PairDataset(Pairs):
     def record_images(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """A record's picture and its condition image, (3, resolution, resolution) in [-1, 1], unmodified.
 
-        UnusablePictureError where it turns out to be unusable.
+        Raises UnusablePictureError if it is unusable.
         """
         content, landmarks = self.records.picture(index), self.records.landmarks(index)
         try:

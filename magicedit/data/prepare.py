@@ -142,9 +142,9 @@ def prepare_dataset(
             out files without a row; or "cluster": faces are grouped by dlib's identity descriptor, whatever
             their folders (extra `evaluation`), see `magicedit.data.identities`, and an identity has the name
             of its first photograph.
-        frames: of each person of a video that are chosen at most, 1 to 1000, see `magicedit.data.frames`.
-            Fewer are where expressions repeat. In a person's folder the largest person counts, else each is
-            an identity of their own.
+        frames: largest number of frames chosen of each person in a video, 1 to 1000, see
+            `magicedit.data.frames`; fewer if expressions repeat. In a person's folder the largest person
+            counts, else each is an identity of their own.
         jobs: photographs measured at a time (default: 1; with Ray one a core); more than one needs `backend`
             by name.
         engine: "local": this process, or "ray": Ray Data, on the cores of this machine or the cluster at

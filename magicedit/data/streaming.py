@@ -308,7 +308,7 @@ class StreamingPairs(Pairs):
         )
 
     def _photograph(self, shard: Shard, index: int) -> Photograph:
-        """Decodes a photograph. UnusablePictureError where it turns out to be unusable."""
+        """Decodes a photograph. Raises UnusablePictureError if it is unusable."""
         content, landmarks = shard.picture(index), shard.usable.landmarks[index]
         try:
             return self._renderer.photograph(content, landmarks)

@@ -144,7 +144,7 @@ class ExpressionEditor:
 
     @cached_property
     def fingerprint(self) -> str | None:
-        """The fingerprint of the model's files, which marks tell; None for a model made in memory."""
+        """The fingerprint of the model's files, which marks record; None for a model made in memory."""
         return fingerprint_of(self.model)
 
     @property

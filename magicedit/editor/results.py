@@ -103,7 +103,7 @@ class EditResult:
 
     @property
     def marked(self) -> bool:
-        """Whether the image is marked as edited: not where that was switched off or nothing was changed."""
+        """Whether the image is marked as edited: False if marks are switched off or nothing changed."""
         return Mark.carried(self.image) is not None
 
     def save(self, path: str | Path, *, overwrite: bool = False, forbid: Path | None = None) -> Path:

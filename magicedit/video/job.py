@@ -84,7 +84,7 @@ class VideoJob:
             info: of the output.
             asked: JSON-ready, all other inputs of the result; only work with equal inputs is resumed.
             prepare: raises MagicEditError for an impossible request; then nothing is kept.
-            photo: that is edited, where that is not the video.
+            photo: the edited photograph, if it is not the video that is edited.
 
         Raises:
             VideoError: where the video is damaged.
