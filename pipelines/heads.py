@@ -102,12 +102,17 @@ class FlowMaskPaintHead:
 
     @property
     def picture(self) -> torch.Tensor:
-        """(batch, 3, height, width) in [-1, 1], equal to `change` applied to the identity."""
+        """(batch, 3, height, width) in [-1, 1], equal to `change` applied to the identity, which it is before
+        the first step."""
+        if self.head is None:
+            return self.identity
         return compose_head(self.head, self.identity).clamp(-1, 1)
 
     @property
-    def change(self) -> dict[str, torch.Tensor]:
-        """`MagicEditPipelineOutput.change`: float32 on the CPU, flow in pixels."""
+    def change(self) -> dict[str, torch.Tensor] | None:
+        """`MagicEditPipelineOutput.change`: float32 on the CPU, flow in pixels; None before a first step."""
+        if self.head is None:
+            return None
         height, width = self.head.flow.shape[-2:]
         half_sides = torch.tensor([width / 2, height / 2], device=self.head.flow.device)
         return {

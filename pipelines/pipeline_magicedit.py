@@ -15,16 +15,19 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import diffusers
-import huggingface_hub
 import numpy as np
 import PIL.Image
 import torch
 import torch.nn.functional as F
-from diffusers import DiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.image_processor import VaeImageProcessor
+from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
+from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModel
 
+from .condition import condition_image
 from .heads import FlowMaskPaintHead, NoiseHead, own_scheduler
 from .lora import EditingLoraMixin, NewLayers
 from .reference_attention import (
@@ -37,8 +40,9 @@ from .reference_attention import (
     install_reference_attention,
     is_compiled,
     predict_noise,
+    set_reference_slices,
 )
-from .safe_pipeline import remove_digests, rewrite_json, self_contained, weights_variant
+from .safe_pipeline import GRAPHS, LoadingOptions, ShippedPipeline, rewrite_json, self_contained
 from .sampling import Sampling, sampling_of
 
 MAGICFACE_ACTION_UNITS = "AU1,AU2,AU4,AU5,AU6,AU9,AU12,AU15,AU17,AU20,AU25,AU26"  # published order
@@ -158,8 +162,7 @@ def load_component(
     folder: Path,
     name: str,
     named,
-    dtype: torch.dtype,
-    variant: str | None = None,
+    options: LoadingOptions = LoadingOptions(),  # noqa: B008 (frozen)
     pipeline_class: "type[MagicEditPipeline] | None" = None,
 ):
     """Loads one component of a pipeline folder: an allowed class, from safetensors, without missing or
@@ -182,14 +185,7 @@ def load_component(
         pickles = ", ".join(sorted(p.name for p in path.glob("*") if p.suffix in suffixes))
         refused = f"; {pickles} may run code when opened and is refused" if pickles else ""
         raise ValueError(f"{path} has no safetensors weights{refused}")
-    component, info = found.from_pretrained(
-        path,
-        use_safetensors=True,
-        variant=variant or weights_variant(path),
-        local_files_only=True,
-        output_loading_info=True,
-        **{"dtype" if named[0] == "transformers" else "torch_dtype": dtype},
-    )
+    component, info = found.from_pretrained(path, **options.of_network(path, found))
     problems = [
         f"{kind.removesuffix('_keys')}: {', '.join(str(k) for k in sorted(info[kind], key=str)[:8])}"
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
@@ -225,7 +221,7 @@ def read_index(folder: Path, pipeline_class: "type[MagicEditPipeline]") -> dict[
     return index
 
 
-class MagicEditPipeline(EditingLoraMixin, DiffusionPipeline):
+class MagicEditPipeline(EditingLoraMixin, StableDiffusionMixin, ShippedPipeline):
     """Edits the expression of an aligned face crop by AU variations.
 
     A subclass must name all arguments of its `__init__`, as diffusers requires, and list further components
@@ -258,18 +254,19 @@ class MagicEditPipeline(EditingLoraMixin, DiffusionPipeline):
     ]
     _callback_tensor_inputs: ClassVar = ["latents"]
     component_classes: ClassVar = COMPONENT_CLASSES
+    condition_image = staticmethod(condition_image)  # so that whoever has the pipeline has it
 
     def __init__(
         self,
         unet: UNet2DConditionModel,
         reference_unet: UNet2DConditionModel | None,
-        scheduler,
-        vae=None,
-        text_encoder=None,
-        tokenizer=None,
-        image_encoder=None,
-        au_map=None,
-        tiny_vae=None,
+        scheduler: diffusers.SchedulerMixin,
+        vae: AutoencoderKL | None = None,
+        text_encoder: CLIPTextModel | None = None,
+        tokenizer: CLIPTokenizer | None = None,
+        image_encoder: CLIPVisionModel | None = None,
+        au_map: ActionUnitMap | None = None,
+        tiny_vae: AutoencoderTiny | None = None,
         prediction: str = "noise",
         patch_size: int = 4,
         resolution: int = 512,
@@ -329,93 +326,58 @@ class MagicEditPipeline(EditingLoraMixin, DiffusionPipeline):
         """Names of the AUs, in the order of `au_delta`."""
         return tuple(self.config.action_units.split(","))
 
-    def save_pretrained(
-        self, save_directory, safe_serialization: bool = True, push_to_hub: bool = False, **kwargs
-    ):
-        """Saves the components as safetensors, and the code of the class beside them as `pipeline.py`.
-
-        A subclass saves its own file, which needs its imports elsewhere.
-
-        Raises:
-            ValueError: where `safe_serialization` is off, or the class is not defined in a file.
-        """
-        if not safe_serialization:
-            raise ValueError("weights are saved as safetensors only; leave safe_serialization=True")
-        name = type(self).__name__
-        try:
-            code = self_contained(Path(inspect.getfile(type(self))))
-        except (TypeError, OSError) as error:
-            raise ValueError(
-                f"{name} is not defined in a file, which would be saved beside the weights"
-            ) from error
-        for_hub = kwargs.keys() & {"repo_id", "commit_message", "private", "token", "create_pr"}
-        hub_kwargs = {key: kwargs.pop(key) for key in for_hub}
-        remove_digests(Path(save_directory))
-        super().save_pretrained(save_directory, safe_serialization=True, **kwargs)
-
-        folder = Path(save_directory)
+    def _write_code(self, folder: Path) -> None:
+        """Writes `pipeline.py`. A subclass saves its own file, which needs its imports elsewhere."""
+        name, code = type(self).__name__, self._code()
         own = {} if self.au_map is None else {"au_map": ["pipeline", "ActionUnitMap"]}
         rewrite_json(folder / "model_index.json", _class_name=["pipeline", name], **own)
-        for config_file in folder.glob("*/config.json"):
-            rewrite_json(config_file)
         (folder / "pipeline.py").write_text(code, "utf-8", newline="\n")
         if own:
             map_code = self_contained(Path(inspect.getfile(ActionUnitMap)))
             (folder / "au_map" / "pipeline.py").write_text(map_code, "utf-8", newline="\n")
-        if push_to_hub:
-            self.push_to_hub(hub_kwargs.pop("repo_id", folder.name), **hub_kwargs)
+
+    def _code(self) -> str:
+        """The text of `pipeline.py`. ValueError where the class is not defined in a file."""
+        try:
+            return self_contained(Path(inspect.getfile(type(self))))
+        except (TypeError, OSError) as error:
+            raise ValueError(
+                f"{type(self).__name__} is not defined in a file, which would be saved beside the weights"
+            ) from error
+
+    def save_pretrained(self, save_directory, *arguments, **kwargs):
+        self._code()  # raises before anything is written
+        super().save_pretrained(save_directory, *arguments, **kwargs)
 
     @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | Path,
-        *,
-        torch_dtype: torch.dtype | None = None,
-        cache_dir: str | Path | None = None,
-        force_download: bool = False,
-        local_files_only: bool = False,
-        token: str | bool | None = None,
-        revision: str | None = None,
-        variant: str | None = None,
-        **overrides,
-    ) -> "MagicEditPipeline":
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **arguments) -> "MagicEditPipeline":
         """Loads a folder or hub id without ever running code from it.
 
         Only the stock classes in `component_classes` and safetensors files are accepted. A subclass loads
         what it or a class above it has saved.
 
         Args:
-            torch_dtype: of the weights; default float32.
-            overrides: components (`scheduler=...`) or config values in place of the folder's.
+            arguments: see `LoadingOptions`; others are components (`scheduler=...`) or config values in place
+                of the folder's.
 
         Raises:
             ValueError: where the folder is not such a pipeline, names other classes, or tensors are missing,
-                unexpected or of another shape (they are named).
+                unexpected or of another shape (they are named), and on an unknown argument.
             OSError: where files are missing or cannot be downloaded.
         """
-        folder = Path(pretrained_model_name_or_path)
-        if not folder.is_dir():
-            suffixes = ("json", "safetensors", "txt", "model")
-            folder = Path(
-                huggingface_hub.snapshot_download(
-                    str(pretrained_model_name_or_path),
-                    allow_patterns=[f"*.{s}" for s in suffixes] + [f"*/*.{s}" for s in suffixes],
-                    cache_dir=cache_dir,
-                    force_download=force_download,
-                    local_files_only=local_files_only,
-                    token=token,
-                    revision=revision,
-                )
-            )
+        options, overrides = LoadingOptions.split(arguments)
+        parameters = inspect.signature(cls.__init__).parameters
+        if unknown := overrides.keys() - parameters.keys():
+            raise ValueError(f"unknown arguments: {', '.join(sorted(unknown))}")
+        folder = options.fetched(pretrained_model_name_or_path)
         index = read_index(folder, cls)
-        arguments = {}
-        for name, parameter in inspect.signature(cls.__init__).parameters.items():
+        options.check_variant(folder)
+        arguments = dict(overrides)
+        for name, parameter in parameters.items():
             if name in overrides:
-                arguments[name] = overrides.pop(name)
-            elif name in cls.component_classes:
-                arguments[name] = load_component(
-                    folder, name, index.get(name), torch_dtype or torch.float32, variant, cls
-                )
+                continue
+            if name in cls.component_classes:
+                arguments[name] = load_component(folder, name, index.get(name), options, cls)
             elif name in index:
                 default = parameter.default
                 expected = (int, float) if isinstance(default, float) else type(default)
@@ -423,10 +385,9 @@ class MagicEditPipeline(EditingLoraMixin, DiffusionPipeline):
                 if typed and not isinstance(index[name], expected):
                     raise ValueError(f"{folder}: {name} must be like {default!r}, got {index[name]!r}")
                 arguments[name] = index[name]
-        if overrides:
-            raise ValueError(f"unknown arguments: {', '.join(sorted(overrides))}")
         pipeline = cls(**arguments)
         pipeline.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
+        pipeline.sources = {name: folder / name for name in ("", GRAPHS, *cls.component_classes)}
         return pipeline
 
     def encode_images(self, images: torch.Tensor) -> torch.Tensor:
@@ -477,7 +438,7 @@ class MagicEditPipeline(EditingLoraMixin, DiffusionPipeline):
 
     @torch.no_grad()
     def _encode(self, identity: torch.Tensor, condition: torch.Tensor) -> EncodedFaces:
-        device, dtype = self._device(), next(self.unet.parameters()).dtype
+        device, dtype = self._device(), self.unet.dtype
         prompt_embeds = self.encode_prompt(device, dtype)  # (1, text tokens, cross_attention_dim)
         identity, condition = identity.to(device, dtype), condition.to(device, dtype)
         identity_latents = self.encode_images(identity).to(dtype)  # (faces, channels, height/s, width/s)
@@ -583,6 +544,33 @@ class MagicEditPipeline(EditingLoraMixin, DiffusionPipeline):
             raise ValueError("au_delta must be finite")
         return au_delta.cpu()
 
+    # -- diffusers' switches of attention; its own would take the reference's processors away --
+
+    def set_attention_slice(self, slice_size: int | str | None) -> None:
+        """What `enable_attention_slicing` calls: attention of `slice_size` heads at a time, "max" one, "auto"
+        half of them, None all. Results are equal but for rounding."""
+        set_reference_slices(self.unet, slice_size)
+        for network in (self.reference_unet, self.vae):
+            if hasattr(network, "set_attention_slice"):
+                network.set_attention_slice(slice_size)
+
+    def set_use_memory_efficient_attention_xformers(self, valid: bool, attention_op=None) -> None:
+        """Raises ValueError where `valid`: attention by xFormers would ignore the reference."""
+        if valid:
+            raise ValueError(
+                "xFormers' attention would ignore the reference face; leave it off: PyTorch's own, which is "
+                "used, needs as little memory"
+            )
+
+    def fuse_qkv_projections(self, unet: bool = True, vae: bool = True) -> None:
+        """Fuses the projections of the VAE; `unfuse_qkv_projections` undoes it. ValueError for the denoiser,
+        whose reference would be ignored."""
+        if unet:
+            raise ValueError(
+                "fused projections would ignore the reference face; pass unet=False to fuse those of the vae"
+            )
+        super().fuse_qkv_projections(unet=False, vae=vae)
+
     @property
     def guidance_scale(self) -> float:
         return self._guidance_scale
@@ -590,6 +578,11 @@ class MagicEditPipeline(EditingLoraMixin, DiffusionPipeline):
     @property
     def num_timesteps(self) -> int:
         return self._num_timesteps
+
+    @property
+    def interrupt(self) -> bool:
+        """Whether the remaining steps of the present call are skipped; set `_interrupt` for that."""
+        return self._interrupt
 
     @torch.no_grad()
     def __call__(
@@ -603,7 +596,10 @@ class MagicEditPipeline(EditingLoraMixin, DiffusionPipeline):
         latents: torch.Tensor | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
-        callback_on_step_end: Callable[["MagicEditPipeline", int, int, dict], dict] | None = None,
+        callback_on_step_end: Callable[["MagicEditPipeline", int, int, dict], dict]
+        | PipelineCallback
+        | MultiPipelineCallbacks
+        | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006 (diffusers' own signature)
         *,
         faces: EncodedFaces | None = None,
@@ -628,7 +624,9 @@ class MagicEditPipeline(EditingLoraMixin, DiffusionPipeline):
                 generator.
             output_type: "pil", "np" (batch, height, width, 3) in [0, 1], "pt" (batch, 3, height, width) in
                 [0, 1], or "latent" (scaled latents).
-            callback_on_step_end: called as `callback(pipeline, step, timestep, {"latents": ...})`.
+            callback_on_step_end: called as `callback(pipeline, step, timestep, tensors)`, with the tensors
+                that `callback_on_step_end_tensor_inputs` names; returns those that it replaces. Setting
+                `pipeline._interrupt` there skips the remaining steps: the result is that of this step.
             faces: from `encode_faces`, instead of `image` and `condition_image`.
             quality: "exact", "balanced", "fast" or "live", see `sampling`; arguments that are given win.
             guidance_interval, feature_cache_interval, tiny_decoder: see `Sampling`.
@@ -638,6 +636,8 @@ class MagicEditPipeline(EditingLoraMixin, DiffusionPipeline):
                 processor, or a scheduler that cannot serve.
         """
         # 1. Check inputs
+        if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
+            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
         sampling = self._asked_sampling(
             quality,
             steps=num_inference_steps,
@@ -646,7 +646,7 @@ class MagicEditPipeline(EditingLoraMixin, DiffusionPipeline):
             feature_cache_interval=feature_cache_interval,
             tiny_decoder=tiny_decoder,
         )
-        self._guidance_scale = sampling.guidance_scale
+        self._guidance_scale, self._interrupt = sampling.guidance_scale, False
         composed = self.config.prediction == "flow_mask_paint"
         scheduler = own_scheduler(self.scheduler, sampling.steps, composed)
         self._check_call(output_type, callback_on_step_end_tensor_inputs, image, condition_image, faces)
@@ -660,7 +660,8 @@ class MagicEditPipeline(EditingLoraMixin, DiffusionPipeline):
         identity = faces.identity.repeat(len(au_delta) // len(faces), 1, 1, 1)  # (batch, 3, height, width)
         head = FlowMaskPaintHead(identity, self.config.patch_size, scheduler) if composed else NoiseHead()
         latents = self._denoise(
-            latents, faces, au_delta, sampling, scheduler, head, generator, callback_on_step_end
+            *(latents, faces, au_delta, sampling, scheduler, head, generator),
+            *(callback_on_step_end, callback_on_step_end_tensor_inputs),
         )
 
         # 4. Decode
@@ -716,7 +717,7 @@ class MagicEditPipeline(EditingLoraMixin, DiffusionPipeline):
     ) -> torch.Tensor:
         """Returns noise at the scheduler's initial level, (batch, channels, height/s, width/s)."""
         shape = (batch, *faces.identity_latents.shape[1:])
-        device, dtype = self._device(), next(self.unet.parameters()).dtype
+        device, dtype = self._device(), self.unet.dtype
         if latents is None:
             latents = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
         elif tuple(latents.shape) != shape:
@@ -733,6 +734,7 @@ class MagicEditPipeline(EditingLoraMixin, DiffusionPipeline):
         head: NoiseHead | FlowMaskPaintHead,
         generator,
         on_step_end: Callable | None,
+        tensor_inputs: list[str],
     ) -> torch.Tensor:
         """Runs all steps: noise (batch, channels, height/s, width/s) -> latents of the same shape."""
         batch, dtype = len(latents), latents.dtype
@@ -750,6 +752,8 @@ class MagicEditPipeline(EditingLoraMixin, DiffusionPipeline):
         deep, reusable = None, 0  # reusable: steps that the deep features still serve
         with self.progress_bar(total=len(timesteps)) as progress:
             for step, timestep in enumerate(timesteps):
+                if self.interrupt:
+                    continue
                 noisy = scheduler.scale_model_input(latents, timestep)
                 guides = guided and sampling.guides(step, len(timesteps))
                 rows = 2 * batch if guides else batch
@@ -774,7 +778,8 @@ class MagicEditPipeline(EditingLoraMixin, DiffusionPipeline):
                 latents = scheduler.step(answer, timestep, latents, **step_kwargs, return_dict=False)[0]
                 latents = latents.to(dtype)
                 if on_step_end is not None:
-                    kept = on_step_end(self, step, timestep, {"latents": latents})
+                    tensors = {"latents": latents}
+                    kept = on_step_end(self, step, timestep, {name: tensors[name] for name in tensor_inputs})
                     latents = kept.pop("latents", latents)
                 progress.update()
         return latents

@@ -88,6 +88,8 @@ class ReferenceAttnProcessor:
     reference passes.
     """
 
+    heads_at_once: int | None = None  # see `set_reference_slices`
+
     def __init__(self, layer: str, norm1: torch.nn.Module):
         self.layer = layer
         self.norm1 = norm1
@@ -119,7 +121,12 @@ class ReferenceAttnProcessor:
         if entry is not None:
             key, value = append_tokens(key, entry[0]), append_tokens(value, entry[1])
 
-        attended = self.attend(*(split_heads(x, attn.heads) for x in (query, key, value)))
+        heads = [split_heads(x, attn.heads) for x in (query, key, value)]
+        if self.heads_at_once is None:
+            attended = self.attend(*heads)
+        else:
+            slices = zip(*(x.split(self.heads_at_once, dim=1) for x in heads), strict=True)
+            attended = torch.cat([self.attend(*part) for part in slices], dim=1)
         attended = attended.transpose(1, 2).flatten(2).to(query.dtype)  # (batch, tokens, inner_dim)
         return attn.to_out[1](attn.to_out[0](attended))
 
@@ -198,10 +205,23 @@ def install_reference_attention(unet: UNet2DConditionModel) -> None:
             block.attn2.set_processor(TextAttnProcessor(name))
 
 
+def set_reference_slices(unet: UNet2DConditionModel, slice_size: int | str | None) -> None:
+    """Makes the denoiser's self-attention attend with `slice_size` heads at a time: "max" one, "auto" half of
+    them, None all. ValueError on another value, and as `check_reference_attention`."""
+    check_reference_attention(unet)
+    named = {"auto": lambda heads: max(1, heads // 2), "max": lambda heads: 1, None: lambda heads: None}
+    if slice_size not in named and not (isinstance(slice_size, int) and slice_size > 0):
+        raise ValueError(f'slice_size must be "auto", "max", a number of heads or None, got {slice_size!r}')
+    for block in transformer_blocks(unet).values():
+        of_heads = named.get(slice_size)
+        block.attn1.processor.heads_at_once = of_heads(block.attn1.heads) if of_heads else slice_size
+
+
 def check_reference_attention(unet: UNet2DConditionModel) -> None:
     """Raises ValueError, naming the layer, unless every self-attention has our processor.
 
-    `fuse_qkv_projections`, `set_attention_slice` and others replace it, which silently loses the identity.
+    The denoiser's own `fuse_qkv_projections`, `set_attention_slice` and others replace it, which silently
+    loses the identity; those of the pipeline do not.
     """
     for name, block in transformer_blocks(unet).items():
         if not isinstance(block.attn1.processor, ReferenceAttnProcessor):

@@ -144,7 +144,7 @@ def load_adapters(
         names = inspect.signature(MagicEditPipeline.__init__).parameters.keys() - pipeline.components.keys()
         parts = {
             **pipeline.components,
-            "scheduler": load_component(folder.path, "scheduler", index["scheduler"], dtype),
+            "scheduler": load_component(folder.path, "scheduler", index["scheduler"]),
         }
         pipeline = MagicEditPipeline(**parts, **{name: index[name] for name in names if name in index})
         pipeline.load_lora_weights(folder.path, weight_name=ADAPTERS)

@@ -10,6 +10,7 @@ from magicedit.files import shown
 from magicedit.models.folder import ModelFolder
 from magicedit.pipelines.heads import head_channels, own_scheduler
 from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline, load_component, read_index
+from magicedit.pipelines.safe_pipeline import GRAPHS, LoadingOptions
 
 
 def load_pipeline(
@@ -52,13 +53,12 @@ def load_pipeline(
     parts = {name: folder.component(name).parent for name in folder.components}
     with loading(model):
         borrowed = {
-            name: load_component(place, name, folder.index[name], dtype or torch.float32)
+            name: load_component(place, name, folder.index[name], LoadingOptions(dtype))
             for name, place in parts.items()
             if place != folder.path
         }
-        pipeline = MagicEditPipeline.from_pretrained(
-            folder.path, torch_dtype=dtype, variant=variant, **borrowed
-        )
+        pipeline = MagicEditPipeline.from_pretrained(folder.path, dtype=dtype, variant=variant, **borrowed)
+        pipeline.sources |= {name: folder.component(name) for name in (GRAPHS, *borrowed)}
     return _finished(pipeline, model, device)
 
 
