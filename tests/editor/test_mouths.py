@@ -134,7 +134,7 @@ def test_only_models_of_the_muscles_get_their_mouths_corners_steered(editor, clo
     other = copy.copy(editor.changer.model)
     other.__class__ = Other
     cut = editor.changer.cut(closed_mouth, editor.backend.detect(closed_mouth)[0])
-    request = {"AU12": 4.0}
+    request = {"AU26": 4.0}
     flow, kept = (
         changer.requested_changes([cut], [request], editor.sampling())[0].flow
         for changer in (editor.changer, FaceChanger(other))
