@@ -48,7 +48,7 @@ SHAPES: Mapping[str, Mapping[str, float]] = {
     "AU26": {"jawOpen": 0.8},
     "AU7": {"eyeSquint": 1.6},
     # The lower lip follows: a jury takes the strip of teeth that a lifted lip alone would show for a fake
-    "AU10": {"mouthUpperUp": 0.4, "mouthShrugUpper": 0.2, "noseSneer": 0.5, "lowerLipUp": 0.75},
+    "AU10": {"mouthUpperUp": 0.7, "mouthShrugUpper": 0.25, "noseSneer": 0.25, "lowerLipUp": 0.85},
     "AU14": {"mouthDimple": 1.3},
     "AU16": {"mouthLowerDown": 1.0},
     "AU18": {"mouthPucker": 1.5},

@@ -29,7 +29,7 @@ TABLE = Path(__file__).with_name("face_shading.safetensors")
 SHADES: Mapping[str, Mapping[str, float]] = {
     "AU6": {"eyes": 2.4},
     "AU9": {"fold": 2.4},
-    "AU10": {"fold": 3.5},
+    "AU10": {"fold": 4.0},
     "AU12": {"cheeks": 2.6, "eyes": 0.8},
     "AU14": {"dimple": 1.0},
     "AU18": {"pout": 1.0},
