@@ -93,8 +93,8 @@ GEOMETRIC = FACS.named(name for name in FACS if name not in (*NAMES, "AU45"))
 # of a mouth and of lids than on muscles
 UNRELIABLE = frozenset(c.name for c in GEOMETRIC.controls if not c.is_angle and c.name != "AU43")
 # Controls that no scorer here sees well enough to judge or to correct an edit by. Of 52 unseen faces
-# (benchmarks/controls.json) most measure less than a quarter of what is asked of these units, and half of
-# closed eyes.
+# (benchmarks/controls.json) most measure less than a quarter of what is asked of these units, and a quarter
+# of closed eyes read as open or half open.
 UNSEEN = frozenset(control.name for control in GEOMETRIC.controls if not control.is_angle)
 REGIONS = tuple(dict.fromkeys(unit.region for unit in FACS.controls))
 _PARTS = {"mouth": ("lip", "jaw")}  # other words for regions, beside plural forms

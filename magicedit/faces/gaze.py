@@ -19,7 +19,9 @@ from magicedit.faces.types import Face, Gaze, Pose
 IRISES = ((468, ((469, 471), (470, 472))), (473, ((474, 476), (475, 477))))
 # Iris diameters: 12.1 mm to 11.7 mm (I. Bekerman, P. Gottlieb, M. Vaiman, Journal of Ophthalmology, 2014)
 EYEBALL_RADIUS = 1.03
-CLOSED = 0.12  # height over width of the opening, below which an eye counts as closed
+# Height over width of the opening, below which an eye counts as closed, and from which lids do not count as
+# closing: 99 % of 208 photographs of people who look or smile at the camera are above 0.22
+CLOSED, CLOSING = 0.12, 0.20
 # Pairs of landmarks, upper lid above lower lid; the subject's left eye first
 _LID_PAIRS = (((387, 373), (386, 374), (385, 380)), ((160, 144), (159, 145), (158, 153)))
 # The lids' edges around the opening; the subject's right eye first
@@ -73,6 +75,15 @@ def eye_openness(landmarks: np.ndarray) -> tuple[float, float]:
         for pairs, corners in zip(_LID_PAIRS, EYE_CORNERS["mediapipe478"][::-1], strict=True)
     )
     return float(left), float(right)
+
+
+def eye_closure(landmarks: np.ndarray) -> tuple[float, float]:
+    """Returns how far each eye is closed by its lids' landmarks, 0 to 1, the subject's left first.
+
+    0 from `CLOSING` on, 1 up to `CLOSED`; landmarks as in `eye_openness`.
+    """
+    left, right = ((CLOSING - openness) / (CLOSING - CLOSED) for openness in eye_openness(landmarks))
+    return float(np.clip(left, 0, 1)), float(np.clip(right, 0, 1))
 
 
 def gaze_of(pixels: np.ndarray, landmarks: np.ndarray, pose: Pose) -> Gaze:

@@ -6,6 +6,7 @@ import numpy as np
 
 from magicedit.arkit import BLENDSHAPES_OF_UNIT, FULL_INTENSITY, intensity_of, sides_of
 from magicedit.faces.frame import EYE_CORNERS, face_frame
+from magicedit.faces.gaze import eye_closure
 from magicedit.faces.types import Pose, Scheme
 from magicedit.vocabulary import by_number
 
@@ -36,11 +37,13 @@ def lip_gap(landmarks: np.ndarray, scheme: Scheme = "mediapipe478") -> float:
 def blendshapes_to_action_units(blendshapes: Mapping[str, float], landmarks: np.ndarray) -> dict[str, float]:
     """Action units 0..5 from blendshape scores 0..1 and (478, 2) landmarks in pixels.
 
-    Every unit but AU25 is 5 times the mean score of its blendshapes. AU25, lips part, has no blendshape: it
-    is the gap of the inner lips, 0 where they touch and 5 from 0.30 interocular distances. (The maximum of
-    the opening blendshapes would rate a closed-lip smile as open, because mouthUpperUp moves with it.)
+    Every unit but AU25 and AU43 is 5 times the mean score of its blendshapes. AU25, lips part, has no
+    blendshape: it is the gap of the inner lips, 0 where they touch and 5 from 0.30 interocular distances.
+    (The maximum of the opening blendshapes would rate a closed-lip smile as open, because mouthUpperUp moves
+    with it.) AU43, eyes closed, is the mean of its sides, see `blendshapes_to_sides`.
     """
     units = {unit: intensity_of(unit, blendshapes) for unit in BLENDSHAPES_OF_UNIT}
+    units["AU43"] = float(np.mean([*_closed_eyes(blendshapes, landmarks).values()]))
     opening = (lip_gap(landmarks) - _LIPS_CLOSED) / FULL_LIP_GAP
     units["AU25"] = FULL_INTENSITY * float(np.clip(opening, 0.0, 1.0))
     return by_number(units)
@@ -50,11 +53,13 @@ def blendshapes_to_sides(blendshapes: Mapping[str, float], landmarks: np.ndarray
     """Action units 0..5 by side, such as "AU12L" for the subject's left.
 
     Each comes from the blendshape of that side. The blendshape of AU1 has no sides; they come from its
-    intensity and from how much higher the inner brow of that side is above its eye than the other one.
+    intensity and from how much higher the inner brow of that side is above its eye than the other one. AU43
+    is 5 where the lids meet, which the blendshape scores as 2.8 to 3.9.
     """
     sides: dict[str, float] = {}
     for unit in BLENDSHAPES_OF_UNIT:
         sides |= sides_of(unit, blendshapes)
+    sides |= _closed_eyes(blendshapes, landmarks)
     down = face_frame(landmarks).to_face(landmarks)[:, 1]
     eyes_and_brows = zip(EYE_CORNERS["mediapipe478"], _INNER_BROWS, strict=True)
     heights = [down[list(eye)].mean() - down[list(brow)].mean() for eye, brow in eyes_and_brows]
@@ -63,6 +68,12 @@ def blendshapes_to_sides(blendshapes: Mapping[str, float], landmarks: np.ndarray
     for name, value in (("AU1L", raised + higher), ("AU1R", raised - higher)):
         sides[name] = float(np.clip(value, 0.0, FULL_INTENSITY))
     return by_number(sides)
+
+
+def _closed_eyes(blendshapes: Mapping[str, float], landmarks: np.ndarray) -> dict[str, float]:
+    """AU43 of each side, 0..5: the blendshape, or how far the lids' landmarks are closed if that is more."""
+    closures = zip(eye_closure(landmarks), sides_of("AU43", blendshapes).items(), strict=True)
+    return {name: max(FULL_INTENSITY * closure, score) for closure, (name, score) in closures}
 
 
 def pose_of(matrix: np.ndarray) -> Pose:

@@ -4,16 +4,24 @@ import numpy as np
 import pytest
 
 from magicedit.action_units import NAMES
-from magicedit.faces.measure import BLENDSHAPES_OF_UNIT, blendshapes_to_action_units, lip_gap, pose_of
+from magicedit.faces.measure import (
+    BLENDSHAPES_OF_UNIT,
+    blendshapes_to_action_units,
+    blendshapes_to_sides,
+    lip_gap,
+    pose_of,
+)
 
 BLENDSHAPES = {name for names in BLENDSHAPES_OF_UNIT.values() for name in names}
 
 
 def landmarks_with_gap(gap: float) -> np.ndarray:
-    """A face of interocular distance 100 px whose inner lips are `gap` interocular distances apart."""
+    """A face of interocular distance 100 px, with open eyes, its inner lips `gap` such distances apart."""
     landmarks = np.zeros((478, 2), np.float32)
     landmarks[[33, 133]] = (-60, 0), (-40, 0)
     landmarks[[362, 263]] = (40, 0), (60, 0)
+    landmarks[[160, 159, 158, 385, 386, 387]] = [(x, -6) for x in (-55, -50, -45, 45, 50, 55)]
+    landmarks[[144, 145, 153, 380, 374, 373]] = [(x, 0) for x in (-55, -50, -45, 45, 50, 55)]
     landmarks[[82, 13, 312]] = (-8, 60), (0, 60), (8, 60)
     landmarks[[87, 14, 317]] = landmarks[[82, 13, 312]] + (0, 100 * gap)
     return landmarks
@@ -50,6 +58,20 @@ def test_lips_part_by_their_gap():
     assert intensities[2] == pytest.approx(5 * (0.1 - 0.015) / (0.30 - 0.015), abs=1e-4)
     assert intensities[3] == pytest.approx(5 * (0.2 - 0.015) / (0.30 - 0.015), abs=1e-4)
     assert intensities[4:] == pytest.approx([5.0, 5.0], abs=1e-4)
+
+
+@pytest.mark.parametrize(("height", "closed"), [(5, 0.5), (4, 0.5), (3.2, 2.5), (2.4, 5), (0, 5)])
+def test_eyes_close_by_their_lids_where_the_score_says_less(height: float, closed: float):
+    """The left eye is 20 px wide."""
+    landmarks = landmarks_with_gap(0.0)
+    landmarks[[385, 386, 387], 1] = -height
+    scores = dict.fromkeys(BLENDSHAPES, 0.0) | {"eyeBlinkLeft": 0.1, "eyeBlinkRight": 0.4}
+    sides = blendshapes_to_sides(scores, landmarks)
+    assert sides["AU43L"] == pytest.approx(closed, abs=1e-5)
+    assert sides["AU43R"] == 2
+    units = blendshapes_to_action_units(scores, landmarks)
+    assert units["AU43"] == pytest.approx((closed + 2) / 2, abs=1e-5)
+    assert units["AU45"] == 1.25
 
 
 def test_the_gap_does_not_depend_on_the_photographs_size():
