@@ -1,7 +1,7 @@
 """Builds `magicedit`; with MAGICEDIT_LIGHT=1 in the environment `magicedit-light`, for people who only edit.
 
-Both are the same code, as setup.cfg lists it. The light one has fewer requirements. It is published as a wheel
-alone: a source distribution would build whichever of the two the variable says.
+Both are the same code, as setup.cfg lists it. The light one has fewer requirements. It is published as a
+wheel alone: a source distribution would build whichever of the two the variable says.
 
 MAGICEDIT_URL, the address of the repository at its host, with MAGICEDIT_REVISION, a tag or branch ("main"),
 gives the package its project links, and makes the README's links and pictures absolute, as package indexes
