@@ -1,7 +1,7 @@
-"""The condition image of an aligned face crop, drawn without OpenCV.
+"""The aligned crop of a face and its condition image, made without OpenCV.
 
-The picture of `magicedit.faces.condition_image`, on which models are trained: the face's area is equal to the
-pixel, the edges of the jaw's discs differ by a share of a level of grey that edits do not show.
+They are those of `magicedit.faces`, on which models are trained. The blanked face is equal to the pixel; the
+edges of the jaw's discs and the interpolation of crops are not OpenCV's.
 """
 
 import colorsys
@@ -20,6 +20,21 @@ OVAL_478 = (
     *(10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377),
     *(152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109),
 )
+# Landmarks that no expression moves: number among 478, among 68, place in the crop of side 1
+TEMPLATE = np.array(
+    [
+        (33, 36, 0.2989, 0.3385),
+        (133, 39, 0.4252, 0.3460),
+        (362, 42, 0.5748, 0.3460),
+        (263, 45, 0.7011, 0.3385),
+        (168, 27, 0.5000, 0.3201),
+        (197, 28, 0.5000, 0.3844),
+        (5, 29, 0.5000, 0.4414),
+        (2, 33, 0.5000, 0.5403),
+        (162, 0, 0.1849, 0.2982),
+        (389, 16, 0.8151, 0.2982),
+    ]
+)
 FOREHEAD_HEIGHT = 0.36  # of the 68 landmarks: distances from the temples' line to the chin
 GROW = 1.03
 SUBPIXELS = 16  # parts of a pixel to which points are rounded
@@ -28,6 +43,52 @@ DISC_RADIUS = 1 / 128  # of the crop's side
 # its width as a standard deviation in pixels
 EDGE = 0.46
 EDGE_WIDTH = 0.55
+
+
+def aligned_crop(
+    photo: PIL.Image.Image, landmarks: np.ndarray, size: int
+) -> tuple[PIL.Image.Image, np.ndarray]:
+    """Returns the upright, aligned crop of a face, `size` pixels a side, and its landmarks in the crop.
+
+    Rotation, scale and shift map the landmarks that no expression moves nearest to a template (S. Umeyama,
+    PAMI 13(4), 1991). Beyond the border the photograph is reflected.
+
+    Args:
+        photo: upright; EXIF orientation must have been applied.
+        landmarks: as of `condition_image`, in pixels of the photograph.
+
+    Raises:
+        ValueError: on landmarks of another shape, or that are not finite.
+    """
+    points = checked_landmarks(landmarks).astype(np.float64) @ (1, 1j)  # x + iy
+    stable = points[TEMPLATE[:, 0 if len(points) == 478 else 1].astype(int)]
+    target = TEMPLATE[:, 2:] @ (1, 1j) * size - (0.5 + 0.5j)
+    moved, spread = target - target.mean(), stable - stable.mean()
+    scale = np.vdot(spread, moved) / np.vdot(spread, spread).real  # and rotation
+    shift = target.mean() - scale * stable.mean()
+    in_crop = scale * points + shift
+
+    # Drawn at a multiple of its size, at least as fine as the photograph, and averaged, so as not to alias
+    finer = max(1, int(np.ceil(1 / abs(scale) - 0.01)))
+    step = 1 / (scale * finer)
+    start = (-(0.5 + 0.5j) - shift) / scale + (0.5 + 0.5j)  # of the crop's corner; Pillow's pixels cover 0..1
+    corners = start + step * finer * size * np.array([0, 1, 1j, 1 + 1j])
+    reach = [-corners.real.min(), -corners.imag.min(), corners.real.max() - photo.width]
+    margin = max(0, int(np.ceil(max(*reach, corners.imag.max() - photo.height))) + 2)
+    pixels = np.pad(np.asarray(photo.convert("RGB")), ((margin, margin), (margin, margin), (0, 0)), "reflect")
+    start += margin * (1 + 1j)
+    matrix = (step.real, -step.imag, start.real, step.imag, step.real, start.imag)
+    crop = PIL.Image.fromarray(pixels).transform(
+        (finer * size, finer * size), PIL.Image.Transform.AFFINE, matrix, PIL.Image.Resampling.BICUBIC
+    )
+    return crop.reduce(finer), np.stack([in_crop.real, in_crop.imag], -1).astype(np.float32)
+
+
+def checked_landmarks(landmarks: np.ndarray) -> np.ndarray:
+    points = np.asarray(landmarks, np.float32)
+    if points.shape not in [(count, 2) for count in JAW] or not np.isfinite(points).all():
+        raise ValueError(f"landmarks must be finite, of shape (478, 2) or (68, 2), got {points.shape}")
+    return points
 
 
 def condition_image(crop: PIL.Image.Image | np.ndarray, landmarks: np.ndarray) -> PIL.Image.Image:
@@ -42,12 +103,9 @@ def condition_image(crop: PIL.Image.Image | np.ndarray, landmarks: np.ndarray) -
         ValueError: on another shape, or values that are not finite.
     """
     pixels = np.array(crop.convert("RGB") if isinstance(crop, PIL.Image.Image) else crop)
-    points = np.asarray(landmarks, np.float32)
-    size = len(pixels)
+    points, size = checked_landmarks(landmarks), len(pixels)
     if pixels.shape != (size, size, 3) or pixels.dtype != np.uint8:
         raise ValueError(f"crop must be square RGB of type uint8, got {pixels.dtype} {pixels.shape}")
-    if points.shape not in [(count, 2) for count in JAW] or not np.isfinite(points).all():
-        raise ValueError(f"landmarks must be finite, of shape (478, 2) or (68, 2), got {points.shape}")
 
     # 1. The face's outline, slightly grown, in black
     outline = face_outline(points)

@@ -27,7 +27,7 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModel
 
-from .condition import condition_image
+from .condition import aligned_crop, condition_image
 from .heads import FlowMaskPaintHead, NoiseHead, own_scheduler
 from .lora import EditingLoraMixin, NewLayers
 from .reference_attention import (
@@ -254,7 +254,8 @@ class MagicEditPipeline(EditingLoraMixin, StableDiffusionMixin, ShippedPipeline)
     ]
     _callback_tensor_inputs: ClassVar = ["latents"]
     component_classes: ClassVar = COMPONENT_CLASSES
-    condition_image = staticmethod(condition_image)  # so that whoever has the pipeline has it
+    # So that they are there for people who have a model's folder and not this package
+    condition_image = staticmethod(condition_image)
 
     def __init__(
         self,
@@ -320,6 +321,16 @@ class MagicEditPipeline(EditingLoraMixin, StableDiffusionMixin, ShippedPipeline)
         else:
             self.latent_scale = 2 ** (len(vae.config.block_out_channels) - 1)
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.latent_scale, do_resize=False)
+
+    def aligned_crop(
+        self, photo: PIL.Image.Image, landmarks: np.ndarray
+    ) -> tuple[PIL.Image.Image, np.ndarray]:
+        """Returns the crop of a face that the pipeline edits, and its landmarks in the crop, for
+        `condition_image`.
+
+        landmarks: in pixels of the upright photograph, (478, 2) of MediaPipe or (68, 2) of iBUG.
+        """
+        return aligned_crop(photo, landmarks, self.config.resolution)
 
     @property
     def action_units(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from PIL import Image
 from tiny_models import random_crop, run_without_package
 
 from magicedit import faces
-from magicedit.faces import regions
+from magicedit.faces import alignment, regions
 from magicedit.models import load_pipeline
 from magicedit.pipelines import condition
 from magicedit.pipelines.condition import condition_image
@@ -42,6 +42,7 @@ def test_constants_are_the_packages():
         2**regions._SUBPIXEL_BITS,
         regions._DISC_RADIUS,
     )
+    assert np.array_equal(condition.TEMPLATE, alignment._TEMPLATE)
     colours = [colorsys.hsv_to_rgb(2 * round(150 * number / 16) / 360, 1, 1) for number in range(17)]
     np.testing.assert_allclose(255 * np.array(colours), regions._JAW_COLOURS, atol=0.5)
 
@@ -79,6 +80,28 @@ def test_it_is_the_packages_picture(scheme, size):
 def test_unusable_inputs_are_refused(crop, landmarks, message):
     with pytest.raises(ValueError, match=message):
         condition_image(crop, landmarks)
+
+
+@pytest.mark.parametrize("scheme", ["mediapipe478", "ibug68"])
+@pytest.mark.parametrize("side", [90, 700])
+def test_crops_are_the_packages(scheme, side):
+    """Enlarged and reduced, and over the photograph's border; only their interpolation differs."""
+    photo = random_crop(side, 1)
+    template = face_landmarks(scheme, side)
+    template[condition.TEMPLATE[:, 0 if scheme == "mediapipe478" else 1].astype(int)] = (
+        condition.TEMPLATE[:, 2:] * side * 0.8
+    )
+    turn = np.array([[np.cos(0.2), np.sin(0.2)], [-np.sin(0.2), np.cos(0.2)]])
+    landmarks = (template @ turn + (0.12 * side, -0.1 * side)).astype(np.float32)
+    face = faces.Face(box=(0, 0, 1, 1), landmarks=landmarks, scheme=scheme, score=1.0)
+    expected_alignment = faces.align(face, 128)
+    expected = faces.crop_face(np.asarray(photo), expected_alignment)
+    crop, in_crop = condition.aligned_crop(photo, landmarks, 128)
+    np.testing.assert_allclose(in_crop, expected_alignment.apply(landmarks), atol=1e-3)
+    difference = np.abs(np.asarray(crop, int) - expected)
+    assert expected.std() > 20
+    assert difference.mean() < 0.6
+    assert difference.max() <= 8
 
 
 EDIT = """
