@@ -85,7 +85,7 @@ class TrainConfig:
     default_guidance_scale: float = _(1.5, "from scratch: guidance that the saved pipeline uses by default")
     freeze_reference: bool = _(
         False,
-        "train the denoiser only; reference features are then computed once a photograph, unless --augment "
+        "train the denoiser only; reference features are then computed once per photograph, unless --augment "
         "changes it every time",
     )
     reference_cache_gb: float = _(

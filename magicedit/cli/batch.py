@@ -40,7 +40,7 @@ def add_folder_options(parser: argparse._ActionsContainer) -> None:
         help="format of the results (default: the photograph's own; for stdout png)",
     )
     parser.add_argument(
-        "--workers", type=int, metavar="N", help="processes with a model each (default: as many as pay here)"
+        "--workers", type=int, metavar="N", help="processes with a model each (default: as many as help here)"
     )
     add_engine_options(parser)
 

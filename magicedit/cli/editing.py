@@ -31,7 +31,7 @@ examples:
 
 Variations (--au) go from -10 to 10, targets (--set) from 0 to 5. Pixels outside the faces stay as they are.
 An expression is a file that `magicedit measure --save` wrote, or a row of a CSV file: FILE.csv:ROW.
-A folder can be run again: what is done, by the journal OUT/edits.jsonl, is skipped.
+Run the command for a folder again to resume: finished edits, listed in OUT/edits.jsonl, are skipped.
 
 emotions:
   happiness, sadness, surprise, fear, anger, disgust

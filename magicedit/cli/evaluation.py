@@ -27,7 +27,7 @@ examples:
   magicedit evaluate --runs RUNS/ --editor mini --editor warp --protocol families --data PEOPLE -o REPORT/
   magicedit evaluate --editor mini --protocol table1-small --data PEOPLE -o REPORT/ --labels openface.csv
 
-PEOPLE has one folder of photographs a person, or is a dataset of `magicedit prepare`. REPORT/report.html is
+PEOPLE has one folder of photographs per person, or is a dataset of `magicedit prepare`. REPORT/report.html is
 one file to open. Interrupted runs resume; editors can be added later.
 An editor is mini, a pipeline folder, a hub id, copy (returns the photograph), warp (moves landmarks, learned
 nothing), pictures:MANIFEST.csv (columns identity, request, picture), or module:name, a Python callable
@@ -61,7 +61,7 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     whom.add_argument(
         "--data", type=Path, required=True, metavar="PEOPLE", help="photographs of the people to edit"
     )
-    whom.add_argument("--identities", metavar="A,B", help="only these people, or @FILE with one a line")
+    whom.add_argument("--identities", metavar="A,B", help="only these people, or @FILE with one per line")
     whom.add_argument(
         "--attributes",
         type=Path,

@@ -70,7 +70,7 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     kept.add_argument(
         "--validation",
         metavar="IDS",
-        help="people kept for validation: names joined by commas, @FILE with one a line, a share like 0.1",
+        help="people kept for validation: names joined by commas, @FILE with one per line, a share like 0.1",
     )
     warped = prepare.add_argument_group("warped variants")
     warped.add_argument(
@@ -81,7 +81,7 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     warped.add_argument("--variants", type=int, metavar="N", help="variants per photograph (4)")
     work = prepare.add_argument_group("work and output")
     work.add_argument(
-        "--jobs", type=int, metavar="N", help="photographs measured at a time (1; with Ray one a core)"
+        "--jobs", type=int, metavar="N", help="photographs measured at a time (1; with Ray one per core)"
     )
     common.add_engine_options(work)
     common.add_backend_option(work)
