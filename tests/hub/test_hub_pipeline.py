@@ -2,13 +2,14 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from machines import OWNER, STRANGER, Machine
 
-from magicedit.hub import TrainingData, model_card
+from magicedit.hub import TrainingData, model_card, named_card
 from magicedit.models import PatchModelConfig, create_patch_pipeline
 
 REPO = "alice/tiny"
@@ -168,13 +169,44 @@ def test_push_to_hub_publishes_what_save_pretrained_writes(hub, visit, folder):
         name = path.relative_to(folder).as_posix()
         if path.suffix == ".json":
             assert config_of(files[name]) == config_of(path.read_bytes()), name
-        elif path.is_file() and name != "README.md":  # diffusers writes a card of its own
+        elif path.is_file():
             assert files[name] == path.read_bytes(), name
     assert json.loads(files["model_index.json"])["_class_name"] == ["pipeline", "MagicEditPipeline"]
     assert hub.large_files("alice/pushed") >= {
         "unet/diffusion_pytorch_model.safetensors",
         "reference_unet/diffusion_pytorch_model.safetensors",
     }
+
+
+def test_push_to_hub_sends_the_card_of_the_folder(hub, machine, folder, tmp_path):
+    """With the repository's name in its examples. A card that the repository has is not replaced, and a
+    pipeline without one gets that of diffusers."""
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (copy / "README.md").write_text(model_card("Tiny", resolution=32), encoding="utf-8")
+    code = """
+import huggingface_hub
+from pathlib import Path
+from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
+
+pipe = MagicEditPipeline.from_pretrained(copy)
+pipe.push_to_hub("alice/named", token=owner, commit_message="Mine")
+huggingface_hub.create_repo("alice/written", token=owner)
+huggingface_hub.upload_file(
+    path_or_fileobj=b"# Written there", path_in_repo="README.md", repo_id="alice/written", token=owner
+)
+pipe.push_to_hub("alice/written", token=owner)
+pipe.save_pretrained(Path(copy, "again"), push_to_hub=True, repo_id="alice/again", token=owner)
+Path(copy, "README.md").unlink()
+pipe.push_to_hub("alice/bare", token=owner)
+"""
+    machine.run(code, owner=OWNER, copy=str(copy))
+    cards = {name: hub.files(f"alice/{name}")["README.md"].decode() for name in ("named", "again", "bare")}
+    assert cards["named"] == named_card(model_card("Tiny", resolution=32), "alice/named")
+    assert 'from_pretrained("alice/again"' in cards["again"]
+    assert "automatically generated" in cards["bare"]
+    assert hub.files("alice/written")["README.md"] == b"# Written there"
+    assert "unet/diffusion_pytorch_model.safetensors" in hub.files("alice/written")
 
 
 def test_private_models_are_refused_with_what_to_do(visit):
