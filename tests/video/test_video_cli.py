@@ -90,7 +90,7 @@ def test_reenact_as_text(capsys):
         ("video clip.mp4 -o out.mp4 --au AU12=1 --preset quick", "the preset must be one of ultrafast"),
         ("video clip.mp4 -o out.avi", "another suffix"),
         ("video clip.mp4 -o out.mp4 --au AU99=1", "AU99"),
-        ("video clip.mp4 -o out.mp4 --key 0:AU45=1", "AU45"),
+        ("video clip.mp4 -o out.mp4 --key 0:AU99=1", "AU99"),
         ("video clip.mp4 -o out.mp4 --key AU12=1", "keyframe"),
         ("video clip.mp4 -o out.mp4 --curve none.csv", "none.csv does not exist"),
         ("video clip.mp4 -o out.mp4 --curve curve.csv --set AU12=1", "AU12: both set"),
@@ -99,7 +99,7 @@ def test_reenact_as_text(capsys):
         ("video empty.mp4 -o none.mp4 --au AU12=1", "no face was found in empty.mp4"),
         ("reenact --source photo.png --driving empty.mp4 -o none.mp4", "no face was found in empty.mp4"),
         ("reenact --source clip.mp4 --driving clip.mp4 -o none.mp4", "not an image"),
-        ("reenact --source photo.png --driving clip.mp4 -o none.mp4 --neutral-at 99", "not seen at 99 s"),
+        ("reenact --source photo.png --driving clip.mp4 -o none.mp4 --neutral-at 99", "not visible at 99 s"),
     ],
 )
 def test_one_line_says_what_is_wrong(capsys, folder, words, said):
