@@ -28,7 +28,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -119,7 +119,8 @@ class Guard:
             else:
                 await self.app(scope, receive, send)
             return
-        reply, body = Reply(send), Body(receive)
+        plain = scope["path"].rstrip("/") == UPLOAD  # the page shows the whole answer
+        reply, body = Reply(send, plain), Body(receive)
         try:
             await self._answer(Request(scope, body), reply)
         except Refused as refused:
@@ -351,10 +352,13 @@ class Body:
 
 
 class Reply:
-    """Sends an answer with our headers; the body of an error is our sentence, whatever it was."""
+    """Sends an answer with our headers; the body of an error is our sentence, whatever it was.
 
-    def __init__(self, send: Send):
-        self.send = send
+    plain: as text instead of JSON.
+    """
+
+    def __init__(self, send: Send, plain: bool = False):
+        self.send, self.plain = send, plain
         self.started = False
         self.failed: Refused | None = None  # instead of 500 and more
         self._replaced = False
@@ -380,8 +384,12 @@ class Reply:
 
     async def _replace(self, refused: Refused) -> None:
         self._replaced = True
-        told = {"detail": refused.sentence, "error": refused.sentence}  # Gradio's clients read either
-        answer = JSONResponse(told, refused.status, headers=HEADERS | refused.headers)
+        headers = HEADERS | refused.headers
+        if self.plain:
+            answer = PlainTextResponse(refused.sentence, refused.status, headers=headers)
+        else:
+            told = {"detail": refused.sentence, "error": refused.sentence}  # Gradio's clients read either
+            answer = JSONResponse(told, refused.status, headers=headers)
         await self.send(
             {"type": "http.response.start", "status": refused.status, "headers": answer.raw_headers}
         )

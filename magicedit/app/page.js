@@ -64,3 +64,66 @@ document.addEventListener('keydown', event => {
 });
 new MutationObserver(rove).observe(document.body, { subtree: true, childList: true, attributeFilter: ['aria-selected'] });
 rove();
+
+// What a control does, beside the slider that is pointed at or has the focus by key. `props.atlas`: see atlas.py
+const [DELAY, LINGER] = [350, 150]; // ms until it shows, and until it goes
+const tip = document.createElement('div');
+tip.id = 'me-tip';
+tip.role = 'tooltip';
+tip.hidden = true;
+tip.append(document.createElement('i'), document.createElement('span'));
+element.append(tip);
+let tipped = null; // the slider that it is of
+let later = null;
+
+function controlOf(unit) {
+    const name = unit.id.replace('slider-', '');
+    const { controls } = props.atlas;
+    return controls[name] ?? controls[name.replace(/[LR]$/, '')];
+}
+
+function tell(unit) {
+    const { told, tile } = controlOf(unit);
+    if (!told) return;
+    untell();
+    tipped = unit;
+    unit.querySelector('input[type=range]').setAttribute('aria-describedby', tip.id);
+    const [picture, words] = tip.children;
+    words.textContent = told;
+    picture.hidden = !tile;
+    if (tile) {
+        const { url, columns, rows } = props.atlas;
+        picture.style.backgroundImage = `url(${url})`;
+        picture.style.backgroundSize = `${100 * columns}% ${100 * rows}%`;
+        picture.style.backgroundPosition = `${(100 * tile[0]) / (columns - 1)}% ${(100 * tile[1]) / (rows - 1)}%`;
+    }
+    tip.hidden = false;
+    const [slider, own] = [unit.getBoundingClientRect(), tip.getBoundingClientRect()];
+    const beside = slider.left - own.width - 8;
+    const [x, y] = beside > 0 ? [beside, slider.top] : [slider.right - own.width, slider.top - own.height - 4];
+    tip.style.left = `${Math.max(x, 0)}px`;
+    tip.style.top = `${Math.max(Math.min(y, innerHeight - own.height), 0)}px`;
+}
+
+function untell() {
+    clearTimeout(later);
+    tip.hidden = true;
+    tipped?.querySelector('input[type=range]').removeAttribute('aria-describedby');
+    tipped = null;
+}
+
+document.addEventListener('pointerover', event => {
+    if (event.pointerType !== 'mouse' || event.buttons) return; // during a drag the face is looked at
+    const unit = event.target.closest('.me-unit');
+    clearTimeout(later);
+    if (unit && unit !== tipped) later = setTimeout(() => tell(unit), DELAY);
+    if (!unit && tipped && !tip.contains(event.target)) later = setTimeout(untell, LINGER);
+});
+document.addEventListener('focusin', event => {
+    const unit = event.target.closest('.me-unit');
+    if (unit && event.target.matches(':focus-visible')) tell(unit);
+    else untell();
+});
+document.addEventListener('pointerdown', untell);
+document.addEventListener('scroll', untell, true);
+document.addEventListener('keydown', event => event.key === 'Escape' && untell());

@@ -13,6 +13,7 @@ from gradio.exceptions import InvalidPathError
 from gradio_client.utils import is_http_url_like
 
 from magicedit import __version__
+from magicedit.app.atlas import atlas
 from magicedit.app.endpoints import add_endpoints
 from magicedit.app.messages import listed, said, spoken
 from magicedit.app.pictures import Pictures, Updates, summary
@@ -52,8 +53,8 @@ HEADER = f"""\
 <a class='me-skip' href='#sliders'>Skip to the sliders</a>
 <header class='me-header'><h1>magicedit <small>{__version__}</small></h1>
 <p role='note'><strong>Ask first.</strong> Edit only people who agreed to it, and say that a picture was
-edited wherever you show it. Photographs stay on the machine that runs this page, which deletes them when the
-page is closed, and everything else after ten minutes.</p></header>"""
+edited wherever you show it. Photographs stay on the machine that runs this page, which deletes them half a
+minute after the page is closed, and everything else after ten minutes.</p></header>"""
 NOT_UPLOADED = "the file was not uploaded by a user of this page, or was deleted since: upload it again"
 WRONG_VALUES = "the values are not those that this address expects; see the page's API documentation"
 
@@ -63,6 +64,12 @@ FOLLOW = """file => {
     link.href = file.url;
     link.download = file.orig_name;
     link.click();
+}"""
+
+# The name that the page had before its browser reloaded it; "" where that did not happen
+BEFORE_RELOAD = """(...values) => {
+    const [{ type }] = performance.getEntriesByType('navigation');
+    return values.map(value => value ?? (type === 'reload' ? sessionStorage.getItem('magicedit') ?? '' : ''));
 }"""
 
 PRIVATE = {"api_visibility": "private"}
@@ -107,7 +114,7 @@ class Page:
         self.sessions = sessions
         units = sessions.editor.action_units
         with Blocks(title="magicedit", analytics_enabled=False) as self.blocks:
-            gr.HTML(HEADER, js_on_load=script("page.js"))
+            gr.HTML(HEADER, js_on_load=script("page.js"), atlas=atlas(units))
             self.ticket = gr.Number(0, visible=False, precision=0)
             with gr.Row(elem_id="workplace"):
                 with gr.Column(scale=2, min_width=320, elem_id="pictures"):
@@ -133,7 +140,27 @@ class Page:
             self._wire_results()
             self._wire_series()
             add_endpoints(sessions.editor, sessions.turns, sessions.folder, MODEL)
-            self.blocks.unload(sessions.end)
+            self._wire_loading()
+            self.blocks.unload(sessions.part)
+
+    def _wire_loading(self) -> None:
+        """A page that is reloaded goes on where it was: its browser keeps the page's name for that."""
+        name, tab = gr.Textbox(visible=False), self.expression
+        shown = [name, *self.pictures.of_faces, *tab.shown, *self.edit_shown]
+
+        def on_load(request: gr.Request, values: Values) -> Updates:
+            own = {name: request.session_hash}
+            if not self.sessions.resume(values[name], request):
+                return own
+            session = self.sessions.of(request)
+            sliders = tab.show(session, values[tab.mode], values[tab.linked])
+            return own | self.pictures.show_faces(session) | sliders | self._show_edit(session)
+
+        inputs = [name, tab.mode, tab.linked]
+        loading = self.blocks.load(self._spoken(on_load), {*inputs}, shown, js=BEFORE_RELOAD, **QUICK)
+        loading.success(None, name, js="name => sessionStorage.setItem('magicedit', name)", **PRIVATE)
+        self._shows_measured(loading)
+        self._tells_trouble(loading)
 
     def _wire_photograph(self) -> None:
         pictures, tab = self.pictures, self.expression
@@ -153,6 +180,7 @@ class Page:
         self._empties(opens(pictures.upload.upload, self.on_upload, pictures.upload), pictures.upload)
         self._empties(opens(pictures.camera.input, self.on_camera, pictures.camera), pictures.camera)
         self._tells_trouble(opens(pictures.example.click, self.on_example))
+        self._tells_trouble(opens(pictures.earlier.select, self.on_reopen))
         pictures.ask_camera.click(lambda: gr.Image(visible=True), None, pictures.camera, **QUICK)
         pictures.reopen.click(lambda: gr.Column(visible=True), None, pictures.opening, **QUICK)
         chosen = [*pictures.of_faces, *tab.shown, pictures.stage]
@@ -190,7 +218,7 @@ class Page:
             event(self._spoken(self.on_mode), tab.way, tab.shown, **QUICK)
 
     def _wire_drags(self) -> None:
-        """Movements of a drag are requests with a preview; its end is an edit."""
+        """Movements of a drag are requests with a preview; its end is a request, and an edit follows."""
         tab, moves = self.expression, self.pictures.drags
         asked = {self.ticket, self.pictures.face, moves, *tab.way}
         asked |= {*tab.sliders.values(), *self.settings.inputs}
@@ -203,17 +231,15 @@ class Page:
             **WITH_MODEL,
             **RAW,
         )
-        editing = moves.release(
+        ending = moves.release(
             self._spoken(self.on_release),
-            asked,
-            [*tab.shown, *self.edit_shown],
-            **LAST,
-            **self.with_progress,
-            **WITH_MODEL,
+            asked - {self.ticket},
+            [*tab.shown, self.ticket],
+            trigger_mode="multiple",
+            **QUICK,
             **RAW,
         )
-        self._shows_measured(editing)
-        self._tells_trouble(editing)
+        self._follows(ending)
 
     def _wire_requests(self) -> None:
         tab, copy, sent = self.expression, self.copy, {*self.expression.way, *self.settings.inputs}
@@ -233,16 +259,7 @@ class Page:
 
             shown = [*tab.shown, self.status, self.ticket]
             asking = event(self._spoken(on_request), sent | {*inputs}, shown, **(options or QUICK))
-            editing = asking.success(
-                self._spoken(self.on_edit),
-                None,
-                self.edit_shown,
-                **self.with_progress,
-                **LAST,
-                **WITH_MODEL,
-            )
-            self._shows_measured(editing)
-            self._tells_trouble(editing)
+            self._follows(asking)
             return asking
 
         moves(tab.feel.click, tab.ask_emotion, tab.emotion, tab.strength)
@@ -326,6 +343,19 @@ class Page:
         event.failure(lambda: None, None, place, **QUICK)
         self._tells_trouble(event)
 
+    def _follows(self, asking: gr.events.Dependency) -> None:
+        """Makes the wanted edit after the event."""
+        editing = asking.success(
+            self._spoken(self.on_edit),
+            None,
+            self.edit_shown,
+            **self.with_progress,
+            **LAST,
+            **WITH_MODEL,
+        )
+        self._shows_measured(editing)
+        self._tells_trouble(editing)
+
     def _shows_measured(self, event: gr.events.Dependency) -> None:
         """Updates the table of measurements after the event: identity takes longer than the rest of it."""
         event.success(self.on_measured, None, self.measured.bars, **LAST, **QUICK)
@@ -353,6 +383,10 @@ class Page:
     def on_example(self, request: gr.Request, values: Values) -> Updates:
         return self._open(request, values, str(EXAMPLE))
 
+    def on_reopen(self, request: gr.Request, event: gr.SelectData, values: Values) -> Updates:
+        self.sessions.of(request).reopen(int(*numbers_of(event._data, "index")))
+        return self._open(request, values, None)
+
     def _open(self, request: gr.Request, values: Values, path: str | None) -> Updates:
         session = self.sessions.of(request)
         if path is not None:
@@ -372,7 +406,7 @@ class Page:
     def on_choose(self, request: gr.Request, event: gr.EventData, values: Values) -> Updates:
         """A face is chosen: by its thumbnail, or by a place in the picture."""
         session = self.sessions.of(request)
-        if event.target is self.pictures.stage:
+        if event.target.elem_id == self.pictures.stage.elem_id:  # it may be Gradio's copy of it
             session.choose_at(*numbers_of(event._data, "x", "y"))
         else:
             session.choose(int(*numbers_of(event._data, "index")))
@@ -400,18 +434,13 @@ class Page:
         preview = self._preview(session, self.settings.read(values), values)
         return self.expression.show_values(session, values) | preview
 
-    def on_release(
-        self,
-        request: gr.Request,
-        values: Values,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008
-    ) -> Updates:
-        session, ticket = self.sessions.of(request), int(values[self.ticket])
-        if session.is_current(ticket):
-            self._move(session, values)
-            session.want(self.settings.read(values), ticket)
-        sliders = self._show_sliders(session, values)
-        return sliders | self._edit(session, progress)
+    def on_release(self, request: gr.Request, values: Values) -> Updates:
+        """A drag ends. Noted at once, it counts for the face that was dragged, whatever is chosen next."""
+        session = self.sessions.of(request)
+        self._move(session, values)
+        session.outdate()  # else sliders and movements that wait would ask for what they showed before
+        session.want(self.settings.read(values))
+        return self._show_sliders(session, values) | {self.ticket: session.ticket}
 
     def _move(self, session: Session, values: Values) -> bool:
         """Requests what a drag asks for; returns whether it has ended, or counts no more."""

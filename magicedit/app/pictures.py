@@ -43,6 +43,7 @@ class Pictures:
             with gr.Row():
                 self.example = gr.Button("Try the example", size="sm", elem_id="example")
                 self.ask_camera = gr.Button("Use the camera", size="sm", elem_id="ask-camera")
+            self.earlier = _thumbnails("Earlier photographs, with their edits", "earlier")
             self.camera = gr.Image(
                 label="Camera",
                 sources=["webcam"],
@@ -63,6 +64,7 @@ class Pictures:
             self.face,
             self.view,
             self.opening,
+            self.earlier,
             self.camera,
             self.reopen,
             self.original,
@@ -80,6 +82,11 @@ class Pictures:
             self.face: session.chosen,
             self.view: gr.Checkbox(value=session.close_up, visible=True),
             self.opening: gr.Column(visible="hidden"),  # pasted files still go there
+            self.earlier: gr.Gallery(
+                value=[str(path) for path in session.earlier_thumbnails()],
+                visible=bool(session.earlier),
+                selected_index=None,
+            ),
             self.camera: gr.Image(value=None, visible=False),
             self.reopen: gr.Button(visible=True),
             self.original: gr.Button(interactive=True),
@@ -143,7 +150,8 @@ def summary(session: Session) -> str:
     if past is None:
         count = len(session.faces)
         found = "1 face" if count == 1 else f"{count} faces"
-        return f"The photograph itself, {width} x {height} px, {found} found. Drag a dot or a slider."
+        kept = " The earlier photograph and its edits are behind Open…" if session.earlier else ""
+        return f"The photograph itself, {width} x {height} px, {found} found. Drag a dot or a slider.{kept}"
     number = f"Edit {session.position + 1} of {len(session.history)}{branch(session)}"
     return f"{number}, {past.seconds:.1f} s: {caption(past.requests)}"
 

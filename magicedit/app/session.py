@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -40,6 +40,12 @@ SMALL_FACE = 0.3  # of the photograph's height; smaller faces are shown close up
 THUMBNAIL_SIDE = 128  # px
 AT_ONCE = 4  # full-resolution pictures of a sweep in memory
 MOST_EDITS = 50  # of a page's history; older ones are dropped
+MOST_EARLIER = 5  # photographs that can be returned to
+# Attributes of a session that belong to its photograph
+OF_PHOTOGRAPH = (
+    *("faces", "chosen", "close_up", "reference", "requests", "history", "position"),
+    *("_upload", "_before", "_chips", "_next"),
+)
 NOTHING_OPEN = "there is no photograph yet: drop one first"
 
 
@@ -145,6 +151,8 @@ class Session:
         trouble: the last error message, for the page.
         reference: another photograph of the person, whose teeth show; None: none was given.
         nothing_open: what is said while there is no photograph.
+        earlier: photographs with edits that were open before, by their attributes OF_PHOTOGRAPH; the last is
+            the latest.
         history: all edits, oldest first, of every branch. position: index of the shown one; -1: the
             photograph itself.
     """
@@ -178,6 +186,7 @@ class Session:
         self._next: dict[PastEdit | None, PastEdit] = {}  # of an edit, the branch that was shown last
         self._drag: tuple[int, Request] = (0, {})  # its number, and the request when it began
         self._dropped = 0  # number of the last drag that ended
+        self.earlier: list[dict[str, Any]] = []
 
     def close(self) -> None:
         """Cancels running work and deletes the page's files."""
@@ -187,7 +196,8 @@ class Session:
         self.files.delete()
 
     def open(self, path: str | Path) -> None:
-        """Opens a photograph. On ImageError and NoFaceError the earlier one stays open."""
+        """Opens a photograph. On ImageError and NoFaceError the earlier one stays open; else it can be
+        returned to, if there are edits of it."""
         self._opening += 1
         try:
             photo = open_upload(path)
@@ -197,13 +207,36 @@ class Session:
         finally:
             self._opening -= 1
         with self._lock:
+            self._put_aside()
             self._upload, self._opened_photo = upload, (upload, photo)
-            self.faces, self.chosen, self.reference, self._opened_reference = faces, 0, None, None
+            self.faces, self.chosen, self.reference = faces, 0, None
             self.requests, self.history, self.position = {}, [], -1
-            self._before, self._chips, self._latest, self._next = {}, [], None, {}
-            self._wanted = {kind: work for kind, work in self._wanted.items() if isinstance(work, Series)}
-            self.ticket += 1
+            self._before, self._chips, self._next = {}, [], {}
             self.close_up = len(faces) == 1 and self._is_small(0)
+
+    def reopen(self, index: int) -> None:
+        """Returns to a photograph of `earlier`, with its history. MagicEditError where there is none."""
+        with self._lock:
+            if not 0 <= index < len(self.earlier):
+                raise MagicEditError("this photograph is not kept any more: open it again")
+            back = self.earlier.pop(index)
+            self._put_aside()
+            for name, value in back.items():
+                setattr(self, name, value)
+
+    def _put_aside(self) -> None:
+        """Keeps the open photograph, if there are edits of it, and drops what waits for it."""
+        if self.history:
+            kept = {name: getattr(self, name) for name in OF_PHOTOGRAPH}
+            self.earlier = [*self.earlier, kept][-MOST_EARLIER:]
+        self._opened_photo = self._opened_reference = self._latest = None
+        self._wanted = {kind: work for kind, work in self._wanted.items() if isinstance(work, Series)}
+        self.ticket += 1
+
+    def earlier_thumbnails(self) -> list[Path]:
+        """Returns a small picture of the shown edit of each photograph of `earlier`."""
+        with self._lock:
+            return [kept["history"][max(kept["position"], 0)].thumbnail for kept in self.earlier]
 
     def lend_teeth(self, path: str | Path) -> None:
         """Takes another photograph of the person, whose teeth show from the next edit on.
@@ -259,12 +292,15 @@ class Session:
     def needed(self) -> set[Path]:
         """Returns the files that the page shows or reads again, and folders of waiting and running work."""
         with self._lock:
-            uploads = [upload.path for upload in (self._upload, self.reference) if upload is not None]
-            pictures = [picture for past in self.history for picture in past.files()]
-            references = [past.reference.path for past in self.history if past.reference is not None]
-            shown = {*self._before.values(), *self._chips}
+            now = {name: getattr(self, name) for name in OF_PHOTOGRAPH}
+            kept = [*self.earlier, now]
+            history = [past for one in kept for past in one["history"]]
+            lent = [one["reference"] for one in kept] + [past.reference for past in history]
+            uploads = {upload.path for upload in (*lent, *(one["_upload"] for one in kept)) if upload}
+            pictures = {picture for past in history for picture in past.files()}
+            shown = {path for one in kept for path in (*one["_before"].values(), *one["_chips"])}
             waiting = (work.folders for work in self._wanted.values() if isinstance(work, Series))
-            return {*uploads, *references, *pictures, *shown, *self._held}.union(*waiting)
+            return (uploads | pictures | shown | self._held).union(*waiting)
 
     @contextlib.contextmanager
     def holding(self, paths: Collection[Path]) -> Iterator[None]:

@@ -17,6 +17,7 @@ MOST_PHOTOGRAPHS = 200  # pages with one; their uploads lie on the disk
 MOST_EMPTY = 500  # pages without one
 IDLE_SECONDS = 1800  # a page that waits as long gives way to a new one where there are too many
 LONGEST_SECONDS = 12 * 3600  # so long a page that nobody uses keeps its photograph
+GRACE_SECONDS = 30  # within which a browser that reloads a page comes back
 
 FULL = (
     f"{MOST_PHOTOGRAPHS} pages are in use, which is as many as this server takes; "
@@ -105,10 +106,30 @@ class Sessions:
             sessions = [*self._sessions.values()]
         return set().union(*(session.needed() for session in sessions))
 
-    def end(self, request: gr.Request) -> None:
-        """Forgets a page that was closed."""
+    def part(self, request: gr.Request) -> None:
+        """Stops the work of a page that was closed or reloads, and forgets it GRACE_SECONDS later."""
+        if (session := self.known(request)) is not None:
+            session.cancel()
+            timer = threading.Timer(GRACE_SECONDS, self.end, [request.session_hash])
+            timer.daemon = True
+            timer.start()
+
+    def resume(self, name: str, request: gr.Request) -> bool:
+        """Gives the session of the page called `name` to the page that the browser loaded in its place;
+        returns whether there is one with a photograph."""
         with self._lock:
-            session = self._forget(request.session_hash)
+            session = self._sessions.get(name)
+            if session is None or session.empty or request.session_hash == name:
+                return False
+            self._forget(name)
+            self._sessions[request.session_hash] = session
+            self._used[request.session_hash] = time.monotonic()
+            return True
+
+    def end(self, name: str) -> None:
+        """Forgets a page."""
+        with self._lock:
+            session = self._forget(name)
         if session is not None:
             session.close()
 

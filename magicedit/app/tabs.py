@@ -82,13 +82,13 @@ class ExpressionTab:
                 *STRENGTH_RANGE,
                 value=0.8,
                 step=0.05,
-                label="its strength",
+                label="strength of the emotion",
                 min_width=130,
                 buttons=[],
                 container=False,
             )
             self.feel = gr.Button(
-                "Use", min_width=60, scale=0, size="sm", interactive=False, elem_id="use-emotion"
+                "Apply", min_width=60, scale=0, size="sm", interactive=False, elem_id="use-emotion"
             )
         with gr.Row():
             self.mode = gr.Radio(
@@ -212,7 +212,9 @@ class CopyTab:
 
     def __init__(self) -> None:
         with gr.Tab("Copy", elem_id="tab-copy"):
-            self.share = gr.Slider(0, 1.5, value=1.0, step=0.05, label="how much of it", elem_id="share")
+            self.share = gr.Slider(
+                0, 1.5, value=1.0, step=0.05, label="strength of the expression", elem_id="share"
+            )
             self.photograph = dropped(
                 "Copy the expression of another photograph (its largest face)", "copy-from"
             )
@@ -244,6 +246,7 @@ class SweepTab:
                 [(titled(name), name) for name in units],
                 value="AU12" if "AU12" in units else units[0],
                 label="Action unit",
+                elem_id="sweep-unit",
             )
             with gr.Row():
                 self.start = gr.Slider(*slider_range("add"), value=-3, step=0.5, label="from")

@@ -127,6 +127,12 @@ def open_held_page(browser, held) -> Iterator[Callable[..., "sync_api.Page"]]:
         server.join()
 
 
+def emptied(page, place: str) -> None:
+    """Waits until another file can be dropped, after one was read or refused."""
+    expect(page.locator(f"{place} table")).to_have_count(0)
+    page.wait_for_selector(f"{place} input[type=file]", state="attached")
+
+
 def drop(page, path: Path, place: str = "#upload") -> None:
     page.set_input_files(f"{place} input[type=file]", path)
 
@@ -150,7 +156,7 @@ def pictured(page) -> None:
 
 def status(page, text: str) -> str:
     """Waits until the line of the page's state contains the text, and returns all of it."""
-    page.wait_for_function("t => document.querySelector('#status').innerText.includes(t)", arg=text)
+    page.wait_for_function("t => document.querySelector('#status')?.innerText.includes(t)", arg=text)
     return page.inner_text("#status")
 
 
@@ -250,7 +256,7 @@ def test_undo_redo_and_history(page):
     page.click("#neutral")
     status(page, "Edit 2 of 2")
     page.click("#undo")
-    strength = float(page.get_by_label("its strength").first.input_value())
+    strength = float(page.get_by_label("strength of the emotion").first.input_value())
     smile = EMOTIONS["happiness"]["AU12"] * strength
     assert f"AU12 +{smile:.1f}" in status(page, "Edit 1 of 2")
     expect(page.locator("#slider-AU12L input[type=number]")).to_have_value(
@@ -310,16 +316,16 @@ def test_wrong_files_are_told_and_the_page_goes_on(open_page, photographs, tmp_p
     page = open_page()
     drop(page, photographs / "grey.png")
     told(page, "no face was found in grey.png (300 x 300 px)")
-    page.wait_for_selector("#upload input[type=file]", state="attached")
+    emptied(page, "#upload")
     drop(page, photographs / "broken.jpg")
     told(page, "broken.jpg is not an image that can be read")
     (tmp_path / "notes.txt").write_text("nothing")
-    page.wait_for_selector("#upload input[type=file]", state="attached")
+    emptied(page, "#upload")
     drop(page, tmp_path / "notes.txt")
     told(page, "Invalid file type")
     assert page.locator("#edit").is_disabled()  # there is no photograph yet
     assert page.locator("#slider-AU12L input[type=range]").is_disabled()
-    page.wait_for_selector("#upload input[type=file]", state="attached")
+    emptied(page, "#upload")
     opened_photograph(page, photographs / "one.png")
     # What is open stays in view when the next one is refused, and the reason stays too
     page.click("#reopen")
@@ -344,11 +350,12 @@ def test_presets_are_saved_loaded_and_refused(page, photographs, tmp_path):
     page.get_by_role("tab", name="Copy").click()
     drop(page, preset, "#preset")
     assert "AU12 -2.0" in status(page, "Edit 3 of 3")
-    other = Expression({"AU45": 1.0}, relative=True, model="someone/other").save(tmp_path / "other.yaml")
-    page.wait_for_selector("#preset input[type=file]", state="attached")
+    other = tmp_path / "other.yaml"
+    other.write_text("magicedit: expression/1\nkind: variations\naction_units:\n  AU30: 1\n")
+    emptied(page, "#preset")
     drop(page, other, "#preset")
-    told(page, "made with someone/other asks for AU45, which this model cannot edit")
-    page.wait_for_selector("#preset input[type=file]", state="attached")
+    told(page, "unknown action unit 'AU30'")
+    emptied(page, "#preset")
     hostile = tmp_path / "hostile.yaml"
     hostile.write_text(
         "magicedit: expression/1\nkind: variations\naction_units:\n"
@@ -370,7 +377,7 @@ def test_their_own_teeth_are_lent_and_a_photograph_without_is_refused(page, phot
     page.get_by_role("tab", name="Settings").click()
     drop(page, photographs / "grey.png", "#reference")
     status(page, "no face was found in grey.png")
-    page.wait_for_selector("#reference input[type=file]", state="attached")
+    emptied(page, "#reference")
     drop(page, photographs / "two.png", "#reference")
     status(page, "These teeth show from the next edit on")
 
@@ -405,11 +412,14 @@ def test_a_video_is_previewed_and_made_by_the_sliders_request(page, photographs,
 def test_photographs_are_edited_as_a_batch(open_page, photographs):
     page = open_page()
     page.get_by_role("tab", name="Batch").click()
-    page.set_input_files("#batch input[type=file]", [photographs / "one.png", photographs / "large.jpg"])
-    page.wait_for_selector("#batch table tr:nth-of-type(2)")
+    names = ("one.png", "grey.png", "large.jpg")
+    page.set_input_files("#batch input[type=file]", [photographs / name for name in names])
+    page.wait_for_selector("#batch table tr:nth-of-type(3)")
     page.click("#batch-make")
     page.wait_for_selector("#zip a")
     expect(page.locator("#batch-shown img")).to_have_count(2)
+    status(page, "2 of 3 photographs were edited")
+    expect(page.locator("#batch-failed")).to_contain_text("no face was found in grey.png")
 
 
 def test_cancel_stops_a_long_edit(page):
@@ -547,7 +557,7 @@ def test_a_corner_of_the_mouth_dragged_by_20_px_arrives_within_5(open_page, back
     assert "AU12" in page.inner_text("#status")
 
 
-def test_a_drag_that_waits_moves_no_face_that_is_chosen_meanwhile(open_held_page, held, photographs):
+def test_a_drag_that_waits_is_of_the_face_that_was_dragged(open_held_page, held, photographs):
     busy, page = open_held_page(), open_held_page()
     opened_photograph(busy, photographs / "one.png")
     opened_photograph(page, photographs / "two.png")
@@ -557,11 +567,24 @@ def test_a_drag_that_waits_moves_no_face_that_is_chosen_meanwhile(open_held_page
     page.mouse.move(*np.add(corner_of(page, 0), (6, -9)), steps=3)
     page.mouse.up()
     page.locator("#faces button.thumbnail-item").nth(1).click()
-    page.wait_for_function("document.querySelector('#view input').checked")
+    expect(page.locator("#view input")).to_be_checked()
+    assert not busy.locator("#sweep img").is_visible()
     held.let_go.set()
-    busy.wait_for_selector("#sweep img")
-    page.wait_for_selector("#cancel", state="hidden")
-    assert "The photograph itself" in page.inner_text("#status")
+    assert "AU12 +" in status(page, "Edit 1 of 1")
+    assert "face 2" not in page.inner_text("#status")
+    expect(page.locator("#slider-AU12L input[type=number]")).to_have_value("0")  # of the second face
+
+
+def test_what_is_asked_again_while_it_runs_follows(open_held_page, held, photographs):
+    page = open_held_page()
+    opened_photograph(page, photographs / "one.png")
+    held.take(page)
+    page.locator("#sweep-unit input").fill("AU4")
+    page.keyboard.press("Enter")
+    page.click("#draw-sweep")
+    expect(page.locator("#sweep-unit input")).to_have_value(re.compile("AU4"))
+    held.let_go.set()
+    expect(page.locator("#sweep img")).to_have_attribute("src", re.compile("sweep-AU4"))
 
 
 DROP = """([place, name]) => {
@@ -627,6 +650,40 @@ def test_pads_turn_gaze_and_head_and_a_drag_elsewhere_asks_nothing(page):
     page.mouse.up()
     time.sleep(0.5)
     assert "Edit 2 of 2" in page.inner_text("#status")
+
+
+def test_a_page_that_is_reloaded_and_an_earlier_photograph_keep_their_edits(page, photographs):
+    slide(page, "AU12L", -3.0)
+    status(page, "Edit 1 of 1")
+    page.reload()
+    assert "AU12 -3.0" in status(page, "Edit 1 of 1")
+    expect(page.locator("#slider-AU12L input[type=number]")).to_have_value("-3")
+    page.click("#reopen")
+    drop(page, photographs / "two.png")
+    status(
+        page, "2 faces found. Drag a dot or a slider. The earlier photograph and its edits are behind Open"
+    )
+    page.click("#reopen")
+    page.locator("#earlier button.thumbnail-item").click()
+    assert "AU12 -3.0" in status(page, "Edit 1 of 1")
+    expect(page.locator("#slider-AU12L input[type=number]")).to_have_value("-3")
+
+
+def test_a_slider_that_is_pointed_at_or_reached_by_key_shows_what_it_does(page):
+    tip, slider = page.locator("#me-tip"), page.locator("#slider-AU12L input[type=range]")
+    expect(tip).to_be_hidden()
+    page.locator("#slider-AU12L").hover()
+    expect(tip).to_have_text("lip corner puller")
+    assert "data:image" in tip.locator("i").evaluate("e => getComputedStyle(e).backgroundImage")
+    expect(slider).to_have_attribute("aria-describedby", "me-tip")
+    page.locator("#status").hover()
+    expect(tip).to_be_hidden()
+    slider.focus()
+    page.keyboard.press("Tab")  # its number field has been passed
+    page.keyboard.press("Shift+Tab")
+    expect(tip).to_have_text("lip corner puller")
+    page.keyboard.press("Escape")
+    expect(tip).to_be_hidden()
 
 
 def test_comparing_by_key_by_holding_and_by_ctrl_wheel(page):

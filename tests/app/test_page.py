@@ -85,7 +85,7 @@ def test_an_edit_that_a_closed_page_cancels_opens_no_session(editor, photographs
     session.want(EditRequest())
 
     def closes(step: tuple[int, int], unit: str) -> None:
-        sessions.end(request)
+        sessions.end(request.session_hash)
 
     with pytest.raises(gr.Error, match="the page was closed"):
         page._spoken(page.on_edit)(request, progress=closes)

@@ -11,7 +11,7 @@ from PIL import Image
 from magicedit.action_units import EMOTIONS
 from magicedit.app import Session
 from magicedit.app.picture_files import CLOSE_SIDE, SHOWN_SIDE, Cancelled
-from magicedit.app.session import Sweep
+from magicedit.app.session import MOST_EARLIER, Sweep
 from magicedit.app.sliders import slider_names
 from magicedit.app.views import bars, reached_levels
 from magicedit.editor import ExpressionEditor
@@ -254,8 +254,12 @@ def test_presets_come_back(session):
 
 
 def test_presets_that_do_not_fit_are_refused(session, tmp_path):
-    other = Expression({"AU45": 2.0}, relative=True, model="someone/other").save(tmp_path / "other.yaml")
-    with pytest.raises(ActionUnitError, match=r"made with someone/other asks for AU45"):
+    session.ask_preset(Expression({"AU45": 2.0}, relative=True).save(tmp_path / "blink.yaml"))
+    assert session.request() == {"AU43": 2.0}
+    session.ask({})
+    other = tmp_path / "other.yaml"
+    other.write_text("magicedit: expression/1\nkind: variations\naction_units:\n  AU30: 1\n")
+    with pytest.raises(ActionUnitError, match=r"unknown action unit 'AU30'"):
         session.ask_preset(other)
     broken = tmp_path / "broken.yaml"
     broken.write_text("magicedit: expression/9\n")
@@ -465,6 +469,27 @@ def test_undoing_during_an_edit_shows_what_it_led_to_and_keeps_the_edit(session)
     assert session.past() is first
     session.redo()
     assert (session.past(), session.requests) == (second, {0: {"AU12": -3.0}})
+
+
+def test_earlier_photographs_and_their_edits_are_returned_to(session, photographs):
+    session.ask({"AU12": -3.0})
+    past = session.edit(PLAIN)
+    before = session.shown()
+    session.open(photographs / "two.png")
+    assert (session.history, len(session.faces)) == ([], 2)
+    assert session.earlier_thumbnails() == [past.thumbnail]
+    assert {*before, past.thumbnail} <= session.needed()
+    session.reopen(0)  # nothing was edited meanwhile
+    assert session.earlier == []
+    assert (session.past(), session.requests, len(session.faces)) == (past, {0: {"AU12": -3.0}}, 1)
+    assert session.shown() == before
+    for _ in range(MOST_EARLIER + 1):
+        session.ask({"AU12": -1.0})
+        session.edit(PLAIN)
+        session.open(photographs / "one.png")
+    assert len(session.earlier) == MOST_EARLIER
+    with pytest.raises(MagicEditError, match="open it again"):
+        session.reopen(MOST_EARLIER)
 
 
 def test_state_is_not_locked_while_the_model_works(session):

@@ -1,5 +1,6 @@
 """Many pages at once: memory, names that nobody has, and pages that nobody uses."""
 
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -139,8 +140,25 @@ def test_what_open_pages_show_is_needed(sessions, photographs, tmp_path):
     assert shown <= needed
     assert len([path for path in needed if path.name.startswith("kept")]) == 2
     assert preview not in needed - shown
-    sessions.end(page(0))
+    sessions.end(page(0).session_hash)
     assert sessions.needed() == set()
+
+
+def test_a_page_that_its_browser_reloads_goes_on_and_one_that_is_closed_is_deleted(
+    sessions, photographs, monkeypatch, tmp_path
+):
+    session = opened(sessions, 0, photographs / "one.png")
+    sessions.part(page(0))
+    assert sessions.resume(page(0).session_hash, page(1))
+    assert not sessions.resume(page(0).session_hash, page(2))  # it has one already
+    sessions.end(page(0).session_hash)  # as comes of `part` in a while
+    assert sessions.known(page(1)) is session
+    assert session.shown()[0].exists()
+    monkeypatch.setattr(module, "GRACE_SECONDS", 0.01)
+    sessions.part(page(1))
+    while [*tmp_path.iterdir()]:
+        time.sleep(0.01)
+    assert sessions.known(page(1)) is None
 
 
 def test_pictures_that_something_else_deleted_are_written_again(sessions, photographs, tmp_path):
