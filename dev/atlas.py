@@ -22,7 +22,7 @@ from magicedit.imaging import open_photo, strip
 CALMING = ("AU12=-4", "AU12=-4,AU25=-2.4")
 LEVELS = (2, 4)  # intensity steps
 ANGLES = (-12, 12)  # degrees
-CLOSING = ("AU43=+2.5", "AU43=+5", "AU43L=+5,AU6L=+2,AU12L=+1.5")  # half, whole, a wink
+CLOSING = ("AU43=+2.5", "AU43=+5", "AU43L=+5")  # half, whole, a wink
 SIDE = 224  # px a picture
 PORTRAIT = Path(__file__).resolve().parents[1] / "tests" / "portraits" / "closed_mouth.jpg"
 MARGIN = 0.75  # how much of the aligned crop is shown each way: brows to chin
