@@ -8,7 +8,11 @@
 `import magicedit` alone is cheap: torch and the face libraries are imported with the editor, on first use.
 """
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# From 1.29 on, ONNX Runtime sends data on its use to its publisher, unless this is set before it is imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from magicedit.editor import EditResult, ExpressionEditor, FaceEdit

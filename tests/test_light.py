@@ -161,3 +161,12 @@ def test_the_page_asks_for_none_of_it(tmp_path):
     assert "the page is at" in output
     assert asked == []
     assert {"onnxruntime", "mediapipe", "gradio"} <= imported
+
+
+def test_onnx_runtime_sends_nothing_about_its_use(tmp_path):
+    """It would make an identifier of the machine and a queue of events in the home."""
+    script = "from magicedit.models.face_model import load_face_model\nload_face_model('mini')"
+    # without what says that this is a test: there it sends nothing anyway
+    environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY)}
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True)
+    assert [*tmp_path.rglob("*")] == []
