@@ -54,6 +54,14 @@ def test_a_corner_up_and_out_is_a_smile_and_down_is_none(landmarks):
     assert -4 <= asked["AU12"] < -1
 
 
+def test_a_corner_dragged_far_down_asks_for_more_than_a_slider_has(landmarks):
+    asked, moved = dragged(landmarks, CORNER, (0, 9))
+    assert ADD_RANGE[1] < asked["AU15"] <= 9
+    assert np.linalg.norm(moved - (0, 9)) < 1
+    _, back = dragged(landmarks, CORNER, -moved, asked)
+    assert np.linalg.norm(back + moved) < 1
+
+
 def test_requests_stay_within_their_ranges_and_come_back(landmarks):
     asked, moved = dragged(landmarks, CORNER, (100, -300))
     assert all(ADD_RANGE[0] <= value <= ADD_RANGE[1] for value in asked.values())
