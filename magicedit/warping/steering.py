@@ -84,6 +84,11 @@ class _Target:
         return landmark_displacements(self.landmarks, [*self.asked]) / 5
 
     @cached_property
+    def smile_units(self) -> np.ndarray:
+        """(478, 3, 2) px, see `smile_displacements`."""
+        return smile_displacements(self.landmarks)
+
+    @cached_property
     def smiles(self) -> float:
         """0..1: how far the lips go where photographs of smiles take them; jaws drop otherwise."""
         smile, jaw = (smooth(self.asked.get(name, 0) / 2) for name in ("AU12", "AU26"))
@@ -146,7 +151,7 @@ def _steer_corners(flow: np.ndarray, target: _Target) -> np.ndarray:
     lips, jaw = (smooth(asked.get(name, 0) / 2) for name in ("AU25", "AU26"))
     missing = (wanted - reached) * (1 - max(lips, jaw), 1 - (1 - _PARTED) * lips)
     if target.smiles:
-        smiling = at_rest + _smile_moves(flow, target, MOUTH_CORNERS)
+        smiling = at_rest + _smile_moves(target, MOUTH_CORNERS, _smile_factors(flow, target)[0])
         missing += target.smiles * (smiling - reached - missing)
 
     # 2. What is missing, around each corner
@@ -194,22 +199,24 @@ def _lip_lines(landmarks: np.ndarray) -> list[np.ndarray]:
     return [edge + FLESH * (outline - edge) for edge, outline in rows]
 
 
-def _smile_moves(
-    flow: np.ndarray, target: _Target, ids: Sequence[int], limit: float = _SMILE_GAP
-) -> np.ndarray:
-    """(n, 2) px that landmarks `ids` move in a smile with the flow's gap between the lips and dropped chin.
-
-    limit: iod, of the gap. Units other than AU12, AU25 and AU26 move them as in the table.
-    """
-    landmarks, interocular = target.landmarks, target.interocular
+def _smile_factors(flow: np.ndarray, target: _Target) -> np.ndarray:
+    """(2, 3) of `smile_displacements`, for the upper and the lower lip: AU12 by 5, and iod that the flow parts
+    the lips and drops the chin. The lower lip alone parts them farther than _SMILE_GAP."""
+    landmarks = target.landmarks
     upper, lower = (line[5:6] for line in _lip_lines(landmarks))
     chin = landmarks[list(_CHIN)]
     rise, drop, jaw = (
-        float(np.median((forward_places(flow, points, from_below=below) - points)[:, 1])) / interocular
+        np.median((forward_places(flow, points, from_below=below) - points)[:, 1]) / target.interocular
         for points, below in ((upper, False), (lower, True), (chin, True))
     )
-    factors = _SMILE * target.asked["AU12"] / 5, np.clip(drop - rise, 0, limit), max(jaw, 0)
-    moves = np.einsum("nkc,k->nc", smile_displacements(landmarks)[list(ids)], factors)
+    smile, gap = _SMILE * target.asked["AU12"] / 5, max(drop - rise, 0)
+    return np.array([(smile, min(gap, _SMILE_GAP), max(jaw, 0)), (smile, gap, max(jaw, 0))])
+
+
+def _smile_moves(target: _Target, ids: Sequence[int], factors: np.ndarray) -> np.ndarray:
+    """(n, 2) px that landmarks `ids` move in a smile: AU12, AU25 and AU26 by factors (3,), others by the
+    table."""
+    moves = np.einsum("nkc,k->nc", target.smile_units[list(ids)], factors)
     return moves + target.moves(ids, AU12=0, AU25=0, AU26=0)
 
 
@@ -219,11 +226,11 @@ def _steer_smile(flow: np.ndarray, target: _Target) -> np.ndarray:
         return flow
     landmarks, spread = target.landmarks, _SMILE_SPREAD * target.interocular
     at = np.arange(len(flow), dtype=np.float32)
+    factors = _smile_factors(flow, target)
     fields, seams = [], []
     for lip, ((edge, outline), line) in enumerate(zip(_LIPS, _lip_lines(landmarks), strict=True)):
-        limit = np.inf if lip else _SMILE_GAP  # the lower lip parts them farther
         at_rest = np.concatenate([line, landmarks[list(outline)]])
-        moves = _smile_moves(flow, target, edge + outline, limit)
+        moves = _smile_moves(target, edge + outline, factors[lip])
         wanted = at_rest + moves
         missing = target.smiles * (wanted - forward_places(flow, at_rest, from_below=lip == 1))
         fields.append(_smooth_field(wanted, missing, at, spread))
