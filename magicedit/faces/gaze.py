@@ -31,9 +31,10 @@ _OPENINGS = (
 )
 # Iris diameters outwards from the middle of an eye's corners and above their line: where the iris lies in a
 # straight gaze, median of the London Set
-_OUTWARDS, _ABOVE = 0.152, 0.22
-# MediaPipe's corners follow a third to a half of an iris's way up and down, and none of its way across
-_CORNERS_FOLLOW = (1.0, 1.5)  # what a movement between the corners counts, across and up
+_OUTWARDS, _ABOVE = 0.152, 0.24
+# What a movement between the corners counts: MediaPipe's corners follow a third to a half of an iris's way up
+# and down, and none of its way across; downwards lids hide the iris too
+_UP, _DOWN = 1.4, 2.0
 # Corners lie in front of the middle of the eyeball, so a head that turns by a degree moves the irises between
 # them by this share of a degree. People who look at the camera, same person smiling and neutral: 0.4.
 _HEAD_SHOWS = 0.4
@@ -50,6 +51,7 @@ _NEAR_LIDS = (0.06, 0.16)  # radii from the lids: the outline does not count, an
 _STRONGEST = 2.0  # standard deviations of the opening's grey: lamps count no more
 _FAR = 0.1  # standard deviations that a place one radius from MediaPipe's must brighten more
 _LEAST_SEEN = 4  # rays: outlines that show fewer count less
+_SELECTIVE = 20.0  # natural logarithm of a circle's weight, for a standard deviation of brightening
 _VISIBLE = 0.3  # standard deviations: less is no visible iris, as behind dark glasses
 
 
@@ -59,8 +61,7 @@ def _places(across: float, up: float, step: float) -> np.ndarray:
     return np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
 
 
-_COARSE, _FINE_STEP = _places(0.45, 0.9, 0.15), 0.05
-_FINE = _places(0.15, 0.15, _FINE_STEP)
+_PLACES = _places(0.45, 0.9, 0.15)
 
 
 def eye_openness(landmarks: np.ndarray) -> tuple[float, float]:
@@ -103,7 +104,8 @@ def gaze_of(pixels: np.ndarray, landmarks: np.ndarray, pose: Pose) -> Gaze:
         x, y = _iris_between_corners(pixels, landmarks, side, is_open=openness[side] >= CLOSED)
         moves.append((x - outwards * _OUTWARDS, -y - _ABOVE))
     seen = [move for move, opening in zip(moves, openness, strict=True) if opening >= CLOSED] or moves
-    sines = np.clip(np.mean(seen, 0) * _CORNERS_FOLLOW / EYEBALL_RADIUS, -_RANGE, _RANGE)
+    across, up = np.mean(seen, 0) / EYEBALL_RADIUS
+    sines = np.clip([across, up * (_UP if up > 0 else _DOWN)], -_RANGE, _RANGE)
     yaw, pitch = np.degrees(np.arcsin(sines)) - _HEAD_SHOWS * np.array([pose.yaw, pose.pitch])
     return Gaze(float(yaw), float(pitch))
 
@@ -132,16 +134,15 @@ def _iris_between_corners(pixels: np.ndarray, landmarks: np.ndarray, side: int, 
     if not opening.any():
         return (by_landmarks - middle) / (2 * radius)
 
-    # 2. The circle that brightens most across its outline, coarsely, then finely around that
+    # 2. The mean of circles around, weighted by how much they brighten: the best one alone leaps with noise
     inside = cv2.distanceTransform(opening, cv2.DIST_L2, 5) / np.float32(radius)  # radii from the lids
     contrast = grey / max(float(grey[opening > 0].std()), 1e-3)
-    places = by_landmarks + radius * _COARSE
-    picture = np.dstack([contrast, inside])
-    places = places[_brightening(picture, places, by_landmarks, radius).argmax()] + radius * _FINE
-    scores = _brightening(picture, places, by_landmarks, radius)
+    places = by_landmarks + radius * _PLACES
+    scores = _brightening(np.dstack([contrast, inside]), places, by_landmarks, radius)
     if scores.max() < _VISIBLE:
         return (by_landmarks - middle) / (2 * radius)
-    return (places[scores.argmax()] + radius * _FINE_STEP * _between(scores) - middle) / (2 * radius)
+    weights = np.exp(_SELECTIVE * (scores - scores.max()))
+    return (weights @ places / weights.sum() - middle) / (2 * radius)
 
 
 def _brightening(picture: np.ndarray, places: np.ndarray, expected: np.ndarray, radius: float) -> np.ndarray:
@@ -161,20 +162,6 @@ def _brightening(picture: np.ndarray, places: np.ndarray, expected: np.ndarray, 
         weight = ((np.minimum(outer, inner)[..., 1] - low) / (high - low)).clip(0, 1)
         scores.append((rise * weight).sum(1) / (weight.sum(1) + _LEAST_SEEN))
     return np.max(scores, 0) - _FAR * ((places - expected) ** 2).sum(1) / radius**2
-
-
-def _between(scores: np.ndarray) -> np.ndarray:
-    """Returns the top of the parabolas through _FINE's best score and its neighbours, (2,) steps from it."""
-    side = round(len(scores) ** 0.5)
-    grid = scores.reshape(side, side)
-    row, column = np.unravel_index(grid.argmax(), grid.shape)
-    steps = np.zeros(2)
-    for axis, (line, place) in enumerate(((grid[row], column), (grid[:, column], row))):
-        if 0 < place < side - 1:
-            before, peak, after = line[place - 1 : place + 2]
-            bend = before - 2 * peak + after  # below 0, or 0 where all three are equal
-            steps[axis] = (before - after) / (2 * bend) if bend else 0.0
-    return steps
 
 
 def levels_of(face: Face) -> dict[str, float]:
