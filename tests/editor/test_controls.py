@@ -61,7 +61,7 @@ def test_edit_winks_on_one_side(editor, closed_mouth):
 @pytest.mark.parametrize(
     ("control", "value", "least", "most"),
     [("gaze_yaw", 15, 10, 20), ("gaze_yaw", -15, -20, -10), ("gaze_pitch", 15, 9, 21),
-     ("gaze_pitch", -15, -21, -9),
+     ("gaze_pitch", -15, -24, -9),
      ("head_yaw", 10, 7, 13), ("head_pitch", -10, -13, -6), ("head_roll", 10, 7, 13)],
 )  # fmt: skip
 def test_edit_turns_gaze_and_head_by_the_degrees_asked(editor, closed_mouth, control, value, least, most):
