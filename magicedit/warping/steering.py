@@ -200,8 +200,11 @@ def _lip_lines(landmarks: np.ndarray) -> list[np.ndarray]:
 
 
 def _smile_factors(flow: np.ndarray, target: _Target) -> np.ndarray:
-    """(2, 3) of `smile_displacements`, for the upper and the lower lip: AU12 by 5, and iod that the flow parts
-    the lips and drops the chin. The lower lip alone parts them farther than _SMILE_GAP."""
+    """(2, 3) factors of `smile_displacements`, for the upper and the lower lip.
+
+    AU12 by 5, iod that the flow parts the lips, and iod that it drops the chin. The lower lip alone parts
+    them farther than _SMILE_GAP.
+    """
     landmarks = target.landmarks
     upper, lower = (line[5:6] for line in _lip_lines(landmarks))
     chin = landmarks[list(_CHIN)]
