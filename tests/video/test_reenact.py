@@ -196,7 +196,7 @@ def test_neutral_is_what_is_shown_least_or_what_is_said(tmp_path, editor, drivin
     assert set(least) == set(NAMES)
     late = neutral_of(analysis, track, base, NAMES, 0.44, "mediapipe")
     assert late["AU12"] > levels[-4] - 0.1
-    with pytest.raises(MagicEditError, match="not seen at 9 s"):
+    with pytest.raises(MagicEditError, match="not visible at 9 s"):
         neutral_of(analysis, track, base, NAMES, 9.0, "mediapipe")
 
 
