@@ -248,7 +248,8 @@ class AttributeDiffusionPipeline(SafePipeline):
         guidance_scale: float | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "pil",
-    ) -> AttributeDiffusionOutput:
+        return_dict: bool = True,
+    ) -> AttributeDiffusionOutput | tuple:
         """Edits by denoising noise, or the noisy source, under the attributes that are asked for.
 
         Args:
@@ -259,7 +260,7 @@ class AttributeDiffusionPipeline(SafePipeline):
             num_inference_steps: DDIM steps.
             guidance_scale: w of `x_none + w (x_asked - x_none)`, clean pictures at each step.
             generator: of the noise.
-            output_type: pil, np or pt.
+            output_type: pil, np or pt. return_dict: whether to return an object; else a tuple of its fields.
 
         Raises:
             ValueError: where sizes do not fit or values are out of range.
@@ -272,5 +273,6 @@ class AttributeDiffusionPipeline(SafePipeline):
         settings = noise_level, num_inference_steps, guidance_scale
         found = [self.sample(pictures, y, noise, *settings) for y in (asked, 0 * asked)]
         # 3. Pictures
-        images, kept = (self.image_processor.postprocess(x, output_type=output_type) for x in found)
-        return AttributeDiffusionOutput(images, kept)
+        images, kept = (self.finished(x, output_type=output_type) for x in found)
+        output = AttributeDiffusionOutput(images, kept)
+        return output if return_dict else output.to_tuple()

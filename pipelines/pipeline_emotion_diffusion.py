@@ -207,7 +207,8 @@ class EmotionDiffusionPipeline(SafePipeline):
         guidance_scale: float | None = None,
         source_is_known: bool = True,
         output_type: str = "pil",
-    ) -> EmotionDiffusionOutput:
+        return_dict: bool = True,
+    ) -> EmotionDiffusionOutput | tuple:
         """Edits by DDIM inversion under the source's emotion and denoising under the target's.
 
         Args:
@@ -218,7 +219,7 @@ class EmotionDiffusionPipeline(SafePipeline):
             num_inference_steps: of the inversion, and again of the denoising.
             guidance_scale: w of `e_source + w (e_target - e_source)` at each denoising step.
             source_is_known: see `class_weights`.
-            output_type: pil, np or pt.
+            output_type: pil, np or pt. return_dict: whether to return an object; else a tuple of its fields.
 
         Raises:
             ValueError: where sizes do not fit or values are out of range.
@@ -231,10 +232,10 @@ class EmotionDiffusionPipeline(SafePipeline):
         )
         # 2. Pictures
         images, round_trips = (
-            self.image_processor.postprocess(self.decode(latents), output_type=output_type)
-            for latents in (edited, again)
+            self.finished(self.decode(latents), output_type=output_type) for latents in (edited, again)
         )
-        return EmotionDiffusionOutput(images, round_trips)
+        output = EmotionDiffusionOutput(images, round_trips)
+        return output if return_dict else output.to_tuple()
 
     @torch.no_grad()
     def edit(

@@ -301,8 +301,13 @@ class FlowAutoencoderPipeline(SafePipeline):
 
     @torch.no_grad()
     def __call__(
-        self, source: Images, au_delta, source_is_known: bool = True, output_type: str = "pil"
-    ) -> FlowAutoencoderOutput:
+        self,
+        source: Images,
+        au_delta,
+        source_is_known: bool = True,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> FlowAutoencoderOutput | tuple:
         """Edits by latent arithmetic with class means.
 
         Args:
@@ -310,7 +315,7 @@ class FlowAutoencoderPipeline(SafePipeline):
             au_delta: (batch, controls) or (controls,), in intensity steps.
             source_is_known: whether the sources show the expression of the classes' source; else Z(S) itself
                 is what the difference is taken from.
-            output_type: pil, np or pt.
+            output_type: pil, np or pt. return_dict: whether to return an object; else a tuple of its fields.
 
         Raises:
             ValueError: where sizes do not fit.
@@ -324,8 +329,9 @@ class FlowAutoencoderPipeline(SafePipeline):
         flow = self.decoder(pictures, latent, own)
         moved = move(pictures, flow)
         confidence = self.confidence(pictures, moved.to(pictures), flow).sigmoid()
-        images = self.image_processor.postprocess(moved, output_type=output_type)
-        return FlowAutoencoderOutput(images, in_pixels(flow), confidence)
+        images = self.finished(moved, output_type=output_type)
+        output = FlowAutoencoderOutput(images, in_pixels(flow), confidence)
+        return output if return_dict else output.to_tuple()
 
     @torch.no_grad()
     def interpolate(
@@ -357,5 +363,5 @@ class FlowAutoencoderPipeline(SafePipeline):
         logits = self.confidence(sources, moved.to(sources), flow)
         share = torch.softmax(torch.stack(logits.chunk(2)), dim=0)[0]  # (frames, height, width)
         blended = share[:, None] * moved[: len(at)] + (1 - share[:, None]) * moved[len(at) :]
-        images = self.image_processor.postprocess(blended, output_type=output_type)
+        images = self.finished(blended, output_type=output_type)
         return FlowAutoencoderOutput(images, in_pixels(flow), share)

@@ -263,13 +263,15 @@ class GANimationPipeline(SafePipeline):
     # -- what it does --
 
     @torch.no_grad()
-    def __call__(self, source: Images, au_delta, output_type: str = "pil") -> GANimationOutput:
+    def __call__(
+        self, source: Images, au_delta, output_type: str = "pil", return_dict: bool = True
+    ) -> GANimationOutput | tuple:
         """Edits.
 
         Args:
             source: aligned crops, see `pictures`.
             au_delta: (batch, labels) or (labels,), in intensity steps.
-            output_type: pil, np or pt.
+            output_type: pil, np or pt. return_dict: whether to return an object; else a tuple of its fields.
 
         Raises:
             ValueError: where sizes do not fit.
@@ -278,8 +280,9 @@ class GANimationPipeline(SafePipeline):
         style = self.embedding(self.labels(pictures, au_delta))  # (batch, style_size)
         attention, colour = self.generator(pictures, style)
         edited = compose(pictures, attention, colour)
-        images = self.image_processor.postprocess(edited, output_type=output_type)
-        return GANimationOutput(images, attention[:, 0], colour)
+        images = self.finished(edited, output_type=output_type)
+        output = GANimationOutput(images, attention[:, 0], colour)
+        return output if return_dict else output.to_tuple()
 
     def interpolate(
         self, source: Images, first, second, positions, output_type: str = "pil"

@@ -319,6 +319,18 @@ class SafePipeline(ShippedPipeline):
             raise ValueError(f"{what} must be RGB of {size} x {size} px, got {tuple(found.shape)}")
         return found.to(self.device, self.dtype)
 
+    def finished(self, pictures: torch.Tensor, output_type: str):
+        """Pictures (batch, 3, height, width) in [-1, 1] as a call returns them.
+
+        output_type: "pil", "np" (batch, height, width, 3) or "pt" (batch, 3, height, width), both in [0, 1].
+
+        Raises:
+            ValueError: on another type.
+        """
+        if output_type not in ("pil", "np", "pt"):
+            raise ValueError(f'output_type must be "pil", "np" or "pt", got {output_type!r}')
+        return self.image_processor.postprocess(pictures, output_type=output_type)
+
     def _write_code(self, folder: Path) -> None:
         file = Path(inspect.getfile(type(self)))
         code, module, kinds = self_contained(file), file.stem, self.component_classes

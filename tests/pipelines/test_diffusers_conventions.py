@@ -91,7 +91,7 @@ def test_arguments_that_cannot_be_served_are_refused(saved, arguments, message):
 
 
 def test_quantization_reaches_the_components_it_names(saved):
-    """The library is not installed here: diffusers asks for it, when it loads the named component."""
+    """Where its library is not installed, diffusers asks for it when it loads the named component."""
     config = diffusers.PipelineQuantizationConfig(
         quant_mapping={"unet": diffusers.QuantoConfig(weights_dtype="int8")}
     )
@@ -124,10 +124,15 @@ def test_a_variant_is_saved_and_loaded(loaded, saved, tmp_path):
         MagicEditPipeline.from_pretrained(tmp_path, variant="bf16")
 
 
-def test_families_take_the_same_arguments(tmp_path):
+@pytest.fixture
+def ganimation():
     torch.manual_seed(0)
     networks = GANimationGenerator(4, 1, 8), LabelEmbedding(2, 8), GANimationCritic(16, 4, 2)
-    GANimationPipeline(*networks, 16, "AU12,AU26").save_pretrained(tmp_path, variant="fp16")
+    return GANimationPipeline(*networks, 16, "AU12,AU26")
+
+
+def test_families_take_the_same_arguments(ganimation, tmp_path):
+    ganimation.save_pretrained(tmp_path, variant="fp16")
     arguments = {"variant": "fp16", "use_safetensors": True, "trust_remote_code": False, "device_map": "cpu"}
     pipeline = GANimationPipeline.from_pretrained(tmp_path, dtype=torch.bfloat16, **arguments)
     assert pipeline.dtype == torch.bfloat16
@@ -281,6 +286,16 @@ def test_a_composing_call_that_is_interrupted_at_once_returns_the_crop(monkeypat
     monkeypatch.setattr(MagicEditPipeline, "interrupt", True)  # as by another thread
     crop = torch.from_numpy(np.array(random_crop(32, 0))).permute(2, 0, 1)[None] / 255
     torch.testing.assert_close(run(pipeline), crop, rtol=0, atol=1e-6)
+
+
+def test_calls_of_families_may_return_a_tuple(ganimation):
+    crop = random_crop(16)
+    output = ganimation(crop, [2.0, 0.0], output_type="pt")
+    images, attention, colour = ganimation(crop, [2.0, 0.0], output_type="pt", return_dict=False)
+    for one, other in zip((images, attention, colour), output.to_tuple(), strict=True):
+        assert torch.equal(one, other)
+    with pytest.raises(ValueError, match='"pil", "np" or "pt", got \'latent\''):
+        ganimation(crop, [2.0, 0.0], output_type="latent")
 
 
 class Halve(PipelineCallback):
