@@ -219,7 +219,7 @@ def test_small_faces_that_are_left_alone_are_told(capsys, tmp_path, model):
         (["--au", "AU12=1", "--target-tolerance", "-1"], "must be a positive number"),
         (["--au", "AU12=1", "--target-tolerance", "1", "--no-measure"], "do not switch measuring off"),
         (["--au", "AU12=1", "--strength", "nan"], "strength"),
-        (["--model", "mini-live", "--au", "AU45=1"], "AU45 (blink) is measured but cannot be edited"),
+        (["--model", "mini-live", "--au", "AU99=1"], "unknown action unit 'AU99'"),
         (["--au", "AU12=1", "--seed", "-1"], "seed"),
     ],
 )
