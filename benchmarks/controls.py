@@ -2,11 +2,12 @@
 
     python benchmarks/controls.py [--faces london] [--regions eye,gaze,head] [-o benchmarks/controls.json]
 
-Each control, or each of some regions, is requested of each of the 52 faces of `benchmarks/jury.py` with `mini`. A row holds what is
-measured before and after, the identity distance, the share of the photograph's pixels that stay equal to the
-byte, and warnings; "lost" where no face is found again. Lids and lips are measured in intensity steps by
-MediaPipe's blendshapes, gaze and the head in degrees, see `magicedit.faces.levels_of`. Faces whose eyes are
-closed in the photograph are left out of what is asked of eyes.
+Each control, or each of some regions, is requested of each of the 52 faces of `benchmarks/jury.py` with
+`mini`. A row holds what is measured before and after, the identity distance, the share of the photograph's
+pixels that stay equal to the byte, and warnings; "lost" where no face is found again. Lids and lips are
+measured in intensity steps by MediaPipe's blendshapes, gaze and the head in degrees, see
+`magicedit.faces.levels_of`. Faces whose eyes are closed in the photograph are left out of what is asked of
+eyes.
 """
 
 import argparse
