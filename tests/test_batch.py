@@ -496,7 +496,7 @@ def test_decimal_commas_and_blank_lines_of_spreadsheets(photos, tmp_path):
         ("photo,au\na.png,AU12=30\n", "row 2: expected a delta between -10 and 10 for AU12"),
         ("photo,AU12\na.png,much\n", "row 2: expected a delta between -10 and 10 for AU12, got 'much'"),
         ("photo,AU12,au\na.png,1,AU12=2\n", "row 2: AU12 is given twice"),
-        ("photo,AU45\na.png,1\n", "row 2: AU45 (blink) is measured but cannot be edited"),
+        ("photo,au\na.png,AU99=1\n", "row 2: unknown action unit 'AU99'"),
         ("photo,set\na.png,AU12=9\n", "row 2: expected an intensity between 0 and 5"),
         ("photo,seed\na.png,-1\n", "row 2: column seed: expected a whole number, got '-1'"),
         ("photo,neutral\na.png,perhaps\n", "row 2: column neutral: expected yes or no"),
@@ -680,8 +680,8 @@ def test_nothing_to_do(photos, tmp_path):
         edit_folder(photos, tmp_path / "out", CALM, workers=0)
     with pytest.raises(OutputError, match="format must be one of"):
         edit_folder(photos, tmp_path / "out", CALM, format="gif")
-    with pytest.raises(ActionUnitError, match="cannot be edited"):
-        edit_folder(photos, tmp_path / "out", EditRequest(add={"AU45": 1}))
+    with pytest.raises(ActionUnitError, match="tan"):  # of another model
+        edit_folder(photos, tmp_path / "out", EditRequest(add={"tan": 1}, names=("tan",)))
     assert not (tmp_path / "out").exists()
     with pytest.raises(ModelError, match="nowhere"):
         edit_folder(photos, tmp_path / "out", CALM, model="nowhere")
