@@ -48,7 +48,7 @@ _SHARES = {"AU9": 0.65}  # of the table: with all of it an identity network take
 _SMILING = {"AU12": 0.85}  # the same for smiles: cheeks rise less in photographs
 # Smiles: times the movement of photographs, whose smiles are mild; iod between the lips that raise the upper
 # one, at most; iod, the standard deviation of a landmark's correction
-_SMILE, _SMILE_GAP, _SMILE_SPREAD = 1.2, 0.10, 0.045
+_SMILE, _SMILE_GAP, _SMILE_SPREAD = 1.1, 0.10, 0.045
 
 
 def steer(flow: np.ndarray, landmarks: np.ndarray, request: Mapping[str, float]) -> np.ndarray:

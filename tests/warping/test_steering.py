@@ -57,7 +57,7 @@ def test_lips_that_smile_go_where_those_of_photographs_do(landmarks, share, also
     fields = displacement_fields(landmarks, SIZE)
     flow = backward_flow(fields, vector, landmarks, SIZE)[0].astype(np.float32)
     ids = (*MOUTH_CORNERS, 0, 17, 40, 270)  # the middle of both lips' outlines, and beside it
-    smile = smile_displacements(landmarks)[list(ids), 0] * 1.2 * 3 / 5 / face_frame(landmarks).interocular
+    smile = smile_displacements(landmarks)[list(ids), 0] * 1.1 * 3 / 5 / face_frame(landmarks).interocular
     smile += wanted(landmarks, ids, **{"AU12": 0.0} | also)
     missed, error = (
         np.abs(moved(f, landmarks, ids) - smile).max() for f in (flow, steer(flow, landmarks, request))
