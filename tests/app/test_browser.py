@@ -379,7 +379,7 @@ def test_their_own_teeth_are_lent_and_a_photograph_without_is_refused(page, phot
     status(page, "no face was found in grey.png")
     emptied(page, "#reference")
     drop(page, photographs / "two.png", "#reference")
-    status(page, "These teeth show from the next edit on")
+    status(page, "These teeth appear from the next edit on")
 
 
 def test_a_video_is_previewed_and_made_by_the_sliders_request(page, photographs, tmp_path):
