@@ -17,7 +17,8 @@ PACKAGES = ("magicedit", "torch", "diffusers", "mediapipe", "numpy", "opencv-con
 def hardware() -> dict[str, object]:
     """CPU model, cores that this process may use, memory in GB, operating system."""
     cpuinfo = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text(encoding="utf-8")) if cpuinfo.is_file() else None
+    known = cpuinfo.read_text(encoding="utf-8") if cpuinfo.is_file() else ""
+    found = re.search(r"model name\s*:\s*(.+)", known)
     return {
         "cpu": found[1] if found else platform.processor() or platform.machine(),
         "cores": cores(),

@@ -396,7 +396,8 @@ def use_onnx(pipeline: MagicEditPipeline, folder: str | Path, threads: int | Non
     check_exportable(pipeline)
     if not (folder / GRAPH).is_file() or not (folder / GRAPH_WEIGHTS).is_file():
         raise ModelError(f"there must be {GRAPH} and {GRAPH_WEIGHTS} in {folder}; export_onnx writes them")
-    if json.loads((folder / GRAPH_WEIGHTS).read_text(encoding="utf-8"))["weights_sha256"] != weights_digest(pipeline.unet):
+    exported = json.loads((folder / GRAPH_WEIGHTS).read_text(encoding="utf-8"))
+    if exported["weights_sha256"] != weights_digest(pipeline.unet):
         raise ModelError(f"{folder / GRAPH} is of other weights than this pipeline's; export it again")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or torch.get_num_threads()

@@ -262,7 +262,7 @@ def carry_mouth(
         pixels: the photograph, (height, width, 3) uint8 RGB.
         alignment, change, region: as of `carry_change`; what the change paints around the mouth is lost.
         landmarks: MediaPipe's (478, 2), photograph px.
-        mouth: whose teeth show where the lips part; None: nobody's.
+        mouth: the teeth to show where the lips part; None: no teeth.
         parts: whether closed lips may part; if not, the layer serves mouths alone whose inside is seen.
         in_place: whether `pixels` itself is changed.
 

@@ -114,7 +114,8 @@ class Mouth:
 @cache
 def embedded_mouths() -> tuple[Mouth, ...]:
     """The donors that ship with the package, with teeth of one tint: yellow ones look dull elsewhere."""
-    mouths = [_load_mouth(entry) for entry in json.loads((DONORS / "donors.json").read_text(encoding="utf-8"))]
+    entries = json.loads((DONORS / "donors.json").read_text(encoding="utf-8"))
+    mouths = [_load_mouth(entry) for entry in entries]
     tints = np.stack([mouth.teeth_colour / mouth.teeth_colour.mean() for mouth in mouths])
     gains = (tints.mean(0) / tints).astype(np.float32)
     return tuple(
