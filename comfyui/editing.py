@@ -23,6 +23,7 @@ from magicedit.imaging import open_photo, save_image
 from magicedit.provenance import Mark
 from magicedit.request import face_number
 from magicedit.video import Smoothing, VideoSettings, edit_frames
+from magicedit.vocabulary import quoted
 
 Watch = Callable[[int, int], None]
 
@@ -142,12 +143,17 @@ def text_of(expression: Expression) -> str:
 def face_choice(text: str) -> str | int:
     """Returns the `face` of a request: a word, or the index from 0 of a number such as "#2", from 1.
 
-    Raises NoFaceError for a bare number: workflows saved by earlier versions hold such, counted from 0.
+    Raises NoFaceError for anything else, and for a bare number: workflows saved by earlier versions hold
+    such, counted from 0.
     """
     text = text.strip().lower()
     number = text.removeprefix("#")
+    if text in ("all", "largest"):
+        return text
     if not number.isdecimal() or len(number) > 9:
-        return text  # the editor says what it expects
+        raise NoFaceError(
+            f"expected all, largest, or a number such as #1, the largest face, got {quoted(text)}"
+        )
     if number == text:
         raise NoFaceError(
             f'expected all, largest, or a number such as #1, the largest face, got "{text}"; one without '

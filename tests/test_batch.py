@@ -480,6 +480,7 @@ def test_decimal_commas_and_blank_lines_of_spreadsheets(photos, tmp_path):
         ('photo,strength\na.png,"1,x"\n', "column strength: expected a number, such as 1.5, got '1,x'"),
         (f"photo,seed\na.png,{'9' * 5000}\n", "row 2: column seed: expected a whole number, got '999"),
         (f"photo,face\na.png,{'9' * 5000}\n", "row 2: column face: expected a whole number, got '999"),
+        ("photo,face\na.png,-1\n", "row 2: column face: expected all, largest or a number from 1, got '-1'"),
         ("photo,output\na.png,..\\a.png\n", "column output: expected a path inside the output folder"),
         ("photo,output\na.png,C:\\a.png\n", "column output: expected a path inside the output folder"),
         ("photo\na.png\0\n", "it has zero bytes"),

@@ -274,6 +274,10 @@ def test_measure_writes_blendshapes(capsys, photo, tmp_path):
     capsys.readouterr()
     assert main(["measure", str(photo), "--arkit", str(tmp_path / "none" / "x.csv")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+    twice = tmp_path / "twice.csv"
+    line = refused(capsys, "measure", photo, "--arkit", twice, "--openface", tmp_path / "." / "twice.csv")
+    assert f"--arkit and --openface name one file, {twice}" in line
+    assert not twice.exists()
 
 
 def test_transfer_of_some_regions(capsys, photo, tmp_path):
@@ -839,6 +843,12 @@ def test_quiet_and_verbose(capsys, photo, tmp_path, model):
     (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
     for command in commands.choices.values():
         assert {"-q", "--quiet", "-v", "--verbose"} <= {*command._option_string_actions}
+
+
+def test_a_quiet_app_still_tells_its_address_and_password(capsys, monkeypatch):
+    monkeypatch.setattr("magicedit.app.serve", lambda load, *, say, **_: say("the page is at ..."))
+    assert main(["app", "-q"]) == 0
+    assert capsys.readouterr().err == "the page is at ...\n"
 
 
 def test_steps_are_the_models_in_all_commands():

@@ -140,6 +140,14 @@ def _units(text: str) -> str:
     return text.replace(";", ",").replace("\n", ",")
 
 
+def _face(text: str) -> str | int:
+    if _WHOLE.fullmatch(text):
+        return face_number(f"{_whole(text)}")
+    if text.lower() not in ("all", "largest"):
+        raise MagicEditError(f"expected all, largest or a number from 1, got {shown(text)!r}")
+    return text.lower()
+
+
 _WHOLE = re.compile(r"[0-9]+(\.0*)?")
 # column -> field of an EditRequest, and how its cells are read
 COLUMNS: dict[str, tuple[str, Callable[[str], Any]]] = {
@@ -149,7 +157,7 @@ COLUMNS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "expression": ("expression", str),  # a file, relative to the manifest
     "strength": ("strength", _number),
     "neutral": ("neutral", _yes),
-    "face": ("face", lambda text: face_number(f"{_whole(text)}") if _WHOLE.fullmatch(text) else text.lower()),
+    "face": ("face", _face),
     "target_tolerance": ("tolerance", _number),
     "max_edits": ("max_edits", _whole),
     "steps": ("steps", _whole),

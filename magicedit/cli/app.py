@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable
 
-from magicedit.cli.common import add_model_options, load_editor, options, say
+from magicedit.cli.common import add_model_options, load_editor, options, warn
 
 APP_EXAMPLES = """\
 examples:
@@ -41,6 +41,6 @@ def run_app(args: argparse.Namespace) -> int:
         **options(args, "host", "port", "password", "quality", "guidance", "seed"),
         allow_hosts=args.allow_host,
         open_browser=args.open,
-        say=say,
+        say=warn,  # the address and the password are this command's results: --quiet keeps them
     )
     return 0

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magicedit import files
-from magicedit.errors import DatasetError, ImageError, OutputError, needs_whole
+from magicedit.errors import DatasetError, ImageError, MagicEditError, OutputError, needs_whole
 
 if TYPE_CHECKING:
     from magicedit.editor import EditResult, ExpressionEditor
@@ -343,9 +343,14 @@ def add_pictures_option(parser: argparse._ActionsContainer) -> None:
 
 
 def pictures_of(args: argparse.Namespace) -> int:
-    """Returns the number of pictures of a strip, and warns who may have meant it by --steps."""
+    """Returns the number of pictures of a strip, and warns who may have meant it by --steps.
+
+    Raises MagicEditError where there are fewer than 2.
+    """
     if args.pictures is None and args.steps is not None:
         warn(f"warning: --steps is of the model; --pictures sets the number of pictures ({PICTURES})")
+    if args.pictures is not None and args.pictures < 2:
+        raise MagicEditError(f"--pictures must be at least 2, got {args.pictures}")
     return PICTURES if args.pictures is None else args.pictures
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from magicedit.cli import common
-from magicedit.errors import ImageError, MagicEditError
+from magicedit.errors import ImageError, MagicEditError, OutputError
+from magicedit.files import shown
 
 if TYPE_CHECKING:
     from magicedit.faces import Face
@@ -74,13 +75,11 @@ def run_measure(args: argparse.Namespace) -> int:
     with common.loading(args):
         from magicedit.editor import face_to_json, measured_expression, select_faces
         from magicedit.faces import levels_relative_to, load_backend, search
-        from magicedit.imaging import open_photo, writable
+        from magicedit.imaging import open_photo
 
         photo = common.open_input(args.photo)
         base = None if args.neutral is None else open_photo(args.neutral)
-        for output in (args.save, args.arkit, args.openface):
-            if output is not None:
-                writable(output, forbid=args.photo, exist_ok=args.overwrite)
+        _check_outputs(args)
         backend = load_backend(args.backend)
     found = search(backend, photo.pixels)
     faces = select_faces(found.faces, "all", photo)
@@ -117,6 +116,21 @@ def run_measure(args: argparse.Namespace) -> int:
         else:
             _print_levels(face)
     return 0
+
+
+def _check_outputs(args: argparse.Namespace) -> None:
+    """Raises OutputError where a file to write exists, is an input, or is named twice."""
+    from magicedit.imaging import writable
+
+    taken: dict[Path, str] = {}
+    for option in ("save", "arkit", "openface"):
+        if (output := getattr(args, option)) is not None:
+            for given in filter(None, (args.photo, args.neutral)):
+                target = writable(output, forbid=given, exist_ok=args.overwrite)
+            if (other := taken.setdefault(target, option)) != option:
+                raise OutputError(
+                    f"--{other} and --{option} name one file, {shown(output)}; give each its own"
+                )
 
 
 def _print_levels(face: "Face") -> None:
@@ -157,11 +171,9 @@ def _run_video(args: argparse.Namespace) -> int:
     from magicedit.arkit import MEASURED
     from magicedit.cli.video import ProgressLine
     from magicedit.faces import load_backend
-    from magicedit.imaging import writable
     from magicedit.video import Video, blendshapes_of, measure_frames
 
-    for output in outputs:
-        writable(output, forbid=args.photo, exist_ok=args.overwrite)
+    _check_outputs(args)
     video = Video(args.photo)
     backend = load_backend(args.backend)
     frames = measure_frames(
@@ -175,12 +187,12 @@ def _run_video(args: argparse.Namespace) -> int:
         _write_csv(args.arkit, ("time", *MEASURED), rows)
     if args.openface is not None:
         _write_openface(args.openface, frames.times, frames.faces)
-    shown = sum(face is not None for face in frames.faces)
+    seen = sum(face is not None for face in frames.faces)
     if args.json:
-        content = {"output": str(outputs[0]), "frames": len(frames.times), "seen": shown}
+        content = {"output": str(outputs[0]), "frames": len(frames.times), "seen": seen}
         common.print_json(content | ({"outputs": [*map(str, outputs)]} if len(outputs) > 1 else {}))
     else:
-        print(f"{', '.join(map(str, outputs))}  ({len(frames.times)} frames, {shown} with the face)")
+        print(f"{', '.join(map(str, outputs))}  ({len(frames.times)} frames, {seen} with the face)")
     return 0
 
 

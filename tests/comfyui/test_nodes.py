@@ -210,6 +210,8 @@ def test_measuring(run, editor, face):
     assert expression.values["AU12"] == pytest.approx(measured[0][0]["action_units"]["AU12"], abs=1e-3)
     with pytest.raises(NoFaceError, match="face 4 does not exist"):
         run("MagicEditMeasure", editor=editor, image=face, face="#4")
+    with pytest.raises(NoFaceError, match="a number such as #1, the largest face, got '-1'"):
+        run("MagicEditMeasure", editor=editor, image=face, face="-1")
 
 
 def test_a_sweep_is_a_batch(run, editor, face):
