@@ -110,9 +110,21 @@ class Sessions:
         """Stops the work of a page that was closed or reloads, and forgets it GRACE_SECONDS later."""
         if (session := self.known(request)) is not None:
             session.cancel()
-            timer = threading.Timer(GRACE_SECONDS, self.end, [request.session_hash])
-            timer.daemon = True
-            timer.start()
+            self._end_later(request.session_hash, GRACE_SECONDS)
+
+    def _end_later(self, name: str, seconds: float) -> None:
+        timer = threading.Timer(seconds, self._end_unused, [name, time.monotonic()])
+        timer.daemon = True
+        timer.start()
+
+    def _end_unused(self, name: str, since: float) -> None:
+        """Forgets a page, unless it was used since then: only its connection had broken off, for good."""
+        with self._lock:
+            used = self._used.get(name, since) > since
+        if used:
+            self._end_later(name, IDLE_SECONDS)
+        else:
+            self.end(name)
 
     def resume(self, name: str, request: gr.Request) -> bool:
         """Gives the session of the page called `name` to the page that the browser loaded in its place;

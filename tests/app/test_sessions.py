@@ -161,6 +161,16 @@ def test_a_page_that_its_browser_reloads_goes_on_and_one_that_is_closed_is_delet
     assert sessions.known(page(1)) is None
 
 
+def test_a_page_stays_if_it_is_used_after_its_connection_broke_off(sessions, photographs, clock):
+    session, name = opened(sessions, 0, photographs / "one.png"), page(0).session_hash
+    broke_off, clock.now = clock.now, clock.now + 1
+    sessions.of(page(0))
+    sessions._end_unused(name, broke_off)
+    assert sessions.known(page(0)) is session
+    sessions._end_unused(name, clock.now)
+    assert sessions.known(page(0)) is None
+
+
 def test_pictures_that_something_else_deleted_are_written_again(sessions, photographs, tmp_path):
     session = opened(sessions, 0, photographs / "one.png")
     for value in (-1.0, -2.0):
