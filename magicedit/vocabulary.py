@@ -266,7 +266,8 @@ class Vocabulary(tuple[str, ...]):
                 steps = sorted((low / worth, high / worth))
                 least = 0.0 if limits == "levels" else steps[0]
                 number = number_within(value, str(text).strip(), (least, steps[1]), what)
-                values[name] = values.get(name, 0.0) + worth * number
+                total = values.get(name, 0.0) + worth * number
+                values[name] = number_within(total, name, (low, high), "an angle in degrees")
                 directions.setdefault(name, []).append(worth)
                 continue
             meant = "an angle in degrees" if self[base].is_angle else what

@@ -394,6 +394,7 @@ def test_codes_of_directions_are_angles(spec, expected):
         ("AU61=1,gaze_yaw=2", "gaze_yaw is given twice"),
         ("AU61=1,AU62=1,AU61=1", "gaze_yaw is given twice"),
         ("AU43=1,AU45=2", "AU43 is given twice"),
+        ("AU61=5,AU62=-1", "expected an angle in degrees between -30 and 30 for gaze_yaw, got 36"),
         ("AU61L=1", "AU61L cannot be named here; gaze_yaw can, in degrees"),
     ],
 )

@@ -213,8 +213,10 @@ class Curve:
         for name, values in self.values.items():
             try:
                 control, worth = vocabulary.read(name)
-                if control == name or control not in self.values:  # AU45 beside AU43 tells the same
+                if control == name or control not in self.values:
                     usable[control] = worth * values
+                elif not self.measured:  # a tool's AU45 beside its AU43 tells the same
+                    raise ActionUnitError(f"{name} and {control} are the same here; give one of them")
             except ActionUnitError as error:
                 problem = ActionUnitError(f"{self.source}: {error}")
                 if not self.measured:

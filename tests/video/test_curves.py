@@ -97,6 +97,14 @@ def test_codes_of_directions_are_columns(tmp_path):
         curve.usable_by(NAMES)
 
 
+def test_one_control_under_two_names():
+    keys = Curve.from_keys(["0:AU43=0,AU45=5"])
+    with pytest.raises(ActionUnitError, match="AU45 and AU43 are the same here"):
+        keys.usable_by(editable(NAMES))
+    measured = Curve(keys.times, keys.values, measured=True)
+    assert measured.usable_by(editable(NAMES)).at(0) == {"AU43": 0}
+
+
 def test_arrays_are_taken():
     curve = Curve(np.array([0.0, 2.0]), {"AU12": np.array([0.0, 1.0])})
     assert curve.at(0.5) == {"AU12": 0.25}
