@@ -58,12 +58,18 @@ def aligned_crop(
         landmarks: as of `condition_image`, in pixels of the photograph.
 
     Raises:
-        ValueError: on landmarks of another shape, or that are not finite.
+        ValueError: on landmarks of another shape, that are not finite, not in the photograph, or one point.
     """
     points = checked_landmarks(landmarks).astype(np.float64) @ (1, 1j)  # x + iy
     stable = points[TEMPLATE[:, 0 if len(points) == 478 else 1].astype(int)]
     target = TEMPLATE[:, 2:] @ (1, 1j) * size - (0.5 + 0.5j)
-    moved, spread = target - target.mean(), stable - stable.mean()
+    moved, spread, centre = target - target.mean(), stable - stable.mean(), stable.mean()
+    inside = 0 <= centre.real < photo.width and 0 <= centre.imag < photo.height
+    if not inside or not spread.any():
+        raise ValueError(
+            f"landmarks must be in pixels of the photograph of {photo.width} x {photo.height}, got a face "
+            f"around ({centre.real:g}, {centre.imag:g})"
+        )
     scale = np.vdot(spread, moved) / np.vdot(spread, spread).real  # and rotation
     shift = target.mean() - scale * stable.mean()
     in_crop = scale * points + shift

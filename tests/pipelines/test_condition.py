@@ -11,7 +11,7 @@ from magicedit import faces
 from magicedit.faces import alignment, regions
 from magicedit.models import load_pipeline
 from magicedit.pipelines import condition
-from magicedit.pipelines.condition import condition_image
+from magicedit.pipelines.condition import aligned_crop, condition_image
 from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
 
 
@@ -80,6 +80,12 @@ def test_it_is_the_packages_picture(scheme, size):
 def test_unusable_inputs_are_refused(crop, landmarks, message):
     with pytest.raises(ValueError, match=message):
         condition_image(crop, landmarks)
+
+
+@pytest.mark.parametrize("landmarks", [np.ones((478, 2)), np.random.default_rng(0).normal(1e6, 9, (68, 2))])
+def test_landmarks_outside_a_photograph_are_refused(landmarks):
+    with pytest.raises(ValueError, match="pixels of the photograph of 40 x 30"):
+        aligned_crop(Image.new("RGB", (40, 30)), landmarks, 64)
 
 
 @pytest.mark.parametrize("scheme", ["mediapipe478", "ibug68"])
