@@ -231,11 +231,15 @@ class ShippedPipeline(DiffusionPipeline):
         remove_digests(folder)
         super().save_pretrained(folder, safe_serialization=True, variant=variant, **kwargs)
         self._write_code(folder)
-        for config_file in folder.glob("*/*config.json"):
+        for config_file in self._configs(folder):
             rewrite_json(config_file)
         self._keep(folder)
         if push_to_hub:
             self.push_to_hub(hub_kwargs.pop("repo_id", folder.name), variant=variant, **hub_kwargs)
+
+    def _configs(self, folder: Path) -> list[Path]:
+        """The configuration files of the components in a folder, which may hold files of others."""
+        return [file for name in self.components for file in (folder / name).glob("*config.json")]
 
     def _keep(self, folder: Path) -> None:
         """Copies card and graphs of the folders that the pipeline was loaded from."""
@@ -252,7 +256,7 @@ class ShippedPipeline(DiffusionPipeline):
         if not list(graphs.glob("*.onnx")) or (folder / GRAPHS).exists() or self.dtype == torch.bfloat16:
             return
         same = [_settings(sources[""] / "model_index.json") == _settings(folder / "model_index.json")]
-        for file in folder.glob("*/*config.json"):
+        for file in self._configs(folder):
             same.append(_settings(file) == _settings(sources[file.parent.name] / file.name))
         if all(same):
             shutil.copytree(graphs, folder / GRAPHS)

@@ -166,6 +166,15 @@ def test_graphs_of_other_settings_are_not_copied(tmp_path):
     assert not (tmp_path / "onnx").exists()
 
 
+def test_files_of_others_stay(tmp_path):
+    other = tmp_path / "notes" / "config.json"
+    other.parent.mkdir()
+    other.write_text("[2, 1]")
+    load_pipeline("mini", "cpu").save_pretrained(tmp_path)
+    assert other.read_text() == "[2, 1]"
+    assert (tmp_path / "onnx").exists()
+
+
 def test_a_card_that_is_there_stays(loaded, tmp_path):
     (tmp_path / "README.md").write_text("mine")
     loaded.sources |= {"": ModelFolder.find("mini").path}
