@@ -248,10 +248,12 @@ class Run:
 class Track:
     """One face throughout the video.
 
-    seen: number of frames. area: sum of its boxes' areas over them, px. glasses: scores at close looks.
+    number: as the tracker counts. index: among all faces, as for `choose`. seen: number of frames. area: sum
+    of its boxes' areas over them, px. glasses: scores at close looks.
     """
 
     number: int
+    index: int = 0
     runs: list[Run] = field(default_factory=list)
     seen: int = 0
     area: float = 0.0
@@ -293,7 +295,10 @@ def scan(rows: Iterator[Row], time_base: float) -> list[Track]:
         last_index = row.index
     for track in tracks.values():
         track.runs[-1].fades_out &= track.runs[-1].last < last_index
-    return sorted(tracks.values(), key=lambda track: track.area, reverse=True)
+    largest_first = sorted(tracks.values(), key=lambda track: track.area, reverse=True)
+    for index, track in enumerate(largest_first):
+        track.index = index
+    return largest_first
 
 
 def choose(tracks: list[Track], which: str | int, path: Path) -> list[Track]:

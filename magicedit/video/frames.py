@@ -139,7 +139,7 @@ def edit_frames(
         edited += maker.edited([row for (row, _), _ in batch], steady, [frame for _, frame in batch])
         if progress is not None:
             progress(len(frames) + len(edited), edited[-1])
-    faces = [FaceInVideo.of(number, track) for number, track in enumerate(tracks)]
+    faces = [FaceInVideo.of(track) for track in tracks]
     mark = None
     if editor.mark:
         mark = Mark.of_edit(

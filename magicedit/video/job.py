@@ -110,7 +110,7 @@ class VideoJob:
                 raise
             resumed, sound = render(maker, info, partial)
             partial.remove()
-        faces = [FaceInVideo.of(number, track) for number, track in enumerate(maker.tracks)]
+        faces = [FaceInVideo.of(track) for track in maker.tracks]
         return VideoResult(
             path=self.output, width=info.width, height=info.height, frames=analysis.frames,
             video_seconds=analysis.last_pts * self.time_base,

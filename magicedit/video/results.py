@@ -67,9 +67,9 @@ class FaceInVideo:
     runs: int
 
     @classmethod
-    def of(cls, number: int, track: "Track") -> "FaceInVideo":
+    def of(cls, track: "Track") -> "FaceInVideo":
         seconds = track.runs[0].starts, track.runs[-1].ends
-        return cls(number, track.seen, seconds, len(track.runs))
+        return cls(track.index, track.seen, seconds, len(track.runs))
 
     def to_json(self) -> dict[str, Any]:
         return {

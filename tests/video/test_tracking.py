@@ -24,6 +24,7 @@ from magicedit.video.analysis import (
     scan,
     steady_faces,
 )
+from magicedit.video.results import FaceInVideo
 from magicedit.video.smoothing import Smoothing
 from magicedit.video_reading import Video, to_rgb
 
@@ -198,6 +199,7 @@ def test_faces_are_counted_by_area_and_time(tmp_path, editor, portrait, other):
     assert choose(tracks, "largest", "x") == choose(tracks, 0, "x") == tracks[:1]
     assert choose(tracks, 1, "x") == tracks[1:]
     assert choose(tracks, "all", "x") == tracks
+    assert [FaceInVideo.of(track).number for track in choose(tracks, 1, "x")] == [1]
     for which in (2, -1, "first", True):
         with pytest.raises(NoFaceError):
             choose(tracks, which, "x")
