@@ -380,6 +380,7 @@ class MagicEditPipeline(EditingLoraMixin, StableDiffusionMixin, ShippedPipeline)
         parameters = inspect.signature(cls.__init__).parameters
         if unknown := overrides.keys() - parameters.keys():
             raise ValueError(f"unknown arguments: {', '.join(sorted(unknown))}")
+        options.check_dtypes(cls.component_classes)
         folder = options.fetched(pretrained_model_name_or_path)
         index = read_index(folder, cls)
         options.check_variant(folder)

@@ -10,7 +10,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -148,6 +148,12 @@ class LoadingOptions:
     @property
     def _dtypes(self) -> torch.dtype | Mapping[str, torch.dtype] | None:
         return self.torch_dtype if self.dtype is None else self.dtype
+
+    def check_dtypes(self, components: Collection[str]) -> None:
+        """Raises ValueError where a dtype is given for what is not among the components."""
+        given = self._dtypes if isinstance(self._dtypes, Mapping) else {}
+        if unknown := sorted(given.keys() - {"default", *components}):
+            raise ValueError(f"dtype names {', '.join(unknown)}; components: {', '.join(components)}")
 
     def dtype_of(self, name: str) -> torch.dtype:
         """Returns the dtype of a component's weights."""
@@ -361,6 +367,7 @@ class SafePipeline(ShippedPipeline):
         options, others = LoadingOptions.split(arguments)
         if others:
             raise ValueError(f"unknown arguments: {', '.join(sorted(others))}")
+        options.check_dtypes(cls.component_classes)
         folder = options.fetched(pretrained_model_name_or_path)
         index_file = folder / "model_index.json"
         if not index_file.is_file():

@@ -79,6 +79,7 @@ def test_dtypes_may_differ_by_component(saved):
         ({"trust_remote_code": True}, "never runs code of a folder"),
         ({"device_map": "balanced"}, "one device.*enable_model_cpu_offload"),
         ({"dtype": torch.float16, "torch_dtype": torch.float16}, "pass one of them"),
+        ({"dtype": {"unett": torch.float16}}, "dtype names unett; components: unet, reference_unet"),
         ({"dtype": "float16"}, "must be a torch.dtype.*'float16'"),
         ({"quantization_config": {"load_in_8bit": True}}, "PipelineQuantizationConfig"),
         ({"variant": "fp16"}, "no weights of the variant 'fp16'; leave variant out"),
