@@ -871,6 +871,8 @@ def test_a_unit_in_the_place_of_a_command_tells_what_the_model_edits(capsys, tmp
     about = {"_class_name": "MagicEditPipeline", "action_units": "AU12,AU4"}
     (tmp_path / "model_index.json").write_text(json.dumps(about))
     assert f"{tmp_path} edits AU12, AU4. For example" in refused(capsys, "au12=3", "--model", tmp_path)
+    assert "there is no folder nowhere" in refused(capsys, "AU21", "--model", "nowhere")
+    assert "--model: expected one argument" in refused(capsys, "AU21", "--model")
 
 
 # --- Bad models ---

@@ -208,10 +208,16 @@ def explain_unit(unit: str, argv: Sequence[str]) -> int:
     """Tells what the model of --model edits, where the name of an action unit is in a command's place."""
     from magicedit.models.folder import ModelFolder
 
-    options = argparse.ArgumentParser(add_help=False)
+    options = argparse.ArgumentParser(add_help=False, exit_on_error=False)
     options.add_argument("--model", default="mini")
-    model = options.parse_known_args(argv)[0].model
-    names = ModelFolder.find(model).editable
+    try:
+        model = options.parse_known_args(argv)[0].model
+        found = ModelFolder.find(model)
+        found.check_name()
+    except (argparse.ArgumentError, MagicEditError) as error:
+        print_error(f"error: {error}")
+        return USER_ERROR
+    names = found.editable
     edits = (
         f"the units of {model} are known once it is loaded"
         if names is None
