@@ -340,13 +340,18 @@ def resolved(
     emotion: str | tuple[str, float] | None,
     names: Sequence[str],
     *,
+    settled: Collection[str] = (),
     continuous: bool = False,
 ) -> dict[str, float]:
-    """`resolve_delta` of what is parsed already: `deltas` and `levels` by canonical names among `names`."""
+    """`resolve_delta` of what is parsed already: `deltas` and `levels` by canonical names among `names`.
+
+    settled: whole units with another target, which an emotion does not undo.
+    """
     deltas = dict(deltas)
     if emotion is not None:
         emotion_name, strength = parse_emotion(emotion)
-        rest = {n: level for n, level in (current or {}).items() if n in names and n not in levels}
+        settled = {*settled, *map(whole_name, levels)}
+        rest = {n: level for n, level in (current or {}).items() if n in names and n not in settled}
         asked = emotion_deltas(emotion_name, strength, names, rest, continuous=continuous)
         if emotion_name in names and not asked.keys() <= set(names):
             asked = {emotion_name: WHOLE_EMOTION * strength}

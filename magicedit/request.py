@@ -184,7 +184,9 @@ class EditRequest(Sampling):
         """
         names = vocabulary_of(names)
         add, levels = names.deltas(self.add or {}), names.levels(self.set or {})
-        parts = [resolved(current, add, levels, self.emotion, names, continuous=continuous)]
+        own = names[: names.numbers]  # without controls of geometry
+        settled = self.arrived_at | {*(own if self.neutral else ())}
+        parts = [resolved(current, add, levels, self.emotion, names, settled=settled, continuous=continuous)]
         arrived = {whole_name(name) for name in levels}
         if self.expression is not None:
             expression = usable_expression(self.expression, names)
@@ -197,7 +199,6 @@ class EditRequest(Sampling):
                 arrived |= wholes
             parts.append(expression.variation(current, self.strength, continuous=continuous))
         if self.neutral:
-            own = names[: names.numbers]  # without controls of geometry
             rest = [name for name in own if name not in arrived]
             if missing := [name for name in rest if name not in current]:
                 raise ActionUnitError(

@@ -173,6 +173,10 @@ def test_emotions():
     assert emotion_deltas("happiness", 0.5, (), frowning)["AU4"] == 0.5 * (-1.0 - 1.5)
     assert emotion_deltas("sadness", 1.0, (), frowning)["AU12"] == -4.0  # at most
     assert emotion_deltas("sadness", 1.0, (), {"AU12": 0.0}) == emotion_deltas("sadness")
+    smile = {"AU12": 3.0, "AU12L": 3.0, "AU12R": 3.0}
+    assert (
+        resolve_delta(smile, set={"AU12L": 0}, emotion="sadness")["AU12L"] == -3.0
+    )  # nor is it undone twice
     assert {*ENRICHED} < {*EMOTIONS}
     assert all({*units} <= {*GEOMETRIC} for units in ENRICHED.values())
     assert emotion_deltas("disgust", 0.5) == {"AU4": 1.0, "AU6": 0.5, "AU9": 2.25, "AU15": 1.0, "AU17": 1.25}

@@ -188,3 +188,15 @@ def test_devices_and_dtypes_of_any_kind(value):
         with pytest.raises(ModelError) as told:
             parse(value)
         assert len(str(told.value)) < 500
+
+
+def test_an_emotion_undoes_nothing_that_has_another_target():
+    smiling = REST | {"AU12": 4.0, "AU12L": 4.0, "AU12R": 4.0}
+    target = Expression({"AU12": 1.0})
+    for more, expected in (
+        ({}, -4),
+        ({"neutral": True}, -4),
+        ({"set": "AU12=5"}, 1),
+        ({"expression": target}, -3),
+    ):
+        assert EditRequest(emotion="sadness", **more).deltas(NAMES, smiling)["AU12"] == expected

@@ -125,7 +125,8 @@ def check_request(names: Sequence[str], asked: EditRequest, curve: Curve | None)
     if curve is None:
         return
     curve = curve.usable_by(names)
-    if both := sorted(asked.arrived_at & {whole_name(name) for name in curve.values}):
+    arrived = {name if name in names else names.codes.get(name, (name,))[0] for name in asked.arrived_at}
+    if both := sorted(arrived & {whole_name(name) for name in curve.values}):
         raise ActionUnitError(
             f"{', '.join(both)}: both set (set, expression) and changed by {curve.source}; choose one"
         )

@@ -5,7 +5,8 @@ import pytest
 
 from magicedit.action_units import NAMES, editable
 from magicedit.errors import ActionUnitError
-from magicedit.video import Curve
+from magicedit.request import EditRequest
+from magicedit.video import Curve, check_request
 
 
 def csv_curve(tmp_path, text: str) -> Curve:
@@ -171,3 +172,8 @@ def test_timecodes_count_from_the_first_one(tmp_path, codes, times):
     rows = "".join(f"{code},61,0.5,0.5,0.1\n" for code in codes)
     text = f"Timecode,BlendShapeCount,MouthSmileLeft,MouthSmileRight,HeadYaw\n{codes[0]},0\n{rows}"
     assert csv_curve(tmp_path, text).times == pytest.approx(times)
+
+
+def test_a_target_by_another_name_conflicts_with_a_curve():
+    with pytest.raises(ActionUnitError, match="AU43: both set"):
+        check_request(editable(NAMES), EditRequest(set="AU45=5"), Curve.from_keys(["0:AU43=2"]))
