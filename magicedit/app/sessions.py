@@ -18,6 +18,7 @@ MOST_EMPTY = 500  # pages without one
 IDLE_SECONDS = 1800  # a page that waits as long gives way to a new one where there are too many
 LONGEST_SECONDS = 12 * 3600  # so long a page that nobody uses keeps its photograph
 GRACE_SECONDS = 30  # within which a browser that reloads a page comes back
+MOST_FORMER = 1000  # names of reloaded pages that are remembered
 
 FULL = (
     f"{MOST_PHOTOGRAPHS} pages are in use, which is as many as this server takes; "
@@ -36,6 +37,7 @@ class Sessions:
         self.editor, self.folder, self.turns = editor, folder, Turns()
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._used: dict[str, float] = {}  # seconds of the monotonic clock
+        self._former: dict[str, str] = {}  # names that pages had before reloading, and the present ones
         self._lock = threading.Lock()
 
     def of(self, request: gr.Request) -> Session:
@@ -128,14 +130,21 @@ class Sessions:
 
     def resume(self, name: str, request: gr.Request) -> bool:
         """Gives the session of the page called `name` to the page that the browser loaded in its place;
-        returns whether there is one with a photograph."""
+        returns whether there is one with a photograph.
+
+        A browser that reloads again before it got the answer still knows the name before that one.
+        """
+        new = request.session_hash
         with self._lock:
+            name = self._former.get(name, name)
             session = self._sessions.get(name)
-            if session is None or session.empty or request.session_hash == name:
+            if session is None or session.empty or new == name:
                 return False
             self._forget(name)
-            self._sessions[request.session_hash] = session
-            self._used[request.session_hash] = time.monotonic()
+            self._sessions[new] = session
+            self._used[new] = time.monotonic()
+            former = {old: new if now == name else now for old, now in self._former.items()} | {name: new}
+            self._former = dict([*former.items()][-MOST_FORMER:])
             return True
 
     def end(self, name: str) -> None:

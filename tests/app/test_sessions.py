@@ -150,9 +150,13 @@ def test_a_page_that_its_browser_reloads_goes_on_and_one_that_is_closed_is_delet
     session = opened(sessions, 0, photographs / "one.png")
     sessions.part(page(0))
     assert sessions.resume(page(0).session_hash, page(1))
-    assert not sessions.resume(page(0).session_hash, page(2))  # it has one already
     sessions.end(page(0).session_hash)  # as comes of `part` in a while
     assert sessions.known(page(1)) is session
+    # Reloaded again, and once more, before it knew its new name
+    assert sessions.resume(page(0).session_hash, page(2))
+    assert sessions.resume(page(0).session_hash, page(1))
+    assert (sessions.known(page(1)), sessions.known(page(2))) == (session, None)
+    assert not sessions.resume(page(3).session_hash, page(4))
     assert session.shown()[0].exists()
     monkeypatch.setattr(module, "GRACE_SECONDS", 0.01)
     sessions.part(page(1))
