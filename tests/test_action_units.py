@@ -165,12 +165,12 @@ def test_emotions():
     assert parse_emotion("happiness") == ("happiness", 1.0)
     assert parse_emotion(" Happiness:0.8") == ("happiness", 0.8)
     assert parse_emotion(("fear", 1.25)) == ("fear", 1.25)
-    assert emotion_deltas("happiness") == {"AU4": -1.0, "AU6": 2.0, "AU12": 4.5, "AU25": 1.8}
+    assert emotion_deltas("happiness") == {"AU4": -2.0, "AU6": 2.0, "AU12": 4.0, "AU25": 1.5}
     assert emotion_deltas("anger", 0.5, ["AU7", "AU24"]) == {
         **emotion_deltas("anger", 0.5), "AU7": 1.0, "AU24": 1.0
     }  # fmt: skip
     frowning = {"AU4": 1.5, "AU12": 4.5}
-    assert emotion_deltas("happiness", 0.5, (), frowning)["AU4"] == 0.5 * (-1.0 - 1.5)
+    assert emotion_deltas("happiness", 0.5, (), frowning)["AU4"] == 0.5 * (-2.0 - 1.5)
     assert emotion_deltas("sadness", 1.0, (), frowning)["AU12"] == -4.0  # at most
     assert emotion_deltas("sadness", 1.0, (), {"AU12": 0.0}) == emotion_deltas("sadness")
     smile = {"AU12": 3.0, "AU12L": 3.0, "AU12R": 3.0}

@@ -133,7 +133,7 @@ def test_it_edits_by_its_own_words(tinting, astronaut):
     assert darkness(astronaut, one_sided, left) > 2 * darkness(astronaut, one_sided, right)
     with pytest.raises(ActionUnitError, match=r"AU1 .*cannot be edited here.*Known: AU12, AU26, tan"):
         tinting.edit(astronaut, add="AU1=1")
-    with pytest.raises(ModelError, match="is no MagicEditPipeline"):
+    with pytest.raises(ModelError, match="needs a MagicEditPipeline"):
         tinting.attention_maps(astronaut, "tan=1")
 
 

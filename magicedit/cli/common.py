@@ -495,7 +495,7 @@ def check_model(args: argparse.Namespace) -> None:
 
     found = ModelFolder.find(args.model)
     found.check_name()
-    if found.origin == "folder":
+    if found.origin == "folder" and found.components:  # models of other families may have none
         found.check()
     if args.device is not None and not runs_as_graphs(found, args.device, args.dtype):
         say(f"looking for the device {args.device}")  # by torch, which takes seconds

@@ -46,9 +46,9 @@ _SPREAD, _REST, _STRIDE = 0.06, 0.3, 2
 _SEARCH, _DAMPING = 12, 0.6
 _SHARES = {"AU9": 0.65}  # of the table: with all of it an identity network takes some people for others
 _SMILING = {"AU12": 0.85}  # the same for smiles: cheeks rise less in photographs
-# Smiles: times the movement of photographs, whose smiles are mild; iod between the lips that raise the upper
-# one, at most; iod, the standard deviation of a landmark's correction
-_SMILE, _SMILE_GAP, _SMILE_SPREAD = 1.1, 0.10, 0.045
+# Smiles: iod between the lips that raise the upper one, at most; iod, the standard deviation of a landmark's
+# correction
+_SMILE_GAP, _SMILE_SPREAD = 0.10, 0.045
 
 
 def steer(flow: np.ndarray, landmarks: np.ndarray, request: Mapping[str, float]) -> np.ndarray:
@@ -212,7 +212,7 @@ def _smile_factors(flow: np.ndarray, target: _Target) -> np.ndarray:
         np.median((forward_places(flow, points, from_below=below) - points)[:, 1]) / target.interocular
         for points, below in ((upper, False), (lower, True), (chin, True))
     )
-    smile, gap = _SMILE * target.asked["AU12"] / 5, max(drop - rise, 0)
+    smile, gap = target.asked["AU12"] / 5, max(drop - rise, 0)
     return np.array([(smile, min(gap, _SMILE_GAP), max(jaw, 0)), (smile, gap, max(jaw, 0))])
 
 
