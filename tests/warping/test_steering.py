@@ -57,7 +57,7 @@ def test_lips_that_smile_go_where_those_of_photographs_do(landmarks, share, also
     fields = displacement_fields(landmarks, SIZE)
     flow = backward_flow(fields, vector, landmarks, SIZE)[0].astype(np.float32)
     ids = (*MOUTH_CORNERS, 0, 17, 40, 270)  # the middle of both lips' outlines, and beside it
-    smile = smile_displacements(landmarks)[list(ids), 0] * 1.1 * 3 / 5 / face_frame(landmarks).interocular
+    smile = smile_displacements(landmarks)[list(ids), 0] * 3 / 5 / face_frame(landmarks).interocular
     smile += wanted(landmarks, ids, **{"AU12": 0.0} | also)
     missed, error = (
         np.abs(moved(f, landmarks, ids) - smile).max() for f in (flow, steer(flow, landmarks, request))
@@ -142,7 +142,7 @@ def test_lips_part_by_the_lower_one(landmarks, request_, least, most):
     assert (rises[1] > least).all()
     assert (rises[1] < most).all()
     assert (rises[0] - rises[1] > 0.02).all()
-    assert np.abs(after.lower - before.lower)[3:8, 1].max() < 0.02 * iod
+    assert np.abs(after.lower - before.lower)[3:8, 1].max() < 0.03 * iod
     nose = moved(flow, landmarks, (1, 2)), moved(steer(flow, landmarks, request_), landmarks, (1, 2))
     assert np.abs(nose[0] - nose[1]).max() < 0.01
 
