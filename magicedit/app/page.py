@@ -146,7 +146,7 @@ class Page:
     def _wire_loading(self) -> None:
         """A page that is reloaded goes on where it was: its browser keeps the page's name for that."""
         name, tab = gr.Textbox(visible=False), self.expression
-        shown = [name, *self.pictures.of_faces, *tab.shown, *self.edit_shown]
+        shown = [name, *self.pictures.of_faces, *tab.shown, *self.edit_shown, self.settings.lent]
 
         def on_load(request: gr.Request, values: Values) -> Updates:
             own = {name: request.session_hash}
@@ -154,7 +154,7 @@ class Page:
                 return own
             session = self.sessions.of(request)
             sliders = tab.show(session, values[tab.mode], values[tab.linked])
-            return own | self.pictures.show_faces(session) | sliders | self._show_edit(session)
+            return own | self._show_photograph(session) | sliders
 
         inputs = [name, tab.mode, tab.linked]
         loading = self.blocks.load(self._spoken(on_load), {*inputs}, shown, js=BEFORE_RELOAD, **QUICK)
@@ -164,7 +164,7 @@ class Page:
 
     def _wire_photograph(self) -> None:
         pictures, tab = self.pictures, self.expression
-        shown = [*pictures.of_faces, *tab.shown, *self.edit_shown]
+        shown = [*pictures.of_faces, *tab.shown, *self.edit_shown, self.settings.lent]
 
         def opens(event: Callable[..., Any], handler: Callable[..., Any], *inputs: Any) -> Any:
             opening = event(
@@ -182,7 +182,7 @@ class Page:
         self._tells_trouble(opens(pictures.example.click, self.on_example))
         self._tells_trouble(opens(pictures.earlier.select, self.on_reopen))
         pictures.ask_camera.click(lambda: gr.Image(visible=True), None, pictures.camera, **QUICK)
-        pictures.reopen.click(lambda: gr.Column(visible=True), None, pictures.opening, **QUICK)
+        pictures.reopen.click(self.on_open, None, [pictures.opening, pictures.earlier], **QUICK)
         chosen = [*pictures.of_faces, *tab.shown, pictures.stage]
         for event in (pictures.faces.select, pictures.stage.select):
             event(self._spoken(self.on_choose), tab.way, chosen, **QUICK)
@@ -271,8 +271,10 @@ class Page:
         )
         self._empties(copying, copy.photograph)
         reference = self.settings.reference
-        lending = reference.upload(self._spoken(self.on_lend), {reference}, self.status, **WITH_MODEL)
+        shown = [self.status, self.settings.lent]
+        lending = reference.upload(self._spoken(self.on_lend), {reference}, shown, **WITH_MODEL)
         self._empties(lending, reference)
+        self.settings.lent.click(self.on_return, None, shown, **QUICK)
 
     def _wire_results(self) -> None:
         pictures, tab, copy = self.pictures, self.expression, self.copy
@@ -336,6 +338,8 @@ class Page:
             )
             for event in (asking, working):
                 self._tells_trouble(event)
+            if told := {Preview: "The preview is made.", Film: "The video is made."}.get(kind):
+                working.success(lambda told=told: said(told), None, self.status, **QUICK)
 
     def _empties(self, event: gr.events.Dependency, place: gr.components.Component) -> None:
         """Empties the place after the event, so that another file can be dropped; errors stay readable."""
@@ -383,6 +387,12 @@ class Page:
     def on_example(self, request: gr.Request, values: Values) -> Updates:
         return self._open(request, values, str(EXAMPLE))
 
+    def on_open(self, request: gr.Request) -> Updates:
+        return {
+            self.pictures.opening: gr.Column(visible=True),
+            self.pictures.earlier: gr.Gallery(visible=bool(self.sessions.of(request).earlier)),
+        }
+
     def on_reopen(self, request: gr.Request, event: gr.SelectData, values: Values) -> Updates:
         self.sessions.of(request).reopen(int(*numbers_of(event._data, "index")))
         return self._open(request, values, None)
@@ -392,8 +402,13 @@ class Page:
         if path is not None:
             self.sessions.make_room(request)
             session.open(path)
-        sliders = self.expression.show(session, values[self.expression.mode], True)
-        return self.pictures.show_faces(session) | sliders | self._show_edit(session)
+        return self._show_photograph(session) | self.expression.show(
+            session, values[self.expression.mode], True
+        )
+
+    def _show_photograph(self, session: Session) -> Updates:
+        lent = self.settings.show_lent(session)
+        return self.pictures.show_faces(session) | self._show_edit(session) | lent
 
     def on_trouble(self, request: gr.Request) -> str:
         session = self.sessions.known(request)
@@ -496,9 +511,17 @@ class Page:
         stopped = session.cancel()
         return [session.ticket, said("Stopped." if stopped else "Nothing is running.")]
 
-    def on_lend(self, request: gr.Request, values: Values) -> str:
-        self.sessions.of(request).lend_teeth(values[self.settings.reference])
-        return said("These teeth appear from the next edit on, unless the photograph shows teeth.")
+    def on_lend(self, request: gr.Request, values: Values) -> Updates:
+        session = self.sessions.of(request)
+        session.lend_teeth(values[self.settings.reference])
+        words = "These teeth appear from the next edit on, unless the photograph shows teeth."
+        return {self.status: said(words)} | self.settings.show_lent(session)
+
+    def on_return(self, request: gr.Request) -> Updates:
+        session = self.sessions.of(request)
+        session.return_teeth()
+        words = "From the next edit on, no other photograph's teeth appear."
+        return {self.status: said(words)} | self.settings.show_lent(session)
 
     def on_undo(self, request: gr.Request, values: Values) -> Updates:
         session = self.sessions.of(request)

@@ -84,7 +84,7 @@ class Pictures:
             self.opening: gr.Column(visible="hidden"),  # pasted files still go there
             self.earlier: gr.Gallery(
                 value=[str(path) for path in session.earlier_thumbnails()],
-                visible=bool(session.earlier),
+                visible=False,  # until `opening` is
                 selected_index=None,
             ),
             self.camera: gr.Image(value=None, visible=False),

@@ -251,6 +251,11 @@ class Session:
         with self._lock:
             self.reference, self._opened_reference = upload, (upload, photo)
 
+    def return_teeth(self) -> None:
+        """Uses the photograph of `lend_teeth` no longer."""
+        with self._lock:
+            self.reference = self._opened_reference = None
+
     # --- memory; what asks about many pages waits for none ---
 
     @property

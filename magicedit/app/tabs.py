@@ -413,6 +413,7 @@ class SettingsTab:
                     "Their own teeth: another photograph of the person, whose teeth show instead", "reference"
                 ),
             }
+            self.lent = gr.Button(visible=False, size="sm", elem_id="lent")
             self.loop = gr.Checkbox(
                 settings.tolerance is not None,
                 label="measure and correct until the target is reached (up to four edits)",
@@ -422,6 +423,12 @@ class SettingsTab:
             )
         self.reference = self.fields["references"]
         self.inputs = {self.loop, *self.fields.values()} - {self.reference}
+
+    def show_lent(self, session: Session) -> Updates:
+        """Updates whose teeth are lent."""
+        lent = session.reference
+        text = "" if lent is None else f"Teeth of {lent.name} ✕ use no other photograph's"
+        return {self.lent: gr.Button(text, visible=lent is not None)}
 
     def read(self, values: Values) -> EditRequest:
         """Returns an empty request with these settings. MagicEditError where a value is out of range."""

@@ -93,8 +93,10 @@ def run_measure(args: argparse.Namespace) -> int:
     if args.arkit is not None:
         scores = _scores(chosen, args.backend)
         _write_csv(args.arkit, scores, [map(_decimal, scores.values())])
+        common.say(f"saved {args.arkit}")
     if args.openface is not None:
         _write_openface(args.openface, [0.0], [chosen])
+        common.say(f"saved {args.openface}")
     if args.save is not None:
         source = f"{photo.source.name}, face {faces.index(chosen) + 1}"
         expression = measured_expression(chosen, args.backend, source=source)

@@ -237,6 +237,16 @@ def _usage(repo_id: str | None, units: Sequence[str], resolution: int | None, ad
             ),
             *call,
         )
+    offline = (
+        "The same from the local cache, without a network (for an id, `diffusers` would ask the hub):",
+        _code(
+            "python",
+            f"from diffusers import DiffusionPipeline\n"
+            f"from huggingface_hub import snapshot_download\n\n"
+            f"folder = snapshot_download({quoted})  # once online, then also offline\n"
+            f"pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)",
+        ),
+    )
     return _paragraphs(
         *whole,
         "The pipeline alone, with the package. This never runs code from the model's repository:",
@@ -252,16 +262,7 @@ def _usage(repo_id: str | None, units: Sequence[str], resolution: int | None, ad
             f"from diffusers import DiffusionPipeline\n\n"
             f"pipe = DiffusionPipeline.from_pretrained({quoted}, trust_remote_code=True)",
         ),
-        "The same from the local cache, without a network (for an id, `diffusers` would ask the hub):",
-        _code(
-            "python",
-            f"from diffusers import DiffusionPipeline\n"
-            f"from huggingface_hub import snapshot_download\n\n"
-            f"folder = snapshot_download({quoted})  # once online, then also offline\n"
-            f"pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)",
-        )
-        if repo_id
-        else "",
+        *(offline if repo_id else ()),
         *call,
     )
 

@@ -380,6 +380,9 @@ def test_their_own_teeth_are_lent_and_a_photograph_without_is_refused(page, phot
     emptied(page, "#reference")
     drop(page, photographs / "two.png", "#reference")
     status(page, "These teeth appear from the next edit on")
+    page.get_by_text("Teeth of two.png").click()
+    status(page, "From the next edit on, no other photograph's teeth appear.")
+    expect(page.locator("#lent")).to_be_hidden()
 
 
 def test_a_video_is_previewed_and_made_by_the_sliders_request(page, photographs, tmp_path):
@@ -480,7 +483,8 @@ def test_cancel_drops_an_edit_that_waits(open_held_page, held, photographs):
     status(page, "Stopped.")
     held.let_go.set()
     busy.wait_for_selector("#sweep img")
-    status(page, "The photograph itself")  # the event that waited changed nothing
+    slide(page, "AU12L", -3.0)
+    assert "AU12 -3.0" in status(page, "Edit 1 of 1")  # what waited made no edit before
 
 
 def test_typing_a_number_is_one_edit_and_an_empty_one_no_error(page):
@@ -663,6 +667,9 @@ def test_a_page_that_is_reloaded_and_an_earlier_photograph_keep_their_edits(page
     status(
         page, "2 faces found. Drag a dot or a slider. The earlier photograph and its edits are behind Open"
     )
+    page.reload()
+    status(page, "The earlier photograph and its edits are behind Open")
+    expect(page.locator("#earlier")).to_be_hidden()
     page.click("#reopen")
     page.locator("#earlier button.thumbnail-item").click()
     assert "AU12 -3.0" in status(page, "Edit 1 of 1")
@@ -779,10 +786,10 @@ def test_the_smile_slider_is_reached_within_twelve_tab_presses_and_controls_have
             reached.append(page.evaluate("document.activeElement.closest('[id]')?.id"))
         return reached
 
-    page.evaluate("document.activeElement.blur()")
+    page.evaluate("document.body.tabIndex = -1; document.body.focus()")  # Tab goes on from where focus was
     reached = pressed("slider-AU12L", 12)
     assert reached[-1] == "slider-AU12L"
-    assert {"view", "original", "reopen"} <= {*reached}
+    assert {"view", "original", "reopen"} <= {*reached}, reached
     assert {"slider-AU26", "edit"} <= {*pressed("reset", 120)}
     unnamed = page.evaluate(
         """[...document.querySelectorAll('input[type=range], input[type=number]')]
