@@ -507,9 +507,28 @@ def test_jury_measures_small_requests_in_the_mouths_box(jury_folder, astronaut, 
     assert (dim["over_limit"], dim["reached"]) == (1, False)
 
 
+def test_movement_is_not_painted(astronaut):
+    moved = np.roll(astronaut, 2, 1)
+    ghost = (0.8 * astronaut + 0.2 * astronaut[:, ::-1]).astype(np.uint8)
+    inner = np.s_[100:300, 150:350]
+
+    def levels(one, other):
+        return np.abs(one[inner].astype(int) - other[inner]).mean()
+
+    assert levels(moved, jury.moved_onto(astronaut, moved)) < 0.2 * levels(moved, astronaut)
+    assert levels(ghost, jury.moved_onto(astronaut, ghost)) > 0.8 * levels(ghost, astronaut)
+
+
 def test_small_requests_have_the_issues_limits():
     rows = [
-        {"editor": "e", "face": str(n), "kind": "london", "request": "AU12=+0.25", "levels": level}
+        {
+            "editor": "e",
+            "face": str(n),
+            "kind": "london",
+            "request": "AU12=+0.25",
+            "levels": level,
+            "painted": 0,
+        }
         for n, level in enumerate((1.0, 3.5, 4.9))
     ]
     assert not jury.small_summary(rows)["e"]["AU12=+0.25"]["reached"]  # the median is above 3
