@@ -164,7 +164,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, photographs, data
     output = tmp_path / "dataset"
     with pytest.raises(KeyboardInterrupt):
         prepare_dataset(photographs, output, backend=StopsAfter(backend, 2), **SETTINGS)
-    with pytest.raises(DatasetError, match="no prepared dataset"):
+    with pytest.raises(DatasetError, match="is not a prepared dataset"):
         PairDataset(output)
     assert prepare_dataset(photographs, output, backend=backend, **SETTINGS).measured == 5
     assert rows(output) == rows(dataset)

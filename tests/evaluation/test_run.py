@@ -303,7 +303,7 @@ def test_a_folder_holds_one_evaluation(run, protocol_file, tmp_path):
         run(open_copy)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
-    with pytest.raises(OutputError, match="no report"):
+    with pytest.raises(OutputError, match="is not a report"):
         run(open_copy, to="mine")
 
 

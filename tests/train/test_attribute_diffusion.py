@@ -327,7 +327,7 @@ def test_bad_settings_are_refused_before_the_first_step(pairs_folder, tmp_path, 
 def test_attributes_and_data_must_exist(labelled, tmp_path):
     with pytest.raises(TrainingError, match="is not labelled with Bald; it has Smiling"):
         Run(config(labelled, tmp_path, "--warped=0", attributes="Bald"))
-    with pytest.raises(DatasetError, match="no prepared dataset"):
+    with pytest.raises(DatasetError, match="is not a prepared dataset"):
         Run(config(tmp_path, tmp_path))
 
 
@@ -471,7 +471,7 @@ def test_the_commands_know_it(folder, closed_mouth, tmp_path, capsys):
     photo = tmp_path / "photo.png"
     PIL.Image.fromarray(closed_mouth).save(photo)
     model = ["--model", str(folder)]
-    edit = ["edit", str(photo), "-o", str(tmp_path / "o.png"), *model, "--no-measure"]
+    edit = ["edit", str(photo), "-o", str(tmp_path / "o.png"), *model, "--no-measure", "--overwrite"]
     assert main([*edit, "--au", "Smiling=4", "--noise-level", "0.8", "--steps", "3"]) == 0
     assert main([*edit, "--emotion", "happiness"]) == 0
     assert main([*edit, "--au", "AU12=3"]) == 2

@@ -373,7 +373,7 @@ def test_bad_settings_are_refused_before_the_first_step(config, tmp_path, flags,
 def test_data_without_a_face_at_rest_are_refused(config, pairs_folder, tmp_path):
     with pytest.raises(TrainingError, match=r"no photograph of .* is at rest"):
         Run(config(tmp_path, folder=pairs_folder))
-    with pytest.raises(DatasetError, match="no prepared dataset"):
+    with pytest.raises(DatasetError, match="is not a prepared dataset"):
         Run(config(tmp_path, folder=tmp_path))
 
 
@@ -580,7 +580,7 @@ def test_the_commands_know_it(folder, closed_mouth, tmp_path, capsys):
     photo = tmp_path / "photo.png"
     PIL.Image.fromarray(closed_mouth).save(photo)
     model = ["--model", str(folder)]
-    edit = ["edit", str(photo), "-o", str(tmp_path / "o.png"), *model, "--no-measure"]
+    edit = ["edit", str(photo), "-o", str(tmp_path / "o.png"), *model, "--no-measure", "--overwrite"]
     assert main([*edit, "--au", "happiness=5", "--noise-level", "0.6"]) == 0
     assert main([*edit, "--emotion", "sadness:0.5"]) == 0
     assert main([*edit, "--au", "happiness=5", "--noise-level", "2"]) == 2

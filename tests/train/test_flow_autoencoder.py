@@ -322,7 +322,7 @@ def test_bad_settings_are_refused_before_the_first_step(pairs_folder, tmp_path, 
 
 
 def test_data_that_do_not_fit_are_refused_before_the_first_step(pairs_folder, tmp_path):
-    with pytest.raises(DatasetError, match="no prepared dataset"):
+    with pytest.raises(DatasetError, match="is not a prepared dataset"):
         Run(config(tmp_path, tmp_path / "out"))
     with pytest.raises(DatasetError, match=r"crops .* have 64 px, too few for resolution 128"):
         Run(config(pairs_folder, tmp_path / "out", "--resolution=128"))

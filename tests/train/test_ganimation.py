@@ -370,7 +370,7 @@ def test_transfers_that_do_not_fit_are_refused(folder, pairs_folder, tmp_path):
 
 
 def test_data_that_do_not_fit_are_refused_before_the_first_step(pairs_folder, tmp_path):
-    with pytest.raises(DatasetError, match="no prepared dataset"):
+    with pytest.raises(DatasetError, match="is not a prepared dataset"):
         Run(config(tmp_path, tmp_path / "out"))
     copy = tmp_path / "data"
     copy.mkdir()
