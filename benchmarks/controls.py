@@ -27,7 +27,7 @@ from magicedit.errors import NoFaceError
 from magicedit.evaluation.scoring import rounded
 from magicedit.faces import identity_distance, levels_of
 from magicedit.faces.gaze import CLOSED, eye_openness
-from magicedit.files import replacing
+from magicedit.files import write_text
 from magicedit.imaging import open_photo
 from magicedit.vocabulary import whole_name
 
@@ -109,8 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows += [rounded(row) for request in requests if (row := row_of(editor, face, request)) is not None]
         print(face.name, file=sys.stderr)
     content = circumstances() | {"summary": rounded(summary_of(rows)), "rows": rows}
-    with replacing(args.output) as file:
-        file.write((json.dumps(content, indent=1) + "\n").encode())
+    write_text(args.output, json.dumps(content, indent=1) + "\n")
     print(json.dumps(content["summary"], indent=1))
     return 0
 

@@ -34,7 +34,7 @@ from magicedit.faces import Face, FaceBackend, distorted, load_backend
 from magicedit.faces.frame import EYE_CORNERS
 from magicedit.faces.gaze import EYEBALL_RADIUS, IRISES, eye_openness
 from magicedit.faces.types import same_face
-from magicedit.files import replacing
+from magicedit.files import write_text
 from magicedit.imaging import open_photo
 from magicedit.warping import move_eyes
 
@@ -152,8 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     neutral = sorted((args.photographs / "london").glob("*/neutral.jpg"))
     straight = [measurements(backend.detect(open_photo(path).pixels)[0]) for path in neutral]
     content = circumstances() | {"summary": rounded(summary_of(rows, spreads, straight))}
-    with replacing(args.output) as file:
-        file.write((json.dumps(content, indent=1) + "\n").encode())
+    write_text(args.output, json.dumps(content, indent=1) + "\n")
     print(json.dumps(content["summary"], indent=1))
     return 0
 

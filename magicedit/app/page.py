@@ -129,6 +129,9 @@ class Page:
                     self.settings = SettingsTab(settings, live)
             self.status = self.pictures.status
             self.edit_shown = [*self.pictures.of_edit, self.status, self.ticket]
+            self.photograph_shown = [
+                *(*self.pictures.of_faces, *self.expression.shown, *self.edit_shown, self.settings.lent)
+            ]
             self.with_progress = {
                 "show_progress": "minimal" if live else "full",  # a bar over the picture would flash
                 "show_progress_on": self.pictures.progress,
@@ -146,15 +149,13 @@ class Page:
     def _wire_loading(self) -> None:
         """A page that is reloaded goes on where it was: its browser keeps the page's name for that."""
         name, tab = gr.Textbox(visible=False), self.expression
-        shown = [name, *self.pictures.of_faces, *tab.shown, *self.edit_shown, self.settings.lent]
+        shown = [name, *self.photograph_shown]
 
         def on_load(request: gr.Request, values: Values) -> Updates:
             own = {name: request.session_hash}
             if not self.sessions.resume(values[name], request):
                 return own
-            session = self.sessions.of(request)
-            sliders = tab.show(session, values[tab.mode], values[tab.linked])
-            return own | self._show_photograph(session) | sliders
+            return own | self._show_photograph(self.sessions.of(request), values, values[tab.linked])
 
         inputs = [name, tab.mode, tab.linked]
         loading = self.blocks.load(self._spoken(on_load), {*inputs}, shown, js=BEFORE_RELOAD, **QUICK)
@@ -164,13 +165,12 @@ class Page:
 
     def _wire_photograph(self) -> None:
         pictures, tab = self.pictures, self.expression
-        shown = [*pictures.of_faces, *tab.shown, *self.edit_shown, self.settings.lent]
 
         def opens(event: Callable[..., Any], handler: Callable[..., Any], *inputs: Any) -> Any:
             opening = event(
                 self._spoken(handler),
                 {tab.mode, *inputs},
-                shown,
+                self.photograph_shown,
                 show_progress_on=pictures.progress,  # an error would cover the picture that stays
                 **WITH_MODEL,
             )
@@ -402,13 +402,12 @@ class Page:
         if path is not None:
             self.sessions.make_room(request)
             session.open(path)
-        return self._show_photograph(session) | self.expression.show(
-            session, values[self.expression.mode], True
-        )
+        return self._show_photograph(session, values, linked=True)
 
-    def _show_photograph(self, session: Session) -> Updates:
-        lent = self.settings.show_lent(session)
-        return self.pictures.show_faces(session) | self._show_edit(session) | lent
+    def _show_photograph(self, session: Session, values: Values, linked: bool) -> Updates:
+        sliders = self.expression.show(session, values[self.expression.mode], linked)
+        edit = self.pictures.show_faces(session) | self._show_edit(session)
+        return edit | sliders | self.settings.show_lent(session)
 
     def on_trouble(self, request: gr.Request) -> str:
         session = self.sessions.known(request)

@@ -145,27 +145,29 @@ def doubts_of_eyes(face: Face, requested: Mapping[str, float]) -> list[str]:
 
 def doubts_of_head(face: Face, requested: Mapping[str, float]) -> list[str]:
     """Warns where a head is to turn farther than its photograph shows; arguments as in `doubts_before`."""
-    if face.scheme != "mediapipe478" or not any(map(is_angle, requested)):
-        return []
-    limits = head_limits(face.landmarks)
     return [
         f"{axis} {requested[axis]:+g}° turns less than asked: in this pose the photograph shows the head for "
-        f"{limits[axis][0]:+.0f}° to {limits[axis][1]:+.0f}°"
-        for axis in beyond_reach(face, requested)
-        if axis in limits
+        f"{least:+.0f}° to {most:+.0f}°"
+        for axis, (least, most) in _turns_beyond(face, requested).items()
     ]
+
+
+def _turns_beyond(face: Face, requested: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+    """Returns the axes about which the head is to turn farther than its photograph shows, and its limits."""
+    if face.scheme != "mediapipe478" or not any(map(is_angle, requested)):
+        return {}
+    return {
+        axis: (least, most)
+        for axis, (least, most) in head_limits(face.landmarks).items()
+        if not least <= requested.get(axis, 0) <= most
+    }
 
 
 def beyond_reach(face: Face, requested: Mapping[str, float]) -> list[str]:
     """Returns the requested angles that the photograph does not show: those of closed eyes and far turns."""
-    if face.scheme != "mediapipe478" or not any(map(is_angle, requested)):
-        return []
-    shut = max(eye_openness(face.landmarks)) < CLOSED
-    gaze = [name for name in requested if shut and is_angle(name) and FACS[name].kind == "gaze"]
-    limits = head_limits(face.landmarks)
-    return gaze + [
-        axis for axis, (least, most) in limits.items() if not least <= requested.get(axis, 0) <= most
-    ]
+    gaze = [name for name in requested if is_angle(name) and FACS[name].kind == "gaze"]
+    shut = bool(gaze) and face.scheme == "mediapipe478" and max(eye_openness(face.landmarks)) < CLOSED
+    return [*(gaze if shut else ()), *_turns_beyond(face, requested)]
 
 
 def doubts_of_folds(change: Change, landmarks: np.ndarray, scheme: Scheme, region: np.ndarray) -> list[str]:

@@ -26,7 +26,7 @@ from magicedit.warping.teeth import Mouth, blur_of
 
 UPPER_LIP_OUTLINE = (61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291)
 LOWER_LIP_OUTLINE = (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291)
-_CHIN = (152, 148, 377)
+CHIN = (152, 148, 377)
 
 GATE = (0.030, 0.055)  # iod that lips part beyond what the photograph shows: no layer below, all of it above
 _TOUCHING = 0.012  # iod between lips that are closed
@@ -97,7 +97,7 @@ def part_lips(flow: np.ndarray, landmarks: np.ndarray, parts: bool = True) -> Pa
     shifts = [_even(along, shift) for shift in shifts]
 
     # 2. The jaw: the chin's drop, or as much of the lower lip's as the lip alone cannot do
-    chin = landmarks[list(_CHIN)]
+    chin = landmarks[list(CHIN)]
     drop = np.median((forward_places(flow, chin, from_below=True) - chin)[:, 1])
     jaw = max(drop, shifts[1][4:7, 1].mean() - _LIP_ALONE * interocular, 0) / interocular
     oval = _OVAL * _jaw_rounds(jaw)

@@ -1,7 +1,8 @@
-"""Thin-plate splines over the two sheets of a face's skin, above and below the mouth's opening.
+"""Movement of landmarks made dense: thin-plate splines over the two sheets of a face's skin, above and below
+the mouth's opening, and Gaussians around corrections.
 
-F. Bookstein, "Principal warps", PAMI 1989. The same as scipy's `RBFInterpolator` for each sheet, but several
-times faster, because the sheets share most of their points.
+F. Bookstein, "Principal warps", PAMI 1989. The splines are those of scipy's `RBFInterpolator` for each sheet,
+but several times faster, because the sheets share most of their points.
 """
 
 import cv2
@@ -9,6 +10,7 @@ import numpy as np
 
 _SMOOTHING = 1e-3  # of the splines: landmarks scatter by about a hundredth of the distance between the eyes
 _AT_ONCE = 256  # places of a grid, so that their kernel stays in the processor's cache
+_REST = 0.3  # the weight of no movement beside one landmark's, of Gaussians
 
 Parts = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -109,3 +111,18 @@ def _smoothed_kernel(places: np.ndarray) -> np.ndarray:
 
 def _affine(places: np.ndarray) -> np.ndarray:
     return np.insert(places, 2, 1, axis=1)
+
+
+def gaussian_field(
+    places: np.ndarray, moves: np.ndarray, across: np.ndarray, down: np.ndarray, spread: float
+) -> np.ndarray:
+    """Returns moves (points, 2) of places (points, 2) as a smooth field that ends away from them.
+
+    across, down: columns and rows of the field. spread: the Gaussians' standard deviation, in the unit of the
+    places. Returns (rows, columns, 2), in the unit of the moves.
+    """
+    columns, rows = (
+        np.exp(-(((at - places[:, k : k + 1]) / spread) ** 2) / 2) for k, at in ((0, across), (1, down))
+    )  # (points, columns), (points, rows)
+    sums = [(rows * values[:, None]).T @ columns for values in (*moves.T, np.ones(len(places), np.float32))]
+    return np.stack(sums[:2], -1) / (sums[2] + _REST)[..., None]

@@ -20,7 +20,7 @@ import numpy as np
 
 from magicedit.faces.frame import face_frame
 from magicedit.faces.regions import smooth
-from magicedit.warping.mouth import FLESH, LOWER_LIP_OUTLINE, UPPER_LIP_OUTLINE, forward_places
+from magicedit.warping.mouth import CHIN, FLESH, LOWER_LIP_OUTLINE, UPPER_LIP_OUTLINE, forward_places
 from magicedit.warping.muscles import (
     LOWER_LIP_EDGE,
     NOSE_BASE,
@@ -30,10 +30,11 @@ from magicedit.warping.muscles import (
     skin_above_mouth,
     smile_displacements,
 )
+from magicedit.warping.splines import gaussian_field
 
 MOUTH_CORNERS = (61, 291)  # landmarks, the subject's right and left
 _LIPS = (UPPER_LIP_EDGE, UPPER_LIP_OUTLINE), (LOWER_LIP_EDGE, LOWER_LIP_OUTLINE)
-_LOWER_LIP, _UPPER_LIP, _CHIN = 14, 13, (152, 148, 377)
+_LOWER_LIP, _UPPER_LIP = 14, 13
 _HANG = 0.09  # of the drop of the lower lip by AU26: corners go further down than in the table
 _RAISED = 0.1  # of the table: lips that are not drawn up part by the lower one, and show few teeth
 _BELOW_LIP = 0.06  # iod below the upper lip, over which its correction ends
@@ -107,16 +108,6 @@ def _added(flow: np.ndarray, moves: np.ndarray) -> np.ndarray:
     return cv2.remap(flow, *before, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) - moves
 
 
-def _smooth_field(places: np.ndarray, moves: np.ndarray, at: np.ndarray, spread: float) -> np.ndarray:
-    """(n, n, 2) px: moves of places (points, 2) px as Gaussians, at columns and rows `at` (n,).
-
-    spread: px, their standard deviation; a weight of _REST stands for no movement.
-    """
-    across, down = (np.exp(-(((at - places[:, k : k + 1]) / spread) ** 2) / 2) for k in (0, 1))  # (points, n)
-    sums = [(down * values[:, None]).T @ across for values in (*moves.T, np.ones(len(places), np.float32))]
-    return np.stack(sums[:2], -1) / (sums[2] + _REST)[..., None]
-
-
 def _steer_above_mouth(flow: np.ndarray, target: _Target) -> np.ndarray:
     ids, size = skin_above_mouth(), len(flow)
     at_rest = target.landmarks[ids].astype(np.float32)
@@ -135,7 +126,7 @@ def _steer_above_mouth(flow: np.ndarray, target: _Target) -> np.ndarray:
     # 2. What is missing, as a smooth field
     spread = _SPREAD * target.interocular
     at = np.arange(0, size, _STRIDE, dtype=np.float32) + (_STRIDE - 1) / 2
-    field = _smooth_field(wanted, missing, at, spread)
+    field = gaussian_field(wanted, missing, at, at, spread)
     return _added(flow, cv2.resize(field, (size, size), interpolation=cv2.INTER_LINEAR))
 
 
@@ -207,7 +198,7 @@ def _smile_factors(flow: np.ndarray, target: _Target) -> np.ndarray:
     """
     landmarks = target.landmarks
     upper, lower = (line[5:6] for line in _lip_lines(landmarks))
-    chin = landmarks[list(_CHIN)]
+    chin = landmarks[list(CHIN)]
     rise, drop, jaw = (
         np.median((forward_places(flow, points, from_below=below) - points)[:, 1]) / target.interocular
         for points, below in ((upper, False), (lower, True), (chin, True))
@@ -236,7 +227,7 @@ def _steer_smile(flow: np.ndarray, target: _Target) -> np.ndarray:
         moves = _smile_moves(target, edge + outline, factors[lip])
         wanted = at_rest + moves
         missing = target.smiles * (wanted - forward_places(flow, at_rest, from_below=lip == 1))
-        fields.append(_smooth_field(wanted, missing, at, spread))
+        fields.append(gaussian_field(wanted, missing, at, at, spread))
         seam = landmarks[list(edge)] + moves[: len(edge)]
         seams.append(np.interp(at, np.maximum.accumulate(seam[:, 0]), seam[:, 1]))
     below = smooth((at[:, None] - np.mean(seams, 0)) / 2 + 0.5)[..., None]

@@ -12,14 +12,15 @@ from magicedit.faces.frame import face_frame
 from magicedit.faces.regions import smooth
 from magicedit.warping.change import replace_where, upsampled, window_of
 from magicedit.warping.muscles import SKIN, neutral_mesh, shape_displacements
+from magicedit.warping.splines import gaussian_field
 
 # Shares of the mesh's shapes at a whole wink, and of the brow's movement sideways: one that is drawn to the
 # middle frowns
 _SHAPES = {"cheekRaiser": 0.65, "eyeSquint": 0.4}
 _BROW, _BROW_ASIDE = {"browDown": 0.75}, 0.35
-# Interocular distances: the standard deviation of a landmark's movement, and the weight of none beside one
-# landmark's; from the middle of the face, where movement begins and where it is whole
-_SPREAD, _REST = 0.08, 0.3
+# Interocular distances: the standard deviation of a landmark's movement; from the middle of the face, where
+# movement begins and where it is whole
+_SPREAD = 0.08
 _BESIDE_MIDDLE = (0.06, 0.32)
 # A square that begins in the middle of the face, this far above the eyes; at its other borders movement fades
 _ABOVE, _WIDE, _FADE = 0.75, 1.7, 0.25
@@ -44,14 +45,10 @@ def wink(pixels: np.ndarray, landmarks: np.ndarray, side: int, share: float) -> 
     # 2. The movement between them, (side, side, 2) px of the photograph
     across = (np.arange(_SIDE) + 0.5) * (_WIDE / _SIDE)
     down = across - _ABOVE
-    columns, rows = (
-        np.exp(-(((at - arrived[:, k : k + 1]) / _SPREAD) ** 2) / 2) for k, at in ((0, across), (1, down))
-    )
-    sums = [(rows * part[:, None]).T @ columns for part in (*moves.T, np.ones(len(moves)))]
     low, high = _BESIDE_MIDDLE
     beside = smooth((across - low) / (high - low)) * smooth((_WIDE - across) / _FADE)
     fade = np.outer(smooth(np.minimum(across, _WIDE - across) / _FADE), beside)
-    field = np.stack(sums[:2], -1) * (fade / (sums[2] + _REST))[..., None]
+    field = gaussian_field(arrived, moves, across, down, _SPREAD) * fade[..., None]
     field = frame.vectors_to_picture(field * mirror).astype(np.float32)
 
     # 3. The photograph read there
