@@ -143,19 +143,23 @@ def _close(tasks: list[Any]) -> None:
 
 # Closing takes locks that the thread running garbage collection may already hold, so another thread closes
 # backends. SimpleQueue.put is safe at any time.
-_collected: "queue.SimpleQueue[list[Any]]" = queue.SimpleQueue()
+_collected: "queue.SimpleQueue[list[Any] | None]" = queue.SimpleQueue()
 _open: "weakref.WeakSet[MediaPipeBackend]" = weakref.WeakSet()
 
 
 def _close_collected() -> None:
-    while True:
-        _close(_collected.get())
+    while (tasks := _collected.get()) is not None:
+        _close(tasks)
 
 
 @atexit.register
-def _close_open() -> None:
+def _close_all() -> None:
+    """At exit; what is closed while Python takes its modules apart would end in a traceback."""
     for backend in list(_open):
         backend.close()
+    if _closing_thread.cache_info().currsize:
+        _collected.put(None)
+        _closing_thread().join()
 
 
 @cache
