@@ -39,10 +39,10 @@ _CORNERS = EYE_CORNERS["mediapipe478"][::-1]
 # Window around an eye, eye widths: beside its corners, above its fold, below its lower lid
 _BESIDE, _ABOVE, _BELOW = 0.38, 0.16, 0.42
 _LEAST_WINDOW = 3  # px a side
-# What the lids move while the eye moves upwards, downwards, as shares of the iris's movement. Where the upper
-# lid follows less, or the lower one, eyes that look down seem half closed
-_UPPER_FOLLOWS = (0.5, 0.95)
-_LOWER_FOLLOWS = (0.25, 0.65)
+# What the lids move while the eye moves upwards, downwards, as shares of the iris's movement. Eyes that look
+# down seem half closed where white shows below the iris, or more of the iris below the upper lid
+_UPPER_FOLLOWS = (0.6, 0.97)
+_LOWER_FOLLOWS = (0.1, 0.38)
 _SHOWN = 0.015  # eye widths of eyeball that show below the landmarks of the lower lid
 _NEAREST_CORNER = (0.17, 0.83)  # between the eye's corners: where an iris's centre may move
 _MEETING = 0.90  # of the opening's height: where closed lids meet

@@ -49,13 +49,18 @@ SHAPES: Mapping[str, Mapping[str, float]] = {
     "AU7": {"eyeSquint": 1.6},
     # The lower lip follows: a jury takes the strip of teeth that a lifted lip alone would show for a fake
     "AU10": {"mouthUpperUp": 0.7, "mouthShrugUpper": 0.25, "noseSneer": 0.25, "lowerLipUp": 0.85},
-    "AU14": {"mouthDimple": 1.3},
+    # Corners that go back on a level, and pressed lips: with the mesh's shape alone they rise, as in a smile
+    "AU14": {
+        **{"mouthDimple": 1.0, "mouthStretch": 0.4, "mouthFrown": 0.3},
+        **{"mouthPress": 0.6, "mouthRollLower": 0.2, "mouthRollUpper": 0.2},
+    },
     "AU16": {"mouthLowerDown": 1.0},
-    "AU18": {"mouthPucker": 1.5},
+    # Narrower than the mesh's, which raises the corners at the same time
+    "AU18": {"mouthPucker": 1.8, "mouthStretch": -0.3, "mouthFrown": 0.4},
     "AU22": {"mouthFunnel": 0.6, "mouthPucker": 0.4},
     "AU23": {"mouthPress": 0.5, "mouthRollLower": 0.3, "mouthRollUpper": 0.3},
     "AU24": {"mouthPress": 1.0},
-    "AU27": {"jawOpen": 0.72, "mouthLowerDown": 0.3, "mouthPucker": 0.35},
+    "AU27": {"jawOpen": 0.66, "mouthLowerDown": 0.3, "mouthPucker": 0.3},
     "AU28": {"mouthRollLower": 1.0, "mouthRollUpper": 1.0},
 }
 

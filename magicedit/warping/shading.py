@@ -33,6 +33,7 @@ SHADES: Mapping[str, Mapping[str, float]] = {
     "AU12": {"cheeks": 2.6, "eyes": 0.8},
     "AU14": {"dimple": 1.0},
     "AU18": {"pout": 1.0},
+    "AU27": {"hollow": 1.0},
 }
 _RELAXED = 0.4  # share that a relaxed unit removes: the depth of a photograph's own folds is unknown
 _MOST = 2.6  # times the shading of the mean smile
