@@ -523,7 +523,8 @@ def _lashes(
     thick = float(smooth(0.25 + 0.75 * (_read(fine, lids, across, at).mean() - low) / (high - low)))
 
     height = np.max(lids.lower - lids.upper)
-    longer, thicker, darker = smooth(np.max(new.lower - new.upper) / height / _FRINGED) * np.array(_FRINGE)
+    shows = float(smooth(np.max(new.lower - new.upper) / height / _FRINGED))
+    longer, thicker, darker = (shows * share for share in _FRINGE)
 
     # 2. Their roots: a line that is thin at the nose and thicker at the temple, soft as their shadow on skin
     outward = u if lids.outer else 1 - u
