@@ -4,6 +4,8 @@ from comfy_api.latest import ComfyExtension, io
 
 from .nodes import NODES
 
+WEB_DIRECTORY = "./web"  # scripts of ComfyUI's page
+
 
 class MagicEditExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:

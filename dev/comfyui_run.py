@@ -5,7 +5,8 @@
 The Python that runs this also runs ComfyUI, so it needs ComfyUI's requirements and this package. ComfyUI's
 files go to a temporary folder; the checkout stays as it is. Checked are, and the figures printed as JSON:
 the nodes load, the example workflows run with progress, nothing runs again without a change,
-a saved picture is marked as edited, and a sweep stops within CANCELLED seconds of Cancel.
+a saved picture is marked as edited, and a sweep stops within CANCELLED seconds of Cancel. With
+--browser also: ComfyUI's page, in Chromium, opens a workflow of earlier nodes with all its values.
 """
 
 import argparse
@@ -31,16 +32,25 @@ from magicedit.provenance import EDITED
 FOLDER = Path(__file__).resolve().parent.parent / "comfyui"
 WORKFLOWS = sorted((FOLDER / "example_workflows").glob("*.json"))
 STARTED, RUN, CANCELLED = 300, 900, 2  # seconds, the most
+# What ComfyUI's page would queue of a workflow
+OPENED = """async workflow => {
+    await window.app.loadGraphData(workflow);
+    return (await window.app.graphToPrompt()).output;
+}"""
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--comfyui", type=Path, default=os.environ.get("COMFYUI_PATH"), metavar="FOLDER")
+    parser.add_argument("--browser", action="store_true", help="also check the page (needs playwright)")
     args = parser.parse_args(argv)
     if args.comfyui is None or not (args.comfyui / "main.py").is_file():
         parser.error("name a checkout of ComfyUI by --comfyui or COMFYUI_PATH")
     with tempfile.TemporaryDirectory() as folder, served(args.comfyui, Path(folder)) as address:
-        print(json.dumps(asyncio.run(checked(address, Path(folder))), indent=1))
+        figures = asyncio.run(checked(address, Path(folder)))
+        if args.browser:
+            figures["older_workflow_values"] = older_workflow(address)
+        print(json.dumps(figures, indent=1))
 
 
 @contextlib.contextmanager
@@ -137,6 +147,37 @@ async def checked(address: str, base: Path) -> dict[str, Any]:
         figures["cancel_seconds"] = round(time.perf_counter() - cancelled, 2)
         assert figures["cancel_seconds"] <= CANCELLED
     return figures
+
+
+def older_workflow(address: str) -> int:
+    """Returns how many values of an older workflow ComfyUI's page reads as they were meant.
+
+    Earlier nodes counted faces by a number from 0, and each seed was followed by how it goes on.
+    """
+    from playwright.sync_api import sync_playwright
+
+    workflow = json.loads((FOLDER / "example_workflows" / "edit_and_copy.json").read_text())
+    (edit,) = (node for node in workflow["nodes"] if node["type"] == "MagicEditEdit")
+    (sweep,) = (node for node in workflow["nodes"] if node["type"] == "MagicEditSweep")
+    (now,) = (node for node in workflow["nodes"] if node["type"] == "MagicEditMeasure")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page()
+        page.goto(address)
+        page.wait_for_function(
+            "window.app?.extensions?.some(({ name }) => name === 'magicedit.older_workflows')"
+        )
+        sent = page.evaluate(OPENED, workflow)
+        seed = edit["widgets_values"].index("model's own") + 1
+        edit["widgets_values"].insert(seed + 1, "randomize")
+        sweep["widgets_values"][4] = now["widgets_values"][0] = 1
+        sweep["widgets_values"].append("fixed")
+        older = page.evaluate(OPENED, workflow)
+        browser.close()
+    for node in (sweep, now):
+        sent[str(node["id"])]["inputs"]["face"] = "#2"
+    assert older == sent, older
+    return sum(len(node["inputs"]) for node in older.values())
 
 
 async def run(session: aiohttp.ClientSession, prompt: dict[str, Any]) -> AsyncIterator[tuple[str, Any]]:

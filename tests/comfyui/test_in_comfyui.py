@@ -14,11 +14,12 @@ from comfy_loading import FOLDER
 
 
 @pytest.mark.skipif("COMFYUI_PATH" not in os.environ, reason="COMFYUI_PATH names no checkout of ComfyUI")
-def test_the_workflows_run_and_a_sweep_is_cancelled():
+def test_workflows_run_a_sweep_is_cancelled_and_an_older_workflow_keeps_its_values():
     script = FOLDER.parent / "dev" / "comfyui_run.py"
     python = os.environ.get("COMFYUI_PYTHON", sys.executable)
-    ended = subprocess.run([python, script], capture_output=True, text=True, check=False)
+    ended = subprocess.run([python, script, "--browser"], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr[-5000:]
     figures = json.loads(ended.stdout)
     assert figures["nodes"] == 10
     assert figures["cancel_seconds"] <= 2
+    assert figures["older_workflow_values"] > 50
