@@ -43,6 +43,21 @@ def test_moved_by_muscles_takes_landmarks_where_the_table_says(landmarks, name, 
     assert np.abs(found - asked).max() < 0.35 * np.abs(asked).max()
 
 
+def test_a_pucker_narrows_the_mouth_and_thickens_both_lips(landmarks):
+    after = landmarks + landmark_displacements(landmarks, ["AU18"])[:, 0]
+    (narrow, *thick), (wide, *thin) = (
+        [np.linalg.norm(at[a] - at[b]) for a, b in (CORNERS, (0, 13), (14, 17))] for at in (after, landmarks)
+    )
+    assert 0.55 < narrow / wide < 0.7
+    assert np.all(np.divide(thick, thin) > 1.15)
+
+
+def test_a_dimpler_draws_the_corners_back_without_raising_them_as_a_smile_does(landmarks):
+    aside, up = np.abs(wanted(landmarks, CORNERS, "AU14", 4.0)).mean(0)
+    smile_aside, smile_up = np.abs(wanted(landmarks, CORNERS, "AU12", 4.0)).mean(0)
+    assert up / aside < 0.5 < smile_up / smile_aside
+
+
 def test_moved_by_muscles_adds_to_a_flow(landmarks):
     fields = displacement_fields(landmarks, SIZE, ["AU12"])
     smile = backward_flow(fields, np.array([4.0]), landmarks, SIZE)[0].astype(np.float32)

@@ -70,6 +70,13 @@ def test_pouting_lips_throw_a_shadow_below(portrait):
     assert portrait.light(0.0, lip - 0.08, AU18=5.0) > 0.03
 
 
+def test_a_wide_open_mouth_hollows_the_cheeks(portrait):
+    corners = face_frame(portrait.landmarks).to_face(portrait.landmarks[[61, 291]])
+    for side, (across, below) in zip((-1, 1), corners, strict=True):
+        assert portrait.light(across + side * 0.18, below - 0.08, AU27=5.0) < -0.06
+    assert portrait.light(0.0, corners[:, 1].mean() + 0.5, AU27=5.0) == 0
+
+
 def test_relaxing_does_the_opposite_and_less(portrait):
     more, less = (portrait.light(0.48, 0.85, AU12=steps) for steps in (3.0, -3.0))
     assert 0 < less < -more
