@@ -59,7 +59,7 @@ def test_emotions_use_editable_units_only():
         strongest = STRENGTH_RANGE[1] * max(map(abs, units.values()))
         assert 0 < min(map(abs, units.values())) <= strongest <= DELTA_RANGE[1]
     relaxed = [(name, unit) for name, units in EMOTIONS.items() for unit, steps in units.items() if steps < 0]
-    assert relaxed == [("happiness", "AU4")]
+    assert relaxed == [("happiness", "AU1"), ("happiness", "AU4")]
 
 
 @pytest.mark.parametrize("spelling", ["AU12", "au12", "AU012", "au0012", "AU 12", " Au_12 "])
@@ -165,12 +165,15 @@ def test_emotions():
     assert parse_emotion("happiness") == ("happiness", 1.0)
     assert parse_emotion(" Happiness:0.8") == ("happiness", 0.8)
     assert parse_emotion(("fear", 1.25)) == ("fear", 1.25)
-    assert emotion_deltas("happiness") == {"AU4": -2.0, "AU6": 2.0, "AU12": 4.0, "AU25": 1.5}
+    assert emotion_deltas("happiness") == {
+        "AU1": -1.0, "AU4": -2.0, "AU6": 3.5, "AU12": 5.0, "AU25": 2.0
+    }  # fmt: skip
     assert emotion_deltas("anger", 0.5, ["AU7", "AU24"]) == {
         **emotion_deltas("anger", 0.5), "AU7": 1.0, "AU24": 1.0
     }  # fmt: skip
-    frowning = {"AU4": 1.5, "AU12": 4.5}
-    assert emotion_deltas("happiness", 0.5, (), frowning)["AU4"] == 0.5 * (-2.0 - 1.5)
+    frowning = {"AU1": 1.0, "AU4": 2.5, "AU12": 4.5}
+    relaxed = emotion_deltas("happiness", 0.5, (), frowning)
+    assert (relaxed["AU1"], relaxed["AU4"]) == (0.5 * (-1.0 - 1.0), 0.5 * (-2.0 - 1.5))  # at most
     assert emotion_deltas("sadness", 1.0, (), frowning)["AU12"] == -4.0  # at most
     assert emotion_deltas("sadness", 1.0, (), {"AU12": 0.0}) == emotion_deltas("sadness")
     smile = {"AU12": 3.0, "AU12L": 3.0, "AU12R": 3.0}
@@ -213,11 +216,11 @@ def test_vectors_and_mappings_invert_each_other():
 
 def test_an_edit_adds_up_in_the_models_order():
     delta = resolve_delta(
-        {"AU1": 1.25}, add="AU26=1,AU12=-1", set={"AU1": 0}, emotion=("happiness", 0.5), names=NAMES
+        {"AU2": 1.25}, add="AU26=1,AU12=-1", set={"AU2": 0}, emotion=("happiness", 0.5), names=NAMES
     )
     happy = {name: steps / 2 for name, steps in EMOTIONS["happiness"].items()}
-    assert delta == pytest.approx(happy | {"AU1": -1.25, "AU12": happy["AU12"] - 1, "AU26": 1.0})
-    assert list(delta) == ["AU1", "AU4", "AU6", "AU12", "AU25", "AU26"]
+    assert delta == pytest.approx(happy | {"AU2": -1.25, "AU12": happy["AU12"] - 1, "AU26": 1.0})
+    assert list(delta) == ["AU1", "AU2", "AU4", "AU6", "AU12", "AU25", "AU26"]
     assert resolve_delta(None) == {}
 
 
@@ -245,9 +248,9 @@ def test_in_films_requests_grow_from_the_dead_zone_without_a_leap():
         ({"add": "AU12=1", "set": "AU12=2"}, "AU12: both set"),
         ({"emotion": "happiness", "set": "AU12=2"}, "AU12: both set"),
         ({"set": "AU4=2"}, "AU4 needs its measured intensity"),
-        ({"add": "AU12=8", "emotion": "happiness"}, "a total delta between -10 and 10 for AU12, got 12"),
+        ({"add": "AU12=8", "emotion": "happiness"}, "a total delta between -10 and 10 for AU12, got 13"),
         ({"add": "AU12=11"}, "a delta between"),
-        ({"emotion": "happiness", "names": ("AU12",)}, "happiness needs AU4, which this model cannot edit"),
+        ({"emotion": "happiness", "names": ("AU12",)}, "happiness needs AU1, which this model cannot edit"),
     ],
 )
 def test_edits_that_cannot_be_meant(request_, message):

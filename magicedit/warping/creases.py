@@ -19,7 +19,7 @@ from magicedit.warping.change import in_channels
 # eyes, radii across and down; interocular distances of the neutral mesh
 AREAS: Mapping[str, tuple[float, float, float, float]] = {
     "forehead": (0.0, -0.62, 0.80, 0.26),
-    "frown": (0.0, -0.28, 0.18, 0.30),
+    "frown": (0.0, -0.30, 0.26, 0.34),
     "bridge": (0.0, -0.02, 0.18, 0.15),
     "crow's feet": (0.88, 0.06, 0.20, 0.22),
     "marionette": (0.47, 1.22, 0.15, 0.24),
@@ -34,12 +34,13 @@ CREASES: Mapping[str, Mapping[str, float]] = {
     "AU12": {"crow's feet": 0.4, "marionette": -1.2},
     "AU15": {"marionette": 1.0},
 }
-_MOST = (-0.85, 0.9)  # a trace of a lifted crease stays
+_MOST = (-0.95, 0.9)  # a trace of a lifted crease stays
 # Interocular distances, standard deviations: what is finer is texture, what is wider is the face's shape. A
 # crease is deepened along its dark line alone, or its ridges would shine
-_FINE, _LIFTED, _DEEPENED = 0.006, 0.075, 0.03
-_RANGE = (-0.7, 0.3)  # natural logarithms of light: what differs more is no crease
-_AROUND = 0.03  # interocular distances around brows, eyes and lips in which no crease changes
+_FINE, _LIFTED, _DEEPENED = 0.006, 0.11, 0.03
+_RANGE = (-1.0, 0.3)  # natural logarithms of light: what differs more is no crease
+# Interocular distances around brows, eyes and lips in which no crease changes; frown lines begin at the brows
+_AROUND, _AROUND_FROWN = 0.03, 0.015
 _DARK = 8.0  # levels of light that count as dark
 _WORKED_AT = 80.0  # px an interocular distance at which wide blurs are made
 
@@ -83,18 +84,24 @@ def crease_areas(
     for name in ("left_brow", "left_eye", "lips"):
         polygon = region_polygon(places, "mediapipe478", name)
         cv2.fillPoly(kept, [np.rint(polygon * 16).astype(np.int32)], 1, shift=4)
-    around = 2 * round(_AROUND / pixel) + 1
-    kept = cv2.dilate(kept, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (around, around)))
-    skin = 1 - cv2.GaussianBlur(kept.astype(np.float32), (0, 0), 0.7 * _AROUND / pixel)
+    skin, frown = (_beyond(kept, width / pixel) for width in (_AROUND, _AROUND_FROWN))
 
     middle = region_polygon(places, "mediapipe478", "left_eye").mean(0)[1]
     across = np.arange(columns, dtype=np.float32)[None] * pixel
     down = (np.arange(rows, dtype=np.float32)[:, None] - np.float32(middle)) * pixel
     areas = {
-        name: skin * smooth(1.5 * (1 - ((across - x) / wide) ** 2 - ((down - y) / tall) ** 2))
+        name: (frown if name == "frown" else skin)
+        * smooth(1.5 * (1 - ((across - x) / wide) ** 2 - ((down - y) / tall) ** 2))
         for name, (x, y, wide, tall) in AREAS.items()
     }
     return areas, skin
+
+
+def _beyond(kept: np.ndarray, width: float) -> np.ndarray:
+    """1 beyond `width` px around what is 1 in `kept`, (rows, columns) uint8, 0 within; float32."""
+    side = 2 * round(width) + 1
+    grown = cv2.dilate(kept, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
+    return 1 - cv2.GaussianBlur(grown.astype(np.float32), (0, 0), 0.7 * width)
 
 
 def crease_light(pixels: np.ndarray, gain: np.ndarray, skin: np.ndarray, interocular: float) -> np.ndarray:

@@ -193,8 +193,9 @@ def _lip_lines(landmarks: np.ndarray) -> list[np.ndarray]:
 def _smile_factors(flow: np.ndarray, target: _Target) -> np.ndarray:
     """(2, 3) factors of `smile_displacements`, for the upper and the lower lip.
 
-    AU12 by 5, iod that the flow parts the lips, and iod that it drops the chin. The lower lip alone parts
-    them farther than _SMILE_GAP.
+    AU12 by 5, iod that the lips part, and iod that the flow drops the chin. Closed lips part at least as far
+    as AU25 takes them in the table, the upper one being held: smiles that hardly show teeth are not taken for
+    happy ones. The lower lip alone parts them farther than _SMILE_GAP.
     """
     landmarks = target.landmarks
     upper, lower = (line[5:6] for line in _lip_lines(landmarks))
@@ -203,7 +204,11 @@ def _smile_factors(flow: np.ndarray, target: _Target) -> np.ndarray:
         np.median((forward_places(flow, points, from_below=below) - points)[:, 1]) / target.interocular
         for points, below in ((upper, False), (lower, True), (chin, True))
     )
-    smile, gap = target.asked["AU12"] / 5, max(drop - rise, 0)
+    parting = dict.fromkeys(target.asked, 0.0) | {"AU25": 1.0}
+    raised, dropped = target.moves((_UPPER_LIP, _LOWER_LIP), **parting)[:, 1]
+    at_rest = max(landmarks[_LOWER_LIP, 1] - landmarks[_UPPER_LIP, 1], 0)
+    asked = (dropped - _RAISED * raised - at_rest) / target.interocular
+    smile, gap = target.asked["AU12"] / 5, max(drop - rise, asked, 0)
     return np.array([(smile, min(gap, _SMILE_GAP), max(jaw, 0)), (smile, gap, max(jaw, 0))])
 
 

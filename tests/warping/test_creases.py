@@ -95,5 +95,5 @@ def test_amounts_add_up_within_limits():
     assert crease_amounts({"AU4": 1.0}) == {"frown": pytest.approx(CREASES["AU4"]["frown"] / 5)}
     both = crease_amounts({"AU6": 1.0, "AU12": 1.0})["crow's feet"]
     assert both == pytest.approx((CREASES["AU6"]["crow's feet"] + CREASES["AU12"]["crow's feet"]) / 5)
-    assert crease_amounts({"AU4": -30.0}) == {"frown": -0.85}
+    assert crease_amounts({"AU4": -30.0}) == {"frown": -0.95}
     assert crease_amounts({"AU25": 3.0, "AU4": 0.0}) == {}

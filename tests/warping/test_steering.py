@@ -7,7 +7,7 @@ from magicedit.action_units import NAMES, to_vector
 from magicedit.faces import align, load_backend
 from magicedit.faces.frame import face_frame
 from magicedit.warping import backward_flow, displacement_fields, steer
-from magicedit.warping.mouth import forward_places, part_lips
+from magicedit.warping.mouth import FLESH, forward_places, part_lips
 from magicedit.warping.muscles import landmark_displacements, smile_displacements
 from magicedit.warping.steering import MOUTH_CORNERS
 
@@ -64,6 +64,21 @@ def test_lips_that_smile_go_where_those_of_photographs_do(landmarks, share, also
     )
     assert error < 0.02
     assert error < 0.6 * missed
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_smiling_lips_part_as_far_as_asked_where_a_network_falls_short(landmarks, share):
+    request = {"AU12": 4.0, "AU25": 2.0}
+    fields = displacement_fields(landmarks, SIZE)
+    vector = to_vector(request | {"AU25": share * request["AU25"]})
+    flow = steer(backward_flow(fields, vector, landmarks, SIZE)[0].astype(np.float32), landmarks, request)
+    upper, lower = ([landmarks[edge] + FLESH * (landmarks[outline] - landmarks[edge])]
+                    for edge, outline in ((13, 0), (14, 17)))  # fmt: skip
+    moves = [(forward_places(flow, np.array(lip), from_below=below) - lip)[0, 1]
+             for lip, below in ((upper, False), (lower, True))]  # fmt: skip
+    parted = (moves[1] - moves[0]) / face_frame(landmarks).interocular
+    rise, drop = wanted(landmarks, (13, 14), AU25=2.0)[:, 1]
+    assert 0.8 < parted / (drop - 0.1 * rise) < 1.4
 
 
 LIDS_AND_BROWS = (159, 386, 145, 374, 105, 334, 55, 285)
