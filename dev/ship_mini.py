@@ -137,6 +137,7 @@ def main() -> None:
     commands.append(command_of(TrainConfig(**settings)))
     card = model_card(
         "mini",
+        license="apache-2.0",
         description="`mini` is the small model inside the package: two UNets of 7 million parameters each on "
         f"4 x 4 patches of a {settings['resolution']} px crop, that answer with a flow, a mask and paint. "
         "It was trained from nothing. A zero vector means keep. What an opened mouth shows is not its own: "

@@ -194,6 +194,11 @@ class TrainConfig:
     hub_model_id: str | None = _(None, "owner/name to push to; default: the name of output_dir")
     hub_private: bool = _(False, "push to a private repository")
     hub_token: str | None = _(None, "default: the one that `hf auth login` stored")
+    license: str | None = _(
+        None,
+        "licence of the weights, for the model card, in the hub's spelling, such as cc-by-4.0; none: that of "
+        "the pretrained model, if its card is here and states one",
+    )
     data_license: str | None = _(None, "licence of the training photographs, for the model card")
     data_citation: str | None = _(None, "citation of the training photographs, for the model card")
 
@@ -240,6 +245,7 @@ class TrainConfig:
         limit = self.checkpoints_total_limit
         check(limit is None or limit >= 1, "checkpoints_total_limit", "at least 1, or none")
         check(self.prediction in ("flow_mask_paint", "noise"), "prediction", "flow_mask_paint or noise")
+        check(self.license != "other", "license", "an identifier of the hub; write another one into the card")
         check(self.mixed_precision in (None, "no", "fp16", "bf16"), "mixed_precision", "no, fp16 or bf16")
         dtypes = ("float32", "float16", "bfloat16")
         check(self.save_dtype in dtypes, "save_dtype", "float32, float16 or bfloat16")

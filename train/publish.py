@@ -3,23 +3,28 @@
 import dataclasses
 import json
 import logging
+import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+import yaml
+from accelerate.state import AcceleratorState
 
 from magicedit.data.pairs import PairDataset
 from magicedit.embedded import model_origin
+from magicedit.errors import ModelError
 from magicedit.files import is_address
-from magicedit.hub.cards import TrainingData, model_card
+from magicedit.hub.cards import UNLICENSED, TrainingData, license_of, licensed_card, model_card
 from magicedit.hub.push import push_folder
 from magicedit.models import TRAINED_NETWORKS
 from magicedit.models.adapters import save_adapters, saved_as
-from magicedit.models.folder import Base
+from magicedit.models.folder import Base, ModelFolder
 from magicedit.pipelines.pipeline_magicedit import MagicEditPipeline
 from magicedit.pipelines.safe_pipeline import SafePipeline
 from magicedit.train.config import TrainConfig
+from magicedit.train.finished import CARD
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +40,8 @@ Controls, in intensity steps: {controls}.
 
 Trained on {data}. Licence: {license}. Citation: {citation}.
 
+{weights}
+
 ```
 {command}
 ```
@@ -42,29 +49,75 @@ Trained on {data}. Licence: {license}. Citation: {citation}.
 {numbers}
 """
 
-NOT_IN_COMMAND = ("output_dir", "hub_token", "resume_from_checkpoint", "report_to")
+# Settings of the author's machine and hub: the command is for others, who would push to the author's
+NOT_IN_COMMAND = (
+    *("output_dir", "resume_from_checkpoint", "report_to"),
+    *("push_to_hub", "hub_model_id", "hub_private", "hub_token"),
+)
+PLACES = ("train_data_dir", "pretrained_model_name_or_path", "base_model")
 
 
-def command_of(config: TrainConfig) -> str:
-    """Returns the command line of all settings that differ from the defaults."""
-    words = ["accelerate", "launch", "train/train.py"]
+def command_of(config: TrainConfig, processes: int = 1) -> str:
+    """Returns a command that repeats a run: all settings that differ from the defaults, also those of a
+    `--config`. Folders are named without their place.
+
+    processes: of the run, on which its samples depend.
+    """
+    # On CPUs `accelerate launch` starts one process, whatever is asked for
+    several = ["torchrun", "--standalone", "--nproc_per_node", str(processes)]
+    words = [*(several if processes > 1 else ["accelerate", "launch"]), "train/train.py"]
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if field.name in NOT_IN_COMMAND or value == field.default:
             continue
-        if field.name in ("train_data_dir", "pretrained_model_name_or_path", "base_model"):
+        if field.name in PLACES:
             value = _folder_name(value)
         if isinstance(value, dict):
-            value = tuple(f"{key}={setting}" for key, setting in value.items())
+            value = tuple(f"{key}={_folder_name(setting)}" for key, setting in value.items())
         if isinstance(value, tuple):
             value = ",".join(map(str, value))
         words += [f"--{field.name}", str(value).lower() if isinstance(value, bool) else str(value)]
     return shlex.join(words)
 
 
-def _folder_name(place: str) -> str:
-    """The name of a folder for others, to whom its place means nothing; an address may hold a password."""
-    return "shards" if is_address(place) else Path(place).name
+def _folder_name(value: object) -> str:
+    """Returns the name of a folder for others, to whom its place means nothing; other values as they are.
+
+    An address may hold a password.
+    """
+    if is_address(value):
+        return "shards"
+    return Path(str(value)).name if os.path.isabs(str(value)) or os.path.isdir(str(value)) else str(value)
+
+
+def _command_here(config: TrainConfig) -> str:
+    """Returns the command of the run in this process, with what accelerate was configured to."""
+    here = AcceleratorState()
+    if config.mixed_precision is None and here.mixed_precision != "no":
+        config = dataclasses.replace(config, mixed_precision=here.mixed_precision)
+    return command_of(config, here.num_processes)
+
+
+def _terms(config: TrainConfig) -> dict[str, str]:
+    """Returns the licence of the weights as arguments of `model_card`: the stated one, else the pretrained
+    model's; empty where neither is known."""
+    base = config.pretrained_model_name_or_path
+    if config.license is not None:
+        return {"license": config.license}
+    if base is None:
+        return {}
+    pinned = {} if config.revision is None else {"revision": config.revision}
+    try:
+        card = ModelFolder.find(base).fetched(CARD, **pinned).path / CARD
+        terms = license_of(card.read_text("utf-8")) if card.is_file() else {}
+    except (ModelError, OSError, ValueError, yaml.YAMLError) as error:
+        logger.warning(
+            "the licence of %s is not known (%s); state that of the weights in the card", base, error
+        )
+        return {}
+    if terms.get("license") == "other":
+        terms.setdefault("license_name", f"that of {_folder_name(base)}")
+    return terms
 
 
 def _description(config: TrainConfig) -> str:
@@ -119,9 +172,10 @@ def publish(
         config.hub_model_id or Path(config.output_dir).name,
         repo_id=config.hub_model_id,
         description=_description(config),
+        **_terms(config),
         data=[data],
         base_model=base if base and model_origin(base) != "folder" else None,
-        command=command_of(config),
+        command=_command_here(config),
         results={"optimiser steps": step, "pairs seen": samples_seen, "seed": config.seed},
         results_note="Training only; editing quality was not measured when this card was written.",
         action_units=pipeline.action_units,
@@ -160,9 +214,12 @@ def publish_family(
         data=f"{name}: {len(pairs)} photographs of {pairs.identities} people",
         license=config.data_license or "not stated",
         citation=config.data_citation or "not stated",
-        command=command_of(config),
+        weights=UNLICENSED,
+        command=_command_here(config),
         numbers="\n".join(f"- {key.replace('_', ' ')}: {value:g}" for key, value in counts.items()),
     )
+    if terms := _terms(config):
+        card = licensed_card(card, **terms)
     (folder / "README.md").write_text(card, "utf-8")
 
 

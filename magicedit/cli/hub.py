@@ -85,7 +85,16 @@ def run_push(args: argparse.Namespace) -> int:
 
 def card_of(args: argparse.Namespace, found: "ModelFolder") -> str:
     """Returns the folder's own card, or a new one, as the options request."""
-    from magicedit.hub import describe_folder, gated_card, measured_card, model_card, named_card, read_results
+    from magicedit.hub import (
+        describe_folder,
+        gated_card,
+        license_of,
+        licensed_card,
+        measured_card,
+        model_card,
+        named_card,
+        read_results,
+    )
 
     measured = None
     if args.results is not None:
@@ -100,9 +109,14 @@ def card_of(args: argparse.Namespace, found: "ModelFolder") -> str:
             )
     old = found.path / "README.md"
     text = card_text(old, args.card)
-    license = args.license or license_of(text)
+    if args.license == "other":
+        raise ModelError(
+            "--license other needs a name and a link: license_name and license_link in README.md"
+        )
+    stated = license_of(text)
+    license = stated if args.license is None else {"license": args.license}
     if args.card or not old.is_file():
-        if license is None:
+        if not license:
             raise ModelError(
                 f"{args.folder} has no card yet, and a new one must say the licence of the weights: "
                 "--license apache-2.0, or another identifier of the hub"
@@ -111,19 +125,23 @@ def card_of(args: argparse.Namespace, found: "ModelFolder") -> str:
         card = model_card(
             args.repo.rpartition("/")[2],
             repo_id=args.repo,
-            license=license,
+            **license,
             **describe_folder(args.folder),
             **results,
         )
     else:
         card = named_card(text, args.repo)
-        if args.license is not None and args.license != license_of(text):
+        if not stated and license:
+            card = licensed_card(card, **license)
+        elif args.license is not None and args.license != stated.get("license"):
             raise ModelError(
                 f"{old} says another licence than --license {args.license}; change it there, or write "
                 "the card anew with --card"
             )
         if measured is not None:
             card = measured_card(card, measured.rows, measured.note)
+    if not license_of(card):
+        warn("warning: the card states no licence, so that nobody may use the weights; state it: --license")
     return card if args.gated is None else gated_card(card)
 
 
@@ -147,10 +165,3 @@ def card_text(card: Path, anew: bool) -> str:
             f"{card} cannot be read as a model card ({error}); fix it, or write a new one with --card"
         ) from error
     return text
-
-
-def license_of(card: str) -> str | None:
-    """Returns the licence in the header of a card's text."""
-    from huggingface_hub import ModelCard
-
-    return ModelCard(card, ignore_metadata_errors=True).data.license

@@ -12,6 +12,7 @@ from magicedit.errors import ModelError
 
 TAGS = ("magicedit", "facial-expression", "action-units", "facs", "image-editing", "face")
 NOT_STATED = "Not stated by the author of this card."
+UNLICENSED = "The licence of the weights is not stated: ask the author before you use them."
 
 INTRODUCTION = """\
 An editor of facial expressions for the `magicedit` package. It changes the expression of the person in a
@@ -85,7 +86,7 @@ def model_card(
     *,
     repo_id: str | None = None,
     description: str = "",
-    license: str = "apache-2.0",
+    license: str | None = None,
     license_name: str | None = None,
     license_link: str | None = None,
     data: Sequence[TrainingData] = (),
@@ -107,6 +108,7 @@ def model_card(
         repo_id: "owner/name" where it will be published; without it the examples load a local folder.
         description: what is particular about this model, in Markdown.
         license: of the weights, an identifier of the hub; with "other", `license_name` and `license_link`.
+            None: the card says that it is not stated.
         data: what it was trained on. data_note: further remarks, such as the held-out people.
         base_model: hub id of the model that training started from.
         command: the command that trained it.
@@ -149,7 +151,13 @@ def model_card(
         ("Training", _training(command, base_model)),
         (RESULTS, _paragraphs(results_note, _results_table(results or {}))),
         ("Limits, and what it is not for", LIMITS),
-        ("Licence", _license(license, license_name, license_link, data)),
+        (
+            "Licence",
+            _paragraphs(
+                license_sentence(license, license_name, license_link),
+                "The photographs they were trained on keep their own licences, named above." if data else "",
+            ),
+        ),
     ]
     body = "\n\n".join(_paragraphs(f"## {title}" if title else f"# {name}", text) for title, text in sections)
     return str(ModelCard(f"---\n{header.to_yaml()}\n---\n\n{body}\n"))
@@ -162,6 +170,35 @@ def gated_card(card: str) -> str:
         if parsed.data.get(name) is None:
             setattr(parsed.data, name, value)
     return str(parsed)
+
+
+def licensed_card(card: str, license: str, **named: str) -> str:
+    """Returns a card that states no licence of the weights with one.
+
+    license, named: as `license`, `license_name` and `license_link` of `model_card`.
+    """
+    parsed = ModelCard(card, ignore_metadata_errors=True)
+    for field, value in {"license": license, **named}.items():
+        setattr(parsed.data, field, value)
+    return str(parsed).replace(UNLICENSED, license_sentence(license, **named))
+
+
+def license_of(card: str) -> dict[str, str]:
+    """Returns what a card's header states of `license`, `license_name` and `license_link`, by these names."""
+    header = ModelCard(card, ignore_metadata_errors=True).data.to_dict()
+    fields = ("license", "license_name", "license_link")
+    stated = {name: header[name] for name in fields if isinstance(header.get(name), str)}
+    return stated if "license" in stated else {}
+
+
+def license_sentence(
+    license: str | None, license_name: str | None = None, license_link: str | None = None
+) -> str:
+    """Returns a card's sentence on the licence of the weights; arguments as of `model_card`."""
+    name = license_name or license
+    if name is None:
+        return UNLICENSED
+    return f"The weights are under {f'[{name}]({license_link})' if license_link else name}."
 
 
 def named_card(card: str, repo_id: str) -> str:
@@ -303,12 +340,3 @@ def _results_table(results: Mapping[str, object]) -> str:
 
 def _number(value: object) -> object:
     return f"{value:.4g}" if isinstance(value, float) else value
-
-
-def _license(
-    license: str, license_name: str | None, license_link: str | None, data: Sequence[TrainingData]
-) -> str:
-    name = license_name or license
-    weights = f"The weights are under {f'[{name}]({license_link})' if license_link else name}."
-    photographs = "The photographs they were trained on keep their own licences, named above."
-    return _paragraphs(weights, photographs if data else "")

@@ -7,7 +7,8 @@ from huggingface_hub import ModelCard
 
 from magicedit.action_units import NAMES
 from magicedit.errors import ActionUnitError
-from magicedit.hub import TrainingData, model_card
+from magicedit.hub import TrainingData, license_of, licensed_card, model_card
+from magicedit.hub.cards import UNLICENSED
 
 LONDON = TrainingData(
     "Face Research Lab London Set",
@@ -30,10 +31,9 @@ def section(text: str, title: str) -> str:
 
 
 def test_header_is_what_hubs_filter_by():
-    data = ModelCard(
-        model_card("Small", data=[LONDON, HUB_SET], tags=["small"], base_model="alice/base")
-    ).data
-    assert data.license == "apache-2.0"
+    card = model_card("Small", license="mit", data=[LONDON, HUB_SET], tags=["small"], base_model="alice/base")
+    data = ModelCard(card).data
+    assert data.license == "mit"
     assert data.library_name == "diffusers"
     assert data.pipeline_tag == "image-to-image"
     assert data.datasets == ["alice/others"]
@@ -117,3 +117,15 @@ def test_what_cannot_be_said():
     )
     assert (card.data.license, card.data.license_name) == ("other", "house")
     assert "[house](https://example.org/l)" in section(card.text, "Licence")
+
+
+def test_a_card_states_no_licence_that_nobody_chose():
+    card = model_card("Small", data=[LONDON])
+    assert license_of(card) == {}
+    assert UNLICENSED in section(card, "Licence")
+    terms = {"license": "other", "license_name": "house", "license_link": "https://example.org/l"}
+    assert license_of(licensed_card(card, **terms)) == terms
+    assert (
+        licensed_card(card, "mit").split("---", 2)[2]
+        == model_card("Small", data=[LONDON], license="mit").split("---", 2)[2]
+    )

@@ -96,6 +96,7 @@ def test_its_own_card_stays_but_for_the_name(hub, machine, folder):
     card = model_card("Mine", action_units=["AU12", "AU4"], description="Made with care.")
     (folder / "README.md").write_text(card)
     done = push(machine, folder, "alice/mine", "--json")
+    assert "the card states no licence" in done["err"]
     assert json.loads(done["out"])["card_changed"]
     published = hub.files("alice/mine")["README.md"].decode()
     assert published == card.replace("path/to/this/folder", "alice/mine")
@@ -124,14 +125,15 @@ def test_measured_results_come_from_a_report(hub, machine, folder, report):
 
 def test_a_gated_model_asks_first(hub, machine, folder):
     (folder / "README.md").write_text(model_card("Mine"))
-    assert push(machine, folder, "alice/gated", "--gated")["code"] == 0
+    done = push(machine, folder, "alice/gated", "--gated", "--license", "mit")
+    assert (done["code"], "states no licence" in done["err"]) == (0, False)
     repository = hub.repositories["alice/gated"]
     assert repository.gated == "auto"
     assert repository.gated_before_files  # nobody could have had the weights meanwhile
     data = ModelCard(hub.files("alice/gated")["README.md"].decode()).data
     assert "did not agree" in " ".join(data.extra_gated_prompt.split())
     assert "checkbox" in data.extra_gated_fields.values()
-    assert data.license == "apache-2.0"
+    assert data.license == "mit"
     assert machine.run(DOWNLOAD, repo="alice/gated", token=STRANGER) == {"error": "GatedRepoError"}
     assert "path" in machine.run(DOWNLOAD, repo="alice/gated", token=OWNER)
     assert push(machine, folder, "alice/gated")["code"] == 0
@@ -207,6 +209,7 @@ def test_what_a_card_must_say(capsys, folder, report, tmp_path):
     repo = ["--repo", "alice/no"]
     assert "--license apache-2.0" in refused(capsys, folder, *repo)
     (folder / "README.md").write_text("---\nlicense: mit\n---\n\n# Card\n")
+    assert "needs a name and a link" in refused(capsys, folder, *repo, "--license", "other")
     assert "says another licence" in refused(capsys, folder, *repo, "--license", "apache-2.0")
     assert "no section `## Measured results`" in refused(capsys, folder, *repo, "--results", report)
     assert "of other weights" in refused(capsys, folder, *repo, "--results", REPORT)

@@ -17,6 +17,7 @@ from magicedit.action_units import EMOTIONS, NAMES
 from magicedit.cli import main
 from magicedit.data.description import read_description
 from magicedit.errors import DatasetError, ModelError, TrainingError
+from magicedit.hub import license_of
 from magicedit.models.face_model import FaceModel
 from magicedit.models.folder import ModelFolder
 from magicedit.pipelines.pipeline_attribute_diffusion import (
@@ -285,6 +286,7 @@ def test_resume_equals_uninterrupted(pairs_folder, tmp_path):
 
 def test_a_trained_folder_has_its_vocabulary_and_card(pairs_folder, tmp_path):
     flags = ["--max_train_steps=1", "--validation_steps=1", "--validation_faces=1", "--data_license=CC0"]
+    flags.append("--license=cc-by-4.0")
     train(config(pairs_folder, tmp_path, *flags, "--default_guidance_scale=1.2", noise_level=0.9))
     found = ModelFolder.find(tmp_path)
     assert found.action_units == (*MUSCLES, *EMOTIONS)
@@ -298,6 +300,8 @@ def test_a_trained_folder_has_its_vocabulary_and_card(pairs_folder, tmp_path):
     assert len(list((tmp_path / "previews").iterdir())) == 1
     card = (tmp_path / "README.md").read_text()
     assert "Licence: CC0" in card
+    assert license_of(card) == {"license": "cc-by-4.0"}
+    assert "The weights are under cc-by-4.0." in card
     (command,) = (line for line in card.splitlines() if line.startswith("accelerate launch"))
     again = parse_config([*shlex.split(command)[3:], f"--output_dir={tmp_path}"])
     assert again.settings["predicts"] == "picture"

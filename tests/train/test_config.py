@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import shlex
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from magicedit.errors import ModelError, TrainingError
 from magicedit.models import checks
 from magicedit.train import config as config_module
 from magicedit.train.config import TrainConfig, parse_config
+from magicedit.train.publish import command_of
 
 RECIPES = sorted(p.stem for p in (Path(config_module.__file__).parent / "configs").glob("*.yaml"))
 
@@ -24,12 +26,37 @@ def test_flags_win_over_yaml_over_defaults(tmp_path):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_recipes_are_valid(name):
-    named = {"train_data_dir": "data"}
+def test_recipes_are_valid_and_repeated_by_the_command_of_a_card(name):
+    named = {"train_data_dir": "data", "push_to_hub": True, "hub_model_id": "ann/mine"}
     if name == "sd15-lora":  # whose adapters need a base
         named["pretrained_model_name_or_path"] = "sd15"
     recipe = parse_config(["--config", name, *(f"--{setting}={value}" for setting, value in named.items())])
     assert recipe != TrainConfig(**named)
+    command = shlex.split(command_of(recipe, processes=2))
+    assert command[:5] == ["torchrun", "--standalone", "--nproc_per_node", "2", "train/train.py"]
+    again = parse_config(command[5:])
+    words = None if recipe.settings is None else {key: str(value) for key, value in recipe.settings.items()}
+    mine = {"settings": words, "push_to_hub": False, "hub_model_id": None}  # nobody pushes to the author's
+    assert again == dataclasses.replace(recipe, **mine)
+
+
+def test_a_command_names_folders_without_their_place_and_hub_ids_whole(tmp_path):
+    settings = {"transfer_from": str(tmp_path / "first"), "relative": True}
+    config = TrainConfig(
+        objective="ganimation",
+        settings=settings,
+        train_data_dir=str(tmp_path / "people"),
+        pretrained_model_name_or_path="ann/base",
+    )
+    command = command_of(config)
+    assert str(tmp_path) not in command
+    assert "--settings transfer_from=first,relative=True --pretrained_model_name_or_path ann/base" in command
+    assert "--train_data_dir people" in command
+
+
+def test_a_licence_that_needs_a_name_is_refused_before_training():
+    with pytest.raises(TrainingError, match="--license must be an identifier of the hub"):
+        TrainConfig(train_data_dir="data", license="other")
 
 
 def test_settings_of_an_objective_are_a_mapping(tmp_path):

@@ -14,7 +14,7 @@ from tiny_models import SHALLOW, tiny_patch_pipeline, tiny_stable_diffusion, tra
 from magicedit import ExpressionEditor
 from magicedit.cli import main
 from magicedit.errors import ModelError, TrainingError
-from magicedit.hub import check_pipeline_folder, describe_folder, model_card
+from magicedit.hub import check_pipeline_folder, describe_folder, license_of, model_card
 from magicedit.hub.push import _contents
 from magicedit.models import load_pipeline, open_base
 from magicedit.models.folder import Base, ModelFolder
@@ -369,6 +369,7 @@ def test_a_folder_of_adapters_is_published_without_its_place(trained, base):
     card = (trained / "README.md").read_text()
     assert "LoRA adapters of `sd`" in card
     assert "load_lora_weights" in card
+    assert license_of(card) == {}  # the base states none
     described = describe_folder(trained)
     assert "LoRA adapters of `sd`" in model_card("smiles", license="mit", **described)
 
