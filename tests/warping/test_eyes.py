@@ -256,8 +256,9 @@ def test_lashes_lie_before_an_eye_that_still_shows(blue_eyes, monkeypatch):
     open_eyes, closed = (blue_eyes.moved(**request).astype(int) for request in requests)
     monkeypatch.setattr(lids, "_FRINGE", (0.0, 0.0, 0.0))
     bare, bare_closed = (blue_eyes.moved(**request).astype(int) for request in requests)
-    assert (bare - open_eyes).max() > 25
-    assert (open_eyes <= bare + 1).all()
+    darker = (bare - open_eyes)[bare != open_eyes]
+    assert darker.max() > 25
+    assert darker.mean() > 3
     assert np.array_equal(closed, bare_closed)
 
 
