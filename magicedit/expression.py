@@ -77,11 +77,13 @@ class Expression:
         action_units: Mapping[str, float],
         sides: Mapping[str, float] | None = None,
         source: str = "",
+        *,
+        relative: bool = False,
     ) -> "Expression":
         """Returns the expression of measured intensities, as in `Face.action_units` and `Face.sides`.
 
         A unit whose sides differ by more than half a step is kept by side. Gaze and head are in degrees.
-        Values end at the ranges of their controls.
+        Values end at the ranges of their controls. relative: they are differences to a face at rest.
         """
         values = {}
         for name, value in action_units.items():
@@ -94,9 +96,9 @@ class Expression:
                 values[name] = value
         limited = {}
         for name, value in values.items():
-            low, high = level_range(name)
+            low, high = FACS[whole_name(name)].range if relative else level_range(name)
             limited[name] = min(max(float(value), low), high)
-        return cls(limited, source=source)
+        return cls(limited, relative, source)
 
     @classmethod
     def of_emotion(cls, name: str, strength: float = 1.0) -> "Expression":

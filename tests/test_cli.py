@@ -30,8 +30,11 @@ from magicedit.cli.training import validation_choice
 from magicedit.cli.video import _resumable
 from magicedit.editor import ExpressionEditor, FaceEdit
 from magicedit.errors import DatasetError
+from magicedit.expression import Expression
 from magicedit.faces import Pose
 from magicedit.models import PatchModelConfig, create_patch_pipeline
+from magicedit.models.folder import ModelFolder
+from magicedit.request import usable_expression
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -232,6 +235,27 @@ def test_what_can_be_seen_to_be_wrong_is_said_before_the_model_loads(
     assert message in err
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("sweep PHOTO --au AU99", "unknown action unit 'AU99'"),
+        ("sweep PHOTO --au AU12 --to 30", "between -10 and 10"),
+        ("sweep PHOTO --au AU12=3", "name the unit alone"),
+        ("sweep PHOTO --au AU12 --teeth 99", "teeth must be"),
+        ("transfer --from PHOTO --to PHOTO --strength nan", "must be a number, got nan"),
+        ("transfer --from PHOTO --to PHOTO --target-tolerance 0", "the tolerance must be"),
+        ("interpolate PHOTO PHOTO --guidance -1", "the guidance scale must be"),
+    ],
+)
+def test_options_of_other_commands_are_checked_before_the_model_loads(
+    capsys, photo, tmp_path, words, message
+):
+    arguments = [str(photo) if word == "PHOTO" else word for word in words.split()]
+    assert main([*arguments, "-o", str(tmp_path / "out.png")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()  # nothing of loading
+    assert message in line
+
+
 def test_measure(capsys, photo):
     assert main(["measure", str(photo), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
@@ -249,7 +273,7 @@ def test_measure(capsys, photo):
     assert f"\n  gaze  {round(gaze['yaw']):+}°, {round(gaze['pitch']):+}°\n" in out
 
 
-def test_measure_relative_to_a_neutral_photograph(capsys, photo):
+def test_measure_relative_to_a_neutral_photograph(capsys, photo, tmp_path):
     base = str(REPOSITORY / "tests" / "portraits" / "closed_mouth.jpg")
     assert main(["measure", str(photo), "--neutral", base, "--json"]) == 0
     (face,) = json.loads(capsys.readouterr().out)["faces"]
@@ -258,8 +282,14 @@ def test_measure_relative_to_a_neutral_photograph(capsys, photo):
     difference = face["action_units"]["AU12"] - rest["action_units"]["AU12"]
     assert face["relative"]["AU12"] == pytest.approx(difference, abs=0.002)
     assert 0 < face["spread"]["AU12"] < 0.5
-    assert main(["measure", str(photo), "--neutral", base]) == 0
+    saved = tmp_path / "smile.yaml"
+    assert main(["measure", str(photo), "--neutral", base, "--save", str(saved)]) == 0
     out = capsys.readouterr().out
+    expression = Expression.load(saved)
+    assert expression.relative
+    assert expression.values["AU12"] == face["relative"]["AU12"]
+    assert "relative to closed_mouth.jpg" in expression.source
+    assert usable_expression(expression, ModelFolder.find("mini").editable) == expression
     assert f"  AU12  {difference:+.1f} ± {face['spread']['AU12']:.1f}\n" in out
     assert re.search(r"\n  gaze  [+-]\d+° ± \d+°, [+-]\d+° ± \d+°\n", out)
 
@@ -826,6 +856,9 @@ def test_a_pipe_gives_the_pixels_of_a_file(photo, tmp_path, model):
     assert broken.stderr.startswith(b"magicedit: error: stdin ")
     measured = command("measure", "-", "--json", cwd=tmp_path, sent=photo.read_bytes())
     assert json.loads(measured.stdout)["faces"][0]["action_units"]["AU12"] > 3
+    shutil.copy(photo, tmp_path / "-")
+    file = command("measure", "./-", "--json", cwd=tmp_path, sent=b"no picture")
+    assert json.loads(file.stdout)["faces"] == json.loads(measured.stdout)["faces"]
 
 
 def test_quiet_and_verbose(capsys, photo, tmp_path, model):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 LARGEST_LIST = 100_000_000  # bytes of a file of names
 PICTURES = 9  # of a strip
-PIPE = Path("-")  # stdin or stdout in place of a file
+PIPE = Path("-")  # stdin or stdout in place of a file, see `file_or_pipe`
 
 logger = logging.getLogger(__name__)
 
@@ -116,8 +116,13 @@ def add_engine_options(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def file_or_pipe(text: str) -> Path:
+    """Returns a path; only a bare "-" is PIPE, and "./-" a file, although pathlib holds them to be equal."""
+    return Path(text) if text == "-" or Path(text) != PIPE else Path.cwd() / text
+
+
 def add_output_option(parser: argparse.ArgumentParser, metavar: str, what: str) -> None:
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar=metavar, help=what)
+    parser.add_argument("-o", "--output", type=file_or_pipe, required=True, metavar=metavar, help=what)
 
 
 def add_face_option(
@@ -264,13 +269,23 @@ def options(args: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names}
 
 
+def check_settings(args: argparse.Namespace) -> None:
+    """Raises MagicEditError where an option of the model, the mouth or the closed loop is out of range."""
+    from magicedit.editor.settings import MouthSettings
+    from magicedit.request import EditRequest
+
+    given = sampling_arguments(args) | ({"strength": args.strength} if "strength" in args else {})
+    request = EditRequest(**given, **(loop_arguments(args) if "max_edits" in args else {}))
+    MouthSettings(request.teeth)
+
+
 def edit_request(args: argparse.Namespace) -> "EditRequest":
     """Returns the request of `magicedit edit`; MagicEditError where it is invalid for every photograph."""
-    from magicedit.editor.settings import MouthSettings
     from magicedit.models.folder import ModelFolder
     from magicedit.request import EditRequest
 
-    request = EditRequest(
+    check_settings(args)
+    return EditRequest(
         add=args.au,
         set=args.set,
         emotion=args.emotion,
@@ -281,8 +296,6 @@ def edit_request(args: argparse.Namespace) -> "EditRequest":
         **sampling_arguments(args),
         names=ModelFolder.find(args.model).editable,
     )
-    MouthSettings(request.teeth)
-    return request
 
 
 def warn_of_copies(copies: int, of: int) -> None:
@@ -509,10 +522,12 @@ def load_editor(args: argparse.Namespace, *chosen: "tuple[Photo, str | int]") ->
     chosen: photographs and the faces of them that will be asked for, which are looked for before the model is
         loaded.
 
-    Raises MagicEditError as `check_model`, `ExpressionEditor.from_pretrained` and `FaceFinder.choose`.
+    Raises MagicEditError as `check_settings`, `check_model`, `ExpressionEditor.from_pretrained` and
+    `FaceFinder.choose`.
     """
     from magicedit.faces.occlusion import prepare_colours
 
+    check_settings(args)
     check_model(args)
     if chosen:
         say(f"looking for faces in {files.shown(chosen[0][0].source.name)}")

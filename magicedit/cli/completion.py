@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from magicedit.cli.common import file_or_pipe
+
 SHELLS = ("bash", "zsh", "fish", "tcsh")
 
 USAGE = {  # of each script; its header says the same
@@ -50,7 +52,7 @@ def script(shell: str) -> str:
     commands.choices["train"] = build_train_parser()
     for command in commands.choices.values():
         for action in command._actions:
-            if action.type is Path and not action.choices:
+            if action.type in (Path, file_or_pipe) and not action.choices:
                 action.complete = shtab.FILE
     text = shtab.complete(parser, shell)
     usage = r"# Usage:\n# 1\).*\n# 2\).*\n#(?:    | See also).*"

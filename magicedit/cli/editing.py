@@ -67,7 +67,7 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     what = "change the expression of the faces in a photograph, or in a folder of them"
     edit = add_command("edit", what, run_edit, EDIT_EXAMPLES)
     what = "photographs, or a folder of them; - is stdin"
-    edit.add_argument("photos", type=Path, nargs="+", metavar="PHOTO", help=what)
+    edit.add_argument("photos", type=common.file_or_pipe, nargs="+", metavar="PHOTO", help=what)
     what = "where to write the result; a folder for several photographs or a folder; - is stdout"
     common.add_output_option(edit, "OUT", what)
     asked = edit.add_argument_group("what to ask for")
@@ -157,7 +157,15 @@ def run_edit_photo(args: argparse.Namespace, name: Path) -> int:
 def run_sweep(args: argparse.Namespace) -> int:
     from magicedit.editor import sweep_strip
     from magicedit.imaging import check_output, open_photo, save_image
+    from magicedit.models.folder import ModelFolder
+    from magicedit.request import EditRequest
 
+    if "=" in args.au:
+        raise MagicEditError(
+            f"--au {shown(args.au)}: name the unit alone; --from and --to set its variations"
+        )
+    for variation in (args.start, args.stop):
+        EditRequest({args.au: variation}, names=ModelFolder.find(args.model).editable)
     photo = open_photo(args.photo)
     check_output(args.output, **common.replaceable(args), forbid=args.photo)
     pictures = common.pictures_of(args)

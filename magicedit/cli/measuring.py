@@ -37,7 +37,7 @@ def add_measure(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     measure = add_command("measure", what, run_measure, MEASURE_EXAMPLES)
     measure.add_argument(
         "photo",
-        type=Path,
+        type=common.file_or_pipe,
         metavar="PHOTO",
         help="a photograph, - is stdin; with --arkit or --openface also a video",
     )
@@ -48,7 +48,8 @@ def add_measure(add_command: Callable[..., argparse.ArgumentParser]) -> None:
         "--neutral",
         type=Path,
         metavar="BASE",
-        help="print one face relative to the largest of this photograph, which shows the same person at rest",
+        help="print and save one face relative to the largest of this photograph, which shows the same "
+        "person at rest",
     )
     measure.add_argument(
         "--arkit", type=Path, metavar="FILE.csv", help="write the blendshapes of one face in ARKit's names"
@@ -74,8 +75,10 @@ def run_measure(args: argparse.Namespace) -> int:
         return _run_video(args)
     with common.loading(args):
         from magicedit.editor import face_to_json, measured_expression, select_faces
+        from magicedit.expression import Expression
         from magicedit.faces import levels_relative_to, load_backend, search
         from magicedit.imaging import open_photo
+        from magicedit.vocabulary import whole_name
 
         photo = common.open_input(args.photo)
         base = None if args.neutral is None else open_photo(args.neutral)
@@ -100,6 +103,11 @@ def run_measure(args: argparse.Namespace) -> int:
     if args.save is not None:
         source = f"{photo.source.name}, face {faces.index(chosen) + 1}"
         expression = measured_expression(chosen, args.backend, source=source)
+        if base is not None:
+            wholes = {whole_name(name) for name in expression.values} - {"AU45"}  # AU43 says the same
+            kept = {name: value for name, value in relative.items() if name in wholes}
+            source += f", relative to {base.source.name}"
+            expression = Expression.measured(kept, relative, source, relative=True)
         common.say(f"saved {expression.save(args.save)}: {expression}")
     if args.json:
         content = {"photo": str(args.photo), "width": photo.size[0], "height": photo.size[1]}
