@@ -207,11 +207,17 @@ def install_reference_attention(unet: UNet2DConditionModel) -> None:
 
 def set_reference_slices(unet: UNet2DConditionModel, slice_size: int | str | None) -> None:
     """Makes the denoiser's self-attention attend with `slice_size` heads at a time: "max" one, "auto" half of
-    them, None all. ValueError on another value, and as `check_reference_attention`."""
+    them, None all. ValueError on another value, more heads than a layer has, and as
+    `check_reference_attention`."""
     check_reference_attention(unet)
     named = {"auto": lambda heads: max(1, heads // 2), "max": lambda heads: 1, None: lambda heads: None}
-    if slice_size not in named and not (isinstance(slice_size, int) and slice_size > 0):
-        raise ValueError(f'slice_size must be "auto", "max", a number of heads or None, got {slice_size!r}')
+    most = min(block.attn1.heads for block in transformer_blocks(unet).values())
+    is_number = isinstance(slice_size, int) and not isinstance(slice_size, bool)
+    if slice_size not in named and not (is_number and 1 <= slice_size <= most):
+        raise ValueError(
+            f'slice_size must be "auto", "max", None or a number of heads from 1 to {most}, got '
+            f"{slice_size!r}"
+        )
     for block in transformer_blocks(unet).values():
         of_heads = named.get(slice_size)
         block.attn1.processor.heads_at_once = of_heads(block.attn1.heads) if of_heads else slice_size

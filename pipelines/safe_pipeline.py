@@ -243,6 +243,16 @@ class ShippedPipeline(DiffusionPipeline):
         if push_to_hub:
             self.push_to_hub(hub_kwargs.pop("repo_id", folder.name), variant=variant, **hub_kwargs)
 
+    def enable_sequential_cpu_offload(
+        self, gpu_id: int | None = None, device: torch.device | str | None = None
+    ) -> None:
+        """As of diffusers. ValueError for the CPU, where there is nothing to move layers to."""
+        if device is not None and torch.device(device).type == "cpu":
+            raise ValueError(
+                "sequential offload computes layers on a GPU, and the device is the CPU; leave it out"
+            )
+        super().enable_sequential_cpu_offload(gpu_id, device)
+
     def _configs(self, folder: Path) -> list[Path]:
         """The configuration files of the components in a folder, which may hold files of others."""
         return [file for name in self.components for file in (folder / name).glob("*config.json")]

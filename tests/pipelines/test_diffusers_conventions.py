@@ -228,8 +228,15 @@ def test_slices_are_of_heads(loaded, monkeypatch):
         loaded.enable_attention_slicing(size)
         run(loaded, num_inference_steps=1)
         assert max(seen) == heads
-    with pytest.raises(ValueError, match="slice_size"):
-        loaded.enable_attention_slicing("half")
+    for wrong in ("half", True, 0, 5):
+        with pytest.raises(ValueError, match=r"slice_size must be .* from 1 to 4"):
+            loaded.enable_attention_slicing(wrong)
+
+
+def test_sequential_offload_to_the_cpu_is_refused(loaded, saved):
+    with pytest.raises(ValueError, match="sequential offload computes layers on a GPU"):
+        loaded.enable_sequential_cpu_offload(device="cpu")
+    torch.testing.assert_close(run(loaded), saved[1], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
