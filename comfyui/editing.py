@@ -114,7 +114,7 @@ def measure(
     for number, photo in enumerate(photos):
         watch(number, len(photos))
         faces = editor.measure(photo)
-        content.append([face_to_json(found) for found in faces])
+        content.append([face_to_json(found, index) for index, found in enumerate(faces)])
         for index, found in enumerate(faces):
             units = ", ".join(f"{name} {value:.1f}" for name, value in found.action_units.items())
             lines.append(f"image {number}, face {index + 1}: {units}")

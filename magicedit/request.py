@@ -259,8 +259,8 @@ def missing_face(index: int, found: int, where: str, largest: str = "the largest
     found: number of faces, at least 1. where, largest: of the message.
     """
     return NoFaceError(
-        f"face {index + 1} does not exist (index {index} in Python): {found} {where}, counted from 1, "
-        f"{largest}"
+        f"face {index + 1} does not exist (index {index} in Python and HTTP): {found} {where}, counted from "
+        f"1, {largest}"
     )
 
 

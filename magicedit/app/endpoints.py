@@ -55,7 +55,7 @@ def add_endpoints(editor: ExpressionEditor, turns: Turns, folder: Path, concurre
         uploaded = opened(photo)
         with turns.turn():
             faces = editor.measure(uploaded)
-        return {"faces": [face_to_json(found) for found in faces]}
+        return {"faces": [face_to_json(found, index) for index, found in enumerate(faces)]}
 
     with gr.Column(visible=False):
         photo = gr.File(label="photo", type="filepath")
@@ -64,7 +64,7 @@ def add_endpoints(editor: ExpressionEditor, turns: Turns, folder: Path, concurre
             "set": gr.Textbox("", label="set, such as AU12=0"),
             "emotion": gr.Textbox("", label="emotion, such as happiness:0.8"),
             "neutral": gr.Checkbox(False, label="neutral"),
-            "face": gr.Textbox("all", label="face: all, largest or a number from 0"),
+            "face": gr.Textbox("all", label="face: all, largest or an index from 0"),
             "quality": gr.Textbox("", label="quality: live, fast, balanced, exact"),
             "seed": gr.Number(0, label="seed", precision=0),
             "tolerance": gr.Number(0, label="tolerance of the closed loop in intensity steps, 0: none"),
@@ -90,12 +90,17 @@ def check(name: str, value: Any) -> None:
 
 
 def face_of(text: str) -> str | int:
-    """Converts the field of a face. NoFaceError where it names none, or no photograph can have so many."""
+    """Converts the field of a face, an index from 0: programs count as `face` in the answers does.
+
+    NoFaceError where it names none, or no photograph can have so many.
+    """
     if text.isdecimal() and len(text) <= LONGEST_NUMBER:
         return int(text)
     if text not in ("all", "largest"):
         told = f"{quoted(text)} of {len(text)} characters"
-        raise NoFaceError(f'face must be "all", "largest" or a number from 0, got {told}')
+        raise NoFaceError(
+            f'face must be "all", "largest" or an index from 0 (`face` of /measure), got {told}'
+        )
     return text
 
 

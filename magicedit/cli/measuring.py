@@ -111,7 +111,7 @@ def run_measure(args: argparse.Namespace) -> int:
         common.say(f"saved {expression.save(args.save)}: {expression}")
     if args.json:
         content = {"photo": str(args.photo), "width": photo.size[0], "height": photo.size[1]}
-        entries = [face_to_json(face) for face in faces]
+        entries = [face_to_json(face, index) for index, face in enumerate(faces)]
         if base is not None:
             compared = entries[faces.index(chosen)]
             compared["relative"], compared["spread"] = (

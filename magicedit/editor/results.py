@@ -67,8 +67,7 @@ class FaceEdit:
         if self.reached is not None:
             loop = {"reached": self.reached, "edits": self.edits, "sent": rounded(self.sent)}
         return {
-            "face": self.index,
-            "number": self.index + 1,  # as people count, and `--face`
+            **numbers_of(self.index),
             "box": [round(float(edge), 1) for edge in self.box],
             "requested": rounded(self.requested),
             "before": rounded(self.before),
@@ -164,14 +163,20 @@ def pose_to_json(pose: Pose | None) -> dict[str, float] | None:
     return pose and {axis: round(float(getattr(pose, axis)), 1) for axis in ("yaw", "pitch", "roll")}
 
 
+def numbers_of(index: int) -> dict[str, int]:
+    """Returns a face's index, from 0, and its number, from 1, as people count."""
+    return {"face": index, "number": index + 1}
+
+
 def gaze_to_json(gaze: Gaze | None) -> dict[str, float] | None:
     """Degrees, rounded; None where the face backend finds no irises."""
     return gaze and {axis: round(angle, 1) for axis, angle in gaze._asdict().items()}
 
 
-def face_to_json(face: Face) -> dict[str, Any]:
-    """Returns what `magicedit measure --json` prints for one face."""
+def face_to_json(face: Face, index: int) -> dict[str, Any]:
+    """Returns what `magicedit measure --json` prints for one face; index: among those of the photograph."""
     return {
+        **numbers_of(index),
         "box": [round(float(edge), 1) for edge in face.box],
         "action_units": rounded(face.action_units),
         "sides": rounded(face.sides),

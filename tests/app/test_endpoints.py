@@ -60,9 +60,16 @@ def test_every_argument_arrives(client, editor, photographs):
 
 
 def test_measure(client, editor, photographs):
-    (face,) = client.predict(handle_file(photographs / "one.png"), api_name="/measure")["faces"]
-    (expected,) = editor.measure(photographs / "one.png")
-    assert face["action_units"]["AU12"] == round(expected.action_units["AU12"], 3)
+    faces = client.predict(handle_file(photographs / "two.png"), api_name="/measure")["faces"]
+    for face, expected in zip(faces, editor.measure(photographs / "two.png"), strict=True):
+        assert face["action_units"]["AU12"] == round(expected.action_units["AU12"], 3)
+    counted = [(face["face"], face["number"]) for face in faces]
+    assert counted == [(0, 1), (1, 2)]
+    _, report = client.predict(
+        handle_file(photographs / "two.png"), "AU12=1", face="1", quality="live", api_name="/edit"
+    )
+    (edited,) = report["faces"]
+    assert (edited["face"], edited["number"], edited["box"]) == (*counted[1], faces[1]["box"])
 
 
 @pytest.mark.parametrize(
