@@ -33,7 +33,6 @@ from magicedit.warping.wink import wink
 # A jury reads the anatomical turn as "barely moves". With this gain the iris's outline moves by about 1.15 to
 # 1.2 of what is asked to the sides and 1.0 to 1.15 up and down; MediaPipe's iris by 0.8 to 0.9 to the sides.
 _GAZE_GAIN = 1.2
-_FURTHER_DOWN = 1.06  # times that, downwards: less is taken for sleepy
 # Centre, then four points of the outline; the subject's left eye first
 _IRIS = (slice(473, 478), slice(468, 473))
 _CORNERS = EYE_CORNERS["mediapipe478"][::-1]
@@ -114,8 +113,7 @@ def move_eyes(
     radii = [np.linalg.norm(landmarks[ids][1:] - landmarks[ids][0], axis=1).mean() for ids in _IRIS]
     # Both eyes turn alike, so a foreshortened iris does not shorten its movement
     eyeball = _GAZE_GAIN * EYEBALL_RADIUS * 2 * np.mean(radii)
-    down = _FURTHER_DOWN if pitch < 0 else 1.0
-    turn = eyeball * np.sin(np.deg2rad([yaw, -pitch])) * (1, down) @ frame.rotation  # (2,) px
+    turn = eyeball * np.sin(np.deg2rad([yaw, -pitch])) @ frame.rotation  # (2,) px
 
     open_eyes = [side for side, openness in enumerate(eye_openness(landmarks)) if openness >= CLOSED]
     turn = turn * min((_reach(landmarks, side, turn) for side in open_eyes), default=1.0)
