@@ -4,7 +4,7 @@ Every interface builds an `EditRequest`: `ExpressionEditor.edit` from arguments,
 options, batches from manifest rows.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypedDict
@@ -222,6 +222,14 @@ class EditRequest(Sampling):
     def is_empty(self) -> bool:
         """Whether the request is empty, so that results are copies."""
         return not (self.add or self.set or self.emotion or self.expression or self.neutral)
+
+    def of_recipe(self, requested: Iterable[str]) -> frozenset[str]:
+        """Returns the names in a face's request that only the recipe of the emotion asks for."""
+        if self.emotion is None:
+            return frozenset()
+        values = () if self.expression is None else self.expression.values
+        own = {*map(whole_name, (*(self.add or ()), *(self.set or ()), *values))}
+        return frozenset(name for name in requested if whole_name(name) not in own)
 
     def sampling(self) -> dict[str, Any]:
         """Returns the fields that are `SamplingOptions`, by name."""

@@ -4,7 +4,7 @@ Each function returns a list of sentences, empty if nothing is wrong or no measu
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -45,12 +45,13 @@ def doubts_of_edit(
     resolution: int,
     glasses: float = 0.0,
     covered: Sequence[str] | None = None,
+    recipe: Collection[str] = (),
 ) -> list[str]:
     """Returns warnings about an edit, from the photograph and the change of a face's crop.
 
     change: None for an empty request. Other arguments as in `doubts_before`.
     """
-    doubts = doubts_before(pixels, face, requested, resolution, glasses, covered)
+    doubts = doubts_before(pixels, face, requested, resolution, glasses, covered, recipe)
     if change is not None:
         alignment = align(face, resolution)
         landmarks = alignment.apply(face.landmarks)
@@ -69,6 +70,7 @@ def doubts_before(
     resolution: int,
     glasses: float = 0.0,
     covered: Sequence[str] | None = None,
+    recipe: Collection[str] = (),
 ) -> list[str]:
     """Returns the reasons known before an edit why its result may be poor.
 
@@ -78,6 +80,7 @@ def doubts_before(
         resolution: px, of the model's crop.
         glasses: 0..1, how far they are held in place, see `magicedit.faces.glasses`.
         covered: the face's `covered_parts`, if already known.
+        recipe: names that an emotion asks for, and not the user, whom their range would not tell what to do.
     """
     if not any(requested.values()):
         return []
@@ -102,7 +105,8 @@ def doubts_before(
     low, high = INTENSITY_RANGE
     measured = face.action_units | face.sides
     for name, delta in requested.items():
-        if whole_name(name) in GEOMETRIC:  # not trained, so there is no training range
+        # What is not trained has no training range
+        if name in recipe or whole_name(name) in GEOMETRIC:
             continue
         start = None if whole_name(name) in SEEN_BY_LANDMARKS else measured.get(name)
         if start is None:
@@ -110,7 +114,7 @@ def doubts_before(
                 doubts.append(
                     f"a variation of {delta:+g} of {name} exceeds those in training (±{high - low:g})"
                 )
-        elif delta and not low <= round(start + delta, 3) <= high:
+        elif delta and not low <= round(start + delta, 1) <= high:
             doubts.append(
                 f"{name} would become {start + delta:.1f}, outside the training range {low:g} to {high:g}"
             )

@@ -472,7 +472,7 @@ class ExpressionEditor:
     ) -> list[EditResult]:
         """Carries out `edits`, in a closed loop if requested, and measures the results.
 
-        loop: whether to measure, tolerance and number of edits.
+        loop: whether to measure, tolerance and number of edits, and the recipe that a request follows.
         """
         change = partial(self.changer.apply, settings=settings, on_step=on_step)
         pursuits: list = [[None] * len(edit.faces) for edit in edits]
@@ -488,9 +488,8 @@ class ExpressionEditor:
                     number,
                     self.changer.model.resolution,
                     self._finder,
-                    loop.measure,
+                    loop,
                     pursuit,
-                    loop.tolerance,
                 )
                 for number, pursuit in enumerate(pursued)
             ]

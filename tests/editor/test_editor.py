@@ -253,7 +253,11 @@ def test_requests_add_up_and_targets_follow_the_measurement(editor, photo):
         photo, add="AU1=+1.5,AU12=-1", set={"AU2": 1}, emotion=("happiness", 0.5), measure=False
     )
     happy = {name: steps / 2 for name, steps in EMOTIONS["happiness"].items()}
-    asked = happy | {"AU1": 1.5, "AU2": 1 - face.action_units["AU2"], "AU12": happy["AU12"] - 1}
+    asked = happy | {
+        "AU1": happy["AU1"] + 1.5,
+        "AU2": 1 - face.action_units["AU2"],
+        "AU12": happy["AU12"] - 1,
+    }
     assert result.faces[0].requested == pytest.approx(asked)
     assert result.faces[0].before == face.action_units
     assert result.faces[0].after is None
@@ -523,6 +527,16 @@ def test_warns_beyond_the_training_range(editor, photo):
         for warning in face.warnings
     )
     assert any(warning.startswith("AU4 would become -") for warning in face.warnings)
+
+
+def test_warnings_of_a_recipes_units_are_not_of_its_range_and_name_the_emotion(editor, photo):
+    (face,) = editor.edit(photo, add={"AU12": 8}, emotion="anger:1.25").faces
+    outside = [warning for warning in face.warnings if "outside the training range" in warning]
+    assert len(outside) == 1
+    assert outside[0].startswith("AU12 would become")
+    unreached = {warning.partition(" changed")[0] for warning in face.warnings if " changed by " in warning}
+    assert "anger: AU4" in unreached
+    assert "AU4" not in unreached
 
 
 def test_judges_what_was_reached_by_what_the_scale_leaves():
