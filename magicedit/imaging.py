@@ -504,7 +504,7 @@ def _equal(pixels: np.ndarray, others: np.ndarray) -> bool:
 def check_output(
     path: str | Path,
     *,
-    overwrite: bool = False,
+    overwrite: bool | None = None,
     forbid: Path | None = None,
     photo: Photo | None = None,
     exist_ok: bool = True,
@@ -512,9 +512,9 @@ def check_output(
     """The path that `save_image` would write to, or OutputError: worth asking before long work.
 
     Raises for a suffix that is not one of WRITTEN_SUFFIXES, for a folder that is missing
-    or not writable, for `forbid` (the input) by whatever name, unless `overwrite`, for any existing file,
-    unless `exist_ok`, and for a `photo` whose edit the format cannot hold: its size, its transparency or its
-    metadata.
+    or not writable, for `forbid` (the input) by whatever name, unless `overwrite` (None: never), for any
+    existing file, unless `exist_ok`, and for a `photo` whose edit the format cannot hold: its size, its
+    transparency or its metadata.
     """
     path = Path(path)
     if path.suffix.lower() not in _FORMATS:
@@ -562,7 +562,7 @@ def _check_metadata(path: str | Path, format: str, info: Mapping[Any, Any]) -> N
 
 
 def writable(
-    path: str | Path, *, overwrite: bool = False, forbid: Path | None = None, exist_ok: bool = True
+    path: str | Path, *, overwrite: bool | None = None, forbid: Path | None = None, exist_ok: bool = True
 ) -> Path:
     """`check_output` for files of any kind."""
     path = Path(path)
@@ -581,10 +581,8 @@ def writable(
         raise OutputError(f"the folder {path.parent} may not be written to; choose another")
     exist = forbid is not None and target.exists() and Path(forbid).exists()
     if exist and not overwrite and target.samefile(forbid):
-        raise OutputError(
-            f"{path} is the input; choose another output, or replace it with --overwrite, where the command "
-            "has it (overwrite=True)"
-        )
+        remedy = "" if overwrite is None else ", or replace it with --overwrite (overwrite=True)"
+        raise OutputError(f"{path} is the input; choose another output{remedy}")
     if not exist_ok and target.exists():
         raise OutputError(f"{shown(path)} exists; choose another name, or replace it with --overwrite")
     return target

@@ -702,6 +702,13 @@ def test_never_over_the_input_unless_told(capsys, photo, tmp_path, model):
         assert "is the input" in line
         assert "--overwrite" in line
         assert digest(photo) == before
+    for words in (  # what is no edit of it never replaces it
+        ["sweep", photo, "-o", photo, "--au", "AU12"],
+        ["interpolate", photo, photo, "-o", photo],
+        ["measure", photo, "--save", photo],
+    ):
+        for option in ([], ["--overwrite"]):
+            assert refused(capsys, *words, *option).endswith("photo.png is the input; choose another output")
     arguments = ["edit", photo, "-o", photo, "--au", "AU12=2", "--model", model, "--overwrite"]
     assert main([str(argument) for argument in arguments]) == 0
     assert digest(photo) != before

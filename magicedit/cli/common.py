@@ -392,12 +392,8 @@ def check_photo_output(args: argparse.Namespace, photo: "Photo") -> None:
     from magicedit.provenance import without_place
 
     written = without_place(photo) if args.strip_private else photo
-    check_output(args.output, **replaceable(args), forbid=args.photo, photo=written)
-
-
-def replaceable(args: argparse.Namespace) -> dict[str, bool]:
-    """Returns what --overwrite allows as arguments of `imaging.writable`."""
-    return {"overwrite": args.overwrite, "exist_ok": args.overwrite}
+    replaced = {"overwrite": args.overwrite, "exist_ok": args.overwrite}
+    check_output(args.output, **replaced, forbid=args.photo, photo=written)
 
 
 def open_input(place: Path) -> "Photo":

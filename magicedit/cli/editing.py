@@ -167,11 +167,11 @@ def run_sweep(args: argparse.Namespace) -> int:
     for variation in (args.start, args.stop):
         EditRequest({args.au: variation}, names=ModelFolder.find(args.model).editable)
     photo = open_photo(args.photo)
-    check_output(args.output, **common.replaceable(args), forbid=args.photo)
+    check_output(args.output, exist_ok=args.overwrite, forbid=args.photo)
     pictures = common.pictures_of(args)
     editor = common.load_editor(args, (photo, args.face))
     sweep = (args.au, args.start, args.stop, pictures, args.face)
     results = editor.sweep(photo, *sweep, **common.strip_arguments(args))
-    output = save_image(sweep_strip(results), args.output, overwrite=args.overwrite, forbid=args.photo)
+    output = save_image(sweep_strip(results), args.output, forbid=args.photo)
     edits = [{"seconds": round(r.seconds, 3), "faces": common.faces_json(r)} for r in results]
     return common.report_edits(args, output, results, {"edits": edits})
