@@ -588,6 +588,17 @@ def writable(
     return target
 
 
+def is_file_of(file: Path, path: str | Path, image: Image.Image) -> bool:
+    """Whether a file has the format of a path's suffix and an image's pixels, so that a copy is the image."""
+    try:
+        with Image.open(file) as opened:
+            format = "JPEG" if opened.format == "MPO" else opened.format
+        pixels = open_photo(file).pixels
+    except (ImageError, OSError):
+        return False
+    return format == _FORMATS.get(Path(path).suffix.lower()) and np.array_equal(pixels, image.convert("RGB"))
+
+
 def save_image(
     image: Image.Image, path: str | Path, *, overwrite: bool = False, forbid: Path | None = None
 ) -> Path:

@@ -12,7 +12,7 @@ from magicedit import cluster
 from magicedit.batch.rows import Row
 from magicedit.errors import MagicEditError, OutputError, reason_of
 from magicedit.files import sha256_of, shown
-from magicedit.imaging import check_output, open_photo, save_image
+from magicedit.imaging import check_output, open_photo
 from magicedit.provenance import without_place
 from magicedit.workers import cores, each
 
@@ -69,7 +69,8 @@ class Worker:
             written = without_place(photo) if self.settings.strip_private else photo
             check_output(target, forbid=source, photo=written)
             (result,) = self.editor.apply([photo], row.request)
-            save_image(result.image, target, forbid=source)
+            lost = [] if result.copies(target) else list(result.lost)
+            result.save(target, forbid=source)
         except MagicEditError as error:
             return failed(reason_of(error, None))
         except OSError as error:
@@ -82,7 +83,7 @@ class Worker:
             "seconds": round(time.perf_counter() - started, 3),
             "faces": [face.to_json() for face in result.faces],
             "left_alone": result.left_alone,
-            "lost": list(result.lost),
+            "lost": lost,
             "marked": result.marked,
         }
 

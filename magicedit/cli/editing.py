@@ -125,7 +125,7 @@ def run_edit(args: argparse.Namespace) -> int:
 
 def run_edit_photo(args: argparse.Namespace, name: Path) -> int:
     """name: of the output, for people."""
-    from magicedit.imaging import save_image, writable
+    from magicedit.imaging import writable
 
     # Validate before loading the model
     request = common.edit_request(args)
@@ -139,16 +139,17 @@ def run_edit_photo(args: argparse.Namespace, name: Path) -> int:
         import_openexr()
     editor = common.load_editor(args, (photo, args.face))
     (result,) = editor.apply([photo], request)
-    save_image(result.image, args.output, overwrite=args.overwrite, forbid=args.photo)
+    lost = () if result.copies(args.output) else result.lost
+    result.save(args.output, overwrite=args.overwrite, forbid=args.photo)
     if layers is not None:
         save_layers(layers_of(editor, photo, request, result), layers)
         common.say(f"layers: {shown(layers)}")
-    if result.lost:
-        common.warn(f"warning: {photo.source} also holds what the result does not: {', '.join(result.lost)}")
+    if lost:
+        common.warn(f"warning: {photo.source} also holds what the result does not: {', '.join(lost)}")
     common.warn_of_copies(int(request.is_empty), of=1)
     if args.face == "all":
         common.tell_left_alone(result.left_alone)
-    told = {"left_alone": result.left_alone, "lost": list(result.lost)}
+    told = {"left_alone": result.left_alone, "lost": list(lost)}
     told |= {} if layers is None else {"layers": shown(layers)}
     content = {"faces": common.faces_json(result), **told}
     return common.report_edits(args, name, [result], content)

@@ -88,7 +88,7 @@ def check_regions(only: str | None) -> None:
 
 
 def run_transfer(args: argparse.Namespace) -> int:
-    from magicedit.imaging import check_output, open_photo, save_image
+    from magicedit.imaging import check_output, open_photo
 
     check_regions(args.only)
     source, photo = open_photo(args.source), open_photo(args.photo)
@@ -107,7 +107,7 @@ def run_transfer(args: argparse.Namespace) -> int:
         **common.sampling_arguments(args),
         **common.loop_arguments(args),
     )
-    output = save_image(result.image, args.output, overwrite=args.overwrite, forbid=args.photo)
+    output = result.save(args.output, overwrite=args.overwrite, forbid=args.photo)
     content = {"expression": expression.to_dict(), "faces": common.faces_json(result)}
     return common.report_edits(args, output, [result], content)
 

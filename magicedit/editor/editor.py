@@ -498,6 +498,8 @@ class ExpressionEditor:
             image = photo_to_image(photo, edit.pixels, mark)
             seconds = time.perf_counter() - started
             left_alone = edit.chosen.left_alone
-            results.append(EditResult(image, faces, seconds, self.model, left_alone, tuple(photo.lost)))
+            unchanged = photo.source if edit.pixels is photo.pixels and not self.strip_private else None
+            told = (left_alone, tuple(photo.lost), unchanged)
+            results.append(EditResult(image, faces, seconds, self.model, *told))
             started = time.perf_counter()  # the first result's time includes the shared work
         return results

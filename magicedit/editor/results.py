@@ -1,6 +1,7 @@
 """The result of an edit: the picture and the measurements of each face."""
 
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import PIL.Image
 
-from magicedit.errors import ModelError
+from magicedit.errors import ImageError, ModelError
 from magicedit.faces import Face, Gaze, IdentityCrop, Pose, levels_of
 from magicedit.faces.types import Box
-from magicedit.files import shown
-from magicedit.imaging import Photo, save_image, strip
+from magicedit.files import opened, replacing, shown
+from magicedit.imaging import Photo, check_output, is_file_of, save_image, strip
 from magicedit.models.folder import INDEX, ModelFolder
 from magicedit.provenance import Mark
 
@@ -91,6 +92,7 @@ class EditResult:
         model: name, folder or hub id of the model.
         left_alone: number of detected faces that were not edited because a far larger one is present.
         lost: what the photograph's file holds and the result does not, as of `Photo.lost`.
+        unchanged: the photograph's file, where the edit changed nothing and metadata stay; else None.
     """
 
     image: PIL.Image.Image
@@ -99,14 +101,25 @@ class EditResult:
     model: str
     left_alone: int = 0
     lost: tuple[str, ...] = ()
+    unchanged: Path | None = None
 
     @property
     def marked(self) -> bool:
         """Whether the image is marked as edited: False if marks are switched off or nothing changed."""
         return Mark.carried(self.image) is not None
 
+    def copies(self, path: str | Path) -> bool:
+        """Whether `save` copies the photograph's file: nothing was changed, and the format stays."""
+        return self.unchanged is not None and is_file_of(self.unchanged, path, self.image)
+
     def save(self, path: str | Path, *, overwrite: bool = False, forbid: Path | None = None) -> Path:
-        """Writes the image with its metadata and mark, see `imaging.save_image`."""
+        """Writes the image with its metadata and mark, see `imaging.save_image`, or copies the file that it
+        `copies`."""
+        if self.copies(path):
+            check_output(path, overwrite=overwrite, forbid=forbid)
+            with opened(self.unchanged, ImageError) as source, replacing(path) as file:
+                shutil.copyfileobj(source, file)
+            return Path(path)
         return save_image(self.image, path, overwrite=overwrite, forbid=forbid)
 
 

@@ -244,6 +244,19 @@ def test_overlapping_faces_are_edited_in_sequence(editor, backend, photo):
     assert not np.array_equal(first, twice)
 
 
+def test_an_unchanged_photograph_is_copied_where_format_and_metadata_stay(editor, backend, photo, tmp_path):
+    file, copy = tmp_path / "photo.jpg", tmp_path / "copy.jpg"
+    Image.fromarray(photo).save(file, quality=70)
+    result = editor.edit(file)
+    assert result.save(copy).read_bytes() == file.read_bytes()
+    with Image.open(result.save(tmp_path / "copy.png")) as other:
+        assert (other.format, np.array_equal(other, result.image)) == ("PNG", True)
+    assert not editor.edit(file, add={"AU12": -2}, measure=False).copies(copy)
+    assert not ExpressionEditor(editor.pipeline, backend, strip_private=True).edit(file).copies(copy)
+    Image.fromarray(255 - photo).save(file)
+    assert not result.copies(copy)  # the file shows another picture now
+
+
 # --- What is requested ---
 
 
