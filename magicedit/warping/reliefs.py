@@ -13,8 +13,8 @@ _LIP_FOLDS = (0.05, 0.115, 0.19, 0.27)  # across, of puckered lips
 # standard deviations across and down, interocular distances of the neutral mesh; natural logarithm of light
 RELIEFS: Mapping[str, tuple[tuple[float, float, float, float, float], ...]] = {
     "dimple": (
-        *((0.405, 1.065, 0.028, 0.028, -0.46),),  # the corner itself
-        *((0.447, 1.05, 0.025, 0.08, -0.54), (0.54, 1.06, 0.052, 0.10, 0.16)),  # a crease and its rim
+        (0.405, 1.065, 0.030, 0.030, -0.55),  # the corner itself
+        *((0.450, 1.05, 0.028, 0.085, -0.66), (0.55, 1.06, 0.052, 0.10, 0.20)),  # a crease and its rim
     ),
     "hollow": ((0.58, 0.98, 0.075, 0.20, -0.17), (0.72, 0.62, 0.10, 0.10, 0.07)),
     "pout": (
