@@ -72,6 +72,8 @@ BEFORE_RELOAD = """(...values) => {
     return values.map(value => value ?? (type === 'reload' ? sessionStorage.getItem('magicedit') ?? '' : ''));
 }"""
 
+IS_UNFOLDED = "() => [document.querySelector('#upload').checkVisibility()]"
+
 PRIVATE = {"api_visibility": "private"}
 WITH_MODEL = PRIVATE | {"concurrency_id": MODEL, "concurrency_limit": 1}
 LONG = PRIVATE | {"concurrency_id": "long", "concurrency_limit": 1}  # lets the others in between
@@ -182,7 +184,8 @@ class Page:
         self._tells_trouble(opens(pictures.example.click, self.on_example))
         self._tells_trouble(opens(pictures.earlier.select, self.on_reopen))
         pictures.ask_camera.click(lambda: gr.Image(visible=True), None, pictures.camera, **QUICK)
-        pictures.reopen.click(self.on_open, None, [pictures.opening, pictures.earlier], **QUICK)
+        shown = [pictures.opening, pictures.earlier]
+        pictures.reopen.click(self.on_open, {pictures.unfolded}, shown, js=IS_UNFOLDED, **QUICK)
         chosen = [*pictures.of_faces, *tab.shown, pictures.stage]
         for event in (pictures.faces.select, pictures.stage.select):
             event(self._spoken(self.on_choose), tab.way, chosen, **QUICK)
@@ -387,10 +390,13 @@ class Page:
     def on_example(self, request: gr.Request, values: Values) -> Updates:
         return self._open(request, values, str(EXAMPLE))
 
-    def on_open(self, request: gr.Request) -> Updates:
+    def on_open(self, request: gr.Request, values: Values) -> Updates:
+        """Unfolds what opens a photograph, or folds it again."""
+        unfold = not values[self.pictures.unfolded]
+        earlier = unfold and bool(self.sessions.of(request).earlier)
         return {
-            self.pictures.opening: gr.Column(visible=True),
-            self.pictures.earlier: gr.Gallery(visible=bool(self.sessions.of(request).earlier)),
+            self.pictures.opening: gr.Column(visible=True if unfold else "hidden"),
+            self.pictures.earlier: gr.Gallery(visible=earlier),
         }
 
     def on_reopen(self, request: gr.Request, event: gr.SelectData, values: Values) -> Updates:

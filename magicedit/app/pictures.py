@@ -52,6 +52,7 @@ class Pictures:
                 height=280,
                 elem_id="camera",
             )
+        self.unfolded = gr.Checkbox(visible=False)  # whether `opening` is, told by the browser
         self.stage = stage()
         self.drags = drags()
         with gr.Row(elem_id="strip"):

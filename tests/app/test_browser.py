@@ -329,6 +329,10 @@ def test_wrong_files_are_told_and_the_page_goes_on(open_page, photographs, tmp_p
     opened_photograph(page, photographs / "one.png")
     # What is open stays in view when the next one is refused, and the reason stays too
     page.click("#reopen")
+    expect(page.locator("#upload")).to_be_visible()
+    page.click("#reopen")
+    expect(page.locator("#upload")).to_be_hidden()
+    page.click("#reopen")
     drop(page, photographs / "grey.png")
     status(page, "no face was found in grey.png")
     assert "Error" not in page.inner_text("#compare")
