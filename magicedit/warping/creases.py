@@ -37,7 +37,7 @@ CREASES: Mapping[str, Mapping[str, float]] = {
 _MOST = (-0.95, 0.9)  # a trace of a lifted crease stays
 # Interocular distances, standard deviations: what is finer is texture, what is wider is the face's shape. A
 # crease is deepened along its dark line alone, or its ridges would shine
-_FINE, _LIFTED, _DEEPENED = 0.006, 0.11, 0.03
+_FINE, _LIFTED, _DEEPENED = 0.006, 0.075, 0.03
 _RANGE = (-1.0, 0.3)  # natural logarithms of light: what differs more is no crease
 # Interocular distances around brows, eyes and lips in which no crease changes; frown lines begin at the brows
 _AROUND, _AROUND_FROWN = 0.03, 0.015
