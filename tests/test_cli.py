@@ -702,10 +702,11 @@ def test_never_over_the_input_unless_told(capsys, photo, tmp_path, model):
         assert "is the input" in line
         assert "--overwrite" in line
         assert digest(photo) == before
+    assert "--save writes YAML" in refused(capsys, "measure", photo, "--save", tmp_path / "smile.csv")
     for words in (  # what is no edit of it never replaces it
         ["sweep", photo, "-o", photo, "--au", "AU12"],
         ["interpolate", photo, photo, "-o", photo],
-        ["measure", photo, "--save", photo],
+        ["measure", photo, "--arkit", photo],
     ):
         for option in ([], ["--overwrite"]):
             assert refused(capsys, *words, *option).endswith("photo.png is the input; choose another output")
@@ -866,6 +867,23 @@ def test_a_pipe_gives_the_pixels_of_a_file(photo, tmp_path, model):
     shutil.copy(photo, tmp_path / "-")
     file = command("measure", "./-", "--json", cwd=tmp_path, sent=b"no picture")
     assert json.loads(file.stdout)["faces"] == json.loads(measured.stdout)["faces"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_streams_that_are_closed_or_full(photo, tmp_path):
+    def verify(redirected: str) -> tuple[int, str, str]:
+        line = f'"{sys.executable}" -m magicedit verify photo.png gone.png {redirected}'
+        run = subprocess.run(["sh", "-c", line], cwd=tmp_path, capture_output=True, text=True)
+        return run.returncode, run.stdout, run.stderr
+
+    code, out, err = verify("")
+    assert (code, err.count("\n")) == (1, 1)
+    assert verify("2>&-") == (code, out, "")  # no message for people among the results
+    assert verify(">&-") == (code, "", err)
+    code, _, told = verify(">/dev/full")
+    assert code == 2
+    assert told.endswith("the results could not be written (No space left on device); make room\n")
+    assert "Traceback" not in told
 
 
 def test_quiet_and_verbose(capsys, photo, tmp_path, model):

@@ -8,6 +8,7 @@ heavy imports itself.
 import argparse
 import contextlib
 import difflib
+import errno
 import gc
 import io
 import logging
@@ -126,6 +127,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code. `argv`: default: this process's own."""
     own_process = argv is None
     argv = list(sys.argv[1:] if argv is None else argv)
+    if own_process:
+        open_closed_streams()
     if own_process and isinstance(sys.stdout, io.TextIOWrapper):  # names of files that are not UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
     command = next((argument for argument in argv if not argument.startswith("-")), None)
@@ -155,7 +158,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             needs_whole(f"magicedit {command}"),
             telling(quiet=args.quiet, verbose=args.verbose),
         ):
-            return args.run(args)
+            code = args.run(args)
+            sys.stdout.flush()  # here, where its errors are told
+            return code
     except MagicEditError as error:
         if debug:
             traceback.print_exc()
@@ -168,11 +173,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of the results has ended, as `head` does
         if not own_process:
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_stdout()
         return 141
+    except OSError as error:
+        if error.errno != errno.ENOSPC or not own_process:
+            raise
+        drop_stdout()
+        print_error(f"error: the results could not be written ({error.strerror}); make room")
+        return USER_ERROR
     finally:
         if own_process:
             gc.freeze()  # else Python's last garbage collection takes 1.3 s
+
+
+def open_closed_streams() -> None:
+    """Opens the null device for what the caller closed: else the next file opened would be written to, and
+    messages for stderr would go to stdout."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - it stays open
+
+
+def drop_stdout() -> None:
+    """Lets the rest of the output go nowhere: Python would try again to write it as it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager

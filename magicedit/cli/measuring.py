@@ -129,8 +129,11 @@ def run_measure(args: argparse.Namespace) -> int:
 
 
 def _check_outputs(args: argparse.Namespace) -> None:
-    """Raises OutputError where a file to write exists, is an input, or is named twice."""
+    """Raises OutputError where a file to write exists, is an input, has another's name or a wrong suffix."""
     from magicedit.imaging import writable
+
+    if args.save is not None and args.save.suffix.lower() not in (".yaml", ".yml"):
+        raise OutputError(f"--save writes YAML; end the name in .yaml, got {shown(args.save)}")
 
     taken: dict[Path, str] = {}
     for option in ("save", "arkit", "openface"):
