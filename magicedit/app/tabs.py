@@ -219,13 +219,13 @@ class CopyTab:
                 "Copy the expression of another photograph (its largest face)", "copy-from"
             )
             self.preset = dropped(
-                "Load a preset (.yaml, as saved here or by `magicedit measure --save`)",
+                "Load a preset (.yaml, saved here or by magicedit measure)",
                 "preset",
                 (".yaml", ".yml"),
             )
             with gr.Row(elem_classes="me-buttons"):
-                self.save_steps = gr.Button("Save as steps to add", elem_id="save-variations")
-                self.save_levels = gr.Button("Save as levels to reach", elem_id="save-intensities")
+                self.save_steps = gr.Button("Save as steps to add", size="sm", elem_id="save-variations")
+                self.save_levels = gr.Button("Save as levels to reach", size="sm", elem_id="save-intensities")
             self.preset_file = gr.DownloadButton(visible="hidden", elem_id="preset-file")
 
     def ask_copy(self, session: Session, values: Values) -> str:
@@ -254,7 +254,7 @@ class SweepTab:
                 self.unit.change(self.ranged, self.unit, [self.start, self.stop], api_visibility="private")
                 self.count = gr.Slider(2, 24, value=7, step=1, label="pictures")
             self.kind = gr.Radio(["strip", "animation"], value="strip", label="As")
-            self.draw = gr.Button("Draw", variant="primary", elem_id="draw-sweep")
+            self.draw = gr.Button("Draw", variant="primary", size="sm", elem_id="draw-sweep")
             self.drawn = gr.Image(
                 label="Sweep",
                 type="filepath",
