@@ -142,7 +142,7 @@ DEAD_ZONE = 0.5
 # EMFACS prototypes, limited to the 12 action units above: intensity steps at strength 1. Equal steps would
 # open mouths too far, and let AU1 and AU2 undo AU4.
 EMOTIONS: dict[str, dict[str, float]] = {
-    "happiness": {"AU1": -1.0, "AU4": -2.0, "AU6": 3.0, "AU12": 5.0, "AU25": 2.0},
+    "happiness": {"AU1": -1.0, "AU4": -2.0, "AU6": 2.25, "AU12": 4.75, "AU25": 2.0},
     "sadness": {"AU1": 4.0, "AU4": 2.0, "AU15": 3.5, "AU17": 2.0},
     "surprise": {"AU1": 2.5, "AU2": 2.5, "AU5": 2.5, "AU25": 1.0, "AU26": 2.5},
     "fear": {"AU1": 4.0, "AU2": 2.5, "AU4": 3.0, "AU5": 4.0, "AU20": 3.5, "AU25": 1.0, "AU26": 0.6},
