@@ -123,6 +123,8 @@ def shown(path: object) -> str:
     text = (
         str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace").replace("\0", "\\0")
     )
+    if not text:
+        return '""'
     return text if len(text) <= LONGEST_REASON else f"{text[:100]}...{text[-100:]}"
 
 

@@ -245,6 +245,9 @@ def test_what_can_be_seen_to_be_wrong_is_said_before_the_model_loads(
         ("transfer --from PHOTO --to PHOTO --strength nan", "must be a number, got nan"),
         ("transfer --from PHOTO --to PHOTO --target-tolerance 0", "the tolerance must be"),
         ("interpolate PHOTO PHOTO --guidance -1", "the guidance scale must be"),
+        ("interpolate PHOTO PHOTO --pictures 1001", "--pictures must be from 2 to 1000"),
+        ("edit PHOTO --au AU12=1 --max-edits 2", "--max-edits is of --target-tolerance"),
+        ("edit PHOTO --au AU12=1 --strength 0.5", "--strength is a share of --expression"),
     ],
 )
 def test_options_of_other_commands_are_checked_before_the_model_loads(
@@ -652,6 +655,8 @@ def test_bad_requests(capsys, photo, tmp_path, model, options, message):
         (["edit", "photo.png", "-o", "out.png", "--dtype", "int4"], "int4"),
         (["edit", "photo.png", "-o", "out.png", "-q", "-v"], "not allowed with"),
         (["measure", "photo.png", "--backend", "magic"], "magic"),
+        (["edit", "photo.png", "-o", ""], "expected a file or folder, got an empty text"),
+        (["measure", "photo.png", "--save", ""], "got an empty text"),
     ],
 )
 def test_a_wrong_option_costs_one_line_too(capsys, arguments, message):

@@ -11,6 +11,7 @@ from magicedit.cli.common import (
     check_model,
     edit_request,
     options,
+    path_of,
     print_json,
     say,
     shows_bars,
@@ -30,7 +31,7 @@ PARTLY_FAILED = 1
 def add_folder_options(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--manifest",
-        type=Path,
+        type=path_of,
         metavar="CSV",
         help="table with one edit per row, instead of one request for all",
     )

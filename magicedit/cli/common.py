@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 
 LARGEST_LIST = 100_000_000  # bytes of a file of names
-PICTURES = 9  # of a strip
+PICTURES, MOST_PICTURES = 9, 1000  # of a strip or an animation
+MAX_EDITS = 4  # of a closed loop
 PIPE = Path("-")  # stdin or stdout in place of a file, see `file_or_pipe`
 
 logger = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ def add_json_option(parser: argparse.ArgumentParser) -> None:
 
 
 def add_labels_options(parser: argparse._ActionsContainer, what: str) -> None:
-    parser.add_argument("--labels", type=Path, metavar="CSV", help=what)
+    parser.add_argument("--labels", type=path_of, metavar="CSV", help=what)
     scale = "number for full intensity, if the file does not state it: 1 or 5"
     parser.add_argument("--labels-scale", type=float, metavar="MAX", help=scale)
 
@@ -116,9 +117,16 @@ def add_engine_options(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def path_of(text: str) -> Path:
+    """Returns the path of an option; ArgumentTypeError for an empty text, which pathlib takes for "."."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a file or folder, got an empty text; is a variable unset?")
+    return Path(text)
+
+
 def file_or_pipe(text: str) -> Path:
     """Returns a path; only a bare "-" is PIPE, and "./-" a file, although pathlib holds them to be equal."""
-    return Path(text) if text == "-" or Path(text) != PIPE else Path.cwd() / text
+    return path_of(text) if text == "-" or Path(text) != PIPE else Path.cwd() / text
 
 
 def add_output_option(parser: argparse.ArgumentParser, metavar: str, what: str) -> None:
@@ -226,7 +234,11 @@ def add_loop_options(parser: argparse.ArgumentParser) -> None:
         help="measure, correct and repeat until all units are this close, in intensity steps, such as 0.3",
     )
     parser.add_argument(
-        "--max-edits", type=int, default=4, metavar="N", help="maximum number of edits (default: 4)"
+        "--max-edits",
+        type=int,
+        default=MAX_EDITS,
+        metavar="N",
+        help=f"maximum number of edits (default: {MAX_EDITS})",
     )
 
 
@@ -270,10 +282,18 @@ def options(args: argparse.Namespace, *names: str) -> dict[str, Any]:
 
 
 def check_settings(args: argparse.Namespace) -> None:
-    """Raises MagicEditError where an option of the model, the mouth or the closed loop is out of range."""
+    """Raises MagicEditError where an option of the model, the mouth or the closed loop is out of range, or
+    lacks the option that it qualifies."""
     from magicedit.editor.settings import MouthSettings
     from magicedit.request import EditRequest
 
+    if "max_edits" in args and args.max_edits != MAX_EDITS and args.target_tolerance is None:
+        raise MagicEditError("--max-edits is of --target-tolerance; add that, or leave it out")
+    of_rows = getattr(args, "manifest", None) is not None  # which may name expressions
+    if "expression" in args and args.expression is None and args.strength != 1 and not of_rows:
+        raise MagicEditError(
+            "--strength is a share of --expression; add that, or ask for less by --au or --emotion NAME:S"
+        )
     given = sampling_arguments(args) | ({"strength": args.strength} if "strength" in args else {})
     request = EditRequest(**given, **(loop_arguments(args) if "max_edits" in args else {}))
     MouthSettings(request.teeth)
@@ -358,12 +378,12 @@ def add_pictures_option(parser: argparse._ActionsContainer) -> None:
 def pictures_of(args: argparse.Namespace) -> int:
     """Returns the number of pictures of a strip, and warns who may have meant it by --steps.
 
-    Raises MagicEditError where there are fewer than 2.
+    Raises MagicEditError where there are fewer than 2, or more than MOST_PICTURES.
     """
     if args.pictures is None and args.steps is not None:
         warn(f"warning: --steps is of the model; --pictures sets the number of pictures ({PICTURES})")
-    if args.pictures is not None and args.pictures < 2:
-        raise MagicEditError(f"--pictures must be at least 2, got {args.pictures}")
+    if args.pictures is not None and not 2 <= args.pictures <= MOST_PICTURES:
+        raise MagicEditError(f"--pictures must be from 2 to {MOST_PICTURES}, got {args.pictures}")
     return PICTURES if args.pictures is None else args.pictures
 
 

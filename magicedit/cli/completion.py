@@ -5,9 +5,8 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
-from magicedit.cli.common import file_or_pipe
+from magicedit.cli.common import file_or_pipe, path_of
 
 SHELLS = ("bash", "zsh", "fish", "tcsh")
 
@@ -52,7 +51,7 @@ def script(shell: str) -> str:
     commands.choices["train"] = build_train_parser()
     for command in commands.choices.values():
         for action in command._actions:
-            if action.type in (Path, file_or_pipe) and not action.choices:
+            if action.type in (path_of, file_or_pipe) and not action.choices:
                 action.complete = shtab.FILE
     text = shtab.complete(parser, shell)
     usage = r"# Usage:\n# 1\).*\n# 2\).*\n#(?:    | See also).*"

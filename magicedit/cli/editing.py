@@ -89,7 +89,7 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
 
     what = "draw a strip of one action unit at several variations"
     sweep = add_command("sweep", what, run_sweep, SWEEP_EXAMPLES)
-    sweep.add_argument("photo", type=Path, metavar="PHOTO", help="a photograph")
+    sweep.add_argument("photo", type=common.path_of, metavar="PHOTO", help="a photograph")
     common.add_output_option(sweep, "STRIP", "where to write the strip")
     asked = sweep.add_argument_group("what to ask for")
     asked.add_argument("--au", required=True, metavar="AU12", help="the action unit to vary")

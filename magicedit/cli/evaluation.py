@@ -51,7 +51,7 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     )
     what.add_argument(
         "--runs",
-        type=Path,
+        type=common.path_of,
         metavar="RUNS",
         help="folder of trained pipelines, for protocols that compare variants (table2 to table4, families)",
     )
@@ -59,12 +59,16 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     what.add_argument("--protocol", required=True, metavar="NAME", help=names)
     whom = evaluate.add_argument_group("on whom")
     whom.add_argument(
-        "--data", type=Path, required=True, metavar="PEOPLE", help="photographs of the people to edit"
+        "--data",
+        type=common.path_of,
+        required=True,
+        metavar="PEOPLE",
+        help="photographs of the people to edit",
     )
     whom.add_argument("--identities", metavar="A,B", help="only these people, or @FILE with one per line")
     whom.add_argument(
         "--attributes",
-        type=Path,
+        type=common.path_of,
         metavar="CSV",
         help="table with the column identity and groups such as gender (default: attributes.csv in PEOPLE)",
     )
@@ -86,8 +90,8 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     compare = add_command(
         "compare", "put two reports side by side, edit by edit", run_compare, COMPARE_EXAMPLES
     )
-    compare.add_argument("a", type=Path, metavar="A", help="a report's folder")
-    compare.add_argument("b", type=Path, metavar="B", help="another report's folder, or the same")
+    compare.add_argument("a", type=common.path_of, metavar="A", help="a report's folder")
+    compare.add_argument("b", type=common.path_of, metavar="B", help="another report's folder, or the same")
     common.add_output_option(compare, "OUT", "folder to write")
     common.add_overwrite_option(compare, what="replace a comparison that is in OUT")
     compare.add_argument("--editor-a", metavar="NAME", help="which editor of A, if it has several")

@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 
 from magicedit.cli import common
 from magicedit.errors import ActionUnitError, OutputError
@@ -36,13 +35,13 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     transfer.add_argument(
         "--from",
         dest="source",
-        type=Path,
+        type=common.path_of,
         required=True,
         metavar="A",
         help="the photograph with the expression",
     )
     transfer.add_argument(
-        "--to", dest="photo", type=Path, required=True, metavar="B", help="the photograph to edit"
+        "--to", dest="photo", type=common.path_of, required=True, metavar="B", help="the photograph to edit"
     )
     common.add_output_option(transfer, "OUT", "where to write the result")
     asked = transfer.add_argument_group("what to ask for")
@@ -57,9 +56,9 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
 
     what = "draw the steps between the expressions of two photographs of a person"
     interpolate = add_command("interpolate", what, run_interpolate, INTERPOLATE_EXAMPLES)
-    interpolate.add_argument("photo", type=Path, metavar="A", help="the photograph to edit")
+    interpolate.add_argument("photo", type=common.path_of, metavar="A", help="the photograph to edit")
     interpolate.add_argument(
-        "other", type=Path, metavar="B", help="the photograph with the target expression"
+        "other", type=common.path_of, metavar="B", help="the photograph with the target expression"
     )
     common.add_output_option(interpolate, "OUT", "a picture (strip), .gif or .mp4")
     asked = interpolate.add_argument_group("what to ask for")

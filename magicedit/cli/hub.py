@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from magicedit.cli.common import add_json_option, options, print_json, say, warn
+from magicedit.cli.common import add_json_option, options, path_of, print_json, say, warn
 from magicedit.errors import ModelError, OutputError
 
 if TYPE_CHECKING:
@@ -26,7 +26,9 @@ training checkpoints and hidden files stay. The card is README.md; read it befor
 
 def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     push = add_command("push", "publish a model's folder on a model hub", run_push, PUSH_EXAMPLES)
-    push.add_argument("folder", type=Path, metavar="FOLDER", help="as training or `save_pretrained` wrote it")
+    push.add_argument(
+        "folder", type=path_of, metavar="FOLDER", help="as training or `save_pretrained` wrote it"
+    )
     push.add_argument("--repo", required=True, metavar="OWNER/NAME", help="repository, created if missing")
     who = push.add_argument_group("who may have it")
     who.add_argument("--private", action="store_true", help="make a new repository private")
@@ -43,7 +45,7 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     card = push.add_argument_group("the card")
     card.add_argument("--card", action="store_true", help="write a new README.md, even if there is one")
     what = "measured results for the card: summary.json of `magicedit evaluate`"
-    card.add_argument("--results", type=Path, metavar="JSON", help=what)
+    card.add_argument("--results", type=path_of, metavar="JSON", help=what)
     card.add_argument("--editor", metavar="NAME", help="which editor of that report, if it has several")
     what = "licence of the weights, in the hub's spelling, such as apache-2.0 or cc-by-4.0"
     card.add_argument("--license", metavar="ID", help=what)

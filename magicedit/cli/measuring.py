@@ -42,21 +42,24 @@ def add_measure(add_command: Callable[..., argparse.ArgumentParser]) -> None:
         help="a photograph, - is stdin; with --arkit or --openface also a video",
     )
     measure.add_argument(
-        "--save", type=Path, metavar="FILE.yaml", help="keep the expression of one face in a file"
+        "--save", type=common.path_of, metavar="FILE.yaml", help="keep the expression of one face in a file"
     )
     measure.add_argument(
         "--neutral",
-        type=Path,
+        type=common.path_of,
         metavar="BASE",
         help="print and save one face relative to the largest of this photograph, which shows the same "
         "person at rest",
     )
     measure.add_argument(
-        "--arkit", type=Path, metavar="FILE.csv", help="write the blendshapes of one face in ARKit's names"
+        "--arkit",
+        type=common.path_of,
+        metavar="FILE.csv",
+        help="write the blendshapes of one face in ARKit's names",
     )
     measure.add_argument(
         "--openface",
-        type=Path,
+        type=common.path_of,
         metavar="FILE.csv",
         help="write the action units of one face as OpenFace does",
     )

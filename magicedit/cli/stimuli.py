@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 
 from magicedit.cli import common
 from magicedit.files import shown
@@ -28,7 +27,7 @@ PARTLY_FAILED = 1
 def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     what = "make the stimulus set of a factorial design: people x levels of controls"
     parser = add_command("stimuli", what, run_stimuli, EXAMPLES)
-    parser.add_argument("design", type=Path, metavar="DESIGN", help="a YAML file")
+    parser.add_argument("design", type=common.path_of, metavar="DESIGN", help="a YAML file")
     common.add_output_option(parser, "FOLDER", "where to write the set")
     common.add_overwrite_option(parser, "--force", what="make all stimuli again, and replace other files")
     model = parser.add_argument_group("the model")

@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from magicedit.cli import common
@@ -39,7 +38,10 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     what = "turn a folder of photographs and videos into a training dataset"
     prepare = add_command("prepare", what, run_prepare, PREPARE_EXAMPLES)
     prepare.add_argument(
-        "folder", type=Path, metavar="FOLDER", help="photographs and videos, one sub-folder per person"
+        "folder",
+        type=common.path_of,
+        metavar="FOLDER",
+        help="photographs and videos, one sub-folder per person",
     )
     common.add_output_option(prepare, "DATASET", "folder to write")
     prepare.add_argument(
@@ -90,7 +92,9 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
 
     what = "write a dataset as WebDataset shards, which training streams"
     shards = add_command("shards", what, run_shards, SHARDS_EXAMPLES)
-    shards.add_argument("dataset", type=Path, metavar="DATASET", help="what `magicedit prepare` wrote")
+    shards.add_argument(
+        "dataset", type=common.path_of, metavar="DATASET", help="what `magicedit prepare` wrote"
+    )
     common.add_output_option(shards, "STREAM", "folder to write")
     shards.add_argument(
         "--shard-mb",
@@ -107,7 +111,7 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     convert = add_command("convert", what, run_convert, CONVERT_EXAMPLES)
     convert.add_argument(
         "checkpoint",
-        type=Path,
+        type=common.path_of,
         metavar="FOLDER",
         help="folder of a MagicFace checkpoint (denoising_unet/, ID_enc/) or of LoRA adapters from training",
     )

@@ -3,7 +3,6 @@
 import argparse
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from magicedit.cli import common
@@ -40,7 +39,7 @@ LONGEST = 500  # characters of a request; --json has all
 def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     what = "show whether files are marked as edited, by which program and from which input"
     verify = add_command("verify", what, run_verify, VERIFY_EXAMPLES)
-    verify.add_argument("files", type=Path, nargs="+", metavar="FILE", help="an image or a video")
+    verify.add_argument("files", type=common.path_of, nargs="+", metavar="FILE", help="an image or a video")
     common.add_json_option(verify)
 
 

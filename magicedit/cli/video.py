@@ -40,12 +40,15 @@ OUTPUT, LARGEST = "where to write: .mp4, .mov or .mkv", "the largest by area and
 
 def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     video = add_command("video", "change the expression of faces in a video", run_video, VIDEO_EXAMPLES)
-    video.add_argument("video", type=Path, metavar="VIDEO")
+    video.add_argument("video", type=common.path_of, metavar="VIDEO")
     common.add_output_option(video, "OUT", OUTPUT)
     common.add_request_options(video, "target intensities in every frame, 0 to 5")
     curves = video.add_mutually_exclusive_group()
     curves.add_argument(
-        "--curve", type=Path, metavar="FILE.csv", help="variations over time: columns time (s), AU12, AU4 ..."
+        "--curve",
+        type=common.path_of,
+        metavar="FILE.csv",
+        help="variations over time: columns time (s), AU12, AU4 ...",
     )
     curves.add_argument(
         "--key",
@@ -61,8 +64,12 @@ def add_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     reenact = add_command(
         "reenact", "make a photograph follow the face in a video", run_reenact, REENACT_EXAMPLES
     )
-    reenact.add_argument("--source", type=Path, required=True, metavar="PHOTO", help="the photograph to edit")
-    reenact.add_argument("--driving", type=Path, required=True, metavar="VIDEO", help="the video to follow")
+    reenact.add_argument(
+        "--source", type=common.path_of, required=True, metavar="PHOTO", help="the photograph to edit"
+    )
+    reenact.add_argument(
+        "--driving", type=common.path_of, required=True, metavar="VIDEO", help="the video to follow"
+    )
     common.add_output_option(reenact, "OUT", OUTPUT)
     common.add_strength_option(reenact, "the expressions")
     reenact.add_argument(
