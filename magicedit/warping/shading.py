@@ -22,7 +22,7 @@ from magicedit.vocabulary import split_sides, whole_name
 from magicedit.warping.change import in_channels, upsampled, window_of
 from magicedit.warping.creases import CREASES, amounts_of, crease_amounts, crease_areas, crease_light
 from magicedit.warping.muscles import SKIN
-from magicedit.warping.reliefs import relief_light
+from magicedit.warping.reliefs import RELIEFS, relief_light
 
 TABLE = Path(__file__).with_name("face_shading.safetensors")
 # Parts of the whole smile's shading by unit, and the amount of each at intensity 5
@@ -130,7 +130,8 @@ def shade(
     for side, weight in zip(split_sides(request), (towards_left, 1 - towards_left), strict=True):
         drawn = np.zeros((*table.skin.shape, 4), np.float32)
         for part, amount in amounts_of(side, SHADES, (-_MOST, _MOST), _RELAXED).items():
-            drawn[..., :3] += amount * table.parts[part]
+            if amount > 0 or part not in RELIEFS:  # most faces show no dimple or pout that could go
+                drawn[..., :3] += amount * table.parts[part]
         for area, amount in crease_amounts(side).items():
             drawn[..., 3] += amount * table.creases[area]
         changes += in_channels(weight, 4) * cv2.remap(drawn, *read_at, cv2.INTER_LINEAR)

@@ -82,6 +82,11 @@ def test_relaxing_does_the_opposite_and_less(portrait):
     assert 0 < less < -more
 
 
+@pytest.mark.parametrize("unit", ["AU14", "AU18", "AU27"])
+def test_what_a_photograph_hardly_shows_is_not_taken_away(portrait, unit):
+    assert np.array_equal(portrait.shaded(**{unit: -4.0}), portrait.pixels)
+
+
 def test_one_side_alone(portrait):
     changed = np.abs(portrait.shaded(AU12L=4.0).astype(int) - portrait.pixels).max(-1) > 2
     frame = face_frame(portrait.landmarks)
