@@ -517,18 +517,24 @@ def check_output(
     transparency or its metadata.
     """
     path = Path(path)
-    if path.suffix.lower() not in _FORMATS:
-        raise OutputError(
-            f"cannot tell a format from the suffix of {shown(path)}; use one of {', '.join(_FORMATS)}"
-        )
+    _check_suffix(path)
     target = writable(path, overwrite=overwrite, forbid=forbid, exist_ok=exist_ok)
+    _check_suffix(target)  # of what a link points to, which is written
     if photo is not None:
-        format = _FORMATS[path.suffix.lower()]
+        format = _FORMATS[target.suffix.lower()]
         _check_held(path, format, photo.size, photo.alpha is not None)
         marked = {"xmp": Mark({}).packet(packet_of(photo.info))}
         exif = {} if photo.exif is None else {"exif": photo.exif}
         _check_metadata(path, format, photo.info | exif | marked)
     return target
+
+
+def _check_suffix(path: Path) -> None:
+    """Raises OutputError where a name tells no format."""
+    if path.suffix.lower() not in _FORMATS:
+        raise OutputError(
+            f"cannot tell a format from the suffix of {shown(path)}; use one of {', '.join(_FORMATS)}"
+        )
 
 
 def _check_held(path: str | Path, format: str, size: tuple[int, int], transparent: bool) -> None:
@@ -575,6 +581,8 @@ def writable(
     if path.is_dir():
         raise OutputError(f"{path} is a folder; give the path of a file in it")
     target = path.resolve()  # a link keeps pointing where it did
+    if target.exists() and not target.is_file():  # a device or a pipe, which a file would replace
+        raise OutputError(f"{shown(path)} is no regular file; give the name of one")
     if not target.parent.is_dir():
         raise OutputError(f"the folder {path.parent} does not exist; create it first")
     if not os.access(target.parent, os.W_OK | os.X_OK):
@@ -596,7 +604,8 @@ def is_file_of(file: Path, path: str | Path, image: Image.Image) -> bool:
         pixels = open_photo(file).pixels
     except (ImageError, OSError):
         return False
-    return format == _FORMATS.get(Path(path).suffix.lower()) and np.array_equal(pixels, image.convert("RGB"))
+    written = _FORMATS.get(Path(path).resolve().suffix.lower())
+    return format == written and np.array_equal(pixels, image.convert("RGB"))
 
 
 def save_image(

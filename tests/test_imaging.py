@@ -30,6 +30,7 @@ from magicedit.imaging import (
     strip,
     to_pixels,
     to_tensor,
+    writable,
 )
 from magicedit.provenance import Mark
 
@@ -469,6 +470,20 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path, side):
 
 
 # Writing
+
+
+def test_links_are_written_in_the_format_of_what_they_point_to(tmp_path):
+    black = Image.new("RGB", (40, 24))
+    for target, name in (("a.jpg", "jpeg.png"), ("a.dat", "other.png"), (os.devnull, "device.png")):
+        (tmp_path / name).symlink_to(target)
+    save_image(black, tmp_path / "jpeg.png")
+    with Image.open(tmp_path / "a.jpg") as written:
+        assert written.format == "JPEG"
+    with pytest.raises(OutputError, match=r"cannot tell a format from the suffix of .*a\.dat"):
+        save_image(black, tmp_path / "other.png")
+    for name in (tmp_path / "device.png", os.devnull):
+        with pytest.raises(OutputError, match="is no regular file"):
+            writable(name)
 
 
 def test_nothing_is_written_over_the_input_unless_told(tmp_path):
