@@ -143,7 +143,7 @@ def card_of(args: argparse.Namespace, found: "ModelFolder") -> str:
         if measured is not None:
             card = measured_card(card, measured.rows, measured.note)
     if not license_of(card):
-        warn("warning: the card states no licence, so that nobody may use the weights; state it: --license")
+        warn("warning: the card states no licence, so others may not use the weights; see --license")
     return card if args.gated is None else gated_card(card)
 
 
