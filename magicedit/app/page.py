@@ -77,7 +77,6 @@ IS_UNFOLDED = "() => [document.querySelector('#upload').checkVisibility()]"
 PRIVATE = {"api_visibility": "private"}
 WITH_MODEL = PRIVATE | {"concurrency_id": MODEL, "concurrency_limit": 1}
 LONG = PRIVATE | {"concurrency_id": "long", "concurrency_limit": 1}  # lets the others in between
-QUICK = PRIVATE | {"show_progress": "hidden", "concurrency_limit": None}
 # What is asked again while it runs happens once more afterwards, instead of not at all
 LAST = {"trigger_mode": "always_last"}
 # Unprocessed: a number field is empty while somebody types, which Gradio would reject
@@ -134,6 +133,11 @@ class Page:
             self.photograph_shown = [
                 *(*self.pictures.of_faces, *self.expression.shown, *self.edit_shown, self.settings.lent)
             ]
+            # The browser notes the progress of each event in every component that ever was to show any: in
+            # one that shows nothing, instead of a hundred sliders
+            silent = {"show_progress": "hidden", "show_progress_on": self.pictures.drags}
+            self.quick = PRIVATE | silent | {"concurrency_limit": None}
+            self.dragging = WITH_MODEL | silent | LAST | RAW
             self.with_progress = {
                 "show_progress": "minimal" if live else "full",  # a bar over the picture would flash
                 "show_progress_on": self.pictures.progress,
@@ -160,7 +164,7 @@ class Page:
             return own | self._show_photograph(self.sessions.of(request), values, values[tab.linked])
 
         inputs = [name, tab.mode, tab.linked]
-        loading = self.blocks.load(self._spoken(on_load), {*inputs}, shown, js=BEFORE_RELOAD, **QUICK)
+        loading = self.blocks.load(self._spoken(on_load), {*inputs}, shown, js=BEFORE_RELOAD, **self.quick)
         loading.success(None, name, js="name => sessionStorage.setItem('magicedit', name)", **PRIVATE)
         self._shows_measured(loading)
         self._tells_trouble(loading)
@@ -183,13 +187,13 @@ class Page:
         self._empties(opens(pictures.camera.input, self.on_camera, pictures.camera), pictures.camera)
         self._tells_trouble(opens(pictures.example.click, self.on_example))
         self._tells_trouble(opens(pictures.earlier.select, self.on_reopen))
-        pictures.ask_camera.click(lambda: gr.Image(visible=True), None, pictures.camera, **QUICK)
+        pictures.ask_camera.click(lambda: gr.Image(visible=True), None, pictures.camera, **self.quick)
         shown = [pictures.opening, pictures.earlier]
-        pictures.reopen.click(self.on_open, {pictures.unfolded}, shown, js=IS_UNFOLDED, **QUICK)
+        pictures.reopen.click(self.on_open, {pictures.unfolded}, shown, js=IS_UNFOLDED, **self.quick)
         chosen = [*pictures.of_faces, *tab.shown, pictures.stage]
         for event in (pictures.faces.select, pictures.stage.select):
-            event(self._spoken(self.on_choose), tab.way, chosen, **QUICK)
-        pictures.view.input(self._spoken(self.on_view), {pictures.view}, [pictures.stage], **QUICK)
+            event(self._spoken(self.on_choose), tab.way, chosen, **self.quick)
+        pictures.view.input(self._spoken(self.on_view), {pictures.view}, [pictures.stage], **self.quick)
 
     def _wire_sliders(self) -> None:
         tab, sliders = self.expression, self.expression.sliders.values()
@@ -199,10 +203,7 @@ class Page:
             self._spoken(self.on_drag),
             asked | {self.settings.live},
             [self.pictures.stage, self.status],
-            **LAST,
-            show_progress="hidden",
-            **WITH_MODEL,
-            **RAW,
+            **self.dragging,
         )
         asking = gr.on(
             [*(slider.release for slider in sliders), tab.edit.click],
@@ -218,7 +219,7 @@ class Page:
         self._tells_trouble(asking)
         self.pictures.cancel.click(self.on_cancel, None, [self.ticket, self.status], queue=False, **PRIVATE)
         for event in (tab.mode.input, tab.linked.input):
-            event(self._spoken(self.on_mode), tab.way, tab.shown, **QUICK)
+            event(self._spoken(self.on_mode), tab.way, tab.shown, **self.quick)
 
     def _wire_drags(self) -> None:
         """Movements of a drag are requests with a preview; its end is a request, and an edit follows."""
@@ -229,17 +230,14 @@ class Page:
             self._spoken(self.on_move),
             asked | {self.settings.live},
             [*tab.sliders.values(), self.pictures.stage, self.status],
-            **LAST,
-            show_progress="hidden",
-            **WITH_MODEL,
-            **RAW,
+            **self.dragging,
         )
         ending = moves.release(
             self._spoken(self.on_release),
             asked - {self.ticket},
             [*tab.shown, self.ticket],
             trigger_mode="multiple",
-            **QUICK,
+            **self.quick,
             **RAW,
         )
         self._follows(ending)
@@ -261,7 +259,7 @@ class Page:
                 return self._show_sliders(session, values) | words
 
             shown = [*tab.shown, self.status, self.ticket]
-            asking = event(self._spoken(on_request), sent | {*inputs}, shown, **(options or QUICK))
+            asking = event(self._spoken(on_request), sent | {*inputs}, shown, **(options or self.quick))
             self._follows(asking)
             return asking
 
@@ -270,14 +268,19 @@ class Page:
         moves(tab.reset.click, tab.ask_nothing)
         self._empties(moves(copy.preset.upload, copy.ask_preset, copy.preset, copy.share), copy.preset)
         copying = moves(  # looks for a face, as edits do
-            copy.photograph.upload, copy.ask_copy, copy.photograph, copy.share, **WITH_MODEL
+            copy.photograph.upload,
+            copy.ask_copy,
+            copy.photograph,
+            copy.share,
+            **WITH_MODEL,
+            **self.with_progress,
         )
         self._empties(copying, copy.photograph)
         reference = self.settings.reference
         shown = [self.status, self.settings.lent]
         lending = reference.upload(self._spoken(self.on_lend), {reference}, shown, **WITH_MODEL)
         self._empties(lending, reference)
-        self.settings.lent.click(self.on_return, None, shown, **QUICK)
+        self.settings.lent.click(self.on_return, None, shown, **self.quick)
 
     def _wire_results(self) -> None:
         pictures, tab, copy = self.pictures, self.expression, self.copy
@@ -287,7 +290,7 @@ class Page:
             (pictures.history.select, self.on_history),
         ):
             shown = [*tab.shown, *self.edit_shown]
-            self._shows_measured(event(self._spoken(handler), tab.way, shown, **QUICK))
+            self._shows_measured(event(self._spoken(handler), tab.way, shown, **self.quick))
         for button, handler in ((pictures.png, self.on_png), (pictures.jpeg, self.on_jpeg)):
             button.click(self._spoken(handler), None, pictures.result_file, **WITH_MODEL).success(
                 None, pictures.result_file, js=FOLLOW, **PRIVATE
@@ -297,11 +300,11 @@ class Page:
             (copy.save_levels, self.on_save_levels),
         ):
             inputs = {*tab.way, *tab.sliders.values()}
-            button.click(self._spoken(handler), inputs, copy.preset_file, **QUICK, **RAW).success(
+            button.click(self._spoken(handler), inputs, copy.preset_file, **self.quick, **RAW).success(
                 None, copy.preset_file, js=FOLLOW, **PRIVATE
             )
         self.sweep.draw.click(
-            self._spoken(self.on_ask_sweep), self.sweep.inputs | self.settings.inputs, None, **QUICK
+            self._spoken(self.on_ask_sweep), self.sweep.inputs | self.settings.inputs, None, **self.quick
         ).success(
             self._spoken(self.on_sweep),
             None,
@@ -314,7 +317,7 @@ class Page:
     def _wire_series(self) -> None:
         """Videos and several photographs: their files are kept at once, and edited when the model is free."""
         for tab in (self.video, self.photographs):
-            tab.take.click(self._spoken(self._on_take(tab)), None, tab.request, **QUICK)
+            tab.take.click(self._spoken(self._on_take(tab)), None, tab.request, **self.quick)
         video, photographs = self.video, self.photographs
         works = [
             (video.preview, video, Preview, self.on_preview_video, video.shown),
@@ -329,7 +332,7 @@ class Page:
         ]
         for button, tab, kind, handler, shown in works:
             inputs = tab.inputs | self.settings.inputs
-            asking = button.click(self._spoken(self._on_ask_series(tab, kind)), inputs, None, **QUICK)
+            asking = button.click(self._spoken(self._on_ask_series(tab, kind)), inputs, None, **self.quick)
             working = asking.success(
                 self._spoken(handler),
                 None,
@@ -342,12 +345,12 @@ class Page:
             for event in (asking, working):
                 self._tells_trouble(event)
             if told := {Preview: "The preview is made.", Film: "The video is made."}.get(kind):
-                working.success(lambda told=told: said(told), None, self.status, **QUICK)
+                working.success(lambda told=told: said(told), None, self.status, **self.quick)
 
     def _empties(self, event: gr.events.Dependency, place: gr.components.Component) -> None:
         """Empties the place after the event, so that another file can be dropped; errors stay readable."""
-        event.success(lambda: None, None, place, **QUICK)
-        event.failure(lambda: None, None, place, **QUICK)
+        event.success(lambda: None, None, place, **self.quick)
+        event.failure(lambda: None, None, place, **self.quick)
         self._tells_trouble(event)
 
     def _follows(self, asking: gr.events.Dependency) -> None:
@@ -365,10 +368,10 @@ class Page:
 
     def _shows_measured(self, event: gr.events.Dependency) -> None:
         """Updates the table of measurements after the event: identity takes longer than the rest of it."""
-        event.success(self.on_measured, None, self.measured.bars, **LAST, **QUICK)
+        event.success(self.on_measured, None, self.measured.bars, **LAST, **self.quick)
 
     def _tells_trouble(self, event: gr.events.Dependency) -> None:
-        event.failure(self.on_trouble, None, self.status, **QUICK)
+        event.failure(self.on_trouble, None, self.status, **self.quick)
 
     def _spoken(self, handler: Callable[..., Any]) -> Callable[..., Any]:
         """Returns the handler with user errors turned into messages that `on_trouble` can repeat."""
