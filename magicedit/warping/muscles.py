@@ -51,12 +51,12 @@ SHAPES: Mapping[str, Mapping[str, float]] = {
     "AU10": {"mouthUpperUp": 0.7, "mouthShrugUpper": 0.25, "noseSneer": 0.25, "lowerLipUp": 0.85},
     # Corners that go back on a level, and pressed lips: with the mesh's shape alone they rise, as in a smile
     "AU14": {
-        **{"mouthDimple": 1.0, "mouthStretch": 0.4, "mouthFrown": 0.3},
-        **{"mouthPress": 0.6, "mouthRollLower": 0.2, "mouthRollUpper": 0.2},
+        **{"mouthDimple": 1.0, "mouthStretch": 0.25, "mouthFrown": 0.45},
+        **{"mouthPress": 0.35, "mouthRollLower": 0.1, "mouthRollUpper": 0.1},
     },
     "AU16": {"mouthLowerDown": 1.0},
     # Narrower than the mesh's, which raises the corners at the same time
-    "AU18": {"mouthPucker": 1.8, "mouthStretch": -0.3, "mouthFrown": 0.4},
+    "AU18": {"mouthPucker": 1.65, "mouthStretch": -0.15, "mouthFrown": 0.25},
     "AU22": {"mouthFunnel": 0.6, "mouthPucker": 0.4},
     "AU23": {"mouthPress": 0.5, "mouthRollLower": 0.3, "mouthRollUpper": 0.3},
     "AU24": {"mouthPress": 1.0},

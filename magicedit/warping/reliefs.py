@@ -13,15 +13,15 @@ _LIP_FOLDS = (0.05, 0.115, 0.19, 0.27)  # across, of puckered lips
 # standard deviations across and down, interocular distances of the neutral mesh; natural logarithm of light
 RELIEFS: Mapping[str, tuple[tuple[float, float, float, float, float], ...]] = {
     "dimple": (
-        (0.405, 1.065, 0.030, 0.030, -0.55),  # the corner itself
-        *((0.450, 1.05, 0.028, 0.085, -0.66), (0.55, 1.06, 0.052, 0.10, 0.20)),  # a crease and its rim
+        (0.405, 1.065, 0.030, 0.030, -0.25),  # the corner itself
+        *((0.455, 1.055, 0.033, 0.085, -0.46), (0.56, 1.065, 0.052, 0.10, 0.16)),  # a crease and its rim
     ),
     "hollow": ((0.58, 0.98, 0.075, 0.20, -0.17), (0.72, 0.62, 0.10, 0.10, 0.07)),
     "pout": (
         *((0.0, 1.32, 0.15, 0.035, -0.28), (0.43, 1.10, 0.055, 0.10, -0.26), (0.64, 1.05, 0.10, 0.16, -0.10)),
         *((0.0, 1.115, 0.13, 0.028, 0.14), (0.0, 1.00, 0.11, 0.02, 0.08)),  # the lips themselves
-        *((across, 1.13, 0.010, 0.04, -0.09) for across in _LIP_FOLDS),
-        *((across, 0.985, 0.010, 0.03, -0.09) for across in _LIP_FOLDS),
+        *((across, 1.13, 0.010, 0.04, -0.06) for across in _LIP_FOLDS),
+        *((across, 0.985, 0.010, 0.03, -0.06) for across in _LIP_FOLDS),
     ),
 }
 _HUE = (0.85, 1.0, 1.08)  # of red, green and blue: skin in shadow is redder
