@@ -55,8 +55,7 @@ SHAPES: Mapping[str, Mapping[str, float]] = {
         **{"mouthPress": 0.35, "mouthRollLower": 0.1, "mouthRollUpper": 0.1},
     },
     "AU16": {"mouthLowerDown": 1.0},
-    # Narrower than the mesh's, which raises the corners at the same time
-    "AU18": {"mouthPucker": 1.65, "mouthStretch": -0.15, "mouthFrown": 0.25},
+    "AU18": {"mouthPucker": 1.5},
     "AU22": {"mouthFunnel": 0.6, "mouthPucker": 0.4},
     "AU23": {"mouthPress": 0.5, "mouthRollLower": 0.3, "mouthRollUpper": 0.3},
     "AU24": {"mouthPress": 1.0},

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-_LIP_FOLDS = (0.05, 0.115, 0.19, 0.27)  # across, of puckered lips
 # Spots of the subject's left half, mirrored on the right: centre across and below the point between the eyes,
 # standard deviations across and down, interocular distances of the neutral mesh; natural logarithm of light
 RELIEFS: Mapping[str, tuple[tuple[float, float, float, float, float], ...]] = {
@@ -18,10 +17,8 @@ RELIEFS: Mapping[str, tuple[tuple[float, float, float, float, float], ...]] = {
     ),
     "hollow": ((0.58, 0.98, 0.075, 0.20, -0.17), (0.72, 0.62, 0.10, 0.10, 0.07)),
     "pout": (
-        *((0.0, 1.32, 0.15, 0.035, -0.28), (0.43, 1.10, 0.055, 0.10, -0.26), (0.64, 1.05, 0.10, 0.16, -0.10)),
-        *((0.0, 1.115, 0.13, 0.028, 0.14), (0.0, 1.00, 0.11, 0.02, 0.08)),  # the lips themselves
-        *((across, 1.13, 0.010, 0.04, -0.06) for across in _LIP_FOLDS),
-        *((across, 0.985, 0.010, 0.03, -0.06) for across in _LIP_FOLDS),
+        *((0.0, 1.31, 0.17, 0.04, -0.28), (0.43, 1.10, 0.055, 0.10, -0.22)),
+        *((0.0, 1.11, 0.15, 0.03, 0.10), (0.0, 1.00, 0.12, 0.02, 0.06)),  # the lips themselves
     ),
 }
 _HUE = (0.85, 1.0, 1.08)  # of red, green and blue: skin in shadow is redder
