@@ -573,10 +573,11 @@ def writable(
     """`check_output` for files of any kind."""
     path = Path(path)
     try:
-        path.lstat()
+        path.stat()
     except FileNotFoundError:
         pass
-    except (OSError, ValueError) as error:  # a name that is too long, below a file, or that no file can have
+    # A name that is too long, below a file, of a link to itself, or that no file can have
+    except (OSError, ValueError) as error:
         raise OutputError(f"{shown(path)} cannot be written to ({error}); choose another name") from error
     if path.is_dir():
         raise OutputError(f"{path} is a folder; give the path of a file in it")
@@ -597,15 +598,18 @@ def writable(
 
 
 def is_file_of(file: Path, path: str | Path, image: Image.Image) -> bool:
-    """Whether a file has the format of a path's suffix and an image's pixels, so that a copy is the image."""
+    """Whether a file has the format of a path's suffix, and an image's pixels and metadata, so that a copy of
+    it is the image."""
+    written = _FORMATS.get(Path(path).resolve().suffix.lower())
     try:
         with Image.open(file) as opened:
             format = "JPEG" if opened.format == "MPO" else opened.format
-        pixels = open_photo(file).pixels
+        if format != written:
+            return False
+        photo = open_photo(file)
     except (ImageError, OSError):
         return False
-    written = _FORMATS.get(Path(path).resolve().suffix.lower())
-    return format == written and np.array_equal(pixels, image.convert("RGB"))
+    return photo_to_image(photo, photo.pixels) == image
 
 
 def save_image(

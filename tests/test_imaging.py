@@ -481,6 +481,9 @@ def test_links_are_written_in_the_format_of_what_they_point_to(tmp_path):
         assert written.format == "JPEG"
     with pytest.raises(OutputError, match=r"cannot tell a format from the suffix of .*a\.dat"):
         save_image(black, tmp_path / "other.png")
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    with pytest.raises(OutputError, match=r"loop\.png cannot be written to"):
+        writable(tmp_path / "loop.png")
     for name in (tmp_path / "device.png", os.devnull):
         with pytest.raises(OutputError, match="is no regular file"):
             writable(name)

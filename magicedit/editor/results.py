@@ -109,14 +109,15 @@ class EditResult:
         return Mark.carried(self.image) is not None
 
     def copies(self, path: str | Path) -> bool:
-        """Whether `save` copies the photograph's file: nothing was changed, and the format stays."""
+        """Whether `save` copies the photograph's file: nothing was changed, in `image` neither, and the
+        format stays."""
         return self.unchanged is not None and is_file_of(self.unchanged, path, self.image)
 
     def save(self, path: str | Path, *, overwrite: bool = False, forbid: Path | None = None) -> Path:
         """Writes the image with its metadata and mark, see `imaging.save_image`, or copies the file that it
         `copies`."""
+        check_output(path, overwrite=overwrite, forbid=forbid)
         if self.copies(path):
-            check_output(path, overwrite=overwrite, forbid=forbid)
             with opened(self.unchanged, ImageError) as source, replacing(path) as file:
                 shutil.copyfileobj(source, file)
             return Path(path)

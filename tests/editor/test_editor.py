@@ -249,10 +249,17 @@ def test_an_unchanged_photograph_is_copied_where_format_and_metadata_stay(editor
     Image.fromarray(photo).save(file, quality=70)
     result = editor.edit(file)
     assert result.save(copy).read_bytes() == file.read_bytes()
+    with Image.open(file) as opened:
+        opened.info["comment"] = b"new"
+        assert editor.edit(opened).save(tmp_path / "other.jpg").read_bytes() != file.read_bytes()
     with Image.open(result.save(tmp_path / "copy.png")) as other:
         assert (other.format, np.array_equal(other, result.image)) == ("PNG", True)
     assert not editor.edit(file, add={"AU12": -2}, measure=False).copies(copy)
     assert not ExpressionEditor(editor.pipeline, backend, strip_private=True).edit(file).copies(copy)
+    painted = editor.edit(file)
+    painted.image.putalpha(9)
+    assert not painted.copies(copy)
+    assert result.copies(copy)
     Image.fromarray(255 - photo).save(file)
     assert not result.copies(copy)  # the file shows another picture now
 
