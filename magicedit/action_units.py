@@ -291,6 +291,11 @@ def emotion_deltas(
     return {unit: value * strength for unit, value in steps.items()}
 
 
+def units_of_emotion(name: str) -> frozenset[str]:
+    """The whole units for which an emotion or a mouth shape may ask on any face; `name` as of RECIPES."""
+    return frozenset(RECIPES[name]).union(ENRICHED.get(name, {}), OPPOSED.get(name, {}))
+
+
 def to_vector(values: Mapping[str, float], names: Sequence[str] = NAMES) -> np.ndarray:
     """float32 (aus,) in the order of `names`, see `Vocabulary.vector`."""
     return vocabulary_of(names).vector(values)

@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from magicedit.action_units import parse_emotion, resolved, vocabulary_of
+from magicedit.action_units import parse_emotion, resolved, units_of_emotion, vocabulary_of
 from magicedit.errors import ActionUnitError, MagicEditError, NoFaceError
 from magicedit.expression import Expression
 from magicedit.vocabulary import by_number, is_finite, name_order, quoted, whole_name
@@ -224,12 +224,14 @@ class EditRequest(Sampling):
         return not (self.add or self.set or self.emotion or self.expression or self.neutral)
 
     def of_recipe(self, requested: Iterable[str]) -> frozenset[str]:
-        """Returns the names in a face's request that only the recipe of the emotion asks for."""
+        """Returns the names in a face's request that the recipe of the emotion asks for, and no other part
+        but `neutral`."""
         if self.emotion is None:
             return frozenset()
         values = () if self.expression is None else self.expression.values
         own = {*map(whole_name, (*(self.add or ()), *(self.set or ()), *values))}
-        return frozenset(name for name in requested if whole_name(name) not in own)
+        recipe = units_of_emotion(self.emotion[0]) - own
+        return frozenset(name for name in requested if whole_name(name) in recipe)
 
     def sampling(self) -> dict[str, Any]:
         """Returns the fields that are `SamplingOptions`, by name."""

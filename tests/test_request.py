@@ -190,6 +190,13 @@ def test_devices_and_dtypes_of_any_kind(value):
         assert len(str(told.value)) < 500
 
 
+def test_of_recipe_holds_what_only_an_emotion_asks_for():
+    asked = ["AU1", "AU4", "AU7", "AU12L", "AU26"]
+    assert EditRequest(neutral=True).of_recipe(asked) == frozenset()
+    anger = EditRequest(emotion="anger", add={"AU4": 1}, neutral=True)
+    assert anger.of_recipe(asked) == {"AU7", "AU12L"}  # AU26 is of `neutral` alone
+
+
 def test_an_emotion_undoes_nothing_that_has_another_target():
     smiling = REST | {"AU12": 4.0, "AU12L": 4.0, "AU12R": 4.0}
     target = Expression({"AU12": 1.0})
