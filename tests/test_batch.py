@@ -464,6 +464,14 @@ def test_spreadsheets_that_write_semicolons(photos, tmp_path):
     assert report.results[0].faces[0]["requested"] == {"AU12": -3, "AU25": -1}
 
 
+def test_options_of_the_command_line_qualify_what_rows_ask_for(photos, tmp_path):
+    table = manifest(photos, "photo,AU12,target_tolerance\na.png,-3,5\n")
+    command = ["edit", str(photos), "--manifest", str(table), "-o", str(tmp_path / "out"), "--max-edits", "2"]
+    assert main(command) == 0
+    entries = map(json.loads, (tmp_path / "out" / JOURNAL).open())
+    assert [entry["request"]["max_edits"] for entry in entries if "request" in entry] == [2]
+
+
 def test_decimal_commas_and_blank_lines_of_spreadsheets(photos, tmp_path):
     text = "\n;;;\nphoto;AU12;strength;target_tolerance\na.png;-1,5;0,75;\n"
     rows = rows_of_manifest(manifest(photos, text), tmp_path, EditRequest(), None, None)

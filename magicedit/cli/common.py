@@ -287,9 +287,10 @@ def check_settings(args: argparse.Namespace) -> None:
     from magicedit.editor.settings import MouthSettings
     from magicedit.request import EditRequest
 
-    if "max_edits" in args and args.max_edits != MAX_EDITS and args.target_tolerance is None:
+    of_rows = getattr(args, "manifest", None) is not None  # which may name tolerances and expressions
+    loops = of_rows or "max_edits" not in args or args.target_tolerance is not None
+    if not loops and args.max_edits != MAX_EDITS:
         raise MagicEditError("--max-edits is of --target-tolerance; add that, or leave it out")
-    of_rows = getattr(args, "manifest", None) is not None  # which may name expressions
     if "expression" in args and args.expression is None and args.strength != 1 and not of_rows:
         raise MagicEditError(
             "--strength is a share of --expression; add that, or ask for less by --au or --emotion NAME:S"
