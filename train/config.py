@@ -245,7 +245,8 @@ class TrainConfig:
         limit = self.checkpoints_total_limit
         check(limit is None or limit >= 1, "checkpoints_total_limit", "at least 1, or none")
         check(self.prediction in ("flow_mask_paint", "noise"), "prediction", "flow_mask_paint or noise")
-        check(self.license != "other", "license", "an identifier of the hub; write another one into the card")
+        named = self.license is None or self.license.strip() not in ("", "other")
+        check(named, "license", "an identifier of the hub; write another one into the card")
         check(self.mixed_precision in (None, "no", "fp16", "bf16"), "mixed_precision", "no, fp16 or bf16")
         dtypes = ("float32", "float16", "bfloat16")
         check(self.save_dtype in dtypes, "save_dtype", "float32, float16 or bfloat16")

@@ -111,6 +111,8 @@ def card_of(args: argparse.Namespace, found: "ModelFolder") -> str:
             )
     old = found.path / "README.md"
     text = card_text(old, args.card)
+    if args.license is not None and not args.license.strip():
+        raise ModelError("--license is empty; name an identifier of the hub, such as apache-2.0")
     if args.license == "other":
         raise ModelError(
             "--license other needs a name and a link: license_name and license_link in README.md"

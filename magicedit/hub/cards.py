@@ -187,7 +187,7 @@ def license_of(card: str) -> dict[str, str]:
     """Returns what a card's header states of `license`, `license_name` and `license_link`, by these names."""
     header = ModelCard(card, ignore_metadata_errors=True).data.to_dict()
     fields = ("license", "license_name", "license_link")
-    stated = {name: header[name] for name in fields if isinstance(header.get(name), str)}
+    stated = {name: text for name in fields if isinstance(text := header.get(name), str) and text}
     return stated if "license" in stated else {}
 
 

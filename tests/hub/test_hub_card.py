@@ -123,6 +123,7 @@ def test_a_card_states_no_licence_that_nobody_chose():
     card = model_card("Small", data=[LONDON])
     assert license_of(card) == {}
     assert UNLICENSED in section(card, "Licence")
+    assert license_of("---\nlicense: ''\n---\n") == {}
     terms = {"license": "other", "license_name": "house", "license_link": "https://example.org/l"}
     assert license_of(licensed_card(card, **terms)) == terms
     assert (

@@ -209,6 +209,7 @@ def test_what_a_card_must_say(capsys, folder, report, tmp_path):
     repo = ["--repo", "alice/no"]
     assert "--license apache-2.0" in refused(capsys, folder, *repo)
     (folder / "README.md").write_text("---\nlicense: mit\n---\n\n# Card\n")
+    assert "--license is empty" in refused(capsys, folder, *repo, "--license", "")
     assert "needs a name and a link" in refused(capsys, folder, *repo, "--license", "other")
     assert "says another licence" in refused(capsys, folder, *repo, "--license", "apache-2.0")
     assert "no section `## Measured results`" in refused(capsys, folder, *repo, "--results", report)

@@ -54,9 +54,10 @@ def test_a_command_names_folders_without_their_place_and_hub_ids_whole(tmp_path)
     assert "--train_data_dir people" in command
 
 
-def test_a_licence_that_needs_a_name_is_refused_before_training():
+@pytest.mark.parametrize("license", ["other", ""])
+def test_a_licence_that_needs_a_name_is_refused_before_training(license):
     with pytest.raises(TrainingError, match="--license must be an identifier of the hub"):
-        TrainConfig(train_data_dir="data", license="other")
+        TrainConfig(train_data_dir="data", license=license)
 
 
 def test_settings_of_an_objective_are_a_mapping(tmp_path):
