@@ -3,6 +3,7 @@
 import { app } from '../../scripts/app.js';
 
 const AFTER_SEED = ['fixed', 'increment', 'decrement', 'randomize']; // ComfyUI put one behind each seed
+const isOwn = (value, at, values) => !AFTER_SEED.includes(value) || typeof values[at - 1] !== 'number';
 
 app.registerExtension({
     name: 'magicedit.older_workflows',
@@ -10,7 +11,7 @@ app.registerExtension({
         const inside = (definitions?.subgraphs ?? []).flatMap(graph => graph.nodes);
         for (const node of [...nodes, ...inside])
             if (node.type.startsWith('MagicEdit') && Array.isArray(node.widgets_values))
-                node.widgets_values = node.widgets_values.filter(value => !AFTER_SEED.includes(value));
+                node.widgets_values = node.widgets_values.filter(isOwn);
     },
     loadedGraphNode(node) {
         const face = node.type.startsWith('MagicEdit') && node.widgets?.find(({ name }) => name === 'face');
