@@ -14,7 +14,7 @@ from accelerate.state import AcceleratorState
 
 from magicedit.data.pairs import PairDataset
 from magicedit.embedded import model_origin
-from magicedit.errors import ModelError
+from magicedit.errors import ModelError, reason_of
 from magicedit.files import is_address
 from magicedit.hub.cards import UNLICENSED, TrainingData, license_of, licensed_card, model_card
 from magicedit.hub.push import push_folder
@@ -112,7 +112,9 @@ def _terms(config: TrainConfig) -> dict[str, str]:
         terms = license_of(card.read_text("utf-8")) if card.is_file() else {}
     except (ModelError, OSError, ValueError, yaml.YAMLError) as error:
         logger.warning(
-            "the licence of %s is not known (%s); state that of the weights in the card", base, error
+            "the licence of %s is not known (%s); state that of the weights in the card",
+            base,
+            reason_of(error),
         )
         return {}
     if terms.get("license") == "other":
