@@ -97,6 +97,7 @@ def card_of(args: argparse.Namespace, found: "ModelFolder") -> str:
         named_card,
         read_results,
     )
+    from magicedit.hub.cards import UNLICENSED
 
     measured = None
     if args.results is not None:
@@ -135,13 +136,13 @@ def card_of(args: argparse.Namespace, found: "ModelFolder") -> str:
         )
     else:
         card = named_card(text, args.repo)
-        if not stated and license:
-            card = licensed_card(card, **license)
-        elif args.license is not None and args.license != stated.get("license"):
+        if stated and license["license"] != stated["license"]:
             raise ModelError(
                 f"{old} says another licence than --license {args.license}; change it there, or write "
                 "the card anew with --card"
             )
+        if license and (not stated or UNLICENSED in card):  # whose header may have been filled in by hand
+            card = licensed_card(card, **license | stated)
         if measured is not None:
             card = measured_card(card, measured.rows, measured.note)
     if not license_of(card):

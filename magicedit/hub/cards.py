@@ -173,7 +173,7 @@ def gated_card(card: str) -> str:
 
 
 def licensed_card(card: str, license: str, **named: str) -> str:
-    """Returns a card that states no licence of the weights with one.
+    """Returns a card whose header or text states no licence of the weights with one.
 
     license, named: as `license`, `license_name` and `license_link` of `model_card`.
     """

@@ -13,7 +13,7 @@ from magicedit.cli.evaluation import fingerprint
 from magicedit.embedded import embedded_folder
 from magicedit.errors import ModelError
 from magicedit.hub import describe_folder, gated_card, measured_card, model_card, read_results
-from magicedit.hub.cards import GATE
+from magicedit.hub.cards import GATE, UNLICENSED
 from magicedit.pipelines import pipeline_magicedit
 from magicedit.pipelines.pipeline_magicedit import self_contained
 
@@ -218,6 +218,15 @@ def test_what_a_card_must_say(capsys, folder, report, tmp_path):
     (tmp_path / "other.json").write_text("[]")
     assert "not a report" in refused(capsys, folder, *repo, "--results", tmp_path / "other.json")
     assert "does not exist" in refused(capsys, folder, *repo, "--results", tmp_path / "nowhere.json")
+
+
+def test_a_licence_that_the_author_put_into_the_header_is_said_in_the_text_too(capsys, folder):
+    card = model_card("Mine")
+    (folder / "README.md").write_text(card.replace("---\n", "---\nlicense: mit\n", 1))
+    assert main(["push", str(folder), "--repo", "alice/mine", "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "The weights are under mit." in shown
+    assert UNLICENSED not in shown
 
 
 # --- The card ---
