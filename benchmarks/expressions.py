@@ -24,6 +24,7 @@ from machine import circumstances
 from mini_quality import VALIDATION
 
 from magicedit import ExpressionEditor
+from magicedit.action_units import NAMES
 from magicedit.editor.closed_loop import UNMOVED, Pursuit, achieved
 from magicedit.faces import Face
 from magicedit.imaging import open_photo
@@ -44,12 +45,12 @@ def transfer(editor: ExpressionEditor, photographs: Path) -> dict:
         copied = editor.expression(photographs / other / "smiling.jpg")
         goal = editor.measure(photographs / other / "smiling.jpg")[0].action_units
         before = editor.measure(photo)[0].action_units
-        row = {"person": person, "smile_of": other, "before": distance(editor, before, goal)}
+        row = {"person": person, "smile_of": other, "before": distance(before, goal)}
         for name, tolerance in (("open", None), ("closed", TOLERANCE)):
             result = editor.edit(photo, expression=copied, face="largest", tolerance=tolerance)
             face = result.faces[0]
             after = editor.measure(result.image)[0].action_units
-            row[name] = distance(editor, after, goal)
+            row[name] = distance(after, goal)
             row[f"{name}_identity_distance"] = round(face.identity_distance, 3)
             row[f"{name}_edits"] = face.edits
         rows.append(row)
@@ -59,8 +60,8 @@ def transfer(editor: ExpressionEditor, photographs: Path) -> dict:
     return {"mean": means, "worst": worst, "rows": rows}
 
 
-def distance(editor: ExpressionEditor, a: dict[str, float], b: dict[str, float]) -> float:
-    return round(statistics.mean(abs(a[name] - b[name]) for name in editor.action_units), 3)
+def distance(a: dict[str, float], b: dict[str, float]) -> float:
+    return round(statistics.mean(abs(a[name] - b[name]) for name in NAMES), 3)
 
 
 def loop(editor: ExpressionEditor, photographs: Path, people: list[str]) -> dict:
@@ -69,7 +70,7 @@ def loop(editor: ExpressionEditor, photographs: Path, people: list[str]) -> dict
     for person in people:
         photo = open_photo(photographs / person / "neutral.jpg")
         (face, *_) = editor.measure(photo)
-        for name in editor.action_units:
+        for name in NAMES:
             grid = editor.variants(photo, [{name: value} for value in GRID], measure=False)
             found = [find(editor, result) for result in grid]
             levels = [achieved(face, seen, {name: GRID[0]})[name] for seen in found if seen is not None]
