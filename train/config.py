@@ -210,6 +210,8 @@ class TrainConfig:
                 got = quoted(getattr(self, field))
                 raise TrainingError(f"--{field} must be {expected}, got {got}")
 
+        for field in ("output_dir", "train_data_dir"):
+            check(getattr(self, field) != "", field, "a name")  # pathlib takes an empty one for "."
         for field in ("logging_steps", "train_batch_size", "max_train_steps", "gradient_accumulation_steps",
                       "layers_per_block", "attention_heads"):  # fmt: skip
             check(getattr(self, field) >= 1, field, "at least 1")

@@ -54,6 +54,12 @@ def test_a_command_names_folders_without_their_place_and_hub_ids_whole(tmp_path)
     assert "--train_data_dir people" in command
 
 
+@pytest.mark.parametrize("place", ["output_dir", "train_data_dir"])
+def test_an_empty_name_is_not_taken_for_the_current_folder(place):
+    with pytest.raises(TrainingError, match=f"--{place} must be a name"):
+        TrainConfig(**{"train_data_dir": "data"} | {place: ""})
+
+
 @pytest.mark.parametrize("license", ["other", ""])
 def test_a_licence_that_needs_a_name_is_refused_before_training(license):
     with pytest.raises(TrainingError, match="--license must be an identifier of the hub"):
