@@ -144,7 +144,7 @@ class Pursuit:
             return [f"the face was not found again in any of {self.edits} edits, so it was left as it is"]
         if tolerance < self.error < math.inf:
             return [
-                f"after {self.edits} edits the request was missed by {self.error:.1f} intensity steps, "
+                f"after {self.edits} edits the request was missed by {self.error:.2f} intensity steps, "
                 f"more than the tolerance of {tolerance:g}"
             ]
         return []
@@ -185,7 +185,10 @@ class Pursuit:
         if not curve:  # noisy measurement: a larger request measured less
             return low[0] + (goal - low[1]) * (high[0] - low[0]) / (high[1] - low[1])
         requests, measured = np.transpose(curve)
-        return _monotone_cubic(measured, requests, goal)
+        following = _monotone_cubic(measured, requests, goal)
+        if min(abs(following - low[0]), abs(following - high[0])) < SMALLEST_MOVE:  # tried already, and missed
+            return (low[0] + high[0]) / 2
+        return following
 
 
 def _monotone_cubic(x: np.ndarray, y: np.ndarray, place: float) -> float:

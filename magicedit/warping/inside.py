@@ -21,6 +21,9 @@ from magicedit.warping.teeth import (
 )
 
 _REST = 0.085  # iod that the upper incisors reach below the edge of closed lips
+# iod that the incisors of 25 people's smiles lie above that, and from where to where a place farther from it
+# is taken for that of a raised or lowered head
+_SMILES_ABOVE, _HELD = 0.03, (0.055, 0.115)
 _TILT = 0.3  # of the closed lips that the teeth follow: limit
 _FILLED = 0.93  # of the way from the face's middle to a corner that a row of teeth reaches
 _HALVES = (0.6, 1.8)  # of a donor's half row: limits of its width
@@ -239,7 +242,10 @@ def _draw_own(inside: np.ndarray, opening: Opening, mouth: Mouth) -> None:
         inside[:] += in_channels(cover) * (colour * light - inside)
 
     # 1. The teeth's edge
-    held = mouth.place[1] * opening.size - 0.5 + (edge - mouth.incisors) * crop_px
+    incisors = mouth.place[1] * opening.size - 0.5
+    if mouth.origin == "reference":
+        incisors = _of_a_level_head(incisors, p)
+    held = incisors + (edge - mouth.incisors) * crop_px
     held = np.minimum(held, opening.upper + _OWN_STRETCH * above)
 
     # 2. What lies below it
@@ -259,6 +265,17 @@ def _draw_own(inside: np.ndarray, opening: Opening, mouth: Mouth) -> None:
     share = (opening.y - opening.upper) / np.maximum(held - opening.upper, 1e-3)
     cover = np.clip(0.5 + (held - opening.y) / soft, 0, 1)
     draw(upper + np.clip(share, 0, 1) * (edge - upper), cover)
+
+
+def _of_a_level_head(incisors: float, parting: Parting) -> float:
+    """Where the incisors' edge of another photograph lies, crop px, unless a raised head brought it there.
+
+    A head that is raised or lowered shortens the way from the eyes to the teeth.
+    """
+    iod = parting.interocular
+    usual = parting.source_upper[5, 1] + (_REST - _SMILES_ABOVE) * iod
+    aside = incisors - usual
+    return usual + aside * (1 - smooth((abs(aside) / iod - _HELD[0]) / (_HELD[1] - _HELD[0])))
 
 
 def _places(opening: Opening, donor: Mouth) -> tuple[np.ndarray, np.ndarray, float]:

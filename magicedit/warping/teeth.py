@@ -393,8 +393,8 @@ def light_gain(pixels: np.ndarray, landmarks: np.ndarray, mouth: Mouth) -> np.nd
     skin = (skin_colour(pixels, landmarks) / np.maximum(mouth.skin, 1)).clip(0.05, 5)
     if mouth.origin == "photograph":
         return np.ones(3)
-    if mouth.origin == "reference":
-        return skin
+    if mouth.origin == "reference":  # another person's skin may be much brighter or darker
+        return skin * min(1.0, _BRIGHTEST / (skin * mouth.teeth_colour).mean())
     by_skin = skin**0.25
     by_sclera = (sclera_colour(pixels, landmarks) / np.maximum(mouth.sclera, 1)).clip(0.1, 3) ** 0.8
     if not np.isfinite(by_sclera).all():

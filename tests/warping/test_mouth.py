@@ -1,5 +1,7 @@
 """The mouth's layer: where lips part, a real mouth shows; where they do not, nothing is painted."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -359,6 +361,27 @@ def test_the_reference_lends_its_teeth(laughing, closed):
     assert not np.array_equal(
         closed.carry(reference, **request), closed.carry(embedded_mouths()[0], **request)
     )
+
+
+def test_a_reference_with_a_raised_head_lends_its_teeth(laughing, closed):
+    """They lie nearer to the eyes there, where the upper lip of a level head would hide them."""
+    level = own_mouth(laughing.pixels, laughing.face.landmarks, laughing.alignment, "reference")
+    higher = 0.2 * face_frame(laughing.alignment.apply(laughing.face.landmarks)).interocular
+    raised = replace(level, place=level.place - (0, higher / laughing.alignment.size))
+    request = {"AU12": 4.0, "AU25": 3.0}
+    shown = [
+        (closed.between_lips(closed.carry(mouth, **request), **request).mean(1) > 110).mean()
+        for mouth in (level, raised)
+    ]
+    assert shown[1] > 0.8 * shown[0]
+
+
+def test_a_reference_with_darker_skin_does_not_lend_glowing_teeth(laughing, closed):
+    reference = own_mouth(laughing.pixels, laughing.face.landmarks, laughing.alignment, "reference")
+    darker = replace(reference, skin=reference.skin / 3)
+    gains = [light_gain(closed.pixels, closed.face.landmarks, mouth) for mouth in (reference, darker)]
+    assert gains[0] == pytest.approx(skin_colour(closed.pixels, closed.face.landmarks) / reference.skin)
+    assert (gains[1] * darker.teeth_colour).mean() == pytest.approx(205)
 
 
 def test_teeth_do_not_darken_with_skin(closed):
