@@ -128,6 +128,14 @@ def shown(path: object) -> str:
     return text if len(text) <= LONGEST_REASON else f"{text[:100]}...{text[-100:]}"
 
 
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """A number of things for messages: "1 photograph", "2 photographs", "0 people".
+
+    plural: default: `noun` with an s.
+    """
+    return f"{count} {noun if count == 1 else plural or f'{noun}s'}"
+
+
 @contextlib.contextmanager
 def locked(folder: Path, error: type[MagicEditError] = OutputError) -> Iterator[None]:
     """Holds a folder, made where it does not exist, for one writing run; a kill releases it.

@@ -15,7 +15,7 @@ from accelerate.state import AcceleratorState
 from magicedit.data.pairs import PairDataset
 from magicedit.embedded import model_origin
 from magicedit.errors import ModelError, reason_of
-from magicedit.files import is_address
+from magicedit.files import counted, is_address
 from magicedit.hub.cards import UNLICENSED, TrainingData, license_of, licensed_card, model_card
 from magicedit.hub.push import push_folder
 from magicedit.models import TRAINED_NETWORKS
@@ -208,12 +208,13 @@ def publish_family(
     pipeline.save_pretrained(folder)
     (folder / "training.json").write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
     name = config.dataset_name or _folder_name(config.train_data_dir)
+    people = counted(pairs.identities, "person", "people")
     card = FAMILY_CARD.format(
         tag=tag,
         name=config.hub_model_id or Path(config.output_dir).name,
         introduction=introduction,
         controls=pipeline.config.action_units.replace(",", ", "),
-        data=f"{name}: {len(pairs)} photographs of {pairs.identities} people",
+        data=f"{name}: {counted(len(pairs), 'photograph')} of {people}",
         license=config.data_license or "not stated",
         citation=config.data_citation or "not stated",
         weights=UNLICENSED,

@@ -8,6 +8,7 @@ from typing import Any
 
 from magicedit.cli import common
 from magicedit.errors import ModelError
+from magicedit.files import counted
 
 PREPARE_EXAMPLES = """\
 examples:
@@ -159,10 +160,11 @@ def run_prepare(args: argparse.Namespace) -> int:
         common.print_json(report.to_json())
         return 0
     for split, count in report.photographs.items():
-        people, pairs = report.identities[split], report.pairs[split]
-        print(f"{split:<10} {count} photographs of {people} people, {pairs} pairs")
+        people = counted(report.identities[split], "person", "people")
+        pairs = counted(report.pairs[split], "pair")
+        print(f"{split:<10} {counted(count, 'photograph')} of {people}, {pairs}")
     if report.variants:
-        print(f"{'':<10} and {report.variants} warped variants of each training photograph")
+        print(f"{'':<10} and {counted(report.variants, 'warped variant')} of each training photograph")
     done = "unchanged" if report.unchanged else f"{report.measured} measured, {report.reused} as before"
     print(f"{report.output}  ({done}, {len(report.rejected)} left out, {report.seconds:.1f} s)")
     return 0
@@ -177,8 +179,9 @@ def run_shards(args: argparse.Namespace) -> int:
         common.print_json(dataclasses.asdict(report))
         return 0
     for split, count in report.shards.items():
-        photographs, people = report.photographs[split], report.identities[split]
-        print(f"{split:<10} {count} shards, {photographs} photographs of {people} people")
+        photographs = counted(report.photographs[split], "photograph")
+        people = counted(report.identities[split], "person", "people")
+        print(f"{split:<10} {counted(count, 'shard')}, {photographs} of {people}")
     print(f"{report.output}  ({'unchanged' if report.unchanged else 'written'})")
     return 0
 

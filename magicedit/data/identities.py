@@ -38,9 +38,7 @@ def read_identities(path: Path) -> dict[str, str]:
             cells = table.cells(row)
             name, person = cells.get(file, ""), cells.get(identity, "")
             if not name or not person:
-                raise DatasetError(
-                    f"expected a file and its identity, got {shown(name)!r} and {shown(person)!r}"
-                )
+                raise DatasetError(f"expected a file and its identity, got {shown(name)} and {shown(person)}")
             if found.setdefault(name, person) != person:
                 raise DatasetError(
                     f"{shown(name)} is of {shown(found[name])} in an earlier line and of {shown(person)} "

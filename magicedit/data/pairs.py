@@ -169,7 +169,8 @@ class PairDataset(Pairs):
         if warped < 1 and not len(self._pairs_of):
             raise DatasetError(
                 f"nobody in the {split} split of {folder} has two photographs, so there are no real pairs; "
-                "set warped to 1, or add photographs: one sub-folder per person, two or more in each"
+                "train on warped pairs alone (`--warped 1`), or add photographs: one sub-folder per person, "
+                "two or more in each"
             )
 
     @property
@@ -283,7 +284,7 @@ class PairDataset(Pairs):
         if not paths:
             raise DatasetError(
                 f"{shown(self.folder)} has no split {self.split!r} (there is {', '.join(counts) or 'none'}); "
-                "name validation identities to `magicedit prepare --validation`"
+                "reserve people by `magicedit prepare --validation`, a share such as 0.2 or their names"
             )
         expected = counts.get(self.split, 0) * (1 + (variants if self.split == "train" else 0))
         columns, look = labelled_columns(self.description, self.action_units, self.folder), None

@@ -1,4 +1,4 @@
-"""Who is who after measuring: faces grouped into people, and people with a single photograph."""
+"""Who is who after measuring: faces grouped into people, and notes on people and their split."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from magicedit.data.identities import cluster
-from magicedit.data.layout import TRAIN
+from magicedit.data.layout import TRAIN, VALIDATION
 from magicedit.data.shards import Place, opened_shard
 from magicedit.data.sources import Choices, Sources, split_of_people
+from magicedit.data.videos import video_of
 from magicedit.faces.identity import DESCRIPTOR
 
 
@@ -51,5 +52,19 @@ def note_singles(sources: Sources) -> None:
     counts = Counter(s.identity for s in sources.photographs if sources.splits[s.identity] == TRAIN)
     singles = sum(count == 1 for count in counts.values())
     if 0 < singles < len(counts):
-        note = f"{singles} of {len(counts)} people have one photograph: for warped pairs only"
+        have = "has" if singles == 1 else "have"
+        note = f"{singles} of {len(counts)} people {have} one photograph: for warped pairs only"
         sources.folder_notes.append({"source": TRAIN, "note": note})
+
+
+def note_unreserved(sources: Sources, fraction: float) -> None:
+    """Warns where a share of people to validate on reserves none of those who have a usable photograph."""
+    people = {source.identity for source in sources.photographs}
+    if not fraction or any(sources.splits[person] == VALIDATION for person in people):
+        return
+    if len({video_of(person) for person in people}) == 1:
+        why = "there is one person" if len(people) == 1 else "all people are of one video, which is not split"
+    else:
+        why = "no photograph of the reserved people can be used; name others to --validation"
+    note = f"nobody is reserved, although a share of {fraction:g} is asked for: {why}"
+    sources.folder_notes.append({"source": VALIDATION, "note": note, "kind": "warning"})

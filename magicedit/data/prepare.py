@@ -34,14 +34,14 @@ from magicedit.data.description import (
 )
 from magicedit.data.identities import FOLDERS
 from magicedit.data.measuring import Engine, measure_all
-from magicedit.data.people import group_people, note_singles
+from magicedit.data.people import group_people, note_singles, note_unreserved
 from magicedit.data.shards import Place, begin, check_ours, discard_work, measured_before, write_dataset
 from magicedit.data.sources import Choices, Files, Sources, find_files, find_sources
 from magicedit.data.videos import DEFAULT_FRAMES, VideoFile, known_frames
 from magicedit.errors import DatasetError, OutputError
 from magicedit.faces import FaceBackend
 from magicedit.faces.identity import check_descriptor
-from magicedit.files import LOCK, is_temporary, locked, shown
+from magicedit.files import LOCK, counted, is_temporary, locked, shown
 from magicedit.video_reading import import_av
 
 DEFAULT_VARIANTS = 4
@@ -80,8 +80,9 @@ class PrepareReport:
         lines = [f"{self.output}: " + ("nothing to do, already up to date" if self.unchanged else "written")]
         for split in self.photographs:
             lines.append(
-                f"  {split}: {self.photographs[split]} photographs of {self.identities[split]} identities, "
-                f"{self.pairs[split]} pairs"
+                f"  {split}: {counted(self.photographs[split], 'photograph')} of "
+                f"{counted(self.identities[split], 'identity', 'identities')}, "
+                f"{counted(self.pairs[split], 'pair')}"
             )
         if self.variants:
             lines.append(f"  beside each training photograph {self.variants} that the muscles warp")
@@ -129,7 +130,8 @@ def prepare_dataset(
         validation: identities (folder names; file names of loose photographs) of the validation split.
         validation_fraction: instead of `validation`, the share of identities to validate on. A hash of the
             identity's name decides, so that adding photographs moves no identity between splits; with few
-            identities the share is approximate.
+            identities the share is approximate. Where it would reserve nobody, the identity of the lowest
+            hash is reserved, and where everybody, that of the highest is not; this one may move later.
         image_format: "jpeg" (quality 95, full chroma) or "png" (lossless, about five times the size).
         augment: "muscles": for each training photograph, also write `variants` (default: 4) copies warped by
             a model of the face's muscles and labelled by the command (see `magicedit.warping`), so that a
@@ -238,6 +240,7 @@ def prepare_dataset(
         if choices.clusters:
             group_people(sources, places, choices)
         note_singles(sources)
+        note_unreserved(sources, validation_fraction)
 
         # 6. Write
         content = write_dataset(output, sources, places, settings, fingerprint, variants)

@@ -15,7 +15,7 @@ from magicedit.data.affectnet import Feeling, read_affectnet
 from magicedit.data.celeba import read_celeba
 from magicedit.data.identities import CLUSTER, FOLDERS, SAME_PERSON, read_identities
 from magicedit.data.labels import FrameLabel, LabelFile, match_frames, match_labels, read_label_file
-from magicedit.data.layout import TEST, TRAIN, people_of
+from magicedit.data.layout import TEST, TRAIN, VALIDATION, people_of
 from magicedit.data.videos import DEFAULT_FRAMES, MOST_FRAMES, FrameKey, VideoFile, video_of
 from magicedit.errors import DatasetError
 from magicedit.files import sha256_of, shown, walk
@@ -386,22 +386,25 @@ def _distinct(folder: Path, files: Iterable[tuple[str, str]]) -> tuple[list[Sour
 
 def split_of_people(identities: set[str], validation: Iterable[str], fraction: float) -> dict[str, str]:
     """Identity to split. Composed and decomposed letters of names are the same; all people of one video are
-    in one split, since a person whom tracking loses is counted again."""
+    in one split, since a person whom tracking loses is counted again. A fraction above 0 puts
+    somebody into either split where there are two people, not of one video."""
     there = {identity: unicodedata.normalize("NFC", identity) for identity in identities}
     wanted = {unicodedata.normalize("NFC", identity): identity for identity in validation}
     if unknown := [shown(wanted[name]) for name in wanted.keys() - there.values()]:
         known = ", ".join(sorted(identities)[:5])
         some = ", ".join(sorted(unknown)[:5])
         raise DatasetError(f"no such identities to validate on: {some}; there are {known}...")
-    together = {video_of(name) for name in wanted}
+    chosen = {video_of(name) for name in wanted}
+    if fraction:
+        draws = {video_of(name): _draw(video_of(name)) for name in there.values()}
+        chosen = {name for name, draw in draws.items() if draw < fraction}
+        chosen = (chosen | {min(draws, key=draws.get)}) - {max(draws, key=draws.get)}
+    return {identity: VALIDATION if video_of(name) in chosen else TRAIN for identity, name in there.items()}
 
-    def chosen(name: str) -> bool:
-        if not fraction:
-            return video_of(name) in together
-        draw = int.from_bytes(hashlib.sha256(video_of(name).encode()).digest()[:8], "big") / 2**64
-        return draw < fraction
 
-    return {identity: "validation" if chosen(name) else "train" for identity, name in there.items()}
+def _draw(name: str) -> float:
+    """A number from 0 to below 1 that depends on the name alone."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
 
 
 def _read_labels(

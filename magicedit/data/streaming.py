@@ -303,8 +303,8 @@ class StreamingPairs(Pairs):
     def _no_pairs(self) -> DatasetError:
         return DatasetError(
             f"nobody in the {self.split} split of {shown(self.folder)} has two usable photographs, so there "
-            "are no real pairs; set warped to 1, or add photographs: one sub-folder per person, two or more "
-            "in each"
+            "are no real pairs; train on warped pairs alone (`--warped 1`), or add photographs: one "
+            "sub-folder per person, two or more in each"
         )
 
     def _photograph(self, shard: Shard, index: int) -> Photograph:

@@ -76,7 +76,7 @@ def test_a_list_that_names_no_file_of_the_folder_is_an_error(tmp_path, photograp
             ["file,identity", "a.jpg,ann", "a.jpg,bob"],
             r"line 3: a\.jpg is of ann in an earlier line and",
         ),
-        (["file,identity", "a.jpg,"], r"line 2: expected a file and its identity, got 'a\.jpg' and ''"),
+        (["file,identity", "a.jpg,"], r"line 2: expected a file and its identity, got a\.jpg and \"\""),
         (["file,identity,identity", "a.jpg,ann,bob"], "two columns 'identity'"),
         (["file,identity", "a.jpg,ann,bob"], "expected 2 cells, got 3"),
         (["file,identity"], "names no file"),

@@ -438,7 +438,9 @@ def copy_with(dataset, output, **changes):
 
 
 def test_a_split_without_pairs_says_what_to_do(dataset):
-    with pytest.raises(DatasetError, match=r"nobody in the validation split .* set warped to 1, or add"):
+    with pytest.raises(
+        DatasetError, match=r"nobody in the validation split .* alone \(`--warped 1`\), or add"
+    ):
         open_pairs(dataset, split="validation", warped=0.5)
     assert open_pairs(dataset, split="validation", warped=1.0)[0]["kind"] == 1
 

@@ -58,7 +58,7 @@ def test_the_report_tells_what_became_of_every_file(prepared):
     assert "/" not in reasons["ann/torn.png"].replace("ann/torn.png", "")  # nothing of this machine
     assert reasons["bob/copy.png"] == "same file as ann/light.png"
     assert reasons["bob/wall.png"] == "no face found"
-    singles = "1 of 2 people have one photograph: for warped pairs only"
+    singles = "1 of 2 people has one photograph: for warped pairs only"
     assert report.notes == [
         {"source": "train", "note": singles},
         {"source": "carol.png", "note": "2 faces, took the largest"},
@@ -279,8 +279,28 @@ def test_a_share_of_the_identities_for_validation_does_not_depend_on_the_others(
     fewer = tmp_path / "fewer"
     (fewer / "ann").mkdir(parents=True)
     (fewer / "ann" / "light.png").write_bytes((photographs / "ann" / "light.png").read_bytes())
-    prepare_dataset(fewer, tmp_path / "one", validation_fraction=0.5, **settings)
-    assert len(rows(tmp_path / "one", everyone["ann"])) == 1
+    shutil.copy(photographs / "carol.png", fewer)
+    prepare_dataset(fewer, tmp_path / "two", validation_fraction=0.5, **settings)
+    for name in ("ann", "carol.png"):
+        assert [row["identity"] for row in rows(tmp_path / "two", everyone[name])] == [name]
+
+
+def test_a_share_of_two_people_fills_both_splits_and_of_one_says_why_not(tmp_path, photographs, backend):
+    settings = {"size": 64, "progress": False, "backend": backend}
+    for share in (0.05, 0.95):
+        report = prepare_dataset(photographs, tmp_path / "all", validation_fraction=share, **settings)
+        assert sorted(report.identities) == ["train", "validation"]
+        assert min(report.identities.values()) == 1
+    report = prepare_dataset(photographs / "ann", tmp_path / "one", validation_fraction=0.5, **settings)
+    assert report.identities == {"train": 1, "validation": 1}  # loose photographs are people of their own
+    (photographs_of_one := tmp_path / "alone").mkdir()
+    shutil.copytree(photographs / "ann", photographs_of_one / "ann")
+    report = prepare_dataset(photographs_of_one, tmp_path / "alone-out", validation_fraction=0.5, **settings)
+    assert report.identities == {"train": 1}
+    why = "nobody is reserved, although a share of 0.5 is asked for: there is one person"
+    assert {"source": "validation", "note": why, "kind": "warning"} in report.notes
+    with pytest.raises(DatasetError, match="reserve people by `magicedit prepare --validation`, a share"):
+        PairDataset(tmp_path / "alone-out", split="validation", resolution=64)
 
 
 def test_shards_have_so_many_rows_at_most(tmp_path, photographs, dataset, backend, monkeypatch):

@@ -268,7 +268,7 @@ def test_people_with_one_photograph_are_in_warped_pairs_only(stream):
 
     assert whole(1.0) == {f"person-{person}" for person in range(PEOPLE)}
     assert whole(0.0) == {f"person-{person}" for person in range(1, PEOPLE)}
-    with pytest.raises(DatasetError, match="no real pairs; set warped to 1"):
+    with pytest.raises(DatasetError, match=r"no real pairs; train on warped pairs alone \(`--warped 1`\)"):
         StreamingPairs(stream, split="validation", resolution=64, warped=0.0)
     assert StreamingPairs(stream, split="validation", resolution=64, warped=1.0)[0]["kind"] == 1
 

@@ -395,7 +395,7 @@ def test_the_card_states_data_and_command_and_is_pushed(pairs_folder, tmp_path, 
     train(config(pairs_folder, tmp_path, *flags))
     assert pushed == {"folder": tmp_path, "name": "ann/flow", "private": False, "token": None}
     card = (tmp_path / "README.md").read_text()
-    assert "2 photographs of 1 people. Licence: CC0" in card
+    assert "2 photographs of 1 person. Licence: CC0" in card
     (command,) = (line for line in card.splitlines() if line.startswith("accelerate launch"))
     again = parse_config([*shlex.split(command)[3:], f"--output_dir={tmp_path}"])
     assert again.settings == {name: str(value) for name, value in (SETTINGS | STOPPING).items()}

@@ -392,7 +392,7 @@ def test_a_trained_folder_has_its_vocabulary_card_and_preview(folder):
     preview = np.asarray(PIL.Image.open(folder / "previews" / "step-0000003.png"))
     assert preview.shape == (2 * 32, 8 * 32, 3)  # a face and its attention, by seven requests
     card = (folder / "README.md").read_text()
-    assert "2 photographs of 1 people. Licence: not stated" in card
+    assert "2 photographs of 1 person. Licence: not stated" in card
     (command,) = (line for line in card.splitlines() if line.startswith("accelerate launch"))
     again = parse_config([*shlex.split(command)[3:], f"--output_dir={folder}"])
     assert again.settings == {name: str(value) for name, value in (SETTINGS | OURS).items()}
