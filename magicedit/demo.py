@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     sweep = editor.sweep(photo, *SWEEP)
     for title, faces in (("edit", result.faces), ("sweep", [edited.faces[0] for edited in sweep])):
         print(title)
-        print_faces(faces)
+        print_faces(faces, targets=False)
 
     args.output.mkdir(parents=True, exist_ok=True)
     pictures = {

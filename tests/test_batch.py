@@ -496,7 +496,7 @@ def test_decimal_commas_and_blank_lines_of_spreadsheets(photos, tmp_path):
         ("photo,output\na.png,x.png\nsub/b.jpg,X.png\n", "written to X.png (x.png where case does not"),
         ("photo,smile\na.png,3\n", "unknown column 'smile'"),
         ("photo,strenght\na.png,3\n", "did you mean strength"),
-        ("photo,AU13\na.png,3\n", "unknown column 'AU13'"),
+        ("photo,AU99\na.png,3\n", "'AU99'; write action units into the column au, as AU12=+3. "),
         ("au\nAU12=3\n", "no column `photo`"),
         ("photo,AU12,au12\na.png,1,2\n", "two columns for one thing"),
         ("", "is empty"),

@@ -167,9 +167,11 @@ def test_variations_that_round_to_zero_are_not_printed(capsys):
         (place := "face 1: 10 x 10 px at (0, 0), yaw +0°, pitch +0°, roll +1°"),
         "  AU12   +3.0",
         place,
-        "  nothing to change: the request (2 units) is within 0.5 of the measured",
+        "  nothing to change: the request (2 units) is within 0.5 of the measured intensity",
         place,
     ]
+    print_faces([replace(face, requested={"AU12": 0.0})], targets=False)  # no target, so none is met
+    assert capsys.readouterr().out.splitlines() == [place]
 
 
 def test_faces_are_called_by_their_number_in_the_photograph(capsys, tmp_path):

@@ -233,6 +233,8 @@ def _column(name: str) -> str:
     except ActionUnitError:
         near = difflib.get_close_matches(written, known, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
+        if re.match(r"au_*\d", written):
+            hint = "write action units into the column au, as AU12=+3. "
         raise MagicEditError(
             f"unknown column {shown(name)!r}; {hint}Known: {', '.join(known)}, and action units (AU12, AU12L)"
         ) from None

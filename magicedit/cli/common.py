@@ -332,7 +332,7 @@ def warn_of_copies(copies: int, of: int) -> None:
 def tell_left_alone(count: int) -> None:
     """Prints how many small faces were ignored beside a large one."""
     if count:
-        faces = "1 small face" if count == 1 else f"{count} small faces"
+        faces = files.counted(count, "small face")
         say(f"{faces} left alone: far smaller than the largest; crop the photograph to work on them")
 
 
@@ -584,20 +584,24 @@ def describe_face(index: int, box: Sequence[float], pose) -> str:
     return f"face {index + 1}: {x1 - x0} x {y1 - y0} px at ({x0}, {y0}){turned}"
 
 
-def print_faces(edits: Sequence) -> None:
-    """Prints requested and measured AUs of each edited face, without variations that round to 0.0."""
+def print_faces(edits: Sequence, *, targets: bool = True) -> None:
+    """Prints requested and measured AUs of each edited face, without variations that round to 0.0.
+
+    targets: whether intensities may be requested, so that no variation means that a face has them already.
+    """
     from magicedit.action_units import DEAD_ZONE  # imports NumPy, which --help does not need
 
     for edit in edits:
         print(describe_face(edit.index, edit.box, edit.pose))
         shown = {name: delta for name, delta in edit.requested.items() if round(delta, 1)}
-        if edit.requested and not shown:
-            units = "1 unit" if len(edit.requested) == 1 else f"{len(edit.requested)} units"
-            print(f"  nothing to change: the request ({units}) is within {DEAD_ZONE:g} of the measured")
+        if targets and edit.requested and not shown:
+            units = files.counted(len(edit.requested), "unit")
+            within = f"within {DEAD_ZONE:g} of the measured intensity"
+            print(f"  nothing to change: the request ({units}) is {within}")
         for name, delta in shown.items():
             before = edit.before.get(name)
             after = None if edit.after is None else edit.after.get(name)
-            measured = "" if before is None or after is None else f"   measured {before:.1f} -> {after:.1f}"
+            measured = "" if before is None or after is None else f"   measured {before:z.1f} -> {after:z.1f}"
             print(f"  {name:<5} {delta:+5.1f}{measured}")
         if edit.identity_distance is not None:
             print(f"  identity distance {edit.identity_distance:.2f}")
@@ -611,10 +615,13 @@ def report_edits(
     results: "Sequence[EditResult]",
     content: dict[str, Any],
     shown: "Sequence[EditResult] | None" = None,
+    *,
+    targets: bool = True,
 ) -> int:
     """Prints the results of edits of one photograph; returns the exit code.
 
     content: of the JSON object, beside `output` and `seconds`. shown: results to print; default: all.
+    targets: see `print_faces`.
     """
     seconds = sum(result.seconds for result in results)
     if args.json:
@@ -622,7 +629,7 @@ def report_edits(
         print_json({"output": files.shown(output), "seconds": round(seconds, 3), "marked": marked} | content)
         return 0
     for result in results if shown is None else shown:
-        print_faces(result.faces)
+        print_faces(result.faces, targets=targets)
     print(f"{files.shown(output)}  ({seconds:.1f} s)")
     return 0
 

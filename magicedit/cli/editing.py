@@ -152,7 +152,8 @@ def run_edit_photo(args: argparse.Namespace, name: Path) -> int:
     told = {"left_alone": result.left_alone, "lost": list(lost)}
     told |= {} if layers is None else {"layers": shown(layers)}
     content = {"faces": common.faces_json(result), **told}
-    return common.report_edits(args, name, [result], content)
+    targets = request.neutral or bool(request.arrived_at)
+    return common.report_edits(args, name, [result], content, targets=targets)
 
 
 def run_sweep(args: argparse.Namespace) -> int:
@@ -175,4 +176,4 @@ def run_sweep(args: argparse.Namespace) -> int:
     results = editor.sweep(photo, *sweep, **common.strip_arguments(args))
     output = save_image(sweep_strip(results), args.output, forbid=args.photo)
     edits = [{"seconds": round(r.seconds, 3), "faces": common.faces_json(r)} for r in results]
-    return common.report_edits(args, output, results, {"edits": edits})
+    return common.report_edits(args, output, results, {"edits": edits}, targets=False)

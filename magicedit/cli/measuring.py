@@ -164,9 +164,7 @@ def _print_relative(face: "Face", relative: Mapping[str, float], spread: Mapping
             print(f"  {what}  {', '.join(angles)}")
     for name in face.action_units:
         if name in relative:
-            print(
-                f"  {name:<5} {round(relative[name], 1) + 0.0:+.1f} ± {spread[name]:.1f}"
-            )  # + 0.0: no "-0.0"
+            print(f"  {name:<5} {relative[name]:+z.1f} ± {spread[name]:.1f}")
 
 
 def _run_video(args: argparse.Namespace) -> int:

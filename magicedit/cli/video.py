@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TextIO
 
 from magicedit.cli import common
+from magicedit.files import counted
 
 if TYPE_CHECKING:
     from magicedit.video import Progress, VideoResult
@@ -197,9 +198,15 @@ class ProgressLine:
         if self._over and fresh and self._stage:
             self._stream.write("\n")
         self._stage, self._said = progress.stage, now
-        total = "" if progress.total is None else f" of {progress.total}"
-        left = "" if progress.seconds_left is None else f", {clock(progress.seconds_left)} left"
-        line = f"{self._NAMES[progress.stage]}: frame {progress.done}{total}{left}"
+        line = self._NAMES[progress.stage]
+        if progress.stage != "joining":  # which has no frames
+            if progress.done:
+                total = "" if progress.total is None else f" of {progress.total}"
+                line += f": frame {progress.done}{total}"
+            elif progress.total is not None:
+                line += f": {counted(progress.total, 'frame')}"
+            if progress.seconds_left is not None:
+                line += f", {clock(progress.seconds_left)} left"
         self._stream.write(f"\r{line:<60}" if self._over else f"{line}\n")
         self._stream.flush()
 

@@ -290,16 +290,16 @@ def unreached(
         if unit in SEEN_BY_LANDMARKS:
             if name in moved:
                 warnings.append(
-                    f"{name} changed by {moved[name]:+.1f} of the {delta:+.1f} requested, by landmarks"
+                    f"{name} changed by {moved[name]:+z.1f} of the {delta:+.1f} requested, by landmarks"
                 )
             continue
         change = after[name] - before[name]
         if change / possible >= REACHED_SHARE:
             continue
-        by_landmarks = f", {moved[name]:+.1f} by landmarks" if name in moved else ""
+        by_landmarks = f", {moved[name]:+z.1f} by landmarks" if name in moved else ""
         warnings.append(
-            f"{name} changed by {change:+.1f} of the {delta:+.1f} requested "
-            f"(measured {before[name]:.1f} -> {after[name]:.1f}{by_landmarks})"
+            f"{name} changed by {change:+z.1f} of the {delta:+.1f} requested "
+            f"(measured {before[name]:z.1f} -> {after[name]:z.1f}{by_landmarks})"
         )
     return warnings
 

@@ -232,7 +232,7 @@ def sweep_caption(face: FaceEdit) -> str:
     """Returns a caption with the request of one unit and its measurement."""
     ((name, delta),) = face.requested.items()
     measured = face.after.get(name) if face.after else None
-    return f"{name} {delta:+.1f}" + ("" if measured is None else f" ({measured:.1f})")
+    return f"{name} {delta:+z.1f}" + ("" if measured is None else f" ({measured:z.1f})")
 
 
 def sweep_strip(

@@ -570,6 +570,8 @@ def test_judges_what_was_reached_by_what_the_scale_leaves():
     (warning,) = unreached({"AU4": -2.0}, {"AU4": 2.0}, {"AU4": 2.5}, {"AU4": 1.0})
     assert warning.startswith("AU4 changed by +0.5 of the -2.0")
     assert warning.endswith("+1.0 by landmarks)")
+    (warning,) = unreached({"AU1": 0.6}, {"AU1": 0.04}, {"AU1": 0.01}, {"AU1": -0.04})
+    assert warning == "AU1 changed by +0.0 of the +0.6 requested (measured 0.0 -> 0.0, +0.0 by landmarks)"
 
 
 def test_either_scorer_may_have_seen_the_change():

@@ -45,7 +45,7 @@ def test_video_as_json(capsys):
     assert report["flicker"]["pairs"] == 3
     assert report["flicker"]["ratio"] > 0
     assert "looking for faces" in err
-    assert "editing: frame" in err
+    assert "editing: 4 frames" in err
     assert len(read_pictures("out.mp4")) == 4
 
 
@@ -138,11 +138,12 @@ def test_progress_for_people_and_for_logs():
         line(Progress("faces", 0, None, None))
         line(Progress("frames", 0, 100, None))
         line(Progress("frames", 1, 100, 75.2))  # too soon after the last
-    assert log.text == "looking for faces: frame 0\nediting: frame 0 of 100\n"
+    assert log.text == "looking for faces\nediting: 100 frames\n"
     assert terminal.text.count("\r") == 2
     line = ProgressLine(log)
     line(Progress("frames", 50, 100, 75.2))
-    assert log.text.endswith("editing: frame 50 of 100, 1:15 left\n")
+    line(Progress("joining", 100, 100, None))
+    assert log.text.endswith("editing: frame 50 of 100, 1:15 left\nwriting\n")
 
 
 def test_clock():
