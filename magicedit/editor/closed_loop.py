@@ -186,7 +186,7 @@ class Pursuit:
             return low[0] + (goal - low[1]) * (high[0] - low[0]) / (high[1] - low[1])
         requests, measured = np.transpose(curve)
         following = _monotone_cubic(measured, requests, goal)
-        if min(abs(following - low[0]), abs(following - high[0])) < SMALLEST_MOVE:  # tried already, and missed
+        if min(abs(following - low[0]), abs(following - high[0])) < SMALLEST_MOVE:  # tried already
             return (low[0] + high[0]) / 2
         return following
 
