@@ -93,7 +93,7 @@ def test_lacking_edits_are_named_before_anything_runs(manifest):
 
 def test_missing_pictures_are_listed_by_line(manifest):
     path = manifest("identity,request,picture", "ann,AU1=1,1.png", "ann,AU1=2,gone.png", "ann,AU1=3,")
-    with pytest.raises(MagicEditError, match=r"missing pictures: line 3: gone\.png; line 4: $"):
+    with pytest.raises(MagicEditError, match=r'missing pictures: line 3: gone\.png; line 4: ""$'):
         PictureFolder(path)
     lines = [f"ann,AU1={level / 2},no{level}.png" for level in range(1, 12)]
     with pytest.raises(MagicEditError, match=r"line 9: no8\.png and 3 more"):

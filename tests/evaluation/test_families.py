@@ -80,7 +80,7 @@ def test_an_emotion_is_answered_in_part_and_taken_back_from_the_result():
     photo, steps = open_photo(np.full((20, 20, 3), 100, np.uint8)), EMOTIONS["happiness"]["AU12"]
     asked = dict(EMOTIONS["happiness"])
     half = answer(brighter, photo, Edit("between", asked, 0, "happiness", 0.5))
-    assert np.abs(half - (100 + 5 * steps)).max() <= 0.5
+    assert np.abs(half - (100 + 5 * steps)).max() < 1  # whole levels, twice
     back = answer(brighter, photo, Edit("back", {}, 0, "happiness"))
     assert np.array_equal(back, photo.pixels)
     assert expresses(brighter, "anger")
