@@ -213,9 +213,9 @@ def test_faces_are_chosen_largest_first(editor, group):
 
 
 def test_a_face_that_does_not_exist_is_an_error_that_counts(editor, group, photo):
-    with pytest.raises(NoFaceError, match=r"face 3 does not exist \(index 2 in Python and HTTP\): 2 faces were found"):
+    with pytest.raises(NoFaceError, match=r"face 3 .* \(index 2 in Python and HTTP\): 2 faces were found"):
         editor.edit(group, add={"AU12": 3}, face=2)
-    with pytest.raises(NoFaceError, match=r"face 6 does not exist \(index 5 in Python\): 1 face was found"):
+    with pytest.raises(NoFaceError, match=r"face 6 .* \(index 5 in Python and HTTP\): 1 face was found"):
         editor.edit(photo, add={"AU12": 3}, face=5)
     for wrong in (-1, "second", True, 1.0, None):
         with pytest.raises(NoFaceError):
