@@ -11,6 +11,7 @@ from magicedit.app.session import Session
 from magicedit.app.sliders import Request
 from magicedit.app.stage import drags, stage, stage_value
 from magicedit.app.views import SMALLEST_TOLD
+from magicedit.files import counted
 
 PHOTOGRAPHS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".avif", ".heic", ".heif")
 HINT = "Open a photograph to begin."
@@ -149,8 +150,7 @@ def summary(session: Session) -> str:
     width, height = session.photo.size
     past = session.past()
     if past is None:
-        count = len(session.faces)
-        found = "1 face" if count == 1 else f"{count} faces"
+        found = counted(len(session.faces), "face")
         kept = " The earlier photograph and its edits are behind Open…" if session.earlier else ""
         return f"The photograph itself, {width} x {height} px, {found} found. Drag a dot or a slider.{kept}"
     number = f"Edit {session.position + 1} of {len(session.history)}{branch(session)}"

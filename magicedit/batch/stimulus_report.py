@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from magicedit.batch.designs import AVERAGE, Design
+from magicedit.files import counted
 
 TABLE, METHODS = "stimuli.csv", "methods.md"  # in the folder of a set
 
@@ -54,7 +55,7 @@ def methods_of(
 
     model: its name and fingerprint. versions: by package. failed: stimulus -> reason.
     """
-    people = "1 person" if len(design.people) == 1 else f"{len(design.people)} people"
+    people = counted(len(design.people), "person", "people")
     packages = ", ".join(f"{name} {version}" for name, version in versions.items() if name != "magicedit")
     factors = [f"{name} ({', '.join(map(_level, levels))})" for name, levels in design.factors.items()]
     kind = "variations in intensity steps" if design.request == "add" else "target intensities"

@@ -19,7 +19,7 @@ from magicedit.cli.common import (
     warn_of_copies,
 )
 from magicedit.errors import MagicEditError, OutputError
-from magicedit.files import shown
+from magicedit.files import counted, shown
 
 if TYPE_CHECKING:
     from magicedit.batch import BatchReport
@@ -123,6 +123,5 @@ def print_summary(report: "BatchReport") -> None:
             f"small     {left_alone:>6}  faces left alone, far smaller than the largest of their photograph"
         )
     pace = f", {report.seconds / len(done):.2f} s an edit" if done else ""
-    count = report.workers
-    worker = "all of the cluster" if count is None else "1 worker" if count == 1 else f"{count} workers"
+    worker = "all of the cluster" if report.workers is None else counted(report.workers, "worker")
     print(f"{shown(report.output)}  ({worker}, {report.seconds:.1f} s{pace})")

@@ -413,8 +413,9 @@ def check_photo_output(args: argparse.Namespace, photo: "Photo") -> None:
     from magicedit.provenance import without_place
 
     written = without_place(photo) if args.strip_private else photo
-    replaced = {"overwrite": args.overwrite, "exist_ok": args.overwrite}
-    check_output(args.output, **replaced, forbid=args.photo, photo=written)
+    check_output(
+        args.output, overwrite=args.overwrite, exist_ok=args.overwrite, forbid=args.photo, photo=written
+    )
 
 
 def open_input(place: Path) -> "Photo":

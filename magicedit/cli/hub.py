@@ -87,21 +87,12 @@ def run_push(args: argparse.Namespace) -> int:
 
 def card_of(args: argparse.Namespace, found: "ModelFolder") -> str:
     """Returns the folder's own card, or a new one, as the options request."""
-    from magicedit.hub import (
-        describe_folder,
-        gated_card,
-        license_of,
-        licensed_card,
-        measured_card,
-        model_card,
-        named_card,
-        read_results,
-    )
+    from magicedit import hub
     from magicedit.hub.cards import UNLICENSED
 
     measured = None
     if args.results is not None:
-        measured = read_results(args.results, args.editor)
+        measured = hub.read_results(args.results, args.editor)
         if measured.fingerprint is None:
             warn(f"warning: {args.results} does not state which weights it measured")
         elif measured.fingerprint != found.fingerprint:
@@ -118,7 +109,7 @@ def card_of(args: argparse.Namespace, found: "ModelFolder") -> str:
         raise ModelError(
             "--license other needs a name and a link: license_name and license_link in README.md"
         )
-    stated = license_of(text)
+    stated = hub.license_of(text)
     license = stated if args.license is None else {"license": args.license}
     if args.card or not old.is_file():
         if not license:
@@ -127,27 +118,27 @@ def card_of(args: argparse.Namespace, found: "ModelFolder") -> str:
                 "--license apache-2.0, or another identifier of the hub"
             )
         results = {} if measured is None else {"results": measured.rows, "results_note": measured.note}
-        card = model_card(
+        card = hub.model_card(
             args.repo.rpartition("/")[2],
             repo_id=args.repo,
             **license,
-            **describe_folder(args.folder),
+            **hub.describe_folder(args.folder),
             **results,
         )
     else:
-        card = named_card(text, args.repo)
+        card = hub.named_card(text, args.repo)
         if stated and license["license"] != stated["license"]:
             raise ModelError(
                 f"{old} says another licence than --license {args.license}; change it there, or write "
                 "the card anew with --card"
             )
         if license and (not stated or UNLICENSED in card):  # whose header may have been filled in by hand
-            card = licensed_card(card, **license | stated)
+            card = hub.licensed_card(card, **license | stated)
         if measured is not None:
-            card = measured_card(card, measured.rows, measured.note)
-    if not license_of(card):
+            card = hub.measured_card(card, measured.rows, measured.note)
+    if not hub.license_of(card):
         warn("warning: the card states no licence, so others may not use the weights; see --license")
-    return card if args.gated is None else gated_card(card)
+    return card if args.gated is None else hub.gated_card(card)
 
 
 def card_text(card: Path, anew: bool) -> str:

@@ -16,13 +16,14 @@ from magicedit.faces.regions import region_polygon, smooth
 from magicedit.warping.change import in_channels
 
 # Ellipses of the subject's left half, mirrored on the right: centre across and below the point between the
-# eyes, radii across and down; interocular distances of the neutral mesh
-AREAS: Mapping[str, tuple[float, float, float, float]] = {
-    "forehead": (0.0, -0.62, 0.80, 0.26),
-    "frown": (0.0, -0.30, 0.26, 0.34),
-    "bridge": (0.0, -0.02, 0.18, 0.15),
-    "crow's feet": (0.88, 0.06, 0.20, 0.22),
-    "marionette": (0.47, 1.22, 0.15, 0.24),
+# eyes, radii across and down, and how far around brows, eyes and lips nothing changes; interocular distances
+# of the neutral mesh. Frown lines begin at the brows
+AREAS: Mapping[str, tuple[float, float, float, float, float]] = {
+    "forehead": (0.0, -0.62, 0.80, 0.26, 0.03),
+    "frown": (0.0, -0.30, 0.26, 0.34, 0.015),
+    "bridge": (0.0, -0.02, 0.18, 0.15, 0.03),
+    "crow's feet": (0.88, 0.06, 0.20, 0.22, 0.03),
+    "marionette": (0.47, 1.22, 0.15, 0.24, 0.03),
 }
 # By unit at intensity 5: what is added to the depth of an area's creases, as a share of it
 CREASES: Mapping[str, Mapping[str, float]] = {
@@ -39,8 +40,7 @@ _MOST = (-0.95, 0.9)  # a trace of a lifted crease stays
 # crease is deepened along its dark line alone, or its ridges would shine
 _FINE, _LIFTED, _DEEPENED = 0.006, 0.075, 0.03
 _RANGE = (-1.0, 0.3)  # natural logarithms of light: what differs more is no crease
-# Interocular distances around brows, eyes and lips in which no crease changes; frown lines begin at the brows
-_AROUND, _AROUND_FROWN = 0.03, 0.015
+_AROUND = 0.03  # interocular distances around brows, eyes and lips in which no skin is read
 _DARK = 8.0  # levels of light that count as dark
 _WORKED_AT = 80.0  # px an interocular distance at which wide blurs are made
 
@@ -84,17 +84,15 @@ def crease_areas(
     for name in ("left_brow", "left_eye", "lips"):
         polygon = region_polygon(places, "mediapipe478", name)
         cv2.fillPoly(kept, [np.rint(polygon * 16).astype(np.int32)], 1, shift=4)
-    skin, frown = (_beyond(kept, width / pixel) for width in (_AROUND, _AROUND_FROWN))
-
     middle = region_polygon(places, "mediapipe478", "left_eye").mean(0)[1]
     across = np.arange(columns, dtype=np.float32)[None] * pixel
     down = (np.arange(rows, dtype=np.float32)[:, None] - np.float32(middle)) * pixel
     areas = {
-        name: (frown if name == "frown" else skin)
+        name: _beyond(kept, around / pixel)
         * smooth(1.5 * (1 - ((across - x) / wide) ** 2 - ((down - y) / tall) ** 2))
-        for name, (x, y, wide, tall) in AREAS.items()
+        for name, (x, y, wide, tall, around) in AREAS.items()
     }
-    return areas, skin
+    return areas, _beyond(kept, _AROUND / pixel)
 
 
 def _beyond(kept: np.ndarray, width: float) -> np.ndarray:

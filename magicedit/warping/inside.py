@@ -275,7 +275,7 @@ def _of_a_level_head(incisors: float, parting: Parting) -> float:
     iod = parting.interocular
     usual = parting.source_upper[5, 1] + (_REST - _SMILES_ABOVE) * iod
     aside = incisors - usual
-    return usual + aside * (1 - smooth((abs(aside) / iod - _HELD[0]) / (_HELD[1] - _HELD[0])))
+    return usual + aside * (1 - smooth((abs(aside) / iod - _HELD[0]) / np.ptp(_HELD)))
 
 
 def _places(opening: Opening, donor: Mouth) -> tuple[np.ndarray, np.ndarray, float]:

@@ -40,10 +40,9 @@ _RAISED = 0.1  # of the table: lips that are not drawn up part by the lower one,
 _BELOW_LIP = 0.06  # iod below the upper lip, over which its correction ends
 _PARTED = 0.5  # of the height where AU25 parts the lips
 _REACH = (0.17, 0.20)  # iod: standard deviations of the correction outwards, and up and down
-# Above the mouth: iod, the standard deviation of a landmark's correction; the weight of no correction beside
-# one landmark's; px of the crop between places at which it is computed; steps and damping of the search for
-# where a landmark lies
-_SPREAD, _REST, _STRIDE = 0.06, 0.3, 2
+# Above the mouth: iod, the standard deviation of a landmark's correction; px of the crop between places at
+# which it is computed; steps and damping of the search for where a landmark lies
+_SPREAD, _STRIDE = 0.06, 2
 _SEARCH, _DAMPING = 12, 0.6
 _SHARES = {"AU9": 0.65}  # of the table: with all of it an identity network takes some people for others
 _SMILING = {"AU12": 0.85}  # the same for smiles: cheeks rise less in photographs
