@@ -303,10 +303,8 @@ def report_lines(result: EditResult, name: str) -> list[str]:
     for face in result.faces:
         parts = []
         for unit, delta in face.requested.items():
-            measured = ""
-            if face.after is not None and unit in face.before and unit in face.after:
-                measured = f" (measured {face.before[unit]:.1f} -> {face.after[unit]:.1f})"
-            parts.append(f"{unit} {delta:+.1f}{measured}")
+            measured = face.measurement_of(unit)
+            parts.append(f"{unit} {delta:+.1f}{f' ({measured})' if measured else ''}")
         lines.append(f"{name}, face {face.index + 1}: {', '.join(parts) or 'nothing asked'}")
         lines += [f"  warning: {warning}" for warning in face.warnings]
     return lines

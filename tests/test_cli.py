@@ -174,6 +174,27 @@ def test_variations_that_round_to_zero_are_not_printed(capsys):
     assert capsys.readouterr().out.splitlines() == [place]
 
 
+def test_a_unit_is_told_by_the_scorers_that_see_it(capsys):
+    """Neither blendshapes that are blind to AU6 nor scores that hardly see AU28 stand there as 0.0."""
+    asked = {"AU12L": 1.0, "AU6": 3.0, "AU28": 2.0, "AU23": 1.0, "gaze_yaw": 9.0}
+    before = {"AU12L": 0.0, "AU6": 0.1, "AU28": 0.0, "gaze_yaw": -3.0}
+    after, moved = before | {"AU12L": 0.04, "gaze_yaw": 6.0}, {"AU12L": 0.8, "AU6": 2.0}
+    face = FaceEdit(0, (0, 0, 10, 10), None, asked, before, after, moved, None, ())
+    print_faces([face, replace(face, after=None, moved=None)])
+    place = "face 1: 10 x 10 px at (0, 0)"
+    assert capsys.readouterr().out.splitlines() == [
+        place,
+        "  AU12L  +1.0   measured 0.0 -> 0.0, +0.8 by landmarks",
+        "  AU6    +3.0   measured +2.0 by landmarks",
+        "  AU28   +2.0   no measurement sees it well",
+        "  AU23   +1.0   not measured",
+        "  gaze_yaw  +9.0   measured -3.0 -> 6.0",
+        place,
+        *(f"  {name:<5} {delta:+5.1f}" for name, delta in asked.items()),
+    ]
+    assert face.to_json()["achieved"] == {"AU12L": 0.04, "AU6": 2.1, "gaze_yaw": 6.0}
+
+
 def test_faces_are_called_by_their_number_in_the_photograph(capsys, tmp_path):
     pair = Image.fromarray(np.concatenate([data.astronaut(), data.astronaut()[:, ::-1] // 2], axis=1))
     (tmp_path / "in").mkdir()
@@ -271,9 +292,10 @@ def test_measure(capsys, photo):
     assert sum(sides) / 2 == pytest.approx(face["action_units"]["AU12"], abs=0.01)
     assert abs(face["pose"]["yaw"]) < 45
     assert main(["measure", str(photo)]) == 0
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
     assert out.startswith("face 1: ")
     assert "AU12" in out
+    assert "the scores of AU5, AU6, AU9, AU15 hardly respond: 0.0 may be more; those of AU7, AU10," in err
     gaze = face["gaze"]
     assert f"\n  gaze  {round(gaze['yaw']):+}°, {round(gaze['pitch']):+}°\n" in out
 

@@ -22,6 +22,7 @@ from magicedit.batch.stimulus_pictures import (
     template_of,
     with_luminance,
 )
+from magicedit.batch.stimulus_report import Made, methods_of, table_of
 from magicedit.cli import main
 from magicedit.errors import MagicEditError, OutputError
 from magicedit.faces import load_backend
@@ -240,6 +241,27 @@ def test_a_set_is_made_resumed_and_described(design_file, tmp_path):
     assert f"{np.mean(measured):.2f} (SD {np.std(measured, ddof=1):.2f}) at -2" in methods
     for name in ("a", "b"):
         assert Image.open(output / f"{name}_AU12-2.png").getpixel((0, 0)) == (128, 128, 128)
+
+
+def test_a_control_that_no_measurement_sees_has_no_measured_values(design_file):
+    """Else the paper would say that lips were not sucked in, or that cheeks were not raised."""
+    design = Design.load(design_file("people: [a.png]\ncontrols: {AU6: [2], AU28: [3], AU12: [1]}\n"))
+    (condition,) = design.conditions()
+    measured = {"AU6": 0.0, "AU12": 0.9, "AU28": 0.0}
+    entry = {"requested": condition, "before": measured, "measured": measured}
+    entry |= {"moved": {"AU6": 1.5, "AU12": 1.0}, "luminance_mean": 1, "luminance_sd": 1, "warnings": []}
+    made = Made("a_AU6+2", "a", condition, entry | {"identity_distance": None, "reached": None})
+    (row,) = csv.DictReader(table_of(design, [made]).splitlines())
+    assert row["AU28_requested"] == "3.0"
+    assert (row["AU12_measured"], row["AU6_moved"]) == ("0.9", "1.5")
+    assert not {"AU28_before", "AU28_measured"} & {*row}
+    model = {"name": "mini", "fingerprint": "f"}
+    methods = methods_of(design, model, {"magicedit": "1"}, [made], {})
+    assert (
+        "Changes of AU6 by landmarks were on average 1.50 at 2. The levels of AU28 were not verified"
+        in methods
+    )
+    assert "Measured values of AU12 were on average 0.90 at 1." in methods
 
 
 def test_a_stimulus_that_fails_stops_no_other(design_file, tmp_path, capsys, closed_mouth):

@@ -3,7 +3,7 @@
 import html
 from collections.abc import Mapping
 
-from magicedit.action_units import DESCRIPTIONS, PLAIN_WORDS, is_angle, level_range
+from magicedit.action_units import DESCRIPTIONS, PLAIN_WORDS, UNSEEN, is_angle, level_range
 from magicedit.app.messages import listed
 from magicedit.editor import FaceEdit
 from magicedit.faces.measure import SEEN_BY_LANDMARKS
@@ -30,15 +30,7 @@ def titled(name: str) -> str:
 
 def reached_levels(edit: FaceEdit) -> dict[str, float]:
     """Returns the intensity of each requested, measured unit after the edit, by the scorer that sees it."""
-    if edit.after is None:
-        return {}
-    reached = {}
-    for name in edit.requested:
-        if whole_name(name) in SEEN_BY_LANDMARKS and edit.moved and name in edit.moved:
-            reached[name] = edit.before[name] + edit.moved[name]
-        elif name in edit.after:
-            reached[name] = edit.after[name]
-    return {name: within_scale(name, value) for name, value in reached.items()}
+    return {name: within_scale(name, value) for name, value in edit.achieved.items()}
 
 
 def within_scale(name: str, value: float) -> float:
@@ -75,7 +67,7 @@ def bars(edits: Mapping[int, FaceEdit]) -> str:
 
 def _row(name: str, delta: float, before: Mapping[str, float], reached: Mapping[str, float]) -> str:
     title = f"<th scope='row'>{name}<small>{html.escape(describe(name))}</small></th>"
-    if name not in before:
+    if name not in before or whole_name(name) in UNSEEN:
         return f"<tr>{title}<td>{delta:+.1f}</td><td>–</td><td>–</td><td></td></tr>"
     unit = "°" if is_angle(name) else ""
     wanted = within_scale(name, before[name] + delta)

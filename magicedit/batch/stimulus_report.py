@@ -7,8 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from magicedit.action_units import UNSEEN
 from magicedit.batch.designs import AVERAGE, Design
+from magicedit.faces.measure import SEEN_BY_LANDMARKS
 from magicedit.files import counted
+from magicedit.vocabulary import whole_name
 
 TABLE, METHODS = "stimuli.csv", "methods.md"  # in the folder of a set
 
@@ -24,8 +27,9 @@ class Made(NamedTuple):
 
 def table_of(design: Design, done: Sequence[Made]) -> str:
     """Returns the table of a set as CSV, one row per stimulus."""
-    units = list(dict.fromkeys(unit for made in done for unit in made.entry["measured"]))
     asked = list(dict.fromkeys(unit for made in done for unit in made.entry["requested"]))
+    unseen = {unit for unit in asked if whole_name(unit) in UNSEEN}
+    units = list(dict.fromkeys(u for made in done for u in made.entry["measured"] if u not in unseen))
     plain = ("luminance_mean", "luminance_sd", "identity_distance", "reached")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -118,18 +122,24 @@ def _measured_sentences(design: Design, done: Sequence[Made]) -> list[str]:
     """Returns sentences on the measurements at each level of each control, and on identity."""
     sentences = []
     for name, levels in design.controls.items():
+        if whole_name(name) in UNSEEN:
+            sentences.append(f"The levels of {name} were not verified, because no measurement sees it well.")
+            continue
+        by_landmarks = whole_name(name) in SEEN_BY_LANDMARKS
+        scorer = "moved" if by_landmarks else "measured"
         texts = []
         for level in levels:
             values = [
-                made.entry["measured"][name]
+                made.entry[scorer][name]
                 for made in done
-                if made.condition[name] == level and name in made.entry["measured"]
+                if made.condition[name] == level and name in made.entry[scorer]
             ]
             spread = f" (SD {np.std(values, ddof=1):.2f})" if len(values) > 1 else ""
             if values:
                 texts.append(f"{np.mean(values):.2f}{spread} at {_level(level)}")
         if texts:
-            sentences.append(f"Measured values of {name} were on average {', '.join(texts)}.")
+            what = f"Changes of {name} by landmarks" if by_landmarks else f"Measured values of {name}"
+            sentences.append(f"{what} were on average {', '.join(texts)}.")
     distances = [made.entry["identity_distance"] for made in done]
     if distances := [distance for distance in distances if distance is not None]:
         sentences.append(

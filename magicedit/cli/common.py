@@ -600,10 +600,7 @@ def print_faces(edits: Sequence, *, targets: bool = True) -> None:
             within = f"within {DEAD_ZONE:g} of the measured intensity"
             print(f"  nothing to change: the request ({units}) is {within}")
         for name, delta in shown.items():
-            before = edit.before.get(name)
-            after = None if edit.after is None else edit.after.get(name)
-            measured = "" if before is None or after is None else f"   measured {before:z.1f} -> {after:z.1f}"
-            print(f"  {name:<5} {delta:+5.1f}{measured}")
+            print(f"  {name:<5} {delta:+5.1f}   {edit.measurement_of(name)}".rstrip())
         if edit.identity_distance is not None:
             print(f"  identity distance {edit.identity_distance:.2f}")
         for warning in edit.warnings:

@@ -128,6 +128,7 @@ def run_measure(args: argparse.Namespace) -> int:
             _print_relative(face, relative, spread)
         else:
             _print_levels(face)
+    _tell_hardly_seen(chosen)
     return 0
 
 
@@ -154,6 +155,20 @@ def _print_levels(face: "Face") -> None:
         print(f"  gaze  {round(face.gaze.yaw):+}°, {round(face.gaze.pitch):+}°")
     for name, value in face.action_units.items():
         print(f"  {name:<5} {value:4.1f}  {'#' * round(4 * value)}".rstrip())
+
+
+def _tell_hardly_seen(face: "Face") -> None:
+    """Tells which of the printed scores say little of their muscles."""
+    from magicedit.action_units import UNRELIABLE
+    from magicedit.faces.measure import SEEN_BY_LANDMARKS
+
+    blind = [name for name in face.action_units if name in SEEN_BY_LANDMARKS]
+    shaped = [name for name in face.action_units if name in UNRELIABLE]
+    if blind and shaped:
+        common.say(
+            f"the scores of {', '.join(blind)} hardly respond: 0.0 may be more; those of "
+            f"{', '.join(shaped)} depend more on the shape of lids and mouth"
+        )
 
 
 def _print_relative(face: "Face", relative: Mapping[str, float], spread: Mapping[str, float]) -> None:

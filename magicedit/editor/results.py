@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import PIL.Image
 
+from magicedit.action_units import UNSEEN
 from magicedit.errors import ImageError, ModelError
 from magicedit.faces import Face, Gaze, IdentityCrop, Pose, levels_of
+from magicedit.faces.measure import SEEN_BY_LANDMARKS
 from magicedit.faces.types import Box
 from magicedit.files import opened, replacing, shown
 from magicedit.imaging import Photo, check_output, is_file_of, save_image, strip
 from magicedit.models.folder import INDEX, ModelFolder
 from magicedit.provenance import Mark
+from magicedit.vocabulary import whole_name
 
 if TYPE_CHECKING:
     from magicedit.request import Sampling
@@ -30,7 +33,8 @@ class FaceEdit:
         box: (x0, y0, x1, y1) in pixels of the upright photograph.
         pose: of the head, in degrees; None where the face backend measures none.
         requested: AU name -> variation in intensity steps, target minus source.
-        before: AU name -> intensity 0 to 5 in the photograph; empty where the backend measures none.
+        before: AU name -> intensity 0 to 5 in the photograph by blendshapes, which hardly respond to some
+            units, see `achieved`; empty where the backend measures none.
         after: the same in the result; None if it was not measured or the face was not found again.
         moved: AU name -> change in intensity steps from landmark movement alone, a second scorer that sees
             units the first misses, see `magicedit.faces.geometry`; None as for `after`, or without such
@@ -62,6 +66,37 @@ class FaceEdit:
         """L2 of dlib's descriptors before and after, computed when it is read; None where `identity` is."""
         return self.identity and self.identity[0].distance(self.identity[1])
 
+    @property
+    def achieved(self) -> dict[str, float]:
+        """AU name -> intensity in the result, of each requested unit that a scorer sees.
+
+        Units of SEEN_BY_LANDMARKS are `before` plus `moved`, not clipped; the others are as in `after`. It
+        lacks UNSEEN units, units that are not measured, and all units where `after` is None.
+        """
+        if self.after is None:
+            return {}
+        moved = {name: d for name, d in (self.moved or {}).items() if whole_name(name) in SEEN_BY_LANDMARKS}
+        return {
+            name: self.before[name] + moved[name] if name in moved else self.after[name]
+            for name in self.requested
+            if name in self.before and name in self.after and whole_name(name) not in UNSEEN
+        }
+
+    def measurement_of(self, name: str) -> str:
+        """Returns in words what both scorers measure of a requested unit; "" where `after` is None."""
+        if self.after is None:
+            return ""
+        if name not in self.before or name not in self.after:
+            return "not measured"
+        unit, moved = whole_name(name), (self.moved or {}).get(name)
+        if unit in UNSEEN:
+            return "no measurement sees it well"
+        by_landmarks = "" if moved is None else f"{moved:+z.1f} by landmarks"
+        if by_landmarks and unit in SEEN_BY_LANDMARKS:
+            return f"measured {by_landmarks}"
+        by_blendshapes = f"measured {self.before[name]:z.1f} -> {self.after[name]:z.1f}"
+        return ", ".join(filter(None, (by_blendshapes, by_landmarks)))
+
     def to_json(self) -> dict[str, Any]:
         """Returns JSON-ready values, rounded to the precision of the measurements."""
         loop = {}
@@ -74,6 +109,7 @@ class FaceEdit:
             "before": rounded(self.before),
             "after": None if self.after is None else rounded(self.after),
             "moved": None if self.moved is None else rounded(self.moved),
+            "achieved": rounded(self.achieved),
             "pose": pose_to_json(self.pose),
             "identity_distance": None if self.identity_distance is None else round(self.identity_distance, 4),
             "warnings": list(self.warnings),
@@ -231,7 +267,7 @@ def face_pictures(results: Sequence[EditResult], side: int = 384) -> list[PIL.Im
 def sweep_caption(face: FaceEdit) -> str:
     """Returns a caption with the request of one unit and its measurement."""
     ((name, delta),) = face.requested.items()
-    measured = face.after.get(name) if face.after else None
+    measured = face.achieved.get(name)
     return f"{name} {delta:+z.1f}" + ("" if measured is None else f" ({measured:z.1f})")
 
 
