@@ -519,7 +519,6 @@ def check_output(
     path = Path(path)
     _check_suffix(path)
     target = writable(path, overwrite=overwrite, forbid=forbid, exist_ok=exist_ok)
-    _check_suffix(target)  # of what a link points to, which is written
     if photo is not None:
         format = _FORMATS[target.suffix.lower()]
         _check_held(path, format, photo.size, photo.alpha is not None)
@@ -584,6 +583,12 @@ def writable(
     target = path.resolve()  # a link keeps pointing where it did
     if target.exists() and not target.is_file():  # a device or a pipe, which a file would replace
         raise OutputError(f"{shown(path)} is no regular file; give the name of one")
+    written, named = (_FORMATS.get(name.suffix.lower(), name.suffix.lower()) for name in (target, path))
+    if written != named:  # it would have the content of one suffix and the name of another
+        raise OutputError(
+            f"{shown(path)} is a link to {shown(target.name)}, which has the suffix of another format; name "
+            "that file, or another"
+        )
     if not target.parent.is_dir():
         raise OutputError(f"the folder {path.parent} does not exist; create it first")
     if not os.access(target.parent, os.W_OK | os.X_OK):
@@ -600,7 +605,7 @@ def writable(
 def is_file_of(file: Path, path: str | Path, image: Image.Image) -> bool:
     """Whether a file has the format of a path's suffix, and an image's pixels and metadata, so that a copy of
     it is the image."""
-    written = _FORMATS.get(Path(path).resolve().suffix.lower())
+    written = _FORMATS.get(Path(path).suffix.lower())
     try:
         with Image.open(file) as opened:
             format = "JPEG" if opened.format == "MPO" else opened.format

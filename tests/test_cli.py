@@ -731,7 +731,10 @@ def test_never_over_the_input_unless_told(capsys, photo, tmp_path, model):
         assert "is the input" in line
         assert "--overwrite" in line
         assert digest(photo) == before
-    assert "--save writes YAML" in refused(capsys, "measure", photo, "--save", tmp_path / "smile.csv")
+    for option, format in (("--save", "YAML"), ("--arkit", "CSV"), ("--openface", "CSV")):
+        line = refused(capsys, "measure", photo, option, tmp_path / "smile.json")
+        assert f"{option} writes {format}; end the name in .{format.lower()}, got " in line
+    assert "use .gif, .mp4 or" in refused(capsys, "interpolate", photo, photo, "-o", tmp_path / "x.mov")
     for words in (  # what is no edit of it never replaces it
         ["sweep", photo, "-o", photo, "--au", "AU12"],
         ["interpolate", photo, photo, "-o", photo],

@@ -472,15 +472,20 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path, side):
 # Writing
 
 
-def test_links_are_written_in_the_format_of_what_they_point_to(tmp_path):
+def test_links_are_written_where_they_point_to_a_file_of_their_format(tmp_path):
     black = Image.new("RGB", (40, 24))
-    for target, name in (("a.jpg", "jpeg.png"), ("a.dat", "other.png"), (os.devnull, "device.png")):
+    for target, name in (("a.JPEG", "a.jpg"), ("b.jpg", "b.png"), ("c.dat", "c.png"), ("d.yaml", "d.csv")):
         (tmp_path / name).symlink_to(target)
-    save_image(black, tmp_path / "jpeg.png")
-    with Image.open(tmp_path / "a.jpg") as written:
+    (tmp_path / "device.png").symlink_to(os.devnull)
+    save_image(black, tmp_path / "a.jpg")
+    with Image.open(tmp_path / "a.JPEG") as written:
         assert written.format == "JPEG"
-    with pytest.raises(OutputError, match=r"cannot tell a format from the suffix of .*a\.dat"):
-        save_image(black, tmp_path / "other.png")
+    for name in ("b.png", "c.png", "d.csv"):
+        with pytest.raises(OutputError, match=rf"{name} is a link to .*, which has the suffix of another f"):
+            writable(tmp_path / name)
+    with pytest.raises(OutputError, match=r"b\.png is a link"):
+        save_image(black, tmp_path / "b.png")
+    assert not (tmp_path / "b.jpg").exists()
     (tmp_path / "loop.png").symlink_to("loop.png")
     with pytest.raises(OutputError, match=r"loop\.png cannot be written to"):
         writable(tmp_path / "loop.png")

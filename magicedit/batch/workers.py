@@ -69,8 +69,7 @@ class Worker:
             written = without_place(photo) if self.settings.strip_private else photo
             check_output(target, forbid=source, photo=written)
             (result,) = self.editor.apply([photo], row.request)
-            lost = [] if result.copies(target) else list(result.lost)
-            result.save(target, forbid=source)
+            lost = list(result.write(target, forbid=source))
         except MagicEditError as error:
             return failed(reason_of(error, None))
         except OSError as error:

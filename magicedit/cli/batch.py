@@ -9,6 +9,7 @@ from magicedit.cli.common import (
     PIPE,
     add_engine_options,
     check_model,
+    check_settings,
     edit_request,
     options,
     path_of,
@@ -73,6 +74,7 @@ def run_edit_folder(args: argparse.Namespace) -> int:
         )
         raise OutputError(f"{given} so -o names a folder too; {shown(args.output)} looks like a file")
     request = edit_request(args)
+    check_settings(args)
     check_model(args)
     settings = options(args, "model", "device", "dtype", "backend", "format", "workers")
     settings |= options(args, "engine", "address")

@@ -305,7 +305,6 @@ def edit_request(args: argparse.Namespace) -> "EditRequest":
     from magicedit.models.folder import ModelFolder
     from magicedit.request import EditRequest
 
-    check_settings(args)
     return EditRequest(
         add=args.au,
         set=args.set,

@@ -139,8 +139,7 @@ def run_edit_photo(args: argparse.Namespace, name: Path) -> int:
         import_openexr()
     editor = common.load_editor(args, (photo, args.face))
     (result,) = editor.apply([photo], request)
-    lost = () if result.copies(args.output) else result.lost
-    result.save(args.output, overwrite=args.overwrite, forbid=args.photo)
+    lost = result.write(args.output, overwrite=args.overwrite, forbid=args.photo)
     if layers is not None:
         save_layers(layers_of(editor, photo, request, result), layers)
         common.say(f"layers: {shown(layers)}")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from magicedit.cli import common
 from magicedit.errors import ActionUnitError, OutputError
+from magicedit.files import shown
 
 TRANSFER_EXAMPLES = """\
 examples:
@@ -112,7 +113,15 @@ def run_transfer(args: argparse.Namespace) -> int:
 
 
 def run_interpolate(args: argparse.Namespace) -> int:
-    from magicedit.imaging import check_output, open_photo, save_animation, save_image, strip, writable
+    from magicedit.imaging import (
+        WRITTEN_SUFFIXES,
+        check_output,
+        open_photo,
+        save_animation,
+        save_image,
+        strip,
+        writable,
+    )
     from magicedit.provenance import Mark
 
     check_regions(args.only)
@@ -122,6 +131,11 @@ def run_interpolate(args: argparse.Namespace) -> int:
         raise ActionUnitError("--match-colours is of --both")
     photo, other = open_photo(args.photo), open_photo(args.other)
     suffix = args.output.suffix.lower()
+    if suffix not in (".gif", ".mp4", *WRITTEN_SUFFIXES):
+        raise OutputError(
+            f"cannot tell a format from the suffix of {shown(args.output)}; use .gif, .mp4 or, for a strip, "
+            f"one of {', '.join(sorted(WRITTEN_SUFFIXES))}"
+        )
     for path in (args.photo, args.other):
         if suffix in (".gif", ".mp4"):
             writable(args.output, forbid=path, exist_ok=args.overwrite)

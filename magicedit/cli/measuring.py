@@ -136,14 +136,16 @@ def _check_outputs(args: argparse.Namespace) -> None:
     """Raises OutputError where a file to write exists, is an input, has another's name or a wrong suffix."""
     from magicedit.imaging import writable
 
-    if args.save is not None and args.save.suffix.lower() not in (".yaml", ".yml"):
-        raise OutputError(f"--save writes YAML; end the name in .yaml, got {shown(args.save)}")
-
     taken: dict[Path, str] = {}
-    for option in ("save", "arkit", "openface"):
+    for option, suffixes in (("save", (".yaml", ".yml")), ("arkit", (".csv",)), ("openface", (".csv",))):
         if (output := getattr(args, option)) is not None:
             for given in filter(None, (args.photo, args.neutral)):
                 target = writable(output, forbid=given, exist_ok=args.overwrite)
+            if output.suffix.lower() not in suffixes:
+                format, suffix = suffixes[0][1:].upper(), suffixes[0]
+                raise OutputError(
+                    f"--{option} writes {format}; end the name in {suffix}, got {shown(output)}"
+                )
             if (other := taken.setdefault(target, option)) != option:
                 raise OutputError(
                     f"--{other} and --{option} name one file, {shown(output)}; give each its own"

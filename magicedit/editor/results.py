@@ -152,12 +152,20 @@ class EditResult:
     def save(self, path: str | Path, *, overwrite: bool = False, forbid: Path | None = None) -> Path:
         """Writes the image with its metadata and mark, see `imaging.save_image`, or copies the file that it
         `copies`."""
+        self.write(path, overwrite=overwrite, forbid=forbid)
+        return Path(path)
+
+    def write(
+        self, path: str | Path, *, overwrite: bool = False, forbid: Path | None = None
+    ) -> tuple[str, ...]:
+        """Writes as `save` does; returns what the photograph's file holds and the written one does not."""
         check_output(path, overwrite=overwrite, forbid=forbid)
         if self.copies(path):
             with opened(self.unchanged, ImageError) as source, replacing(path) as file:
                 shutil.copyfileobj(source, file)
-            return Path(path)
-        return save_image(self.image, path, overwrite=overwrite, forbid=forbid)
+            return ()
+        save_image(self.image, path, overwrite=overwrite, forbid=forbid)
+        return self.lost
 
 
 def mark_of(
