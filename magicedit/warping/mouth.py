@@ -22,10 +22,9 @@ from magicedit.faces.regions import smooth
 from magicedit.warping.change import carry_change, in_channels, replace_where
 from magicedit.warping.inside import Opening, Parting, like_photograph, read_curve, render_inside
 from magicedit.warping.muscles import LOWER_LIP_EDGE, NOSE_BASE, UPPER_LIP_EDGE
+from magicedit.warping.seam import LOWER_LIP_OUTLINE, UPPER_LIP_OUTLINE, snap_seam
 from magicedit.warping.teeth import Mouth, blur_of
 
-UPPER_LIP_OUTLINE = (61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291)
-LOWER_LIP_OUTLINE = (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291)
 CHIN = (152, 148, 377)
 
 GATE = (0.030, 0.055)  # iod that lips part beyond what the photograph shows: no layer below, all of it above
@@ -40,7 +39,6 @@ _CHIN_DENT = 200  # landmark below the lower lip
 _LIP_ALONE = 0.060  # iod that the lower lip drops without the jaw, about
 # How near to an ellipse a jaw brings an opening, 0..1, and iod that it drops from the first sign to that
 _OVAL, _JAW_ROUNDS = 0.8, (0.05, 0.15)
-_SEAM_REACH = 0.035  # iod around the landmarks in which the dark line between the lips is looked for
 _SAME = 0.02  # crop px: movements that differ by less are the same
 _MOVES = 0.15  # crop px beyond that, from which on a column takes all of the layer
 # iod above and below a lip's edge in which its sheet turns into the flow of the skin: in the middle, and what
@@ -166,37 +164,6 @@ def _round(edge: np.ndarray, shift: np.ndarray, share: float) -> np.ndarray:
     return np.stack([shift[:, 0], shift[:, 1] + share * (oval - shift[:, 1])], 1)
 
 
-def snap_seam(pixels: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
-    """Landmarks (478, 2) px with the inner lip points on the dark line between lips that touch."""
-    frame, landmarks = face_frame(landmarks), np.array(landmarks, np.float64)
-    interocular, across, down = frame.interocular, *frame.rotation
-    steps = np.linspace(-_SEAM_REACH, _SEAM_REACH, 29)
-    upper, lower = landmarks[list(UPPER_LIP_EDGE)], landmarks[list(LOWER_LIP_EDGE)]
-    moves = np.zeros(len(upper))
-    lips, margin = np.concatenate([upper, lower]), 2 * _SEAM_REACH * interocular + 2
-    x0, y0 = np.maximum(np.floor(lips.min(0) - margin), 0).astype(int)
-    x1, y1 = np.maximum(np.ceil(lips.max(0) + margin), 0).astype(int)
-    view = pixels[y0:y1, x0:x1]
-    if not view.size:
-        return landmarks
-    grey = cv2.cvtColor(view, cv2.COLOR_RGB2GRAY)
-    for i in range(1, len(upper) - 1):
-        if (lower[i] - upper[i]) @ down > _TOUCHING * interocular:
-            continue
-        beside = np.linspace(-0.02, 0.02, 5)[:, None, None] * across
-        at = (upper[i] + lower[i]) / 2 + (beside + steps[:, None] * down) * interocular
-        at = at.astype(np.float32) - np.float32((x0, y0))
-        light = cv2.remap(grey, at[..., 0], at[..., 1], cv2.INTER_LINEAR).astype(np.float32).mean(0)
-        far = (steps / _SEAM_REACH) ** 2 * 2.4 * max(light.std(), 1)
-        moves[i] = steps[(light + far).argmin()]
-    moves[1:-1] = [np.median(moves[i - 1 : i + 2]) for i in range(1, len(moves) - 1)]
-    moves[1:-1] = (moves[:-2] + 2 * moves[1:-1] + moves[2:]) / 4
-    shift = moves[1:-1, None] * down * interocular
-    for ids in (UPPER_LIP_EDGE, LOWER_LIP_EDGE):
-        landmarks[list(ids[1:-1])] += shift
-    return landmarks
-
-
 @dataclass(frozen=True, eq=False)
 class _Curves:
     """Curves over the columns of a crop, read anywhere: heights in crop px."""
@@ -295,7 +262,8 @@ def _layer(
     Returns its window x0, y0, x1, y1 of the photograph, (h, w, 3) colours 0..255, (h, w) how far they replace
     those of the photograph, 0..1, and (h, w) bool where.
     """
-    landmarks = snap_seam(pixels, landmarks)
+    if mouth is None or mouth.origin != "photograph":  # else teeth are seen between the lips
+        landmarks = snap_seam(pixels, landmarks)
     in_crop = alignment.apply(landmarks).astype(np.float64)
     parting = part_lips(change.flow, in_crop, parts)
     shows = mouth is not None and mouth.origin == "photograph" and parting.shown > GATE[0]

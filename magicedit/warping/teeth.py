@@ -20,6 +20,8 @@ from magicedit.faces.alignment import Alignment
 from magicedit.faces.frame import face_frame
 from magicedit.faces.regions import region_polygon
 from magicedit.warping.muscles import LOWER_LIP_EDGE, UPPER_LIP_EDGE
+from magicedit.warping.own_smile import FaceShape
+from magicedit.warping.seam import cheapest_path
 
 DONORS = Path(__file__).with_name("donors")
 
@@ -34,7 +36,7 @@ _SHOWS = (0.045, 0.10)
 # What is darker than this share of the palest is no tooth; and how much of a mouth it is above lower teeth
 _DARK, _DARK_SHARE = 0.2, 0.2
 _TALLEST = 0.17  # iod, of upper incisors and the gums above
-_SLOPE = np.float32([[3], [0], [3]])  # what a path pays for a step up, for none, and for one down
+_BENDS = np.float32([0, 3])  # what a path of the teeth's edge pays for no step and for one
 _LINES, _CRISP = 0.012, 0.8  # iod, of what is deepened between teeth, and by how much
 _OWN_SCALE = 256  # px an iod, at most
 _DIMMEST = 0.86  # of the light by the skin: whites of eyes lie in shadow more often than teeth
@@ -57,7 +59,7 @@ class Mouth:
     iod, of the closed mouth. sharpness: px an iod that the picture really resolves.
     origin: "donor", somebody else's; "photograph", of the photograph that is edited; "reference", of another
     one of the same person. place: (2,) of own ones, where `middle` and the teeth's edge there lie in the
-    unit square of the person's aligned crop.
+    unit square of the person's aligned crop. shape: of references, the face that shows the mouth.
     """
 
     pixels: np.ndarray
@@ -73,6 +75,7 @@ class Mouth:
     sharpness: float
     origin: Origin = "donor"
     place: np.ndarray | None = None
+    shape: FaceShape | None = None
 
     @property
     def is_own(self) -> bool:
@@ -220,6 +223,7 @@ def own_mouth(
         sharpness=min(frame.interocular, scale),
         origin=origin,
         place=place,
+        shape=FaceShape.of(landmarks) if origin == "reference" else None,
     )
 
 
@@ -262,17 +266,7 @@ def _incisors_edge(picture: np.ndarray, upper: np.ndarray, lower: np.ndarray, sc
     rows = lower + steps * (lower - upper)
     gain = cv2.remap(drop, np.tile(columns, (len(steps), 1)), rows.astype(np.float32), cv2.INTER_LINEAR)
     gain -= 12 * np.abs(steps)
-    best, back = gain.copy(), np.zeros(gain.shape, int)
-    numbers = np.arange(len(steps))
-    rows_before = np.clip(numbers - [[1], [0], [-1]], 0, len(steps) - 1)  # (3, steps)
-    for x in range(1, len(upper)):
-        before = best[rows_before, x - 1] - _SLOPE
-        chosen = before.argmax(0)
-        back[:, x] = rows_before[chosen, numbers]
-        best[:, x] += before[chosen, numbers]
-    path, k = np.zeros(len(upper), int), int(best[:, -1].argmax())
-    for x in range(len(upper) - 1, -1, -1):
-        path[x], k = k, back[k, x]
+    path = cheapest_path(-gain, _BENDS)
     edge = cv2.GaussianBlur(rows[path, np.arange(len(upper))][None].astype(np.float32), (0, 0), 1.0)[0]
 
     # Dark above it: these are the lower teeth, and the upper ones end where the dark begins

@@ -23,8 +23,9 @@ from magicedit.warping import (
     warp_landmarks,
 )
 from magicedit.warping.inside import Opening, Parting, along_row, render_inside
-from magicedit.warping.mouth import GATE, LOWER_LIP_OUTLINE, UPPER_LIP_OUTLINE, _lengthened, part_lips
+from magicedit.warping.mouth import GATE, _lengthened, part_lips
 from magicedit.warping.muscles import LOWER_LIP_EDGE, UPPER_LIP_EDGE
+from magicedit.warping.seam import LOWER_LIP_OUTLINE, UPPER_LIP_OUTLINE, snap_seam
 from magicedit.warping.teeth import _CHEEKS, _incisors_edge, has_colour, light_gain, skin_colour
 
 SIZE = 128
@@ -174,7 +175,8 @@ def test_a_dropped_jaw_shows_the_tongue(closed):
 def test_no_teeth_means_neither_upper_nor_lower_ones(closed):
     request = {"AU26": 4.0}
     toothed, toothless = (closed.carry(mouth, **request) for mouth in (embedded_mouths()[0], None))
-    parting = part_lips(closed.flow(**request), closed.in_crop)
+    in_crop = closed.alignment.apply(snap_seam(closed.pixels, closed.face.landmarks))
+    parting = part_lips(closed.flow(**request), in_crop)
     inverse = closed.alignment.inverse()
     x, y = parting.lower[5] @ inverse[:, :2].T + inverse[:, 2]
     tall = 0.05 * parting.interocular / closed.alignment.scale
