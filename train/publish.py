@@ -7,6 +7,7 @@ import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -16,7 +17,14 @@ from magicedit.data.pairs import PairDataset
 from magicedit.embedded import model_origin
 from magicedit.errors import ModelError, reason_of
 from magicedit.files import counted, is_address
-from magicedit.hub.cards import UNLICENSED, TrainingData, license_of, licensed_card, model_card
+from magicedit.hub.cards import (
+    UNLICENSED,
+    TrainingData,
+    identifiers,
+    license_of,
+    licensed_card,
+    model_card,
+)
 from magicedit.hub.push import push_folder
 from magicedit.models import TRAINED_NETWORKS
 from magicedit.models.adapters import save_adapters, saved_as
@@ -98,7 +106,7 @@ def _command_here(config: TrainConfig) -> str:
     return command_of(config, here.num_processes)
 
 
-def _terms(config: TrainConfig) -> dict[str, str]:
+def _terms(config: TrainConfig) -> dict[str, Any]:
     """Returns the licence of the weights as arguments of `model_card`: the stated one, else the pretrained
     model's; empty where neither is known."""
     base = config.pretrained_model_name_or_path
@@ -117,7 +125,7 @@ def _terms(config: TrainConfig) -> dict[str, str]:
             reason_of(error),
         )
         return {}
-    if terms.get("license") == "other":
+    if "other" in identifiers(terms.get("license")):
         terms.setdefault("license_name", f"that of {_folder_name(base)}")
     return terms
 

@@ -144,16 +144,17 @@ def card_of(args: argparse.Namespace, found: "ModelFolder") -> str:
 def card_text(card: Path, anew: bool) -> str:
     """Returns a card's text; "" if it is missing, or unreadable and to be written `anew`.
 
-    Raises ModelError where it is no text, or its header is no YAML.
+    Raises ModelError where it is no text, or its header is no YAML or states a licence that is none.
     """
     import yaml
-    from huggingface_hub import ModelCard
+
+    from magicedit.hub import license_of
 
     if not card.is_file():
         return ""
     try:
         text = card.read_text("utf-8")
-        ModelCard(text, ignore_metadata_errors=True)
+        license_of(text)
     except (OSError, ValueError, yaml.YAMLError) as error:
         if anew:
             return ""

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
@@ -86,7 +87,7 @@ def model_card(
     *,
     repo_id: str | None = None,
     description: str = "",
-    license: str | None = None,
+    license: str | list[str] | None = None,
     license_name: str | None = None,
     license_link: str | None = None,
     data: Sequence[TrainingData] = (),
@@ -107,8 +108,8 @@ def model_card(
         name: heading of the card.
         repo_id: "owner/name" where it will be published; without it the examples load a local folder.
         description: what is particular about this model, in Markdown.
-        license: of the weights, an identifier of the hub; with "other", `license_name` and `license_link`.
-            None: the card says that it is not stated.
+        license: of the weights, an identifier of the hub or a list of them; with "other", `license_name` and
+            `license_link`. None: the card says that it is not stated.
         data: what it was trained on. data_note: further remarks, such as the held-out people.
         base_model: hub id of the model that training started from.
         command: the command that trained it.
@@ -124,7 +125,7 @@ def model_card(
         ActionUnitError: on an unknown AU.
         ValueError: where a license "other" has no name, or rows of results mix with plain values.
     """
-    if license == "other" and not license_name:
+    if "other" in identifiers(license) and not license_name:
         raise ValueError(
             'license "other" needs license_name (and license_link), or name a license of the hub'
         )
@@ -172,7 +173,7 @@ def gated_card(card: str) -> str:
     return str(parsed)
 
 
-def licensed_card(card: str, license: str, **named: str) -> str:
+def licensed_card(card: str, license: str | list[str], **named: str) -> str:
     """Returns a card whose header or text states no licence of the weights with one.
 
     license, named: as `license`, `license_name` and `license_link` of `model_card`.
@@ -183,20 +184,35 @@ def licensed_card(card: str, license: str, **named: str) -> str:
     return str(parsed).replace(UNLICENSED, license_sentence(license, **named))
 
 
-def license_of(card: str) -> dict[str, str]:
-    """Returns what a card's header states of `license`, `license_name` and `license_link`, by these names."""
+def license_of(card: str) -> dict[str, Any]:
+    """Returns what a card's header states of `license`, `license_name` and `license_link`, by these names.
+
+    A license is an identifier, or a list of several, as hubs allow; ValueError for anything else.
+    """
     header = ModelCard(card, ignore_metadata_errors=True).data.to_dict()
     fields = ("license", "license_name", "license_link")
-    stated = {name: text for name in fields if isinstance(text := header.get(name), str) and text}
-    return stated if "license" in stated else {}
+    stated = {name: value for name in fields if (value := header.get(name))}
+    if "license" not in stated:
+        return {}
+    license = identifiers(stated["license"])
+    for name, value in stated.items():
+        texts = license if name == "license" else [value]
+        if not all(isinstance(text, str) and text for text in texts):
+            raise ValueError(f"its {name} must be text, or for `license` a list of texts, got {value!r}")
+    return stated | {"license": license[0] if len(license) == 1 else license}
+
+
+def identifiers(license: str | list[str] | None) -> list[str]:
+    """Returns the identifiers of a license as it stands in a card's header."""
+    return license if isinstance(license, list) else [] if license is None else [license]
 
 
 def license_sentence(
-    license: str | None, license_name: str | None = None, license_link: str | None = None
+    license: str | list[str] | None, license_name: str | None = None, license_link: str | None = None
 ) -> str:
     """Returns a card's sentence on the licence of the weights; arguments as of `model_card`."""
-    name = license_name or license
-    if name is None:
+    name = license_name or ", ".join(identifiers(license))
+    if not name:
         return UNLICENSED
     return f"The weights are under {f'[{name}]({license_link})' if license_link else name}."
 

@@ -130,3 +130,17 @@ def test_a_card_states_no_licence_that_nobody_chose():
         licensed_card(card, "mit").split("---", 2)[2]
         == model_card("Small", data=[LONDON], license="mit").split("---", 2)[2]
     )
+
+
+def test_a_card_may_state_several_licences():
+    card = model_card("Small", license=["mit", "apache-2.0"])
+    assert license_of(card) == {"license": ["mit", "apache-2.0"]}
+    assert "under mit, apache-2.0." in section(ModelCard(card).text, "Licence")
+    assert license_of(licensed_card("# a\n", **license_of(card))) == license_of(card)
+    assert license_of("---\nlicense: [mit]\n---\n") == {"license": "mit"}
+    assert license_of("---\nlicense: []\n---\n") == {}
+    with pytest.raises(ValueError, match="license_name"):
+        model_card("Small", license=["mit", "other"])
+    for text in ("license: {a: mit}", "license: [mit, 2]", "license: 2.0", "license: mit\nlicense_name: [a]"):
+        with pytest.raises(ValueError, match=r"its license(_name)? must be text, or for `license` a list"):
+            license_of(f"---\n{text}\n---\n")

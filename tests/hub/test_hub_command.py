@@ -169,8 +169,9 @@ def test_a_dry_run_for_programs_is_json(capsys, folder):
         b"---\nlicense: [mit\n---\n\n# Card\n",
         b"---\n- mit\n---\n\n# Card\n",
         b"---\ndate: 2020-13-45\n---\n\n# Card\n",
+        b"---\nlicense: {mit: yes}\n---\n\n# Card\n",
     ],
-    ids=["other encoding", "broken header", "a list", "no such date"],
+    ids=["other encoding", "broken header", "a list", "no such date", "no licence"],
 )
 def test_cards_that_cannot_be_read(capsys, folder, content):
     (folder / "README.md").write_bytes(content)
@@ -212,6 +213,8 @@ def test_what_a_card_must_say(capsys, folder, report, tmp_path):
     assert "--license is empty" in refused(capsys, folder, *repo, "--license", "")
     assert "needs a name and a link" in refused(capsys, folder, *repo, "--license", "other")
     assert "says another licence" in refused(capsys, folder, *repo, "--license", "apache-2.0")
+    (folder / "README.md").write_text("---\nlicense:\n- mit\n- cc0-1.0\n---\n\n# Card\n")
+    assert "says another licence" in refused(capsys, folder, *repo, "--license", "mit")
     assert "no section `## Measured results`" in refused(capsys, folder, *repo, "--results", report)
     assert "of other weights" in refused(capsys, folder, *repo, "--results", REPORT)
     assert "it has copy, warp, mini" in refused(capsys, folder, *repo, "--results", report, "--editor", "x")
