@@ -33,6 +33,7 @@ from magicedit.warping.wink import wink
 # A jury reads the anatomical turn as "barely moves". With this gain the iris's outline moves by about 1.15 to
 # 1.2 of what is asked to the sides and 1.0 to 1.15 up and down; MediaPipe's iris by 0.8 to 0.9 to the sides.
 _GAZE_GAIN = 1.2
+_DOWNWARDS = 0.93  # of what is asked: the outline moves by 1.2 of it where the lids leave it in sight
 # Centre, then four points of the outline; the subject's left eye first
 _IRIS = (slice(473, 478), slice(468, 473))
 _CORNERS = EYE_CORNERS["mediapipe478"][::-1]
@@ -40,9 +41,10 @@ _CORNERS = EYE_CORNERS["mediapipe478"][::-1]
 _BESIDE, _ABOVE, _BELOW = 0.38, 0.16, 0.42
 _LEAST_WINDOW = 3  # px a side
 # What the lids move while the eye moves upwards, downwards, as shares of the iris's movement. Eyes that look
-# down seem half closed where white shows below the iris, or more of the iris below the upper lid
-_UPPER_FOLLOWS = (0.6, 1.0)
-_LOWER_FOLLOWS = (0.1, 0.22)
+# down seem sleepy where the pupil stays in the middle of the opening, and narrow ones where a lid hides it
+_UPPER_FOLLOWS = (0.6, 0.9)
+_LOWER_FOLLOWS = (0.1, 0.1)
+_LOWERED = 0.30  # of the opening's height: how far a gaze lowers the upper lid, at most
 _SHOWN = 0.015  # eye widths of eyeball that show below the landmarks of the lower lid
 _NEAREST_CORNER = (0.17, 0.83)  # between the eye's corners: where an iris's centre may move
 _MEETING = 0.90  # of the opening's height: where closed lids meet
@@ -113,6 +115,7 @@ def move_eyes(
     radii = [np.linalg.norm(landmarks[ids][1:] - landmarks[ids][0], axis=1).mean() for ids in _IRIS]
     # Both eyes turn alike, so a foreshortened iris does not shorten its movement
     eyeball = _GAZE_GAIN * EYEBALL_RADIUS * 2 * np.mean(radii)
+    pitch *= _DOWNWARDS if pitch < 0 else 1
     turn = eyeball * np.sin(np.deg2rad([yaw, -pitch])) @ frame.rotation  # (2,) px
 
     open_eyes = [side for side, openness in enumerate(eye_openness(landmarks)) if openness >= CLOSED]
@@ -191,10 +194,10 @@ def _moved_eye(
     # 1. Where the lids go: with the eye, then together
     height = np.maximum(lids.lower - lids.upper, 0)
     turn_down = lids.vector_down(turn)
-    follow = turn_down * (height / max(height.max(), 1e-6)) ** 0.8  # eye widths
+    arch = (height / max(height.max(), 1e-6)) ** 0.8
     downwards = turn_down > 0
-    upper = lids.upper + _UPPER_FOLLOWS[downwards] * follow
-    lower = lids.lower + _LOWER_FOLLOWS[downwards] * follow
+    upper = lids.upper + min(_UPPER_FOLLOWS[downwards] * turn_down, _LOWERED * height.max()) * arch
+    lower = lids.lower + _LOWER_FOLLOWS[downwards] * turn_down * arch
     if turn.any():
         lower = lower + _SHOWN * np.minimum(height / max(0.3 * height.max(), 1e-6), 1)
     meeting = upper + (_MEETING - _SQUEEZE * squeeze) * np.maximum(lower - upper, 0)

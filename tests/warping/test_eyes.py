@@ -244,6 +244,14 @@ def test_lids_follow_pitch_and_not_yaw(portrait):
     assert lowered(gaze_pitch=25.0) < -0.06
 
 
+def test_narrow_eyes_that_look_down_stay_open(synthetic):
+    """Else they look sleepy."""
+    people = [synthetic(name) for name in ("schnell_0043372", "sdxl_0012827", "sdxl_0039848")]
+    before = [eye_openness(person.seen()) for person in people]
+    after = [eye_openness(person.seen(gaze_pitch=-15.0)) for person in people]
+    assert 0.8 < np.mean(np.divide(after, before)) < 0.95
+
+
 def test_eyes_that_look_down_show_less_below_the_iris(blue_eyes):
     """Else they look sleepy."""
     ways = (blue_eyes.seen(gaze_pitch=-15.0) - blue_eyes.seen())[:, 1]
