@@ -1,7 +1,18 @@
-"""`python -m magicedit`, where the command `magicedit` is not on the path."""
+"""The command `magicedit`, also as `python -m magicedit` where it is not on the path."""
 
 import sys
 
-from magicedit.cli import main
 
-sys.exit(main())
+def main() -> int:
+    """Runs the command of this process and returns its exit code, even where Ctrl-C comes during imports."""
+    try:
+        from magicedit.cli import main
+
+        return main()
+    except KeyboardInterrupt:
+        print("magicedit: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -22,6 +22,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from skimage import data
 
+from magicedit.__main__ import main as command
 from magicedit.action_units import DEAD_ZONE, EMOTIONS, MOUTH_SHAPES, NAMES, editable, is_angle
 from magicedit.cli import build_parser, main
 from magicedit.cli.common import print_faces, telling
@@ -717,6 +718,18 @@ def test_debug_shows_the_traceback(capsys, tmp_path):
         err = capsys.readouterr().err
         assert "Traceback" in err
         assert "ImageError" in err
+
+
+def test_an_interrupt_during_imports_is_one_line(capsys, monkeypatch):
+    class Interrupted:
+        def find_spec(self, name, path=None, target=None):
+            if name == "magicedit.cli":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "magicedit.cli")
+    monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
+    assert command() == 130
+    assert capsys.readouterr().err == "magicedit: interrupted\n"
 
 
 # --- Bad outputs: nothing is lost ---
