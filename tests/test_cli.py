@@ -22,7 +22,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from skimage import data
 
-from magicedit.__main__ import main as command
+from magicedit.__main__ import main as entry
 from magicedit.action_units import DEAD_ZONE, EMOTIONS, MOUTH_SHAPES, NAMES, editable, is_angle
 from magicedit.cli import build_parser, main
 from magicedit.cli.common import print_faces, telling
@@ -728,7 +728,7 @@ def test_an_interrupt_during_imports_is_one_line(capsys, monkeypatch):
 
     monkeypatch.delitem(sys.modules, "magicedit.cli")
     monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
-    assert command() == 130
+    assert entry() == 130
     assert capsys.readouterr().err == "magicedit: interrupted\n"
 
 
