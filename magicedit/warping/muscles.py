@@ -59,10 +59,12 @@ SHAPES: Mapping[str, Mapping[str, float]] = {
     "AU22": {"mouthFunnel": 0.6, "mouthPucker": 0.4},
     "AU23": {"mouthPress": 0.5, "mouthRollLower": 0.3, "mouthRollUpper": 0.3},
     "AU24": {"mouthPress": 1.0},
-    "AU27": {"jawOpen": 0.66, "mouthLowerDown": 0.3, "mouthPucker": 0.3},
+    # Corners sink nearly half as far as the lower lip: by the jaw alone a quarter, which streaks its sides
+    "AU27": {"jawOpen": 0.66, "mouthLowerDown": 0.3, "mouthPucker": 0.3, "mouthFrown": 0.7},
     "AU28": {"mouthRollLower": 1.0, "mouthRollUpper": 1.0},
 }
 
+MOUTH_CORNERS = (61, 291)  # the subject's right and left
 # Rows of the mesh around the inner lips: from the edge of the opening outwards, right corner to left corner.
 UPPER_LIP_EDGE = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308)
 LOWER_LIP_EDGE = (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308)
