@@ -21,6 +21,7 @@ from magicedit.imaging import Photo
 from magicedit.models.face_model import FaceModel, OnStep
 from magicedit.vocabulary import Vocabulary, split_sides, whole_name
 from magicedit.warping import (
+    FaceShape,
     Mouth,
     carry_change,
     carry_mouth,
@@ -189,7 +190,7 @@ class FaceChanger:
 
         # 2. The model's changes, carried to the photographs
         requests = [edit.requests[index] for edit in edits]
-        changes = self.requested_changes(cuts, requests, settings, on_step)
+        changes = self.requested_changes(cuts, requests, settings, on_step, smiling=settings.mouths.smile)
         for edit, cut, request, change in zip(edits, cuts, requests, changes, strict=True):
             if change is not None:
                 edit.changes[index] = self.unpainted(change, cut, settings)
@@ -284,10 +285,14 @@ class FaceChanger:
         requests: list[dict[str, float]],
         settings: SamplingSettings,
         on_step: OnStep | None = None,
+        *,
+        smiling: FaceShape | None = None,
     ) -> list[Change | None]:
         """Returns the model's change of each of `cuts` for its request; None for an empty request.
 
         requests: AU name, whole or of one side, -> variation. Where the sides differ, the model runs twice.
+        smiling: the person's own smile, which the lips of smiles follow; faces of a film, whose lips move
+            already, have none.
         """
         # 1. The vectors of left and right, None: unchanged
         vectors, cut_of, numbers_of = [], [], []
@@ -312,7 +317,7 @@ class FaceChanger:
             for answer, share in zip(answers, shares, strict=True)
         ]
         answers = [
-            self._steered(answer, cut, vector)
+            self._steered(answer, cut, vector, smiling)
             for answer, cut, vector in zip(answers, cut_of, vectors, strict=True)
         ]
 
@@ -369,12 +374,12 @@ class FaceChanger:
         vector = names.vector({name: value for name, value in request.items() if name in names})
         return saturated(vector) if self.composes else vector
 
-    def _steered(self, change: Change, cut: FaceCut, vector: np.ndarray) -> Change:
+    def _steered(self, change: Change, cut: FaceCut, vector: np.ndarray, smiling: FaceShape | None) -> Change:
         """Returns the change of an AU vector (aus,) that goes where the muscles take the face."""
         if not self.model.follows_muscles or cut.scheme != "mediapipe478":
             return change
         request = dict(zip(self.model.vocabulary, vector, strict=True))
-        return replace(change, flow=steer(change.flow, cut.landmarks, request))
+        return replace(change, flow=steer(change.flow, cut.landmarks, request, smiling))
 
     def _share(self, vector: np.ndarray) -> np.float32:
         """Returns the share, 0..1, to apply of the model's answer to `vector / share`.

@@ -70,7 +70,7 @@ def layers_of(editor: ExpressionEditor, photo: Photo, request: EditRequest, resu
     for edit in result.faces:
         asked = edit.sent or edit.requested
         cut = changer.cut(pixels, faces[edit.index])
-        (change,) = changer.requested_changes([cut], [asked], settings)
+        (change,) = changer.requested_changes([cut], [asked], settings, smiling=settings.mouths.smile)
         if change is None:
             continue
         _add_movement(shift, mask, cut.alignment, change, cut.region(change))

@@ -10,7 +10,7 @@ from magicedit.errors import MagicEditError
 from magicedit.faces import Alignment
 from magicedit.request import Sampling
 from magicedit.vocabulary import quoted
-from magicedit.warping import Mouth, choose_mouth, embedded_mouths, own_mouth
+from magicedit.warping import FaceShape, Mouth, choose_mouth, embedded_mouths, own_mouth
 
 NO_TEETH = "none"
 
@@ -41,6 +41,11 @@ class MouthSettings:
     def is_asked(self) -> bool:
         """Whether the user requested specific teeth; models that paint mouths then do not."""
         return self.teeth is not None or bool(self.references)
+
+    @property
+    def smile(self) -> FaceShape | None:
+        """The face that smiles in the reference, whose lips smiles then follow."""
+        return self.references[0].shape if self.references else None
 
     def donor(self, landmarks: np.ndarray, seed: int) -> Mouth:
         """Returns a donor's mouth for a face with landmarks (478, 2) px."""

@@ -9,6 +9,7 @@ from magicedit.warping.head import turn_head
 from magicedit.warping.mouth import carry_mouth
 from magicedit.warping.muscle_flow import moved_by_muscles
 from magicedit.warping.muscles import SHAPES, displacement_fields, parts_lips
+from magicedit.warping.own_smile import FaceShape
 from magicedit.warping.shading import SHADES, shade
 from magicedit.warping.steering import steer
 from magicedit.warping.teeth import Mouth, choose_mouth, embedded_mouths, own_mouth
@@ -20,6 +21,7 @@ __all__ = [
     "SHAPES",
     "Change",
     "Correspondence",
+    "FaceShape",
     "Mouth",
     "backward_flow",
     "carry_change",

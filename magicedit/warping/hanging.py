@@ -11,8 +11,7 @@ import numpy as np
 
 from magicedit.faces.frame import face_frame
 from magicedit.faces.regions import smooth
-from magicedit.warping.muscles import landmark_displacements
-from magicedit.warping.steering import MOUTH_CORNERS
+from magicedit.warping.muscles import MOUTH_CORNERS, landmark_displacements
 
 _LIPS = (13, 14)  # landmarks of the middle of the opening, above and below
 _HANGING = 0.01  # iod below the middle of the lips: usual, median of 60 neutral photographs 0.02

@@ -11,6 +11,7 @@ import numpy as np
 
 from magicedit.faces.regions import smooth
 from magicedit.warping.change import in_channels
+from magicedit.warping.own_smile import moves_to
 from magicedit.warping.teeth import (
     Mouth,
     embedded_floor,
@@ -20,10 +21,13 @@ from magicedit.warping.teeth import (
     lip_colour,
 )
 
+_UPPER_LIP = 13  # landmark of its edge in the middle
 _REST = 0.085  # iod that the upper incisors reach below the edge of closed lips
 # iod that the incisors of 25 people's smiles lie above that, and from where to where a place farther from it
 # is taken for that of a raised or lowered head
 _SMILES_ABOVE, _HELD = 0.03, (0.055, 0.115)
+# iod that the teeth of another photograph follow the lower lip, and between the two, where they cease to
+_TOUCHING = 0.035, 0.09
 _TILT = 0.3  # of the closed lips that the teeth follow: limit
 _FILLED = 0.93  # of the way from the face's middle to a corner that a row of teeth reaches
 _HALVES = (0.6, 1.8)  # of a donor's half row: limits of its width
@@ -243,9 +247,13 @@ def _draw_own(inside: np.ndarray, opening: Opening, mouth: Mouth) -> None:
 
     # 1. The teeth's edge
     incisors = mouth.place[1] * opening.size - 0.5
-    if mouth.origin == "reference":
-        incisors = _of_a_level_head(incisors, p)
+    if mouth.shape is not None:
+        lip = moves_to(opening.in_crop, mouth.shape)[_UPPER_LIP, 1] + opening.in_crop[_UPPER_LIP, 1]
+        incisors = _of_a_level_head(lip + mouth.shown * iod, p)
     held = incisors + (edge - mouth.incisors) * crop_px
+    if mouth.shape is not None:  # its place is not known better: no dark line where lip and teeth touched
+        dark = max(np.median((opening.lower - below - held)[opening.corner > 0.5]) / iod, 0)
+        held = held + iod * min(dark, _TOUCHING[0]) * (1 - smooth((dark - _TOUCHING[1]) / 0.06))
     held = np.minimum(held, opening.upper + _OWN_STRETCH * above)
 
     # 2. What lies below it
@@ -261,10 +269,10 @@ def _draw_own(inside: np.ndarray, opening: Opening, mouth: Mouth) -> None:
     cover = cover * smooth((below / iod - 0.06 * alone) / 0.04)
     draw(edge + np.clip(share, 0, 1) * (lower - edge), cover)
 
-    # 3. The upper teeth
-    share = (opening.y - opening.upper) / np.maximum(held - opening.upper, 1e-3)
+    # 3. The upper teeth, whose tops an upper lip covers that is less raised than in their picture
+    share = (held - opening.y) / np.maximum(held - opening.upper, above)
     cover = np.clip(0.5 + (held - opening.y) / soft, 0, 1)
-    draw(upper + np.clip(share, 0, 1) * (edge - upper), cover)
+    draw(edge - np.clip(share, 0, 1) * (edge - upper), cover)
 
 
 def _of_a_level_head(incisors: float, parting: Parting) -> float:

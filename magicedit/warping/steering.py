@@ -23,6 +23,7 @@ from magicedit.faces.regions import smooth
 from magicedit.warping.mouth import CHIN, FLESH, LOWER_LIP_OUTLINE, UPPER_LIP_OUTLINE, forward_places
 from magicedit.warping.muscles import (
     LOWER_LIP_EDGE,
+    MOUTH_CORNERS,
     NOSE_BASE,
     SHAPES,
     UPPER_LIP_EDGE,
@@ -30,9 +31,9 @@ from magicedit.warping.muscles import (
     skin_above_mouth,
     smile_displacements,
 )
+from magicedit.warping.own_smile import FaceShape, OwnSmile
 from magicedit.warping.splines import gaussian_field
 
-MOUTH_CORNERS = (61, 291)  # landmarks, the subject's right and left
 _LIPS = (UPPER_LIP_EDGE, UPPER_LIP_OUTLINE), (LOWER_LIP_EDGE, LOWER_LIP_OUTLINE)
 _LOWER_LIP, _UPPER_LIP = 14, 13
 _HANG = 0.09  # of the drop of the lower lip by AU26: corners go further down than in the table
@@ -49,19 +50,24 @@ _SMILING = {"AU12": 0.85}  # the same for smiles: cheeks rise less in photograph
 # Smiles: iod between the lips that raise the upper one, at most; iod, the standard deviation of a landmark's
 # correction
 _SMILE_GAP, _SMILE_SPREAD = 0.10, 0.045
+_SMOOTH = 0.8  # of the largest correction of a lip, that this is at least: skin beside it would fold
 
 
-def steer(flow: np.ndarray, landmarks: np.ndarray, request: Mapping[str, float]) -> np.ndarray:
+def steer(
+    flow: np.ndarray, landmarks: np.ndarray, request: Mapping[str, float], smiling: FaceShape | None = None
+) -> np.ndarray:
     """Returns a flow (size, size, 2) px that takes the face where the muscles' table does.
 
     landmarks: (478, 2) px of the same crop. request: AU name -> variation; the flow is returned as it is
     where it holds a control that the table lacks. Corrected are the skin above the mouth, its corners, the
-    upper lip, and both lips of smiles.
+    upper lip, and both lips of smiles. smiling: the same person's smile, which lips then follow.
     """
     asked = {name: value for name, value in request.items() if value}
     if not asked or not SHAPES.keys() >= asked.keys():
         return flow
-    target = _Target(np.asarray(landmarks, np.float64), asked)
+    landmarks = np.asarray(landmarks, np.float64)
+    own = OwnSmile.of(landmarks, smiling) if smiling is not None else None
+    target = _Target(landmarks, asked, own)
     for part in (_steer_above_mouth, _steer_corners, _steer_upper_lip, _steer_smile):
         flow = part(flow, target)
     return flow
@@ -69,10 +75,12 @@ def steer(flow: np.ndarray, landmarks: np.ndarray, request: Mapping[str, float])
 
 @dataclass(frozen=True, eq=False)
 class _Target:
-    """What a request asks of landmarks (478, 2) px; asked: AU name -> variation, none of them 0."""
+    """What a request asks of landmarks (478, 2) px; asked: AU name -> variation, none of them 0. own: the
+    person's smile, where it is known."""
 
     landmarks: np.ndarray
     asked: Mapping[str, float]
+    own: OwnSmile | None
 
     @cached_property
     def interocular(self) -> float:
@@ -214,8 +222,15 @@ def _smile_factors(flow: np.ndarray, target: _Target) -> np.ndarray:
 def _smile_moves(target: _Target, ids: Sequence[int], factors: np.ndarray) -> np.ndarray:
     """(n, 2) px that landmarks `ids` move in a smile: AU12, AU25 and AU26 by factors (3,), others by the
     table."""
-    moves = np.einsum("nkc,k->nc", target.smile_units[list(ids)], factors)
-    return moves + target.moves(ids, AU12=0, AU25=0, AU26=0)
+    others = {"AU12": 0.0, "AU25": 0.0, "AU26": 0.0}
+    if target.own is None:
+        moves = np.einsum("nkc,k->nc", target.smile_units[list(ids)], factors)
+    else:
+        smile, gap, _ = factors
+        parts = smooth(target.asked.get("AU25", 0) / 2)
+        moves = target.own.lip_moves(5 * smile, gap * target.interocular, parts)[list(ids)]
+        others["AU15"] = float(target.asked.get("AU15", 0) > 0)  # corners no longer hang in a smile
+    return moves + target.moves(ids, **others)
 
 
 def _steer_smile(flow: np.ndarray, target: _Target) -> np.ndarray:
@@ -231,7 +246,8 @@ def _steer_smile(flow: np.ndarray, target: _Target) -> np.ndarray:
         moves = _smile_moves(target, edge + outline, factors[lip])
         wanted = at_rest + moves
         missing = target.smiles * (wanted - forward_places(flow, at_rest, from_below=lip == 1))
-        fields.append(gaussian_field(wanted, missing, at, at, spread))
+        most = np.linalg.norm(missing, axis=1).max()
+        fields.append(gaussian_field(wanted, missing, at, at, max(spread, _SMOOTH * most)))
         seam = landmarks[list(edge)] + moves[: len(edge)]
         seams.append(np.interp(at, np.maximum.accumulate(seam[:, 0]), seam[:, 1]))
     below = smooth((at[:, None] - np.mean(seams, 0)) / 2 + 0.5)[..., None]

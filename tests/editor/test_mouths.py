@@ -67,9 +67,13 @@ def test_a_reference_lends_its_teeth(editor, closed_mouth, astronaut):
     lent = edited(editor, closed_mouth, add=LAUGH, references=[astronaut])
     assert not np.array_equal(lent, edited(editor, closed_mouth, add=LAUGH))
     # Where no lip parts nobody's teeth show
-    request = {"AU1": 3, "AU12": 2}
+    request = {"AU1": 3, "AU15": 2}
     plain = edited(editor, closed_mouth, add=request)
     assert np.array_equal(edited(editor, closed_mouth, add=request, references=[astronaut]), plain)
+    smile = [
+        edited(editor, closed_mouth, add={"AU12": 2}, references=[astronaut], teeth=t) for t in (None, 3)
+    ]
+    assert np.array_equal(*smile)
 
 
 def test_what_lends_no_teeth_is_refused(editor, closed_mouth):
