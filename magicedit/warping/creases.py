@@ -3,8 +3,8 @@
 Moved pixels keep their lines: brows that part keep the lines of a frown between them, and a smile keeps the
 lines below its corners. So where a unit makes or removes creases, those of the photograph are deepened or
 lifted: dark and bright bands a few hundredths of the interocular distance wide, in the logarithm of light.
-Skin without creases stays as it is, and finer texture is kept. The areas are those in which FACS describes
-lines of a unit (P. Ekman, W. Friesen, J. Hager, "Facial Action Coding System", 2002).
+Skin without creases stays as it is, and finer or fainter texture is kept. The areas are those in which FACS
+describes lines of a unit (P. Ekman, W. Friesen, J. Hager, "Facial Action Coding System", 2002).
 """
 
 from collections.abc import Mapping
@@ -21,6 +21,7 @@ from magicedit.warping.change import in_channels
 AREAS: Mapping[str, tuple[float, float, float, float, float]] = {
     "forehead": (0.0, -0.62, 0.80, 0.26, 0.03),
     "frown": (0.0, -0.30, 0.26, 0.34, 0.015),
+    "scowl": (0.0, -0.34, 0.55, 0.32, 0.015),
     "bridge": (0.0, -0.02, 0.18, 0.15, 0.03),
     "crow's feet": (0.88, 0.06, 0.20, 0.22, 0.03),
     "marionette": (0.47, 1.22, 0.15, 0.24, 0.03),
@@ -36,10 +37,12 @@ CREASES: Mapping[str, Mapping[str, float]] = {
     "AU15": {"marionette": 1.0},
 }
 _MOST = (-0.95, 0.9)  # a trace of a lifted crease stays
+_LIFTED_AREAS = {"frown": "scowl"}  # bulges above the brows go with the lines between them
 # Interocular distances, standard deviations: what is finer is texture, what is wider is the face's shape. A
 # crease is deepened along its dark line alone, or its ridges would shine
-_FINE, _LIFTED, _DEEPENED = 0.006, 0.075, 0.03
-_RANGE = (-1.0, 0.3)  # natural logarithms of light: what differs more is no crease
+_LIFTED, _DEEPENED = (0.004, 0.075), (0.006, 0.03)
+# Natural logarithms of light: what differs more is no crease; what is to be lifted and differs less, texture
+_LIFTED_RANGE, _DEEPENED_RANGE, _TEXTURE = (-1.5, 0.3), (-1.0, 0.0), 0.02
 _AROUND = 0.03  # interocular distances around brows, eyes and lips in which no skin is read
 _DARK = 8.0  # levels of light that count as dark
 _WORKED_AT = 80.0  # px an interocular distance at which wide blurs are made
@@ -47,7 +50,8 @@ _WORKED_AT = 80.0  # px an interocular distance at which wide blurs are made
 
 def crease_amounts(request: Mapping[str, float]) -> dict[str, float]:
     """What a request, whole units' variations in steps, adds to the creases of each area that it changes."""
-    return amounts_of(request, CREASES, _MOST)
+    amounts = amounts_of(request, CREASES, _MOST)
+    return {_LIFTED_AREAS.get(area, area) if amount < 0 else area: amount for area, amount in amounts.items()}
 
 
 def amounts_of(
@@ -102,29 +106,34 @@ def _beyond(kept: np.ndarray, width: float) -> np.ndarray:
     return 1 - cv2.GaussianBlur(grown.astype(np.float32), (0, 0), 0.7 * width)
 
 
-def crease_light(pixels: np.ndarray, gain: np.ndarray, skin: np.ndarray, interocular: float) -> np.ndarray:
-    """The change of light that deepens or lifts creases, (h, w, 3) natural logarithms.
+def change_creases(pixels: np.ndarray, gain: np.ndarray, skin: np.ndarray, interocular: float) -> np.ndarray:
+    """Returns the picture with creases deepened or lifted, (h, w, 3) float32 levels.
 
     pixels: (h, w, 3) uint8 RGB. gain: (h, w), what is added to the depth of creases, as a share. skin: (h, w)
     0..1, where what surrounds a crease may be read: brows beside it would hide it. interocular: px.
     """
     light = cv2.LUT(pixels, np.log(np.arange(256, dtype=np.float32) + _DARK))
-    fine = cv2.GaussianBlur(light, (0, 0), max(0.6, _FINE * interocular))
     factor = min(1.0, _WORKED_AT / interocular)
     sums = _skin_light(light, skin, factor)
-    change = None
-    for amount, width, most in (
-        (np.minimum(gain, 0), _LIFTED, _RANGE[1]),
-        (np.maximum(gain, 0), _DEEPENED, 0),
-    ):
-        if amount.any():
-            blurred = cv2.GaussianBlur(sums, (0, 0), width * interocular * factor)
-            crease = cv2.resize(blurred[..., :3] / blurred[..., 3:], light.shape[1::-1])
-            np.subtract(fine, crease, out=crease)
-            np.clip(crease, _RANGE[0], most, out=crease)
-            crease *= in_channels(amount)
-            change = crease if change is None else change + crease
-    return np.zeros_like(light) if change is None else change
+
+    def creases(fine: float, wide: float) -> np.ndarray:
+        """(h, w, 3) natural logarithms of light by the skin's."""
+        blurred = cv2.GaussianBlur(sums, (0, 0), wide * interocular * factor)
+        around = cv2.resize(blurred[..., :3] / blurred[..., 3:], light.shape[1::-1])
+        return cv2.GaussianBlur(light, (0, 0), max(0.6, fine * interocular)) - around
+
+    picture = pixels.astype(np.float32)
+    deeper, lifted = np.maximum(gain, 0), np.minimum(gain, 0)
+    if deeper.any():
+        picture *= np.exp(in_channels(deeper) * np.clip(creases(*_DEEPENED), *_DEEPENED_RANGE))
+    if lifted.any():  # all channels by the same share, or what is left of a dark line would be orange
+        depth = creases(*_LIFTED)
+        grey = depth.mean(-1)
+        removed = np.clip(grey, *_LIFTED_RANGE)
+        removed -= np.clip(removed, -_TEXTURE, _TEXTURE)
+        share = np.divide(removed, grey, out=np.zeros_like(grey), where=removed != 0)
+        picture = (picture + _DARK) * np.exp(in_channels(lifted * share) * depth) - _DARK
+    return picture
 
 
 def _skin_light(light: np.ndarray, skin: np.ndarray, factor: float) -> np.ndarray:

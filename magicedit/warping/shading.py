@@ -20,7 +20,7 @@ from magicedit.faces.frame import face_frame
 from magicedit.faces.regions import region_polygon
 from magicedit.vocabulary import split_sides, whole_name
 from magicedit.warping.change import in_channels, upsampled, window_of
-from magicedit.warping.creases import CREASES, amounts_of, crease_amounts, crease_areas, crease_light
+from magicedit.warping.creases import CREASES, amounts_of, change_creases, crease_amounts, crease_areas
 from magicedit.warping.muscles import SKIN
 from magicedit.warping.reliefs import RELIEFS, relief_light
 
@@ -148,11 +148,11 @@ def shade(
     result = pixels if in_place else pixels.copy()
     view = result[y0:y1, x0:x1]
     changes = upsampled(changes, fine, window)
-    light = changes[..., :3]
+    lit = np.exp(changes[..., :3])
     if changes[..., 3].any():
         interocular = face_frame(landmarks).interocular
-        light = light + crease_light(view, changes[..., 3], upsampled(skin, fine, window), interocular)
-    lit = np.exp(light)
-    lit *= view
+        lit *= change_creases(view, changes[..., 3], upsampled(skin, fine, window), interocular)
+    else:
+        lit *= view
     view[:] = np.rint(np.clip(lit, 0, 255, out=lit), out=lit)
     return result
