@@ -4,7 +4,6 @@ Worker processes are spawned. If one dies, for instance from lack of memory, its
 replaced. Only the parent process handles Ctrl-C; when it stops, the workers end immediately.
 """
 
-import contextlib
 import multiprocessing
 import os
 import signal
@@ -58,7 +57,8 @@ def each(
         workers: 1 for this process alone; above, a script that calls this needs `if __name__ == "__main__":`.
         failed: the result of an item whose process died, from the reason; also of all that are left when no
             process can start any more.
-        begin: called with each item before its work begins; at most one item per worker is in progress.
+        begin: called with each item before its work begins, again where its worker died before it had the item;
+            at most one item per worker is in progress.
 
     Raises:
         MagicEditError: where the first processes cannot start, and errors of `start` there.
@@ -134,8 +134,12 @@ def _in_processes(
                 if left:
                     begun, process.items = True, [left.popleft()]
                     begin(process.items[0])
-                    with contextlib.suppress(OSError):  # it died: reading from it will tell
+                    try:
                         process.connection.send(process.items[0])
+                    except (
+                        OSError
+                    ):  # it died before, as reading from it will tell: another one takes the item
+                        left.appendleft(process.items.pop())
                 else:
                     at_work.remove(process)
                     process.end()

@@ -799,30 +799,6 @@ def test_killed_workers_and_a_killed_run(many, tmp_path):
     assert len({np.asarray(Image.open(out / name)).tobytes() for name in names}) == 1
 
 
-def test_a_worker_that_died_before_its_row_arrived_fails_that_row_alone(many, tmp_path):
-    killed = []
-
-    def begin(row: Row) -> None:
-        if not killed:
-            for process in multiprocessing.active_children():
-                process.kill()
-                process.join()
-                killed.append(process)
-
-    rows = [Row(n, Path(f"m{n}.png"), Path(f"m{n}.png"), CALM) for n in range(4)]
-    outcomes = {
-        row.number: outcome
-        for row, outcome in edit_rows(settings_of(many, tmp_path), rows, Pool(workers=2), begin)
-    }
-    assert {number: outcome["state"] for number, outcome in outcomes.items()} == {
-        0: "failed",
-        1: "done",
-        2: "done",
-        3: "done",
-    }
-    assert "ended with code -9" in outcomes[0]["reason"]
-
-
 def test_workers_that_cannot_load_again_fail_the_rest(many, tmp_path):
     """What was edited stays noted, so that the run can go on later."""
     model = shutil.copytree(embedded_folder("mini"), tmp_path / "model")

@@ -48,6 +48,20 @@ def test_each_fails_only_the_item_whose_process_died():
     assert {results[n][0] for n in (0, 1, 3, 4, 5)} == {0, 2, 6, 8, 10}
 
 
+def test_each_loses_no_item_whose_process_died_before_it_arrived():
+    begun = []
+
+    def begin(number: int) -> None:
+        for process in [] if begun else multiprocessing.active_children():
+            process.kill()
+            process.join()
+        begun.append(number)
+
+    results = dict(each(Doubled, [0, 1, 3, 4], 2, failed, begin))
+    assert {number: double for number, (double, _) in results.items()} == {0: 0, 1: 2, 3: 6, 4: 8}
+    assert begun[:2] == [0, 0]
+
+
 def started_twice(folder: Path) -> Doubled:
     """Two processes may start, no third."""
     if len(list(folder.iterdir())) == 2:
