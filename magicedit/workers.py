@@ -57,8 +57,8 @@ def each(
         workers: 1 for this process alone; above, a script that calls this needs `if __name__ == "__main__":`.
         failed: the result of an item whose process died, from the reason; also of all that are left when no
             process can start any more.
-        begin: called with each item before its work begins, again where its worker died before it had the item;
-            at most one item per worker is in progress.
+        begin: called with each item before its work begins, again where the worker died before the item
+            arrived; at most one item per worker is in progress.
 
     Raises:
         MagicEditError: where the first processes cannot start, and errors of `start` there.
