@@ -136,9 +136,7 @@ def _in_processes(
                     begin(process.items[0])
                     try:
                         process.connection.send(process.items[0])
-                    except (
-                        OSError
-                    ):  # it died before, as reading from it will tell: another one takes the item
+                    except OSError:  # it died before, as reading from it will tell; another takes the item
                         left.appendleft(process.items.pop())
                 else:
                     at_work.remove(process)
