@@ -120,19 +120,25 @@ def change_creases(pixels: np.ndarray, gain: np.ndarray, skin: np.ndarray, inter
         """(h, w, 3) natural logarithms of light by the skin's."""
         blurred = cv2.GaussianBlur(sums, (0, 0), wide * interocular * factor)
         around = cv2.resize(blurred[..., :3] / blurred[..., 3:], light.shape[1::-1])
-        return cv2.GaussianBlur(light, (0, 0), max(0.6, fine * interocular)) - around
+        return np.subtract(cv2.GaussianBlur(light, (0, 0), max(0.6, fine * interocular)), around, out=around)
 
     picture = pixels.astype(np.float32)
     deeper, lifted = np.maximum(gain, 0), np.minimum(gain, 0)
     if deeper.any():
-        picture *= np.exp(in_channels(deeper) * np.clip(creases(*_DEEPENED), *_DEEPENED_RANGE))
+        depth = creases(*_DEEPENED)
+        np.clip(depth, *_DEEPENED_RANGE, out=depth)
+        depth *= in_channels(deeper)
+        picture *= np.exp(depth, out=depth)
     if lifted.any():  # all channels by the same share, or what is left of a dark line would be orange
         depth = creases(*_LIFTED)
-        grey = depth.mean(-1)
+        grey = cv2.transform(depth, np.full((1, 3), 1 / 3, np.float32))
         removed = np.clip(grey, *_LIFTED_RANGE)
         removed -= np.clip(removed, -_TEXTURE, _TEXTURE)
         share = np.divide(removed, grey, out=np.zeros_like(grey), where=removed != 0)
-        picture = (picture + _DARK) * np.exp(in_channels(lifted * share) * depth) - _DARK
+        depth *= in_channels(lifted * share)
+        picture += _DARK
+        picture *= cv2.exp(depth)
+        picture -= _DARK
     return picture
 
 
