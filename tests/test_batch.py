@@ -93,6 +93,25 @@ def test_results_with_other_marks_or_of_no_bytes_are_made_again(photos, tmp_path
     assert (tmp_path / "out" / "a.png").stat().st_size > 0
 
 
+def test_references_of_a_batch_are_checked_first_and_remembered(photos, tmp_path):
+    """By their mouths, whatever they are given as; one that nobody can use would fail every row."""
+    (photos / "sub" / "b.jpg").unlink()
+    smile, out = Path(shutil.copy(photos / "a.png", tmp_path)), tmp_path / "out"
+    for reference, status in (
+        (smile, "done"),
+        (np.array(Image.open(smile)), "skipped"),
+        (photos / "a.png", "skipped"),
+    ):
+        request = EditRequest(add={"AU25": 3}, quality="live", measure=False, references=[reference])
+        assert statuses(edit_folder(photos, out, request)) == {"a.png": status}
+    Image.open(smile).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(smile)
+    request = EditRequest(add={"AU25": 3}, quality="live", measure=False, references=[smile])
+    assert statuses(edit_folder(photos, out, request)) == {"a.png": "done"}
+    Image.new("RGB", (200, 200)).save(smile)
+    with pytest.raises(MagicEditError, match=r"no face was found in .*a\.png"):
+        edit_folder(photos, out, request)
+
+
 def test_whole_numbers_of_a_manifest_may_have_a_point(tmp_path):
     """As pandas writes a column that has empty cells too."""
     path = manifest(tmp_path, "photo,seed,steps,face\na.png,7.0,3.,2.0\nb.png,,,\n")

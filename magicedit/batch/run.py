@@ -28,6 +28,8 @@ from magicedit.models.face_model import runs_as_graphs
 from magicedit.models.folder import ModelFolder
 from magicedit.request import EditRequest
 
+_REFERENCE_SIZE = 512  # px, of the crops in which mouths of references are compared, whatever the model
+
 
 @dataclass(frozen=True)
 class RowResult:
@@ -132,7 +134,8 @@ def edit_folder(
         edit_folder("photos", "edited", EditRequest(add={"AU12": 3}))
 
     Results have the photographs' names below `output`. A repeated run skips finished edits: the
-    output exists, and photograph, request and model are unchanged. One failed photograph stops no other.
+    output exists, and photograph, request, references and model are unchanged. One failed photograph stops no
+    other.
 
     Args:
         output: created if missing; files from other sources in it are not overwritten.
@@ -238,6 +241,7 @@ def _run(
     rows = rows_of(settings, format)
     for teeth in {row.request.teeth for row in rows}:
         MouthSettings(teeth)
+    references = _digests_of_references(rows[0].request.references, settings.backend) if rows else []
     try:
         settings.output.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
@@ -246,6 +250,7 @@ def _run(
     check_targets(possible, settings.folder, settings.output)
     model = {"name": settings.model, "digest": ModelFolder.find(settings.model).fingerprint}
     model |= {name: getattr(settings, name) for name in ("dtype", "backend", "mark", "strip_private")}
+    model |= {"references": references} if references else {}
     with Ledger(settings.output / JOURNAL, _key) as journal:
         sweep(settings.output)
         if not force:
@@ -276,7 +281,7 @@ def _run(
             for row, outcome in edit_rows(settings, waiting, pool, begin) if waiting else ():
                 if outcome["state"] == "failed":  # an existing output is from an earlier run, or replaceable
                     outcome = outcome | {"left": os.path.exists(settings.output / row.output)}
-                asked = {"request": row.request.to_json(), "model": model}
+                asked = {"request": _asked(row), "model": model}
                 journal.add(_about(row, settings) | outcome | asked)
                 if outcome["state"] == "done":
                     results[row.number] = _told(row, "done", outcome)
@@ -287,6 +292,25 @@ def _run(
                 bar.update()
     ordered = [results[row.number] for row in rows]
     return BatchReport(settings.output, ordered, time.perf_counter() - started, pool.workers)
+
+
+def _digests_of_references(references: Sequence[Any], backend: str) -> list[str]:
+    """Returns digests of the mouths in references, which all rows share.
+
+    Raises MagicEditError where they cannot be used, because every row would fail for it.
+    """
+    if not references:
+        return []
+    from magicedit.editor.finding import FaceFinder, reference_mouths
+    from magicedit.faces import load_backend
+
+    mouths = reference_mouths(FaceFinder(load_backend(backend)), references, _REFERENCE_SIZE)
+    return MouthSettings(references=mouths).to_json()["references"]
+
+
+def _asked(row: Row) -> dict[str, Any]:
+    """Returns what a row requests, JSON-ready, without references, which the journal has by their digests."""
+    return {name: value for name, value in row.request.to_json().items() if name != "references"}
 
 
 def _size_of_screen() -> dict[str, Any]:
@@ -340,7 +364,7 @@ def _kept(
         there = False
     if not there or entry.get("state") != "done":
         return None
-    if entry.get("request") != row.request.to_json() or earlier != model:
+    if entry.get("request") != _asked(row) or earlier != model:
         return None
     return entry if _same_photo(entry, row, settings) else None
 
@@ -360,7 +384,7 @@ def _check_counting(rows: Sequence[Row], journal: Ledger) -> None:
         entry = journal.entries.get(row.output.as_posix(), {})
         old = entry.get("state") == "done" and not any("number" in face for face in entry["faces"])
         if old and isinstance(row.request.face, int):
-            asked = row.request.to_json()
+            asked = _asked(row)
             if entry.get("request") == asked | {"face": asked["face"] + 1}:
                 raise OutputError(
                     f"{shown(row.output)} is of a version that counted faces from 0, and its face "
