@@ -42,9 +42,9 @@ _BESIDE, _ABOVE, _BELOW = 0.38, 0.16, 0.42
 _LEAST_WINDOW = 3  # px a side
 # What the lids move while the eye moves upwards, downwards, as shares of the iris's movement. Eyes that look
 # down seem sleepy where the pupil stays in the middle of the opening, and narrow ones where a lid hides it
-_UPPER_FOLLOWS = (0.6, 0.92)
-_LOWER_FOLLOWS = (0.1, 0.1)
-_LOWERED = 0.30  # of the opening's height: how far a gaze lowers the upper lid, at most
+_UPPER_FOLLOWS = (0.6, 0.88)
+_LOWER_FOLLOWS = (0.1, 0.0)
+_LOWERED = 0.29  # of the opening's height: how far a gaze lowers the upper lid, at most
 _SHOWN = 0.015  # eye widths of eyeball that show below the landmarks of the lower lid
 _NEAREST_CORNER = (0.17, 0.83)  # between the eye's corners: where an iris's centre may move
 _MEETING = 0.90  # of the opening's height: where closed lids meet

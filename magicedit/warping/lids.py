@@ -33,8 +33,6 @@ _LINE = 0.020  # thickness of the line of lashes
 _HAIR = 0.0095  # thickness of a lash at its root
 _LENGTH = (0.07, 0.14)  # of lashes at the nose and at the temple
 _FORESHORTENED = 1.4  # share by which lashes that point at the viewer make their line thicker
-_FRINGED = 0.4  # of the opening's height: lashes of a lowered lid lie before an eye that still shows so much
-_FRINGE = (0.9, 0.3, 0.1)  # how much longer and thicker these are, and darker at their roots
 _SQUEEZED_SKIN = 0.07  # how much farther down skin follows a lid that is squeezed
 _TURNED = 0.3  # of the opening's height: how far a lid comes down until its lashes hang
 _BALD = 0.20  # of the opening's height: how far it comes down until its lashes no longer stand on it
@@ -521,31 +519,24 @@ def _lashes(
     low, high = _FINE_HAIRS
     thick = float(smooth(0.25 + 0.75 * (_read(fine, lids, across, at).mean() - low) / (high - low)))
 
-    height = np.max(lids.lower - lids.upper)
-    shows = float(smooth(np.max(new.lower - new.upper) / height / _FRINGED))
-    longer, thicker, darker = (shows * share for share in _FRINGE)
-
     # 2. Their roots: a line that is thin at the nose and thicker at the temple, soft as their shadow on skin
     outward = u if lids.outer else 1 - u
     line = np.maximum(_LINE * (0.6 + 0.4 * thick) * (0.5 + 0.5 * smooth(outward / 0.6)), 0.8 / lids.width)
     line = line * np.float32(1 + _FORESHORTENED * (1 - lowered))
     beside = below / np.where(below > 0, line, 1.8 * line)
-    roots = (0.50 + 0.2 * thick + 0.45 * (1 - lowered) + darker) * np.exp(-(beside**2))
+    roots = (0.50 + 0.2 * thick + 0.45 * (1 - lowered)) * np.exp(-(beside**2))
     roots = roots + 0.12 * np.exp(-(((below - 0.03) / 0.04) ** 2))
     ends = smooth((outward + 0.01) / 0.14) * smooth((1.06 - outward) / 0.16)
 
     # 3. Hairs that hang from it
-    hairs = _hanging_hairs(picture.shape, new, thick, (1.3 - 0.3 * lowered) * (1 + longer), 1 + thicker)
+    hairs = _hanging_hairs(picture.shape, new, thick, 1.3 - 0.3 * lowered)
     return darkness * np.maximum(ends * roots, (0.65 + 0.3 * thick) * hairs)
 
 
-def _hanging_hairs(
-    shape: tuple[int, ...], new: LidCurves, thick: float, lowered: float, wide: float
-) -> np.ndarray:
+def _hanging_hairs(shape: tuple[int, ...], new: LidCurves, thick: float, lowered: float) -> np.ndarray:
     """Returns how much lashes cover the pixels of a window, (h, w) float32 0..1.
 
     new: the lids from whose upper margin they hang. thick: 0..1. lowered: 0 or more, how far they hang.
-    wide: share of the usual thickness of a hair.
     """
     chance = np.random.default_rng(_HAIRS_SEED)
     scale = max(1, int(np.ceil(_DRAWN_AT / new.width)))
@@ -561,7 +552,7 @@ def _hanging_hairs(
     root = outward if new.outer else 1 - outward
     down = new.at(new.upper, root) + tall * np.sin(1.25 * part) / np.sin(1.25)
     curve = new.point(aside if new.outer else 1 - aside, down)  # (points, hairs, 2) px
-    half = 0.5 * _HAIR * wide * new.width * (0.6 + 0.4 * thick) * (1.05 - part[..., None]) * new.across_axis
+    half = 0.5 * _HAIR * new.width * (0.6 + 0.4 * thick) * (1.05 - part[..., None]) * new.across_axis
     outline = (np.concatenate([curve - half, (curve + half)[::-1]]) + 0.5) * scale - 0.5
     outline = np.ascontiguousarray(
         np.rint(16 * outline).astype(np.int32).swapaxes(0, 1)
