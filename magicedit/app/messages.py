@@ -12,6 +12,7 @@ from magicedit.app.folders import PREFIX
 from magicedit.app.picture_files import Cancelled
 from magicedit.errors import MagicEditError
 
+WRONG_VALUES = "the values are not those that this address expects; see the page's API documentation"
 LONGEST_MESSAGE = 1000  # characters; a message may quote what was sent
 OUR_FOLDER = re.compile(rf"[^\s'\"(]*{PREFIX}\S*/")  # of files that a message names
 

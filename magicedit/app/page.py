@@ -15,7 +15,7 @@ from gradio_client.utils import is_http_url_like
 from magicedit import __version__
 from magicedit.app.atlas import atlas
 from magicedit.app.endpoints import add_endpoints
-from magicedit.app.messages import listed, said, spoken
+from magicedit.app.messages import WRONG_VALUES, listed, said, spoken
 from magicedit.app.pictures import Pictures, Updates, summary
 from magicedit.app.series import (
     Film,
@@ -27,7 +27,7 @@ from magicedit.app.series import (
 )
 from magicedit.app.session import Series, Session
 from magicedit.app.sessions import Sessions
-from magicedit.app.stage import script
+from magicedit.app.stage import READ_POSITIONS, script
 from magicedit.app.tabs import (
     CopyTab,
     ExpressionTab,
@@ -56,7 +56,6 @@ HEADER = f"""\
 edited wherever you show it. Photographs stay on the machine that runs this page, which deletes them half a
 minute after the page is closed, and everything else after ten minutes.</p></header>"""
 NOT_UPLOADED = "the file was not uploaded by a user of this page, or was deleted since: upload it again"
-WRONG_VALUES = "the values are not those that this address expects; see the page's API documentation"
 
 # A download is made on request; then the browser fetches the file.
 FOLLOW = """file => {
@@ -130,6 +129,7 @@ class Page:
                     self.settings = SettingsTab(settings, live)
             self.status = self.pictures.status
             self.edit_shown = [*self.pictures.of_edit, self.status, self.ticket]
+            self.shown_later = [self.pictures.history, self.measured.bars]
             self.photograph_shown = [
                 *(*self.pictures.of_faces, *self.expression.shown, *self.edit_shown, self.settings.lent)
             ]
@@ -166,22 +166,19 @@ class Page:
         inputs = [name, tab.mode, tab.linked]
         loading = self.blocks.load(self._spoken(on_load), {*inputs}, shown, js=BEFORE_RELOAD, **self.quick)
         loading.success(None, name, js="name => sessionStorage.setItem('magicedit', name)", **PRIVATE)
-        self._shows_measured(loading)
         self._tells_trouble(loading)
 
     def _wire_photograph(self) -> None:
         pictures, tab = self.pictures, self.expression
 
         def opens(event: Callable[..., Any], handler: Callable[..., Any], *inputs: Any) -> Any:
-            opening = event(
+            return event(
                 self._spoken(handler),
                 {tab.mode, *inputs},
                 self.photograph_shown,
                 show_progress_on=pictures.progress,  # an error would cover the picture that stays
                 **WITH_MODEL,
             )
-            self._shows_measured(opening)
-            return opening
 
         self._empties(opens(pictures.upload.upload, self.on_upload, pictures.upload), pictures.upload)
         self._empties(opens(pictures.camera.input, self.on_camera, pictures.camera), pictures.camera)
@@ -194,28 +191,28 @@ class Page:
         for event in (pictures.faces.select, pictures.stage.select):
             event(self._spoken(self.on_choose), tab.way, chosen, **self.quick)
         pictures.view.input(self._spoken(self.on_view), {pictures.view}, [pictures.stage], **self.quick)
+        pictures.stage.end(self._spoken(self.on_shown), None, self.shown_later, **LAST, **self.quick)
 
     def _wire_sliders(self) -> None:
-        tab, sliders = self.expression, self.expression.sliders.values()
-        asked = {self.ticket, self.pictures.face, *tab.way, *sliders, *self.settings.inputs}
-        gr.on(
-            [slider.input for slider in sliders],
+        tab, positions = self.expression, self.expression.positions
+        asked = {self.ticket, self.pictures.face, *tab.way, positions, *self.settings.inputs}
+        positions.input(
             self._spoken(self.on_drag),
             asked | {self.settings.live},
             [self.pictures.stage, self.status],
+            js=READ_POSITIONS,
             **self.dragging,
         )
-        asking = gr.on(
-            [*(slider.release for slider in sliders), tab.edit.click],
+        asking = positions.release(
             self._spoken(self.on_ask),
             asked,
             self.edit_shown,
+            js=READ_POSITIONS,
             **LAST,
             **self.with_progress,
             **WITH_MODEL,
             **RAW,
         )
-        self._shows_measured(asking)
         self._tells_trouble(asking)
         self.pictures.cancel.click(self.on_cancel, None, [self.ticket, self.status], queue=False, **PRIVATE)
         for event in (tab.mode.input, tab.linked.input):
@@ -224,17 +221,17 @@ class Page:
     def _wire_drags(self) -> None:
         """Movements of a drag are requests with a preview; its end is a request, and an edit follows."""
         tab, moves = self.expression, self.pictures.drags
-        asked = {self.ticket, self.pictures.face, moves, *tab.way}
-        asked |= {*tab.sliders.values(), *self.settings.inputs}
+        asked = {self.pictures.face, moves, *tab.way, *self.settings.inputs}
         moves.input(
             self._spoken(self.on_move),
-            asked | {self.settings.live},
+            asked | {self.ticket, tab.positions, self.settings.live},
             [*tab.sliders.values(), self.pictures.stage, self.status],
+            js=READ_POSITIONS,
             **self.dragging,
         )
         ending = moves.release(
             self._spoken(self.on_release),
-            asked - {self.ticket},
+            asked,
             [*tab.shown, self.ticket],
             trigger_mode="multiple",
             **self.quick,
@@ -290,7 +287,7 @@ class Page:
             (pictures.history.select, self.on_history),
         ):
             shown = [*tab.shown, *self.edit_shown]
-            self._shows_measured(event(self._spoken(handler), tab.way, shown, **self.quick))
+            event(self._spoken(handler), tab.way, shown, **self.quick)
         for button, handler in ((pictures.png, self.on_png), (pictures.jpeg, self.on_jpeg)):
             button.click(self._spoken(handler), None, pictures.result_file, **WITH_MODEL).success(
                 None, pictures.result_file, js=FOLLOW, **PRIVATE
@@ -299,8 +296,8 @@ class Page:
             (copy.save_steps, self.on_save_steps),
             (copy.save_levels, self.on_save_levels),
         ):
-            inputs = {*tab.way, *tab.sliders.values()}
-            button.click(self._spoken(handler), inputs, copy.preset_file, **self.quick, **RAW).success(
+            inputs, reading = {*tab.way, tab.positions}, self.quick | RAW | {"js": READ_POSITIONS}
+            button.click(self._spoken(handler), inputs, copy.preset_file, **reading).success(
                 None, copy.preset_file, js=FOLLOW, **PRIVATE
             )
         self.sweep.draw.click(
@@ -363,12 +360,7 @@ class Page:
             **LAST,
             **WITH_MODEL,
         )
-        self._shows_measured(editing)
         self._tells_trouble(editing)
-
-    def _shows_measured(self, event: gr.events.Dependency) -> None:
-        """Updates the table of measurements after the event: identity takes longer than the rest of it."""
-        event.success(self.on_measured, None, self.measured.bars, **LAST, **self.quick)
 
     def _tells_trouble(self, event: gr.events.Dependency) -> None:
         event.failure(self.on_trouble, None, self.status, **self.quick)
@@ -422,9 +414,12 @@ class Page:
         session = self.sessions.known(request)
         return said("" if session is None else session.trouble)
 
-    def on_measured(self, request: gr.Request) -> Updates:
+    def on_shown(self, request: gr.Request) -> Updates:
+        """The browser shows another edit: what it need not wait for follows, the history and measurements."""
         session = self.sessions.known(request)
-        return gr.skip() if session is None else self.measured.show(session)
+        if session is None:
+            return gr.skip()
+        return self.pictures.show_history(session) | self.measured.show(session)
 
     def on_choose(self, request: gr.Request, event: gr.EventData, values: Values) -> Updates:
         """A face is chosen: by its thumbnail, or by a place in the picture."""

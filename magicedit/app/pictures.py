@@ -71,7 +71,7 @@ class Pictures:
             self.reopen,
             self.original,
         )
-        self.of_edit = (self.stage, self.history, self.undo, self.redo, self.png, self.jpeg)
+        self.of_edit = (self.stage, self.undo, self.redo, self.png, self.jpeg)
 
     def show_faces(self, session: Session) -> Updates:
         """Updates the faces to choose from, and folds what opens a photograph."""
@@ -105,21 +105,24 @@ class Pictures:
             session.face_boxes() if whole_group else (),
             session.chosen,
             session.handles(),
+            [session.position, len(session.history)],
         )
         return {self.stage: value}
 
     def show_edit(self, session: Session) -> Updates:
-        """Updates the pictures of the current edit, and the history."""
-        thumbnails = [str(path) for path in session.thumbnails()]
-        selected = session.position if session.position >= 0 else None
+        """Updates the pictures of the current edit, and what can be done with it."""
         edited = session.past() is not None
         return self.show_pair(session, *session.shown()) | {
-            self.history: gr.Gallery(value=thumbnails, visible=bool(thumbnails), selected_index=selected),
             self.undo: gr.Button(interactive=edited),
             self.redo: gr.Button(interactive=session.can_redo),
             self.png: gr.Button(interactive=edited),
             self.jpeg: gr.Button(interactive=edited),
         }
+
+    def show_history(self, session: Session) -> Updates:
+        thumbnails = [str(path) for path in session.thumbnails()]
+        selected = session.position if session.position >= 0 else None
+        return {self.history: gr.Gallery(value=thumbnails, visible=bool(thumbnails), selected_index=selected)}
 
 
 def dropped(label: str, elem_id: str, file_types: tuple[str, ...] = PHOTOGRAPHS, **options: Any) -> gr.File:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from magicedit.app.folders import Sweeper, temporary_folder
+from magicedit.app.stubs import without_stubs
 from magicedit.editor import ExpressionEditor
 from magicedit.errors import MagicEditError, needs_extra
 from magicedit.request import EditRequest, Sampling
@@ -69,7 +70,7 @@ def serve(
     made = None if alone or password is not None else secrets.token_urlsafe(12)
     until = until or threading.Event()
     with ended_by_signals(until), temporary_folder() as folder, own_environment(folder):
-        with needs_extra("app", "the web page needs the package gradio"):
+        with needs_extra("app", "the web page needs the package gradio"), without_stubs():
             from magicedit.app.page import KEPT_SECONDS, Page
             from magicedit.app.sessions import Sessions
 

@@ -2,7 +2,7 @@
 // `element`, `props`, `trigger` and `watch`. Places are shares of the shown picture, from its upper left.
 //
 // props.value: null, or {before, after: files; faces: [[left, top, right, bottom]], chosen: index;
-// handles: [{number, label, x, y}]; view: name of what the pictures show}.
+// handles: [{number, label, x, y}]; view: name of what the pictures show; edit: name of the edit in this view}.
 
 const stage = element.querySelector('.me-stage');
 const frame = stage.querySelector('.me-frame');
@@ -18,6 +18,7 @@ let position = 0; // percent of the width that shows the picture before
 let zoom = { scale: 1, x: 0, y: 0 };
 let shown = 0; // updates so far
 let view = null;
+let told = null; // the view and edit of which `end` told last
 
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 
@@ -87,6 +88,11 @@ async function show() {
     }
     if (drag?.handle === undefined) mark(value);
     element.dataset.shown = update; // for tests
+    const edit = [value.view, ...value.edit].join();
+    if (edit !== told) {
+        told = edit;
+        trigger('end');
+    }
 }
 watch('value', show);
 show();

@@ -1,6 +1,6 @@
-"""What people drag: the picture of the page, with its faces and handles, and pads of two angles.
+"""What people drag: the picture of the page, with its faces and handles, pads of two angles, and the sliders.
 
-The scripts are stage.js and pad.js.
+The scripts are stage.js, pad.js and sliders.js.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,11 +25,22 @@ DRAG = """document.addEventListener('me-drag', ({ detail }) => {
     props.value = detail;
     trigger(detail.ends ? 'release' : 'input');
 });"""
+POSITIONS = "positions"
+# When an event is sent: what was put off must not send what the sliders stood at before
+READ_POSITIONS = """(...values) => {
+    const units = [...document.querySelectorAll('#sliders .me-unit')];
+    const positions = Object.fromEntries(units.map(unit => {
+        const { value } = unit.querySelector('input[type=number]');
+        return [unit.id.replace('slider-', ''), value === '' ? null : Number(value)];
+    }));
+    return values.map(value => (value === 'POSITIONS' ? positions : value));
+}""".replace("POSITIONS", POSITIONS)
 Box = tuple[float, float, float, float]
 
 
 def stage() -> gr.HTML:
-    """Returns the picture. Its value is `stage_value`; `select` has the event data x and y."""
+    """Returns the picture. Its value is `stage_value`; `select` has the event data x and y; `end` comes when
+    another edit is shown."""
     return gr.HTML(
         None,
         html_template=TEMPLATE,
@@ -47,6 +58,15 @@ def drags() -> gr.HTML:
     and view: what `stage_value` had as chosen and view when it began.
     """
     return gr.HTML(None, html_template="", js_on_load=DRAG, visible="hidden", elem_id="drags")
+
+
+def positions() -> gr.HTML:
+    """Returns the component whose events `input` and `release` are sliders that are moved and let go, and the
+    button "Edit". Events that have it as an input and `js=READ_POSITIONS` get, by name, what the sliders that
+    are shown stand at; None where a field is empty."""
+    return gr.HTML(
+        POSITIONS, html_template="", js_on_load=script("sliders.js"), visible="hidden", elem_id=POSITIONS
+    )
 
 
 def pad(reach: float, kind: str) -> gr.HTML:
@@ -75,12 +95,13 @@ def stage_value(
     faces: Sequence[Box] = (),
     chosen: int = 0,
     handles: Mapping[int, tuple[str, float, float]] | None = None,
+    edit: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Returns the value of a stage.
 
     pair: files of the photograph and the edit, of `size` width and height. view: names what they show; where
     it changes, zoom and comparison begin anew. faces: left, top, right, bottom as shares of the picture, to
-    choose from. handles: by number, label and place.
+    choose from. handles: by number, label and place. edit: names it within the view.
     """
     before, after = (FileData(path=str(path)).model_dump() for path in pair)
     dots = [{"number": n, "label": label, "x": x, "y": y} for n, (label, x, y) in (handles or {}).items()]
@@ -92,4 +113,5 @@ def stage_value(
         "faces": [list(box) for box in faces],
         "chosen": chosen,
         "handles": dots,
+        "edit": [*edit],
     }

@@ -14,16 +14,17 @@ from magicedit.action_units import (
     is_angle,
     sided_names,
 )
+from magicedit.app.messages import WRONG_VALUES
 from magicedit.app.pictures import PHOTOGRAPHS, Updates, dropped
 from magicedit.app.series import MOST_PHOTOGRAPHS, series_of
 from magicedit.app.session import Series, Session, Sweep
 from magicedit.app.sliders import STEP, Mode, has_sides, slider_names, slider_range, slider_values
-from magicedit.app.stage import pad
+from magicedit.app.stage import pad, positions
 from magicedit.app.views import bars, titled
 from magicedit.editor import NO_TEETH, QUALITIES
 from magicedit.errors import MagicEditError
 from magicedit.request import EditRequest
-from magicedit.vocabulary import whole_name
+from magicedit.vocabulary import is_finite, whole_name
 from magicedit.warping import embedded_mouths
 
 REGIONS = (  # headings, and the regions of `ActionUnit` below each
@@ -46,8 +47,9 @@ Values = Mapping[gr.blocks.Block, Any]  # what the browser sends with an event
 class ExpressionTab:
     """Sliders of a model's units, emotions, and the buttons that start an edit.
 
-    sliders: by `slider_names`. pads: by kind, of the two controls `pad_axes`. way: the mode of the sliders,
-    and whether both sides move together. shown: what `show` updates.
+    sliders: by `slider_names`. positions: of those that are shown. pads: by kind, of the two controls
+    `pad_axes`. way: the mode of the sliders, and whether both sides move together. shown: what `show`
+    updates.
     """
 
     def __init__(self, units: Sequence[str]) -> None:
@@ -63,6 +65,7 @@ class ExpressionTab:
             with gr.Column(elem_id="asking"):
                 sounds = [name for name, recipe in MOUTH_SHAPES.items() if recipe.keys() <= {*units}]
                 self._lay_out_asking([*EMOTIONS, *sounds])
+            self.positions = positions()
         self.names = slider_names(units)
         self.way = {self.mode, self.linked}
         self.buttons = (self.feel, self.edit, self.neutral, self.reset)
@@ -135,7 +138,8 @@ class ExpressionTab:
 
     def ask(self, session: Session, values: Values, face: int | None = None) -> None:
         """Sets the request of a face (default: the chosen one) by the sliders."""
-        positions = [values[self.sliders[name]] for name in self.names]
+        given = self._given(values)
+        positions = [given.get(name) for name in self.names]
         session.ask_sliders(positions, values[self.mode], values[self.linked], face)
 
     def ask_emotion(self, session: Session, values: Values) -> str:
@@ -156,8 +160,17 @@ class ExpressionTab:
         """Updates the values of those sliders that no longer stand for the request, as during a drag."""
         mode, linked = values[self.mode], values[self.linked]
         positions = slider_values(session.request(), session.measured(), self.names, mode, linked)
-        sliders = [self.sliders[name] for name in self.names]
-        return {part: value for part, value in zip(sliders, positions, strict=True) if value != values[part]}
+        given = self._given(values)
+        wanted = {name: value for name, value in zip(self.names, positions, strict=True) if name in given}
+        return {self.sliders[name]: value for name, value in wanted.items() if value != given[name]}
+
+    def _given(self, values: Values) -> dict[str, float | None]:
+        """Returns the positions that the browser sent. MagicEditError where one is no number."""
+        given = values[self.positions]
+        given = given if isinstance(given, dict) else {}
+        if not all(value is None or is_finite(value) for value in given.values()):
+            raise MagicEditError(WRONG_VALUES)
+        return given
 
     def show(self, session: Session, mode: Mode, linked: bool) -> Updates:
         """Updates the checkbox and all sliders by the session's request."""

@@ -75,6 +75,25 @@ def test_the_page_offers_every_option_of_sampling_and_reads_what_it_shows(editor
         tab.read(shown | {tab.fields["seed"]: -1})
 
 
+def test_positions_of_sliders_are_numbers_or_told(editor, photographs, tmp_path):
+    tab = Page(Sessions(editor, tmp_path), live=True, settings=EditRequest()).expression
+    session = Session(editor, tmp_path)
+    session.open(photographs / "one.png")
+    values = {tab.mode: "add", tab.linked: True}
+    tab.ask(
+        session, values | {tab.positions: {"AU12L": 2.0, "AU45L": None, "AU99": 1.0}}
+    )  # others are not shown
+    assert session.request() == {"AU12": 2.0}
+    assert tab.show_values(session, values | {tab.positions: {"AU12L": 0.0, "AU45L": None}}) == {
+        tab.sliders["AU12L"]: 2.0,
+        tab.sliders["AU45L"]: 0.0,
+    }
+    for wrong in ("2", float("nan"), True, [2.0]):
+        with pytest.raises(MagicEditError, match="not those that this address expects"):
+            tab.ask(session, values | {tab.positions: {"AU12L": wrong}})
+    session.close()
+
+
 def test_an_edit_that_a_closed_page_cancels_opens_no_session(editor, photographs, tmp_path):
     """What comes of it is told to nobody."""
     sessions = Sessions(editor, tmp_path)

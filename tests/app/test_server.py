@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,21 @@ def taken_port():
         other.bind(("127.0.0.1", 0))
         other.listen()
         yield other.getsockname()[1]
+
+
+def test_without_stubs_an_import_of_the_page_parses_no_stub_files():
+    """Their parsing would take a second of the page's start."""
+    code = """if True:
+        import sys
+        from magicedit.app.stubs import without_stubs
+        opened = []
+        sys.addaudithook(lambda event, told: event == "open" and opened.append(str(told[0])))
+        with without_stubs():
+            import magicedit.app.page
+        print(sum(name.endswith(".pyi") for name in opened))
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "0"
 
 
 def test_a_taken_port_is_told_before_the_model_loads(taken_port, capsys):
