@@ -33,7 +33,7 @@ from magicedit.warping.wink import wink
 # A jury reads the anatomical turn as "barely moves". With this gain the iris's outline moves by about 1.15 to
 # 1.2 of what is asked to the sides and 1.0 to 1.15 up and down; MediaPipe's iris by 0.8 to 0.9 to the sides.
 _GAZE_GAIN = 1.2
-_DOWNWARDS = 0.90  # of what is asked: the outline moves by 1.2 of it where the lids leave it in sight
+_DOWNWARDS = 0.88  # of what is asked: the outline moves by 1.2 of it where the lids leave it in sight
 # Centre, then four points of the outline; the subject's left eye first
 _IRIS = (slice(473, 478), slice(468, 473))
 _CORNERS = EYE_CORNERS["mediapipe478"][::-1]
@@ -42,7 +42,7 @@ _BESIDE, _ABOVE, _BELOW = 0.38, 0.16, 0.42
 _LEAST_WINDOW = 3  # px a side
 # What the lids move while the eye moves upwards, downwards, as shares of the iris's movement. Eyes that look
 # down seem sleepy where the pupil stays in the middle of the opening, and narrow ones where a lid hides it
-_UPPER_FOLLOWS = (0.6, 0.88)
+_UPPER_FOLLOWS = (0.6, 0.92)
 _LOWER_FOLLOWS = (0.1, 0.0)
 _LOWERED = 0.29  # of the opening's height: how far a gaze lowers the upper lid, at most
 _SHOWN = 0.015  # eye widths of eyeball that show below the landmarks of the lower lid
