@@ -103,7 +103,8 @@ class EditRequest(Sampling):
 
     Attributes:
         teeth: number of the donor whose teeth show where the photograph shows none, or "none".
-        references: other photographs of the person; the teeth come from the first that shows them.
+        references: other photographs of the person; the teeth, and the shape of smiles, come from the first
+            that shows teeth.
         names: units that a model can edit, for `add` and `set`; default: every known unit.
 
     Raises:

@@ -253,7 +253,7 @@ def add_teeth_options(parser: argparse._ActionsContainer) -> None:
         action="append",
         default=[],
         metavar="PHOTO",
-        help="another photograph of the person, whose teeth show where the mouth opens; repeatable",
+        help="another photograph of the person: its teeth show where the mouth opens, and lips smile as in it; repeatable",
     )
     parser.add_argument(
         "--teeth",

@@ -214,8 +214,9 @@ class ExpressionEditor:
             teeth: teeth to show where the photograph shows none: the number of a donor in the package, or
                 "none"; default: those of `references`, else of a donor chosen by the width of the mouth and
                 the seed. A model that paints mouths itself keeps its own by default.
-            references: other photographs of the person; the largest face of each is used, and the teeth come
-                from the first that shows them.
+            references: other photographs of the person; the largest face of each is used. The teeth come
+                from the first that shows them. Where a face of a photograph with closed lips smiles, its lips
+                go as they do there, if its head is turned within 12 degrees of that.
             on_step: called as `on_step(step)`, counted from 0, after every denoising step, for progress; if
                 it raises, the edit stops. Counting restarts with each call of the model.
 
