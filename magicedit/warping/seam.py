@@ -17,8 +17,8 @@ UPPER_LIP_OUTLINE = (61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291)
 LOWER_LIP_OUTLINE = (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291)
 _LINES = UPPER_LIP_OUTLINE, UPPER_LIP_EDGE, LOWER_LIP_EDGE, LOWER_LIP_OUTLINE  # from above
 
-# iod between the landmarks of lips: they touch, and they may if the picture says so
-_TOUCH, _MAY_TOUCH = 0.018, 0.06
+# iod between the landmarks of lips that touch, and of those that may if the picture says so: all, and none
+_TOUCH, _MAY_TOUCH = (0.018, 0.026), (0.054, 0.062)
 _COLUMNS = 41  # from corner to corner
 _REACH, _STEP = 0.09, 0.0025  # iod above and below the landmarks that are looked at, and between its rows
 _FINE = 0.006  # iod, standard deviation: what is finer is texture
@@ -32,8 +32,8 @@ _FAR, _CORNERS, _BEYOND = 0.28, 4.0, 1.25
 _BENDS = (0.0, 0.02, 0.09, 0.2)
 _EVEN = 2.0  # columns, standard deviation of the path's smoothing
 # Lips redden towards where they touch, teeth do not: natural logarithm of green by red of what lies between
-# the edges, by the paler lip's, and its percentile
-_PALE, _PALEST = -0.01, 85
+# the edges, by the paler lip's, from no teeth to teeth, and its percentile
+_PALE, _PALEST = (-0.018, -0.002), 85
 _DARK = 25.0  # levels that keep colours of the dark from counting
 
 
@@ -48,7 +48,7 @@ def snap_seam(pixels: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     lines = [landmarks[list(ids)] for ids in _LINES]
     seam, interocular, down = (lines[1] + lines[2]) / 2, frame.interocular, frame.rotation[1]
     apart = ((lines[2] - lines[1]) @ down).max() / interocular
-    if apart > _MAY_TOUCH:
+    if apart >= _MAY_TOUCH[1]:
         return landmarks
 
     # 1. The mouth as it lies along the seam, and heights of its lines, iod
@@ -57,7 +57,12 @@ def snap_seam(pixels: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     middle = np.stack([np.interp(knots, columns, side) for side in seam.T], -1)
     rows = np.arange(-_REACH, _REACH + _STEP / 2, _STEP)[:, None]
     mouth = _read(pixels, middle + rows[..., None] * down * interocular, interocular)
-    if mouth is None or (apart > _TOUCH and _shows_teeth(mouth, rows, heights)):
+    if mouth is None:
+        return landmarks
+    touch = max(
+        1 - _rises(apart, _TOUCH), (1 - _rises(apart, _MAY_TOUCH)) * _without_teeth(mouth, rows, heights)
+    )
+    if not touch:
         return landmarks
 
     # 2. The darkest path between lighter flesh, smooth and near the landmarks
@@ -74,10 +79,15 @@ def snap_seam(pixels: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     # 3. Both edges on it, and the corners along with them
     seam += np.interp(columns, knots, path)[:, None] * down * interocular
     corners = list(UPPER_LIP_OUTLINE[:: len(seam) - 1])
-    landmarks[corners] += path[[0, -1], None] * down * interocular
-    for ids in (UPPER_LIP_EDGE, LOWER_LIP_EDGE):
-        landmarks[list(ids)] = seam
+    landmarks[corners] += touch * path[[0, -1], None] * down * interocular
+    for ids, line in zip((UPPER_LIP_EDGE, LOWER_LIP_EDGE), lines[1:3], strict=True):
+        landmarks[list(ids)] = line + touch * (seam - line)
     return landmarks
+
+
+def _rises(value: float, limits: tuple[float, float]) -> float:
+    """0..1, from the first to the second limit: a decision would make the lips of a film jump."""
+    return float(smooth((value - limits[0]) / (limits[1] - limits[0])))
 
 
 def _read(pixels: np.ndarray, at: np.ndarray, interocular: float) -> np.ndarray | None:
@@ -96,8 +106,8 @@ def _read(pixels: np.ndarray, at: np.ndarray, interocular: float) -> np.ndarray 
     return cv2.remap(small, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
-def _shows_teeth(mouth: np.ndarray, rows: np.ndarray, heights: np.ndarray) -> bool:
-    """Whether something paler than the lips lies between the landmarks of their edges; True if none can tell.
+def _without_teeth(mouth: np.ndarray, rows: np.ndarray, heights: np.ndarray) -> float:
+    """0..1: how surely nothing paler than the lips lies between the landmarks of their edges.
 
     mouth: (rows, columns, 3) RGB. rows: (rows, 1), heights: (4, columns) of _LINES, iod.
     """
@@ -113,7 +123,7 @@ def _shows_teeth(mouth: np.ndarray, rows: np.ndarray, heights: np.ndarray) -> bo
     middle = slice(_COLUMNS // 5, -(_COLUMNS // 5))
     between = (pale - np.ma.maximum(*lips))[:, middle][inside[:, middle]]
     known = between.compressed()
-    return not known.size or bool(np.percentile(known, _PALEST) > _PALE)
+    return 1 - _rises(np.percentile(known, _PALEST), _PALE) if known.size else 0.0
 
 
 def cheapest_path(costs: np.ndarray, bends: Sequence[float]) -> np.ndarray:
