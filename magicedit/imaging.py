@@ -646,16 +646,25 @@ def save_image(
     return Path(path)
 
 
+def check_pace(path: str | Path, seconds: float) -> None:
+    """Raises OutputError where a GIF, or a film, cannot show each picture for `seconds`."""
+    low, high = (0.01, 655.35) if Path(path).suffix.lower() == ".gif" else (0.001, 3600.0)
+    if not low <= seconds <= high:
+        raise OutputError(f"{shown(path)}: a picture is shown for {low:g} to {high:g} s, got {seconds:.3g} s")
+
+
 def save_animation(frames: Sequence[Image.Image], path: str | Path, seconds: float = 0.1) -> Path:
     """Writes pictures of one size as a GIF that repeats, each shown for `seconds`; all or nothing. It is
     marked and signed as edited if one of them is.
 
     Raises:
-        OutputError: for another suffix than .gif, as `check_output` does, and where writing fails.
+        OutputError: for another suffix than .gif, as `check_output` and `check_pace`, and where writing
+            fails.
         ImageError: where there are no pictures, or their sizes differ.
     """
     if Path(path).suffix.lower() != ".gif":
         raise OutputError(f"an animation is written as .gif, not as {path}")
+    check_pace(path, seconds)
     writable(path)
     if not frames or len({frame.size for frame in frames}) > 1:
         raise ImageError(f"expected pictures of one size, got {[frame.size for frame in frames]}")

@@ -748,6 +748,9 @@ def test_never_over_the_input_unless_told(capsys, photo, tmp_path, model):
         line = refused(capsys, "measure", photo, option, tmp_path / "smile.json")
         assert f"{option} writes {format}; end the name in .{format.lower()}, got " in line
     assert "use .gif, .mp4 or" in refused(capsys, "interpolate", photo, photo, "-o", tmp_path / "x.mov")
+    for suffix, seconds, limits in (("gif", 1e9, "0.01 to 655.35"), ("mp4", 1e-9, "0.001 to 3600")):
+        words = ["interpolate", photo, photo, "-o", tmp_path / f"x.{suffix}", "--seconds", seconds]
+        assert f"a picture is shown for {limits} s, got " in refused(capsys, *words)
     for words in (  # what is no edit of it never replaces it
         ["sweep", photo, "-o", photo, "--au", "AU12"],
         ["interpolate", photo, photo, "-o", photo],

@@ -8,6 +8,7 @@ import types
 import typing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from magicedit.errors import DatasetError, TrainingError
 from magicedit.files import read_yaml, shown
@@ -364,8 +365,15 @@ def refuse_unused(config: TrainConfig, names: tuple[str, ...]) -> None:
             raise TrainingError(f"--objective {config.objective} does not use --{name}; leave it out")
 
 
+class _Parser(argparse.ArgumentParser):
+    """Reports invalid flags in one line, like all user errors, not after the usage of a hundred flags."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="train.py",
         description="Trains an expression editor on pairs of photographs of one identity.",
         epilog="example: accelerate launch train/train.py --config train/configs/mini-cpu.yaml "

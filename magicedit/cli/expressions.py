@@ -116,6 +116,7 @@ def run_interpolate(args: argparse.Namespace) -> int:
     from magicedit.imaging import (
         WRITTEN_SUFFIXES,
         check_output,
+        check_pace,
         open_photo,
         save_animation,
         save_image,
@@ -144,6 +145,9 @@ def run_interpolate(args: argparse.Namespace) -> int:
     if not args.seconds > 0:
         raise OutputError(f"--seconds must be above 0, got {args.seconds:g}")
     steps = common.pictures_of(args)
+    seconds = args.seconds / (2 * steps - 2)  # of a picture, there and back
+    if suffix in (".gif", ".mp4"):
+        check_pace(args.output, seconds)
     editor = common.load_editor(args, (photo, args.face), (other, "largest"))
     if args.both:
         from magicedit.editor.between import interpolate_photographs
@@ -163,7 +167,6 @@ def run_interpolate(args: argparse.Namespace) -> int:
         if photo.alpha is not None and photo.alpha.min() < 255:
             common.warn(f"warning: {args.photo} is transparent; {suffix} is not, and shows what it hides")
         pictures += pictures[-2:0:-1]  # and back, so that it can repeat
-        seconds = args.seconds / len(pictures)
         if suffix == ".mp4":
             from magicedit.video import save_film
 

@@ -130,10 +130,14 @@ def run_video(args: argparse.Namespace) -> int:
     asked = {"add": args.au, "set": args.set, "emotion": args.emotion, **common.expression_arguments(args)}
     # A hub model's units are unknown before it is loaded
     names = ModelFolder.find(args.model).editable or FACS
-    check_request(names, EditRequest(names=names, **asked), curve)
+    request = EditRequest(names=names, **asked)
+    check_request(names, request, curve)
     work = _work_arguments(args)
     Video(args.video)
     check_video_output(args.output, args.video, exist_ok=args.overwrite)
+    if request.is_empty and curve is None:
+        options = "--au, --set, --emotion, --expression, --neutral, --curve, --key"
+        common.warn(f"warning: nothing is requested ({options}): no frame changes")
     with _resumable(args.output):
         editor = common.load_editor(args)
         asked |= {"face": args.face, "curve": curve, **work}

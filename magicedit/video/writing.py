@@ -19,7 +19,7 @@ import PIL.Image
 
 from magicedit.errors import ImageError, OutputError, VideoError
 from magicedit.files import replacing, sync
-from magicedit.imaging import writable
+from magicedit.imaging import check_pace, writable
 from magicedit.provenance import EDITED, Mark, add_signature, add_to_film, finishing, signed
 from magicedit.video_reading import (
     BT709,
@@ -359,8 +359,7 @@ def save_film(pictures: Sequence[PIL.Image.Image], path: str | Path, seconds_per
     path = check_video_output(path)
     if not pictures or len({picture.size for picture in pictures}) > 1:
         raise ImageError(f"expected pictures of one size, got {[picture.size for picture in pictures]}")
-    if not 0.001 <= seconds_per_picture <= 3600:
-        raise OutputError(f"a picture is shown for 0.001 to 3600 seconds, got {seconds_per_picture}")
+    check_pace(path, seconds_per_picture)
     width, height = pictures[0].size
     time_base = Fraction(1, 90_000)  # seconds a tick
     stamps = [round(index * seconds_per_picture / time_base) for index in range(len(pictures) + 1)]

@@ -62,6 +62,14 @@ def test_units_are_the_models_own_whatever_its_name(folder, monkeypatch, capsys)
         run(capsys, *words, "AU7=1")
 
 
+def test_an_empty_request_is_said_before_the_work(monkeypatch, capsys):
+    monkeypatch.setattr("magicedit.cli.common.load_editor", lambda *_: pytest.fail("the model was loaded"))
+    with pytest.raises(pytest.fail.Exception, match="the model was loaded"):
+        run(capsys, "video", "clip.mp4", "-o", "other.mp4", "--quiet")
+    told = "warning: nothing is requested (--au, --set, --emotion, --expression, --neutral, --curve, --key)"
+    assert capsys.readouterr().err.startswith(told)
+
+
 def test_reenact_as_text(capsys):
     words = (
         "reenact",
