@@ -33,7 +33,7 @@ from magicedit.warping.wink import wink
 # A jury reads the anatomical turn as "barely moves". With this gain the iris's outline moves by about 1.15 to
 # 1.2 of what is asked to the sides and 1.0 to 1.15 up and down; MediaPipe's iris by 0.8 to 0.9 to the sides.
 _GAZE_GAIN = 1.2
-_DOWNWARDS = 0.88  # of what is asked: the outline moves by 1.2 of it where the lids leave it in sight
+_DOWNWARDS = 0.88  # of that: lids that leave the pupil in sight show all of the movement
 # Centre, then four points of the outline; the subject's left eye first
 _IRIS = (slice(473, 478), slice(468, 473))
 _CORNERS = EYE_CORNERS["mediapipe478"][::-1]
@@ -98,7 +98,7 @@ def move_eyes(
             half; values below 0 count as 0. An eye that closes more than the other one takes brow and cheek
             along. "gaze_yaw" in degrees, positive towards the subject's own left.
             "gaze_pitch" in degrees, positive upwards. Irises move `_GAZE_GAIN` times as far as
-            eyeballs would. Gaze is limited to `GAZE_RANGE`, and where eyes that look aside already would lose
+            eyeballs would, downwards by `_DOWNWARDS` of that. Gaze is limited to `GAZE_RANGE`, and where eyes that look aside already would lose
             their irises in the corners. Other names are ignored.
         glasses: 0..1, how strongly rims hold brow and cheek in place, see `magicedit.faces.glasses`.
         in_place: whether `pixels` itself is changed.
