@@ -96,10 +96,10 @@ def move_eyes(
         landmarks: MediaPipe's (478, 2), photograph px.
         request: name -> value. "AU43", whole or of one side, in intensity steps 0..5: 5 closes the eye, 2.5
             half; values below 0 count as 0. An eye that closes more than the other one takes brow and cheek
-            along. "gaze_yaw" in degrees, positive towards the subject's own left.
-            "gaze_pitch" in degrees, positive upwards. Irises move `_GAZE_GAIN` times as far as
-            eyeballs would, downwards by `_DOWNWARDS` of that. Gaze is limited to `GAZE_RANGE`, and where eyes that look aside already would lose
-            their irises in the corners. Other names are ignored.
+            along. "gaze_yaw" in degrees, positive towards the subject's own left; "gaze_pitch" in degrees,
+            positive upwards. Irises move `_GAZE_GAIN` times as far as eyeballs would, downwards `_DOWNWARDS`
+            of that. Gaze is limited to `GAZE_RANGE`, and where eyes that look aside already would lose their
+            irises in the corners. Other names are ignored.
         glasses: 0..1, how strongly rims hold brow and cheek in place, see `magicedit.faces.glasses`.
         in_place: whether `pixels` itself is changed.
 
