@@ -39,10 +39,13 @@ CREASES: Mapping[str, Mapping[str, float]] = {
 _MOST = (-0.95, 0.9)  # a trace of a lifted crease stays
 _LIFTED_AREAS = {"frown": "scowl"}  # bulges above the brows go with the lines between them
 # Interocular distances, standard deviations: what is finer is texture, what is wider is the face's shape. A
-# crease is deepened along its dark line alone, or its ridges would shine
-_LIFTED, _DEEPENED = (0.004, 0.075), (0.006, 0.03)
+# crease is deepened along its dark line alone, or its ridges would shine. Last: px that are finer at least
+_LIFTED, _DEEPENED = (0.004, 0.075, 0.35), (0.006, 0.03, 0.6)
 # Natural logarithms of light: what differs more is no crease; what is to be lifted and differs less, texture
 _LIFTED_RANGE, _DEEPENED_RANGE, _TEXTURE = (-1.5, 0.3), (-1.0, 0.0), 0.02
+# Hairs of a beard differ so many times as much as its average; interocular distances, standard deviations, of
+# what is finer than they are apart, and of the average
+_HAIRS, _ROUGH = 1.5, (0.02, 0.12)
 _AROUND = 0.03  # interocular distances around brows, eyes and lips in which no skin is read
 _DARK = 8.0  # levels of light that count as dark
 _WORKED_AT = 80.0  # px an interocular distance at which wide blurs are made
@@ -106,21 +109,30 @@ def _beyond(kept: np.ndarray, width: float) -> np.ndarray:
     return 1 - cv2.GaussianBlur(grown.astype(np.float32), (0, 0), 0.7 * width)
 
 
-def change_creases(pixels: np.ndarray, gain: np.ndarray, skin: np.ndarray, interocular: float) -> np.ndarray:
+def change_creases(
+    pixels: np.ndarray,
+    gain: np.ndarray,
+    skin: np.ndarray,
+    interocular: float,
+    beard: np.ndarray | None = None,
+) -> np.ndarray:
     """Returns the picture with creases deepened or lifted, (h, w, 3) float32 levels.
 
     pixels: (h, w, 3) uint8 RGB. gain: (h, w), what is added to the depth of creases, as a share. skin: (h, w)
-    0..1, where what surrounds a crease may be read: brows beside it would hide it. interocular: px.
+    0..1, where what surrounds a crease may be read: brows beside it would hide it. interocular: px. beard:
+    (h, w) 0..1, where one may grow: there, what differs no more than its surroundings do is not lifted.
     """
     light = cv2.LUT(pixels, np.log(np.arange(256, dtype=np.float32) + _DARK))
     factor = min(1.0, _WORKED_AT / interocular)
     sums = _skin_light(light, skin, factor)
 
-    def creases(fine: float, wide: float) -> np.ndarray:
+    def creases(fine: float, wide: float, least: float) -> np.ndarray:
         """(h, w, 3) natural logarithms of light by the skin's."""
         blurred = cv2.GaussianBlur(sums, (0, 0), wide * interocular * factor)
         around = cv2.resize(blurred[..., :3] / blurred[..., 3:], light.shape[1::-1])
-        return np.subtract(cv2.GaussianBlur(light, (0, 0), max(0.6, fine * interocular)), around, out=around)
+        return np.subtract(
+            cv2.GaussianBlur(light, (0, 0), max(fine * interocular, least)), around, out=around
+        )
 
     picture = pixels.astype(np.float32)
     deeper, lifted = np.maximum(gain, 0), np.minimum(gain, 0)
@@ -133,13 +145,24 @@ def change_creases(pixels: np.ndarray, gain: np.ndarray, skin: np.ndarray, inter
         depth = creases(*_LIFTED)
         grey = cv2.transform(depth, np.full((1, 3), 1 / 3, np.float32))
         removed = np.clip(grey, *_LIFTED_RANGE)
-        removed -= np.clip(removed, -_TEXTURE, _TEXTURE)
+        kept = np.float32(_TEXTURE)
+        if beard is not None:
+            kept = np.maximum(_HAIRS * beard * _roughness(light, interocular, factor), kept)
+        removed -= np.clip(removed, -kept, kept)
         share = np.divide(removed, grey, out=np.zeros_like(grey), where=removed != 0)
         depth *= in_channels(lifted * share)
         picture += _DARK
         picture *= cv2.exp(depth)
         picture -= _DARK
     return picture
+
+
+def _roughness(light: np.ndarray, interocular: float, factor: float) -> np.ndarray:
+    """(h, w) how much light (h, w, 3) differs from place to place, worked out at `factor` its size."""
+    small = cv2.resize(light, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA).mean(-1)
+    fine, around = (width * interocular * factor for width in _ROUGH)
+    rough = cv2.GaussianBlur(np.abs(small - cv2.GaussianBlur(small, (0, 0), fine)), (0, 0), around)
+    return cv2.resize(rough, light.shape[1::-1])
 
 
 def _skin_light(light: np.ndarray, skin: np.ndarray, factor: float) -> np.ndarray:

@@ -21,7 +21,7 @@ from magicedit.faces.regions import region_polygon
 from magicedit.vocabulary import split_sides, whole_name
 from magicedit.warping.change import in_channels, upsampled, window_of
 from magicedit.warping.creases import CREASES, amounts_of, change_creases, crease_amounts, crease_areas
-from magicedit.warping.muscles import SKIN
+from magicedit.warping.muscles import NOSE_BASE, SKIN
 from magicedit.warping.reliefs import RELIEFS, relief_light
 
 TABLE = Path(__file__).with_name("face_shading.safetensors")
@@ -151,7 +151,9 @@ def shade(
     lit = np.exp(changes[..., :3])
     if changes[..., 3].any():
         interocular = face_frame(landmarks).interocular
-        lit *= change_creases(view, changes[..., 3], upsampled(skin, fine, window), interocular)
+        beard = (places[..., 1] > table.places[NOSE_BASE, 1]).astype(np.float32)
+        skin, beard = (upsampled(values, fine, window) for values in (skin, beard))
+        lit *= change_creases(view, changes[..., 3], skin, interocular, beard)
     else:
         lit *= view
     view[:] = np.rint(np.clip(lit, 0, 255, out=lit), out=lit)

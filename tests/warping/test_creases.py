@@ -105,6 +105,17 @@ def test_a_lifted_line_takes_the_colour_of_the_skin_and_leaves_texture():
     assert lifted[:, 10:40].std(0).mean() > 0.9 * face[:, 10:40].std(0).mean()
 
 
+def test_a_line_in_smooth_skin_is_lifted_and_a_beard_stays():
+    whole = np.ones((80, 240), np.float32)
+    face = np.full((80, 240, 3), 140, np.uint8)
+    face[:, 60:64] = 90
+    hairs = np.random.default_rng(0).random((80, 120)) < 0.3
+    face[:, 120:][cv2.GaussianBlur(hairs.astype(np.float32), (0, 0), 1.0) > 0.4] = 60
+    shaved, bearded = (change_creases(face, -0.95 * whole, whole, 200.0, beard) for beard in (None, whole))
+    assert bearded[:, 61:63].mean() > 120
+    assert bearded[:, 160:220].std() > 0.8 * face[:, 160:220].std() > 1.2 * shaved[:, 160:220].std()
+
+
 def test_bulges_above_the_brows_are_lifted_and_never_deepened(frowning):
     x, y = np.rint(place(frowning, 0.4, -0.5)).astype(int)
     bulging = frowning.pixels.copy()
