@@ -5,6 +5,7 @@ Gradio's page is mounted in our own application behind `magicedit.app.guard`, an
 
 import contextlib
 import ipaddress
+import logging
 import os
 import secrets
 import signal
@@ -175,6 +176,8 @@ def listening(app: Any, address: str, port: int) -> Iterator[None]:
             time.sleep(0.01)
         yield
     finally:
+        # Else it prints a traceback for each page that is still open
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         server.should_exit = True
         thread.join()
 

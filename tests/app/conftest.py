@@ -54,6 +54,8 @@ def served(cwd: Path, **environment: str) -> Iterator[tuple[str, subprocess.Pope
     finally:
         process.terminate()
         process.wait(timeout=30)
+    drain.join()
+    assert "Traceback" not in "".join(lines)  # also where pages are open as it ends
 
 
 @pytest.fixture(scope="session")
