@@ -71,6 +71,23 @@ BEFORE_RELOAD = """(...values) => {
     return values.map(value => value ?? (type === 'reload' ? sessionStorage.getItem('magicedit') ?? '' : ''));
 }"""
 
+# The name of the browser's error, or "": Gradio's own camera is silent where there is none
+ASK_CAMERA = """async () => {
+    try {
+        const stream = await navigator.mediaDevices.getUserMedia({ video: true });
+        stream.getTracks().forEach(track => track.stop());
+        return [''];
+    } catch (error) {
+        return [error.name];
+    }
+}"""
+NO_CAMERA = {
+    "NotAllowedError": "the browser refused the camera: allow it for this page in the browser's settings",
+    "NotFoundError": "the browser found no camera: connect one",
+    "NotReadableError": "the camera cannot be read: close what else uses it",
+    "TypeError": "browsers lend the camera only to pages on the same machine and by HTTPS",
+}
+
 IS_UNFOLDED = "() => [document.querySelector('#upload').checkVisibility()]"
 
 PRIVATE = {"api_visibility": "private"}
@@ -128,10 +145,11 @@ class Page:
                     self.photographs = PhotographsTab()
                     self.settings = SettingsTab(settings, live)
             self.status = self.pictures.status
-            self.edit_shown = [*self.pictures.of_edit, self.status, self.ticket]
+            self.edit_shown = [*self.pictures.of_edit, self.status]
             self.shown_later = [self.pictures.history, self.measured.bars]
             self.photograph_shown = [
-                *(*self.pictures.of_faces, *self.expression.shown, *self.edit_shown, self.settings.lent)
+                *(*self.pictures.of_faces, *self.expression.shown, *self.edit_shown),
+                *(self.ticket, self.settings.lent),
             ]
             # The browser notes the progress of each event in every component that ever was to show any: in
             # one that shows nothing, instead of a hundred sliders
@@ -184,7 +202,10 @@ class Page:
         self._empties(opens(pictures.camera.input, self.on_camera, pictures.camera), pictures.camera)
         self._tells_trouble(opens(pictures.example.click, self.on_example))
         self._tells_trouble(opens(pictures.earlier.select, self.on_reopen))
-        pictures.ask_camera.click(lambda: gr.Image(visible=True), None, pictures.camera, **self.quick)
+        asking = pictures.ask_camera.click(
+            self._spoken(self.on_ask_camera), {pictures.trouble}, pictures.camera, js=ASK_CAMERA, **self.quick
+        )
+        self._tells_trouble(asking)
         shown = [pictures.opening, pictures.earlier]
         pictures.reopen.click(self.on_open, {pictures.unfolded}, shown, js=IS_UNFOLDED, **self.quick)
         chosen = [*pictures.of_faces, *tab.shown, pictures.stage]
@@ -286,7 +307,7 @@ class Page:
             (pictures.redo.click, self.on_redo),
             (pictures.history.select, self.on_history),
         ):
-            shown = [*tab.shown, *self.edit_shown]
+            shown = [*tab.shown, *self.edit_shown, self.ticket]
             event(self._spoken(handler), tab.way, shown, **self.quick)
         for button, handler in ((pictures.png, self.on_png), (pictures.jpeg, self.on_jpeg)):
             button.click(self._spoken(handler), None, pictures.result_file, **WITH_MODEL).success(
@@ -382,6 +403,13 @@ class Page:
     def on_camera(self, request: gr.Request, values: Values) -> Updates:
         return self._open(request, values, values[self.pictures.camera])
 
+    def on_ask_camera(self, request: gr.Request, values: Values) -> Updates:
+        self.sessions.of(request)  # notes what is told
+        if error := values[self.pictures.trouble]:
+            told = NO_CAMERA.get(error, "the browser lends no camera")
+            raise MagicEditError(f"{told}, or open a photograph from a file")
+        return {self.pictures.camera: gr.Image(visible=True)}
+
     def on_example(self, request: gr.Request, values: Values) -> Updates:
         return self._open(request, values, str(EXAMPLE))
 
@@ -407,7 +435,7 @@ class Page:
 
     def _show_photograph(self, session: Session, values: Values, linked: bool) -> Updates:
         sliders = self.expression.show(session, values[self.expression.mode], linked)
-        edit = self.pictures.show_faces(session) | self._show_edit(session)
+        edit = self.pictures.show_faces(session) | self._show_edit(session) | {self.ticket: session.ticket}
         return edit | sliders | self.settings.show_lent(session)
 
     def on_trouble(self, request: gr.Request) -> str:
@@ -450,7 +478,7 @@ class Page:
         if not session.is_current(int(values[self.ticket])) or self._move(session, values):
             return gr.skip()
         preview = self._preview(session, self.settings.read(values), values)
-        return self.expression.show_values(session, values) | preview
+        return self.expression.show_values(session, values) | preview or gr.skip()
 
     def on_release(self, request: gr.Request, values: Values) -> Updates:
         """A drag ends. Noted at once, it counts for the face that was dragged, whatever is chosen next."""
@@ -481,14 +509,13 @@ class Page:
         return ends
 
     def _preview(self, session: Session, settings: EditRequest | None, values: Values) -> Updates:
-        """Updates the picture; nothing where previews are off or would show what is shown."""
-        live = values[self.settings.live] and settings is not None
-        if not live or (preview := session.preview(settings)) is None:
+        """Updates the picture, also back to the edit of these requests; nothing where previews are off."""
+        if not values[self.settings.live] or settings is None:
             return {}
-        before, _ = session.shown()
-        return self.pictures.show_pair(session, before, preview) | {
-            self.status: said("Preview, not measured.")
-        }
+        preview = session.preview(settings)
+        before, after = session.shown()
+        words = summary(session) if preview is None else "Preview, not measured."
+        return self.pictures.show_pair(session, before, preview or after) | {self.status: said(words)}
 
     def on_ask(
         self,
@@ -529,17 +556,17 @@ class Page:
     def on_undo(self, request: gr.Request, values: Values) -> Updates:
         session = self.sessions.of(request)
         session.undo()
-        return self._show_sliders(session, values) | self._show_edit(session)
+        return self._show_moved(session, values)
 
     def on_redo(self, request: gr.Request, values: Values) -> Updates:
         session = self.sessions.of(request)
         session.redo()
-        return self._show_sliders(session, values) | self._show_edit(session)
+        return self._show_moved(session, values)
 
     def on_history(self, request: gr.Request, event: gr.SelectData, values: Values) -> Updates:
         session = self.sessions.of(request)
         session.show(event.index)
-        return self._show_sliders(session, values) | self._show_edit(session)
+        return self._show_moved(session, values)
 
     def on_png(self, request: gr.Request) -> str:
         return str(self.sessions.of(request).save_result(".png"))
@@ -640,7 +667,12 @@ class Page:
 
     def _edit(self, session: Session, progress: gr.Progress) -> Updates:
         session.wanted_edit(telling(progress))
-        return self._show_edit(session)
+        return self._show_edit(session) or gr.skip()
+
+    def _show_moved(self, session: Session, values: Values) -> Updates:
+        """Updates the page after a move in the history; the new ticket comes with the sliders it is for."""
+        edit = self._show_sliders(session, values) | self._show_edit(session)
+        return edit | {self.ticket: session.ticket}
 
     def _show_chosen(self, session: Session, values: Values) -> Updates:
         sliders = self._show_sliders(session, values)
@@ -653,9 +685,8 @@ class Page:
     def _show_edit(self, session: Session) -> Updates:
         """Updates `edit_shown`."""
         if session.photo is None:
-            return {self.ticket: session.ticket}
-        words = {self.status: said(summary(session)), self.ticket: session.ticket}
-        return self.pictures.show_edit(session) | words
+            return {}
+        return self.pictures.show_edit(session) | {self.status: said(summary(session))}
 
 
 def numbers_of(given: dict[str, Any], *names: str) -> list[float]:

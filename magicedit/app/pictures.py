@@ -54,6 +54,7 @@ class Pictures:
                 elem_id="camera",
             )
         self.unfolded = gr.Checkbox(visible=False)  # whether `opening` is, told by the browser
+        self.trouble = gr.Textbox(visible=False)  # why there is no camera, told by the browser
         self.stage = stage()
         self.drags = drags()
         with gr.Row(elem_id="strip"):

@@ -556,12 +556,13 @@ class Session:
     def preview(self, settings: EditRequest) -> Path | None:
         """Makes the quickest edit of the requests, unmeasured, as the page shows it.
 
-        None if the shown edit has the same requests and settings, which a late preview must not cover.
+        None if the shown edit has the same requests and settings, or the photograph is shown and nothing is
+        requested: a late preview must not cover it.
         """
         with self._lock:
             photo, asked, reference, shown = self._opened(), self._asked(), self.reference, self.past()
             face = self.faces[self.chosen] if self.close_up else None
-        if shown is not None and shown.asks(asked, settings, reference):
+        if not asked if shown is None else shown.asks(asked, settings, reference):
             return None
         settings = self._lent(settings, reference)
         quickest = replace(settings, quality="live", steps=None, tolerance=None)

@@ -9,3 +9,17 @@ for (const name of ['pointerup', 'focusout']) document.addEventListener(name, ev
     if (field && (name === 'pointerup' || field.type === 'number')) trigger('release');
 });
 document.addEventListener('click', event => event.target.closest('#edit') && trigger('release'));
+
+// A finger that scrolls the page has set the slider that it began on: that goes back
+let touched = null;
+document.addEventListener('pointerdown', ({ target, pointerType }) => {
+    const slides = pointerType === 'touch' && target.matches(`${IN_SLIDER}[type=range]`);
+    touched = slides ? { slider: target, value: target.value } : null;
+}, true);
+document.addEventListener('pointercancel', () => {
+    if (touched && touched.slider.value !== touched.value) {
+        touched.slider.value = touched.value;
+        for (const name of ['input', 'pointerup']) touched.slider.dispatchEvent(new Event(name, { bubbles: true }));
+    }
+    touched = null;
+});

@@ -22,8 +22,7 @@ let told = null; // the view and edit of which `end` told last
 
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 
-function place(event) {
-    const box = frame.getBoundingClientRect();
+function place(event, box = frame.getBoundingClientRect()) {
     return { x: (event.clientX - box.left) / box.width, y: (event.clientY - box.top) / box.height };
 }
 
@@ -100,14 +99,16 @@ show();
 // --- pointers ---
 
 frame.addEventListener('pointerdown', event => {
-    if (event.button !== 0 || drag) return;
+    if (drag?.handle) breakOff();
+    if (event.button !== 0 || !event.isPrimary || drag) return;
     const handle = event.target.closest('.me-handle');
     drag = { id: event.pointerId, x: event.clientX, y: event.clientY, moved: false, from: { ...zoom } };
     if (handle) {
-        const box = frame.getBoundingClientRect();
-        Object.assign(drag, { handle, number: ++drags, value: props.value, start: {
-            x: parseFloat(handle.style.left) / 100 - (event.clientX - box.left) / box.width,
-            y: parseFloat(handle.style.top) / 100 - (event.clientY - box.top) / box.height,
+        const box = frame.getBoundingClientRect(); // of the whole drag: a line of text more above moves the picture
+        const { x, y } = place(event, box);
+        Object.assign(drag, { handle, box, number: ++drags, value: props.value, down: { x, y }, start: {
+            x: parseFloat(handle.style.left) / 100 - x,
+            y: parseFloat(handle.style.top) / 100 - y,
         } });
         handle.classList.add('me-held');
     }
@@ -127,13 +128,19 @@ frame.addEventListener('pointermove', event => {
 
 function tell(event, ends) {
     if (!drag.moved) return;
-    if (event.type !== 'pointercancel') drag.at = place(event); // that has no place
+    if (event.type !== 'pointercancel') drag.at = place(event, drag.box); // that has no place
     const [x, y] = [clamp(drag.at.x + drag.start.x, 0, 1), clamp(drag.at.y + drag.start.y, 0, 1)];
     Object.assign(drag.handle.style, { left: `${100 * x}%`, top: `${100 * y}%` });
     const { chosen, view } = drag.value;
     const number = Number(drag.handle.dataset.number);
     const detail = { of: 'handle', number, x, y, drag: drag.number, face: chosen, view, ends };
     document.dispatchEvent(new CustomEvent('me-drag', { detail }));
+}
+
+// Two fingers zoom: what the first one moved goes back
+function breakOff() {
+    drag.at = drag.down;
+    end({ type: 'pointercancel', pointerId: drag.id });
 }
 
 function end(event) {

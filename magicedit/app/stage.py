@@ -30,8 +30,9 @@ POSITIONS = "positions"
 READ_POSITIONS = """(...values) => {
     const units = [...document.querySelectorAll('#sliders .me-unit')];
     const positions = Object.fromEntries(units.map(unit => {
-        const { value } = unit.querySelector('input[type=number]');
-        return [unit.id.replace('slider-', ''), value === '' ? null : Number(value)];
+        const { value, min, max } = unit.querySelector('input[type=number]');
+        const within = Math.min(Math.max(Number(value), Number(min)), Number(max)); // as it will be shown
+        return [unit.id.replace('slider-', ''), value === '' ? null : within];
     }));
     return values.map(value => (value === 'POSITIONS' ? positions : value));
 }""".replace("POSITIONS", POSITIONS)

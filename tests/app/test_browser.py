@@ -5,6 +5,7 @@ import json
 import queue
 import re
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -491,13 +492,16 @@ def test_cancel_drops_an_edit_that_waits(open_held_page, held, photographs):
     assert "AU12 -3.0" in status(page, "Edit 1 of 1")  # what waited made no edit before
 
 
-def test_typing_a_number_is_one_edit_and_an_empty_one_no_error(page):
+def test_typing_a_number_is_one_edit_and_an_empty_or_too_large_one_no_error(page):
     number = page.locator("#slider-AU12L input[type=number]")
     number.fill("-2")
     page.click("#edit")  # leaving the field lets go of the slider, too
     status(page, "Edit 1 of 1")
     time.sleep(1)
     assert "Edit 1 of 1" in page.inner_text("#status")
+    number.fill("99")
+    page.click("#edit")
+    assert f"AU12 +{ADD_RANGE[1]:.1f}" in status(page, "Edit 2 of 2")
     number.fill("")
     page.click("#edit")
     time.sleep(1)
@@ -529,6 +533,50 @@ def test_on_a_phone_nothing_sticks_out_and_the_picture_stays_in_view(open_page, 
         return below and picture["y"] >= -5 and page.locator("#undo").bounding_box()["y"] >= 0
 
     eventually(page, all_in_view, "the picture covers the slider")
+
+
+def test_fingers_drag_and_what_scrolls_or_zooms_changes_no_slider(open_page):
+    page = open_page(**PHONE, is_mobile=True)
+    page.tap("#example")
+    status(page, "The photograph itself")
+    pictured(page)
+    input_ = page.context.new_cdp_session(page)
+
+    def touch(kind: str, *fingers: tuple[float, float]) -> None:
+        points = [{"x": x, "y": y, "id": number} for number, (x, y) in enumerate(fingers)]
+        input_.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    corner = next(number for number, handle in enumerate(HANDLES) if "left corner" in handle.label)
+    x, y = corner_of(page, corner)
+    touch("touchStart", (x, y))
+    touch("touchMove", (x + 3, y - 7))
+    status(page, "Preview")  # shorter than the line before
+    touch("touchMove", (x + 5, y - 12))
+    touch("touchEnd")
+    smile = status(page, "Edit 1 of 1")
+    assert "AU12 +" in smile
+    assert "AU15" not in smile
+    # A second finger zooms: the drag goes back
+    pictured(page)
+    x, y = corner_of(page, corner)
+    touch("touchStart", (x, y))
+    touch("touchMove", (x, y + 10))
+    status(page, "Preview")
+    touch("touchStart", (x, y + 10), (100.0, y))
+    touch("touchEnd")
+    assert status(page, "Edit") == smile
+    # A finger on a slider scrolls the page
+    page.locator("#slider-AU25").evaluate("slider => slider.scrollIntoView({ block: 'center' })")
+    box = page.locator("#slider-AU25 input[type=range]").bounding_box()
+    x, y = box["x"] + 0.8 * box["width"], box["y"] + box["height"] / 2
+    before = page.evaluate("scrollY")
+    touch("touchStart", (x, y))
+    for up in range(10, 110, 10):
+        touch("touchMove", (x, y - up))
+    touch("touchEnd")
+    eventually(page, lambda: page.evaluate("scrollY") > before, "the page does not scroll")
+    expect(page.locator("#slider-AU25 input[type=number]")).to_have_value("0")
+    assert status(page, "Edit") == smile
 
 
 def corner_of(page, number: int) -> tuple[float, float]:
@@ -729,6 +777,33 @@ def test_a_photograph_from_the_camera(open_page):
     page.wait_for_function("document.querySelector('#camera video')?.videoWidth > 0")
     page.click("#camera button[aria-label='capture photo']")
     status(page, "no face was found")  # on the pattern of Chromium's camera
+
+
+@pytest.mark.parametrize(
+    ("flags", "told_of"),
+    [(CAMERA[:1], "the browser refused the camera"), ([], "the browser found no camera")],
+)
+def test_a_camera_that_the_browser_does_not_lend_is_told(browser, address, flags, told_of):
+    other = browser.browser_type.launch(executable_path=CHROMIUM, args=[*QUIET, *flags])
+    with contextlib.closing(other), tabs(other, address) as opened:
+        page = opened()
+        page.click("#ask-camera")
+        assert "or open a photograph from a file" in status(page, told_of)
+        expect(page.locator("#camera")).to_be_hidden()
+
+
+def test_heic_without_its_decoder_is_told_and_the_photograph_stays(
+    open_held_page, photographs, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "pi_heif", None)
+    page = open_held_page()
+    opened_photograph(page, photographs / "one.png")
+    page.click("#reopen")
+    (tmp_path / "phone.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0heicmif1" + bytes(100))
+    drop(page, tmp_path / "phone.HEIC")
+    assert "magicedit[heic]" in status(page, "phone.HEIC is HEIC; convert it first")
+    slide(page, "AU12L", -3.0)
+    assert "AU12 -3.0" in status(page, "Edit 1 of 1")
 
 
 def test_a_pasted_photograph(open_page, photographs):

@@ -94,6 +94,15 @@ def test_positions_of_sliders_are_numbers_or_told(editor, photographs, tmp_path)
     session.close()
 
 
+def test_the_answer_of_an_edit_makes_no_slider_current(editor, tmp_path):
+    """It may arrive before that of an undo, whose sliders would then be asked for what they showed before."""
+    page = Page(Sessions(editor, tmp_path), live=True, settings=EditRequest())
+    shown = {event.name: event.outputs for event in page.blocks.fns.values()}
+    assert page.ticket in shown["on_undo"]
+    for name in ("on_ask", "on_edit", "on_drag", "on_move"):
+        assert page.ticket not in shown[name]
+
+
 def test_an_edit_that_a_closed_page_cancels_opens_no_session(editor, photographs, tmp_path):
     """What comes of it is told to nobody."""
     sessions = Sessions(editor, tmp_path)
