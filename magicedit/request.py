@@ -73,6 +73,9 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for entry in fields(self):
+            if isinstance(value := getattr(self, entry.name), np.generic):  # JSON holds Python's numbers only
+                object.__setattr__(self, entry.name, value.item())
         if self.steps is not None and not (_is_whole(self.steps) and 1 <= self.steps <= MOST_STEPS):
             raise MagicEditError(
                 f"the number of denoising steps must be at least 1 and at most {MOST_STEPS}, "

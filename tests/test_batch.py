@@ -29,7 +29,7 @@ from skimage import data
 
 from magicedit import ExpressionEditor
 from magicedit.action_units import DEAD_ZONE, EMOTIONS, NAMES, editable
-from magicedit.batch import JOURNAL, EditRequest, edit_folder, edit_manifest
+from magicedit.batch import JOURNAL, EditRequest, edit_folder, edit_manifest, edit_photographs
 from magicedit.batch.rows import COLUMNS, Row, rows_of_manifest
 from magicedit.batch.workers import EditorSettings, Pool, edit_rows, sensible_workers
 from magicedit.cli import main
@@ -110,6 +110,8 @@ def test_references_of_a_batch_are_checked_first_and_remembered(photos, tmp_path
     Image.new("RGB", (200, 200)).save(smile)
     with pytest.raises(MagicEditError, match=r"no face was found in .*a\.png"):
         edit_folder(photos, out, request)
+    with pytest.raises(MagicEditError, match=r"photos must be a list of photographs, got '.*a\.png'"):
+        edit_photographs(str(smile), out, request)
 
 
 def test_whole_numbers_of_a_manifest_may_have_a_point(tmp_path):

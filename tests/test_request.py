@@ -1,8 +1,10 @@
 """What an edit asks for: parsed once, checked without a face, resolved against one."""
 
+import json
 import time
 from dataclasses import fields
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -45,6 +47,8 @@ def test_equal_requests_are_equal():
     assert one == EditRequest({"AU12": 3.0, "AU4": 1}, emotion=("happiness", 0.5))
     assert one.to_json() == {"add": {"AU4": 1.0, "AU12": 3.0}, "emotion": "happiness:0.5"}
     assert EditRequest().to_json() == {}
+    numbers = EditRequest(face=np.int64(1), seed=np.int32(3), guidance=np.float32(0.5), neutral=np.bool(True))
+    assert json.dumps(numbers.to_json()) == '{"guidance": 0.5, "seed": 3, "face": 1, "neutral": true}'
     assert EditRequest().is_empty
     assert not one.is_empty
 

@@ -27,6 +27,7 @@ from magicedit.ledger import Ledger
 from magicedit.models.face_model import runs_as_graphs
 from magicedit.models.folder import ModelFolder
 from magicedit.request import EditRequest
+from magicedit.vocabulary import quoted
 
 _REFERENCE_SIZE = 512  # px, of the crops in which mouths of references are compared, whatever the model
 
@@ -175,6 +176,8 @@ def edit_photographs(
     Raises:
         MagicEditError: also where two photographs have one name, or one is in `output`.
     """
+    if isinstance(photos, str | Path):
+        raise MagicEditError(f"photos must be a list of photographs, got {quoted(photos)}")
     try:
         folder = Path(os.path.commonpath([os.path.dirname(os.path.abspath(photo)) for photo in photos]))
     except ValueError as error:  # none, or on several drives of Windows
