@@ -30,6 +30,7 @@ from magicedit.warping import (
     move_eyes,
     moved_by_muscles,
     parts_lips,
+    resting_eyeballs,
     shade,
     steer,
     turn_head,
@@ -262,9 +263,12 @@ class FaceChanger:
         landmarks = cut.landmarks_in_photo
         own = self.model.vocabulary
         geometric = {name: presence * value for name, value in request.items() if whole_name(name) not in own}
+        eyeballs = []
         if self.composes:
             shade(pixels, cut.alignment, region, landmarks, request, in_place=True)
             move_eyes(pixels, landmarks, geometric, cut.glasses, in_place=True)
+            flow = change.flow * region[..., None]
+            eyeballs = resting_eyeballs(pixels, cut.alignment, flow, landmarks, geometric)
         donor = donor or settings.mouths.donor(landmarks, settings.seed)
         mouth = settings.mouths.mouth(pixels, landmarks, cut.alignment, donor)
         carry_mouth(
@@ -277,6 +281,8 @@ class FaceChanger:
             parts=parts_lips(request),
             in_place=True,
         )
+        for eyeball in eyeballs:
+            eyeball.draw(pixels)
         return turn_head(pixels, landmarks, geometric, cut.glasses, in_place=True)
 
     def requested_changes(

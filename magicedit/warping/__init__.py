@@ -3,6 +3,7 @@
 from magicedit.change import Change, no_change
 from magicedit.warping.change import carry_change, estimate_change, join_sides
 from magicedit.warping.correspondence import LIPS_WEIGHT, Correspondence, correspond, near_lips
+from magicedit.warping.eyeballs import resting_eyeballs
 from magicedit.warping.eyes import move_eyes
 from magicedit.warping.hanging import without_hanging
 from magicedit.warping.head import turn_head
@@ -38,6 +39,7 @@ __all__ = [
     "no_change",
     "own_mouth",
     "parts_lips",
+    "resting_eyeballs",
     "shade",
     "steer",
     "turn_head",

@@ -35,11 +35,11 @@ from magicedit.warping.wink import wink
 _GAZE_GAIN = 1.2
 _DOWNWARDS = 0.88  # of that: lids that leave the pupil in sight show all of the movement
 # Centre, then four points of the outline; the subject's left eye first
-_IRIS = (slice(473, 478), slice(468, 473))
+IRIS = (slice(473, 478), slice(468, 473))
 _CORNERS = EYE_CORNERS["mediapipe478"][::-1]
 # Window around an eye, eye widths: beside its corners, above its fold, below its lower lid
 _BESIDE, _ABOVE, _BELOW = 0.38, 0.16, 0.42
-_LEAST_WINDOW = 3  # px a side
+LEAST_WINDOW = 3  # px a side
 # What the lids move while the eye moves upwards, downwards, as shares of the iris's movement. Eyes that look
 # down seem sleepy where the pupil stays in the middle of the opening, and narrow ones where a lid hides it
 _UPPER_FOLLOWS = (0.6, 0.92)
@@ -70,7 +70,7 @@ _LEAST_PIXELS = 12  # of white that show the lid's shade
 _NEAR_LIDS = (0.08, 0.16)  # of the opening's height: the iris's outline is not looked for, and is
 _LID_EDGE = 0.18  # of the height of the opening: lashes and the lid's shadow darken the eyeball
 _SHADE = (0.55, 1.06)  # limits of the change of light when a part of the iris moves
-_HIDDEN = (0.02, 0.20)  # of the opening's height: the lid's edge hides the eyeball, and no longer does
+HIDDEN = (0.02, 0.20)  # of the opening's height: the lid's edge hides the eyeball, and no longer does
 
 
 @dataclass(frozen=True)
@@ -108,26 +108,16 @@ def move_eyes(
         (`eye_openness` below `CLOSED`) and for those whose iris is not seen, as behind sunglasses. Otherwise
         a photograph, new unless `in_place`, that differs around the eyes only.
     """
-    yaw, pitch = (float(np.clip(request.get(name, 0.0), *GAZE_RANGE)) for name in ("gaze_yaw", "gaze_pitch"))
-    closures = [float(np.clip(side.get("AU43", 0.0) / 5, 0, 1)) for side in split_sides(request)]
     landmarks = np.asarray(landmarks, np.float64)
-    frame = face_frame(landmarks)
-    radii = [np.linalg.norm(landmarks[ids][1:] - landmarks[ids][0], axis=1).mean() for ids in _IRIS]
-    # Both eyes turn alike, so a foreshortened iris does not shorten its movement
-    eyeball = _GAZE_GAIN * EYEBALL_RADIUS * 2 * np.mean(radii)
-    pitch *= _DOWNWARDS if pitch < 0 else 1
-    turn = eyeball * np.sin(np.deg2rad([yaw, -pitch])) @ frame.rotation  # (2,) px
-
-    open_eyes = [side for side, openness in enumerate(eye_openness(landmarks)) if openness >= CLOSED]
-    turn = turn * min((_reach(landmarks, side, turn) for side in open_eyes), default=1.0)
+    turn, closures = asked_of_eyes(landmarks, request)
     # 1. What moves, and its cheek before either eye moves: their windows may overlap
     moving = []
-    for side in open_eyes:
+    for side in open_eyes(landmarks):
         if not (closures[side] or turn.any()):
             continue
         lids = lid_curves(landmarks, side)
         x0, y0, x1, y1 = _window(lids, pixels.shape)
-        if x1 - x0 < _LEAST_WINDOW or y1 - y0 < _LEAST_WINDOW:
+        if x1 - x0 < LEAST_WINDOW or y1 - y0 < LEAST_WINDOW:
             continue
         lowers = closures[side] > 0 or lids.vector_down(turn) > 0
         moving.append((side, lids, (x0, y0, x1, y1), bare_cheek(pixels, lids) if lowers else None))
@@ -138,7 +128,7 @@ def move_eyes(
         moved = _moved_eye(
             result[y0:y1, x0:x1],
             lids.seen_from(x0, y0),
-            landmarks[_IRIS[side]] - (x0, y0),
+            landmarks[IRIS[side]] - (x0, y0),
             cheek,
             turn,
             closures[side],
@@ -153,6 +143,29 @@ def move_eyes(
     return result
 
 
+def open_eyes(landmarks: np.ndarray) -> list[int]:
+    """Returns which eyes are open, 0 the subject's left; landmarks: (478, 2) px."""
+    return [side for side, openness in enumerate(eye_openness(landmarks)) if openness >= CLOSED]
+
+
+def asked_of_eyes(
+    landmarks: np.ndarray, request: Mapping[str, float]
+) -> tuple[np.ndarray, tuple[float, float]]:
+    """Returns the pixels (2,) that irises move, and how far the left and the right eye close, 0..1.
+
+    landmarks: (478, 2) px. request: as of `move_eyes`.
+    """
+    yaw, pitch = (float(np.clip(request.get(name, 0.0), *GAZE_RANGE)) for name in ("gaze_yaw", "gaze_pitch"))
+    left, right = (float(np.clip(side.get("AU43", 0.0) / 5, 0, 1)) for side in split_sides(request))
+    radii = [np.linalg.norm(landmarks[ids][1:] - landmarks[ids][0], axis=1).mean() for ids in IRIS]
+    # Both eyes turn alike, so a foreshortened iris does not shorten its movement
+    eyeball = _GAZE_GAIN * EYEBALL_RADIUS * 2 * np.mean(radii)
+    pitch *= _DOWNWARDS if pitch < 0 else 1
+    turn = eyeball * np.sin(np.deg2rad([yaw, -pitch])) @ face_frame(landmarks).rotation
+    turn = turn * min((_reach(landmarks, side, turn) for side in open_eyes(landmarks)), default=1.0)
+    return turn, (left, right)
+
+
 def _reach(landmarks: np.ndarray, side: int, turn: np.ndarray) -> float:
     """Returns the share 0..1 of a turn (2,) px after which an iris still lies between the eye's corners.
 
@@ -160,7 +173,7 @@ def _reach(landmarks: np.ndarray, side: int, turn: np.ndarray) -> float:
     """
     first, last = landmarks[list(_CORNERS[side])]
     along = (last - first) / ((last - first) @ (last - first))
-    place, step = (landmarks[_IRIS[side].start] - first) @ along, turn @ along
+    place, step = (landmarks[IRIS[side].start] - first) @ along, turn @ along
     room = max(_NEAREST_CORNER[1] - place, 0) if step > 0 else max(place - _NEAREST_CORNER[0], 0)
     return min(1.0, room / max(abs(step), 1e-6))
 
@@ -187,29 +200,20 @@ def _moved_eye(
     is .. 1 closed. squeeze: 0..1, how much it closes alone.
     """
     picture = view.astype(np.float32)
-    iris = _find_iris(picture, landmarks, lids)
+    iris = find_iris(picture, landmarks, lids)
     if iris is None:
         return None
 
-    # 1. Where the lids go: with the eye, then together
-    height = np.maximum(lids.lower - lids.upper, 0)
-    turn_down = lids.vector_down(turn)
-    arch = (height / max(height.max(), 1e-6)) ** 0.8
-    downwards = turn_down > 0
-    upper = lids.upper + min(_UPPER_FOLLOWS[downwards] * turn_down, _LOWERED * height.max()) * arch
-    lower = lids.lower + _LOWER_FOLLOWS[downwards] * turn_down * arch
-    if turn.any():
-        lower = lower + _SHOWN * np.minimum(height / max(0.3 * height.max(), 1e-6), 1)
-    meeting = upper + (_MEETING - _SQUEEZE * squeeze) * np.maximum(lower - upper, 0)
-    new = lids.moved(upper + closure * (meeting - upper), lower + closure * (meeting - lower))
+    # 1. Where the lids go
+    new = moved_lids(lids, turn, closure, squeeze)
 
     # 2. The eyeball, complete inside the new opening
     eyeball = picture
     if turn.any() and closure < 1:
         eyeball = picture.copy()
-        x0, y0, x1, y1 = _opening(lids, new, view.shape)
+        x0, y0, x1, y1 = window_of_openings(lids, new, view.shape)
         if x1 > x0 and y1 > y0:
-            eyeball[y0:y1, x0:x1] = _turned_eyeball(
+            eyeball[y0:y1, x0:x1] = turned_eyeball(
                 np.ascontiguousarray(picture[y0:y1, x0:x1]),
                 lids.seen_from(x0, y0),
                 new.seen_from(x0, y0),
@@ -222,14 +226,29 @@ def _moved_eye(
     return np.rint(np.clip(changed, 0, 255)).astype(np.uint8)
 
 
-def _opening(lids: LidCurves, new: LidCurves, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+def moved_lids(lids: LidCurves, turn: np.ndarray, closure: float, squeeze: float = 0.0) -> LidCurves:
+    """Returns the lids of an eye that turns by `turn` px and closes by `closure`, 0..1: they go with the eye,
+    then together. squeeze: see `_moved_eye`."""
+    height = np.maximum(lids.lower - lids.upper, 0)
+    turn_down = lids.vector_down(turn)
+    arch = (height / max(height.max(), 1e-6)) ** 0.8
+    downwards = turn_down > 0
+    upper = lids.upper + min(_UPPER_FOLLOWS[downwards] * turn_down, _LOWERED * height.max()) * arch
+    lower = lids.lower + _LOWER_FOLLOWS[downwards] * turn_down * arch
+    if turn.any():
+        lower = lower + _SHOWN * np.minimum(height / max(0.3 * height.max(), 1e-6), 1)
+    meeting = upper + (_MEETING - _SQUEEZE * squeeze) * np.maximum(lower - upper, 0)
+    return lids.moved(upper + closure * (meeting - upper), lower + closure * (meeting - lower))
+
+
+def window_of_openings(lids: LidCurves, new: LidCurves, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
     """Returns x0, y0, x1, y1 of the window around both openings."""
     across = np.linspace(0, 1, 33)
     margins = [curves.at(curve, across) for curves in (lids, new) for curve in (curves.upper, curves.lower)]
     return box_around(np.concatenate([lids.point(across, margin) for margin in margins]), shape)
 
 
-def _find_iris(picture: np.ndarray, landmarks: np.ndarray, lids: LidCurves) -> _Iris | None:
+def find_iris(picture: np.ndarray, landmarks: np.ndarray, lids: LidCurves) -> _Iris | None:
     """Returns the circle of the iris nearest to the landmarks (5, 2) px that has the sharpest outline.
 
     Landmarks miss it by up to a fifth of its radius. The outline's sharpness is the brightening across its
@@ -264,11 +283,14 @@ def _find_iris(picture: np.ndarray, landmarks: np.ndarray, lids: LidCurves) -> _
     return found
 
 
-def _turned_eyeball(
+def turned_eyeball(
     picture: np.ndarray, lids: LidCurves, new: LidCurves, iris: _Iris, turn: np.ndarray
 ) -> np.ndarray:
-    """Returns the eyeball with the iris moved by `turn` px, (h, w, 3) float32, valid in the new opening."""
-    here = _places(picture.shape)
+    """Returns the eyeball with the iris moved by `turn` px, (h, w, 3) float32, valid in the new opening.
+
+    What the lids had hidden of it is completed, also where it does not turn.
+    """
+    here = pixel_places(picture.shape)
     depth = np.clip(new.depth(here), 0, 1)
     inside = lids.nearness(here)
     radii = np.linalg.norm(here - iris.centre.astype(np.float32), axis=-1) / iris.radius
@@ -279,7 +301,7 @@ def _turned_eyeball(
 
     # 1. The iris, turned away, and its mirror image where the lid had hidden it
     centre, step = iris.centre.astype(np.float32), turn.astype(np.float32)
-    length = float(np.linalg.norm(turn))
+    length = max(float(np.linalg.norm(turn)), 1e-6)
     narrow = np.sqrt(1 - min(length / (2 * iris.radius * EYEBALL_RADIUS), 0.7) ** 2)
     source = here - step - centre
     along = (source @ (step / length))[..., None]
@@ -289,10 +311,8 @@ def _turned_eyeball(
     opposite = 2 * centre - source  # where a corner of the eye hides both
     near, new_near = lids.nearness(source), new.nearness(here)
     # At an edge of its own, a lid's shadow on the iris is right
-    visible = np.clip((near - _HIDDEN[0]) / (np.clip(new_near, *_HIDDEN) - _HIDDEN[0] + 1e-3), 0, 1)[
-        ..., None
-    ]
-    hidden = 1 - lids.inside(mirrored, *_HIDDEN)[..., None]
+    visible = np.clip((near - HIDDEN[0]) / (np.clip(new_near, *HIDDEN) - HIDDEN[0] + 1e-3), 0, 1)[..., None]
+    hidden = 1 - lids.inside(mirrored, *HIDDEN)[..., None]
     other = _read(matte, lids.clamped(mirrored, _LID_EDGE))
     other += hidden * (_read(matte, lids.clamped(opposite, _LID_EDGE)) - other)
     seen = visible * _read(matte, source) + (1 - visible) * other
@@ -330,7 +350,7 @@ def _clean_iris(seen: np.ndarray, far: np.ndarray, trusted: np.ndarray, sure: np
     return seen + doubt * ((level - 0.8 * excess) * hue - seen)
 
 
-def _places(shape: tuple[int, ...]) -> np.ndarray:
+def pixel_places(shape: tuple[int, ...]) -> np.ndarray:
     """Returns x and y of each pixel, (h, w, 2) float32."""
     y, x = np.indices(shape[:2], dtype=np.float32)
     return np.stack([x, y], -1)
@@ -410,7 +430,7 @@ def _lid_shade(
 ) -> Callable[[np.ndarray], np.ndarray | float]:
     """Returns a function of the depth in the opening, 0..1, to the logarithm of the light on the white."""
     small, factor = reduced(picture, lids.width / _WORKED_AT)
-    here = (_places(small.shape) + 0.5) / np.float32(factor) - 0.5
+    here = (pixel_places(small.shape) + 0.5) / np.float32(factor) - 0.5
     depth, u = lids.depth(here), lids.across(here)
     far = np.linalg.norm(here - iris.centre.astype(np.float32), axis=-1) / iris.radius
     white = (depth > 0.1) & (depth < 0.9) & (far > 1.2) & (u > 0.12) & (u < 0.88)

@@ -14,8 +14,8 @@ import numpy as np
 from magicedit.faces.regions import smooth
 
 # MediaPipe's landmarks from the corner on the subject's right to the other one; the subject's left eye first
-_UPPER = ((362, 398, 384, 385, 386, 387, 388, 466, 263), (33, 246, 161, 160, 159, 158, 157, 173, 133))
-_LOWER = ((362, 382, 381, 380, 374, 373, 390, 249, 263), (33, 7, 163, 144, 145, 153, 154, 155, 133))
+UPPER_MARGINS = ((362, 398, 384, 385, 386, 387, 388, 466, 263), (33, 246, 161, 160, 159, 158, 157, 173, 133))
+LOWER_MARGINS = ((362, 382, 381, 380, 374, 373, 390, 249, 263), (33, 7, 163, 144, 145, 153, 154, 155, 133))
 _FOLD = ((463, 414, 286, 258, 257, 259, 260, 467, 446), (226, 247, 30, 29, 27, 28, 56, 190, 243))
 _RANGE, _SAMPLES = (-0.6, 1.6), 353  # across the eye: where curves are known, and at how many places
 # Eye widths
@@ -160,7 +160,7 @@ class LidCurves:
 
 def lid_curves(landmarks: np.ndarray, side: int) -> LidCurves:
     """Returns the outlines of the lids of the subject's left (0) or right (1) eye; landmarks (478, 2) px."""
-    first, last = landmarks[_UPPER[side][0]], landmarks[_UPPER[side][-1]]
+    first, last = landmarks[UPPER_MARGINS[side][0]], landmarks[UPPER_MARGINS[side][-1]]
     width = float(np.linalg.norm(last - first))
     along = (last - first) / width
     down = np.array([-along[1], along[0]])
@@ -170,7 +170,7 @@ def lid_curves(landmarks: np.ndarray, side: int) -> LidCurves:
         return offsets @ along, offsets @ down
 
     places = np.linspace(*_RANGE, _SAMPLES)
-    upper, lower = (_margin(*in_eye(ids[side]), places) for ids in (_UPPER, _LOWER))
+    upper, lower = (_margin(*in_eye(ids[side]), places) for ids in (UPPER_MARGINS, LOWER_MARGINS))
     lower = np.maximum(lower, upper)
     u, v = in_eye(_FOLD[side])
     fit = np.polynomial.Polynomial.fit(u, v, 4)
