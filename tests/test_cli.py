@@ -339,10 +339,15 @@ def test_measure_writes_blendshapes(capsys, photo, tmp_path):
 
 
 def test_transfer_of_some_regions(capsys, photo, tmp_path):
-    calm = REPOSITORY / "tests" / "portraits" / "closed_mouth.jpg"
+    calm = tmp_path / "calm.mpo"  # with a second picture, which the result lacks
+    with Image.open(REPOSITORY / "tests" / "portraits" / "closed_mouth.jpg") as face:
+        face.save(calm, "MPO", save_all=True, append_images=[face.resize((64, 64))])
     transfer = ["transfer", "--from", photo, "--to", calm, "-o", tmp_path / "out.png", "--quality", "live"]
     assert main([str(a) for a in [*transfer, "--only", "eyes,gaze,head", "--json"]]) == 0
-    printed = json.loads(capsys.readouterr().out)
+    out, err = capsys.readouterr()
+    printed = json.loads(out)
+    assert printed["lost"] == ["further pictures"]
+    assert "also holds what the result does not: further pictures" in err
     angles = {"gaze_yaw", "gaze_pitch", "head_yaw", "head_pitch", "head_roll"}
     names = {name.rstrip("LR") for name in printed["expression"]["action_units"]}
     assert names == {"AU5", "AU43", "AU45"} | angles

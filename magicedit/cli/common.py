@@ -253,7 +253,8 @@ def add_teeth_options(parser: argparse._ActionsContainer) -> None:
         action="append",
         default=[],
         metavar="PHOTO",
-        help="another photograph of the person: its teeth show where the mouth opens, and lips smile as in it; repeatable",
+        help="another photograph of the person: its teeth show where the mouth opens, and lips smile as in "
+        "it; repeatable",
     )
     parser.add_argument(
         "--teeth",
@@ -326,6 +327,19 @@ def warn_of_copies(copies: int, of: int) -> None:
             f"warning: nothing is requested{which} (--au, --set, --emotion, --expression, --neutral): the "
             "result is a copy"
         )
+
+
+def write_edit(args: argparse.Namespace, result: "EditResult", photo: "Photo") -> dict[str, Any]:
+    """Writes an edit to --output and tells what it lacks; returns that for the JSON object.
+
+    Raises OutputError as `EditResult.save`.
+    """
+    lost = result.write(args.output, overwrite=args.overwrite, forbid=args.photo)
+    if lost:
+        warn(f"warning: {photo.source} also holds what the result does not: {', '.join(lost)}")
+    if args.face == "all":
+        tell_left_alone(result.left_alone)
+    return {"faces": faces_json(result), "left_alone": result.left_alone, "lost": list(lost)}
 
 
 def tell_left_alone(count: int) -> None:

@@ -139,18 +139,12 @@ def run_edit_photo(args: argparse.Namespace, name: Path) -> int:
         import_openexr()
     editor = common.load_editor(args, (photo, args.face))
     (result,) = editor.apply([photo], request)
-    lost = result.write(args.output, overwrite=args.overwrite, forbid=args.photo)
+    content = common.write_edit(args, result, photo)
     if layers is not None:
         save_layers(layers_of(editor, photo, request, result), layers)
         common.say(f"layers: {shown(layers)}")
-    if lost:
-        common.warn(f"warning: {photo.source} also holds what the result does not: {', '.join(lost)}")
     common.warn_of_copies(int(request.is_empty), of=1)
-    if args.face == "all":
-        common.tell_left_alone(result.left_alone)
-    told = {"left_alone": result.left_alone, "lost": list(lost)}
-    told |= {} if layers is None else {"layers": shown(layers)}
-    content = {"faces": common.faces_json(result), **told}
+    content |= {} if layers is None else {"layers": shown(layers)}
     targets = request.neutral or bool(request.arrived_at)
     return common.report_edits(args, name, [result], content, targets=targets)
 

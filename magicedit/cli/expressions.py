@@ -107,9 +107,8 @@ def run_transfer(args: argparse.Namespace) -> int:
         **common.sampling_arguments(args),
         **common.loop_arguments(args),
     )
-    output = result.save(args.output, overwrite=args.overwrite, forbid=args.photo)
-    content = {"expression": expression.to_dict(), "faces": common.faces_json(result)}
-    return common.report_edits(args, output, [result], content)
+    content = {"expression": expression.to_dict()} | common.write_edit(args, result, photo)
+    return common.report_edits(args, args.output, [result], content)
 
 
 def run_interpolate(args: argparse.Namespace) -> int:
