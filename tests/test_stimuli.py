@@ -245,7 +245,8 @@ def test_a_set_is_made_resumed_and_described(design_file, tmp_path):
 
 def test_a_control_that_no_measurement_sees_has_no_measured_values(design_file):
     """Else the paper would say that lips were not sucked in, or that cheeks were not raised."""
-    design = Design.load(design_file("people: [a.png]\ncontrols: {AU6: [2], AU28: [3], AU12: [1]}\n"))
+    text = "people: [a.png]\ncontrols: {AU6: [2], AU28: [3], AU12: [1]}\ntolerance: 1\n"
+    design = Design.load(design_file(text))
     (condition,) = design.conditions()
     measured = {"AU6": 0.0, "AU12": 0.9, "AU28": 0.0}
     entry = {"requested": condition, "before": measured, "measured": measured}
@@ -262,6 +263,7 @@ def test_a_control_that_no_measurement_sees_has_no_measured_values(design_file):
         in methods
     )
     assert "Measured values of AU12 were on average 0.90 at 1." in methods
+    assert "until all requested units that a measurement sees were within 1 steps" in methods
 
 
 def test_a_stimulus_that_fails_stops_no_other(design_file, tmp_path, capsys, closed_mouth):

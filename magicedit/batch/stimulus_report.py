@@ -75,8 +75,11 @@ def methods_of(
         sentences.append("The measured expression of each photograph was removed first.")
     if design.tolerance is not None:
         reached = sum(made.entry["reached"] is True for made in done)
+        judged = "all requested units"
+        if any(whole_name(name) in UNSEEN for name in design.controls):
+            judged += " that a measurement sees"
         sentences.append(
-            "Each edit was measured and corrected until all requested units were within "
+            f"Each edit was measured and corrected until {judged} were within "
             f"{design.tolerance:g} steps of the request, which {reached} of {len(done)} stimuli reached."
         )
     sampling = ("quality", "steps", "guidance", "teeth")
