@@ -59,8 +59,7 @@ SHAPES: Mapping[str, Mapping[str, float]] = {
     "AU22": {"mouthFunnel": 0.6, "mouthPucker": 0.4},
     "AU23": {"mouthPress": 0.5, "mouthRollLower": 0.3, "mouthRollUpper": 0.3},
     "AU24": {"mouthPress": 1.0},
-    # Corners sink nearly half as far as the lower lip: by the jaw alone a quarter, which streaks its sides
-    "AU27": {"jawOpen": 0.66, "mouthLowerDown": 0.3, "mouthPucker": 0.3, "mouthFrown": 0.7},
+    "AU27": {"jawOpen": 0.66, "mouthLowerDown": 0.3, "mouthPucker": 0.3},
     "AU28": {"mouthRollLower": 1.0, "mouthRollUpper": 1.0},
 }
 
