@@ -19,7 +19,7 @@ from magicedit.editor import ExpressionEditor
 from magicedit.faces import align, crop_face
 from magicedit.imaging import open_photo, strip
 
-CALMING = ("AU12=-4", "AU12=-4,AU25=-2.4")
+CALMING = ("AU12=-4", "AU12=-2.5,AU25=-3.4")
 LEVELS = (2, 4)  # intensity steps
 ANGLES = (-12, 12)  # degrees
 CLOSING = ("AU43=+2.5", "AU43=+5", "AU43L=+5")  # half, whole, a wink

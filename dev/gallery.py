@@ -57,7 +57,7 @@ HEAD = added("head_yaw=-12", "head_yaw=12", "head_pitch=10", "head_pitch=-10", "
 TEETH = tuple(
     (f"teeth {donor}", {"add": "AU12=+4,AU25=+3", "teeth": donor}) for donor in (0, 2, 4, 6, "none")
 )
-CALM = (ORIGINAL, *added("AU12=-4,AU25=-2.4"), ("neutral", {"neutral": True}))
+CALM = (ORIGINAL, *added("AU12=-2.5,AU25=-3.4"), ("neutral", {"neutral": True}))
 
 SHEETS: Mapping[str, Sheet] = {
     "smiles": Sheet(

@@ -185,7 +185,7 @@ def test_a_unit_is_told_by_the_scorers_that_see_it(capsys):
     place = "face 1: 10 x 10 px at (0, 0)"
     assert capsys.readouterr().out.splitlines() == [
         place,
-        "  AU12L  +1.0   measured 0.0 -> 0.0, +0.8 by landmarks",
+        "  AU12L  +1.0   measured +0.8 by landmarks",
         "  AU6    +3.0   measured +2.0 by landmarks",
         "  AU28   +2.0   no measurement sees it well",
         "  AU23   +1.0   not measured",

@@ -9,7 +9,7 @@ from magicedit.action_units import DEAD_ZONE, FACS, STEP_DEGREES, UNSEEN, is_ang
 from magicedit.editor.changer import Edit
 from magicedit.errors import MagicEditError
 from magicedit.faces import Face, geometric_change, levels_of
-from magicedit.faces.measure import SEEN_BY_LANDMARKS
+from magicedit.faces.measure import is_seen_by_landmarks
 from magicedit.vocabulary import INTENSITY_RANGE, whole_name
 
 FURTHEST = 5.0  # intensity steps, largest corrected request: models are trained up to this
@@ -25,8 +25,8 @@ UNMOVED = 0.5  # intensity steps: units with smaller requests should keep their 
 def achieved(before: Face, after: Face, asked: Mapping[str, float]) -> dict[str, float]:
     """Returns the intensities of the requested units in an edited face, each by a scorer that sees the unit.
 
-    Most are the measured ones. Units of SEEN_BY_LANDMARKS with a requested change are the earlier level plus
-    the movement of landmarks, which other units move too.
+    Most are the measured ones. Units that `is_seen_by_landmarks` with a requested change are the earlier
+    level plus the movement of landmarks, which other units move too.
 
     asked: AU name -> variation.
     """
@@ -36,7 +36,7 @@ def achieved(before: Face, after: Face, asked: Mapping[str, float]) -> dict[str,
     start, end = levels_of(before), levels_of(after)
     return {
         name: start[name] + moved[name]
-        if whole_name(name) in SEEN_BY_LANDMARKS and name in moved and abs(delta) >= UNMOVED
+        if is_seen_by_landmarks(name) and name in moved and abs(delta) >= UNMOVED
         else end[name]
         for name, delta in asked.items()
     }

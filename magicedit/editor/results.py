@@ -12,7 +12,7 @@ import PIL.Image
 from magicedit.action_units import UNSEEN
 from magicedit.errors import ImageError, ModelError
 from magicedit.faces import Face, Gaze, IdentityCrop, Pose, levels_of
-from magicedit.faces.measure import SEEN_BY_LANDMARKS
+from magicedit.faces.measure import is_seen_by_landmarks
 from magicedit.faces.types import Box
 from magicedit.files import opened, replacing, shown
 from magicedit.imaging import Photo, check_output, is_file_of, save_image, strip
@@ -70,12 +70,12 @@ class FaceEdit:
     def achieved(self) -> dict[str, float]:
         """AU name -> intensity in the result, of each requested unit that a scorer sees.
 
-        Units of SEEN_BY_LANDMARKS are `before` plus `moved`, not clipped; the others are as in `after`. It
-        lacks UNSEEN units, units that are not measured, and all units where `after` is None.
+        Those that landmarks see better are `before` plus `moved`, not clipped; the others are as in `after`.
+        It lacks UNSEEN units, units that are not measured, and all units where `after` is None.
         """
         if self.after is None:
             return {}
-        moved = {name: d for name, d in (self.moved or {}).items() if whole_name(name) in SEEN_BY_LANDMARKS}
+        moved = {name: change for name, change in (self.moved or {}).items() if is_seen_by_landmarks(name)}
         return {
             name: self.before[name] + moved[name] if name in moved else self.after[name]
             for name in self.requested
@@ -88,11 +88,11 @@ class FaceEdit:
             return ""
         if name not in self.before or name not in self.after:
             return "not measured"
-        unit, moved = whole_name(name), (self.moved or {}).get(name)
-        if unit in UNSEEN:
+        moved = (self.moved or {}).get(name)
+        if whole_name(name) in UNSEEN:
             return "no measurement sees it well"
         by_landmarks = "" if moved is None else f"{moved:+z.1f} by landmarks"
-        if by_landmarks and unit in SEEN_BY_LANDMARKS:
+        if by_landmarks and is_seen_by_landmarks(name):
             return f"measured {by_landmarks}"
         by_blendshapes = f"measured {self.before[name]:z.1f} -> {self.after[name]:z.1f}"
         return ", ".join(filter(None, (by_blendshapes, by_landmarks)))
