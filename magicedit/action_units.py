@@ -144,9 +144,9 @@ DEAD_ZONE = 0.5
 EMOTIONS: dict[str, dict[str, float]] = {
     "happiness": {"AU1": -1.0, "AU4": -2.0, "AU6": 2.25, "AU12": 4.75, "AU25": 2.0},
     "sadness": {"AU1": 4.0, "AU4": 2.0, "AU15": 3.5, "AU17": 2.0},
-    "surprise": {"AU1": 2.5, "AU2": 2.5, "AU5": 2.5, "AU25": 1.0, "AU26": 2.5},
-    "fear": {"AU1": 4.0, "AU2": 2.5, "AU4": 3.0, "AU5": 4.0, "AU20": 3.5, "AU25": 1.0, "AU26": 0.6},
-    "anger": {"AU4": 5.0, "AU5": 3.0, "AU9": 1.0, "AU15": 1.5, "AU17": 2.0},
+    "surprise": {"AU1": 3.0, "AU2": 3.0, "AU5": 3.5, "AU25": 1.0, "AU26": 2.5},
+    "fear": {"AU1": 4.5, "AU2": 2.0, "AU4": 3.5, "AU5": 4.5, "AU20": 3.5, "AU25": 1.0, "AU26": 0.6},
+    "anger": {"AU4": 5.5, "AU5": 3.0, "AU9": 2.0, "AU15": 1.0, "AU17": 1.5},
     "disgust": {"AU4": 2.0, "AU6": 1.0, "AU9": 4.5, "AU15": 2.0, "AU17": 2.5},
 }
 # What shows another emotion is undone as far as it is measured, up to this many steps: a smile under a frown

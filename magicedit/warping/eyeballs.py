@@ -7,6 +7,7 @@ eyeball does not move with its lids: it is drawn where it was, and what a lid ha
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from magicedit.faces.alignment import Alignment
@@ -16,6 +17,7 @@ from magicedit.warping.eyes import (
     HIDDEN,
     IRIS,
     LEAST_WINDOW,
+    Iris,
     asked_of_eyes,
     find_iris,
     moved_lids,
@@ -24,11 +26,14 @@ from magicedit.warping.eyes import (
     turned_eyeball,
     window_of_openings,
 )
-from magicedit.warping.lids import LOWER_MARGINS, UPPER_MARGINS, lid_curves
+from magicedit.warping.lids import LOWER_MARGINS, UPPER_MARGINS, LidCurves, lid_curves
 from magicedit.warping.mouth import forward_places
 
 _CLOSING = 0.7  # of a closure, 0..1, from which on no eyeball is seen between the lids
 _STILL = (0.01, 0.05)  # eye widths that a lid moves: eyeballs are left alone, and drawn
+_WHITE_SEEN = (0.35, 0.65)  # of the opening's height: where the light of the white is read
+_BESIDE_IRIS = 1.15  # radii of the iris from its centre: white
+_SHADOW, _SHADOW_ENDS = 0.5, 0.18  # of an upper lid: share of the light, and of the opening's height
 _LIDS_EDGE = (0.03, 0.16)  # of the opening's height from the lids: lashes and their shadow go with the lids
 
 
@@ -95,6 +100,27 @@ def resting_eyeballs(
         if iris is None:
             continue
         eyeball, here = turned_eyeball(picture, lids, new, iris, np.zeros(2)), pixel_places(picture.shape)
+        eyeball *= in_channels(_light(picture, eyeball, lids, new, iris, here))
         eyeball += in_channels(lids.inside(here, *HIDDEN)) * (picture - eyeball)
         found.append(Eyeball(x0, y0, eyeball, np.float32(amount) * new.inside(here, *_LIDS_EDGE)))
     return found
+
+
+def _light(
+    picture: np.ndarray, eyeball: np.ndarray, lids: LidCurves, new: LidCurves, iris: Iris, here: np.ndarray
+) -> np.ndarray:
+    """Returns factors (h, w) of the light on what a lid had hidden of an eyeball.
+
+    It lies in the shadow of the lid, and its white is no brighter than the photograph's below it.
+    """
+    across, depth = np.meshgrid(np.linspace(0.04, 0.96, 24), np.linspace(*_WHITE_SEEN, 4))
+    places = lids.place(across, depth)
+    level = cv2.remap(picture.mean(-1), places, None, cv2.INTER_LINEAR).max(0)  # (columns,)
+    white = np.linalg.norm(places - iris.centre, axis=-1).min(0) > _BESIDE_IRIS * iris.radius
+    if not white.any():
+        return np.ones(here.shape[:2], np.float32)
+    most = np.interp(lids.across(here), across[0, white], level[white])
+    far = np.linalg.norm(here - iris.centre, axis=-1) / iris.radius
+    too_bright = np.maximum(eyeball.mean(-1) / np.maximum(most, 1), 1)
+    light = 1 + smooth((far - 0.9) / 0.2) * (1 / too_bright - 1)
+    return (light * (1 - _SHADOW * np.exp(-np.maximum(new.depth(here), 0) / _SHADOW_ENDS))).astype(np.float32)

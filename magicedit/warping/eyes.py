@@ -74,7 +74,7 @@ HIDDEN = (0.02, 0.20)  # of the opening's height: the lid's edge hides the eyeba
 
 
 @dataclass(frozen=True)
-class _Iris:
+class Iris:
     """centre: (2,) px of the window. radius: px."""
 
     centre: np.ndarray
@@ -217,7 +217,7 @@ def _moved_eye(
                 np.ascontiguousarray(picture[y0:y1, x0:x1]),
                 lids.seen_from(x0, y0),
                 new.seen_from(x0, y0),
-                _Iris(iris.centre - (x0, y0), iris.radius),
+                Iris(iris.centre - (x0, y0), iris.radius),
                 turn,
             )
 
@@ -248,7 +248,7 @@ def window_of_openings(lids: LidCurves, new: LidCurves, shape: tuple[int, ...]) 
     return box_around(np.concatenate([lids.point(across, margin) for margin in margins]), shape)
 
 
-def find_iris(picture: np.ndarray, landmarks: np.ndarray, lids: LidCurves) -> _Iris | None:
+def find_iris(picture: np.ndarray, landmarks: np.ndarray, lids: LidCurves) -> Iris | None:
     """Returns the circle of the iris nearest to the landmarks (5, 2) px that has the sharpest outline.
 
     Landmarks miss it by up to a fifth of its radius. The outline's sharpness is the brightening across its
@@ -267,7 +267,7 @@ def find_iris(picture: np.ndarray, landmarks: np.ndarray, lids: LidCurves) -> _I
     ratios = np.linspace(0.80, 1.12, 9)
     best, found = _VISIBLE, None
     if radius < _LEAST_RADIUS:
-        return _Iris(landmarks[0], radius)
+        return Iris(landmarks[0], radius)
     for ratio in ratios:
         inner, outer = (
             (centres[:, None] + radius * (ratio + offset) * rays).astype(np.float32)
@@ -279,12 +279,12 @@ def find_iris(picture: np.ndarray, landmarks: np.ndarray, lids: LidCurves) -> _I
         score = (np.clip(rise / level, -0.2, 0.6) * weight).sum(1) / (weight.sum(1) + 6)
         score -= 0.4 * (((centres - landmarks[0]) ** 2).sum(1) / radius**2 + (ratio - 0.96) ** 2)
         if score.max() > best:
-            best, found = score.max(), _Iris(centres[score.argmax()], radius * float(ratio))
+            best, found = score.max(), Iris(centres[score.argmax()], radius * float(ratio))
     return found
 
 
 def turned_eyeball(
-    picture: np.ndarray, lids: LidCurves, new: LidCurves, iris: _Iris, turn: np.ndarray
+    picture: np.ndarray, lids: LidCurves, new: LidCurves, iris: Iris, turn: np.ndarray
 ) -> np.ndarray:
     """Returns the eyeball with the iris moved by `turn` px, (h, w, 3) float32, valid in the new opening.
 
@@ -356,7 +356,7 @@ def pixel_places(shape: tuple[int, ...]) -> np.ndarray:
     return np.stack([x, y], -1)
 
 
-def _highlights(picture: np.ndarray, iris: _Iris, inside: np.ndarray, radii: np.ndarray) -> np.ndarray:
+def _highlights(picture: np.ndarray, iris: Iris, inside: np.ndarray, radii: np.ndarray) -> np.ndarray:
     """Returns the light of lamps on the iris, (h, w, 3) float32 levels above its surroundings; else 0.
 
     inside: (h, w), `LidCurves.nearness` of the pixels. radii: (h, w), of the iris, from its centre.
@@ -378,7 +378,7 @@ def _completed_white(
     lids: LidCurves,
     u: np.ndarray,
     depth: np.ndarray,
-    iris: _Iris,
+    iris: Iris,
     turn: np.ndarray,
     seen: np.ndarray,
 ) -> np.ndarray:
@@ -426,7 +426,7 @@ def _light_of_side(matte: np.ndarray, lids: LidCurves, corner: float, edge: floa
 
 
 def _lid_shade(
-    picture: np.ndarray, lids: LidCurves, iris: _Iris
+    picture: np.ndarray, lids: LidCurves, iris: Iris
 ) -> Callable[[np.ndarray], np.ndarray | float]:
     """Returns a function of the depth in the opening, 0..1, to the logarithm of the light on the white."""
     small, factor = reduced(picture, lids.width / _WORKED_AT)
