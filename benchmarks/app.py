@@ -60,6 +60,7 @@ WATCH = """() => {
     new MutationObserver(() => { window.changed = performance.now(); })
         .observe(document.querySelector('#compare [data-shown]'), { attributeFilter: ['data-shown'] });
 }"""
+REST = 1.5  # s after which a picture, and the handles on it, have followed the buttons
 DRAGS = ((8.0, -18.3), (-6.0, -19.1), (0.0, 20.0))  # px of the window, 20 each
 
 
@@ -167,8 +168,10 @@ def drag(page: Page, address: str, server: psutil.Process) -> dict:
         missed.append(float(np.linalg.norm(corner() - rest - by)))
         page.mouse.up()
         page.wait_for_function("!document.querySelector('#undo').disabled")
+        time.sleep(REST)
         page.click("#undo")
         page.wait_for_function("document.querySelector('#undo').disabled")
+        time.sleep(REST)
     return {
         "movements": len(waited),
         "preview_median_ms": round(statistics.median(waited)),
