@@ -106,7 +106,7 @@ class Pictures:
             session.face_boxes() if whole_group else (),
             session.chosen,
             session.handles(),
-            [session.position, len(session.history)],
+            [session.position, len(session.history), session.made],
         )
         return {self.stage: value}
 

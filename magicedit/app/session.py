@@ -154,7 +154,7 @@ class Session:
         earlier: photographs with edits that were open before, by their attributes OF_PHOTOGRAPH; the last is
             the latest.
         history: all edits, oldest first, of every branch. position: index of the shown one; -1: the
-            photograph itself.
+            photograph itself. made: number of edits ever added.
     """
 
     def __init__(self, editor: ExpressionEditor, folder: Path, turns: Turns | None = None):
@@ -166,6 +166,7 @@ class Session:
         self.requests: dict[int, Request] = {}
         self.history: list[PastEdit] = []
         self.position = -1
+        self.made = 0
         self._lock = threading.RLock()  # held for moments only
         self._cancels = 0  # calls of `cancel`
         self._working = threading.local()  # since: `_cancels` when this thread's work began
@@ -548,6 +549,7 @@ class Session:
                 self.raise_if_cancelled()
                 self._latest = past, result
                 now, self.history = self.past(), [*self.history, past][-MOST_EDITS:]
+                self.made += 1
                 self._turn_to(len(self.history) - 1)
                 if self.ticket != ticket:  # the requests are those of what an undo shows
                     self._turn_to(self._index(now))

@@ -25,6 +25,7 @@ _RIGID = 0.06  # of the mesh's interocular distance, that expressions move landm
 _TURNED = 12.0  # degrees between two heads, up to which their lips are compared
 _SMALLEST = 1.5  # intensity steps of AU12: photographs that smile less show no smile
 _CLOSED = 0.10  # iod between lips, beyond which a photograph shows a mouth of its own
+_LEAST_GAP = 0.01  # iod between lips, below which the gap's shape is noise, which is not magnified
 _DEGREE = 4  # of the polynomial along a lip that its movement is
 _MOST_SMILE = 1.2  # of the photograph's smile; what is asked beyond is other people's
 _WIDER = 0.3  # of the gap that is asked beyond the photograph's: its teeth do not fill a wider one
@@ -97,7 +98,7 @@ class OwnSmile:
             self.landmarks[list(ids)] + moves[list(ids)] for ids in (UPPER_LIP_EDGE, LOWER_LIP_EDGE)
         )
         gaps = np.maximum(lower - upper, 0)[:, 1]
-        own = max(gaps[5], 1e-3)
+        own = max(gaps[5], _LEAST_GAP * face_frame(self.landmarks).interocular)
         gap = max(min(gap, own), parts * own) + _WIDER * max(gap - own, 0)
         farther = (gap / own - 1) * gaps
         for ids in (LOWER_LIP_EDGE, LOWER_LIP_OUTLINE):

@@ -283,6 +283,23 @@ def test_undo_redo_and_history(page):
     status(page, "Edit 2 of 3")
 
 
+def test_a_full_history_shows_further_edits_and_their_measurements(open_held_page, photographs, monkeypatch):
+    monkeypatch.setattr("magicedit.app.session.MOST_EDITS", 1)
+    page = open_held_page()
+    opened_photograph(page, photographs / "one.png")
+    slide(page, "AU12L", -3.0)
+    status(page, "AU12 -3.0")
+    picture = page.locator("#history img").get_attribute("src")
+    page.get_by_role("tab", name="Measured").click()
+    expect(page.locator("#bars")).to_contain_text("-3.0")
+    page.get_by_role("tab", name="Face", exact=True).click()
+    slide(page, "AU12L", -2.0)
+    assert "Edit 1 of 1" in status(page, "AU12 -2.0")
+    expect(page.locator("#history img")).not_to_have_attribute("src", picture)
+    page.get_by_role("tab", name="Measured").click()
+    expect(page.locator("#bars")).to_contain_text("-2.0")
+
+
 def test_set_mode_shows_what_is_measured_and_sides_come_apart(page):
     page.get_by_label("set a level").check()
     expect(page.locator("#slider-AU12L input[type=number]")).to_have_value("4.5")

@@ -77,6 +77,14 @@ def test_a_smile_is_measured_and_carried(landmarks, smiling):
     assert gap < parted[1] - parted[0] < 1.6 * gap
 
 
+def test_a_gap_that_is_hardly_there_is_not_magnified(landmarks, smiling):
+    iod = face_frame(landmarks).interocular
+    crossed = landmarks.copy()  # as landmarks of closed lips may be, in the middle alone
+    crossed[14, 1] = crossed[13, 1] - 0.02 * iod
+    own = OwnSmile.of(crossed, FaceShape.of(smiling))
+    assert np.abs(own.lip_moves(0.1, 0.3 * iod, parts=0.0)).max() < 0.3 * iod
+
+
 def test_what_shows_no_smile_of_a_closed_mouth_lends_none(landmarks, smiling):
     shape = FaceShape.of(smiling)
     assert OwnSmile.of(landmarks, FaceShape.of(landmarks)) is None
