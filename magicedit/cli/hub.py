@@ -88,14 +88,17 @@ def run_push(args: argparse.Namespace) -> int:
 def card_of(args: argparse.Namespace, found: "ModelFolder") -> str:
     """Returns the folder's own card, or a new one, as the options request."""
     from magicedit import hub
-    from magicedit.hub.cards import UNLICENSED
+    from magicedit.hub.cards import UNLICENSED, identifiers
 
     measured = None
     if args.results is not None:
         measured = hub.read_results(args.results, args.editor)
         if measured.fingerprint is None:
-            warn(f"warning: {args.results} does not state which weights it measured")
-        elif measured.fingerprint != found.fingerprint:
+            raise ModelError(
+                f"{args.results} does not state which weights it measured, so they need not be those in "
+                f"{args.folder}; measure these: `magicedit evaluate --editor`"
+            )
+        if measured.fingerprint != found.fingerprint:
             raise ModelError(
                 f"{args.results} is of other weights than those in {args.folder} (fingerprints "
                 f"{measured.fingerprint} and {found.fingerprint}); measure these: "
@@ -112,6 +115,10 @@ def card_of(args: argparse.Namespace, found: "ModelFolder") -> str:
     stated = hub.license_of(text)
     license = stated if args.license is None else {"license": args.license}
     if args.card or not old.is_file():
+        if "other" in identifiers(license.get("license")) and "license_name" not in license:
+            raise ModelError(
+                f"{old} states the license other without a name: add license_name, or give --license"
+            )
         if not license:
             raise ModelError(
                 f"{args.folder} has no card yet, and a new one must say the licence of the weights: "

@@ -213,6 +213,8 @@ def test_what_a_card_must_say(capsys, folder, report, tmp_path):
     assert "--license is empty" in refused(capsys, folder, *repo, "--license", "")
     assert "needs a name and a link" in refused(capsys, folder, *repo, "--license", "other")
     assert "says another licence" in refused(capsys, folder, *repo, "--license", "apache-2.0")
+    (folder / "README.md").write_text("---\nlicense: [other, mit]\n---\n\n# Card\n")
+    assert "add license_name" in refused(capsys, folder, *repo, "--card")
     (folder / "README.md").write_text("---\nlicense:\n- mit\n- cc0-1.0\n---\n\n# Card\n")
     assert "says another licence" in refused(capsys, folder, *repo, "--license", "mit")
     assert "no section `## Measured results`" in refused(capsys, folder, *repo, "--results", report)
