@@ -18,7 +18,7 @@ from magicedit.errors import needs_extra
 from magicedit.imaging import before_after, save_image
 
 # She smiles broadly already, so the visible edit is the other way.
-EDIT = {"AU12": -2.5, "AU25": -3.4}
+EDIT = {"AU12": -2.5, "AU25": -2.9}
 SWEEP = ("AU12", -4.0, 0.0, 5)  # AU, first variation, last, pictures
 
 

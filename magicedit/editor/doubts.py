@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 import cv2
 import numpy as np
 
-from magicedit.action_units import FACS, GEOMETRIC, UNSEEN, is_angle
+from magicedit.action_units import DEAD_ZONE, FACS, GEOMETRIC, UNSEEN, is_angle
 from magicedit.faces import Face, align, covered_parts, crop_face, editing_region, region_polygon
 from magicedit.faces.frame import face_frame
 from magicedit.faces.gaze import CLOSED, eye_openness
@@ -114,7 +114,7 @@ def doubts_before(
                 doubts.append(
                     f"a variation of {delta:+g} of {name} exceeds those in training (±{high - low:g})"
                 )
-        elif delta and not low <= round(start + delta, 1) <= high:
+        elif delta and not low - DEAD_ZONE <= round(start + delta, 1) <= high + DEAD_ZONE:  # measured roughly
             doubts.append(
                 f"{name} would become {start + delta:.1f}, outside the training range {low:g} to {high:g}"
             )

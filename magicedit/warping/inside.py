@@ -249,7 +249,7 @@ def _draw_own(inside: np.ndarray, opening: Opening, mouth: Mouth) -> None:
     incisors = mouth.place[1] * opening.size - 0.5
     if mouth.shape is not None:
         lip = moves_to(opening.in_crop, mouth.shape)[_UPPER_LIP, 1] + opening.in_crop[_UPPER_LIP, 1]
-        incisors = _of_a_level_head(lip + mouth.shown * iod, p)
+        incisors = _of_a_level_head(lip + mouth.shown * iod, p) + _SMILES_ABOVE * iod * (1 - _smile(p))
     held = incisors + (edge - mouth.incisors) * crop_px
     if mouth.shape is not None:  # its place is not known better: no dark line where lip and teeth touched
         dark = max(np.median((opening.lower - below - held)[opening.corner > 0.5]) / iod, 0)
@@ -319,12 +319,17 @@ def along_row(across: np.ndarray, reach: np.ndarray, half_row: float) -> np.ndar
     return np.where(within, level + _ARCH * (arched - level), level)
 
 
+def _smile(parting: Parting) -> float:
+    """0..1: how far the corners of the mouth lie above its middle after the change."""
+    middle = (parting.upper[5, 1] + parting.lower[5, 1]) / 2
+    return float(smooth((middle - parting.upper[[0, -1], 1].mean()) / parting.interocular / 0.12))
+
+
 def _draw_upper_teeth(inside: np.ndarray, opening: Opening, donor: Mouth) -> None:
     """A donor's upper teeth, on the skull."""
     p, iod = opening.parting, opening.parting.interocular
     across, down, stretch = _places(opening, donor)
-    smile = ((p.upper[5, 1] + p.lower[5, 1]) / 2 - p.upper[[0, -1], 1].mean()) / iod
-    smile = smooth(smile / 0.12)
+    smile = _smile(p)
     flat = 0.55 * (1 - smile)  # a row's curve follows the lower lip's
     shade = (0.35 + 0.65 * smooth(opening.corner / 0.45)) * opening.slit
     shade = shade * (_UNSMILING + (1 - _UNSMILING) * smile)
