@@ -103,6 +103,7 @@ def _in_processes(
     left = deque(items)
     at_work = [_Process(start, threads) for _ in range(workers)]
     begun = False  # whether an item was
+    given_back: Item | None = None  # the last one whose worker died before it arrived
     try:
         while at_work:
             ready = wait([process.connection for process in at_work])
@@ -136,8 +137,10 @@ def _in_processes(
                     begin(process.items[0])
                     try:
                         process.connection.send(process.items[0])
-                    except OSError:  # it died before, as reading from it will tell; another takes the item
-                        left.appendleft(process.items.pop())
+                    except OSError:  # it died before, as reading from it will tell; another takes the item, once
+                        if process.items[0] is not given_back:
+                            given_back = process.items.pop()
+                            left.appendleft(given_back)
                 else:
                     at_work.remove(process)
                     process.end()
