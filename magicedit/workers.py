@@ -103,7 +103,7 @@ def _in_processes(
     left = deque(items)
     at_work = [_Process(start, threads) for _ in range(workers)]
     begun = False  # whether an item was
-    given_back: Item | None = None  # the last one whose worker died before it arrived
+    lost = 0  # workers in a row that died before their item arrived
     try:
         while at_work:
             ready = wait([process.connection for process in at_work])
@@ -131,16 +131,17 @@ def _in_processes(
                         yield from ((item, failed(item, reason)) for item in left)
                     continue
                 yield from ((item, answer) for item in process.items)
+                lost = 0 if process.items else lost
                 process.started, process.items = True, []
                 if left:
                     begun, process.items = True, [left.popleft()]
                     begin(process.items[0])
                     try:
                         process.connection.send(process.items[0])
-                    except OSError:  # it died before, as reading from it will tell; another takes the item, once
-                        if process.items[0] is not given_back:
-                            given_back = process.items.pop()
-                            left.appendleft(given_back)
+                    except OSError:  # it died before, as reading from it will tell; another takes the item
+                        if lost < 2 * workers:
+                            left.appendleft(process.items.pop())
+                        lost += 1
                 else:
                     at_work.remove(process)
                     process.end()
