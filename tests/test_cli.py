@@ -193,7 +193,7 @@ def test_a_unit_is_told_by_the_scorers_that_see_it(capsys):
         place,
         *(f"  {name:<5} {delta:+5.1f}" for name, delta in asked.items()),
     ]
-    assert face.to_json()["achieved"] == {"AU12L": 0.04, "AU6": 2.1, "gaze_yaw": 6.0}
+    assert face.to_json()["achieved"] == {"AU12L": 0.8, "AU6": 2.1, "gaze_yaw": 6.0}
 
 
 def test_faces_are_called_by_their_number_in_the_photograph(capsys, tmp_path):
