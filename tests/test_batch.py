@@ -791,6 +791,7 @@ def many(photos) -> Path:
     return photos
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
 def test_killed_workers_and_a_killed_run(many, tmp_path):
     """A worker that dies fails its row and is replaced; a run that is killed goes on where it stopped."""
@@ -857,6 +858,7 @@ def test_workers_that_are_ended_leak_nothing(photos, tmp_path):
     assert err == "loading mini\n"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a pseudo-terminal")
 @pytest.mark.parametrize("size", [(0, 0), (24, 100)])
 def test_a_terminal_shows_how_far_a_batch_is(photos, tmp_path, size):

@@ -525,6 +525,7 @@ def test_typing_a_number_is_one_edit_and_an_empty_or_too_large_one_no_error(page
     assert page.locator(".toast-body").count() == 0
 
 
+@pytest.mark.slow
 def test_two_tabs_do_not_mix(open_page, photographs):
     one, two = open_page(), open_page()
     opened_photograph(one, photographs / "one.png")
@@ -796,6 +797,7 @@ def test_a_photograph_from_the_camera(open_page):
     status(page, "no face was found")  # on the pattern of Chromium's camera
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "told_of"),
     [(CAMERA[:1], "the browser refused the camera"), ([], "the browser found no camera")],
@@ -809,6 +811,7 @@ def test_a_camera_that_the_browser_does_not_lend_is_told(browser, address, flags
         expect(page.locator("#camera")).to_be_hidden()
 
 
+@pytest.mark.slow
 def test_heic_without_its_decoder_is_told_and_the_photograph_stays(
     open_held_page, photographs, tmp_path, monkeypatch
 ):
