@@ -461,6 +461,7 @@ def test_cancel_stops_a_long_edit(page):
     page.wait_for_selector("#cancel", state="hidden")
 
 
+@pytest.mark.slow
 def test_while_an_edit_waits_other_things_go_on_and_it_stays_what_it_was(open_held_page, held, photographs):
     """Another tab has the model; meanwhile a face is chosen, and the edit is of the one it was asked of."""
     busy, page = open_held_page(), open_held_page()
@@ -631,6 +632,7 @@ def test_a_corner_of_the_mouth_dragged_by_20_px_arrives_within_5(open_page, back
     assert "AU12" in page.inner_text("#status")
 
 
+@pytest.mark.slow
 def test_a_drag_that_waits_is_of_the_face_that_was_dragged(open_held_page, held, photographs):
     busy, page = open_held_page(), open_held_page()
     opened_photograph(busy, photographs / "one.png")
